@@ -1,1 +1,1 @@
-"""Measures what the parts cost. Its edge-only benches run where no training library is installed."""
+"""Benches. Those that need `edge` only run where no training library is installed."""

@@ -1,5 +1,6 @@
-"""The bare engine: a graph through OpenVINO and nothing else. No pixel moves: every request infers again what lies in
-its own input, and nobody looks at an answer until it is asked for.
+"""The bare engine: a graph in OpenVINO and nothing else.
+
+No pixel moves: every request infers the content of its own input again and again, and answers are read only on demand.
 """
 
 from pathlib import Path
@@ -14,25 +15,25 @@ from edge.errors import BenchError, PrecisionError, last_line
 from edge.inference import Precision
 from edge.inference.engine import weights_of
 
-if TYPE_CHECKING:  # whoever imports this need not map its libraries: a bench that does makes a service look smaller
+if TYPE_CHECKING:  # a bench must not map its libraries: shared with the service, they would count half there
     import openvino as ov
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 def read_graph(path: Path) -> "ov.Model":
-    """An IR as it lies in a bundle."""
-    from edge.inference.devices import the_core
+    """Read an IR of a bundle."""
+    from edge.inference.devices import shared_core
 
-    return the_core().read_model(path, path.with_name(weights_of(path.name)))
+    return shared_core().read_model(path, path.with_name(weights_of(path.name)))
 
 
 class BareEngine:
-    """A stream's worth of requests and one more, at work on the same tiles again and again.
+    """One request per stream and one more, which infer the same tiles again and again.
 
     Args:
-        model: is reshaped.
-        tiles: [batch, tile, tile, 3], what every request infers.
+        model: gets the shape of the tiles.
+        tiles: [batch, tile, tile, 3], which every request infers.
     Raises:
         BenchError: OpenVINO cannot run the graph.
         PrecisionError: the processor has no such precision.
@@ -43,7 +44,7 @@ class BareEngine:
     ) -> None:
         from openvino import AsyncInferQueue
 
-        from edge.inference.devices import the_core
+        from edge.inference.devices import shared_core
 
         hint = "bf16" if precision == "bf16" else "f32"
         settings = {
@@ -54,11 +55,11 @@ class BareEngine:
         }
         try:
             model.reshape({"tiles": list(tiles.shape)})
-            compiled = the_core().compile_model(model, "CPU", settings)
+            compiled = shared_core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BenchError(f"OpenVINO cannot run the graph: {last_line(error)}") from error
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if computes_in != hint:  # it takes the hint, and says so only if it is asked
+        if computes_in != hint:  # it accepts any hint
             raise PrecisionError(f"this processor has no {hint}, OpenVINO would compute in {computes_in} instead")
         self.batch, self.threads, self.streams = len(tiles), threads, streams
         self._requests = AsyncInferQueue(compiled, streams + 1)
@@ -66,13 +67,13 @@ class BareEngine:
             request.get_tensor("tiles").data[:] = tiles
 
     def run(self, requests: int) -> None:
-        """Infer `batch` tiles so many times; returns when all are answered."""
+        """Run a number of requests of `batch` tiles; return when all are answered."""
         for _ in range(requests):
             self._requests.start_async()
         self._requests.wait_all()
 
     def tiles_per_s(self, seconds: float) -> float:
-        """At which it answers while it is kept busy; neither its start nor its end counts."""
+        """Measure its rate while it is busy, without start and end."""
         for _ in range(self.streams + 2):  # from here on, each start waits for an answer
             self._requests.start_async()
         began, answers = perf_counter(), 0
@@ -84,7 +85,7 @@ class BareEngine:
         return answers * self.batch / took
 
     def answers(self) -> list[dict[str, NDArray[np.float32]]]:
-        """Of each request the last one, by the output's name: `logit` [batch], `map` [batch, h, w] if any."""
+        """Return the last answer of each request, by the output's name: `logit` [batch], `map` [batch, h, w] if any."""
         return [
             {
                 name: request.get_tensor(name).data.copy()
@@ -95,8 +96,8 @@ class BareEngine:
         ]
 
 
-def unlike(engine: BareEngine, expected: NDArray[np.float32], tolerance: float) -> str | None:
-    """Why its answers are not those that the same tiles must have; None: they are.
+def find_wrong_answer(engine: BareEngine, expected: NDArray[np.float32], tolerance: float) -> str | None:
+    """Return how an answer differs from that which the same tiles must have; None: all are right.
 
     Args:
         expected: logits [batch].
@@ -111,7 +112,7 @@ def unlike(engine: BareEngine, expected: NDArray[np.float32], tolerance: float) 
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How an engine is used."""
+    """Settings of an engine."""
 
     streams: int
     batch: int
@@ -122,7 +123,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 def all_settings(cores: int) -> list[Settings]:
-    """Those that are tried: a stream per core, one for two, or one; tiles one by one, or up to 32 at once.
+    """Return the settings to try: a stream per core, one for two, or one; and 1 to 32 tiles a request.
 
     >>> [(each.streams, each.batch) for each in all_settings(2)][:7]
     [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (1, 1)]

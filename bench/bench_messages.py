@@ -9,6 +9,7 @@ EVENT = VerdictEvent(
     seq=1,
     camera="top",
     frame_id=1,
+    frame_number=1,
     times=Times(captured_at_ns=1, captured_monotonic_ns=1),
     verdict="DEFECT",
     frame_score=3.2,
@@ -16,6 +17,7 @@ EVENT = VerdictEvent(
     evidence_threshold=20.0,
     precision="f32",
     bundle=BundleName(name="boards", version="1", digest="0" * 64),
+    previous_seq=0,
     regions=[
         Region((0, 0, 64, 64), [(x, y) for x in range(0, 64, 8) for y in (0, 63)], 4096, (32, 32), 40.0 + number)
         for number in range(10)

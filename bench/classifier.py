@@ -1,4 +1,5 @@
-"""A model's classifier as others have it in PyTorch: features, pooling and one Linear layer, or timm's own ViT; no map.
+"""A model's classifier in PyTorch as other projects build it, without a map: features, pooling and one Linear layer, or
+timm's own ViT.
 
 CNNs run channels last, as PyTorch's tuning guide advises for processors.
 """
@@ -16,10 +17,10 @@ from train.models.explained import ExplainedClassifier
 
 
 class Classifier(nn.Module):
-    """A classifier as others have it: normalised images [N, 3, H, W] in, logits [N, 1] out, no map.
+    """A classifier without a map: normalised images [N, 3, H, W] in, logits [N, 1] out.
 
     Args:
-        model: its parts are copied, so that what is hooked into one does not slow another.
+        model: its parts are copied, so that hooks in this one do not slow it.
     """
 
     features: Any
@@ -42,7 +43,7 @@ class Classifier(nn.Module):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def images(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Of tiles [N, H, W, 3], normalised images [N, 3, H, W] in the layout that the network is fast in."""
+        """Normalise tiles [N, H, W, 3] to images [N, 3, H, W], in the layout in which the network is fastest."""
         images = (torch.from_numpy(tiles).permute(0, 3, 1, 2).float() - self._mean) / self._std
         return images.contiguous(memory_format=self.memory_format)
 

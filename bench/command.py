@@ -18,17 +18,29 @@ from bench.commands.startup import startup
 from bench.commands.tune import tune
 from edge.cli.group import CommandGroup
 
-COMMANDS = (*(end_to_end, flops, map_cost, peers, plausibility, recipes, report, robustness, stages, startup, tune),)
+COMMANDS = (
+    end_to_end,
+    flops,
+    map_cost,
+    peers,
+    plausibility,
+    recipes,
+    report,
+    robustness,
+    stages,
+    startup,
+    tune,
+)
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
     """Measure speed and accuracy on this machine."""
-    # Who ends a bench by `kill` or `timeout`, or closes its terminal, wants no processes and folders left either.
+    # A bench that `kill`, `timeout` or a closed terminal ends must leave no process and no folder.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-for _command in COMMANDS:
-    bench.add_command(_command)
+for each in COMMANDS:
+    bench.add_command(each)

@@ -1,4 +1,4 @@
-"""What the micro-benches share: a bundle, a 5 MP frame, and the machine that they are compared on."""
+"""Fixtures of the micro-benches: a bundle and a 5 MP frame; and the machine by which runs are compared."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.commands.common import SHIPPED_BUNDLE
 from bench.machine import machine, machine_kind
 from bench.stages.prepared import Prepared, prepare
 from edge.bundle import Bundle, open_bundle
 from edge.bundle.verified_engine import open_verified_engine
 
-SHIPPED = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
 FRAME_HW = (2048, 2448)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bundle", type=Path, default=SHIPPED, help="bundle to bench; default: the demo's")
+    parser.addoption("--bundle", type=Path, default=SHIPPED_BUNDLE, help="bundle to bench; default: the demo's")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -28,9 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, object]:
-    """What must agree for two runs to be of one machine, as JSON has it.
+    """Describe the machine by what must agree between two runs.
 
-    Pytest-benchmark's own also has what differs from day to day, and asks a library that takes a second.
+    The description of pytest-benchmark itself changes from day to day, and takes a second to make.
     """
     kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())._asdict()))
     return kind
@@ -40,13 +40,13 @@ def pytest_benchmark_generate_machine_info() -> dict[str, object]:
 def pytest_benchmark_compare_machine_info(
     machine_info: Mapping[str, object], compared_benchmark: Mapping[str, Any]
 ) -> None:
-    """A comparison across machines is none: it is refused, and before anything is measured."""
+    """Refuse to compare runs of two machines before anything is measured."""
     other = compared_benchmark["machine_info"]
     differ = [f"{key} {other.get(key)}, here {here}" for key, here in machine_info.items() if other.get(key) != here]
     if differ:
         raise pytest.UsageError(
-            f"the saved run was measured on another machine ({'; '.join(differ)}), and a comparison across machines "
-            "is none; measure here first, with --benchmark-autosave"
+            f"the saved run was measured on another machine ({'; '.join(differ)}), and runs of two machines cannot be "
+            "compared; measure here first, with --benchmark-autosave"
         )
 
 

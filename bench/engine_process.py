@@ -1,7 +1,7 @@
-"""The engine that is timed, and a process of its own for whatever loads it.
+"""The engine that is timed, and the process that loads it.
 
-A bench that mapped the engine's libraries itself would make a service look smaller than it is, and keep their files in
-memory.
+A bench must not map the engine's libraries itself: shared with a service, they would count half in the service, and
+their files would stay in memory.
 """
 
 import logging
@@ -25,10 +25,10 @@ Made = TypeVar("Made")
 
 @contextmanager
 def in_own_process(make: Callable[..., Made], *arguments: object) -> Iterator[Made]:
-    """An object in another process: its methods are called here and run there, one at a time.
+    """Make an object in another process; its methods are called here and run there, one at a time.
 
     Args:
-        make: makes the object there; of a module, as it is pickled.
+        make: makes the object there; a function of a module, as it is pickled.
     Raises:
         HeatlineError: of `make`, and later of a method.
         BenchError: the process has ended.
@@ -49,7 +49,7 @@ def in_own_process(make: Callable[..., Made], *arguments: object) -> Iterator[Ma
 
 
 class _Remote:
-    """Stands for the object here."""
+    """Proxy of the object."""
 
     def __init__(self, process: SpawnProcess, connection: Connection) -> None:
         self._process, self._connection = process, connection
@@ -62,14 +62,14 @@ class _Remote:
         return call
 
     def answer(self) -> Any:
-        """What the last call came to."""
+        """Return the result of the last call."""
         try:
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join()
             code = self._process.exitcode
             raise BenchError(
-                f"the bare engine's process ended with {code}; what it said is above, report this"
+                f"the bare engine's process ended with {code}; its output is above, report this"
             ) from error
         if isinstance(answer, HeatlineError):
             raise answer
@@ -77,8 +77,8 @@ class _Remote:
 
 
 def _serve(bench: Connection, make: Callable[..., Any], arguments: tuple[object, ...]) -> None:
-    """Make the object, and call its methods until the bench has gone, which may have been killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the bench, which ends this
+    """Make the object, and call its methods until the bench has ended or was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench handles Ctrl-C, and ends this process
     os.dup2(2, 1)  # what a library prints is no result
 
     def answered(call: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
@@ -98,32 +98,32 @@ def _serve(bench: Connection, make: Callable[..., Any], arguments: tuple[object,
 
 
 def engine_in(bundle: Bundle, precision: Precision, *, batch: int = 0) -> VerifiedEngine:
-    """OpenVINO's, verified on this machine; a line would fall back to f32, a bench must not.
+    """Open OpenVINO's engine, verified on this machine. A line would fall back to f32, a bench must not.
 
     Args:
         batch: as in `open_verified_engine`.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: nor in that precision.
+        BenchError: it cannot be used in that precision.
     """
     verified = open_verified_engine(bundle, "openvino", precision, batch=batch)
     if verified.fell_back is not None:
         verified.engine.close()
-        reason = verified.fell_back.partition(";")[0]  # what it advises is for whoever sets up a line
+        reason = verified.fell_back.partition(";")[0]  # its advice is for a line
         raise BenchError(f"{precision} cannot be timed on this machine: {reason}; choose another --precision")
     return verified
 
 
 def require_engine_in(bundle: Bundle, precision: Precision) -> None:
-    """See that `engine_in` has one, where only other processes are to load it.
+    """Check, in another process, that `engine_in` can open it.
 
     Raises:
         BundleError, EngineError, BenchError: as `engine_in`.
     """
-    with in_own_process(_prove, bundle.path, precision):
+    with in_own_process(_open_and_close, bundle.path, precision):
         pass
 
 
-def _prove(path: Path, precision: Precision) -> None:
-    logging.disable()  # of a fall back it would warn beside the sentence that says it
+def _open_and_close(path: Path, precision: Precision) -> None:
+    logging.disable()  # the error says what its warning would
     engine_in(open_bundle(path), precision).engine.close()

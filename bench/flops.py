@@ -1,8 +1,8 @@
-"""`heatline bench flops`: parameters and multiply-adds of each system, of the classifier alone and with its map.
+"""`heatline bench flops`: parameters and multiply-adds of each model, of the classifier alone and with its map.
 
-Counted by torch's `FlopCounterMode` on tensors without memory, so nothing is computed and no weights are needed. It
-counts two per multiply-add, of convolutions and matrix products, and nothing else. On such tensors it sees the products
-inside `scaled_dot_product_attention` too; on a processor's own tensors it passes over that node.
+PyTorch's `FlopCounterMode` counts on tensors without memory, so nothing is computed and no weights are needed. It
+counts two per multiply-add of convolutions and matrix products, and nothing else. On such tensors it counts the
+products inside `scaled_dot_product_attention` too; on tensors of a processor it does not.
 """
 
 import msgspec
@@ -22,40 +22,34 @@ UNITS = (
     "convolutions and matrix products of one tile, those of attention too; no activation, normalisation or pooling."
 )
 STUDY = (
-    "Table 1.1 of the study prints multiply-adds, to be held beside GMACs: its CNN rows are torchvision's, at each "
+    "Table 1.1 of the study prints multiply-adds, to compare with GMACs: its CNN rows are torchvision's, at each "
     "model's native resolution (EfficientNetV2-S: 384 px) and with 1000 classes. ViT-tiny and DeiT-tiny are one graph, "
-    "and yet differ there: 1.25 GMACs with the products of queries, keys and values, 1.08 without."
+    "but differ there: 1.25 GMACs with the products of queries, keys and values, 1.08 without."
 )
 
 
-class MapAdds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a map adds to the classifier, per tile."""
-
-    method: str
-    macs: int
-
-
 class Flops(msgspec.Struct, frozen=True, kw_only=True):
-    """One system, one tile."""
+    """Counts of one model for one tile."""
 
     model: str
     timm: str
+    method: str
+    """Method of its map."""
     map_hw: tuple[int, int]
     parameters: int
-    """The same with a map and without: a map has none of its own."""
+    """With and without a map, which has no parameters."""
     macs: int
     """Of the classifier alone."""
     gflops: float
     macs_with_map: int
-    """The same for every fusion and discard ratio: neither is a product."""
+    """Equal for every fusion and discard ratio, as neither is a product."""
     gflops_with_map: float
-    maps: list[MapAdds]
     study_gflops: float | None
-    """As Table 1.1 prints it: multiply-adds."""
+    """Value of Table 1.1, which is multiply-adds."""
 
 
 class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):
-    """All systems."""
+    """All models."""
 
     tile_px: int
     units: str
@@ -67,34 +61,34 @@ def count(config: CnnConfig | VitConfig, *, tile_px: int) -> Flops:
     """Count the model of one configuration.
 
     Raises:
-        ConfigError: it cannot be built for such tiles.
+        ConfigError: the model cannot be built for such tiles.
     """
     model = _build(config, tile_px)
     with torch.device("meta"):
         alone = _counter(Classifier(model), torch.zeros(1, 3, tile_px, tile_px)).get_total_flops() // 2
         tiles = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
         with_map = _counter(model, tiles).get_total_flops() // 2
-    if isinstance(model.head, SumOfProducts):  # a sum is no product of matrices, and its products are as many
+    if isinstance(model.head, SumOfProducts):  # the sum is no matrix product, but has as many products
         with_map += model.head.weight.numel()
     return Flops(
         model=config.name,
         timm=config.timm,
+        method=model.method,
         map_hw=model.map_hw,
         parameters=sum(weight.numel() for weight in model.parameters()),
         macs=alone,
         gflops=2 * alone / 1e9,
         macs_with_map=with_map,
         gflops_with_map=2 * with_map / 1e9,
-        maps=[MapAdds(method=model.method, macs=with_map - alone)],
         study_gflops=STUDY_GFLOPS.get(config.name),
     )
 
 
 def layer_table(config: CnnConfig | VitConfig, *, tile_px: int) -> str:
-    """FLOPs of every module of the classifier alone, those of the modules inside it included, as torch tells them.
+    """Return PyTorch's table of the FLOPs of every module of the classifier alone, with those of modules inside it.
 
     Raises:
-        ConfigError: it cannot be built for such tiles.
+        ConfigError: the model cannot be built for such tiles.
     """
     with torch.device("meta"):
         counter = _counter(Classifier(_build(config, tile_px)), torch.zeros(1, 3, tile_px, tile_px))
@@ -108,7 +102,7 @@ def _build(config: CnnConfig | VitConfig, tile_px: int) -> ExplainedClassifier:
 
 
 def _counter(module: nn.Module, given: Tensor) -> FlopCounterMode:
-    """What one forward pass counts."""
+    """Count one forward pass."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         module.eval()(given)

@@ -1,4 +1,4 @@
-"""What machine a figure was measured on, by which code and when: every result carries it."""
+"""Description of the machine, the code and the time of a measurement, which every result holds."""
 
 import os
 import platform
@@ -29,40 +29,40 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """As it was when a bench began."""
+    """State of the machine when a bench began."""
 
     processor: str
-    """Its name and, as that may be vague in a virtual machine, the numbers that its maker gave it."""
+    """Its name and its maker's numbers, as the name may be vague in a virtual machine."""
     extensions: list[str]
-    """Those of its flags that decide how fast it infers."""
+    """Flags that decide how fast it infers."""
     flags: str
-    """All of them, as the kernel has them."""
+    """All flags, as the kernel reports them."""
     governor: str | None
-    """Of the frequency of the cores that may be used; None: nothing tells it, as in most virtual machines."""
+    """Frequency governor of the cores that may be used; None: unknown, as in most virtual machines."""
     cores: int
-    """That may be used."""
+    """Number of cores that may be used."""
     affinity: list[int]
-    """Which ones these are."""
+    """Numbers of these cores."""
     cores_in_all: int | None
     memory_mb: int
     load: list[float]
-    """Mean number of processes that ran or waited, over 1, 5 and 15 minutes: what else was going on."""
+    """Mean number of processes that ran or waited, over 1, 5 and 15 minutes."""
     kernel: str
     is_virtual: bool
-    """Whether a hypervisor runs below, which may give the cores to others."""
+    """Whether a hypervisor runs it, which may give the cores to others."""
     python: str
     versions: dict[str, str]
-    """Of the libraries that are installed."""
+    """Versions of the installed libraries."""
     commit: str | None
-    """Of the code that ran; None where it is no checkout. `-dirty` where files were changed since."""
+    """Commit of the code; None where it is no checkout. `-dirty` where files were changed since."""
     at_utc: str
     """As 2026-11-26T06:32:10Z."""
     cpu_quota: float | None = None
-    """How many cores' worth of time its control groups grant, as in a container; None: as much as there is."""
+    """Processor time that its control groups grant, in cores, as in a container; None: no limit."""
 
 
 class MachineKind(NamedTuple):
-    """Across which figures may be compared: what agrees in all of it counts as one machine."""
+    """Properties that decide whether figures may be compared: machines that agree in all of them count as one."""
 
     processor: str | None
     extensions: tuple[str, ...]
@@ -72,9 +72,9 @@ class MachineKind(NamedTuple):
 
 
 def machine() -> dict[str, object]:
-    """This machine, now: call it before the measurement, for the load to be that of others. Fields of `Machine`."""
-    told = _cpuinfo()
-    flags = told.get("flags") or told.get("Features", "")
+    """Describe this machine by the fields of `Machine`. Call it before the measurement: the load is that of others."""
+    cpuinfo = _cpuinfo()
+    flags = cpuinfo.get("flags") or cpuinfo.get("Features", "")
     affinity = sorted(os.sched_getaffinity(0))
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return msgspec.structs.asdict(
@@ -99,8 +99,13 @@ def machine() -> dict[str, object]:
     )
 
 
+def without_flags(machine: Mapping[str, object]) -> dict[str, object]:
+    """Return what a row of a result holds of its machine: all but the long `flags`, whose essence is `extensions`."""
+    return {name: value for name, value in machine.items() if name != "flags"}
+
+
 def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
-    """Of what a result file says of its machine; it may hold anything."""
+    """Return the kind of the machine of a result file, which may hold anything."""
     extensions, cores, quota = machine.get("extensions"), machine.get("cores"), machine.get("cpu_quota")
     return MachineKind(
         _text(machine.get("processor")),
@@ -112,8 +117,8 @@ def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
 
 
 def commit() -> str | None:
-    """Of the code that runs; none where it is no checkout. `-dirty` where files were changed since."""
-    if not (CODE / ".git").exists():  # installed, perhaps within somebody else's checkout
+    """Return the commit of the code; None where it is no checkout. `-dirty` where files were changed since."""
+    if not (CODE / ".git").exists():  # installed, perhaps in a checkout of another project
         return None
     try:
         described = subprocess.run(
@@ -129,29 +134,29 @@ def commit() -> str | None:
 
 
 def file_system(path: Path) -> str:
-    """Kind of the file system of a folder: how long a sync takes is the disk's, and one in memory has none."""
-    best, kind = "", "unknown"
+    """Return the kind of the file system of a folder, on which the duration of a sync depends."""
+    best, kind, folder = "", "unknown", path.resolve()
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, found, *_ = line.split()
-        if str(path.resolve()).startswith(place) and len(place) >= len(best):
+        if folder.is_relative_to(place) and len(place) >= len(best):
             best, kind = place, found
     return kind
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What the kernel says of the last core; a machine's cores are alike enough."""
+    """Read what the kernel says of the last core; the cores of a machine are alike."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())
     return {name.strip(): value.strip() for name, colon, value in lines if colon}
 
 
 def _governor(cores: list[int]) -> str | None:
-    """Of these cores; several where they differ."""
+    """Return the governor of these cores; several names where they differ."""
     files = [CPUS / f"cpu{core}" / "cpufreq" / "scaling_governor" for core in cores]
     return ", ".join(sorted({file.read_text().strip() for file in files if file.is_file()})) or None
 
 
 def _versions() -> dict[str, str]:
-    """Told by what is installed, without importing any of it."""
+    """Read the versions of installed libraries without importing them."""
     found = {}
     for name in LIBRARIES:
         try:
@@ -162,7 +167,7 @@ def _versions() -> dict[str, str]:
 
 
 def _cpu_quota() -> float | None:
-    """The tightest of the control groups around this process, of either version."""
+    """Return the tightest limit of the control groups around this process, of version 1 or 2, in cores."""
     try:
         lines = OWN_CGROUPS.read_text().splitlines()
     except OSError:
@@ -180,7 +185,7 @@ def _cpu_quota() -> float | None:
 
 
 def _granted(group: Path) -> float | None:
-    """By one control group: version 2 has one file, version 1 two."""
+    """Read the limit of one control group, in cores: version 2 has one file, version 1 two."""
     try:
         if (file := group / "cpu.max").is_file():
             quota, period = file.read_text().split()

@@ -1,4 +1,4 @@
-"""Pictures that benches are timed on where none are given."""
+"""Pictures for benches that are given none."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from edge.bundle import Bundle
 
 
 def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int | None = None) -> NDArray[np.uint8]:
-    """A frame as the bundle's product looks: its golden tiles side by side in random order, RGB [H, W, 3].
+    """Make a frame of the bundle's product: its golden tiles side by side in random order, RGB [H, W, 3].
 
     Args:
         hw: height and width of the frame, px.
@@ -36,12 +36,12 @@ def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int
     tiles = len(bundle.golden().tiles)
     for number in range(count):
         frame = golden_mosaic(bundle, hw, seed=number, coldest=max(1, (number + 1) * tiles // count))
-        moved = np.roll(frame, 8 * number, axis=1)  # the same picture twice would be told as a frozen camera
+        moved = np.roll(frame, 8 * number, axis=1)  # the same picture twice would count as a frozen camera
         cv2.imwrite(str(folder / f"{number:03}.bmp"), np.ascontiguousarray(moved[..., ::-1]))
 
 
 def draw_shapes(hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
-    """Discs and strokes in any colour under a little noise: edges of all sizes, as photographs have, RGB [H, W, 3]."""
+    """Draw discs and strokes under a little noise, with edges of all sizes as in photographs: RGB [H, W, 3]."""
     random = np.random.default_rng(seed)
     picture = np.full((*hw, 3), random.integers(0, 256, 3), np.uint8)
     for _ in range(hw[0] * hw[1] // 2000):

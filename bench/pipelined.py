@@ -1,4 +1,4 @@
-"""Frames through the inspector as the line's pipeline does it: one is judged while the next ones are inferred."""
+"""Inspection of frames as in the line's pipeline: one frame is judged while the next ones are inferred."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,11 +19,13 @@ def inspect_pipelined(
     frames: Iterable[Frame],
     finish: Callable[[PendingFrame], Found],
 ) -> list[Found]:
-    """Start frames and take in what the engine answers, while another thread judges.
+    """Start frames and collect the engine's answers, while another thread judges.
 
     Args:
-        start: `Inspector.start`, or what calls it.
-        finish: ends a frame's way in that thread; what it returns is returned for each frame, in order.
+        start: `Inspector.start`, or a function that calls it.
+        finish: runs in the other thread and ends a frame's inspection.
+    Returns:
+        what `finish` returned for each frame, in order.
     """
     found: list[Found] = []
     waiting: deque[Future[Found]] = deque()

@@ -1,4 +1,4 @@
-"""How many pictures that do not show the product are refused, and how many good frames are refused with them."""
+"""`heatline bench plausibility`: share of refused pictures that do not show the product, and of refused good frames."""
 
 import contextlib
 import tempfile
@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, know_product
+from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
+from edge.errors import BenchError
 from edge.inference import Engine, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.onnx_graph import to_graphs
@@ -27,7 +29,7 @@ from train.run import read_data
 
 FOLDS = 5
 FRAMES = 60
-"""Most of each set, good ones and defective ones."""
+"""Most good frames and most defective frames of each set."""
 OTHERS = 20
 """Frames of each other set, as another product."""
 Pixels = NDArray[np.uint8]
@@ -47,7 +49,7 @@ def _grain(rgb: NDArray[Any], rng: np.random.Generator, deviation: float) -> Pix
 
 
 def _blurred(rgb: Pixels, rng: np.random.Generator, px: float) -> Pixels:
-    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # a sensor's grain is never out of focus
+    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # the sensor's noise is not blurred
 
 
 def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
@@ -57,7 +59,7 @@ def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _beside(rgb: Pixels, px: int) -> Pixels:
-    """Further right and lower; what comes in is mirrored, as an edge there would look like a defect."""
+    """Shift to the right and down; mirror at the border, where an edge would look like a defect."""
     moved = cv2.copyMakeBorder(rgb, px, 0, px, 0, cv2.BORDER_REFLECT_101)
     return np.asarray(moved[: rgb.shape[0], : rgb.shape[1]], np.uint8)
 
@@ -99,7 +101,7 @@ STILL_GOOD: Mapping[str, Spoil] = {
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Of frames of one kind, how many were refused."""
+    """Number of refused frames of one kind."""
 
     kind: str
     refused: int
@@ -107,48 +109,52 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class SetResult(msgspec.Struct, frozen=True):
-    """One data set: frames of the fold that was left out, against what the others look like."""
+    """Result of one data set: frames of a fold, compared with those of the other folds."""
 
     set: str
     seeds: list[int]
     groups: int
     frames: int
     spoilt: list[Refused]
-    """That should be refused."""
+    """Kinds that should be refused."""
     still_good: list[Refused]
-    """That should not."""
+    """Kinds that should not be refused."""
     defective: Refused
 
 
 class PlausibilityResult(msgspec.Struct, frozen=True):
-    """All sets, by the features of one model."""
+    """Results of all sets, by the features of one model."""
 
     model: str
     sets: list[SetResult]
 
 
 def measure(
-    sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, say: Callable[[str], None]
+    sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, report_line: Callable[[str], None]
 ) -> PlausibilityResult:
-    """Refuse and let pass, by grouped cross-validation.
+    """Count refused frames by grouped cross-validation.
 
-    The trunk is the pretrained one: the recipe `heatline` leaves it as it is.
+    The trunk is the pretrained one, which the recipe `heatline` does not change.
 
     Args:
         data: folder of all data sets.
-        work: where links may lie.
+        work: folder for links.
         seeds: of the folds.
-        most: of the frames of each set, good ones and defective ones.
+        most: most good frames and most defective frames of each set.
     Raises:
+        BenchError: a set has one group.
         InputError, WeightsError, ExportError, EngineError: something cannot be used.
     """
+    images = {one.name: read_data(compose(one.overrides(data, work))).images for one in sets}
+    for name, of_set in images.items():  # before anything takes minutes
+        require_groups(name, of_set)
     with _engine() as (engine, grid):
-        known = {one.name: _seen(one, data, work, most, engine, grid, say) for one in sets}
+        known = {name: _seen(name, of_set, most, engine, grid, report_line) for name, of_set in images.items()}
     return PlausibilityResult("efficientnet_lite0", [_judged(name, known, seeds) for name in known])
 
 
 class _Seen:
-    """Frames of one set as they are and spoilt."""
+    """Appearances of one set's frames, unchanged and changed."""
 
     def __init__(self, images: Sequence[LabelledImage], engine: Engine, grid: Grid) -> None:
         self.groups = np.array([image.group or image.name for image in images])
@@ -160,18 +166,35 @@ class _Seen:
                 if kind == AS_IT_IS or not image.defective:
                     self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
                 else:
-                    self.of[kind].append(self.of[AS_IT_IS][-1])  # never judged
+                    self.of[kind].append(self.of[AS_IT_IS][-1])  # not used
+
+
+def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
+    """Check that a set can be divided.
+
+    Raises:
+        BenchError: its images are all of one group.
+    """
+    if len({image.group or image.name for image in images}) < 2:
+        raise BenchError(
+            f"{name} has pictures of one group, expected two at least, as each is tested by the others; name another "
+            "set with --set"
+        )
 
 
 def _seen(
-    one: DataSet, data: Path, work: Path, most: int, engine: Engine, grid: Grid, say: Callable[[str], None]
+    name: str,
+    images: Sequence[LabelledImage],
+    most: int,
+    engine: Engine,
+    grid: Grid,
+    report_line: Callable[[str], None],
 ) -> _Seen:
-    read = read_data(compose(one.overrides(data, work)))
-    good = [image for image in read.images if not image.defective]
-    chosen = [*choose_evenly(good, most), *choose_evenly([image for image in read.images if image.defective], most)]
-    if not good:  # defects are in few of their tiles
+    good = [image for image in images if not image.defective]
+    chosen = [*choose_evenly(good, most), *choose_evenly([image for image in images if image.defective], most)]
+    if not good:  # few of their tiles are defective
         chosen = [_as_good(image) for image in chosen]
-    say(f"{one.name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} ways")
+    report_line(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
     return _Seen(chosen, engine, grid)
 
 
@@ -190,7 +213,7 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
         for tested in range(FOLDS):
             others = np.flatnonzero(fold != tested)
             others = others[np.linspace(0, len(others) - 1, min(len(others), MOST_FRAMES)).astype(int)]
-            plausibility = know_product(
+            plausibility = fit_plausibility(
                 [seen.of[AS_IT_IS][place] for place in others], [str(seen.groups[place]) for place in others]
             )
             for place in np.flatnonzero(fold == tested).tolist():
@@ -217,7 +240,7 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
 
 @contextmanager
 def _engine() -> Iterator[tuple[Engine, Grid]]:
-    """The graph of the default model, with a head that knows nothing: its features are what counts."""
+    """Give the engine of the default model with an untrained head, for its features."""
     config = compose(["data=."])
     model, _ = build_model(config.model, config.tiles.tile_px)
     graphs = to_graphs(model.eval(), config.tiles.tile_px)
@@ -233,14 +256,14 @@ def _as_good(image: LabelledImage) -> LabelledImage:
 
 
 def choose_evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, in their order."""
+    """Choose at most `most` items at equal distances, in their order."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).astype(int).tolist()]
 
 
 def table(result: PlausibilityResult) -> str:
-    """As Markdown: a row per kind, a column per set."""
+    """Write a result as Markdown: a row per kind, a column per set."""
     names = [one.set for one in result.sets]
-    rows = [["refused", *names], ["---", *["---:"] * len(names)]]
+    rows = [["refused", *names]]
     for label, kinds in (
         ("**should be**", [*SPOILT, OTHER_PRODUCT]),
         ("**should not be**", [*STILL_GOOD, "defective"]),
@@ -249,7 +272,7 @@ def table(result: PlausibilityResult) -> str:
         for kind in kinds:
             rows.append([kind, *(_share(one, kind) for one in result.sets)])
     rows.append(["groups, frames", *(f"{one.groups}, {one.frames}" for one in result.sets)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(rows)
 
 
 def _share(one: SetResult, kind: str) -> str:

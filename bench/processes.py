@@ -1,4 +1,4 @@
-"""What the kernel tells of processes: the time, memory, descriptors and threads of a line and its cameras."""
+"""Processor time, memory, descriptors and threads of a line and its cameras, as the kernel reports them."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ import msgspec
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2
-"""The kernel's, of a clock that counts what the scheduler gave."""
+"""The kernel's number of the clock that counts the time on a processor."""
 
 
 def camera_processes(line_pid: int) -> list[int]:
-    """Ids of the camera processes that a process has started and that are there now."""
+    """Return the ids of the camera processes that a process has now."""
     return [
         int(process.name)
         for process in Path("/proc").glob("[0-9]*")
@@ -23,28 +23,28 @@ def camera_processes(line_pid: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time that a process has taken, all its threads together; 0 where it is gone."""
+    """Return the processor time of a process, all its threads together; 0 if it has ended."""
     fields = _fields(Path(f"/proc/{pid}"))
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S if fields else 0.0
 
 
 def cpu_ns(pid: int) -> int:
-    """The same to the nanosecond, by the process's own clock (`clock_getcpuclockid`); 0 where it is gone."""
+    """Return the same in nanoseconds, by the process's own clock (`clock_getcpuclockid`); 0 if it has ended."""
     with contextlib.suppress(OSError):
         return time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED)
     return 0
 
 
 class ThreadTime(NamedTuple):
-    """Processor time that a thread has taken."""
+    """Processor time of a thread."""
 
     name: str
-    """What the kernel knows it by; `main` where it is the process's first."""
+    """Name that the kernel has; `main` for the first thread of the process."""
     ns: int
 
 
 def thread_times(pid: int) -> dict[int, ThreadTime]:
-    """Of the threads that a process has now, by their ids; none where it is gone, or the kernel does not tell."""
+    """Return the threads of a process by their ids; none if it has ended or the kernel does not report them."""
     found: dict[int, ThreadTime] = {}
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -61,7 +61,7 @@ def _parent(process: Path) -> int | None:
 
 
 def _fields(process: Path) -> list[str]:
-    """Of /proc/PID/stat, those after the name in brackets, which may hold anything; none where it is gone."""
+    """Return the fields of /proc/PID/stat after the name in brackets; none if the process has ended."""
     with contextlib.suppress(OSError):
         return (process / "stat").read_text().rpartition(")")[2].split()
     return []
@@ -73,33 +73,33 @@ def _command(process: Path) -> bytes:
     return b""
 
 
-# A process with all that it has started.
+# A process and its descendants.
 
 
 class TreeSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A tree of processes at one moment."""
+    """Memory, descriptors and threads of a tree of processes at one moment."""
 
     pss_bytes: int
-    """Proportional set size: memory that several processes map counts in each by its share, so once in all."""
+    """Proportional set size: of memory that several processes map, each counts its share."""
     own_bytes: int
-    """Of that, what no file backs: heaps, stacks, shared memory."""
+    """Part of the PSS that no file backs: heaps, stacks, shared memory."""
     file_bytes: int
-    """Pages of files that are in memory, by process. Unlike their share of the PSS, they are the same whoever else maps
-    those files."""
+    """Pages of files in memory, summed over processes. Unlike their share of the PSS, this number does not depend on
+    other processes that map the same files."""
     descriptors: int
     threads: int
     processes: int
 
 
 def sample_tree(root: int) -> TreeSample | None:
-    """A process and all below it, now; None where it is gone. What ends meanwhile is left out."""
+    """Measure a process and its descendants; None if it has ended. Processes that end meanwhile are left out."""
     pss = own = file = descriptors = threads = processes = 0
     for pid in tree(root):
         process = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):  # it has ended
             sizes = _rollup(process)
             status = _sizes((process / "status").read_text().splitlines())
-            if "RssFile" not in status:  # it is ending, and its memory is gone already
+            if "RssFile" not in status:  # it is ending, and has no memory any more
                 continue
             count, running = len(os.listdir(process / "fd")), len(os.listdir(process / "task"))
             pss += sizes["Pss"]
@@ -114,7 +114,7 @@ def sample_tree(root: int) -> TreeSample | None:
 
 
 def tree(root: int) -> list[int]:
-    """Ids of a process and all below it, those above first."""
+    """Return the ids of a process and its descendants, parents first."""
     pids, seen = [root], 0
     while seen < len(pids):
         pids += _children(pids[seen])
@@ -123,7 +123,7 @@ def tree(root: int) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
-    """Started by any thread of a process; those of one that has ended belong to another by now."""
+    """Return the children of a process, started by any of its threads."""
     children: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -133,7 +133,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _rollup(process: Path) -> dict[str, int]:
-    """Of /proc/PID/smaps_rollup, sizes in bytes by name; an OSError where the process has ended."""
+    """Read the sizes of /proc/PID/smaps_rollup, in bytes by name; raise OSError if the process has ended."""
     lines = (process / "smaps_rollup").read_text().splitlines()[1:]
     if not lines:
         raise ProcessLookupError(process)  # a zombie has no memory
@@ -141,6 +141,6 @@ def _rollup(process: Path) -> dict[str, int]:
 
 
 def _sizes(lines: list[str]) -> dict[str, int]:
-    """Lines of `Name:  123 kB`, in bytes by name; others are passed over."""
+    """Read lines of the form `Name:  123 kB`, in bytes by name; skip others."""
     words = [line.split() for line in lines]
     return {name.rstrip(":"): int(size[0]) * 1024 for name, *size in words if len(size) == 2 and size[1] == "kB"}

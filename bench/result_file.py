@@ -1,86 +1,82 @@
-"""A result on disk: one JSON object that says what was measured, on which machine, and what came of it."""
+"""A result on disk: one JSON object with the bench's name, the machine, and the figures."""
 
 import contextlib
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edge.errors import BenchError
+from edge.util.atomic_file import replacing
 from edge.util.text import encode_json
+
+OUT, RESULTS = "--out", "--results"
 
 
 class NotAResultError(BenchError):
-    """A file is whole, but holds no result of a bench that is known here."""
+    """A file holds JSON that is no result of a bench that this report shows."""
 
 
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:
-    """What a result file holds.
+    """Return what a result file holds.
 
     Args:
-        bench: which one, as in `heatline bench stages`.
+        bench: name of the bench, as in `heatline bench stages`.
         machine: of `bench.machine`, taken before the measurement.
-        found: what came of it.
+        found: the figures.
     """
     return {"bench": bench, "machine": dict(machine), **msgspec.structs.asdict(found)}
 
 
-def claim(*paths: Path | None) -> None:
-    """See now that results can be written there, and not after minutes. What is there stays, and nothing else is left.
-
-    Raises:
-        BenchError: one cannot.
-    """
-    for path in filter(None, paths):
-        if path.exists():  # one that must not be written is not to be replaced either
-            _write(path, lambda place: place.open("ab").close(), beside=False)
-        _write(path, lambda place: place.open("ab").close(), replaces=False)
+class _Abandoned(Exception):
+    """Ends a trial write: the file at the path stays as it is."""
 
 
-def keep(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a result whole or not at all.
-
-    Raises:
-        BenchError: it cannot be written.
-    """
-    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n")
-
-
-def keep_text(path: Path, text: str) -> None:
-    """Write what was made of a result, as `keep` does."""
-    _write(path, lambda place: place.write_bytes(text.encode()))
-
-
-def _write(path: Path, write: Callable[[Path], object], *, beside: bool = True, replaces: bool = True) -> None:
-    """Write a file beside its place and move it there; where a link stands, the file that it names.
+def claim(*paths: Path | None, option: str = OUT) -> None:
+    """Check before the measurement, not minutes later, that results can be written. Leave every file as it is.
 
     Args:
-        beside: or into the place itself, as into a device or a pipe.
-        replaces: whether what was written is moved to its place.
+        option: of the command line, for the message.
+    Raises:
+        BenchError: a path cannot be written.
+    """
+    for path in filter(None, paths):
+        with _translated(path, option):
+            if path.exists():  # a file that must not be written must not be replaced either
+                path.open("ab").close()
+            with contextlib.suppress(_Abandoned), replacing(path) as place:
+                place.open("ab").close()
+                raise _Abandoned
+
+
+def keep(path: Path, report: Mapping[str, Any], *, option: str = OUT) -> None:
+    """Write a result whole or not at all.
+
+    Args:
+        option: of the command line, for the message.
     Raises:
         BenchError: it cannot be written.
     """
+    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n", option=option)
+
+
+def keep_text(path: Path, text: str, *, option: str = OUT) -> None:
+    """Write a text whole or not at all; arguments and errors as of `keep`."""
+    with _translated(path, option), replacing(path) as place:
+        place.write_bytes(text.encode())
+
+
+@contextlib.contextmanager
+def _translated(path: Path, option: str) -> Iterator[None]:
     try:
-        if not beside or (path.exists() and not path.is_file()):
-            write(path)
-            return
-        place = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
-        part = place.with_name(f".{place.name}.new")
-        try:
-            write(part)
-            if replaces:
-                os.replace(part, place)
-        finally:
-            with contextlib.suppress(OSError):  # it could not even be made, which is told already
-                part.unlink()
+        yield
     except OSError as error:
-        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out") from error
+        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with {option}") from error
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `keep` wrote.
+    """Read what `keep` wrote.
 
     Raises:
         NotAResultError: it holds JSON of another kind.

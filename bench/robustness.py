@@ -1,17 +1,28 @@
-"""How verdicts and regions hold where a frame is brighter, darker, out of focus or beside its place."""
+"""`heatline bench robustness`: verdicts and regions of frames that are brighter, darker, defocused or shifted."""
 
 import contextlib
 import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plausibility import AS_IT_IS, BESIDE, BESIDE_PX, FOLDS, STILL_GOOD, Pixels, choose_evenly
+from bench.machine import without_flags
+from bench.markdown import markdown_table
+from bench.plausibility import (
+    AS_IT_IS,
+    BESIDE,
+    BESIDE_PX,
+    FOLDS,
+    STILL_GOOD,
+    Pixels,
+    choose_evenly,
+    require_groups,
+)
 from bench.recipes.metrics import count_hit, label_defects
 from bench.recipes.sets import DataSet, unless_set
 from bench.result_file import read_result
@@ -25,7 +36,7 @@ from edge.util.text import format_count
 from export.map_gate import overlaps
 from export.run_to_bundle import export_run
 from train.compose import compose
-from train.dense.folds import divide
+from train.dense.folds import assign_folds
 from train.dense.train import train_dense
 from train.readers import LabelledImage
 from train.run import RunFolder, load_run, read_data
@@ -33,76 +44,90 @@ from train.run import RunFolder, load_run, read_data
 UNCHANGED = "unchanged"
 CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in STILL_GOOD.items()}
 FRAMES = 40
-"""Most of a fold, good and defective ones."""
+"""Most good frames and most defective frames of a fold."""
 FALSE_REJECT = 0.01
-"""As of `heatline export` by default."""
+"""The default of `heatline export`."""
 Mask = NDArray[np.bool_]
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What figures depend on, besides the set."""
+    """Settings that the figures depend on, besides the set."""
 
     seeds: list[int]
     folds: list[int]
-    """That are left out and inspected, each by a bundle of the others."""
+    """Folds to inspect, each by a bundle of the others."""
     frames: int
-    """Most of each fold, good ones and defective ones."""
+    """Most good frames and most defective frames of each fold."""
     overrides: list[str]
-    """Of the training, sorted."""
+    """Overrides of the training, sorted."""
 
 
 class ChangeFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Of frames that were changed in one way; docs/bundle.md defines the figures."""
+    """Figures of one kind of changed frames; docs/bundle.md defines them."""
 
     change: str
     frames: int
     refused: int
     good: int
-    """Frames with a verdict; `defective` too."""
+    """Good frames with a verdict; `defective` likewise."""
     rejected: int
     defective: int
     found: int
     became_defect: int
     became_good: int
     overlaps: int
-    """Defective frames that are DEFECT both times."""
+    """Defective frames that are DEFECT unchanged and changed."""
     iou_median: float | None
     iou_p5: float | None
     defects: int
-    """Of defective frames with a verdict both times."""
+    """Of defective frames with a verdict unchanged and changed."""
     hit_unchanged: int
     hit: int
 
 
 class SetResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One data set."""
+    """Result of one data set."""
 
     set: str
     truth: str
     settings: Settings
     groups: int
-    """Left out, over all folds and seeds."""
+    """Groups left out of training, over all folds and seeds."""
     changes: list[ChangeFigures]
+    machine: dict[str, Any] = {}
+    """Machine and commit that measured the set; fields of `bench.machine.Machine`, without `flags`."""
 
     def is_of(self, truth: str, settings: Settings) -> bool:
-        """Whether it is what would be measured again."""
+        """Return whether another measurement would have the same truth, settings and changes."""
         return (self.truth, self.settings, [each.change for each in self.changes]) == (truth, settings, [*CHANGES])
 
 
 class RobustnessResult(msgspec.Struct, frozen=True):
-    """All sets that were measured so far."""
+    """Sets that were measured so far, one of each name and settings."""
 
     sets: list[SetResult]
 
+    def has(self, name: str, truth: str, settings: Settings) -> bool:
+        """Return whether a set was measured by this truth and these settings."""
+        return any(one.set == name and one.is_of(truth, settings) for one in self.sets)
 
-class Sighting(NamedTuple):
-    """What the line finds in a frame."""
+    def plus(self, result: SetResult) -> "RobustnessResult":
+        """Add a set; it replaces the one of its name and settings."""
+        others = [one for one in self.sets if (one.set, one.settings) != (result.set, result.settings)]
+        return RobustnessResult([*others, result])
+
+    def by(self, settings: Settings) -> list[SetResult]:
+        """Return the sets that were measured by these settings."""
+        return [one for one in self.sets if one.settings == settings]
+
+
+class Inspected(NamedTuple):
+    """Verdict and regions of a frame."""
 
     verdict: Verdict
     pixels: Mask
-    """Of its regions, bool [h, w], where they lie in the unchanged frame, without what has left it at the right and at
-    the bottom."""
+    """Pixels of its regions in the unchanged frame, bool [h, w], without those that were shifted out of it."""
 
 
 class Comparison(NamedTuple):
@@ -112,27 +137,30 @@ class Comparison(NamedTuple):
     before: Verdict
     after: Verdict
     iou: float | None
-    """Of regions; None: not DEFECT both times."""
+    """IoU of the regions; None: not DEFECT both times."""
     defects: int
     hit_before: int
     hit: int
 
 
-def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides: Sequence[str], say: Say) -> SetResult:
-    """Train and export without each fold, and inspect the fold's frames as they are and changed.
+def measure(
+    one: DataSet, data: Path, work: Path, settings: Settings, overrides: Sequence[str], report_line: ReportLine
+) -> SetResult:
+    """Train and export without each fold, and inspect the fold's frames unchanged and changed.
 
     Args:
         data: folder of all data sets.
-        work: where links and, until it ends, runs and bundles may lie.
-        overrides: of the training; those of `settings` and others that change no figure.
+        work: folder for links and temporary runs and bundles.
+        overrides: of the training: those of `settings`, and others that change no figure.
     Raises:
-        BenchError: there is no such fold.
+        BenchError: there is no such fold, or the set has one group.
         ConfigError, InputError, WeightsError, TrainingError, ExportError, BundleError, EngineError: something cannot
             be used.
     """
     own = one.overrides(data, work)
     training = unless_set(own, overrides)
     images = read_data(compose(own)).images
+    require_groups(one.name, images)
     compared: dict[str, list[Comparison]] = {change: [] for change in CHANGES}
     groups = 0
     work.mkdir(parents=True, exist_ok=True)
@@ -142,28 +170,28 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
         tested = [image for image in images if str(image.group) in left_out]
         by_kind = ([image for image in tested if image.defective is kind] for kind in (False, True))
         chosen = [image for kind in by_kind for image in choose_evenly(kind, settings.frames)]
-        say(f"{one.name}: seed {seed}, fold {fold}: training without {format_count(len(left_out), 'group')}")
+        report_line(f"{one.name}: seed {seed}, fold {fold}: training without {format_count(len(left_out), 'group')}")
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             config = compose([*training, f"seed={seed}", "recipe=heatline"])
             split = msgspec.structs.replace(config.split, test=[*left_out])
             config = msgspec.structs.replace(config, split=split, out=f"{scratch}/run")
-            train_dense(config, RunFolder(Path(config.out)), say)
+            train_dense(config, RunFolder(Path(config.out)), report_line)
             run, place = load_run(Path(config.out)), Path(scratch) / "bundle"
             bundle = export_run(
-                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=say
+                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=report_line
             )
-            say(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} ways")
+            report_line(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} variants")
             _inspect(bundle, chosen, compared)
-    changes = [figures_of(change, found) for change, found in compared.items()]
+    changes = [count_figures(change, found) for change, found in compared.items()]
     return SetResult(set=one.name, truth=one.truth, settings=settings, groups=groups, changes=changes)
 
 
 def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str) -> list[str]:
-    """Groups of a fold, where each fold gets about as many good frames and defective ones."""
+    """Return the groups of a fold; all folds have about equal numbers of good and of defective frames."""
     groups, number = np.unique([str(image.group) for image in images], return_inverse=True)
     defective = np.array([image.defective for image in images])
     kinds = np.stack([kind for kind in (defective, ~defective) if kind.any()], axis=1).astype(np.float64)
-    fold_of = divide(number.astype(np.int64), kinds, min(FOLDS, len(groups)), seed)
+    fold_of = assign_folds(number.astype(np.int64), kinds, min(FOLDS, len(groups)), seed)
     if fold > fold_of.max():
         raise BenchError(f"{name} has no fold {fold}; name one of 0 to {fold_of.max()}")
     return [str(group) for group in groups[fold_of == fold]]
@@ -176,15 +204,22 @@ def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str
             rgb = image.pixels()
             mask = image.mask((rgb.shape[0], rgb.shape[1]))
             defects, _ = label_defects(np.zeros(rgb.shape[:2], np.bool_) if mask is None else mask)
-            unchanged = look(inspector, rgb)
+            unchanged = inspect_frame(inspector, rgb)
             for kind, change in CHANGES.items():
                 changed = np.ascontiguousarray(change(rgb, np.random.default_rng(number)))
-                seen = unchanged if kind == UNCHANGED else look(inspector, changed, BESIDE_PX if kind == BESIDE else 0)
+                seen = (
+                    unchanged
+                    if kind == UNCHANGED
+                    else inspect_frame(inspector, changed, BESIDE_PX if kind == BESIDE else 0)
+                )
                 compared[kind].append(compare(image.defective, defects, unchanged, seen))
 
 
-def look(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Sighting:
-    """What a line finds in RGB uint8 [H, W, 3], which lies so far to the right of its place, and below it.
+def inspect_frame(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Inspected:
+    """Inspect RGB uint8 [H, W, 3] as a line.
+
+    Args:
+        beside_px: shift of the frame to the right and down.
 
     Raises:
         EngineError: there is no usable answer for some tile.
@@ -194,17 +229,17 @@ def look(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Sighting:
     defective = pending.logits.astype(np.float64) >= thresholds.score
     cells = found_cells(judged.heatmap, stitcher, defective, thresholds.evidence)
     verdict = judged.verdict if judged.implausible is None else "NO_VERDICT"
-    return Sighting(verdict, to_pixels(cells, judged.frame_hw, stitcher.cell_px, beside_px))
+    return Inspected(verdict, to_pixels(cells, judged.frame_hw, stitcher.cell_px, beside_px))
 
 
 def to_pixels(cells: Mask, frame_hw: tuple[int, int], cell_px: int, beside_px: int) -> Mask:
-    """Pixels of heatmap cells [h, w], moved back to where they lie in the unchanged frame: [H - beside, W - beside]."""
+    """Enlarge heatmap cells [h, w] to pixels, moved back by the shift: [H - beside_px, W - beside_px]."""
     pixels = cells.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[: frame_hw[0], : frame_hw[1]]
     return pixels[beside_px:, beside_px:]
 
 
-def compare(defective: bool, defects: NDArray[np.int32], before: Sighting, after: Sighting) -> Comparison:
-    """Hold what is found in a changed frame to what is found in the same frame unchanged, as far as both show it.
+def compare(defective: bool, defects: NDArray[np.int32], before: Inspected, after: Inspected) -> Comparison:
+    """Compare the results of a frame unchanged and changed, where both show it.
 
     Args:
         defects: of `label_defects`, [H, W].
@@ -218,8 +253,8 @@ def compare(defective: bool, defects: NDArray[np.int32], before: Sighting, after
     return Comparison(defective, before.verdict, after.verdict, iou, count, hit_before, hit)
 
 
-def figures_of(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
-    """Count over frames."""
+def count_figures(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
+    """Count over all frames of a change."""
     judged = [one for one in compared if one.after != "NO_VERDICT"]
     both = [one for one in judged if one.before != "NO_VERDICT"]
     good, defective = ([one for one in judged if one.defective is kind] for kind in (False, True))
@@ -245,13 +280,19 @@ def figures_of(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
 
 
 def read_robustness(file: Path) -> list[SetResult]:
-    """What a file holds so far; nothing where there is none.
+    """Read the sets that a file holds so far; none where there is no file.
 
     Raises:
         BenchError: it is no result of this bench.
     """
+    if not file.exists():
+        return []
+    report = read_result(file)
+    machine = report.get("machine")
     try:
-        return msgspec.convert(read_result(file), RobustnessResult).sets if file.exists() else []
+        sets = msgspec.convert(report, RobustnessResult).sets
+        of_file = without_flags(machine) if isinstance(machine, dict) else {}
+        return [one if one.machine else msgspec.structs.replace(one, machine=of_file) for one in sets]
     except msgspec.ValidationError as error:
         raise BenchError(f"{file} is no result of heatline bench robustness ({error}); name another --out") from error
 
@@ -271,17 +312,18 @@ ROWS: dict[str, Callable[[ChangeFigures], str]] = {
 
 
 def table(sets: Sequence[SetResult]) -> str:
-    """As Markdown: a row per figure and change, a column per set."""
-    rows = [["", *(one.set for one in sets)], ["---", *["---:"] * len(sets)]]
+    """Write sets as Markdown: a row per figure and change, a column per set."""
+    rows = [["", *(one.set for one in sets)]]
     for figure, cell in ROWS.items():
         rows.append([f"**{figure}**", *[""] * len(sets)])
-        rows += [[change, *(cell(_figures(one, change)) for one in sets)] for change in CHANGES]
+        rows += [[change, *(_cell(cell, one, change) for one in sets)] for change in CHANGES]
     rows.append(["groups left out", *(str(one.groups) for one in sets)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(rows)
 
 
-def _figures(one: SetResult, change: str) -> ChangeFigures:
-    return next(each for each in one.changes if each.change == change)
+def _cell(cell: Callable[[ChangeFigures], str], one: SetResult, change: str) -> str:
+    """Format a cell; a set that an older version measured may lack the change."""
+    return next((cell(each) for each in one.changes if each.change == change), "-")
 
 
 def _of(part: int, whole: int) -> str:

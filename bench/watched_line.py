@@ -1,8 +1,7 @@
-"""A line as a line PC runs it, in a process of its own, and a subscriber to it in this one."""
+"""A line in a process of its own, as on a line PC, with a subscriber in this process."""
 
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -13,134 +12,131 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from bench.processes import camera_processes
 from bench.watched_process import HEATLINE, WatchedProcess
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
-from edge.wire.events import CountedEvent, Event, Message, StatusEvent, VerdictEvent
+from edge.wire.events import CountedEvent, Event, Message, StatusEvent
 
 POLL_SECONDS = 0.02
-"""How long to wait for an event before looking at the clock again."""
+"""How long to wait for an event before the clock is read again."""
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
-SILENCE_SECONDS = 30
 Keys = Mapping[str, str | int | float | Sequence[Any]]
-"""Of a table of the configuration."""
+"""Keys and values of a table of the configuration."""
 ALL_GOOD: Keys = {"score": 1e9, "check_plausibility": False}
-"""A score threshold that no tile reaches: on a line that runs well, nearly all frames are good."""
+"""A score threshold that no tile reaches, as nearly all frames of a good line are good."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """An event, and when it was heard on the host's monotonic clock."""
+class ReceivedEvent:
+    """An event and the time of its receipt, by the host's monotonic clock."""
 
     event: Event
     at_ns: int
 
 
 def line_process(config: Path, log: Path | None, *, env: Mapping[str, str] | None = None) -> WatchedProcess:
-    """`heatline run`, to be started."""
+    """Return a process of `heatline run` that is not started yet."""
     return WatchedProcess("the service", [*HEATLINE, "run", config], log, env=env)
 
 
 class RunningLine:
-    """A line's process, and what is heard of it.
+    """A line's process and its events.
 
     Args:
         process: of the line.
-        events: a subscriber to it; how long it waits is how long `next` does.
+        events: a subscriber to the line; its timeout is that of `next`.
     """
 
     def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
         self.process, self._events = process, events
         self._last_seq: int | None = None
-        self.not_heard = 0
-        """Events that were sent after the first one that came, and did not come."""
-        self.lost: list[Gap] = []
-        """What the subscriber said of them."""
+        self.not_received = 0
+        """Events that were sent after the first received one, and not received."""
+        self.gaps: list[Gap] = []
+        """Gaps that the subscriber reported."""
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def camera_pids(self) -> list[int]:
-        """Of its cameras' processes, as they are now."""
+        """Return the ids of its cameras' processes, as they are now."""
         return camera_processes(self.pid)
 
     def require_cameras(self, pids: Sequence[int]) -> None:
-        """See that they are the cameras' processes still: one that came for another grabbed nothing meanwhile.
+        """Check that no camera's process was replaced by another one, which grabbed nothing meanwhile.
 
         Raises:
-            BenchError: they are not.
+            BenchError: one was replaced.
         """
         if set(pids) != (now := set(self.camera_pids())):
             raise BenchError(
-                f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; nothing of "
-                f"it counts, measure again: {self.process.log_tail()}"
+                f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; measure "
+                f"again: {self.process.log_tail()}"
             )
 
-    def next(self) -> Heard | None:
-        """The next event; None where none came within a moment.
+    def next(self) -> ReceivedEvent | None:
+        """Return the next event; None if none came within the subscriber's timeout.
 
         Raises:
-            BenchError: the service has ended, and nothing more comes.
+            BenchError: the service has ended.
         """
         message = self._events.receive()
         if isinstance(message, Gap):
-            self.lost.append(message)
+            self.gaps.append(message)
         if not isinstance(message, Message):
             self.process.require_running()
             return None
-        heard = Heard(message.event, time.monotonic_ns())
-        if isinstance(heard.event, CountedEvent):
+        received = ReceivedEvent(message.event, time.monotonic_ns())
+        if isinstance(received.event, CountedEvent):
             if self._last_seq is not None:
-                self.not_heard += heard.event.seq - self._last_seq - 1
-            self._last_seq = heard.event.seq
-        return heard
+                self.not_received += received.event.seq - self._last_seq - 1
+            self._last_seq = received.event.seq
+        return received
 
-    def until(self, wanted: Callable[[Event], bool], within_s: float, what: str) -> Event:
-        """The next event that is wanted.
+    def until(self, wanted: Callable[[Event], bool], within_s: float, description: str) -> Event:
+        """Return the next event that is wanted.
 
         Args:
-            what: is waited for, in words.
+            description: of the wanted event, for messages.
         Raises:
             BenchError: none came in time, or the service has ended.
         """
         give_up = time.monotonic() + within_s
         while time.monotonic() < give_up:
-            if (heard := self.next()) is not None and wanted(heard.event):
-                return heard.event
-        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {self.process.log_tail()}")
+            if (received := self.next()) is not None and wanted(received.event):
+                return received.event
+        raise BenchError(f"{description}: no event came within {within_s:.0f} s; {self.process.log_tail()}")
 
-    def listen_for(self, seconds: float) -> None:
-        """Hear what comes, and pay no heed."""
+    def receive_for(self, seconds: float) -> None:
+        """Receive events for a time, and ignore them."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.next()
 
     def stop(self) -> float:
-        """End it by SIGTERM; returns seconds until it said STOPPED, by its own stamp.
+        """End the service by SIGTERM; returns the seconds until its status STOPPED, by its own timestamp.
 
         Raises:
-            BenchError: it did not in time, or ended with an error.
+            BenchError: it did not stop in time, or ended with an error.
         """
         began_at_ns = time.time_ns()
-        self.ask_to_stop()
+        self.terminate()
         stopped = self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
         assert isinstance(stopped, StatusEvent)
         self.await_exit()
         return (stopped.at_ns - began_at_ns) / 1e9
 
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM; what it says until it has stopped is still to be heard."""
+    def terminate(self) -> None:
+        """Send SIGTERM. The events until the service has stopped are still to be received."""
         self.process.terminate()
 
     def await_exit(self) -> None:
-        """Wait for the end of a service that has said STOPPED.
+        """Wait for the end of a service whose status is STOPPED.
 
         Raises:
             BenchError: it did not end in time, or ended with an error.
@@ -149,15 +145,15 @@ class RunningLine:
 
 
 class WatchedLine(RunningLine):
-    """A line whose configuration is written for it. Running between `with` and its end.
+    """A line with a configuration of its own; the service runs inside the `with` block.
 
     Args:
-        folder: where its configuration and its log are kept; empty.
+        folder: an empty one, for its configuration and its log.
         bundle: path of the bundle.
-        thresholds: keys of that table; by default nearly no frame has a defect.
-        heatmaps: `events.heatmaps`: which events carry theirs.
-        journal: whether it keeps one, and serves it.
-        engine: keys of that table, beside the precision.
+        thresholds: keys of that table; by default no frame has a defect.
+        heatmaps: `events.heatmaps`, which events carry their heatmap.
+        journal: whether it writes a journal and serves it.
+        engine: keys of that table, besides the precision.
         tiles: keys of that table.
     """
 
@@ -192,17 +188,17 @@ class WatchedLine(RunningLine):
         if self.journal_address is not None:
             tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
         write_line_file(config, bundle, cameras, tables)
-        super().__init__(line_process(config, folder / "log"), self._listener())
+        super().__init__(line_process(config, folder / "log"), self._new_subscriber())
 
-    def _listener(self) -> Subscriber:
+    def _new_subscriber(self) -> Subscriber:
         return Subscriber(self.address, timeout_s=POLL_SECONDS)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The service and its cameras stand still meanwhile, wherever they are, as a debugger would have them.
+        """Stop the service and its cameras by SIGSTOP for the duration of the `with` block.
 
-        It is listened to anew afterwards: who stands still for seconds looks gone, so that ZeroMQ hangs up on either
-        side, and what is said before the listener is back is missed.
+        A new subscriber connects afterwards, as ZeroMQ disconnects a process that was stopped for seconds. Events that
+        are sent before it is connected are missed.
         """
         pids = [self.pid, *self.camera_pids()]
         try:
@@ -211,7 +207,7 @@ class WatchedLine(RunningLine):
         finally:
             _send(pids, signal.SIGCONT)
             self._events.close()
-            self._events, self._last_seq = self._listener(), None
+            self._events, self._last_seq = self._new_subscriber(), None
 
     def __enter__(self) -> Self:
         self.process.start()
@@ -224,49 +220,20 @@ class WatchedLine(RunningLine):
         self._events.close()
 
 
-def run_line(
-    config: Path, address: str, received: Path, *, within_seconds: float
-) -> tuple[list[VerdictEvent], StatusEvent]:
-    """Run a line whose cameras come to an end, while `heatline watch` shows its events.
-
-    Args:
-        config: should wait for a subscriber, or the first events may be missed.
-        address: its `events.bind`.
-        received: folder for what the subscriber saves; replaced.
-    Returns:
-        Every verdict event, and the last status.
-    Raises:
-        BenchError: a process failed or did not end in time, or the line never said that it had stopped.
-    """
-    shutil.rmtree(received, ignore_errors=True)
-    watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
-    with WatchedProcess("the subscriber", watch, None) as watching, line_process(config, None) as service:
-        watching.start()
-        service.start()
-        service.require_success(within_seconds)
-        watching.require_success()
-    lines = (received / "events.jsonl").read_bytes().splitlines()
-    events: list[Event] = [msgspec.json.decode(line, type=Event) for line in lines]
-    last = events[-1] if events else None
-    if last is None or not has_stopped(last):
-        raise BenchError("the line never said that it had stopped; see the output above")
-    assert isinstance(last, StatusEvent)
-    return [event for event in events if isinstance(event, VerdictEvent)], last
-
-
 def has_stopped(event: Event) -> bool:
-    """Whether it is a line's last one."""
+    """Return whether an event is a line's last one."""
     return isinstance(event, StatusEvent) and event.state == "STOPPED"
 
 
 def free_address() -> str:
+    """Return an address of this host whose port is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def write_line_file(path: Path, bundle: Path, cameras: Sequence[Keys], tables: Mapping[str, Keys]) -> None:
-    """The configuration of a line, whose bundle may be signed by nobody."""
+    """Write the configuration of a line, which takes an unsigned bundle."""
     path.write_text(
         _toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
         + "".join(_toml_table("[[cameras]]", keys) for keys in cameras)
@@ -275,11 +242,11 @@ def write_line_file(path: Path, bundle: Path, cameras: Sequence[Keys], tables: M
 
 
 def _toml_table(heading: str, keys: Keys) -> str:
-    """A table of TOML, whose text, numbers and booleans are written as in JSON."""
+    """Return a table of TOML, whose text, numbers and booleans are written as in JSON."""
     return "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]) + "\n\n"
 
 
 def _send(pids: Sequence[int], number: signal.Signals) -> None:
     for pid in pids:
-        with suppress(ProcessLookupError):  # whoever asks for its next event is told that it ended
+        with suppress(ProcessLookupError):  # the next call of `next` raises that it ended
             os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""A process that is killed, stopped, started again and waited for, and that is gone at the end whatever happens."""
+"""A process that tests and benches start, stop, kill and await, and that never outlives them."""
 
 import contextlib
 import os
@@ -16,22 +16,22 @@ from edge.errors import BenchError
 
 HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "edge.cli.main")
 END_WITHIN_S = 30.0
-LINES_TOLD = 3
+LINES_SHOWN = 3
 _OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
-"""What systemd tells a service of its own, which no process of ours is."""
+"""Variables of systemd that a process started here must not inherit."""
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
-"""Where this process is killed, the kernel kills that one too: it would take its part of what is measured next."""
+"""If this process is killed, the kernel kills the started one too, which would disturb the next measurement."""
 
 
 class WatchedProcess:
     """Runs from `start` until it ends, is killed, or the `with` block ends.
 
     Args:
-        name: in messages.
-        command: what it runs.
-        log: file to which each life appends what it writes; None: where this process writes.
-        env: beside this process's environment.
-        stdout: another file for what it writes to standard output.
+        name: for messages.
+        command: to run.
+        log: file to which each run appends its output; None: the output of this process.
+        env: added to the environment of this process.
+        stdout: another file for its standard output.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WatchedProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = True
         self.started_s = self.started_at_s = 0.0
-        """Monotonic, and since 1970."""
+        """Time of the start: by the monotonic clock, and since 1970."""
 
     @property
     def pid(self) -> int:
@@ -56,7 +56,7 @@ class WatchedProcess:
 
     @property
     def runs(self) -> bool:
-        """It was started, and has not been killed or seen to end. It may have ended by itself: see `check`."""
+        """Whether it was started, and neither killed nor seen to end. It may have ended by itself: see `check`."""
         return not self._is_over
 
     @property
@@ -74,7 +74,7 @@ class WatchedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C is for this process, which ends that one
+                start_new_session=True,  # Ctrl-C in a terminal ends this process, which ends that one
             )
         finally:
             for file in filter(None, (log, stdout)):
@@ -86,35 +86,35 @@ class WatchedProcess:
         self._started().send_signal(number)
 
     def terminate(self) -> None:
-        """SIGTERM; it still runs."""
+        """Send SIGTERM and return at once."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone; no harm where it has ended."""
+        """Send SIGKILL and wait until it is gone; do nothing if it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._is_over = True
 
     def pause(self) -> int:
-        """SIGSTOP; returns the id of the process for `resume`."""
+        """Send SIGSTOP; returns the id of the process for `resume`."""
         self.send_signal(signal.SIGSTOP)
         return self.pid
 
     def resume(self, pid: int) -> None:
-        """SIGCONT, unless it is another process by now."""
+        """Send SIGCONT, unless another process was started since."""
         if self.runs and self.pid == pid:
             self.send_signal(signal.SIGCONT)
 
     def check(self) -> str | None:
-        """Why it ended, where it ended by itself since it was last asked; it no longer runs then."""
+        """Return why it ended if it ended by itself since the last call, and mark it as not running; else None."""
         if not self.runs or (code := self._started().poll()) is None:
             return None
         self._is_over = True
         return f"{self.name} ended with exit code {code}: {self.log_tail()}"
 
     def require_running(self) -> None:
-        """See that it has not ended.
+        """Check that it has not ended.
 
         Raises:
             BenchError: it has.
@@ -123,7 +123,7 @@ class WatchedProcess:
             raise BenchError(f"{self.name} ended with exit code {code}: {self.log_tail()}")
 
     def wait(self, within_s: float = END_WITHIN_S) -> int:
-        """Its exit code once it has ended.
+        """Wait for its end and return its exit code.
 
         Raises:
             BenchError: it did not end in time.
@@ -136,7 +136,7 @@ class WatchedProcess:
         return code
 
     def require_success(self, within_s: float = END_WITHIN_S) -> None:
-        """Wait for its end.
+        """Wait for its end with exit code 0.
 
         Raises:
             BenchError: it did not end in time, or failed.
@@ -145,12 +145,12 @@ class WatchedProcess:
             raise BenchError(f"{self.name} ended with exit code {code}: {self.log_tail()}")
 
     def log(self) -> str:
-        """All that it has written."""
-        assert self._log is not None, f"{self.name} writes where this process does"
+        """Return its log."""
+        assert self._log is not None, f"{self.name} has no log"
         return self._log.read_text(errors="replace")
 
     def log_tail(self) -> str:
-        """The end of it, as part of a sentence."""
+        """Return the end of its log, as part of a sentence."""
         return "see above" if self._log is None else log_tail(self._log)
 
     def _started(self) -> "subprocess.Popen[bytes]":
@@ -167,8 +167,8 @@ class WatchedProcess:
 
 
 def log_tail(log: Path) -> str:
-    """Its last lines, in words."""
+    """Return the last lines of a log, as part of a sentence."""
     lines: list[str] = []
-    with contextlib.suppress(OSError):  # it never came to write one
-        lines = log.read_text(errors="replace").splitlines()[-LINES_TOLD:]
+    with contextlib.suppress(OSError):  # it ended before it wrote one
+        lines = log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
     return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"

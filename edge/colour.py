@@ -1,6 +1,6 @@
-"""The one way from any camera format to the RGB uint8 that tiles are cut from, in training as on the line.
+"""Converts any camera format to the RGB uint8 that tiles are cut from, in training and on the line.
 
-`COLOUR` names this conversion in every bundle's manifest; a bundle made with another one is refused.
+`COLOUR` names this conversion in every bundle's manifest; a bundle with another conversion is refused.
 """
 
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ PixelFormat = Literal[
 ]  # fmt: skip
 PIXEL_FORMATS: tuple[PixelFormat, ...] = get_args(PixelFormat)
 
-# GenICam names a Bayer pattern by its first row, OpenCV by its second row and column: RG there is BG here.
+# GenICam names a Bayer pattern by its first row, OpenCV by its second row and column: GenICam's RG is OpenCV's BG.
 _BAYER: dict[PixelFormat, int] = {
     "BayerRG8": cv2.COLOR_BayerBG2RGB,
     "BayerGR8": cv2.COLOR_BayerGB2RGB,
@@ -38,22 +38,22 @@ _SHIFT_TO_8_BITS = {"Mono10": 2, "Mono12": 4, "Mono16": 8}
 def to_rgb(
     image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFormat, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """RGB uint8 [H, W, 3] of a camera image.
+    """Convert a camera image to RGB uint8 [H, W, 3].
 
     Deeper formats keep their highest 8 bits; Bayer is demosaiced bilinearly; alpha is dropped.
 
     Args:
         image: [H, W] for Mono and Bayer, [H, W, 3 or 4] for colour; uint16 for formats deeper than 8 bits, else uint8.
-        pixel_format: its GenICam name.
-        out: [H, W, 3], where to write it, so that its pixels are written once. Default: a new array, or the image
-            itself where it is RGB8.
+        pixel_format: GenICam name of the image's format.
+        out: [H, W, 3], the array to write to, so that pixels are written once. Default: a new array, or the image
+            itself if it is RGB8.
     Raises:
         InputError: the array does not fit the format.
     """
     channels = {"RGB8": 3, "BGR8": 3, "BGR16": 3, "BGRA8": 4}.get(pixel_format, 1)
     depth = np.uint16 if pixel_format in _SHIFT_TO_8_BITS or pixel_format == "BGR16" else np.uint8
-    came = image.shape[2] if image.ndim == 3 else 1
-    if image.ndim not in (2, 3) or came != channels or image.dtype != depth or image.size == 0:
+    image_channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or image_channels != channels or image.dtype != depth or image.size == 0:
         raise InputError(
             f"an array of shape {image.shape} and type {image.dtype} is no {pixel_format} image: expected "
             f"{channels} channel(s) of {np.dtype(depth).name}; set pixel_format to the format of the pixels"
@@ -71,5 +71,5 @@ def to_rgb(
         image = (image >> 8).astype(np.uint8)
     elif pixel_format in _SHIFT_TO_8_BITS:
         image = np.minimum(image >> _SHIFT_TO_8_BITS[pixel_format], 255).astype(np.uint8)
-    # OpenCV's stubs promise less than OpenCV: its results here are uint8 arrays, `out` itself where that fits.
+    # OpenCV's stubs are too general: the result is a uint8 array, and `out` itself if that fits.
     return np.asarray(cv2.cvtColor(image, _TO_RGB.get(pixel_format, cv2.COLOR_GRAY2RGB), dst=out), dtype=np.uint8)

@@ -1,39 +1,40 @@
-"""The error family. Each kind has its own exit code; each message says what came, what was expected, what to do.
+"""The errors. Each kind has its own exit code. Each message says what came, what was expected, and what to do.
 
 HeatlineError
 ├── ConfigError          3   a line configuration that cannot be used
-├── BundleError          4   a bundle that is damaged, foreign, too new, signed by nobody who is trusted, or fails its
+├── BundleError          4   a bundle that is damaged, foreign, too new, without a trusted signature, or fails its
 │                            golden tiles on this machine; a key that cannot be used
 ├── CameraError          5   a camera that cannot be opened
 ├── EngineError          6   an inference engine that does not start or does not answer
 │   └── PrecisionError       a precision that this processor does not compute in
-├── DeliveryError        7   an address that cannot be bound or reached; a state folder or journal that a running
-│                            line holds
-├── MessageError         8   bytes on the wire that are no message of ours
+├── DeliveryError        7   an address that cannot be bound or reached, or a state folder or journal that another
+│                            running line uses
+├── MessageError         8   bytes on the wire that are not a valid message
+│   └── SchemaVersionError   a message of another schema version
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used
 │   └── GeometryError        a frame or grid size that makes no sense
 ├── MissingExtraError   10   a command or a camera whose extra or system library is not installed
-├── TrainingError       11   a training that cannot start or go on
-│   ├── DivergedError        a loss or logits that are no numbers any more
-│   └── WeightsError         pretrained weights that were asked for and cannot be had
+├── TrainingError       11   a training that cannot start or continue
+│   ├── DivergedError        a loss or logits that are not finite
+│   └── WeightsError         pretrained weights that cannot be loaded
 ├── ExportError         12   an exported graph that does not agree with the model it came from
-├── DemoError           13   the demo ran and did not reach what it promises
+├── DemoError           13   a demo that ran and missed its goal
 ├── BenchError          14   a benchmark that did not run to its end
 ├── CommandRefusedError 15   a command that the line refuses, with the reason
 ├── JournalError        19   a journal that cannot be read
-├── EventsLostError     20   events that were missed and cannot be had any more
+├── EventsLostError     20   events that were missed and cannot be delivered any more
 ├── AccessError         21   a key that cannot be used or is not allowed
-└── Interrupted        130   Ctrl-C, of what can go on
+└── Interrupted        130   Ctrl-C during work that can be continued
 
-1 is a fault of ours (a bug, with its traceback), 2 a wrong command line.
-`heatline status` ends with 16, 17 or 18 for a line that is BUSY, DEGRADED or NOT_READY: what was asked for, no error.
+1 is a bug of heatline (with its traceback), 2 a wrong command line.
+`heatline status` ends with 16, 17 or 18 if a line is BUSY, DEGRADED or NOT_READY: an answer, not an error.
 """
 
 from typing import ClassVar
 
 
 class HeatlineError(Exception):
-    """A mistake that the user can mend: shown as one sentence, without a traceback."""
+    """A problem that the user can solve: shown as one sentence, without a traceback."""
 
     exit_code: ClassVar[int] = 1
 
@@ -64,6 +65,10 @@ class DeliveryError(HeatlineError):
 
 class MessageError(HeatlineError):
     exit_code = 8
+
+
+class SchemaVersionError(MessageError):
+    pass
 
 
 class InputError(HeatlineError):
@@ -103,7 +108,7 @@ class BenchError(HeatlineError):
 
 
 class CommandRefusedError(HeatlineError):
-    """Its `reason` is one word of docs/commands.md, where the line gave one; its detail is the line's own sentence."""
+    """`reason` is one word of docs/commands.md, if the line gave one. The message contains the line's own sentence."""
 
     exit_code = 15
 
@@ -118,12 +123,12 @@ class JournalError(HeatlineError):
 
 
 class EventsLostError(HeatlineError):
-    """Events that a durable consumer did not get, and never will. It may go on after it.
+    """Events that a durable consumer did not get and never will. The consumer may continue afterwards.
 
     Args:
-        after_seq: the last event before.
-        through_seq: the last one that may be missing.
-        journal_id: whose count that is.
+        after_seq: the last event before the lost ones.
+        through_seq: the last event that may be lost.
+        journal_id: the journal that counts them.
     """
 
     exit_code = 20
@@ -145,12 +150,12 @@ class AccessError(HeatlineError):
 
 
 class Interrupted(HeatlineError):
-    """Ctrl-C; what was done is kept, and the same command goes on."""
+    """Ctrl-C. Finished work is kept, and the same command continues it."""
 
     exit_code = 130
 
 
 def last_line(error: Exception) -> str:
-    """What a library's error of many lines comes to: the lines before say where in the library it was."""
+    """Return the last line of a library's error: the lines before it only tell where in the library it was raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What a camera hands over: a frame, or word of frames that it announced and did not deliver whole."""
+"""What a camera delivers: a frame, or a report of frames that it announced and did not deliver complete."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -13,42 +13,42 @@ from edge.colour import PixelFormat
 
 @dataclass(frozen=True)
 class Stamp:
-    """Which frame, or which run of frames that were lost, and when.
+    """Identity and time of a frame, or of a run of frames that were lost.
 
     Both clocks are read at capture: the monotonic one for durations, UTC for people.
     """
 
     camera: str
     frame_id: int | None
-    """The camera's own number: it may wrap, and begins again when the camera does. None: no frame came at all."""
+    """The camera's own number. It may wrap, and restarts with the camera. None: no frame came at all."""
     source: str | None = None
-    """Where the frame comes from, for cameras that replay files: the file's name."""
+    """The file's name, for cameras that show files."""
     camera_timestamp_ns: int | None = None
     captured_at_ns: int = field(default_factory=time.time_ns)
     captured_monotonic_ns: int = field(default_factory=time.monotonic_ns)
     last_frame_id: int | None = None
-    """Of a run of frames, the last one's; `frame_id` is the first one's."""
+    """The id of the last frame of a run; `frame_id` is that of the first."""
     frames: int = 1
-    """How many frames it stands for."""
+    """Number of frames in the run."""
     number: int = 0
     """The ledger's number of the (first) frame; 0 before it is in the ledger."""
     part_id: str | None = None
     due_monotonic_ns: int | None = None
-    """When the verdict must be out; None: whenever it is ready."""
+    """Deadline of the verdict on the host's monotonic clock; None: no deadline."""
     chunks: Mapping[str, float] = field(default_factory=dict)
-    """What the camera says of this frame itself, by the name of its chunk."""
+    """Values that the camera measured for this frame, by the name of the chunk."""
 
-    def goes_on_with(self, other: "Stamp") -> bool:
-        """Whether the other's frame ids go on where this one's end; 16-bit ids begin again at 1."""
+    def is_followed_by(self, other: "Stamp") -> bool:
+        """Return whether the other's frame ids follow directly on this one's; 16-bit ids wrap to 1."""
         last = self.frame_id if self.last_frame_id is None else self.last_frame_id
         return last is not None and other.frame_id in (last + 1, 1 if last == 65535 else last + 1)
 
-    def numbered(self, number: int) -> "Stamp":
-        """The same, with its number in the ledger."""
+    def with_number(self, number: int) -> "Stamp":
+        """Return a copy with its number in the ledger."""
         return replace(self, number=number)
 
-    def through(self, last: "Stamp") -> "Stamp":
-        """The run of frames from this one, or from this run, through the one or the run that comes right after."""
+    def extended_to(self, last: "Stamp") -> "Stamp":
+        """Return the run of frames from this frame or run to `last`, the frame or run that follows directly."""
         return replace(
             self,
             frames=self.frames + last.frames,
@@ -57,14 +57,14 @@ class Stamp:
 
 
 class Watermark(NamedTuple):
-    """How far a camera's frames were told of."""
+    """How far a camera's frames are reported."""
 
     boot_id: str
     frame_number: int
-    """Of the last frame with an event, as that boot's ledger counts."""
+    """Number of the last frame with an event, in that boot's ledger."""
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
@@ -75,11 +75,11 @@ class Frame:
     stamp: Stamp
     image: NDArray[np.uint8] | NDArray[np.uint16]
     pixel_format: PixelFormat
-    """Of `image`."""
+    """Format of `image`."""
     sent_as: PixelFormat | None = None
-    """What the camera sent, where `image` has been converted since."""
-    release: Callable[[], None] = field(default=_nothing, compare=False)
-    """To be called once `image` is no longer looked at: its memory is then used for another frame."""
+    """The format that the camera sent, if `image` was converted since."""
+    release: Callable[[], None] = field(default=_do_nothing, compare=False)
+    """Call this when `image` is no longer used: its memory then holds another frame."""
 
     @property
     def camera_format(self) -> PixelFormat:
@@ -93,7 +93,7 @@ class BadFrame:
 
     stamp: Stamp
     reason: str
-    """The ledger's bin, one word."""
+    """One word: the ledger's bin."""
     detail: str
-    """What came and what was expected, for people."""
+    """For people: what came and what was expected."""
     kind: Literal["dropped", "failed"] = "failed"

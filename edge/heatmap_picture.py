@@ -1,4 +1,4 @@
-"""Heatmaps for eyes: on one colour scale for all frames of a bundle, so that a good frame looks cold."""
+"""Draws heatmaps, on one colour scale for all frames of a bundle, so that a good frame looks cold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ from edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
 DARK_RGB = (0, 0, 0)
-MOST_COVER = 0.75
+MAX_COVER = 0.75
 
 
 @dataclass(frozen=True)
 class ColourScale:
-    """Linear between two values, clipped beyond them, both in logits."""
+    """A linear scale between two logits, clipped beyond them."""
 
     low: float
     high: float
 
     @classmethod
-    def of(cls, calibration: Calibration, thresholds: Thresholds) -> "ColourScale":
-        """From the good frames' background to as far above the evidence threshold: the threshold is mid-scale."""
+    def from_calibration(cls, calibration: Calibration, thresholds: Thresholds) -> "ColourScale":
+        """Return the scale that starts at the good frames' background and has the evidence threshold in its middle."""
         reach = max(thresholds.evidence - calibration.background, 1e-3)
         return cls(thresholds.evidence - reach, thresholds.evidence + reach)
 
     def grey(self, heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where it is NaN because nobody looked."""
+        """Return the heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where no tile was inspected (NaN)."""
         share = (heatmap - self.low) / (self.high - self.low)
         share[np.isnan(share)] = 0
         grey: NDArray[np.uint8] = np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)
         return grey
 
 
-def png(grey: NDArray[np.uint8]) -> bytes:
-    """A picture, grey [H, W] or RGB [H, W, 3], as PNG."""
-    data = grey if grey.ndim == 2 else cv2.cvtColor(grey, cv2.COLOR_RGB2BGR)
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """Encode a picture, grey [H, W] or RGB [H, W, 3], as PNG."""
+    data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", data)[1].tobytes()
 
 
@@ -50,12 +50,12 @@ def overlay(
     regions: Sequence[Region],
     scale: ColourScale,
 ) -> NDArray[np.uint8]:
-    """The frame under its heatmap, regions outlined: RGB uint8 [H, W, 3]."""
+    """Return the frame with its heatmap and the outlines of its regions: RGB uint8 [H, W, 3]."""
     return outline_regions(tint(rgb, scale.grey(heatmap), cell_px), regions)
 
 
 def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArray[np.uint8]:
-    """The frame, tinted by its heatmap: cold places keep the frame's own look; colour and cover grow with the evidence.
+    """Return the frame tinted by its heatmap: cold places stay as they are; colour and cover grow with the evidence.
 
     Args:
         rgb: [H, W, 3].
@@ -63,17 +63,17 @@ def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArr
         cell_px: side of a cell, px of the frame.
     """
     height, width = rgb.shape[:2]
-    # Enlarged by whole cells, then cut: the last cells may stick out of the frame.
+    # Enlarge whole cells, then crop: the last cells may extend beyond the frame.
     full_wh = (grey.shape[1] * cell_px, grey.shape[0] * cell_px)
     share = cv2.resize(grey, full_wh, interpolation=cv2.INTER_LINEAR)[:height, :width]
     heat = cv2.cvtColor(cv2.applyColorMap(share, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    cover = (share.astype(np.float32) / 255 * MOST_COVER)[..., None]
+    cover = (share.astype(np.float32) / 255 * MAX_COVER)[..., None]
     tinted: NDArray[np.uint8] = (rgb * (1 - cover) + heat * cover).astype(np.uint8)
     return tinted
 
 
 def outline_regions(rgb: NDArray[np.uint8], regions: Sequence[Region]) -> NDArray[np.uint8]:
-    """A copy of the frame with the outline and the peak of each region."""
+    """Return a copy of the frame with the outline and the peak of each region."""
     picture = np.ascontiguousarray(rgb.copy())
     thick = max(2, round(max(rgb.shape[:2]) / 600))
     draw_outlines(picture, [np.array(region.contour_xy, np.int32) for region in regions], OUTLINE_RGB, thick)

@@ -1,4 +1,4 @@
-"""Pictures from disk, read the same way in training, in `inspect` and by the folder camera."""
+"""Reads pictures from disk, in the same way for training, `inspect` and the folder camera."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name.
+    """Return the pictures of a folder, sorted by name.
 
     Raises:
-        InputError: there is no such folder, or no picture in it.
+        InputError: the folder does not exist, or has no picture.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder of pictures")
@@ -27,10 +27,10 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
-    """A picture's pixels and the format they came in; palettes are resolved, rotation tags are not applied.
+    """Return a picture's pixels and their format; palettes are resolved, rotation tags are not applied.
 
     Raises:
-        InputError: the file is missing, is no picture, is cut off, or has a depth or channel count we do not know.
+        InputError: the file is missing, no picture or cut off, or its depth or channel count is not supported.
     """
     try:
         data = path.read_bytes()
@@ -52,12 +52,12 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Pixe
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """A picture as RGB uint8 [H, W, 3]; errors as `read_image`."""
+    """Return a picture as RGB uint8 [H, W, 3]; errors as of `read_image`."""
     return to_rgb(*read_image(path))
 
 
 def _decode(path: Path, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    # A decoder fills the missing end of a cut-off file with grey and says nothing: look for the end marker ourselves.
+    # A decoder fills the missing end of a cut-off file with grey, without an error: check the end marker here.
     end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}.get(data[:2])
     if end is not None and end not in data[-64:]:
         raise InputError(f"{path} ends before its picture does ({len(data)} bytes); copy it again")

@@ -1,6 +1,6 @@
-"""Files of keys, of whatever kind: written once, and read only where nobody else could have read or changed them.
+"""Key files of any kind: written once, and read only if nobody else could have read or changed them.
 
-A folder of public keys says who is trusted: one file NAME.pub each, and only its administrator can write it.
+A folder of public keys defines who is trusted: one file NAME.pub each. Only its administrator can write it.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
 def public_half(path: Path) -> Path:
-    """Where the public half of a private key lies."""
+    """Return the path of a private key's public half."""
     return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
@@ -30,8 +30,8 @@ def write_pair(
     """Write a private key to a new file that only its owner may read, and its public half to a new file beside it.
 
     Args:
-        kind: what is raised.
-        owner_uid: the user whose the private file is to be; None: who writes it.
+        kind: class of the error to raise.
+        owner_uid: user who owns the private file; None: the current user.
     Raises:
         HeatlineError: one of the files exists, or cannot be written.
     """
@@ -39,15 +39,15 @@ def write_pair(
     try:
         write_new(public_half(path), public, 0o644, kind)
     except HeatlineError:
-        path.unlink()  # half a pair is of no use, and would be in the way of the next try
+        path.unlink()  # half a pair is useless, and would block the next attempt
         raise
 
 
 def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, owner_uid: int | None = None) -> None:
-    """Write a file that was not there, whole or not at all, with just these permissions whatever the umask.
+    """Write a new file, completely or not at all, with exactly these permissions whatever the umask.
 
     Raises:
-        HeatlineError: it exists, or cannot be written.
+        HeatlineError: the file exists, or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -70,10 +70,10 @@ def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, 
 
 
 def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
-    """The bytes of a private key's file.
+    """Return the content of a private key's file.
 
     Args:
-        made_by: the command that makes such keys.
+        made_by: the command that creates such keys.
     Raises:
         HeatlineError: it cannot be read, is a public one, or others than its owner may read or write it.
     """
@@ -81,20 +81,20 @@ def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
         raise kind(f"{path} holds a public key and no private one; name the private one that {made_by} made with it")
     try:
         with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of what is read, whatever its name becomes
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of the open file, even if the path changes
             data = file.read(LARGEST_KEY_FILE)
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}); name a private key made by {made_by}") from error
     if mode & NOT_ITS_OWNERS_ALONE:
         raise kind(
-            f"{path} may be used by others than its owner (mode {mode:04o}, expected 0600); make a new key if others "
-            f"may have read it, else: chmod 600 {path}"
+            f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); make a new key if others "
+            f"may have read it, otherwise: chmod 600 {path}"
         )
     return data
 
 
 def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
-    """The bytes of a public key's file in a folder that says who is trusted.
+    """Return the content of a public key's file in a folder of trusted keys.
 
     Raises:
         HeatlineError: it cannot be read, or others could have written it.
@@ -108,11 +108,11 @@ def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
 
 
 def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:
-    """Who can write a folder, or one above it, decides what is trusted.
+    """Require that only root and this user can write a folder and those above it: a writer decides who is trusted.
 
     Raises:
-        HeatlineError: others than root and this user can.
-        OSError: it cannot be looked at.
+        HeatlineError: others can write one of them.
+        OSError: a folder cannot be examined.
     """
     resolved = folder.resolve()
     for place in dict.fromkeys([resolved, *resolved.parents, *folder.absolute().parents]):
@@ -120,7 +120,7 @@ def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:
 
 
 def refuse_loose(path: Path, found: os.stat_result, kind: type[HeatlineError], *, above: bool = False) -> None:
-    """Of folders above, a sticky one will do, as /tmp is: nobody can replace there what is another's.
+    """Require that others cannot write a folder. A parent may be sticky like /tmp: files of others are safe there.
 
     Raises:
         HeatlineError: others than root and this user can write it.
@@ -139,10 +139,10 @@ def refuse_loose(path: Path, found: os.stat_result, kind: type[HeatlineError], *
 
 
 def files_in(folder: Path, kind: type[HeatlineError]) -> list[Path]:
-    """The files of all keys, by name; none where there is no folder.
+    """Return the files of all keys, by name; none if there is no folder.
 
     Args:
-        kind: what is raised.
+        kind: class of the error to raise.
     Raises:
         HeatlineError: the folder cannot be read, or others can write it.
     """
@@ -159,41 +159,42 @@ def files_in(folder: Path, kind: type[HeatlineError]) -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """What the folder calls a key."""
+    """Return the name of a key in its folder."""
     return path.name.removesuffix(PUBLIC_SUFFIX)
 
 
 def require_name(name: str, kind: type[HeatlineError]) -> None:
-    """See that a key can be called so.
+    """Require that a name is valid for a key.
 
     Raises:
-        HeatlineError: it cannot.
+        HeatlineError: it is not.
     """
     if not PLAIN_NAME.fullmatch(name):
         raise kind(
-            f"{name!r} is no name for a key; expected 1 to 64 letters, digits or any of _ . @ + -; name it with --name"
+            f"{name!r} is not a name for a key; expected 1 to 64 letters, digits or any of _ . @ + -; "
+            "name it with --name"
         )
 
 
 def put(data: bytes, name: str, folder: Path, kind: type[HeatlineError], option: str) -> Path:
-    """Write a key's file; the folder is made if there is none.
+    """Write a key's file. Create the folder if there is none.
 
     Args:
-        option: of the command, which names another folder.
+        option: the command's option that names another folder.
     Raises:
         HeatlineError: the name is another key's, the folder cannot be written, or others can write it.
     """
     path = folder / f"{name}{PUBLIC_SUFFIX}"
     if path.exists():
-        raise kind(f"{folder} has another key that is called {name!r}; name this one otherwise with --name")
+        raise kind(f"{folder} has another key with the name {name!r}; choose another name with --name")
     try:
         for missing in reversed([place for place in (folder, *folder.parents) if not place.exists()]):
             missing.mkdir()
-            missing.chmod(0o755)  # whatever the umask: the service is another user
+            missing.chmod(0o755)  # whatever the umask: the service runs as another user
         refuse_if_others_can_write(folder, kind)
     except OSError as error:
         raise kind(f"{folder} cannot be written ({error.strerror}); as root, or name another {option}") from error
-    unfinished = folder / f".{name}.{os.getpid()}"  # a line that looks meanwhile must not find half a key
+    unfinished = folder / f".{name}.{os.getpid()}"  # a line that reads meanwhile must not find an incomplete key
     write_new(unfinished, data, 0o644, kind)
     unfinished.rename(path)
     return path

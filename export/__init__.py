@@ -1,1 +1,1 @@
-"""Turns a trained run into a bundle: classifier and map in one graph, verified against the model it came from."""
+"""Exports a trained run as a bundle: classifier and map in one graph, verified against the trained model."""

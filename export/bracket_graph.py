@@ -1,11 +1,11 @@
-"""The discard of a ViT's lowest attention in ONNX nodes that ONNX Runtime runs fast: a bracket, and a sort of the rest.
+"""Discards a ViT's lowest attention in ONNX nodes that are fast in ONNX Runtime: a bracket, and a sort of the rest.
 
-A full TopK costs as much as the classifier's attention, as its cost grows with what it takes. A count of the entries
-below a value is cheap. So a few counts close in on the wanted entry from both sides, until some ten or twenty entries
-lie between; only these are sorted. Whatever the counts find, the result is exact: bad luck makes the sort longer.
+A full TopK costs as much as the classifier's attention, as its cost grows with the number of entries that it returns. A
+count of the entries below a value is cheap. So a few counts narrow a bracket around the wanted entry, until some ten or
+twenty entries lie inside; only these are sorted. The result is always exact: unlucky counts only make the sort longer.
 
-- The first two values come from a sorted sample; where the entries are spread unevenly it knows, and a line does not.
-- The others come from a straight line between the bracket's ends, which between close ends is nearly right.
+- The first two values come from a sorted sample, as it shows an uneven distribution of the entries.
+- The others come from linear interpolation between the bracket's ends, which is nearly exact between close ends.
 """
 
 from collections.abc import Sequence
@@ -17,47 +17,47 @@ from onnx import TensorProto
 from export.nodes import Nodes
 
 SAMPLE = 600
-"""Entries of a matrix that are sorted to begin with, or all if there are fewer than twice as many."""
+"""How many entries of a matrix are sorted as a sample; all if there are fewer than twice as many."""
 TO_THE_MIDDLE = (0.03, 0.1, 0.2, 0.5)
-"""How far each value on the line is moved to the middle of the bracket, so that its farther end moves too."""
+"""How far each interpolated value is moved to the middle of the bracket, so that the farther end moves too."""
 ABOVE_ALL = 2.0
 
 
 def discard_lowest(nodes: Nodes, layers: Sequence[str], tokens: int, discarded: int) -> list[str]:
-    """Fused attention [N, tokens * tokens] with zeros for the `discarded` lowest entries of each matrix.
+    """Set the `discarded` lowest entries of each layer's fused attention [N, tokens * tokens] to zero.
 
-    Of equal entries the first by index go.
+    Among equal entries, those with the lowest index are discarded first.
 
     Args:
         layers: entries from 0 to 1.
-        discarded: from 1 to one less than all.
+        discarded: from 1 to the number of entries minus 1.
     """
     entries = _Entries(nodes, nodes.add("Concat", *layers, axis=0), tokens)
     bracket = _find_bracket(nodes, entries, discarded)
     between = nodes.add("ReduceMax", nodes.add("Sub", bracket.below_high, bracket.below_low), keepdims=0)
     longest = nodes.add("Reshape", nodes.add("Cast", between, to=TensorProto.INT64), nodes.ints(1))
 
-    surely_kept, values, places = [], [], []
+    above_bracket, values, places = [], [], []
     for layer, high in zip(layers, nodes.split_evenly(bracket.high, len(layers), axis=0), strict=True):
         lower = nodes.add("Mul", layer, nodes.truth(nodes.add("Less", layer, high)))  # much faster than a Where
-        surely_kept.append(nodes.add("Sub", layer, lower))
+        above_bracket.append(nodes.add("Sub", layer, lower))
         value, place = nodes.add_with_outputs(2, "TopK", lower, longest, axis=1)
         values.append(value)
         places.append(place)
 
-    kept_too = nodes.add("Sub", bracket.below_high, nodes.number(float(discarded)))
+    remaining = nodes.add("Sub", bracket.below_high, nodes.number(float(discarded)))
     all_values, all_places = (nodes.add("Concat", *parts, axis=0) for parts in (values, places))
-    added = _highest(nodes, all_values, all_places, kept_too, longest)
+    added = _highest(nodes, all_values, all_places, remaining, longest)
     additions = nodes.split_evenly(added, len(layers), axis=0)
     return [
-        nodes.add("ScatterElements", *kept_place_addition, axis=1, reduction="add")
-        for kept_place_addition in zip(surely_kept, places, additions, strict=True)
+        nodes.add("ScatterElements", *inputs, axis=1, reduction="add")
+        for inputs in zip(above_bracket, places, additions, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """Of all layers in one tensor, so that few nodes keep all cores busy."""
+    """The entries of all layers in one tensor, so that few nodes keep all cores busy."""
 
     nodes: Nodes
     stacked: str
@@ -65,26 +65,28 @@ class _Entries:
     tokens: int
 
     def count_below(self, value: str) -> str:
-        """How many entries are lower than a value [layers * N, 1]; bytes times ones add up faster than floats."""
+        """Count the entries that are lower than a value [layers * N, 1]. A product of bytes and ones is faster than a
+        sum of floats.
+        """
         nodes = self.nodes
         is_lower = nodes.add("Cast", nodes.add("Less", self.stacked, value), to=TensorProto.UINT8)
-        ones = nodes.constant("ones", np.ones((self.tokens**2, 1), np.int8))  # by signed bytes it is twice as fast
+        ones = nodes.constant("ones", np.ones((self.tokens**2, 1), np.int8))  # signed bytes are twice as fast
         return nodes.add("Cast", nodes.add("MatMulInteger", is_lower, ones), to=TensorProto.FLOAT)
 
 
 @dataclass
 class _Bracket:
-    """Two values [layers * N, 1] with the lowest entry to keep from the low one on and below the high one."""
+    """Two values [layers * N, 1]; the lowest entry to retain is at least `low` and less than `high`."""
 
     low: str
     below_low: str
-    """How many entries are lower; at most the discarded."""
+    """The number of entries below `low`: at most the number to discard."""
     high: str
     below_high: str
-    """More than the discarded."""
+    """The number of entries below `high`: more than the number to discard."""
 
     def narrow(self, nodes: Nodes, value: str, below: str, discarded: int) -> None:
-        """Make a value the end that it can be."""
+        """Replace the lower or the upper end by a value, according to the number of entries below it."""
         is_low = nodes.add("LessOrEqual", below, nodes.number(float(discarded)))
         self.low = nodes.add("Where", is_low, value, self.low)
         self.below_low = nodes.add("Where", is_low, below, self.below_low)
@@ -107,7 +109,7 @@ def _find_bracket(nodes: Nodes, entries: _Entries, discarded: int) -> _Bracket:
     )
     bracket.narrow(nodes, value, below, discarded)
 
-    # As far along the sample as the count was off, and well beyond: a bracket with one end at 0 or 2 is of little use.
+    # Move along the sample by the error of the count, and well beyond: a bracket that ends at 0 or 2 is too wide.
     steps = nodes.add("Mul", nodes.add("Sub", wanted, below), nodes.number(sample.direction / sample.stride))
     deviations = nodes.add("Mul", nodes.add("Sqrt", nodes.add("Abs", steps)), nodes.number(4.0))
     beyond = nodes.add("Mul", nodes.add("Sign", steps), nodes.add("Add", deviations, nodes.number(4.0)))
@@ -132,11 +134,11 @@ class _Sample:
     """[layers * N, length], sorted from the end that is nearer to the wanted entry."""
     length: int
     stride: int
-    """Entries for each one in the sample."""
+    """One entry of the sample stands for this many entries."""
     place: int
-    """Of the wanted entry, were the sample like all entries."""
+    """The estimated index of the wanted entry in the sample."""
     direction: float
-    """1 or -1: where higher values are."""
+    """1 if the values rise along the sample, -1 if they fall."""
 
 
 def _sorted_sample(nodes: Nodes, entries: _Entries, discarded: int) -> _Sample:
@@ -155,9 +157,10 @@ def _sorted_sample(nodes: Nodes, entries: _Entries, discarded: int) -> _Sample:
 
 
 def _highest(nodes: Nodes, values: str, places: str, wanted: str, longest: str) -> str:
-    """The values [layers * N, longest], falling, with zeros for all but the wanted number [layers * N, 1] of them.
+    """Return the descending values [layers * N, longest], with zeros after the wanted number [layers * N, 1] of them.
 
-    Of equal ones the last by place stay. Engines differ in how they order equal ones, so their places are sorted.
+    Among equal values, those with the highest index are retained. Engines order equal values differently, so their
+    indices are sorted.
     """
 
     def nth(tensor: str, number: str) -> str:

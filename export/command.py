@@ -37,14 +37,14 @@ from train.progress import tracked
     "precisions",
     multiple=True,
     type=click.Choice(["f32", "bf16", "int8"]),
-    help="To make; may be repeated, f32 is always made.  [default: all]",
+    help="A precision to make; may be repeated. f32 is always made.  [default: all]",
 )
 @click.option(
     "--allow",
     multiple=True,
     type=click.Choice(["bf16", "int8", "map"]),
-    help="Put it into the bundle though it fails: a precision the map gate, made in the last of the ways that were "
-    "tried, but not if golden tiles are off by half their scale; the map its checks. May be repeated.",
+    help="A precision that enters the bundle although it fails the map gate, as its last attempt made it, unless the "
+    "golden tiles differ by half their scale; or `map`, which enters although it fails its checks. May be repeated.",
 )
 @json_option
 def export(
@@ -58,13 +58,13 @@ def export(
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
-    """Turn RUN, the folder of a training, into a bundle for a line.
+    """Export RUN, the folder of a training, as a bundle for a line.
 
     A bundle is one graph with classifier and map, verified and calibrated.
-    Each precision is held to the model itself on tiles of the validation groups, or of half of the training groups
-    where none are kept for validation (recipe heatline): verdicts, maps and regions. One that fails is left out of the
-    bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
-    as PyTorch does, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
+    Each precision is compared with the model itself on tiles of the validation groups, or of half of the training
+    groups if there are no validation groups (recipe heatline): verdicts, maps and regions. A precision that fails is
+    left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO in f32 answers differently
+    from PyTorch, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
     stuck to one place or drawn to the border.
     """
     require_extra("export", *EXPORT)

@@ -1,4 +1,4 @@
-"""The gate: what was exported must answer as the model it came from."""
+"""The gate: the exported graphs must answer as the trained model does."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,29 +16,28 @@ from edge.inference import infer, open_engine
 from train.models.explained import ExplainedClassifier
 
 TOLERANCE = 1e-4
-"""Share of an output's scale: its largest absolute value over the golden tiles."""
+"""The largest difference, as a share of the output's scale: its largest absolute value over the golden tiles."""
 BATCHES = (1, 7)
-"""A tile's answer may not depend on how many come with it; 7 leaves a partial batch at the end."""
+"""The batch sizes, as a tile's answer must not depend on the other tiles; 7 leaves a partial batch at the end."""
 
 
 def torch_answers(model: ExplainedClassifier, tiles: NDArray[np.uint8]) -> GoldenTiles:
-    """The tiles [N, tile, tile, 3] with what the model says of them, in f32."""
-    asked = torch.from_numpy(tiles)
+    """Return the tiles [N, tile, tile, 3] with the model's answers in f32."""
+    batch = torch.from_numpy(tiles)
     with torch.inference_mode():
-        logit, maps = model.eval()(asked)
-        rounding = model.map_rounding(asked)
+        logit, maps = model.eval()(batch)
+        rounding = model.map_rounding(batch)
     return GoldenTiles(tiles, logit.numpy(), maps.numpy(), rounding.numpy() if rounding.any() else None)
 
 
 def pass_gate(golden: GoldenTiles, folder: Path, top_cells: int | None = None) -> Gate:
-    """Hold the graphs in `folder` to the golden tiles: ONNX Runtime and OpenVINO in f32, in batches of 1 and of many.
+    """Check the graphs in `folder` by the golden tiles: ONNX Runtime and OpenVINO in f32, in batches of 1 and of many.
 
     Args:
-        top_cells: of the identity that the manifest states: how many of a map's highest cells the logit is the mean
-            of; None: all.
+        top_cells: from the manifest's identity: the logit is the mean of this many highest cells; None: of all.
     Raises:
-        ExportError: one is off by more than the tolerance, or the identity does not hold between its map and its logit;
-            or rounding alone can turn the maps into others.
+        ExportError: an answer differs by more than the tolerance, the identity between map and logit does not hold, or
+            rounding alone can move the maps too far.
     """
     if not golden.rounding <= MOST_ROUNDING:
         raise ExportError(
@@ -50,16 +49,16 @@ def pass_gate(golden: GoldenTiles, folder: Path, top_cells: int | None = None) -
     moved = np.zeros(len(golden.tiles), np.float32)
     one_by_one: dict[str, GoldenTiles] = {}
     for kind, batch, logit, maps in _answers(golden, folder):
-        who = f"{kind} in batches of {batch}" if batch else kind
+        engine = f"{kind} in batches of {batch}" if batch else kind
         differences = golden.differences(logit, maps) | golden.off_identity(logit, maps, top_cells)
         moved = np.maximum(moved, np.abs(maps - golden.map).max(axis=(1, 2)) / golden.scale("map"))
         alone = one_by_one.setdefault(kind, GoldenTiles(golden.tiles, logit, maps, golden.map_rounding))
         for name, difference in alone.differences(logit, maps).items():
-            differences[name] = max(differences[name], difference)  # of many together from each alone
+            differences[name] = max(differences[name], difference)  # between many at once and one by one
         for name, difference in differences.items():
             if not difference <= TOLERANCE:  # a NaN does not pass either
                 raise ExportError(
-                    f"{who} is off by {difference:.1e} of the scale in {name}, allowed is {TOLERANCE:.0e}; "
+                    f"{engine} is off by {difference:.1e} of the scale in {name}, allowed is {TOLERANCE:.0e}; "
                     "this model must not be exported as it is"
                 )
             largest[name] = max(largest.get(name, 0.0), difference)
@@ -74,7 +73,7 @@ def pass_gate(golden: GoldenTiles, folder: Path, top_cells: int | None = None) -
 
 
 def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDArray[np.float32], NDArray[np.float32]]]:
-    """Who answers, in batches of how many (0: PyTorch, all at once), and what."""
+    """Yield each engine's name, batch size (0: PyTorch, all tiles at once), logits and maps."""
     yield "PyTorch itself", 0, golden.logit, golden.map
     tile_px = golden.tiles.shape[1]
     for kind in ("onnxruntime", "openvino"):

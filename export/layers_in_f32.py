@@ -1,8 +1,8 @@
-"""The first and the last layers of a network, kept in float32.
+"""Selects the first and the last layers of a network, which stay in float32.
 
-What is rounded first is carried through the whole network: normalised pixels and the first features need more digits
-than what comes of them. So a precision that loses verdicts or maps is tried again with its first layers in f32. And
-what the last layer rounds is the logit itself.
+Rounding errors of the first layers pass through the whole network: normalised pixels and the first features need more
+digits than later features. So a precision that loses verdicts or maps is tried again with its first layers in f32. The
+last layer rounds the logit itself.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -17,9 +17,9 @@ OUTPUTS = {"logit", "map"}
 
 
 def first_layers(model: ov.Model, share: float) -> list[str]:
-    """Names of the operations, from the pixels on, of this share of the convolutions and matrix products.
+    """Return the names of the operations of this share of the convolutions and matrix products, from the pixels on.
 
-    With each layer comes all up to the next one: bias, activation, norm. Explanation and logit never count.
+    Each layer includes everything up to the next one: bias, activation, norm. Explanation and logit are never included.
     """
     computed, layers = _network(model)
     wanted = round(share * len(layers))
@@ -28,14 +28,14 @@ def first_layers(model: ov.Model, share: float) -> list[str]:
 
 
 def last_layers(model: ov.Model, share: float) -> list[str]:
-    """The same from the other end."""
+    """Return the same from the other end of the network."""
     computed, layers = _network(model)
     wanted = round(share * len(layers))
     return _with_constants(computed[layers[-wanted] :] if wanted else [])
 
 
 def output_layer(model: ov.Model) -> list[str]:
-    """Names of the operations of the very last convolution or matrix product, and of all that comes of it."""
+    """Return the names of the very last convolution or matrix product, and of all operations that depend on it."""
     computed = _computed(model)
     reached: dict[str, ov.Node] = {}
     for each in [each for each in computed if each.get_type_name() in LAYERS][-1:]:
@@ -47,7 +47,7 @@ def output_layer(model: ov.Model) -> list[str]:
 
 
 def _network(model: ov.Model) -> tuple[list[ov.Node], list[int]]:
-    """What is computed without the explanation, and where in it the layers lie."""
+    """Return the operations without the explanation, and the indices of the layers among them."""
     computed = [each for each in _computed(model) if not is_explanation(each.get_friendly_name())]
     return computed, [place for place, each in enumerate(computed) if each.get_type_name() in LAYERS]
 
@@ -57,22 +57,22 @@ def _computed(model: ov.Model) -> list[ov.Node]:
 
 
 def _with_constants(computed: list[ov.Node]) -> list[str]:
-    """Names of operations, and of the constants that they read."""
+    """Return the names of operations and of the constants that they read."""
     inputs = [value.get_node() for each in computed for value in each.input_values()]
     named = [*(each for each in inputs if each.get_type_name() == "Constant"), *computed]
     return list(dict.fromkeys(each.get_friendly_name() for each in named))
 
 
 def is_explanation(name: str) -> bool:
-    """Whether an operation of an IR belongs to the map, or to what turns features into the logit."""
+    """Return whether an operation of an IR belongs to the map, or to the head that derives the logit from features."""
     return name.startswith(EXPLANATION) or name in OUTPUTS
 
 
 def in_f32_under_bf16(ir: Ir, names: list[str]) -> Ir:
-    """The same IR, which asks OpenVINO to compute the named operations in f32 though bf16 is asked of it.
+    """Return a copy of the IR in which OpenVINO computes the named operations in f32 although the rest is bf16.
 
-    An IR says so by the attribute that OpenVINO writes for operations that must not be compressed to fewer bits. It
-    loses the note on some operations that it fuses, so what comes of it must be measured.
+    The IR marks them by the attribute that OpenVINO writes for operations that must not be compressed to fewer bits.
+    OpenVINO loses the mark on some operations that it fuses, so the result must be measured.
     """
     root, wanted = ElementTree.fromstring(ir.xml), set(names)
     for layer in root.iterfind("layers/layer"):

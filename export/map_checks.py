@@ -1,14 +1,14 @@
-"""Whether the map is hot in one place whatever a tile shows: stuck there, or drawn to the border.
+"""Checks whether the map is hot in one place whatever a tile shows: stuck there, or drawn to the border.
 
-A network can learn where in a tile defects lie instead of what they look like; and the zeros that it pads each tile
-with make the border differ from the rest. Two figures over good tiles show it:
+A network can learn where in a tile defects lie instead of what they look like. Also, the zeros that pad each tile make
+the border different from the rest. Two figures over good tiles show such faults:
 
-- stuck: the share of the peaks that lie in the same 3x3 cells, those that have most of them;
-- border: the share of the evidence, which is what exceeds a map's median, that lies in the outermost cells.
+- stuck: the share of the peaks that lie in the same 3x3 cells, those with most peaks;
+- border: the share of the evidence, which is the excess over a map's median, in the outermost cells.
 
-Every tile is turned another way first: otherwise parts that always lie in the same place would count as stuck. Every
-peak counts by its evidence: blank tiles, which all show the same, have flat maps and count little. docs/bundle.md gives
-reasons for the limits.
+The tiles are rotated and mirrored first: otherwise parts that always lie in the same place would count as stuck. Each
+peak is weighted by its evidence: blank tiles all look the same, have flat maps and count little. docs/bundle.md gives
+the reasons for the limits.
 """
 
 import numpy as np
@@ -21,29 +21,29 @@ from edge.util.text import format_count
 
 NEIGHBOURHOOD = 3
 WARN, REFUSE = 0.25, 0.5
-"""Of a share, beyond chance."""
+"""Limits of a share beyond chance."""
 ENOUGH_TILES = 50
-"""Of fewer, too many peaks lie together by chance."""
+"""Among fewer tiles, too many peaks lie together by chance."""
 COARSE = 0.5
-"""What is more of the map than this is no place: the border of fewer than 7x7 cells."""
+"""A larger share of the map is no place: the border of fewer than 7x7 cells."""
 TINY = 1e-30
 
 
-def turned(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The tiles [N, tile, tile, 3], each in the next of the eight ways in which a square can lie."""
-    lying = np.empty_like(tiles)
+def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square."""
+    reoriented = np.empty_like(tiles)
     for number, tile in enumerate(tiles):
-        lying[number] = np.rot90(tile if number % 8 < 4 else tile[:, ::-1], number)
-    return lying
+        reoriented[number] = np.rot90(tile if number % 8 < 4 else tile[:, ::-1], number)
+    return reoriented
 
 
 def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
-    """Check the maps [N, h, w] of good tiles that are turned.
+    """Check the maps [N, h, w] of reoriented good tiles.
 
     Args:
-        allow: warn where the map would be refused.
+        allow: warn instead of refusing the map.
     Raises:
-        ExportError: by far too much lies in the same place.
+        ExportError: far too much evidence lies in the same place.
     """
     if (count := effective_tiles(maps)) < ENOUGH_TILES:
         few = (
@@ -53,7 +53,7 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
         )
         return MapChecks(len(maps), None, None, [few])
     checks = MapChecks(len(maps), stuck(maps), border(maps), [])
-    for check, fault, what in (
+    for check, fault, subject in (
         (checks.stuck, "stuck", "peaks on {} good tiles lie in the same 3x3 cells"),
         (checks.border, "drawn to the border", "evidence on {} good tiles lies in the outermost cells"),
     ):
@@ -61,22 +61,22 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
             continue
         limit = REFUSE if check.beyond_chance > REFUSE else WARN
         sentence = (
-            f"{fault}: {check.share:.0%} of the {what.format(len(maps))}, which are {check.chance:.0%} of the map; "
+            f"{fault}: {check.share:.0%} of the {subject.format(len(maps))}, which are {check.chance:.0%} of the map; "
             f"expected at most {check.chance + limit * (1 - check.chance):.0%}; train longer, or on more good frames"
         )
         if limit == WARN:
             checks.warnings.append(f"the map may be {sentence}")
         elif allow:
-            checks.warnings.append(f"the map is {sentence}; --allow map let it in")
+            checks.warnings.append(f"the map is {sentence}; --allow map allowed it")
         else:
-            raise ExportError(f"the map is {sentence}, or let it in by --allow map")
+            raise ExportError(f"the map is {sentence}, or allow it with --allow map")
     return checks
 
 
 def stuck(maps: NDArray[np.float32]) -> MapCheck | None:
-    """The share of the peaks of maps [N, h, w] in the most common neighbourhood; None: the map is too coarse.
+    """Return the share of the peaks of maps [N, h, w] in the most common neighbourhood; None if the map is too coarse.
 
-    Cells that are equally hot share a peak.
+    Equally hot cells share a peak.
     """
     over = evidence(maps)
     at_peak = over == over.max(axis=(1, 2), keepdims=True)
@@ -88,19 +88,21 @@ def stuck(maps: NDArray[np.float32]) -> MapCheck | None:
 
 
 def border(maps: NDArray[np.float32]) -> MapCheck | None:
-    """The share of the evidence of maps [N, h, w] in the outermost cells; None: the map is too coarse."""
+    """Return the share of the evidence of maps [N, h, w] in the outermost cells; None if the map is too coarse."""
     over = evidence(maps).sum(axis=0)
     inside = over[1:-1, 1:-1]
     return _check(over.sum() - inside.sum(), over.sum(), 1 - inside.size / over.size)
 
 
 def evidence(maps: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What exceeds the median of each map [N, h, w]."""
+    """Return the excess over the median of each map [N, h, w]."""
     return np.asarray(np.maximum(maps - np.median(maps, axis=(1, 2), keepdims=True), 0), np.float64)
 
 
 def effective_tiles(maps: NDArray[np.float32]) -> float:
-    """As how many tiles of equal evidence these count: the effective sample size of L. Kish, Survey Sampling (1965)."""
+    """Return the number of tiles of equal evidence that would count as much: the effective sample size of L. Kish,
+    Survey Sampling (1965).
+    """
     if not len(maps):
         return 0.0
     weights = evidence(maps).max(axis=(1, 2))

@@ -1,7 +1,7 @@
-"""The map-aware gate: whether a precision decides and shows what the model itself does.
+"""The map gate: compares a precision's verdicts and maps with those of the model itself.
 
-A classifier that keeps its accuracy when it is quantised may well lose its map: the noise of int8 that a mean over the
-map cancels stays in each cell. So each precision is held to its regions too, and not to flipped verdicts alone.
+A quantised classifier can retain its accuracy and still lose its map: the noise of int8 cancels in the mean over the
+map, but not in each cell. So the gate limits the change of the regions, and not only the number of flipped verdicts.
 """
 
 from collections.abc import Sequence
@@ -23,66 +23,69 @@ LIMITS: dict[Precision, dict[str, float]] = {
     "bf16": {"flips": 0.005, "iou_median": 0.97, "near_p5": 0.95},
     "int8": {"flips": 0.005, "iou_median": 0.90, "near_p5": 0.90},
 }
-"""Largest share of tiles whose verdict flips, and least overlap of regions; docs/precisions.md defends them."""
+"""Largest share of tiles whose verdict flips, and smallest overlap of regions; docs/precisions.md gives the reasons."""
 
 
-def agreement(held: ValidationTiles, engine: Engine) -> Agreement:
-    """How far an engine's answers are from the model's.
+def measure_agreement(validation: ValidationTiles, engine: Engine) -> Agreement:
+    """Measure how far an engine's answers differ from the model's.
 
     Raises:
-        EngineError: it does not answer, or with what is no number.
+        EngineError: the engine does not answer, or an answer is not finite.
     """
-    logit, maps = infer(engine, held.tiles)
+    logit, maps = infer(engine, validation.tiles)
     if not (np.isfinite(logit).all() and np.isfinite(maps).all()):
-        raise EngineError("some tiles are answered with what is no number")
-    regions = held.regions[held.with_region], held.find_regions(maps[held.with_region])
+        raise EngineError("the answers to some tiles are not finite")
+    regions = validation.regions[validation.with_region], validation.find_regions(maps[validation.with_region])
     overlap, near = overlaps(*regions), nearness(*regions)
-    flips = ((logit >= held.score_threshold) != (held.logit >= held.score_threshold)) & held.settled
+    threshold = validation.score_threshold
+    flips = ((logit >= threshold) != (validation.logit >= threshold)) & validation.settled
     return Agreement(
         batch=engine.batch,
-        logit_difference=float(np.abs(logit - held.logit).max()),
+        logit_difference=float(np.abs(logit - validation.logit).max()),
         flips=int(flips.sum()),
-        map_correlation=correlation(held.map, maps),
+        map_correlation=correlation(validation.map, maps),
         iou_median=float(np.median(overlap)) if overlap.size else None,
         iou_p5=float(np.percentile(overlap, 5)) if overlap.size else None,
         near_p5=float(np.percentile(near, 5)) if near.size else None,
     )
 
 
-def missed(precision: Precision, held: ValidationTiles, figures: Sequence[Agreement]) -> list[str]:
-    """The limits that the worst batch size misses, in words."""
-    limits, tiles, found = LIMITS[precision], len(held.tiles), []
+def describe_missed_limits(
+    precision: Precision, validation: ValidationTiles, figures: Sequence[Agreement]
+) -> list[str]:
+    """Describe the limits that the worst batch size misses."""
+    limits, tiles, missed = LIMITS[precision], len(validation.tiles), []
     flips = max(each.flips for each in figures)
     if flips > limits["flips"] * tiles:
-        found.append(f"{flips} of {format_count(tiles, 'verdict')} flip, allowed are {limits['flips']:.1%}")
-    for key, words in (
+        missed.append(f"{flips} of {format_count(tiles, 'verdict')} flip, allowed are {limits['flips']:.1%}")
+    for key, template in (
         ("iou_median", "regions overlap by {:.3f} at the median"),
         ("near_p5", "{:.3f} of the regions lie within a cell of each other at the 5th percentile"),
     ):
         values = [value for each in figures if (value := getattr(each, key)) is not None]
         if values and min(values) < limits[key]:
-            found.append(f"{words.format(min(values))}, expected at least {limits[key]:g}")
-    return found
+            missed.append(f"{template.format(min(values))}, expected at least {limits[key]:g}")
+    return missed
 
 
 def overlaps(reference: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Intersection over union [N] of regions [N, rows, columns]; each reference holds a cell."""
+    """Return the intersection over union [N] of regions [N, rows, columns]; each reference has at least one cell."""
     both, either = (reference & found).sum(axis=(1, 2)), (reference | found).sum(axis=(1, 2))
     return np.asarray(both / either, np.float64)
 
 
 def nearness(reference: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Share [N] of the cells of both regions [N, rows, columns] that lie in the other, or beside a cell of it, also
-    across a corner; each reference holds a cell.
+    """Return the share [N] of the cells of both regions [N, rows, columns] that lie in the other region or are
+    neighbours of its cells, also diagonally; each reference has at least one cell.
 
-    An overlap says little of small regions: of one cell that becomes two it is a half.
+    For small regions the overlap means little: if one cell becomes two, it is a half.
     """
-    near = (reference & _grown(found)).sum(axis=(1, 2)) + (found & _grown(reference)).sum(axis=(1, 2))
+    near = (reference & _dilate(found)).sum(axis=(1, 2)) + (found & _dilate(reference)).sum(axis=(1, 2))
     return np.asarray(near / (reference.sum(axis=(1, 2)) + found.sum(axis=(1, 2))), np.float64)
 
 
-def _grown(regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With all cells beside them."""
-    beside = np.ones((3, 3), np.uint8)
-    grown = [cv2.dilate(one.view(np.uint8), beside).view(np.bool_) for one in regions]
-    return np.stack(grown) if grown else regions
+def _dilate(regions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Add all neighbouring cells to the regions."""
+    neighbourhood = np.ones((3, 3), np.uint8)
+    dilated = [cv2.dilate(region.view(np.uint8), neighbourhood).view(np.bool_) for region in regions]
+    return np.stack(dilated) if dilated else regions

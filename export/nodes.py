@@ -1,4 +1,4 @@
-"""ONNX nodes to be, each under a name of its own that says which part of the graph it belongs to."""
+"""Builds ONNX nodes. Each has a unique name that shows to which part of the graph it belongs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,47 +8,47 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 EXPLANATION = "explanation/"
-"""What only the map needs has names that start so, in the ONNX graph and in the IR made from it."""
+"""Prefix of the names of nodes that only the map needs, in the ONNX graph and in the IR made from it."""
 
 
 class Nodes:
-    """Nodes of the explanation, and the constants they use."""
+    """The nodes of the explanation, and their constants."""
 
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """One node with one output, whose name it returns."""
+        """Add a node with one output, and return the output's name."""
         name = self._name(kind)
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
     def add_with_outputs(self, outputs: int, kind: str, *inputs: str, **attributes: Any) -> list[str]:
-        """One node with several outputs, whose names it returns."""
+        """Add a node with several outputs, and return their names."""
         name = self._name(kind)
         names = [f"{name}_{number}" for number in range(outputs)]
         self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
         return names
 
     def split(self, tensor: str, sizes: Sequence[int], axis: int) -> list[str]:
-        """Parts of these sizes along an axis."""
+        """Split a tensor along an axis into parts of these sizes."""
         if len(sizes) == 1:
             return [tensor]
         return self.add_with_outputs(len(sizes), "Split", tensor, self.ints(*sizes), axis=axis)
 
     def split_evenly(self, tensor: str, parts: int, axis: int) -> list[str]:
-        """Parts of one size along an axis whose length need not be known."""
+        """Split a tensor along an axis into parts of equal size; the axis's length need not be known."""
         if parts == 1:
             return [tensor]
         return self.add_with_outputs(parts, "Split", tensor, axis=axis, num_outputs=parts)
 
     def truth(self, condition: str) -> str:
-        """1.0 for true, 0.0 for false."""
+        """Convert true to 1.0 and false to 0.0."""
         return self.add("Cast", condition, to=TensorProto.FLOAT)
 
     def count(self, condition: str, axis: int, *, keepdims: bool = False) -> str:
-        """How many are true along an axis."""
+        """Count the true values along an axis."""
         return self.add("ReduceSum", self.truth(condition), self.ints(axis), keepdims=int(keepdims))
 
     def number(self, value: float) -> str:
@@ -61,7 +61,7 @@ class Nodes:
         return self.constant(f"axis_{axis}", np.array(axis, np.int64))
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """A constant under a name that says its value; asked for again, it is the same one."""
+        """Return the constant with a name that states its value; the same name gives the same constant."""
         name = EXPLANATION + name
         self._constants.setdefault(name, numpy_helper.from_array(value, name))
         return name

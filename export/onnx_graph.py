@@ -1,4 +1,4 @@
-"""Classifier and map as one ONNX graph, and the classifier alone to compare it with."""
+"""Exports classifier and map as one ONNX graph, and also the classifier without its map, for comparison."""
 
 import io
 import logging
@@ -35,73 +35,73 @@ class Graphs:
     """The same function for two engines: ONNX nodes that are fast in one are slow in the other."""
 
     onnx: bytes
-    """The canonical graph, as fast as can be in ONNX Runtime."""
+    """The canonical graph, optimised for ONNX Runtime."""
     for_openvino: bytes
-    """What the IR in f32 is made from. The same bytes, but for a ViT."""
+    """The source of the IR in f32. It has the same bytes, except for a ViT."""
     for_openvino_bf16: bytes
-    """What the IR under the hint bf16 is made from. The same as in f32, but for a ViT with a discard ratio."""
+    """The source of the IR for bf16. It is the same as for f32, except for a ViT with a discard ratio."""
 
 
 def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
-    """The graph of a model: `tiles` uint8 [N, tile, tile, 3] in; `logit` f32 [N] and `map` f32 [N, h, w] out; any N.
+    """Export a model: `tiles` uint8 [N, tile, tile, 3] in; `logit` f32 [N] and `map` f32 [N, h, w] out; any N.
 
-    Exported twice, it is the same bytes.
+    Two exports of one model give the same bytes.
 
     Raises:
-        ExportError: the model cannot be exported, or the graph is no valid ONNX.
+        ExportError: the model cannot be exported, or the graph is not valid ONNX.
     """
     if isinstance(model, RolloutClassifier):
         return with_rollout(to_attention(model, tile_px), model)
     if isinstance(model, DenseClassifier):
-        graph = _exported(_WithFeatures(model), tile_px, ["logit", "map", FEATURES])
+        graph = _export(_WithFeatures(model), tile_px, ["logit", "map", FEATURES])
         _name_the_explanation(graph, f"model.{model.explained_from}")
     else:
-        graph = _exported(model, tile_px, ["logit", "map"])
+        graph = _export(model, tile_px, ["logit", "map"])
         _name_the_explanation(graph, model.explained_from)
-    data = _finished(graph, model)
+    data = _finish(graph, model)
     return Graphs(data, data, data)
 
 
 def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
-    """The graph of a ViT up to its `logit` and the attention of every layer: the same for every rollout.
+    """Export a ViT up to its `logit` and the attention of every layer. The graph is the same for every rollout.
 
-    It is the classifier without its map, too: a layer's attention is the products and the softmax that it stands for.
+    It also serves as the classifier without its map: each layer's attention is written as products and a softmax.
 
     Raises:
         ExportError: the model cannot be exported.
     """
-    graph = _exported(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
+    graph = _export(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
     del graph.graph.output[1:]
     return graph
 
 
 def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs:
-    """The graphs of a ViT with the rollout of this model; the network is that of `to_attention`.
+    """Add the rollout of this ViT to the graph of `to_attention`.
 
     Raises:
-        ExportError: as `to_graphs`.
+        ExportError: as in `to_graphs`.
     """
 
-    def finished(class_token_row: ClassTokenRow) -> bytes:
+    def build(class_token_row: ClassTokenRow) -> bytes:
         graph = onnx.ModelProto()
         graph.CopyFrom(attention)
         append_rollout(graph, rollout_of(model), _attentions(model), "logit", class_token_row)
-        return _finished(graph, model)
+        return _finish(graph, model)
 
     return Graphs(
-        finished(onnxruntime_rollout.class_token_row),
-        finished(openvino_rollout.class_token_row),
-        finished(openvino_rollout.class_token_row_under_bf16),
+        build(onnxruntime_rollout.class_token_row),
+        build(openvino_rollout.class_token_row),
+        build(openvino_rollout.class_token_row_under_bf16),
     )
 
 
 def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
-    """The same classifier without its map: `tiles` in, `logit` out. A ViT's attention is one node per layer.
+    """Export the classifier without its map: `tiles` in, `logit` out. A ViT's attention is one node per layer.
 
     Raises:
-        ExportError: as `to_graphs`.
+        ExportError: as in `to_graphs`.
     """
-    graph = _exported(_Bare(model), tile_px, ["logit"])
+    graph = _export(_Bare(model), tile_px, ["logit"])
     onnx.checker.check_model(graph, full_check=True)
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
@@ -126,7 +126,7 @@ class _WithAttention(nn.Module):
 
 
 class _Bare(nn.Module):
-    """Features, pooling and one Linear layer, or a ViT's class token and its head: a classifier as others have it."""
+    """A usual classifier: features, pooling and one Linear layer, or a ViT's class token and its head."""
 
     def __init__(self, model: ExplainedClassifier) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class _Bare(nn.Module):
         if isinstance(model, CamClassifier) and model.top_cells is None:
             pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
             return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
-        if isinstance(model, DenseClassifier):  # its features of stride 16, and a layer for them
+        if isinstance(model, DenseClassifier):  # its features of stride 16, and the sum instead of a Linear layer
             pooled = model.features(tiles)[-1].mean(dim=(2, 3))
             return pooled.sum(dim=1)
         return model.logits(tiles)
@@ -148,7 +148,7 @@ def _attentions(model: RolloutClassifier) -> list[str]:
 
 
 def rollout_of(model: RolloutClassifier) -> Rollout:
-    """What a model's rollout is made of."""
+    """Return the parameters of a model's rollout."""
     network = model.network
     patches = model.map_hw[0] * model.map_hw[1]
     return Rollout(
@@ -161,14 +161,14 @@ def rollout_of(model: RolloutClassifier) -> Rollout:
     )
 
 
-def _exported(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.ModelProto:
-    """torch's own export, without what it notes of the machine it ran on."""
+def _export(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.ModelProto:
+    """Export a module by torch's exporter, and remove the notes about the exporting machine."""
     module = module.eval()
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the exporter warns of its own internals
+            warnings.simplefilter("ignore")  # the exporter's warnings concern its own internals
             program = torch.onnx.export(
                 module,
                 (torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8),),
@@ -180,26 +180,26 @@ def _exported(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.Model
                 verbose=False,
             )
         assert program is not None
-        program.save(buffer)  # type: ignore[arg-type]  # a file object will do
+        program.save(buffer)  # type: ignore[arg-type]  # a file object works too
         graph = onnx.load_from_string(buffer.getvalue())
-    except Exception as error:  # the exporter raises whatever its parts raise
+    except Exception as error:  # the exporter's errors have no common base
         name = type(getattr(module, "model", module)).__name__
         raise ExportError(f"{name} cannot be exported to ONNX: {error}") from error
-    _forget_the_makers_machine(graph)
+    _clear_notes(graph)
     return graph
 
 
 def _name_the_explanation(graph: onnx.ModelProto, first: str) -> None:
-    """Give the nodes from the weight `first` on the names that tell them from the features.
+    """Rename all nodes that depend on the weight `first`, to distinguish the explanation from the features.
 
     Raises:
-        ExportError: torch's exporter calls the head's weight otherwise now.
+        ExportError: torch's exporter has given the head's weight another name.
     """
     reached = {first} & {weight.name for weight in graph.graph.initializer}
     if not reached:
         raise ExportError(
-            f"the exported graph has no {first}, so that what explains cannot be told from what is explained; install "
-            "heatline[export] anew, for the version of torch that it asks for"
+            f"the exported graph has no {first}, so the explanation cannot be distinguished from the features; install "
+            "heatline[export] again, with the version of torch that it requires"
         )
     for node in graph.graph.node:
         if reached.intersection(node.input):
@@ -207,8 +207,8 @@ def _name_the_explanation(graph: onnx.ModelProto, first: str) -> None:
             node.name = EXPLANATION + node.name
 
 
-def _finished(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
-    """The bytes of a graph that says what it is, and is valid."""
+def _finish(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
+    """Add descriptions to a graph, check it, and return its bytes."""
     graph.producer_name, graph.producer_version = "heatline", __version__
     graph.graph.name = model.method
     graph.doc_string = "Classifier of good and defective tiles, and its explanation map, in one pass."
@@ -224,8 +224,8 @@ def _finished(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
-def _forget_the_makers_machine(graph: onnx.ModelProto) -> None:
-    """Clear what the exporter notes of its source: paths and lines of this machine, of no use on another."""
+def _clear_notes(graph: onnx.ModelProto) -> None:
+    """Clear the exporter's notes about the source code: paths and lines of this machine, which other machines lack."""
     functions = list(graph.functions)
     parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
     parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]

@@ -1,4 +1,4 @@
-"""The rollout as ONNX Runtime runs it fast: matrix products layer by layer, and a discard by brackets."""
+"""The rollout in nodes that are fast in ONNX Runtime: matrix products layer by layer, and a discard by brackets."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from export.rollout_graph import Rollout, class_token, fuse_heads
 
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Row of the class token [N, tokens]; see `train.models.rollout.class_token_row`."""
+    """Return the row of the class token [N, tokens]; see `train.models.rollout.class_token_row`."""
     tokens = rollout.tokens
     layers = [fuse_heads(nodes, attention, rollout) for attention in attentions]  # (N, 1, tokens, tokens)
     if rollout.discarded:

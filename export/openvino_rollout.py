@@ -1,7 +1,8 @@
-"""The rollout as OpenVINO runs it fast: all layers at once, and a threshold by counting (`export.threshold_graph`).
+"""The rollout in nodes that are fast in OpenVINO: several layers at once, and a threshold found by counting
+(`export.threshold_graph`).
 
-No node multiplies matrices. OpenVINO computes all that lies behind the last matrix product in float32, whatever its
-precision hint is, so that counts and thresholds stay exact under bf16 too.
+No node multiplies matrices. OpenVINO computes everything after the last matrix product in float32, whatever its
+precision hint is, so counts and thresholds stay exact under bf16 too.
 """
 
 from collections.abc import Sequence
@@ -12,19 +13,19 @@ from onnx import TensorProto
 
 from export.nodes import Nodes
 from export.rollout_graph import Rollout, class_token, fuse_heads
-from export.threshold_graph import EXACT, UNDER_BF16, Digits, Threshold, by_counting
+from export.threshold_graph import EXACT, UNDER_BF16, Digits, Threshold, find_threshold
 
 LAYERS_AT_ONCE = 6
-"""Of ViT-tiny's twelve. All at once are the fewest nodes, and at eight tiles per request more than a cache holds."""
+"""Half of ViT-tiny's twelve. All twelve need the fewest nodes, but with eight tiles per request exceed the cache."""
 
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Row of the class token [N, tokens], exactly; see `train.models.rollout.class_token_row`."""
+    """Return the exact row of the class token [N, tokens]; see `train.models.rollout.class_token_row`."""
     return _row(nodes, rollout, attentions, EXACT)
 
 
 def class_token_row_under_bf16(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """The same with a coarser threshold, where attention comes of rounded products anyway."""
+    """Return the row with a coarser threshold, for attention that comes from rounded products."""
     return _row(nodes, rollout, attentions, UNDER_BF16)
 
 
@@ -37,13 +38,13 @@ def _row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digi
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer's fused attention of which the lowest is discarded, as `_discard_lowest` gives it."""
+    """A layer's fused attention without its lowest entries, as `_discard_lowest` returns it."""
 
     kept: str
     """[N, tokens, tokens]"""
     is_row: str | None = None
     leftover: str | None = None
-    """[N, tokens], both or neither."""
+    """[N, tokens]; both or neither are set."""
 
 
 def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digits) -> list[_Layer]:
@@ -61,10 +62,11 @@ def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: D
 
     if not discarded:
         return [_Layer(kept) for kept in by_layer(square, tokens, tokens)]
-    threshold = by_counting(nodes, entries, tokens, discarded, digits)
-    if digits != EXACT:  # the threshold is no entry: all from it on stay, and there are no ties
-        goes = nodes.add("Less", square, nodes.add("Reshape", threshold.found, nodes.ints(0, -1, 1, 1)))
-        return [_Layer(kept) for kept in by_layer(nodes.add("Where", goes, nodes.number(0.0), square), tokens, tokens)]
+    threshold = find_threshold(nodes, entries, tokens, discarded, digits)
+    if digits != EXACT:  # the threshold is not an entry: all entries from it on remain, and there are no ties
+        is_low = nodes.add("Less", square, nodes.add("Reshape", threshold.found, nodes.ints(0, -1, 1, 1)))
+        kept_entries = nodes.add("Where", is_low, nodes.number(0.0), square)
+        return [_Layer(kept) for kept in by_layer(kept_entries, tokens, tokens)]
     square, is_row, leftover = _discard_lowest(nodes, square, tokens, discarded, threshold)
     ties = zip(by_layer(is_row, tokens), by_layer(leftover, tokens), strict=True)
     return [_Layer(kept, *tie) for kept, tie in zip(by_layer(square, tokens, tokens), ties, strict=True)]
@@ -73,36 +75,36 @@ def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: D
 def _discard_lowest(
     nodes: Nodes, square: str, tokens: int, discarded: int, threshold: Threshold
 ) -> tuple[str, str, str]:
-    """Matrices [layers, N, tokens, tokens] without their lowest `discarded` entries, but for some ties in one row.
+    """Discard the lowest `discarded` entries of matrices [layers, N, tokens, tokens], except some ties in one row.
 
-    Of entries at the threshold the first by index go: those of whole rows at the top, then some of one row. The last
-    are left for the vector chain to subtract, so that no further pass over the matrices is needed.
+    Among entries at the threshold, those with the lowest index are discarded first: whole rows at the top, then some
+    entries of one row. The vector chain subtracts the latter, so that no further pass over the matrices is needed.
 
     Returns:
-        The matrices, 1 at the row with entries too many else 0, and these entries along the row; the last two
-        [layers, N, tokens].
+        The matrices; 1 at the row that still has surplus entries, else 0; the surplus entries along that row. The last
+        two are [layers, N, tokens].
     """
     per_row = nodes.ints(0, -1, 1)
     found, above = (nodes.add("Reshape", value, per_row) for value in (threshold.found, threshold.above))
-    to_go = nodes.add("Reshape", nodes.add("Sub", nodes.number(float(discarded)), threshold.below), per_row)
+    ties_to_discard = nodes.add("Reshape", nodes.add("Sub", nodes.number(float(discarded)), threshold.below), per_row)
 
     is_tie = nodes.add("Equal", square, nodes.add("Reshape", threshold.found, nodes.ints(0, -1, 1, 1)))
     seen = nodes.add("CumSum", nodes.count(is_tie, 3), nodes.axis(2))  # (layers, N, tokens), down to each row
-    all_go = nodes.add("LessOrEqual", seen, to_go)
-    row = nodes.add("Min", nodes.count(all_go, 2, keepdims=True), nodes.number(float(tokens - 1)))
-    gone = nodes.add("ReduceMax", nodes.add("Mul", seen, nodes.truth(all_go)), nodes.ints(2), keepdims=1)
+    is_whole_row = nodes.add("LessOrEqual", seen, ties_to_discard)
+    row = nodes.add("Min", nodes.count(is_whole_row, 2, keepdims=True), nodes.number(float(tokens - 1)))
+    in_whole_rows = nodes.add("ReduceMax", nodes.add("Mul", seen, nodes.truth(is_whole_row)), nodes.ints(2), keepdims=1)
 
-    that_row = nodes.add("GatherND", square, nodes.add("Cast", row, to=TensorProto.INT64), batch_dims=2)
-    ties_there = nodes.truth(nodes.add("Equal", that_row, found))  # (layers, N, tokens)
-    seen_there = nodes.add("CumSum", ties_there, nodes.axis(2))
-    some_go = nodes.truth(nodes.add("LessOrEqual", seen_there, nodes.add("Sub", to_go, gone)))
-    leftover = nodes.add("Mul", nodes.add("Mul", ties_there, some_go), found)
+    row_entries = nodes.add("GatherND", square, nodes.add("Cast", row, to=TensorProto.INT64), batch_dims=2)
+    row_ties = nodes.truth(nodes.add("Equal", row_entries, found))  # (layers, N, tokens)
+    row_seen = nodes.add("CumSum", row_ties, nodes.axis(2))
+    is_surplus = nodes.truth(nodes.add("LessOrEqual", row_seen, nodes.add("Sub", ties_to_discard, in_whole_rows)))
+    leftover = nodes.add("Mul", nodes.add("Mul", row_ties, is_surplus), found)
 
     index = nodes.constant("index", np.arange(tokens, dtype=np.float32).reshape(1, 1, tokens))
     is_row = nodes.truth(nodes.add("Equal", index, row))
-    lowest = nodes.add("Where", all_go, above, found)  # (layers, N, tokens)
-    goes = nodes.add("Less", square, nodes.add("Reshape", lowest, nodes.ints(0, -1, tokens, 1)))
-    return nodes.add("Where", goes, nodes.number(0.0), square), is_row, leftover
+    lowest = nodes.add("Where", is_whole_row, above, found)  # (layers, N, tokens)
+    is_low = nodes.add("Less", square, nodes.add("Reshape", lowest, nodes.ints(0, -1, tokens, 1)))
+    return nodes.add("Where", is_low, nodes.number(0.0), square), is_row, leftover
 
 
 def _chain(nodes: Nodes, layers: Sequence[_Layer], tokens: int) -> str:

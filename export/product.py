@@ -1,4 +1,4 @@
-"""What the product looks like, by the frames of a run, as the exported graph sees them."""
+"""Derives the plausible appearance of the product from the frames of a run, by the exported graph."""
 
 from collections.abc import Sequence
 
@@ -6,31 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Plausibility, Vitals, fit_plausibility
 from edge.geometry import TileGrid
 from edge.inference import Engine
 from edge.inference.engine import infer_features
 from train.readers import LabelledImage
 
 MOST_FRAMES = 150
-"""That are looked at, spread evenly."""
+"""How many evenly spread frames are used."""
 
 
-def know_product_of(images: Sequence[LabelledImage], grid: Grid, engine: Engine) -> Plausibility:
-    """By good frames and defective ones, as a defect is in few tiles.
+def fit_product(images: Sequence[LabelledImage], grid: Grid, engine: Engine) -> Plausibility:
+    """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
 
     Raises:
         InputError: a picture cannot be read.
         EngineError: the engine failed.
     """
-    spread = np.linspace(0, len(images) - 1, min(len(images), MOST_FRAMES)).astype(int).tolist()
-    chosen = [images[place] for place in spread]
+    indices = np.linspace(0, len(images) - 1, min(len(images), MOST_FRAMES)).astype(int).tolist()
+    chosen = [images[index] for index in indices]
     groups = [image.group or image.name for image in chosen]
-    return know_product([appearance_of(image.pixels(), grid, engine) for image in chosen], groups)
+    return fit_plausibility([appearance_of(image.pixels(), grid, engine) for image in chosen], groups)
 
 
 def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:
-    """Of RGB uint8 [H, W, 3]."""
+    """Measure the appearance of an RGB uint8 frame [H, W, 3]."""
     frame_hw = (rgb.shape[0], rgb.shape[1])
     places = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
     tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""int8 by post-training quantisation, with the explanation kept out of it."""
+"""Post-training quantisation to int8; the explanation is not quantised."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ExportError, last_line
-from edge.inference.devices import give_up_stack_for_signals
+from edge.inference.devices import disable_signal_stack
 from export.layers_in_f32 import OUTPUTS, first_layers, last_layers
 from export.nodes import EXPLANATION
 from export.openvino_ir import Ir
@@ -19,19 +19,20 @@ from export.openvino_ir import Ir
 
 @dataclass(frozen=True)
 class Quantisation:
-    """One way to quantise."""
+    """One variant of the quantisation."""
 
     extremes: bool = False
-    """Ranges of activations: from the extremes over all tiles; else NNCF's own, from the mean of each tile's."""
+    """Whether ranges of activations are the extremes over all tiles; otherwise NNCF's own ranges, which average the
+    extremes of each tile."""
     layers_only: bool = False
-    """Convolutions and matrix products alone; else the sums, products and activations between them too."""
+    """Whether only convolutions and matrix products are quantised; otherwise the operations between them are too."""
     first_in_f32: float = 0.0
     last_in_f32: float = 0.0
     """Shares of the layers that stay in f32, from either end."""
 
     @property
-    def how(self) -> str:
-        """In words."""
+    def description(self) -> str:
+        """The variant's description in the manifest."""
         parts = ["ranges from the extremes" if self.extremes else "NNCF's own ranges"]
         if self.layers_only:
             parts.append("convolutions and matrix products alone")
@@ -42,44 +43,44 @@ class Quantisation:
         return ", ".join(parts)
 
 
-WAYS = (
+VARIANTS = (
     Quantisation(),
     Quantisation(extremes=True),
     Quantisation(extremes=True, layers_only=True, first_in_f32=1 / 3),
     Quantisation(extremes=True, layers_only=True, first_in_f32=1 / 3, last_in_f32=1 / 6),
 )
-"""In the order in which they are tried: the cheapest to run first. Defects are rare, and what they excite lies beyond
-the mean of the extremes: ranges from it cut off the peaks that a map is there to show.
+"""The variants in the order in which they are tried: the fastest graph first. Defects are rare, and their activations
+exceed the mean of the extremes: ranges from that mean cut off the peaks that a map must show.
 """
 
 BETWEEN_LAYERS = ["Add", "Subtract", "Multiply", "Divide", "Relu", "Clamp", "HSwish", "HSigmoid", "Gelu", "ReduceMean"]
 
 
-def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer: bool) -> Ir:
-    """The IR with int8 convolutions and matrix products.
+def quantise(ir: Ir, tiles: NDArray[np.uint8], variant: Quantisation, *, transformer: bool) -> Ir:
+    """Return the IR with int8 convolutions and matrix products.
 
-    Ranges of activations may be asymmetric (NNCF's mixed preset); for transformers NNCF knows patterns of its own.
+    Ranges of activations may be asymmetric (NNCF's mixed preset); NNCF has special patterns for transformers.
 
     Args:
         ir: in f32.
-        tiles: [N, tile, tile, 3], to find the ranges with.
+        tiles: quantisation samples [N, tile, tile, 3], which set the ranges.
     Raises:
-        ExportError: NNCF cannot.
+        ExportError: NNCF cannot quantise this model.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports each call to its makers, unasked
+    os.environ.setdefault("NNCF_CI", "1")  # disables NNCF's telemetry, which is on by default
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function for that sets every handler that it finds
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # NNCF's own function also sets every handler that it finds
     model = ir.read()
     patterns = [f"{EXPLANATION}.*", *(f"^{re.escape(name)}$" for name in OUTPUTS)]
-    in_f32 = first_layers(model, way.first_in_f32) + last_layers(model, way.last_in_f32)
+    in_f32 = first_layers(model, variant.first_in_f32) + last_layers(model, variant.last_in_f32)
     patterns += [f"^{re.escape(name)}$" for name in in_f32]
     advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX if way.extremes else None
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX if variant.extremes else None
     )
     try:
-        with redirect_stdout(sys.stderr):  # standard output is for the report, and NNCF shows its progress there
+        with redirect_stdout(sys.stderr):  # NNCF prints progress to standard output, which is for the report
             quantised = nncf.quantize(
                 model,
                 nncf.Dataset([{"tiles": tile[None]} for tile in tiles]),
@@ -87,12 +88,12 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 subset_size=len(tiles),
                 ignored_scope=nncf.IgnoredScope(
-                    patterns=patterns, types=BETWEEN_LAYERS if way.layers_only else [], validate=False
+                    patterns=patterns, types=BETWEEN_LAYERS if variant.layers_only else [], validate=False
                 ),
                 advanced_parameters=advanced,
             )
-    except Exception as error:  # NNCF's and OpenVINO's have no common base
+    except Exception as error:  # NNCF's and OpenVINO's errors have no common base
         raise ExportError(f"NNCF cannot quantise this model ({last_line(error)})") from error
     finally:
-        give_up_stack_for_signals()  # it had many cores
+        disable_signal_stack()  # NNCF creates many cores
     return Ir.of(quantised)

@@ -1,8 +1,9 @@
-"""Attention rollout as ONNX nodes: what `train.models.rollout` says in whole matrices, said in few passes over them.
+"""Attention rollout as ONNX nodes: the result of `train.models.rollout`, in few passes over the matrices.
 
-Only the row of the class token is read, so the rollout is a vector times each layer, last layer first. What is left of
-the cost is the threshold of a discard ratio. A graph costs what its nodes read and write, and their number, and engines
-differ in what is fast: each has its own way to that row (`export.onnxruntime_rollout`, `export.openvino_rollout`).
+Only the row of the class token is needed, so the rollout is a vector times each layer, last layer first. The threshold
+of a discard ratio then has most of the cost. A graph's cost is the number of its nodes and the memory that they read
+and write, and engines differ in what is fast. So each engine has its own nodes for that row
+(`export.onnxruntime_rollout`, `export.openvino_rollout`).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,12 @@ from export.nodes import Nodes
 from train.models.rollout import Fusion, discarded
 
 MOST_PAIRS = 2**24
-"""Of tokens: more than float32 can count one by one, which a discard ratio asks for."""
+"""Pairs of tokens: float32 can count no further one by one, which a discard ratio requires."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What the rollout of a ViT is made of."""
+    """The parameters of a ViT's rollout."""
 
     tokens: int
     prefix_tokens: int
@@ -33,12 +34,12 @@ class Rollout:
 
     @property
     def discarded(self) -> int:
-        """How many entries of each layer's fused attention go."""
+        """How many entries of each layer's fused attention are discarded."""
         return discarded(self.tokens * self.tokens, self.discard_ratio)
 
 
 ClassTokenRow = Callable[[Nodes, Rollout, Sequence[str]], str]
-"""From the attention of the layers, the row of the class token [N, tokens] in their rollout."""
+"""Computes the row of the class token [N, tokens] in the rollout from the attention of the layers."""
 
 
 def append_rollout(
@@ -49,9 +50,9 @@ def append_rollout(
     Args:
         attentions: tensors [N, heads, tokens, tokens], first layer first; rows sum to 1.
         logit: the tensor [N] that the map spreads over the patches.
-        class_token_row: the engine's way.
+        class_token_row: the engine's own nodes for the row.
     Raises:
-        ExportError: more tokens than can be counted.
+        ExportError: the model has more tokens than can be counted.
     """
     tokens = rollout.tokens
     if rollout.discarded and tokens * tokens >= MOST_PAIRS:
@@ -67,7 +68,7 @@ def append_rollout(
         nodes.ints(tokens),
         nodes.ints(1),
     )
-    patches = nodes.add("Add", patches, nodes.number(1e-30))  # where nothing of any patch is left, all count the same
+    patches = nodes.add("Add", patches, nodes.number(1e-30))  # if all patches are zero, they count equally
     relevance = nodes.add("Div", patches, nodes.add("ReduceMean", patches, nodes.ints(1), keepdims=1))
     spread = nodes.add("Mul", relevance, nodes.add("Reshape", logit, nodes.ints(-1, 1)))
     nodes.add("Reshape", spread, nodes.ints(-1, *rollout.map_hw), output="map")
@@ -77,7 +78,9 @@ def append_rollout(
 
 
 def fuse_heads(nodes: Nodes, attention: str, rollout: Rollout) -> str:
-    """[N, 1, tokens, tokens]; one node over heads apart is several times as fast as a reduction over their axis."""
+    """Fuse the heads to [N, 1, tokens, tokens]. One node over separate heads is several times as fast as a reduction
+    over their axis.
+    """
     heads = nodes.split(attention, [1] * rollout.heads, axis=1)
     match rollout.fusion:
         case "min":
@@ -89,7 +92,7 @@ def fuse_heads(nodes: Nodes, attention: str, rollout: Rollout) -> str:
 
 
 def class_token(nodes: Nodes, tokens: int) -> str:
-    """The row [1, tokens] that the chain of layers starts from."""
+    """Return the row [1, tokens] that the chain of layers starts from."""
     row = np.zeros((1, tokens), np.float32)
     row[0, 0] = 1
     return nodes.constant("class_token", row)

@@ -1,4 +1,4 @@
-"""From a trained run to a bundle."""
+"""Exports a trained run as a bundle."""
 
 import contextlib
 import tempfile
@@ -14,18 +14,18 @@ from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
-from edge.bundle.store import GOLDEN, require_place
+from edge.bundle.store import GOLDEN, require_new_folder
 from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.map_checks import check_maps, turned
+from export.map_checks import check_maps, reorient
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
-from export.product import know_product_of
-from export.validation_tiles import divide_by_group, good_tiles, hold_tiles, quantisation_tiles
-from train.adequacy import describe_carrying
+from export.product import fit_product
+from export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
+from train.adequacy import describe_threshold_transfer
 from train.evaluation.engines import TorchEngine
 from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
@@ -33,7 +33,7 @@ from train.models.vit import RolloutClassifier
 from train.progress import Track
 from train.readers import LabelledImage
 from train.run import TrainedRun, describe_reading
-from train.validation_frames import ValidationFrames, calibrate_on, run_over, smoothing_px, validation_frames
+from train.validation_frames import ValidationFrames, calibrate_on, run_validation, smoothing_px, validation_frames
 
 
 def export_run(
@@ -55,21 +55,21 @@ def export_run(
     Args:
         false_reject: wanted share of good frames that are rejected.
         smoothing_cells: standard deviation of the heatmap's smoothing, in map cells; 0: none; None: by the map's size.
-        precisions: those to make; f32 is always made.
-        allow: of these, those that go into the bundle though they fail the map gate.
-        allow_map: whether a map that is stuck or drawn to the border is warned of and not refused.
-        track: wraps the validation images as they are run, to show how far that is.
-        say: told what is done, and how each precision fares.
+        precisions: the precisions to make; f32 is always made.
+        allow: precisions that enter the bundle although they fail the map gate.
+        allow_map: whether a map that is stuck or drawn to the border causes only a warning.
+        track: wraps the iteration over the validation images, to show its progress.
+        say: called with a description of each step, and of the result for each precision.
     Raises:
-        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there is nothing
-            to calibrate on.
+        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there are no
+            frames for calibration.
         BundleError: the target exists already or cannot be written.
     """
-    require_place(target)
+    require_new_folder(target)
     if not run.summary.finished:
         say(
-            f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to go on "
-            f"with it: heatline train out={run.folder} resume=true"
+            f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to "
+            f"continue it: heatline train out={run.folder} resume=true"
         )
     validating = validation_frames(run)
     frames, others, frames_are = _divide(run, validating)
@@ -82,12 +82,12 @@ def export_run(
         overlap_px=tiles.overlap_px,
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, smoothing_cells),
     )
-    quantise_by = quantisation_tiles(others, grid) if "int8" in precisions else None
+    samples = quantisation_tiles(others, grid) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            validation = run_over(
+            validation = run_validation(
                 track(validating.images),
                 validating.recorded or engine,
                 grid=grid,
@@ -95,20 +95,20 @@ def export_run(
                 are=validating.are,
             )
         golden = torch_answers(model, validation.tiles)
-        pass_gate(golden, folder, model.top_cells)  # here too: what fails it is not worth the minutes that follow
-        say("checking that the map points at what tiles show")
+        pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
+        say("checking that the map depends on what tiles show")
         map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
         calibration = calibrate_on(validation, validating, false_reject, model.top_cells)
         for warning in _warnings(calibration, validation.good_frames, validating.are_new):
             say(f"warning: {warning}")
-        say("noting what frames of the product look like")
+        say("recording the appearance of the product")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            plausibility = know_product_of(validating.images, grid, engine)
+            plausibility = fit_product(validating.images, grid, engine)
         calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
-        say("asking the model itself about tiles to hold each precision to")
-        held = hold_tiles(
+        say("running the model itself on validation tiles")
+        validation_tiles = select_validation_tiles(
             frames,
             TorchEngine(model, tiles.tile_px),
             grid,
@@ -121,11 +121,11 @@ def export_run(
         made = make_precisions(
             f32,
             None if exported.for_openvino_bf16 == exported.for_openvino else lambda: to_ir(exported.for_openvino_bf16),
-            held,
+            validation_tiles,
             golden,
             precisions=precisions,
             allow=allow,
-            quantise_by=quantise_by,
+            quantisation_samples=samples,
             transformer=isinstance(model, RolloutClassifier),
             say=say,
         )
@@ -154,7 +154,7 @@ def export_run(
         tolerances={"f32": TOLERANCE, **made.tolerances},
         provenance=_provenance(run),
         files={},
-        map_gate=made.gate(held),
+        map_gate=made.gate(validation_tiles),
         map_checks=map_checks,
     )
     files = {**graphs, GOLDEN: golden.to_bytes()}
@@ -164,9 +164,9 @@ def export_run(
 
 
 def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:
-    """Frames that the precisions are held to, other frames that int8 is quantised by, and which the first are in words.
+    """Return the frames for the validation tiles, other frames for quantisation, and a description of the first.
 
-    Without validation groups both are of the training groups, see `divide_by_group`.
+    Without validation groups, both come from the training groups, see `divide_by_group`.
     """
     if run.split.val:
         return validating.images, run.split.images(run.data, "train"), validating.are
@@ -174,35 +174,35 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
 
 
 def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:
-    """What the thresholds do not show, and where they do not carry.
+    """Describe what the thresholds do not show, and where they may not hold.
 
     Args:
-        are_new: whether the answering model was not trained on these frames.
+        are_new: whether the model was not trained on these frames.
     """
     few = describe_support(calibration)
-    carrying = describe_carrying(
+    carrying = describe_threshold_transfer(
         [frame.highest_logit for frame in good],
         [frame.group for frame in good],
         calibration.false_reject_per_frame or 0.0,
         calibration.coldest_defect,
     )
-    said = [] if few is None else [few]
+    warnings = [] if few is None else [few]
     coldest, score = calibration.coldest_defect, calibration.score_threshold
     if coldest is not None and coldest < score:
-        said.append(
+        warnings.append(
             f"good and defective frames overlap: known defective frames score {coldest:.3g} and less, below the score "
             f"threshold of {score:.3g}, and would escape; the run's report names them"
         )
-    return [*said, *(carrying if are_new else [])]
+    return [*warnings, *(carrying if are_new else [])]
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:
-    """Check the maps of good tiles [N, tile, tile, 3], of the graph in `folder`; errors as `check_maps`."""
+    """Check the maps that the graph in `folder` gives for good tiles [N, tile, tile, 3]; errors as in `check_maps`."""
     maps = np.empty((0, *model.map_hw), np.float32)
     if len(tiles):
         with contextlib.closing(open_engine("openvino", folder, tiles.shape[1])) as engine:
-            _, maps = infer(engine, turned(tiles))
-    # A rollout has the sign of its logit everywhere: where the class token looked is where it is farthest from 0.
+            _, maps = infer(engine, reorient(tiles))
+    # A rollout has the sign of its logit everywhere, so the class token's attention is highest far from 0.
     return check_maps(np.abs(maps) if isinstance(model, RolloutClassifier) else maps, allow=allow)
 
 
@@ -212,7 +212,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _provenance(run: TrainedRun) -> dict[str, object]:
-    """What the bundle can tell of its making: data, weights, training."""
+    """Return the bundle's provenance: data, weights, training."""
     summary, config = msgspec.to_builtins(run.summary), run.config
     return {
         "data": {

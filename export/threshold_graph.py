@@ -1,4 +1,4 @@
-"""The lowest entry that a discard ratio keeps, in ONNX nodes that OpenVINO runs fast: found by counting, bit by bit."""
+"""Finds the lowest entry that a discard ratio retains: by counting, bit by bit, in nodes that OpenVINO runs fast."""
 
 import math
 from dataclasses import dataclass
@@ -15,45 +15,45 @@ class Digits:
 
     @property
     def lowest(self) -> float:
-        """Attention below counts as none; with all digits, 2^-126, where float32 begins to lose digits itself."""
+        """Lower attention counts as zero; with all digits, 2^-126, below which float32 itself loses digits."""
         return math.ldexp(1.0, 2 - 2**self.exponent)
 
 
 EXACT = Digits(exponent=7, mantissa=23)
-"""All that a float32 from 0 to 1 has: the threshold is the very entry that a sort would find."""
+"""All digits of a float32 from 0 to 1: the threshold is exactly the entry that a sort would find."""
 UNDER_BF16 = Digits(exponent=5, mantissa=9)
-"""Where attention comes of products in bf16, which keep 8 digits. The softmax is float32 there too, so entries have all
-their digits, most of them without a meaning.
+"""For attention from products in bf16, which have 8 digits. The softmax is float32 there too, so entries have all
+digits, but most of them mean nothing.
 """
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Tensors [layers, N]. The lowest entry to keep lies in [found, above); with all bits it is `found`."""
+    """Tensors [layers, N]. The lowest retained entry lies in [found, above); with all bits it is `found`."""
 
     found: str
     above: str
     below: str
-    """How many entries are lower than `found`."""
+    """The number of entries below `found`."""
 
 
-def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, digits: Digits) -> Threshold:
-    """The threshold is built bit by bit from the top, each bit by one count of the entries below.
+def find_threshold(nodes: Nodes, entries: str, tokens: int, discarded: int, digits: Digits) -> Threshold:
+    """Find the threshold bit by bit from the top; each bit needs one count of the entries below.
 
-    It is the largest number of so many bits that at most `discarded` entries lie below, and takes as long for any
-    picture. Counts add up parts of a matrix before they reduce them, as a node costs what it writes. All steps have the
-    same constants, so that the engine compiles a step once for all.
+    The threshold is the largest number with these digits that at most `discarded` entries lie below. The time does not
+    depend on the picture. Counts add up parts of a matrix before they reduce them, as a node's cost grows with its
+    output. All steps have the same constants, so that the engine compiles a step only once.
 
     Args:
         entries: attention [layers, N, tokens * tokens], from 0 to 1.
-        discarded: how many of them go, from 1 to one less than all.
+        discarded: from 1 to the number of entries minus 1.
     """
     parts, first = _parts(nodes, entries, tokens * tokens)
     zero = nodes.add("Mul", first, nodes.number(0.0))  # (layers, N)
 
     def count_below(candidate: str) -> str:
-        beside = nodes.add("Reshape", candidate, nodes.ints(0, 0, 1))  # keeps its arithmetic out of the large node
-        total = nodes.add("ReduceSum", _sum(nodes, parts, beside), nodes.ints(2), keepdims=0)
+        column = nodes.add("Reshape", candidate, nodes.ints(0, 0, 1))  # keeps its arithmetic out of the large node
+        total = nodes.add("ReduceSum", _sum(nodes, parts, column), nodes.ints(2), keepdims=0)
         if tokens % 2 == 0:
             return total
         return nodes.add("Add", total, nodes.truth(nodes.add("Less", first, candidate)))
@@ -79,9 +79,9 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, digits:
 
 
 def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str]:
-    """Eight or four parts of equal size, and the first entry [layers, N], which the parts of an odd square leave out.
+    """Return eight or four parts of equal size, and the first entry [layers, N], which the parts of an odd square omit.
 
-    An odd square leaves 1 when it is divided by 8, an even one 0 when it is divided by 4.
+    An odd square divided by 8 has the remainder 1, an even square divided by 4 has 0.
     """
     size = 8 if count % 8 <= 1 else 4
     parts = nodes.split(entries, [count % size] * (count % size) + [count // size] * size, axis=2)
@@ -90,7 +90,7 @@ def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str]:
 
 
 def _sum(nodes: Nodes, parts: list[str], candidate: str) -> str:
-    """In how many parts the entry at each place is below the candidate."""
+    """Count, for each index, the parts whose entry is below the candidate."""
     below = [nodes.truth(nodes.add("Less", part, candidate)) for part in parts]
     while len(below) > 1:
         below = [nodes.add("Add", one, other) for one, other in zip(below[::2], below[1::2], strict=True)]

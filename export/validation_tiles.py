@@ -1,9 +1,9 @@
-"""Tiles that each precision is held against the model on, tiles that the map is checked on, and tiles that a model is
-quantised by.
+"""Selects validation tiles, on which each precision is compared with the model, good tiles for the map checks, and
+quantisation samples.
 
-Held are tiles of the validation groups, on which no weight was trained. The recipe heatline trains on all groups: of
-its runs, tiles of half of the training groups are held. A model is quantised by tiles of other groups, so that what a
-quantisation is judged on never shaped it.
+Validation tiles come from the validation groups, on which no weight was trained. The recipe heatline trains on all
+groups: for its runs, validation tiles come from half of the training groups. Quantisation samples come from other
+groups, so that a quantisation is never evaluated on its own samples.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from train.readers import LabelledImage
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240
-"""Enough to tell a place that is always hot from chance (export/map_checks.py)."""
+"""Enough tiles to distinguish a place that is always hot from chance (export/map_checks.py)."""
 QUANTISATION_TILES = 300
-"""What NNCF takes by default; statistics of activations settle well before."""
+"""NNCF's default; statistics of activations settle with far fewer."""
 
 
 @dataclass(frozen=True)
 class ValidationTiles:
-    """Tiles, what the model itself says of them in f32, and what that means by the bundle's thresholds."""
+    """Tiles, the model's own answers in f32, and the regions by the bundle's thresholds."""
 
     tiles: NDArray[np.uint8]
     """[N, tile, tile, 3]"""
@@ -42,9 +42,9 @@ class ValidationTiles:
     map: NDArray[np.float32]
     """[N, h, w]"""
     regions: NDArray[np.bool_]
-    """[N, rows, columns] of the heatmap: what `find_regions` finds in the maps."""
+    """[N, rows, columns] of the heatmap: the result of `find_regions` for the maps."""
     tiles_are: str
-    """Which tiles they are, in words."""
+    """A description of the tiles."""
     score_threshold: float
     """Logits."""
     find_regions: "RegionFinder"
@@ -60,20 +60,20 @@ class ValidationTiles:
 
     @property
     def settled(self) -> NDArray[np.bool_]:
-        """[N], where the verdict does not hang on rounding. A threshold lies on the very logit of some tile, and of all
-        tiles that show the same."""
+        """[N], whether the verdict does not depend on rounding. A threshold often equals the logit of a tile, and of
+        all tiles that show the same."""
         rounding = TOLERANCE * float(np.abs(self.logit).max())
         return np.asarray(np.abs(self.logit - self.score_threshold) > rounding)
 
     @cached_property
     def with_region(self) -> NDArray[np.bool_]:
-        """[N], where the model finds a region that does not hang on rounding. The evidence threshold too lies on the
-        very peak of some tile."""
+        """[N], whether the model finds a region that does not depend on rounding. The evidence threshold, too, often
+        equals the peak of a tile."""
         return self.find_regions.settled(self.map)
 
 
 class RegionFinder:
-    """Where single tiles show evidence: the line's own stitching, smoothing and threshold, on a frame of one tile.
+    """Finds regions in single tiles, by the line's own stitching, smoothing and threshold, as frames of one tile.
 
     Args:
         scale: largest absolute value of a map.
@@ -85,11 +85,11 @@ class RegionFinder:
         self.evidence_threshold, self._rounding = evidence_threshold, TOLERANCE * scale
 
     def __call__(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Cells over the evidence threshold [N, rows, columns], of maps [N, h, w]."""
+        """Return the cells [N, rows, columns] of maps [N, h, w] that reach the evidence threshold."""
         return self._heatmaps(maps) >= self.evidence_threshold
 
     def settled(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether maps [N, h, w] have a cell that exceeds the threshold by more than rounding, [N]."""
+        """Return [N], whether maps [N, h, w] have a cell that exceeds the threshold by more than rounding."""
         return np.asarray(self._heatmaps(maps).max(axis=(1, 2)) > self.evidence_threshold + self._rounding)
 
     def _heatmaps(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,7 +100,7 @@ class RegionFinder:
         return heatmaps
 
 
-def hold_tiles(
+def select_validation_tiles(
     images: Sequence[LabelledImage],
     model: Engine,
     grid: Grid,
@@ -110,44 +110,45 @@ def hold_tiles(
     track: Track = iter,
     are: str = "of the validation groups",
 ) -> ValidationTiles:
-    """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
+    """Select enough tiles of the images: all tiles of the first frames, and those with a region of later frames.
 
     Args:
         images: at least one.
         model: the model itself, behind the interface of an engine.
-        scale: largest absolute value of a map: float32 rounds each by `TOLERANCE` of it at most.
-        track: wraps the images as they are run, to show how far that is.
-        are: which images they are, in words.
+        scale: largest absolute value of a map: float32 rounds each value by at most `TOLERANCE` of it.
+        track: wraps the iteration over the images, to show its progress.
+        are: a description of the images.
     """
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
-    kept: list[tuple[NDArray[Any], ...]] = []
+    selected: list[tuple[NDArray[Any], ...]] = []
     tiles = with_region = whole = searched = 0
     for image in track(_shuffled(images)):
         if tiles >= ENOUGH_TILES and with_region >= ENOUGH_WITH_REGION:
             break
         cut = cut_frame(image, grid)
         logit, maps = infer(model, cut)
-        found = find_regions.settled(maps)
+        has_region = find_regions.settled(maps)
         if tiles < ENOUGH_TILES:
-            keep, whole = np.ones_like(found), whole + 1
+            chosen, whole = np.ones_like(has_region), whole + 1
         else:
-            keep, searched = found, searched + 1
-        kept.append((cut[keep], logit[keep], maps[keep], find_regions(maps[keep])))
-        tiles, with_region = tiles + int(keep.sum()), with_region + int(found.sum())
+            chosen, searched = has_region, searched + 1
+        selected.append((cut[chosen], logit[chosen], maps[chosen], find_regions(maps[chosen])))
+        tiles, with_region = tiles + int(chosen.sum()), with_region + int(has_region.sum())
     tiles_are = f"tiles of {whole} of the {format_count(len(images), 'frame')} {are}"
     if searched:
         tiles_are += f", and those with a region of {searched} more"
-    all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))
+    all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*selected, strict=True))
     return ValidationTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
 
 
 def divide_by_group(
     images: Sequence[LabelledImage],
 ) -> tuple[list[LabelledImage], list[LabelledImage], str]:
-    """Frames that precisions are held to, other frames to quantise by, and which the first are in words.
+    """Divide the frames of a run without validation groups. Return frames for validation tiles, other frames for
+    quantisation, and a description of the first.
 
-    For runs without validation groups. No group is in both; of a single group, no frame; a single frame is in both.
-    Both get good and defective groups alike, as far as there are enough.
+    No group is in both parts. If there is only one group, no frame is in both; a single frame is in both. Both parts
+    get good and defective groups, if there are enough.
 
     Args:
         images: at least one.
@@ -158,41 +159,42 @@ def divide_by_group(
     parts = sorted(groups.values(), key=lambda group: sum(image.defective for image in group) / len(group))
     if len(parts) == 1:
         parts = [[image] for image in sorted(parts[0], key=lambda image: image.defective)]
-    held, others = ([image for part in parts[start::2] for image in part] for start in (0, 1))
+    validation, others = ([image for part in parts[start::2] for image in part] for start in (0, 1))
     if not others:
-        return held, held, "of the training groups, by which int8 is quantised too"
-    return held, others, "of the training groups"
+        return validation, validation, "of the training groups, by which int8 is quantised too"
+    return validation, others, "of the training groups"
 
 
 def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
-    """Tiles [N, tile, tile, 3] of as many frames as can be; of the same frames, the same ones each time.
+    """Select quantisation samples [N, tile, tile, 3] from as many frames as possible; the selection is reproducible.
 
     Raises:
         InputError: there is no frame.
     """
     if not images:
         raise InputError(
-            "there is no image in the training groups, and int8 is quantised by such; choose other groups with "
-            "split.val and split.test, or leave int8 out with --precision"
+            "there is no image in the training groups, and int8 needs some as quantisation samples; choose other "
+            "groups with split.val and split.test, or leave int8 out with --precision"
         )
     chosen = _shuffled(images)[:QUANTISATION_TILES]
-    of_each = -(-QUANTISATION_TILES // len(chosen))
+    per_image = -(-QUANTISATION_TILES // len(chosen))
     rng = np.random.default_rng(0)
     tiles = []
     for image in chosen:
         cut = cut_frame(image, grid)
-        tiles.append(cut[rng.permutation(len(cut))[:of_each]])  # copies, so that the frame can be forgotten
+        tiles.append(cut[rng.permutation(len(cut))[:per_image]])  # a copy, so that the frame's memory is freed
     return np.concatenate(tiles)[:QUANTISATION_TILES]
 
 
 def good_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
-    """Tiles [N, tile, tile, 3] without a defective pixel, at most `GOOD_TILES`, of as many good frames as can be.
+    """Select at most `GOOD_TILES` tiles [N, tile, tile, 3] without a defective pixel, from as many good frames as
+    possible.
 
-    Where no frame is good, those of defective frames stand in, where it is known; there may be none.
+    If no frame is good, they come from defective frames with a mask; there may be none.
     """
     frames = [image for image in images if not image.defective] or images
     chosen = _shuffled(frames)[:GOOD_TILES]
-    of_each = -(-GOOD_TILES // max(len(chosen), 1))
+    per_image = -(-GOOD_TILES // max(len(chosen), 1))
     rng = np.random.default_rng(0)
     tiles = [np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8)]
     for image in chosen:
@@ -200,17 +202,17 @@ def good_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]
         mask = image.mask((rgb.shape[0], rgb.shape[1])) if image.defective else np.zeros(rgb.shape[:2], np.bool_)
         if mask is not None:
             clean = ~_cut(mask[..., None].view(np.uint8), grid).any(axis=(1, 2, 3))
-            tiles.append(_cut(rgb, grid)[rng.permutation(np.flatnonzero(clean))[:of_each]])
+            tiles.append(_cut(rgb, grid)[rng.permutation(np.flatnonzero(clean))[:per_image]])
     return np.concatenate(tiles)[:GOOD_TILES]
 
 
 def cut_frame(image: LabelledImage, grid: Grid) -> NDArray[np.uint8]:
-    """All tiles of one frame [N, tile, tile, 3]."""
+    """Return all tiles of one frame [N, tile, tile, 3]."""
     return _cut(image.pixels(), grid)
 
 
 def _cut(pixels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """All tiles [N, tile, tile, C] of pixels [H, W, C]."""
+    """Return all tiles [N, tile, tile, C] of pixels [H, W, C]."""
     places = TileGrid((pixels.shape[0], pixels.shape[1]), grid.tile_px, grid.overlap_px)
     tiles = np.empty((len(places), grid.tile_px, grid.tile_px, pixels.shape[2]), np.uint8)
     places.cut(pixels, tiles)
@@ -218,5 +220,5 @@ def _cut(pixels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
 
 
 def _shuffled(images: Sequence[LabelledImage]) -> list[LabelledImage]:
-    """Neighbours in a folder look alike, so that the first frames would not stand for all."""
+    """Shuffle the images reproducibly: neighbours in a folder look alike, so the first ones would not represent all."""
     return [images[place] for place in np.random.default_rng(0).permutation(len(images))]

@@ -1,4 +1,4 @@
-"""heatline for notebooks and other programs: inspect pictures with a bundle, hear a line's events, train and export.
+"""heatline for notebooks and other programs: inspect pictures, receive a line's events, train and export.
 
     import heatline
 
@@ -6,8 +6,8 @@
         result = inspector.inspect("board.png")
         print(result.verdict, result.score, result.regions)
 
-docs/python.md has an example of each function. Errors are one sentence each and of one family, `HeatlineError`.
-Importing it loads neither NumPy, OpenCV nor OpenVINO: `open_bundle` does.
+docs/python.md has an example of each function. All errors are subclasses of `HeatlineError`, one sentence each.
+Importing heatline loads neither NumPy, OpenCV nor OpenVINO; `open_bundle` does.
 """
 
 from typing import TYPE_CHECKING, Any

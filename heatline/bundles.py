@@ -1,4 +1,4 @@
-"""Inspect pictures with a bundle, in this process."""
+"""Inspection of pictures with a bundle, in this process."""
 
 import os
 from pathlib import Path
@@ -23,12 +23,12 @@ def open_bundle(
 
     Args:
         path: the bundle's folder.
-        precision: what the engine computes in. Where this machine cannot, f32 is used and a warning is logged.
+        precision: precision of the engine. If this machine cannot compute in it, f32 is used and a warning is logged.
     Returns:
         The inspector. Close it, or use it in a `with` block, to release the engine's memory.
     Raises:
-        BundleError: the folder is no bundle, or is damaged, or answers wrongly on this machine.
-        EngineError: the engine does not start, or never has that precision.
+        BundleError: the folder is not a bundle, or is damaged, or gives wrong answers on this machine.
+        EngineError: the engine does not start, or does not support the precision.
     """
     from edge import bundle, offline  # they load NumPy, OpenCV and the engine
 

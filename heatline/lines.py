@@ -1,7 +1,7 @@
-"""Hear a line's events, ask for its status, and send it a trigger.
+"""Receive a line's events, ask for its status, and send it a trigger.
 
 An address is where the line binds its events, its journal or its command socket, e.g. tcp://192.168.1.5:5556. A line on
-another machine may take keys: then `key` is the file of your private key, and `line_key` of the line's public one
+another machine may require keys: `key` is the file of your private key, and `line_key` that of the line's public key
 (docs/security.md).
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import zmq
 
 from edge.delivery.client import Commander, Follower, Subscriber
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import next_status
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import AccessError, DeliveryError
@@ -31,25 +31,25 @@ def subscribe(
     key: KeyFile = None,
     line_key: KeyFile = None,
 ) -> Subscriber:
-    """Listen to a line's events, live.
+    """Subscribe to a line's live events.
 
-    What is iterated over are messages, and in between notices of what was missed: `Gap`, `NewBoot`, `LineLost`.
+    The iterator yields messages, and between them notices of what was missed: `Gap`, `NewBoot`, `LineLost`.
 
         with heatline.subscribe("tcp://127.0.0.1:5556", topics=["verdict."]) as events:
-            for heard in events:
-                if isinstance(heard, heatline.Message):
-                    print(heard.event)
+            for received in events:
+                if isinstance(received, heatline.Message):
+                    print(received.event)
 
     Args:
         address: the line's `events.bind`.
         topics: prefixes, e.g. `verdict.top.DEFECT`; default: all.
         timeout_s: seconds without a message after which the iteration ends. None: never.
     Raises:
-        DeliveryError: the address is none.
-        AccessError: a key cannot be used, or the line does not let this client in.
+        DeliveryError: the address is not valid.
+        AccessError: a key cannot be used, or the line does not authorize this client.
     """
     keys = _read_keys(key, line_key)
-    require_let_in(address, keys, zmq.SUB)
+    require_authorized(address, keys, zmq.SUB)
     return Subscriber(address, topics=topics, timeout_s=timeout_s, keys=keys)
 
 
@@ -66,8 +66,8 @@ def follow(
 ) -> Follower:
     """Get every event of a line's journal, in order, as a durable consumer: none is lost while this program is down.
 
-    An event is acknowledged when the next one is asked for. One that was not acknowledged comes again, to the next
-    follower of that name, under the same `key`.
+    An event is acknowledged when the next one is requested. An event that was not acknowledged is delivered again, with
+    the same `key`, to the next follower of that name.
 
         with heatline.follow("tcp://127.0.0.1:5558", "mes1") as events:
             for delivered in events:
@@ -75,15 +75,15 @@ def follow(
 
     Args:
         address: the line's `journal.bind`.
-        name: of the consumer; the line remembers how far it is.
+        name: name of the consumer, under which the line stores its position.
         topics: prefixes, e.g. `verdict.top.DEFECT`; default: all.
-        heatmaps: whether events bring theirs, as PNG in `delivered.png`.
+        heatmaps: whether events come with their heatmaps, as PNG in `delivered.png`.
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends. None: never.
     Raises:
-        DeliveryError: the address is none, or no consumer can have that name.
-        AccessError: a key cannot be used. The iteration raises it too, where the line does not let this client in.
-        EventsLostError: from the iteration: events are gone for good. Iterate again to go on after them.
+        DeliveryError: the address or the name is not valid.
+        AccessError: a key cannot be used, or, from the iteration, the line does not authorize this client.
+        EventsLostError: from the iteration: events were deleted. Iterate again to continue after them.
     """
     return Follower(
         address,
@@ -97,21 +97,21 @@ def follow(
 
 
 def status(address: str, *, timeout_s: float = 3.0, key: KeyFile = None, line_key: KeyFile = None) -> StatusEvent:
-    """Ask a line how it is.
+    """Return the status of a line.
 
         print(heatline.status("tcp://127.0.0.1:5556").handshake)
 
     Args:
         address: the line's `events.bind`.
-        timeout_s: how long to wait for its status, which comes about once a second.
+        timeout_s: how long to wait for the status, which the line sends about once a second.
     Raises:
         DeliveryError: no status came in time: nothing is inspected, or the address is wrong.
-        AccessError: a key cannot be used, or the line does not let this client in.
+        AccessError: a key cannot be used, or the line does not authorize this client.
     """
     keys = _read_keys(key, line_key)
     event = next_status(address, timeout_s, keys)
     if event is None:
-        require_let_in(address, keys, zmq.SUB)
+        require_authorized(address, keys, zmq.SUB)
         raise DeliveryError(
             f"no status came from {address} within {timeout_s:g} s; is the line running, and is this its events.bind?"
         )
@@ -127,7 +127,7 @@ def trigger(
     key: KeyFile = None,
     line_key: KeyFile = None,
 ) -> Triggered | Announced:
-    """Have a camera take a frame now, and say of which part.
+    """Have a camera take a frame now, and name the part that it shows.
 
         frame = heatline.trigger("tcp://127.0.0.1:5557", "top", part_id="P-1")
 
@@ -138,9 +138,9 @@ def trigger(
     Returns:
         `Triggered` with the frame's number, or `Announced`: the part id waits for the camera's hardware trigger.
     Raises:
-        CommandRefusedError: the line refuses, and says why.
+        CommandRefusedError: the line refuses the trigger; the message says why.
         DeliveryError: no line is there, or no reply came in time.
-        AccessError: a key cannot be used, or the line does not let this client in.
+        AccessError: a key cannot be used, or the line does not authorize this client.
     """
     with Commander(address, timeout_s, _read_keys(key, line_key)) as line:
         return line.trigger(camera, part_id)
@@ -150,5 +150,7 @@ def _read_keys(key: KeyFile, line_key: KeyFile) -> ClientKeys | None:
     if key is None and line_key is None:
         return None
     if key is None or line_key is None:
-        raise AccessError("key and line_key go together: the files of your private key and of the line's public one")
+        raise AccessError(
+            "key and line_key go together: name the files of your private key and of the line's public key"
+        )
     return ClientKeys.read(Path(key), Path(line_key))

@@ -1,4 +1,4 @@
-"""Train and export, as the commands do. They need the extras `train` and `export`."""
+"""Train and export, like the commands of these names. They need the extras `train` and `export`."""
 
 import os
 from collections.abc import Callable, Collection
@@ -19,14 +19,14 @@ def train(
     Args:
         folder: labels and groups are found in it, as by `heatline train FOLDER`.
         settings: `KEY=VALUE`, as for the command; docs/training.md lists the keys.
-        out: a new folder for the run; with the setting `resume=true`, that of a run which goes on.
+        out: a new folder for the run; with the setting `resume=true`, the folder of a run to continue.
         say: called with each line of progress.
     Returns:
         The run's folder: `run.json` has its figures, `report/index.html` the report.
     Raises:
         MissingExtraError: the extra `train` is not installed; the message says how to install it.
         ConfigError, InputError, WeightsError, TrainingError: settings, pictures, weights or the training itself.
-        Interrupted: Ctrl-C; the training can go on.
+        Interrupted: Ctrl-C; the training can be continued.
     """
     from edge.cli.extras import TRAINING, require_extra
 
@@ -34,7 +34,7 @@ def train(
     from train.compose import compose, with_folder
     from train.fit import fit
 
-    return fit(compose(with_folder([f"out={out}", *settings], str(folder))), say=say).folder
+    return fit(compose(with_folder([f"out={out}", *settings], str(folder))), report_line=say).folder
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
     precisions: Collection[Literal["f32", "bf16", "int8"]] = ("f32", "bf16", "int8"),
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Turn a training's folder into a bundle: one graph with classifier and map, verified and calibrated.
+    """Export a training's folder as a bundle: one graph with classifier and map, verified and calibrated.
 
         bundle = heatline.export("runs/boards", to="boards.bundle")
 
@@ -55,14 +55,14 @@ def export(
         to: the new bundle's folder.
         name: the bundle's name; default: the folder's.
         false_reject: share of good frames that the thresholds may reject, 0 to 1.
-        precisions: to try; f32 is always made, one that fails its gate is left out.
+        precisions: precisions to try. f32 is always exported; others are left out if they fail their gate.
         say: called with each line of progress.
     Returns:
         The bundle's folder.
     Raises:
         MissingExtraError: the extra `export` is not installed; the message says how to install it.
-        InputError, TrainingError: the folder is no run, or an unfinished one.
-        ExportError: the graph does not answer as the model does.
+        InputError, TrainingError: the folder is not a run, or the run is unfinished.
+        ExportError: the graph's answers differ from the model's.
         BundleError: the bundle's folder exists already, or cannot be written.
     """
     from edge.cli.extras import EXPORT, require_extra

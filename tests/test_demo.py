@@ -95,3 +95,14 @@ def test_the_demo_passes_its_checks_and_says_which_one_fails(
     said, complaint = capsys.readouterr()
     assert "FAILED" in said
     assert "not every check passed" in complaint
+
+
+def test_the_demo_refuses_a_folder_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(DEMO)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path / "file" / "x")])
+    with pytest.raises(SystemExit, match="13"):
+        importlib.import_module("demo").main()
+    assert "x cannot be made (Not a directory); name another folder with --out" in capsys.readouterr().err

@@ -254,8 +254,10 @@ def test_a_line_that_is_not_there_or_refuses_is_one_sentence(tmp_path: Path) -> 
     said = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
     assert "was not reached" in said
     said = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
-    assert "line1 is no address" in said
-    assert "no line would take that" in one_sentence(lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError)
+    assert "line1 is not an address" in said
+    assert "a line would refuse this request" in one_sentence(
+        lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError
+    )
     half = one_sentence(lambda: heatline.subscribe(nobody, key=tmp_path / "mes.key"), heatline.AccessError)
     assert "key and line_key go together" in half
 
@@ -266,7 +268,7 @@ def test_a_line_that_takes_keys_lets_in_who_is_allowed(tmp_path: Path) -> None:
     keys = {"key": tmp_path / "mes.key", "line_key": tmp_path / "line.key.pub"}
     with SpokenLine(port.bound, a_status(line="line7"), secured.access()):
         assert heatline.status(port.reached, timeout_s=WITHIN_SECONDS, **keys).line == "line7"
-        assert "it takes keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
+        assert "it requires keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
 
 
 # Examples.

@@ -1,1 +1,1 @@
-"""Teaches classifiers that explain themselves, from good / defective labels. Only its submodules import torch."""
+"""Trains classifiers with explanation maps from good / defective labels. Only its submodules import torch."""

@@ -1,6 +1,6 @@
-"""Whether labels and defects are enough to train on: warnings in words, with what to do.
+"""Warnings about labels or defects that may not suffice for training, each with what to do.
 
-They are counts and sizes against the rules that training and evaluation have; that nothing is said is no promise.
+They compare counts and sizes with the rules of training and evaluation. The absence of a warning is no guarantee.
 """
 
 from collections.abc import Sequence
@@ -20,20 +20,20 @@ CELL_PX = 8
 """Side of a cell of the default recipe's map, px of the picture."""
 
 FEWEST_CELLS = 4
-"""A defect of fewer cells of the map has no outline there."""
+"""A defect that covers fewer cells of the map has no outline there."""
 
 MOST_AMBIGUOUS = 1 / 3
-"""Of the tiles with a defect: a larger share that is too little defective to count so is warned of."""
+"""A warning is due if a larger share of the tiles with a defect is ambiguous."""
 
 FEW_GROUPS = 10
-"""Figures from fewer groups than these rest on a few of them."""
+"""Figures from fewer groups depend on single groups."""
 
 UNLIKELY = 0.01
-"""What is warned of comes about by chance in fewer cases than this."""
+"""Significance level of the warning about thresholds."""
 
 
 def defect_areas(mask: NDArray[np.bool_]) -> list[int]:
-    """The areas of connected defects (8 neighbours) of a mask [H, W], px."""
+    """Return the areas of connected defects (8 neighbours) of a mask bool [H, W], px."""
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     return [int(area) for area in stats[1:, cv2.CC_STAT_AREA]]
 
@@ -41,89 +41,92 @@ def defect_areas(mask: NDArray[np.bool_]) -> list[int]:
 def describe_small_defects(
     areas_px: Sequence[int], ambiguous: int, defective: int, tile_px: int, defective_share: float
 ) -> list[str]:
-    """What to say of defects that are small for the tiles and for the map; nothing where they are not.
+    """Describe defects that are small for the tiles or the map; return no sentence if they are not.
 
     Args:
-        areas_px: of each defect, as `defect_areas` gives them.
-        ambiguous: tiles with a defect of up to `defective_share` of their area.
-        defective: tiles with more.
+        areas_px: area of each defect, from `defect_areas`.
+        ambiguous: number of tiles whose defective share is above 0 and at most `defective_share`.
+        defective: number of tiles with a larger share.
         tile_px: side of a tile.
     """
-    said = []
+    warnings = []
     if areas_px and (middle := median(areas_px)) < FEWEST_CELLS * CELL_PX**2:
-        said.append(
+        warnings.append(
             f"defects are small: half of the {len(areas_px)} have at most {middle:.0f} px, {middle / tile_px**2:.2%} "
             f"of a {tile_px} px tile and {middle / CELL_PX**2:.1f} cells ({CELL_PX}x{CELL_PX} px) of the map, too few "
             "to show their outline; take pictures with more px per mm"
         )
     if ambiguous > MOST_AMBIGUOUS * (ambiguous + defective):
-        said.append(
+        warnings.append(
             f"{ambiguous} of the {format_count(ambiguous + defective, 'tile')} with a defect "
             f"{'has' if ambiguous == 1 else 'have'} at most {defective_share:.1%} of "
             "the area defective: the recipe heatline counts them as defective, finetune does not train on them, and "
             "study counts them as good; use heatline, or a lower tiles.defective_share"
         )
-    return said
+    return warnings
 
 
 def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
-    """What to say of labels from few groups; nothing where they are many, or where groups are not known."""
+    """Describe labels that come from few groups; return no sentence if there are many, or if groups are unknown."""
     if any(image.group is None for image in images):
         return []
-    said = []
+    warnings = []
     with_defects = {image.group for image in images if image.defective}
     if 0 < len(with_defects) < FEW_GROUPS:
-        said.append(
-            f"{_groups(len(with_defects))} a defective picture: what is measured rests on these few things and may "
+        warnings.append(
+            f"{_count_groups(len(with_defects))} a defective picture: figures depend on these few things and may "
             f"differ on others; add defective pictures of other things, {FEW_GROUPS} or more"
         )
     with_good = {image.group for image in images if not image.defective}
     if not with_good:
-        said.append(
+        warnings.append(
             "no picture is good: thresholds come from the clean tiles of defective pictures, if those are marked; add "
             f"good pictures of {FEW_GROUPS} things or more"
         )
     elif len(with_good) < FEW_GROUPS:
-        said.append(
-            f"{_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts than "
-            f"it promises; add good pictures of other things, {FEW_GROUPS} or more"
+        warnings.append(
+            f"{_count_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts "
+            f"than it promises; add good pictures of other things, {FEW_GROUPS} or more"
         )
-    return said
+    return warnings
 
 
-def describe_carrying(
+def describe_threshold_transfer(
     highest: Sequence[float], groups: Sequence[str | None], share: float, coldest_defect: float | None = None
 ) -> list[str]:
-    """What to say of groups whose good frames a threshold from the others would reject; nothing where it carries.
+    """Describe groups whose good frames a threshold from the other groups would reject; return no sentence if none.
+
+    Each group is compared with the others by Fisher's exact test at level `UNLIKELY`, with Bonferroni's correction.
 
     Args:
-        highest: highest logit of each good frame, by a model that was not trained on its group.
-        groups: of each.
-        share: wanted share of good frames that is rejected.
-        coldest_defect: as the threshold is set by it.
+        highest: highest logit of each good frame, from a model that was not trained on its group.
+        groups: group of each frame.
+        share: wanted share of rejected good frames.
+        coldest_defect: logit of the coldest defect, which the threshold takes into account.
     """
-    scores, of = np.array(highest), np.array([str(group) for group in groups])
-    names, counts = np.unique(of, return_counts=True)
-    bad = []
+    scores, group_of = np.array(highest), np.array([str(group) for group in groups])
+    names, counts = np.unique(group_of, return_counts=True)
+    worse = []
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
-        mine = of == name
-        if count == 1 or mine.all():
+        in_group = group_of == name
+        if count == 1 or in_group.all():
             continue
-        others, _ = score_threshold(scores[~mine].tolist(), share, coldest_defect, of[~mine].tolist())
-        rejected, beside = int((scores[mine] >= others).sum()), int((scores[~mine] >= others).sum())
-        more = fisher_exact(beside, len(of) - count, rejected, count)
-        if more.second_is == "higher" and more.p < UNLIKELY / len(names):
-            bad.append((rejected / count, f"{rejected} of {count} of {name}"))
-    if not bad:
+        threshold, _ = score_threshold(scores[~in_group].tolist(), share, coldest_defect, group_of[~in_group].tolist())
+        rejected = int((scores[in_group] >= threshold).sum())
+        rejected_others = int((scores[~in_group] >= threshold).sum())
+        comparison = fisher_exact(rejected_others, len(group_of) - count, rejected, count)
+        if comparison.second_is == "higher" and comparison.p < UNLIKELY / len(names):
+            worse.append((rejected / count, f"{rejected} of {count} of {name}"))
+    if not worse:
         return []
-    worst = ", ".join(words for _, words in sorted(bad, reverse=True)[:3])
+    worst = ", ".join(description for _, description in sorted(worse, reverse=True)[:3])
     return [
-        f"a threshold does not carry to every group: set by the other groups, it would reject {worst}, all good, where "
-        f"{share:.1%} was wanted; before the line is trusted with a new one (place, board, lot), calibrate with "
+        f"a threshold does not suit every group: set by the other groups, it would reject {worst}, all good, where "
+        f"{share:.1%} was wanted; before you use the line for a new group (place, board, lot), calibrate with "
         f"{format_count(frames_to_show(share, 0), 'good frame') if share else 'many good frames'} of it (heatline "
         "calibrate)"
     ]
 
 
-def _groups(count: int) -> str:
+def _count_groups(count: int) -> str:
     return "only 1 group has" if count == 1 else f"only {count} groups have"

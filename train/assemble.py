@@ -1,4 +1,4 @@
-"""What teaches a model, put together from a configuration and what was prepared."""
+"""Assembles a training of the whole network from a configuration and prepared data."""
 
 import math
 from collections.abc import Callable
@@ -18,21 +18,21 @@ from train.sampling import BatchSampler
 
 @dataclass(frozen=True)
 class Assembly:
-    """A training that only needs a trainer."""
+    """The parts of a training, except the trainer."""
 
     training: ClassifierTraining
     budget: Budget
     defective_share_of_batch: float | None
-    """What each batch holds; None: as many as come."""
+    """Defective share of each batch; None: samples come in their natural proportion."""
     train_batches: Callable[[Steps], IterableDataset[Batch]]
     val_batches: Dataset[Batch]
 
 
 def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int = 1) -> Assembly:
-    """Put together what teaches `model`, and let it start from the odds of a tile to be defective.
+    """Assemble the training of `model`, and initialise its logits to the log-odds that a tile is defective.
 
     Args:
-        devices: that each take a batch in a step.
+        devices: number of devices; each takes a batch per step.
     Raises:
         TrainingError: one class is missing.
     """

@@ -1,19 +1,20 @@
-"""Multiple-instance training: pictures larger than a tile that are only good or defective as a whole.
+"""Multiple-instance training: for pictures larger than a tile of which only the label is known.
 
-Nobody says which tile of a defective picture is the defective one. So a picture is a bag of tiles, and what is held
-against its label is a smooth maximum of its tiles' logits, the log-sum-exp
+The label does not say which tile of a defective picture is defective. So a picture is a bag of tiles, and the loss
+compares its label with a smooth maximum of its tiles' logits, the log-sum-exp
 
     bag logit = log(sum over tiles of exp(tile logit)).
 
-Its odds are the sum of its tiles' odds: to first order those of "at least one tile is defective" for independent tiles
-(the noisy-or of Maron & Lozano-Perez 1998). So a bag of one tile is that tile, and a tile's logit means the same in a
-bag of 2 and of 200. The gradient reaches each tile with its share of the sum, the softmax of the logits.
+The bag's odds are the sum of its tiles' odds. To first order these are the odds of "at least one tile is defective" for
+independent tiles (the noisy-or of Maron & Lozano-Perez 1998). So a bag of one tile has the tile's logit, and a tile's
+logit means the same in a bag of 2 and of 200. Each tile's gradient is weighted by its share of the sum, the softmax of
+the logits.
 
-A bag may hold more tiles than a step has memory for. All its tiles are looked at without a gradient, and those that
-get one are drawn by their share of the sum; the others stand in the sum as the constants they are. Their part of the
-gradient is then missing, whatever the label is, so a model whose odds are right stays where it is; but a large bag
-whose sum is spread over many tiles teaches more slowly than a small one. Batch normalisation differs between the two
-looks, as everywhere between training and use; its running averages learn from the tiles that get a gradient.
+A bag may hold more tiles than a step has memory for. Then all tiles are evaluated without gradient, and the tiles that
+get one are drawn by their share of the sum; the others are constants in the sum. Their part of the gradient is missing
+for both labels alike, so a model with correct odds does not drift; but a large bag whose sum is spread over many tiles
+trains more slowly than a small one. As always, batch normalisation differs between evaluation and training; its running
+averages are updated by the tiles that get a gradient.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ from train.tiles import TileTable, cut
 
 @dataclass(frozen=True)
 class Bags:
-    """Pictures as bags: bag `b` holds the rows `first[b]` to `first[b + 1]` of a tile table."""
+    """Pictures as bags: bag `b` holds the rows from `first[b]` to before `first[b + 1]` of a tile table."""
 
     tiles: TileTable
     first: NDArray[np.int64]
@@ -43,7 +44,7 @@ class Bags:
 
     @classmethod
     def of(cls, store: FrameStore, tiles: TileTable) -> "Bags":
-        """One bag per frame of the table, in its order."""
+        """Make one bag per frame of the table, in its order."""
         frames, first = np.unique(tiles.frame, return_index=True)
         defective = np.array([store.images[frame].defective for frame in frames], np.bool_)
         return cls(tiles, np.append(first, len(tiles)).astype(np.int64), defective)
@@ -53,14 +54,14 @@ class Bags:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Tiles of each bag."""
+        """Number of tiles of each bag."""
         return np.diff(self.first)
 
     def rows(self, bags: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the table that make up these bags, and for each the place of its bag among them."""
+        """Return the table rows of these bags, and for each row the index of its bag within `bags`."""
         rows = [np.arange(self.first[bag], self.first[bag + 1]) for bag in bags]
-        places = [np.full(len(part), place) for place, part in enumerate(rows)]
-        return np.concatenate(rows), np.concatenate(places)
+        indices = [np.full(len(part), index) for index, part in enumerate(rows)]
+        return np.concatenate(rows), np.concatenate(indices)
 
 
 def _cut_bags(
@@ -70,7 +71,7 @@ def _cut_bags(
     tile_px: int,
     alter: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> Batch:
-    rows, places = bags.rows(numbers)
+    rows, bag_of_row = bags.rows(numbers)
     table = bags.tiles
     tiles = np.empty((len(rows), tile_px, tile_px, 3), np.uint8)
     for row, out in zip(rows, tiles, strict=True):
@@ -78,21 +79,21 @@ def _cut_bags(
         if alter is not None:
             out[:] = alter(out)
     labels = bags.defective[np.asarray(numbers)].astype(np.float32)
-    return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(places))
+    return Batch(torch.from_numpy(tiles), torch.from_numpy(labels), torch.from_numpy(bag_of_row))
 
 
 class TrainingBags(IterableDataset[Batch]):
-    """The batches of a multiple-instance training: whole bags, each tile augmented by itself.
+    """The batches of a multiple-instance training: complete bags; each tile is augmented independently.
 
-    Tiles keep their places in the grid, which covers the picture: off it, a defect could fall between them.
+    Tiles keep their places in the grid, which covers the picture: moved tiles could miss a defect.
 
     Args:
-        store: where tiles are cut from.
-        bags: what may be drawn.
+        store: the frames that tiles are cut from.
+        bags: the bags that may be drawn.
         tile_px: side of a tile.
-        sampler: which bags make up which batch.
-        recipe: what is done to tiles.
-        steps: which batches to make.
+        sampler: chooses the bags of each batch.
+        recipe: sets the augmentation.
+        steps: numbers of the batches to make.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class TrainingBags(IterableDataset[Batch]):
         return map(self.batch, self._steps())
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same."""
+        """Return batch number `step`; the same number always gives the same batch."""
         rng = self._sampler.details(step)
         return _cut_bags(
             self._store,
@@ -117,10 +118,10 @@ class TrainingBags(IterableDataset[Batch]):
 
 
 class EvaluationBags(Dataset[Batch]):
-    """All bags in their order as they are, a few whole ones at a time.
+    """All bags in order without augmentation, several complete bags per batch.
 
     Args:
-        size: tiles per batch, unless one bag alone has more.
+        size: highest number of tiles per batch; a larger bag is a batch of its own.
     """
 
     def __init__(self, store: FrameStore, bags: Bags, tile_px: int, size: int = 64) -> None:
@@ -142,27 +143,34 @@ class EvaluationBags(Dataset[Batch]):
 
 
 def log_sum_exp(logits: Tensor, bag: Tensor, bags: int) -> Tensor:
-    """Bag logits [bags] of tile logits [N], where `bag` [N] tells each tile's bag; each bag holds at least one."""
+    """Return bag logits [bags] = log(sum of exp(tile logits)) of tile logits [N].
+
+    Args:
+        bag: int64 [N], index of each tile's bag; no bag is empty.
+        bags: number of bags.
+    """
     highest = logits.new_full((bags,), -torch.inf).scatter_reduce(0, bag, logits.detach(), "amax")
     summed = logits.new_zeros(bags).index_add(0, bag, (logits - highest[bag]).exp())
     return highest + summed.log()
 
 
 def draw_tiles(logits: Tensor, bag: Tensor, bags: int, most: int) -> Tensor:
-    """Which tiles get a gradient: at most `most` in all, and of each bag the same number where it has so many.
+    """Draw the tiles that get a gradient: at most `most` in all, the same number from each bag that has so many.
 
-    Within a bag they are drawn without replacement by their share of its log-sum-exp (Gumbel-top-k; Kool, van Hoof &
-    Welling 2019): while all logits are alike, any tile may come; later those that carry the bag.
+    Within a bag, tiles are drawn without replacement with probabilities proportional to exp(logit), by the
+    Gumbel-top-k trick (Kool, van Hoof & Welling 2019): equal logits give equal chances, later the hottest tiles
+    dominate. The noise comes from torch's global random generator.
 
     Args:
-        logits: [N], of all tiles; drawn with torch's random numbers.
-        bag: [N], of each tile.
+        logits: [N], logit of each tile.
+        bag: int64 [N], index of each tile's bag.
+        bags: number of bags.
     Returns:
-        Their numbers [at most `most`], sorted.
+        Indices of the tiles [at most `most`], sorted.
     """
-    noise = -torch.empty_like(logits).exponential_().log()  # of Gumbel's distribution
+    noise = -torch.empty_like(logits).exponential_().log()  # standard Gumbel distribution
     order = torch.argsort(logits.detach() + noise, descending=True, stable=True)
-    order = order[torch.argsort(bag[order], stable=True)]  # bag after bag, in each the drawn order
+    order = order[torch.argsort(bag[order], stable=True)]  # bag after bag, each in drawn order
     sizes = torch.bincount(bag, minlength=bags)
     starts = sizes.cumsum(0) - sizes
     rank = torch.arange(len(order), device=order.device) - starts[bag[order]]

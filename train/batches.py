@@ -1,4 +1,4 @@
-"""Tiles as tensors, batch by batch."""
+"""Batches of tiles as tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -24,23 +24,23 @@ class Batch(NamedTuple):
     labels: Tensor
     """float32 [N], or [bags]: 1 for defective."""
     bag: Tensor | None = None
-    """int64 [N], the bag of each tile; None: the tiles themselves are labelled."""
+    """int64 [N], index of each tile's bag; None: the tiles themselves are labelled."""
 
 
 Steps = Callable[[], Iterable[int]]
-"""The numbers of the batches to make, asked when iteration starts."""
+"""Returns the numbers of the batches to make; called when iteration starts."""
 
 
 class TrainingBatches(IterableDataset[Batch]):
     """The batches of a training.
 
     Args:
-        store: where tiles are cut from.
-        tiles: what may be drawn.
-        rule: how a tile that was moved is labelled.
-        sampler: which tiles make up which batch.
-        recipe: how far tiles are moved and what else is done to them.
-        steps: which batches to make.
+        store: the frames that tiles are cut from.
+        tiles: the tiles that may be drawn.
+        rule: labels moved tiles.
+        sampler: chooses the tiles of each batch.
+        recipe: sets jitter and augmentation.
+        steps: numbers of the batches to make.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TrainingBatches(IterableDataset[Batch]):
         return map(self.batch, self._steps())
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same."""
+        """Return batch number `step`; the same number always gives the same batch."""
         rows = self._sampler.draw(step)
         rng = self._sampler.details(step)
         tiles = np.empty((len(rows), self._rule.tile_px, self._rule.tile_px, 3), np.uint8)
@@ -69,10 +69,10 @@ class TrainingBatches(IterableDataset[Batch]):
         return Batch(torch.from_numpy(tiles), torch.from_numpy(self._table.defective[rows].astype(np.float32)))
 
     def place(self, row: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Top left corner (y, x) of a tile after jitter, px.
+        """Draw the top left corner (y, x) of a tile with jitter, px.
 
-        The tile stays in its frame, and keeps its class by the exact count of defective px at the new place: a good
-        tile must not creep over a defect, nor a defective one off it. So each batch holds the share it should.
+        The tile stays in its frame and keeps its class by the exact count of defective px at the new place: a good tile
+        must not move onto a defect, nor a defective one off it. So each batch keeps its defective share.
         """
         frame, yx = int(self._table.frame[row]), (int(self._table.y[row]), int(self._table.x[row]))
         reach_px = self._recipe.jitter_px
@@ -86,10 +86,10 @@ class TrainingBatches(IterableDataset[Batch]):
 
 
 class EvaluationBatches(Dataset[Batch]):
-    """All tiles of a table, in its order, as they are.
+    """All tiles of a table in order, without augmentation.
 
     Args:
-        size: tiles per batch; the last may hold fewer.
+        size: tiles per batch; the last batch may be smaller.
     """
 
     def __init__(self, store: FrameStore, tiles: TileTable, tile_px: int, size: int = 64) -> None:

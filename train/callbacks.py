@@ -1,4 +1,4 @@
-"""What happens beside a training: its table of metrics, its throughput, and an orderly stop."""
+"""Lightning callbacks: the table of metrics, the throughput, and the graceful stop."""
 
 import csv
 import signal
@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from edge.errors import Interrupted
-from train.classifier import agreed
-from train.files import write_whole
+from train.classifier import reduce_decision
+from train.files import write_atomically
 
 COLUMNS = (
     "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 class MetricsTable(Callback):
-    """Writes a row per validation; a training that resumes at a step drops what an earlier sitting wrote after it."""
+    """Writes a row per validation. A training that resumes at a step drops the rows of later steps."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -31,7 +31,7 @@ class MetricsTable(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         train_loss: Any = pl_module.train_loss
-        mean_train_loss = float(train_loss.compute())  # over all devices, so each must ask
+        mean_train_loss = float(train_loss.compute())  # a reduction over all devices, so each must call it
         train_loss.reset()
         if not trainer.is_global_zero:
             return
@@ -42,11 +42,11 @@ class MetricsTable(Callback):
             "train_loss": mean_train_loss,
         }
         self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
-        for logger in trainer.loggers:  # Lightning tells them the metrics of validation itself
+        for logger in trainer.loggers:  # Lightning itself logs the metrics of validation
             logger.log_metrics({name: values[name] for name in ("lr", "train_loss")}, step=trainer.global_step)
 
     def _write(self, rows: list[dict[str, float]]) -> None:
-        write_whole(self._file, lambda path: _write_table(path, rows))
+        write_atomically(self._file, lambda path: _write_table(path, rows))
 
 
 def _write_table(file: Path, rows: list[dict[str, float]]) -> None:
@@ -57,7 +57,7 @@ def _write_table(file: Path, rows: list[dict[str, float]]) -> None:
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics table; none if there is no such file."""
+    """Read the rows of a metrics table; return none if there is no such file."""
     if not file.exists():
         return []
     with file.open(newline="") as lines:
@@ -68,9 +68,9 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
 
 
 class Stopwatch(Callback):
-    """Tiles and seconds of training, kept in checkpoints so that a resumed training goes on counting.
+    """Counts tiles and seconds of training; checkpoints store the counts, so a resumed training continues them.
 
-    The first step of each sitting, slow for reasons of its own, and validations do not count for the throughput.
+    The throughput excludes validations and the first step after each start, which is slower than the others.
     """
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ class Stopwatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.monotonic()
-        if now > self._mark:  # not a number, and so false, where nothing can be compared with
-            # Of bags, only tiles that gave a gradient: others were just looked at.
+        if now > self._mark:  # false while the mark is NaN: there is no earlier step to compare with
+            # Of bags, count only tiles with a gradient: the others were only evaluated.
             training: Any = pl_module
             self._tiles += min(len(batch.tiles), training.recipe.batch) * trainer.world_size
             self._training_s += now - self._mark
@@ -110,18 +110,18 @@ class Stopwatch(Callback):
         self._earlier_s = state_dict["seconds"]
 
 
-class OrderlyStop(Callback):
-    """On Ctrl-C, writes a checkpoint and ends before the next step: never amid one, whose update would be half made.
+class GracefulStop(Callback):
+    """On Ctrl-C, writes a checkpoint and ends before the next step, so that no update is left half done.
 
-    A second Ctrl-C ends at once; the training then goes on from the checkpoint before. It is a context, to be entered
-    around the training.
+    A second Ctrl-C ends at once; the training can then be resumed from the previous checkpoint. Use it as a context
+    manager around the training.
     """
 
     def __init__(self, checkpoint: Path, how_to_resume: str) -> None:
         self._checkpoint, self._how_to_resume = checkpoint, how_to_resume
-        self._asked = False
+        self._is_stopping = False
 
-    def __enter__(self) -> "OrderlyStop":
+    def __enter__(self) -> "GracefulStop":
         self._before = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
@@ -129,11 +129,11 @@ class OrderlyStop(Callback):
         signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise Interrupted(f"stopped at once, and goes on from its last checkpoint; {self._how_to_resume}")
-        self._asked = True
+        if self._is_stopping:
+            raise Interrupted(f"stopped at once; its last checkpoint can be resumed: {self._how_to_resume}")
+        self._is_stopping = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if agreed(trainer, self._asked, by_all=False):
+        if reduce_decision(trainer, self._is_stopping, by_all=False):
             trainer.save_checkpoint(self._checkpoint)
             raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")

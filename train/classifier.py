@@ -1,4 +1,4 @@
-"""How an explained classifier is taught: the same for every family and every recipe."""
+"""The Lightning module that trains the whole network of an explained classifier, of any family."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,22 +20,26 @@ from train.models.explained import ExplainedClassifier
 from train.schedule import cosine
 
 PLATEAU_PATIENCE = 2
-"""Validations in a row that may be no better before the plateau schedule lowers the learning rate."""
+"""The plateau schedule lowers the learning rate after more than this many validations in a row without improvement."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a training is, in steps; one step is one batch."""
+    """Length of a training in steps; one step is one batch on each device."""
 
     steps: int
     validate_every: int
 
     @classmethod
     def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
-        """What a recipe asks for, where an epoch is one pass over so many samples.
+        """Return the budget of a recipe.
 
-        Validations come at equal distances, at most the wanted one, and the last after the last step: for that, steps
-        are rounded up where need be.
+        Validations are evenly spaced, at most `recipe.validate_every` steps apart, and the last follows the last step;
+        the number of steps is rounded up to allow that.
+
+        Args:
+            samples: number of samples; an epoch is one pass over them.
+            per_step: samples per step, on all devices together.
         """
         epoch = -(-samples // per_step)
         steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
@@ -46,14 +50,15 @@ class Budget:
 
 
 class ClassifierTraining(lightning.LightningModule):
-    """Binary cross-entropy on shifted logits (see `BatchSampler`); validation sees the model's own logits.
+    """Trains by binary cross-entropy on shifted logits (see `BatchSampler`); validation uses the model's own logits.
 
     Args:
-        model: what is taught.
-        recipe: how.
-        budget: how long.
-        shift: what the training loss adds to each logit.
-        seed: of what the model draws itself (dropout), anew for each step, so that a resumed training draws the same.
+        model: the model to train.
+        recipe: optimiser, schedule and selection of the best checkpoint.
+        budget: length of the training.
+        shift: added to each logit in the training loss.
+        seed: with the step's number, seeds the model's random numbers (dropout), so that a resumed training draws the
+            same ones.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class ClassifierTraining(lightning.LightningModule):
         super().__init__()
         self.model, self.recipe, self.budget, self.shift, self.seed = model, recipe, budget, shift, seed
         self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)  # a checkpoint between two validations keeps what was summed so far
+        self.train_loss.persistent(True)  # a checkpoint between two validations stores the partial sum
         self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
         self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
         self._plateau: ReduceLROnPlateau | None = None
@@ -72,28 +77,28 @@ class ClassifierTraining(lightning.LightningModule):
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
 
     def logits(self, batch: Batch) -> Tensor:
-        """One logit for each label of the batch."""
+        """Return one logit per label of the batch."""
         return self.model.logits(batch.tiles)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits = self.logits(batch)
         loss = binary_cross_entropy_with_logits(logits + self.shift, batch.labels)
-        self._hold_to_numbers(loss, "the loss")
+        self._require_finite(loss, "the loss")
         self.train_loss.update(loss.detach())
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, labels = self.logits(batch), batch.labels
-        self._hold_to_numbers(logits.sum(), "the sum of the validation logits")
+        self._require_finite(logits.sum(), "the sum of the validation logits")
         self.val_loss.update(binary_cross_entropy_with_logits(logits, labels), weight=len(labels))
         self.val_positive.update(labels)
         for metric in (self.val_accuracy, self.val_ap, self.val_auroc):
-            # Probabilities, or torchmetrics guesses by the range; float64, or what is nearly certain becomes a tie.
+            # Probabilities, as torchmetrics guesses by the range; float64, as nearly certain ones would become ties.
             metric.update(logits.double().sigmoid(), labels.long())
 
-    def _hold_to_numbers(self, value: Tensor, name: str) -> None:
-        if not agreed(self.trainer, bool(torch.isfinite(value)), by_all=True):
+    def _require_finite(self, value: Tensor, name: str) -> None:
+        if not reduce_decision(self.trainer, bool(torch.isfinite(value)), by_all=True):
             raise DivergedError(
                 f"{name} became {value.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
             )
@@ -117,10 +122,10 @@ class ClassifierTraining(lightning.LightningModule):
             self._plateau.step(float(values["val_loss"]))
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and a schedule by step.
+        """Return the optimiser, and a schedule by step.
 
-        The plateau schedule is stepped after each validation, here and not by Lightning: that would do so after the
-        checkpoint is written, and a resumed training would lack a step.
+        This class steps the plateau schedule after each validation. Lightning would do so only after it has written the
+        checkpoint, so a resumed training would lack a step.
         """
         optimizer = self._optimizer()
         if self.recipe.schedule == "plateau":
@@ -136,11 +141,11 @@ class ClassifierTraining(lightning.LightningModule):
             checkpoint["plateau"] = self._plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._plateau_state = checkpoint.get("plateau")  # the optimiser it belongs to is made after this
+        self._plateau_state = checkpoint.get("plateau")  # its optimiser is created later
 
     def _optimizer(self) -> Optimizer:
-        """Weight decay on matrices and kernels only: not on biases, scales of normalisation, tokens and positions."""
-        spared = {
+        """Create the optimiser; weight decay excludes biases, normalisation scales, tokens and position embeddings."""
+        excluded = {
             f"{path}.{name}"
             for path, module in self.model.named_modules()
             if hasattr(module, "no_weight_decay")
@@ -149,7 +154,7 @@ class ClassifierTraining(lightning.LightningModule):
         decayed: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, value in self.model.named_parameters():
-            (decayed if value.ndim > 1 and name not in spared else others).append(value)
+            (decayed if value.ndim > 1 and name not in excluded else others).append(value)
         groups = [
             {"params": decayed, "weight_decay": self.recipe.weight_decay},
             {"params": others, "weight_decay": 0.0},
@@ -158,38 +163,42 @@ class ClassifierTraining(lightning.LightningModule):
 
 
 class BagTraining(ClassifierTraining):
-    """Classifier training whose samples are bags."""
+    """Classifier training whose samples are bags (see `bags`)."""
 
     def logits(self, batch: Batch) -> Tensor:
-        """The bags' logits [bags]; while training, with a gradient through at most `recipe.batch` tiles."""
-        assert batch.bag is not None, "a batch of bags says which tile is in which"
+        """Return the bags' logits [bags]; in training, at most `recipe.batch` tiles get a gradient."""
+        assert batch.bag is not None, "a batch of bags has the bag of each tile"
         bags, most = len(batch.labels), self.recipe.batch
         if not self.training:
-            return log_sum_exp(self._look(batch.tiles), batch.bag, bags)
+            return log_sum_exp(self._evaluate(batch.tiles), batch.bag, bags)
         if len(batch.tiles) <= most:
             return log_sum_exp(self.model.logits(batch.tiles), batch.bag, bags)
-        self.model.eval()  # normalisation as on the line, and its averages are not touched
-        seen = self._look(batch.tiles)
+        self.model.eval()  # normalisation as on the line; its averages do not change
+        logits = self._evaluate(batch.tiles)
         self.model.train()
-        drawn = draw_tiles(seen, batch.bag, bags, most)
-        return log_sum_exp(seen.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
+        drawn = draw_tiles(logits, batch.bag, bags, most)
+        return log_sum_exp(logits.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
 
     @torch.no_grad()
-    def _look(self, tiles: Tensor) -> Tensor:
-        """The tiles' logits [N] without a gradient, no more at a time than a step trains on."""
+    def _evaluate(self, tiles: Tensor) -> Tensor:
+        """Return the tiles' logits [N] without gradient, in batches of at most max(`recipe.batch`, 64) tiles."""
         return torch.cat([self.model.logits(part) for part in torch.split(tiles, max(self.recipe.batch, 64))])
 
 
-def agreed(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
-    """What all devices decide together: one that stopped or failed alone would leave the others waiting for it."""
+def reduce_decision(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
+    """Combine the decisions of all devices: a device that stopped alone would leave the others waiting.
+
+    Args:
+        by_all: whether all must agree; otherwise one is enough.
+    """
     if trainer.world_size == 1:
         return decision
     return trainer.strategy.reduce_boolean_decision(decision, all=by_all)
 
 
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:
-    """What the best checkpoint has most of: the chosen metric to three digits, and where that is equal, a lower loss.
+    """Return the figure that the best checkpoint maximises: the chosen metric to three digits, then a lower loss.
 
-    On few defective tiles average precision and accuracy soon reach 1 and then tell nothing apart.
+    With few defective tiles, average precision and accuracy soon reach 1 and no longer distinguish checkpoints.
     """
     return chosen.round(decimals=3) - 1e-4 * loss.clamp(0, 1)

@@ -1,4 +1,4 @@
-"""From the command line or a run's folder to a checked configuration: Hydra puts it together from `configs/`."""
+"""Composes and checks a training's configuration, with Hydra from `configs/` or from a run's folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +13,17 @@ from train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
 _TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
-"""Keys whose values are taken as they are written."""
+"""Keys whose values are plain text: Hydra must not parse them."""
 
 
 def compose(overrides: Sequence[str]) -> TrainConfig:
-    """The configuration that Hydra overrides like `recipe.steps=500` make.
+    """Compose the configuration from Hydra overrides such as `recipe.steps=500`.
 
-    With `resume=true` everything comes from the run's own `config.yaml`; what is also said again must agree with it.
+    With `resume=true` the run's own `config.yaml` is used; overrides must agree with it.
 
     Raises:
-        ConfigError: an unknown key, an unknown choice, a value of the wrong kind, or no `data`.
+        ConfigError: an unknown key or choice, a value of the wrong type, no `data`, or an override that differs from
+            the resumed run.
     """
     values = _compose(_either_steps_or_epochs(overrides))
     values["out"] = str(values["out"])
@@ -36,17 +37,17 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
 
 
 def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
-    """Overrides that choose this recipe, unless they choose one."""
+    """Return overrides that choose this recipe, unless they already choose one."""
     chosen = any(item.startswith("recipe=") for item in overrides)
     return [*overrides] if chosen else [f"recipe={name}", *overrides]
 
 
 def with_folder(overrides: Sequence[str], folder: str) -> list[str]:
-    """Overrides that train on a folder of pictures; truth and groups are found in it unless they say what these are."""
-    said = any(
+    """Return overrides that train on a folder of pictures, and discover its truth and groups unless they name any."""
+    names_any = any(
         item.partition("=")[0] in ("truth", "discover", "split.group", "split.pattern", "resume") for item in overrides
     )
-    return [f"data={folder}", *([] if said else ["discover=true"]), *overrides]
+    return [f"data={folder}", *([] if names_any else ["discover=true"]), *overrides]
 
 
 def write_config(config: TrainConfig, file: Path) -> None:
@@ -54,10 +55,10 @@ def write_config(config: TrainConfig, file: Path) -> None:
 
 
 def read_config(file: Path) -> TrainConfig:
-    """The configuration that a run was started with.
+    """Read the configuration that a run was started with.
 
     Raises:
-        ConfigError: no such file, or not of this version of heatline.
+        ConfigError: the file does not exist, or another version of heatline wrote it.
     """
     try:
         values = decode_yaml(file.read_bytes(), dict[str, Any])
@@ -67,12 +68,12 @@ def read_config(file: Path) -> TrainConfig:
 
 
 def read_model(name: str) -> CnnConfig | VitConfig:
-    """The model of that name: the file in `configs/model`, or any CNN or plain ViT of timm by its name there.
+    """Read a model's configuration by its file in `configs/model`, or by its timm name (any CNN or plain ViT).
 
-    A CNN with a dense head has the CNN's name and `_dense`.
+    A CNN with a dense head has the CNN's name with `_dense` appended.
 
     Raises:
-        ConfigError: neither has it, or a ViT is to have a dense head.
+        ConfigError: the name is unknown, or names a ViT with a dense head.
     """
     if name.endswith(DENSE):
         base = read_model(name.removesuffix(DENSE))
@@ -94,12 +95,12 @@ def read_model(name: str) -> CnnConfig | VitConfig:
 
 
 def dense_name(name: str) -> str:
-    """The name of a CNN with a dense head, which ends at stride 16 whether the CNN did (`_d`) or not."""
+    """Return the name of a CNN with a dense head; `_d` is dropped, as all of them end at stride 16."""
     return name.removesuffix(DENSE).removesuffix("_d") + DENSE
 
 
 def model_names() -> list[str]:
-    """The models with a file in `configs/model`."""
+    """List the models with a file in `configs/model`."""
     return _choices("model")
 
 
@@ -117,13 +118,13 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_module("train.configs", version_base="1.3"):
             composed = compose("train", overrides=[_quote_text(item) for item in overrides])
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-        for helper in ("by_family", "fractions"):  # other keys have taken from it what fits
+        for helper in ("by_family", "fractions"):  # other keys refer to these
             values["recipe"].pop(helper, None)
         _choose_head(values)
         if not any(item.startswith("out=") for item in overrides):
             values["out"] = f"runs/{values['model']['name']}"
     except MissingConfigException as error:
-        # A model that is no file of ours was taken from timm, or refused, above.
+        # Models without a file here were handled above.
         groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]
         wrong = [(item, group) for item, group in groups if item.partition("=")[2].strip("'\"") not in _choices(group)]
         choice, group = wrong[0] if wrong else ("a choice", "recipe")
@@ -135,15 +136,15 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
             reason = str(error.__cause__ or error).splitlines()[0]
             _refuse_key_of_another_kind(keys, reason)
             raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
-        raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
+        raise ConfigError(f"there is no key {key!r}; {_list_keys(key)}") from error
     return values
 
 
 def _choose_head(values: dict[str, Any]) -> None:
-    """A recipe that trains a dense head makes the model one with a dense head.
+    """Give the model a dense head if the recipe trains one.
 
     Raises:
-        ConfigError: the model is no CNN.
+        ConfigError: the model is no CNN, or has a dense head that the recipe does not train.
     """
     recipe, model = values["recipe"], values["model"]
     if recipe["kind"] != "dense":
@@ -166,7 +167,7 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
     """Refuse settings that the training would ignore.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there are any.
     """
     split, recipe = values["split"], values["recipe"]
     for key, default in (("group", "group"), ("pattern", None)):
@@ -191,15 +192,17 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
 
 
 def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
-    """Who names one of them need not take back what the recipe says of the other."""
+    """If the overrides set one of `recipe.steps` and `recipe.epochs`, set the other to null."""
     named = {item.split("=")[0] for item in overrides}
     both = ("recipe.steps", "recipe.epochs")
-    other = [f"++{key}=null" for key, said in zip(both, both[::-1], strict=True) if said in named and key not in named]
-    return [*overrides, *other]
+    nulls = [
+        f"++{key}=null" for key, other in zip(both, both[::-1], strict=True) if other in named and key not in named
+    ]
+    return [*overrides, *nulls]
 
 
 def _quote_text(override: str) -> str:
-    """Paths and patterns in quotes: else Hydra reads its grammar into their commas, equal signs and parentheses."""
+    """Quote paths and patterns: Hydra's grammar would parse their commas, equal signs and parentheses."""
     key, _, value = override.partition("=")
     if key not in _TEXTS or value[:1] in ("", "'", '"'):
         return override
@@ -209,10 +212,10 @@ def _quote_text(override: str) -> str:
 
 
 def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:
-    """Say whose key it is, if what Hydra did not find is one that only models or recipes of another kind have.
+    """Refuse a key that only models or recipes of another kind have, and name that kind.
 
     Raises:
-        ConfigError: it is.
+        ConfigError: the key that Hydra did not find is such a key.
     """
     for key in keys:
         kind, field = key.rpartition(".")[::2]
@@ -234,12 +237,12 @@ def _choices(group: str) -> list[str]:
 
 
 def _fields(key: str) -> dict[str, Any] | None:
-    """The keys below a dotted key ("" is the top); None if it is no part of the configuration, {} if it is a value."""
+    """Return the keys below a dotted key ("" is the root); None if the key does not exist, {} if it is a value."""
     fields = get_type_hints(TrainConfig)
     for name in filter(None, key.split(".")):
         if name not in fields:
             return None
-        kinds = get_args(fields[name]) or (fields[name],)  # of a model: its families
+        kinds = get_args(fields[name]) or (fields[name],)  # a model's type is a union of its families
         parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)]
         fields = {name: kind for part in parts for name, kind in get_type_hints(part).items()}
     return fields
@@ -249,7 +252,7 @@ def _exists(key: str) -> bool:
     return _fields(key) is not None
 
 
-def _what_exists(key: str) -> str:
+def _list_keys(key: str) -> str:
     above = key.rpartition(".")[0]
     while not _exists(above):
         above = above.rpartition(".")[0]
@@ -286,7 +289,7 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
 
 
 def _lookup(values: Any, key: str) -> Any:
-    """The value of a dotted key; of `model` and `recipe`, which choice it is."""
+    """Return the value of a dotted key; for `model`, `recipe` and `logger`, the name of the choice."""
     for name in key.split("."):
         values = values[name]
     return values["name"] if key in ("model", "recipe", "logger") else values

@@ -1,4 +1,4 @@
-"""What a training is configured by: `train.compose` puts it together, the structs here check it."""
+"""The configuration of a training: `train.compose` composes it, these structs check it."""
 
 from typing import Annotated, Literal
 
@@ -18,18 +18,18 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class SplitConfig(Part, frozen=True, kw_only=True):
-    """How groups are told and divided."""
+    """How groups are found and split."""
 
     group: str
     """Column of `labels.csv` that names the group."""
     pattern: str | None
-    """Instead, a regular expression on the file name, its first parenthesis the group."""
+    """Replaces the column: a regular expression on the file name; its first parenthesis is the group."""
     val: list[str | int | float]
-    """Groups that choose the best checkpoint, by name."""
+    """Names of groups that choose the best checkpoint."""
     test: list[str | int | float]
-    """Groups that training leaves out, by name."""
+    """Names of groups that training leaves out."""
     fractions: list[float]
-    """Shares of groups for train, val, test, where none is named."""
+    """Shares of groups for train, val, test, if none is named."""
 
 
 class TilesConfig(Part, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class TilesConfig(Part, frozen=True, kw_only=True):
 
 
 class ModelConfig(Part, frozen=True, kw_only=True, tag_field="family"):
-    """A model by our name, and what it is made from: what every family has."""
+    """A model's name and origin; common to all families."""
 
     name: str
     timm: str
@@ -52,7 +52,7 @@ class ModelConfig(Part, frozen=True, kw_only=True, tag_field="family"):
 
     @property
     def family(self) -> str:
-        """Which kind it is: "cnn" or "vit"."""
+        """The model's family: "cnn" or "vit"."""
         return str(self.__struct_config__.tag)
 
 
@@ -60,7 +60,7 @@ class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
     """A CNN with a class activation map."""
 
     stride: Positive | None
-    """Input px per map cell: features end at the last stage of this stride. None: the network's last."""
+    """Input px per map cell: features end at the last stage of this stride. None: the network's last stride."""
     head: Literal["cam", "dense"] = "cam"
     """cam: one layer on features of `stride`. dense: a head on those of strides 4, 8 and 16, for recipe=heatline."""
     width: Positive = 32
@@ -71,25 +71,25 @@ class VitConfig(ModelConfig, frozen=True, kw_only=True, tag="vit"):
     """A plain ViT with attention rollout."""
 
     fusion: Literal["min", "mean", "max"]
-    """How the heads of a layer become one."""
+    """How the attention of a layer's heads is fused."""
     discard_ratio: Annotated[float, Meta(ge=0, lt=1)]
     """Share of the lowest entries of each layer's fused attention that are set to zero."""
 
 
 class AugmentConfig(Part, frozen=True, kw_only=True):
-    """What is done to training tiles, each by itself; strengths as shares of the full range."""
+    """Augmentation of each training tile; strengths are shares of the full range."""
 
     flips: bool
     rotate: bool
-    """By 0, 90, 180 or 270 degrees."""
+    """Rotation by 0, 90, 180 or 270 degrees."""
     brightness: Strength
     contrast: Strength
     gain: Strength
-    """Per channel."""
+    """Drawn per channel."""
     noise: Strength
-    """Highest standard deviation, in a quarter of the tiles."""
+    """Highest standard deviation; applied to a quarter of the tiles."""
     blur: bool
-    """A light one, in a quarter of the tiles."""
+    """Light blur; applied to a quarter of the tiles."""
 
 
 class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finetune"):
@@ -97,35 +97,35 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
 
     name: str
     epochs: Positive | None
-    """Passes over the training tiles (or pictures, where only those are labelled); None: `steps` says how long."""
+    """Passes over the training tiles (or over the pictures, if only these are labelled); None: `steps` is used."""
     steps: Positive | None
-    """Instead of epochs; one step is one batch."""
+    """Number of steps, instead of epochs; one step is one batch."""
     validate_every: Positive | None
-    """Steps between validations, None: an epoch; the last step is always followed by one."""
+    """Steps between validations; None: an epoch. A validation always follows the last step."""
     patience: Positive | None
-    """Validations in a row without a better checkpoint after which training ends early; None: it never does."""
+    """Training ends early after this many validations in a row without a better checkpoint; None: never."""
     select: Literal["average_precision", "accuracy"]
-    """By what the best checkpoint is chosen on the validation groups."""
+    """Metric on the validation groups that chooses the best checkpoint."""
     batch: Annotated[int, Meta(ge=2)]
-    """Tiles per step that give a gradient: what memory is needed for."""
+    """Tiles per step that get a gradient; they determine the memory."""
     bags: Annotated[int, Meta(ge=2)]
-    """Pictures per step, where only whole pictures are labelled."""
+    """Pictures per step, if only whole pictures are labelled."""
     optimiser: Literal["adamw", "adam"]
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate."""
     lr_interval: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
-    """Where a search looks for it."""
+    """Interval that a search draws the learning rate from."""
     weight_decay: Annotated[float, Meta(ge=0)]
     schedule: Literal["cosine", "plateau"]
     """"cosine": up over the warm-up, then down to zero. "plateau": a tenth whenever validation loss stops falling."""
     warmup: Strength
     """Share of the steps over which a cosine schedule rises."""
     defective_share_of_batch: Share | None
-    """None: tiles come as often as they are."""
+    """Defective share of each batch; None: tiles come in their natural proportion."""
     jitter_px: Natural
-    """Tiles are taken up to so far from their place in the grid."""
+    """Highest distance of a tile from its place in the grid."""
     skip_ambiguous: bool
-    """Whether tiles that are defective, but not enough to be called so, are left out of training."""
+    """Whether training leaves out ambiguous tiles: those with too few defective px to be defective."""
     augment: AugmentConfig
 
     def __post_init__(self) -> None:
@@ -137,49 +137,49 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
 
 
 class CopiesConfig(Part, frozen=True, kw_only=True):
-    """How many copies of tiles are trained on besides the tiles themselves."""
+    """Number of augmented copies that are trained on in addition to the tiles."""
 
     defective: Natural
-    """Moved and disturbed copies of each tile whose defects are marked."""
+    """Copies of each tile whose defects are marked."""
     most: Natural
-    """Of defective tiles, good tiles and synthetic defects, each: fewer where there are fewer tiles."""
+    """Highest number of copies of each kind: of defective tiles, of good tiles, and with synthetic defects."""
 
 
 class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="dense"):
-    """How a dense head is trained on the features of a trunk that stays as it is, and cross-validated."""
+    """How a dense head is trained on the features of a frozen trunk, and cross-validated."""
 
     name: str
     folds: Annotated[int, Meta(ge=1, le=20)]
-    """Of the cross-validation; fewer where there are fewer groups."""
+    """Folds of the cross-validation; fewer if there are fewer groups."""
     steps: Positive | None
-    """None: more for more tiles, see `steps_for`."""
+    """Number of steps; None: it grows with the number of tiles, see `steps_for`."""
     located: Positive
-    """Per step, tiles whose defects are marked."""
+    """Tiles per step whose defects are marked."""
     good: Positive
-    """Per step, good tiles."""
+    """Good tiles per step."""
     synthetic: Natural
-    """Per step, good tiles with a synthetic defect."""
+    """Good tiles with a synthetic defect per step."""
     bags: Positive
-    """Per step, pictures of which only the label is known to be defective."""
+    """Defective pictures per step of which only the label is known."""
     tiles_per_bag: Positive
-    """Of each of these pictures, tiles that get a gradient: the hottest, and as many others."""
+    """Tiles of each of these pictures that get a gradient: the hottest, and as many others."""
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
     weight_decay: Annotated[float, Meta(ge=0)]
     warmup: Strength
-    """Share of the steps."""
+    """Share of the steps over which the learning rate rises."""
     finetune_steps: Natural
-    """Steps that follow, in which the later stages of the trunk are trained too; 0: the trunk stays as it is."""
+    """Additional steps in which the later stages of the trunk are also trained; 0: the trunk stays frozen."""
     finetune_lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate of these stages."""
     jitter_px: Natural
-    """Copies are taken up to so far from their tile's place."""
+    """Highest distance of a copy from its tile's place."""
     copies: CopiesConfig
     augment: AugmentConfig
-    """Of the copies."""
+    """Augmentation of the copies."""
 
     def steps_for(self, tiles: int) -> int:
-        """How many steps train the head: what is asked for, or one per five tiles, 200 at least and 2,400 at most.
+        """Return the number of steps that train the head: `steps`, or one per five tiles, from 200 to 2,400.
 
         >>> from train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
@@ -195,40 +195,40 @@ class FeaturesConfig(Part, frozen=True, kw_only=True):
     folder: str | None
     """None: $XDG_CACHE_HOME/heatline/features, or ~/.cache/heatline/features."""
     limit_gb: Annotated[float, Meta(gt=0, le=1e6)]
-    """What features of all trainings take there; the least recently used are deleted."""
+    """Limit for the features of all trainings there; the least recently used are deleted."""
 
 
 class TrainerConfig(Part, frozen=True, kw_only=True):
-    """What a training runs on: flags of Lightning's Trainer, handed on as they are."""
+    """The hardware of a training: flags that are passed unchanged to Lightning's Trainer."""
 
     accelerator: str
     """"auto", "cpu", "gpu", "mps", ..."""
     devices: int | str | list[int]
-    """How many, "auto", or which."""
+    """Their number, "auto", or their indices."""
     precision: str
-    """"auto": bf16-mixed where the machine multiplies bf16 itself, else 32-true. Or any of Lightning's."""
+    """"auto": bf16-mixed if the machine has bf16 multiplication, else 32-true. Or any precision of Lightning."""
     workers: Natural
-    """Processes that cut and augment batches; 0: the training itself does."""
+    """Processes that cut and augment batches; 0: the training process does it."""
 
 
 class LoggerConfig(Part, frozen=True, kw_only=True):
-    """Where metrics go besides `metrics.csv`."""
+    """The logger for metrics, in addition to `metrics.csv`."""
 
     name: Literal["csv", "wandb"]
     project: str
-    """Of Weights & Biases."""
+    """Project of Weights & Biases."""
     mode: Literal["online", "offline"]
-    """"offline" writes into the run's folder; `wandb sync` uploads it later."""
+    """"offline" writes into the run's folder; `wandb sync` uploads that later."""
 
 
 class TrainConfig(Part, frozen=True, kw_only=True):
-    """All of it, as `config.yaml` in the run's folder keeps it."""
+    """The whole configuration, as stored in `config.yaml` of the run's folder."""
 
     data: str
     discover: bool
-    """Whether truth and groups are found in the folder, see `train.discovery`."""
+    """Whether to discover truth and groups in the folder, see `train.discovery`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None
-    """Which annotation labels come from; None: the first that is there."""
+    """Source of the labels; None: the first truth that the folder has."""
     classes: list[str | int | float] | None
     """Annotated classes that are defects; None: all."""
     out: str
@@ -244,10 +244,10 @@ class TrainConfig(Part, frozen=True, kw_only=True):
 
     @property
     def finetune(self) -> RecipeConfig:
-        """The recipe, where it trains the whole network.
+        """The recipe, if it trains the whole network.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: it trains only a head.
         """
         if isinstance(self.recipe, RecipeConfig):
             return self.recipe

@@ -1,4 +1,4 @@
-"""Some pictures of a folder on one sheet, their annotations outlined: for people who would rather look than read."""
+"""The contact sheet: pictures of a folder side by side, with their annotations outlined."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from edge.heatmap_picture import draw_outlines
 from train.readers import LabelledImage
 
 SHEET_PX, GAP_PX = 1600, 8
-"""Width of the sheet, and the ground between pictures."""
+"""Width of the sheet, and the gap between pictures."""
 ROW_PX, HIGHEST_ROW_PX = 260, 480
-"""Height of a row's pictures: about, and at most."""
+"""Approximate and highest height of a row's pictures."""
 TITLE_PX, HEADING_PX = 46, 44
 EACH = 8
-"""Pictures of a kind."""
+"""Number of pictures of each label."""
 LONGEST_ASPECT = 4.0
-"""Of a picture as it is shown; a longer one is cut around its annotations."""
+"""Highest ratio of the sides of a picture on the sheet; longer pictures are cropped around their annotations."""
 OUTLINE_RGB = (0, 230, 255)
 GROUND_RGB, TEXT_RGB, QUIET_RGB = (32, 36, 42), (255, 255, 255), (176, 186, 196)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -31,11 +31,11 @@ class Cell:
     """A picture of the sheet, and the two lines above it."""
 
     pixels: NDArray[np.uint8]
-    """RGB [H, W, 3], as stored or cut."""
+    """RGB uint8 [H, W, 3], possibly cropped."""
     mask: NDArray[np.bool_] | None
-    """[H, W]; None where nothing is annotated."""
+    """[H, W]; None: only the label is known."""
     title: str
-    about: str
+    details: str
 
     @property
     def aspect(self) -> float:
@@ -44,20 +44,20 @@ class Cell:
 
 
 def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
-    """Write eight defective pictures and eight good ones, from all over the folder, as a PNG.
+    """Write a PNG of eight defective and eight good pictures, evenly chosen from the folder.
 
     Args:
-        images: those that cannot be used are passed over.
+        images: pictures that cannot be used are skipped.
     Raises:
-        InputError: none can be used, or the file cannot be written.
+        InputError: no picture can be used, or the file cannot be written.
     """
     parts = []
     for kind in ("defective", "good"):
         of_kind = [image for image in images if image.defective == (kind == "defective")]
-        if cells := _cells(of_kind):
+        if cells := _choose_cells(of_kind):
             parts += [_heading(f"{len(cells)} of {len(of_kind)} {kind} pictures"), *_rows(cells)]
     if not parts:
-        raise InputError(f"{file} would be empty, as no picture can be used; mend the folder first")
+        raise InputError(f"{file} would be empty, as no picture can be used; correct the folder first")
     sheet = np.concatenate(parts)
     try:
         file.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
@@ -65,14 +65,14 @@ def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
         raise InputError(f"{file} cannot be written ({error.strerror}); name another file") from error
 
 
-def _cells(images: Sequence[LabelledImage]) -> list[Cell]:
-    """Pictures that lie evenly over the list, and the next one where one cannot be used."""
+def _choose_cells(images: Sequence[LabelledImage]) -> list[Cell]:
+    """Choose pictures that are evenly spaced in the list; the next picture replaces an unusable one."""
     cells = []
     for part in np.array_split(np.arange(len(images)), max(min(EACH, len(images)), 1)):
         for number in part:
             try:
                 cells.append(_cell(images[number]))
-            except InputError:  # the survey tells of it
+            except InputError:  # the folder's summary reports it
                 continue
             break
     return cells
@@ -82,18 +82,18 @@ def _cell(image: LabelledImage) -> Cell:
     pixels = image.pixels()
     height, width = pixels.shape[:2]
     mask = image.mask((height, width))
-    about = f"{width}x{height} px"
+    details = f"{width}x{height} px"
     if image.defective and mask is None:
-        about += ", by its label"
+        details += ", by its label"
     top, left, bottom, right = _window((height, width), mask)
     if (bottom - top, right - left) != (height, width):
-        about += f", cut to {right - left}x{bottom - top}"
+        details += f", cropped to {right - left}x{bottom - top}"
     shown = mask if mask is None else mask[top:bottom, left:right]
-    return Cell(pixels[top:bottom, left:right], shown, image.name, about)
+    return Cell(pixels[top:bottom, left:right], shown, image.name, details)
 
 
 def _window(hw: tuple[int, int], mask: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of what is shown: all, or of a long picture what lies around its annotations."""
+    """Return top, left, bottom and right of the shown part: all, or of a long picture around its annotations."""
     ends = []
     for axis in (0, 1):
         size = hw[axis]
@@ -106,7 +106,7 @@ def _window(hw: tuple[int, int], mask: NDArray[np.bool_] | None) -> tuple[int, i
 
 
 def _rows(cells: Sequence[Cell]) -> list[NDArray[np.uint8]]:
-    """Rows of cells, each row as wide as the sheet and its pictures equally high, whatever their aspects are."""
+    """Draw rows of cells; each row is as wide as the sheet, and its pictures have the same height."""
     aspects = np.array([cell.aspect for cell in cells])
     wanted = max(1, round(float(aspects.sum()) * ROW_PX / SHEET_PX))
     row_of = ((np.cumsum(aspects) - aspects / 2) / aspects.sum() * wanted).astype(int)
@@ -119,22 +119,22 @@ def _rows(cells: Sequence[Cell]) -> list[NDArray[np.uint8]]:
         left = GAP_PX
         for cell in of_row:
             width = min(max(1, round(height * cell.aspect)), SHEET_PX - left)
-            row[TITLE_PX : TITLE_PX + height, left : left + width] = _shown(cell, (width, height))
+            row[TITLE_PX : TITLE_PX + height, left : left + width] = _draw_cell(cell, (width, height))
             _write(row, cell.title, (left, 18), width, TEXT_RGB)
-            _write(row, cell.about, (left, 37), width, QUIET_RGB)
+            _write(row, cell.details, (left, 37), width, QUIET_RGB)
             left += width + GAP_PX
         rows.append(row)
     return rows
 
 
-def _shown(cell: Cell, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
-    """A cell's picture of that size, its annotations outlined, RGB uint8 [height, width, 3]."""
+def _draw_cell(cell: Cell, size_wh: tuple[int, int]) -> NDArray[np.uint8]:
+    """Draw a cell's picture at that size with its annotations outlined, RGB uint8 [height, width, 3]."""
     scale = size_wh[0] / cell.pixels.shape[1]
     shown = np.asarray(
         cv2.resize(cell.pixels, size_wh, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST), np.uint8
     )
     if cell.mask is not None:
-        # Enlarged first: a defect that is smaller than a px here must not vanish, nor hide under its outline.
+        # Dilate before shrinking: a defect smaller than a px of the cell must not vanish, nor hide under its outline.
         reach = np.ones((2 * round(4 / scale) + 1,) * 2, np.uint8)
         grown = cv2.resize(cv2.dilate(cell.mask.view(np.uint8), reach), size_wh, interpolation=cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -151,12 +151,12 @@ def _heading(text: str) -> NDArray[np.uint8]:
 def _write(
     row: NDArray[np.uint8], text: str, place_xy: tuple[int, int], width_px: int, rgb: tuple[int, int, int]
 ) -> None:
-    """Write a line into a row, in place; of one that is too long the end, which tells names apart."""
+    """Write a line into a row, in place; a line that is too long keeps its end, which distinguishes names."""
     text = text.encode("ascii", "replace").decode()  # OpenCV's fonts have no other characters
-    whole = text
+    end = text
     while len(text) > 1 and cv2.getTextSize(text, FONT, 0.5, 1)[0][0] > width_px:
-        whole = whole[1:]
-        text = f"..{whole}"
+        end = end[1:]
+        text = f"..{end}"
     cv2.putText(row, text, place_xy, FONT, 0.5, rgb, 1, cv2.LINE_AA)
 
 

@@ -1,12 +1,13 @@
-"""What a folder of pictures is, found without being asked: the truth, and which pictures belong together.
+"""Discovery of a folder's truth and groups, without settings.
 
-Pictures of one thing must stay in one group, or a model is tested on what it has seen. The groups are, in this order:
+Pictures of one thing must stay in one group; otherwise a model is tested on what it was trained on. The groups come
+from the first of these that the folder has:
 
 1. the column `group` of `labels.csv`, or else a column with the name of a physical thing (`THINGS`);
 2. the part of the file name that names a thing (see `file_names`);
 3. each picture by itself.
 
-Where groups are guessed (2 and 3), near-duplicate pictures are put into one group besides. All that is assumed is said.
+Where groups are guessed (2 and 3), near-duplicate pictures are also put into one group. Every assumption is reported.
 """
 
 import re
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from edge.errors import InputError
 from edge.util.text import format_count, utf8_safe
 from train.file_names import find_scheme
-from train.near_duplicates import near_duplicates_pairs, thumbnail
+from train.near_duplicates import near_duplicate_pairs, thumbnail
 from train.readers import LabelledFolder, LabelledImage, read_folder
 from train.readers.folder import LABELS_ONLY, list_folder, truths_in
 from train.readers.labels_csv import read_labels
@@ -34,38 +35,38 @@ THINGS = frozenset(
         "batch", "serial", "specimen", "sample", "wafer", "coil", "roll", "sheet", "plate",
     }
 )  # fmt: skip
-"""Columns that name a physical thing, without the ending id, no, nr or number. Of conditions of the photograph, as
-exposure or camera, one thing has several pictures, so they never are groups."""
+"""Names of columns that name a physical thing, without the ending id, no, nr or number. Conditions of the photograph,
+such as exposure or camera, are never groups: one thing is photographed under several conditions."""
 
 ENOUGH_GROUPS = 10
-"""Of several columns, the one with the fewest groups is taken, but not with fewer than these."""
+"""Of several columns, discovery takes the one with the fewest groups that has at least this many."""
 
 ALIKE_BY_PLACE = 0.5
-"""If more than this share of all pictures is near-duplicate in one chain, the camera's fixed view is what is alike."""
+"""If near-duplicates chain together more than this share of the pictures, only the camera's fixed view is alike."""
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found, and what was assumed."""
+    """The truth and groups of a folder, and the assumptions behind them."""
 
     folder: Path
     truth: str
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
     group_column: str | None
-    """Groups are this column of `labels.csv`; None: they are `groups`."""
+    """Column of `labels.csv` that holds the groups; None: `groups` has them."""
     groups: Mapping[Path, str] | None
-    """Each picture's group by its path; None: they are `group_column`."""
+    """Each picture's group by its path; None: `group_column` has them."""
     groups_are: str
-    """Where groups come from, in words."""
+    """Phrase for messages: where the groups come from."""
     assumptions: tuple[str, ...]
-    """Sentences for people: what was assumed, on what evidence."""
+    """Sentences for people: what was assumed, and on what evidence."""
 
     def read(self, classes: Sequence[str] | None = None, truth: str | None = None) -> LabelledFolder:
-        """The pictures in these groups, mixtures of annotations and labels included.
+        """Read the folder's pictures, with these groups; annotations and labels may be mixed.
 
         Args:
-            classes: which annotated classes are defects. Default all.
-            truth: instead of the one that was found.
+            classes: annotated classes that are defects. Default all.
+            truth: replaces the discovered truth.
         Raises:
             InputError: as `read_folder`.
         """
@@ -73,31 +74,31 @@ class Discovery:
         return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=True))
 
     def regroup(self, data: LabelledFolder) -> LabelledFolder:
-        """The pictures that were read of the folder in these groups."""
+        """Return the folder's pictures with these groups."""
         return data if self.groups is None else data.with_groups(self.groups, self.groups_are)
 
 
 def discover(folder: Path) -> Discovery:
-    """Find out what a folder holds; the same folder always gives the same.
+    """Find a folder's truth and groups; the same folder always gives the same result.
 
-    Files that cannot be used are passed over: reading stops at them.
+    Unusable files are ignored here; reading the folder reports them.
 
     Raises:
         InputError: it is no folder of labelled pictures.
     """
-    data = list_folder(folder, on_unusable=_pass_over, mixed=True)
-    said: tuple[str, ...] = (_describe_truth(data),)
+    data = list_folder(folder, on_unusable=_ignore, mixed=True)
+    assumptions: tuple[str, ...] = (_describe_truth(data),)
     if not any(image.defective for image in data.images):
-        said += ("No picture is defective: a training can only use synthetic defects on good pictures.",)
-    column, column_said = _find_column(folder, data.images)
+        assumptions += ("No picture is defective: a training can only use synthetic defects on good pictures.",)
+    column, column_assumption = _find_column(folder, data.images)
     if column is not None:
-        are = f"column {column!r} of labels.csv"
-        return Discovery(folder, data.truth, column, None, are, (*said, column_said))
-    groups, are, groups_said = _guess_groups(data.images)
-    return Discovery(folder, data.truth, None, groups, are, (*said, *groups_said))
+        groups_are = f"column {column!r} of labels.csv"
+        return Discovery(folder, data.truth, column, None, groups_are, (*assumptions, column_assumption))
+    groups, groups_are, group_assumptions = _guess_groups(data.images)
+    return Discovery(folder, data.truth, None, groups, groups_are, (*assumptions, *group_assumptions))
 
 
-def _pass_over(file: Path, error: InputError) -> None:
+def _ignore(file: Path, error: InputError) -> None:
     pass
 
 
@@ -105,15 +106,15 @@ def _describe_truth(data: LabelledFolder) -> str:
     folder, truth = data.folder, data.truth
     is_sorted = not (folder / "images").is_dir()
     table = (folder / "labels.csv").exists()
-    by = (
+    source = (
         "the folders good/ and defective/" if is_sorted else "labels.csv" if table else f"whether {truth} mark a defect"
     )
-    label = f"Pictures are good or defective by {by}"
+    label = f"Pictures are good or defective by {source}"
     if truth == LABELS_ONLY:
-        marked = "; nothing says where the defects are" if any(image.defective for image in data.images) else ""
-        return f"{label}{marked}."
+        unmarked = "; no annotation marks the defects" if any(image.defective for image in data.images) else ""
+        return f"{label}{unmarked}."
     others = [other for other in truths_in(folder) if other not in (truth, LABELS_ONLY)]
-    also = f" ({', '.join(others)} are there too and are not used)" if others else ""
+    also = f" ({', '.join(others)} exist too and are not used)" if others else ""
     mixture = data.describe_mixture()
     return f"{label}; where the defects are, by {truth}{also}." + (
         f" {mixture[0].upper()}{mixture[1:]}." if mixture else ""
@@ -121,10 +122,10 @@ def _describe_truth(data: LabelledFolder) -> str:
 
 
 def _find_column(folder: Path, images: Sequence[LabelledImage]) -> tuple[str | None, str]:
-    """The column of `labels.csv` that names groups, and what to say of it."""
+    """Find the column of `labels.csv` that holds the groups; return it with a sentence about the choice."""
     rows = None
     if (folder / "images").is_dir():
-        rows = read_labels(folder / "labels.csv", [image.path for image in images], _pass_over)
+        rows = read_labels(folder / "labels.csv", [image.path for image in images], _ignore)
     if not rows:
         return None, ""
     values = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values())) if name}
@@ -154,50 +155,50 @@ def _is_thing(column: str) -> bool:
 
 
 def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str, list[str]]:
-    """Groups, where they come from, and what to say, where no column names groups."""
+    """Guess groups from file names and near-duplicates; return them, their source, and the assumptions."""
     scheme = find_scheme([image.path.name for image in images])
     if scheme is None:
         names = [image.path.stem for image in images]
-        are = "file names, each a group"
-        said = [
+        groups_are = "file names, each a group"
+        assumptions = [
             "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which "
-            "pictures show one thing. Where several do, the figures flatter: name their part with split.pattern or "
-            "their column with split.group."
+            "pictures show one thing. If several do, the figures are too good: name the part of the file name with "
+            "split.pattern, or the column with split.group."
         ]
     else:
-        names, are = scheme.things, scheme.part
+        names, groups_are = scheme.things, scheme.part
         kinds = sorted(set(names))
-        said = [
+        assumptions = [
             f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
             "This is a guess: "
             "that pictures of one thing have it in common. If not, use split.pattern or split.group."
         ]
-    merged, like = _with_near_duplicates(images, [utf8_safe(name) for name in names])
-    if like:
-        are += ", near-duplicate pictures in one"
-        said.append(like)
+    merged, assumption = _merge_near_duplicates(images, [utf8_safe(name) for name in names])
+    if assumption:
+        groups_are += ", near-duplicate pictures in one"
+        assumptions.append(assumption)
     groups = {image.path: group for image, group in zip(images, merged, strict=True)}
-    return groups, are, said
+    return groups, groups_are, assumptions
 
 
-def _with_near_duplicates(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
-    """Group names in which near-duplicate pictures share one, and what to say if that changes anything."""
+def _merge_near_duplicates(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
+    """Merge the groups of near-duplicate pictures; return each picture's group, and a sentence if anything changed."""
     with ThreadPoolExecutor(len(sched_getaffinity(0))) as threads:  # decoding holds no lock
-        seen = list(threads.map(_thumbnail, images))
-    looked = [number for number, one in enumerate(seen) if one is not None]
-    pairs = near_duplicates_pairs(np.array([one for one in seen if one is not None]))
-    chains = _joined(range(len(looked)), pairs)
+        thumbnails = list(threads.map(_thumbnail, images))
+    usable = [number for number, small in enumerate(thumbnails) if small is not None]
+    pairs = near_duplicate_pairs(np.array([small for small in thumbnails if small is not None]))
+    chains = _connected(range(len(usable)), pairs)
     longest = max(Counter(chains).values(), default=0)
-    if longest > max(2, ALIKE_BY_PLACE * len(looked)):
+    if longest > max(2, ALIKE_BY_PLACE * len(usable)):
         return list(names), (
-            f"{longest} of {len(looked)} pictures look nearly identical, so that likeness does not say which of them "
+            f"{longest} of {len(usable)} pictures look nearly identical, so similarity does not show which of them "
             "show one thing, and is not used."
         )
-    pairs_of_names = [(names[looked[one]], names[looked[other]]) for one, other in pairs]
+    pairs_of_names = [(names[usable[one]], names[usable[other]]) for one, other in pairs]
     order = sorted(set(names))
-    place = {name: number for number, name in enumerate(order)}
-    roots = _joined(range(len(order)), [(place[one], place[other]) for one, other in pairs_of_names])
-    groups = [order[roots[place[name]]] for name in names]
+    index = {name: number for number, name in enumerate(order)}
+    roots = _connected(range(len(order)), [(index[one], index[other]) for one, other in pairs_of_names])
+    groups = [order[roots[index[name]]] for name in names]
     count = len(set(groups))
     if count == len(order):
         return groups, None
@@ -211,8 +212,8 @@ def _thumbnail(image: LabelledImage) -> NDArray[np.uint8] | None:
         return None
 
 
-def _joined(numbers: range, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """For each number, the lowest one that it is joined to by a chain of pairs."""
+def _connected(numbers: range, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """For each number, return the lowest number that a chain of pairs connects it to."""
     lowest = list(numbers)
 
     def find(number: int) -> int:

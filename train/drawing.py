@@ -1,4 +1,4 @@
-"""Figures of matplotlib inside an HTML page, for the reports of training and of benches."""
+"""Matplotlib figures inside HTML pages, for the reports of training and of benches."""
 
 import io
 import re
@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b5a000")
-"""Okabe and Ito's hues, which colour-blind readers can tell apart, without black and with a yellow that shows on
-white."""
+"""Okabe and Ito's colours, which colour-blind readers can distinguish, without black and with a yellow that is visible
+on white."""
 MARKERS = ("o", "s", "^", "D")
 STYLE: Any = {
     "axes.axisbelow": True,
@@ -36,20 +36,20 @@ PX_PER_IN = 96
 
 @contextmanager
 def report_style() -> Iterator[None]:
-    """Draw in the reports' style; as `@report_style()` around a function that draws."""
+    """Apply the reports' style; also usable as decorator `@report_style()` of a drawing function."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # The reader's browser has glyphs that the font here may lack.
+        # The browser may have glyphs that the font here lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 @report_style()
 def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> Markup:
-    """Write a figure as one `<svg>` element for an HTML page: no link, no script, nothing to load.
+    """Write a figure as one `<svg>` element for an HTML page, without links, scripts or external files.
 
     Args:
-        label: what screen readers read out.
-        is_stretched: whether the page may give it other proportions.
+        label: text for screen readers.
+        is_stretched: whether the page may change the proportions.
     """
     data = io.StringIO()
     figure.savefig(data, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -59,5 +59,5 @@ def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> Markup:
     return Markup(
         f'<svg viewBox="0 0 {72 * width_in:g} {72 * height_in:g}" width="{PX_PER_IN * width_in:g}" '
         f'height="{PX_PER_IN * height_in:g}"{ratio} role="img" aria-label="{escape(label)}">'
-        + content.replace("xlink:href=", "href=")  # of SVG 2, which needs no namespace
+        + content.replace("xlink:href=", "href=")  # SVG 2 needs no namespace
     )

@@ -1,10 +1,11 @@
-"""Which part of a file name names the thing that the picture shows, where nothing else says so.
+"""Guesses which part of a file name names the thing that the picture shows, if nothing else does.
 
-Names follow a scheme where pictures of one thing are written in turn: `board07_cam2_0013`, `kos01_Part4`, `00041000`.
-The thing comes first and the counter last, so the leftmost part that differs, and not in every name, is taken for the
-thing. A part that is a condition of the photograph (`exp3`, `cam2`) is passed over: one thing is seen under several.
+Names such as `board07_cam2_0013`, `kos01_Part4` or `00041000` follow a scheme: the thing comes first and a counter
+last. So the leftmost part that differs between names, but is not different in every name, is taken as the thing. Parts
+that are a condition of the photograph (`exp3`, `cam2`) are skipped: one thing is photographed under several conditions.
 
-The guess may be wrong. It leans to few, large groups: too large a group costs data, one that is cut in two flatters.
+The guess may be wrong. It prefers few, large groups: a group that is too large costs data, but a divided one makes the
+figures too good.
 """
 
 import re
@@ -15,27 +16,27 @@ from pathlib import PurePath
 
 SEPARATORS = r"_\-. +()"
 FEWEST_GROUPS = 3
-"""Fewer cannot be divided into train, val and test."""
+"""Fewer groups cannot be split into train, val and test."""
 
 _CONDITION = re.compile(
     r"(exp|exposure|cam|camera|view|light|led|channel|ch|gain|focus|angle|rot|zoom|crop)(\d*)", re.IGNORECASE
 )
 _SHORTEST_NUMBER = 4
-"""Digits: a shorter number is not made of a thing's number and a counter."""
+"""Digits: a shorter number does not consist of a thing's number and a counter."""
 
 
 @dataclass(frozen=True)
 class NameScheme:
-    """Where file names name a thing."""
+    """The part of file names that names a thing."""
 
     things: list[str]
-    """What each of them names."""
+    """The thing in each file name."""
     part: str
-    """Which part of them it is, in words."""
+    """Phrase for messages: which part of the name this is."""
 
 
 def find_scheme(names: Sequence[str]) -> NameScheme | None:
-    """The scheme of file names; None if they follow none, or if it makes fewer groups than `FEWEST_GROUPS`."""
+    """Find the scheme of file names; return None if there is none, or if it gives fewer than `FEWEST_GROUPS` groups."""
     tokens = [re.split(f"[{SEPARATORS}]+", PurePath(name).stem) for name in names]
     for place in range(min(map(len, tokens), default=0)):
         words = [token[place] for token in tokens]
@@ -53,10 +54,10 @@ def find_scheme(names: Sequence[str]) -> NameScheme | None:
 
 
 def _thing_digits(words: Sequence[str]) -> int | None:
-    """How many leading digits are the thing's number where a counter follows without a separator, as in 00041000.
+    """Return how many leading digits are the thing's number if a counter follows without separator, as in 00041000.
 
-    A thing's number has more digits than it needs to be different, so the number of different beginnings stays the same
-    from one length to the next, until the counter begins. None: there is no place of that kind.
+    A thing's number has more digits than it needs to be unique, so the number of distinct prefixes stays the same from
+    one length to the next until the counter begins. None: there is no length for which this holds.
     """
     sizes = set(map(len, words))
     if len(sizes) > 1 or min(sizes) < _SHORTEST_NUMBER or not all(word.isascii() and word.isdigit() for word in words):
@@ -71,7 +72,7 @@ def _thing_digits(words: Sequence[str]) -> int | None:
 
 
 def _is_condition(token: Sequence[str], place: int) -> bool:
-    """Whether a part is a condition, as cam2, or the number of one, as 2 in cam_2."""
+    """Whether a part is a condition (cam2), or the number of one (2 in cam_2)."""
     if _CONDITION.fullmatch(token[place]):
         return True
     before = _CONDITION.fullmatch(token[place - 1]) if place else None

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved onto it."""
+"""Atomic writing of files: a file is written to a temporary path, then moved to its place."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,8 @@ from edge.errors import TrainingError
 from edge.util.atomic_file import replacing
 
 
-def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Replace `file` by what `write` puts into the path it is given; what was there before stays if that fails.
+def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    """Replace `file` with what `write` writes to the path that it gets; a previous file stays if that fails.
 
     Raises:
         TrainingError: the disk is full, or cannot be written.
@@ -16,8 +16,8 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     try:
         with replacing(file) as new:
             write(new)
-    except (OSError, RuntimeError) as error:  # torch tells of a full disk in a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise TrainingError(
-            f"{file} cannot be written ({reason}); what was there before is kept: make room, then go on"
+            f"{file} cannot be written ({reason}); its previous content is unchanged: make room, then continue"
         ) from error

@@ -1,4 +1,4 @@
-"""From a configuration to a run's folder."""
+"""Trains a model: from a configuration to a run's folder."""
 
 import logging
 import os
@@ -21,68 +21,68 @@ logger = logging.getLogger(__name__)
 
 def fit(
     config: TrainConfig,
-    say: Callable[[str], None] = logger.info,
+    report_line: Callable[[str], None] = logger.info,
     callbacks: "Sequence[Callback]" = (),
     cache: Path | None = None,
 ) -> RunFolder:
-    """Train, or go on training, and leave a run's folder at `config.out`.
+    """Train a model, or resume its training; write the run's folder at `config.out`.
 
     Args:
-        config: all there is to say.
-        say: takes lines for people.
-        callbacks: Lightning's, that look on or end the training of a whole network early.
-        cache: where its decoded frames lie, and stay; default: in the run's folder until it is finished.
+        config: the configuration of the training.
+        report_line: gets lines about the training, for people.
+        callbacks: Lightning callbacks for the training of a whole network.
+        cache: folder for decoded frames, which stay there; default: the run's folder, until the training is finished.
     Raises:
-        ConfigError: the folder already holds a run and `resume` is not set, or `config.out` is a file or the data;
-            Lightning does not take the flags of `config.trainer`.
-        InputError, WeightsError, TrainingError: data, weights or the training itself cannot be used.
+        ConfigError: the folder already holds a run and `resume` is not set, `config.out` is a file or the data, or
+            Lightning does not accept the flags of `config.trainer`.
+        InputError, WeightsError, TrainingError: data or weights cannot be used, or the training failed.
         Interrupted: Ctrl-C; the training can be resumed.
     """
-    run, leads = RunFolder(Path(config.out)), leads_devices()
+    run, leads = RunFolder(Path(config.out)), is_main_process()
     if run.folder.is_file() or run.folder.resolve() == Path(config.data):
         raise ConfigError(
             f"out={run.folder} is {'a file' if run.folder.is_file() else 'the data'}; name a folder for it"
         )
     if not leads:
-        say = logger.debug
+        report_line = logger.debug
     elif run.config.exists() and not config.resume:
         raise ConfigError(
-            f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
+            f"{run.folder} already holds a run; continue it with resume=true, or choose another folder with out="
         )
     finished = leads and run.summary.exists() and run.read_summary().finished
     if finished and not _lacks_report(run):
-        say(f"{run.folder} is already finished")
+        report_line(f"{run.folder} is already finished")
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             if not finished:
-                train_dense(config, run, say)
+                train_dense(config, run, report_line)
             if _lacks_report(run):
-                say(f"report: {write_run_report(load_run(run.folder))}")
+                report_line(f"report: {write_run_report(load_run(run.folder))}")
         except KeyboardInterrupt as error:
-            again = (
-                f"go on with: heatline train out={run.folder} resume=true"
+            how_to_resume = (
+                f"resume it with: heatline train out={run.folder} resume=true"
                 if run.config.exists()
                 else "give the same command again"
             )
-            raise Interrupted(f"stopped, and goes on with the features that it extracted; {again}") from error
+            raise Interrupted(f"stopped; the extracted features can be used again: {how_to_resume}") from error
         return run
 
     from train.whole_network import train_whole_network  # Lightning takes seconds to import
 
-    train_whole_network(config, run, say, callbacks, cache, leads=leads)
+    train_whole_network(config, run, report_line, callbacks, cache, leads=leads)
     return run
 
 
 def _lacks_report(run: RunFolder) -> bool:
-    """Whether a cross-validated run was stopped before its report was written."""
+    """Whether a cross-validated run stopped before it wrote its report."""
     return run.out_of_fold.exists() and not (run.report / PAGE).exists()
 
 
-def leads_devices() -> bool:
-    """Whether this process is, of those that train on several devices, the one that writes and speaks.
+def is_main_process() -> bool:
+    """Whether this is the one process that writes files and reports, of those that train on several devices.
 
-    Lightning starts the others by the same command line, with their number in the environment.
+    Lightning starts the others with the same command line and their rank in the environment.
     """
     return os.environ.get("LOCAL_RANK", "0") == "0"

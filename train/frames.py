@@ -1,8 +1,8 @@
-"""Frames decoded once, into one memory-mapped file.
+"""The cache of decoded frames, in memory-mapped files.
 
-Cutting one tile out of a 6 MP JPEG means decoding all of it, so frames are decoded once and stay on disk as bytes; the
-operating system keeps in memory what fits. A training that is resumed finds its cache again (it is used only if
-pictures and labels are still the same files); a training that is done deletes it.
+Cutting one tile from a 6 MP JPEG requires decoding all of it, so frames are decoded once and stored on disk as raw
+bytes; the operating system keeps in memory what fits. A resumed training uses its cache again if pictures and labels
+have not changed. A finished training deletes it.
 """
 
 import os
@@ -26,12 +26,12 @@ _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """Where one frame lies in the two files, bytes."""
+    """The byte offsets of one frame in the two files."""
 
     hw: tuple[int, int]
     pixels_at: int
     mask_at: int | None
-    """None: no pixel of it is defective, or only its label is known."""
+    """None: no pixel is defective, or only the label is known."""
     thumbnail: bytes
     """See `near_duplicates.thumbnail`."""
 
@@ -42,11 +42,11 @@ class _Index(msgspec.Struct, frozen=True):
 
 
 class FrameStore:
-    """The pixels and masks of labelled pictures, by their number in `images`.
+    """The pixels and masks of labelled pictures, by their index in `images`.
 
     Args:
-        folder: made by `build`.
-        images: what it was built from.
+        folder: the cache, made by `build`.
+        images: the pictures that it was built from.
     """
 
     def __init__(self, folder: Path, images: Sequence[LabelledImage], index: _Index) -> None:
@@ -63,18 +63,18 @@ class FrameStore:
         folder: Path,
         track: Track = iter,
     ) -> Self:
-        """Decode all pictures into `folder`, or take what an interrupted training left there.
+        """Decode all pictures into `folder`, or use the cache that an interrupted training left there.
 
         Args:
-            track: wraps the pictures as they are decoded, to show how far that is.
+            track: wraps the pictures while they are decoded, to show progress.
         Raises:
-            InputError: a picture or its truth cannot be used.
+            InputError: a picture or its annotation cannot be used.
             TrainingError: the disk is full.
         """
         fingerprint = _fingerprint(images)
         index_file = folder / _INDEX
         if index_file.exists():
-            with suppress(msgspec.MsgspecError):  # torn, or of another version: decode anew
+            with suppress(msgspec.MsgspecError):  # damaged, or of another version: decode again
                 index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
                 if index.fingerprint == fingerprint:
                     return cls(folder, images, index)
@@ -82,7 +82,7 @@ class FrameStore:
         try:
             folder.mkdir(parents=True)
             index = _Index(fingerprint, _decode(track(images), folder))
-            index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is not whole
+            index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is incomplete
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise TrainingError(
@@ -98,26 +98,26 @@ class FrameStore:
         return self._entries[frame].hw
 
     def pixels(self, frame: int) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3], a view of the file."""
+        """Return a frame's pixels, RGB uint8 [H, W, 3], as a view of the file."""
         height, width = self._entries[frame].hw
         start = self._entries[frame].pixels_at
         view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
         return view
 
     def thumbnails(self, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """Of those frames [n, 32, 32], as `near_duplicates.thumbnail` makes them; made once, when they are decoded."""
+        """Return these frames' thumbnails, uint8 [n, 32, 32], made by `near_duplicates.thumbnail` when decoding."""
         joined = b"".join(self._entries[frame].thumbnail for frame in frames)
         return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
 
     def is_unplaced(self, frame: int) -> bool:
-        """Whether a picture is defective and its annotation marks nothing, so that its tiles have no true labels."""
+        """Whether a picture is defective but its annotation marks nothing, so that its tiles' labels are unknown."""
         image = self.images[frame]
         return image.defective and not image.labels_only and self._entries[frame].mask_at is None
 
     def defect_px(self, frame: int, y: int, x: int, tile_px: int) -> int:
-        """Defective pixels in the tile at (y, x), those of the frame that it covers.
+        """Count the defective pixels of the frame that the tile at (y, x) covers.
 
-        Where only labels are known, a defective picture is defective throughout.
+        If only the label is known, all pixels of a defective picture count.
         """
         mask = self.mask(frame)
         if mask is None:
@@ -126,16 +126,16 @@ class FrameStore:
         return int(np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]))
 
     def mask(self, frame: int) -> NDArray[np.bool_] | None:
-        """The defective pixels that are marked in a frame, bool [H, W]; None: none are."""
+        """Return a frame's marked defective pixels, bool [H, W]; None if there are none."""
         (height, width), mask_at = self._entries[frame].hw, self._entries[frame].mask_at
         if mask_at is None:
             return None
         return self._masks[mask_at : mask_at + height * width].reshape(height, width).view(np.bool_)
 
     def mask_tile(self, frame: int, y: int, x: int, tile_px: int) -> NDArray[np.bool_]:
-        """The defective pixels that are marked in the tile at (y, x), bool [tile, tile].
+        """Return the marked defective pixels of the tile at (y, x), bool [tile, tile].
 
-        Beyond the frame a tile shows the frame's edge again, and its defects with it.
+        Beyond the frame, a tile repeats the frame's edge, including its defects.
         """
         mask = self.mask(frame)
         if mask is None:
@@ -162,11 +162,11 @@ def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
 
 
 def _fingerprint(images: Sequence[LabelledImage]) -> str:
-    """Of all files that the cache rests on: path, size, time of change, label."""
+    """Return a digest of all files that the cache depends on: path, size, modification time, label."""
     digest = sha256()
     for image in images:
         for file in (image.path, *image.truth_files):
             stat = os.stat(file)
             line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{image.defective}\n"
-            digest.update(line.encode(errors="surrogateescape"))  # a file's name may be no UTF-8
+            digest.update(line.encode(errors="surrogateescape"))  # file names may not be UTF-8
     return digest.hexdigest()

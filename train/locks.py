@@ -1,7 +1,7 @@
-"""File locks by which several processes share the folder of a study or a search.
+"""File locks for processes that share the folder of a study or a search.
 
-The kernel gives up the locks of a process when it dies, however it dies, so a process is alive if its lock is held: no
-process ids that come again, no waiting for a heartbeat.
+The kernel releases the locks of a process when it ends, however it ends. So a held lock means a living process, without
+process ids, which are reused, or heartbeats, which take time.
 """
 
 import fcntl
@@ -14,12 +14,12 @@ from edge.errors import TrainingError
 
 
 @contextmanager
-def taken(file: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether the lock is ours, which it then is until the context ends.
+def lock_file(file: Path, wait: bool = False) -> Iterator[bool]:
+    """Take a lock until the context ends; yield whether it was free.
 
     Args:
-        file: the lock, made if need be.
-        wait: until whoever has it gives it up.
+        file: the lock file; created if missing.
+        wait: whether to wait until the lock is free.
     Raises:
         TrainingError: it cannot be written.
     """
@@ -39,7 +39,7 @@ def taken(file: Path, wait: bool = False) -> Iterator[bool]:
 
 
 def _take_now(lock: IO[str]) -> bool:
-    """Take the lock unless another process has it; whoever only asks, as `is_taken` does, is soon gone."""
+    """Take the lock unless another process holds it; wait for processes that only test it, as `is_locked` does."""
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,8 +53,8 @@ def _take_now(lock: IO[str]) -> bool:
             return True
 
 
-def is_taken(file: Path) -> bool:
-    """Whether a living process has the lock; no file is made, and asking keeps others out for a moment only."""
+def is_locked(file: Path) -> bool:
+    """Whether a living process holds the lock; creates no file, and blocks others only for a moment."""
     try:
         with file.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Where metrics go besides `metrics.csv`."""
+"""Loggers for metrics besides `metrics.csv`."""
 
 import os
 import uuid
@@ -12,15 +12,15 @@ from edge.errors import TrainingError
 from train.config import LoggerConfig
 
 
-def make_logger(config: LoggerConfig, run: Path, about: dict[str, Any]) -> Logger | None:
-    """The logger that a configuration asks for; None for "csv", as a run's table of metrics is always written.
+def make_logger(config: LoggerConfig, run: Path, hyperparameters: dict[str, Any]) -> Logger | None:
+    """Create the configured logger; return None for "csv", as the table of metrics is always written.
 
     Args:
-        run: the run's folder, which gives the logged run its name and keeps its identity: a resumed run goes on in it.
-        about: what the training was told.
+        run: the run's folder; it names the logged run and stores its id, so that a resumed training continues it.
+        hyperparameters: the configuration of the training.
     Raises:
         MissingExtraError: the package wandb is not installed.
-        TrainingError: it cannot begin: no key, no network, no room.
+        TrainingError: the logger cannot start: no key, no network or no disk space.
     """
     if config.name == "csv":
         return None
@@ -28,7 +28,7 @@ def make_logger(config: LoggerConfig, run: Path, about: dict[str, Any]) -> Logge
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    os.environ.setdefault("WANDB_SILENT", "true")  # progress and errors are ours to tell
+    os.environ.setdefault("WANDB_SILENT", "true")  # heatline reports progress and errors itself
     os.environ.setdefault("WANDB_CONSOLE", "off")
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -43,17 +43,17 @@ def make_logger(config: LoggerConfig, run: Path, about: dict[str, Any]) -> Logge
             offline=config.mode == "offline",
             resume="allow",
         )
-        logger.log_hyperparams(about)
+        logger.log_hyperparams(hyperparameters)
     except (wandb.Error, OSError) as error:
         reason = " ".join(str(error).split())
         raise TrainingError(
-            f"Weights & Biases cannot log the run ({reason}); see to it, or take logger.mode=offline or logger=csv"
+            f"Weights & Biases cannot log the run ({reason}); correct this, or set logger.mode=offline or logger=csv"
         ) from error
     return logger
 
 
 def close_logger(logger: Logger) -> None:
-    """End the logged run, so that the next training of this process begins one of its own."""
+    """End the logged run, so that the next training of this process starts a new one."""
     end = getattr(getattr(logger, "experiment", None), "finish", None)
     if end is not None:
         end()

@@ -1,24 +1,23 @@
-"""Pictures that show nearly the same thing and lie on both sides of a split, where they flatter the model.
+"""Near-duplicate pictures: in different parts of a split they make a model's figures too good.
 
-A picture is compared by a thumbnail from which light and shade are taken (a high-pass filter), as it may have been
-taken again under another exposure. Two are near-duplicate if their thumbnails correlate by `SAME_PICTURE`, or if they
-still do by `SAME_THING` once the mean of all thumbnails is taken off: a fixed camera sees every part at one place and
-in one light, and what all pictures share says nothing of two of them.
+Pictures are compared by thumbnails after a high-pass filter, which removes differences of exposure. Two pictures are
+near-duplicates if their thumbnails correlate by at least `SAME_PICTURE`, or by at least `SAME_THING` after the mean of
+all thumbnails is subtracted: what all pictures of a fixed camera share says nothing about a pair.
 
-Both were chosen on real pictures, by file, with the known groups as truth (recall: pictures with a group of two or more
-of which a fellow was found; false: pairs found across groups, out of all such pairs):
+Both thresholds were chosen on real pictures, with the known groups as truth (recall: share of the pictures in groups of
+two or more for which another picture of the group was found; false: pairs found across groups, out of all such pairs):
 
 ==================  ======  ==========================================================================================
 HRIPCB, 25          1.00    no false pair; six boards, each one photograph with defects drawn in
 magnetic tile,      0.76    95 of 632,278 false, in 77 pictures; many show one tile that has two names. Exposures that
-1,128                       cut the tile elsewhere are what is missed
+1,128                       crop the tile differently are missed
 DeepPCB, 1,275      0.03    none of 712,253 false; a group is a board, and its pictures show different parts of it
 KolektorSDD, 56     0.00    2 of 1,525 false, and these are the same photographs under two names (kos38 and kos39); the
                             parts of an item differ
-BSData, 242         0.68    899 of 27,773 false, in 160 pictures: places on one spindle look alike in small
+BSData, 242         0.68    899 of 27,773 false, in 160 pictures: thumbnails of places on one spindle look alike
 ==================  ======  ==========================================================================================
 
-So a warning is a reason to look, and no warning is no proof.
+A warning is therefore a reason to look at the pictures; the absence of a warning proves nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -39,11 +38,11 @@ _BLOCK = 1024  # pictures compared with all others at a time: 40 MB of correlati
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture, and the one in another part that is most like it."""
+    """A picture and the most similar picture of an earlier part."""
 
     part: str
     number: int
-    """In its part."""
+    """Index within its part."""
     other_part: str
     other_number: int
     likeness: float
@@ -51,16 +50,16 @@ class Pair:
 
 
 def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey uint8 [32, 32], each px the mean of its area, of a picture [H, W, 3]."""
+    """Shrink a picture, RGB uint8 [H, W, 3], to grey uint8 [32, 32]; each px is the mean of its area."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     return np.asarray(cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[Pair]:
-    """For each picture, the one most like it in an earlier part, if they are near-duplicate; the most alike first.
+    """Find each picture's most similar near-duplicate in an earlier part; return the pairs, the most similar first.
 
     Args:
-        thumbnails: of each part, uint8 [n, 32, 32], as `thumbnail` makes them; e.g. of train, val and test.
+        thumbnails: by part (train, val and test, for example), uint8 [n, 32, 32], made by `thumbnail`.
     """
     names = list(thumbnails)
     sizes = [len(thumbnails[name]) for name in names]
@@ -69,7 +68,7 @@ def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[
     if len(part) < 2:
         return []
     pairs = []
-    for rows, likeness, same in _alike(np.concatenate([thumbnails[name] for name in names])):
+    for rows, likeness, same in _compare_blocks(np.concatenate([thumbnails[name] for name in names])):
         same &= part[None, :] < part[rows, None]
         likeness[~same] = -1
         best = likeness.argmax(axis=1)
@@ -87,39 +86,39 @@ def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[
     return sorted(pairs, key=lambda pair: -pair.likeness)
 
 
-def near_duplicates_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """All pairs of near-duplicate pictures, the lower number first.
+def near_duplicate_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Return all pairs of near-duplicate pictures as indices, the lower index first.
 
     Args:
-        thumbnails: uint8 [n, 32, 32], as `thumbnail` makes them.
+        thumbnails: uint8 [n, 32, 32], made by `thumbnail`.
     """
     if len(thumbnails) < 2:
         return []
     return [
         (other, rows.start + row)
-        for rows, _, same in _alike(thumbnails)
+        for rows, _, same in _compare_blocks(thumbnails)
         for row, other in np.argwhere(same).tolist()
         if other < rows.start + row
     ]
 
 
-def describe_near_duplicates(count: int, picture: str, other: str, apart: str = "on another side of the split") -> str:
-    """What to say of near-duplicate pictures.
+def describe_near_duplicates(count: int, picture: str, other: str, place: str = "in another part of the split") -> str:
+    """Describe near-duplicate pictures in a sentence.
 
     Args:
-        count: how many pairs there are.
-        picture, other: the most alike of them.
-        apart: where the other one of each pair lies.
+        count: number of pairs.
+        picture, other: the most similar pair.
+        place: where the other picture of each pair lies.
     """
     return (
-        f"{format_count(count, 'picture')} {'looks' if count == 1 else 'look'} nearly identical to one {apart}, as do "
+        f"{format_count(count, 'picture')} {'looks' if count == 1 else 'look'} nearly identical to one {place}, as do "
         f"{picture} and {other}; if they show the same "
         "thing, put them into one group"
     )
 
 
-def _alike(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Block by block: which rows, their likeness to all pictures [rows, n], and whether they are near-duplicate."""
+def _compare_blocks(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Yield block by block: rows, their correlation with all pictures [rows, n], and where they are near-duplicates."""
     structure = _unit(_high_pass(thumbnails))
     blank = ~structure.any(axis=1, keepdims=True)
     own = _unit(np.where(blank, 0, structure - structure.mean(axis=0)))
@@ -130,7 +129,7 @@ def _alike(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.fl
 
 
 def _high_pass(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Thumbnails [n, 32, 32] less their blur, as rows [n, 1024]."""
+    """Subtract the blur from thumbnails [n, 32, 32]; return zero-mean rows [n, 1024]."""
     images = thumbnails.astype(np.float32)
     blurred = np.stack([cv2.GaussianBlur(image, (0, 0), HIGH_PASS_SIGMA_PX) for image in images])
     rows: NDArray[np.float32] = (images - blurred).reshape(len(images), -1)
@@ -139,7 +138,7 @@ def _high_pass(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1; one without structure stays 0, so that it is like none."""
+    """Scale rows to length 1; a row without structure stays 0 and so resembles no other."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     unit: NDArray[np.float32] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-3)
     return unit

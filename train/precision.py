@@ -1,4 +1,4 @@
-"""Which numbers a training calculates with."""
+"""The numeric precision of a training."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import torch
 
 
 def choose_precision(wanted: str, accelerator: str) -> tuple[str, str]:
-    """The precision to use, as Lightning names it, and why in words.
+    """Return the precision to use, by Lightning's name, and the reason as a phrase.
 
-    bf16-mixed is autocast: weights, their updates, the map head and the loss stay f32. It is faster only where the
-    processor multiplies bf16 itself (a small CNN on 2 such cores: 33 tiles/s in f32, 48 in bf16): "auto" looks there.
+    bf16-mixed is autocast: weights, their updates, the map head and the loss stay f32. It is faster only if the
+    processor has bf16 multiplication (a small CNN on 2 such cores: 33 tiles/s in f32, 48 in bf16); "auto" checks that.
     """
     if wanted != "auto":
         return wanted, "as trainer.precision says"

@@ -1,4 +1,4 @@
-"""Progress over pictures, on the terminal of whoever waits."""
+"""Progress bars over pictures, on the terminal."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -7,16 +7,16 @@ from edge.cli.output import progress_console
 from train.readers import LabelledImage
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
-"""Wraps pictures as they are worked through."""
+"""Wraps pictures while they are processed, to show progress."""
 
 
-def tracked(what: str) -> Track:
-    """A progress bar, where a terminal can show one.
+def tracked(description: str) -> Track:
+    """Return a progress bar; it is shown only on a terminal.
 
     Args:
-        what: stands before the bar.
+        description: text before the bar.
     """
     from rich.progress import track
 
     console = progress_console()
-    return partial(track, description=what, console=console, transient=True, disable=not console.is_terminal)
+    return partial(track, description=description, console=console, transient=True, disable=not console.is_terminal)

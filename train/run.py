@@ -1,12 +1,12 @@
-"""A run's folder: what training leaves behind, and all that export and evaluation need of it.
+"""A run's folder: the files that a training writes, and that export and evaluation read.
 
-- `config.yaml`: what the training was told
-- `run.json`: what came of it, a `RunSummary`
+- `config.yaml`: the configuration
+- `run.json`: the result, a `RunSummary`
 - `metrics.csv`: a row per validation
-- `checkpoints/last.ckpt`: to resume from
-- `checkpoints/best.ckpt`: the one to use: best on the validation groups (see `merit`)
-- `cache/`: decoded frames, while the training is not done
-- `out_of_fold.npz`, of the recipe `heatline`: what the heads of the cross-validation say of the groups that they were
+- `checkpoints/last.ckpt`: the checkpoint to resume from
+- `checkpoints/best.ckpt`: the checkpoint to use, the best on the validation groups (see `merit`)
+- `cache/`: decoded frames, until the training is finished
+- `out_of_fold.npz`, of the recipe `heatline`: predictions of the cross-validation's heads for the groups that they were
   not trained on; thresholds come from it
 - `report/`, of the recipe `heatline`: the cross-validation as a page
 """
@@ -25,7 +25,7 @@ from edge.util.text import encode_json
 from train.compose import read_config, write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.discovery import discover
-from train.files import write_whole
+from train.files import write_atomically
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
 from train.split import Split, split_by_fractions, split_by_name
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """`run.json`."""
+    """The content of `run.json`."""
 
     finished: bool
     model: str
     recipe: str
     steps: int
-    """Done so far."""
+    """Steps done so far."""
     best_step: int | None
     val: dict[str, float]
     """Metrics on the validation groups at the best step; empty before the first validation."""
@@ -49,21 +49,21 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Name of the folder of pictures."""
     truth: str
     groups: dict[str, list[str]]
-    """Of train, val and test."""
+    """Groups of train, val and test."""
     labelled: Literal["tiles", "pictures"]
-    """What the labels that taught it are of: tiles cut from annotations, or whole pictures (multiple-instance)."""
+    """Whether the training labels are of tiles, from annotations, or of whole pictures (multiple-instance)."""
     tiles: dict[str, dict[str, int]]
-    """Of train and val: good, ambiguous and defective ones; those of a picture that is labelled as a whole share its
+    """Number of good, ambiguous and defective tiles of train and val; tiles of a picture without annotation have its
     label."""
     weights: Provenance
     precision: str
     tiles_per_s: float | None
     """Training throughput without validation."""
     seconds: float
-    """Training and validation, all sittings together."""
+    """Duration of training and validation, including earlier starts of a resumed training."""
     versions: dict[str, str]
     folds: int | None = None
-    """Of the cross-validation; None: there was none, and `val` is of the validation groups."""
+    """Folds of the cross-validation; None: there was none, and `val` is measured on the validation groups."""
 
 
 class RunFolder:
@@ -82,10 +82,10 @@ class RunFolder:
         self.report = folder / "report"
 
     def begin(self, config: TrainConfig) -> None:
-        """Make the folder and write what the training was told; what is resumed has that already.
+        """Create the folder and write the configuration, unless a resumed run has it already.
 
         Raises:
-            TrainingError: it cannot be written.
+            TrainingError: the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -93,18 +93,18 @@ class RunFolder:
             raise TrainingError(
                 f"{self.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
             ) from error
-        if not (config.resume and self.config.exists()):  # on a full disk it would be lost
-            write_whole(self.config, lambda file: write_config(config, file))
+        if not (config.resume and self.config.exists()):  # rewriting it could fail on a full disk
+            write_atomically(self.config, lambda file: write_config(config, file))
 
     def read_summary(self) -> RunSummary:
-        """What came of the run.
+        """Read `run.json`.
 
         Raises:
-            InputError: there is no `run.json`, or it is not of this version.
+            InputError: it does not exist, or another version wrote it.
         """
         if self.config.exists() and not self.summary.exists():
             raise InputError(
-                f"the training in {self.folder} is not finished; go on with: heatline train out={self.folder} "
+                f"the training in {self.folder} is not finished; resume it with: heatline train out={self.folder} "
                 "resume=true"
             )
         try:
@@ -116,12 +116,12 @@ class RunFolder:
 
     def write_summary(self, summary: RunSummary) -> None:
         text = msgspec.json.format(encode_json(summary)) + b"\n"
-        write_whole(self.summary, lambda file: file.write_bytes(text))
+        write_atomically(self.summary, lambda file: file.write_bytes(text))
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run, loaded."""
+    """A run with its data and its trained model."""
 
     folder: Path
     config: TrainConfig
@@ -129,15 +129,15 @@ class TrainedRun:
     data: LabelledFolder
     split: Split
     model: "ExplainedClassifier"
-    """With the weights of the best checkpoint, in evaluation mode."""
+    """Has the weights of the best checkpoint and is in evaluation mode."""
 
 
 def load_run(folder: Path) -> TrainedRun:
-    """The run in a folder.
+    """Load the run in a folder.
 
     Raises:
-        InputError: it is no run, or its pictures are gone.
-        TrainingError: it has no best checkpoint yet, or that is damaged.
+        InputError: it is no run, or its pictures no longer exist.
+        TrainingError: it has no best checkpoint yet, or the checkpoint is damaged.
     """
     import torch
 
@@ -153,13 +153,13 @@ def load_run(folder: Path) -> TrainedRun:
     model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
     try:
         with zipfile.ZipFile(run.best) as archive:
-            if (damaged := archive.testzip()) is not None:  # torch compares no sums
+            if (damaged := archive.testzip()) is not None:  # torch does not check the checksums
                 raise ValueError(f"{damaged} in it is damaged")
         checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
         prefix = "model."
         state = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
         model.load_state_dict(state, strict=True)
-    except Exception as error:  # a damaged file ends in whatever the reader trips over
+    except Exception as error:  # a damaged file may raise anything
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error
     split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
@@ -167,15 +167,15 @@ def load_run(folder: Path) -> TrainedRun:
 
 
 def read_data(config: TrainConfig) -> LabelledFolder:
-    """The labelled pictures that a configuration names; errors as `read_folder`."""
+    """Read the labelled pictures that a configuration names; errors as `read_folder`."""
     return read_as(describe_reading(config, config.truth), Path(config.data), config.truth)
 
 
 def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
-    """How a run reads its pictures, as `read_as` takes it and a bundle's provenance stores it.
+    """Return how a run reads its pictures: the arguments of `read_as`, which a bundle's provenance stores.
 
     Args:
-        truth: what `classes` are of.
+        truth: the truth that `classes` belong to.
     """
     return {
         "truth": truth,
@@ -188,12 +188,12 @@ def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
 
 
 def read_as(reading: Mapping[str, Any], folder: Path, truth: str | None) -> LabelledFolder:
-    """A folder, read as a run reads its own; errors as `read_folder`.
+    """Read a folder as a run reads its own; errors as `read_folder`.
 
-    Discovered groups are found again: the same pictures are in the same groups.
+    If the run discovered its groups, they are discovered again: the same pictures get the same groups.
 
     Args:
-        reading: of `describe_reading`; where a key is missing, a folder is read as `read_folder` does.
+        reading: from `describe_reading`; missing keys have the defaults of `read_folder`.
     """
     classes = reading.get("classes") if truth == reading.get("truth") else None
     mixed, group = reading.get("mixed", False), reading.get("group") or "group"
@@ -203,26 +203,26 @@ def read_as(reading: Mapping[str, Any], folder: Path, truth: str | None) -> Labe
 
 
 def class_names(config: TrainConfig) -> list[str] | None:
-    """The annotated classes that are defects, as annotations write them: a command line reads 7 as a number."""
+    """Return the annotated classes that are defects, as text: on the command line, 7 is a number."""
     return None if config.classes is None else [str(name) for name in config.classes]
 
 
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:
-    """Their groups, divided as the configuration says: by name where any is named, else by fractions.
+    """Split the groups by name if the configuration names any, else by fractions.
 
     Raises:
-        ConfigError, InputError: as the functions for each.
+        ConfigError, InputError: as `split_by_name`, `split_by_fractions` and `LabelledFolder.groups`.
     """
     groups = data.groups()
     if isinstance(config.recipe, DenseRecipeConfig):
-        return _split_off_the_test(config, groups, data.groups_with_defects())
+        return _split_off_test(config, groups, data.groups_with_defects())
     if config.split.val or config.split.test:
         return split_by_name(groups, config.split.val, config.split.test)
     return split_by_fractions(groups, config.split.fractions, config.seed, data.groups_with_defects())
 
 
-def _split_off_the_test(config: TrainConfig, groups: list[str], defective: set[str]) -> Split:
-    """A cross-validation validates on what it trains: only the test groups are kept apart."""
+def _split_off_test(config: TrainConfig, groups: list[str], defective: set[str]) -> Split:
+    """Split off only the test groups: a cross-validation trains and validates on all others."""
     split = config.split
     if split.val or split.test:
         named = split_by_name(groups, split.val, split.test, needs_val=False)

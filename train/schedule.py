@@ -1,10 +1,15 @@
-"""The learning rate over a training."""
+"""The learning-rate schedule of a training."""
 
 import math
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at a step: a line up over the warm-up, then half a cosine down to zero."""
+    """Return the factor on the highest learning rate: a linear warm-up, then half a cosine down to zero.
+
+    Args:
+        steps: total number of steps.
+        warmup: share of the steps in which the factor rises.
+    """
     rise = warmup * steps
     if step < rise:
         return (step + 1) / (rise + 1)

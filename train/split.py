@@ -1,7 +1,7 @@
-"""Which groups teach, which choose the best checkpoint, and which are kept for the final word.
+"""Splits groups into train, val (which chooses the best checkpoint) and test (for the final evaluation).
 
-Pictures of one group (a board, an item) show the same thing, so a split by picture or by tile would put nearly the same
-tile on both sides and flatter the model. A group lies on one side, whole.
+Pictures of one group (a board, an item) show the same thing. A split by picture or by tile would put nearly the same
+tile into two parts and make the figures too good, so each group is in one part only.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ class Split:
     test: tuple[str, ...]
 
     def images(self, data: LabelledFolder, part: str) -> list[LabelledImage]:
-        """The pictures of "train", "val" or "test"."""
+        """Return the pictures of part "train", "val" or "test"."""
         groups = set(getattr(self, part))
         return [image for image in data.images if image.group in groups]
 
@@ -29,13 +29,15 @@ class Split:
 def split_by_name(
     groups: Sequence[str], val: Sequence[object], test: Sequence[object], *, needs_val: bool = True
 ) -> Split:
-    """Named groups validate and test, all others train.
+    """Split by the names of the val and test groups; all other groups train.
 
-    A name means the group that is written so; where there is none, a number means the one group of that number, as
-    command lines turn 08 into 8.
+    A name matches the group of the same spelling; otherwise a number matches the only group with that number, as the
+    command line turns 08 into 8.
 
+    Args:
+        needs_val: whether at least one val group must be named.
     Raises:
-        ConfigError: a name is no group, could be several, is in both lists, or nothing is left to train or validate.
+        ConfigError: a name matches no group or several, is in both lists, or no group is left to train or validate.
     """
     val_groups, test_groups = ({_find(groups, name) for name in names} for names in (val, test))
     if both := val_groups & test_groups:
@@ -56,17 +58,17 @@ def split_by_fractions(
     *,
     needs_val: bool = True,
 ) -> Split:
-    """Groups drawn by a hash of seed and name, so that neither their order nor the machine matters.
+    """Split by shares; a hash of seed and name draws the groups, independently of their order and the machine.
 
-    Groups with defects and groups without are each divided by themselves (stratified), where there are enough of both:
-    drawn together, a part may get few of the rarer kind, and its figures then rest on those.
+    Groups with defects and groups without are split separately (stratified) if there are enough of both: drawn
+    together, a part could get few of the rarer kind, and its figures would depend on these few.
 
     Args:
         fractions: shares of train, val and test; each share above 0 gets at least one group of each kind.
         defective: the groups with defects.
         needs_val: whether the share of val must be above 0.
     Raises:
-        ConfigError: fractions that are no shares, or too few groups.
+        ConfigError: the fractions are no shares, or there are too few groups.
     """
     needed = 2 if needs_val else 1
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or min(fractions[:needed]) == 0:
@@ -78,7 +80,7 @@ def split_by_fractions(
     if len(groups) < wanted:
         raise ConfigError(
             f"there are too few groups, {len(groups)} ({', '.join(sorted(groups))}) for {wanted} parts, and a group is "
-            "never cut in two; give more groups, or name them in split.val and split.test"
+            "never divided; give more groups, or name them in split.val and split.test"
         )
     kinds = [[group for group in groups if (group in defective) == kind] for kind in (True, False)]
     if min(map(len, kinds)) < wanted:
@@ -88,7 +90,7 @@ def split_by_fractions(
 
 
 def _draw(groups: Sequence[str], fractions: Sequence[float], seed: int) -> tuple[list[str], list[str], list[str]]:
-    """Of at least as many groups as there are shares above 0: those of train, val and test."""
+    """Draw the groups of train, val and test, from at least as many groups as there are shares above 0."""
     drawn = sorted(groups, key=lambda group: sha256(f"{seed}:{group}".encode()).digest())
     val, test = (0 if share == 0 else max(1, round(share * len(drawn))) for share in fractions[1:])
     while val + test >= len(drawn):  # rounding up small shares may leave nothing to train on

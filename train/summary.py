@@ -1,7 +1,7 @@
-"""What a folder of pictures is understood to hold, before anything is learnt from it.
+"""The summary of a folder of pictures, before a model is trained on it.
 
-Training stops at the first file that it cannot use; a survey decodes every picture and its annotation and tells of each
-that cannot be used. It ends early only where the folder as a whole, or what was asked for, makes no sense.
+Training stops at the first file that it cannot use. The summary decodes every picture and annotation and lists each
+file that cannot be used. It fails only if the folder as a whole, or the options, make no sense.
 """
 
 from collections import Counter
@@ -35,13 +35,13 @@ _FORMATS: dict[PixelFormat, str] = {
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How the folder is to be read and divided, as a training would be told."""
+class ReadingOptions:
+    """How the folder is read and split: the settings of a training."""
 
     truth: str | None = None
-    """None: the first that is there."""
+    """None: the first truth that the folder has."""
     group_column: str | None = None
-    """With neither column nor pattern, groups are as `discover` finds them."""
+    """With neither column nor pattern, `discover` finds the groups."""
     group_pattern: str | None = None
     classes: Sequence[str] | None = None
     val: Sequence[str] = ()
@@ -50,9 +50,9 @@ class Asked:
     seed: int = 0
     tile_px: int = TILE_PX
 
-    def read(self, folder: Path, on_unusable: OnUnusable, found: Discovery | None) -> LabelledFolder:
-        """The pictures of a folder, as the default recipe can use them; errors as `list_folder`."""
-        column = self.group_column if found is None else found.group_column
+    def read(self, folder: Path, on_unusable: OnUnusable, discovery: Discovery | None) -> LabelledFolder:
+        """List the pictures that the default recipe can use; errors as `list_folder`."""
+        column = self.group_column if discovery is None else discovery.group_column
         data = list_folder(
             folder,
             self.truth,
@@ -62,10 +62,10 @@ class Asked:
             on_unusable,
             mixed=True,
         )
-        return data if found is None else found.regroup(data)
+        return data if discovery is None else discovery.regroup(data)
 
     def discover(self, folder: Path) -> Discovery | None:
-        """What is assumed of a folder where no groups are named; errors as `discover`."""
+        """Return what a training assumes of the folder; None if the options name the groups. Errors as `discover`."""
         return None if self.names_groups else discover(folder)
 
     @property
@@ -74,7 +74,7 @@ class Asked:
 
 
 class Size(msgspec.Struct, frozen=True):
-    """A size of pictures, px."""
+    """A picture size in px, and how many pictures have it."""
 
     width: int
     height: int
@@ -82,7 +82,7 @@ class Size(msgspec.Struct, frozen=True):
 
 
 class Groups(msgspec.Struct, frozen=True):
-    """How many groups there are, and of how many pictures each is."""
+    """Number of groups, and pictures per group."""
 
     count: int
     smallest: int
@@ -91,67 +91,68 @@ class Groups(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One side of the split."""
+    """One part of the split: number of groups, good and defective pictures."""
 
     groups: int
     good: int
     defective: int
 
 
-class Twins(msgspec.Struct, frozen=True):
-    """Two pictures that look nearly the same and lie apart."""
+class NearDuplicate(msgspec.Struct, frozen=True):
+    """Two pictures that look nearly the same and lie in different parts or groups."""
 
     picture: str
     part: str
     other: str
     other_part: str
     likeness: float
+    """Correlation of their filtered thumbnails, at most 1."""
 
 
 class UnusableFile(msgspec.Struct, frozen=True):
-    """A file that cannot be used, or a picture whose annotation cannot, and why."""
+    """A file that cannot be used, or a picture whose annotation cannot be used, and the reason."""
 
     file: str
     why: str
 
 
 class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was understood. Pictures that cannot be used are in none of the counts."""
+    """What the folder holds. No count includes pictures that cannot be used."""
 
     folder: str
     truth: str
     truths: list[str]
-    """All that the folder has, the default first."""
+    """All truths of the folder, the default first."""
     good: int
     defective: int
     assumptions: list[str]
-    """Sentences: what a training that is given the folder and nothing else assumes; empty where groups are named."""
+    """Sentences: what a training assumes of the folder; empty if the options name the groups."""
     labels_only: int
-    """Defective pictures of whose defects nothing is marked; they have no part in `tiles`."""
+    """Defective pictures without a marked defect; `tiles` does not count their tiles."""
     sizes: list[Size]
-    """Every size, the most common first."""
+    """All sizes, the most common first."""
     colours: dict[str, int]
-    """Pictures of each colour format."""
+    """Number of pictures per colour format."""
     groups_are: str
-    """Where groups were looked for."""
+    """Where the groups come from."""
     groups: Groups | None
-    """None: they cannot be told."""
+    """None: not every picture has a group."""
     classes: dict[str, int]
-    """Annotated objects of each class, whether it counts as a defect or not."""
+    """Number of annotated objects per class, whether the class counts as a defect or not."""
     tile_px: int
     tiles: dict[str, int] | None
-    """How many are clean, ambiguous (up to 1 % of them is defective) and defective; None: only labels are known."""
+    """Number of clean, ambiguous (up to 1 % defective) and defective tiles; None: the folder has only labels."""
     split: dict[str, Part] | None
-    """Train, val and test; None: groups cannot be divided so."""
-    twins: list[Twins]
-    """Near-duplicate pictures in different parts; without a split in different groups, or any, if there are none."""
+    """Train, val and test; None: the groups cannot be split with these options."""
+    near_duplicates: list[NearDuplicate]
+    """Near-duplicate pictures in different parts; without a split, in different groups; without groups, all pairs."""
     warnings: list[str]
     unusable: list[UnusableFile]
 
 
 @dataclass
-class _Seen:
-    """What decoding brings to light."""
+class _Inspected:
+    """Facts that need decoded pictures."""
 
     images: list[LabelledImage] = field(default_factory=list)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -162,85 +163,90 @@ class _Seen:
     areas_px: list[int] = field(default_factory=list)
 
 
-def summarise_folder(folder: Path, asked: Asked, track: Track = iter) -> FolderSummary:
-    """Decode all pictures of a folder and say what they are.
+def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter) -> FolderSummary:
+    """Decode all pictures of a folder and summarise them.
 
     Args:
-        track: wraps the pictures as they are decoded, to show how far that is.
+        track: wraps the pictures while they are decoded, to show progress.
     Raises:
-        InputError: it is no folder of labelled pictures, or lacks the truth or class that was asked for.
+        InputError: it is no folder of labelled pictures, or lacks the truth or class that the options name.
     """
     unusable: list[UnusableFile] = []
 
     def note(file: Path, error: InputError) -> None:
         unusable.append(UnusableFile(utf8_safe(str(file)), utf8_safe(str(error))))
 
-    found = asked.discover(folder)
-    data = asked.read(folder, note, found)
-    for file in _not_pictures(folder):
+    discovery = options.discover(folder)
+    data = options.read(folder, note, discovery)
+    for file in _find_other_files(folder):
         note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
-    for stem, annotation in data.strays.items():
+    for stem, annotation in data.unmatched.items():
         note(annotation.file, InputError(f"{annotation.file} marks {stem}, and there is no such picture"))
-    rule = TileRule(asked.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
-    seen = _Seen()
+    rule = TileRule(options.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
+    inspected = _Inspected()
     for image in track(data.images):
         try:
-            _look_at(image, rule, seen)
+            _inspect(image, rule, inspected)
         except InputError as error:
             note(image.path, error)
-    usable = LabelledFolder(data.folder, data.truth, tuple(seen.images), data.groups_are, data.strays)
-    groups = _groups(usable)
-    split, why_no_split = _split(groups, data.groups_with_defects(), asked)
-    parts = None if split is None else _parts(usable, split)
-    twins = _twins(usable, np.array(seen.thumbnails), groups, split)
-    defective = sum(image.defective for image in seen.images)
+    usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.unmatched)
+    groups = _count_groups(usable)
+    split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)
+    parts = None if split is None else _count_parts(usable, split)
+    near_duplicates = _find_near_duplicates(usable, np.array(inspected.thumbnails), groups, split)
+    defective = sum(image.defective for image in inspected.images)
     return FolderSummary(
         folder=utf8_safe(str(folder)),
         truth=data.truth,
         truths=truths_in(folder),
-        good=len(seen.images) - defective,
+        good=len(inspected.images) - defective,
         defective=defective,
-        assumptions=[] if found is None else [utf8_safe(sentence) for sentence in found.assumptions],
-        labels_only=sum(image.defective and image.labels_only for image in seen.images),
-        sizes=[Size(width, height, count) for (height, width), count in seen.sizes.most_common()],
-        colours=dict(seen.colours.most_common()),
+        assumptions=[] if discovery is None else [utf8_safe(sentence) for sentence in discovery.assumptions],
+        labels_only=sum(image.defective and image.labels_only for image in inspected.images),
+        sizes=[Size(width, height, count) for (height, width), count in inspected.sizes.most_common()],
+        colours=dict(inspected.colours.most_common()),
         groups_are=utf8_safe(data.groups_are),
-        groups=_count(groups),
-        classes=dict(sorted(seen.classes.items(), key=lambda found: (-found[1], found[0]))),
-        tile_px=asked.tile_px,
-        tiles={kind: seen.tiles[kind] for kind in ("clean", "ambiguous", "defective")} if seen.tiles else None,
+        groups=_summarise_groups(groups),
+        classes=dict(sorted(inspected.classes.items(), key=lambda item: (-item[1], item[0]))),
+        tile_px=options.tile_px,
+        tiles={kind: inspected.tiles[kind] for kind in ("clean", "ambiguous", "defective")}
+        if inspected.tiles
+        else None,
         split=parts,
-        twins=twins,
-        warnings=[utf8_safe(text) for text in _warnings(usable, asked, seen, groups, parts, why_no_split, twins)],
+        near_duplicates=near_duplicates,
+        warnings=[
+            utf8_safe(text)
+            for text in _find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates)
+        ],
         unusable=unusable,
     )
 
 
-def _look_at(image: LabelledImage, rule: TileRule, seen: _Seen) -> None:
-    """Decode one picture and its annotation; nothing is counted of one that cannot be used."""
+def _inspect(image: LabelledImage, rule: TileRule, inspected: _Inspected) -> None:
+    """Decode a picture and its annotation and add them to the counts; change nothing if either cannot be used."""
     pixels, pixel_format = read_image(image.path)
     rgb = to_rgb(pixels, pixel_format)
     hw = (rgb.shape[0], rgb.shape[1])
     mask = image.mask(hw)
     objects = Counter[str]() if image.annotation is None else image.annotation.objects()
-    seen.images.append(image)
-    seen.thumbnails.append(thumbnail(rgb))
-    seen.sizes[hw] += 1
-    seen.colours[_stored_as(image.path) or _FORMATS[pixel_format]] += 1
-    seen.classes.update(objects)
+    inspected.images.append(image)
+    inspected.thumbnails.append(thumbnail(rgb))
+    inspected.sizes[hw] += 1
+    inspected.colours[_describe_png_format(image.path) or _FORMATS[pixel_format]] += 1
+    inspected.classes.update(objects)
     if mask is None:
         return
-    seen.areas_px += defect_areas(mask)
+    inspected.areas_px += defect_areas(mask)
     side, grid = rule.tile_px, TileGrid(hw, rule.tile_px, rule.overlap_px)
     defect_px = np.array([np.count_nonzero(mask[y : y + side, x : x + side]) for y, x in grid.origins_yx])
     defective = rule.is_defective(defect_px)
-    seen.tiles["defective"] += int(defective.sum())
-    seen.tiles["ambiguous"] += int(((defect_px > 0) & ~defective).sum())
-    seen.tiles["clean"] += int((defect_px == 0).sum())
+    inspected.tiles["defective"] += int(defective.sum())
+    inspected.tiles["ambiguous"] += int(((defect_px > 0) & ~defective).sum())
+    inspected.tiles["clean"] += int((defect_px == 0).sum())
 
 
-def _stored_as(path: Path) -> str | None:
-    """What a PNG's header (ISO 15948, IHDR) says and its decoded pixels no longer do: a palette, or fewer bits."""
+def _describe_png_format(path: Path) -> str | None:
+    """Return the format that only a PNG's header (ISO 15948, IHDR) shows: a palette, or fewer than 8 bits."""
     with path.open("rb") as file:
         head = file.read(26)
     if not head.startswith(b"\x89PNG"):
@@ -251,8 +257,8 @@ def _stored_as(path: Path) -> str | None:
     return f"{bits}-bit grey" if colour_type == 0 and bits < 8 else None
 
 
-def _not_pictures(folder: Path) -> list[Path]:
-    """What lies among the pictures and is none."""
+def _find_other_files(folder: Path) -> list[Path]:
+    """Return the files and folders among the pictures that are no pictures."""
     places = [folder / "images"] if (folder / "images").is_dir() else [folder / label for label in LABELS]
     return sorted(
         path
@@ -263,8 +269,8 @@ def _not_pictures(folder: Path) -> list[Path]:
     )
 
 
-def _groups(data: LabelledFolder) -> Counter[str] | None:
-    """Pictures per group; None if groups cannot be told of all."""
+def _count_groups(data: LabelledFolder) -> Counter[str] | None:
+    """Count the pictures of each group; None if not every picture has a group."""
     try:
         data.groups()
     except InputError:
@@ -272,27 +278,29 @@ def _groups(data: LabelledFolder) -> Counter[str] | None:
     return Counter(str(image.group) for image in data.images)
 
 
-def _count(groups: Counter[str] | None) -> Groups | None:
+def _summarise_groups(groups: Counter[str] | None) -> Groups | None:
     if not groups:
         return None
     sizes = sorted(groups.values())
     return Groups(len(sizes), sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
-def _split(groups: Counter[str] | None, with_defects: set[str], asked: Asked) -> tuple[Split | None, str | None]:
-    """As a training would divide them, or why it could not."""
+def _draw_split(
+    groups: Counter[str] | None, with_defects: set[str], options: ReadingOptions
+) -> tuple[Split | None, str | None]:
+    """Return the split that a training would draw, or the reason why it cannot."""
     if not groups:
         return None, None
     names = sorted(groups)
     try:
-        if asked.val or asked.test:
-            return split_by_name(names, asked.val, asked.test), None
-        return split_by_fractions(names, asked.fractions, asked.seed, with_defects), None
+        if options.val or options.test:
+            return split_by_name(names, options.val, options.test), None
+        return split_by_fractions(names, options.fractions, options.seed, with_defects), None
     except ConfigError as error:
         return None, str(error)
 
 
-def _parts(data: LabelledFolder, split: Split) -> dict[str, Part]:
+def _count_parts(data: LabelledFolder, split: Split) -> dict[str, Part]:
     parts = {}
     for part in ("train", "val", "test"):
         images = split.images(data, part)
@@ -301,20 +309,20 @@ def _parts(data: LabelledFolder, split: Split) -> dict[str, Part]:
     return parts
 
 
-def _twins(
+def _find_near_duplicates(
     data: LabelledFolder, thumbnails: NDArray[np.uint8], groups: Counter[str] | None, split: Split | None
-) -> list[Twins]:
-    """Across the split; without one across groups; without groups, across all pictures."""
+) -> list[NearDuplicate]:
+    """Find near-duplicates across the parts of the split; without a split, across groups; else among all pictures."""
     members: dict[str, list[int]] = {}
     if split is not None:
-        side_of = {group: part for part in ("train", "val", "test") for group in getattr(split, part)}
+        part_of = {group: part for part in ("train", "val", "test") for group in getattr(split, part)}
         members = {"train": [], "val": [], "test": []}
     for number, image in enumerate(data.images):
         group = image.name if groups is None else str(image.group)
-        members.setdefault(group if split is None else side_of[group], []).append(number)
+        members.setdefault(group if split is None else part_of[group], []).append(number)
     pairs = near_duplicates_across({part: thumbnails[numbers] for part, numbers in members.items() if numbers})
     return [
-        Twins(
+        NearDuplicate(
             utf8_safe(str(data.images[members[pair.part][pair.number]].path)),
             pair.part,
             utf8_safe(str(data.images[members[pair.other_part][pair.other_number]].path)),
@@ -325,37 +333,37 @@ def _twins(
     ]
 
 
-def _warnings(
+def _find_warnings(
     data: LabelledFolder,
-    asked: Asked,
-    seen: _Seen,
+    options: ReadingOptions,
+    inspected: _Inspected,
     groups: Counter[str] | None,
     split: dict[str, Part] | None,
     why_no_split: str | None,
-    twins: Sequence[Twins],
+    near_duplicates: Sequence[NearDuplicate],
 ) -> list[str]:
-    """What a training would refuse, or be flattered by."""
+    """Describe what a training would refuse, and what would make its figures too good."""
     warnings = []
     defective = sum(image.defective for image in data.images)
     if not defective:
         warnings.append(
             "no picture is defective: the recipe heatline trains on synthetic defects, which finds less; finetune and "
-            "study need defects to learn from"
+            "study need defective pictures"
         )
     elif all(image.defective and image.labels_only for image in data.images):
         warnings.append("no picture is good, and no annotation says which part of the others is; add good pictures")
-    if asked.names_groups and (mixture := data.describe_mixture()):  # else the assumptions say it
+    if options.names_groups and (mixture := data.describe_mixture()):  # otherwise the assumptions include it
         warnings.append(mixture)
-    ambiguous, over = seen.tiles["ambiguous"], seen.tiles["defective"]
-    warnings += describe_small_defects(seen.areas_px, ambiguous, over, asked.tile_px, DEFECTIVE_SHARE)
+    ambiguous, over = inspected.tiles["ambiguous"], inspected.tiles["defective"]
+    warnings += describe_small_defects(inspected.areas_px, ambiguous, over, options.tile_px, DEFECTIVE_SHARE)
     warnings += describe_few_groups(data.images)
-    for name in asked.classes or ():
-        if not seen.classes[name]:
+    for name in options.classes or ():
+        if not inspected.classes[name]:
             warnings.append(f"the class {name!r} counts as a defect and has no object")
     if groups is None:
         warnings.append(
-            f"groups cannot be told: they were looked for in {data.groups_are}; name the column with --group, or give "
-            "--pattern, whose first parenthesis finds the group in the file name"
+            f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or give "
+            "--pattern, a regular expression on file names whose first parenthesis is the group"
         )
     if why_no_split:
         warnings.append(why_no_split)
@@ -365,12 +373,12 @@ def _warnings(
                 f"{name} has {part.good} good and {format_count(part.defective, 'defective picture')}; choose groups "
                 "with both kinds"
             )
-    if twins:
-        apart = "on another side of the split" if split else "of another group" if groups else "of the others"
-        first = twins[0]
+    if near_duplicates:
+        place = "in another part of the split" if split else "of another group" if groups else "of the others"
+        first = near_duplicates[0]
         picture, other = (
             f"{Path(file).name} ({part})" if groups else Path(file).name
             for file, part in ((first.picture, first.part), (first.other, first.other_part))
         )
-        warnings.append(describe_near_duplicates(len(twins), picture, other, apart))
+        warnings.append(describe_near_duplicates(len(near_duplicates), picture, other, place))
     return warnings

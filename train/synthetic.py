@@ -1,8 +1,9 @@
-"""Synthetic defects on good tiles, drawn or taken from other tiles: positives of which the place is known.
+"""Synthetic defects on good tiles, drawn or copied from other tiles, with exact masks.
 
-Cut-and-paste of textures as in CutPaste (Li et al. 2021) and noise-shaped regions as in DRAEM (Zavrtanik et al. 2021),
-here with three shapes (blobs, cracks, spots) and four fillings (another texture, darker or brighter, one colour,
-blurred or noisy). The shape is drawn first and by itself, so that the mask of a copy is known without its pixels.
+Textures are cut and pasted as in CutPaste (Li et al. 2021, https://arxiv.org/abs/2104.04015), in regions shaped by
+noise as in DRAEM (Zavrtanik et al. 2021, https://arxiv.org/abs/2108.07610); here with three shapes (blobs, cracks,
+spots) and four fillings (another texture, darker or brighter, one colour, blurred or noisy). The shape is drawn before
+and independently of the pixels, so that the mask of a copy is known without them.
 """
 
 import math
@@ -14,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHAPES = {"blob": 0.4, "crack": 0.35, "spots": 0.25}
-"""Shapes, and how often each is drawn."""
+"""Shapes, and the probability of each."""
 VISIBLE = 10.0
-"""Least mean change of a defect's pixels, of 255: a network cannot find what nobody can see."""
+"""Minimum mean change of a defect's pixel values, 0..255: a network cannot find an invisible defect."""
 _SUBPIXEL_BITS = 3
 
 Field = NDArray[np.float32]
 
 
 def draw_shape(rng: np.random.Generator, side: int) -> tuple[Field, NDArray[np.bool_]]:
-    """How much of each pixel a defect covers, float32 [side, side] in 0..1, and which pixels are it, bool."""
+    """Draw a defect's coverage of each pixel, float32 [side, side] in 0..1, and its mask, bool [side, side]."""
     kind = rng.choice(list(SHAPES), p=list(SHAPES.values()))
     hard = {"blob": _blob, "crack": _crack, "spots": _spots}[str(kind)](rng, side)
     if hard.max() == 0:
@@ -31,20 +32,20 @@ def draw_shape(rng: np.random.Generator, side: int) -> tuple[Field, NDArray[np.b
     thin = kind == "crack"
     soft = cv2.GaussianBlur(hard, (0, 0), rng.uniform(0.4, 0.9 if thin else 1.8)) if rng.random() < 0.8 else hard
     if thin:
-        soft = soft / soft.max()  # a blur takes the contrast of a line of 1 px
+        soft = soft / soft.max()  # a blur lowers the contrast of a line of 1 px
     return np.asarray(soft, np.float32), hard > (0.25 if thin else 0.5)
 
 
 def draw_defect(
     tile: NDArray[np.uint8], donor: NDArray[np.uint8], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A defect on a good tile.
+    """Draw a defect on a good tile.
 
     Args:
         tile: RGB uint8 [side, side, 3].
-        donor: another good tile of the same product, of that shape: its texture may fill the defect.
+        donor: another good tile of the same product, same shape; its texture may fill the defect.
     Returns:
-        The tile with the defect, and its mask bool [side, side], which is that of `draw_shape` from the same `rng`.
+        The tile with the defect, and the mask bool [side, side], which `draw_shape` returns for the same `rng`.
     """
     cover, mask = draw_shape(rng, len(tile))
     pixels = tile.astype(np.float32)
@@ -54,24 +55,24 @@ def draw_defect(
 
 
 def move(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A defect's mask [side, side] turned, mirrored, scaled and moved, as `transplant` does from the same `rng`."""
+    """Rotate, mirror, scale and shift a mask bool [side, side], as `transplant` does for the same `rng`."""
     return np.asarray(_warp(mask.astype(np.uint8) * 255, _draw_move(rng, len(mask))) > 127)
 
 
 def transplant(
     tile: NDArray[np.uint8], donor: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The defects of another tile on a good one, in most cases with their contrast to what is around them.
+    """Copy the defects of another tile to a good one, in most cases with their contrast to the surroundings.
 
     Args:
         tile, donor: RGB uint8 [side, side, 3].
         mask: the donor's defects, bool [side, side].
     Returns:
-        The tile with the defects, and their mask bool [side, side], which is that of `move`.
+        The tile with the defects, and the mask bool [side, side], which `move` returns for the same `rng`.
     """
     matrix = _draw_move(rng, len(tile))
     moved = _warp(mask.astype(np.uint8) * 255, matrix) > 127
-    if not moved.any():  # it was moved out of the tile
+    if not moved.any():  # the shift moved it out of the tile
         return tile, moved
     source = _warp(donor.astype(np.float32), matrix)
     pixels = tile.astype(np.float32)
@@ -85,9 +86,9 @@ def transplant(
 
 
 def _draw_move(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
-    """An affine matrix [2, 3] about the tile's centre: a quarter turn, a mirror, a scale, a shift."""
-    turn, scale = rng.integers(4) * math.pi / 2, math.exp(rng.uniform(math.log(0.75), math.log(1.3)))
-    linear = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    """Draw an affine matrix [2, 3] about the tile's centre, px: a multiple of 90 degrees, a flip, a scale, a shift."""
+    angle, scale = rng.integers(4) * math.pi / 2, math.exp(rng.uniform(math.log(0.75), math.log(1.3)))
+    linear = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     linear[:, 0] *= rng.choice([-1, 1])
     centre = np.full(2, (side - 1) / 2)
     shift = centre - linear @ centre + rng.uniform(-0.22, 0.22, 2) * side
@@ -100,10 +101,10 @@ def _warp(image: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The changed tile; a change that nobody could see is replaced by a shade of twice that."""
+    """Apply the change to a tile; if its mean is below `VISIBLE`, change the brightness by twice `VISIBLE` instead."""
     drawn = np.clip(np.rint(pixels + change), 0, 255)
-    seen = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
-    if seen < VISIBLE:
+    mean_change = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
+    if mean_change < VISIBLE:
         room_below = float(pixels[mask].mean()) > 127
         shade = np.float32((-2 if room_below else 2) * VISIBLE / cover[mask].mean())
         drawn = np.clip(np.rint(pixels + shade * cover[..., None]), 0, 255)
@@ -111,7 +112,7 @@ def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]
 
 
 def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8]) -> Field:
-    """What the defect would show if it covered the whole tile [side, side, 3]."""
+    """Draw the defect's filling as if it covered the whole tile, float32 [side, side, 3]."""
     side = len(pixels)
     contrast = max(6.0, float(pixels.std()))
     match rng.choice(4, p=(0.3, 0.45, 0.13, 0.12)):
@@ -140,7 +141,7 @@ def _noise(rng: np.random.Generator, side: int, channels: int, deviation: float)
 
 
 def _blob(rng: np.random.Generator, side: int) -> Field:
-    """Smooth noise over a quantile, within a rotated ellipse."""
+    """Draw a blob: smooth noise above a quantile, within a rotated ellipse."""
     grain = int(rng.choice([3, 5, 8, 14]))
     noise = _smooth(rng, grain, side)
     if rng.random() < 0.5:
@@ -158,11 +159,11 @@ def _blob(rng: np.random.Generator, side: int) -> Field:
 
 
 def _crack(rng: np.random.Generator, side: int) -> Field:
-    """A random walk, thin, of one width or swelling towards its middle."""
+    """Draw a crack: a thin random walk, of constant width or wider towards its middle."""
     joints = int(rng.integers(6, 24))
     step = math.exp(rng.uniform(math.log(0.09), math.log(0.9))) * side / joints
-    turns = rng.normal(0, rng.uniform(0.1, 0.6), joints).cumsum() + rng.uniform(0, 2 * math.pi)
-    walk = np.stack([np.cos(turns), np.sin(turns)], axis=1).cumsum(axis=0) * step
+    angles = rng.normal(0, rng.uniform(0.1, 0.6), joints).cumsum() + rng.uniform(0, 2 * math.pi)
+    walk = np.stack([np.cos(angles), np.sin(angles)], axis=1).cumsum(axis=0) * step
     points = np.concatenate([np.zeros((1, 2)), walk]) + rng.uniform(0.03, 0.97, 2) * side
     corners = np.rint(points * 2**_SUBPIXEL_BITS).astype(np.int32)
     if rng.random() < 0.6:
@@ -177,7 +178,7 @@ def _crack(rng: np.random.Generator, side: int) -> Field:
 
 
 def _spots(rng: np.random.Generator, side: int) -> Field:
-    """One to three ellipses."""
+    """Draw one to three ellipses."""
     drawn = np.zeros((side, side), np.float32)
     for _ in range(int(rng.integers(1, 4))):
         centre = np.rint(rng.uniform(0.04, 0.96, 2) * side).astype(int).tolist()

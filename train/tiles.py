@@ -1,8 +1,7 @@
-"""Tiles with labels, cut by the line's own geometry.
+"""Labelled tiles, cut by the line's own geometry.
 
-A tile is defective if more than a share (the study: 1 %) of its area is. Tiles with less than that and more than
-nothing are ambiguous: by the study's rule they are good, and evaluation counts them so; the recipe `finetune` does not
-teach them.
+A tile is defective if more than a certain share (the study: 1 %) of its area is defective. Tiles with a smaller share
+above 0 are ambiguous: the study's rule and evaluation count them as good; the recipe `finetune` does not train on them.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,22 +14,22 @@ from edge.geometry.tiling import TileGrid, cut_tile
 from train.frames import FrameStore
 
 DEFECTIVE_SHARE = 0.01
-"""A tile is defective if more than this share of it is (the study's rule)."""
+"""A tile is defective if more than this share of its area is (the study's rule)."""
 
 _TRIES = 8
-"""How often another place is tried before a tile stays at its own."""
+"""Number of random places that are tried before a tile stays at its own."""
 
 
 @dataclass(frozen=True)
 class TileRule:
-    """How big tiles are, how far apart, and when they are defective."""
+    """Size and overlap of tiles, and the share of defective area above which a tile is defective."""
 
     tile_px: int
     overlap_px: int
     defective_share: float
 
     def is_defective(self, defect_px: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The label for so many defective px; 1 % of 224x224 px are 501.76, so 501 is good and 502 defective."""
+        """Label tiles by their defective px; 1 % of 224x224 px are 501.76, so 501 is good and 502 defective."""
         return np.asarray(defect_px > self.defective_share * self.tile_px**2)
 
 
@@ -49,23 +48,24 @@ class TileTable:
 
     @property
     def ambiguous(self) -> NDArray[np.bool_]:
-        """Defective to some extent, and not enough to be called so."""
+        """Which tiles have defective px, but too few to be defective."""
         return np.asarray((self.defect_px > 0) & ~self.defective)
 
-    def without_ambiguous(self) -> "TileTable":
+    def drop_ambiguous(self) -> "TileTable":
+        """Return the table without ambiguous tiles."""
         keep = ~self.ambiguous
         return TileTable(self.frame[keep], self.y[keep], self.x[keep], self.defect_px[keep], self.defective[keep])
 
     def counts(self) -> dict[str, int]:
-        """How many tiles are good, ambiguous and defective."""
+        """Count the good, ambiguous and defective tiles."""
         defective, ambiguous = int(self.defective.sum()), int(self.ambiguous.sum())
         return {"good": len(self) - defective - ambiguous, "ambiguous": ambiguous, "defective": defective}
 
 
 def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> TileTable:
-    """The tiles of those frames, frame by frame in the grid's order.
+    """Return the grid tiles of those frames, frame by frame in the grid's order.
 
-    Where only pictures are labelled, all tiles of a defective one count as defective.
+    All tiles of a defective picture without annotation count as defective.
     """
     rows = []
     for frame in frames:
@@ -82,13 +82,13 @@ def move_tile(
     tile_px: int,
     reach_px: int,
     rng: np.random.Generator,
-    may_be: Callable[[int], bool],
+    accepts: Callable[[int], bool],
 ) -> tuple[int, int]:
-    """Top left corner (y, x) of a tile that is moved at random, within its frame; of one that finds no place, its own.
+    """Move a tile at random within its frame; return its new top left corner (y, x), or its own if none is accepted.
 
     Args:
-        reach_px: how far it may be moved each way.
-        may_be: whether it may lie where it covers so many defective px.
+        reach_px: maximum shift in each direction.
+        accepts: whether the tile may lie at a place, by the number of defective px that it covers there.
     """
     (low_y, high_y), (low_x, high_x) = (
         (max(0, start - reach_px), max(0, min(length - tile_px, start + reach_px)))
@@ -97,9 +97,9 @@ def move_tile(
     if (low_y, low_x) == (high_y, high_x):
         return yx
     for _ in range(_TRIES):
-        there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
-        if may_be(store.defect_px(frame, *there, tile_px)):
-            return there
+        corner = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
+        if accepts(store.defect_px(frame, *corner, tile_px)):
+            return corner
     return yx
 
 

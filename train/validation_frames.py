@@ -1,7 +1,6 @@
-"""One pass over the frames that a run was not trained on: what calibration needs, and tiles to keep as golden.
+"""Runs a model over validation frames: scores for calibration, and tiles for the bundle's golden tiles.
 
-A run that was cross-validated was trained on all of its frames; of each, what a model said that was not trained on its
-group is recorded.
+A cross-validated run is trained on all its frames; for these, the recorded out-of-fold predictions are used.
 """
 
 from collections.abc import Iterable
@@ -26,15 +25,15 @@ if TYPE_CHECKING:
 
 GOLDEN_TILES = 16
 SMOOTHING_CELLS = 1.5
-"""Of maps of 14x14 cells and fewer: on the validation boards of the demo's bundle of then, 0, 1, 1.5 and 2 cells hit
-0.76, 0.87, 0.88 and 0.87 of the defects. A map of 28x28 cells is not smoothed."""
+"""Standard deviation of the smoothing of maps up to 14x14 cells: on the validation boards of an earlier demo bundle, 0,
+1, 1.5 and 2 cells hit 0.76, 0.87, 0.88 and 0.87 of the defects. A map of 28x28 cells is not smoothed."""
 
 
 def smoothing_px(map_hw: tuple[int, int], tile_px: int, cells: float | None) -> float:
-    """Standard deviation of the heatmap's smoothing.
+    """Return the standard deviation of the heatmap's smoothing, px.
 
     Args:
-        cells: in map cells; None: by the size of the map.
+        cells: the same in map cells; None: chosen by the size of the map.
     """
     if cells is None:
         cells = SMOOTHING_CELLS if min(map_hw) <= 14 else 0.0
@@ -43,61 +42,63 @@ def smoothing_px(map_hw: tuple[int, int], tile_px: int, cells: float | None) -> 
 
 @dataclass(frozen=True)
 class ValidationFrames:
-    """Frames that thresholds come from, and by which a model is judged before it goes to the line."""
+    """Frames for thresholds and for the evaluation of a model before it is used on the line."""
 
     images: list[LabelledImage]
     recorded: Engine | None
-    """Gives the answers of the cross-validation, once, frame by frame; None: the model itself is to be asked."""
+    """Returns the recorded out-of-fold predictions, once, frame by frame; None: the model itself must be run."""
     are: str
-    """Which frames they are, in words."""
+    """Phrase for messages: which frames these are."""
     are_new: bool = True
-    """Whether the answering model was not trained on them."""
+    """Whether the predicting model was not trained on these frames."""
 
 
 def validation_frames(run: "TrainedRun") -> ValidationFrames:
-    """The frames of a run that validate.
+    """Return the validation frames of a run.
 
     Raises:
-        InputError: the answers of the cross-validation are gone, or are of other pictures.
+        InputError: the recorded predictions of the cross-validation are missing, or belong to other pictures.
     """
     if run.split.val:
         return ValidationFrames(run.split.images(run.data, "val"), None, "of the validation groups")
     images = run.split.images(run.data, "train")
     if run.summary.folds is None:
         return ValidationFrames(images, None, "of groups that the model was trained on", are_new=False)
-    answers = OutOfFold.read(RunFolder(run.folder).out_of_fold)
-    if list(answers.frames) != [image.name_in_folder for image in images]:
+    out_of_fold = OutOfFold.read(RunFolder(run.folder).out_of_fold)
+    if list(out_of_fold.frames) != [image.name_in_folder for image in images]:
         raise InputError(
             f"{run.data.folder} holds other pictures than when {run.folder} was trained, and thresholds come from "
-            "there; put them back, or train again"
+            "these; restore them, or train again"
         )
-    return ValidationFrames(
-        images, RecordedEngine(answers.logit, answers.map), "of groups that the answering model was not trained on"
-    )
+    recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map)
+    return ValidationFrames(images, recorded, "of groups that the answering model was not trained on")
 
 
 def calibrate_on(
-    found: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
+    validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
 ) -> Calibration:
-    """Thresholds by what a pass over these frames found; errors as `calibrate`."""
-    coldest = coldest_of(found.defective) if frames.are_new else None  # what taught the model is hotter than the next
-    return calibrate(found.good_frames, false_reject, found.frames_are, top_cells=top_cells, coldest_defect=coldest)
+    """Calibrate thresholds on the results of a pass over these frames; errors as `calibrate`."""
+    # Defects that the model was trained on are hotter than new ones.
+    coldest = coldest_of(validation.defective) if frames.are_new else None
+    return calibrate(
+        validation.good_frames, false_reject, validation.frames_are, top_cells=top_cells, coldest_defect=coldest
+    )
 
 
 @dataclass(frozen=True)
 class ValidationPass:
-    """What the pass found."""
+    """The results of a pass over validation frames."""
 
     good_frames: list[GoodFrame]
     defective: list[float]
     """Highest tile logit of each defective frame."""
     frames_are: str
-    """Which frames the thresholds rest on, in words."""
+    """Phrase for messages: which frames the thresholds come from."""
     tiles: NDArray[np.uint8]
-    """[N, tile, tile, 3]: half with the most evidence of a defect, half with the least."""
+    """RGB uint8 [N, tile, tile, 3]: half of them the tiles with the highest logits, half those with the lowest."""
 
 
-def run_over(
+def run_validation(
     images: Iterable[LabelledImage],
     engine: Engine,
     *,
@@ -107,57 +108,56 @@ def run_over(
 ) -> ValidationPass:
     """Run all tiles of the images through the engine.
 
+    Thresholds come from good frames. If there is none, defective frames without their defective tiles replace them:
+    every tile with a defective pixel is left out, as an ambiguous tile is not good either.
+
     Args:
-        are: which images they are, in words.
-
-    The good frames are what thresholds come from. Where there is none, frames without their defective tiles stand in:
-    without every tile that holds any defective pixel, as one below the labelling rule is no good tile either.
-
+        are: phrase for messages: which images these are.
     Raises:
-        InputError: no image, or no tile without a defect among them.
+        InputError: no image has a tile without a defect.
     """
     good: list[GoodFrame] = []
     defective: list[float] = []
-    stand_ins: list[GoodFrame] = []
+    substitutes: list[GoodFrame] = []
     extremes: list[tuple[float, NDArray[np.uint8]]] = []
     for image in images:
         rgb = image.pixels()
         frame_hw = (rgb.shape[0], rgb.shape[1])
-        places = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
-        tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
-        places.cut(rgb, tiles)
+        tile_grid = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
+        tiles = np.empty((len(tile_grid), grid.tile_px, grid.tile_px, 3), np.uint8)
+        tile_grid.cut(rgb, tiles)
         logits, maps = infer(engine, tiles)
         if image.defective:
             defective.append(float(logits.max()))
         extremes = _extremes([*extremes, *zip(logits.tolist(), tiles, strict=True)])
         mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
-        clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in places.origins_yx])
+        clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in tile_grid.origins_yx])
         if clean.any():
-            stitcher = Stitcher(places, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
+            stitcher = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
-            kept = GoodFrame.of(logits[clean], heatmap, image.group or image.name)
-            (stand_ins if image.defective else good).append(kept)
-    if not good and not stand_ins:
+            frame = GoodFrame.of(logits[clean], heatmap, image.group or image.name)
+            (substitutes if image.defective else good).append(frame)
+    if not good and not substitutes:
         raise InputError(
             f"the frames {are} hold no tile without a defect, so no threshold can be set; add good pictures, or "
             "choose other groups with split.val"
         )
     return ValidationPass(
-        good or stand_ins,
+        good or substitutes,
         defective,
         f"good frames {are}" if good else f"frames {are}, without their defective tiles",
         np.stack([tile for _, tile in extremes]),
     )
 
 
-def _extremes(answered: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[float, NDArray[np.uint8]]]:
-    """The tiles to keep of those seen so far, each with its logit: copies, so that their frames can be forgotten."""
-    ordered = sorted(answered, key=lambda extreme: extreme[0])
+def _extremes(candidates: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[float, NDArray[np.uint8]]]:
+    """Return the tiles with the lowest and the highest logits, as copies, so that their frames can be released."""
+    ordered = sorted(candidates, key=lambda candidate: candidate[0])
     half = GOLDEN_TILES // 2
-    kept = ordered if len(ordered) <= GOLDEN_TILES else ordered[:half] + ordered[-half:]
-    return [(logit, tile.copy()) for logit, tile in kept]
+    chosen = ordered if len(ordered) <= GOLDEN_TILES else ordered[:half] + ordered[-half:]
+    return [(logit, tile.copy()) for logit, tile in chosen]
 
 
 def _is_clean(mask: NDArray[np.bool_] | None, y: int, x: int, tile_px: int) -> bool:
-    """Whether a tile holds no defective pixel; without a mask, nobody knows where a defective frame is clean."""
+    """Whether a tile holds no defective pixel; False without a mask, as the place of the defects is unknown."""
     return mask is not None and not mask[y : y + tile_px, x : x + tile_px].any()

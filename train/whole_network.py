@@ -1,4 +1,4 @@
-"""The recipes `finetune` and `study`: from a configuration to a run's folder, by Lightning."""
+"""Trains by the recipes `finetune` and `study`, with Lightning: from a configuration to a run's folder."""
 
 import logging
 import shutil
@@ -21,9 +21,9 @@ from edge.errors import ConfigError
 from edge.util.text import format_count
 from train.assemble import Assembly, assemble
 from train.batches import Steps
-from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
+from train.callbacks import GracefulStop, MetricsTable, Stopwatch, read_metrics
 from train.config import TrainConfig
-from train.files import write_whole
+from train.files import write_atomically
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
@@ -34,31 +34,31 @@ from train.run import RunFolder, RunSummary
 def train_whole_network(
     config: TrainConfig,
     run: RunFolder,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     callbacks: Sequence[Callback],
     cache: Path | None,
     *,
     leads: bool,
 ) -> None:
-    """Train all weights, from a checkpoint on if the run has one; arguments and errors as `fit`.
+    """Train all weights, starting from the run's checkpoint if it has one; arguments and errors as `fit`.
 
     Args:
-        leads: whether this process, of several devices, is the one that writes.
+        leads: whether this is the process that writes, see `is_main_process`.
     """
     torch.manual_seed(config.seed)
     resumed = run.last.exists()
-    if resumed:  # the checkpoint holds all weights, and where the first ones came from is known
+    if resumed:  # the checkpoint holds all weights, and the summary their provenance
         model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
         weights = run.read_summary().weights
     else:
         model, weights = build_model(config.model, config.tiles.tile_px)
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
     flags = {"accelerator": config.trainer.accelerator, "devices": config.trainer.devices, "precision": precision}
-    devices = _trainer(flags, logger=False, barebones=True).world_size  # or a sentence, before any work is done
-    prepared = prepare(config, cache or run.cache, say)
+    devices = _trainer(flags, logger=False, barebones=True).world_size  # refuses wrong flags before any work
+    prepared = prepare(config, cache or run.cache, report_line)
     assembly = assemble(config, prepared, model, devices)
-    say(f"precision {precision}: {reason}")
-    say(_plan(assembly))
+    report_line(f"precision {precision}: {reason}")
+    report_line(_describe_plan(assembly))
 
     summary = RunSummary(
         finished=False,
@@ -79,10 +79,10 @@ def train_whole_network(
         versions={name: version(name) for name in ("heatline", "torch", "lightning", "timm")},
     )
     stopwatch = Stopwatch()
-    stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
+    stop = GracefulStop(run.last, f"resume it with: heatline train out={run.folder} resume=true")
     if leads:
         run.begin(config)
-        if not resumed:  # so that a training that is killed can be resumed: where its weights come from is known
+        if not resumed:  # a resumed training needs the provenance, even after a kill
             run.write_summary(summary)
     trainer = _trainer(
         flags,
@@ -93,25 +93,25 @@ def train_whole_network(
         num_sanity_val_steps=0,
         logger=(make_logger(config.logger, run.folder, msgspec.to_builtins(config)) if leads else None) or False,
         log_every_n_steps=1,
-        use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
+        use_distributed_sampler=False,  # `_steps` distributes batches; each device validates on everything
         enable_model_summary=False,
-        plugins=[_WholeCheckpoints()],
+        plugins=[_AtomicCheckpoints()],
         callbacks=[
             _StepsBar(console_kwargs={"stderr": True}),
             MetricsTable(run.metrics),
             stopwatch,
             stop,
             *callbacks,
-            *_keepers(config, run),
+            *_checkpointing(config, run),
         ],
     )
     ended = False
     try:
         with stop, warnings.catch_warnings():
-            # Cutting and augmenting a batch takes a few per cent of its step: no worker is worth a core of its own.
+            # Cutting and augmenting a batch takes a few per cent of its step, so a worker process does not pay off.
             warnings.filterwarnings("ignore", ".*does not have many workers.*")
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # between Lightning and torch
-            warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # it holds what is resumed
+            warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # of the folder that is resumed
             trainer.fit(
                 assembly.training,
                 DataLoader(
@@ -145,50 +145,50 @@ def train_whole_network(
 
 
 def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
-    """Lightning's Trainer with the flags that the user chose.
+    """Create Lightning's Trainer with the configured flags.
 
     Raises:
-        ConfigError: it does not take them.
+        ConfigError: Lightning does not accept them.
     """
-    # What it says of GPUs and services is no news.
+    # Hide its lines about GPUs and services.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
         return Trainer(**flags, **more)
     except (MisconfigurationException, ValueError, TypeError) as error:
-        asked = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
-        raise ConfigError(f"Lightning cannot train with {asked}: {' '.join(str(error).split())}") from error
+        settings = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
+        raise ConfigError(f"Lightning cannot train with {settings}: {' '.join(str(error).split())}") from error
 
 
-def _keepers(config: TrainConfig, run: RunFolder) -> list[Callback]:
-    """What keeps checkpoints, and ends a training that gets no better."""
-    kept: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
-    keepers: list[Callback] = [
-        ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **kept),
-        # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
-        ModelCheckpoint(run.checkpoints, run.last.stem, **kept),
+def _checkpointing(config: TrainConfig, run: RunFolder) -> list[Callback]:
+    """Create the callbacks that write checkpoints and end a training that no longer improves."""
+    options: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **options),
+        # A separate callback: `save_last` of the first would be written only together with the best checkpoint.
+        ModelCheckpoint(run.checkpoints, run.last.stem, **options),
     ]
     if config.finetune.patience is not None:
-        keepers.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
-    return keepers
+        callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
+    return callbacks
 
 
 def _steps(trainer: Trainer, total: int) -> Steps:
-    """The numbers of the batches from the trainer's step on, dealt out to devices and, on each, to workers in turn."""
+    """Return the batch numbers from the trainer's step on, distributed to devices and then to workers in turn."""
 
     def steps() -> Iterable[int]:
         worker = get_worker_info()
-        first, each = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        mine = range(trainer.global_step + first, total, each)
-        return (step * trainer.world_size + trainer.global_rank for step in mine)
+        first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        own_steps = range(trainer.global_step + first, total, stride)
+        return (step * trainer.world_size + trainer.global_rank for step in own_steps)
 
     return steps
 
 
-def _plan(assembly: Assembly) -> str:
-    """In words, how long it takes and what is done about the rarity of defects."""
+def _describe_plan(assembly: Assembly) -> str:
+    """Describe the number of steps and how batches are balanced."""
     budget, share = assembly.budget, assembly.defective_share_of_batch
     balance = (
-        "batches hold good and defective as often as they are"
+        "batches hold good and defective samples in their natural proportion"
         if share is None
         else f"{share:.0%} of each batch is defective, and the loss corrects the odds for it "
         f"({assembly.training.shift:+.2f} logits)"
@@ -196,17 +196,17 @@ def _plan(assembly: Assembly) -> str:
     return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"
 
 
-class _WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or not there: a full disk or a power cut in the midst of one leaves the one before."""
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints atomically: after a full disk or a power cut, the previous one is intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Errors as `write_whole`."""
+        """Errors as `write_atomically`."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class _StepsBar(RichProgressBar):
-    """Counts the steps of the whole training, also where this sitting resumed it."""
+    """Counts the steps of the whole training, also after it was resumed."""
 
     @property
     def total_train_batches(self) -> int:
@@ -217,7 +217,7 @@ class _StepsBar(RichProgressBar):
 
 
 def _best_row(run: RunFolder) -> dict[str, float] | None:
-    """The metrics of the best checkpoint; None if there is none yet."""
+    """Return the metrics of the best checkpoint; None if there is none yet."""
     if not run.best.exists():
         return None
     step = torch.load(run.best, map_location="cpu", weights_only=True)["global_step"]

@@ -1,6 +1,7 @@
-"""YAML of a run's files, by PyYAML's own reader and writer.
+"""YAML of a run's files, with PyYAML's own reader and writer.
 
-libyaml, which msgspec uses, takes no file name that is not UTF-8: these write its bytes as escapes and read them back.
+libyaml, which msgspec uses, refuses a file name that is not UTF-8. PyYAML's writer escapes its bytes, and its reader
+restores them.
 """
 
 from typing import TypeVar
@@ -18,10 +19,10 @@ def encode_yaml(value: object) -> bytes:
 
 
 def decode_yaml(data: bytes, kind: type[T]) -> T:
-    """Decode what `encode_yaml` wrote.
+    """Decode the output of `encode_yaml`.
 
     Raises:
-        msgspec.MsgspecError: it is no YAML, or does not fit the kind.
+        msgspec.MsgspecError: it is no YAML, or does not match `kind`.
     """
     try:
         values = yaml.load(data, Loader=yaml.SafeLoader)

@@ -8,7 +8,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, precision_option, say
+from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, precision_option, report_line
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.bundle import open_bundle
@@ -28,17 +28,27 @@ if TYPE_CHECKING:
     "--fps",
     "rate_fps",
     type=FiniteRange(0.01, 10_000),
-    help="Of each camera; default: 80 % of the highest, where that is looked for.",
+    help="Of each camera; default: 80 % of the highest rate, with --find-max.",
 )
 @click.option(
-    "--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames that are made."
+    "--size",
+    "frame_hw",
+    type=FrameSize(),
+    default="2448x2048",
+    show_default=True,
+    help="Of frames that are made.",
 )
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
 @click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
 @click.option("--find-max", is_flag=True, help="Find the highest rate without drops.")
-@click.option("--saturate", "saturated", is_flag=True, help="Service over bare engine, with a frame always waiting.")
-@click.option("--idle", is_flag=True, help="One frame at a time, beside the bare engine's time for its tiles.")
+@click.option(
+    "--saturate",
+    "saturated",
+    is_flag=True,
+    help="Compare the always busy service with the bare engine.",
+)
+@click.option("--idle", is_flag=True, help="Compare one frame at a time with the bare engine's time for its tiles.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of service and engine.")
 @click.option("--batch", type=click.IntRange(1, 64), help="Tiles a request, as in the line's file.")
 @out_option
@@ -59,18 +69,25 @@ def end_to_end(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Show pictures by paced cameras to the real service, and follow every frame to a subscriber in another process.
+    """Show pictures to the real service at a rate, and follow every frame to a subscriber in another process.
 
-    Every event is held to what the same bundle says of its picture by itself: a service that skips work fails. Shows
-    how soon after a frame was due its event is heard, what became of every frame, processor time and memory. Wants the
-    machine for itself.
+    Every event is compared with what the same bundle finds in its picture without a line, so a service that skips work
+    fails. Prints the time from when a frame was due to the receipt of its event, the outcome of every frame, processor
+    time and memory. Run nothing else on the machine.
     """
     from bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
 
     if rate_fps is None and not (find_max or saturated or idle):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
-    size_from = click.get_current_context().get_parameter_source("frame_hw")
-    if pictures is not None and size_from is not ParameterSource.DEFAULT:
+
+    def is_given(option: str) -> bool:
+        return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
+
+    if is_given("rounds") and not (saturated or idle):
+        raise click.UsageError("--rounds counts for --saturate and --idle; give one of them, or leave it out")
+    if is_given("seconds") and rate_fps is None and not find_max:
+        raise click.UsageError("--seconds counts for --fps and --find-max; give one of them, or leave it out")
+    if pictures is not None and is_given("frame_hw"):
         raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
@@ -80,7 +97,7 @@ def end_to_end(
     def keep_part(part: "EndToEnd") -> None:
         parts.append(part)
         if out is not None:
-            with contextlib.suppress(BenchError):  # said at the end, should there still be no room
+            with contextlib.suppress(BenchError):  # raised at the end, should there still be no room
                 keep(out, new_report("end-to-end", now, part))
 
     try:
@@ -92,11 +109,11 @@ def end_to_end(
             frame_hw=frame_hw,
             cameras=cameras,
             engine={} if batch is None else {"batch": batch},
-            say=say,
+            report_line=report_line,
             keep=keep_part,
         )
     except Exception as error:
-        if parts:  # a verdict that was wrong, say: what there is in the file must not pass for a result
+        if parts:  # the file must not pass for a result
             keep_part(msgspec.structs.replace(parts[-1], ended=str(error) or type(error).__name__))
         raise
     title = f"{found.bundle} ({found.model}) in {found.precision}"

@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.commands.common import out_option
+from bench.commands.common import out_option, write_and_print
 from bench.machine import machine
-from bench.result_file import claim, keep, new_report
+from bench.result_file import claim, new_report
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json, progress_console
+from edge.cli.output import json_option, progress_console
 from edge.geometry.tiling import TILE_PX
 
 if TYPE_CHECKING:
     from bench.flops import FlopsBench
 
 WIDTH = 160
-"""More than a table has: a narrow terminal breaks its lines, and no name is cut."""
+"""More columns than a table has: a narrow terminal breaks its lines, and no name is cut."""
 
 
 @click.command(epilog="Example: heatline bench flops --model efficientnetv2_s --tile-px 384 --layers")
@@ -30,7 +30,7 @@ WIDTH = 160
     multiple=True,
     help="As `heatline models` shows them, or any of timm; may be repeated. Default: all with a name here.",
 )
-@click.option("--layers", "by_layer", is_flag=True, help="Every module of the classifier by itself, too.")
+@click.option("--layers", "by_layer", is_flag=True, help="Print the FLOPs of every module of the classifier too.")
 @click.option("--tile-px", type=click.IntRange(16, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
 @out_option
 @json_option
@@ -43,8 +43,10 @@ def flops(
 ) -> None:
     """Count parameters, multiply-adds (MACs) and FLOPs = 2 x MACs of each model, alone and with its map.
 
-    Nothing is computed, and no weights are needed. The study's Table 1.1 stands beside it.
+    Nothing is computed, and no weights are needed. The last column is the study's Table 1.1.
     """
+    if by_layer and as_json:
+        raise click.UsageError("--layers prints tables for people; leave out --layers or --json")
     require_extra("train", "torch", "timm")
     from bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
     from train.compose import model_names, read_model
@@ -57,17 +59,15 @@ def flops(
         for config in track(configs, "models", console=console, disable=not console.is_terminal)
     ]
     found = FlopsBench(tile_px=tile_px, units=UNITS, study=STUDY, systems=systems)
-    report = new_report("flops", now, found)
-    if out is not None:
-        keep(out, report)
-    if as_json:
-        print_json(report)
-        return
-    shown = Console(width=WIDTH)
-    shown.print(_systems(found))
-    for config in configs if by_layer else ():
-        shown.print(f"\n{config.name}, FLOPs", layer_table(config, tile_px=tile_px), sep="\n", markup=False)
-    shown.print(found.units, found.study, sep="\n", highlight=False, soft_wrap=True)
+
+    def print_tables() -> None:
+        shown = Console(width=WIDTH)
+        shown.print(_systems(found))
+        for config in configs if by_layer else ():
+            shown.print(f"\n{config.name}, FLOPs", layer_table(config, tile_px=tile_px), sep="\n", markup=False)
+        shown.print(found.units, found.study, sep="\n", highlight=False, soft_wrap=True)
+
+    write_and_print(new_report("flops", now, found), print_tables, out, as_json)
 
 
 def _systems(found: "FlopsBench") -> Table:

@@ -1,5 +1,6 @@
 """`heatline bench map-cost`."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import out_option, say
+from bench.commands.common import out_option, report_line, write_and_print
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_json
+from edge.cli.output import json_option
 from edge.errors import BenchError, ConfigError
 from edge.inference import EngineKind, Precision
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from train.models.rollout import Fusion
 
 WIDTH = 200
-"""More than the table has: a narrow terminal breaks its lines, and no name is cut."""
+"""More columns than the table has: a narrow terminal breaks its lines, and no name is cut."""
 
 
 @click.command(
@@ -76,10 +77,10 @@ def map_cost(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time classifier and map, one graph as on the line, beside the same classifier alone, in turns, on all cores.
+    """Compare the time of classifier and map, one graph as on the line, with the classifier alone, on all cores.
 
-    Options but the last two may be repeated: each model in each combination is a row, which --out has as soon as it is
-    measured. Networks have random weights, which cost what trained ones do.
+    All options but --out and --json may be repeated: each model in each combination is a row, which is written to --out
+    as soon as it is measured. Networks have random weights, and are as fast as trained ones.
     """
     require_extra("export", *EXPORT)
     from bench.map_cost.measure import measured_rows
@@ -92,7 +93,7 @@ def map_cost(
     configs = {name: read_model(name) for name in names or model_names()}
     if (fusions or discard_ratios) and not any(isinstance(config, VitConfig) for config in configs.values()):
         raise ConfigError(
-            f"{', '.join(configs)} is a cnn, and --fusion and --discard-ratio are a ViT's; leave them out, or name a "
+            f"{', '.join(configs)} is a cnn, but --fusion and --discard-ratio are for a ViT; leave them out, or name a "
             "ViT"
         )
     settings = [
@@ -109,20 +110,18 @@ def map_cost(
         )
     ]
     rows: list[Row] = []
-    for row in measured_rows(settings, configs, say):
+    for row in measured_rows(settings, configs, report_line):
         rows.append(row)
         if out is not None:
-            keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
+            with contextlib.suppress(BenchError):  # raised at the end, should there still be no room
+                keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
     if not any(row.cost for row in rows):
         raise BenchError(f"none of {len(rows)} rows could be measured; the first: {rows[0].not_done}")
-    if as_json:
-        print_json(new_report("map-cost", now, MapCosts(rows=rows)))
-    else:
-        _print(rows)
+    write_and_print(new_report("map-cost", now, MapCosts(rows=rows)), lambda: _print(rows), out, as_json)
 
 
 def _print(rows: "Sequence[Row]") -> None:
-    """A table of what was measured, and below it what was not."""
+    """Print a table of the measured rows, and below it the others with their reasons."""
     table = Table(
         title="time with a map over that of the classifier alone: medians; by rounds, median (lowest to highest)",
         title_justify="left",
@@ -144,6 +143,6 @@ def _print(rows: "Sequence[Row]") -> None:
     not_done: dict[str, list[str]] = {}
     for row in rows:
         if row.not_done is not None:
-            not_done.setdefault(row.not_done, []).append(row.words)
+            not_done.setdefault(row.not_done, []).append(row.describe())
     for reason, which in not_done.items():
-        console.print(f"not done, as {reason}:", *which, sep="\n  ", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"not measured, as {reason}:", *which, sep="\n  ", markup=False, highlight=False, soft_wrap=True)

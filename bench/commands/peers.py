@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, deliver, out_option, precision_option, say
+from bench.commands.common import FrameSize, deliver, out_option, precision_option, report_line
 from bench.machine import machine
 from bench.peers.systems import PEERS, SystemName
 from bench.result_file import claim, new_report
@@ -23,14 +23,14 @@ PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 @precision_option
 @click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
 @click.option("--frames", type=click.IntRange(1, 100), default=4, show_default=True, help="In each turn.")
-@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of all systems in turns.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of all systems.")
 @click.option(
     "--peer",
     "peers",
     multiple=True,
     type=click.Choice(PEERS),
     default=PEERS,
-    help="To time beside ours; may be repeated. Default: all.",
+    help="To compare with; may be repeated. Default: all.",
 )
 @click.option(
     "--peers-python",
@@ -51,10 +51,10 @@ def peers(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time ours beside anomalib, OpenVINO Model API and PyTorch with grad-cam: same frames, network and machine.
+    """Compare heatline with anomalib, OpenVINO Model API and PyTorch with grad-cam: same frames, network and machine.
 
-    Each runs as its documentation says, at its best settings and warm, in turns with the others, and its answers are
-    checked. Each is told as a share of the engine alone. Wants the machine for itself.
+    Each runs as documented, at its best settings and warm, in interleaved rounds, and its answers are checked. Figures
+    are shares of the engine alone. Run nothing else on the machine.
     """
     require_extra("peers", "torch", "timm", "onnx", "onnxscript", "nncf")
     if "grad-cam" in peers and precision == "f32":
@@ -72,7 +72,7 @@ def peers(
         rounds=rounds,
         peers=peers,
         peers_python=peers_python,
-        say=say,
+        report_line=report_line,
         tile_px=TILE_PX,
         overlap_px=OVERLAP_PX,
     )

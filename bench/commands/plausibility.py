@@ -4,51 +4,47 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import data_sets_options, number_option, say
+from bench.commands.common import (
+    TABLE,
+    data_sets_options,
+    number_option,
+    out_with_table_option,
+    report_line,
+    write_and_print,
+)
 from bench.machine import machine
-from bench.result_file import claim, keep, keep_text, new_report
+from bench.result_file import claim, new_report
 from edge.cli.extras import require_extra
-from edge.cli.output import print_json
 
-EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --seed 0"
+EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --out plausibility.json"
 
 
 @click.command(epilog=f"Example: {EXAMPLE}")
 @data_sets_options
 @number_option("--seed", "seeds", (0, 1, 2), "Of the folds")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="bench/results/plausibility.json",
-    show_default=True,
-    help="Write what came of it there, and a table beside it.",
-)
+@out_with_table_option
 def plausibility(
     data: Path,
     sets: Path | None,
     names: tuple[str, ...],
     seeds: tuple[int, ...],
     work: Path,
-    out: Path,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Count how many pictures that do not show the product are refused, and how many that do.
 
-    Frames of each data set are spoilt: dark, overexposed, covered, defocused, at half scale; those of the other sets
-    are another product. Each is held against what the frames of the other groups look like, as a bundle does it.
+    Frames of each data set are made dark, overexposed, covered, defocused or smaller; frames of the other sets are
+    another product. Each is compared with frames of the other groups, as a bundle does.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
     from bench.plausibility import FRAMES, measure, table
     from bench.recipes.sets import SHIPPED, read_sets
 
-    beside = out.with_suffix(".md")
-    claim(out, beside)
-    described = machine()
-    result = measure(read_sets(sets or SHIPPED, names), data, work, seeds, FRAMES, say)
-    report = new_report("plausibility", described, result)
-    keep(out, report)
-    keep_text(beside, table(result))
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(table(result), nl=False)
+    if out is not None:
+        claim(out, out.with_suffix(TABLE))
+    now = machine()
+    result = measure(read_sets(sets or SHIPPED, names), data, work, seeds, FRAMES, report_line)
+    text = table(result)
+    report = new_report("plausibility", now, result)
+    write_and_print(report, lambda: click.echo(text, nl=False), out, as_json, table=text)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import data_sets_options, number_option, say
+from bench.commands.common import data_sets_options, number_option, report_line
 from bench.commands.peers import PEERS_PYTHON
-from bench.result_file import claim, keep_text
+from bench.result_file import RESULTS, claim, keep_text
 from edge.cli.extras import require_extra
 from edge.cli.output import print_json
 from edge.errors import BenchError
@@ -32,11 +32,11 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     help="May be repeated.",
 )
 @number_option("--seed", "seeds", (0, 1, 2), "Of folds and training")
-@number_option("--fold", "folds", (), "Judge these folds only")
+@number_option("--fold", "folds", (), "Evaluate these folds only")
 @click.option(
     "--annotated",
     type=click.IntRange(min=1),
-    help="How many defective pictures train by their masks, drawn by the seed; of the others only the label is known.  "
+    help="Number of defective pictures that train by their masks, drawn by the seed; the others have a label only.  "
     "[default: all]",
 )
 @click.option(
@@ -50,17 +50,19 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     type=click.FloatRange(min=0, min_open=True),
     default=10,
     show_default=True,
-    help="Most that training supersimplenet may take, per fold.",
+    help="Longest training of supersimplenet, per fold.",
 )
 @click.option(
-    "--timed", is_flag=True, help="Time the graphs of anomalib's models beside ours; wants the machine for itself."
+    "--timed",
+    is_flag=True,
+    help="Compare the speed of anomalib's graphs with heatline's; run nothing else on the machine.",
 )
 @click.option(
-    "--results",
+    RESULTS,
     type=click.Path(path_type=Path),
     default="bench/results/recipes",
     show_default=True,
-    help="Folder of figures, a file for each set, recipe and overrides, and of tables.md.",
+    help="Folder of results, a file for each set, recipe and overrides, and of tables.md.",
 )
 def recipes(
     overrides: tuple[str, ...],
@@ -78,15 +80,14 @@ def recipes(
     results: Path,
     as_json: bool,
 ) -> None:
-    """Judge recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
+    """Evaluate recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
 
-    heatline is cross-validated as `heatline train` does it; finetune, study, and heatline by good pictures only, are
-    trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
-    supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe that
-    is named; truth=labels trains by the labels of whole pictures and is judged by masks all the same.
+    heatline is cross-validated as by `heatline train`; finetune, study, and heatline by good pictures only (good-only),
+    are trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
+    supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe;
+    truth=labels trains by the labels of whole pictures, and is evaluated by masks too.
 
-    The same command, given again, goes on with what is not done, also after a kill; further seeds, folds and recipes
-    are added to what is there.
+    The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     if timed:
@@ -100,14 +101,17 @@ def recipes(
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with --results") from error
-    claim(results / TABLES)
+        raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with {RESULTS}") from error
+    claim(results / TABLES, option=RESULTS)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
             peers = Peers(peers_python, minutes, timed)
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, report_line).measure(
+                seeds
+            )
     found = read_all(results)
-    keep_text(results / TABLES, tables(found, {one.name: one.targets for one in known}))
+    text = tables(found, {one.name: one.targets for one in known})
+    keep_text(results / TABLES, text, option=RESULTS)
     if as_json:
         print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})
     else:

@@ -19,14 +19,14 @@ RESULTS = Path(__file__).parents[1] / "results"
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("bench-report"),
     show_default=True,
-    help="Folder for report.html and report.md; made where it is not there.",
+    help="Folder for report.html and report.md; created if needed.",
 )
 @json_option
 def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
-    """Turn result files into one page with plots, and into Markdown. Wants the extra `bench`.
+    """Turn result files into one page with plots, and into Markdown. Needs the extra `bench`.
 
-    FILE is what a bench wrote with --out, or an evaluation.json of `heatline evaluate`; a FOLDER is searched for such
-    files. Default: the results of a checkout. Files that cannot be used are named and left out.
+    FILE is the --out of a bench, or an evaluation.json of `heatline evaluate`; a FOLDER is searched for such files.
+    Default: the results of a checkout. Files that cannot be used are named and left out.
     """
     require_extra("bench", "jinja2", "matplotlib")
     from bench.report.write import make_report, write_report
@@ -40,7 +40,7 @@ def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
         return
     files = f"{made.files} file{'s' * (made.files != 1)}"
     click.echo(f"the report of {files} is in {page}, its tables in {tables}", err=True)
-    if made.unusable and not paths:  # of `make soak` and the like, and of benches that are gone
+    if made.unusable and not paths:  # of benches that this version does not have
         others = format_count(len(made.unusable), "other file")
         click.echo(
             f"{others} of {RESULTS} {is_are(len(made.unusable))} not for this report; the page says why", err=True

@@ -1,17 +1,25 @@
 """`heatline bench robustness`."""
 
+import contextlib
 from pathlib import Path
 
 import click
+import msgspec
 
-from bench.commands.common import data_sets_options, number_option, say
-from bench.machine import machine
-from bench.result_file import claim, keep, keep_text, new_report
+from bench.commands.common import (
+    TABLE,
+    data_sets_options,
+    number_option,
+    out_with_table_option,
+    report_line,
+    write_and_print,
+)
+from bench.machine import machine, without_flags
+from bench.result_file import claim, keep, new_report, read_result
 from edge.cli.extras import require_extra
-from edge.cli.output import print_json
+from edge.errors import BenchError
 
-EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd"
-OUT = "bench/results/robustness.json"
+EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd --out robustness.json"
 
 
 @click.command(epilog=f"Example: {EXAMPLE}")
@@ -19,13 +27,7 @@ OUT = "bench/results/robustness.json"
 @data_sets_options
 @number_option("--seed", "seeds", (0,), "Of folds and training")
 @number_option("--fold", "folds", (0,), "Of five, to be inspected")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=OUT,
-    show_default=True,
-    help="For figures, and a table beside it.",
-)
+@out_with_table_option
 def robustness(
     overrides: tuple[str, ...],
     data: Path,
@@ -34,35 +36,36 @@ def robustness(
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
     work: Path,
-    out: Path,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Compare verdicts and regions of frames with those of the same frames brighter, darker, defocused and moved.
 
     The default recipe is trained and exported without a fold of each data set, and the bundle inspects the frames of
     the fold as a line does. KEY=VALUE... are those of `heatline train`. A set that --out has with the same settings is
-    not measured again.
+    not measured again, and what --out has by other settings stays there; the table shows one kind of settings.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
     from bench.recipes.sets import SHIPPED, read_sets, that_change_figures
     from bench.robustness import FRAMES, RobustnessResult, Settings, measure, read_robustness, table
 
-    beside = out.with_suffix(".md")
-    claim(out, beside)
-    asked = that_change_figures(overrides)
-    settings = Settings(seeds=sorted({*seeds}), folds=sorted({*folds}), frames=FRAMES, overrides=asked)
-    found, now = {one.set: one for one in read_robustness(out)}, machine()
-    report = new_report("robustness", now, RobustnessResult([*found.values()]))
+    if out is not None:
+        claim(out, out.with_suffix(TABLE))
+    settings = Settings(
+        seeds=sorted({*seeds}), folds=sorted({*folds}), frames=FRAMES, overrides=that_change_figures(overrides)
+    )
+    now = machine()
+    before = {} if out is None or not out.exists() else read_result(out)
+    found = stored = RobustnessResult([] if out is None else read_robustness(out))
     for one in read_sets(sets or SHIPPED, names):
-        known = found.get(one.name)
-        if known is not None and known.is_of(one.truth, settings):
-            say(f"{one.name} is there")
+        if found.has(one.name, one.truth, settings):
+            report_line(f"{one.name} is done")
             continue
-        found[one.name] = measure(one, data, work, settings, overrides, say)
-        report = new_report("robustness", now, RobustnessResult([*found.values()]))
-        keep(out, report)
-        keep_text(beside, table([*found.values()]))
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(table([*found.values()]), nl=False)
+        result = measure(one, data, work, settings, overrides, report_line)
+        found = found.plus(msgspec.structs.replace(result, machine=without_flags(now)))
+        if out is not None:
+            with contextlib.suppress(BenchError):  # raised at the end, should there still be no room
+                keep(out, new_report("robustness", now, found))
+    text = table(found.by(settings))
+    report = before if found == stored and before else new_report("robustness", now, found)
+    write_and_print(report, lambda: click.echo(text, nl=False), out, as_json, table=text)

@@ -19,7 +19,13 @@ TILE_COUNTS = (9, 30, 60, 120, 240, 480)
 @optional_bundle_argument
 @precision_option
 @click.option(
-    "--size", "sizes", multiple=True, type=FrameSize(), default=SIZES, show_default=True, help="Of frames; repeatable."
+    "--size",
+    "sizes",
+    multiple=True,
+    type=FrameSize(),
+    default=SIZES,
+    show_default=True,
+    help="Of frames; repeatable.",
 )
 @click.option(
     "--tiles",
@@ -28,7 +34,7 @@ TILE_COUNTS = (9, 30, 60, 120, 240, 480)
     type=click.IntRange(0, 2000),
     default=TILE_COUNTS,
     show_default=True,
-    help="Per frame, to see what a tile costs; repeatable. 0: leave that out.",
+    help="Per frame, for the cost of a tile; may be repeated. 0: leave that out.",
 )
 @out_option
 @json_option
@@ -40,16 +46,16 @@ def stages(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time each stage of a frame's way by itself, from the camera to a subscriber, with BUNDLE, or the demo's.
+    """Time each stage of a frame, from the camera to a subscriber, with BUNDLE, or the demo's.
 
-    Says of each what it takes, what the whole way takes beyond its stages, and what a tile costs in frames of few
-    tiles and of many. Wants the machine for itself for minutes.
+    Prints the time of each stage, of the whole inspection beyond its stages, and of a tile in frames of few and of many
+    tiles. Takes minutes; run nothing else on the machine.
     """
     from bench.stages.stages import measure_stages, steps, to_facts
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     counts = tuple(filter(None, tile_counts))
-    with counting("rounds", steps(sizes, counts)) as (say, done):
-        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, say=say, done=done)
+    with counting("rounds", steps(sizes, counts)) as (report_line, done):
+        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, report_line=report_line, done=done)
     deliver("stages", new_report("stages", now, found), to_facts(found), out, as_json)

@@ -16,9 +16,7 @@ from edge.inference import Precision
 @optional_bundle_argument
 @precision_option
 @click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
-@click.option(
-    "--repetitions", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of all conditions in turns."
-)
+@click.option("--repetitions", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of all conditions.")
 @out_option
 @json_option
 def startup(
@@ -29,11 +27,10 @@ def startup(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Start the service with BUNDLE, or the demo's, again and again: how long until it is READY, and until the first
-    verdict.
+    """Measure the time from the start of the service with BUNDLE, or the demo's, to READY and to the first verdict.
 
-    With its files on the disk and in memory, each with and without the graph as it was compiled before. Says where the
-    time goes. Wants the machine for itself, and root to have files read from the disk.
+    Starts it with files on the disk and in memory, each with and without the compiled graph in the model cache, and
+    prints the phases. Reading files from the disk takes root. Run nothing else on the machine.
     """
     from bench.startup import measure_startup, starts_in_all, to_facts
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, say
+from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, report_line
 from bench.machine import machine
 from bench.result_file import claim, new_report
 from edge.cli.options import FiniteRange
@@ -22,14 +22,14 @@ from edge.inference import Precision
     type=click.Choice(["f32", "bf16", "int8"]),
     help="To choose among; may be repeated. Default: all that passed the bundle's gate, unless LINE sets one.",
 )
-@click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames; default: as LINE says, or its cameras.")
-@click.option("--fps", "rate_fps", type=FiniteRange(0.01, 10_000), help="Of each camera; default: as LINE says.")
+@click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames; default: as in LINE, or of its cameras.")
+@click.option("--fps", "rate_fps", type=FiniteRange(0.01, 10_000), help="Of each camera; default: as in LINE.")
 @click.option(
     "--seconds",
     type=FiniteRange(0.01, 600),
     default=1.0,
     show_default=True,
-    help="For which each setting is looked at in the first round.",
+    help="Length of a setting's run in the first round.",
 )
 @click.option("--dry-run", is_flag=True, help="Measure, and write nothing beside LINE.")
 @out_option
@@ -48,9 +48,9 @@ def tune(
     """Choose engine, device, precision, batch, streams and threads for BUNDLE on this machine, by the latency of LINE's
     frames.
 
-    Writes them to a file beside LINE, which the line reads; what LINE itself sets under [engine] stays. Says what was
-    gained, and keeps the present settings where that is no more than chance. Wants the machine for itself, so stop the
-    line; takes some minutes.
+    Writes them to a file beside LINE, which the line reads; keys that LINE sets under [engine] stay. Prints the gain,
+    and leaves the present settings where it is no more than chance. Takes some minutes: stop the line, and run nothing
+    else on the machine.
     """
     from bench.tune.tune import measure_tune, to_facts
 
@@ -64,6 +64,6 @@ def tune(
         rate_fps=rate_fps,
         seconds=seconds,
         dry_run=dry_run,
-        say=say,
+        report_line=report_line,
     )
     deliver(f"engine of {line.stem}", new_report("tune", now, found), to_facts(found), out, as_json)

@@ -1,1 +1,1 @@
-"""The whole way, from a camera to a subscriber, beside the bare engine."""
+"""`heatline bench end-to-end`: rate and latency from a camera to a subscriber, compared with the bare engine."""

@@ -1,4 +1,4 @@
-"""The bare engine, and what its bundle says of each picture by itself: for a process of their own."""
+"""The bare engine, and the verdicts of its bundle on each picture; both run in a process of their own."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bare_engine import BareEngine, Settings, all_settings, read_graph, unlike
+from bench.bare_engine import BareEngine, Settings, all_settings, find_wrong_answer, read_graph
 from bench.end_to_end.line import Expected
 from bench.engine_process import engine_in
 from edge.bundle import Bundle, open_bundle
@@ -28,22 +28,22 @@ from edge.inspection.verdict import Thresholds
 from edge.util.text import utf8_safe
 
 DEFECTIVE = 0.125
-"""Share of the pictures that are to be judged DEFECT."""
+"""Share of the pictures that become DEFECT."""
 FINALISTS, FINAL_ROUNDS = 4, 7
 LEAST_TOLERANCE = 1e-3
-"""Of the largest logit: the engine adds up in another order where tiles go through it by other batches."""
+"""Share of the largest logit: with other batches the engine adds up in another order."""
 
 
 class Chosen(NamedTuple):
-    """Settings that were fastest, and what all of them came to."""
+    """The fastest settings, and the results of all."""
 
     settings: Settings
     figure: float
-    """Tiles a second, or ms a frame."""
+    """Tiles per second, or ms per frame."""
     tried: list[tuple[Settings, float]]
 
 
-class _Alone:
+class _Candidate:
     """The bare engine with one set of settings, warm."""
 
     def __init__(
@@ -67,35 +67,36 @@ class _Alone:
         return (time.perf_counter() - began) * 1e3
 
     def check(self) -> None:
-        """See that it did what it was timed for.
+        """Check the answers that were timed.
 
         Raises:
-            BenchError: it answers something else.
+            BenchError: an answer is wrong.
         """
-        if (why := unlike(self.engine, self._expected, self._tolerance)) is not None:
-            raise BenchError(f"the bare engine with {self.settings} does not do what the line's does: {why}")
+        if (fault := find_wrong_answer(self.engine, self._expected, self._tolerance)) is not None:
+            raise BenchError(f"the bare engine with {self.settings} answers otherwise than the line's engine: {fault}")
 
 
 class Bare:
-    """The bare engine of a bundle, in whichever process this is made.
+    """The bare engine of a bundle, which is loaded into the process that makes this object.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: nor in that precision; later: the bare engine's answers are not those of the line's engine.
+        BenchError: it cannot be used in that precision; later: an answer of the bare engine is not that of the line's
+            engine.
     """
 
     def __init__(self, path: Path, precision: Precision) -> None:
-        logging.disable()  # of a fall back it would warn beside the sentence that says it
+        logging.disable()  # the error says what a warning of a fall back would
         self._bundle, self._precision = open_bundle(path), precision
         self._verified = engine_in(self._bundle, precision)
-        self._all: list[_Alone] = []
+        self._candidates: list[_Candidate] = []
         self._tiles = 0
 
-    def look(self, pictures: Path, defective: float = DEFECTIVE) -> Expected:
-        """What a line must say of the pictures in a folder; the first one's tiles are inferred from then on.
+    def expect(self, pictures: Path, defective: float = DEFECTIVE) -> Expected:
+        """Return what a line must report of a folder's pictures; what is timed later are the tiles of the first one.
 
         Args:
-            defective: as in `expect`, as are errors.
+            defective: as of `expect`, as are the errors.
         """
         engine = self._verified.engine
         expected = expect(pictures, self._bundle, self._precision, engine, defective)
@@ -105,54 +106,57 @@ class Bare:
         engine.close()
         graph = self._bundle.path / self._bundle.graph_for(self._precision)
         off = tolerance(self._bundle, self._precision)
-        self._alone_with = partial(_Alone, graph, self._precision, tiles, logits, off)
+        self._new_candidate = partial(_Candidate, graph, self._precision, tiles, logits, off)
         return expected
 
     def choose(self, seconds: float, rounds: int) -> Chosen:
-        """Try all settings in turns, so long each, and use those from then on that infer most tiles a second."""
-        speeds = self._turns(rounds, lambda alone: alone.engine.tiles_per_s(seconds))
+        """Try all settings for some seconds a round; use those that infer most tiles per second from then on."""
+        speeds = self._try_all(rounds, lambda candidate: candidate.engine.tiles_per_s(seconds))
         fastest = sorted(range(len(speeds)), key=speeds.__getitem__, reverse=True)[:FINALISTS]
-        # The fastest of all was lucky as well: the first few are tried anew, and longer.
-        anew = [[self._all[place].engine.tiles_per_s(seconds) for place in fastest] for _ in range(FINAL_ROUNDS)]
-        for place, of in zip(fastest, zip(*anew, strict=True), strict=True):
+        # The fastest of all was also lucky: the first few are tried again, in more rounds.
+        finals = [
+            [self._candidates[place].engine.tiles_per_s(seconds) for place in fastest] for _ in range(FINAL_ROUNDS)
+        ]
+        for place, of in zip(fastest, zip(*finals, strict=True), strict=True):
             speeds[place] = median(of)
         return self._chosen(max(fastest, key=speeds.__getitem__), speeds)
 
     def choose_for_frames(self, rounds: int) -> Chosen:
-        """The same by who has a frame's tiles ready soonest."""
-        times = self._turns(rounds, lambda alone: alone.frame_ms(self._tiles))
+        """Try all settings; use those that infer a frame's tiles soonest from then on."""
+        times = self._try_all(rounds, lambda candidate: candidate.frame_ms(self._tiles))
         return self._chosen(min(range(len(times)), key=times.__getitem__), times)
 
     def tiles_per_s(self, seconds: float) -> float:
-        """Kept busy for so long, with a request more than streams."""
+        """Measure the rate while the engine is busy, with one request more than streams."""
         found = self._used.engine.tiles_per_s(seconds)
         self._used.check()
         return found
 
     def frame_ms(self) -> float:
-        """For the tiles of one frame."""
+        """Measure the time for the tiles of one frame."""
         found = self._used.frame_ms(self._tiles)
         self._used.check()
         return found
 
-    def _turns(self, rounds: int, measure: Callable[[_Alone], float]) -> list[float]:
-        """Medians of all settings, tried in turns."""
-        self._all = self._all or [self._alone_with(each) for each in all_settings(len(os.sched_getaffinity(0)))]
-        found = [[measure(alone) for alone in self._all] for _ in range(rounds)]
-        for alone in self._all:
-            alone.check()
+    def _try_all(self, rounds: int, measure: Callable[[_Candidate], float]) -> list[float]:
+        """Return the median of each setting over interleaved rounds."""
+        if not self._candidates:
+            self._candidates = [self._new_candidate(each) for each in all_settings(len(os.sched_getaffinity(0)))]
+        found = [[measure(candidate) for candidate in self._candidates] for _ in range(rounds)]
+        for candidate in self._candidates:
+            candidate.check()
         return [median(of) for of in zip(*found, strict=True)]
 
     def _chosen(self, place: int, found: list[float]) -> Chosen:
-        self._used = self._all[place]
-        tried = [(alone.settings, one) for alone, one in zip(self._all, found, strict=True)]
+        self._used = self._candidates[place]
+        tried = [(candidate.settings, one) for candidate, one in zip(self._candidates, found, strict=True)]
         return Chosen(self._used.settings, found[place], tried)
 
 
 def tolerance(bundle: Bundle, precision: Precision) -> float:
-    """Share of the largest logit by which one graph's answers may differ between batches and streams.
+    """Return the share of the largest logit by which a graph's answers may differ between batches and streams.
 
-    Twice what the bundle allows in that precision, as either may be off by that.
+    It is twice what the bundle allows in that precision, as both answers may have that error.
     """
     return max(LEAST_TOLERANCE, 2 * bundle.manifest.tolerances[precision])
 
@@ -161,7 +165,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     """Inspect every picture.
 
     Args:
-        defective: share of the pictures that are to be judged DEFECT: the score threshold is set between their scores.
+        defective: share of the pictures that become DEFECT by the score threshold, which is set between their scores.
     Raises:
         BenchError: the pictures are not all of one size.
         InputError: one of them cannot be read, or there are fewer than two.
@@ -174,11 +178,11 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     if len(sizes) > 1:
         raise BenchError(f"{folder} holds pictures of several sizes; expected one size, as a camera has")
     if len(frames) == 1:
-        raise InputError(f"{folder} holds one picture; expected two at least: a camera that shows but one is frozen")
+        raise InputError(f"{folder} holds one picture; expected two at least, as a camera with one is frozen")
     (hw,) = sizes
     scores = {name: inspector.finish(inspector.start(frame)).score for name, frame in frames.items()}
     score_threshold = threshold_for(sorted(scores.values()), defective)
-    # Regions are looked for where the score threshold is reached: they can be told only now.
+    # Only frames that reach the score threshold have regions.
     inspector.thresholds = Thresholds(score_threshold, evidence_threshold)
     highest = {
         name: inspector.finish(inspector.start(frames[name])).regions[0].score
@@ -200,7 +204,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
 
 
 def _first_tiles(folder: Path, bundle: Bundle) -> NDArray[np.uint8]:
-    """Those of the first picture: [tiles, tile, tile, 3]."""
+    """Cut the first picture: [tiles, tile, tile, 3]."""
     rgb, of = to_rgb(*read_image(list_images(folder)[0])), bundle.manifest.grid
     grid = TileGrid((rgb.shape[0], rgb.shape[1]), of.tile_px, of.overlap_px)
     tiles = np.empty((len(grid), of.tile_px, of.tile_px, 3), np.uint8)
@@ -209,11 +213,11 @@ def _first_tiles(folder: Path, bundle: Bundle) -> NDArray[np.uint8]:
 
 
 def threshold_for(scores: list[float], defective: float) -> float:
-    """In the middle between two scores.
+    """Return a threshold in the middle between two scores.
 
     Args:
-        scores: in order.
-        defective: share of them that are to reach it.
+        scores: ascending.
+        defective: share of them that reach the threshold.
 
     >>> threshold_for([1.0, 2.0, 4.0, 8.0], 0.25)
     6.0

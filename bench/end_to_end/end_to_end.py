@@ -1,4 +1,4 @@
-"""`heatline bench end-to-end`: what is measured, in which order, and what it comes to."""
+"""`heatline bench end-to-end`: the measurements in their order, and their summary."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,35 +28,35 @@ WAITING_FRAMES = 2
 """Of each camera."""
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
 TURN_SECONDS = 6.0
-"""Of each turn of service and engine, and in which a rate is tried before it is held for longer."""
+"""Length of a turn of service and engine, and of a window that tries a rate."""
 IDLE_FRAMES = 20
-"""Of each round."""
+"""In each round."""
 SEARCH_WINDOWS = 12
 SHARE_OF_HIGHEST = 0.8
-"""Of the highest rate: that of the window where none is named."""
+"""Share of the highest rate at which the window runs if no rate is given."""
 HOLD_SECONDS = 60.0
-"""Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
-minute, a rate that is 2 % too high."""
+"""Length of the window that confirms a rate. Buffers hide for a while that a rate is too high: three waiting frames
+hide 2 % of three a second in a minute."""
 WHOLE, INTERRUPTED = "whole", "interrupted"
-"""How a run may have ended; else it failed, and that is the reason."""
+"""Values of `ended`; any other value is the reason why the run failed."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, and how much of it."""
+    """The measurements to make."""
 
     rate_fps: float | None
-    """None: 80 % of the highest, where that is looked for; else no window is run at a rate."""
+    """Rate of the window; None: 80 % of the highest if that is searched, else no window."""
     seconds: float
-    """Of the window."""
+    """Length of the window."""
     find_max: bool
     saturate: bool
     idle: bool
     rounds: int
-    """Of service and engine in turns."""
+    """Rounds of service and engine."""
 
 
 class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured; what was not is None."""
+    """All results; None: not measured."""
 
     bundle: str
     model: str
@@ -70,19 +70,19 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     defective: float
     """Share of the pictures that are DEFECT."""
     engine_settings: dict[str, str | int]
-    """Of the service; what is left out is as it is by default."""
+    """Settings of the service's engine that are not the defaults."""
     engine_alone: Settings | None = None
-    """The fastest, with which the bare engine was kept busy."""
+    """The fastest settings, with which the bare engine was measured."""
     engine_alone_tiles_per_s: float | None = None
-    """As it was chosen."""
+    """Its rate when it was chosen."""
     engine_alone_tried: list[tuple[Settings, float]] = []
-    """Tiles a second."""
+    """All settings with their tiles per second."""
     saturated: Saturated | None = None
     idle: Idle | None = None
     highest: Highest | None = None
     window: Window | None = None
     ended: str = WHOLE
-    """`whole`, `interrupted`, or why it failed. What there is after a part is interrupted until the run goes on."""
+    """`whole`, `interrupted`, or why it failed. A file that is written between two measurements is interrupted."""
 
 
 def measure_end_to_end(
@@ -94,19 +94,19 @@ def measure_end_to_end(
     frame_hw: tuple[int, int],
     cameras: int,
     engine: Keys,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     keep: Callable[[EndToEnd], None],
 ) -> EndToEnd:
     """Measure what the plan says, one after the other.
 
     Args:
-        pictures: folder of pictures to show, all of one size; None: of the bundle's golden tiles, of size `frame_hw`.
-        engine: keys of that table of the line's, beside the precision.
-        keep: is given what there is so far, to have it should the run not reach its end.
+        pictures: folder of pictures to show, all of one size; None: made of the bundle's golden tiles, of size
+            `frame_hw`.
+        engine: keys of that table of the line, besides the precision.
+        keep: called with the results so far, in case that the run does not reach its end.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
-        BenchError: it cannot be used in that precision; a picture cannot be read; or a process did not do what it
-            should.
+        BenchError: it cannot be used in that precision; a picture cannot be read; or a process failed.
     """
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
         with in_own_process(_bare, bundle.path, precision) as bare:
@@ -114,7 +114,7 @@ def measure_end_to_end(
                 pictures = Path(folder) / "pictures"
                 write_pictures(pictures, bundle, frame_hw, PICTURES)
             pictures = pictures.absolute()
-            expected = bare.look(pictures)
+            expected = bare.expect(pictures)
             scene = Scene(bundle, precision, pictures, expected, cameras, WAITING_FRAMES, engine)
             found = EndToEnd(
                 bundle=bundle.path.name,
@@ -130,24 +130,24 @@ def measure_end_to_end(
                 engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
                 ended=INTERRUPTED,
             )
-            keep(found)  # from here on, whatever lies there is of this run
+            keep(found)  # from now on the file is of this run
             if plan.saturate or plan.find_max:
-                found = _choose(bare, scene, found, say)
+                found = _choose(bare, scene, found, report_line)
             if plan.saturate:
-                saturated = saturate(scene, bare, seconds=TURN_SECONDS, rounds=plan.rounds, say=say)
+                saturated = saturate(scene, bare, seconds=TURN_SECONDS, rounds=plan.rounds, report_line=report_line)
                 keep(found := replace(found, saturated=saturated))
             if plan.idle:
-                idle = measure_idle(scene, bare, frames=IDLE_FRAMES, rounds=plan.rounds, say=say)
+                idle = measure_idle(scene, bare, frames=IDLE_FRAMES, rounds=plan.rounds, report_line=report_line)
                 keep(found := replace(found, idle=idle))
-        # From here on no other process maps the engine's libraries: the memory is the service's own.
+        # From now on no other process maps the engine's libraries, and the measured memory is the service's own.
         rate_fps = plan.rate_fps
         if plan.find_max:
-            highest = _highest(scene, found, say)
+            highest = _highest(scene, found, report_line)
             keep(found := replace(found, highest=highest))
             if rate_fps is None and highest.rate_fps is not None:
                 rate_fps = SHARE_OF_HIGHEST * highest.rate_fps
         if rate_fps is not None:
-            say(f"{rate_fps:.3g} frames/s for {plan.seconds:g} s")
+            report_line(f"{rate_fps:.3g} frames/s for {plan.seconds:g} s")
             found = replace(found, window=run_window(scene, rate_fps, plan.seconds))
     return replace(found, ended=WHOLE)
 
@@ -158,10 +158,10 @@ def _bare(bundle: Path, precision: Precision) -> "Bare":
     return Bare(bundle, precision)
 
 
-def _choose(bare: "Bare", scene: Scene, found: EndToEnd, say: Callable[[str], None]) -> EndToEnd:
-    say("looking for the bare engine's best settings")
+def _choose(bare: "Bare", scene: Scene, found: EndToEnd, report_line: Callable[[str], None]) -> EndToEnd:
+    report_line("trying settings of the bare engine")
     chosen = bare.choose(CHOOSE_SECONDS, CHOOSE_ROUNDS)
-    say(
+    report_line(
         f"the bare engine is fastest with {chosen.settings}: {chosen.figure:.0f} tiles/s, "
         f"{chosen.figure / scene.tiles:.1f} frames/s"
     )
@@ -173,15 +173,17 @@ def _choose(bare: "Bare", scene: Scene, found: EndToEnd, say: Callable[[str], No
     )
 
 
-def _highest(scene: Scene, found: EndToEnd, say: Callable[[str], None]) -> Highest:
+def _highest(scene: Scene, found: EndToEnd, report_line: Callable[[str], None]) -> Highest:
     saturated, bare_tiles_per_s = found.saturated, found.engine_alone_tiles_per_s
     assert bare_tiles_per_s is not None
     tries = Tries(seconds=HOLD_SECONDS, search_seconds=TURN_SECONDS, search=SEARCH_WINDOWS, holds=1)
-    return find_highest_rate(scene, saturated.engine_tiles_per_s.median if saturated else bare_tiles_per_s, tries, say)
+    return find_highest_rate(
+        scene, saturated.engine_tiles_per_s.median if saturated else bare_tiles_per_s, tries, report_line
+    )
 
 
 def to_facts(found: EndToEnd) -> dict[str, object]:
-    """The same for people."""
+    """Describe the results for people, by name and value."""
     height, width = found.frame_hw
     facts: dict[str, object] = {
         "frames": f"{width}x{height} px, {found.tiles_per_frame} tiles, {found.cameras} camera(s); "
@@ -189,7 +191,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     }
     if found.engine_alone is not None:
         facts["bare engine"] = (
-            f"{found.engine_alone}, {found.engine_alone_tiles_per_s or 0:.0f} tiles/s as it was chosen"
+            f"{found.engine_alone}, {found.engine_alone_tiles_per_s or 0:.0f} tiles/s when it was chosen"
         )
     if (saturated := found.saturated) is not None:
         facts |= {
@@ -213,33 +215,33 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
         )
     if (highest := found.highest) is not None:
         facts["highest rate without drops"] = (
-            "none was held"
+            "none was confirmed"
             if highest.rate_fps is None
             else f"{highest.rate_fps:.3g} frames/s of each camera, {highest.share_of_bare:.2f} of the bare engine; "
             f"limited by: {highest.limited_by or 'nothing that was tried'}"
         )
     if (window := found.window) is not None:
         facts |= {
-            "keeps up": _keeps_up(window),
+            "keeps up": describe_keeping_up(window),
             "at a rate": f"{window.rate_fps:.3g} frames/s of each camera for {window.seconds:g} s",
-            "what came of them": f"{window.frames} taken, {window.inspected} inspected, "
+            "frames of it": f"{window.frames} captured, {window.inspected} inspected, "
             f"{sum(window.dropped.values())} dropped, "
-            f"{sum(window.failed.values())} failed, {window.unheard} unheard, {window.late} later than "
+            f"{sum(window.failed.values())} failed, {window.unheard} not reported, {window.late} later than "
             f"{window.late_after_ms:.0f} ms",
             "due to event": str(window.latency or "none was inspected"),
             "p99 - p50": "-" if window.jitter_periods is None else f"{window.jitter_periods:.3f} frame periods",
-            "cameras": f"p99 of the stamps {window.camera_late_p99_ms or 0:.1f} ms after the frame was due",
+            "cameras": f"p99 of the timestamps {window.camera_late_p99_ms or 0:.1f} ms after the frame was due",
             "processor": ", ".join(f"{name} {cores:.2f} cores" for name, cores in window.cpu_cores.items()),
             "memory": f"PSS {window.pss_mb:.0f} MB, all processes together; at most {window.most_mb:.0f} MB; "
-            f"{window.pictures_mb:.0f} MB of it are the pictures that the cameras show",
+            f"{window.pictures_mb:.0f} MB of it are the pictures of the cameras",
         }
     return facts
 
 
-def _keeps_up(window: Window) -> str:
-    if window.inspected == window.frames and not window.late:
-        return "yes: every frame was inspected, none late"
-    return (
-        f"no: {window.inspected} of {window.frames} frames were inspected within {window.seconds:g} s, {window.late} "
-        "of them late"
-    )
+def describe_keeping_up(window: Window) -> str:
+    """Describe whether the line keeps up, with the reason; a consumer may not wait for a frame that is late."""
+    if window.not_kept_up is not None:
+        return f"no: {window.not_kept_up}"
+    if window.late:
+        return f"no: {window.late} of {window.inspected} frames came later than {window.late_after_ms:.0f} ms"
+    return "yes: every frame was inspected, none late"

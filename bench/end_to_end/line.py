@@ -1,4 +1,4 @@
-"""A line whose cameras show pictures from memory, heard by this process; every event is held to what it must say."""
+"""A line whose cameras show pictures from memory. This process receives its events and checks every one of them."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,36 +16,37 @@ from edge.wire.events import VerdictEvent
 
 FIRST_WITHIN_SECONDS = 120.0
 NEXT_WITHIN_SECONDS = 60.0
-"""A large network takes seconds for a frame."""
-LAST_WITHIN_SECONDS = 15.0
+"""A large network takes seconds per frame."""
+LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS = 15.0, 3.0
+"""Whichever is longer, from the end of a window until a frame that was captured after it is reported."""
 SETTLE_SECONDS = 0.5
-"""The first frames wait while the rest of the service starts: what becomes of them is no matter of rate."""
+"""The first frames wait while the rest of the service starts, at any rate."""
 SETTLE_FRAMES = 3
 FROZEN_AFTER_FRAMES = 3
-"""As for real cameras: their frames are looked at for that."""
-NOTHING_COUNTS = "nothing that is measured on such a line counts, report this"
+"""As for real cameras, whose frames are compared."""
+NOTHING_COUNTS = "no figure of this line counts, report this"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a line must say of its pictures."""
+    """What a line must report of its pictures."""
 
     score_threshold: float
     tolerance: float
-    """Logits by which a frame score may be off: other batches and streams round otherwise."""
+    """Error that a frame score may have, logits: other batches and streams round differently."""
     tiles: int
-    """Of a frame."""
+    """Tiles of a frame."""
     frame_hw: tuple[int, int]
     scores: dict[str, float]
-    """Frame scores by the name of the picture, as events tell it."""
+    """Frame scores by the name of the picture, as in events."""
     evidence: dict[str, float]
-    """The highest evidence of any region, of the pictures that are DEFECT, by their names."""
+    """Highest evidence of any region, for each picture that is DEFECT, by its name."""
     evidence_tolerance: float
-    """Logits by which that may be off."""
+    """Error that it may have, logits."""
     heatmap_hw: tuple[int, int]
-    """Cells."""
+    """In cells."""
     picture_bytes: int
-    """Of all of them, as they lie in a camera's memory."""
+    """Memory of all pictures in a camera's process."""
 
     @property
     def defective(self) -> float:
@@ -55,7 +56,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is run."""
+    """A line to run."""
 
     bundle: Bundle
     precision: Precision
@@ -64,21 +65,21 @@ class Scene:
     cameras: int
     waiting_frames: int
     engine: Keys
-    """Of `[engine]`, beside the precision."""
+    """Keys of `[engine]`, besides the precision."""
 
     @property
     def tiles(self) -> int:
-        """Of a frame."""
+        """Tiles of a frame."""
         return self.expected.tiles
 
 
 @contextmanager
 def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["Line"]:
-    """The service on these cameras.
+    """Run the service on these cameras for the duration of the `with` block.
 
     Args:
-        rate_fps: of each camera; None: a frame is there whenever there is room.
-        waits: whether a camera waits for room, else its oldest frame gives way.
+        rate_fps: of each camera; None: a frame comes whenever there is room.
+        waits: whether a camera waits for room; otherwise its oldest frame is dropped.
     """
     cameras: list[Keys] = [
         {
@@ -110,8 +111,8 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
 
 
 @dataclass(frozen=True)
-class Told:
-    """A verdict event as it was heard."""
+class ReceivedVerdict:
+    """A verdict event and the time of its receipt, monotonic."""
 
     event: VerdictEvent
     at_ns: int
@@ -122,93 +123,109 @@ class Told:
 
     @property
     def number(self) -> int:
-        """Of the frame, of a run the first one's: 1, 2, 3, ... as its camera took them."""
+        """Number of the frame, or of the first one if the event is of several: 1, 2, 3, ... in the order of capture."""
         return self.event.frame_number
 
 
 class Line:
-    """What this process hears of it.
+    """The verdict events of a line.
 
     Args:
-        check: raises a BenchError where an event does not say what it must.
+        check: raises a BenchError if an event is wrong.
     """
 
     def __init__(self, watched: WatchedLine, check: Callable[[VerdictEvent], None]) -> None:
         self.watched, self._check = watched, check
 
-    def next(self) -> Told | None:
-        """The next verdict event, or None where none came within a moment.
+    def next(self) -> ReceivedVerdict | None:
+        """Return the next verdict event; None if none came within the subscriber's timeout.
 
         Raises:
-            BenchError: it says of a picture what it must not, or the service has ended.
+            BenchError: the event is wrong, or the service has ended.
         """
-        heard = self.watched.next()
-        if heard is None or not isinstance(heard.event, VerdictEvent):
+        received = self.watched.next()
+        if received is None or not isinstance(received.event, VerdictEvent):
             return None
-        self._check(heard.event)
-        return Told(heard.event, heard.at_ns)
+        self._check(received.event)
+        return ReceivedVerdict(received.event, received.at_ns)
 
-    def wait(self) -> Told:
-        """The next verdict event, where one must come.
+    def wait(self) -> ReceivedVerdict:
+        """Wait for the next verdict event.
 
         Raises:
             BenchError: none came, or as of `next`.
         """
         give_up = time.monotonic() + NEXT_WITHIN_SECONDS
-        while (told := self.next()) is None:
+        while (received := self.next()) is None:
             if time.monotonic() > give_up:
-                raise BenchError(f"nothing was heard of any frame within {NEXT_WITHIN_SECONDS:.0f} s")
-        return told
+                raise BenchError(f"no frame was reported within {NEXT_WITHIN_SECONDS:.0f} s")
+        return received
 
-    def hear_until(self, until_ns: int) -> list[Told]:
-        """All verdict events of a time; monotonic."""
-        told: list[Told] = []
+    def receive_until(self, until_ns: int) -> list[ReceivedVerdict]:
+        """Return all verdict events until a time, monotonic."""
+        received: list[ReceivedVerdict] = []
         while time.monotonic_ns() < until_ns:
             if (one := self.next()) is not None:
-                told.append(one)
-        return told
+                received.append(one)
+        return received
 
     def settle(self, cameras: int) -> int:
-        """Wait until a frame of every camera has come through; when the last of them was heard of, monotonic ns.
+        """Wait until a frame of every camera was inspected; returns the time of the last such receipt, monotonic ns.
 
         Raises:
-            BenchError: from some camera nothing comes, or as of `next`.
+            BenchError: a camera shows nothing, or as of `next`.
         """
-        there: set[str] = set()
+        seen: set[str] = set()
         give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-        while len(there) < cameras:
+        while len(seen) < cameras:
             if time.monotonic() > give_up:
-                raise BenchError(
-                    f"frames of {len(there)} of {cameras} cameras came within {FIRST_WITHIN_SECONDS:.0f} s"
-                )
-            if (told := self.next()) is not None and told.event.reason is None:
-                there.add(told.event.camera)
+                raise BenchError(f"frames of {len(seen)} of {cameras} cameras came within {FIRST_WITHIN_SECONDS:.0f} s")
+            if (received := self.next()) is not None and received.event.reason is None:
+                seen.add(received.event.camera)
         return time.monotonic_ns()
 
-    def hear_to_the_end(self, told: list[Told], cameras: int, is_after: Callable[[Told], bool]) -> None:
-        """Hear on until of each camera a frame was told of that is of after a time.
+    def receive_past(
+        self,
+        received: list[ReceivedVerdict],
+        cameras: int,
+        slowest_fps: float,
+        is_after: Callable[[ReceivedVerdict], bool],
+    ) -> None:
+        """Go on until a frame of each camera that is after a time was reported.
 
         Args:
-            told: gets all that is heard.
+            received: all events are appended to it.
+            slowest_fps: rate of the slowest camera.
+            is_after: whether an event is of a frame after that time.
         Raises:
-            BenchError: from some camera nothing comes, or as of `next`.
+            BenchError: a camera shows nothing, or as of `next`.
         """
         over: set[str] = set()
-        give_up = time.monotonic() + LAST_WITHIN_SECONDS
+        within_s = last_within_s(slowest_fps)
+        give_up = time.monotonic() + within_s
         while len(over) < cameras:
             if time.monotonic() > give_up:
                 raise BenchError(
-                    f"{cameras - len(over)} of {cameras} cameras fell silent: of nothing that was taken after the "
-                    f"window was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
+                    f"{cameras - len(over)} of {cameras} cameras fell silent: no frame that was captured after the "
+                    f"window was reported within {within_s:.0f} s; {self.watched.process.log_tail()}"
                 )
             if (one := self.next()) is not None:
-                told.append(one)
+                received.append(one)
                 if is_after(one):
                     over.add(one.event.camera)
 
 
+def last_within_s(rate_fps: float) -> float:
+    """Return how long to wait after a window for the next frame of a camera.
+
+    >>> last_within_s(25.0), last_within_s(0.01)
+    (15.0, 300.0)
+    """
+    return max(LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS / rate_fps)
+
+
 def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
-    """See that an event says of its picture what the same bundle says by itself.
+    """Check that an event reports what the same bundle finds in its picture without a line.
 
     Raises:
         BenchError: it does not.
@@ -223,14 +240,14 @@ def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
     wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
     if wrong or abs(event.frame_score - score) > expected.tolerance:
         raise BenchError(
-            f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
-            f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+            f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle "
+            f"without a line {verdict} by {score:.4f}; {NOTHING_COUNTS}"
         )
     if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
         found = event.regions[0].score if event.regions else float("nan")
         if not abs(found - evidence) <= expected.evidence_tolerance:
             raise BenchError(
-                f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
+                f"the service found evidence of {found:.4f} in {event.source}, and the same bundle without a line "
                 f"{evidence:.4f}; {NOTHING_COUNTS}"
             )
     hw = None if event.heatmap is None else event.heatmap.hw
@@ -241,26 +258,26 @@ def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
         )
 
 
-def missed(told: Sequence[Told]) -> int:
-    """Frames that nothing was heard of, going by the ledger's numbers, which leave out none."""
+def count_unreported(received: Sequence[ReceivedVerdict]) -> int:
+    """Count the frames that no event reported, by the ledger's numbers, which have no gap."""
     missing = 0
-    for camera in {one.event.camera for one in told}:
+    for camera in {one.event.camera for one in received}:
         last = None
-        for event in (one.event for one in told if one.event.camera == camera):
+        for event in (one.event for one in received if one.event.camera == camera):
             missing += 0 if last is None else event.frame_number - last
             last = event.frame_number + event.frames
     return missing
 
 
-def due_ns(told: Sequence[Told], rate_fps: float) -> list[int]:
-    """When each frame was due: on the grid of its camera, laid so that no stamp is too early.
+def due_ns(received: Sequence[ReceivedVerdict], rate_fps: float) -> list[int]:
+    """Return when each frame was due, monotonic: on its camera's grid, laid so that no timestamp is too early.
 
-    A camera's process that gets no processor stamps its frame late. Counted from the stamp, that frame would look fast.
+    A camera's process that waits for a processor stamps its frame late. Counted from the stamp, it would look fast.
     """
     period_ns = 1e9 / rate_fps
-    on_grid = [one.captured_ns - one.number * period_ns for one in told]
+    on_grid = [one.captured_ns - one.number * period_ns for one in received]
     begins = {
-        camera: min(start for one, start in zip(told, on_grid, strict=True) if one.event.camera == camera)
-        for camera in {one.event.camera for one in told}
+        camera: min(start for one, start in zip(received, on_grid, strict=True) if one.event.camera == camera)
+        for camera in {one.event.camera for one in received}
     }
-    return [round(begins[one.event.camera] + one.number * period_ns) for one in told]
+    return [round(begins[one.event.camera] + one.number * period_ns) for one in received]

@@ -1,4 +1,4 @@
-"""The service with a frame always waiting, in turns with the bare engine: what share of the engine does it use?"""
+"""Rate of a service for which a frame always waits, compared with the bare engine in interleaved rounds."""
 
 import itertools
 import time
@@ -18,50 +18,52 @@ if TYPE_CHECKING:
     from bench.end_to_end.bare import Bare
 
 CAMERAS, OTHERS = "cameras", "others"
-MOST_TOLD = 6
-"""Names of threads; those that take less are told together."""
+MOST_NAMES = 6
+"""Names of threads that are listed; the others are summed up."""
 FRAMES_AT_REST = 2
-"""Frames that were with the engine, or just behind it, when the service was made to stand still."""
+"""Frames that were in the engine, or just behind it, when the service was stopped."""
 
 
 class Processor(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU time of a frame, ms, medians of the rounds."""
+    """Processor time of a frame, ms, medians of the rounds."""
 
     inference_ms: float
     """Of the engine's own threads."""
     rest_ms: dict[str, float]
-    """Of the service's other threads by the first words of their names, and of its cameras' processes, the dearest
-    first and those that take least together."""
+    """Of the service's other threads, by the first words of their names, and of its cameras' processes: the largest
+    first, and the smallest summed up."""
     rest_share: float
-    """Of the sum."""
+    """Their share of the whole."""
 
 
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it."""
+    """Rates of the service and of the bare engine."""
 
     seconds: float
-    """Of each turn of either."""
+    """Length of each turn of the service and of the engine."""
     service_tiles_per_s: Spread
     service_frames_per_s: Spread
     engine_tiles_per_s: Spread
     service_over_engine: float
-    """Of the medians."""
+    """Ratio of the medians."""
     service_over_engine_spread: Spread
-    """Of the ratios, each to the mean of the engine's turn before and the one after."""
+    """Ratios by round, each to the mean of the engine's turn before and the one after."""
     service_turns_tiles_per_s: list[float] = []
     engine_turns_tiles_per_s: list[float] = []
-    """As they were measured: one of the engine before each of the service, and one after the last."""
+    """In their order: a turn of the engine before each of the service, and one after the last."""
     cpu_ms_per_frame: dict[str, Spread]
-    """Of the service, and of its cameras' processes."""
+    """Processor time of the service, and of its cameras' processes."""
     processor: Processor | None = None
-    """Where the CPU time goes; None where the kernel did not tell."""
+    """Division of the processor time; None if the kernel did not report it."""
 
 
-def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
-    """Run both in turns, the engine first and last; the service stands still while it is not its turn.
+def saturate(
+    scene: Scene, bare: "Bare", *, seconds: float, rounds: int, report_line: Callable[[str], None]
+) -> Saturated:
+    """Interleave turns of both, the engine first and last; the service is stopped during the engine's turns.
 
     Raises:
-        BenchError: a process failed, or the service judged a picture otherwise than it must.
+        BenchError: a process failed, or the service reported a wrong verdict.
     """
     engine: list[float] = []
     service: list[float] = []
@@ -69,7 +71,7 @@ def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Ca
     threads: list[dict[str, float]] = []
     with running(scene, None, waits=True) as line:
         line.settle(scene.cameras)
-        line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
+        line.receive_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
 
         def engine_turn() -> float:
             with line.watched.paused():
@@ -83,15 +85,17 @@ def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Ca
             for name, ms in turn.cpu_ms.items():
                 cpu[name].append(ms)
             engine.append(engine_turn())
-            say(f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}")
-    beside = [(before + after) / 2 for before, after in itertools.pairwise(engine)]
+            report_line(
+                f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}"
+            )
+    around = [(before + after) / 2 for before, after in itertools.pairwise(engine)]
     return Saturated(
         seconds=seconds,
         service_tiles_per_s=Spread.of(service),
         service_frames_per_s=Spread.of([one / scene.tiles for one in service]),
         engine_tiles_per_s=Spread.of(engine),
         service_over_engine=median(service) / median(engine),
-        service_over_engine_spread=Spread.of([one / other for one, other in zip(service, beside, strict=True)]),
+        service_over_engine_spread=Spread.of([one / other for one, other in zip(service, around, strict=True)]),
         service_turns_tiles_per_s=service,
         engine_turns_tiles_per_s=engine,
         cpu_ms_per_frame={name: Spread.of(of) for name, of in cpu.items()},
@@ -100,22 +104,27 @@ def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Ca
 
 
 def processor_of(threads: Sequence[Mapping[str, float]], cameras_ms: float) -> Processor | None:
-    """From each round's CPU time per frame, ms, by the names of threads; None where the engine's is not among it."""
+    """Divide the processor time of a frame; None if no thread is the engine's.
+
+    Args:
+        threads: of each round, ms per frame by the names of threads.
+        cameras_ms: of the cameras' processes.
+    """
     names = {name for one in threads for name in one}
     taken = {name: median(one.get(name, 0.0) for one in threads) for name in names}
     inference_ms = taken.pop(ENGINE_THREADS, 0.0)
     if not inference_ms:
         return None
     ranked = sorted([*taken.items(), (CAMERAS, cameras_ms)], key=lambda each: -each[1])
-    rest = dict(ranked[:MOST_TOLD])
-    if others := ranked[MOST_TOLD:]:
+    rest = dict(ranked[:MOST_NAMES])
+    if others := ranked[MOST_NAMES:]:
         rest[OTHERS] = sum(ms for _, ms in others)
     rest_ms = sum(rest.values())
     return Processor(inference_ms=inference_ms, rest_ms=rest, rest_share=rest_ms / (inference_ms + rest_ms))
 
 
 def taken_between(before: Mapping[int, ThreadTime], after: Mapping[int, ThreadTime]) -> dict[str, int]:
-    """Processor time by the first words of threads' names, ns: all that grab are told together."""
+    """Return the processor time between two samples by the first words of threads' names, ns."""
     taken: dict[str, int] = {}
     for thread, (name, ns) in after.items():
         word = name.partition(" ")[0]
@@ -125,31 +134,31 @@ def taken_between(before: Mapping[int, ThreadTime], after: Mapping[int, ThreadTi
 
 class _Turn(NamedTuple):
     frames_per_s: float
-    """Counted from one frame's event to another's."""
+    """From one frame's event to another's."""
     cpu_ms: dict[str, float]
     """Per frame."""
     thread_ms: dict[str, float]
-    """The same of the service's threads."""
+    """Per frame, of the service's threads."""
 
 
 def _service_turn(line: Line, seconds: float) -> _Turn:
     pids = {"service": [line.watched.pid], CAMERAS: line.watched.camera_pids()}
-    for _ in range(FRAMES_AT_REST):  # they were under way while it stood still
+    for _ in range(FRAMES_AT_REST):  # they were in flight while it was stopped
         line.wait()
     first = line.wait()
     before = {name: sum(map(cpu_ns, of)) for name, of in pids.items()}
     threads_before = thread_times(line.watched.pid)
-    told = [line.wait()]
-    while told[-1].at_ns - first.at_ns < seconds * 1e9:
-        told.append(line.wait())
+    received = [line.wait()]
+    while received[-1].at_ns - first.at_ns < seconds * 1e9:
+        received.append(line.wait())
     cpu = {name: sum(map(cpu_ns, of)) - before[name] for name, of in pids.items()}
     threads = taken_between(threads_before, thread_times(line.watched.pid))
     line.watched.require_cameras(pids[CAMERAS])
-    if lost := {one.event.reason for one in (first, *told)} - {None}:
-        raise BenchError(f"of frames that waited for room, some were lost: {lost}")
-    took_s = (told[-1].at_ns - first.at_ns) / 1e9
+    if lost := {one.event.reason for one in (first, *received)} - {None}:
+        raise BenchError(f"frames of cameras that wait for room were lost: {lost}")
+    took_s = (received[-1].at_ns - first.at_ns) / 1e9
     return _Turn(
-        len(told) / took_s,
-        {name: ns / 1e6 / len(told) for name, ns in cpu.items()},
-        {name: ns / 1e6 / len(told) for name, ns in threads.items()},
+        len(received) / took_s,
+        {name: ns / 1e6 / len(received) for name, ns in cpu.items()},
+        {name: ns / 1e6 / len(received) for name, ns in threads.items()},
     )

@@ -1,6 +1,6 @@
-"""`heatline bench map-cost`: what a map costs beside the same classifier alone, of each model.
+"""`heatline bench map-cost`: the cost of a map, compared with the same classifier alone, for each model.
 
-One row is one model, one map, one engine, one precision and one batch, timed in turns with the bare classifier in one
-process. The bare classifier is the fastest of what there is: of a ViT's exports, attention as one node per layer or as
-the products and the softmax that it stands for.
+A row has one model, map, engine, precision and batch, and is timed in interleaved rounds with the bare classifier in
+one process. The bare classifier is the fastest variant: for a ViT, attention is one node per layer, or its products and
+softmax.
 """

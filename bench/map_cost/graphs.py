@@ -1,4 +1,4 @@
-"""The graphs that are timed, each exported once: an export takes up to a minute, and serves many rows."""
+"""The graphs that are timed. Each is exported once, as an export takes up to a minute and serves many rows."""
 
 import io
 from contextlib import redirect_stderr
@@ -24,10 +24,10 @@ WITH_MAP = "with map"
 
 
 class ModelGraphs:
-    """One system from a random start, which costs what a trained one does, and its graphs.
+    """A model with random weights, which is as fast as a trained one, and its graphs.
 
     Args:
-        samples: tiles uint8 [N, tile, tile, 3], to quantise with; a few, as only the speed of what comes of it matters.
+        samples: tiles uint8 [N, tile, tile, 3] for the ranges of int8; a few, as only the speed is measured.
     Raises:
         ConfigError: it cannot be built for such tiles.
     """
@@ -40,33 +40,33 @@ class ModelGraphs:
         self._irs: dict[tuple[bytes, Precision], Ir] = {}
 
     def model(self, setting: Setting) -> ExplainedClassifier:
-        """The model with the setting's map; its weights are the same for every map."""
+        """Return the model with the setting's map; its weights are the same for every map."""
         if not isinstance(self._config, VitConfig) or setting.fusion is None:
             return self._model
         changed = {"fusion": setting.fusion, "discard_ratio": setting.discard_ratio}
         return self._build(msgspec.structs.replace(self._config, **changed))
 
     def onnx(self, setting: Setting) -> dict[str, bytes]:
-        """Classifier with its map, and the classifier alone, for the setting's engine and precision.
+        """Return the classifier with its map, and the classifier alone, for the setting's engine and precision.
 
         Raises:
-            ExportError: one cannot be exported.
+            ExportError: a graph cannot be exported.
         """
         graphs = self._graphs(self.model(setting))
         for_openvino = graphs.for_openvino_bf16 if setting.precision == "bf16" else graphs.for_openvino
         return {WITH_MAP: for_openvino if setting.engine == "openvino" else graphs.onnx, **self._bare}
 
     def ir(self, graph: bytes, precision: Precision) -> Ir:
-        """The same for OpenVINO; int8 is as NNCF makes it by itself.
+        """Convert a graph for OpenVINO; int8 is made by NNCF's defaults.
 
         Raises:
             ExportError: it cannot be converted or quantised.
         """
-        precision = "int8" if precision == "int8" else "f32"  # bf16 is the engine's matter
+        precision = "int8" if precision == "int8" else "f32"  # the engine converts to bf16
         if (graph, precision) not in self._irs:
             ir = to_ir(graph)
             if precision == "int8":
-                with redirect_stderr(io.StringIO()):  # NNCF draws bars of its own
+                with redirect_stderr(io.StringIO()):  # NNCF draws bars
                     ir = quantise(ir, self._samples, Quantisation(), transformer=self._config.family == "vit")
             self._irs[graph, precision] = ir
         return self._irs[graph, precision]
@@ -91,7 +91,7 @@ class ModelGraphs:
 
     @cached_property
     def _bare(self) -> dict[str, bytes]:
-        """The classifier as an exporter would make it: of a ViT in both ways, of which the faster counts."""
+        """The classifier as other projects export it; of a ViT both variants, of which the faster counts."""
         if isinstance(self._model, RolloutClassifier):
             return {
                 "fused attention": to_bare_onnx(self._model, self._tile_px),

@@ -1,6 +1,6 @@
-"""The rows, one after the other: the same tiles with a map and without, in turns.
+"""Time the same tiles with a map and without, in interleaved rounds, row by row.
 
-OpenVINO has a stream per core and one request more; ONNX Runtime has all cores on one request.
+OpenVINO has a stream per core and one request more; ONNX Runtime uses all cores for one request.
 """
 
 import os
@@ -19,30 +19,35 @@ from bench.bare_engine import BareEngine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
 from bench.map_cost.plan import Cost, Row, Setting
 from bench.pictures import draw_shapes
-from bench.spread import SETTLE_BATCHES, Spread, in_turns
+from bench.spread import SETTLE_BATCHES, Spread, time_interleaved
 from edge.bundle.pooling import identity_of, pool
 from edge.errors import BenchError, HeatlineError, PrecisionError
 from edge.geometry import TileGrid
 from edge.inference import Precision
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from edge.inference.opening import require_precision
 from export.openvino_ir import Ir
 from train.config import CnnConfig, VitConfig
 
-SECONDS_PER_TURN = 0.5
+SECONDS_PER_ROUND = 0.5
 SAMPLES = 4
-"""Tiles that int8's ranges are found with: what is measured is speed."""
+"""Tiles for the ranges of int8, a few, as only the speed is measured."""
 OFF: dict[Precision, float] = {"f32": 2e-3, "bf16": 0.05, "int8": 0.05}
-"""How far a map's mean may be from the logit, as a share of the map's highest value."""
+"""Allowed difference between a map's mean and the logit, as a share of the map's highest value."""
 OFF_BY_A_DISCARD = 0.1
-"""How far a map may be from PyTorch's in f32: which of two nearly equal entries go hangs on their last digits."""
+"""Allowed difference from PyTorch's map in f32: the last digits decide which of two similar entries is discarded."""
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """Logits [N], and maps [N, h, w] where there are any."""
 
 
 class InOpenVino:
-    """Raises: BenchError: OpenVINO cannot run the graph. PrecisionError: the processor has no such precision."""
+    """A graph in OpenVINO.
+
+    Raises:
+        BenchError: OpenVINO cannot run the graph.
+        PrecisionError: the processor has no such precision.
+    """
 
     def __init__(self, ir: Ir, precision: Precision, tiles: NDArray[np.uint8], threads: int) -> None:
         self._engine = BareEngine(ir.read(), precision, tiles, threads=threads, streams=threads)
@@ -56,7 +61,11 @@ class InOpenVino:
 
 
 class InOnnxRuntime:
-    """Raises: BenchError: ONNX Runtime cannot run the graph."""
+    """A graph in ONNX Runtime.
+
+    Raises:
+        BenchError: ONNX Runtime cannot run the graph.
+    """
 
     def __init__(self, graph: bytes, tiles: NDArray[np.uint8], threads: int) -> None:
         import onnxruntime
@@ -64,7 +73,7 @@ class InOnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Idle threads spin by default: those of the graph that ran before, on the cores that this one needs.
+        # Idle threads spin by default, and those of the graph that ran before would use the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -87,15 +96,15 @@ Timed = InOpenVino | InOnnxRuntime
 
 
 def measured_rows(
-    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], say: Callable[[str], None]
+    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], report_line: Callable[[str], None]
 ) -> Iterator[Row]:
-    """Each row as soon as it is measured; what cannot be measured is a row too, with the reason.
+    """Yield each row as soon as it is measured; a row that cannot be measured has the reason.
 
     Args:
         configs: by the model's name.
-        say: is told what is done.
+        report_line: takes a line of progress.
     Raises:
-        HeatlineError: the one row that was asked for cannot be measured.
+        HeatlineError: there is one row, and it cannot be measured.
     """
 
     @lru_cache(maxsize=1)  # an export takes up to a minute, and serves all rows of a model
@@ -103,12 +112,12 @@ def measured_rows(
         return ModelGraphs(configs[model], tile_px, drawn_tiles(SAMPLES, tile_px))
 
     for number, setting in enumerate(settings, 1):
-        say(f"{number} of {len(settings)}: {setting.words}")
+        report_line(f"{number} of {len(settings)}: {setting.describe()}")
         at_utc, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), [round(one, 2) for one in os.getloadavg()]
         cost, not_done = None, None
         try:
             tiles = drawn_tiles(setting.batch, setting.tile_px)
-            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, say)
+            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, report_line)
         except HeatlineError as error:
             if len(settings) == 1:
                 raise
@@ -118,7 +127,7 @@ def measured_rows(
 
 @cache
 def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
-    """Tiles of a drawn picture that all is timed on: [count, tile, tile, 3]."""
+    """Cut tiles of a drawn picture: [count, tile, tile, 3]."""
     image = draw_shapes((1250, 1600), seed=0)
     grid = TileGrid((1250, 1600), tile_px, 2)
     cut = np.empty((len(grid), tile_px, tile_px, 3), np.uint8)
@@ -126,23 +135,25 @@ def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
 
 
-def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say: Callable[[str], None]) -> Cost:
+def measure(
+    setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], report_line: Callable[[str], None]
+) -> Cost:
     """Time one row.
 
     Args:
         tiles: uint8 [batch, tile, tile, 3].
-        say: is told what is done.
+        report_line: takes a line of progress.
     Raises:
         PrecisionError, EngineError: the processor or the engine has no such precision.
-        BenchError: what would be timed cannot run, or does not do its work.
+        BenchError: a graph cannot run, or answers wrongly.
         ExportError: the model cannot be exported.
     """
     require_precision(setting.engine, setting.precision)
     if setting.engine == "openvino":
         require_processor(setting.precision)
-    say("exporting")
+    report_line("exporting")
     exported = graphs.onnx(setting)
-    say("compiling")
+    report_line("compiling")
     runs: dict[str, Timed] = {}
     for name, graph in exported.items():
         if setting.engine == "openvino":
@@ -157,26 +168,26 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
     def wrong() -> str | None:
         for name, run in runs.items():
             for answers in run.answers():
-                fault = unlike_the_model(
+                fault = find_wrong_answer(
                     logits, maps, answers, setting, has_map=name == WITH_MAP, top_cells=model.top_cells
                 )
                 if fault is not None:
                     return f"{fault} ({name})"
         return None
 
-    if fault := wrong():  # known at once, and not after the turns
-        raise BenchError(f"{setting.words}: not timed, as {fault}")
-    cost = _timed(setting, runs, say)
+    if fault := wrong():  # before the rounds, which take long
+        raise BenchError(f"{setting.describe()}: not timed, as {fault}")
+    cost = _timed(setting, runs, report_line)
     if fault := wrong():
-        raise BenchError(f"{setting.words}: its time counts for nothing, as after the turns {fault}")
+        raise BenchError(f"{setting.describe()}: its time counts for nothing, as after the rounds {fault}")
     return cost
 
 
-def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], None]) -> Cost:
+def _timed(setting: Setting, runs: Mapping[str, Timed], report_line: Callable[[str], None]) -> Cost:
     bare = [name for name in runs if name != WITH_MAP]
-    batches = _batches_in_a_turn(runs[bare[0]])
-    say(f"timing {', '.join(runs)} in turns, {setting.rounds} rounds")
-    seconds = in_turns(runs, setting.rounds, batches)
+    batches = _batches_per_round(runs[bare[0]])
+    report_line(f"timing {', '.join(runs)} in {setting.rounds} interleaved rounds")
+    seconds = time_interleaved(runs, setting.rounds, batches)
     count = batches * setting.batch
     per_tile = {name: [one / count for one in of] for name, of in seconds.items()}
     with_map = per_tile[WITH_MAP]
@@ -194,15 +205,15 @@ def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], Non
     )
 
 
-def _batches_in_a_turn(run: Timed) -> int:
-    """So many that a turn is long beside what else the machine does, and a slow network's is not longer."""
+def _batches_per_round(run: Timed) -> int:
+    """Return the number of batches that take about `SECONDS_PER_ROUND`."""
     run(1)
     began = perf_counter()
     run(SETTLE_BATCHES)
-    return max(1, round(SECONDS_PER_TURN * SETTLE_BATCHES / (perf_counter() - began)))
+    return max(1, round(SECONDS_PER_ROUND * SETTLE_BATCHES / (perf_counter() - began)))
 
 
-def unlike_the_model(
+def find_wrong_answer(
     true_logits: NDArray[np.float32],
     true_maps: NDArray[np.float32],
     answers: Answers,
@@ -211,21 +222,21 @@ def unlike_the_model(
     has_map: bool,
     top_cells: int | None = None,
 ) -> str | None:
-    """What is wrong with a graph's answers; None if it does its work.
+    """Return what is wrong with a graph's answers; None: nothing.
 
-    In bf16 and int8 a map need only be one with the logit as its pooling: a random network's are far from those in f32.
+    In bf16 and int8 the pooled map need only be the logit: a random network's maps are far from those in f32.
 
     Args:
-        true_logits, true_maps: the model's own, in f32: [N] and [N, h, w].
-        top_cells: of the model's identity. Where it has one, the classifier alone has another layer, and other logits.
+        true_logits, true_maps: of the model in f32: [N] and [N, h, w].
+        top_cells: of the model's identity. If it has one, the classifier alone has another layer and other logits.
     """
     scale, allowed = np.abs(true_maps).max(), OFF[setting.precision]
     logits, maps = answers
     if not np.isfinite(logits).all():
-        return "its logits are no numbers"
+        return "its logits are not finite"
     comparable = has_map or top_cells is None
     if comparable and setting.precision == "f32" and (off := np.abs(logits - true_logits).max() / scale) > allowed:
-        return f"its logits are off the model's by {off:.1e}"
+        return f"its logits differ from the model's by {off:.1e}"
     if not has_map:
         return None
     if maps is None or maps.shape != true_maps.shape or not maps.any():
@@ -234,17 +245,17 @@ def unlike_the_model(
         return f"{identity_of(top_cells)} is off by {off:.1e}"
     allowed = OFF_BY_A_DISCARD if setting.discard_ratio else allowed
     if setting.precision == "f32" and (off := np.abs(maps - true_maps).max() / scale) > allowed:
-        return f"its maps are off the model's by {off:.1e}"
+        return f"its maps differ from the model's by {off:.1e}"
     return None
 
 
 def require_processor(precision: Precision) -> None:
-    """See that OpenVINO computes in a precision here before anything is exported for it.
+    """Check that OpenVINO computes in a precision on this machine, before a graph is exported.
 
     Raises:
         PrecisionError: it does not.
     """
-    if precision == "bf16" and "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise PrecisionError(
             "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
         )

@@ -1,4 +1,4 @@
-"""Which rows are measured, and what came of each."""
+"""The rows to measure, and their results."""
 
 from collections.abc import Sequence
 
@@ -11,17 +11,17 @@ from train.config import CnnConfig, VitConfig
 from train.models.rollout import Fusion, method_of
 
 ROUNDS = 15
-"""Of all graphs of a row in turns."""
+"""Interleaved rounds of all graphs of a row."""
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """One row, before it is measured."""
+    """Settings of a row."""
 
     model: str
     method: str
-    """The map, as a manifest calls it: `cam`, `rollout-max-discard-0.9`."""
+    """Method of the map, as in a manifest: `cam`, `rollout-max-discard-0.9`."""
     fusion: str | None
-    """Of a ViT's heads; None where the map has none, as `discard_ratio`."""
+    """Fusion of a ViT's heads; None if the map has none, as `discard_ratio`."""
     discard_ratio: float | None
     engine: EngineKind
     precision: Precision
@@ -31,43 +31,42 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     rounds: int
 
-    @property
-    def words(self) -> str:
-        """For people, in one line."""
+    def describe(self) -> str:
+        """Describe the settings in one line."""
         return f"{self.model}, {self.method}: {self.engine}, {self.precision}, batches of {self.batch}"
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What one row came to."""
+    """Result of a row."""
 
     bare: str
-    """What the classifier alone was: the fastest of its kind."""
+    """The fastest form of the classifier alone."""
     tiles_per_round: int
-    """Of each, in whole batches."""
+    """Tiles of each graph in a round, in whole batches."""
     ratio: float
     """Median time with a map over that of the classifier alone."""
     ratio_spread: Spread
-    """Of the same ratio round by round."""
+    """The same ratio by rounds."""
     map_ms_per_tile: Spread
     """Of classifier and map."""
     bare_ms_per_tile: Spread
     map_tiles_per_s: float
-    """At the median."""
+    """At the median time."""
 
 
 class Row(Setting, frozen=True, kw_only=True):
-    """A setting with its cost, or with why there is none."""
+    """Settings with their result, or the reason why there is none."""
 
     cost: Cost | None = None
     not_done: str | None = None
     at_utc: str
-    """When it began; a file may hold rows of several days."""
+    """Time of the start; a file may hold rows of several days."""
     load: list[float]
     """Mean number of processes that ran or waited then, over 1, 5 and 15 minutes."""
 
 
 class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a result file holds beside its machine."""
+    """Content of a result file, besides the machine."""
 
     rows: list[Row]
 
@@ -84,10 +83,10 @@ def plan(
     tile_px: int = TILE_PX,
     rounds: int = ROUNDS,
 ) -> list[Setting]:
-    """A model's rows, map by map.
+    """Return the rows of a model, map by map.
 
     Args:
-        fusions, discard_ratios: of a ViT's rollouts; none: the model's own.
+        fusions, discard_ratios: of a ViT's rollouts; empty: those of the model.
     """
     maps: list[tuple[str, Fusion | None, float | None]] = (
         [(config.head, None, None)]

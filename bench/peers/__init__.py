@@ -1,1 +1,1 @@
-"""The same frames through ours and through what others would use, each in a process of its own, in turns."""
+"""`heatline bench peers`: heatline and other systems on the same frames, each in a process of its own."""

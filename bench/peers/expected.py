@@ -1,4 +1,4 @@
-"""What each system must answer, worked out slowly from the tiles' logits and maps: nobody may skip work."""
+"""The expected answers of each system, computed slowly from the tiles' logits and maps, so that none can skip work."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, Precision, infer
 
 OF_SPREAD: Mapping[Precision, float] = {"f32": 1e-3, "bf16": 0.2, "int8": 0.05}
-"""How far an answer may be off, as a share of how far apart those of different tiles are (standard deviation). In f32
-sums are added in another order; in the others, a value that is rounded the other way changes all that comes after."""
+"""Allowed error, as a share of the standard deviation between tiles. In f32, sums are added in another order; in the
+other precisions, a value that is rounded differently changes all later ones."""
 STEPS = 255
 """Model API rounds its maps to 8 bits."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How anomalib's post-processor brings logits to 0..1: the threshold to 0.5, and nothing here beyond the ends."""
+    """Map of logits to 0..1 by anomalib's post-processor: the threshold becomes 0.5, and no value is clipped."""
 
     threshold: float
     range: float
@@ -29,7 +29,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class TileAnswers:
-    """Of the tiles of some grid, all frames."""
+    """Answers to the tiles of a grid, of all frames."""
 
     logits: NDArray[np.float32]
     """[frames, tiles]"""
@@ -39,27 +39,27 @@ class TileAnswers:
 
 @dataclass(frozen=True)
 class Expected:
-    """Of all frames."""
+    """Expected answers to all frames."""
 
     logits: NDArray[np.float32]
     """[frames, tiles]"""
     heatmaps: NDArray[np.float32] | None
-    """[frames, h, w]; None: there are none, or nobody knows them."""
+    """[frames, h, w]; None: there are none, or they are unknown."""
     coarse: float = 0.0
-    """By how much rounding of the answers may change a heatmap."""
+    """Error of a heatmap by rounding of the answers."""
 
     def of_requests(self, requests: int, batch: int) -> "Expected":
-        """What the engine alone answers, whose requests all hold the first frame's first tiles."""
+        """Return the answers of the engine alone, whose requests all hold the first frame's first tiles."""
         return Expected(np.tile(self.logits[0, :batch], (requests, 1)), None)
 
 
 def on_our_grid(engine: Engine, frames: NDArray[np.uint8], grid: TileGrid) -> TileAnswers:
-    """Of RGB frames [n, H, W, 3], whose last tiles are moved back to the border."""
+    """Answer the tiles of RGB frames [n, H, W, 3], of which the last ones are moved back to the border."""
     return _answers(engine, frames, grid.origins_yx, grid.tile_px)
 
 
 def on_padded_grid(engine: Engine, frames: NDArray[np.uint8], grid: TileGrid) -> TileAnswers:
-    """As anomalib's tiler cuts them: every tile a step from the one before, and black where the frame ends."""
+    """Answer tiles as anomalib's tiler cuts them: one step apart, and black beyond the frame."""
     height, width = padded_hw(grid)
     padded = np.zeros((len(frames), height, width, 3), np.uint8)
     padded[:, : frames.shape[1], : frames.shape[2]] = frames
@@ -77,12 +77,12 @@ def padded_hw(grid: TileGrid) -> tuple[int, int]:
 
 
 def of_heatline(tiles: TileAnswers, stitcher: Stitcher) -> Expected:
-    """The heatmaps that the stitcher makes, which tests hold to a slow version of its own."""
+    """Expect the heatmaps of the stitcher, which other tests compare with a slow version."""
     return Expected(tiles.logits, np.stack([stitcher.stitch(maps) for maps in tiles.maps]))
 
 
 def of_anomalib(tiles: TileAnswers, grid: TileGrid, scale: Scale) -> Expected:
-    """Maps in 0..1 as large as the tile, and their mean where tiles overlap; what was padded is cut off."""
+    """Expect maps in 0..1 as large as the tile, with their mean where tiles overlap, without the padding."""
     heatmaps = [
         _mean_of(_normalised(maps, grid.tile_px, scale), padded_origins(grid), padded_hw(grid), grid.tile_px)
         for maps in tiles.maps
@@ -92,7 +92,7 @@ def of_anomalib(tiles: TileAnswers, grid: TileGrid, scale: Scale) -> Expected:
 
 
 def of_model_api(tiles: TileAnswers, grid: TileGrid, scale: Scale) -> Expected:
-    """The same on our grid, in steps of 8 bits."""
+    """Expect the same on heatline's grid, in steps of 8 bits."""
     heatmaps = [
         _mean_of(_normalised(maps, grid.tile_px, scale), grid.origins_yx, grid.frame_hw, grid.tile_px)
         for maps in tiles.maps
@@ -101,10 +101,10 @@ def of_model_api(tiles: TileAnswers, grid: TileGrid, scale: Scale) -> Expected:
 
 
 def of_grad_cam(tiles: TileAnswers, grid: TileGrid, bias: float | None) -> Expected:
-    """Of each tile what speaks for a defect, from 0 to 1, however little it is.
+    """Expect the evidence for a defect in each tile, stretched to 0..1.
 
     Args:
-        bias: of a CNN's head, which has no place in its map; None: of a ViT it is another map than ours.
+        bias: of a CNN's head, which is not part of its map; None: of a ViT, whose map is unknown.
     """
     if bias is None:
         return Expected(tiles.logits, None)
@@ -117,25 +117,25 @@ def of_grad_cam(tiles: TileAnswers, grid: TileGrid, bias: float | None) -> Expec
 
 
 def logits_off(found: Mapping[str, NDArray[Any]], expected: Expected, spread: float) -> float:
-    """Largest difference, as a share of the spread.
+    """Return the largest error of logits, as a share of their spread.
 
     Args:
-        found: as `workers/serve.py` sums up the answers of a turn.
-        spread: how far logits of different tiles are apart (standard deviation).
+        found: answers of a turn, as summed up by `workers/serve.py`.
+        spread: standard deviation between tiles.
     """
     if found["logits"].shape != expected.logits.shape:
         return float("inf")
     return float(np.abs(found["logits"] - expected.logits).max() / spread)
 
 
-def what_differs(
+def find_difference(
     found: Mapping[str, NDArray[Any]], expected: Expected, precision: Precision, sample_px: int, threshold: float
 ) -> str | None:
-    """What is wrong with verdicts or heatmaps, in words; None if they are as they should be.
+    """Return what is wrong with verdicts or heatmaps; None: nothing.
 
     Args:
-        found: as above.
-        threshold: at which logit a frame is defective.
+        found: answers of a turn, as summed up by `workers/serve.py`.
+        threshold: logit from which a frame is defective.
     """
     if (found["defective"] != (found["logits"] >= threshold).any(axis=1)).any():
         return "its verdicts are not those of its logits"
@@ -143,7 +143,7 @@ def what_differs(
         return "it makes no heatmap of some frame"
     if expected.heatmaps is None:
         if not np.isfinite(found["samples"]).all():
-            return "its heatmaps hold what is no number"
+            return "its heatmaps hold values that are not finite"
         flat = int((np.ptp(found["samples"], axis=(1, 2)) == 0).sum())
         return f"{flat} of its {len(found['samples'])} heatmaps are flat" if flat else None
     if (found["hw"] != expected.heatmaps.shape[1:]).any():
@@ -153,9 +153,9 @@ def what_differs(
     if not off <= allowed:
         return f"its heatmaps are off by {off:.2g}, expected at most {allowed:.2g}"
     highest = expected.heatmaps.max(axis=(1, 2))
-    there = np.array([one[tuple(peak)] for one, peak in zip(expected.heatmaps, found["peaks_yx"], strict=True)])
-    if not (highest - there).max() <= 2 * allowed:
-        return f"its heatmaps peak where {(highest - there).max():.2g} less than the peak was expected"
+    at_peak = np.array([one[tuple(peak)] for one, peak in zip(expected.heatmaps, found["peaks_yx"], strict=True)])
+    if not (highest - at_peak).max() <= 2 * allowed:
+        return f"its heatmaps peak where {(highest - at_peak).max():.2g} less than the peak is expected"
     return None
 
 
@@ -171,14 +171,14 @@ def _normalised(maps: NDArray[np.float32], tile_px: int, scale: Scale) -> list[N
 
 
 def _large(maps: Sequence[NDArray[Any]], tile_px: int) -> list[NDArray[np.float32]]:
-    """As large as the tile, linearly, half-pixel correct."""
+    """Enlarge maps to the tile, linearly, half-pixel correct."""
     return [np.asarray(cv2.resize(one.astype(np.float32), (tile_px, tile_px))) for one in maps]
 
 
 def _mean_of(
     maps: Sequence[NDArray[np.float32]], origins: Sequence[tuple[int, int]], hw: tuple[int, int], tile_px: int
 ) -> NDArray[np.float32]:
-    """Each px the mean of the tiles that show it."""
+    """Join maps: each px is the mean of the tiles that show it."""
     total, tiles = np.zeros(hw, np.float64), np.zeros(hw, np.int64)
     for one, (y, x) in zip(maps, origins, strict=True):
         total[y : y + tile_px, x : x + tile_px] += one

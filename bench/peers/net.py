@@ -1,4 +1,4 @@
-"""One network in the forms that the systems take: our graph, the graph that anomalib would have exported, torch's."""
+"""One network in the forms that the systems need: heatline's graph, a graph as anomalib exports it, and PyTorch's."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ FROM_UNIT = 255.0
 def build(
     config: CnnConfig | VitConfig, precision: Precision, tiles: NDArray[np.uint8], tile_px: int
 ) -> tuple[Any, Ir]:
-    """A model from a random start, which costs what a trained one does, and its IR in a precision.
+    """Build a model with random weights, which is as fast as a trained one, and its IR in a precision.
 
     Args:
-        tiles: [N, tile_px, tile_px, 3], to find the ranges of int8 with.
+        tiles: [N, tile_px, tile_px, 3], for the ranges of int8.
     Raises:
         ConfigError, ExportError: it cannot be built, exported or quantised.
     """
@@ -43,10 +43,10 @@ def build(
 
 
 def as_anomalib_exports(ir: Ir, tile_px: int, scale: Scale) -> Ir:
-    """The same layers behind the inputs and outputs of a model that anomalib exports.
+    """Give a graph the inputs and outputs of a model that anomalib exports.
 
-    In goes `image` float32 [N, 3, H, W] in 0..1; out come, as its post-processor makes them, `pred_score` [N] and
-    `anomaly_map` [N, 1, tile, tile] in 0..1 and whether these exceed 0.5, `pred_label` and `pred_mask`.
+    Input: `image` float32 [N, 3, H, W] in 0..1. Outputs, as of its post-processor: `pred_score` [N] and `anomaly_map`
+    [N, 1, tile, tile] in 0..1, and whether these exceed 0.5, `pred_label` and `pred_mask`.
     """
     import openvino as ov
     from openvino import opset13 as ops

@@ -1,8 +1,7 @@
-"""Ours beside what others would use: the same frames, network, precision and machine, one run, in turns.
+"""Heatline compared with other systems: the same frames, network, precision and machine, in interleaved rounds.
 
-Each system is a process that is warm, and idle while another one works. Before, each has tried its settings and kept
-the fastest. The engine alone, which moves no pixel, is the measure: a system's share of it is what it makes of the
-machine.
+Each system is a warm process, idle while another one works, with the fastest of its settings. Figures are relative to
+the engine alone, which moves no pixel.
 """
 
 import statistics
@@ -16,72 +15,69 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.peers.expected import OF_SPREAD, logits_off, what_differs
+from bench.peers.expected import OF_SPREAD, find_difference, logits_off
 from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
-from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
+from bench.peers.worker import Ready, Tried, Turn, Worker, format_settings
 from bench.processes import cpu_ns
-from bench.spread import Spread
-from bench.spread import turns as in_turns
+from bench.spread import Spread, interleaved
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision
 
-if TYPE_CHECKING:  # a report reads what was found where nothing of them is installed
+if TYPE_CHECKING:  # they import PyTorch
     from bench.peers.prepare import Prepared
     from train.config import CnnConfig, VitConfig
 
 BATCHES = (1, 4, 8, 16, 32)
-"""Tiles at once that a system is tried with, where its interface lets one choose."""
-
-
+"""Numbers of tiles at once to try, where a system's interface allows a choice."""
 SETTLE_SECONDS = 0.25
-"""Before a turn: threads of the one before still look for work for a while, on the cores of the next one."""
+"""Pause before a turn: threads of the system before may spin for a while on the cores of the next one."""
 MOST_BY_OTHERS = 0.05
-"""Of one core, by systems that have no turn: above, they change what is timed."""
+"""Processor time of the idle systems, as a share of one core: above, they slow the one that is timed."""
 
 
 class SystemSpeed(msgspec.Struct, frozen=True, kw_only=True):
-    """One system, all rounds."""
+    """Figures of one system over all rounds."""
 
     name: SystemName
     what: str
-    """It is made of, in words."""
+    """Description of the system."""
     libraries: dict[str, str]
     settings: dict[str, Any]
-    """The fastest of those that were tried."""
+    """The fastest settings."""
     tried: list[Tried]
     heatmap_hw: tuple[int, int] | None
-    """None: it makes none."""
+    """None: it makes no heatmap."""
     frames_per_s: Spread
     tiles_per_s: Spread
     to_engine: float
     """Its median rate over that of the engine alone."""
     to_engine_spread: Spread
-    """Of the same ratio round by round."""
+    """The same ratio by rounds."""
     ours_to_it: float
     """Our median rate over its own."""
     ours_to_it_spread: Spread
     ms_per_frame: dict[str, float]
-    """Its parts, where it has them one after another: medians."""
+    """Medians of its parts, if they run one after the other."""
     logits_off: float
-    """From those that it must answer with, at most: a share of how far those of different tiles are apart."""
+    """Largest error, as a share of the standard deviation between tiles."""
 
 
 class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
-    """All systems."""
+    """All results."""
 
     model: str
     precision: Precision
     frame_hw: tuple[int, int]
     tiles_per_frame: int
     frames: int
-    """Different ones, in each turn."""
+    """Different frames in each turn."""
     rounds: int
     threads: int
-    """That each system may use: all cores."""
+    """Threads that each system may use: one per core."""
     systems: list[SystemSpeed]
     others_cpu: float
-    """Of one core, what all workers together took that were not in turn: the highest share of any turn."""
+    """Processor time of the idle workers together, as a share of one core: the largest of all turns."""
 
 
 def measure_peers(
@@ -93,17 +89,17 @@ def measure_peers(
     rounds: int,
     peers: Sequence[SystemName],
     peers_python: Path,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     tile_px: int,
     overlap_px: int,
     batches: Sequence[int] = BATCHES,
 ) -> PeersBench:
-    """Time the engine alone, ours and these peers.
+    """Time the engine alone, heatline and these peers.
 
     Args:
-        peers_python: has what anomalib and Model API need.
+        peers_python: Python of the environment that has anomalib and Model API.
     Raises:
-        BenchError: a peer is not installed, fails, or does not answer as it must.
+        BenchError: a peer is not installed, fails, or answers wrongly.
         EngineError: OpenVINO cannot run the network in this precision.
         ConfigError, ExportError: the network cannot be made.
     """
@@ -113,7 +109,7 @@ def measure_peers(
     systems = [system for system in chosen if precision in system.precisions]
     for system in chosen:
         if system not in systems:
-            say(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
+            report_line(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
     if min(frame_hw) < tile_px:
         raise BenchError(
             f"--size is {frame_hw[1]}x{frame_hw[0]}, smaller than a tile of {tile_px} px, which anomalib cannot cut; "
@@ -131,15 +127,15 @@ def measure_peers(
             frames=frames,
             systems=[system.name for system in systems],
             batches=batches,
-            say=say,
+            report_line=report_line,
         )
         workers, ready = {}, {}
         for system in systems:
             worker = Worker(system.name, pythons[system.name], system.module, prepared.job_file, folder)
             workers[system.name] = stack.enter_context(worker)
-            ready[system.name] = worker.become_ready(say)
+            ready[system.name] = worker.become_ready(report_line)
         require_same_libraries(ready)
-        turns, off, others_cpu = _in_turns(workers, rounds, prepared, say)
+        turns, off, others_cpu = _run_rounds(workers, rounds, prepared, report_line)
     rates = {name: [frames / turn.seconds for turn in of] for name, of in turns.items()}
     return PeersBench(
         model=config.name,
@@ -158,10 +154,10 @@ def measure_peers(
 
 
 def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
-    """See that no system runs on another OpenVINO or PyTorch than the others.
+    """Check that all systems run on one version of OpenVINO and of PyTorch.
 
     Raises:
-        BenchError: one does.
+        BenchError: the versions differ.
     """
     for library in ("openvino", "torch"):
         versions: dict[str, str] = {
@@ -171,80 +167,80 @@ def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
         }
         if len(set(versions.values())) > 1:
             raise BenchError(
-                f"systems run on different versions of {library}, which would be compared instead of them: "
-                f"{in_words(versions)}; make the peers' environment anew with `make peers-env`"
+                f"systems run on different versions of {library}, which would change their speed: "
+                f"{format_settings(versions)}; make the peers' environment again with `make peers-env`"
             )
 
 
 def to_facts(found: PeersBench) -> dict[str, object]:
-    """What was found, for people."""
+    """Describe the results for people, by name and value."""
     return {
         "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames of "
         f"{found.tiles_per_frame} tiles, on {found.threads} threads",
-        **{one.name: _in_a_line(one) for one in found.systems},
-        "the others meanwhile": f"took {found.others_cpu:.3f} of a core at most",
+        **{one.name: _describe(one) for one in found.systems},
+        "idle systems": f"took {found.others_cpu:.3f} of a core at most",
     }
 
 
 def faults(found: PeersBench) -> list[str]:
-    """Why its figures are not to be believed, in words."""
+    """Return why the figures do not count, one sentence each."""
     if found.others_cpu <= MOST_BY_OTHERS:
         return []
     return [
-        f"systems that had no turn took {found.others_cpu:.3f} of a core, expected at most {MOST_BY_OTHERS}: they are "
-        "not idle, and slow the one that is timed; measure again"
+        f"idle systems took {found.others_cpu:.3f} of a core, expected at most {MOST_BY_OTHERS}, and slowed the timed "
+        "one; measure again"
     ]
 
 
-def _in_a_line(one: SystemSpeed) -> str:
+def _describe(one: SystemSpeed) -> str:
     parts = "".join(f"; {part} {ms:.0f} ms" for part, ms in one.ms_per_frame.items())
-    beside = "" if one.name in (ENGINE, OURS) else f"; ours is {one.ours_to_it:.2f} times as fast"
+    ours = "" if one.name in (ENGINE, OURS) else f"; heatline is {one.ours_to_it:.2f} times as fast"
     return (
         f"{one.frames_per_s:.2f} frames/s, {one.tiles_per_s.median:.0f} tiles/s; {one.to_engine:.3f} of the engine "
-        f"alone, by rounds {one.to_engine_spread:.3f}{beside}; {in_words(one.settings)}{parts}"
+        f"alone, by rounds {one.to_engine_spread:.3f}{ours}; {format_settings(one.settings)}{parts}"
     )
 
 
 def _python(system: System, peers_python: Path) -> Path:
-    """Which Python runs a system.
+    """Return the Python that runs a system.
 
     Raises:
-        BenchError: there is none.
+        BenchError: it does not exist.
     """
     if not system.in_peers_environment:
         return Path(sys.executable)
     if not peers_python.is_file():
         raise BenchError(
-            f"{system.name} is run by {peers_python}, which is not there; make it with `make peers-env`, name another "
-            "one with --peers-python, or choose peers that need none with --peer grad-cam"
+            f"{system.name} is run by {peers_python}, which does not exist; make it with `make peers-env`, name "
+            "another one with --peers-python, or choose peers that need none with --peer grad-cam"
         )
     return peers_python.absolute()
 
 
-def _in_turns(
-    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", say: Callable[[str], None]
+def _run_rounds(
+    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", report_line: Callable[[str], None]
 ) -> tuple[dict[SystemName, list[Turn]], dict[SystemName, float], float]:
-    """All turns of each, how far logits were off at most, and what the others took of a core meanwhile at most."""
+    """Return the turns of each system, the largest error of its logits, and the others' largest share of a core."""
     turns: dict[SystemName, list[Turn]] = {name: [] for name in workers}
     off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
-    for number, order in enumerate(in_turns(workers, rounds), 1):
+    for number, order in enumerate(interleaved(workers, rounds), 1):
         for name in order:
             others = [worker.pid for other, worker in workers.items() if other != name]
             time.sleep(SETTLE_SECONDS)
             before = sum(map(cpu_ns, others))
             turn = workers[name].turn()
             others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
-            off[name] = max(off[name], checked(name, turn, prepared))
+            off[name] = max(off[name], check_turn(name, turn, prepared))
             turns[name].append(turn)
-            say(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
+            report_line(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
     return turns, off, others_cpu
 
 
-def checked(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
-    """See that the work of a turn was done; returns how far its logits are off, as a share of their spread.
+def check_turn(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
+    """Check the answers of a turn; return the largest error of its logits, as a share of their standard deviation.
 
     Raises:
-        BenchError: it was not.
+        BenchError: an answer is wrong.
     """
     job, expected, found = prepared.job, prepared.expected[name], turn.answers
     spread = float(expected.logits.std())
@@ -253,9 +249,9 @@ def checked(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
     off = logits_off(found, expected, spread)
     wrong = f"its logits are off by {off:.2g} of their spread" if not off <= OF_SPREAD[job.precision] else None
     if wrong is None and name != ENGINE:
-        wrong = what_differs(found, expected, job.precision, job.sample_px, job.score_threshold)
+        wrong = find_difference(found, expected, job.precision, job.sample_px, job.score_threshold)
     if wrong is not None:
-        raise BenchError(f"{name} does not do the work that is timed: {wrong}")
+        raise BenchError(f"{name} gives wrong answers, so its time counts for nothing: {wrong}")
     return off
 
 

@@ -1,4 +1,4 @@
-"""What is handed to the systems: frames, one network, how to cut and to judge; and what they must answer."""
+"""The job of all systems: frames, one network, tiles and thresholds; and the expected answers."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,42 +20,42 @@ from edge.inference.engine import GRAPHS
 from train.config import CnnConfig, VitConfig
 
 SAMPLES = 160
-"""Of a heatmap's longer side, to compare by."""
+"""Samples along a heatmap's longer side, which are compared."""
 HOT_SHARE = 0.001
-"""Of all heatmap cells reach the evidence threshold."""
+"""Share of all heatmap cells that reach the evidence threshold."""
 ANOMALIB_GRAPH = "anomalib.xml"
 TORCH_MODEL = "model.pt"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker reads."""
+    """Job of a worker."""
 
     frames: str
     """RGB uint8 [n, H, W, 3], a file of numpy."""
     graphs: dict[str, str]
-    """Files of the network, by who runs it: `heatline`, `anomalib`, `torch`."""
+    """Files of the network, by the form that a system needs: `heatline`, `anomalib`, `torch`."""
     precision: Precision
     hint: str
-    """OpenVINO's for that precision."""
+    """OpenVINO's hint for that precision."""
     threads: int
     batches: Sequence[int]
-    """Tiles at once to try, where one may choose."""
+    """Numbers of tiles at once to try, where a system allows a choice."""
     tile_px: int
     overlap_px: int
     origins_yx: Sequence[tuple[int, int]]
-    """Of the tiles of our grid."""
+    """Origins of the tiles of heatline's grid."""
     map_hw: tuple[int, int]
     score_threshold: float
     evidence_threshold: float
     score_range: float
-    """Logits in the 0..1 of anomalib's post-processor, in whose middle the score threshold is."""
+    """Range of logits that anomalib's post-processor maps to 0..1, with the score threshold in the middle."""
     sample_px: int
-    """Every how many cells of a heatmap one is summed up."""
+    """Distance between the samples of a heatmap, cells."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All of it, in files."""
+    """The job in files, and the expected answers."""
 
     job: Job
     job_file: Path
@@ -71,9 +71,9 @@ def prepare(
     frames: int,
     systems: Sequence[SystemName],
     batches: Sequence[int],
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Prepared:
-    """Draw the frames, make the network, and work out the answers.
+    """Draw the frames, make the network, and compute the expected answers.
 
     Args:
         folder: for the files; empty.
@@ -83,17 +83,17 @@ def prepare(
     """
     import torch
 
-    say(f"drawing {frames} frames")
+    report_line(f"drawing {frames} frames")
     pictures = np.stack([draw_shapes(grid.frame_hw, seed=number) for number in range(frames)])  # [frames, H, W, 3]
     np.save(folder / "frames.npy", pictures)
     tiles = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
     grid.cut(pictures[0], tiles)
-    say(f"exporting {config.name} in {precision}")
+    report_line(f"exporting {config.name} in {precision}")
     model, ir = build(config, precision, tiles, grid.tile_px)
     graph = GRAPHS[precision][0]
     _write(folder, ir.files(graph))
     torch.save(model, folder / TORCH_MODEL)
-    say("working out what must be answered")
+    report_line("computing the expected answers")
     engine = open_engine("openvino", folder, grid.tile_px, precision=precision, graph=graph)
     ours, padded = expected.on_our_grid(engine, pictures, grid), expected.on_padded_grid(engine, pictures, grid)
     engine.close()
@@ -139,7 +139,7 @@ def prepare(
 
 
 def _between(values: NDArray[np.float32]) -> float:
-    """In the middle of the widest gap: rounding turns no verdict."""
+    """Return the middle of the widest gap between values, so that rounding changes no verdict."""
     ordered = np.unique(values)
     if len(ordered) == 1:
         return float(ordered[0]) - 1.0

@@ -1,4 +1,4 @@
-"""What is compared."""
+"""The systems that are compared."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,22 +12,20 @@ OURS: SystemName = "heatline"
 
 @dataclass(frozen=True)
 class System:
-    """One of them."""
+    """A system."""
 
     name: SystemName
     module: str
     """In `workers/`."""
     what: str
-    """It is made of, in words."""
+    """Description of the system."""
     in_peers_environment: bool = False
-    """Whether the Python of the peers runs it, and not the one that runs heatline."""
+    """Whether the Python of the peers' environment runs it, instead of heatline's."""
     precisions: tuple[Precision, ...] = ("f32", "bf16", "int8")
 
 
 SYSTEMS = (
-    System(
-        ENGINE, "engine_alone", "OpenVINO, given the same tensors again and again, nothing done with what it answers"
-    ),
+    System(ENGINE, "engine_alone", "OpenVINO, which infers the same tensors again and again; its answers are not used"),
     System(
         OURS,
         "heatline_inspector",
@@ -43,7 +41,7 @@ SYSTEMS = (
     System(
         "grad-cam",
         "grad_cam",
-        "PyTorch with GradCAM of pytorch-grad-cam, channels last; maps put together by their mean",
+        "PyTorch with GradCAM of pytorch-grad-cam, channels last; maps joined by their mean",
         precisions=("f32",),
     ),
 )

@@ -1,4 +1,4 @@
-"""A system in a process of its own: started, made ready, and had to run in its turn."""
+"""A system in a process of its own, which gets ready and runs all frames on request."""
 
 import json
 import select
@@ -18,20 +18,20 @@ from edge.errors import BenchError
 
 SERVE = Path(__file__).parent / "workers" / "serve.py"
 REPLY_WITHIN_SECONDS = 600.0
-"""Most that one step may take: the slowest system's first frames on a slow machine."""
+"""Longest time of one step: the slowest system's first frames on a slow machine."""
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """Settings that a system was tried with, on all frames, to choose the best."""
+    """Settings that were tried on all frames."""
 
     settings: dict[str, Any]
     frames_per_s: float
-    """Median of its turns with the others; of settings that had none, the better of two calls by itself."""
+    """Median of the rounds with the other finalists; of other settings the better of two calls."""
     turns: int = 0
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """How a system runs: warm, with the settings that were fastest."""
+    """A system that is warm and has its fastest settings."""
 
     settings: dict[str, Any]
     tried: list[Tried]
@@ -40,32 +40,33 @@ class Ready(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Turn:
-    """All frames, once."""
+    """One run of all frames."""
 
     seconds: float
     laps: dict[str, float]
     """Seconds of its parts."""
     answers: Mapping[str, NDArray[Any]]
-    """As `workers/serve.py` sums them up."""
+    """As summed up by `workers/serve.py`."""
 
 
-def in_words(settings: Mapping[str, object]) -> str:
-    """
-    >>> in_words({"streams": 2, "batch": 8})
+def format_settings(settings: Mapping[str, object]) -> str:
+    """Format settings for people.
+
+    >>> format_settings({"streams": 2, "batch": 8})
     'streams 2, batch 8'
     """
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
 class Worker:
-    """A process that runs one system. It is there between `with` and its end.
+    """A process that runs one system for the duration of the `with` block.
 
     Args:
         name: of the system, for messages.
-        python: that has its libraries.
+        python: a Python that has its libraries.
         module: in `workers/`, or the name of a module that this Python can import.
-        job: the file that says what to run.
-        folder: for its log and its answers; it is where the process runs.
+        job: file of the job.
+        folder: working folder of the process, for its log and its answers.
     """
 
     def __init__(self, name: str, python: Path, module: str, job: Path, folder: Path) -> None:
@@ -80,20 +81,20 @@ class Worker:
         assert self._process is not None, "it is not running"
         return self._process.pid
 
-    def become_ready(self, say: Callable[[str], None]) -> Ready:
+    def become_ready(self, report_line: Callable[[str], None]) -> Ready:
         """Wait until it has chosen its settings and is warm.
 
         Args:
-            say: hears of the settings that it tries next.
+            report_line: takes a line of progress.
         Raises:
             BenchError: it failed, or took too long.
         """
         while "ready" not in (reply := self._reply()):
-            say(f"{self.name}: trying {in_words(reply['trying'])}")
+            report_line(f"{self.name}: trying {format_settings(reply['trying'])}")
         return msgspec.convert(reply["ready"], Ready)
 
     def turn(self) -> Turn:
-        """Have it run all frames; it does nothing before and after.
+        """Run all frames; the process is idle before and after.
 
         Raises:
             BenchError: it failed, or took too long.
@@ -117,9 +118,9 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log_file,
-                bufsize=0,  # so that what is not read yet can be waited for
+                bufsize=0,  # `select` does not see what a buffer holds
                 cwd=self._folder,  # anomalib leaves a cache where it runs
-                start_new_session=True,  # Ctrl-C is for the bench, which ends its workers
+                start_new_session=True,  # the bench handles Ctrl-C, and ends its workers
             )
         except OSError as error:
             self._log_file.close()
@@ -131,7 +132,7 @@ class Worker:
     ) -> None:
         assert self._process is not None
         assert self._log_file is not None
-        self._process.kill()  # it holds nothing that would have to be put away
+        self._process.kill()  # it has nothing to save
         self._process.communicate()
         self._log_file.close()
 
@@ -139,7 +140,7 @@ class Worker:
         assert self._process is not None
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], REPLY_WITHIN_SECONDS)[0]:
-            raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; take smaller frames")
+            raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; give a smaller --size")
         line = self._process.stdout.readline()
         if not line:
             raise BenchError(f"{self.name} has ended: {log_tail(self._log)}")

@@ -1,4 +1,4 @@
-"""anomalib's own models on the same folds, each trained on good tiles in the peers' environment."""
+"""anomalib's models on the same folds, trained on good tiles in the peers' environment."""
 
 import math
 import subprocess
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.recipes.judge import Answers
-from bench.recipes.one_fold import Fold, Say
+from bench.recipes.one_fold import Fold, ReportLine
 from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from bench.watched_process import log_tail
@@ -25,8 +25,8 @@ from edge.inference.engine import OPENVINO_GRAPH
 from edge.util.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
-from train.dense.copies import picture_digests
-from train.files import write_whole
+from train.dense.copies import digest_pictures
+from train.files import write_atomically
 from train.models.build import build_model
 from train.models.weights import load_pretrained
 from train.precision import choose_precision
@@ -37,55 +37,54 @@ MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)
 WORKER = Path(__file__).parent / "workers" / "anomalib_model.py"
 TRUNK = "tf_efficientnet_lite0"
 MOST_TILES = {"patchcore": 200, "padim": 1_000, "supersimplenet": 1_000}
-"""To train on. PatchCore looks at all cells to choose each of those that it keeps: time grows with the square of them.
-PaDiM keeps all features in memory until the end."""
+"""Tiles to train on. The time of PatchCore grows with the square of the cells. PaDiM holds all features in memory."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """How anomalib's models are run."""
+    """Settings for anomalib's models."""
 
     python: Path
-    """Of the environment that has anomalib."""
+    """Python of the environment that has anomalib."""
     minutes: float
-    """Most that a training by gradients may take."""
+    """Longest training by gradients."""
     timed: bool = False
-    """Whether their graphs are timed beside ours, which wants the machine for itself."""
+    """Whether the speed of their graphs is compared with heatline's; nothing else may run on the machine."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What the worker reads."""
+    """Job of the worker."""
 
     model: AnomalibModel
     weights: str
     folder: str
-    """Has `good`, with the tiles to train on, and `requested`."""
+    """Has the folders `good`, of the tiles to train on, and `requested`."""
     requested: list[str]
     """Names of the tiles to answer."""
     tile_px: int
     scratch: str
     minutes: float
-    """Most that a training by gradients may take."""
+    """Longest training by gradients."""
     precision: str
     seed: int
     ours: str | None
-    """A graph of ours, to be timed beside theirs; None: nothing is timed."""
+    """Graph of heatline to compare the speed with; None: nothing is timed."""
 
 
 def train_anomalib(
-    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, say: Say
+    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, report_line: ReportLine
 ) -> tuple[Answers, Training]:
     """Train on good tiles of the other folds, and answer.
 
     Args:
-        work: the data set's folder, where its tiles and the trunk's weights lie as files, and stay.
+        work: the data set's folder, in which its tiles and the trunk's weights are stored.
     Raises:
-        BenchError: the worker failed, or there is no such environment.
+        BenchError: the worker failed, or the environment does not exist.
     """
     if not peers.python.is_file():
         raise BenchError(
-            f"{model} is run by {peers.python}, which is not there; make it with `make peers-env`, or name another one "
-            "with --peers-python"
+            f"{model} is run by {peers.python}, which does not exist; make it with `make peers-env`, or name another "
+            "one with --peers-python"
         )
     truth, table = fold.truth, fold.truth.tiles.table
     tiles = tile_files(truth, work)
@@ -94,7 +93,7 @@ def train_anomalib(
     requested = np.flatnonzero((fold.tested | fold.calibrating)[table.frame])
     if not len(good):
         raise BenchError(f"fold {fold.number} leaves no good tile to train on; name another set with --set")
-    say(f"{model}: trains on {format_count(len(good), 'good tile')}, then answers {len(requested)}")
+    report_line(f"{model}: trains on {format_count(len(good), 'good tile')}, then answers {len(requested)}")
     with TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         (folder / "scratch").mkdir()
@@ -134,9 +133,9 @@ def train_anomalib(
 
 
 def tile_files(truth: Truth, work: Path) -> Path:
-    """The folder of all grid tiles as PNG, by their rows; written once for the same pictures and tiles."""
+    """Return the folder of all grid tiles as PNG, by their rows; it is written once for equal pictures and tiles."""
     table = truth.tiles.table
-    identity = sha256(f"{truth.rule.tile_px} {picture_digests(truth.store.images)}".encode())
+    identity = sha256(f"{truth.rule.tile_px} {digest_pictures(truth.store.images)}".encode())
     for column in (table.frame, table.y, table.x):
         identity.update(column.tobytes())
     folder = work / f"tiles_{identity.hexdigest()[:12]}"
@@ -153,18 +152,18 @@ def tile_files(truth: Truth, work: Path) -> Path:
 
 
 def _weights(work: Path) -> Path:
-    """The ImageNet weights of the trunk under timm's names."""
+    """Return the file of the trunk's ImageNet weights, with timm's names."""
     file = work / f"{TRUNK}.pth"
     if not file.exists():
         network = timm.create_model(TRUNK, pretrained=False)
         load_pretrained(network, read_model("efficientnet_lite0"))
-        write_whole(file, lambda place: torch.save(network.state_dict(), place))
+        write_atomically(file, lambda place: torch.save(network.state_dict(), place))
     return file
 
 
 def _our_graph(config: TrainConfig, folder: Path) -> Path:
-    """The recipe's model untrained, which takes as long as a trained one."""
-    from export.onnx_graph import to_graphs  # what only the timing needs is an extra of its own
+    """Write the graph of heatline's model without training, which is as fast as a trained one."""
+    from export.onnx_graph import to_graphs  # only the timing needs this extra
     from export.openvino_ir import to_ir
 
     file = folder / "ours" / OPENVINO_GRAPH

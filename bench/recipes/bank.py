@@ -1,4 +1,4 @@
-"""A memory bank: the distance of a tile's features to those of good tiles, the reference that needs no defect.
+"""A memory bank: the distance of a tile's features to those of good tiles, as a reference without defects.
 
 Its features are those of strides 8 and 16 of the same trunk, pooled to the cells of stride 16 and whitened on good
 cells of the training folds. The bank is 256 prototypes of these cells by k-means; a map's cell is the distance to the
@@ -18,9 +18,9 @@ from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Painter, grid_samples, picture_digests
+from train.dense.copies import Painter, digest_pictures, grid_samples
 from train.dense.cross_validation import divide_groups
-from train.dense.extraction import extracted
+from train.dense.extraction import extract_features
 from train.dense.out_of_fold import OutOfFold
 from train.models.build import build_model
 from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
@@ -31,12 +31,12 @@ Floats = NDArray[np.float32]
 
 
 def cross_validate_bank(
-    config: TrainConfig, truth: Truth, work: Path, say: Callable[[str], None]
+    config: TrainConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
 ) -> tuple[OutOfFold, Training]:
     """Answer every fold by a bank of the good tiles of the others.
 
     Args:
-        config: of the recipe `heatline`: its trunk, its folds.
+        config: of the recipe `heatline`, for trunk and folds.
         work: folder for temporary files, 100 kB per tile.
     Raises:
         WeightsError, TrainingError: trunk or features cannot be used.
@@ -46,7 +46,7 @@ def cross_validate_bank(
     began, tiles = monotonic(), truth.tiles
     fold_of = divide_groups(tiles, recipe, config.seed)
     fold = fold_of[tiles.group]
-    with _cells(config, recipe, truth, work, say) as (cells, tiles_per_s):
+    with _cells(config, recipe, truth, work, report_line) as (cells, tiles_per_s):
         count = cells.shape[1]
         side, top_cells = round(count**0.5), max(1, TOP_CELLS * count // (config.tiles.tile_px // MAP_STRIDE) ** 2)
         maps = np.zeros((len(tiles), side, side), np.float32)
@@ -67,17 +67,17 @@ def cross_validate_bank(
 
 @contextmanager
 def _cells(
-    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, say: Callable[[str], None]
+    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
 ) -> Iterator[tuple[NDArray[np.float16], float | None]]:
-    """Features [tiles, cells, c] of all grid tiles, and how many were extracted per second; None: all were cached."""
+    """Give features [tiles, cells, c] of all grid tiles, and tiles extracted per second; None: all were cached."""
     tiles, tile_px = truth.tiles, config.tiles.tile_px
     model, _ = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
-    digests = picture_digests(truth.store.images)
+    digests = digest_pictures(truth.store.images)
     painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     samples = grid_samples(tiles)
     with (
-        extracted(model.eval(), tile_px, painter, samples, config.features, say) as found,
+        extract_features(model.eval(), tile_px, painter, samples, config.features, report_line) as found,
         TemporaryDirectory(dir=work) as temporary,
     ):
         all_cells = None
@@ -93,7 +93,7 @@ def _cells(
 
 
 def pooled(stages: Sequence[NDArray[np.float16]]) -> Floats:
-    """Stages [n, h, w, c] of strides 8 and 16 as cells of the coarsest, [n, h * w, all c]; others are left out."""
+    """Pool stages [n, h, w, c] of strides 8 and 16 to cells [n, h * w, all c] of the coarser; leave others out."""
     side = min(stage.shape[1] for stage in stages)
     parts = [
         stage.reshape(len(stage), side, step, side, step, -1).mean(axis=(2, 4), dtype=np.float32)

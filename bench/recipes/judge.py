@@ -1,4 +1,4 @@
-"""What the answers of one model to one fold are worth, at thresholds that other frames have set."""
+"""Figures of one model's answers to one fold, by thresholds that other frames set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from train.evaluation.study_rule import GATE_LOGIT, study_mask
 from train.validation_frames import smoothing_px
 
 REJECTED = 0.05
-"""Of good frames, what the score threshold is set for."""
+"""Share of good frames that the score threshold rejects."""
 EVIDENCE_QUANTILE = 0.999
-"""Of the heatmap cells of good frames."""
+"""Quantile of the heatmap cells of good frames."""
 WANTED = (0.01, 0.05)
-"""Shares of good frames to be rejected, for the line's own threshold."""
+"""Wanted shares of rejected good frames, for the line's own threshold."""
 NEAR_PX = 16.0
 FEWEST_GOOD_FRAMES = 8
 """With fewer, frames without their defective tiles stand in for good ones."""
@@ -39,27 +39,27 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one model."""
+    """Answers of one model."""
 
     seed: int
     fold: int
     logit: Floats
-    """[tiles]; of frames that are neither tested nor calibrating, anything."""
+    """[tiles]; any value for frames that are neither tested nor calibrating."""
     map: NDArray[np.float16]
     """[tiles, h, w]"""
     tested: NDArray[np.bool_]
     """[frames]"""
     calibrating: NDArray[np.bool_]
-    """[frames], that set thresholds; like those tested, the model was not trained on them."""
+    """[frames] that set thresholds; the model was not trained on them either."""
     knows_defects: bool = True
-    """Whether defects were trained on. Otherwise a logit of 0 does not mean as likely good as defective, as the study's
-    rule takes it, and no defective frame sets a threshold."""
+    """Whether it was trained on defects. Otherwise a logit of 0 does not mean a probability of 0.5, which the study's
+    rule assumes, and no defective frame sets a threshold."""
     one_scale: bool = True
     """Whether a tile's logit and the cells of its map are on one scale."""
 
 
 def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
-    """All figures of a fold."""
+    """Compute all figures of a fold."""
     frames = np.flatnonzero(answers.tested).tolist()
     rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
     pointing = _distances(truth, answers, rows)
@@ -94,7 +94,7 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
 
 
 def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> Verdicts:
-    """At the score threshold that `heatline export` would set by the calibrating frames."""
+    """Count verdicts by the score threshold that `heatline export` would set by the calibrating frames."""
     calibrating, tested = (np.flatnonzero(each).tolist() for each in (answers.calibrating, answers.tested))
     good = line.stand_ins(calibrating)
     found = calibrate(
@@ -141,18 +141,18 @@ class _Line:
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:
-        """The good ones of some frames; where good frames are few in the set, those with a clean tile."""
+        """Return the good frames of some; if the set has few good frames, those with a clean tile."""
         if self._by_good_frames:
             return [frame for frame in frames if not self._truth.defective[frame]]
         return [frame for frame in frames if self._truth.is_clean[self._truth.rows(frame)].any()]
 
     def score_of(self, frame: int) -> float:
-        """The highest logit of its clean tiles."""
+        """Return the highest logit of its clean tiles."""
         rows = self._truth.rows(frame)
         return float(self._answers.logit[rows][self._truth.is_clean[rows]].max())
 
     def hits(self, frame: int) -> tuple[str, int, int]:
-        """Class of a defective frame, its defects that were hit, and its defects."""
+        """Return the class of a defective frame, the number of its defects that were hit, and of its defects."""
         mask = self._truth.store.mask(frame)
         kind = self._truth.classes.get(self._truth.store.images[frame].name, "")
         if mask is None:
@@ -174,7 +174,7 @@ class _Line:
 
 
 def _tile_ap(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
-    """Ambiguous tiles count as good."""
+    """Return the average precision of tiles; ambiguous tiles count as good."""
     logit, defective = answers.logit[rows].astype(np.float64), truth.tiles.table.defective[rows]
     return average_precision(logit, defective, np.ones(len(rows)))
 
@@ -202,7 +202,7 @@ def _study_f1(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float 
 
 
 def _distances(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> list[float]:
-    """From the peak of each defective tile's map to its defects, px."""
+    """Return the distance from the peak of each defective tile's map to its defects, px."""
     return [
         peak_distance_px(_map(answers, row), truth.mask(row), truth.inside_hw(row))
         for row in rows[truth.tiles.table.defective[rows]]

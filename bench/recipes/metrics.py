@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from train.evaluation.ordering import average_precision
 
 LEAST_DEFECT_PX = 30
-"""Smaller parts of a mask are no defects of their own: masks that are derived from pictures have crumbs."""
+"""Smaller areas of a mask do not count as defects, as masks that are derived from pictures have noise."""
 _LEVELS = 2**16
 
 
@@ -24,7 +24,7 @@ class PixelRanking:
         np.add.at(self._good, level, good_px.ravel())
 
     def average_precision(self) -> float | None:
-        """Of pixels ranked by evidence; None where one kind is missing."""
+        """Return the average precision of pixels ranked by evidence; None if there are no good or no defective ones."""
         seen = np.flatnonzero(self._defective + self._good)
         value = seen.astype(np.uint16).view(np.float16).astype(np.float64)
         is_defective = np.repeat([True, False], len(seen))
@@ -33,7 +33,7 @@ class PixelRanking:
 
 
 def count_in_cells(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.int64]:
-    """True pixels in each cell [h, w] of a mask [H, W]; the last cells may stick out of it."""
+    """Count the true pixels in each cell [h, w] of a mask [H, W]; the last cells may extend beyond it."""
     height, width = mask.shape
     padded = np.pad(mask, ((0, -height % cell_px), (0, -width % cell_px)))
     rows, columns = padded.shape[0] // cell_px, padded.shape[1] // cell_px
@@ -41,13 +41,13 @@ def count_in_cells(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.int64]:
 
 
 def threshold_rejecting(scores: NDArray[np.float64], share: float) -> float:
-    """The lowest threshold that at most this share of the scores [N] reaches, N at least 1."""
+    """Return the lowest threshold that at most this share of the scores [N] reaches; N >= 1."""
     descending = np.sort(scores)[::-1]
     return float(np.nextafter(descending[min(int(share * len(scores)), len(scores) - 1)], np.inf))
 
 
 def label_defects(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
-    """Number of the defect at each pixel, from 1, 0 elsewhere, and how many there are.
+    """Return the number of the defect at each pixel, from 1, 0 elsewhere, and the number of defects.
 
     A defect is a connected area (8 neighbours) of `LEAST_DEFECT_PX` or more.
     """
@@ -59,7 +59,7 @@ def label_defects(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
 
 
 def count_hit(labels: NDArray[np.int32], found: NDArray[np.bool_], cell_px: int) -> int:
-    """How many defects of `label_defects` [H, W] have a pixel in a cell that was found [h, w]."""
+    """Count the defects of `label_defects` [H, W] that have a pixel in a found cell [h, w]."""
     height, width = labels.shape
     pixels = found.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
     return len(set(np.unique(labels[pixels]).tolist()) - {0})

@@ -1,4 +1,4 @@
-"""Recipes that are trained once per fold: without the fold, and without the next one, which sets the thresholds."""
+"""Recipes that train once per fold: without the fold, and without the next one, which sets the thresholds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ from train.run import RunFolder, load_run
 from train.tiles import cut
 
 BATCH = 16
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One of a seed's.
+    """A fold of a seed.
 
     Args:
         fold_of: of each group of `truth`.
@@ -41,7 +41,7 @@ class Fold:
 
     @property
     def following(self) -> int:
-        """The fold that calibrates."""
+        """The next fold, which calibrates."""
         return (self.number + 1) % (int(self.fold_of.max()) + 1)
 
     @cached_property
@@ -56,11 +56,11 @@ class Fold:
 
     @property
     def trained(self) -> Flags:
-        """[frames], what is left."""
+        """[frames], all others."""
         return np.asarray(~(self.tested | self.calibrating))
 
     def groups(self, number: int) -> list[str]:
-        """Their names."""
+        """Return the names of the groups of a fold."""
         names: list[str] = np.array(self.truth.tiles.groups)[self.fold_of == number].tolist()
         return names
 
@@ -72,7 +72,7 @@ class Fold:
         knows_defects: bool = True,
         one_scale: bool = True,
     ) -> Answers:
-        """What a model says, which was trained on the others."""
+        """Return the answers of a model that was trained on the other frames."""
         return Answers(
             self.seed,
             self.number,
@@ -91,19 +91,19 @@ class Fold:
         return of_frame
 
 
-def train_whole_network(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers, Training]:
-    """`finetune` or `study`; the next fold chooses the checkpoint besides."""
+def train_whole_network(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:
+    """Train `finetune` or `study`; the next fold also chooses the checkpoint."""
     split = msgspec.structs.replace(config.split, val=fold.groups(fold.following), test=fold.groups(fold.number))
     out = f"{config.out}/fold{fold.number}"
     config = msgspec.structs.replace(config, split=split, out=out, resume=RunFolder(Path(out)).config.exists())
-    return _answers(fold, fit(config, say))
+    return _answers(fold, fit(config, report_line))
 
 
-def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers, Training]:
-    """`heatline` on nothing but good pictures.
+def train_good_only(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:
+    """Train `heatline` on good pictures only.
 
     Raises:
-        BenchError: there are none.
+        BenchError: there are no good pictures.
     """
     images = [
         image
@@ -123,7 +123,7 @@ def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers,
         out=str(run.folder),
     )
     if not (run.summary.exists() and run.read_summary().finished):
-        train_dense(config, run, say)
+        train_dense(config, run, report_line)
     return _answers(fold, run, knows_defects=False)
 
 
@@ -138,7 +138,7 @@ def _answers(fold: Fold, run: RunFolder, *, knows_defects: bool = True) -> tuple
 def answer(
     model: torch.nn.Module, truth: Truth, frames: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Logits [tiles] and maps [tiles, h, w] of a trained model, on the tiles of some frames; zeros of the others."""
+    """Return logits [tiles] and maps [tiles, h, w] of a trained model on the tiles of some frames; zeros for others."""
     table, tile_px = truth.tiles.table, truth.rule.tile_px
     rows = np.flatnonzero(np.isin(table.frame, frames))
     logit, maps = np.zeros(len(table), np.float32), np.zeros((0, 0, 0), np.float16)

@@ -1,4 +1,4 @@
-"""Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
+"""Grouped cross-validation of each recipe on a data set: train, evaluate, and write each result at once."""
 
 import contextlib
 import hashlib
@@ -12,15 +12,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import machine
+from bench.machine import machine, without_flags
 from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
-from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
+from bench.recipes.one_fold import Fold, ReportLine, train_good_only, train_whole_network
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
 from bench.recipes.sets import DataSet, that_change_figures, unless_set
 from bench.recipes.truth import Truth
-from bench.result_file import keep, new_report, read_result
+from bench.result_file import RESULTS, keep, new_report, read_result
 from edge.errors import BenchError
 from train.compose import compose
 from train.config import DenseRecipeConfig, TrainConfig
@@ -31,9 +31,9 @@ from train.run import RunFolder
 
 Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
 TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
-"""Whose configuration is that of the recipe `heatline`."""
+"""Recipes that use the configuration of the recipe `heatline`."""
 LONGEST_NAME = 200
-"""Characters; file systems take 255, endings included."""
+"""Characters; file systems take 255, with suffixes."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Measurement:
     """One recipe on one data set.
 
     Args:
-        data: the folder of all data sets.
-        work: where decoded frames and runs lie.
-        results: where figures are kept, and what is there is not measured again.
-        folds: those to train and judge; none: all.
-        annotated: how many defective pictures train by their annotation, the others by their label; None: all.
-        peers: how anomalib's models are run; None: not.
+        data: folder of all data sets.
+        work: folder of decoded frames and runs.
+        results: folder of results; stored results are not measured again.
+        folds: to train and evaluate; empty: all.
+        annotated: number of defective pictures that train by their annotation, the others by their label; None: all.
+        peers: settings for anomalib's models; None: they are not run.
     """
 
     of: DataSet
@@ -58,11 +58,11 @@ class Measurement:
     folds: Collection[int] = ()
     annotated: int | None = None
     peers: Peers | None = None
-    say: Say = lambda line: None
+    report_line: ReportLine = lambda line: None
 
     @property
     def changes(self) -> list[str]:
-        """What was asked for that changes figures."""
+        """Options and overrides that change figures."""
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
         if self.peers is not None and self.recipe == "supersimplenet":
             few.append(f"minutes={self.peers.minutes:g}")
@@ -70,7 +70,7 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of its file and folder, below that of the set; cut short where no file system takes it."""
+        """Name of its file and folder, below that of the set; shortened if it is too long for a file system."""
         plain = ",".join([self.recipe, *self.changes])
         name = "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in plain)
         if len(name) <= LONGEST_NAME:
@@ -82,18 +82,19 @@ class Measurement:
         return self.results / self.of.name / f"{self.name}.json"
 
     def measure(self, seeds: Sequence[int]) -> RecipeResult:
-        """Train and judge what is not in the file yet, and write each part there as it is done.
+        """Train and evaluate what the file lacks, and write each part at once.
 
         Raises:
-            BenchError: the file is of something else, or cannot be written.
+            BenchError: the file is another result, or cannot be written; or the set has no such fold.
             ConfigError, InputError, WeightsError, TrainingError, DivergedError: as training.
-            Interrupted: Ctrl-C; the same call goes on.
+            Interrupted: Ctrl-C; the same call continues.
         """
         result = self._read()
         for seed in seeds:
             for training, figures in self._parts(seed, {one.fold for one in result.folds if one.seed == seed}):
                 for one in figures:
-                    self.say(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_described(one)}")
+                    self.report_line(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_describe(one)}")
+                training = msgspec.structs.replace(training, machine=without_flags(machine()))
                 result = msgspec.structs.replace(
                     result, folds=[*result.folds, *figures], trainings=[*result.trainings, training]
                 )
@@ -101,44 +102,46 @@ class Measurement:
         return result
 
     def _parts(self, seed: int, done: set[int]) -> Iterator[tuple[Training, list[FoldFigures]]]:
-        """What is not done of a seed: all folds in one, or, of recipes that train one at a time, each."""
+        """Yield the missing parts of a seed: all folds at once, or one by one if the recipe trains them one by one."""
         config = self._config("heatline" if self.recipe in TRAINED_AS_HEATLINE else self.recipe, seed)
         fold_of = self._fold_of(config)
+        if unknown := sorted(set(self.folds) - set(fold_of.tolist())):
+            raise BenchError(f"{self.of.name} has no fold {unknown[0]}; name one of 0 to {fold_of.max()}")
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
-            self.say(f"{self.of.name} {self.name}: seed {seed} is there")
+            self.report_line(f"{self.of.name} {self.name}: seed {seed} is done")
         elif self.recipe in ("heatline", "bank"):
-            self.say(f"{self.of.name} {self.name}: seed {seed}: training")
+            self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
             answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe != "bank")
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
             for fold in left:
-                self.say(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
+                self.report_line(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
                 one, training = self._fold(config, Fold(seed, fold, self.truth, fold_of))
                 yield training, [judge_fold(self.truth, one)]
 
     def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
         if self.recipe in MODELS:
             assert self.peers is not None, "the caller says how anomalib's models are run"
-            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.say)
+            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.report_line)
         if self.recipe == "good-only":
-            return train_good_only(fold, config, self.say)
-        return train_whole_network(fold, config, self.say)
+            return train_good_only(fold, config, self.report_line)
+        return train_whole_network(fold, config, self.report_line)
 
     @cached_property
     def truth(self) -> Truth:
-        """By which all recipes are judged, whatever they are trained by."""
+        """Truth by which all recipes are evaluated, whatever they are trained by."""
         return Truth.of(self._own_config(), self.work / self.of.name / "frames")
 
     def _fold_of(self, config: TrainConfig) -> NDArray[np.int64]:
-        """Of each group; whole networks get the folds that the recipe `heatline` has by the set's truth."""
+        """Return the fold of each group; whole networks have the folds of the recipe `heatline` by the set's truth."""
         recipe = config.recipe if isinstance(config.recipe, DenseRecipeConfig) else self._own_config().recipe
         assert isinstance(recipe, DenseRecipeConfig)
         return divide_groups(self.truth.tiles, recipe, config.seed)
 
     def _own_config(self) -> TrainConfig:
-        """The recipe `heatline` by the set's truth, in the same tiles."""
+        """Return the configuration of the recipe `heatline` by the set's truth, with the same tiles."""
         tiles = [item for item in self.overrides if item.startswith("tiles.")]
         return compose([*self.of.overrides(self.data, self.work), "recipe=heatline", *tiles])
 
@@ -158,7 +161,7 @@ class Measurement:
     def _dense(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
         run = RunFolder(Path(config.out))
         if not (run.summary.exists() and run.read_summary().finished):
-            train_dense(config, run, self.say)
+            train_dense(config, run, self.report_line)
         summary = run.read_summary()
         if not run.out_of_fold.exists():
             raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
@@ -166,7 +169,7 @@ class Measurement:
         return OutOfFold.read(run.out_of_fold), training
 
     def _bank(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
-        return cross_validate_bank(config, self.truth, self.work, self.say)
+        return cross_validate_bank(config, self.truth, self.work, self.report_line)
 
     def _read(self) -> RecipeResult:
         empty = RecipeResult(
@@ -182,13 +185,13 @@ class Measurement:
         return result
 
     def _write(self, result: RecipeResult) -> None:
-        with contextlib.suppress(OSError):  # said by what writes into it
+        with contextlib.suppress(OSError):  # `keep` raises it
             self.file.parent.mkdir(parents=True, exist_ok=True)
-        keep(self.file, new_report("recipes", machine(), result))
+        keep(self.file, new_report("recipes", machine(), result), option=RESULTS)
 
 
 def read_recipe(file: Path) -> RecipeResult:
-    """What `Measurement.measure` wrote.
+    """Read a file of `Measurement.measure`.
 
     Raises:
         BenchError: it is no result of this bench.
@@ -200,12 +203,12 @@ def read_recipe(file: Path) -> RecipeResult:
 
 
 def read_all(results: Path) -> list[RecipeResult]:
-    """All results below a folder; errors as `read_recipe`."""
+    """Read all results below a folder; errors as of `read_recipe`."""
     return [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
 
 
 def answers_of(found: OutOfFold, truth: Truth, seed: int, *, knows_defects: bool = True) -> Iterator[Answers]:
-    """Fold by fold; all other folds set its thresholds. Frames that were not trained on or answered are in none.
+    """Yield the answers fold by fold, with thresholds from all other folds. Frames without an answer are in no fold.
 
     Raises:
         BenchError: the answers are of other pictures.
@@ -223,6 +226,6 @@ def answers_of(found: OutOfFold, truth: Truth, seed: int, *, knows_defects: bool
         yield Answers(seed, number, logit, maps, fold == number, others, knows_defects=knows_defects)
 
 
-def _described(one: FoldFigures) -> str:
+def _describe(one: FoldFigures) -> str:
     named = {"tile AP": one.tile_ap_clear, "pixel AP": one.pixel_ap, "hit": one.hit, "rejected": one.rejected}
     return ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)

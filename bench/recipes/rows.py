@@ -1,9 +1,12 @@
-"""What `heatline bench recipes` finds, as it stands in its files. To be read it needs no PyTorch."""
+"""Results of `heatline bench recipes`, and their tables. Needs no PyTorch."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+
+from bench.markdown import markdown_table
 
 FIGURES = {
     "tile_ap": "tile AP, all",
@@ -18,27 +21,27 @@ FIGURES = {
 }
 """Names of figures and of their columns; docs/recipes.md defines them."""
 
-DIVIDE_OTHERWISE = ("truth=", "annotated=", "tiles.", "split.", "recipe.folds=", "recipe.synthetic=")
-"""Overrides that begin so may change which groups make a fold."""
+CHANGE_FOLDS = ("truth=", "annotated=", "tiles.", "split.", "recipe.folds=", "recipe.synthetic=")
+"""Beginnings of overrides that may change which groups make a fold."""
 
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
-    """What comes of the line's own score threshold on a fold that did not set it."""
+    """Verdicts by the line's own score threshold on a fold that did not set it."""
 
     wanted: float
-    """Share of good frames that is to be rejected."""
+    """Wanted share of rejected good frames."""
     bound: float
-    """What the calibration states, with 95 % confidence."""
+    """Upper bound of that share by the calibration, with 95 % confidence."""
     good: int
     rejected: int
     defective: int
     escaped: int
     escaped_oracle: int | None
-    """At the threshold that the fold's own good frames set; None: it has none."""
+    """By the threshold that the fold's own good frames set; None: it has no good frame."""
 
 
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one model on one fold that it was not trained on; None: the fold lacks what the figure is of."""
+    """Figures of one model on one fold that it was not trained on; None: the fold lacks the needed frames."""
 
     seed: int
     fold: int
@@ -53,30 +56,33 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     rejected: float | None
     frames: int
     good_frames: int
-    """Good frames of the fold; of a set with too few, frames without their defective tiles."""
+    """Good frames of the fold; if the set has too few, frames without their defective tiles."""
     score_threshold: float
     evidence_threshold: float
     hit_by_class: dict[str, tuple[int, int]]
     """Defects hit, and defects, of each class."""
     verdicts: list[Verdicts] = []
-    """For each share of `judge.WANTED`; empty in results from before they were counted."""
+    """For each share of `judge.WANTED`; empty in older results."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
-    """What a training took."""
+    """Cost of a training."""
 
     seed: int
     fold: int | None
-    """None: all folds in one."""
+    """None: all folds at once."""
     seconds: float
     tiles_per_s: float | None
-    """Of extracting features, or of training the whole network; None: all features were in the cache."""
+    """Rate of feature extraction, or of training the whole network; None: all features were in the cache."""
     epochs: int | None = None
-    """Of anomalib's models."""
+    """For anomalib's models."""
     graph_mb: float | None = None
-    """Of the exported graph; None: it was not exported."""
+    """Size of the exported graph; None: it was not exported."""
     speed: float | None = None
     """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
+    machine: dict[str, Any] = {}
+    """Machine and commit that trained and evaluated; fields of `bench.machine.Machine`, without `flags`. Empty in
+    older results."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +93,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
     overrides: list[str]
     """Keys of `heatline train` that change figures, and `annotated=` with how many annotated pictures trained."""
     truth: str
-    """By which the figures are."""
+    """Truth of the figures."""
     folds: list[FoldFigures]
     trainings: list[Training]
 
@@ -98,16 +104,16 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def has_folds_of_truth(self) -> bool:
-        """Whether its folds are those of the set's own truth."""
-        return not any(item.startswith(DIVIDE_OTHERWISE) for item in self.overrides)
+        """Whether its folds are those by the set's own truth."""
+        return not any(item.startswith(CHANGE_FOLDS) for item in self.overrides)
 
     def only(self, folds: Collection[tuple[int, int]]) -> "RecipeResult":
-        """Of these seeds and folds."""
+        """Return the result with these seeds and folds only."""
         kept = [each for each in self.folds if (each.seed, each.fold) in folds]
         return msgspec.structs.replace(self, folds=kept)
 
     def mean_and_spread(self, figure: str) -> tuple[float, float] | None:
-        """Mean and standard deviation over folds and seeds; None where no fold has the figure."""
+        """Return mean and standard deviation over folds and seeds; None if no fold has the figure."""
         values = [value for fold in self.folds if (value := getattr(fold, figure)) is not None]
         return (float(np.mean(values)), float(np.std(values))) if values else None
 
@@ -117,7 +123,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
         return "-" if found is None else f"{found[0]:.3f} ± {found[1]:.2f}"
 
     def hit_by_class(self) -> dict[str, tuple[float, float]]:
-        """Defects hit and defects of each class: sums over folds, means over seeds."""
+        """Return the defects hit and the defects of each class: sums over folds, means over seeds."""
         seeds = len({fold.seed for fold in self.folds})
         total: dict[str, tuple[float, float]] = {}
         for fold in self.folds:
@@ -128,7 +134,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]) -> str:
-    """All results as Markdown: a table per set, a row per recipe, and below them the targets.
+    """Write all results as Markdown: a table per set, a row per recipe, and the targets.
 
     Args:
         targets: by set and figure.
@@ -142,31 +148,30 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         goals = targets.get(name, {})
         rows = [
             ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
-            ["---", *["---:"] * (len(FIGURES) + 3)],
             *(_row(one) for one in mine),
             ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 3],
         ]
-        parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
+        parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _table(rows)]
         alike = [one for one in mine if one.has_folds_of_truth]
         if shared := shared_folds(alike):
             of_shared = [_row(one.only(shared)) for one in alike]
             named = ", ".join(f"seed {seed} fold {fold}" for seed, fold in sorted(shared))
             parts.append(f"Of the folds that all of these have: {named}.")
-            parts.append(_markdown([*rows[:2], *of_shared]))
+            parts.append(_table([rows[0], *of_shared]))
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
-            parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
+            parts.append(_table([["defects hit", *kinds], *_by_class(mine, kinds)]))
         if verdicts := _verdicts(mine):
-            parts.append(_markdown(verdicts))
+            parts.append(_table(verdicts))
         if graphs := _graphs(mine):
-            parts.append(_markdown(graphs))
+            parts.append(_table(graphs))
     return "\n\n".join(parts) + "\n"
 
 
 def shared_folds(results: Sequence[RecipeResult]) -> set[tuple[int, int]]:
-    """Seeds and folds that all results have; none where all have the same, and nothing is to be left out.
+    """Return the seeds and folds that all results have; none if all have the same.
 
     Args:
-        results: whose folds are divided alike: of those that are trained by other labels they are not.
+        results: with equal folds, which results that are trained by other labels do not have.
     """
     of_each = [{(fold.seed, fold.fold) for fold in one.folds} for one in results]
     shared = set.intersection(*of_each) if of_each else set()
@@ -190,7 +195,7 @@ def _by_class(results: Sequence[RecipeResult], kinds: Sequence[str]) -> list[lis
 
 
 def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
-    """Wanted against found false rejects, and escapes; sums over folds and seeds."""
+    """Return rows of wanted and found false rejects and of escapes, summed over folds and seeds."""
     rows = []
     for one in results:
         for wanted in sorted({each.wanted for fold in one.folds for each in fold.verdicts}):
@@ -212,11 +217,11 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                 ]
             )
     head = ["verdicts", "good frames to be rejected", "rejected", "folds within the bound", "escaped", "by an oracle"]
-    return [head, ["---", *["---:"] * 5], *rows] if rows else []
+    return [head, *rows] if rows else []
 
 
 def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
-    """Of models of others that were exported."""
+    """Return rows of the exported models of others."""
     rows = []
     for one in results:
         known = [each for each in one.trainings if each.graph_mb is not None]
@@ -226,8 +231,8 @@ def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
             epochs = sorted({each.epochs for each in known if each.epochs is not None})
             shown = f"{np.median(speeds):.2g}" if speeds else "-"
             rows.append([one.name, ", ".join(map(str, epochs)), f"{size:.3g}", shown])
-    return [["graph", "epochs", "MB", "speed, heatline = 1"], ["---", *["---:"] * 3], *rows] if rows else []
+    return [["graph", "epochs", "MB", "speed, heatline = 1"], *rows] if rows else []
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(rows).rstrip("\n")

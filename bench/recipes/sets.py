@@ -1,4 +1,4 @@
-"""The data sets of the bench: where they lie, what is true of them, and which pictures stay together."""
+"""The data sets of the bench: folder, truth and groups."""
 
 import csv
 import re
@@ -13,22 +13,22 @@ from msgspec import Meta
 
 from edge.errors import ConfigError, InputError
 from edge.images import list_images
-from train.files import write_whole
+from train.files import write_atomically
 from train.readers.folder import TRUTHS
 from train.readers.labelled import LabelledImage
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
 LABELS = "labels.csv"
 GOOD = "good_"
-"""Put before the names of good pictures that come from a folder of their own."""
+"""Prefix of the names of good pictures from a folder of their own."""
 
 NO_FIGURE = ("features.", "trainer.")
-"""Keys that begin so say where and on what a training runs."""
+"""Beginnings of keys that change no figure: where and on what a training runs."""
 SET_BY_BENCH = {"data", "out", "seed", "recipe", "resume", "split.val", "split.test"}
 
 
 class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of them; docs/recipes.md describes the keys."""
+    """A data set; docs/recipes.md describes the keys."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     folder: str | None = None
@@ -37,7 +37,7 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pattern: str | None = None
     good: str | None = None
     targets: dict[str, float] = {}
-    """By the name of the figure."""
+    """Targets by the name of the figure."""
 
     def __post_init__(self) -> None:
         if (self.group is None) == (self.pattern is None):
@@ -47,27 +47,27 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def grouping(self) -> str:
-        """How `heatline train` is to find the groups."""
+        """Override by which `heatline train` finds the groups."""
         if self.good is not None:
             return "split.group=group"
         return f"split.group={self.group}" if self.pattern is None else f"split.pattern={self.pattern}"
 
     def overrides(self, data: Path, work: Path) -> list[str]:
-        """How `heatline train` reads the set; arguments and errors as `pictures`."""
+        """Return the overrides by which `heatline train` reads the set; arguments and errors as of `pictures`."""
         return [f"data={self.pictures(data, work)}", f"truth={self.truth}", self.grouping]
 
     def pictures(self, data: Path, work: Path) -> Path:
-        """The folder to train on: the set's own, or one of links with its good pictures beside the defective ones.
+        """Return the folder to train on: the set's own, or a folder of links to its good and its defective pictures.
 
         Args:
-            data: the folder of all data sets.
-            work: where links may lie.
+            data: folder of all data sets.
+            work: folder for links.
         Raises:
-            InputError: the set is not there, or the pattern finds no group in a file name.
+            InputError: the set does not exist, or the pattern finds no group in a file name.
         """
         folder = data / (self.folder or self.name)
         if not folder.is_dir():
-            raise InputError(f"{folder} is not there; name the folder that holds {self.name}: --data, or HEATLINE_DATA")
+            raise InputError(f"{folder} does not exist; name the folder of {self.name} by --data or HEATLINE_DATA")
         return folder if self.good is None else self._linked(folder, work / self.name / "data")
 
     def _linked(self, folder: Path, links: Path) -> Path:
@@ -84,21 +84,21 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return link_folder(links, pictures, {name: folder / name for name in truths})
 
     def partly_annotated(self, images: Sequence[LabelledImage], count: int, seed: int, work: Path) -> Path:
-        """A folder of links in which few pictures keep their annotation; of all, label and group are known.
+        """Make a folder of links in which some pictures have an annotation, and all have label and group.
 
         Args:
-            images: those of `pictures`, by the set's truth.
-            count: how many defective pictures keep it; a larger count of the same seed keeps those of a smaller one.
-            work: where links may lie.
+            images: of `pictures`, by the set's truth.
+            count: number of defective pictures with their annotation; a larger count of a seed includes a smaller one.
+            work: folder for links.
         Raises:
-            ConfigError: one file annotates all pictures, or fewer have an annotation than are wanted.
+            ConfigError: one file annotates all pictures, or the set has fewer annotations.
         """
         (form,) = TRUTHS[self.truth]
         annotated = [image for image in images if image.defective and image.annotation is not None]
         if count > len(annotated):
             raise ConfigError(
-                f"{self.name} has {len(annotated)} annotated pictures, and {count} were asked for; ask for fewer, or "
-                "leave --annotated away for all"
+                f"{self.name} has {len(annotated)} annotated pictures, fewer than --annotated {count}; give a smaller "
+                "number, or leave it out for all"
             )
         links = work / self.name / f"data_annotated{count}_seed{seed}"
         if (links / LABELS).exists():
@@ -117,7 +117,7 @@ class LinkedPicture(NamedTuple):
 
     path: Path
     name: str
-    """Of the link."""
+    """Name of the link."""
     label: str
     group: str
 
@@ -127,7 +127,7 @@ class LinkedPicture(NamedTuple):
 
 
 def link_folder(links: Path, pictures: Sequence[LinkedPicture], truths: Mapping[str, Path] = {}) -> Path:
-    """Make a folder of links to pictures, whose labels and groups its `labels.csv` has, whatever was there.
+    """Make a folder of links to pictures, with labels and groups in `labels.csv`; replace a folder of that name.
 
     Args:
         truths: files or folders of annotations, by the names of their links.
@@ -141,15 +141,15 @@ def link_folder(links: Path, pictures: Sequence[LinkedPicture], truths: Mapping[
         with place.open("w", newline="") as file:
             csv.writer(file).writerows([("image", "label", "group"), *(one[1:] for one in pictures)])
 
-    write_whole(links / LABELS, write)
+    write_atomically(links / LABELS, write)
     return links
 
 
 def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
-    """The data sets of a YAML file.
+    """Read the data sets of a YAML file.
 
     Args:
-        names: those that are wanted; none: all.
+        names: of the sets to return; empty: all.
     Raises:
         ConfigError: the file cannot be read, is no list of data sets, or lacks a name.
     """
@@ -168,7 +168,7 @@ def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
 
 
 def keys_of(overrides: Sequence[str]) -> set[str]:
-    """Keys of overrides of a training.
+    """Return the keys of overrides of a training.
 
     Raises:
         ConfigError: one of them is set by the bench.
@@ -180,15 +180,15 @@ def keys_of(overrides: Sequence[str]) -> set[str]:
 
 
 def unless_set(own: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Overrides of a bench's own, but for keys that others set, and these.
+    """Join a bench's own overrides with others, which win.
 
     Raises:
-        ConfigError: as `keys_of`.
+        ConfigError: as of `keys_of`.
     """
     taken = keys_of(overrides)
     return [*(item for item in own if item.partition("=")[0] not in taken), *overrides]
 
 
 def that_change_figures(overrides: Sequence[str]) -> list[str]:
-    """Those of them that change what a training finds, sorted."""
+    """Return the overrides that change the figures of a training, sorted."""
     return sorted(item for item in overrides if not item.startswith(NO_FIGURE))

@@ -1,4 +1,4 @@
-"""The pictures of a data set in tiles, with all that is true of them."""
+"""The tiles of a data set's pictures, with their truth."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.geometry import TileGrid
 from train.config import TrainConfig
-from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.frames import FrameStore
 from train.readers.labels_csv import read_labels
 from train.readers.unusable import stop
@@ -18,7 +18,7 @@ from train.run import read_data
 from train.tiles import TileRule
 
 CLASS_COLUMN = "cls"
-"""Of `labels.csv`."""
+"""Column of `labels.csv`."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Truth:
     rule: TileRule
     tiles: DenseTiles
     classes: dict[str, str]
-    """Of pictures, by name; empty where no column of `labels.csv` names them."""
+    """Classes of pictures by name; empty if `labels.csv` has no such column."""
 
     @classmethod
     def of(cls, config: TrainConfig, decoded: Path) -> "Truth":
-        """Of all pictures that a configuration reads.
+        """Read all pictures of a configuration.
 
         Args:
-            decoded: folder of decoded frames, used again where pictures and labels are still the same.
+            decoded: folder of decoded frames, which are used again while pictures and labels are unchanged.
         Raises:
-            InputError: they cannot be read.
+            InputError: a picture cannot be read.
             TrainingError: the disk is full.
         """
         data = read_data(config)
@@ -46,14 +46,14 @@ class Truth:
         rows = read_labels(data.folder / "labels.csv", [image.path for image in data.images], stop) or {}
         classes = {name: row[CLASS_COLUMN] for name, row in rows.items() if row.get(CLASS_COLUMN)}
         rule = TileRule(**msgspec.structs.asdict(config.tiles))
-        return cls(store, rule, know_tiles(store, rule), classes)
+        return cls(store, rule, label_tiles(store, rule), classes)
 
     @cached_property
     def _start(self) -> NDArray[np.int64]:
         return np.searchsorted(self.tiles.table.frame, np.arange(len(self.store) + 1))
 
     def rows(self, frame: int) -> slice:
-        """The tiles of a frame."""
+        """Return the rows of a frame's tiles."""
         return slice(int(self._start[frame]), int(self._start[frame + 1]))
 
     def group_of(self, frame: int) -> str:
@@ -63,13 +63,13 @@ class Truth:
         return TileGrid(self.store.frame_hw(frame), self.rule.tile_px, self.rule.overlap_px)
 
     def inside_hw(self, row: int) -> tuple[int, int]:
-        """How much of a tile, from its top left, is in the frame, px."""
+        """Return height and width of the part of a tile, from its top left, that is inside the frame, px."""
         table, tile_px = self.tiles.table, self.rule.tile_px
         height, width = self.store.frame_hw(int(table.frame[row]))
         return min(tile_px, height - int(table.y[row])), min(tile_px, width - int(table.x[row]))
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """The defective pixels of a tile, bool [tile, tile]; none beyond the frame."""
+        """Return the defective pixels of a tile, bool [tile, tile]; none beyond the frame."""
         table, (height, width) = self.tiles.table, self.inside_hw(row)
         tile = self.store.mask_tile(int(table.frame[row]), int(table.y[row]), int(table.x[row]), self.rule.tile_px)
         tile[height:], tile[:, width:] = False, False

@@ -1,1 +1,1 @@
-"""Result files as one page with plots, and as Markdown."""
+"""Report of result files, as one page with plots and as Markdown."""

@@ -1,4 +1,4 @@
-"""Result files: found, read, and told apart by what they are and where they were measured."""
+"""Find and read result files, with the kind and the machine of each."""
 
 import string
 from collections.abc import Mapping, Sequence
@@ -13,17 +13,17 @@ from edge.errors import InputError
 
 EVALUATION = ("told", "calibration", "truths")
 """Keys that only an `evaluation.json` has."""
-NOT_TOLD = "not told"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one file says."""
+    """Content of one file."""
 
     file: str
     kind: str
     machine: Mapping[str, Any]
-    """Empty where the file has none."""
+    """Empty if the file has none."""
     content: Mapping[str, Any]
 
     @property
@@ -32,15 +32,15 @@ class Result:
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """Find the files that were named, and all JSON files below the folders that were named, once each.
+    """Find files, and all JSON files below folders, once each.
 
     Raises:
-        InputError: one is not there.
+        InputError: a path does not exist.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
-            raise InputError(f"{path} is not there; name result files of heatline bench, or folders of them")
+            raise InputError(f"{path} does not exist; name result files of heatline bench, or folders of them")
         for file in [path] if path.is_file() else sorted(path.rglob("*.json")):
             if file.is_file():
                 found.setdefault(file.resolve(), file)
@@ -48,10 +48,10 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def read(file: Path) -> Result:
-    """Read a result; a file says in "bench" what it is, an evaluation is known by what it holds.
+    """Read a result: "bench" names its kind, and an evaluation is recognised by its keys.
 
     Raises:
-        NotAResultError: it holds JSON of another kind.
+        NotAResultError: it holds other JSON.
         BenchError: it cannot be read.
     """
     content = read_result(file)
@@ -66,31 +66,31 @@ def read(file: Path) -> Result:
 
 
 class Machines:
-    """Letters for kinds of machines, in the order in which results name them."""
+    """Letters for kinds of machines, in the order of the results."""
 
     def __init__(self, results: Sequence[Result]) -> None:
         self._machines = {result.machine_kind: result.machine for result in results if result.machine}
 
     def name(self, kind: MachineKind) -> str:
-        """As `machine A`."""
+        """Return the name of a machine, as `machine A`."""
         place = list(self._machines).index(kind)
         letters = string.ascii_uppercase
         return "machine " + (letters[place // 26 - 1] if place >= 26 else "") + letters[place % 26]
 
     def of(self, result: Result) -> str:
-        """The name of the machine that a result is of."""
+        """Return the name of the machine that measured a result."""
         return self.name(result.machine_kind) if result.machine else "a machine that the file does not name"
 
     def table(self) -> Table:
-        """What each is."""
+        """Describe each machine."""
         columns = ("machine", "processor", "vector extensions", "cores", "governor", "memory, MB", "virtual", "kernel")
         rows = [
             (
                 self.name(kind).removeprefix("machine "),
-                kind.processor or NOT_TOLD,
+                kind.processor or UNKNOWN,
                 ", ".join(kind.extensions) or "none",
                 cell(kind.cores) + ("" if kind.cpu_quota is None else f", of {kind.cpu_quota:g} the time"),
-                kind.governor or NOT_TOLD,
+                kind.governor or UNKNOWN,
                 *(cell(machine.get(key)) for key in ("memory_mb", "is_virtual", "kernel")),
             )
             for kind, machine in self._machines.items()
@@ -98,14 +98,14 @@ class Machines:
         return Table("", columns, rows)
 
     def source(self, result: Result) -> str:
-        """A sentence on where a result comes from: file, machine, commit, time, load, libraries."""
+        """Describe the origin of a result: file, machine, commit, time, load, libraries."""
         machine, versions, load = result.machine, result.machine.get("versions"), result.machine.get("load")
         if not machine:
-            return f"{result.file}: no machine told"
+            return f"{result.file}: machine unknown"
         facts = [
             self.name(result.machine_kind),
-            f"commit {machine.get('commit') or NOT_TOLD}",
-            str(machine.get("at_utc") or "time not told"),
+            f"commit {machine.get('commit') or UNKNOWN}",
+            str(machine.get("at_utc") or "time unknown"),
             *([f"load {cell(load[0])}"] if isinstance(load, list) and load else []),
             *(f"{name} {version}" for name, version in (versions.items() if isinstance(versions, dict) else ())),
         ]

@@ -1,4 +1,4 @@
-"""What a report shows of each kind of result file: an entry per kind. Tables need no word; plots are functions."""
+"""Sections of the report: an entry per kind of result file. Tables are made of any content, plots by functions."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
@@ -13,23 +13,23 @@ from bench.report.tables import Record, shown
 
 @dataclass(frozen=True)
 class Kind:
-    """Of result files, by the word in "bench". Each function gets one measurement of a file."""
+    """A kind of result files, by their "bench". Each function gets the content of one file."""
 
     name: str
     title: str
-    told: str = ""
+    description: str = ""
     heading: str = "{model} in {precision}"
-    """With keys of the measurement."""
+    """Format string with keys of the content."""
     headlines: Callable[[Record], Iterable[str]] = lambda _: ()
     """The main figures, each in a few words, for the head of the report."""
     notes: Callable[[Record], Iterable[str]] = lambda _: ()
     plots: Callable[[Record], Iterable[Markup]] = lambda _: ()
     leave_out: tuple[str, ...] = ()
-    """Keys that are not shown."""
+    """Keys that tables leave out."""
     view: Callable[[Record], Record] = lambda one: one
-    """Makes what tables show."""
+    """Makes the records that tables show."""
     is_joined: bool = False
-    """Whether files with the same heading and machine become rows of the same table."""
+    """Whether files with one heading and machine become rows of one table."""
 
 
 def _end_to_end_headlines(one: Record) -> Iterator[str]:
@@ -53,7 +53,7 @@ def _end_to_end_headlines(one: Record) -> Iterator[str]:
 
 def _end_to_end_notes(one: Record) -> Iterator[str]:
     if (ended := one.get("ended", "whole")) != "whole":
-        yield f"This run is not whole, and nothing of it counts: {ended}."
+        yield f"This run did not reach its end, and no figure of it counts: {ended}."
 
 
 def _end_to_end_plots(one: Record) -> Iterator[Markup]:
@@ -78,7 +78,7 @@ def _stages_plots(one: Record) -> Iterator[Markup]:
 
 
 def _stages_view(one: Record) -> Record:
-    """Have columns that tell what a row is of stand first."""
+    """Put the columns that identify a row first."""
     first = ("size", "tiles", "stage", "variant")
     return {
         key: [{**{name: row[name] for name in first if name in row}, **row} for row in value]
@@ -120,7 +120,7 @@ def _peers_plots(one: Record) -> Iterator[Markup]:
 
 
 def _map_cost_headlines(one: Record) -> Iterator[str]:
-    """By families of methods, of the engine that lines use."""
+    """Yield the ratios by family of methods, for OpenVINO."""
     ratios: dict[str, list[float]] = {}
     for row in one["rows"]:
         if row["cost"] and row["engine"] == "openvino":
@@ -132,24 +132,17 @@ def _map_cost_headlines(one: Record) -> Iterator[str]:
 
 
 def _map_cost_plots(one: Record) -> Iterator[Markup]:
-    """A plot for each engine and precision; rows of before have PyTorch's ways to a map, too."""
+    """Draw a plot for each engine and precision."""
     ratios: dict[str, dict[str, tuple[float, Record]]] = {}
     for row in sorted(one["rows"], key=lambda row: (row["model"], row["method"], row["batch"])):
         if row["cost"]:
-            way = row.get("way", "graph")
-            words = [row["model"], row["method"], *([] if way in ("graph", row["method"]) else [way])]
-            name = " ".join([*words, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
+            batch = f" by {row['batch']}" if row["batch"] > 1 else ""
+            name = f"{row['model']} {row['method']}{batch}"
             of_engine = ratios.setdefault(f"{row['engine']}, {row['precision']}", {})
             of_engine[name] = (row["cost"]["ratio"], row["cost"]["ratio_spread"])
     for engine, each in ratios.items():
         title = f"Map cost: {engine}"
         yield plots.bars(each, title, "time with the map, of that without", (1.0, "classifier alone"))
-
-
-def _flops_view(one: Record) -> Record:
-    """Have maps stand in a table of their own."""
-    maps = [{"model": row["model"], **adds} for row in one["systems"] for adds in row["maps"]]
-    return {"systems": one["systems"], "what a map adds": maps}
 
 
 def _recipe_view(one: Record) -> Record:
@@ -165,7 +158,7 @@ def _recipe_view(one: Record) -> Record:
 
 
 def _recipe_headlines(one: Record) -> Iterator[str]:
-    """Of the default recipe as it is."""
+    """Yield the figure of the default recipe without overrides."""
     hits = [fold["hit"] for fold in one["folds"] if fold["hit"] is not None]
     if one["recipe"] == "heatline" and not one["overrides"] and hits:
         yield f"recipe heatline: {shown(statistics.fmean(hits))} of the defects hit"
@@ -193,7 +186,38 @@ def _plausibility_view(one: Record) -> Record:
 
 
 def _robustness_view(one: Record) -> Record:
-    return {"": [{"set": each["set"], **row} for each in one["sets"] for row in each["changes"]]}
+    return {
+        "": [
+            {"set": each["set"], "seeds": each["settings"]["seeds"], **row}
+            for each in one["sets"]
+            for row in each["changes"]
+        ]
+    }
+
+
+def _robustness_notes(one: Record) -> Iterator[str]:
+    yield from _machines_note("", {each["set"]: each.get("machine") for each in one["sets"]})
+
+
+def _recipe_notes(one: Record) -> Iterator[str]:
+    yield from _machines_note(
+        f"{' '.join([one['recipe'], *one['overrides']])}: ",
+        {
+            f"seed {each['seed']}" + ("" if each["fold"] is None else f", fold {each['fold']}"): each.get("machine")
+            for each in one["trainings"]
+        },
+    )
+
+
+def _machines_note(before: str, machines: Record) -> Iterator[str]:
+    """Yield the origin of each part of a file whose parts come from several machines or commits."""
+    origins = {
+        part: f"{machine.get('processor')}, commit {machine.get('commit')}"
+        for part, machine in machines.items()
+        if machine
+    }
+    if len(set(origins.values())) > 1:
+        yield f"{before}measured on: " + "; ".join(f"{part}: {origin}" for part, origin in origins.items()) + "."
 
 
 def _evaluation_view(one: Record) -> Record:
@@ -218,7 +242,7 @@ KINDS = (
     Kind(
         name="end-to-end",
         title="From capture to event",
-        told="The real service, from paced cameras to a subscriber in another process, beside the bare engine.",
+        description="The real service, from cameras to a subscriber in another process, compared with the bare engine.",
         notes=_end_to_end_notes,
         plots=_end_to_end_plots,
         headlines=_end_to_end_headlines,
@@ -226,7 +250,7 @@ KINDS = (
     Kind(
         name="stages",
         title="Time per stage",
-        told="Each stage by itself, per frame; the sum is no latency, as stages overlap. Medians (lowest to highest).",
+        description="Each stage per frame. Stages overlap: the sum is no latency. Medians (lowest to highest).",
         plots=_stages_plots,
         leave_out=("stacked", "allocated_bytes", "peak_bytes"),
         view=_stages_view,
@@ -235,21 +259,21 @@ KINDS = (
     Kind(
         name="startup",
         title="Start",
-        told="From the start of the process to READY and to the first verdict. Medians (lowest to highest).",
+        description="From the start of the process to READY and to the first verdict. Medians (lowest to highest).",
         plots=_startup_plots,
         headlines=_startup_headlines,
     ),
     Kind(
         name="tune",
         title="Settings for this machine",
-        told="What heatline bench tune tried and chose, and what that gains, measured again in turns.",
+        description="Settings that heatline bench tune tried and chose, and the gain in interleaved rounds.",
         heading="{model}, {line}",
         headlines=_tune_headlines,
     ),
     Kind(
         name="peers",
-        title="Beside others",
-        told="The same frames, network, precision and machine, in turns; the engine alone is the measure.",
+        title="Compared with others",
+        description="The same frames, network, precision and machine, in interleaved rounds, by the engine alone.",
         plots=_peers_plots,
         leave_out=("libraries",),
         headlines=_peers_headlines,
@@ -257,7 +281,7 @@ KINDS = (
     Kind(
         name="map-cost",
         title="What a map costs",
-        told="Time of the graph with classifier and map over that of the same classifier alone, in turns.",
+        description="Time of classifier and map over that of the same classifier alone, in interleaved rounds.",
         heading="Classifier and map",
         plots=_map_cost_plots,
         leave_out=("fusion", "discard_ratio", "tile_px", "threads", "rounds", "tiles", "at_utc", "load"),
@@ -268,14 +292,14 @@ KINDS = (
         title="Parameters and multiply-adds",
         heading="One tile of {tile_px} px",
         notes=lambda one: [one["units"], one["study"]],
-        view=_flops_view,
     ),
     Kind(
         name="recipes",
         title="Recipes",
-        told="What each recipe finds in real data sets, by grouped cross-validation: mean ± deviation over folds and "
-        "seeds. docs/recipes.md defines the figures.",
+        description="Recipes on real data sets, by grouped cross-validation; mean ± deviation over folds and seeds; "
+        "docs/recipes.md defines the figures.",
         heading="{set}, by {truth}",
+        notes=_recipe_notes,
         view=_recipe_view,
         is_joined=True,
         headlines=_recipe_headlines,
@@ -283,7 +307,7 @@ KINDS = (
     Kind(
         name="plausibility",
         title="Frames that do not show the product",
-        told="How many frames of each kind are refused, by grouped cross-validation.",
+        description="Number of refused frames of each kind, by grouped cross-validation.",
         heading="{model}",
         view=_plausibility_view,
         headlines=_plausibility_headlines,
@@ -291,14 +315,15 @@ KINDS = (
     Kind(
         name="robustness",
         title="Light, shift and defocus",
-        told="How verdicts and regions hold where pictures are changed.",
+        description="Verdicts and regions of changed pictures, compared with the unchanged ones.",
         heading="All data sets",
+        notes=_robustness_notes,
         view=_robustness_view,
     ),
     Kind(
         name="evaluation",
         title="Evaluations",
-        told="How well trained models tell tiles apart, by heatline evaluate.",
+        description="How well trained models separate good and defective tiles, by heatline evaluate.",
         heading="{told[data]}",
         view=_evaluation_view,
         is_joined=True,

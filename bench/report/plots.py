@@ -1,4 +1,4 @@
-"""The report's plots, by matplotlib. What a plot shows stands in a table too, for Markdown has no plots."""
+"""Plots of the report, by matplotlib. Every plotted value is in a table too, as Markdown has no plots."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference
     """Draw a bar per name, with a whisker from the lowest to the highest value.
 
     Args:
-        each: by name the value and its spread, as a result file has one.
+        each: value and spread by name, as in a result file.
         reference: a value that is drawn across all bars, and its name.
     """
     figure = Figure((WIDTH_IN, MARGIN_IN + BAR_IN * len(each)))
@@ -27,7 +27,7 @@ def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference
     names = [_cut(name) for name in each]
     places = range(len(each))
     values = [float(value) for value, _ in each.values()]
-    # The median of a ratio by rounds may lie a little beside the ratio of medians.
+    # The ratio of medians may differ a little from the median of ratios by rounds.
     ends = [
         (max(0.0, value - spread["lowest"]), max(0.0, spread["highest"] - value))
         for value, (_, spread) in zip(values, each.values(), strict=True)
@@ -46,10 +46,10 @@ def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference
 
 @report_style()
 def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, without: str | None = None) -> Markup:
-    """Draw a bar of segments per name, the sum behind it.
+    """Draw a bar of segments per name, with the sum after it.
 
     Args:
-        without: a segment that hides the others; a second panel is drawn without it.
+        without: a segment that is much longer than the others; a second panel is drawn without it.
     """
     panels = [each]
     if without is not None:

@@ -1,6 +1,6 @@
-"""Tables from what a result file holds: one way to print whatever values and records there are.
+"""Tables of the content of a result file, whatever values and records it holds.
 
-Keys carry their units (`latency_p50_ms`), so they serve as headings.
+Keys carry their units (`latency_p50_ms`), so they are the headings.
 """
 
 import re
@@ -13,12 +13,12 @@ Record = Mapping[str, Any]
 
 UNKNOWN = "-"
 FIGURE = re.compile(r"-?|-?[\d,]+(\.\d+)?( ± .*| \(.*\))?")
-"""A cell that is set to the right."""
+"""A cell that is aligned to the right."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Values as they are printed."""
+    """A table of text."""
 
     title: str
     columns: Sequence[str]
@@ -26,11 +26,11 @@ class Table:
 
     @property
     def is_text(self) -> list[bool]:
-        """By column, whether it holds anything but figures."""
+        """Return for each column whether it holds other text than figures."""
         return [not all(FIGURE.fullmatch(row[place]) for row in self.rows) for place in range(len(self.columns))]
 
     def without_empty_columns(self) -> "Table":
-        """The same without the columns in which no row has a value."""
+        """Return the table without columns in which no row has a value."""
         kept = [place for place, cells in enumerate(zip(*self.rows, strict=True)) if set(cells) - {"", UNKNOWN}]
         return Table(
             self.title,
@@ -40,7 +40,7 @@ class Table:
 
 
 def tables(record: Record, leave_out: Collection[str] = ()) -> list[Table]:
-    """Make a table of all single values, and one of each list of records, wherever it is.
+    """Make a table of all single values, and one of each list of records at any depth.
 
     Args:
         leave_out: keys that are not shown.
@@ -66,7 +66,7 @@ def rows(records: Sequence[Record], leave_out: Collection[str] = (), title: str 
 
 
 def cell(value: object) -> str:
-    """Print a value of a result file.
+    """Format a value of a result file.
 
     >>> cell({"median": 2, "lowest": 1.5, "highest": 2.25}), cell([True, None, 0.12345]), cell({"streams": 2})
     ('2 (1.50 to 2.25)', 'yes, -, 0.123', 'streams 2')
@@ -89,7 +89,7 @@ def cell(value: object) -> str:
 
 
 def shown(value: float, digits: int = 3) -> str:
-    """Print a figure to so many digits at least, without a power of ten."""
+    """Format a figure to a number of significant digits at least, without a power of ten."""
     if isinstance(value, int) or value == 0:
         return f"{value:,.0f}"
     exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 to three digits is 10.0
@@ -97,12 +97,12 @@ def shown(value: float, digits: int = 3) -> str:
 
 
 def size(height: int, width: int) -> str:
-    """Print an extent, which result files hold as height and width."""
+    """Format an extent, which result files hold as height and width."""
     return f"{width}x{height}"
 
 
 def _values(record: Record, leave_out: Collection[str], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield names and values of a record and of the records inside it."""
+    """Yield the names and values of a record and of records inside it."""
     for key, value in record.items():
         name = before + key.replace("_", " ")
         if key in leave_out:
@@ -118,7 +118,7 @@ def _values(record: Record, leave_out: Collection[str], before: str = "") -> Ite
 
 
 def _is_by_name(value: object) -> bool:
-    """Whether it holds records of one form by name; figures with their spreads are no records."""
+    """Return whether a value holds records with the same keys, by name; a figure with its spread is no record."""
     if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
         return False
     forms = {frozenset(one) for one in value.values()}

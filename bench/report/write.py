@@ -1,4 +1,4 @@
-"""Makes a report of result files: one page, and its tables as Markdown."""
+"""Write a report of result files: one page, and its tables as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,34 +17,42 @@ from edge.util.text import format_count
 
 PAGE, TABLES = "report.html", "report.md"
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What comes of files that do not hold what their kind holds: any value may be there, or none."""
+"""Errors of reading a file that lacks values of its kind, or has others in their place."""
+APPARATUS = {
+    "soak": "docs/soak.md",
+    "chaos": "docs/chaos.md",
+    "delivery": "docs/chaos.md",
+    "hostile": "docs/chaos.md",
+    "cameras": "docs/cameras.md",
+}
+"""Kinds of results of test apparatus, with the document of each."""
 
 
 class Report(NamedTuple):
-    """What was made."""
+    """A report as text."""
 
     page: str
     """HTML."""
     tables: str
     """Markdown."""
     files: int
-    """That were used."""
+    """Number of files that it shows."""
     unusable: list[str]
-    """A sentence for each file that was not, and one for all that are no result of a bench shown here."""
+    """A sentence for each file that cannot be used, and one for all files below folders that have no section here."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What stands below one heading, all of it of one machine."""
+    """Figures below one heading, all of one machine."""
 
     heading: str
     headlines: tuple[str, ...]
-    """Its main figures."""
+    """Main figures."""
     notes: tuple[str, ...]
     plots: tuple[Markup, ...]
     tables: tuple[Table, ...]
     results: tuple[Result, ...]
-    """Where it comes from."""
+    """Results that it shows."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,11 @@ class Section:
 
 
 def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
-    """Make a report of result files, and of folders with such files somewhere below them.
+    """Make a report of result files, and of folders that hold such files at any depth.
 
     Raises:
-        InputError: a path is not there.
-        BenchError: there is no file, or none that can be used.
+        InputError: a path does not exist.
+        BenchError: there is no file, or no file can be used.
     """
     files = find(paths)
     if not files:
@@ -68,12 +76,16 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
         raise BenchError(f"there is no result file in {named}; write some with heatline bench ... --out FILE")
     blocks: dict[str, list[Block]] = {kind.name: [] for kind in KINDS}
     unusable, not_shown = list[str](), list[str]()
+    given = {path.resolve() for path in paths if path.is_file()}
     for file in files:
         try:
             result = read(file)
             blocks.get(result.kind, []).append(_block(result))
-        except NotAResultError:
-            not_shown.append(file.name)
+        except NotAResultError as error:
+            if file.resolve() in given:
+                unusable.append(str(error))
+            else:
+                not_shown.append(file.name)
         except BenchError as error:
             unusable.append(str(error))
     if not_shown:
@@ -104,7 +116,7 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into a folder, which is made where it is not there.
+    """Write `report.html` and `report.md` into a folder, which is created if needed.
 
     Raises:
         BenchError: they cannot be written.
@@ -119,20 +131,25 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 def plain(text: str) -> str:
-    """Escape what Markdown would take for its own; names come from users' files."""
+    """Escape the signs of Markdown; names come from users' files."""
     for sign in ("\\", "|", "*", "`", "<", "#"):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("](", "]\\(").split())
 
 
 def _block(result: Result) -> Block:
-    """Make what a result shows.
+    """Make the block of a result.
 
     Raises:
-        NotAResultError: it is of no kind that is known.
-        BenchError: it is damaged, or nothing was measured.
+        NotAResultError: the report has no section for its kind.
+        BenchError: the file is damaged, or holds no measurement.
     """
     kind = next((kind for kind in KINDS if kind.name == result.kind), None)
+    if result.kind in APPARATUS:
+        raise NotAResultError(
+            f"{result.file} is a result of test apparatus (make {result.kind}), which this report does not show; "
+            f"{APPARATUS[result.kind]} describes it"
+        )
     if kind is None:
         raise NotAResultError(
             f"{result.file} is a result of {result.kind!r}, which this report does not show; use the heatline that "
@@ -151,8 +168,8 @@ def _block(result: Result) -> Block:
         )
     except UNUSABLE as error:
         raise BenchError(
-            f"{result.file} is a result of {result.kind!r} but does not hold what one holds ({error!r}); it is damaged "
-            "or of an older format: measure it again"
+            f"{result.file} is a result of {result.kind!r} that lacks a value or has a wrong one ({error!r}); it is "
+            "damaged or of an older format: measure it again"
         ) from error
     if not block.tables:
         raise BenchError(f"{result.file} is a result of {result.kind!r} in which nothing was measured")
@@ -160,7 +177,7 @@ def _block(result: Result) -> Block:
 
 
 def _joined(kind: Kind, blocks: Sequence[Block]) -> list[Block]:
-    """Put blocks with one heading and machine together where the kind is joined, without columns that are empty."""
+    """Join the blocks of one heading and machine if the kind is joined, without empty columns."""
     if not kind.is_joined:
         return [*blocks]
     groups: dict[tuple[object, ...], list[Block]] = {}
@@ -170,7 +187,7 @@ def _joined(kind: Kind, blocks: Sequence[Block]) -> list[Block]:
         Block(
             of[0].heading,
             tuple(headline for block in of for headline in block.headlines),
-            of[0].notes,
+            tuple(dict.fromkeys(note for block in of for note in block.notes)),
             tuple(plot for block in of for plot in block.plots),
             tuple(
                 Table(each[0].title, each[0].columns, [row for one in each for row in one.rows]).without_empty_columns()

@@ -1,4 +1,4 @@
-"""The stages that leave this process: a camera's frame to here, an event to the disk, an event to a subscriber."""
+"""Stages of other processes and the disk: a camera's frame, an event to the journal, an event to a subscriber."""
 
 import select
 import subprocess
@@ -11,13 +11,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.stages.listener import Heard
+from bench.stages.listener import Receipt
 from bench.stages.prepared import CAMERA, Prepared
 from bench.stages.stage import Stage, require
 from bench.watched_line import free_address
 from edge.cameras.base import Opened
-from edge.cameras.channel import Fired
-from edge.cameras.host import Arrived, CameraProcess
+from edge.cameras.channel import TriggerResult
+from edge.cameras.host import CameraProcess, ReceivedFrame
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import PatternSettings
 from edge.colour import to_rgb
@@ -33,19 +33,19 @@ KEEP_SECONDS = 1e9
 
 
 def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
-    """From a picture's capture in a camera's own process, through shared memory, to a frame in this one.
+    """Make the stage from a picture's capture in a camera's process, through shared memory, to a frame in this process.
 
     The camera is a triggered `pattern`, whose pictures are drawn beforehand. `run` lasts from its trigger. The pixels
-    are not looked at.
+    are not read.
 
     Raises:
-        BenchError: its process does not do as it should.
+        BenchError: the camera's process failed.
     """
     camera = _Camera(prepared.hw)
     at_end.callback(camera.close)
     camera.await_opened()
 
-    def check(arrived: Arrived) -> None:
+    def check(arrived: ReceivedFrame) -> None:
         frame_id = arrived.frame.stamp.frame_id
         require(frame_id == camera.fired, "that the frame is the newest")
         drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
@@ -61,7 +61,7 @@ def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
 
 
 class _Camera:
-    """A camera's process that takes a picture when it is told to."""
+    """A camera's process that captures a picture on request."""
 
     def __init__(self, hw: tuple[int, int]) -> None:
         self._process = CameraProcess(
@@ -70,7 +70,7 @@ class _Camera:
         self.pid = self._process.pid
         self._poll = select.poll()
         self._poll.register(self._process.fileno(), select.POLLIN)
-        self._arrived: Arrived | None = None
+        self._arrived: ReceivedFrame | None = None
         self._came_ns = 0
         self.fired = 0
 
@@ -78,20 +78,20 @@ class _Camera:
         while not isinstance(self._next(), Opened):
             pass
 
-    def shoot(self) -> Arrived:
-        """Its next picture, which is there until the one after."""
+    def shoot(self) -> ReceivedFrame:
+        """Return its next picture, which is valid until the one after."""
         if self._arrived is not None:
             self._arrived.frame.release()
         self.fired += 1
         self._process.fire(self.fired, time.monotonic_ns() + round(WITHIN_SECONDS * 1e9))
-        while not isinstance(news := self._next(), Arrived):
+        while not isinstance(news := self._next(), ReceivedFrame):
             pass
         self._came_ns = time.monotonic_ns()
         self._arrived = news
         return news
 
-    def seconds(self, arrived: Arrived) -> float:
-        """From the capture of the last picture to its arrival here."""
+    def seconds(self, arrived: ReceivedFrame) -> float:
+        """Return the time from the capture of the last picture to its arrival here."""
         return (self._came_ns - arrived.frame.stamp.captured_monotonic_ns) / 1e9
 
     def close(self) -> None:
@@ -102,18 +102,18 @@ class _Camera:
         give_up = time.monotonic() + WITHIN_SECONDS
         while (news := self._process.receive()) is None:
             if not self._poll.poll(max(give_up - time.monotonic(), 0) * 1e3):
-                raise BenchError(f"the camera's process said nothing for {WITHIN_SECONDS:.0f} s")
-        if isinstance(news, Fired) and news.error is not None:
+                raise BenchError(f"the camera's process sent nothing for {WITHIN_SECONDS:.0f} s")
+        if isinstance(news, TriggerResult) and news.error is not None:
             raise BenchError(f"the camera did not take its trigger: {news.error}")
-        if not isinstance(news, Opened | Arrived | Fired):
-            raise BenchError(f"the camera's process said {news}, where a frame was expected")
+        if not isinstance(news, Opened | ReceivedFrame | TriggerResult):
+            raise BenchError(f"the camera's process sent {news}, expected a frame")
         return news
 
 
 def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
-    """The event of a frame with defects, numbered, kept and synced to the disk, as the publisher has it done.
+    """Make the stage that numbers the event of a frame with defects, stores it and syncs it to the disk.
 
-    The journal lies where temporary files do.
+    The journal is in the folder for temporary files.
 
     Args:
         heatmap: whether the event carries its heatmap.
@@ -125,23 +125,23 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     writer = JournalWriter("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
     at_end.callback(writer.close)
 
-    def require_kept() -> None:
+    def require_stored() -> None:
         state = writer.state()
         if state is None or state.live_only is not None:
             raise BenchError(f"the journal takes no events: {state and state.live_only}; name another place by TMPDIR")
 
-    writer.tend()  # it keeps an event of its own first, that it was begun
-    require_kept()
+    writer.tick()  # it first stores an event of its own, that the journal was begun
+    require_stored()
     reader = at_end.enter_context(JournalReader.open(place))
 
-    def check(kept: list[Message]) -> None:
-        require_kept()
-        event = kept[0].event
+    def check(messages: list[Message]) -> None:
+        require_stored()
+        event = messages[0].event
         assert isinstance(event, CountedEvent)
         stored = reader.read(event.seq - 1, through_seq=event.seq, at_most_bytes=sys.maxsize, heatmaps=True).records
         require(
             [(record.header, record.heatmap) for record in stored] == [(header_of(event), message.png)],
-            "that the journal holds what was to be kept",
+            "that the journal holds the event",
         )
 
     return Stage(
@@ -153,29 +153,31 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
 
 
 def publish(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
-    """From the hand-over to the publisher, over TCP, live, to a subscriber in another process that reads all of it.
+    """Make the stage from the hand-over to the publisher, over TCP, to a live subscriber in another process.
 
-    `run` lasts until word of the receipt is back.
+    `run` lasts until the receipt has come back.
 
     Args:
         heatmap: whether the event carries its heatmap.
     Raises:
-        BenchError: the subscriber's process does not do as it should.
+        BenchError: the subscriber's process failed.
     """
-    way = _ToSubscriber(prepared.message("always" if heatmap else "never"))
-    at_end.callback(way.close)
-    way.await_subscriber()
+    delivery = _Delivery(prepared.message("always" if heatmap else "never"))
+    at_end.callback(delivery.close)
+    delivery.await_subscriber()
     return Stage(
         "publish",
-        way.send,
-        check=lambda heard: require(heard == Heard.of(way.sent, heard.at_ns), "that what was heard is what was sent"),
+        delivery.send,
+        check=lambda receipt: require(
+            receipt == Receipt.of(delivery.sent, receipt.at_ns), "that the received message is the sent one"
+        ),
         variant="heatmap" if heatmap else "no heatmap",
-        helpers=(way.pid,),
-        seconds=lambda heard: (heard.at_ns - way.sent_ns) / 1e9,
+        helpers=(delivery.pid,),
+        seconds=lambda receipt: (receipt.at_ns - delivery.sent_ns) / 1e9,
     )
 
 
-class _ToSubscriber:
+class _Delivery:
     """A publisher, and a subscriber in a process of its own (`bench.stages.listener`)."""
 
     def __init__(self, message: Message) -> None:
@@ -187,16 +189,16 @@ class _ToSubscriber:
             [sys.executable, "-m", "bench.stages.listener", self._address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            process_group=0,  # Ctrl-C in a terminal is for this process alone
+            process_group=0,  # this process handles Ctrl-C in a terminal
         )
         self.pid = self._listener.pid
 
     def await_subscriber(self) -> None:
         if not self._publisher.wait_for_subscriber(WITHIN_SECONDS):
-            raise BenchError(f"nobody subscribed to {self._address} within {WITHIN_SECONDS:.0f} s")
+            raise BenchError(f"no subscriber connected to {self._address} within {WITHIN_SECONDS:.0f} s")
 
-    def send(self) -> Heard:
-        """The same event with the next number, and what was heard of it."""
+    def send(self) -> Receipt:
+        """Send the event with the next number, and return its receipt."""
         event = self.sent.event
         assert isinstance(event, VerdictEvent)
         assert self._listener.stdout is not None
@@ -204,11 +206,11 @@ class _ToSubscriber:
         self.sent_ns = time.monotonic_ns()
         self._publisher.send(self.sent)
         if not select.select([self._listener.stdout], [], [], WITHIN_SECONDS)[0]:
-            raise BenchError(f"event {event.seq + 1} was not heard within {WITHIN_SECONDS:.0f} s")
+            raise BenchError(f"event {event.seq + 1} was not received within {WITHIN_SECONDS:.0f} s")
         line = self._listener.stdout.readline()
         if not line:
             raise BenchError(f"the subscriber ended with exit code {self._listener.wait()}; see its output above")
-        return msgspec.json.decode(line, type=Heard)
+        return msgspec.json.decode(line, type=Receipt)
 
     def close(self) -> None:
         self._publisher.close()

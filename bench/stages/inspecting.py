@@ -1,4 +1,4 @@
-"""The stages that need nothing but this process: from a frame in memory to the parts of its message."""
+"""Stages in this process: from a frame in memory to the parts of its message."""
 
 import os
 
@@ -18,16 +18,16 @@ from edge.wire.events import VerdictEvent, from_frames, to_frames
 
 CORES = len(os.sched_getaffinity(0))
 INPUTS = CORES + 1
-"""Of the engine: one more than it works on side by side."""
+"""Inputs of the engine: one more than it infers at once."""
 BATCHES_TO_FILL = 4 * (CORES + 2)
-"""After so many, every input has had its turn; one that had not would be filled when it has."""
+"""After so many batches every input was used; one that was not is filled when it is used."""
 NEAR_ENOUGH = 1e-3
-"""Of the largest logit: how far an answer may be from the one that the same tile had."""
+"""Share of the largest logit: how far an answer may be from the one that the same tile had before."""
 RGB = 3
 
 
 def tile(prepared: Prepared) -> Stage:
-    """Cut a frame, batch by batch, into as many inputs as the engine has, over and over, as on the line."""
+    """Make the stage that cuts a frame, batch by batch, into the inputs of the engine in turn, as on the line."""
     picture, grid, batch = prepared.picture, prepared.grid, prepared.engine.batch
     side, tiles = grid.tile_px, len(grid)
     inputs = np.zeros((INPUTS, batch, side, side, RGB), np.uint8)
@@ -44,28 +44,28 @@ def tile(prepared: Prepared) -> Stage:
             for place, (y, x) in enumerate(grid.origins_yx[first : first + batch]):
                 cut_tile(picture, y, x, expected)
                 require(np.array_equal(cut[number % INPUTS, place], expected), "that all tiles were cut")
-        cut[:] = 0  # the next run has to write them anew
+        cut[:] = 0  # the next run must write all of them
 
     return Stage("tile", run, check)
 
 
 class ReadyInputs:
-    """Our engine with its inputs ready, which are tiles of a frame: neither pixels nor maps are copied."""
+    """The line's engine, whose inputs hold tiles of a frame: neither pixels nor maps are copied."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
         self._written: dict[int, int] = {}
-        """How many tiles of the frame an input holds, by where it lies."""
+        """Number of tiles that an input holds, by its address."""
         self._cut = 0
-        """Tiles that were cut so far."""
+        """Number of tiles cut so far."""
         self._logits: list[float] = []
         self._errors: list[Exception] = []
 
     def infer(self, tiles: int) -> list[float]:
-        """Infer so many tiles, in batches; returns their logits, in any order, when all are answered.
+        """Infer a number of tiles in batches; return their logits, in any order, when all are answered.
 
         Raises:
-            EngineError: it failed on one.
+            EngineError: the engine failed.
         """
         self._logits = []
         engine = self._prepared.engine
@@ -77,7 +77,7 @@ class ReadyInputs:
         return self._logits
 
     def refill(self) -> None:
-        """Write the inputs anew, where something else has been inferred with them since."""
+        """Write the inputs again after other tiles were inferred."""
         self._written.clear()
         self.infer(BATCHES_TO_FILL * self._prepared.engine.batch)
 
@@ -96,7 +96,7 @@ class ReadyInputs:
 
 
 def infer(prepared: Prepared) -> Stage:
-    """The engine by itself on as many tiles as the frame has, which are tiles of the frame."""
+    """Make the stage of the engine alone, on as many tiles of the frame as it has."""
     ready, tiles = ReadyInputs(prepared), len(prepared.grid)
     return Stage(
         "infer",
@@ -106,23 +106,23 @@ def infer(prepared: Prepared) -> Stage:
 
 
 def require_answers(logits: list[float], prepared: Prepared, frames: int = 1) -> None:
-    """See that there is one answer for each tile of a frame, and that each is one that a tile of it has.
+    """Check that there is an answer for each tile, and that each answer is that of a tile of the frame.
 
     Args:
-        frames: that were inferred.
+        frames: number of inferred frames.
     Raises:
-        BenchError: there is not.
+        BenchError: an answer is missing or wrong.
     """
     expected = frames * len(prepared.grid)
     if len(logits) != expected:
-        raise BenchError(f"the engine answered {len(logits)} tiles of {expected}, so its time says nothing")
+        raise BenchError(f"the engine answered {len(logits)} tiles of {expected}, so its time counts for nothing")
     nearest = np.abs(np.asarray(logits)[:, None] - prepared.logits[None, :]).min(axis=1)
     if not (nearest <= NEAR_ENOUGH * np.abs(prepared.logits).max()).all():
-        raise BenchError("the engine answered otherwise than it had for the same tiles, so its time says nothing")
+        raise BenchError("the engine's answers for the same tiles changed, so its time counts for nothing")
 
 
 def stitch(prepared: Prepared) -> Stage:
-    """From the maps of a frame's tiles to its heatmap."""
+    """Make the stage from the maps of a frame's tiles to its heatmap."""
     return Stage(
         "stitch",
         run=lambda: prepared.stitcher.stitch(prepared.maps),
@@ -131,7 +131,7 @@ def stitch(prepared: Prepared) -> Stage:
 
 
 class _Stitched(Stitcher):
-    """Has its heatmap already."""
+    """Stitcher that returns a finished heatmap."""
 
     def __init__(self, prepared: Prepared) -> None:
         like, grid = prepared.stitcher, prepared.bundle.manifest.grid
@@ -143,7 +143,7 @@ class _Stitched(Stitcher):
 
 
 def judging(prepared: Prepared, *, defects: bool) -> Stage:
-    """From logits and a heatmap that is ready to the verdict and its regions.
+    """Make the stage from logits and a finished heatmap to the verdict and its regions.
 
     Args:
         defects: whether a tenth of the tiles is defective, or none.
@@ -164,7 +164,7 @@ def judging(prepared: Prepared, *, defects: bool) -> Stage:
 
 
 def whole(prepared: Prepared, *, defects: bool) -> Stage:
-    """A frame by itself, from `Inspector.start` to the end of `Inspector.finish`: tiled, inferred, stitched, judged.
+    """Make the inspection of one frame, from `Inspector.start` to the end of `Inspector.finish`.
 
     Args:
         defects: whether a tenth of the tiles is defective, or none.
@@ -174,18 +174,18 @@ def whole(prepared: Prepared, *, defects: bool) -> Stage:
     return Stage(
         "whole",
         run=lambda: prepared.judgement(setup),
-        check=lambda found: require(same(found, expected), "that the frame is judged as it was before"),
+        check=lambda found: require(same(found, expected), "that verdict and regions are the same as before"),
         variant="defects" if defects else "good",
     )
 
 
 def same(one: Judgement, other: Judgement) -> bool:
-    """Whether two judgements of one frame agree: its answers are the same to the last bit, as its tiles are."""
+    """Return whether two judgements of one frame agree: equal tiles have answers equal to the last bit."""
     return one.verdict == other.verdict and one.regions == other.regions
 
 
 def encode(prepared: Prepared, *, heatmap: bool) -> Stage:
-    """From the judgement of a frame with defects to the parts of its message.
+    """Make the stage from the judgement of a frame with defects to the parts of its message.
 
     Args:
         heatmap: whether the event carries its heatmap.
@@ -203,9 +203,9 @@ def encode(prepared: Prepared, *, heatmap: bool) -> Stage:
         event = message.event
         require(
             isinstance(event, VerdictEvent) and event.regions == regions and event.verdict == "DEFECT",
-            "that the event tells the frame's verdict and regions",
+            "that the event has the frame's verdict and regions",
         )
-        require((message.png is not None) == heatmap, "that it carries its heatmap if it is to")
+        require((message.png is not None) == heatmap, "that it carries its heatmap only if wanted")
         if message.png is not None:
             shown = cv2.imdecode(np.frombuffer(message.png, np.uint8), cv2.IMREAD_UNCHANGED)
             grey = prepared.defective.scale.grey(judgement.heatmap)

@@ -1,4 +1,4 @@
-"""A live subscriber in a process of its own, which says at once when it heard what. It ends with its standard input.
+"""A live subscriber in a process of its own, which writes a receipt for every message. It ends with its standard input.
 
 python -m bench.stages.listener ADDRESS
 """
@@ -15,18 +15,18 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.wire.events import Message, to_frames
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """A message that came."""
+class Receipt(msgspec.Struct, frozen=True):
+    """Receipt of a message."""
 
     at_ns: int
-    """Monotonic: all processes of a machine share that clock."""
+    """Monotonic; all processes of a machine share that clock."""
     bytes: int
-    """Of all its parts."""
+    """Length of all parts together."""
     crc: int
-    """CRC-32 of the same."""
+    """CRC-32 of all parts."""
 
     @classmethod
-    def of(cls, message: Message, at_ns: int) -> "Heard":
+    def of(cls, message: Message, at_ns: int) -> "Receipt":
         data = b"".join(to_frames(message))
         return cls(at_ns, len(data), zlib.crc32(data))
 
@@ -37,13 +37,13 @@ def main() -> None:
         for message in events:
             if not isinstance(message, Message):
                 continue
-            heard = Heard.of(message, time.monotonic_ns())
-            sys.stdout.buffer.write(msgspec.json.encode(heard) + b"\n")
+            receipt = Receipt.of(message, time.monotonic_ns())
+            sys.stdout.buffer.write(msgspec.json.encode(receipt) + b"\n")
             sys.stdout.buffer.flush()
 
 
 def _end_with_input() -> None:
-    """Whoever started it may be killed."""
+    """End also if the starting process was killed."""
     sys.stdin.buffer.read()
     os._exit(0)
 

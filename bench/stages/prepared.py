@@ -1,4 +1,4 @@
-"""A frame of one size and all that the stages make of it, made once before any of them is timed."""
+"""A frame of one size and the results of all stages, made once before any stage is timed."""
 
 from dataclasses import dataclass, replace
 
@@ -19,16 +19,16 @@ from edge.wire.events import Message
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1
-"""Of the tiles: those with the highest logits."""
+"""Share of the tiles: those with the highest logits."""
 HOT_SHARE = 0.1
-"""Of the cells of a defective tile: as much of it as a defect is."""
+"""Share of the cells of a defective tile that a defect covers."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the network says of a picture, and two setups that judge it.
+    """A picture, the network's answers, and two setups that judge it.
 
-    Thresholds are set by its answers, so that a frame of any bundle has its share of defects, or none.
+    The answers set the thresholds, so that a frame of any bundle has a share of defects, or none.
     """
 
     bundle: Bundle
@@ -56,29 +56,29 @@ class Prepared:
 
     @property
     def size(self) -> str:
-        """Width and height, as cameras have it."""
+        """Width and height, as `640x480`."""
         return size_of(self.hw)
 
     def frame(self) -> Frame:
-        """A frame as it comes from the hand-off."""
+        """Return a frame as the pipeline takes it from a frame queue."""
         return Frame(Stamp(CAMERA, 1, number=1), self.picture, "RGB8")
 
     def judgement(self, setup: Setup) -> Judgement:
-        """What becomes of the frame."""
+        """Inspect the frame."""
         return setup.inspector.finish(setup.inspector.start(self.frame()))
 
     def outcome(self, heatmaps: Heatmaps) -> Outcome:
-        """The end of the way of a frame with defects."""
+        """Return the outcome of a frame with defects."""
         setup = replace(self.defective, heatmaps=heatmaps)
         return Outcome(self.frame().stamp, judgement=self.judgement(setup), setup=setup)
 
     def message(self, heatmaps: Heatmaps) -> Message:
-        """Its event."""
+        """Return the event of a frame with defects."""
         return verdict_message("bench", self.outcome(heatmaps))
 
 
 def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Prepared:
-    """Make a frame of golden tiles and have the network look at it.
+    """Make a frame of golden tiles and inspect it.
 
     Args:
         hw: its height and width, px.
@@ -91,9 +91,9 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
         inspector = Inspector(manifest, verified.engine, thresholds=thresholds)
         return Setup(bundle, verified, inspector, acting=False)
 
-    looking = setup(Thresholds(np.inf, np.inf)).inspector
-    pending = looking.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
-    heatmap = looking.finish(pending).heatmap
+    inspector = setup(Thresholds(np.inf, np.inf)).inspector
+    pending = inspector.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
+    heatmap = inspector.finish(pending).heatmap
     defects = _thresholds(pending.logits, heatmap, pending.stitcher)
     return Prepared(
         bundle,
@@ -109,7 +109,7 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
 
 
 def size_of(hw: tuple[int, int]) -> str:
-    """A frame's size as cameras have it.
+    """Format a frame's height and width.
 
     >>> size_of((480, 640))
     '640x480'
@@ -118,7 +118,7 @@ def size_of(hw: tuple[int, int]) -> str:
 
 
 def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitcher: Stitcher) -> Thresholds:
-    """By which the hottest tenth of the tiles, one at the least, is defective in about a tenth of its cells."""
+    """Return thresholds by which a tenth of the tiles, one at least, is defective in about a tenth of its cells."""
     count = max(1, round(len(logits) * DEFECTIVE_SHARE))
     hottest = np.argsort(logits)[-count:]
     cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in hottest])

@@ -1,4 +1,4 @@
-"""A stage of a frame's way, all by itself, ready to be done over and over; and what it costs."""
+"""A stage of a frame, ready to run repeatedly without the others, and its cost."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,56 +16,58 @@ from edge.errors import BenchError
 
 SETTLE_FRAMES = 3
 AT_REST_SECONDS = 0.01
-"""After a round, and of its processor time: a library's threads may look for work for a while."""
+"""Pause after a round, which counts to its processor time: a library's threads may spin for a while."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to do one stage of one frame."""
+    """One variant of a stage for one frame."""
 
     name: str
     run: Callable[[], Any]
-    """Do it once, and return what was made."""
+    """Runs the stage once, and returns its result."""
     check: Callable[[Any], None]
-    """See that what the last run returned is all of its work.
+    """Checks the result of the last run.
 
     Raises:
-        BenchError: it is not: its time would be no figure.
+        BenchError: the run did not do all of its work.
     """
     variant: str = ""
-    """Which of the ways to do it; empty where there is but one."""
+    """Empty if the stage has one variant."""
     helpers: Sequence[int] = ()
-    """Ids of other processes that do a part of it."""
+    """Ids of other processes that do a part of the stage."""
     seconds: Callable[[Any], float] | None = None
-    """Of a run, by the stamps of what it returned; None: by a clock around it."""
+    """Returns the time of a run by the timestamps of its result; None: a clock around the run counts."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.variant})" if self.variant else self.name
 
 
-def require(holds: bool, what: str) -> None:
-    """Raise where a run did not do its work.
+def require(holds: bool, condition: str) -> None:
+    """Raise if a run did not do its work.
 
     Args:
-        what: must hold.
+        condition: a clause that begins with "that", for the message.
     """
     if not holds:
-        raise BenchError(f"{what} does not hold after a run of a stage, so its time says nothing; report this")
+        raise BenchError(
+            f"the result of a stage is wrong, expected {condition}, so its time counts for nothing; report this"
+        )
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a stage, per frame."""
+    """Cost of a stage per frame."""
 
     ms: Spread
-    """Of the rounds' medians."""
+    """Over the rounds' medians."""
     p99_ms: float
-    """Of all runs."""
+    """Over all runs."""
     cpu_ms: float
-    """Processor time of all processes that have a part in it, also shortly after it is done: threads may spin."""
+    """Processor time of all processes that do a part of it, also shortly after it: threads may spin."""
 
 
 class Recorder:
-    """Runs a stage in rounds, and notes what each of them cost.
+    """Runs a stage in rounds, and records the cost of each round.
 
     Args:
         done: called after each round.
@@ -79,13 +81,13 @@ class Recorder:
         """Processor time per frame, of each round."""
 
     def settle(self) -> None:
-        """A round of some frames that does not count."""
+        """Run a warm-up round."""
         self(SETTLE_FRAMES)
         self._rounds.clear()
         self._cpu_ns.clear()
 
     def __call__(self, frames: int) -> None:
-        """A round of so many frames."""
+        """Run a round of some frames."""
         stage, seconds = self.stage, list[float]()
         before_ns = _cpu_ns(stage.helpers)
         for _ in range(frames):
@@ -104,11 +106,11 @@ class Recorder:
 
     @property
     def medians_ms(self) -> list[float]:
-        """Of the rounds, per frame."""
+        """Median of each round, per frame."""
         return [median(seconds) * 1e3 for seconds in self._rounds]
 
     def cost(self) -> Cost:
-        """What came of all rounds."""
+        """Summarise all rounds."""
         return Cost(
             ms=Spread.of(self.medians_ms),
             p99_ms=float(np.percentile(np.concatenate(self._rounds), 99)) * 1e3,
@@ -117,5 +119,5 @@ class Recorder:
 
 
 def _cpu_ns(others: Sequence[int]) -> int:
-    """Of this process and some others since they began."""
+    """Return the processor time of this process and some others since their start."""
     return time.process_time_ns() + sum(map(cpu_ns, others))

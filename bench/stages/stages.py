@@ -1,4 +1,4 @@
-"""`heatline bench stages`: each stage of a frame's way by itself, beside the whole way, at several sizes."""
+"""`heatline bench stages`: the time of each stage of a frame, compared with the whole, at several sizes."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import msgspec
 
 from bench.engine_process import engine_in
 from bench.machine import file_system
-from bench.spread import Spread, turns
+from bench.spread import Spread, interleaved
 from bench.stages.delivering import grab, journal, publish
 from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
@@ -32,50 +32,50 @@ STAGES: Mapping[str, Callable[[Prepared, ExitStack], Stage]] = {
     "publish (no heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=False),
     "publish (heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=True),
 }
-"""By name and variant; each is made of what was prepared, and says what is to be closed when it is over."""
+"""Functions by name and variant that make a stage of a prepared frame; what they open is closed by the `ExitStack`."""
 ROUNDS, FRAMES = 15, 8
-"""Of all stages in turns, and of each stage in a round."""
+"""Interleaved rounds of all stages, and frames of a stage in a round."""
 STACKED = (
     *("grab", "tile", "infer", "stitch", "judge (defects)"),
     *("encode (heatmap)", "journal (heatmap)", "publish (heatmap)"),
 )
-"""Those that one frame with defects goes through, from the camera to a subscriber."""
+"""The stages of one frame with defects, from the camera to a subscriber."""
 WHOLE = ("good", "defects")
-"""The ways of a frame through the inspector."""
+"""Variants of a frame that the inspector gets."""
 INSPECTED = ("tile", "infer", "stitch", "judge")
-"""The stages that these consist of."""
+"""The stages of the inspector."""
 
 
 class StageCost(Cost, frozen=True, kw_only=True):
-    """One way to do one stage at one size."""
+    """Cost of one variant of a stage at one size."""
 
     size: str
-    """Of the frame, px: width and height."""
+    """Width and height of the frame, px."""
     tiles: int
     stage: str
     variant: str
-    """Which way; empty where there is but one."""
+    """Empty if the stage has one variant."""
     stacked: bool
-    """Whether it is of the way of one frame with defects, from the camera to a subscriber."""
+    """Whether a frame with defects passes it, from the camera to a subscriber."""
 
 
-class WholeWay(Cost, frozen=True, kw_only=True):
-    """A frame's whole way through the inspector, which tiling, inferring, stitching and judging make up."""
+class WholeInspection(Cost, frozen=True, kw_only=True):
+    """Cost of a whole inspection, which consists of tiling, inferring, stitching and judging."""
 
     size: str
     tiles: int
     variant: str
     regions: int
     stages_ms: float
-    """Of the four stages together."""
+    """Sum of the four stages."""
     hand_offs_ms: Spread
-    """What the way takes beyond them, round by round; less than nothing where they overlap."""
+    """Time of the inspection beyond its stages, by rounds; negative where the stages overlap."""
     hand_offs_cpu_ms: float
-    """The same of the processor time, of medians."""
+    """Processor time beyond that of the stages, of medians."""
 
 
 class StagesBench(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All results."""
 
     bundle: str
     model: str
@@ -88,10 +88,10 @@ class StagesBench(msgspec.Struct, frozen=True, kw_only=True):
     journal_on: str
     """The journal's file system."""
     rows: list[StageCost]
-    whole: list[WholeWay]
+    whole: list[WholeInspection]
     cost_per_tile: list[TileCost]
     cost_per_tile_spread: float | None
-    """By how much the dearest tile costs more than the cheapest, as a share; None where fewer than two counts were."""
+    """By how much the most expensive tile costs more than the cheapest, as a share; None: fewer than two counts."""
 
 
 def measure_stages(
@@ -102,42 +102,42 @@ def measure_stages(
     tile_counts: Sequence[int],
     rounds: int = ROUNDS,
     frames: int = FRAMES,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     done: Callable[[], None],
 ) -> StagesBench:
-    """Time the stages in turns, one size after the other, then frames of several numbers of tiles.
+    """Time all stages in interleaved rounds, one size after the other, then frames of several numbers of tiles.
 
     Args:
         sizes: of frames, height and width, px.
-        rounds: of all stages in turns.
+        rounds: of all stages.
         frames: per stage and round.
-        say: is told what is being measured.
+        report_line: takes a line of progress.
         done: called after each stage's round, `steps` times in all.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: nor in that precision; or a stage did not do its work.
+        BenchError: it cannot be used in that precision; or a stage did not do its work.
     """
     verified = engine_in(bundle, precision)
     rows: list[StageCost] = []
-    ways: list[WholeWay] = []
+    inspections: list[WholeInspection] = []
     for hw in dict.fromkeys(sizes):
         prepared = prepare(bundle, verified, hw)
-        say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
+        report_line(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
         with ExitStack() as at_end:
             of_stages = {name: Recorder(make(prepared, at_end), done) for name, make in STAGES.items()}
             for variant in WHOLE:
-                way = whole(prepared, defects=variant == "defects")
-                of_stages[str(way)] = Recorder(way, done)
+                inspection = whole(prepared, defects=variant == "defects")
+                of_stages[str(inspection)] = Recorder(inspection, done)
             for recorder in of_stages.values():
                 recorder.settle()
-            for order in turns(of_stages, rounds):
+            for order in interleaved(of_stages, rounds):
                 for name in order:
                     of_stages[name](frames)
         costs = {name: recorder.cost() for name, recorder in of_stages.items()}
         rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
-        ways += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
+        inspections += [_whole_inspection(prepared, of_stages, costs, variant) for variant in WHOLE]
     if tile_counts:
-        say(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
+        report_line(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
     cost_per_tile = measure_tile_counts(bundle, verified, tile_counts, _rounds_of_tiles(rounds), done)
     return StagesBench(
         bundle=bundle.path.name,
@@ -149,20 +149,20 @@ def measure_stages(
         frames=frames,
         journal_on=file_system(Path(tempfile.gettempdir())),
         rows=rows,
-        whole=ways,
+        whole=inspections,
         cost_per_tile=cost_per_tile,
         cost_per_tile_spread=spread_of_cost(cost_per_tile),
     )
 
 
 def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: int = ROUNDS) -> int:
-    """How many rounds of a stage there are in all, with those that let things settle."""
+    """Return the number of rounds of all stages, with the warm-up rounds."""
     of_stages = len(dict.fromkeys(sizes)) * (len(STAGES) + len(WHOLE)) * (rounds + 1)
     return of_stages + len(dict.fromkeys(tile_counts)) * 2 * (_rounds_of_tiles(rounds) + 1)
 
 
 def _rounds_of_tiles(rounds: int) -> int:
-    """Half as many: a round of frames of many tiles takes long, and tells so much the more."""
+    """Return half as many: frames of many tiles take long, and their times differ less."""
     return -(-rounds // 2)
 
 
@@ -177,13 +177,13 @@ def _stage_cost(prepared: Prepared, stage: Stage, cost: Cost) -> StageCost:
     )
 
 
-def _whole_way(
+def _whole_inspection(
     prepared: Prepared, of_stages: Mapping[str, Recorder], costs: Mapping[str, Cost], variant: str
-) -> WholeWay:
+) -> WholeInspection:
     name, parts = f"whole ({variant})", [f"judge ({variant})" if part == "judge" else part for part in INSPECTED]
     setup, cost = prepared.good if variant == "good" else prepared.defective, costs[name]
     together = [sum(of_round) for of_round in zip(*(of_stages[part].medians_ms for part in parts), strict=True)]
-    return WholeWay(
+    return WholeInspection(
         size=prepared.size,
         tiles=len(prepared.grid),
         variant=variant,
@@ -199,27 +199,27 @@ def _whole_way(
 
 
 def to_facts(found: StagesBench) -> dict[str, str]:
-    """Names and values."""
+    """Describe the results for people, by name and value."""
     facts = {
         "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames",
         "engine": f"{found.engine} in {found.precision}, batches of {found.batch}; journals on {found.journal_on}",
     }
     for row in found.rows:
         name = f"{row.stage} ({row.variant})" if row.variant else row.stage
-        facts[f"{row.size}: {name}"] = _in_words(row)
-    for way in found.whole:
-        facts[f"{way.size}: whole ({way.variant})"] = (
-            f"{_in_words(way)}; its stages {way.stages_ms:.2f} ms, hand-offs {way.hand_offs_ms:.2f} ms; "
-            f"{way.regions} regions"
+        facts[f"{row.size}: {name}"] = _describe(row)
+    for one in found.whole:
+        facts[f"{one.size}: whole ({one.variant})"] = (
+            f"{_describe(one)}; its stages {one.stages_ms:.2f} ms, hand-offs {one.hand_offs_ms:.2f} ms; "
+            f"{one.regions} regions"
         )
     for cost in found.cost_per_tile:
         facts[f"{cost.tiles} tiles a frame"] = (
-            f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the engine's by itself"
+            f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the engine alone"
         )
     if found.cost_per_tile_spread is not None:
-        facts["dearest tile over the cheapest"] = f"{found.cost_per_tile_spread:+.1%}"
+        facts["most expensive tile over the cheapest"] = f"{found.cost_per_tile_spread:+.1%}"
     return facts
 
 
-def _in_words(cost: Cost) -> str:
+def _describe(cost: Cost) -> str:
     return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms"

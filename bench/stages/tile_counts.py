@@ -1,4 +1,4 @@
-"""What a tile costs in frames of few tiles and of many: the whole way, as in the pipeline, beside the engine alone."""
+"""Cost of a tile in frames of few and of many tiles: of the pipeline, compared with the engine alone."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from time import perf_counter
 import msgspec
 
 from bench.pipelined import inspect_pipelined
-from bench.spread import Spread, turns
+from bench.spread import Spread, interleaved
 from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.stage import AT_REST_SECONDS
@@ -16,54 +16,54 @@ from edge.bundle import Bundle, VerifiedEngine
 from edge.errors import BenchError
 
 TILES_PER_RUN = 480
-"""At least so many, in whole frames."""
+"""Fewest tiles of a run, in whole frames."""
 LEAST_FRAMES = 6
-"""Of a run: before the first and after the last, nothing goes on beside them."""
+"""Frames of a run: the first and the last one overlap with one other frame only."""
 
 
 class TileCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames of one number of tiles, of which a tenth is defective."""
+    """Cost of a tile in frames of one number of tiles, of which a tenth is defective."""
 
     tiles: int
     size: str
     frames: int
-    """Per run."""
+    """In a run."""
     whole_ms_per_tile: Spread
-    """From `Inspector.start` to the end of `Inspector.finish`, two frames side by side."""
+    """From `Inspector.start` to the end of `Inspector.finish`, two frames at once."""
     bare_ms_per_tile: Spread
-    """Our engine with its inputs ready, in the same turns."""
+    """Of the line's engine with its inputs ready, in the same rounds."""
     over_bare: Spread
-    """The one over the other, turn by turn."""
+    """Their ratio by rounds."""
 
 
 def measure_tile_counts(
     bundle: Bundle, verified: VerifiedEngine, counts: Sequence[int], rounds: int, done: Callable[[], None]
 ) -> list[TileCost]:
-    """Time frames of all these numbers of tiles in turns.
+    """Time frames of these numbers of tiles in interleaved rounds.
 
     Args:
-        done: called after each round of each, and of the engine by itself.
+        done: called after each round of each number, of the pipeline and of the engine.
     Raises:
         EngineError: the engine failed.
-        BenchError: a frame was not judged as it was before.
+        BenchError: a verdict changed.
     """
     grid = bundle.manifest.grid
     frames = [prepare(bundle, verified, hw_of(tiles, grid.tile_px, grid.overlap_px)) for tiles in dict.fromkeys(counts)]
-    pairs = [(_Way(prepared), _BareWay(prepared)) for prepared in frames]
-    ways = [way for pair in pairs for way in pair]
-    for way in ways:
-        way.run(1)
+    pairs = [(_Pipeline(prepared), _EngineAlone(prepared)) for prepared in frames]
+    runners = [runner for pair in pairs for runner in pair]
+    for runner in runners:
+        runner.run(1)
         done()
-    for order in turns(ways, rounds):
-        for way in order:
+    for order in interleaved(runners, rounds):
+        for runner in order:
             time.sleep(AT_REST_SECONDS)
-            way.ms_per_tile.append(way.run(way.frames) * 1e3 / (way.frames * len(way.prepared.grid)))
+            runner.ms_per_tile.append(runner.run(runner.frames) * 1e3 / (runner.frames * len(runner.prepared.grid)))
             done()
     return [_cost(whole, bare) for whole, bare in pairs]
 
 
 def hw_of(tiles: int, tile_px: int, overlap_px: int) -> tuple[int, int]:
-    """Height and width, px, of the frame closest to a square that has so many tiles.
+    """Return height and width, px, of the frame closest to a square that has a number of tiles.
 
     >>> hw_of(6, 224, 2)
     (446, 668)
@@ -74,35 +74,35 @@ def hw_of(tiles: int, tile_px: int, overlap_px: int) -> tuple[int, int]:
 
 
 def spread_of_cost(costs: Sequence[TileCost]) -> float | None:
-    """By how much the dearest tile costs more than the cheapest one, as a share; None where there is but one."""
+    """Return by how much the most expensive tile costs more than the cheapest, as a share; None: there is one cost."""
     medians = [one.whole_ms_per_tile.median for one in costs]
     return max(medians) / min(medians) - 1 if len(medians) > 1 else None
 
 
-class _Way:
-    """The whole way of frames of one size, two side by side."""
+class _Pipeline:
+    """Inspection of frames of one size, two at once."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared = prepared
         self.frames = max(LEAST_FRAMES, math.ceil(TILES_PER_RUN / len(prepared.grid)))
         self.ms_per_tile: list[float] = []
-        """Of the rounds."""
+        """In each round."""
         self._expected = prepared.judgement(prepared.defective)
 
     def run(self, frames: int) -> float:
-        """Seconds for so many frames; what came of them is looked at after the clock was stopped."""
+        """Return the seconds for some frames, whose verdicts are checked after the clock has stopped."""
         prepared, inspector = self.prepared, self.prepared.defective.inspector
         shown = (prepared.frame() for _ in range(frames))
         began = perf_counter()
         judged = inspect_pipelined(prepared.engine, inspector.start, shown, inspector.finish)
         seconds = perf_counter() - began
         if len(judged) != frames or not all(same(one, self._expected) for one in judged):
-            raise BenchError(f"not all of {frames} frames were judged as before, so their time says nothing; report it")
+            raise BenchError(f"the verdict of one of {frames} frames changed, so their time is wrong; report it")
         return seconds
 
 
-class _BareWay(_Way):
-    """The engine by itself on as many tiles."""
+class _EngineAlone(_Pipeline):
+    """The line's engine alone on as many tiles."""
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(prepared)
@@ -117,7 +117,7 @@ class _BareWay(_Way):
         return seconds
 
 
-def _cost(whole: _Way, bare: _Way) -> TileCost:
+def _cost(whole: _Pipeline, bare: _Pipeline) -> TileCost:
     pairs = zip(whole.ms_per_tile, bare.ms_per_tile, strict=True)
     return TileCost(
         tiles=len(whole.prepared.grid),

@@ -1,4 +1,4 @@
-"""Settings of an engine that are worth a try on a machine."""
+"""Settings of an engine to try on a machine."""
 
 from collections.abc import Collection, Sequence
 
@@ -11,16 +11,16 @@ from edge.inference.opening import PRECISIONS
 
 BATCHES = (1, 2, 4, 8)
 BATCHES_ELSEWHERE = (1, 4, 8, 16)
-"""On devices that are not the processor."""
+"""On other devices than the processor."""
 BATCHES_OF_ONE_REQUEST = (1, 8)
-"""With ONNX Runtime, which works on one request at a time."""
+"""With ONNX Runtime, which infers one request at a time."""
 
 NUMBERS = ("threads", "streams", "batch")
-"""Keys of an engine that are numbers."""
+"""Keys of an engine whose values are numbers."""
 
 
 def spelled_out(engine: EngineConfig, cores: int) -> EngineConfig:
-    """The same with a number wherever 0 leaves it to the engine, so that it is the same on every machine.
+    """Replace every 0, which leaves a number to the engine, by the number itself.
 
     >>> str(spelled_out(EngineConfig(), 4))
     'openvino in f32, 4 threads, 4 streams, batches of 1'
@@ -42,13 +42,13 @@ def candidates(
     devices: Sequence[str],
     most_tiles: int,
 ) -> list[EngineConfig]:
-    """All that are worth a try.
+    """Return all settings to try.
 
     Args:
-        fixed: has the values of keys that are not to be changed.
-        own: which keys these are.
-        cores: that may be used.
-        most_tiles: of a frame: a larger batch would never be full.
+        fixed: has the values of keys that must not change.
+        own: these keys.
+        cores: number of cores that may be used.
+        most_tiles: tiles of a frame; a larger batch would never be full.
     """
     tried = [
         EngineConfig(precision=precision, threads=threads, streams=streams, batch=batch)
@@ -81,12 +81,12 @@ def candidates(
 
 
 def _threads(cores: int) -> list[int]:
-    """All cores, one less for the rest of the line, half of them."""
+    """Return all cores, one less for the rest of the line, and half of them."""
     return list(dict.fromkeys([cores, max(1, cores - 1), max(1, cores // 2)]))
 
 
 def _streams(threads: int) -> list[int]:
-    """1, 2, 4 and so on, and one per thread.
+    """Return 1, 2, 4 and so on, and one stream per thread.
 
     >>> _streams(6)
     [1, 2, 4, 6]

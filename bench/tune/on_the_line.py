@@ -1,7 +1,7 @@
-"""One setting of the engine in the real service, whose cameras show frames at the line's rate, heard by this process.
+"""One setting of the engine in the real service, whose cameras show frames at the line's rate.
 
-With all that shares the cores with the engine on a line: cameras in processes of their own, journal, publisher and a
-subscriber.
+All that shares the cores with the engine on a line runs: cameras' processes, journal, publisher and a subscriber, which
+is this process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Line, Told, due_ns
+from bench.end_to_end.line import Line, ReceivedVerdict, due_ns
 from bench.tune.shown import Shown
 from bench.tune.trial import Answers
 from bench.watched_line import Keys, WatchedLine
@@ -29,19 +29,19 @@ SETTLE_SECONDS = 1.0
 SETTLE_FRAMES = 3
 """Of each camera."""
 LEAST_FRAMES = 20
-"""Of each camera, that count: of so many, the slowest one has no say in the 90th percentile."""
+"""Frames of each camera that count: with so many, the slowest one does not decide the 90th percentile."""
 NEVER_FROZEN = 100_000
-"""Frames are looked at for that as a real camera's are; that there is but one picture is no fault here."""
+"""Frames are compared as those of a real camera, but a camera here has one picture only."""
 
 
 @dataclass(frozen=True)
 class OnTheLine:
-    """What came of the frames that were due within a time, all cameras together."""
+    """Outcome of the frames that were due in a window, all cameras together."""
 
     latencies_ms: list[float]
     """From when a frame was due to the receipt of its event."""
     lost: int
-    """Frames that were not inspected, or of which nothing was heard."""
+    """Frames that were not inspected or not reported."""
     inspected_fps: float
 
 
@@ -54,12 +54,12 @@ def on_the_line(
     *,
     seconds: float,
 ) -> OnTheLine:
-    """Start the service with this setting, let it settle, and hear of every frame that is due from then on.
+    """Start the service with this setting, wait until it has settled, and follow every frame of a window.
 
     Args:
-        seconds: for so long, and for some frames at least.
+        seconds: length of the window, which has some frames at least.
     Raises:
-        BenchError: the service failed, or answers otherwise than with other settings.
+        BenchError: the service failed, or its scores differ from those with other settings.
     """
     rates = {one.camera: one.rate_fps for one in shown}
     slowest_fps = min(rates.values())
@@ -73,62 +73,62 @@ def on_the_line(
             bundle.path,
             engine.precision,
             cameras,
-            thresholds=_said(config.thresholds),
+            thresholds=_set_keys(config.thresholds),
             heatmaps=config.events.heatmaps,
             journal=config.journal.retain_mib > 0,
-            engine={key: value for key, value in _said(engine).items() if key != "precision"},
-            tiles=_said(config.tiles),
+            engine={key: value for key, value in _set_keys(engine).items() if key != "precision"},
+            tiles=_set_keys(config.tiles),
         ) as watched:
-            line = Line(watched, partial(require_as_others, engine, answers))
+            line = Line(watched, partial(require_same_score, engine, answers))
             settles_ns = round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
             began_ns = line.settle(len(shown)) + settles_ns
             ended_ns = began_ns + round(seconds * 1e9)
-            told = line.hear_until(ended_ns)
-            line.hear_to_the_end(told, len(shown), lambda one: _due_ns(one, told, rates) >= ended_ns)
+            received = line.receive_until(ended_ns)
+            line.receive_past(received, len(shown), slowest_fps, lambda one: _due_ns(one, received, rates) >= ended_ns)
             watched.stop()
-        seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_heard)
+        seen = measure_window(received, rates, began_ns, ended_ns, not_received=watched.not_received)
         if not seen.latencies_ms:
             raise BenchError(
-                f"with {engine} no frame was inspected within {seconds:g} s on a line; ask for a lower rate with --fps"
+                f"with {engine} no frame was inspected within {seconds:g} s on a line; give a lower rate with --fps"
             )
         return seen
 
 
-def _due_ns(one: Told, told: Sequence[Told], rates: Mapping[str, float]) -> int:
-    """When the last frame of a camera that was told of was due."""
+def _due_ns(one: ReceivedVerdict, received: Sequence[ReceivedVerdict], rates: Mapping[str, float]) -> int:
+    """Return when the last reported frame of a camera was due."""
     camera = one.event.camera
-    return due_ns([each for each in told if each.event.camera == camera], rates[camera])[-1]
+    return due_ns([each for each in received if each.event.camera == camera], rates[camera])[-1]
 
 
-def require_as_others(engine: EngineConfig, answers: Answers, event: VerdictEvent) -> None:
-    """See that an event says of its frame what was said with other settings.
+def require_same_score(engine: EngineConfig, answers: Answers, event: VerdictEvent) -> None:
+    """Check that the score of an event is that with other settings.
 
     Raises:
-        BenchError: it does not.
+        BenchError: it is not.
     """
     if event.frame_score is None:
         return
     if event.precision != engine.precision:
-        raise BenchError(f"a line that was to use {engine} inspected in {event.precision}")
+        raise BenchError(f"a line with {engine} inspected in {event.precision}")
     answers.check(engine.precision, [(event.camera, event.frame_score)])
 
 
-def came_of(
-    told: Sequence[Told], rates: Mapping[str, float], began_ns: int, ended_ns: int, *, not_heard: int
+def measure_window(
+    received: Sequence[ReceivedVerdict], rates: Mapping[str, float], began_ns: int, ended_ns: int, *, not_received: int
 ) -> OnTheLine:
-    """What came of the frames that were due within a time.
+    """Count and time the frames that were due in a window.
 
-    Settings that leave a camera's process no processor have it stamp its frames late: counted from the stamps, they
-    would look fast.
+    With some settings a camera's process waits for the processor and stamps its frames late: counted from the stamps,
+    they would look fast.
 
     Args:
-        told: all that was heard, also from before: the more stamps, the surer one of them was in time.
-        rates: of the cameras, frames a second.
-        not_heard: events that did not come.
+        received: all events, also earlier ones: the more timestamps, the surer that one of them is not late.
+        rates: of the cameras, frames per second.
+        not_received: number of events that did not come.
     """
-    latencies_ms, lost = list[float](), not_heard
+    latencies_ms, lost = list[float](), not_received
     for camera, rate_fps in rates.items():
-        of_it = [one for one in told if one.event.camera == camera]
+        of_it = [one for one in received if one.event.camera == camera]
         for one, due in zip(of_it, due_ns(of_it, rate_fps), strict=True):
             if not began_ns <= due < ended_ns:
                 continue
@@ -140,7 +140,7 @@ def came_of(
 
 
 def _camera(shown: Shown, settings: CameraSettings, folder: Path) -> Keys:
-    """A camera that shows one picture from memory, with what the line's own one has beside its kind."""
+    """Return the keys of a camera that shows one picture from memory, with the settings of the line's own camera."""
     folder.mkdir(parents=True)
     cv2.imwrite(str(folder / "picture.bmp"), np.ascontiguousarray(shown.picture[..., ::-1]))
     height, width = shown.picture.shape[:2]
@@ -160,6 +160,6 @@ def _camera(shown: Shown, settings: CameraSettings, folder: Path) -> Keys:
     }
 
 
-def _said(table: msgspec.Struct) -> Keys:
-    """What is set in a table, to be written."""
+def _set_keys(table: msgspec.Struct) -> Keys:
+    """Return the keys of a table that are set."""
     return {key: value for key, value in msgspec.structs.asdict(table).items() if value is not None}

@@ -1,7 +1,6 @@
-"""The search: all candidates a little, and the better half of them again for twice as long, until one is left.
+"""Search by successive halving: the better half of the candidates runs again for twice as long, until one is left.
 
-Each round takes about as long as the one before. What comes first in one round comes last in the next, so that a
-machine that grows warm favours nobody.
+All rounds take about the same time. The order is reversed from round to round, so that drift favours none.
 """
 
 import math
@@ -22,49 +21,49 @@ from edge.inspection.setup import Setup
 from edge.service.loading import prepare
 
 HEADROOM = 0.85
-"""A rate is sustained at no more than this share of the highest."""
+"""A rate is sustained up to this share of the highest."""
 FAR_BEHIND = 0.6
-"""Of the highest rate of all: what is slower at first is not looked at any further, while enough are left."""
+"""Share of the highest rate of all: slower candidates are dropped after the first round, while enough are left."""
 ENOUGH = 4
 ALIKE = 1.03
-"""Latencies within this are the same; then the one with fewer threads is better."""
+"""Latencies within this factor count as equal; then fewer threads are better."""
 RANKED_AT = 90
-"""Percentile of the latencies: of the few frames of a search, a higher one is that of a single frame."""
+"""Percentile of the latencies by which candidates are ranked: of few frames, a higher one is that of one frame."""
 
 
 class Tried(msgspec.Struct, kw_only=True):
-    """What was seen of one candidate."""
+    """Results of one candidate."""
 
     engine: EngineConfig
     times_as_fast: list[float] = []
-    """Of the asked rate: highest rate, in each round."""
+    """Highest rate over the line's rate, in each round."""
     latencies_ms: list[float] = []
-    """Of all frames that were shown one at a time."""
+    """Latencies of all frames that were shown one at a time."""
     left_out: str | None = None
-    """Why it cannot be used on this machine."""
+    """Why the candidate cannot be used on this machine."""
 
     @property
     def fastest(self) -> float:
-        """Median of the highest rates, as times the asked one."""
+        """Median of `times_as_fast`."""
         return float(np.median(self.times_as_fast)) if self.times_as_fast else 0.0
 
     @property
     def sustains(self) -> bool:
-        """Whether the asked rate leaves headroom to the highest."""
+        """Whether the line's rate leaves headroom to the highest."""
         return self.fastest * HEADROOM >= 1
 
     def latency_ms(self, percentile: float = RANKED_AT) -> float:
-        """Of a frame by itself; infinite where none was shown so."""
+        """Return a percentile of the latencies; infinite if there are none."""
         return float(np.percentile(self.latencies_ms, percentile)) if self.latencies_ms else math.inf
 
-    def in_words(self) -> str:
-        """What was seen so far."""
+    def describe(self) -> str:
+        """Describe the results so far."""
         if self.left_out is not None:
             return f"left out: {self.left_out}"
-        words = [f"{self.fastest:.2f} times the rate"]
+        parts = [f"{self.fastest:.2f} times the rate"]
         if self.latencies_ms:
-            words = [f"p50 {self.latency_ms(50):.1f} ms, p90 {self.latency_ms(90):.1f} ms", *words]
-        return ", ".join(words)
+            parts = [f"p50 {self.latency_ms(50):.1f} ms, p90 {self.latency_ms(90):.1f} ms", *parts]
+        return ", ".join(parts)
 
 
 def search(
@@ -74,22 +73,22 @@ def search(
     answers: Answers,
     *,
     seconds: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Tried | None:
-    """The best of the candidates, each of which is filled in; None: none can be used.
+    """Find the best of the candidates and fill in the results of each; None: no candidate can be used.
 
     Args:
-        seconds: that one of them is looked at in the first round.
+        seconds: length of a candidate's run in the first round.
     Raises:
         BundleError, ConfigError: the bundle cannot be used at all.
-        BenchError: settings that compute in the same precision do not answer the same.
+        BenchError: scores in one precision differ between settings.
     """
     left = list(tried)
-    say(f"{len(left)} settings: how fast is each at the most?")
+    report_line(f"{len(left)} settings: measuring the highest rate of each")
     refused: dict[tuple[str, str, str], str] = {}
     for one in left:
         of_its_kind = one.engine.kind, one.engine.device, one.engine.precision
-        # What a device cannot compute in, it cannot with other numbers either: the first one that is tried tells.
+        # A device that cannot compute in a precision cannot with other numbers of threads either.
         one.left_out = refused.get(of_its_kind)
         if one.left_out is None:
             with opened(one, config) as setup:
@@ -97,12 +96,12 @@ def search(
                     one.times_as_fast.append(Trial(setup, shown, answers).times_as_fast(seconds / 2))
         if one.left_out is not None:
             refused[of_its_kind] = one.left_out
-        say(f"  {one.engine}: {one.in_words()}")
+        report_line(f"  {one.engine}: {one.describe()}")
     left = sorted((one for one in left if one.left_out is None), key=lambda one: -one.fastest)
     best = max((one.fastest for one in left), default=0.0)
     left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * best]
     while len(left) > 1:
-        say(f"{len(left)} settings: how long does a frame take, where they keep up with the rate?")
+        report_line(f"{len(left)} settings: measuring the latency of a frame where they keep up with the rate")
         for one in left:
             with opened(one, config) as setup:
                 if setup is not None:
@@ -110,7 +109,7 @@ def search(
                     one.times_as_fast.append(trial.times_as_fast(seconds / 2))
                     if one.sustains:
                         one.latencies_ms += trial.alone_ms(seconds)
-            say(f"  {one.engine}: {one.in_words()}")
+            report_line(f"  {one.engine}: {one.describe()}")
         left = rank([one for one in left if one.left_out is None])
         left = left[: math.ceil(len(left) / 2)][::-1]
         seconds *= 2
@@ -118,7 +117,7 @@ def search(
 
 
 def rank(tried: Sequence[Tried]) -> list[Tried]:
-    """The best first: of those that sustain the rate the one with the lowest latency, of others the fastest."""
+    """Sort the best first: of those that sustain the rate by the latency, then the others by their highest rate."""
     sustaining = sorted((one for one in tried if one.sustains), key=Tried.latency_ms)
     others = sorted((one for one in tried if not one.sustains), key=lambda one: -one.fastest)
     if sustaining:
@@ -131,7 +130,7 @@ def rank(tried: Sequence[Tried]) -> list[Tried]:
 
 @contextmanager
 def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
-    """All that frames are inspected by, compiled and verified as the line does it; None where that cannot be.
+    """Give the setup of a candidate, compiled and verified as on the line; None if it cannot be used.
 
     Raises:
         BundleError, ConfigError: the bundle cannot be used at all.

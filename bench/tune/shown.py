@@ -1,4 +1,4 @@
-"""What a line's cameras show: of which size, how often, and a picture of it."""
+"""Frames of a line's cameras: size, rate and a picture."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ FIRST_FRAME_WITHIN_SECONDS = 10.0
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """One camera's frames."""
+    """Frames of one camera."""
 
     camera: str
     rate_fps: float
@@ -34,13 +34,13 @@ class Shown:
 def shown_by(
     config: LineConfig, bundle: Bundle, *, frame_hw: tuple[int, int] | None, rate_fps: float | None
 ) -> list[Shown]:
-    """What the cameras of a line show. A camera of which nothing tells the size is opened, and its first frame taken.
+    """Return the frames of a line's cameras. A camera of unknown size is opened, and its first frame taken.
 
     Args:
-        frame_hw: of all of them, whatever the file says; None: as the file says.
-        rate_fps: the same.
+        frame_hw: of all cameras, instead of the configured sizes; None: as configured.
+        rate_fps: the same for the rate.
     Raises:
-        BenchError: nothing tells a size or a rate.
+        BenchError: a size or a rate is unknown.
         CameraError, MissingExtraError: a camera cannot be opened.
     """
     rates = {camera.name: _rate(camera, rate_fps) for camera in config.cameras}
@@ -54,7 +54,7 @@ def shown_by(
 
 
 def good_picture(bundle: Bundle, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The golden tile that looks best, again and again: on a line that runs well nearly all frames are good."""
+    """Return the best golden tile side by side, as nearly all frames of a good line are good."""
     golden, grid = bundle.golden(), bundle.manifest.grid
     pitch = grid.tile_px - grid.overlap_px
     best = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
@@ -62,52 +62,51 @@ def good_picture(bundle: Bundle, hw: tuple[int, int]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.tile(best, (*times, 1))[: hw[0], : hw[1]])
 
 
-def _rate(camera: CameraSettings, asked_fps: float | None) -> float:
-    rate_fps = asked_fps or getattr(camera, "rate_fps", None)
+def _rate(camera: CameraSettings, given_fps: float | None) -> float:
+    rate_fps = given_fps or getattr(camera, "rate_fps", None)
     if rate_fps is None:
-        raise BenchError(f"nothing tells how many frames a second camera {camera.name} shows; say it with --fps")
+        raise BenchError(f"the rate of camera {camera.name} is unknown; give it with --fps")
     return float(rate_fps)
 
 
-def _size(camera: CameraSettings, asked_hw: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Height and width, px; None where only the camera knows."""
-    told: tuple[int, int] | None = None  # width, height
+def _size(camera: CameraSettings, given_hw: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return height and width, px; None if only the camera knows them."""
+    known: tuple[int, int] | None = None  # width, height
     match camera:
         case _ if isinstance(camera.size, tuple):
-            told = camera.size
+            known = camera.size
         case PatternSettings():
-            told = camera.draw_size
+            known = camera.draw_size
         case V4l2Settings():
-            told = camera.frame_size
+            known = camera.frame_size
         case GenicamSettings(region=(_, _, width, height)):
-            told = width, height
-    if asked_hw is None:
-        return None if told is None else (told[1], told[0])
-    if (camera.roi or camera.exclude) and told != asked_hw[::-1]:
+            known = width, height
+    if given_hw is None:
+        return None if known is None else (known[1], known[0])
+    if (camera.roi or camera.exclude) and known != given_hw[::-1]:
         raise BenchError(
-            f"camera {camera.name} says where to look in frames of {camera.size}, and --size asks for "
-            f"{asked_hw[1]}x{asked_hw[0]}; leave --size out"
+            f"the regions of camera {camera.name} are of frames of {camera.size}, and --size is "
+            f"{given_hw[1]}x{given_hw[0]}; leave --size out"
         )
-    return asked_hw
+    return given_hw
 
 
 def _first_frames(cameras: Sequence[CameraSettings]) -> dict[str, NDArray[np.uint8]]:
     for camera in cameras:
         if camera.triggered != "free":
             raise BenchError(
-                f"camera {camera.name} shows nothing until it is triggered, and nothing tells its size; say it with "
-                "--size"
+                f"camera {camera.name} shows nothing until it is triggered, and its size is unknown; give --size"
             )
     found: dict[str, NDArray[np.uint8]] = {}
     if not cameras:
         return found
-    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the error says it
+    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the error says the same
     with open_cameras(cameras, lambda _: None, all_must_open=True) as opened:
         for name, each in opened.items():
             frame = each.camera.grab(FIRST_FRAME_WITHIN_SECONDS)
             if not isinstance(frame, Frame):
                 why = "none came" if frame is None else frame.detail
-                raise CameraError(f"camera {name}: its first frame cannot be used: {why}; or say its size with --size")
+                raise CameraError(f"camera {name}: its first frame cannot be used: {why}; or give its size with --size")
             found[name] = np.array(frame.image, np.uint8)  # RGB, as every camera's process delivers it
             frame.release()
     return found

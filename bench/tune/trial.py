@@ -1,6 +1,6 @@
-"""Frames through the inspector in this process: soon done, and enough to search by.
+"""Frames through the inspector in this process: fast, and accurate enough for a search.
 
-What shares the cores with the engine on a line, the cameras' processes, the journal and the sockets, comes in
+The cameras' processes, the journal and the sockets, which share the cores with the engine on a line, are in
 `on_the_line`.
 """
 
@@ -18,15 +18,15 @@ from edge.inspection.inspector import PendingFrame
 from edge.inspection.setup import Setup
 
 LEAST_FRAMES = 4
-"""Of each camera, one at a time."""
+"""Frames of each camera, one at a time."""
 LEAST_AT_ONCE = 2
-"""The same, as fast as it goes: of frames that take so long that there are few, two tell as much."""
+"""The same at the highest rate: two frames suffice if they take long."""
 
 
 class Answers:
-    """What frames were judged by: settings that skip work would answer otherwise.
+    """The first score of each camera's picture in each precision, with which all others are compared.
 
-    That is the first score of each camera's picture in each precision, to which all others are held.
+    Settings that skip work would have other scores.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -34,7 +34,7 @@ class Answers:
         self._scores: dict[tuple[Precision, str], float] = {}
 
     def check(self, precision: Precision, scores: Iterable[tuple[str, float]]) -> None:
-        """See that scores are those of the others.
+        """Check that scores are those with other settings.
 
         Args:
             scores: each with its frame's camera.
@@ -43,12 +43,12 @@ class Answers:
         """
         for camera, score in scores:
             first = self._scores.setdefault((precision, camera), score)
-            # Both may be off as the golden tiles may be.
+            # Both may have the error that golden tiles may have.
             most = 2 * self._tolerances[precision] * max(self._scale, abs(first))
             if not abs(score - first) <= most:
                 raise BenchError(
                     f"with these settings the frame's score is {score:.4f}, with others in {precision} {first:.4f}; "
-                    "nothing can be said of what is that far off"
+                    "report this"
                 )
 
 
@@ -56,18 +56,20 @@ class Trial:
     """Settings of the engine, and the line's pictures to try them on.
 
     Args:
-        shown: what the cameras show.
-        answers: to which all scores are held.
+        shown: frames of the cameras.
+        answers: with which all scores are compared.
     """
 
     def __init__(self, setup: Setup, shown: Sequence[Shown], answers: Answers) -> None:
         self._setup, self._shown, self._answers = setup, shown, answers
 
     def alone_ms(self, seconds: float) -> list[float]:
-        """Latencies of frames one at a time, for so long, and of some of each camera at least.
+        """Return the latencies of frames one at a time.
 
+        Args:
+            seconds: length of the run, which has some frames of each camera at least.
         Raises:
-            BenchError: the answers are not those of other settings.
+            BenchError: a score is not that with other settings.
         """
         self._inspect(self._shown)  # caches fill
         taken_ms: list[float] = []
@@ -80,19 +82,19 @@ class Trial:
         return taken_ms
 
     def times_as_fast(self, seconds: float) -> float:
-        """How many times as fast as is asked frames could come, with one always waiting.
+        """Return the highest rate over the line's rate, with a frame always waiting.
 
         Args:
-            seconds: about so long it takes, and some frames at least.
+            seconds: about the length of the run, which has some frames at least.
         Raises:
-            BenchError: the answers are not those of other settings.
+            BenchError: a score is not that with other settings.
         """
         few_s = 1 / min(one.rate_fps for one in self._shown)
         many_s = max(LEAST_AT_ONCE * few_s, few_s * seconds / self._seconds_for(few_s))
         return many_s / self._seconds_for(many_s)
 
     def _seconds_for(self, at_rate_s: float) -> float:
-        """How long the frames take that come within `at_rate_s` at the asked rates."""
+        """Return how long the frames take that come within `at_rate_s` at the line's rates."""
         due = [
             (number / one.rate_fps, place)
             for place, one in enumerate(self._shown)
@@ -103,7 +105,7 @@ class Trial:
         return time.perf_counter() - began
 
     def _inspect(self, shown: Sequence[Shown]) -> None:
-        """A frame of each, from its capture to its verdict, as the pipeline does it."""
+        """Inspect a frame of each, as the pipeline does."""
         setup = self._setup
 
         def start(frame: Frame) -> PendingFrame:

@@ -1,4 +1,4 @@
-"""`heatline bench tune`: the search, what its best is worth beside the present settings, and the file for the line."""
+"""`heatline bench tune`: search settings, compare the best with the present ones, and write them for the line."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from bench.spread import Spread
-from bench.spread import turns as in_order
+from bench.spread import Spread, interleaved
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import OnTheLine, on_the_line
 from bench.tune.search import RANKED_AT, Tried, opened, search
@@ -24,48 +23,49 @@ from edge.errors import BenchError, BundleError
 from edge.inference import Precision
 from edge.util.processor import cores
 
-TURNS = 5
-"""Of present and chosen settings. A difference counts that all of them show: by chance 1 in 32 would."""
-TURN_SECONDS = 6
-"""Over those of a candidate in the first round: the frames of a turn, which starts the service anew."""
+ROUNDS = 5
+"""Rounds of present and chosen settings. A difference counts if all rounds show it: 1 in 32 by chance."""
+ROUND_SECONDS = 6
+"""Length of a round's run of the service, relative to that of a candidate in the first round of the search."""
 MAY_LOSE_IN = 1
-"""Of the turns: what else the machine does may lose a frame."""
+"""Rounds in which frames may be lost, as the machine may do something else."""
 LEAST_GAIN = 0.02
-"""What is less is none."""
+"""A smaller gain does not count."""
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """The present settings, or the chosen ones, in all turns."""
+    """Results of the present settings or of the chosen ones in all rounds."""
 
     engine: EngineConfig
     latency_p50_ms: Spread
-    """By turns, of a frame at the asked rate, from when it was due to the receipt of its event."""
+    """By rounds, of a frame at the line's rate, from when it was due to the receipt of its event."""
     latency_p90_ms: Spread
     inspected_fps: Spread
-    """Frames of all cameras together, by turns."""
+    """Frames per second of all cameras together, by rounds."""
     lost: int
     sustains: bool
-    """Whether no frame was lost, but in one turn at most."""
+    """Whether frames were lost in one round at most."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Both in the real service, in turns, after the search: its best was also lucky, and had the cores for itself."""
+    """Both in the real service, in interleaved rounds after the search, whose best was also lucky and had all cores."""
 
     present: Side
     chosen: Side
     latency_p50: Spread
-    """Chosen over present, turn by turn."""
+    """Chosen over present, by rounds."""
     latency_p90: Spread
     inspected_fps: Spread
     turns: int
+    """Number of rounds."""
     earlier_in: int
-    """Turns in which the chosen ones' p90 was lower."""
+    """Rounds in which the p90 of the chosen settings was lower."""
     more_in: int
-    """Turns in which they inspected more frames."""
+    """Rounds in which they inspected more frames."""
 
 
 class Tune(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured, and what was chosen."""
+    """All results, and the chosen settings."""
 
     line: str
     bundle: str
@@ -75,13 +75,13 @@ class Tune(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     present: EngineConfig
     present_by: str
-    """The file that says so."""
+    """The file that has them."""
     tried: list[Tried]
     chosen: EngineConfig
     comparison: Comparison | None
-    """None: the search came to the present settings."""
+    """None: the present settings are the best of the search."""
     why: str
-    """Why these."""
+    """Reason of the choice."""
     written_to: str | None
     """None: nothing was written."""
 
@@ -95,19 +95,19 @@ def measure_tune(
     rate_fps: float | None,
     seconds: float,
     dry_run: bool,
-    turns: int = TURNS,
-    say: Callable[[str], None],
+    rounds: int = ROUNDS,
+    report_line: Callable[[str], None],
 ) -> Tune:
     """Find the best settings for a bundle with the frames of a line, and write them beside the line's file.
 
     Args:
-        precisions: to choose among; none: all that the bundle has. One that the line's file sets counts in any case.
-        frame_hw, rate_fps: of all cameras, whatever the line's file says; None: as it says.
-        seconds: that each is looked at in the first round.
-        turns: of present and chosen settings at the end.
+        precisions: to choose among; none: all of the bundle. A precision that the line's file sets is used in any case.
+        frame_hw, rate_fps: of all cameras, instead of those of the line's file; None: those of the file.
+        seconds: length of a candidate's run in the first round.
+        rounds: rounds of present and chosen settings at the end.
     Raises:
         BundleError, ConfigError, CameraError, EngineError: the line could not be run with this bundle.
-        BenchError: something cannot be known, or the file cannot be written.
+        BenchError: a size or rate is unknown, or the file cannot be written.
     """
     from edge.inference.devices import devices
 
@@ -116,12 +116,12 @@ def measure_tune(
     in_force = config.engine_for(bundle.digest)
     present = spelled_out(in_force.settings, cores())
     if in_force.not_tuned is not None:
-        say(in_force.not_tuned)
+        report_line(in_force.not_tuned)
     own = engine_keys_set(line)
     if precisions and "precision" in own and set(precisions) != {present.precision}:
         raise BenchError(
-            f"{line} sets engine.precision = {present.precision!r}, which counts whatever is tuned; take it out to "
-            "have the precision chosen, or leave --precision out"
+            f"{line} sets engine.precision = {present.precision!r}, which bench tune does not change; remove it "
+            "to have the precision chosen, or leave --precision out"
         )
     shown = shown_by(config, bundle, frame_hw=frame_hw, rate_fps=rate_fps)
     now = Tried(engine=present)
@@ -136,7 +136,7 @@ def measure_tune(
     wanted, left_out = _passed(bundle, precisions or bundle.manifest.precisions)
     if not wanted:
         raise BundleError(
-            f"{bundle.path} has nothing to choose from in {' or '.join(precisions)}: {left_out[0].left_out}; name "
+            f"{bundle.path} has no graph to choose in {' or '.join(precisions)}: {left_out[0].left_out}; name "
             "another --precision, or leave it out"
         )
     tried = [
@@ -152,22 +152,30 @@ def measure_tune(
     ]
     if present not in [one.engine for one in tried]:
         tried.append(now)
-    say(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
+    report_line(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
     answers = Answers(bundle)
-    best = search(tried, config, shown, answers, seconds=seconds, say=say)
+    best = search(tried, config, shown, answers, seconds=seconds, report_line=report_line)
     assert best is not None, "the present settings can be used"
     comparison = None
-    chosen, why = present, "the search came to the present settings"
+    chosen, why = present, "the present settings are the best of the search"
     if best.engine != present:
-        say(f"present settings and {best.engine}, each in the whole service, in turns")
+        report_line(f"comparing the present settings with {best.engine} in the service")
         comparison = compare(
-            present, best.engine, config, bundle, shown, answers, seconds=TURN_SECONDS * seconds, turns=turns, say=say
+            present,
+            best.engine,
+            config,
+            bundle,
+            shown,
+            answers,
+            seconds=ROUND_SECONDS * seconds,
+            rounds=rounds,
+            report_line=report_line,
         )
         better, why = is_better(comparison)
         if better:
             chosen = best.engine
     written = None
-    # One that is there for another machine or version is replaced, even by what is in force anyway.
+    # A file of another machine or version is replaced, even by the settings in force.
     if not dry_run and (chosen != present or in_force.not_tuned is not None):
         written = _write(line, bundle, chosen, shown)
     return Tune(
@@ -196,19 +204,19 @@ def compare(
     answers: Answers,
     *,
     seconds: float,
-    turns: int,
-    say: Callable[[str], None],
+    rounds: int,
+    report_line: Callable[[str], None],
 ) -> Comparison:
-    """Both in turns, each in a service that is started for it.
+    """Run both in interleaved rounds, each time in a new service.
 
     Raises:
-        BenchError: they do not answer the same, or the service failed with one.
+        BenchError: their answers differ, or the service failed.
     """
     seen: dict[EngineConfig, list[OnTheLine]] = {present: [], chosen: []}
-    for number, order in enumerate(in_order(seen, turns), 1):
+    for number, order in enumerate(interleaved(seen, rounds), 1):
         for engine in order:
             seen[engine].append(on_the_line(engine, config, bundle, shown, answers, seconds=seconds))
-        say(f"  turn {number} of {turns}: " + "; ".join(_in_words(each[-1]) for each in seen.values()))
+        report_line(f"  round {number} of {rounds}: " + "; ".join(_describe(each[-1]) for each in seen.values()))
     pairs = list(zip(seen[present], seen[chosen], strict=True))
 
     def ratio(of: Callable[[OnTheLine], float]) -> Spread:
@@ -220,32 +228,32 @@ def compare(
         latency_p50=ratio(_p50_ms),
         latency_p90=ratio(_p90_ms),
         inspected_fps=ratio(lambda one: one.inspected_fps),
-        turns=turns,
+        turns=rounds,
         earlier_in=sum(_p90_ms(after) < _p90_ms(before) for before, after in pairs),
         more_in=sum(after.inspected_fps > before.inspected_fps for before, after in pairs),
     )
 
 
 def is_better(comparison: Comparison) -> tuple[bool, str]:
-    """Whether the chosen settings are better by more than chance, and why or why not, in words."""
-    present, chosen, turns = comparison.present, comparison.chosen, comparison.turns
+    """Return whether the chosen settings are better by more than chance, and the reason."""
+    present, chosen, rounds = comparison.present, comparison.chosen, comparison.turns
     if chosen.sustains and not present.sustains:
-        return True, "they keep up with the asked rate, and the present ones do not"
+        return True, "they keep up with the rate, and the present ones do not"
     if present.sustains and not chosen.sustains:
-        return False, "they did not keep up with the asked rate any more"
+        return False, "they do not keep up with the rate, and the present ones do"
     if chosen.sustains:
         count, gain = comparison.earlier_in, 1 - comparison.latency_p90.median
         of, by = "p90 of the latency was lower", "lower" if gain >= 0 else "higher"
     else:
         count, gain = comparison.more_in, comparison.inspected_fps.median - 1
         of, by = "more frames were inspected", "more" if gain >= 0 else "fewer"
-    better = count == turns and gain >= LEAST_GAIN
-    than_chance = "" if better else f"; it takes all {turns} and {LEAST_GAIN:.0%} to be more than chance"
-    return better, f"{of} in {count} of {turns} turns, at the median {abs(gain):.0%} {by}{than_chance}"
+    better = count == rounds and gain >= LEAST_GAIN
+    than_chance = "" if better else f"; it takes all {rounds} and {LEAST_GAIN:.0%} to be more than chance"
+    return better, f"{of} in {count} of {rounds} rounds, at the median {abs(gain):.0%} {by}{than_chance}"
 
 
 def _with_bundle(config: LineConfig, path: Path) -> LineConfig:
-    """The configuration of the product that a bundle is for; else the line's, with that bundle."""
+    """Return the configuration of the product that has the bundle; else the line's, with that bundle."""
     names: list[str | None] = [product.name for product in config.products]
     for name in names or [None]:
         of_product = config.of_product(name)
@@ -256,7 +264,7 @@ def _with_bundle(config: LineConfig, path: Path) -> LineConfig:
 
 
 def _passed(bundle: Bundle, precisions: Sequence[Precision]) -> tuple[list[Precision], list[Tried]]:
-    """Those of the precisions that the bundle's gate passed; and the others, each with the reason."""
+    """Return the precisions that passed the bundle's gate; and the others, each with the reason."""
     wanted, left_out = list[Precision](), list[Tried]()
     for precision in dict.fromkeys(precisions):
         why = bundle.manifest.fails(precision)
@@ -281,26 +289,26 @@ def _write(line: Path, bundle: Bundle, chosen: EngineConfig, shown: Sequence[Sho
         written = write_tuned(line, tuned)
     except OSError as error:
         raise BenchError(
-            f"{tuned_file(line)} cannot be written ({error.strerror}); run it as who may write there, or with --dry-run"
+            f"{tuned_file(line)} cannot be written ({error.strerror}); run it as another user, or with --dry-run"
         ) from error
     now = load_config(line).engine_for(bundle.digest)
     if now.settings != chosen:
-        raise BenchError(f"{written} is written, and the line would use {now.settings} all the same: {now.not_tuned}")
+        raise BenchError(f"{written} is written, but the line would use {now.settings}: {now.not_tuned}")
     return written
 
 
 def to_facts(found: Tune) -> dict[str, object]:
-    """The same for people."""
+    """Describe the results for people, by name and value."""
     facts: dict[str, object] = {
         "frames": f"{'; '.join(found.frames)}; by {found.model} ({found.bundle}), {found.cores} cores",
-        **{str(one.engine): one.in_words() for one in sorted(found.tried, key=_place)},
+        **{str(one.engine): one.describe() for one in sorted(found.tried, key=_place)},
         "present": f"{found.present}, as {found.present_by} says",
         "chosen": f"{found.chosen}: {found.why}",
     }
     if (both := found.comparison) is not None:
         before, after = both.present, both.chosen
-        facts["measured again, in turns"] = (
-            f"in the whole service; median (lowest to highest) of {both.turns} turns; {after.engine} over present"
+        facts["compared in the service"] = (
+            f"median (lowest to highest) of {both.turns} rounds; {after.engine} over present"
         )
         facts["latency of a frame"] = (
             f"p50 {before.latency_p50_ms.median:.1f} -> {after.latency_p50_ms.median:.1f} ms, {both.latency_p50:.3f}; "
@@ -311,7 +319,7 @@ def to_facts(found: Tune) -> dict[str, object]:
         )
     for side in (both.present, both.chosen) if both is not None else ():
         if not side.sustains:
-            facts[f"not sustained by {side.engine}"] = f"{side.lost} frames were lost at the asked rate"
+            facts[f"not sustained by {side.engine}"] = f"{side.lost} frames were lost at the rate"
     facts["written to"] = found.written_to or "nothing"
     if found.written_to is not None:
         facts["in force"] = "after a reload or a restart of the line"
@@ -319,18 +327,18 @@ def to_facts(found: Tune) -> dict[str, object]:
 
 
 def _place(one: Tried) -> tuple[bool, float, float]:
-    """Those that got farthest come first."""
+    """Sort the candidates that got farthest first."""
     return one.left_out is not None, -len(one.latencies_ms), one.latency_ms()
 
 
-def _side(engine: EngineConfig, turns: Sequence[OnTheLine]) -> Side:
+def _side(engine: EngineConfig, rounds: Sequence[OnTheLine]) -> Side:
     return Side(
         engine=engine,
-        latency_p50_ms=Spread.of([_p50_ms(one) for one in turns]),
-        latency_p90_ms=Spread.of([_p90_ms(one) for one in turns]),
-        inspected_fps=Spread.of([one.inspected_fps for one in turns]),
-        lost=sum(one.lost for one in turns),
-        sustains=sum(one.lost > 0 for one in turns) <= MAY_LOSE_IN,
+        latency_p50_ms=Spread.of([_p50_ms(one) for one in rounds]),
+        latency_p90_ms=Spread.of([_p90_ms(one) for one in rounds]),
+        inspected_fps=Spread.of([one.inspected_fps for one in rounds]),
+        lost=sum(one.lost for one in rounds),
+        sustains=sum(one.lost > 0 for one in rounds) <= MAY_LOSE_IN,
     )
 
 
@@ -339,10 +347,10 @@ def _p50_ms(one: OnTheLine) -> float:
 
 
 def _p90_ms(one: OnTheLine) -> float:
-    """A turn has few frames: a higher percentile would be that of its slowest one."""
+    """A round has few frames: a higher percentile would be that of the slowest frame."""
     return float(np.percentile(one.latencies_ms, RANKED_AT))
 
 
-def _in_words(one: OnTheLine) -> str:
+def _describe(one: OnTheLine) -> str:
     lost = f", {one.lost} frames lost" if one.lost else ""
     return f"p50 {_p50_ms(one):.1f} ms, p90 {_p90_ms(one):.1f} ms{lost}"

@@ -1,4 +1,4 @@
-"""The bundle: what export makes and the line PC loads. docs/bundle.md is the authority."""
+"""The bundle, which export writes and the line PC loads. docs/bundle.md defines it."""
 
 from edge.bundle.golden import GoldenTiles, check_golden
 from edge.bundle.manifest import SCHEMA, Calibration, Manifest

@@ -1,8 +1,9 @@
-"""Compiled graphs kept on disk, so that the next start need not compile them.
+"""A cache of compiled graphs on disk, so that the next start need not compile them.
 
-One is taken out of its folder while it is tried, and goes back once its golden tiles came out right: one that brings
-the process down is not there at the next start. Each bears a digest over all of it and over what it was made of, so one
-that is damaged, or another's, is none. What others can write is not read: who writes it decides what is inspected.
+A graph is renamed while it is tried, and gets its name back once its golden tiles passed: a graph that crashes the
+process is not used at the next start. Each file holds a digest over the graph, the bundle and the compiler's settings,
+so a damaged or foreign file is rejected. A file that others can write is not read: its writer would decide what is
+inspected.
 """
 
 import contextlib
@@ -19,91 +20,91 @@ logger = logging.getLogger(__name__)
 
 MARK = b"heatline compiled graph 1\n"
 DIGEST_BYTES = 32
-KEPT, TRIED, UNFINISHED = ".graph", ".tried", ".new"
-MOST_KEPT = 8
-"""Beyond that those go that were not used for longest."""
+STORED, TRIED, UNFINISHED = ".graph", ".tried", ".new"
+MOST_STORED = 8
+"""When there are more, the least recently used graphs are deleted."""
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CompiledModelCache:
-    """Those that were made of one bundle, in a folder that they may share with those of others. One thread at a time.
+    """The compiled graphs of one bundle, in a folder that several bundles may share. Use it from one thread at a time.
 
     Args:
-        folder: of this process alone.
-        made_of: the bundle's digest.
+        folder: used by this process only.
+        bundle_digest: the bundle's digest.
     """
 
-    def __init__(self, folder: Path, made_of: str) -> None:
-        self._folder, self._made_of = folder, made_of
-        self._taken: set[str] = set()
+    def __init__(self, folder: Path, bundle_digest: str) -> None:
+        self._folder, self._bundle_digest = folder, bundle_digest
+        self._on_trial: set[str] = set()
 
     @property
-    def gave(self) -> bool:
-        """Whether one was taken that is not verified yet."""
-        return bool(self._taken)
+    def has_unverified(self) -> bool:
+        """Whether a graph was loaded that is not verified yet."""
+        return bool(self._on_trial)
 
-    def take(self, how: str) -> bytes | None:
-        """The graph that was compiled in this way; None where there is none that can be used."""
-        key = self._key(how)
-        kept, tried = self._folder / f"{key}{KEPT}", self._folder / f"{key}{TRIED}"
+    def load(self, variant: str) -> bytes | None:
+        """Return the compiled graph of a variant; None if there is none that can be used."""
+        key = self._key(variant)
+        stored, tried = self._folder / f"{key}{STORED}", self._folder / f"{key}{TRIED}"
         try:
             if tried.exists():
-                logger.warning("%s was tried before and did not come through, so it is compiled again", kept)
+                logger.warning("%s failed when it was tried before, so it is compiled again", stored)
                 tried.unlink()
                 return None
-            kept.rename(tried)
+            stored.rename(tried)
             graph = _read(tried, key)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.warning("the compiled graph %s is not used (%s), it is compiled again", kept, error)
+            logger.warning("the compiled graph %s is not used (%s), it is compiled again", stored, error)
             with contextlib.suppress(OSError):
                 tried.unlink()
             return None
-        self._taken.add(key)
+        self._on_trial.add(key)
         return graph
 
-    def keep(self, how: str, graph: Callable[[], bytes]) -> None:
-        """Have a graph for the next time, now that it is verified. One that was taken goes back as the very file.
+    def store(self, variant: str, graph: Callable[[], bytes]) -> None:
+        """Store a verified graph. A graph that was loaded from here keeps its file.
 
         Args:
-            graph: makes the bytes of one that was not taken from here.
+            graph: returns the bytes; called only if the graph was not loaded from here.
         """
-        key = self._key(how)
-        kept, tried, unfinished = (self._folder / f"{key}{suffix}" for suffix in (KEPT, TRIED, UNFINISHED))
+        key = self._key(variant)
+        stored, tried, unfinished = (self._folder / f"{key}{suffix}" for suffix in (STORED, TRIED, UNFINISHED))
         try:
-            if key in self._taken:
-                self._taken.remove(key)
+            if key in self._on_trial:
+                self._on_trial.remove(key)
                 os.utime(tried)
-                tried.rename(kept)
+                tried.rename(stored)
                 return
             data = graph()
-            # Not synced: what a power cut leaves half written fails its digest.
+            # No sync: a file that a power cut leaves half written fails its digest.
             with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(MARK + _digest(key, data))
                 file.write(data)
-            unfinished.rename(kept)
-            self._forget_old()
-        except (OSError, RuntimeError) as error:  # not every device can give its graph away
-            logger.warning("the compiled graph cannot be kept in %s (%s); the next start compiles it", kept, error)
+            unfinished.rename(stored)
+            self._delete_oldest()
+        except (OSError, RuntimeError) as error:  # RuntimeError: not every device can export its graph
+            logger.warning("the compiled graph cannot be stored in %s (%s); the next start compiles it", stored, error)
             with contextlib.suppress(OSError):
                 unfinished.unlink()
 
-    def _key(self, how: str) -> str:
-        return hashlib.sha256(f"{self._made_of}\n{how}".encode()).hexdigest()
+    def _key(self, variant: str) -> str:
+        return hashlib.sha256(f"{self._bundle_digest}\n{variant}".encode()).hexdigest()
 
-    def _forget_old(self) -> None:
-        kept = sorted(self._folder.glob(f"*{KEPT}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in [*kept[MOST_KEPT:], *self._folder.glob(f"*{UNFINISHED}")]:
+    def _delete_oldest(self) -> None:
+        stored = sorted(self._folder.glob(f"*{STORED}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in [*stored[MOST_STORED:], *self._folder.glob(f"*{UNFINISHED}")]:
             path.unlink(missing_ok=True)
 
 
 def _read(path: Path, key: str) -> bytes:
-    """The graph in a file.
+    """Return the graph in a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is none of ours, or not what was kept.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, belongs to another key, or others can write it.
     """
     with open_plain(path) as file:
         for status in (os.fstat(file.fileno()), path.parent.stat()):

@@ -1,4 +1,4 @@
-"""What changed from one bundle to another: what they say of themselves, and what they answer to the same tiles."""
+"""The differences between two bundles: their manifests, and their answers to the same tiles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ SECTIONS = {
     "gate": ("gate", "map_gate", "map_checks", "tolerances"),
     "provenance": ("provenance",),
 }
-"""Which of the manifest's keys belong together. A key that is new here shows up under the first."""
+"""The manifest's keys by section. A key that is not listed counts to the first section."""
 
 DEEPEST = 32
-"""So many levels of a manifest have keys of their own; what lies deeper counts as one value."""
+"""The number of levels of a manifest that have dotted keys; what lies deeper counts as one value."""
 
 TileVerdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One key of the manifest, and its value in either bundle; left out where a bundle has no such key."""
+    """One key of the manifest and its value in each bundle; a bundle without the key has no value."""
 
     key: str
     """Dotted."""
@@ -36,7 +36,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class TileAnswers(msgspec.Struct, frozen=True):
-    """What both bundles say of one tile, each by its own score threshold."""
+    """The verdicts of both bundles on one tile, each by its own score threshold."""
 
     tile: int
     a: TileVerdict
@@ -44,24 +44,24 @@ class TileAnswers(msgspec.Struct, frozen=True):
     a_logit: float
     b_logit: float
     map_correlation: float | None
-    """Pearson's, over the map's cells; none where a map is the same everywhere, or the maps differ in size."""
+    """Pearson's, over the map's cells; none if a map is constant or the maps differ in size."""
 
 
 class AnswersDifference(msgspec.Struct, frozen=True):
-    """How two bundles' answers to the same tiles differ."""
+    """The differences between two bundles' answers to the same tiles."""
 
     tiles: int
     flipped: list[int]
-    """Tiles of which the verdicts differ, by their place."""
+    """Indices of the tiles whose verdicts differ."""
     largest_logit_difference: float
     map_correlation: float | None
-    """As above, over all tiles' cells together."""
+    """Pearson's, over all tiles' cells together; none as above."""
     answers: list[TileAnswers]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one bundle says of tiles."""
+    """One bundle's answers to tiles."""
 
     logit: NDArray[np.float32]
     """[N]"""
@@ -77,18 +77,18 @@ class Answers:
 
 
 def manifest_changes(a: Manifest, b: Manifest) -> dict[str, list[Change]]:
-    """All keys whose values differ, by section; sections without any are left out."""
+    """Return all keys whose values differ, by section; sections without differences are left out."""
     of_a, of_b = (dict(_flat(msgspec.to_builtins(manifest))) for manifest in (a, b))
-    found: dict[str, list[Change]] = {section: [] for section in SECTIONS}
+    by_section: dict[str, list[Change]] = {section: [] for section in SECTIONS}
     for key in dict.fromkeys([*of_a, *of_b]):
         change = Change(key, of_a.get(key, UNSET), of_b.get(key, UNSET))
         if change.a != change.b:
-            found[_section(key)].append(change)
-    return {section: changes for section, changes in found.items() if changes}
+            by_section[_section(key)].append(change)
+    return {section: changes for section, changes in by_section.items() if changes}
 
 
 def answers_difference(a: Answers, b: Answers) -> AnswersDifference:
-    """How the answers to the same tiles differ, tile by tile and over all."""
+    """Compare the answers to the same tiles, tile by tile and over all tiles."""
     answers = [
         TileAnswers(tile, *verdicts, float(a.logit[tile]), float(b.logit[tile]), correlation(a.map[tile], b.map[tile]))
         for tile, verdicts in enumerate(zip(a.verdicts(), b.verdicts(), strict=True))
@@ -108,7 +108,7 @@ def _section(key: str) -> str:
 
 
 def _flat(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Values by dotted keys; a list counts as one value, unless it is of tables."""
+    """Yield values with their dotted keys; a list counts as one value, except a list of tables."""
     if isinstance(value, dict) and depth < DEEPEST:
         for key, inside in value.items():
             yield from _flat(inside, f"{prefix}.{key}" if prefix else str(key), depth + 1)
@@ -120,7 +120,7 @@ def _flat(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, A
 
 
 def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
-    """Pearson's, over all cells together; None where the sizes differ, or one side is the same everywhere."""
+    """Return Pearson's correlation over all cells together; None if the sizes differ or one side is constant."""
     if a.shape != b.shape:
         return None
     x, y = (values.astype(np.float64).ravel() - values.mean(dtype=np.float64) for values in (a, b))

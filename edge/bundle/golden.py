@@ -1,4 +1,4 @@
-"""Golden tiles: tiles with known answers, run on the machine that is to use the bundle."""
+"""Golden tiles: tiles with known answers, which verify a bundle on the machine that will use it."""
 
 import io
 import math
@@ -18,19 +18,19 @@ from edge.util.plain_file import open_plain
 
 MOST_TILES = 256
 MOST_BYTES = 2**30
-"""Of golden tiles and their answers in memory, whatever a file claims."""
+"""Memory limit for golden tiles and their answers, whatever a file claims."""
 
 MOST_ROUNDING = 0.5
-"""Of the maps' scale: of a map that rounding alone can turn into another, nothing can be told."""
+"""Largest `map_rounding`, as a share of the maps' scale: beyond it, rounding could turn a map into any other."""
 
 
 class GoldenTilesError(BundleError):
-    """An engine's answers on this machine are farther off than the bundle allows for its precision."""
+    """An engine's answers on this machine differ by more than the bundle allows for its precision."""
 
 
 @dataclass(frozen=True)
 class GoldenTiles:
-    """Tiles and what the trained model said of them."""
+    """Tiles and the trained model's answers to them."""
 
     tiles: NDArray[np.uint8]
     """[N, tile, tile, 3]"""
@@ -39,8 +39,8 @@ class GoldenTiles:
     map: NDArray[np.float32]
     """[N, h, w]"""
     map_rounding: NDArray[np.float32] | None = None
-    """[N], logits: how far each map may be off besides, where it hangs on decisions that rounding can turn, as which
-    attention a discard ratio lets go; none: nowhere."""
+    """[N], logits: how far each map may differ in addition, where rounding can change a decision, such as which
+    attention a discard ratio discards; none: rounding changes nothing."""
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
@@ -52,10 +52,10 @@ class GoldenTiles:
 
     @classmethod
     def load(cls, path: Path, manifest: Manifest) -> "GoldenTiles":
-        """The tiles in a file. What they claim to be is held against the manifest before memory is taken for them.
+        """Read the tiles in a file. Their claimed shapes are compared with the manifest before memory is allocated.
 
         Raises:
-            BundleError: they do not fit the manifest, or are no golden tiles.
+            BundleError: the tiles do not fit the manifest, or the file holds no golden tiles.
         """
         tile = manifest.grid.tile_px
         expected: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
@@ -83,15 +83,14 @@ class GoldenTiles:
                 )
         except BundleError:
             raise
-        except Exception as error:  # zip, zlib, npy headers, memory: what a damaged file raises has no common base
+        except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
             raise BundleError(f"{path} holds no golden tiles ({error}); export the bundle again") from error
-        golden._see_that_rounding_is_small(path)
+        golden._require_small_rounding(path)
         return golden
 
     def differences(self, logit: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, float]:
-        """Largest difference of each output, as a share of its scale: its largest absolute value over these tiles.
-
-        What rounding can move a map by is counted apart.
+        """Return the largest difference of each output, as a share of its scale, its largest absolute value over these
+        tiles. A map's `map_rounding` is subtracted first.
         """
         off_logit, off_map = np.abs(logit - self.logit), np.abs(maps - self.map).max(axis=(1, 2))
         if self.map_rounding is not None:
@@ -107,18 +106,18 @@ class GoldenTiles:
         return 0.0 if self.map_rounding is None else float(self.map_rounding.max()) / self.scale("map")
 
     def scale(self, name: Literal["logit", "map"]) -> float:
-        """Largest absolute value of an output over these tiles."""
-        known: NDArray[np.float32] = getattr(self, name)
-        return max(float(np.abs(known).max()), 1e-30)
+        """Return the largest absolute value of an output over these tiles."""
+        output: NDArray[np.float32] = getattr(self, name)
+        return max(float(np.abs(output).max()), 1e-30)
 
     def off_identity(
         self, logit: NDArray[np.float32], maps: NDArray[np.float32], top_cells: int | None
     ) -> dict[str, float]:
-        """How far logits [N] are from what `pool` makes of their maps [N, h, w], as a share of the logits' scale."""
+        """Return how far logits [N] differ from the pooled maps [N, h, w], as a share of the logits' scale."""
         off = np.abs(pool(maps, top_cells) - logit).max()
         return {f"{pooling_of(top_cells)} - logit": float(off) / self.scale("logit")}
 
-    def _see_that_rounding_is_small(self, path: Path) -> None:
+    def _require_small_rounding(self, path: Path) -> None:
         if self.map_rounding is not None and not (self.map_rounding.min() >= 0 and self.rounding <= MOST_ROUNDING):
             raise BundleError(
                 f"{path} has map_rounding of {self.map_rounding.min():.1e} to {self.map_rounding.max():.1e} logits, "
@@ -127,11 +126,11 @@ class GoldenTiles:
 
 
 def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dict[str, float]:
-    """Run the golden tiles on `engine` and return how far its answers are off, as shares of the scale.
+    """Run the golden tiles on `engine` and return the largest difference of each output, as a share of its scale.
 
     Raises:
-        BundleError: they are none that this graph should give.
-        GoldenTilesError: farther than the manifest allows for the engine's precision.
+        BundleError: the answers have shapes that this bundle's graph cannot give.
+        GoldenTilesError: the differences exceed the manifest's tolerance for the engine's precision.
     """
     logit, maps = infer(engine, golden.tiles)
     if logit.shape != golden.logit.shape or maps.shape != golden.map.shape:
@@ -139,26 +138,26 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
             f"the graph answers {engine.name} with logits of shape {logit.shape} and maps of shape {maps.shape}, the "
             f"golden tiles have {golden.logit.shape} and {golden.map.shape}; export the bundle again"
         )
-    _see_that_features_come(engine, golden, manifest)
-    came = golden.differences(logit, maps)
-    # Other precisions round map and logit apart, and their tolerances are of each.
+    _require_features(engine, golden, manifest)
+    differences = golden.differences(logit, maps)
+    # Other precisions round map and logit separately, and their tolerances are for each output.
     off_identity = golden.off_identity(logit, maps, manifest.map.top_cells) if engine.precision == "f32" else {}
     tolerance = manifest.tolerances[engine.precision]
-    for name, difference in (came | off_identity).items():
-        if not difference <= tolerance:  # a NaN is refused too
-            what = "this bundle" if engine.precision == "f32" else engine.precision
+    for name, difference in (differences | off_identity).items():
+        if not difference <= tolerance:  # refuses a NaN too
+            refused = "this bundle" if engine.precision == "f32" else engine.precision
             raise GoldenTilesError(
                 f"on this machine {engine.name} in {engine.precision} is off by {difference:.1e} of the scale in "
-                f"{name} on the golden tiles, allowed is {tolerance:.1e}; {what} must not be used here"
+                f"{name} on the golden tiles, allowed is {tolerance:.1e}; {refused} must not be used here"
             )
-    return came
+    return differences
 
 
-def _see_that_features_come(engine: Engine, golden: GoldenTiles, manifest: Manifest) -> None:
-    """A graph without them would let every frame pass for the product.
+def _require_features(engine: Engine, golden: GoldenTiles, manifest: Manifest) -> None:
+    """Require the features that the manifest declares: without them, every frame would pass as the product.
 
     Raises:
-        BundleError: they are not as the manifest declares them.
+        BundleError: the graph's features are not as the manifest declares them.
     """
     tensor = manifest.tensors.features
     if tensor is None:
@@ -166,9 +165,9 @@ def _see_that_features_come(engine: Engine, golden: GoldenTiles, manifest: Manif
     features = infer_features(engine, golden.tiles[:1])
     expected = (1, tensor.shape[1])
     if features is None or features.shape != expected or not np.isfinite(features).all():
-        came = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
+        actual = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
         raise BundleError(
-            f"the graph gives {engine.name} features of shape {came}, the manifest declares {expected}; export the "
+            f"the graph gives {engine.name} features of shape {actual}, the manifest declares {expected}; export the "
             "bundle again"
         )
 

@@ -1,4 +1,4 @@
-"""Keys to sign bundles with and to tell by who signed them: ed25519, in PEM files."""
+"""ed25519 keys in PEM files, which sign bundles and verify their signatures."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The half of a key that may be told to everybody: it checks signatures."""
+    """The public half of a key, which verifies signatures."""
 
     raw: bytes
     """32 bytes."""
 
     @property
     def fingerprint(self) -> str:
-        """What people compare: the sha256 of the raw key, in hexadecimal."""
+        """The sha256 of the raw key, in hexadecimal, for people to compare."""
         return hashlib.sha256(self.raw).hexdigest()
 
-    def fits(self, signature: bytes, message: bytes) -> bool:
-        """Whether the other half of this key made that signature of that message."""
+    def verifies(self, signature: bytes, message: bytes) -> bool:
+        """Return whether the private half of this key signed the message."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except (InvalidSignature, ValueError):  # the latter where the key itself is no point of the curve
+        except (InvalidSignature, ValueError):  # ValueError: the key is no point of the curve
             return False
         return True
 
@@ -47,7 +47,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """The half that signs."""
+    """The private half of a key, which signs."""
 
     _key: "Ed25519PrivateKey"
 
@@ -60,7 +60,7 @@ class PrivateKey:
 
 
 def make_key(path: Path) -> PublicKey:
-    """A new private key in a new file that only its owner may read, and its public half in a file beside it.
+    """Write a new private key to a new file that only its owner may read, and its public half to a file beside it.
 
     Raises:
         BundleError: one of the files exists, or cannot be written.
@@ -76,10 +76,10 @@ def make_key(path: Path) -> PublicKey:
 
 
 def read_private_key(path: Path) -> PrivateKey:
-    """The private key in a PEM file.
+    """Read the private key in a PEM file.
 
     Raises:
-        BundleError: it cannot be read, is none, or others than its owner may read or write it.
+        BundleError: the file cannot be read, holds no such key, or others than its owner may read or write it.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -94,10 +94,10 @@ def read_private_key(path: Path) -> PrivateKey:
 
 
 def read_public_key(path: Path) -> PublicKey:
-    """The public key in a PEM file.
+    """Read the public key in a PEM file.
 
     Raises:
-        BundleError: it cannot be read, or is none.
+        BundleError: the file cannot be read, or holds no such key.
     """
     try:
         return parse_public_key(read_plain(path, LARGEST_KEY_FILE), path)
@@ -108,10 +108,10 @@ def read_public_key(path: Path) -> PublicKey:
 
 
 def parse_public_key(data: bytes, where: Path) -> PublicKey:
-    """The public key in the bytes of a PEM file.
+    """Parse the public key in the bytes of a PEM file.
 
     Raises:
-        BundleError: they are none.
+        BundleError: the bytes hold no such key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -125,7 +125,7 @@ def parse_public_key(data: bytes, where: Path) -> PublicKey:
 
 
 def _parsed(parse: Callable[[], Any]) -> Any:
-    """What the library makes of a key file; nothing where it refuses it, for which it has no common exception."""
+    """Return the parsed key, or None if the library refuses it; its exceptions have no common base."""
     try:
         return parse()
     except Exception:

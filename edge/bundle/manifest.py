@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `manifest.json`."""
+"""The bundle's manifest, `manifest.json`: its structs, and the checks when it is read."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,9 @@ from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
 SCHEMA = 6
-"""Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
+"""Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
-"""Before it a tolerance said nothing of what a bundle has."""
+"""The first schema in which the tolerances name exactly the bundle's precisions."""
 
 PRODUCT_TILES = "product_tiles.npz"
 """The file of the features of the product's tiles."""
@@ -25,10 +25,10 @@ Cells = Annotated[int, Meta(gt=0, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rule = Literal["false-reject", "study"]
-"""What sets the thresholds: a wanted share of good frames that may be rejected. The study's probability of 0.5 is that
-of bundles which were calibrated by an older heatline."""
+"""The rule that sets the thresholds: a wanted share of good frames that may be rejected. `study`, a probability of 0.5,
+occurs only in bundles that an older heatline calibrated."""
 ScoreBy = Literal["quantile", "tail", "margin"]
-"""What set the score threshold for a wanted share, see `edge.calibration.thresholds.score_threshold`."""
+"""How the score threshold was set for a wanted share, see `edge.calibration.thresholds.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
@@ -42,7 +42,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(_Part, frozen=True):
-    """The classifier: its name here and what it was made from."""
+    """The classifier: its name in heatline, and its source."""
 
     name: str
     source: str
@@ -64,7 +64,7 @@ class Tensors(_Part, frozen=True):
     logit: Tensor
     map: Tensor
     features: Tensor | None = None
-    """What a tile shows, for `edge.bundle.plausibility`; none: the graph does not give it, as before schema 5."""
+    """Features of a tile, for `edge.bundle.plausibility`; none: the graph has no such output, as before schema 5."""
 
 
 class Grid(_Part, frozen=True):
@@ -78,7 +78,7 @@ class Grid(_Part, frozen=True):
 
 
 class Map(_Part, frozen=True):
-    """What the map is and which identity holds between it and the logit."""
+    """The map's method and size, and the identity between the map and the logit."""
 
     method: str
     hw: tuple[Cells, Cells]
@@ -86,19 +86,19 @@ class Map(_Part, frozen=True):
 
     @property
     def top_cells(self) -> int | None:
-        """How many of the highest cells the logit is the mean of; None: all."""
+        """The logit is the mean of this many highest cells; None: of all."""
         return top_cells_of(self.identity)
 
 
 Range = tuple[Finite, Finite | None]
-"""The lowest and the highest; none: there is no highest."""
+"""The lowest and the highest value; none: there is no upper limit."""
 
 
 class Plausible(_Part, frozen=True):
-    """What a frame looks like as a whole if it shows the product, see `edge.bundle.plausibility`."""
+    """The appearance of a whole frame that shows the product, see `edge.bundle.plausibility`."""
 
     frames: Annotated[int, Meta(ge=1)]
-    """Those that it comes from."""
+    """The number of frames that the ranges come from."""
     height_px: tuple[Positive, Positive]
     width_px: tuple[Positive, Positive]
     brightness: Range
@@ -106,123 +106,123 @@ class Plausible(_Part, frozen=True):
     contrast: Range
     sharpness: Range
     distance: Annotated[float, Meta(ge=0, le=1e9)] | None
-    """Most, of the features of a frame's tiles from those of the product's; none: not known."""
+    """Largest distance of a frame's features from those of the product's tiles; none: not known."""
 
 
 class CameraPlausible(_Part, frozen=True):
-    """What is plausible of one camera's frames, within its region of interest."""
+    """The plausible appearance of one camera's frames, within its region of interest."""
 
     plausible: Plausible
     roi: list[list[tuple[int, int]]]
     exclude: list[list[tuple[int, int]]]
-    """The area's polygons, (x, y) in px: of another area the bounds say nothing."""
+    """The polygons of the region of interest, (x, y) in px. The ranges hold for this region only."""
 
 
 class Calibration(_Part, frozen=True):
-    """Thresholds in logits, and what they rest on."""
+    """Thresholds in logits, and the frames that they come from."""
 
     score_threshold: Finite
     """A tile whose logit reaches it makes its frame DEFECT."""
     evidence_threshold: Finite
     """Heatmap cells that reach it form regions."""
     background: Finite
-    """Median heatmap value of the frames below: the cold end of the colour scale."""
+    """Median heatmap value of the frames: the cold end of the colour scale."""
     false_reject_per_frame: Share | None
-    """Wanted share of good frames that the score threshold rejects; none where another rule set it."""
+    """Wanted share of good frames that the score threshold rejects; none: another rule set the threshold."""
     frames: Annotated[int, Meta(ge=1)]
-    """How many frames the thresholds come from."""
+    """The number of frames that the thresholds come from."""
     frames_are: str
-    """Which frames they were, in words."""
+    """A description of these frames."""
     rule: Rule = "false-reject"
-    """What set the thresholds."""
+    """The rule that set the thresholds."""
     rejected: Annotated[int, Meta(ge=0)] | None = None
-    """How many of the frames reach the score threshold; none: not told, as before schema 2."""
+    """How many of the frames reach the score threshold; none: unknown, as before schema 2."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
+    """Upper bound of the rejected share of such frames, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
-    """None: a frame is judged whatever it shows, as before schema 5."""
+    """None: every frame is judged, whatever it shows, as before schema 5."""
     plausible_by_camera: dict[CameraName, CameraPlausible] = {}
-    """Instead of `plausible`, for cameras that were calibrated by themselves; empty before schema 6."""
+    """Replaces `plausible` for cameras that were calibrated separately; empty before schema 6."""
     groups: Annotated[int, Meta(ge=1)] | None = None
-    """How many groups they are of, which the bound counts; none: each is one."""
+    """The number of groups of the frames, which the bound counts; none: each frame is a group."""
     score_by: ScoreBy | None = None
-    """None: another rule set it, or the quantile, as before schema 5."""
+    """None: another rule set the threshold, or the quantile did, as before schema 5."""
     coldest_defect: Finite | None = None
-    """Logit that at most 5 % of known defective frames stay below, by a model that was not trained on them; none: not
-    known."""
+    """The logit that at most 5 % of known defective frames stay below, by a model that was not trained on them; none:
+    not known."""
     evidence_quantile: Share | None = None
-    """Of all heatmap cells of the frames together, the share below the evidence threshold, which is never above the
-    score threshold; none: the same rule set both, the evidence threshold by each frame's highest cell."""
+    """The share of all heatmap cells of the frames together that lies below the evidence threshold, which is never
+    above the score threshold; none: the same rule set both thresholds, this one by each frame's highest cell."""
 
 
 class Gate(_Part, frozen=True):
-    """How far the exported graphs were from the model they came from, on the golden tiles, as shares of the scale."""
+    """The differences between the exported graphs and their model on the golden tiles, as shares of the scale."""
 
     tiles: Positive
     tolerance: float
     largest_difference: dict[str, float]
     map_rounding: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """By how much of the scale rounding alone can move a golden tile's map, which is counted apart."""
+    """How far rounding alone can move a golden tile's map; not part of `largest_difference`."""
     maps_moved: Annotated[int, Meta(ge=0)] = 0
-    """How many maps were off by more than the tolerance, within what rounding can move them."""
+    """How many maps differed by more than the tolerance, but no more than rounding can move them."""
     largest_move: Annotated[float, Meta(ge=0, le=1)] = 0.0
-    """How far the farthest was off in all."""
+    """The largest difference of such a map."""
 
 
 class Agreement(_Part, frozen=True):
-    """How far one precision is from the model itself over the validation tiles, in batches of one size."""
+    """The agreement of one precision with the model itself on the validation tiles, in batches of one size."""
 
     batch: Positive
     logit_difference: Annotated[float, Meta(ge=0, le=1e9)]
     """Largest, logits."""
     flips: Annotated[int, Meta(ge=0)]
-    """Tiles that fall on the other side of the score threshold."""
+    """The number of tiles that fall on the other side of the score threshold."""
     map_correlation: Annotated[float, Meta(ge=-1, le=1)] | None
     """Pearson's, over the cells of all maps together."""
     iou_median: Annotated[float, Meta(ge=0, le=1)] | None
     iou_p5: Annotated[float, Meta(ge=0, le=1)] | None
-    """Of the regions over the evidence threshold, over the tiles where the model itself finds one; p5: the 5th
-    percentile. None where it finds one nowhere."""
+    """The overlap of the regions over the evidence threshold, on tiles where the model itself finds one; p5: the 5th
+    percentile. None: the model finds no region."""
     near_p5: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """The 5th percentile of the share of cells of both regions that lie in the other, or beside a cell of it; none too
-    in bundles that were not judged by it."""
+    """The 5th percentile of the share of both regions' cells that lie in the other region or beside one of its cells;
+    none also in older bundles, which were not judged by it."""
 
 
 class Attempt(_Part, frozen=True):
-    """One way to make a precision, and how it agrees."""
+    """One attempt to make a precision, and its agreement."""
 
     how: str
     agreement: list[Agreement]
     missed: list[str]
-    """The limits that it misses, in words; none: it passed."""
+    """A description of each limit that it misses; empty: it passed."""
 
 
 class PrecisionGate(_Part, frozen=True):
-    """What came of one precision."""
+    """The result of the map gate for one precision."""
 
     graph: PlainName | None
-    """The IR that the engine compiles for it; none: it is left out of the bundle."""
+    """The IR that the engine compiles for it; none: the bundle does not have this precision."""
     reason: str | None
-    """Why it is left out, or what it misses though it was let in; none: it passed."""
+    """Why it is left out, or which limits it misses although it was allowed; none: it passed."""
     attempts: list[Attempt]
-    """The last is the one that the reason, or the graph, is of."""
+    """The graph, or the reason, belongs to the last attempt."""
 
 
 class MapGate(_Part, frozen=True):
-    """Each precision held against the model itself, its maps too, on tiles that did not teach it."""
+    """The comparison of each precision's verdicts and maps with the model itself, on tiles that did not train it."""
 
     tiles: Positive
     tiles_are: str
-    """Which tiles they were, in words."""
+    """A description of these tiles."""
     tiles_with_region: Annotated[int, Meta(ge=0)]
-    """Those where the model itself finds a region over the evidence threshold."""
+    """The number of tiles where the model itself finds a region over the evidence threshold."""
     tiles_on_threshold: Annotated[int, Meta(ge=0)]
-    """Those whose logit is the score threshold but for rounding, so that the model itself does not settle the verdict.
-    They are not counted as flips."""
+    """The number of tiles whose logit equals the score threshold but for rounding, so that even the model has no
+    certain verdict. They do not count as flips."""
     score_threshold: Finite
-    """Logits: what flips are counted by. A bundle that was calibrated anew since has another."""
+    """Logits: the threshold by which flips are counted. A later calibration gives the bundle another one."""
     evidence_threshold: Finite
-    """Logits: what regions are found by."""
+    """Logits: the threshold by which regions are found."""
     limits: dict[Precision, dict[str, float]]
     precisions: dict[Precision, PrecisionGate]
 
@@ -231,31 +231,32 @@ class MapCheck(_Part, frozen=True):
     """How much of good tiles' maps lies in one place."""
 
     share: Annotated[float, Meta(ge=0, le=1)]
-    """Of the peaks, or of the evidence, that lies there."""
+    """The share of the peaks, or of the evidence, in that place."""
     chance: Annotated[float, Meta(ge=0, lt=1)]
-    """The place's share of the map."""
+    """The place's share of the map's cells."""
 
     @property
     def beyond_chance(self) -> float:
-        """0: as much as chance puts there, 1: all. Cohen's kappa, for a share."""
+        """0: as much as by chance, 1: everything. Cohen's kappa, for a share."""
         return (self.share - self.chance) / (1 - self.chance)
 
 
 class MapChecks(_Part, frozen=True):
-    """Whether the map is hot in one place whatever a tile shows."""
+    """Whether the map is hot in one place, whatever a tile shows."""
 
     tiles: Annotated[int, Meta(ge=0)]
-    """Good tiles, each turned another way: of the validation groups, or of training groups where there are none."""
+    """The number of good tiles, rotated and mirrored in turn, from the validation groups, or from training groups if
+    there are none."""
     stuck: MapCheck | None
-    """Of the peaks, in the 3x3 cells that have most of them. None: too few tiles, or too coarse a map."""
+    """The peaks in the 3x3 cells with most of them. None: too few tiles, or too coarse a map."""
     border: MapCheck | None
-    """Of the evidence, in the outermost cells. None as above."""
+    """The evidence in the outermost cells. None as above."""
     warnings: list[str]
-    """What a user should know of them, in sentences; also what a user let in though it is refused."""
+    """Sentences for the user, also about a failed check that the user allowed."""
 
 
 class Manifest(_Part, frozen=True):
-    """All of `manifest.json`. Unknown keys are refused: what a reader does not know it cannot honour."""
+    """The content of `manifest.json`. Unknown keys are refused, as a reader cannot apply them."""
 
     schema: Positive
     name: str
@@ -269,51 +270,51 @@ class Manifest(_Part, frozen=True):
     calibration: Calibration
     gate: Gate
     tolerances: dict[Precision, Annotated[float, Meta(gt=0, le=0.5)]]
-    """Per precision, how far golden tiles may be off on the target, as a share of the scale."""
+    """Per precision, the largest difference on the golden tiles that the target may have, as a share of the scale."""
     provenance: dict[str, Any]
-    """Where data and weights come from, and how the model was trained."""
+    """The origin of data and weights, and how the model was trained."""
     files: dict[PlainName, Sha256]
     colour: str = COLOUR
     map_gate: MapGate | None = None
-    """Which precisions the bundle has, and why; none: f32 alone, as before schema 3."""
+    """Which precisions the bundle has, and why; none: only f32, as before schema 3."""
     map_checks: MapChecks | None = None
     """None: the map was not checked, as before schema 4."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Those that the bundle has."""
+        """The bundle's precisions."""
         return tuple(precision for precision in GRAPHS if self.graph_for(precision) is not None)
 
     def graph_for(self, precision: Precision) -> str | None:
-        """The IR that is compiled for a precision; none: the bundle has not got it."""
+        """Return the IR that is compiled for a precision; None if the bundle does not have this precision."""
         if self.map_gate is None:
             return OPENVINO_GRAPH if precision == "f32" else None
         gate = self.map_gate.precisions.get(precision)
         return None if gate is None else gate.graph
 
     def fails(self, precision: Precision) -> str | None:
-        """What a precision that the bundle has misses of the map gate; none: nothing."""
+        """Return which limits of the map gate a precision of the bundle misses; None if it misses none."""
         gate = None if self.map_gate is None else self.map_gate.precisions.get(precision)
         return None if gate is None or gate.graph is None else gate.reason
 
     def why_without(self, precision: Precision) -> str:
-        """Why the bundle has not got a precision."""
+        """Return why the bundle does not have a precision."""
         if self.map_gate is None:
-            return "it was exported in f32 alone"
+            return "it was exported in f32 only"
         gate = self.map_gate.precisions.get(precision)
         return "its export did not try it" if gate is None or gate.reason is None else gate.reason
 
 
 def product_tiles_of(camera: str) -> str:
-    """The file of the features of the product's tiles as one camera sees them."""
+    """Return the name of the file with the features of the product's tiles for one camera."""
     return f"product_tiles.{camera}.npz"
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """The manifest in `data`.
+    """Decode and check the manifest in `data`.
 
     Raises:
-        BundleError: it is no manifest, of a newer schema, or says what cannot be.
+        BundleError: the data is no manifest, has a newer schema, or contradicts itself.
     """
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
@@ -335,9 +336,9 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         "map": Tensor("map", "float32", [None, *manifest.map.hw]),
     }
     for name, tensor in expected.items():
-        came = getattr(manifest.tensors, name)
-        if came != tensor:
-            raise BundleError(f"{where} declares {name} as {came}, expected {tensor}; export the bundle again")
+        declared = getattr(manifest.tensors, name)
+        if declared != tensor:
+            raise BundleError(f"{where} declares {name} as {declared}, expected {tensor}; export the bundle again")
     _check_features(manifest, where)
     if "f32" not in manifest.tolerances:
         raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
@@ -367,10 +368,10 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 
 def _check_features(manifest: Manifest, where: str) -> None:
-    """What is plausible hangs together with what the graph gives and with the file that says it.
+    """Check that the plausible distances have the features and files that they need.
 
     Raises:
-        BundleError: it does not.
+        BundleError: features or a file are missing, or the features are declared wrongly.
     """
     tensor, plausible = manifest.tensors.features, manifest.calibration.plausible
     if tensor is not None and (
@@ -395,10 +396,10 @@ def _check_features(manifest: Manifest, where: str) -> None:
 
 
 def _check_precisions(manifest: Manifest, where: str) -> None:
-    """Of each precision that a manifest has, all is there; of each that it has not, why.
+    """Check that each precision has its files and tolerance, and that each missing precision has a reason.
 
     Raises:
-        BundleError: something is missing, or is of another precision.
+        BundleError: something is missing, or belongs to another precision.
     """
     gates = {} if manifest.map_gate is None else manifest.map_gate.precisions
     if "f32" not in manifest.precisions:

@@ -1,14 +1,14 @@
-"""Whether a frame shows the product at all, in focus and in its light.
+"""Whether a frame shows the product at all, in focus and in the usual light.
 
-A classifier knows good and defective; what it says of a black picture, or of another product, means nothing. So
-calibration notes what frames of the product look like as a whole, and a frame that looks otherwise gets no verdict:
+A classifier only knows good and defective; its answer to a black picture, or to another product, means nothing. So
+calibration records the appearance of whole frames of the product, and a frame with another appearance gets no verdict:
 
-- their size in px, brightness, contrast and sharpness;
-- where the graph gives features of tiles: how far these are from those of the product's tiles, by Mahalanobis'
-  distance. A frame's distance is the median of its tiles', so that a defect, which is in few of them, does not count.
+- size in px, brightness, contrast and sharpness;
+- if the graph gives features of tiles, their Mahalanobis distance from the features of the product's tiles. A frame's
+  distance is the median over its tiles, so that a defect, which covers few of them, does not count.
 
-The highest distance that is plausible comes from frames whose own group was left out, as frames on the line are new;
-with few groups it is wider, as the next ones may lie beyond all that came so far.
+The largest plausible distance is measured on frames whose own group was left out, as frames on the line are new. With
+few groups it gets a wider margin, as new frames may lie beyond all known ones.
 """
 
 import io
@@ -28,44 +28,45 @@ from edge.errors import BundleError
 from edge.util.plain_file import open_plain
 
 SAMPLED_PX = 1 << 16
-"""Of a frame, that brightness, contrast and sharpness are taken from."""
+"""How many pixels of a frame give its brightness, contrast and sharpness."""
 TILES_OF_FRAME = 16
-"""Of a frame, whose features are used to know the product."""
+"""How many tiles of a frame give the features that describe the product."""
 FOLDS = 5
 FEWEST_TO_STAND_OUT = 5
-"""Of fewer frames, nobody can tell which one is the odd one."""
+"""Among fewer frames, an outlier cannot be found."""
 FEWEST_GROUPS = 3
-"""With fewer groups of frames nothing is said of features."""
+"""With fewer groups of frames, features are not used."""
 RIDGE = 0.05
-"""Share of the correlation of features that is replaced by none, as few tiles cannot show all of it."""
+"""Share of the features' correlation matrix that is replaced by the identity, as few tiles cannot show all of it."""
 SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
-"""How much lower than the lowest, as a share of it, is plausible; of brightness, how much higher than the highest too.
-Contrast and sharpness have no upper end: a defect on an even surface adds to both."""
+"""How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
+Contrast and sharpness have no upper limit: a defect on an even surface adds to both."""
 SIZE_SLACK = 0.2
-"""The same of a side, where frames are not all of one size."""
+"""The same for a side of frames that differ in size."""
 FARTHEST = 1e6
-"""The highest distance that a bundle states: frames that are identical but for one would give any number."""
+"""The largest distance that a bundle states: frames that are identical except one would give any number."""
 FAR_PX, FLAT = 8, 0.1
-"""Of sharpness: the distance that neighbours are compared with, and the mean square step below which all is flat."""
+"""For sharpness: the distance of the pixels that neighbours are compared with, and the mean square step of a flat
+surface."""
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Vitals:
-    """Of a frame's grey values, 0 to 255."""
+    """Statistics of a frame's grey values, 0 to 255."""
 
     brightness: float
     """Mean."""
     contrast: float
     """Standard deviation."""
     sharpness: float
-    """Mean square difference of neighbours in a row, over that of pixels 8 px apart: 1 for noise, 1/8 for sharp edges,
-    1/64 where all is smooth. It depends neither on contrast nor on how many edges there are.
+    """Mean square difference of neighbours in a row, divided by that of pixels 8 px apart: 1 for noise, 1/8 for sharp
+    edges, 1/64 for smooth surfaces. It depends neither on the contrast nor on the number of edges.
     """
 
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> "Vitals":
-        """Of RGB uint8 [H, W, 3]; of a large frame, of some of its rows."""
+        """Measure an RGB uint8 frame [H, W, 3]; for a large frame, some of its rows."""
         rows = rgb[:: max(1, rgb.shape[0] * rgb.shape[1] // SAMPLED_PX)]
         grey = cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_RGB2GRAY)
         mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(grey))
@@ -75,15 +76,15 @@ class Vitals:
 
 @dataclass(frozen=True)
 class Appearance:
-    """What a frame looks like as a whole."""
+    """The appearance of a whole frame."""
 
     frame_hw: tuple[int, int]
     vitals: Vitals
     features: Floats | None
-    """[tiles, c], of the tiles that were looked at; None: the graph gives none."""
+    """[tiles, c], of the inspected tiles; None: the graph gives none."""
 
     def thinned(self) -> "Appearance":
-        """With the features of some tiles, evenly chosen: enough to know the product by many frames."""
+        """Return a copy with the features of a few, evenly chosen tiles: enough if many frames describe a product."""
         if self.features is None or len(self.features) <= TILES_OF_FRAME:
             return self
         some = np.linspace(0, len(self.features) - 1, TILES_OF_FRAME).astype(int)
@@ -101,7 +102,7 @@ class ProductTiles:
 
     @classmethod
     def of(cls, features: Floats) -> "ProductTiles":
-        """From features [n, c]."""
+        """Fit the distribution to features [n, c]."""
         mean, deviation = features.mean(axis=0), features.std(axis=0)
         deviation = deviation + 1e-3 * float(deviation.mean()) + 1e-12
         scaled = (features - mean) / deviation
@@ -112,10 +113,10 @@ class ProductTiles:
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":
-        """The features in a file. What they claim to be is looked at before memory is taken for them.
+        """Read the features in a file. Their claimed shapes are checked before memory is allocated.
 
         Raises:
-            BundleError: they are none, or of another number of channels.
+            BundleError: the file holds no features, or features with another number of channels.
         """
         expected = {"mean": (channels,), "whitening": (channels, channels)}
         try:
@@ -124,74 +125,76 @@ class ProductTiles:
                     if stored.shape(name) != shape or stored.dtype(name) != np.float32:
                         raise ValueError(f"{name} of shape {stored.shape(name)}, expected float32 of shape {shape}")
                 found = cls(**{name: stored.read(name) for name in expected})
-        except Exception as error:  # zip, zlib, npy headers, memory: what a damaged file raises has no common base
+        except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
             raise BundleError(f"{path} holds no features of tiles ({error}); export the bundle again") from error
         if not (np.isfinite(found.mean).all() and np.isfinite(found.whitening).all()):
             raise BundleError(f"{path} holds numbers that are not finite; export the bundle again")
         return found
 
     def to_bytes(self) -> bytes:
-        """The contents of their file."""
+        """Return the content of the file."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, mean=self.mean, whitening=self.whitening)
         return buffer.getvalue()
 
     def distance(self, features: Floats) -> float:
-        """Median of the distances of tiles [n, c], in standard deviations of the product's tiles."""
+        """Return the median distance of tiles [n, c], in standard deviations of the product's tiles."""
         whitened = (features - self.mean) @ self.whitening
         return float(np.median(np.sqrt((whitened**2).mean(axis=1))))
 
 
 @dataclass(frozen=True, eq=False)
 class Plausibility:
-    """What is plausible, and how a frame is held to it."""
+    """Decides whether frames are plausible."""
 
     plausible: Plausible
     tiles: ProductTiles | None = field(default=None)
-    """None where `plausible.distance` is."""
+    """None if `plausible.distance` is None."""
 
     def objection(self, appearance: Appearance) -> str | None:
-        """Why a frame is not plausible, in words with its numbers; None where it is."""
-        found = self.deviations(appearance)
-        return f"it does not look like the product: {'; '.join(found)}" if found else None
+        """Describe why a frame is not plausible, with its numbers; None if it is plausible."""
+        deviations = self.deviations(appearance)
+        return f"it does not look like the product: {'; '.join(deviations)}" if deviations else None
 
     def deviations(self, appearance: Appearance) -> list[str]:
-        """What of a frame is not plausible, each in words with its numbers."""
-        wanted, vitals = self.plausible, appearance.vitals
-        found = []
-        for name, came, (low, high) in (
-            ("height", appearance.frame_hw[0], wanted.height_px),
-            ("width", appearance.frame_hw[1], wanted.width_px),
+        """Describe each measure of a frame that is not plausible, with its numbers."""
+        plausible, vitals = self.plausible, appearance.vitals
+        deviations = []
+        for name, side_px, (low, high) in (
+            ("height", appearance.frame_hw[0], plausible.height_px),
+            ("width", appearance.frame_hw[1], plausible.width_px),
         ):
-            if not low <= came <= high:
-                found.append(f"{name} {came} px, expected {_range(low, high)}")
+            if not low <= side_px <= high:
+                deviations.append(f"{name} {side_px} px, expected {_range(low, high)}")
         for name in SLACK:
-            low, high = getattr(wanted, name)
-            came = getattr(vitals, name)
-            if not low <= came <= (math.inf if high is None else high):
+            low, high = getattr(plausible, name)
+            value = getattr(vitals, name)
+            if not low <= value <= (math.inf if high is None else high):
                 upper = "or more" if high is None else f"to {high:.3g}"
-                found.append(f"{name} {came:.3g}, expected {low:.3g} {upper}")
-        if self.tiles is not None and wanted.distance is not None:
+                deviations.append(f"{name} {value:.3g}, expected {low:.3g} {upper}")
+        if self.tiles is not None and plausible.distance is not None:
             features = appearance.features
             distance = math.nan if features is None else self.tiles.distance(features)
-            if not distance <= wanted.distance:  # what is not known is not plausible either
-                found.append(f"features {distance:.3g} from the product's, expected up to {wanted.distance:.3g}")
-        return found
+            if not distance <= plausible.distance:  # an unknown distance is not plausible either
+                limit = plausible.distance
+                deviations.append(f"features {distance:.3g} from the product's, expected up to {limit:.3g}")
+        return deviations
 
 
-def know_product(appearances: Sequence[Appearance], groups: Sequence[str] | None = None) -> Plausibility:
-    """What is plausible, from frames of the product; defective ones may be among them.
+def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | None = None) -> Plausibility:
+    """Derive the plausible ranges from frames of the product, which may include defective ones.
 
     Args:
         appearances: at least one.
-        groups: of each; frames of one group show the same thing. None: frames that follow each other do.
+        groups: the group of each frame; frames of one group show the same thing. None: each frame is a group, and
+            neighbouring frames are left out together.
     """
     count = len(appearances)
     sizes = np.array([each.frame_hw for each in appearances])
     vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in SLACK}
     lowest = {name: min(values) * (1 - SLACK[name]) for name, values in vitals.items()}
     brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
-    tiles, farthest = _know_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
+    tiles, farthest = _fit_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
     return Plausibility(
         Plausible(
             frames=count,
@@ -206,62 +209,63 @@ def know_product(appearances: Sequence[Appearance], groups: Sequence[str] | None
     )
 
 
-def outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
-    """Frames that are implausible by all the others, by their places, and why in words; none of fewer than 5 frames.
+def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
+    """Find frames that are implausible compared with all the others. Return a description by index; among fewer than 5
+    frames there is no outlier.
 
     Two frames that look alike are no outliers: each shows that the other is no accident.
     """
     if len(appearances) < FEWEST_TO_STAND_OUT:
         return {}
-    ends = {  # a frame between the lowest and the highest of all measures hardly can be one
+    ends = {  # only a frame with the lowest or highest value of some measure is likely to be an outlier
         end(range(len(appearances)), key=values.__getitem__)
         for values in _measures(appearances)
         if min(values) < max(values)
         for end in (min, max)
     }
-    found = {}
-    for place in sorted(ends):
-        others = know_product([*appearances[:place], *appearances[place + 1 :]])
-        if deviations := others.deviations(appearances[place]):
-            found[place] = "; ".join(deviations)
-    return found
+    outliers = {}
+    for index in sorted(ends):
+        others = fit_plausibility([*appearances[:index], *appearances[index + 1 :]])
+        if deviations := others.deviations(appearances[index]):
+            outliers[index] = "; ".join(deviations)
+    return outliers
 
 
 def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
-    """All that frames are held to, each of every frame."""
-    found = [[getattr(each.vitals, name) for each in appearances] for name in SLACK]
-    found += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
+    """Return the values of all frames, measure by measure."""
+    measures = [[getattr(each.vitals, name) for each in appearances] for name in SLACK]
+    measures += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
     features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
     if len(features) == len(appearances):
-        known = ProductTiles.of(np.concatenate(features))
-        found.append([known.distance(each) for each in features])
-    return found
+        tiles = ProductTiles.of(np.concatenate(features))
+        measures.append([tiles.distance(each) for each in features])
+    return measures
 
 
-def _know_tiles(
-    appearances: Sequence[Appearance], groups: NDArray[np.str_]
-) -> tuple[ProductTiles | None, float | None]:
-    """The features of the product's tiles, and how far from them a frame may be."""
-    some = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
-    number = {name: place for place, name in enumerate(dict.fromkeys(groups.tolist()))}
-    if len(some) < len(groups) or len(number) < FEWEST_GROUPS:
+def _fit_tiles(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[ProductTiles | None, float | None]:
+    """Return the features of the product's tiles, and the largest plausible distance of a frame from them."""
+    features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
+    number = {name: index for index, name in enumerate(dict.fromkeys(groups.tolist()))}
+    if len(features) < len(groups) or len(number) < FEWEST_GROUPS:
         return None, None
     fold = np.array([number[name] * FOLDS // len(number) for name in groups.tolist()])
     farthest = 0.0
     for left_out in np.unique(fold).tolist():
-        known = ProductTiles.of(np.concatenate([some[place] for place in np.flatnonzero(fold != left_out)]))
-        for place in np.flatnonzero(fold == left_out).tolist():
-            farthest = max(farthest, known.distance(some[place]))
-    return ProductTiles.of(np.concatenate(some)), min(farthest * margin(len(number)), FARTHEST)
+        tiles = ProductTiles.of(np.concatenate([features[index] for index in np.flatnonzero(fold != left_out)]))
+        for index in np.flatnonzero(fold == left_out).tolist():
+            farthest = max(farthest, tiles.distance(features[index]))
+    return ProductTiles.of(np.concatenate(features)), min(farthest * margin(len(number)), FARTHEST)
 
 
 def margin(groups: int) -> float:
-    """By how much a new frame may lie beyond the farthest of so many groups; docs/bundle.md has what it was set by."""
+    """Return the factor by which a new frame may exceed the largest distance of this many groups; docs/bundle.md gives
+    its basis.
+    """
     return 1 + min(1.5, 6 / math.sqrt(groups))
 
 
 def _mean_square_step(grey: NDArray[Any], px: int) -> float:
-    """Of grey values [h, w] so far apart in a row."""
+    """Return the mean square difference of grey values [h, w] that lie `px` apart in a row."""
     if grey.shape[1] <= px:
         return 0.0
     mean, deviation = cv2.meanStdDev(cv2.absdiff(grey[:, px:], grey[:, :-px]))

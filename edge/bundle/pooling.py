@@ -1,4 +1,4 @@
-"""How the logit of a tile follows from its map: the mean of all cells, or of the highest few (top-mean)."""
+"""The pooling that derives a tile's logit from its map: the mean of all cells, or of the highest few (top-mean)."""
 
 import re
 
@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 IDENTITY = r"^(mean\(map\)|top-mean\(map, [1-9][0-9]{0,7}\)) == logit\Z"
-"""Of a manifest and of a graph's metadata."""
+"""Pattern of the identity in a manifest and in a graph's metadata."""
 
 
 def pool(maps: NDArray[np.float32], top_cells: int | None) -> NDArray[np.float32]:
-    """Logits [N] of maps [N, h, w]: the mean of the `top_cells` highest cells; None: of all. A NaN gives a NaN."""
+    """Return the logits [N] of maps [N, h, w]: the mean of the `top_cells` highest cells; None: of all. A NaN in a map
+    gives a NaN.
+    """
     cells = maps.reshape(len(maps), -1)
     if top_cells is not None:
         cells = np.partition(cells, -top_cells, axis=1)[:, -top_cells:]
@@ -18,7 +20,7 @@ def pool(maps: NDArray[np.float32], top_cells: int | None) -> NDArray[np.float32
 
 
 def pooling_of(top_cells: int | None) -> str:
-    """What `pool` computes, as the identity names it.
+    """Return the name of the pooling in the identity.
 
     >>> pooling_of(None), pooling_of(16)
     ('mean(map)', 'top-mean(map, 16)')
@@ -27,12 +29,12 @@ def pooling_of(top_cells: int | None) -> str:
 
 
 def identity_of(top_cells: int | None) -> str:
-    """What holds between map and logit."""
+    """Return the identity between map and logit."""
     return f"{pooling_of(top_cells)} == logit"
 
 
 def top_cells_of(identity: str) -> int | None:
-    """How many of the highest cells an `IDENTITY` takes the mean of; None: all.
+    """Return the number of highest cells in an identity; None: all cells.
 
     >>> top_cells_of("top-mean(map, 16) == logit")
     16

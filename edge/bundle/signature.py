@@ -1,7 +1,7 @@
-"""A bundle's signature: `manifest.sig`, detached, over the digest of `manifest.json` and so over all that it lists.
+"""A bundle's detached signature, `manifest.sig`, over the digest of `manifest.json` and so over all files it lists.
 
-It carries the public key that it fits, so that damage is noticed everywhere, also where nobody knows that key. Whether
-the key is trusted is another question, and never answered by what came with the bundle: see `trusted.py`.
+It contains the signer's public key, so that every machine notices damage, even one that does not know the key. The
+bundle itself never decides whether the key is trusted: see `trusted.py`.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ from edge.util.plain_file import read_plain
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096
 DOMAIN = b"heatline bundle 1\0"
-"""Comes before what is signed: a signature made for anything else, by the same key, is none of a bundle."""
+"""Prefix of the signed bytes: a signature that the same key made for anything else is not valid for a bundle."""
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All of `manifest.sig`."""
+    """The content of `manifest.sig`."""
 
     algorithm: Literal["ed25519"]
     key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -35,10 +35,10 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_signature(folder: Path, digest: str) -> PublicKey | None:
-    """The key that signed the bundle of this digest; none where it is not signed.
+    """Return the key that signed the bundle with this digest; None if it is not signed.
 
     Raises:
-        BundleError: there is a signature, and it is not one of this bundle.
+        BundleError: the signature is not valid for this bundle.
     """
     path = folder / SIGNATURE
     try:
@@ -52,7 +52,7 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is no signature of a bundle: {error}; copy the bundle again") from error
     key = PublicKey(bytes.fromhex(signature.key))
-    if signature.to_bytes() != data or not key.fits(bytes.fromhex(signature.signature), _message(digest)):
+    if signature.to_bytes() != data or not key.verifies(bytes.fromhex(signature.signature), _message(digest)):
         raise BundleError(
             f"{path} does not fit the manifest.json beside it: one of them was changed after it was signed by key "
             f"{key.fingerprint}; copy the bundle again, and do not use it if that does not help"
@@ -61,15 +61,15 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
 
 
 def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
-    """Sign the bundle of this digest, whole or not at all; a signature that is there gives way.
+    """Sign the bundle with this digest; an earlier signature is replaced atomically.
 
     Raises:
-        BundleError: it cannot be written.
+        BundleError: the signature cannot be written.
     """
-    made = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
+    signature = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
     path = folder / SIGNATURE
     with writing(path, BundleError), replacing(path, unique=True) as new:
-        new.write_bytes(made.to_bytes())
+        new.write_bytes(signature.to_bytes())
         new.chmod(0o644)
 
 

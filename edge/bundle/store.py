@@ -1,4 +1,4 @@
-"""A bundle on disk: a folder with `manifest.json` and the files it lists, each with its sha256."""
+"""A bundle on disk: a folder with `manifest.json` and the files that it lists, each with its sha256."""
 
 import hashlib
 import os
@@ -30,20 +30,20 @@ LARGEST_MANIFEST = 4 * 1024**2
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are all there and unchanged."""
+    """A bundle whose files are complete and unchanged."""
 
     path: Path
     manifest: Manifest
     digest: str
-    """sha256 of the manifest, and so of all that it lists."""
+    """sha256 of the manifest, which identifies all files that it lists."""
     signed_by: PublicKey | None = None
-    """Whose valid signature it bears; whether that key is trusted is for who uses the bundle to say."""
+    """The key of its valid signature; the user of the bundle decides whether that key is trusted."""
 
     def graph_for(self, precision: Precision) -> str:
-        """The file of the graph that is compiled for a precision.
+        """Return the file of the graph that is compiled for a precision.
 
         Raises:
-            BundleError: it lacks that precision.
+            BundleError: the bundle lacks that precision.
         """
         graph = self.manifest.graph_for(precision)
         if graph is None:
@@ -54,23 +54,23 @@ class Bundle:
         return graph
 
     def plausibility(self) -> Plausibility | None:
-        """What frames must look like; None: the bundle does not say.
+        """Read what frames must look like; None: the bundle does not say.
 
         Raises:
-            BundleError: what it says does not fit the manifest.
+            BundleError: the file does not fit the manifest.
         """
         plausible = self.manifest.calibration.plausible
         return None if plausible is None else self._plausibility(plausible, PRODUCT_TILES)
 
     def plausibility_by_camera(self) -> dict[str, tuple[RegionOfInterest, Plausibility]]:
-        """The same of cameras that were calibrated by themselves, each with the area that it holds for.
+        """Read the same for cameras that were calibrated separately, each with its region of interest.
 
         Raises:
-            BundleError: what it says does not fit the manifest.
+            BundleError: a file does not fit the manifest.
         """
         return {
             camera: (
-                RegionOfInterest.of(each.roi, each.exclude),
+                RegionOfInterest.from_polygons(each.roi, each.exclude),
                 self._plausibility(each.plausible, product_tiles_of(camera)),
             )
             for camera, each in self.manifest.calibration.plausible_by_camera.items()
@@ -83,21 +83,21 @@ class Bundle:
         return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[1] or 0)))
 
     def golden(self) -> GoldenTiles:
-        """The tiles with known answers.
+        """Read the golden tiles.
 
         Raises:
-            BundleError: they do not fit the manifest.
+            BundleError: the file does not fit the manifest.
         """
         return GoldenTiles.load(self.path / GOLDEN, self.manifest)
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle: signature if there is one, manifest, sha256 of every file, golden tiles' shapes.
+    """Read and verify a bundle: a signature if there is one, manifest, sha256 of every file, golden tiles' shapes.
 
-    Runs nothing, and leaves open whether who signed is trusted.
+    It runs nothing, and does not check whether the signer is trusted.
 
     Raises:
-        BundleError: any of it is not as it must be.
+        BundleError: one of these checks fails.
     """
     try:
         data = read_plain(path / MANIFEST, LARGEST_MANIFEST)
@@ -117,14 +117,14 @@ def open_bundle(path: Path) -> Bundle:
             raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
     for name, expected in manifest.files.items():
         try:
-            came = _sha256(path / name)
+            actual = _sha256(path / name)
         except OSError as error:
             raise BundleError(
                 f"{path / name} is listed in the manifest and cannot be read ({error.strerror}); copy the bundle again"
             ) from error
-        if came != expected:
+        if actual != expected:
             raise BundleError(
-                f"{path / name} has sha256 {came[:12]}…, the manifest says {expected[:12]}…; it was changed or "
+                f"{path / name} has sha256 {actual[:12]}…, the manifest says {expected[:12]}…; it was changed or "
                 "damaged, copy the bundle again"
             )
     bundle = Bundle(path, manifest, digest, signed_by)
@@ -134,11 +134,11 @@ def open_bundle(path: Path) -> Bundle:
     return bundle
 
 
-def require_place(path: Path) -> None:
-    """See that a new bundle can be written to a folder, before any work is done for it.
+def require_new_folder(path: Path) -> None:
+    """Require that a new bundle can be written to a folder, before any work is done for it.
 
     Raises:
-        BundleError: it cannot.
+        BundleError: the folder exists or cannot be written.
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder with --to")
@@ -147,16 +147,16 @@ def require_place(path: Path) -> None:
         os.rmdir(tempfile.mkdtemp(prefix=".heatline-", dir=above))
     except OSError as error:
         raise BundleError(
-            f"{path} cannot be written, as nothing can be made in {above} ({error.strerror}); name another folder "
+            f"{path} cannot be written, as {above} does not accept new files ({error.strerror}); name another folder "
             "with --to"
         ) from error
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle whole or not at all, and open it. `manifest.files` is filled in here.
+    """Write a bundle atomically, and open it. This function fills in `manifest.files`.
 
     Raises:
-        BundleError: the place is taken or cannot be written, or what was to be written is no bundle.
+        BundleError: the folder exists or cannot be written, or the content is no valid bundle.
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder")
@@ -172,7 +172,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-            opened = open_bundle(half)  # before it gets its name: what bears a bundle's name is one
+            opened = open_bundle(half)  # before the rename, so that a folder with a bundle's name is always valid
             half.chmod(0o755)
             half.rename(path)
         finally:
@@ -181,7 +181,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def sign_bundle(bundle: Bundle, key: PrivateKey) -> Bundle:
-    """Sign a bundle as it was opened; the signature that it bears gives way.
+    """Sign a bundle as it was opened, and replace an earlier signature.
 
     Raises:
         BundleError: the signature cannot be written.

@@ -1,4 +1,4 @@
-"""Arrays in a NumPy archive from a stranger: what each claims to be can be asked before memory is taken for it."""
+"""Reads an untrusted NumPy archive: the caller can check an array's shape and type before memory is allocated."""
 
 import os
 import zipfile
@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 SLACK_BYTES = 2**20
-"""What an archive may be larger than the arrays in it."""
+"""How many bytes an archive may be larger than its arrays."""
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes, and what can be unpacked bit by bit."""
+"""The compression methods that NumPy writes; both can be unpacked as a stream."""
 
 
 class StoredArrays:
-    """An open `.npz` file; never unpickles.
+    """An open `.npz` file. It never unpickles.
 
     Args:
-        at_most: bytes that the wanted arrays have together at most: a larger archive holds something else.
+        at_most: largest total size of the wanted arrays, bytes; a larger archive is refused.
     Raises:
-        ValueError, zipfile.BadZipFile: it is none.
+        ValueError, zipfile.BadZipFile: the file is no such archive.
     """
 
     def __init__(self, file: BinaryIO, *, at_most: int) -> None:
@@ -42,25 +42,25 @@ class StoredArrays:
         return f"{name}.npy" in self._archive.namelist()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape that an array claims to have."""
+        """Return the shape that an array claims to have."""
         return self._header(name)[0]
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The type that an array claims to have."""
+        """Return the type that an array claims to have."""
         return self._header(name)[2]
 
     def read(self, name: str) -> NDArray[Any]:
-        """An array, which must be exactly as large as it claims to be.
+        """Read an array, which must have exactly its claimed size.
 
         Raises:
-            ValueError, zipfile.BadZipFile: it is damaged.
+            ValueError, zipfile.BadZipFile: the array is damaged.
         """
         shape, in_columns, dtype = self._header(name)
         with self._open(name) as stream:
             _read_header(stream)
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             data = stream.read(size)
-            if len(data) != size or stream.read(1):  # its end has the checksum compared
+            if len(data) != size or stream.read(1):  # reading to the end makes zipfile compare the checksum
                 raise ValueError(f"{name} has not the {size:,} bytes that its header claims")
         return np.frombuffer(data, dtype).reshape(shape, order="F" if in_columns else "C")
 
@@ -79,7 +79,7 @@ class StoredArrays:
 
 def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
-    if version != (1, 0):  # later ones may claim a header of gigabytes, and no plain array needs one
+    if version != (1, 0):  # later versions may claim a header of gigabytes, and no plain array needs them
         raise ValueError(f"version {version[0]}.{version[1]} of the array format, expected 1.0")
     shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject or any(side < 0 for side in shape):

@@ -1,4 +1,4 @@
-"""The keys that a machine trusts: public keys in a folder that only its administrator can write."""
+"""The trusted keys of a machine: public keys in a folder that only its administrator can write."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ from edge.errors import BundleError
 from edge.key_files import files_in, name_of, put, read_trusted, require_name
 
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
-"""Where a machine's trusted keys lie unless another folder is named."""
+"""The default folder of a machine's trusted keys."""
 
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """One key of the folder; its name is what the folder calls it."""
+    """One key of the folder, and its name there."""
 
     name: str
     key: PublicKey
@@ -24,16 +24,16 @@ class TrustedKey:
 
 
 class Signer(msgspec.Struct, frozen=True):
-    """Whose signature a bundle bears."""
+    """The signer of a bundle."""
 
     key: str
-    """Its fingerprint."""
+    """The key's fingerprint."""
     trusted_as: str | None
-    """What the folder of trusted keys calls it; none: it is not there."""
+    """The key's name in the folder of trusted keys; none: the folder does not have it."""
 
 
 def trusted_keys(folder: Path) -> list[TrustedKey]:
-    """All keys of a folder, by name; none where there is no folder.
+    """Return all keys of a folder, sorted by name; none if there is no folder.
 
     Raises:
         BundleError: the folder or a key cannot be read, or others can write it.
@@ -44,11 +44,12 @@ def trusted_keys(folder: Path) -> list[TrustedKey]:
     ]
 
 
-def take_in(key: PublicKey, name: str, folder: Path) -> TrustedKey:
-    """Put a key into a folder of trusted keys, which is made if there is none. One that is there already stays.
+def trust_key(key: PublicKey, name: str, folder: Path) -> TrustedKey:
+    """Add a key to a folder of trusted keys, and create the folder if necessary. A key that is already there keeps its
+    name.
 
     Raises:
-        BundleError: the name is none, or is another key's, or the folder cannot be written, or others can write it.
+        BundleError: the name is invalid or taken by another key, the folder cannot be written, or others can write it.
     """
     require_name(name, BundleError)
     for other in trusted_keys(folder):
@@ -59,19 +60,19 @@ def take_in(key: PublicKey, name: str, folder: Path) -> TrustedKey:
 
 
 def signer_of(bundle: Bundle, folder: Path) -> Signer | None:
-    """Who signed a bundle, and whether a folder's keys vouch for it; none where nobody signed.
+    """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed.
 
     Raises:
         BundleError: as in `trusted_keys`.
     """
     if bundle.signed_by is None:
         return None
-    known = (each.name for each in trusted_keys(folder) if each.key == bundle.signed_by)
-    return Signer(bundle.signed_by.fingerprint, next(known, None))
+    names = (each.name for each in trusted_keys(folder) if each.key == bundle.signed_by)
+    return Signer(bundle.signed_by.fingerprint, next(names, None))
 
 
 def require_trusted(bundle: Bundle, folder: Path) -> Signer:
-    """See that a bundle is signed by a key of a folder.
+    """Require that a bundle is signed by a key of a folder.
 
     Raises:
         BundleError: it is not.
@@ -85,13 +86,13 @@ def require_trusted(bundle: Bundle, folder: Path) -> Signer:
     if signer.trusted_as is None:
         raise BundleError(
             f"{bundle.path} is signed by key {signer.key}, which is not in {folder}; if you know whose key that is, "
-            "take it in with heatline bundle trust, or set allow_unsigned = true in the line's file"
+            "add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
         )
     return signer
 
 
 def describe_signer(signer: Signer | None) -> str:
-    """Who signed, for people."""
+    """Describe the signer, for people."""
     if signer is None:
         return "nobody"
     return f"{signer.trusted_as or 'nobody who is trusted here'}, key {signer.key}"

@@ -1,4 +1,4 @@
-"""The engine that a bundle is used with: opened in the precision that is wanted, and verified on this machine."""
+"""Opens a bundle's engine in the requested precision, and verifies it on this machine by the golden tiles."""
 
 import logging
 from collections.abc import Callable
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VerifiedEngine:
-    """An engine whose golden tiles came out as they should. `engine.precision` is what it truly computes in."""
+    """An engine whose golden tiles passed. `engine.precision` is the precision that it actually uses."""
 
     engine: Engine
     differences: dict[str, float]
-    """How far each output is off on the golden tiles, as a share of its scale."""
-    asked_for: Precision
+    """The largest difference of each output on the golden tiles, as a share of its scale."""
+    requested: Precision
     fell_back: str | None = None
-    """Why it computes in f32 and not in what was asked for, in one sentence; none: it computes in that."""
+    """Why it computes in f32 and not in the requested precision, in one sentence; none: it uses the requested one."""
 
     @property
     def computes_in(self) -> str:
         """Its precision, for people: `f32`, or `f32 instead of int8`."""
-        return self.engine.precision + ("" if self.fell_back is None else f" instead of {self.asked_for}")
+        return self.engine.precision + ("" if self.fell_back is None else f" instead of {self.requested}")
 
 
 def open_verified_engine(
@@ -46,25 +46,25 @@ def open_verified_engine(
 ) -> VerifiedEngine:
     """Compile a bundle's graph for a precision and run its golden tiles.
 
-    Where this machine cannot compute in bf16 or int8, or answers otherwise than the bundle allows for it, f32 is used
-    instead, and a warning says so; f32 itself has nothing to fall back to. Another warning says what a precision
-    misses that was let into the bundle all the same.
+    If this machine cannot compute in bf16 or int8, or its answers differ by more than the bundle allows, f32 is used
+    instead, with a warning; f32 itself has no fallback. Another warning names the limits that a precision fails
+    although it is in the bundle.
 
     Args:
         device, threads, streams, batch: as in `open_engine`.
-        cache: folder in which compiled graphs are kept; None: nowhere.
-        say: hears what is done now.
+        cache: folder for compiled graphs; None: no cache.
+        say: called with a description of each step.
     Raises:
         BundleError: the bundle lacks that precision, or must not be used on this machine.
-        EngineError: this kind of engine never has that precision, or f32 does not load or compile.
+        EngineError: this kind of engine does not support that precision, or f32 does not load or compile.
     """
     require_precision(kind, precision)
     require_device(kind, device)
     manifest, golden = bundle.manifest, bundle.golden()
 
-    def prove(precision: Precision) -> tuple[Engine, dict[str, float]]:
+    def verify(precision: Precision) -> tuple[Engine, dict[str, float]]:
         graph = bundle.graph_for(precision)
-        keeper = None if cache is None else CompiledModelCache(cache, bundle.digest)
+        compiled_models = None if cache is None else CompiledModelCache(cache, bundle.digest)
         try:
             say("compiling")
             engine = open_engine(
@@ -77,7 +77,7 @@ def open_verified_engine(
                 threads=threads,
                 streams=streams,
                 batch=batch,
-                keeper=keeper,
+                cache=compiled_models,
             )
             try:
                 say("running the golden tiles")
@@ -86,22 +86,22 @@ def open_verified_engine(
                 engine.close()
                 raise
         except (EngineError, BundleError) as error:
-            if keeper is None or not keeper.gave:
+            if compiled_models is None or not compiled_models.has_unverified:
                 raise
-            logger.warning("a graph that was compiled before is of no use: %s", error)
-            return prove(precision)  # which compiles: that graph has been taken out
-        engine.verified()
+            logger.warning("a compiled graph from the cache cannot be used: %s", error)
+            return verify(precision)  # compiles, as the cache no longer has that graph
+        engine.mark_verified()
         return engine, differences
 
     if precision == "f32":
-        return VerifiedEngine(*prove("f32"), "f32")
+        return VerifiedEngine(*verify("f32"), "f32")
     try:
-        verified = VerifiedEngine(*prove(precision), precision)
+        verified = VerifiedEngine(*verify(precision), precision)
     except (EngineError, GoldenTilesError) as error:
         fell_back = f"f32 is used instead of {precision}: {error}"
     else:
         if (fails := manifest.fails(precision)) is not None:
-            logger.warning("%s was let into %s though it fails the map gate: %s", precision, bundle.path, fails)
+            logger.warning("%s is in %s although it fails the map gate: %s", precision, bundle.path, fails)
         return verified
     logger.warning("%s", fell_back)
-    return VerifiedEngine(*prove("f32"), precision, fell_back)
+    return VerifiedEngine(*verify("f32"), precision, fell_back)

@@ -1,12 +1,12 @@
-"""Thresholds from good frames, what so many of them show, and bundles that are calibrated again on the line."""
+"""Thresholds from good frames, how reliable they are, and the recalibration of a bundle on the line."""
 
 from edge.calibration.thresholds import (
     GoodFrame,
     calibrate,
     coldest_of,
+    count_allowed_rejects,
+    count_rejected,
     describe_support,
-    may_reach,
-    rejected,
     score_threshold,
     threshold,
 )
@@ -15,9 +15,9 @@ __all__ = [
     "GoodFrame",
     "calibrate",
     "coldest_of",
+    "count_allowed_rejects",
+    "count_rejected",
     "describe_support",
-    "may_reach",
-    "rejected",
     "score_threshold",
     "threshold",
 ]

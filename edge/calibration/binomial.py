@@ -1,4 +1,4 @@
-"""What so many of so many show of a share: exact binomial tails and the bounds of Clopper and Pearson.
+"""Exact binomial tails, and Clopper and Pearson's bounds of a share.
 
 C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated in the case of the binomial,
 Biometrika 26 (1934).
@@ -11,10 +11,10 @@ import sys
 CONFIDENCE = 0.95
 
 
-def at_most(count: int, n: int, share: float) -> float:
+def cdf(count: int, n: int, share: float) -> float:
     """P(X <= count) for X ~ Binomial(n, share).
 
-    Summed from the term at `count` outwards, away from the mean: terms only fall, so few of them matter for any n.
+    The sum starts at `count` and moves away from the mean: its terms only fall, so few of them matter for any n.
     """
     if count < 0:
         return 0.0
@@ -22,8 +22,8 @@ def at_most(count: int, n: int, share: float) -> float:
         return 1.0
     if share >= 1:
         return 0.0
-    if count > n * share:  # the mean is on this side: take the other tail
-        return 1.0 - at_most(n - count - 1, n, 1.0 - share)
+    if count > n * share:  # the mean lies on this side, so sum the other tail
+        return 1.0 - cdf(n - count - 1, n, 1.0 - share)
     ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
     term = total = 1.0  # as multiples of the first term
     for k in range(count, 0, -1):
@@ -35,8 +35,8 @@ def at_most(count: int, n: int, share: float) -> float:
 
 
 def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """The one-sided upper bound of a share of which `count` of `n` were seen: the share of which so few are seen with
-    a chance of only 1 - confidence.
+    """Return the one-sided upper bound of a share, after `count` of `n` were observed: with that share, so few would be
+    observed with a probability of only 1 - confidence.
 
     >>> round(upper_bound(0, 100), 4)
     0.0295
@@ -45,31 +45,33 @@ def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
         return 1.0
     low, high = count / n, 1.0
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if at_most(count, n, middle) > 1.0 - confidence else (low, middle)
+        low, high = (middle, high) if cdf(count, n, middle) > 1.0 - confidence else (low, middle)
     return high
 
 
 def interval(count: int, n: int) -> tuple[float, float]:
-    """The two-sided interval: half of what may go wrong on either side."""
+    """Return the two-sided confidence interval, with half of the error probability on each side."""
     one_sided = (1.0 + CONFIDENCE) / 2
     return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
 
 
 def frames_to_show(share: float, count: int) -> int:
-    """The fewest frames that show a share > 0 if `count` of them reach the threshold: their upper bound is at most it.
+    """Return the smallest number of frames that show a share > 0 if `count` of them reach the threshold: the upper
+    bound is then at most that share.
 
     >>> frames_to_show(0.01, 0), frames_to_show(0.01, 1)
     (299, 473)
     """
     candidates = range(count + 1, sys.maxsize)
-    return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -at_most(count, n, share))]
+    return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -cdf(count, n, share))]
 
 
 def most_that_show(share: float, n: int) -> int | None:
-    """The most of `n` frames that may reach the threshold if the frames are to show a share; none: not even 0 do.
+    """Return the largest count of `n` frames that may reach the threshold if the frames must show a share; None if even
+    a count of 0 does not show it.
 
     >>> most_that_show(0.01, 1000), most_that_show(0.01, 298)
     (4, None)
     """
-    most = bisect.bisect_right(range(n), 1.0 - CONFIDENCE, key=lambda count: at_most(count, n, share)) - 1
+    most = bisect.bisect_right(range(n), 1.0 - CONFIDENCE, key=lambda count: cdf(count, n, share)) - 1
     return None if most < 0 else most

@@ -1,4 +1,4 @@
-"""A bundle's thresholds set anew from good frames of the line it is used on: a new bundle, and what it rests on."""
+"""Sets a bundle's thresholds by good frames of the line that uses it, and writes the result as a new bundle."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
 from edge.bundle.plausibility import Appearance, ProductTiles
-from edge.calibration import GoodFrame, rejected
+from edge.calibration import GoodFrame, count_rejected
 from edge.calibration.binomial import interval
 from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
 from edge.errors import BundleError, EngineError, InputError
@@ -27,50 +27,51 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01
-"""Two shifts differ if a test's p-value lies below."""
+"""Two shifts differ if a test's p-value is smaller."""
 NAMED = 3
-"""How many of the hottest frames are named."""
+"""How many of the hottest frames are listed."""
 
 Track = Callable[[Sequence[Path]], Iterable[Path]]
 
 
 class HotFrame(msgspec.Struct, frozen=True):
-    """A good frame to look at: is it truly good?"""
+    """A good frame with a high logit; the user should check whether it really is good."""
 
     file: str
     highest_logit: float
 
 
 class Shift(msgspec.Struct, frozen=True):
-    """Good frames of one shift, and what becomes of them at a score threshold."""
+    """Good frames of one shift, and how many of them a score threshold rejects."""
 
     frames_are: str
     frames: int
     rejected: int
     rejected_share: float
     interval: tuple[float, float]
-    """Of the true share, two-sided, 95 % (Clopper and Pearson)."""
+    """Confidence interval of the rejected share, two-sided, 95 % (Clopper and Pearson)."""
     hottest: list[HotFrame]
 
 
 class SecondShift(Shift, frozen=True):
-    """Good frames that set no threshold, held against those that did."""
+    """Good frames that set no threshold, compared with those that did."""
 
     rejected_p: float
     """Fisher's exact test of the rejected counts."""
     highest_logits_p: float
     """Mann and Whitney's rank test of the frames' highest logits."""
     differs: list[str]
-    """In words, how it differs by more than chance."""
+    """A description of each difference that is larger than chance."""
 
 
 class GoodPictures:
-    """The pictures of one shift, by name in `files`; `names` says where they are from, without the way there.
+    """The pictures of one shift. `files` lists them, those of a folder by name; `names` describes where they come from,
+    without paths.
 
     Args:
-        paths: files, and folders of them.
+        paths: files, and folders of files.
     Raises:
-        InputError: a folder without pictures.
+        InputError: a folder has no pictures.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -81,15 +82,15 @@ class GoodPictures:
     def run(
         self, inspector: Inspector, track: Track = iter, area: RegionOfInterest | None = None
     ) -> tuple[list[GoodFrame], list[Appearance]]:
-        """Every picture on the line's own way; while one is judged, the next is with the engine.
+        """Inspect every picture as the line does; while one is judged, the engine infers the next.
 
         Args:
-            area: what of the pictures is looked at, their vitals too; None: all.
-        Returns: what thresholds need of each, and what it looks like.
+            area: the region of interest, for the vitals too; None: the whole picture.
+        Returns: for each picture, the values that set thresholds, and its appearance.
         Raises:
             InputError: a picture cannot be read.
-            GeometryError: nothing of a picture lies in the area.
-            EngineError: the network gave no usable answer to one.
+            GeometryError: no pixel of a picture lies in the region of interest.
+            EngineError: the network gave no usable answer to a picture.
         """
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
@@ -108,27 +109,27 @@ class GoodPictures:
         return frames, appearances
 
 
-def copies(files: Sequence[Path]) -> list[tuple[int, int]]:
-    """Which files are there twice, byte for byte: pairs of places in the list, each copy with the first like it.
+def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Find files with the same bytes. Return pairs of indices: the first such file, and its copy.
 
-    No camera takes the same picture twice, so a copy is no further evidence. Only files of one size are read.
+    No camera takes the same picture twice, so a copy is no further evidence. Only files of equal size are read.
 
     Raises:
         InputError: a file cannot be read.
     """
     sizes = [_size(file) for file in files]
-    often = Counter(sizes)
-    first_like: dict[str, int] = {}
-    found = []
-    for place, (file, size) in enumerate(zip(files, sizes, strict=True)):
-        if often[size] > 1 and (first := first_like.setdefault(_sha256(file), place)) != place:
-            found.append((first, place))
-    return found
+    files_of_size = Counter(sizes)
+    first_by_digest: dict[str, int] = {}
+    copies = []
+    for index, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        if files_of_size[size] > 1 and (first := first_by_digest.setdefault(_sha256(file), index)) != index:
+            copies.append((first, index))
+    return copies
 
 
-def shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_threshold: float) -> Shift:
-    """What becomes of a shift's frames at a threshold."""
-    count = rejected(frames, score_threshold)
+def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_threshold: float) -> Shift:
+    """Count how many of a shift's frames a score threshold rejects, and list the hottest."""
+    count = count_rejected(frames, score_threshold)
     ordered = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)
     return Shift(
         frames_are=f"good frames of {pictures.names}",
@@ -140,36 +141,36 @@ def shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_threshold: 
     )
 
 
-def against(
+def compare_shifts(
     second: Shift, second_frames: Sequence[GoodFrame], first: Shift, first_frames: Sequence[GoodFrame]
 ) -> SecondShift:
-    """A second shift held against the first, by two tests: counts see the few hottest frames, ranks see all."""
+    """Compare a second shift with the first by two tests: counts test the few hottest frames, ranks test all frames."""
     counts = fisher_exact(first.rejected, first.frames, second.rejected, second.frames)
     ranks = mann_whitney(
         [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
     )
-    told = {
+    tests = {
         f"{second.rejected} of its {format_count(second.frames, 'frame')} {is_are(second.rejected)} rejected, against "
         f"{first.rejected} of "
         f"{first.frames} (Fisher's exact test": counts,
         "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
     }
     differs = [
-        f"the second shift is {_warmth(test)} than the first by more than chance: {words}, p = {test.p:.2g})"
-        for words, test in told.items()
+        f"the second shift is {_warmth(test)} than the first by more than chance: {text}, p = {test.p:.2g})"
+        for text, test in tests.items()
         if test.p < BEYOND_CHANCE
     ]
     return SecondShift(**msgspec.structs.asdict(second), rejected_p=counts.p, highest_logits_p=ranks.p, differs=differs)
 
 
-def recalibrated(
-    parent: Bundle, calibration: Calibration, version: str, engine: Engine, came_of: Mapping[str, Any]
+def recalibrated_manifest(
+    parent: Bundle, calibration: Calibration, version: str, engine: Engine, details: Mapping[str, Any]
 ) -> Manifest:
-    """The manifest of the new bundle: the parent's, but for its calibration, version and date, and one more record of
-    how it came about.
+    """Return the manifest of the new bundle: the parent's with a new calibration, version and date, and one more record
+    of a calibration in its provenance.
 
     Args:
-        came_of: what the record says besides, see `record_of_thresholds` and `record_of_camera`.
+        details: further keys of the record, from `record_of_thresholds` or `record_of_camera`.
     """
     was = parent.manifest
     record: dict[str, Any] = {
@@ -182,7 +183,7 @@ def recalibrated(
         },
         "engine": engine.name,
         "precision": engine.precision,
-        **came_of,
+        **details,
     }
     before = was.provenance.get("calibrations", [])
     return msgspec.structs.replace(
@@ -192,7 +193,7 @@ def recalibrated(
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",
         calibration=calibration,
-        tolerances={precision: was.tolerances[precision] for precision in was.precisions},  # older ones had more
+        tolerances={precision: was.tolerances[precision] for precision in was.precisions},  # older bundles had more
         provenance={
             **was.provenance,
             "calibrations": [*(before if isinstance(before, list) else [before]), record],
@@ -201,7 +202,7 @@ def recalibrated(
 
 
 def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -> dict[str, Any]:
-    """Of thresholds and of what all frames must look like."""
+    """Return the record of a calibration of thresholds and of the appearance of all frames."""
     return {
         "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
@@ -218,7 +219,7 @@ def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -
 
 
 def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -> dict[str, Any]:
-    """Of what one camera's frames must look like."""
+    """Return the record of a calibration of the appearance of one camera's frames."""
     return {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
 
 
@@ -228,10 +229,10 @@ def write_recalibrated(
     """Write the new bundle, with the parent's files.
 
     Args:
-        tiles: what the product's tiles look like now; None: it is not known.
-        camera: to which one; None: to all.
+        tiles: the new features of the product's tiles; None: unknown.
+        camera: the camera that `tiles` holds for; None: all cameras.
     Raises:
-        BundleError: the place is taken or cannot be written, or a file is no longer what it was.
+        BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
     replaced = PRODUCT_TILES if camera is None else product_tiles_of(camera)
     files = {} if tiles is None else {replaced: tiles.to_bytes()}
@@ -249,10 +250,10 @@ def write_recalibrated(
     return write_bundle(target, manifest, files)
 
 
-def counted_on(text: str, mark: str) -> str:
-    """The next of a series: with mark "+cal", "1" becomes "1+cal1", and that "1+cal2".
+def next_in_series(text: str, mark: str) -> str:
+    """Return the next name of a series: with mark "+cal", "1" is followed by "1+cal1" and "1+cal2".
 
-    >>> counted_on("1", "+cal"), counted_on("1+cal9", "+cal")
+    >>> next_in_series("1", "+cal"), next_in_series("1+cal9", "+cal")
     ('1+cal1', '1+cal10')
     """
     found = re.fullmatch(rf"(.*){re.escape(mark)}([0-9]+)", text, flags=re.DOTALL)

@@ -1,11 +1,11 @@
-"""Student's t distribution: where the next value lies of a normal distribution that few values show."""
+"""Student's t distribution, which predicts the next value of a normal distribution from few values."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev, variance
 
 
-def at_most(t: float, degrees: int) -> float:
+def cdf(t: float, degrees: int) -> float:
     """P(T <= t), by the finite sums of Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3-4."""
     angle = math.atan(t / math.sqrt(degrees))
     cosine_squared = math.cos(angle) ** 2
@@ -20,21 +20,22 @@ def at_most(t: float, degrees: int) -> float:
 
 
 def quantile(share: float, degrees: int) -> float:
-    """The t of which `share` of the distribution lies below, 0.5 <= share < 1.
+    """Return the t below which `share` of the distribution lies, 0.5 <= share < 1.
 
     >>> round(quantile(0.99, 12), 3)
     2.681
     """
     low, high = 0.0, 1.0
-    while at_most(high, degrees) < share:
+    while cdf(high, degrees) < share:
         high *= 2
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if at_most(middle, degrees) < share else (low, middle)
+        low, high = (middle, high) if cdf(middle, degrees) < share else (low, middle)
     return high
 
 
 def prediction_bound(values: list[float], beyond: float) -> float:
-    """What the next value exceeds with a chance of `beyond`, if it is of the same normal distribution.
+    """Return the bound that the next value exceeds with a probability of `beyond`, if it comes from the same normal
+    distribution.
 
     Args:
         values: at least two.
@@ -46,16 +47,16 @@ def prediction_bound(values: list[float], beyond: float) -> float:
 
 
 def prediction_bound_of_groups(values: Mapping[str, Sequence[float]], beyond: float) -> float:
-    """What a value of a new group exceeds with a chance of about `beyond`, if values are normal in each group, with one
-    deviation, and the groups' means are normal too.
+    """Return the bound that a value of a new group exceeds with a probability of about `beyond`, if the values of each
+    group are normal, with the same deviation, and the groups' means are normal too.
 
-    The variance of such a value about the mean of the k groups' means is that between groups, 1 + 1 / k times, and that
-    within a group. The variance of the groups' means has the first and, of a group of m values, 1 / m of the second;
-    so what is missing is added from within the groups. Student's t has k - 1 degrees of freedom, which errs on the high
-    side, as what comes from within has more.
+    The variance of such a value about the mean of the k groups' means is 1 + 1 / k times the variance between groups,
+    plus the variance within a group. The variance of the groups' means contains the first and, for a group of m values,
+    1 / m of the second; the missing part is added from within the groups. Student's t has k - 1 degrees of freedom. The
+    variance within the groups has more, so the bound is rather too high.
 
     Args:
-        values: of each group at least one; at least two groups.
+        values: at least one value of each group; at least two groups.
         beyond: above 0, at most 0.5.
     """
     groups = list(values.values())

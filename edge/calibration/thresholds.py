@@ -1,4 +1,4 @@
-"""Thresholds from good frames (the design's verdict rule). Needs no training library: it is done on the line too."""
+"""Sets thresholds by good frames. It needs no training library, as calibration also takes place on the line."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,41 +14,38 @@ from edge.errors import InputError
 from edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
-"""Frames that may reach the threshold, from which on their quantile is trusted."""
+"""If at least this many frames may reach the threshold, their quantile is reliable."""
 FEWEST_OF_TAIL = 8
-"""Good frames, or groups of them: the tail of a distribution whose deviation fewer show lies so high that no defect
-reaches it."""
+"""The fewest good frames, or groups, for the tail rule: with fewer, the tail lies so high that no defect reaches it."""
 UNSUPPORTED = 3
-"""Times the wanted share: a larger bound is warned of."""
+"""A bound of more than this many times the wanted share causes a warning."""
 COLDEST_SHARE = 0.05
-"""Of defective frames, which are let lie below a margin."""
+"""The share of defective frames that may lie below the coldest defect."""
 EVIDENCE_QUANTILE = 0.999
-"""Of all heatmap cells of the good frames together, the share that lies below the evidence threshold of a top-mean."""
+"""The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
-"""How many of a frame's cells are stored: 6 kB of a frame of 5 MP, and all of a single tile's."""
+"""How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
 
 @dataclass(frozen=True, eq=False)
 class GoodFrame:
-    """What calibration needs of one good frame, in logits."""
+    """The values of one good frame that calibration needs, in logits."""
 
     highest_logit: float
     median_evidence: float
     cells: int
-    """Of its heatmap, without those that no tile covers."""
+    """The number of heatmap cells, without those that no tile covers."""
     hottest: NDArray[np.float32]
-    """The values of the highest of them, in any order, at least one."""
+    """The values of its hottest cells, in any order, at least one."""
     group: str | None = None
-    """Frames of one group show the same thing; None: nothing is known of that."""
+    """Frames of one group show the same thing; None: unknown."""
 
     @classmethod
     def of(cls, logits: NDArray[np.float32], heatmap: NDArray[np.float32], group: str | None = None) -> "GoodFrame":
-        """From the logits of its tiles [N] and its heatmap [H, W]; cells that no tile covers are NaN and are left
-        out.
-        """
+        """Create it from the tiles' logits [N] and the heatmap [H, W], without its NaN cells, which no tile covers."""
         cells = heatmap[~np.isnan(heatmap)]
         if not len(cells):
-            cells = np.full(1, np.nan, np.float32)  # no usable value: no threshold comes from it
+            cells = np.full(1, np.nan, np.float32)  # without a usable value, no threshold can be set
         stored = min(len(cells), max(math.ceil(HOTTEST_SHARE * len(cells)), HOTTEST_AT_LEAST))
         cells.partition(len(cells) - stored)
         hottest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
@@ -60,42 +57,42 @@ class GoodFrame:
         return float(self.hottest.max())
 
 
-def may_reach(frames: int, false_reject: float) -> int:
-    """How many of so many good frames may reach a threshold, for a wanted share of them.
+def count_allowed_rejects(frames: int, false_reject: float) -> int:
+    """Return how many of this many good frames may reach a threshold, for a wanted share.
 
-    >>> may_reach(100, 0.01), may_reach(99, 0.01)
+    >>> count_allowed_rejects(100, 0.01), count_allowed_rejects(99, 0.01)
     (1, 0)
     """
     return min(math.floor(false_reject * frames + 1e-9), frames - 1)
 
 
 def threshold(highest: ArrayLike, share: float, out_of: int | None = None) -> float:
-    """The lowest threshold that at most the wanted share of values reaches.
+    """Return the lowest threshold that at most the wanted share of values reaches.
 
     Args:
-        highest: of each good frame, its highest value; or the highest of a greater number of values.
-        share: wanted share of them, 0 <= share < 1. Fewer than 1 / share values cannot show it: then the threshold lies
-            just above the highest of all.
-        out_of: the greater number; those that did not come count as lower. None: all came.
+        highest: the highest value of each good frame; or the highest of a larger number of values.
+        share: wanted share of the values, 0 <= share < 1. Fewer than 1 / share values cannot show it; the threshold
+            then lies just above the highest value.
+        out_of: the larger number; the missing values count as lower. None: no value is missing.
     Raises:
-        InputError: no value came, or one that is not finite.
+        InputError: there is no value, or one is not finite.
 
     >>> threshold([1.0, 2.0, 3.0, 4.0], 0.25) == math.nextafter(3.0, math.inf)
     True
     """
     values = _usable(highest)
-    place = len(values) - 1 - may_reach(len(values) if out_of is None else out_of, share)
-    return math.nextafter(float(np.partition(values, place)[place]), math.inf)
+    index = len(values) - 1 - count_allowed_rejects(len(values) if out_of is None else out_of, share)
+    return math.nextafter(float(np.partition(values, index)[index]), math.inf)
 
 
 def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
-    """Just above the `EVIDENCE_QUANTILE` of all heatmap cells of the frames together.
+    """Return the value just above the `EVIDENCE_QUANTILE` of all heatmap cells of the frames together.
 
-    A frame counts with no more cells than it stored. So the threshold is exact unless in one frame more than
-    `HOTTEST_SHARE` of its cells, and more than `HOTTEST_AT_LEAST`, reach the exact one; then it is lower.
+    Only stored cells count. So the threshold is exact unless more than `HOTTEST_SHARE` of one frame's cells, and more
+    than `HOTTEST_AT_LEAST`, reach the exact value; then it is lower.
 
     Raises:
-        InputError: no frame came, or a value that is not finite.
+        InputError: there is no frame, or a value is not finite.
     """
     hottest: ArrayLike = np.concatenate([frame.hottest for frame in frames]) if frames else []
     return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
@@ -104,29 +101,29 @@ def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
 def score_threshold(
     good: Sequence[float], share: float, coldest: float | None = None, groups: Sequence[str] | None = None
 ) -> tuple[float, ScoreBy]:
-    """Where the score threshold lies, and what set it.
+    """Return the score threshold, and the rule that set it.
 
-    1. `quantile`: just above the highest good frames, of which `share` may reach it. Nothing ever lowers it, so a bound
-       on the false rejects that holds for it holds for the others.
-    2. `margin`: where defective frames are known and the coldest of them lies higher, halfway to it: what lies between
-       good and defective belongs to neither.
-    3. `tail`: where they are not known, of at least 8 frames of which so few may reach the quantile that it is one of
-       the highest: the value that a next one exceeds with a chance of `share`, by a normal distribution
-       (`student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
-       frame of a new group, if that is higher still.
+    1. `quantile`: just above the good frames, of which `share` may reach it. The other rules only raise it, so a bound
+       of its false rejects holds for them too.
+    2. `margin`: if defective frames are known and the coldest lies higher, halfway to it: values between good and
+       defective belong to neither.
+    3. `tail`: if no defective frames are known, at least 8 good frames are, and so few of them may reach the quantile
+       that it is one of the highest values: the value that the next frame exceeds with a probability of `share`, by a
+       normal distribution (`student`), if it is higher. Frames of one group are alike, so with at least 8 groups it is
+       the value for a frame of a new group, if that is higher still.
 
     Args:
         good: highest tile logit of each good frame.
-        share: wanted share of them that is rejected, 0 <= share < 1.
-        coldest: of `coldest_of` defective frames; None: none is known.
-        groups: of each good frame; None: they are not known.
+        share: wanted share of good frames that is rejected, 0 <= share < 1.
+        coldest: the result of `coldest_of`; None: no defective frame is known.
+        groups: the group of each good frame; None: unknown.
     Raises:
-        InputError: no good frame, or a value that is not finite.
+        InputError: there is no good frame, or a value is not finite.
     """
     quantile = threshold(good, share)
     if coldest is not None:
         return (quantile, "quantile") if coldest <= quantile else ((quantile + coldest) / 2, "margin")
-    if may_reach(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
+    if count_allowed_rejects(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
         return quantile, "quantile"
     tail = prediction_bound([float(value) for value in good], share)
     by_group: dict[str, list[float]] = {}
@@ -138,12 +135,12 @@ def score_threshold(
 
 
 def coldest_of(defective: Sequence[float]) -> float | None:
-    """The logit that at most `COLDEST_SHARE` of defective frames stay below; None: there is none.
+    """Return the logit that at most `COLDEST_SHARE` of defective frames stay below; None if there are no such frames.
 
     Args:
-        defective: highest tile logits of frames that did not teach the model that answers.
+        defective: highest tile logits of frames that did not train the model.
     Raises:
-        InputError: a value that is not finite.
+        InputError: a value is not finite.
 
     >>> coldest_of([3.0, 1.0, 2.0])
     1.0
@@ -152,7 +149,7 @@ def coldest_of(defective: Sequence[float]) -> float | None:
 
 
 def describe_support(calibration: Calibration) -> str | None:
-    """What so few good frames do not show, in a sentence; None where they show nearly what was asked for."""
+    """Describe in a sentence what too few good frames cannot show; None if they nearly show the wanted share."""
     share, bound = calibration.false_reject_per_frame, calibration.false_reject_at_most
     if not share or bound is None or bound <= UNSUPPORTED * share:
         return None
@@ -169,8 +166,8 @@ def describe_support(calibration: Calibration) -> str | None:
     )
 
 
-def rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
-    """How many frames a score threshold, in logits, calls defective."""
+def count_rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
+    """Count the frames that a score threshold, in logits, calls defective."""
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
@@ -182,31 +179,31 @@ def calibrate(
     top_cells: int | None = None,
     coldest_defect: float | None = None,
 ) -> Calibration:
-    """The score threshold comes from each frame's highest tile logit, see `score_threshold`.
+    """Set the thresholds. The score threshold comes from each frame's highest tile logit, see `score_threshold`.
 
-    Where the logit is the mean of the whole map, the evidence threshold is the same quantile over each frame's highest
-    heatmap value. Where it is the mean of the few highest cells, the cells of all frames together set the evidence
-    threshold (see `pooled_threshold`). Then map and logit share one scale, and it is never above the score threshold:
-    a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
+    If the logit is the mean of the whole map, the evidence threshold is the same quantile of each frame's highest
+    heatmap value. If it is the mean of the few highest cells, the cells of all frames together set the evidence
+    threshold (see `pooled_threshold`). Then map and logit share one scale, and the evidence threshold is never above
+    the score threshold: a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
 
-    The bound is that of as many frames as may reach the quantile, also where ties keep some of them below it: how many
-    may was settled before any frame was seen, how many do was not. Frames of one group are alike, so where groups are
-    known, it is that of as many groups: of each counts one frame.
+    The upper bound of the false rejects counts the frames that may reach the quantile, even if ties keep some of them
+    below it: the allowed number was fixed before any frame was seen, the actual number was not. Frames of one group are
+    alike, so if groups are known, the bound counts groups, with one frame of each.
 
     Args:
-        top_cells: of the map's identity: how many of its highest cells the logit is the mean of; None: all.
-        coldest_defect: of `coldest_of`; None: no defective frame is known.
+        top_cells: from the map's identity: the logit is the mean of this many highest cells; None: of all.
+        coldest_defect: the result of `coldest_of`; None: no defective frame is known.
     Raises:
-        InputError: no frame, a share outside 0..1, or a value that is not finite.
+        InputError: there is no frame, the share lies outside 0..1, or a value is not finite.
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")
-    named = [frame.group for frame in frames if frame.group is not None]
-    groups = len(set(named)) if len(named) == len(frames) else None
+    group_names = [frame.group for frame in frames if frame.group is not None]
+    groups = len(set(group_names)) if len(group_names) == len(frames) else None
     score, score_by = score_threshold(
-        [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else named
+        [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else group_names
     )
-    reach, independent = may_reach(len(frames), false_reject), groups or len(frames)
+    reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
     if top_cells is None:
         evidence = threshold([frame.highest_evidence for frame in frames], false_reject)
     else:
@@ -218,7 +215,7 @@ def calibrate(
         false_reject_per_frame=false_reject,
         frames=len(frames),
         frames_are=frames_are,
-        rejected=rejected(frames, score),
+        rejected=count_rejected(frames, score),
         false_reject_at_most=upper_bound(math.ceil(reach * independent / len(frames)), independent),
         groups=groups,
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,

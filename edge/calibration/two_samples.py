@@ -1,6 +1,6 @@
-"""Whether two samples differ by more than chance: by how many of each were counted, and by their ranks.
+"""Tests whether two samples differ by more than chance: one test for counts, one for ranks.
 
-Two-sided p-values are twice the smaller tail, so a p-value has a side: which sample is the higher one.
+A two-sided p-value is twice the smaller tail, so each result also states which sample is higher.
 """
 
 import math
@@ -13,36 +13,37 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Difference:
-    """What a test says of a second sample against a first."""
+    """The result of a test that compares a second sample with a first."""
 
     p: float
-    """Two-sided: the chance of a difference as large or larger where there is none."""
+    """Two-sided: the probability of a difference at least as large if the samples do not differ."""
     second_is: Literal["higher", "lower"]
-    """On which side it lies; either, where there is no difference at all."""
+    """Whether the second sample is higher or lower; without any difference, either value."""
 
 
 def fisher_exact(first: int, first_n: int, second: int, second_n: int) -> Difference:
-    """Fisher's exact test of two counts: `first` of `first_n` against `second` of `second_n`.
+    """Fisher's exact test of two counts: `first` of `first_n` compared with `second` of `second_n`.
 
-    It may be used where a threshold was set just above the (first + 1)-th highest of the first sample. That `second` or
-    more lie above it then means that of the highest first + second of all, no more than `first` come from the first
-    sample: the very tail of this test. The other tail can only be smaller than the test says.
+    The test is valid even if a threshold was set just above the (first + 1)-th highest value of the first sample. If
+    `second` or more values lie above it, then at most `first` of the highest first + second values of all come from the
+    first sample, which is exactly this test's tail. The other tail can only be smaller than the test says.
     """
     counted, all_n = first + second, first_n + second_n
     least, most = max(0, counted - first_n), min(counted, second_n)
-    of_all = _log_ways(all_n, counted)
-    chances = [
-        math.exp(_log_ways(second_n, k) + _log_ways(first_n, counted - k) - of_all) for k in range(least, most + 1)
+    total = _log_binomial(all_n, counted)
+    probabilities = [
+        math.exp(_log_binomial(second_n, k) + _log_binomial(first_n, counted - k) - total)
+        for k in range(least, most + 1)
     ]
-    so_few, so_many = math.fsum(chances[: second - least + 1]), math.fsum(chances[second - least :])
-    return _difference(so_few, so_many)
+    lower, upper = math.fsum(probabilities[: second - least + 1]), math.fsum(probabilities[second - least :])
+    return _difference(lower, upper)
 
 
 def mann_whitney(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Mann and Whitney's rank test, by the normal approximation with correction for ties and continuity.
+    """Mann and Whitney's rank test, by the normal approximation with corrections for ties and continuity.
 
-    No permutations: it needs no seed and no time, and of small samples that lie wholly apart it claims less than the
-    exact test.
+    It uses no permutations, so it needs no seed and little time. For small samples without any overlap, its p-value is
+    larger than that of the exact test.
     """
     m, n = len(first), len(second)
     _, place, tied = np.unique(np.array([*first, *second], np.float64), return_inverse=True, return_counts=True)
@@ -56,11 +57,11 @@ def mann_whitney(first: Sequence[float], second: Sequence[float]) -> Difference:
     return _difference(*tail)
 
 
-def _difference(so_low: float, so_high: float) -> Difference:
-    """From the chances that the second sample lies as low or lower, and as high or higher."""
-    return Difference(min(1.0, 2 * min(so_low, so_high)), "higher" if so_high <= so_low else "lower")
+def _difference(lower: float, upper: float) -> Difference:
+    """Combine the tails: the probabilities that the second sample is at most as high, and at least as high."""
+    return Difference(min(1.0, 2 * min(lower, upper)), "higher" if upper <= lower else "lower")
 
 
-def _log_ways(n: int, k: int) -> float:
-    """The logarithm of the ways to choose k of n."""
+def _log_binomial(n: int, k: int) -> float:
+    """Return the logarithm of the binomial coefficient of n and k."""
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)

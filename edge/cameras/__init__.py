@@ -1,1 +1,1 @@
-"""Where frames come from."""
+"""Cameras: sources of frames, their processes and their supervision."""

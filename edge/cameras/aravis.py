@@ -1,6 +1,6 @@
-"""The few functions of the system's Aravis library (GigE Vision and USB3 Vision cameras) that are used here, by ctypes.
+"""Bindings (ctypes) to the system's Aravis library for GigE Vision and USB3 Vision cameras.
 
-Objects of the library are their addresses. Functions release the GIL while they run.
+Objects of the library are represented by their addresses. Functions release the GIL while they run.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 class AravisError(Exception):
-    """What the library says went wrong."""
+    """An error that the library reported."""
 
 
 class _GError(ctypes.Structure):
@@ -26,10 +26,10 @@ class _GError(ctypes.Structure):
 
 
 def load(library: str | None = None) -> ctypes.CDLL:
-    """The library; loaded once.
+    """Return the library, which is loaded once.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: the library is not installed.
     """
     name = library or LIBRARY
     try:
@@ -47,12 +47,12 @@ def _load(name: str) -> ctypes.CDLL:
 
 
 class Function(Generic[R]):
-    """One function of the library, looked up when it is first called. Text is str here and UTF-8 there.
+    """One function of the library, looked up at its first call. Converts between str and UTF-8.
 
     Args:
-        result: its C type; None: it returns nothing.
-        arguments: their C types.
-        fails: whether a GError goes with it, which is raised as AravisError.
+        result: C type of the result; None: no result.
+        arguments: C types of the arguments.
+        fails: whether the function takes a GError, which is raised as AravisError.
     """
 
     def __init__(self, name: str, result: Any, *arguments: Any, fails: bool = True, library: str | None = None) -> None:
@@ -60,16 +60,16 @@ class Function(Generic[R]):
         self._fails, self._library = fails, library
 
     def __call__(self, *values: Any) -> R:
-        given = [value.encode() if isinstance(value, str) else value for value in values]
+        arguments = [value.encode() if isinstance(value, str) else value for value in values]
         if not self._fails:
-            return self._back(self._bound(*given))
+            return self._decode(self._bound(*arguments))
         error = POINTER(_GError)()
-        result = self._bound(*given, byref(error))
+        result = self._bound(*arguments, byref(error))
         if error:
             message = error.contents.message.decode(errors="replace")
             _error_free(error)
             raise AravisError(message)
-        return self._back(result)
+        return self._decode(result)
 
     @functools.cached_property
     def _bound(self) -> Any:
@@ -84,7 +84,7 @@ class Function(Generic[R]):
         return function
 
     @staticmethod
-    def _back(result: Any) -> R:
+    def _decode(result: Any) -> R:
         return cast(R, result.decode(errors="replace") if isinstance(result, bytes) else result)
 
 
@@ -97,7 +97,7 @@ _connect = Function[int](
     fails=False, library=_GOBJECT,
 )  # fmt: skip
 
-# Which cameras there are.
+# Discovery.
 
 update_device_list = Function[None]("arv_update_device_list", None, fails=False)
 get_n_devices = Function[int]("arv_get_n_devices", c_uint, fails=False)
@@ -158,14 +158,14 @@ _camera_choices = Function[int](
     "arv_camera_dup_available_enumerations_as_strings", c_void_p, c_void_p, c_char_p, POINTER(c_uint)
 )
 
-# What only GigE Vision has.
+# Features of GigE Vision only.
 
 camera_set_packet_size = Function[None]("arv_camera_gv_set_packet_size", None, c_void_p, c_int)
 camera_get_packet_size = Function[int]("arv_camera_gv_get_packet_size", c_uint, c_void_p)
 camera_negotiate_packet_size = Function[int]("arv_camera_gv_auto_packet_size", c_uint, c_void_p)
 device_is_controller = Function[int]("arv_gv_device_is_controller", c_int, c_void_p, fails=False)
 
-# Its device, for what is asked by address.
+# A camera's device: access by address.
 
 _device_read_register = Function[int]("arv_device_read_register", c_int, c_void_p, c_uint64, POINTER(c_uint32))
 _device_read_memory = Function[int]("arv_device_read_memory", c_int, c_void_p, c_uint64, c_uint32, c_void_p)
@@ -182,7 +182,7 @@ _set_integer_property = Function[None](
     "g_object_set", None, c_void_p, c_char_p, c_int, c_void_p, fails=False, library=_GOBJECT
 )
 
-# A buffer. Nothing of its image may be asked before its status is SUCCESS.
+# A buffer. The functions for its image require the status SUCCESS.
 
 buffer_new = Function[int]("arv_buffer_new", c_void_p, c_size_t, c_void_p, fails=False)
 buffer_status = Function[int]("arv_buffer_get_status", c_int, c_void_p, fails=False)
@@ -203,7 +203,7 @@ buffer_pixel_format = Function[int]("arv_buffer_get_image_pixel_format", c_uint3
 _buffer_padding = Function[None]("arv_buffer_get_image_padding", None, c_void_p, *[POINTER(c_int)] * 2, fails=False)
 buffer_has_chunks = Function[int]("arv_buffer_has_chunks", c_int, c_void_p, fails=False)
 IMAGE_PART: Final = 1
-"""Type of a part that is a flat picture."""
+"""Type of a part that is a 2D image."""
 SUCCESS: Final = 0
 STATUSES: Final = {
     -1: "unknown",
@@ -234,7 +234,7 @@ _CONTROL_LOST: Final = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 
 
 def choices(camera: int, feature: str) -> list[str]:
-    """The values that an enumeration offers now."""
+    """Return the values that an enumeration offers now."""
     count = c_uint()
     names = _camera_choices(camera, feature, byref(count))
     try:
@@ -245,7 +245,7 @@ def choices(camera: int, feature: str) -> list[str]:
 
 
 def pixel_formats(camera: int) -> list[int]:
-    """Codes of the pixel formats that the camera offers now."""
+    """Return the codes of the pixel formats that the camera offers now."""
     count = c_uint()
     codes = _camera_pixel_formats(camera, byref(count))
     try:
@@ -256,77 +256,77 @@ def pixel_formats(camera: int) -> list[int]:
 
 
 def bounds(function: Function[None], camera: int) -> tuple[float, float]:
-    """Lowest and highest value that a feature takes now."""
+    """Return the lowest and the highest value that a feature accepts now."""
     low, high = c_double(), c_double()
     function(camera, byref(low), byref(high))
     return low.value, high.value
 
 
 def integer_bounds(function: Function[None], camera: int) -> tuple[int, int]:
-    """Lowest and highest value that a feature takes now."""
+    """Return the lowest and the highest value that a feature accepts now."""
     low, high = c_int(), c_int()
     function(camera, byref(low), byref(high))
     return low.value, high.value
 
 
 def region(camera: int) -> tuple[int, int, int, int]:
-    """x, y, width, height, px."""
+    """Return x, y, width and height of the camera's region, px."""
     x, y, width, height = c_int(), c_int(), c_int(), c_int()
     camera_get_region(camera, byref(x), byref(y), byref(width), byref(height))
     return x.value, y.value, width.value, height.value
 
 
 def read_register(device: int, address: int) -> int:
-    """A GigE Vision bootstrap register."""
+    """Return the value of a GigE Vision bootstrap register."""
     value = c_uint32()
     _device_read_register(device, address, byref(value))
     return value.value
 
 
 def read_memory(device: int, address: int, size: int) -> bytes:
-    """Bytes of the device's memory, always asked anew."""
+    """Read bytes of the device's memory, without a cache."""
     memory = ctypes.create_string_buffer(size)
     _device_read_memory(device, address, size, memory)
     return memory.raw
 
 
-def on_control_lost(device: int, told: Callable[[], object]) -> object:
-    """Have `told` called, in a thread of the library, once the device no longer obeys.
+def on_control_lost(device: int, callback: Callable[[], object]) -> object:
+    """Call `callback`, on a thread of the library, when control of the device is lost.
 
     Returns:
-        what must be kept until the device is let go of.
+        an object that must stay referenced until the device is released.
     """
-    callback = _CONTROL_LOST(lambda _device, _data: told())
-    _connect(device, "control-lost", ctypes.cast(callback, c_void_p), None, None, 0)
-    return callback
+    c_callback = _CONTROL_LOST(lambda _device, _data: callback())
+    _connect(device, "control-lost", ctypes.cast(c_callback, c_void_p), None, None, 0)
+    return c_callback
 
 
-def set_property(thing: int, name: str, value: int) -> None:
-    """Set an object's property that is a whole number or an enumeration."""
-    _set_integer_property(thing, name, value, None)
+def set_property(instance: int, name: str, value: int) -> None:
+    """Set an object's property that is an integer or an enumeration."""
+    _set_integer_property(instance, name, value, None)
 
 
 def counters(stream: int) -> dict[str, int]:
-    """What a stream counts that is whole numbers, by its names."""
+    """Return the integer counters of a stream, by the library's names."""
     names = [_stream_counter_name(stream, index) for index in range(_stream_n_counters(stream))]
     return {name: _stream_counter(stream, name) for name in names if name.startswith("n_")}
 
 
 def part_data(buffer: int, part: int) -> tuple[int, int]:
-    """Address and size in bytes of a part of a buffer."""
+    """Return the address and the size in bytes of a part of a buffer."""
     size = c_size_t()
     return _buffer_part_data(buffer, part, byref(size)), size.value
 
 
 def line_padding(buffer: int) -> int:
-    """Bytes after each line of a buffer's image."""
+    """Return the number of padding bytes after each line of a buffer's image."""
     x, y = c_int(), c_int()
     _buffer_padding(buffer, byref(x), byref(y))
     return x.value
 
 
 def chunk_reader(device: int, feature: str) -> ChunkReader | None:
-    """What reads a chunk's value, called with parser, buffer and feature; None: there is no such number."""
+    """Return the function that reads a chunk's value from parser, buffer and feature; None: it is no number."""
     node = _device_feature(device, feature)
     if not node:
         return None

@@ -1,4 +1,4 @@
-"""What every kind of camera is. It lives in a child process of its own (`edge.cameras.child`), which may be killed."""
+"""The interface of cameras. Each runs in a process of its own (`edge.cameras.child`), which may be killed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -10,60 +10,60 @@ from edge.frames import BadFrame, Frame
 
 
 class EndOfFrames(Exception):
-    """The camera has shown all it had: the end of a replay, not a fault."""
+    """The camera has shown its last frame: the end of a file source, not a fault."""
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found when a camera was opened."""
+    """Properties of an open camera."""
 
     found: str
-    """In words, for people: model, serial number, size, pixel format."""
+    """Description for people: model, serial number, size, pixel format."""
     highest_frame_id: int | None = None
-    """After which frame ids begin again at 1, e.g. 65535; None: they do not. Only for cameras whose ids show gaps."""
+    """The id after which 1 follows, e.g. 65535; None: ids do not wrap. Only for cameras whose ids show gaps."""
     ids_show_gaps: bool = False
-    """Whether a frame id that is left out means a frame that was lost."""
+    """Whether a missing frame id means a lost frame."""
     period_s: float | None = None
-    """Time from one frame to the next, where the camera knows it and runs freely."""
-    can_be_asked: bool = False
-    """Whether `answers` asks the camera itself."""
+    """Time from one frame to the next; None: the camera does not know it, or does not run freely."""
+    can_be_polled: bool = False
+    """Whether `answers` polls the camera itself."""
 
 
 class FrameSource(ABC):
-    """One camera. One thread opens, grabs and closes; another may interrupt, trigger and ask meanwhile."""
+    """One camera. One thread opens, grabs and closes; another may interrupt, trigger and poll meanwhile."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
     def open(self) -> Opened:
-        """Get ready to grab.
+        """Prepare to grab.
 
         Raises:
-            CameraError: the camera is not there or cannot be used.
+            CameraError: the camera is missing or cannot be used.
             MissingExtraError: a library is not installed.
         """
 
     @abstractmethod
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        """The next frame, or None where none came within the timeout or the wait was interrupted.
+        """Return the next frame; None if none came within the timeout or the wait was interrupted.
 
-        The frame's image may lie in the camera's own memory: it is good until the next `grab` or `close`.
+        The image may lie in the camera's own memory: it is valid until the next `grab` or `close`.
 
         Raises:
-            EndOfFrames: there will be no more.
+            EndOfFrames: there are no more frames.
             CameraError: the camera cannot be used any more.
         """
 
     @abstractmethod
     def interrupt(self) -> None:
-        """End a `grab` that waits, and every later one, at once."""
+        """Make a `grab` that waits, and every later one, return at once."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the camera."""
+        """Release the camera."""
 
     def trigger(self) -> None:
-        """Have the camera take one frame now.
+        """Make the camera take one frame now.
 
         Raises:
             CameraError: it cannot be triggered, or did not take the trigger.
@@ -71,9 +71,9 @@ class FrameSource(ABC):
         raise CameraError(f"camera {self.name} cannot be triggered; set its trigger to software")
 
     def answers(self) -> bool:
-        """Whether the camera answers when it is asked, by a register read for example; may take seconds to say no."""
+        """Poll the camera, by a register read for example; return whether it answers. False may take seconds."""
         return True
 
     def counters(self) -> Mapping[str, int]:
-        """What the transport counts since `open`, e.g. packets lost and resent."""
+        """Return the counters of the transport since `open`, e.g. of packets lost and resent."""
         return {}

@@ -1,4 +1,4 @@
-"""What a camera's process and the line say to each other: one message per packet of a Unix socket, as MessagePack."""
+"""Messages between a camera's process and the line: one per packet of a Unix socket, as MessagePack."""
 
 import contextlib
 import socket
@@ -9,7 +9,7 @@ from edge.cameras.base import Opened
 from edge.colour import PixelFormat
 from edge.frames import Stamp
 
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -19,20 +19,22 @@ class _Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 # From the camera's process.
 
 
-class IsOpen(_Message, frozen=True):
+class CameraOpened(_Message, frozen=True):
+    """The camera is open."""
+
     opened: Opened
 
 
 class NewRing(_Message, frozen=True):
-    """Comes with the descriptor of the memory that later frames lie in."""
+    """New shared memory for the frames that follow; its file descriptor comes with this message."""
 
     generation: int
     slots: int
     slot_bytes: int
 
 
-class Here(_Message, frozen=True):
-    """A frame lies in a slot of the newest ring."""
+class FrameReady(_Message, frozen=True):
+    """A frame is in a slot of the newest ring."""
 
     stamp: Stamp
     slot: int
@@ -41,8 +43,8 @@ class Here(_Message, frozen=True):
     digest: int | None
 
 
-class Bad(_Message, frozen=True):
-    """Frames that were announced and cannot be had."""
+class BadFrameReport(_Message, frozen=True):
+    """Frames that were announced and cannot be delivered: a `BadFrame` on its way to the line."""
 
     stamp: Stamp
     reason: str
@@ -50,26 +52,26 @@ class Bad(_Message, frozen=True):
     dropped: bool
 
 
-class Answer(_Message, frozen=True):
-    """To `Ask`. `camera_answers` is None where the camera itself was not asked."""
+class HealthReply(_Message, frozen=True):
+    """Reply to `HealthRequest`. `camera_answers` is None if the camera itself was not polled."""
 
     camera_answers: bool | None
     counters: dict[str, int]
 
 
-class Fired(_Message, frozen=True):
-    """To the `Fire` of this number: the trigger went out, or why not."""
+class TriggerResult(_Message, frozen=True):
+    """Reply to the `FireTrigger` of this number; `error` is None if the trigger was sent."""
 
     number: int
     error: str | None
 
 
 class Ended(_Message, frozen=True):
-    """There will be no more frames, and that is no fault."""
+    """The camera has shown its last frame; this is no fault."""
 
 
 class Broken(_Message, frozen=True):
-    """The camera cannot be used any more; the process ends."""
+    """The camera cannot be used any more, and the process ends."""
 
     error: str
     missing_extra: bool = False
@@ -78,84 +80,84 @@ class Broken(_Message, frozen=True):
 # To the camera's process.
 
 
-class Free(_Message, frozen=True):
-    """A slot may be written again."""
+class ReleaseSlot(_Message, frozen=True):
+    """The line has released a slot, which may be written again."""
 
     generation: int
     slot: int
 
 
-class Ask(_Message, frozen=True):
-    """Are you there? And the camera?"""
+class HealthRequest(_Message, frozen=True):
+    """Request a `HealthReply`; `camera`: poll the camera, too."""
 
     camera: bool
 
 
-class Fire(_Message, frozen=True):
-    """Trigger the camera, unless it is too late for that."""
+class FireTrigger(_Message, frozen=True):
+    """Trigger the camera, unless `not_after_ns` has passed."""
 
     number: int
     not_after_ns: int
-    """The host's monotonic clock, which all processes share."""
+    """Time on the host's monotonic clock, which all processes share."""
 
 
 class Close(_Message, frozen=True):
-    """Let go of the camera and end."""
+    """Close the camera and end."""
 
 
-FromCamera = IsOpen | NewRing | Here | Bad | Answer | Fired | Ended | Broken
-ToCamera = Free | Ask | Fire | Close
+FromCamera = CameraOpened | NewRing | FrameReady | BadFrameReport | HealthReply | TriggerResult | Ended | Broken
+ToCamera = ReleaseSlot | HealthRequest | FireTrigger | Close
 
 _encoder = msgspec.msgpack.Encoder()
 _from_camera = msgspec.msgpack.Decoder(FromCamera)
 _to_camera = msgspec.msgpack.Decoder(ToCamera)
 
 
-class CameraEnd:
-    """The camera process's end of the socket. Any thread sends, one receives."""
+class CameraSocket:
+    """The camera process's end of the socket. Any thread may send; one thread receives."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
 
     def send(self, message: FromCamera, fd: int | None = None) -> None:
-        """Send; waits while the line does not read."""
+        """Send a message; wait while the socket is full."""
         socket.send_fds(self._socket, [_encoder.encode(message)], [] if fd is None else [fd])
 
     def receive(self) -> ToCamera | None:
-        """The next message; None once the line is gone."""
+        """Return the next message; None once the line has ended."""
         try:
-            data = self._socket.recv(_MOST_BYTES)
+            data = self._socket.recv(_MAX_BYTES)
         except ConnectionError:
             return None
         return _to_camera.decode(data) if data else None
 
 
-class LineEnd:
-    """The line's end of the socket. Any thread sends, one receives."""
+class LineSocket:
+    """The line's end of the socket. Any thread may send; one thread receives."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        end.setblocking(False)  # Python 3.11's recv_fds passes over its flags
+        end.setblocking(False)  # recv_fds ignores its flags in Python 3.11
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, message: ToCamera) -> None:
-        """Send if that is possible at once: a process that does not read is found out by its silence."""
+        """Send a message, or drop it if the socket is full: a process that does not read fails its health check."""
         with contextlib.suppress(OSError):
             self._socket.send(_encoder.encode(message), socket.MSG_NOSIGNAL)
 
     def receive(self) -> tuple[FromCamera | None, int | None]:
-        """What has come, with its descriptor if it brings one; None once the process is gone.
+        """Return the next message, None once the process has ended, and the file descriptor that came with it.
 
         Raises:
-            BlockingIOError: nothing has come.
+            BlockingIOError: no message waits.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, _MOST_BYTES, 1)
+            data, fds, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, 1)
         except ConnectionResetError:
-            # A process that died with something unread is told of by this, once, before what it had said.
-            data, fds, _, _ = socket.recv_fds(self._socket, _MOST_BYTES, 1)
+            # Raised once if the process died with unread messages; its own messages follow.
+            data, fds, _, _ = socket.recv_fds(self._socket, _MAX_BYTES, 1)
         return (_from_camera.decode(data) if data else None), (fds[0] if fds else None)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A camera's process: `python -m edge.cameras.child FD`, where FD is its end of the socket to the line.
 
-It may hang, crash or be killed: the line notices and starts another one. Frames are converted to RGB straight into the
-shared memory.
+The process may hang, crash or be killed: the line notices and starts another one. Frames are converted to RGB directly
+into the shared memory.
 """
 
 import contextlib
@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 
 from edge.cameras.base import EndOfFrames, FrameSource
 from edge.cameras.channel import (
-    Answer,
-    Ask,
-    Bad,
+    BadFrameReport,
     Broken,
-    CameraEnd,
+    CameraOpened,
+    CameraSocket,
     Close,
     Ended,
-    Fire,
-    Fired,
-    Free,
-    Here,
-    IsOpen,
+    FireTrigger,
+    FrameReady,
+    HealthReply,
+    HealthRequest,
     NewRing,
+    ReleaseSlot,
+    TriggerResult,
 )
 from edge.cameras.ring import RingWriter
 from edge.cameras.settings import (
@@ -56,13 +56,13 @@ logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
 SLOT_WITHIN_SECONDS = 0.25
-"""A line that makes room by dropping what is oldest does so within a moment; then one that does not is overloaded."""
+"""A line that drops the oldest frame frees a slot sooner. After this time the line is overloaded."""
 SPARE_SLOTS = 3
-"""Beside those for the frames that wait: one being written, one being cut into tiles, one on its way between."""
+"""Slots besides those of the frames that wait: one is written, one is cut into tiles, one is on its way between."""
 
 
 def make_source(settings: CameraSettings) -> FrameSource:
-    """The camera that settings describe, not opened yet. Each kind's library is only loaded where it is used."""
+    """Create the camera that the settings describe, not opened yet. Only its own kind's library is loaded."""
     match settings:
         case FolderSettings():
             from edge.cameras.folder import FolderCamera
@@ -91,9 +91,9 @@ def make_source(settings: CameraSettings) -> FrameSource:
 
 
 class CameraServer:
-    """Serves one camera to the line until the camera ends or the line says so."""
+    """Serves one camera to the line until the camera ends or the line closes it."""
 
-    def __init__(self, settings: CameraSettings, line: CameraEnd) -> None:
+    def __init__(self, settings: CameraSettings, line: CameraSocket) -> None:
         self._settings, self._line = settings, line
         self._source: FrameSource = make_source(settings)
         self._slots = settings.waiting_frames + SPARE_SLOTS
@@ -103,11 +103,11 @@ class CameraServer:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Open, grab until the end, close."""
+        """Open the camera, grab until the end, and close it."""
         NamedThread("obey", self._obey).start()
         try:
             opened = self._source.open()
-            self._line.send(IsOpen(msgspec.structs.replace(opened, found=utf8_safe(opened.found))))
+            self._line.send(CameraOpened(msgspec.structs.replace(opened, found=utf8_safe(opened.found))))
             self._grab()
         except EndOfFrames:
             self._line.send(Ended())
@@ -120,11 +120,11 @@ class CameraServer:
         while not self._stopping.is_set():
             item = self._source.grab(GRAB_TIMEOUT_SECONDS)
             if isinstance(item, Frame):
-                self._deliver(item)
+                self._send_frame(item)
             elif item is not None:
-                self._refuse(item)
+                self._send_bad_frame(item)
 
-    def _deliver(self, frame: Frame) -> None:
+    def _send_frame(self, frame: Frame) -> None:
         height, width = frame.image.shape[:2]
         slot = self._take_slot(height * width * 3)
         if slot is None:
@@ -132,30 +132,30 @@ class CameraServer:
                 reason, detail = "stopped", "its camera was closed before there was room for it"
             else:
                 reason, detail = "overload", "there was no memory free to hold it"
-            self._refuse(BadFrame(frame.stamp, reason, detail, "dropped"))
+            self._send_bad_frame(BadFrame(frame.stamp, reason, detail, "dropped"))
             return
         assert self._ring is not None
         try:
             to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width)))
         except InputError as error:
             self._free.put((self._generation, slot))
-            self._refuse(BadFrame(frame.stamp, "wrong_colour", str(error)))
+            self._send_bad_frame(BadFrame(frame.stamp, "wrong_colour", str(error)))
             return
-        told = digest(frame.image) if self._settings.frozen_after_frames else None
-        self._line.send(Here(frame.stamp, slot, (height, width), frame.pixel_format, told))
+        checksum = digest(frame.image) if self._settings.frozen_after_frames else None
+        self._line.send(FrameReady(frame.stamp, slot, (height, width), frame.pixel_format, checksum))
 
-    def _refuse(self, bad: BadFrame) -> None:
-        self._line.send(Bad(bad.stamp, bad.reason, utf8_safe(bad.detail), bad.kind == "dropped"))
+    def _send_bad_frame(self, bad: BadFrame) -> None:
+        self._line.send(BadFrameReport(bad.stamp, bad.reason, utf8_safe(bad.detail), bad.kind == "dropped"))
 
     def _take_slot(self, frame_bytes: int) -> int | None:
-        """A free slot, in a new ring where the frame is larger than those before; None where there is none."""
+        """Return a free slot, of a new ring if the frame is larger than those before; None: no slot is free."""
         if self._ring is None or frame_bytes > self._ring.slot_bytes:
             self._make_ring(frame_bytes)
         while not self._stopping.is_set():
             try:
                 generation, slot = self._free.get(timeout=SLOT_WITHIN_SECONDS)
             except queue.Empty:
-                # A camera that may wait does so; all others' frames would only grow old.
+                # Only a camera that may block waits; other cameras' frames would grow old.
                 if self._settings.on_overload == "block":
                     continue
                 return None
@@ -172,27 +172,27 @@ class CameraServer:
             self._free.put((self._generation, slot))
 
     def _obey(self) -> None:
-        """Do what the line says, on a thread of its own: it goes on while the camera makes the other one wait."""
+        """Handle the line's messages, on a thread of its own since a `grab` may block the other one."""
         try:
             while (message := self._line.receive()) is not None:
                 match message:
-                    case Free(generation, slot):
+                    case ReleaseSlot(generation, slot):
                         self._free.put((generation, slot))
-                    case Ask(camera):
+                    case HealthRequest(camera):
                         self._line.send(
-                            Answer(self._source.answers() if camera else None, dict(self._source.counters()))
+                            HealthReply(self._source.answers() if camera else None, dict(self._source.counters()))
                         )
-                    case Fire(number, not_after_ns):
-                        self._line.send(Fired(number, self._fire(not_after_ns)))
+                    case FireTrigger(number, not_after_ns):
+                        self._line.send(TriggerResult(number, self._fire(not_after_ns)))
                     case Close():
                         self._stopping.set()
                         self._source.interrupt()
         except ConnectionError:
             pass
         except Exception:
-            logger.exception("camera %s: its process cannot go on", self._settings.name)
+            logger.exception("camera %s: its process failed", self._settings.name)
             os._exit(1)
-        os._exit(0)  # the line is gone; whatever the camera is doing, nobody waits for it any more
+        os._exit(0)  # the line has ended, so nothing waits for the camera any more
 
     def _fire(self, not_after_ns: int) -> str | None:
         if time.monotonic_ns() > not_after_ns:
@@ -205,24 +205,24 @@ class CameraServer:
 
 
 def main() -> None:
-    """Serve the camera whose settings come as the first packet."""
-    # Whoever stops a service by its group means the line: that one says when to end, and its end is ours.
+    """Serve the camera whose settings the first packet holds."""
+    # A signal to the process group is meant for the line, which closes this process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     end = socket.socket(fileno=int(sys.argv[1]))
     first = end.recv(1 << 20)
-    if not first:  # the line is gone
+    if not first:  # the line has ended
         return
     settings = from_bytes(first)
-    with contextlib.suppress(ConnectionError):  # the line is gone
-        CameraServer(settings, CameraEnd(end)).run()
+    with contextlib.suppress(ConnectionError):  # the line has ended
+        CameraServer(settings, CameraSocket(end)).run()
 
 
 def digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> int:
-    """XXH3 of its bytes, 64 bits: the same for equal images, another for images that differ, but for a chance in 2**64.
+    """Return XXH3 of the image's bytes, 64 bits: images that differ share it by a chance of one in 2**64.
 
-    Fast enough to be read on every frame, as copying it takes longer; nobody's signature, as collisions can be made.
+    It takes less time than to copy the image. It is no signature: collisions can be made.
     """
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(image).data)
 

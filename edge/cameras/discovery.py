@@ -1,4 +1,4 @@
-"""Which cameras are there, what stands for each in line.toml, and which one a configuration means."""
+"""Finds cameras: lists them with their keys for line.toml, and resolves the address that a configuration names."""
 
 import contextlib
 import ipaddress
@@ -16,7 +16,7 @@ _PROTOCOLS = {"GigEVision": "GigE Vision", "USB3Vision": "USB3 Vision"}
 
 @dataclass(frozen=True)
 class FoundCamera:
-    """A camera that answered. Any of id, serial, physical address and IP address may stand in a configuration."""
+    """A camera that answered. A configuration may name it by id, serial number, physical address or IP address."""
 
     id: str
     vendor: str
@@ -30,8 +30,8 @@ class FoundCamera:
     """MAC address of a GigE Vision camera, GUID of a USB3 Vision camera."""
 
     @property
-    def opened_by(self) -> str:
-        """What Aravis opens it by."""
+    def aravis_name(self) -> str:
+        """The name by which Aravis opens the camera."""
         return self.address if self.protocol == "GigE Vision" else self.id
 
     def __str__(self) -> str:
@@ -39,10 +39,10 @@ class FoundCamera:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A camera that is there."""
+    """A camera that was found."""
 
     keys: dict[str, str]
-    """What stands for it in line.toml."""
+    """Its keys in line.toml."""
     model: str
     protocol: str
     serial: str = ""
@@ -51,24 +51,24 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """All that `heatline cameras list` tells."""
+    """Output of `heatline cameras list`."""
 
     cameras: list[Found]
     missing: str | None
-    """Why GigE Vision and USB3 Vision cameras could not be looked for."""
+    """Why GigE Vision and USB3 Vision cameras could not be searched; None: they were."""
 
 
 def list_all(interface: str | None = None) -> Listed:
-    """GigE Vision and USB3 Vision cameras that answer, then V4L2 devices.
+    """Return the GigE Vision and USB3 Vision cameras that answer, then the V4L2 devices.
 
     Args:
-        interface: network interface that is asked; None: all of them.
+        interface: network interface to search; None: all of them.
     """
     missing = None
     try:
         found = [
             Found(
-                keys={"kind": "genicam", "address": camera.opened_by},
+                keys={"kind": "genicam", "address": camera.aravis_name},
                 model=f"{camera.vendor} {camera.model}",
                 protocol=camera.protocol,
                 serial=camera.serial,
@@ -81,26 +81,26 @@ def list_all(interface: str | None = None) -> Listed:
     return Listed(found + video_devices(), missing)
 
 
-def video_devices(devices: Path = Path("/dev"), about: Path = Path("/sys/class/video4linux")) -> list[Found]:
-    """The system's V4L2 devices, by number. A camera may have several, of which the first shows pictures."""
+def video_devices(devices: Path = Path("/dev"), sysfs: Path = Path("/sys/class/video4linux")) -> list[Found]:
+    """Return the system's V4L2 devices, by number. A camera may have several; the first one shows pictures."""
     numbers = sorted(int(path.name[5:]) for path in devices.glob("video*") if path.name[5:].isdecimal())
     found = []
     for number in numbers:
         name = ""
         with contextlib.suppress(OSError):
-            name = (about / f"video{number}" / "name").read_text(errors="replace").strip()
+            name = (sysfs / f"video{number}" / "name").read_text(errors="replace").strip()
         found.append(Found({"kind": "v4l2", "device": str(devices / f"video{number}")}, name, "V4L2"))
     return found
 
 
 def list_cameras(interface: str | None = None) -> list[FoundCamera]:
-    """Cameras that answer within a second, on USB and on the network.
+    """Return the cameras that answer within a second, on USB and on the network.
 
     Args:
-        interface: network interface that is asked; None: all of them, by broadcast.
+        interface: network interface to search; None: all of them, by broadcast.
     Raises:
         MissingExtraError: the Aravis library is not installed.
-        CameraError: it is too old to be told an interface.
+        CameraError: the library is too old to search a single interface.
     """
     aravis.load()
     if interface is not None:
@@ -114,37 +114,39 @@ def list_cameras(interface: str | None = None) -> list[FoundCamera]:
     return sorted(found, key=lambda camera: (camera.protocol, camera.address, camera.id))
 
 
-def find_camera(named: str | None, interface: str | None = None) -> str:
-    """What Aravis opens the camera by that a configuration names; only an IP address needs no look around.
+def resolve_address(address: str | None, interface: str | None = None) -> str:
+    """Return the name by which Aravis opens a configured camera. Only an IP address needs no search.
 
     Args:
-        named: IP address, host name, serial number, id or physical address; None: the only camera there.
+        address: IP address, host name, serial number, id or physical address; None: the only camera.
     Raises:
-        CameraError: there is no such camera, or there are several.
+        CameraError: no camera, or more than one, has this address.
     """
-    if named is not None and _is_ip_address(named):
-        return named
+    if address is not None and _is_ip_address(address):
+        return address
     found = list_cameras(interface)
     where = "USB or any network interface" if interface is None else f"USB or network interface {interface}"
-    there = "; ".join(map(str, found)) or "none"
-    if named is None:
+    answered = "; ".join(map(str, found)) or "none"
+    if address is None:
         if len(found) == 1:
-            return found[0].opened_by
+            return found[0].aravis_name
         raise CameraError(
-            f"exactly one camera was expected on {where} and {len(found)} answered ({there}); "
-            "set address to the one that is meant, or to its IP address where broadcasts do not reach it"
+            f"exactly one camera was expected on {where} and {len(found)} answered ({answered}); "
+            "set address to one of them, or to the camera's IP address if broadcasts do not reach it"
         )
-    meant = [camera for camera in found if named in (camera.id, camera.serial, camera.address, camera.physical)]
-    if len(meant) == 1:
-        return meant[0].opened_by
-    if meant:
-        raise CameraError(f"{len(meant)} cameras are called {named!r} ({there}); set address to an IP address or id")
+    matches = [camera for camera in found if address in (camera.id, camera.serial, camera.address, camera.physical)]
+    if len(matches) == 1:
+        return matches[0].aravis_name
+    if matches:
+        raise CameraError(
+            f"{len(matches)} cameras have the address {address!r} ({answered}); set address to an IP address or id"
+        )
     try:
-        return socket.gethostbyname(named)
+        return socket.gethostbyname(address)
     except (OSError, UnicodeError) as error:
         raise CameraError(
-            f"no camera with serial number or id {named!r} answers on {where} (there: {there}) and no host has this "
-            "name; see `heatline cameras list`, or set address to the camera's IP address"
+            f"no camera with serial number or id {address!r} answers on {where} (found: {answered}) and no host has "
+            "this name; see `heatline cameras list`, or set address to the camera's IP address"
         ) from error
 
 
@@ -161,9 +163,9 @@ def _device(index: int) -> FoundCamera:
     )
 
 
-def _is_ip_address(named: str) -> bool:
+def _is_ip_address(address: str) -> bool:
     try:
-        ipaddress.IPv4Address(named)
+        ipaddress.IPv4Address(address)
     except ValueError:
         return False
     return True

@@ -14,21 +14,20 @@ from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
 from edge.util.text import format_count, utf8_safe
 
-MOST_PRELOADED_BYTES = 4 << 30
+MAX_PRELOADED_BYTES = 4 << 30
 
 Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
 
 
 class FolderCamera(FrameSource):
-    """Shows the pictures of a folder by name, frame ids from 1."""
+    """Shows the pictures of a folder in order of their names; frame ids count from 1."""
 
     def __init__(self, settings: FolderSettings) -> None:
         super().__init__(settings.name)
         self._folder, self._loop, self._preload = settings.path, settings.loop, settings.preload
         self._pace = Pace(settings.rate_fps)
         self._files: list[Path] = []
-        self._read: dict[Path, Picture | InputError] = {}
-        """What was read beforehand."""
+        self._preloaded: dict[Path, Picture | InputError] = {}
         self._shown = 0
 
     def open(self) -> Opened:
@@ -51,32 +50,31 @@ class FolderCamera(FrameSource):
         path = self._files[self._shown % len(self._files)]
         self._shown += 1
         stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
-        picture = self._read.get(path) or _picture(path)
+        picture = self._preloaded.get(path) or _read(path)
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)
 
     def _read_all(self) -> None:
-        held = 0
+        total_bytes = 0
         for number, path in enumerate(self._files, start=1):
-            self._read[path] = picture = _picture(path)
-            held += 0 if isinstance(picture, InputError) else picture[0].nbytes
-            if held > MOST_PRELOADED_BYTES:
+            self._preloaded[path] = picture = _read(path)
+            total_bytes += 0 if isinstance(picture, InputError) else picture[0].nbytes
+            if total_bytes > MAX_PRELOADED_BYTES:
                 raise CameraError(
                     f"camera {self.name}: the first {number} of {format_count(len(self._files), 'picture')} in "
-                    f"{self._folder} take "
-                    f"{held / 2**30:.1f} GiB, expected at most {MOST_PRELOADED_BYTES / 2**30:.0f}; show fewer, or "
-                    "leave preload out"
+                    f"{self._folder} take {total_bytes / 2**30:.1f} GiB, expected at most "
+                    f"{MAX_PRELOADED_BYTES / 2**30:.0f}; show fewer, or leave preload out"
                 )
 
     def interrupt(self) -> None:
         self._pace.interrupt()
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to release."""
 
 
-def _picture(path: Path) -> Picture | InputError:
+def _read(path: Path) -> Picture | InputError:
     try:
         return read_image(path)
     except InputError as error:

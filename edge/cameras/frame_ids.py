@@ -1,17 +1,17 @@
-"""Which frames are missing between two frame ids."""
+"""Finds the frames that are missing between two frame ids."""
 
 from dataclasses import dataclass
 
-MOST_LOST = 32767
-"""Farther from one id to the next is no loss but another count."""
+MAX_LOST_FRAMES = 32767
+"""A larger step from one id to the next is no loss: the camera has restarted its count."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Frames that were announced by their ids and never came."""
+    """Frames that are missing from the sequence of ids."""
 
     ids: list[int]
-    """Of all of them, in their order."""
+    """Ids of all missing frames, in order."""
 
 
 class FrameIds:
@@ -28,10 +28,10 @@ class FrameIds:
         self._last: int | None = None
 
     def next(self, frame_id: int, last_frame_id: int | None = None) -> Gap | None:
-        """Take the next id, or a run of them up to `last_frame_id`; what is missing before it.
+        """Record the next id, or a run of ids up to `last_frame_id`; return the frames that are missing before it.
 
         Raises:
-            ValueError: ids run back, stand still or leap, so that nobody can say what is missing.
+            ValueError: ids run back, stand still or leap, so that the missing frames are unknown.
         """
         last, self._last = self._last, frame_id if last_frame_id is None else last_frame_id
         if last is None:
@@ -39,8 +39,8 @@ class FrameIds:
         step = frame_id - last
         if self._highest is not None:
             step %= self._highest
-        # On a circle, a step back is a very long step forward.
-        if not 0 < step <= MOST_LOST:
+        # Modulo the highest id, a step back is a very long step forward.
+        if not 0 < step <= MAX_LOST_FRAMES:
             raise ValueError(f"frame id {frame_id} came after {last}")
         return None if step == 1 else Gap([self._after(last, steps) for steps in range(1, step)])
 

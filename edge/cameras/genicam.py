@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.cameras import aravis
 from edge.cameras.aravis import AravisError
 from edge.cameras.base import FrameSource, Opened
-from edge.cameras.discovery import find_camera
+from edge.cameras.discovery import resolve_address
 from edge.cameras.settings import GenicamSettings
 from edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
 from edge.colour import PixelFormat
@@ -22,20 +22,20 @@ from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 
 POLL_S: Final = 0.02
-"""How long a wait for a frame may go on after `interrupt` or the loss of control."""
+"""Longest time that a wait for a frame continues after `interrupt` or the loss of control."""
 OLDEST_ARRIVAL_NS: Final = 10_000_000_000
-"""A frame that seems older was not: the wall clock was set meanwhile."""
+"""A frame that seems older is not: the wall clock was set meanwhile."""
 HIGHEST_16_BIT_ID: Final = 65535
 SOCKET_BUFFER_FRAMES: Final = 2
-LEAST_SOCKET_BUFFER_BYTES: Final = 1 << 20
-MOST_SOCKET_BUFFER_BYTES: Final = 1 << 30
+MIN_SOCKET_BUFFER_BYTES: Final = 1 << 20
+MAX_SOCKET_BUFFER_BYTES: Final = 1 << 30
 HIGHEST_SOCKET_BUFFER = Path("/proc/sys/net/core/rmem_max")
 
-MOST_STRAYS: Final = 50
-"""Packets that belong to no frame: a few that tried the packet size may come late, all of a camera that sends video."""
+MAX_STRAY_BUFFERS: Final = 50
+"""Limit for packets that belong to no frame: late test packets are few; compressed video is nothing else."""
 
 GVSP_CONFIGURATION: Final = 0x0960
-"""GigE Vision bootstrap register; bit 1 from the left says that frame ids have 64 bits."""
+"""GigE Vision bootstrap register; bit 1 from the left is set if frame ids have 64 bits."""
 IDS_HAVE_64_BITS: Final = 0x4000_0000
 NEVER_RESEND: Final = 0
 
@@ -53,12 +53,12 @@ USEFUL_COUNTERS: Final = {
     "n_ignored_packets": "ignored_packets",
     "n_size_mismatch_errors": "size_mismatches",
 }
-"""The library's names of what a stream counts, and ours. docs/genicam.md says what each one means."""
+"""The library's names of a stream's counters, and ours. docs/genicam.md describes each."""
 
 
 @dataclass(frozen=True)
 class _Sent:
-    """A pixel format on the wire, and what becomes of it."""
+    """A pixel format that a camera sends, and the format that it is converted to."""
 
     name: str
     becomes: PixelFormat
@@ -87,29 +87,29 @@ FORMATS: Final = {
     0x0108000A: _Sent("BayerGB8", "BayerGB8", 8),
     0x0108000B: _Sent("BayerBG8", "BayerBG8", 8),
 }
-"""By their code in the Pixel Format Naming Convention; of those that become one format, unpacked ones come first."""
+"""Pixel formats by their code in the Pixel Format Naming Convention (PFNC). Unpacked formats precede packed ones."""
 
 
 class _Unusable(Exception):
-    """A whole frame that cannot be made a picture of."""
+    """A complete frame that cannot be converted to a picture."""
 
 
-def _advice(wanted_bytes: int) -> str:
-    """What to do against losses, where the kernel grants too small a receive buffer."""
+def _buffer_advice(requested_bytes: int) -> str:
+    """Return advice against losses if the kernel's limit of the receive buffer is too low, else an empty string."""
     try:
-        granted_bytes = int(HIGHEST_SOCKET_BUFFER.read_text())
-    except (OSError, ValueError):  # whatever the kernel is, it does not say
+        limit_bytes = int(HIGHEST_SOCKET_BUFFER.read_text())
+    except (OSError, ValueError):  # this kernel states no limit
         return ""
-    if granted_bytes >= wanted_bytes:
+    if limit_bytes >= requested_bytes:
         return ""
-    return f"; net.core.rmem_max is {granted_bytes}, raise it to {wanted_bytes} or more (docs/genicam.md)"
+    return f"; net.core.rmem_max is {limit_bytes}, raise it to {requested_bytes} or more (docs/genicam.md)"
 
 
 def _line_bytes(sent: _Sent, width: int) -> int:
     if width * sent.bits % 8:
         raise _Unusable(
-            f"it sends {sent.name} with lines of {width} px, which end within a byte, and cameras differ in what comes "
-            "next; set region to a width that is a multiple of 4, or choose an unpacked pixel format"
+            f"it sends {sent.name} with lines of {width} px, which end within a byte, and cameras differ in how they "
+            "continue; set region to a width that is a multiple of 4, or choose an unpacked pixel format"
         )
     return width * sent.bits // 8
 
@@ -117,7 +117,7 @@ def _line_bytes(sent: _Sent, width: int) -> int:
 class GenicamCamera(FrameSource):
     """A GigE Vision or USB3 Vision camera.
 
-    Frames lie in buffers of ours that the library fills: an image is good until the next `grab` or `close`.
+    The library fills buffers that this class owns: an image is valid until the next `grab` or `close`.
     """
 
     def __init__(self, settings: GenicamSettings) -> None:
@@ -125,20 +125,20 @@ class GenicamCamera(FrameSource):
         self._settings = settings
         self._interrupted = threading.Event()
         self._control_lost = threading.Event()
-        self._asking = threading.Lock()  # held while the camera is asked something: it is not let go of meanwhile
-        self._counting = threading.Lock()
-        self._where = settings.address or "the only camera"
+        self._in_use = threading.Lock()  # held during requests to the camera, so that none outlives it
+        self._counters_in_use = threading.Lock()
+        self._address = settings.address or "the only camera"
         self._camera = self._device = self._stream = self._chunk_parser = 0
         self._started = self._silent = False
-        self._kept_callback: object = None
-        self._memory: dict[int, NDArray[np.uint8]] = {}  # of each buffer
+        self._control_callback: object = None
+        self._memory: dict[int, NDArray[np.uint8]] = {}  # by buffer
         self._chunks: dict[str, aravis.ChunkReader] = {}
         self._highest_frame_id: int | None = None
         self._last_frame_id: int | None = None
-        self._lent: int | None = None  # the buffer of the frame that was grabbed last
+        self._lent_buffer: int | None = None  # of the frame that was grabbed last
         self._strays = 0
-        self._over: str | None = None  # why no frame can come any more
-        self._advice = ""  # against losses
+        self._failure: str | None = None  # why no frame can come any more
+        self._advice = ""  # what to do against losses
 
     def open(self) -> Opened:
         try:
@@ -150,23 +150,23 @@ class GenicamCamera(FrameSource):
                 self.close()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        self._give_back()
-        if self._over is not None:
-            raise self._error(self._over)
+        self._return_buffer()
+        if self._failure is not None:
+            raise self._error(self._failure)
         until = time.monotonic() + timeout_s
         while not self._interrupted.is_set():
             wait_s = min(until - time.monotonic(), POLL_S)
             buffer = aravis.stream_pop(self._stream, max(int(wait_s * 1e6), 0))
             if buffer:
-                self._lent = buffer
-                item = self._frame(buffer)
+                self._lent_buffer = buffer
+                item = self._read_frame(buffer)
                 if item is not None:
                     return item
-                self._give_back()
+                self._return_buffer()
                 continue
             if self._control_lost.is_set():
                 raise self._error(
-                    "it no longer obeys: it answers no more, began anew, or another application took control of it; "
+                    "control of it was lost: it does not answer, has restarted, or another application controls it; "
                     "check its power and cable, and that nothing else controls it"
                 )
             if wait_s < POLL_S:
@@ -179,7 +179,7 @@ class GenicamCamera(FrameSource):
     def trigger(self) -> None:
         if self._settings.trigger != "software":
             super().trigger()
-        with self._asking:
+        with self._in_use:
             if not self._started:
                 raise self._error("it is not open, so it took no trigger")
             try:
@@ -188,8 +188,8 @@ class GenicamCamera(FrameSource):
                 raise self._error(f"it did not take the trigger ({error})") from error
 
     def answers(self) -> bool:
-        """Whether it answers a read of its memory: at once, or after up to five seconds not."""
-        with self._asking:
+        """Read the camera's memory; return whether it answers. False may take five seconds."""
+        with self._in_use:
             if not self._started or self._control_lost.is_set():
                 return False
             try:
@@ -201,27 +201,27 @@ class GenicamCamera(FrameSource):
             return True
 
     def counters(self) -> Mapping[str, int]:
-        with self._counting:
+        with self._counters_in_use:
             if not self._stream:
                 return {}
-            counted = aravis.counters(self._stream)
-        return {ours: counted[theirs] for theirs, ours in USEFUL_COUNTERS.items() if theirs in counted}
+            values = aravis.counters(self._stream)
+        return {ours: values[theirs] for theirs, ours in USEFUL_COUNTERS.items() if theirs in values}
 
     def close(self) -> None:
-        """Let go of the camera; one that answers no more is waited for, up to 13 seconds."""
-        with self._asking, self._counting:
-            if self._lent is not None:
-                aravis.unref(self._lent)
+        """Release the camera. If it does not answer, this takes up to 13 seconds."""
+        with self._in_use, self._counters_in_use:
+            if self._lent_buffer is not None:
+                aravis.unref(self._lent_buffer)
             if self._started and not self._silent and not self._control_lost.is_set():
-                with contextlib.suppress(AravisError):  # it has gone meanwhile; it is let go of all the same
+                with contextlib.suppress(AravisError):  # it is gone, and is released all the same
                     aravis.camera_stop(self._camera)
-            for thing in (self._stream, self._chunk_parser, self._camera):
-                if thing:
-                    aravis.unref(thing)
+            for instance in (self._stream, self._chunk_parser, self._camera):
+                if instance:
+                    aravis.unref(instance)
             self._camera = self._device = self._stream = self._chunk_parser = 0
             self._started = self._silent = False
             self._strays = 0
-            self._lent = self._over = self._last_frame_id = self._kept_callback = None
+            self._lent_buffer = self._failure = self._last_frame_id = self._control_callback = None
             self._memory, self._chunks = {}, {}
 
     # Opening.
@@ -229,10 +229,13 @@ class GenicamCamera(FrameSource):
     def _open(self) -> Opened:
         aravis.load()
         self._control_lost.clear()
-        opened_by = self._of_this_camera(lambda: find_camera(self._settings.address, self._settings.interface))
-        self._where = self._settings.address or opened_by
         try:
-            self._camera = aravis.camera_new(opened_by)
+            aravis_name = resolve_address(self._settings.address, self._settings.interface)
+        except CameraError as error:
+            raise CameraError(f"camera {self.name}: {error}") from error
+        self._address = self._settings.address or aravis_name
+        try:
+            self._camera = aravis.camera_new(aravis_name)
         except AravisError as error:
             raise self._error(
                 f"it cannot be opened ({error}); check its power, cable and IP address, and `heatline cameras list`"
@@ -241,17 +244,17 @@ class GenicamCamera(FrameSource):
         gige = bool(aravis.camera_is_gige(self._camera))
         if gige and not aravis.device_is_controller(self._device):
             raise self._error(
-                "another application controls it, and only one can; close that one, or wait some seconds if it was "
-                "killed, until the camera lets go of it"
+                "another application controls it, and only one can; close that application, or wait some seconds if it "
+                "was killed, until the camera releases it"
             )
-        self._kept_callback = aravis.on_control_lost(self._device, self._control_lost.set)
+        self._control_callback = aravis.on_control_lost(self._device, self._control_lost.set)
         pixel_format = self._set_features()
         found = " ".join(
             filter(None, (f(self._camera) for f in (aravis.camera_vendor, aravis.camera_model, aravis.camera_serial)))
         )
         _, _, width, height = aravis.region(self._camera)
         _line_bytes(pixel_format, width)
-        found = f"{found} at {self._where}, {width}x{height} {pixel_format.name}"
+        found = f"{found} at {self._address}, {width}x{height} {pixel_format.name}"
         if gige:
             found += f", packets of {self._set_packet_size()} bytes"
         period_s = self._period_s()
@@ -262,13 +265,13 @@ class GenicamCamera(FrameSource):
             highest_frame_id=self._highest_frame_id,
             ids_show_gaps=True,
             period_s=period_s,
-            can_be_asked=True,
+            can_be_polled=True,
         )
 
     def _set_features(self) -> _Sent:
-        """Set what the configuration names; what one setting allows may hang on those before it."""
+        """Apply the settings of the configuration, in an order in which each depends only on those before."""
         settings, camera = self._settings, self._camera
-        with contextlib.suppress(AravisError):  # whoever had it last may have left it running; not all let us ask
+        with contextlib.suppress(AravisError):  # an earlier application may have left it running
             aravis.camera_stop(camera)
         if aravis.camera_has(camera, "AcquisitionMode"):
             aravis.camera_set_text(camera, "AcquisitionMode", "Continuous")
@@ -289,7 +292,7 @@ class GenicamCamera(FrameSource):
                 self._set_gain, aravis.camera_get_gain, 0.5,
             )  # fmt: skip
         if settings.rate_fps is not None and settings.trigger == "free":
-            with contextlib.suppress(AravisError):  # a rate that is switched off cannot be set; not all have the switch
+            with contextlib.suppress(AravisError):  # enables the rate; not all cameras have this feature
                 aravis.camera_set_boolean(camera, "AcquisitionFrameRateEnable", True)
             self._set_number(
                 "rate_fps", settings.rate_fps, aravis.camera_has_frame_rate, aravis.camera_frame_rate_bounds,
@@ -300,39 +303,39 @@ class GenicamCamera(FrameSource):
         return pixel_format
 
     def _set_pixel_format(self) -> _Sent:
-        asked, camera = self._settings.pixel_format, self._camera
-        if asked not in ("first", "any"):
+        requested, camera = self._settings.pixel_format, self._camera
+        if requested not in ("first", "any"):
             offered = aravis.pixel_formats(camera)
-            code = next((code for code, sent in FORMATS.items() if sent.becomes == asked and code in offered), None)
+            code = next((code for code, sent in FORMATS.items() if sent.becomes == requested and code in offered), None)
             if code is None:
                 raise self._error(
-                    f"it has no pixel format {asked}; it offers {', '.join(aravis.choices(camera, 'PixelFormat'))}"
+                    f"it has no pixel format {requested}; it offers {', '.join(aravis.choices(camera, 'PixelFormat'))}"
                 )
-            with self._naming("pixel_format", asked):
+            with self._naming("pixel_format", requested):
                 aravis.camera_set_pixel_format(camera, code)
-        taken = aravis.camera_get_pixel_format(camera)
-        sent = FORMATS.get(taken)
-        if sent is None or asked not in ("first", "any", sent.becomes):
+        sent = FORMATS.get(aravis.camera_get_pixel_format(camera))
+        if sent is None or requested not in ("first", "any", sent.becomes):
             raise self._error(
-                f"it sends {aravis.camera_pixel_format_name(camera)} where pixel_format is {asked}; set pixel_format "
-                f"to one of {', '.join(sorted({sent.becomes for sent in FORMATS.values()}))} that it offers"
+                f"it sends {aravis.camera_pixel_format_name(camera)} where pixel_format is {requested}; set "
+                f"pixel_format to one of {', '.join(sorted({sent.becomes for sent in FORMATS.values()}))} that it "
+                "offers"
             )
         return sent
 
     def _set_region(self, x: int, y: int, width: int, height: int) -> None:
-        camera, asked = self._camera, (x, y, width, height)
-        with self._naming("region", asked):
-            aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets take away from what width and height may be
+        camera, requested = self._camera, (x, y, width, height)
+        with self._naming("region", requested):
+            aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets reduce the bounds of width and height
             widths = aravis.integer_bounds(aravis.camera_width_bounds, camera)
             heights = aravis.integer_bounds(aravis.camera_height_bounds, camera)
             fits = widths[0] <= width <= widths[1] - x and heights[0] <= height <= heights[1] - y
             if fits:
-                aravis.camera_set_region(camera, *asked)
-        taken = aravis.region(camera)
-        if not fits or taken != asked:
+                aravis.camera_set_region(camera, *requested)
+        accepted = aravis.region(camera)
+        if not fits or accepted != requested:
             raise self._error(
-                f"region {list(asked)} does not suit it: x + width may be {widths[0]} to {widths[1]} px and y + height "
-                f"{heights[0]} to {heights[1]} px, and it stands at {list(taken)}"
+                f"region {list(requested)} does not suit it: x + width may be {widths[0]} to {widths[1]} px and y + "
+                f"height {heights[0]} to {heights[1]} px, and it stands at {list(accepted)}"
             )
 
     def _set_trigger(self) -> None:
@@ -351,46 +354,46 @@ class GenicamCamera(FrameSource):
             raise self._error(f"it has no trigger source {source}; it offers {', '.join(offered)}")
         with self._naming("trigger", source):
             aravis.camera_set_trigger(camera, source)
-        if (taken := aravis.camera_get_text(camera, "TriggerSource")) != source:
-            raise self._error(f"trigger source {source} was asked for, and it took {taken}")
+        if (accepted := aravis.camera_get_text(camera, "TriggerSource")) != source:
+            raise self._error(f"trigger source {source} was requested, and it took {accepted}")
 
     def _set_number(
         self,
         key: str,
-        asked: float,
+        requested: float,
         has: aravis.Function[int],
         bounds: aravis.Function[None],
         write: Callable[[int, float], object],
         read: aravis.Function[float],
         tolerance: float,
     ) -> None:
-        """Set a number that the camera may round, but not refuse in silence.
+        """Set a number, and check that the camera has accepted it.
 
         Args:
-            tolerance: how far off the value may be that the camera makes of it.
+            tolerance: largest rounding error of the camera.
         """
         if not has(self._camera):
-            raise self._error(f"it has nothing that {key} could set; leave {key} out")
-        with self._naming(key, asked):
+            raise self._error(f"it has no feature for {key}; leave {key} out")
+        with self._naming(key, requested):
             low, high = aravis.bounds(bounds, self._camera)
-            if low <= asked <= high:
-                write(self._camera, asked)
-            taken = read(self._camera)
-        if not low <= asked <= high or abs(taken - asked) > tolerance:
+            if low <= requested <= high:
+                write(self._camera, requested)
+            accepted = read(self._camera)
+        if not low <= requested <= high or abs(accepted - requested) > tolerance:
             raise self._error(
-                f"{key} {asked:g} does not suit it: with the settings before it offers {low:g} to {high:g}, "
-                f"and it stands at {taken:g}"
+                f"{key} {requested:g} does not suit it: with the settings before it offers {low:g} to {high:g}, "
+                f"and it stands at {accepted:g}"
             )
 
     def _set_gain(self, camera: int, gain_db: float) -> None:
-        """Aravis sets no gain below 0 dB, though there are cameras that offer it."""
+        """Set the gain. Aravis itself sets none below 0 dB, though some cameras offer it."""
         if gain_db < 0 and aravis.camera_has(camera, "Gain"):
             aravis.camera_set_float(camera, "Gain", gain_db)
         else:
             aravis.camera_set_gain(camera, gain_db)
 
     def _switch_off(self, feature: str) -> None:
-        """What a camera sets by itself does not stay as it was set."""
+        """Switch off an automatic feature, which would override the setting."""
         if aravis.camera_has(self._camera, feature):
             with self._naming(feature, "Off"):
                 aravis.camera_set_text(self._camera, feature, "Off")
@@ -402,40 +405,38 @@ class GenicamCamera(FrameSource):
             reader = aravis.chunk_reader(self._device, f"Chunk{chunk}") if chunk in offered else None
             if reader is None:
                 numbers = [name for name in offered if aravis.chunk_reader(self._device, f"Chunk{name}")]
-                raise self._error(
-                    f"it has no chunk {chunk} that is a number; it offers {', '.join(numbers) or 'none at all'}"
-                )
+                raise self._error(f"it has no chunk {chunk} that is a number; it offers {', '.join(numbers) or 'none'}")
             self._chunks[chunk] = reader
         with self._naming("chunks", ", ".join(chunks)):
             aravis.camera_set_chunks(camera, ",".join(chunks))
         self._chunk_parser = aravis.camera_chunk_parser(camera)
 
     def _set_packet_size(self) -> int:
-        asked, camera = self._settings.packet_bytes, self._camera
-        if not asked:
+        requested, camera = self._settings.packet_bytes, self._camera
+        if not requested:
             return aravis.camera_negotiate_packet_size(camera)
-        with self._naming("packet_bytes", asked):
-            aravis.camera_set_packet_size(camera, asked)
-        return asked
+        with self._naming("packet_bytes", requested):
+            aravis.camera_set_packet_size(camera, requested)
+        return requested
 
     def _start_stream(self, gige: bool) -> None:
-        asked, camera = self._settings.packet_bytes, self._camera
-        stream = aravis.camera_create_stream(camera, None, None)  # tries the packet size, and takes another if it fails
+        requested, camera = self._settings.packet_bytes, self._camera
+        stream = aravis.camera_create_stream(camera, None, None)  # tests the packet size; may change it
         if not stream:
-            raise self._error("it gives no stream of frames")
+            raise self._error("it opens no stream of frames")
         self._stream = stream
         payload = aravis.camera_payload(camera)
         if gige:
-            if asked and (taken := aravis.camera_get_packet_size(camera)) != asked:
+            if requested and (accepted := aravis.camera_get_packet_size(camera)) != requested:
                 raise self._error(
-                    f"packets of {asked} bytes do not come through from it, those of {taken} do; raise the MTU of "
-                    "network card and switch, or set packet_bytes to 0"
+                    f"packets of {requested} bytes do not come through from it, those of {accepted} do; raise the MTU "
+                    "of network card and switch, or set packet_bytes to 0"
                 )
             if not self._settings.resend:
                 aravis.set_property(stream, "packet-resend", NEVER_RESEND)
-            size = min(max(SOCKET_BUFFER_FRAMES * payload, LEAST_SOCKET_BUFFER_BYTES), MOST_SOCKET_BUFFER_BYTES)
+            size = min(max(SOCKET_BUFFER_FRAMES * payload, MIN_SOCKET_BUFFER_BYTES), MAX_SOCKET_BUFFER_BYTES)
             aravis.set_property(stream, "socket-buffer-size", size)
-            self._advice = _advice(size)
+            self._advice = _buffer_advice(size)
         for _ in range(self._settings.buffers):
             memory = np.empty(payload, np.uint8)
             buffer = aravis.buffer_new(payload, memory.ctypes.data)
@@ -459,40 +460,42 @@ class GenicamCamera(FrameSource):
     # Grabbing.
 
     def _push(self, buffer: int) -> None:
-        """Have a buffer filled. Id and times come with a frame's first packet; where that is lost, the last frame's
-        would stay."""
+        """Queue a buffer for the library, without the last frame's id and times.
+
+        They come with a frame's first packet; if that is lost, those of the last frame would stay.
+        """
         aravis.buffer_set_frame_id(buffer, 0)
         aravis.buffer_set_timestamp(buffer, 0)
         aravis.buffer_set_system_timestamp(buffer, 0)
         aravis.stream_push(self._stream, buffer)
 
-    def _give_back(self) -> None:
-        if self._lent is not None:
-            self._push(self._lent)
-            self._lent = None
+    def _return_buffer(self) -> None:
+        if self._lent_buffer is not None:
+            self._push(self._lent_buffer)
+            self._lent_buffer = None
 
-    def _frame(self, buffer: int) -> Frame | BadFrame | None:
-        """What a buffer holds; None: a packet that announces no frame."""
+    def _read_frame(self, buffer: int) -> Frame | BadFrame | None:
+        """Return the frame in a buffer; None: a packet that belongs to no frame."""
         status = aravis.buffer_status(buffer)
         name = aravis.STATUSES.get(status, str(status))
         if name == "payload-not-supported":
             self._strays += 1
-            if self._strays > MOST_STRAYS:
-                raise self._error("it sends something that is no picture; switch off what makes it compress its frames")
+            if self._strays > MAX_STRAY_BUFFERS:
+                raise self._error("it sends payloads that are no pictures; switch off the compression of its frames")
             return None
         stamp = self._stamp(buffer)
         if status != aravis.SUCCESS:
             if name == "size-mismatch":
-                self._over = "its size changed in mid-run"
+                self._failure = "its size changed in mid-run"
             return BadFrame(
                 stamp,
                 "incomplete",
                 f"the frame came incomplete ({name}): packets were lost between camera and this PC{self._advice}",
             )
         try:
-            image, pixel_format = self._image(buffer)
+            image, pixel_format = self._read_image(buffer)
         except _Unusable as error:
-            self._over = str(error)
+            self._failure = str(error)
             return BadFrame(stamp, "incomplete", str(error))
         return Frame(stamp, image, pixel_format)
 
@@ -512,7 +515,7 @@ class GenicamCamera(FrameSource):
         )
 
     def _frame_id(self, buffer: int) -> int | None:
-        """The camera's own; that of a frame whose first packet was lost follows the one before."""
+        """Return the camera's frame id; if the first packet was lost, the id after the last one."""
         frame_id: int | None = aravis.buffer_frame_id(buffer) or None
         if frame_id is None and self._last_frame_id is not None:
             frame_id = 1 if self._last_frame_id == self._highest_frame_id else self._last_frame_id + 1
@@ -524,24 +527,26 @@ class GenicamCamera(FrameSource):
             return {}
         values = {}
         for chunk, read in self._chunks.items():
-            with contextlib.suppress(AravisError):  # not in this frame
+            with contextlib.suppress(AravisError):  # this frame lacks the chunk
                 values[chunk] = float(read(self._chunk_parser, buffer, f"Chunk{chunk}"))
         return values
 
-    def _image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
-        """The picture in a complete buffer, which says itself what it is: it may have changed in mid-run."""
+    def _read_image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
+        """Return the picture in a complete buffer. Its size and format come from the buffer: they may have changed."""
         if not aravis.buffer_n_parts(buffer) or aravis.buffer_part_type(buffer, 0) != aravis.IMAGE_PART:
-            raise _Unusable("it sends something that is no picture; switch its chunks off, or its other payload type")
+            raise _Unusable("it sends payloads that are no pictures; switch its chunks off, or its other payload type")
         width, height = aravis.buffer_width(buffer), aravis.buffer_height(buffer)
         code, padding = aravis.buffer_pixel_format(buffer), aravis.line_padding(buffer)
         sent = FORMATS.get(code)
         if sent is None:
-            raise _Unusable(f"it sends pixel format {code:#010x}, which is not among those that are understood")
+            raise _Unusable(
+                f"it sends pixel format {code:#010x}, which is not supported; set pixel_format to one that is"
+            )
         line = _line_bytes(sent, width) + padding
         needed = line * height
         memory, (address, size) = self._memory[buffer], aravis.part_data(buffer, 0)
         data = memory[address - memory.ctypes.data :][:size]
-        if data.size < needed or needed == 0:  # the library lets a frame that outgrew its buffer pass as complete
+        if data.size < needed or needed == 0:  # the library reports a frame that outgrew its buffer as complete
             raise _Unusable(
                 f"its size changed in mid-run: a frame of {width}x{height} {sent.name} has {needed} bytes and its "
                 f"buffer took {data.size}"
@@ -554,19 +559,13 @@ class GenicamCamera(FrameSource):
 
     # Errors.
 
-    def _error(self, sentence: str) -> CameraError:
-        return CameraError(f"camera {self.name} at {self._where}: {sentence}")
+    def _error(self, message: str) -> CameraError:
+        return CameraError(f"camera {self.name} at {self._address}: {message}")
 
     @contextlib.contextmanager
-    def _naming(self, key: str, asked: object) -> Iterator[None]:
-        """Name the setting that the camera refuses."""
+    def _naming(self, key: str, requested: object) -> Iterator[None]:
+        """Add the name of the setting to an error of the library."""
         try:
             yield
         except AravisError as error:
-            raise self._error(f"it refuses {key} {asked} ({error})") from error
-
-    def _of_this_camera(self, find: Callable[[], str]) -> str:
-        try:
-            return find()
-        except CameraError as error:
-            raise CameraError(f"camera {self.name}: {error}") from error
+            raise self._error(f"it refuses {key} {requested} ({error})") from error

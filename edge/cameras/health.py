@@ -1,4 +1,4 @@
-"""What is told of a camera: how it is, and its death and its return, once each."""
+"""The state of one camera, and the alarms that report its death and its recovery once each."""
 
 import logging
 import time
@@ -10,37 +10,37 @@ from edge.cameras.state import CameraAlarm, CameraState, State
 
 logger = logging.getLogger(__name__)
 
-ONLY_FRAMES_DISPROVE = ("silent", "frozen", "clock", "stale", "frame_ids")
-"""Faults of a camera that answers all the while."""
+ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "clock", "stale", "frame_ids")
+"""Faults of a camera that still answers requests: only good frames disprove them."""
 
 
 class Health:
-    """How one camera is. One thread changes it, any looks.
+    """State of one camera. One thread changes it; any thread may read it.
 
     Args:
-        tell: hears of its death and its return.
+        on_alarm: called when the camera dies and when it recovers.
     """
 
-    def __init__(self, camera: str, tell: Callable[[CameraAlarm], None]) -> None:
+    def __init__(self, camera: str, on_alarm: Callable[[CameraAlarm], None]) -> None:
         self.fault: Fault | None = None
-        """What is wrong with it; None once it has shown that it is alive."""
-        self._camera, self._tell = camera, tell
+        """What is wrong with the camera; None once it has shown that it is alive."""
+        self._camera, self._on_alarm = camera, on_alarm
         self._alarm: CameraAlarm | None = None
-        """Told and not over."""
+        """The alarm that was reported and has not ended."""
         self._state: tuple[State, int] = ("OPENING", time.time_ns())
 
     @property
     def is_dead(self) -> bool:
-        """Whether its death was told, and its return was not."""
+        """Whether an alarm is active."""
         return self._alarm is not None
 
     @property
-    def only_frames_disprove_it(self) -> bool:
-        """Whether the camera is dead of something that it answers in spite of."""
-        return self.fault is not None and self.fault.reason in ONLY_FRAMES_DISPROVE
+    def needs_good_frame(self) -> bool:
+        """Whether only a good frame ends the fault, since the camera answers requests in spite of it."""
+        return self.fault is not None and self.fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
 
     def state(self, openings: int, counters: dict[str, int]) -> CameraState:
-        """How it is now."""
+        """Return the current state."""
         (state, since_at_ns), fault = self._state, self.fault
         return CameraState(
             state=state,
@@ -51,24 +51,24 @@ class Health:
             counters=counters,
         )
 
-    def set(self, state: State) -> None:
-        """It is in this state from now on, if it is not yet."""
+    def set_state(self, state: State) -> None:
+        """Enter a state; the time of entry stays if the camera is in it already."""
         if state != self._state[0]:
             self._state = state, time.time_ns()
 
-    def die(self, fault: Fault) -> None:
-        """The camera is dead, of this."""
+    def mark_dead(self, fault: Fault) -> None:
+        """Record a fault, and report the camera's death unless an alarm is active."""
         self.fault = fault
         if self._alarm is None:
             logger.error("camera %s is dead (%s): %s", self._camera, fault.reason, fault.detail)
             self._alarm = CameraAlarm(self._camera, fault.reason, fault.detail, True, time.time_ns())
-            self.set("DEAD")
-            self._tell(self._alarm)
+            self.set_state("DEAD")
+            self._on_alarm(self._alarm)
 
-    def live(self, state: State) -> None:
-        """The camera has shown that it is alive."""
+    def mark_alive(self, state: State) -> None:
+        """Clear the fault, and report the camera's recovery if an alarm is active."""
         alarm, self._alarm, self.fault = self._alarm, None, None
-        self.set(state)
+        self.set_state(state)
         if alarm is not None:
             logger.info("camera %s is back", self._camera)
-            self._tell(replace(alarm, active=False))
+            self._on_alarm(replace(alarm, active=False))

@@ -1,4 +1,4 @@
-"""The line's handle of one camera's process."""
+"""The line's handle on the process of one camera."""
 
 import os
 import select
@@ -13,50 +13,50 @@ import msgspec
 
 from edge.cameras.base import Opened
 from edge.cameras.channel import (
-    Answer,
-    Ask,
-    Bad,
+    BadFrameReport,
     Broken,
+    CameraOpened,
     Close,
     Ended,
-    Fire,
-    Fired,
-    Free,
+    FireTrigger,
+    FrameReady,
     FromCamera,
-    Here,
-    IsOpen,
-    LineEnd,
+    HealthReply,
+    HealthRequest,
+    LineSocket,
     NewRing,
+    ReleaseSlot,
+    TriggerResult,
 )
 from edge.cameras.ring import RingReader
 from edge.cameras.settings import CameraSettings, to_bytes
 from edge.frames import BadFrame, Frame
 
 _BUFFER_BYTES = 1 << 20
-NOT_FOR_CAMERAS = ("CACHE_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET")
-"""Of what systemd tells the service: who decodes streams of others need not be told where it keeps things."""
+WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET")
+"""Variables of systemd that a process which decodes foreign streams must not see."""
 
 
 @dataclass(frozen=True)
-class Arrived:
-    """A frame in shared memory, and what its pixels hash to, where that was asked for."""
+class ReceivedFrame:
+    """A frame in shared memory, and the checksum of its pixels if the settings require one."""
 
     frame: Frame
     digest: int | None
 
 
 @dataclass(frozen=True)
-class Died:
-    """The process is gone, and did not say why."""
+class ProcessDied:
+    """The process ended without a message."""
 
     detail: str
 
 
-News = Opened | Arrived | BadFrame | Answer | Fired | Ended | Broken | Died
+ProcessMessage = Opened | ReceivedFrame | BadFrame | HealthReply | TriggerResult | Ended | Broken | ProcessDied
 
 
 class CameraProcess:
-    """A running process with one camera. One thread uses it; frames may be released by any thread."""
+    """A running process with one camera. One thread uses it; any thread may release frames."""
 
     def __init__(self, settings: CameraSettings) -> None:
         line, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -65,18 +65,18 @@ class CameraProcess:
             with child:
                 child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
                 self._process = subprocess.Popen(
-                    # -P: what lies in the working directory is nobody's library. The name is for `ps`.
+                    # -P: import nothing from the working directory. The name is for `ps`.
                     [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno()), settings.name],
                     stdin=subprocess.DEVNULL,
-                    env={name: value for name, value in os.environ.items() if name not in NOT_FOR_CAMERAS},
+                    env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},
                     pass_fds=[child.fileno()],
-                    process_group=0,  # Ctrl-C in a terminal is for the line alone
+                    process_group=0,  # Ctrl-C in a terminal must reach the line only
                 )
-            line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # the line's own business
+            line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # keys that only the line uses
         except BaseException:
             line.close()
             raise
-        self._line = LineEnd(line)
+        self._line = LineSocket(line)
         self._ring: RingReader | None = None
         self._generation = 0
 
@@ -85,60 +85,60 @@ class CameraProcess:
         return self._process.pid
 
     def fileno(self) -> int:
-        """Readable when there is news."""
+        """Return the descriptor that is readable when a message waits."""
         return self._line.fileno()
 
-    def receive(self) -> News | None:
-        """The next news, or None where there is none now. After `Ended` and `Broken` there is no more."""
+    def receive(self) -> ProcessMessage | None:
+        """Return the next message; None if none waits. `Ended` and `Broken` are the last."""
         while True:
             try:
                 message, fd = self._line.receive()
             except BlockingIOError:
                 return None
             if isinstance(message, NewRing):
-                if fd is None:  # this process has no descriptor left for it
-                    return Died("its frames' memory did not arrive")
+                if fd is None:  # this process has no descriptor left
+                    return ProcessDied("the descriptor of its frames' memory did not arrive")
                 self._ring = RingReader(fd, message.slots, message.slot_bytes)
                 self._generation = message.generation
                 continue
-            return self._news(message)
+            return self._convert(message)
 
-    def ask(self, camera: bool) -> None:
-        """Have it say whether it is there, and whether the camera is; the answer comes as news."""
-        self._line.send(Ask(camera))
+    def request_health(self, camera: bool) -> None:
+        """Request a `HealthReply`; `camera`: the process polls the camera, too."""
+        self._line.send(HealthRequest(camera))
 
     def fire(self, number: int, not_after_ns: int) -> None:
-        """Have it trigger the camera, if that is still in time then; whether it did comes as news of this number."""
-        self._line.send(Fire(number, not_after_ns))
+        """Trigger the camera unless the process reads this too late; a `TriggerResult` of this number follows."""
+        self._line.send(FireTrigger(number, not_after_ns))
 
-    def close(self, within_s: float) -> list[News]:
-        """Have it let go of the camera, and kill it where that takes longer; returns what it said up to its end.
+    def close(self, within_s: float) -> list[ProcessMessage]:
+        """Make the process close the camera, kill it if that takes longer, and return its last messages.
 
-        Frames that have arrived stay good.
+        Frames that have arrived stay valid.
         """
         self._line.send(Close())
-        said: list[News] = []
+        messages: list[ProcessMessage] = []
         give_up = time.monotonic() + within_s
         poll = select.poll()
         poll.register(self._line.fileno(), select.POLLIN)
-        while (left_s := give_up - time.monotonic()) > 0 and not self._said_all(said):
+        while (left_s := give_up - time.monotonic()) > 0 and not self._read_to_end(messages):
             poll.poll(left_s * 1e3)
         self._end()
-        self._said_all(said)
+        self._read_to_end(messages)
         self._line.close()
-        return said
+        return messages
 
     def kill(self) -> None:
-        """End it at once. Frames that have arrived stay good."""
+        """Kill the process at once. Frames that have arrived stay valid."""
         self._end()
         self._line.close()
 
-    def _said_all(self, said: list[News]) -> bool:
-        """Take in what has come; whether that was the last."""
-        while (news := self.receive()) is not None:
-            if isinstance(news, Died):
+    def _read_to_end(self, messages: list[ProcessMessage]) -> bool:
+        """Append the messages that wait; return whether the process has ended."""
+        while (message := self.receive()) is not None:
+            if isinstance(message, ProcessDied):
                 return True
-            said.append(news)
+            messages.append(message)
         return False
 
     def _end(self) -> None:
@@ -146,25 +146,29 @@ class CameraProcess:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def _news(self, message: FromCamera | None) -> News:
+    def _convert(self, message: FromCamera | None) -> ProcessMessage:
         match message:
-            case Here(stamp, slot, hw, sent_as, digest):
+            case FrameReady(stamp, slot, hw, sent_as, digest):
                 assert self._ring is not None
-                free = Free(self._generation, slot)
+                release_slot = ReleaseSlot(self._generation, slot)
                 frame = Frame(
-                    stamp, self._ring.view(slot, hw), "RGB8", sent_as=sent_as, release=lambda: self._line.send(free)
+                    stamp,
+                    self._ring.view(slot, hw),
+                    "RGB8",
+                    sent_as=sent_as,
+                    release=lambda: self._line.send(release_slot),
                 )
-                return Arrived(frame, digest)
-            case Bad(stamp, reason, detail, dropped):
+                return ReceivedFrame(frame, digest)
+            case BadFrameReport(stamp, reason, detail, dropped):
                 return BadFrame(stamp, reason, detail, "dropped" if dropped else "failed")
-            case IsOpen(opened):
+            case CameraOpened(opened):
                 return opened
-            case Answer() | Fired() | Ended() | Broken():
+            case HealthReply() | TriggerResult() | Ended() | Broken():
                 return message
             case _:
-                return Died(f"its process {self._end_in_words()}")
+                return ProcessDied(f"its process {self._describe_end()}")
 
-    def _end_in_words(self) -> str:
+    def _describe_end(self) -> str:
         try:
             code = self._process.wait(1.0)
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What a camera's frames are: each that comes is checked, gets the part that it shows, and waits to be grabbed."""
+"""Receives one camera's frames: checks each, assigns the part that it shows, and queues it for `grab`."""
 
 import contextlib
 from collections import deque
@@ -7,58 +7,58 @@ from typing import Literal
 
 from edge.cameras.liveness import Fault, Liveness
 from edge.cameras.settings import CameraSettings
-from edge.cameras.triggering import Triggering
+from edge.cameras.triggering import TriggerTracker
 from edge.frames import BadFrame, Frame
 
 
-class Intake:
-    """Takes in the frames of one camera, over all its openings, on the thread that grabs.
+class FrameIntake:
+    """Receives the frames of one camera, over all its openings, on the thread that grabs.
 
     Args:
-        captured: how many frames of it the ledger has: what waits here comes after them.
+        count_captured: returns how many of the camera's frames are in the ledger; those that wait here follow.
     """
 
-    def __init__(self, settings: CameraSettings, captured: Callable[[], int]) -> None:
+    def __init__(self, settings: CameraSettings, count_captured: Callable[[], int]) -> None:
         self.waiting: deque[Frame | BadFrame] = deque()
-        """To be grabbed: frames, and word of frames that were announced and cannot be had."""
+        """Items for `grab`: frames, and reports of frames that were announced and cannot be delivered."""
         self.liveness = Liveness(settings)
-        self.triggering = Triggering(settings, self.waiting.append, self._announced)
-        self._captured = captured
+        self.triggering = TriggerTracker(settings, self.waiting.append, self._last_frame_number)
+        self._count_captured = count_captured
 
-    def take(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> Fault | None:
-        """A frame came; why it is not to be trusted, if so: then its pixels are given up."""
+    def accept(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> Fault | None:
+        """Queue a frame. Return a fault if the frame cannot be trusted; its pixels are released then."""
         fault = None
         try:
             gap = self.liveness.gap(item.stamp)
         except ValueError as error:
-            gap, fault = None, Fault("frame_ids", f"its frame ids cannot be followed: {error}")
-        fault = self.liveness.frame(item.stamp, digest, now_ns) or fault
-        item = self.triggering.frame(item, gap, self.liveness.taken_ns)
+            gap, fault = None, Fault("frame_ids", f"its frame ids are not consecutive: {error}")
+        fault = self.liveness.check_frame(item.stamp, digest, now_ns) or fault
+        item = self.triggering.assign_part(item, gap, self.liveness.taken_ns)
         if fault is None:
             self.waiting.append(item)
         else:
-            self._give_up(item, fault.reason, fault.detail, "failed")
+            self._discard(item, fault.reason, fault.detail, "failed")
         return fault
 
-    def take_left_over(
+    def accept_late(
         self, item: Frame | BadFrame, reason: str, detail: str, kind: Literal["dropped", "failed"], *, keep: bool
     ) -> None:
-        """A frame came while the camera was being closed: it is kept, or given up for this reason."""
+        """Queue a frame that came while the camera was closed, or discard it for this reason unless `keep` is set."""
         gap = None
         with contextlib.suppress(ValueError):
             gap = self.liveness.gap(item.stamp)
-        item = self.triggering.frame(item, gap, item.stamp.captured_monotonic_ns)
+        item = self.triggering.assign_part(item, gap, item.stamp.captured_monotonic_ns)
         if keep:
             self.waiting.append(item)
         else:
-            self._give_up(item, reason, detail, kind)
+            self._discard(item, reason, detail, kind)
 
-    def _give_up(self, item: Frame | BadFrame, reason: str, detail: str, kind: Literal["dropped", "failed"]) -> None:
+    def _discard(self, item: Frame | BadFrame, reason: str, detail: str, kind: Literal["dropped", "failed"]) -> None:
         if isinstance(item, Frame):
             item.release()
             item = BadFrame(item.stamp, reason, detail, kind)
         self.waiting.append(item)
 
-    def _announced(self) -> int:
-        """The ledger's number of the last frame that waits."""
-        return self._captured() + sum(item.stamp.frames for item in self.waiting)
+    def _last_frame_number(self) -> int:
+        """Return the number that the ledger will give to the last frame that waits."""
+        return self._count_captured() + sum(item.stamp.frames for item in self.waiting)

@@ -1,4 +1,4 @@
-"""The newest picture of a camera that sends without being asked; what it takes the place of is told, not forgotten."""
+"""Hands over the newest picture of a camera that sends without request, and reports the pictures that it replaces."""
 
 import logging
 import threading
@@ -14,32 +14,32 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 CLOSE_WITHIN_SECONDS = 1.0
-"""After that, a read that hangs is left to its own timeout."""
+"""After this time, a read that hangs is left to its own timeout."""
 
 
 @dataclass(frozen=True)
-class Received(Generic[T]):
-    """A picture as it was received, not yet a frame."""
+class ReceivedPicture(Generic[T]):
+    """A picture that was received and is not a frame yet."""
 
     stamp: Stamp
     picture: T
 
 
-class Newest(Generic[T]):
-    """One place between a thread that receives and one that grabs."""
+class NewestPicture(Generic[T]):
+    """Holds one picture between a thread that receives and a thread that grabs."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._newest: Received[T] | None = None
+        self._newest: ReceivedPicture[T] | None = None
         self._replaced: Stamp | None = None
-        """Of the run of pictures that were replaced since the last `take`."""
-        self._next: Received[T] | None = None
-        """The picture after such a run: no longer replaced, lest a slow taker be told of losses and of nothing else."""
+        """Stamp of the run of pictures that were replaced since the last `take`."""
+        self._next: ReceivedPicture[T] | None = None
+        """The picture after such a run. It cannot be replaced, or a slow reader would get reports of losses only."""
         self._end: str | None = None
         self._interrupted = False
 
-    def put(self, received: Received[T]) -> None:
-        """Put a picture in the place of the one before, should that still be there."""
+    def put(self, received: ReceivedPicture[T]) -> None:
+        """Store a picture; it replaces the one before if that was not taken."""
         with self._changed:
             if self._newest is not None:
                 lost = self._newest.stamp
@@ -51,28 +51,28 @@ class Newest(Generic[T]):
             self._changed.notify_all()
 
     def end(self, reason: str) -> None:
-        """There will be no more pictures; what is there can still be taken."""
+        """Record that no more pictures come. The stored picture can still be taken."""
         with self._changed:
             self._end = reason
             self._changed.notify_all()
 
     def interrupt(self) -> None:
-        """End a `take` that waits, and every later one, at once."""
+        """Make a `take` that waits, and every later one, return at once."""
         with self._changed:
             self._interrupted = True
             self._changed.notify_all()
 
-    def take(self, timeout_s: float) -> Received[T] | BadFrame | None:
-        """Word of the pictures that were replaced, else the newest picture; None: none came, or interrupted.
+    def take(self, timeout_s: float) -> ReceivedPicture[T] | BadFrame | None:
+        """Return a report of the pictures that were replaced, else the newest picture; None: none came, or interrupted.
 
         Raises:
-            CameraError: there will be no more, for the reason that was given.
+            CameraError: no more pictures come, for the reason that `end` was given.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._interrupted or self._there or self._end is not None, timeout_s)
+            self._changed.wait_for(lambda: self._interrupted or self._has_picture or self._end is not None, timeout_s)
             if self._interrupted:
                 return None
-            if not self._there and self._end is not None:
+            if not self._has_picture and self._end is not None:
                 raise CameraError(self._end)
             if self._next is not None:
                 after_run, self._next = self._next, None
@@ -89,21 +89,21 @@ class Newest(Generic[T]):
             )
 
     @property
-    def _there(self) -> bool:
+    def _has_picture(self) -> bool:
         return self._next is not None or self._newest is not None
 
 
 class Receiver(ABC, Generic[T]):
-    """The thread that receives pictures; it alone touches what they come from.
+    """The thread that receives pictures. No other thread uses their source.
 
     Args:
-        camera: its name.
-        where: what they come from, for people.
-        newest: takes them.
+        camera: the camera's name.
+        source: the source of the pictures, for people.
+        newest: receives the pictures.
     """
 
-    def __init__(self, camera: str, where: str, newest: Newest[T]) -> None:
-        self._camera, self._where, self._newest = camera, where, newest
+    def __init__(self, camera: str, source: str, newest: NewestPicture[T]) -> None:
+        self._camera, self._source, self._newest = camera, source, newest
         self._stopped = False
         self._thread = NamedThread(f"receive {camera}", self._run)
 
@@ -116,18 +116,18 @@ class Receiver(ABC, Generic[T]):
 
     @abstractmethod
     def _receive(self) -> str:
-        """Receive until there is no more or it is stopped; why there is no more."""
+        """Receive pictures until they end or `stop` is called; return the reason of the end."""
 
     @abstractmethod
-    def _let_go(self) -> None:
-        """Close what they come from."""
+    def _close_source(self) -> None:
+        """Close the source of the pictures."""
 
     def _run(self) -> None:
         try:
             reason = self._receive()
         except Exception as error:
-            logger.exception("%s could not be received", self._where)
+            logger.exception("%s could not be received", self._source)
             reason = f"broke off ({last_line(error)}); see the log"
         finally:
-            self._let_go()
-        self._newest.end(f"camera {self._camera}: {self._where} {reason}")
+            self._close_source()
+        self._newest.end(f"camera {self._camera}: {self._source} {reason}")

@@ -5,7 +5,7 @@ import time
 
 
 class Pace:
-    """Frames are due on a grid that begins with the first: whoever is late once catches up, and none is left out.
+    """Times at which frames are due: a grid that begins with the first. A late reader catches up and misses none.
 
     Args:
         rate_fps: frames per second; None: every frame is due at once.
@@ -26,7 +26,7 @@ class Pace:
         return self._interrupted.is_set()
 
     def await_frame(self, before: int, timeout_s: float) -> bool:
-        """Wait until the frame that has this many before it is due; whether it is."""
+        """Wait until the frame after this many others is due; return whether it is."""
         if self._rate_fps is None:
             return not self.interrupted
         if self._first_due is None:
@@ -35,5 +35,5 @@ class Pace:
         return not self._interrupted.wait(min(max(wait_s, 0.0), timeout_s)) and wait_s <= timeout_s
 
     def interrupt(self) -> None:
-        """No frame is due any more, and whoever waits for one is told at once."""
+        """Make an `await_frame` that waits, and every later one, return False at once."""
         self._interrupted.set()

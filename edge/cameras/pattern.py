@@ -1,4 +1,4 @@
-"""A drawn camera whose pixels tell frame id and position, and that fails on purpose: for rehearsals and tests."""
+"""A simulated camera whose pixels hold frame id and position; it fails on purpose, for rehearsals and tests."""
 
 import threading
 import time
@@ -13,27 +13,27 @@ from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 
 HIGHEST_FRAME_ID = 65535
-"""As GigE Vision cameras count: 16 bits, and 1 follows."""
+"""GigE Vision cameras count in 16 bits; 1 follows 65535."""
 
 
 def pattern(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture of a frame, Mono8 [H, W].
+    """Return the picture of a frame, Mono8 [H, W].
 
-    Read row by row as 16-bit words, low byte first, it counts on from its frame id as frame ids do: the first word is
-    the frame id, and 1 follows 65535. So a row, a part or another frame's pixels in the wrong place are seen, the more
-    so as 65535 is odd: no power of two takes it back to the same words.
+    Read row by row as 16-bit words, low byte first, the picture counts up as frame ids do: the first word is the frame
+    id, and 1 follows 65535. So pixels in the wrong place, or of another frame, are detected; as 65535 is odd, no step
+    by a power of two leads to the same words.
     """
     words = -(-hw[0] * hw[1] // 2)
     return _cut(_ramp(words), frame_id, hw)
 
 
 def frame_id_of(image: NDArray[np.uint8]) -> int:
-    """The frame id that a picture of `pattern` tells, of two pixels or more."""
+    """Return the frame id of a picture that `pattern` drew, of two pixels or more."""
     return int.from_bytes(image.ravel()[:2].tobytes(), "little")
 
 
 def _ramp(words: int) -> NDArray[np.uint8]:
-    """Bytes in which the picture of every frame id begins at its place: to draw one is to look at it."""
+    """Return bytes that hold the picture of every frame id at its own offset, so that drawing is a view."""
     counting = np.arange(words + HIGHEST_FRAME_ID, dtype=np.uint32) % HIGHEST_FRAME_ID + 1
     ramp = counting.astype("<u2").view(np.uint8)
     ramp.flags.writeable = False
@@ -46,21 +46,21 @@ def _cut(ramp: NDArray[np.uint8], frame_id: int, hw: tuple[int, int]) -> NDArray
 
 
 class PatternCamera(FrameSource):
-    """Draws pictures by `pattern`, which are never drawn over; a triggered one heeds no rate."""
+    """Shows pictures of `pattern`, which are never overwritten. A triggered camera ignores the rate."""
 
     def __init__(self, settings: PatternSettings) -> None:
         super().__init__(settings.name)
         self._settings = settings
-        self._lost, self._unheard = frozenset(settings.lose_frames), frozenset(settings.ignore_triggers)
+        self._lost, self._ignored_triggers = frozenset(settings.lose_frames), frozenset(settings.ignore_triggers)
         width, height = settings.draw_size
         self._hw = (height, width)
         self._ramp = _ramp(-(-width * height // 2))
         self._pace = Pace(settings.rate_fps)
         self._triggers = 0
-        self._heard = threading.Semaphore(0)
+        self._waiting_triggers = threading.Semaphore(0)
         """Triggers that wait for their frame."""
         self._taken = 0
-        """Frames, with those that are lost."""
+        """Number of frames, lost ones included."""
         self._opened_at_ns = 0
 
     def open(self) -> Opened:
@@ -70,7 +70,7 @@ class PatternCamera(FrameSource):
             highest_frame_id=HIGHEST_FRAME_ID,
             ids_show_gaps=True,
             period_s=self._pace.period_s if self._settings.trigger == "free" else None,
-            can_be_asked=True,
+            can_be_polled=True,
         )
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -86,23 +86,23 @@ class PatternCamera(FrameSource):
 
     def interrupt(self) -> None:
         self._pace.interrupt()
-        self._heard.release()  # for a grab that waits for a trigger
+        self._waiting_triggers.release()  # for a grab that waits for a trigger
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Nothing to release."""
 
     def trigger(self) -> None:
         if self._settings.trigger == "free":
             raise CameraError(f"camera {self.name} runs freely; set its trigger to software to trigger it")
         self._triggers += 1
-        if self._triggers not in self._unheard:
-            self._heard.release()
+        if self._triggers not in self._ignored_triggers:
+            self._waiting_triggers.release()
 
     def _await_frame(self, timeout_s: float) -> bool:
-        """Wait until the next frame can be taken; whether it can."""
+        """Wait until the next frame can be taken; return whether it can."""
         if self._settings.trigger == "free":
             return self._pace.await_frame(self._taken, timeout_s)
-        if self._pace.interrupted or not self._heard.acquire(timeout=max(timeout_s, 0.0)):
+        if self._pace.interrupted or not self._waiting_triggers.acquire(timeout=max(timeout_s, 0.0)):
             return False
         return not self._pace.interrupted
 

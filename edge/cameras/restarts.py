@@ -1,4 +1,4 @@
-"""A camera's process and its restarts: started when it is due, asked whether it is there, ended, and started again."""
+"""A camera's process over all its restarts: starts it when it is due, checks its health, and ends it."""
 
 import time
 from collections.abc import Callable
@@ -6,117 +6,117 @@ from collections.abc import Callable
 import msgspec
 
 from edge.cameras.base import Opened
-from edge.cameras.host import CameraProcess, Died, News
+from edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage
 from edge.cameras.liveness import ANSWER_WITHIN_SECONDS, ASK_EVERY_SECONDS, CAMERA_ANSWERS_WITHIN_SECONDS, Fault
 from edge.cameras.settings import CameraSettings
 
 FIRST_BACKOFF_SECONDS = 0.25
-MOST_BACKOFF_SECONDS = 5.0
+MAX_BACKOFF_SECONDS = 5.0
 
 
 class RestartedProcess:
-    """The process of one camera, or its absence until the next start. One thread uses it."""
+    """The process of one camera, which may be absent until the next start. One thread uses it."""
 
     def __init__(self) -> None:
         self.running: CameraProcess | None = None
         self.opened: Opened | None = None
-        """What was found when the camera was opened; None: it is not open."""
+        """Describes the open camera; None: the camera is not open."""
         self.openings = 0
         self.counters: dict[str, int] = {}
         self._backoff_s = 0.0
         self._start_at_ns = self._started_ns = time.monotonic_ns()
-        self._asked_ns: int | None = None
-        """When it was asked what it has not answered yet."""
-        self._asked_camera = False
-        self._answered_ns = 0
+        self._requested_ns: int | None = None
+        """When the health request was sent that has no reply yet."""
+        self._polls_camera = False
+        self._replied_ns = 0
 
     @property
     def fire(self) -> Callable[[int, int], None] | None:
-        """Triggers the camera; None: it is not open."""
+        """Function that triggers the camera; None: the camera is not open."""
         return self.running.fire if self.running is not None and self.opened is not None else None
 
     def is_due(self, now_ns: int) -> bool:
-        """Whether it is not running, and should be."""
+        """Return whether the process must be started now."""
         return self.running is None and now_ns >= self._start_at_ns
 
     def start(self, settings: CameraSettings, now_ns: int) -> Fault | None:
-        """Start it, and have it open the camera; why that failed."""
-        self._asked_ns, self._answered_ns, self._started_ns = None, now_ns, now_ns
+        """Start the process, which opens the camera; return the fault if that fails."""
+        self._requested_ns, self._replied_ns, self._started_ns = None, now_ns, now_ns
         try:
             self.running = CameraProcess(settings)
         except OSError as error:
             return Fault("process", f"its process cannot be started: {error}")
         return None
 
-    def receive(self) -> News | None:
-        """The next piece of news; None: there is none."""
+    def receive(self) -> ProcessMessage | None:
+        """Return the next message of the process; None: there is none."""
         if self.running is None:
             return None
         try:
             return self.running.receive()
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            return Died(f"what it sent cannot be taken: {error}")
+            return ProcessDied(f"what it sent cannot be decoded: {error}")
 
-    def is_open(self, opened: Opened) -> None:
-        """The camera was opened."""
+    def record_opening(self, opened: Opened) -> None:
+        """Record that the process has opened the camera."""
         self.opened = opened
         self.openings += 1
 
-    def overdue(self, opened_within_s: float, now_ns: int) -> Fault | None:
-        """Why it has not answered, or not opened the camera, in time."""
-        if self._asked_ns is not None:
-            waited_s = (now_ns - self._asked_ns) / 1e9
-            if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if self._asked_camera else ANSWER_WITHIN_SECONDS):
+    def check_timeouts(self, opened_within_s: float, now_ns: int) -> Fault | None:
+        """Return a fault if the process has not replied, or not opened the camera, in time."""
+        if self._requested_ns is not None:
+            waited_s = (now_ns - self._requested_ns) / 1e9
+            if waited_s > (CAMERA_ANSWERS_WITHIN_SECONDS if self._polls_camera else ANSWER_WITHIN_SECONDS):
                 return Fault("unresponsive", f"its process did not answer within {waited_s:.1f} s")
         if self.opened is None and now_ns - self._started_ns > opened_within_s * 1e9:
             return Fault("open", f"it was not opened within {opened_within_s:.0f} s")
         return None
 
-    def ask(self, now_ns: int, quiet_ns: int | None, *, at_once: bool) -> None:
-        """Ask whether it is there, where that was not done for a while.
+    def request_health(self, now_ns: int, quiet_ns: int | None, *, at_once: bool) -> None:
+        """Send a health request if one is due.
 
         Args:
-            quiet_ns: for how long the camera has shown no frame, where it shows no other sign of life: then it is asked
-                itself. None: it need not be.
-            at_once: whether to ask both, however short ago they answered.
+            quiet_ns: time since the last frame of a camera that shows no other sign of life; after a while the camera
+                itself is polled. None: the camera is not polled.
+            at_once: send the request and poll the camera however recent the last reply is.
         """
-        if self._asked_ns is not None or self.running is None:
+        if self._requested_ns is not None or self.running is None:
             return
-        if at_once or now_ns - self._answered_ns >= ASK_EVERY_SECONDS * 1e9:
-            self._asked_camera = at_once or (quiet_ns is not None and quiet_ns > ASK_EVERY_SECONDS * 1e9)
-            self._asked_ns = now_ns
-            self.running.ask(self._asked_camera)
+        if at_once or now_ns - self._replied_ns >= ASK_EVERY_SECONDS * 1e9:
+            self._polls_camera = at_once or (quiet_ns is not None and quiet_ns > ASK_EVERY_SECONDS * 1e9)
+            self._requested_ns = now_ns
+            self.running.request_health(self._polls_camera)
 
-    def answered(self, counters: dict[str, int], now_ns: int) -> None:
-        """It answered."""
-        self._asked_ns, self._answered_ns, self.counters = None, now_ns, counters
+    def record_health_reply(self, counters: dict[str, int], now_ns: int) -> None:
+        """Record the reply to the health request."""
+        self._requested_ns, self._replied_ns, self.counters = None, now_ns, counters
 
-    def held_up(self, for_ns: int) -> None:
-        """The line itself was busy elsewhere for so long, and took no answer."""
-        if self._asked_ns is not None:
-            self._asked_ns += for_ns
+    def extend_deadlines(self, by_ns: int) -> None:
+        """Extend the time for a reply by a time in which the line itself was busy elsewhere and read none."""
+        if self._requested_ns is not None:
+            self._requested_ns += by_ns
 
-    def close(self, within_s: float) -> list[News]:
-        """Have it let go of the camera, and kill it where that takes longer; what it said up to its end."""
+    def close(self, within_s: float) -> list[ProcessMessage]:
+        """Make the process close the camera, kill it if that takes longer, and return its last messages."""
         running, self.running, self.opened = self.running, None, None
         return [] if running is None else running.close(within_s)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process at once."""
         if self.running is not None:
             self.running.kill()
             self.running = None
 
     def start_later(self) -> None:
-        """Start it again in a while, each time in a longer one."""
-        self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_SECONDS), MOST_BACKOFF_SECONDS)
+        """Schedule the next start; the delay grows with each failure."""
+        self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_SECONDS), MAX_BACKOFF_SECONDS)
         self._start_at_ns = time.monotonic_ns() + round(self._backoff_s * 1e9)
 
     def start_now(self) -> None:
-        """Start it again as soon as possible."""
+        """Start the process again as soon as possible."""
         self._start_at_ns = time.monotonic_ns()
-        self.steady()
+        self.reset_backoff()
 
-    def steady(self) -> None:
-        """The camera has shown that it is alive: after the next end, it is started again soon."""
+    def reset_backoff(self) -> None:
+        """Return to the shortest delay, since the camera has shown that it is alive."""
         self._backoff_s = 0.0

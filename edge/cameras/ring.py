@@ -1,7 +1,7 @@
-"""Frames in memory that two processes share: a memfd cut into slots. It needs no name and leaves nothing behind.
+"""Frames in memory that two processes share: a memfd divided into slots. It has no name and leaves nothing behind.
 
-The writer makes it and hands its descriptor over; slots travel to and fro as numbers. A frame's pixels are written
-once, as RGB, and read where they lie.
+The writer creates it and passes the descriptor on; messages name slots by number. A frame's pixels are written once, as
+RGB, and read in place.
 """
 
 import fcntl
@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NO_RESIZING = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""A reader of memory that the writer has cut off would be killed by SIGBUS."""
+"""If the writer could shrink the memory, SIGBUS would kill its reader."""
 
 
 class RingWriter:
-    """Makes the memory and writes to it.
+    """Creates the memory and writes to it.
 
     Args:
-        slots: how many frames it holds.
-        slot_bytes: most bytes of one frame.
+        slots: number of frames that it holds.
+        slot_bytes: size of the largest frame.
     """
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
@@ -31,16 +31,16 @@ class RingWriter:
         self._memory = mmap.mmap(self.fd, slots * slot_bytes)
 
     def view(self, slot: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-        """A slot as RGB [H, W, 3], to be written."""
+        """Return a slot as RGB [H, W, 3], to write to."""
         return _view(self._memory, slot * self.slot_bytes, hw)
 
     def close(self) -> None:
-        """Let go of the descriptor; whoever has mapped the memory keeps it."""
+        """Close the descriptor; the memory lives on where it is mapped."""
         os.close(self.fd)
 
 
 class RingReader:
-    """Maps the memory that a writer made; takes the descriptor over."""
+    """Maps the memory that a writer created; takes over the descriptor."""
 
     def __init__(self, fd: int, slots: int, slot_bytes: int) -> None:
         try:
@@ -50,7 +50,7 @@ class RingReader:
         self._slot_bytes = slot_bytes
 
     def view(self, slot: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-        """A slot as RGB [H, W, 3], read-only. It keeps the memory alive, whatever becomes of the writer."""
+        """Return a slot as RGB [H, W, 3], read-only. The view keeps the memory alive, even if the writer has ended."""
         return _view(self._memory, slot * self._slot_bytes, hw)
 
 

@@ -1,4 +1,4 @@
-"""A network camera that speaks RTSP, through PyAV: every frame is decoded, and the newest one is shown."""
+"""A network camera that sends RTSP, through PyAV: every frame is decoded, and the newest one is shown."""
 
 import re
 import time
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import Newest, Received, Receiver
+from edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
 from edge.cameras.settings import RtspSettings
 from edge.errors import CameraError, MissingExtraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 HIGHEST_RATE_FPS = 1000.0
-"""Streams that know no rate may give that of their clock, 90000."""
+"""A stream without a frame rate may state that of its clock, 90000."""
 
 
 class RtspCamera(FrameSource):
     """Shows the newest frame of a stream, RGB8; frame ids count the frames that were decoded, from 1.
 
-    Frames that newer ones took the place of come as one run of `overload`. What is lost on the network is not seen:
-    a stream's frames have no numbers.
+    Frames that newer ones replaced are reported as one run of `overload`. Losses on the network are not noticed: the
+    frames of a stream have no numbers.
     """
 
     def __init__(self, settings: RtspSettings) -> None:
         super().__init__(settings.name)
         self._settings = settings
-        self._newest: Newest[VideoFrame | None] = Newest()
+        self._newest: NewestPicture[VideoFrame | None] = NewestPicture()
         self._receiver: _StreamReceiver | None = None
         self._reformatter: VideoReformatter | None = None
 
@@ -51,14 +51,14 @@ class RtspCamera(FrameSource):
                 options={
                     "rtsp_transport": self._settings.transport,
                     "allowed_media_types": "video",
-                    "fflags": "nobuffer",  # what arrives while the stream is being looked at is old by then
-                    "fpsprobesize": "0",  # and it is not looked at for as long as it takes to measure its rate
+                    "fflags": "nobuffer",  # packets that arrive while FFmpeg probes the stream are old afterwards
+                    "fpsprobesize": "0",  # do not probe for as long as it takes to measure the rate
                 },
                 timeout=(self._settings.open_within_s, self._settings.read_within_s),
             )
         except av.error.FFmpegError as error:
             took_s = time.monotonic() - began
-            raise CameraError(f"camera {self.name}: {self._unopened(error, took_s)}") from error
+            raise CameraError(f"camera {self.name}: {self._describe_failure(error, took_s)}") from error
         if not container.streams.video:
             container.close()
             raise CameraError(f"camera {self.name}: {_shown(self._settings.url)} has no video; correct the path in url")
@@ -75,18 +75,18 @@ class RtspCamera(FrameSource):
         )
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        taken = self._newest.take(timeout_s)
-        if taken is None or isinstance(taken, BadFrame):
-            return taken
-        if taken.picture is None:
+        received = self._newest.take(timeout_s)
+        if received is None or isinstance(received, BadFrame):
+            return received
+        if received.picture is None:
             return BadFrame(
-                taken.stamp,
+                received.stamp,
                 "unreadable",
-                "what came of it cannot be decoded whole; look for packets that the network loses",
+                "the frame came incomplete and cannot be decoded; check whether the network loses packets",
             )
         assert self._reformatter is not None, "grabbed before it was opened"
-        rgb = self._reformatter.reformat(taken.picture, format="rgb24").to_ndarray()
-        return Frame(taken.stamp, np.asarray(rgb, np.uint8), "RGB8")
+        rgb = self._reformatter.reformat(received.picture, format="rgb24").to_ndarray()
+        return Frame(received.stamp, np.asarray(rgb, np.uint8), "RGB8")
 
     def interrupt(self) -> None:
         self._newest.interrupt()
@@ -96,22 +96,22 @@ class RtspCamera(FrameSource):
             self._receiver.stop()
             self._receiver = None
 
-    def _unopened(self, error: Exception, took_s: float) -> str:
-        """Why a stream cannot be opened, and what to do."""
+    def _describe_failure(self, error: Exception, took_s: float) -> str:
+        """Return why the stream cannot be opened, and what to do."""
         import av
 
         url, within_s = _shown(self._settings.url), self._settings.open_within_s
         reason = getattr(error, "strerror", None) or last_line(error)
-        if took_s >= within_s:  # whatever FFmpeg makes of it
+        if took_s >= within_s:  # whatever error FFmpeg reports
             return (
                 f"{url} did not answer within {within_s:g} s; check the cable and the address, or raise open_within_s"
             )
         if isinstance(error, ConnectionRefusedError):
             return f"{url} refused the connection; is the camera switched on, and the port in url right?"
         if isinstance(error, av.error.HTTPUnauthorizedError):
-            return f"{url} wants a user and password that it knows; set url to rtsp://USER:PASSWORD@..."
+            return f"{url} expects a valid user and password; set url to rtsp://USER:PASSWORD@..."
         if isinstance(error, av.error.HTTPNotFoundError):
-            return f"{url} is not a stream that the camera has ({reason}); correct the path in url"
+            return f"{url} names a stream that the camera does not have ({reason}); correct the path in url"
         return f"{url} cannot be opened ({reason}); expected an RTSP server with a video stream; correct url"
 
 
@@ -123,7 +123,7 @@ class _StreamReceiver(Receiver["VideoFrame | None"]):
         settings: RtspSettings,
         container: "InputContainer",
         stream: "VideoStream",
-        newest: "Newest[VideoFrame | None]",
+        newest: "NewestPicture[VideoFrame | None]",
     ) -> None:
         super().__init__(settings.name, _shown(settings.url), newest)
         self._settings = settings
@@ -131,11 +131,11 @@ class _StreamReceiver(Receiver["VideoFrame | None"]):
         self._decoded = 0
         self._damaged = False
 
-    def _let_go(self) -> None:
+    def _close_source(self) -> None:
         self._container.close()
 
     @property
-    def _silent(self) -> str:
+    def _silence(self) -> str:
         return f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
 
     def _receive(self) -> str:
@@ -144,19 +144,19 @@ class _StreamReceiver(Receiver["VideoFrame | None"]):
         try:
             return self._receive_packets()
         except av.error.ExitError:
-            return self._silent
+            return self._silence
         except av.error.FFmpegError as error:
             return f"broke off ({error.strerror or last_line(error)}); it must be opened again"
 
     def _receive_packets(self) -> str:
         packets = self._container.demux(self._stream)
         while not self._stopped:
-            asked = time.monotonic()
+            began = time.monotonic()
             packet = next(packets, None)
             if packet is None:
                 return "ended its stream; was the camera restarted?"
-            if time.monotonic() - asked >= self._settings.read_within_s:
-                return self._silent  # FFmpeg first gives out what it had: the beginning of a frame, of long ago
+            if time.monotonic() - began >= self._settings.read_within_s:
+                return self._silence  # FFmpeg first returns what it had before: the beginning of an old frame
             self._decode(packet)
         return "was closed"
 
@@ -167,18 +167,18 @@ class _StreamReceiver(Receiver["VideoFrame | None"]):
             pictures = packet.decode()
         except av.error.InvalidDataError:
             self._damaged = True
-            if self._decoded:  # a stream that is joined midway begins with what cannot be decoded: none of its frames
+            if self._decoded:  # a stream that is joined midway begins with packets that cannot be decoded
                 self._put(None, None)
             return
         for picture in pictures:
-            # What is made from a damaged picture is damaged, though the decoder does not say so: up to one of its own.
+            # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not flag them.
             self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
             self._put(None if self._damaged else picture, _timestamp_ns(picture))
 
     def _put(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
         self._decoded += 1
         stamp = Stamp(self._camera, self._decoded, camera_timestamp_ns=timestamp_ns)
-        self._newest.put(Received(stamp, picture))
+        self._newest.put(ReceivedPicture(stamp, picture))
 
 
 def _timestamp_ns(picture: "VideoFrame") -> int | None:
@@ -188,5 +188,5 @@ def _timestamp_ns(picture: "VideoFrame") -> int | None:
 
 
 def _shown(url: str) -> str:
-    """A URL without user and password."""
+    """Return a URL without user and password."""
     return re.sub("(?<=://)[^/]*@", "", url)

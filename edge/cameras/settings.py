@@ -1,4 +1,4 @@
-"""What a line's configuration says of its cameras, kind by kind. docs/cameras.md describes every key."""
+"""Camera settings of a line's configuration, one struct per kind. docs/cameras.md describes every key."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from edge.geometry.region_of_interest import RegionOfInterest
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")
 ]
-"""Goes into topics, so it has no dots."""
+"""Part of topics, so it has no dots."""
 Size = Annotated[int, Meta(ge=1, le=65535)]
 Px = Annotated[int, Meta(ge=0, le=65535)]
 DrawnPx = Annotated[int, Meta(ge=1, le=8192)]
@@ -26,11 +26,11 @@ Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
 PRELOADED_WITHIN_SECONDS = 600.0
 Trigger = Literal["free", "software", "hardware"]
 Policy = Literal["block", "drop_oldest", "drop_newest"]
-"""What gives way when frames come faster than they are inspected (`edge.inspection.handoff`)."""
+"""Which frame is dropped when frames come faster than they are inspected (`edge.inspection.handoff`)."""
 
 
 class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """What every kind has."""
+    """Settings of every kind of camera."""
 
     name: Name
     size: tuple[Size, Size] | Literal["first", "any"] = "first"
@@ -39,23 +39,23 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     waiting_frames: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Milliseconds | None = None
     roi: list[Polygon] = []
-    """Polygons in px (x, y); none: the whole frame."""
+    """Polygons in px (x, y); an empty list: the whole frame."""
     exclude: list[Polygon] = []
     silent_after_periods: Annotated[float, Meta(ge=2, le=10000)] = 5.0
     frozen_after_frames: FrameCount = 3
     stale_after_ms: Milliseconds = 1000.0
 
     is_file_source: ClassVar[bool] = False
-    """Whether it shows files: a file that is not there is a mistake of the configuration and not a dead camera."""
+    """Whether the camera shows files: a missing file is an error of the configuration, not a dead camera."""
 
     @property
-    def area(self) -> RegionOfInterest:
-        """What of its frames is inspected."""
-        return RegionOfInterest.of(self.roi, self.exclude)
+    def region_of_interest(self) -> RegionOfInterest:
+        """The region of the frames that is inspected."""
+        return RegionOfInterest.from_polygons(self.roi, self.exclude)
 
     @property
     def triggered(self) -> Trigger:
-        """What makes it take a frame."""
+        """What makes the camera take a frame."""
         return "free"
 
     @property
@@ -65,12 +65,12 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def opened_within_s(self) -> float:
-        """After how long an opening is given up."""
+        """Time limit for opening the camera."""
         return 20.0
 
 
 class _Triggerable(_Camera, frozen=True, kw_only=True):
-    """A camera that may take a frame when it is told to."""
+    """A camera that can take a frame on a trigger."""
 
     trigger: Trigger = "free"
     trigger_timeout_ms: Milliseconds = 1000.0
@@ -81,7 +81,7 @@ class _Triggerable(_Camera, frozen=True, kw_only=True):
 
     @property
     def part_within_s(self) -> float:
-        # At the deadline the part's event must be out, whether its frame has come or not.
+        # The part's event must be published at the deadline, with or without its frame.
         within = self.trigger_timeout_ms if self.deadline_ms is None else min(self.trigger_timeout_ms, self.deadline_ms)
         return within / 1e3
 
@@ -93,7 +93,7 @@ class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
     rate_fps: Rate | None = None
     loop: bool = False
     preload: bool = False
-    """Whether all pictures are read before the first is shown, and shown from memory."""
+    """Read all pictures before the first is shown, and show them from memory."""
     on_overload: Policy = "block"
     frozen_after_frames: FrameCount = 0
 
@@ -109,7 +109,7 @@ class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
 
     path: Path
     rate_fps: Rate | None = None
-    """None: as the file says."""
+    """None: the rate that the file states."""
     loop: bool = False
     on_overload: Policy = "block"
     frozen_after_frames: FrameCount = 0
@@ -118,30 +118,30 @@ class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
 
 
 class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
-    """A drawn camera whose pixels tell frame id and position, and that fails on purpose: for rehearsals and tests."""
+    """A simulated camera whose pixels hold frame id and position; it fails on purpose, for rehearsals and tests."""
 
     draw_size: tuple[DrawnPx, DrawnPx] = (640, 480)
     """Width and height, px."""
     rate_fps: Rate | None = 10.0
     frames: Annotated[int, Meta(ge=1)] | None = None
-    """How many it shows before it ends; None: without end."""
+    """Number of frames after which the camera ends; None: no end."""
     trigger: Literal["free", "software"] = "free"
     first_frame_id: Annotated[int, Meta(ge=1, le=65535)] = 1
     lose_frames: list[Nth] = []
-    """Frames that are lost, counted from 1: their ids are left out."""
+    """Frames that are lost, counted from 1: their ids are missing."""
     ignore_triggers: list[Nth] = []
-    """Triggers that are not heard, counted from 1."""
+    """Triggers that are ignored, counted from 1."""
     freeze_at: Annotated[int, Meta(ge=1)] | None = None
-    """From this frame on, the same picture comes again and again."""
+    """From this frame on, the picture repeats."""
 
 
 class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     """A GigE Vision or USB3 Vision camera, through Aravis. Feature names are GenICam's (SFNC)."""
 
     address: Annotated[str, Meta(min_length=1)] | None = None
-    """IP address, host name, serial number or id as `heatline cameras list` shows it; None: the only camera there."""
+    """IP address, host name, serial number or id as `heatline cameras list` shows it; None: the only camera."""
     interface: str | None = None
-    """Network interface on which cameras are looked for; None: all."""
+    """Network interface on which cameras are searched; None: all."""
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
     gain_db: Annotated[float, Meta(ge=-100, le=100)] | None = None
     rate_fps: Rate | None = None
@@ -154,7 +154,7 @@ class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     trigger_line: str = "Line1"
     """TriggerSource of hardware triggers."""
     chunks: list[str] = []
-    """Chunk data that goes with every frame into its events, e.g. ExposureTime."""
+    """Chunk data of every frame that its events include, e.g. ExposureTime."""
 
 
 class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
@@ -162,7 +162,7 @@ class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
 
     device: Path = Path("/dev/video0")
     frame_size: tuple[Size, Size] | None = None
-    """Width and height asked of the driver, px; None: its own."""
+    """Width and height requested from the driver, px; None: the driver's own."""
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     rate_fps: Rate | None = None
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
@@ -171,61 +171,62 @@ class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
 
 
 class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
-    """A network camera that speaks RTSP, through PyAV."""
+    """A network camera that sends RTSP, through PyAV."""
 
     url: Annotated[str, Meta(pattern="^rtsps?://.+", description="rtsp://... or rtsps://...")]
     transport: Literal["tcp", "udp"] = "tcp"
     open_within_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     read_within_s: Annotated[float, Meta(gt=0, le=600)] = 1.5
     frozen_after_frames: FrameCount = 100
-    """An encoder may send a scene in which nothing moves as frames that are identical."""
+    """An encoder may send a still scene as identical frames."""
 
     @property
     def opened_within_s(self) -> float:
-        # The library may take its time twice: to connect and to find the stream.
+        # The library applies the limit twice: to connect and to find the stream.
         return 2 * self.open_within_s + 10
 
 
 CameraSettings = FolderSettings | VideoSettings | PatternSettings | GenicamSettings | V4l2Settings | RtspSettings
 
 
-def check_area(camera: CameraSettings, where: str = "") -> None:
-    """See that its polygons leave something to inspect.
+def check_polygons(camera: CameraSettings, where: str = "") -> None:
+    """Check that a camera's polygons leave something to inspect.
 
     Args:
-        where: what else the sentence says of whose polygons these are.
+        where: prefix of the error message, e.g. the file that names the camera.
     Raises:
-        ConfigError: they leave nothing, or nobody knows of which size they are.
+        ConfigError: the polygons leave nothing, or the frame size is unknown.
     """
-    who = f"{where}camera {camera.name}"
+    subject = f"{where}camera {camera.name}"
     if not (camera.roi or camera.exclude):
         return
     if not isinstance(camera.size, tuple):
         raise ConfigError(
-            f"{who} says where to look, but its size is {camera.size!r}; set size to the width and "
-            "height, px, in which its polygons count"
+            f"{subject} has a region of interest, but its size is {camera.size!r}; set size to the width and "
+            "height, px, of the frames in which the polygons are drawn"
         )
     width, height = camera.size
-    if not camera.area.mask((height, width)).any():
+    if not camera.region_of_interest.mask((height, width)).any():
         raise ConfigError(
-            f"{who}: roi and exclude leave nothing of {width}x{height} px to inspect; check the polygons, (x, y) in px"
+            f"{subject}: roi and exclude leave nothing of {width}x{height} px to inspect; check the polygons, "
+            "(x, y) in px"
         )
 
 
 def to_path(kind: type, value: object) -> Path:
-    """msgspec's hook for reading paths."""
+    """Convert a string to a path, as msgspec's `dec_hook`."""
     if kind is Path and isinstance(value, str) and value and "\0" not in value:
         return Path(value)
-    raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds which key it is
+    raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds the key
 
 
 def to_bytes(settings: CameraSettings) -> bytes:
-    """Settings as they cross to the camera's process: MessagePack, which takes paths that are not UTF-8 as bytes."""
+    """Encode settings for the camera's process: MessagePack, which takes paths that are not UTF-8 as bytes."""
     return msgspec.msgpack.encode(settings, enc_hook=os.fsencode)
 
 
 def from_bytes(data: bytes) -> CameraSettings:
-    """The settings in these bytes."""
+    """Decode settings that `to_bytes` encoded."""
     settings: CameraSettings = msgspec.msgpack.decode(
         data, type=CameraSettings, dec_hook=lambda _kind, path: Path(os.fsdecode(path))
     )

@@ -1,4 +1,4 @@
-"""How a camera is, and word of its death and its return."""
+"""The state of a camera, and the alarm that reports its death or its recovery."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,23 +9,23 @@ State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
 
 
 class CameraState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a camera is. IDLE: it waits for a trigger and answers when it is asked."""
+    """State of a camera. IDLE: it waits for a trigger and answers requests."""
 
     state: State
     reason: str | None = None
-    """Why it is dead, one word."""
+    """One word for the fault of a dead camera."""
     detail: str | None = None
     since_at_ns: int
     """UTC, ns since 1970."""
     openings: int = 0
-    """How often it was opened since the start."""
+    """How often the camera was opened since the service started."""
     counters: dict[str, int] = {}
-    """What its transport counted since it was opened, as far as it tells."""
+    """Counters of the transport since the camera was opened; empty if it has none."""
 
 
 @dataclass(frozen=True)
 class CameraAlarm:
-    """A camera died, or is back. Told once each."""
+    """Report that a camera died (`active`) or recovered."""
 
     camera: str
     reason: str

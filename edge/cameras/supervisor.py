@@ -1,6 +1,6 @@
-"""Keeps one camera going: opens it, watches it, closes it when it is dead, and opens it again, without end.
+"""Supervises one camera: opens it, watches it, closes it when it is dead, and opens it again, without end.
 
-One thread grabs, and does all of this meanwhile, so that nothing a camera does delays another one.
+The thread that grabs does all of this, so that no camera delays another one.
 """
 
 import contextlib
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.channel import Answer, Broken, Ended, Fired
+from edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
 from edge.cameras.health import Health
-from edge.cameras.host import Arrived, Died, News
-from edge.cameras.intake import Intake
+from edge.cameras.host import ProcessDied, ProcessMessage, ReceivedFrame
+from edge.cameras.intake import FrameIntake
 from edge.cameras.liveness import Fault
 from edge.cameras.restarts import RestartedProcess
 from edge.cameras.settings import CameraSettings
@@ -29,48 +29,53 @@ from edge.frames import BadFrame, Frame
 logger = logging.getLogger(__name__)
 
 CLOSE_WITHIN_SECONDS = 1.0
-"""Then its process is killed: closing a camera that is gone takes seconds."""
+"""The camera's process is killed after this time: closing a camera that is gone takes seconds."""
 TICK_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class _Change:
+class _Reconfiguration:
     settings: CameraSettings
-    opened: Callable[[str | None], None]
+    on_opened: Callable[[str | None], None]
     keep_frames: bool
 
 
 class SupervisedCamera:
-    """A camera in a process of its own. One thread opens, grabs and closes; any may interrupt, trigger, change, look.
+    """A camera in a process of its own.
+
+    One thread opens, grabs and closes. Any thread may interrupt, trigger, reconfigure and read the state.
 
     Args:
-        tell: hears of its death and its return, on the thread that grabs.
-        captured: how many of its frames the ledger has; asked on the thread that grabs.
+        on_alarm: called on the thread that grabs when the camera dies and when it recovers.
+        count_captured: called on the thread that grabs; returns how many of the camera's frames are in the ledger.
     """
 
     def __init__(
-        self, settings: CameraSettings, tell: Callable[[CameraAlarm], None], captured: Callable[[], int] = lambda: 0
+        self,
+        settings: CameraSettings,
+        on_alarm: Callable[[CameraAlarm], None],
+        count_captured: Callable[[], int] = lambda: 0,
     ) -> None:
         self.name, self.settings = settings.name, settings
         self._process = RestartedProcess()
-        self._intake = Intake(settings, captured)
-        self._health = Health(settings.name, tell)
+        self._intake = FrameIntake(settings, count_captured)
+        self._health = Health(settings.name, on_alarm)
         self._ended = self._missing_extra = False
-        self._left_ns = time.monotonic_ns()
-        """When the thread that grabs was here last."""
-        self._wanted_change: _Change | None = None
-        self._changing: _Change | None = None
-        """Begun, and not opened again."""
+        self._last_step_ns = time.monotonic_ns()
+        """When `open` or `grab` last returned."""
+        self._requested: _Reconfiguration | None = None
+        self._reconfiguring: _Reconfiguration | None = None
+        """The reconfiguration that has begun and whose camera is not open yet."""
         self._interrupted = threading.Event()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def open(self, within_s: float | None = None) -> Opened | None:
-        """Open it, once; `grab` goes on trying where this fails.
+        """Try to open the camera once; `grab` tries again after a failure.
 
         Args:
-            within_s: None is returned where it takes longer, or where it is interrupted.
+            within_s: the time limit. After it, and after `interrupt`, the method returns None.
         Raises:
-            CameraError: it is not there or cannot be used.
+            CameraError: the camera is missing or cannot be used.
             MissingExtraError: a library is not installed.
         """
         try:
@@ -82,22 +87,22 @@ class SupervisedCamera:
                 if self._health.fault is not None:
                     raise self._error(self._health.fault)
         finally:
-            self._left_ns = time.monotonic_ns()
+            self._last_step_ns = time.monotonic_ns()
         return self._process.opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        """The next frame, or word of frames that were announced and cannot be had; None where nothing came in time.
+        """Return the next frame, or a report of frames that cannot be delivered; None if nothing came in time.
 
         Raises:
-            EndOfFrames: there will be no more. After `interrupt`, what had been announced comes first.
+            EndOfFrames: there are no more. After `interrupt`, the frames that were announced before come first.
         """
         give_up_ns = time.monotonic_ns() + round(timeout_s * 1e9)
-        self._held_up(time.monotonic_ns() - self._left_ns)
+        self._extend_deadlines(time.monotonic_ns() - self._last_step_ns)
         try:
             while not self._intake.waiting:
                 if self._interrupted.is_set():
-                    self._let_go("stopped", "the line stopped before there was room for it")
-                    self._refuse_changes()
+                    self._close_process("stopped", "the line stopped before there was room for it")
+                    self._refuse_reconfigurations()
                     if not self._intake.waiting:
                         raise EndOfFrames
                     break
@@ -109,22 +114,22 @@ class SupervisedCamera:
                 self._step(min(left_s, TICK_SECONDS))
             return self._intake.waiting.popleft()
         finally:
-            self._left_ns = time.monotonic_ns()
+            self._last_step_ns = time.monotonic_ns()
 
     def interrupt(self) -> None:
-        """Have `grab` let go of the camera and end."""
+        """Make `grab` close the camera and end."""
         self._interrupted.set()
         self._wake_up()
 
     def close(self) -> None:
-        """Let go of the camera and of all that waits for it."""
+        """Close the camera, and discard all that waits for it."""
         self._interrupted.set()
-        self._let_go("stopped", "the line stopped")
-        self._refuse_changes()
+        self._close_process("stopped", "the line stopped")
+        self._refuse_reconfigurations()
         os.close(self._wake)
 
     def trigger(self, request: TriggerRequest) -> None:
-        """Have a frame taken of a part, or say whose the next one is; the answer comes later, on another thread."""
+        """Request a frame of a part, or announce the part of the next frame; another thread gives the answer later."""
         if self._interrupted.is_set():
             request.answer(TriggerAnswer(refused="stopping", detail="the line is stopping"))
         elif self._ended:
@@ -133,36 +138,37 @@ class SupervisedCamera:
             self._intake.triggering.request(request)
             self._wake_up()
 
-    def change(
-        self, settings: CameraSettings, opened: Callable[[str | None], None], *, keep_frames: bool = True
+    def reconfigure(
+        self, settings: CameraSettings, on_opened: Callable[[str | None], None], *, keep_frames: bool = True
     ) -> None:
-        """Close it and open it with other settings of the camera itself, such as its exposure. One change at a time.
+        """Close the camera and open it with other settings of its own, such as its exposure. Do so one at a time.
 
         Args:
-            opened: hears None once it is open, else why it is not, on the thread that grabs: it brings no frame before
-                this returns. Of a camera that is dead it hears at once: that is opened with these when it can be.
-            keep_frames: whether frames that it had announced are still brought; else they are dropped as `changeover`.
+            on_opened: called on the thread that grabs, with None once the camera is open, else with the error. No frame
+                comes before it returns. For a dead camera it is called at once, and the settings apply when the camera
+                can be opened again.
+            keep_frames: whether frames that were announced before still come; else they are dropped as `changeover`.
         """
         if self._interrupted.is_set():
-            opened("the line is stopping")
+            on_opened("the line is stopping")
             return
-        self._wanted_change = _Change(settings, opened, keep_frames)
+        self._requested = _Reconfiguration(settings, on_opened, keep_frames)
         self._wake_up()
 
     def state(self) -> CameraState:
-        """How it is now."""
+        """Return the current state."""
         return self._health.state(self._process.openings, self._process.counters)
 
-    # Steps, each on the thread that grabs.
+    # Steps of the thread that grabs.
 
     def _step(self, wait_s: float) -> None:
-        """Take in what has come, see to all that is due, and wait a moment where there is nothing."""
-        self._begin_change()
+        """Handle one message and all work that is due; wait a moment if there is neither."""
+        self._begin_reconfiguration()
         if self.settings.triggered == "hardware":
-            self._serve_triggers()  # which of the frames that have come shows a part is known by when it was announced
-        came = self._take_next()
-        self._tend(time.monotonic_ns(), all_taken=not came)
-        if came or self._intake.waiting:
+            self._serve_triggers()  # first: a frame shows the part that was announced before it was taken
+        received = self._receive()
+        self._do_due_work(time.monotonic_ns(), queue_is_empty=not received)
+        if received or self._intake.waiting:
             return
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
@@ -173,147 +179,148 @@ class SupervisedCamera:
             os.eventfd_read(self._wake)
 
     def _until_due_s(self, wait_s: float) -> float:
-        """How long nothing needs to be done, at most `wait_s`: a part's event must be out in time."""
-        until_ns = self._intake.triggering.next_until_ns
-        left_s = wait_s if until_ns is None else (until_ns - time.monotonic_ns()) / 1e9
+        """Return how long no work is due, at most `wait_s`: the event of a part must be published in time."""
+        give_up_ns = self._intake.triggering.next_give_up_ns
+        left_s = wait_s if give_up_ns is None else (give_up_ns - time.monotonic_ns()) / 1e9
         return max(min(wait_s, left_s), 0.001)
 
-    def _begin_change(self) -> None:
-        change, self._wanted_change = self._wanted_change, None
-        if change is None:
+    def _begin_reconfiguration(self) -> None:
+        requested, self._requested = self._requested, None
+        if requested is None:
             return
-        # One that was dead has perhaps sent the first frame of its former settings.
-        keep_frames = change.keep_frames and not self._health.is_dead
-        self._let_go("changeover", "the camera was being set anew", keep_frames=keep_frames)
-        self._intake.triggering.give_up("the camera is being set anew")
-        self.settings = change.settings
+        # A dead camera may have sent the first frame of its former settings.
+        keep_frames = requested.keep_frames and not self._health.is_dead
+        self._close_process("changeover", "the camera was being reconfigured", keep_frames=keep_frames)
+        self._intake.triggering.give_up("the camera is being reconfigured")
+        self.settings = requested.settings
         if self._health.is_dead or self._ended:
-            change.opened(None)
+            requested.on_opened(None)
             return
-        self._changing = change
+        self._reconfiguring = requested
         self._process.start_now()
-        self._health.set("OPENING")
+        self._health.set_state("OPENING")
 
-    def _end_change(self, error: str | None) -> None:
-        change, self._changing = self._changing, None
-        if change is not None:
+    def _end_reconfiguration(self, error: str | None) -> None:
+        reconfiguring, self._reconfiguring = self._reconfiguring, None
+        if reconfiguring is not None:
             began_ns = time.monotonic_ns()
-            change.opened(error)
-            self._held_up(time.monotonic_ns() - began_ns)
+            reconfiguring.on_opened(error)
+            self._extend_deadlines(time.monotonic_ns() - began_ns)
 
-    def _refuse_changes(self) -> None:
-        changes, self._changing, self._wanted_change = (self._changing, self._wanted_change), None, None
-        for change in changes:
-            if change is not None:
-                change.opened("the line is stopping")
+    def _refuse_reconfigurations(self) -> None:
+        refused, self._reconfiguring, self._requested = (self._reconfiguring, self._requested), None, None
+        for reconfiguration in refused:
+            if reconfiguration is not None:
+                reconfiguration.on_opened("the line is stopping")
 
-    def _take_next(self) -> bool:
-        """Take in one piece of news; whether there was any."""
-        news = self._process.receive()
-        if news is not None:
-            self._take(news, time.monotonic_ns())
-        return news is not None
+    def _receive(self) -> bool:
+        """Handle one message of the camera's process; return whether there was one."""
+        message = self._process.receive()
+        if message is not None:
+            self._handle(message, time.monotonic_ns())
+        return message is not None
 
     def _serve_triggers(self) -> None:
         self._intake.triggering.serve(time.monotonic_ns(), self._process.fire)
 
-    def _held_up(self, for_ns: int) -> None:
-        """The line itself was busy elsewhere for so long: that is no silence of the camera."""
-        self._intake.liveness.held_up(for_ns)
-        self._process.held_up(for_ns)
+    def _extend_deadlines(self, by_ns: int) -> None:
+        """Do not count a time in which the line itself was busy elsewhere as silence of the camera."""
+        self._intake.liveness.extend_deadlines(by_ns)
+        self._process.extend_deadlines(by_ns)
 
-    def _tend(self, now_ns: int, all_taken: bool) -> None:
+    def _do_due_work(self, now_ns: int, queue_is_empty: bool) -> None:
         if self._process.running is None:
             if self._process.is_due(now_ns) and not self._ended:
                 fault = self._process.start(self.settings, now_ns)
                 if fault is not None:
                     self._fail(fault)
-        elif (fault := self._overdue(now_ns)) is not None:
+        elif (fault := self._check_timeouts(now_ns)) is not None:
             self._fail(fault)
         else:
-            self._ask(now_ns)
-        # A part's frame may lie among what has come and was not taken in yet.
-        for _ in range(self._intake.triggering.expire(now_ns) if all_taken else 0):
-            if (fault := self._intake.liveness.missed_trigger()) is not None and self._process.opened is not None:
+            self._request_health(now_ns)
+        # Otherwise the frame of a part may be among the messages that wait.
+        for _ in range(self._intake.triggering.expire(now_ns) if queue_is_empty else 0):
+            if (
+                fault := self._intake.liveness.record_missed_trigger()
+            ) is not None and self._process.opened is not None:
                 self._fail(fault)
         self._serve_triggers()
 
-    def _overdue(self, now_ns: int) -> Fault | None:
-        fault = self._process.overdue(self.settings.opened_within_s, now_ns)
+    def _check_timeouts(self, now_ns: int) -> Fault | None:
+        fault = self._process.check_timeouts(self.settings.opened_within_s, now_ns)
         if fault is None and self._process.opened is not None:
-            fault = self._intake.liveness.silence(now_ns)
+            fault = self._intake.liveness.check_silence(now_ns)
         return fault
 
-    def _ask(self, now_ns: int) -> None:
+    def _request_health(self, now_ns: int) -> None:
         opened, health = self._process.opened, self._health
         if opened is None:
             return
-        # A camera that sends frames need not be asked; one that waits for a trigger shows no other sign of life.
-        shows_nothing = opened.can_be_asked and self.settings.triggered != "free"
-        back_again = shows_nothing and health.fault is not None and not health.only_frames_disprove_it
-        quiet_ns = self._intake.liveness.quiet_for_ns(now_ns) if shows_nothing else None
-        self._process.ask(now_ns, quiet_ns, at_once=back_again)
+        # A camera that sends frames is not polled; a camera that waits for a trigger shows no other sign of life.
+        needs_polling = opened.can_be_polled and self.settings.triggered != "free"
+        may_be_back = needs_polling and health.fault is not None and not health.needs_good_frame
+        quiet_ns = self._intake.liveness.quiet_for_ns(now_ns) if needs_polling else None
+        self._process.request_health(now_ns, quiet_ns, at_once=may_be_back)
 
-    def _take(self, news: News, now_ns: int) -> None:
-        match news:
+    def _handle(self, message: ProcessMessage, now_ns: int) -> None:
+        match message:
             case Opened():
-                self._process.is_open(news)
-                self._intake.triggering.opened_again()
-                self._intake.liveness.begin(news, now_ns)
-                logger.info("camera %s is open: %s", self.name, news.found)
+                self._process.record_opening(message)
+                self._intake.triggering.reset()
+                self._intake.liveness.begin(message, now_ns)
+                logger.info("camera %s is open: %s", self.name, message.found)
                 if self._health.fault is None:
-                    self._health.set("LIVE" if self.settings.triggered == "free" else "IDLE")
-                self._end_change(None)
-            case Arrived(frame, digest):
-                self._arrived(frame, digest, now_ns)
+                    self._health.set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
+                self._end_reconfiguration(None)
+            case ReceivedFrame(frame, digest):
+                self._handle_frame(frame, digest, now_ns)
             case BadFrame():
-                self._arrived(news, None, now_ns)
-            case Answer(camera_answers, counters):
-                self._process.answered(counters, now_ns)
+                self._handle_frame(message, None, now_ns)
+            case HealthReply(camera_answers, counters):
+                self._process.record_health_reply(counters, now_ns)
                 if camera_answers is False:
                     self._fail(Fault("unreachable", "it does not answer when it is asked"))
-                elif camera_answers and not self._health.only_frames_disprove_it:
-                    self._live("IDLE")
-            case Fired(number, error):
-                self._intake.triggering.fired(number, error)
+                elif camera_answers and not self._health.needs_good_frame:
+                    self._mark_alive("IDLE")
+            case TriggerResult(number, error):
+                self._intake.triggering.record_result(number, error)
             case Ended():
                 self._ended = True
                 self._intake.triggering.give_up("the camera has shown its last frame")
-                self._health.set("ENDED")
+                self._health.set_state("ENDED")
                 self._process.kill()
             case Broken(error, missing_extra):
                 self._missing_extra = missing_extra
                 self._fail(Fault("broken" if self._process.opened else "open", error))
-            case Died(detail):
+            case ProcessDied(detail):
                 self._fail(Fault("process", detail))
 
-    def _arrived(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> None:
-        fault = self._intake.take(item, digest, now_ns)
+    def _handle_frame(self, item: Frame | BadFrame, digest: int | None, now_ns: int) -> None:
+        fault = self._intake.accept(item, digest, now_ns)
         if fault is not None:
             if fault.closes:
                 self._fail(fault)
         elif isinstance(item, Frame):
-            self._live("LIVE")
+            self._mark_alive("LIVE")
 
     def _fail(self, fault: Fault) -> None:
-        """The camera is dead: let go of it, tell, and open it again in a while."""
-        self._health.die(fault)
-        self._let_go(fault.reason, fault.detail, "failed", self._close_within_s())
+        """Report that the camera is dead, close it, and schedule its next opening."""
+        self._health.mark_dead(fault)
+        self._close_process(fault.reason, fault.detail, "failed", self._close_within_s())
         self._intake.triggering.give_up(f"the camera is dead: {fault.detail}")
         self._process.start_later()
-        self._end_change(fault.detail)
+        self._end_reconfiguration(fault.detail)
 
-    def _live(self, state: State) -> None:
-        """The camera has shown that it is alive."""
-        self._process.steady()
-        self._health.live(state)
+    def _mark_alive(self, state: State) -> None:
+        self._process.reset_backoff()
+        self._health.mark_alive(state)
 
     def _close_within_s(self) -> float:
-        """How long a camera that is dead may take to be let go of; nothing must wait that has a time to be told by."""
+        """Return how long a dead camera may take to close: no time at all where an event has a deadline."""
         urgent = self.settings.triggered != "free" or self.settings.deadline_ms is not None
         return 0.0 if urgent else CLOSE_WITHIN_SECONDS
 
-    def _let_go(
+    def _close_process(
         self,
         reason: str,
         detail: str,
@@ -322,23 +329,21 @@ class SupervisedCamera:
         *,
         keep_frames: bool = False,
     ) -> None:
-        """Close the camera; frames that it had announced, and parts that wait for one, are given up for this reason, or
-        its frames are kept.
-        """
-        for news in self._process.close(within_s):
-            if isinstance(news, Arrived | BadFrame):
-                item = news.frame if isinstance(news, Arrived) else news
-                self._intake.take_left_over(item, reason, detail, kind, keep=keep_frames)
+        """Close the camera, and discard frames that it had announced for this reason, unless `keep_frames` is set."""
+        for message in self._process.close(within_s):
+            if isinstance(message, ReceivedFrame | BadFrame):
+                item = message.frame if isinstance(message, ReceivedFrame) else message
+                self._intake.accept_late(item, reason, detail, kind, keep=keep_frames)
         if self._interrupted.is_set():
             self._intake.triggering.give_up(detail)
             self._intake.triggering.refuse_all("stopping", "the line is stopping")
 
     def _error(self, fault: Fault) -> HeatlineError:
-        return (MissingExtraError if self._missing_extra else CameraError)(_sentence(self.name, fault.detail))
+        return (MissingExtraError if self._missing_extra else CameraError)(_prefix(self.name, fault.detail))
 
     def _wake_up(self) -> None:
         os.eventfd_write(self._wake, 1)
 
 
-def _sentence(camera: str, detail: str) -> str:
+def _prefix(camera: str, detail: str) -> str:
     return detail if detail.startswith("camera ") else f"camera {camera}: {detail}"

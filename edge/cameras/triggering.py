@@ -1,11 +1,11 @@
-"""Triggers of one camera: who wants a frame, which part it shows, and what becomes of those that bring none.
+"""Triggers of one camera: assigns frames to parts, and reports parts whose trigger brought no frame.
 
-A software trigger is fired at once or not at all: fired later, it would show whatever has moved under the camera since.
-One part waits at a time, so that no frame is taken for another part's. With hardware triggers parts are announced.
+A software trigger is sent at once or refused: sent later, its frame would show what has moved under the camera since.
+One part waits at a time, so that no frame is assigned to another part. With hardware triggers parts are announced.
 
 A part is expected from the moment its trigger is sent (software) or its id is announced (hardware). A frame shows the
-part that was expected last when the frame was taken: by time and not by counting, so that a lost frame or a trigger
-that was not heard costs its own part its verdict and no other one.
+part that was expected last when the frame was taken. This rule goes by time and not by count, so that a lost frame or
+an ignored trigger costs its own part the verdict and no other part.
 """
 
 import time
@@ -26,225 +26,227 @@ Refusal = Literal["not_triggered", "busy", "camera_dead", "no_frame", "stopping"
 
 @dataclass(frozen=True)
 class TriggerAnswer:
-    """What became of a trigger: its frame; or none yet, as its part's id was announced; or why there is none."""
+    """Outcome of a trigger: its frame; neither frame nor refusal, if it announced a part; or the refusal."""
 
     frame_id: int | None = None
     frame_number: int = 0
-    """The ledger's."""
+    """The ledger's number of the frame."""
     refused: Refusal | None = None
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class TriggerRequest:
-    """A part whose frame is wanted."""
+    """A request for a frame of a part."""
 
     part_id: str | None
     answer: Callable[[TriggerAnswer], None]
-    asked_ns: int = field(default_factory=time.monotonic_ns)
-    """The host's monotonic clock."""
+    requested_ns: int = field(default_factory=time.monotonic_ns)
+    """Time of the request on the host's monotonic clock."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part whose frame is waited for. `expected_ns` and `until_ns` are the host's monotonic clock."""
+class ExpectedPart:
+    """A part that waits for its frame. `expected_ns` and `give_up_ns` are times on the host's monotonic clock."""
 
     part_id: str | None
     expected_ns: int
-    until_ns: int
+    give_up_ns: int
 
 
-class Parts:
-    """The parts that one camera's frames are waited for, oldest first."""
+class ExpectedParts:
+    """Parts of one camera that wait for their frames, oldest first."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Part] = deque()
+        self._waiting: deque[ExpectedPart] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
-    def next_until_ns(self) -> int | None:
-        """When the first of them has waited long enough."""
-        return self._waiting[0].until_ns if self._waiting else None
+    def next_give_up_ns(self) -> int | None:
+        """When the wait of the oldest part ends; None: no part waits."""
+        return self._waiting[0].give_up_ns if self._waiting else None
 
-    def expect(self, part: Part) -> None:
-        """The next frame that is taken from now on shows this part."""
+    def expect(self, part: ExpectedPart) -> None:
+        """Add a part: the next frame that is taken shows it."""
         self._waiting.append(part)
 
-    def frame(self, taken_ns: int) -> tuple[Part | None, list[Part]]:
-        """A frame came: the part that it shows, or None where none was expected; and the parts that it passed over,
-        whose frames will not come any more.
-        """
-        passed: list[Part] = []
+    def match_frame(self, taken_ns: int) -> tuple[ExpectedPart | None, list[ExpectedPart]]:
+        """Return the part that a frame shows, None if none was expected, and the earlier parts, which get no frame."""
+        passed: list[ExpectedPart] = []
         while self._waiting and self._waiting[0].expected_ns <= taken_ns:
             passed.append(self._waiting.popleft())
         return (passed.pop() if passed else None), passed
 
-    def expired(self, now_ns: int) -> list[Part]:
-        """Those that have waited long enough; they wait no more."""
-        gone: list[Part] = []
-        while self._waiting and self._waiting[0].until_ns <= now_ns:
-            gone.append(self._waiting.popleft())
-        return gone
+    def pop_expired(self, now_ns: int) -> list[ExpectedPart]:
+        """Remove and return the parts whose wait has ended."""
+        expired: list[ExpectedPart] = []
+        while self._waiting and self._waiting[0].give_up_ns <= now_ns:
+            expired.append(self._waiting.popleft())
+        return expired
 
-    def all(self) -> list[Part]:
-        """All of them; they wait no more."""
-        gone = list(self._waiting)
+    def pop_all(self) -> list[ExpectedPart]:
+        """Remove and return all parts."""
+        parts = list(self._waiting)
         self._waiting.clear()
-        return gone
+        return parts
 
 
-class Triggering:
-    """Keeps the parts of one camera. Any thread requests; all else is done by the one that grabs.
+class TriggerTracker:
+    """Tracks the triggers and parts of one camera. Any thread may request; the thread that grabs does all else.
 
     Args:
-        announce: takes each frame that was wanted, or counted, and did not come.
-        announced: tells how many frames have been announced so far, with those.
+        report_missing: called with each frame that was requested, or counted by the camera, and did not come.
+        last_frame_number: returns the ledger's number of the last frame so far, those included.
     """
 
     def __init__(
-        self, settings: CameraSettings, announce: Callable[[BadFrame], None], announced: Callable[[], int]
+        self,
+        settings: CameraSettings,
+        report_missing: Callable[[BadFrame], None],
+        last_frame_number: Callable[[], int],
     ) -> None:
-        self._settings, self._announce, self._announced = settings, announce, announced
+        self._settings = settings
+        self._report_missing, self._last_frame_number = report_missing, last_frame_number
         self._requests: deque[TriggerRequest] = deque()
-        self._parts = Parts()
+        self._parts = ExpectedParts()
         self._fired: TriggerRequest | None = None
         self._missed = 0
-        """Parts that waited in vain since the last frame: what the next gap in frame ids shows has been told of."""
-        self._fires = 0
-        self._came_in_time = False
+        """Parts without a frame since the last frame. They are reported; the next gap in frame ids includes them."""
+        self._trigger_number = 0
+        self._frame_came_in_time = False
         self._quiet_until_ns = 0
-        """Until then no trigger is fired: see `expire`."""
+        """No trigger is sent before this time: see `expire`."""
 
     def request(self, request: TriggerRequest) -> None:
-        """Have a frame taken of a part, or say whose the next one is."""
+        """Request a frame of a part, or announce the part of the next frame."""
         if self._settings.triggered == "free":
             _refuse(request, "not_triggered", f"camera {self._settings.name} runs freely")
         else:
             self._requests.append(request)
 
     def serve(self, now_ns: int, fire: Callable[[int, int], None] | None) -> None:
-        """Announce the parts that were requested, or fire their triggers.
+        """Send the triggers that were requested, or record the parts that were announced.
 
         Args:
-            fire: triggers the camera, under a number and up to a time; None: it is not there.
+            fire: triggers the camera; arguments are a number and the latest time. None: the camera is not open.
         """
         hardware = self._settings.triggered == "hardware"
         while self._requests:
             request = self._requests.popleft()
-            begun_ns = request.asked_ns if hardware else now_ns
-            part = Part(request.part_id, begun_ns, begun_ns + round(self._settings.part_within_s * 1e9))
+            begun_ns = request.requested_ns if hardware else now_ns
+            part = ExpectedPart(request.part_id, begun_ns, begun_ns + round(self._settings.part_within_s * 1e9))
             if fire is None:
-                self._turn_away(request, part, "camera_dead", "the camera is not there")
+                self._refuse_part(request, part, "camera_dead", "the camera is not there")
             elif hardware:
                 self._parts.expect(part)
                 request.answer(TriggerAnswer())
             elif len(self._parts):
-                self._turn_away(request, part, "busy", "the frame of the trigger before it had not come yet")
+                self._refuse_part(request, part, "busy", "the frame of the trigger before it had not come yet")
             elif now_ns < self._quiet_until_ns:
-                self._turn_away(request, part, "busy", "the frame of a trigger before it may still be on its way")
-            elif now_ns - request.asked_ns > FIRE_WITHIN_SECONDS * 1e9:
-                self._turn_away(request, part, "busy", "the line could not fire it in time")
+                self._refuse_part(request, part, "busy", "the frame of a trigger before it may still be on its way")
+            elif now_ns - request.requested_ns > FIRE_WITHIN_SECONDS * 1e9:
+                self._refuse_part(request, part, "busy", "the line could not fire it in time")
             else:
                 self._parts.expect(part)
                 self._fired = request
-                self._fires += 1
-                fire(self._fires, request.asked_ns + round(FIRE_WITHIN_SECONDS * 1e9))
+                self._trigger_number += 1
+                fire(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9))
 
-    def fired(self, number: int, error: str | None) -> None:
-        """What became of a trigger that was fired."""
-        if error is not None and number == self._fires:
+    def record_result(self, number: int, error: str | None) -> None:
+        """Record whether the trigger of this number was sent."""
+        if error is not None and number == self._trigger_number:
             self.give_up(error)
 
     @property
-    def next_until_ns(self) -> int | None:
-        """When the first part has waited long enough for its frame."""
-        return self._parts.next_until_ns
+    def next_give_up_ns(self) -> int | None:
+        """When the wait of the oldest part ends; None: no part waits."""
+        return self._parts.next_give_up_ns
 
     def expire(self, now_ns: int) -> int:
-        """Tell of the parts that have waited long enough; returns how many.
+        """Report the parts whose wait has ended; return their number.
 
-        A camera that takes longer than that to show a frame would show each part's under the next one's id. So until a
-        frame has come in time since the camera was opened, the next trigger waits for twice as long.
+        A camera whose frames take longer than that would show each part under the id of the next one. So until a frame
+        has come in time since the camera was opened, the next trigger waits for twice as long.
         """
-        expired = self._parts.expired(now_ns)
-        if expired and not self._came_in_time and self._settings.triggered == "software":
+        expired = self._parts.pop_expired(now_ns)
+        if expired and not self._frame_came_in_time and self._settings.triggered == "software":
             self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
         for part in expired:
             self._miss(part, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
         return len(expired)
 
-    def give_up(self, why: str) -> None:
-        """No frame will come of what has been triggered so far."""
-        for part in self._parts.all():
-            self._miss(part, why)
+    def give_up(self, reason: str) -> None:
+        """Report all parts that wait: no frame will come for them."""
+        for part in self._parts.pop_all():
+            self._miss(part, reason)
 
-    def refuse_all(self, refused: Refusal, why: str) -> None:
-        """Refuse what has been requested and not been begun."""
+    def refuse_all(self, refused: Refusal, detail: str) -> None:
+        """Refuse the requests that were not served yet."""
         while self._requests:
-            _refuse(self._requests.popleft(), refused, why)
+            _refuse(self._requests.popleft(), refused, detail)
 
-    def opened_again(self) -> None:
-        """The camera counts its frames anew."""
+    def reset(self) -> None:
+        """Forget missed parts: the camera was opened again and has restarted its frame ids."""
         self._missed = 0
-        self._came_in_time = False
+        self._frame_came_in_time = False
         self._quiet_until_ns = 0
 
-    def frame(self, item: Frame | BadFrame, gap: Gap | None, taken_ns: int) -> Frame | BadFrame:
-        """A frame came: tell first of those that are missing before it; returns it with the part that it shows."""
-        part, passed = self._parts.frame(taken_ns)
-        self._account_for(gap, passed, item.stamp)
+    def assign_part(self, item: Frame | BadFrame, gap: Gap | None, taken_ns: int) -> Frame | BadFrame:
+        """Report the frames that are missing before this one; return this frame with the part that it shows."""
+        part, passed = self._parts.match_frame(taken_ns)
+        self._report_lost(gap, passed, item.stamp)
         self._quiet_until_ns = 0
         if part is not None:
-            self._came_in_time = True
+            self._frame_came_in_time = True
             self._answer(item.stamp)
         return replace(item, stamp=self._with_part(item.stamp, part))
 
-    def _account_for(self, gap: Gap | None, passed: list[Part], before: Stamp) -> None:
-        """Tell of the frames that are missing before this one, each with the part that it would have shown."""
+    def _report_lost(self, gap: Gap | None, passed: list[ExpectedPart], before: Stamp) -> None:
+        """Report the frames that are missing before this one, each with the part that it would have shown."""
         ids = gap.ids[self._missed :] if gap else []
         self._missed = 0
         for part in passed:
             if ids:
-                lost = replace(self._with_part(_at(before), part), frame_id=ids.pop(0))
-                self._announce(BadFrame(lost, "lost_by_camera", _LOST, "dropped"))
+                lost = replace(self._with_part(_stamp_before(before), part), frame_id=ids.pop(0))
+                self._report_missing(BadFrame(lost, "lost_by_camera", _LOST, "dropped"))
             else:
-                self._tell_missed(part, "the next part's frame came first")
+                self._report_no_frame(part, "the next part's frame came first")
         if ids:
-            run = replace(self._with_part(_at(before), None), frame_id=ids[0], frames=len(ids))
-            self._announce(
+            run = replace(self._with_part(_stamp_before(before), None), frame_id=ids[0], frames=len(ids))
+            self._report_missing(
                 BadFrame(
                     replace(run, last_frame_id=ids[-1] if len(ids) > 1 else None), "lost_by_camera", _LOST, "dropped"
                 )
             )
 
     def _answer(self, stamp: Stamp) -> None:
-        """Tell who triggered it of the frame that came of it."""
+        """Answer the request of a software trigger with its frame."""
         request, self._fired = self._fired, None
         if request is None:
             return
-        if stamp.frame_id is None:  # its first packet was lost, and with it its id
+        if stamp.frame_id is None:  # lost with the first packet of the frame
             _refuse(request, "no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
         else:
-            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self._announced() + 1))
+            request.answer(TriggerAnswer(frame_id=stamp.frame_id, frame_number=self._last_frame_number() + 1))
 
-    def _turn_away(self, request: TriggerRequest, part: Part, refused: Refusal, why: str) -> None:
-        self._tell_missed(part, why)
-        _refuse(request, refused, f"camera {self._settings.name}: {why}")
+    def _refuse_part(self, request: TriggerRequest, part: ExpectedPart, refused: Refusal, detail: str) -> None:
+        self._report_no_frame(part, detail)
+        _refuse(request, refused, f"camera {self._settings.name}: {detail}")
 
-    def _miss(self, part: Part, why: str) -> None:
+    def _miss(self, part: ExpectedPart, detail: str) -> None:
         self._missed += 1
-        self._tell_missed(part, why)
+        self._report_no_frame(part, detail)
         request, self._fired = self._fired, None
         if request is not None:
-            _refuse(request, "no_frame", f"camera {self._settings.name}: {why}")
+            _refuse(request, "no_frame", f"camera {self._settings.name}: {detail}")
 
-    def _tell_missed(self, part: Part, why: str) -> None:
+    def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
         stamp = self._with_part(Stamp(self._settings.name, None), part)
-        self._announce(BadFrame(stamp, "no_frame", why, "dropped"))
+        self._report_missing(BadFrame(stamp, "no_frame", detail, "dropped"))
 
-    def _with_part(self, stamp: Stamp, part: Part | None) -> Stamp:
+    def _with_part(self, stamp: Stamp, part: ExpectedPart | None) -> Stamp:
         deadline_ms = self._settings.deadline_ms
         begun_ns = stamp.captured_monotonic_ns if part is None else part.expected_ns
         return replace(
@@ -254,12 +256,12 @@ class Triggering:
         )
 
 
-def _refuse(request: TriggerRequest, why: Refusal, detail: str) -> None:
-    request.answer(TriggerAnswer(refused=why, detail=detail))
+def _refuse(request: TriggerRequest, refused: Refusal, detail: str) -> None:
+    request.answer(TriggerAnswer(refused=refused, detail=detail))
 
 
-def _at(stamp: Stamp) -> Stamp:
-    """A frame that was lost just before this one. Of its own time nothing is known."""
+def _stamp_before(stamp: Stamp) -> Stamp:
+    """Return the stamp of a frame that was lost just before this one. Its own time is unknown, so it has this time."""
     return Stamp(
         stamp.camera, None, captured_at_ns=stamp.captured_at_ns, captured_monotonic_ns=stamp.captured_monotonic_ns
     )

@@ -1,4 +1,4 @@
-"""A V4L2 camera, e.g. a USB camera of the kind that computers have, through OpenCV."""
+"""A V4L2 camera, e.g. a USB webcam, through OpenCV."""
 
 import os
 import stat
@@ -8,36 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import Newest, Received, Receiver
+from edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
 from edge.cameras.settings import V4l2Settings
-from edge.cameras.video import keep_quiet
+from edge.cameras.video import silence_opencv_log
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 
 BUFFERS = 4
-"""Of the driver, emptied as fast as it fills them. With one, it would drop every frame that begins while another one is
-being converted, and OpenCV does not tell."""
+"""Buffers of the driver. With a single one, the driver would drop every frame that begins while another one is
+converted, and OpenCV reports no drops."""
 MANUAL_EXPOSURE = 1
-"""V4L2_EXPOSURE_MANUAL: in every other mode the camera overrules an exposure that is set."""
+"""V4L2_EXPOSURE_MANUAL: in every other mode the camera overrides the exposure."""
 HIGHEST_RATE_FPS = 1000.0
 
 
 class V4l2Camera(FrameSource):
     """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1.
 
-    Frames that newer ones took the place of come as one run of `overload`. What the driver itself drops is not seen:
-    OpenCV hides its sequence numbers.
+    Frames that newer ones replaced are reported as one run of `overload`. Frames that the driver drops are not noticed:
+    OpenCV hides the sequence numbers.
     """
 
     def __init__(self, settings: V4l2Settings) -> None:
         super().__init__(settings.name)
         self._settings = settings
-        self._newest: Newest[NDArray[np.uint8]] = Newest()
+        self._newest: NewestPicture[NDArray[np.uint8]] = NewestPicture()
         self._reader: _DeviceReader | None = None
 
     def open(self) -> Opened:
-        keep_quiet()
-        self._look_at_device()
+        silence_opencv_log()
+        self._check_device()
         capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
         if not capture.isOpened():
             raise self._error("is no video device that captures, or another program uses it; set device")
@@ -51,8 +51,8 @@ class V4l2Camera(FrameSource):
         return found
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        taken = self._newest.take(timeout_s)
-        return Frame(taken.stamp, taken.picture, "BGR8") if isinstance(taken, Received) else taken
+        received = self._newest.take(timeout_s)
+        return Frame(received.stamp, received.picture, "BGR8") if isinstance(received, ReceivedPicture) else received
 
     def interrupt(self) -> None:
         self._newest.interrupt()
@@ -62,8 +62,8 @@ class V4l2Camera(FrameSource):
             self._reader.stop()
             self._reader = None
 
-    def _look_at_device(self) -> None:
-        """OpenCV only says that it could not open a device: ask the system why."""
+    def _check_device(self) -> None:
+        """Find out why a device cannot be opened, since OpenCV gives no reason."""
         device = self._settings.device
         try:
             if not stat.S_ISCHR(device.stat().st_mode):
@@ -73,37 +73,37 @@ class V4l2Camera(FrameSource):
             raise self._error("is not there; is the camera plugged in? Set device to one of /dev/video*") from error
         except OSError as error:
             raise self._error(
-                f"cannot be opened ({error.strerror}); whoever runs the line must be in the group of the device, "
-                "mostly video"
+                f"cannot be opened ({error.strerror}); add the user that runs the line to the group of the device, "
+                "usually video"
             ) from error
 
     def _set_up(self, capture: cv2.VideoCapture) -> Opened:
-        """Ask the driver for what the settings say, and read back what it took."""
+        """Apply the settings, and read back what the driver accepted."""
         wanted = self._settings
         capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
-        if wanted.fourcc is not None:  # before the size: which sizes there are depends on it
+        if wanted.fourcc is not None:  # before the size, which depends on it
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.fourcc))
         if wanted.frame_size is not None:
             capture.set(cv2.CAP_PROP_FRAME_WIDTH, wanted.frame_size[0])
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, wanted.frame_size[1])
         size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
-        for key, asked, took in (
+        for key, requested, accepted in (
             ("fourcc", wanted.fourcc, fourcc),
             ("frame_size", _px(wanted.frame_size), _px(size)),
         ):
-            if asked is not None and asked != took:
+            if requested is not None and requested != accepted:
                 raise self._error(
-                    f"took {took} when asked for {asked}; set {key} to what `v4l2-ctl --list-formats-ext` shows"
+                    f"took {accepted} when asked for {requested}; set {key} to what `v4l2-ctl --list-formats-ext` shows"
                 )
         if wanted.exposure is not None:
             capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL_EXPOSURE)
-        for key, which, value in (
+        for key, setting, value in (
             ("rate_fps", cv2.CAP_PROP_FPS, wanted.rate_fps),
             ("exposure", cv2.CAP_PROP_EXPOSURE, wanted.exposure),
             ("gain", cv2.CAP_PROP_GAIN, wanted.gain),
         ):
-            if value is not None and not capture.set(which, value):
+            if value is not None and not capture.set(setting, value):
                 raise self._error(f"does not take {key} = {value:g}; leave {key} out, or see `v4l2-ctl --list-ctrls`")
         rate_fps = capture.get(cv2.CAP_PROP_FPS)
         known = 0 < rate_fps <= HIGHEST_RATE_FPS
@@ -113,18 +113,20 @@ class V4l2Camera(FrameSource):
             period_s=1 / rate_fps if known else None,
         )
 
-    def _error(self, what: str) -> CameraError:
-        return CameraError(f"camera {self.name}: {self._settings.device} {what}")
+    def _error(self, message: str) -> CameraError:
+        return CameraError(f"camera {self.name}: {self._settings.device} {message}")
 
 
 class _DeviceReader(Receiver[NDArray[np.uint8]]):
-    """Reads a device; OpenCV gives a read that hangs up after 10 s."""
+    """Reads a device; OpenCV aborts a read that hangs after 10 s."""
 
-    def __init__(self, settings: V4l2Settings, capture: cv2.VideoCapture, newest: Newest[NDArray[np.uint8]]) -> None:
+    def __init__(
+        self, settings: V4l2Settings, capture: cv2.VideoCapture, newest: NewestPicture[NDArray[np.uint8]]
+    ) -> None:
         super().__init__(settings.name, str(settings.device), newest)
         self._capture = capture
 
-    def _let_go(self) -> None:
+    def _close_source(self) -> None:
         self._capture.release()
 
     def _receive(self) -> str:
@@ -135,11 +137,11 @@ class _DeviceReader(Receiver[NDArray[np.uint8]]):
                 return "brought no frame; was it unplugged, or does another program use it?"
             frame_id += 1
             stamp = Stamp(self._camera, frame_id, camera_timestamp_ns=self._timestamp_ns())
-            self._newest.put(Received(stamp, np.asarray(image, np.uint8)))
+            self._newest.put(ReceivedPicture(stamp, np.asarray(image, np.uint8)))
         return "was closed"
 
     def _timestamp_ns(self) -> int | None:
-        """When the driver took the frame. After a timeout OpenCV may show one again: then this stands still."""
+        """Return when the driver took the frame. It stands still when OpenCV repeats a frame after a timeout."""
         milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         return round(milliseconds * 1000) * 1000 if milliseconds > 0 else None
 

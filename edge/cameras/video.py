@@ -14,22 +14,23 @@ from edge.frames import BadFrame, Frame, Stamp
 from edge.util.text import format_count, utf8_safe
 
 HIGHEST_RATE_FPS = 10000.0
-"""Files that know no rate give one that cannot be."""
+"""A file without a frame rate may state an impossible one."""
 
 
-def keep_quiet() -> None:
-    """Have OpenCV and its FFmpeg write nothing to standard error: what goes wrong is told as an error of ours."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first capture of this process is opened
-    # OpenCV 5 has moved it.
+def silence_opencv_log() -> None:
+    """Stop OpenCV and its FFmpeg from writing to standard error: this package raises errors of its own."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when this process opens its first capture
+    # OpenCV 5 has moved the function.
     set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
     set_level(0)
 
 
 class VideoCamera(FrameSource):
-    """Shows a video's frames, BGR8, frame ids from 1 and on over every loop.
+    """Shows the frames of a video, BGR8; frame ids count from 1 and continue over every loop.
 
-    A file says how many frames it has: while fewer have come, a read that brings none stands for a frame that cannot
-    be decoded, or that the file lacks at its end. FFmpeg passes some over in silence: they are told at the end.
+    A file states how many frames it has. Before that many have come, a read without a frame stands for a frame that
+    cannot be decoded or is missing at the file's end. FFmpeg skips some frames without an error: they are reported at
+    the end.
     """
 
     def __init__(self, settings: VideoSettings) -> None:
@@ -37,22 +38,22 @@ class VideoCamera(FrameSource):
         self._settings = settings
         self._capture: cv2.VideoCapture | None = None
         self._announced = 0
-        """How many frames the file says it has; 0: it does not say."""
+        """Number of frames that the file states; 0: it states none."""
         self._pace = Pace(settings.rate_fps)
         self._shown = 0
-        """Frames, with those that could not be read."""
+        """Number of frames, unreadable ones included."""
         self._shown_of_loop = 0
         self._read_ahead: NDArray[np.uint8] | None = None
-        """The frame after some that could not be read."""
+        """The frame after a run of unreadable ones."""
 
     def open(self) -> Opened:
-        keep_quiet()
+        silence_opencv_log()
         self._capture = capture = self._open_file()
         rate_fps = self._settings.rate_fps or capture.get(cv2.CAP_PROP_FPS)
         if not 0 < rate_fps <= HIGHEST_RATE_FPS:
-            raise CameraError(f"camera {self.name}: {self._settings.path} does not say its frame rate; set rate_fps")
+            raise CameraError(f"camera {self.name}: {self._settings.path} does not state its frame rate; set rate_fps")
         self._pace = Pace(rate_fps)
-        width, height = (int(capture.get(which)) for which in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        width, height = (int(capture.get(size)) for size in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         frames = format_count(self._announced, "frame") if self._announced else "frames"
         return Opened(
             found=f"{frames} of {width}x{height} px, BGR8, in {self._settings.path}, at {rate_fps:g} frames/s",
@@ -65,10 +66,10 @@ class VideoCamera(FrameSource):
         stamp = self._stamp(1)
         image = self._read()
         if image is None:
-            unreadable = self._read_on()
+            unreadable = self._skip_unreadable()
             if unreadable is not None:
                 return unreadable
-            self._begin_again()
+            self._restart_loop()
             return self.grab(timeout_s)
         self._count(1)
         return Frame(stamp, image, "BGR8")
@@ -95,7 +96,7 @@ class VideoCamera(FrameSource):
             ) from error
         if not capture.isOpened():
             raise CameraError(
-                f"camera {self.name}: {path} is no video that can be read; expected a whole file that FFmpeg knows, "
+                f"camera {self.name}: {path} is no video that can be read; expected a whole file that FFmpeg supports, "
                 "e.g. MP4, Matroska or AVI"
             )
         self._announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
@@ -109,13 +110,13 @@ class VideoCamera(FrameSource):
             image = np.asarray(decoded, np.uint8) if read else None
         return image
 
-    def _read_on(self) -> BadFrame | None:
-        """After a read that brought none: the frames that cannot be read, up to the next that can; None: the end."""
-        lacking = self._announced - self._shown_of_loop
-        if lacking <= 0:
+    def _skip_unreadable(self) -> BadFrame | None:
+        """Return the run of unreadable frames up to the next readable one; None: the end of the file."""
+        missing = self._announced - self._shown_of_loop
+        if missing <= 0:
             return None
         unreadable = 1
-        while unreadable < lacking and self._read_ahead is None:
+        while unreadable < missing and self._read_ahead is None:
             self._read_ahead = self._read()
             unreadable += self._read_ahead is None
         stamp = self._stamp(unreadable)
@@ -123,20 +124,19 @@ class VideoCamera(FrameSource):
         return BadFrame(
             stamp,
             "unreadable",
-            f"{self._settings.path} announces {format_count(self._announced, 'frame')}, of which {unreadable} cannot "
-            "be read after "
-            f"frame {self._shown_of_loop - unreadable}; it is damaged or cut off, copy it again",
+            f"{self._settings.path} states {format_count(self._announced, 'frame')}, of which {unreadable} cannot be "
+            f"read after frame {self._shown_of_loop - unreadable}; it is damaged or cut off, copy it again",
         )
 
-    def _begin_again(self) -> None:
-        if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would be looped over without end
+    def _restart_loop(self) -> None:
+        if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would loop without end
             raise EndOfFrames
         self.close()
         self._capture = self._open_file()
         self._shown_of_loop = 0
 
     def _stamp(self, frames: int) -> Stamp:
-        """For this many frames that come next."""
+        """Return the stamp of this many next frames."""
         last = None if frames == 1 else self._shown + frames
         return Stamp(self.name, self._shown + 1, self._settings.path.name, last_frame_id=last, frames=frames)
 

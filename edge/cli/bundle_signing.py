@@ -6,7 +6,7 @@ import click
 
 from edge.bundle import open_bundle, sign_bundle
 from edge.bundle.keys import make_key, read_private_key, read_public_key
-from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, take_in, trusted_keys
+from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, trust_key, trusted_keys
 from edge.cli.output import json_option, print_made_key, print_report
 
 keys_option = click.option(
@@ -74,7 +74,7 @@ def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) 
         print_report(report, as_json, f"{len(listed)} trusted in {folder}", facts)
         return
     key = read_public_key(key_path)
-    taken = take_in(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
+    taken = trust_key(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
     print_report(_to_report(taken), as_json, f"{key_path} is trusted", _to_report(taken))
 
 

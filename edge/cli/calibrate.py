@@ -7,19 +7,19 @@ import click
 import msgspec
 
 from edge.bundle import Calibration, open_bundle, open_verified_engine
-from edge.bundle.plausibility import Appearance, Plausibility, know_product
+from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
 from edge.calibration import calibrate as calibrate_by_share
-from edge.calibration import describe_support, may_reach, rejected
-from edge.calibration.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
+from edge.calibration import count_allowed_rejects, count_rejected, describe_support
+from edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
 from edge.calibration.recalibration import (
     GoodPictures,
     SecondShift,
     Shift,
-    against,
-    copies,
-    recalibrated,
+    compare_shifts,
+    find_copies,
+    recalibrated_manifest,
     record_of_thresholds,
-    shift,
+    summarise_shift,
 )
 from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
 from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
@@ -137,7 +137,7 @@ def calibrate(
     frames, appearances = pictures.run(inspector, progress("good frames"))
     warnings += warn_of_outliers(pictures, appearances)
     second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
-    plausibility = know_product(appearances)
+    plausibility = fit_plausibility(appearances)
     frames_are = f"good frames of {pictures.names}"
     calibration = calibrate_by_share(
         frames,
@@ -149,11 +149,11 @@ def calibrate(
     calibration = msgspec.structs.replace(
         calibration, plausible=plausibility.plausible, plausible_by_camera=was.calibration.plausible_by_camera
     )
-    first = shift(pictures, frames, calibration.score_threshold)
+    first = summarise_shift(pictures, frames, calibration.score_threshold)
     second = None
     if second_frames:
-        second = against(
-            shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
+        second = compare_shifts(
+            summarise_shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
         )
         warnings += [
             f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
@@ -162,8 +162,10 @@ def calibrate(
     warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
-    warnings += _warn_of_hot_frames(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
-    manifest = recalibrated(
+    warnings += _warn_of_hot_frames(
+        len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
+    )
+    manifest = recalibrated_manifest(
         parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
     )
     written = new.write(parent, manifest, plausibility.tiles)
@@ -183,7 +185,7 @@ def calibrate(
             digest=parent.digest,
             score_threshold=was.calibration.score_threshold,
             evidence_threshold=was.calibration.evidence_threshold,
-            rejected=rejected(frames, was.calibration.score_threshold),
+            rejected=count_rejected(frames, was.calibration.score_threshold),
         ),
         warnings=warnings,
     )
@@ -194,7 +196,7 @@ def calibrate(
 def _warn_of_hot_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
     """Warn if the old thresholds reject more of the good frames than chance allows: some may be defective."""
     allowed = FALSE_REJECT if before.false_reject_per_frame is None else before.false_reject_per_frame
-    if not rejected_before or 1 - at_most(rejected_before - 1, frames, allowed) >= UNLIKELY:
+    if not rejected_before or 1 - cdf(rejected_before - 1, frames, allowed) >= UNLIKELY:
         return []
     return [
         f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, but "
@@ -243,7 +245,7 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
         InputError: the two shifts share a picture.
     """
     files, border = [*pictures.files, *second.files], len(pictures.files)
-    found = copies(files)
+    found = find_copies(files)
     for original, copy in found:
         if original < border <= copy:
             raise InputError(
@@ -263,7 +265,7 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
 def _support(frames: int, share: float) -> Support:
     return Support(
         confidence=CONFIDENCE,
-        beyond_the_frames=share > 0 and may_reach(frames, share) == 0,
+        beyond_the_frames=share > 0 and count_allowed_rejects(frames, share) == 0,
         frames_with_none=frames_to_show(share, 0) if share > 0 else None,
         frames_with_one=frames_to_show(share, 1) if share > 0 else None,
         may_reach=most_that_show(share, frames) if share > 0 else None,
@@ -329,7 +331,7 @@ def _share_for(count: int, frames: int) -> str:
     if count == 0:
         return "0"
     candidates = (f"{(count + 0.5) / frames:.{digits}g}" for digits in range(1, 17))
-    return next(text for text in candidates if may_reach(frames, float(text)) == count)
+    return next(text for text in candidates if count_allowed_rejects(frames, float(text)) == count)
 
 
 def _describe_rejects(shift: Shift) -> str:

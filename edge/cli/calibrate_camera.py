@@ -7,8 +7,8 @@ import msgspec
 
 from edge.bundle import open_bundle, open_verified_engine
 from edge.bundle.manifest import CameraPlausible
-from edge.bundle.plausibility import know_product
-from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
+from edge.bundle.plausibility import fit_plausibility
+from edge.calibration.recalibration import GoodPictures, recalibrated_manifest, record_of_camera
 from edge.cli.bundle_formatting import count_frames, describe_plausible
 from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
 from edge.cli.output import json_option, print_report, print_warnings
@@ -66,7 +66,7 @@ def calibrate_camera(
     warnings = warn_of_outliers(pictures, appearances)
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
-    known = know_product(appearances)
+    known = fit_plausibility(appearances)
     everywhere = parent.plausibility()
     warnings += [] if everywhere is None else warn_of_wider_bounds(everywhere, known)
     plausible = CameraPlausible(
@@ -77,7 +77,7 @@ def calibrate_camera(
     was, frames_are = parent.manifest.calibration, f"good frames of {pictures.names}"
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
-    manifest = recalibrated(parent, calibration, new.version, verified.engine, record)
+    manifest = recalibrated_manifest(parent, calibration, new.version, verified.engine, record)
     written = new.write(parent, manifest, known.tiles, camera)
     report = Report(
         written=None if written is None else str(written.path),
@@ -106,6 +106,6 @@ def _area(line: Path, config: LineConfig, name: str) -> RegionOfInterest:
     """
     for camera in config.cameras:
         if camera.name == name:
-            return camera.area
+            return camera.region_of_interest
     names = ", ".join(camera.name for camera in config.cameras)
     raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

@@ -15,7 +15,7 @@ from edge.config import load_config
 from edge.errors import CameraError
 from edge.geometry import TileGrid
 from edge.grab.grab import Grab
-from edge.grab.pictures import Saver
+from edge.grab.pictures import PictureWriter
 from edge.grab.report import Grabbed, Loss, Report
 from edge.util.text import format_count, is_are
 
@@ -56,7 +56,7 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
         raise click.UsageError(f"{line} has no camera {name}; it has {', '.join(one.name for one in settings)}")
     with (
         _Interruption() as interruption,
-        Saver(out) as saver,
+        PictureWriter(out) as saver,
         progress_bar() as progress,
     ):
         grabs = [
@@ -65,8 +65,8 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
                 count,
                 timeout_s,
                 saver,
-                counted=partial(progress.advance, progress.add_task(one.name, total=count)),
-                say=partial(click.echo, err=True),
+                on_frame=partial(progress.advance, progress.add_task(one.name, total=count)),
+                print_line=partial(click.echo, err=True),
             )
             for one in chosen
         ]

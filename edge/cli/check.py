@@ -193,7 +193,7 @@ def _check_camera(open_camera: OpenCamera, setup: Setup) -> dict[str, Any]:
             raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {checked.detail}")
     height, width = checked.image.shape[:2]
-    area = settings.area
+    area = settings.region_of_interest
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:

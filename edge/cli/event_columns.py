@@ -57,11 +57,11 @@ def row_of(record: Record, event: Event) -> list[Cell]:
             state = "active" if event.active else "over"
             cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
         case ChangeEvent():
-            state = "in force" if event.in_force else "refused"
+            state = "in force" if event.applied else "refused"
             cells |= {"what": f"{event.change} {state}", "product": event.product}
             cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case JournalEvent():
-            cells |= {"what": event.what}
+            cells |= {"what": event.kind}
     if isinstance(event, AlarmEvent | ChangeEvent | JournalEvent):
         cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
     if isinstance(event, AlarmEvent | ChangeEvent):

@@ -13,7 +13,7 @@ from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.follower import Follower, forget
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.errors import EventsLostError
 from edge.wire.following import CONSUMER_NAME, Start
 
@@ -81,7 +81,7 @@ def follow(
         forget(address, name, keys=keys)
         click.echo(f"consumer {name} is deleted")
         return
-    require_let_in(address, keys, zmq.DEALER)
+    require_authorized(address, keys, zmq.DEALER)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the events at hand are finished
     with contextlib.ExitStack() as open_:
         pictures = None if heatmaps is None else Heatmaps(heatmaps)

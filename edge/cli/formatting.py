@@ -23,7 +23,7 @@ def describe_active(product: str | None, bundle: BundleName) -> str:
 
 def describe_change(change: Change) -> str:
     at = local_time(change.at_ns, "%Y-%m-%d %H:%M:%S")
-    if change.in_force:
+    if change.applied:
         return f"{change.change}, active since {at}"
     return f"{change.change}, refused at {at}: {change.detail}"
 

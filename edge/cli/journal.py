@@ -18,7 +18,7 @@ from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.reader import JournalReader, StoredRecord
 from edge.delivery.journal.rows import Record
-from edge.errors import MessageError
+from edge.errors import MessageError, SchemaVersionError
 from edge.util.text import format_count
 from edge.wire.events import event_from
 
@@ -56,6 +56,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     journal_id: str
     first_seq: int
     last_seq: int
+    other_versions: int
+    """Events of another schema version, of which only the checksums and the place were verified."""
     faults: list[str]
 
 
@@ -171,6 +173,7 @@ def verify(line: str, as_json: bool) -> None:
     """
     path = journal_of(line)
     found: list[str] = []
+    other_versions: list[SchemaVersionError] = []
     with JournalReader.open_file(path) as reader, progress_bar() as progress:
         first, last = reader.range()
         task = progress.add_task("structure", total=None)
@@ -179,13 +182,23 @@ def verify(line: str, as_json: bool) -> None:
             progress.update(task, description="events", completed=done, total=of)
 
         try:
-            for fault in faults(reader, went_on):
+            for fault in faults(reader, went_on, other_versions.append):
                 found.append(fault)
         except JournalDamagedError as error:
             found.append(f"it cannot be read any further: {error}")
-        report = Verified(path=str(path), journal_id=reader.journal_id, first_seq=first, last_seq=last, faults=found)
+        report = Verified(
+            path=str(path),
+            journal_id=reader.journal_id,
+            first_seq=first,
+            last_seq=last,
+            other_versions=len(other_versions),
+            faults=found,
+        )
     if as_json:
         print_json(report)
+    elif other_versions:
+        events = format_count(len(other_versions), "event")
+        click.echo(f"only the checksums of {events} were verified: {other_versions[0]}")
     for fault in [] if as_json else found[:FAULTS_SHOWN]:
         click.echo(visible(fault))
     if found:

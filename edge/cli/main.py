@@ -124,13 +124,13 @@ def _takes_all(stream: TextIO) -> bool:
 def _engine_was_loaded() -> bool:
     """Return whether an engine may still be working. Otherwise an ordinary exit of Python removes temporary folders."""
     devices = sys.modules.get("edge.inference.devices")
-    return "onnxruntime" in sys.modules or (devices is not None and devices.the_core.cache_info().currsize > 0)
+    return "onnxruntime" in sys.modules or (devices is not None and devices.shared_core.cache_info().currsize > 0)
 
 
 def _engine_never_answered() -> bool:
     """Return whether an inference was abandoned, for which an ordinary exit of Python would wait."""
     engine = sys.modules.get("edge.inference.engine")
-    return engine is not None and bool(engine.NEVER_ANSWERED)
+    return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 
 if __name__ == "__main__":

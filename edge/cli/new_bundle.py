@@ -8,9 +8,9 @@ import click
 from rich.progress import track
 
 from edge.bundle import Bundle, Manifest
-from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, outliers
-from edge.bundle.store import require_place
-from edge.calibration.recalibration import GoodPictures, counted_on, write_recalibrated
+from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, find_outliers
+from edge.bundle.store import require_new_folder
+from edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from edge.cli.output import progress_console
 from edge.errors import BundleError, InputError
 from edge.util.text import format_count
@@ -49,7 +49,7 @@ class NewBundle(NamedTuple):
             UsageError: the version is not valid.
             BundleError: the bundle cannot be written there.
         """
-        version = counted_on(was, "+cal") if version is None else version
+        version = next_in_series(was, "+cal") if version is None else version
         if version.strip() in ("", was):
             raise click.UsageError(f"--version {version!r} does not identify the new bundle; expected not {was!r}")
         if not version.isprintable():
@@ -60,7 +60,7 @@ class NewBundle(NamedTuple):
         if not dry_run:
             if bundle.resolve() in target.resolve().parents:
                 raise BundleError(f"{target} lies in {bundle}, which must not change; name another folder with --to")
-            require_place(target)
+            require_new_folder(target)
         return cls(target, version, dry_run)
 
     @property
@@ -85,7 +85,7 @@ def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) 
     Raises:
         InputError: there is only one: the bounds would depend on it.
     """
-    found = outliers(appearances)
+    found = find_outliers(appearances)
     if not found:
         return []
     index, difference = next(iter(found.items()))
@@ -109,7 +109,7 @@ def progress(title: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
 def _beside(bundle_path: Path) -> Path:
     path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
     suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
-    return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
+    return path.with_name(next_in_series(path.name.removesuffix(suffix), "-cal") + suffix)
 
 
 def warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:

@@ -11,7 +11,7 @@ from edge.cli.formatting import describe_active
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
+from edge.delivery.client.handshake_probe import describe_refusal, require_authorized
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
@@ -47,18 +47,18 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
     with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:
         status = _first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
         if status is None and pid is None:
-            require_let_in(address, keys, zmq.SUB)
+            require_authorized(address, keys, zmq.SUB)
         pid = _find_process(status, pid, address)
         _request_reload(pid)
         if status is None:
-            if (refused := why_not_let_in(address, keys, zmq.SUB)) is not None:
+            if (refused := describe_refusal(address, keys, zmq.SUB)) is not None:
                 raise AccessError(f"process {pid} was asked to reload, but the result is not known, as {refused}")
             raise DeliveryError(
                 f"process {pid} was asked to reload, but the result is not known, as nothing came from {address}; if "
                 "its events.bind was changed, restart the line, else see its log"
             )
         change = _wait_for_change(events, status, timeout_s)
-    if not change.in_force:
+    if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
     click.echo(visible(f"{change.line}: active is {describe_active(change.product, change.bundle)}"))
 
@@ -69,8 +69,6 @@ def _find_process(status: StatusEvent | None, pid: int | None, address: str) -> 
         if pid is None:
             raise DeliveryError(f"nothing came from {address}, so no line was asked to reload; is the line running?")
         return pid
-    if status.handshake is None:
-        raise DeliveryError(f"line {status.line} runs an older heatline, which a reload would end; restart it instead")
     if pid not in (None, status.pid):
         raise DeliveryError(f"process {pid} is not line {status.line}'s, which is {status.pid}; leave out --pid")
     return status.pid

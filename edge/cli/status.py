@@ -17,7 +17,7 @@ from edge.cli.formatting import (
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_report
 from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import next_status
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import ConfigError
@@ -72,20 +72,17 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
 def _receive(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
     event = next_status(address, timeout_s, keys)
     if event is None:
-        require_let_in(address, keys, zmq.SUB)
-        return _not_ready(
-            "unreachable",
-            f"no status came from {address} within {timeout_s:g} s; check that the line runs, that this is its "
+        require_authorized(address, keys, zmq.SUB)
+        return Found(
+            state="NOT_READY",
+            reason="unreachable",
+            detail=f"no status came from {address} within {timeout_s:g} s; check that the line runs, that this is its "
             "events.bind, and that this user may connect",
-            address,
+            heartbeat=None,
+            address=address,
+            status=None,
         )
-    if event.handshake is None:
-        return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)
     return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
-
-
-def _not_ready(reason: str, detail: str, address: str, event: StatusEvent | None = None) -> Found:
-    return Found(state="NOT_READY", reason=reason, detail=detail, heartbeat=None, address=address, status=event)
 
 
 def _facts(found: Found) -> dict[str, object]:

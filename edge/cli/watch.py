@@ -18,7 +18,7 @@ from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import json_option, print_json, table_console, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
 from edge.errors import MessageError
 from edge.util.os_errors import writing
@@ -66,7 +66,7 @@ def watch(
     """
     table = EventTable()
     address, keys = endpoint_of(line, "events", key_files)
-    require_let_in(address, keys, zmq.SUB)
+    require_authorized(address, keys, zmq.SUB)
     with (
         _Saver(save) as saver,
         Subscriber(
@@ -85,7 +85,7 @@ def watch(
                 click.echo(f"heatline: {error}", err=True)
                 continue
             if received is None:
-                require_let_in(address, keys, zmq.SUB)  # its key may have been revoked
+                require_authorized(address, keys, zmq.SUB)  # its key may have been revoked
                 if timeout_s is None:
                     continue
                 return
@@ -158,12 +158,12 @@ class EventTable:
             self._status = _status(event)
             return
         if isinstance(event, ChangeEvent):
-            what = Text("active", style="bold green") if event.in_force else Text("refused", style="bold red")
-            detail = describe_active(event.product, event.bundle) if event.in_force else event.detail or ""
+            what = Text("active", style="bold green") if event.applied else Text("refused", style="bold red")
+            detail = describe_active(event.product, event.bundle) if event.applied else event.detail or ""
             self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(detail), "", ""))
             return
         if isinstance(event, JournalEvent):
-            what = Text(event.what, style="bold green" if event.what in ("begun", "recording") else "bold red")
+            what = Text(event.kind, style="bold green" if event.kind in ("begun", "recording") else "bold red")
             self._rows.append(
                 (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
             )
@@ -210,11 +210,10 @@ class EventTable:
 def _status(event: StatusEvent) -> Text:
     """Describe the line: whether the next part may come, the active product, and each camera's frames."""
     text = Text(f"{event.line}: {event.state}", style="bold")
-    if event.handshake is not None:
-        text.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
+    text.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
     if event.product is not None:
         text.append(f", product {event.product}")
-    if event.handshake is not None and event.handshake.detail is not None:
+    if event.handshake.detail is not None:
         text.append(f"\n{event.handshake.detail}", style="not bold")
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)

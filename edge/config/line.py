@@ -16,7 +16,7 @@ from edge.cameras.settings import (
     GenicamSettings,
     V4l2Settings,
     VideoSettings,
-    check_area,
+    check_polygons,
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
@@ -231,7 +231,7 @@ def _check(config: LineConfig) -> None:
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
         raise ConfigError(f"two cameras use the same device ({', '.join(sorted(twice))}); only one can")
     for camera in config.cameras:
-        check_area(camera)
+        check_polygons(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edge.cameras.settings import CameraSettings, Name, Polygon, check_area
+from edge.cameras.settings import CameraSettings, Name, Polygon, check_polygons
 from edge.errors import ConfigError
 
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -103,7 +103,7 @@ def _check_product(product: ProductConfig, cameras: Mapping[str, CameraSettings]
                 raise ConfigError(
                     f"{where} sets {key} of camera {own.name}, but cameras of kind {kind!r} do not have this key"
                 )
-        check_area(msgspec.structs.replace(camera, **own.settings()), f"{where}, ")
+        check_polygons(msgspec.structs.replace(camera, **own.settings()), f"{where}, ")
 
 
 def _check_settings_of_all_products(camera: CameraSettings, products: Sequence[ProductConfig]) -> None:

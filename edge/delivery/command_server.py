@@ -1,4 +1,4 @@
-"""Takes commands to a line. docs/commands.md says what goes over the wire."""
+"""Receives commands to a line. docs/commands.md describes the protocol."""
 
 import itertools
 from collections import deque
@@ -15,29 +15,29 @@ from edge.wire.commands import PROTOCOL, Reply, Request, refusal
 from edge.wire.requests import Refused, to_bytes
 
 UNANSWERED_AT_MOST = 1000
-"""Requests that wait for their reply, of all clients together."""
+"""Requests of all clients together that may wait for their reply."""
 SEND_HIGH_WATER_MARK = 4 * UNANSWERED_AT_MOST
-"""Replies kept for a client that does not read; ZeroMQ drops its others. All that can wait for one client fit, twice,
-as ZeroMQ knows only by halves what was read."""
+"""Replies queued for a client that does not read; ZeroMQ drops the others. The queue holds twice what can wait for one
+client, because ZeroMQ notices only half of the high-water mark at a time that replies were read."""
 
 Answer = Callable[[Reply], None]
 Handle = Callable[[Request, Answer], None]
 
 
-class _Asker(NamedTuple):
-    """Whom a reply goes to."""
+class _Requester(NamedTuple):
+    """Sender of a request, to whom the reply goes."""
 
     route: Route
     request_id: str | None = None
 
 
 class CommandServer(RouterServer[Request]):
-    """Takes commands. When it is closed, all that still wait for a reply are refused.
+    """Receives commands. When it is closed, it refuses all requests that still wait for a reply.
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        handle: called in the server's thread with each request and what takes its reply; it must not block. The reply
-            may be given later and from any thread; the server adds the request's id. Only the first one is sent.
+        handle: called in the server's thread with each request and a function that takes its reply. It must not block.
+            The reply may come later and from any thread; the server adds the request's id. Only the first one is sent.
         access: who may connect, if the address is not local.
     """
 
@@ -49,8 +49,8 @@ class CommandServer(RouterServer[Request]):
     def __init__(self, address: str, handle: Handle, access: Access | None = None) -> None:
         super().__init__(address, access)
         self._handle = handle
-        self._unanswered: dict[int, _Asker] = {}
-        self._answered: deque[tuple[_Asker, Reply]] = deque()
+        self._unanswered: dict[int, _Requester] = {}
+        self._answered: deque[tuple[_Requester, Reply]] = deque()
         self._numbers = itertools.count()
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
@@ -58,21 +58,23 @@ class CommandServer(RouterServer[Request]):
             self._wait(socket)
             self._send_answers(socket)
             for route, request in self._requests(socket, REQUESTS_AT_ONCE):
-                self._take(socket, _Asker(route, request.request_id), request)
+                self._take(socket, _Requester(route, request.request_id), request)
         self._refuse_the_rest(socket)
 
-    def _take(self, socket: zmq.Socket[bytes], asker: _Asker, request: Request | Refused) -> None:
+    def _take(self, socket: zmq.Socket[bytes], requester: _Requester, request: Request | Refused) -> None:
         if isinstance(request, Refused):
-            self._send(socket, asker, request)
+            self._send(socket, requester, request)
             return
         with self._lock:
             full = len(self._unanswered) >= UNANSWERED_AT_MOST
             number = next(self._numbers)
             if not full:
-                self._unanswered[number] = asker
+                self._unanswered[number] = requester
         if full:
-            detail = f"{UNANSWERED_AT_MOST} requests wait for their reply already; wait for some before you send more"
-            self._send(socket, asker, refusal("busy", detail))
+            detail = (
+                f"{UNANSWERED_AT_MOST} requests wait for their reply already; wait for replies before you send more"
+            )
+            self._send(socket, requester, refusal("busy", detail))
             return
         answer = partial(self._answer, number)
         try:
@@ -83,34 +85,34 @@ class CommandServer(RouterServer[Request]):
 
     def _answer(self, number: int, reply: Reply) -> None:
         with self._lock:
-            asker = self._unanswered.get(number)
-            if asker is None:  # answered before, or refused as the server stopped
+            requester = self._unanswered.get(number)
+            if requester is None:  # it was answered before, or refused because the server stopped
                 return
-            to_bytes(reply)  # what cannot be said fails here, where it was made, not in the server's thread
+            to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
             del self._unanswered[number]
-            self._answered.append((asker, reply))
+            self._answered.append((requester, reply))
             self._wake_up()
 
     def _send_answers(self, socket: zmq.Socket[bytes]) -> None:
         with self._lock:
             answered = list(self._answered)
             self._answered.clear()
-        for asker, reply in answered:
-            self._send(socket, asker, reply)
+        for requester, reply in answered:
+            self._send(socket, requester, reply)
 
-    def _send(self, socket: zmq.Socket[bytes], asker: _Asker, reply: Reply) -> None:
-        """Send a reply; ZeroMQ drops it where the client has gone or does not read."""
-        named = msgspec.structs.replace(reply, request_id=asker.request_id)
-        socket.send_multipart([*asker.route, to_bytes(named)])
+    def _send(self, socket: zmq.Socket[bytes], requester: _Requester, reply: Reply) -> None:
+        """Send a reply. ZeroMQ drops it if the client has gone or does not read."""
+        named = msgspec.structs.replace(reply, request_id=requester.request_id)
+        socket.send_multipart([*requester.route, to_bytes(named)])
 
     def _refuse_the_rest(self, socket: zmq.Socket[bytes]) -> None:
-        """Those that wait for their reply, and those that wait to be read."""
+        """Refuse the requests that wait for their reply, and those that wait to be read."""
         self._send_answers(socket)
         with self._lock:
             waiting = list(self._unanswered.values())
             self._unanswered.clear()
         stopping = refusal("stopping", "the line stops; ask again once it has started")
-        for asker in waiting:
-            self._send(socket, asker, stopping)
+        for requester in waiting:
+            self._send(socket, requester, stopping)
         for route, request in self._requests(socket, UNANSWERED_AT_MOST):
-            self._send(socket, _Asker(route, request.request_id), stopping)
+            self._send(socket, _Requester(route, request.request_id), stopping)

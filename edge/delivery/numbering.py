@@ -1,4 +1,4 @@
-"""Numbers events: one count for those that a journal holds, one for a boot's others."""
+"""Numbers events: one count for events that a journal holds, and one for all others of a boot."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ T = TypeVar("T", bound=CountedEvent)
 
 
 class Count:
-    """One gapless count of events, and how far each topic has got in it.
+    """A gapless count of events, with the last number of each topic.
 
     Args:
-        journal_id: whose count it is; None: that of a boot's events that no journal holds.
-        topics: each topic's last number.
-        last_seq: the last number of all.
+        journal_id: the journal whose events it counts; None: it counts a boot's events that no journal holds.
+        topics: the last number of each topic.
+        last_seq: the last number of all topics.
     """
 
     def __init__(self, journal_id: str | None, topics: Mapping[str, int] | None = None, last_seq: int = 0) -> None:
@@ -27,7 +27,7 @@ class Count:
         self.last_seq = last_seq
 
     def next(self, event: T) -> T:
-        """The event with its place in this count."""
+        """Return the event with its place in this count."""
         self.last_seq += 1
         previous = self.topics.get(event.topic, 0)
         self.topics[event.topic] = self.last_seq
@@ -38,55 +38,56 @@ class Count:
 
 
 class Numbering:
-    """Numbers the events of a boot, and completes its statuses with the counts. A line that keeps no journal needs no
-    more. One thread calls it, except where a method says otherwise.
+    """Numbers the events of a boot, and adds the counts to its statuses. It is all that a line without a journal needs.
+
+    One thread calls it, except where a method says otherwise.
     """
 
-    keeps = False
-    """Whether there is a journal, be it one that cannot be used now."""
+    stores = False
+    """Whether the line has a journal, even one that cannot be used now."""
 
     def __init__(self) -> None:
         self.progress: Mapping[str, Watermark] = {}
-        """By camera, how far its frames were told when this began, as the journal says."""
+        """By camera, the last frame that the journal reported when this began."""
         self.since_ns: int | None = None
-        """When the journal was made: UTC, ns since 1970; None where there is none, or it cannot be told."""
+        """When the journal was created: UTC, ns since 1970; None if there is none, or the time cannot be read."""
         self._live = Count(None)
-        """Of this boot's events that no journal holds."""
+        """Count of this boot's events that no journal holds."""
         self._journalled = Count(None)
         self._counts = self._counts_at(self._journalled)
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
-        """Number events, and complete statuses in their place among them; what is to be sent, in order."""
+        """Number events and add the counts to statuses; return the messages to send, in order."""
         done = self._complete(messages, self._live)
         self._publish()
         return done
 
-    def tend(self) -> list[Message]:
-        """Do what is due; what is to be sent of that."""
+    def tick(self) -> list[Message]:
+        """Do the periodic work; return the messages to send for it."""
         return []
 
     def counts(self) -> Counts:
-        """How far events are counted. Any thread."""
+        """Return how far events are counted. Any thread."""
         return self._counts
 
     @property
     def journal_id(self) -> str | None:
-        """Of the journal in use; None: there is none, or it cannot even be read. Any thread."""
+        """Id of the journal in use; None if there is none or it cannot be read. Any thread."""
         return self._counts.journal_id
 
     def state(self) -> JournalState | None:
-        """How the journal is, without its consumers; None where the line keeps none. Any thread."""
+        """Return the state of the journal, without its consumers; None if the line has no journal. Any thread."""
         return None
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Release what is open."""
 
     def _publish(self) -> None:
-        """Let other threads see where things are: what they get is never changed."""
+        """Replace the snapshot that other threads read. A snapshot is never changed."""
         self._counts = self._counts_at(self._journalled)
 
     def _complete(self, messages: Sequence[Message], count: Count) -> list[Message]:
-        """Messages with their place in a count."""
+        """Return messages with their place in a count."""
         return [
             replace(
                 message,
@@ -99,7 +100,7 @@ class Numbering:
         ]
 
     def _status(self, status: StatusEvent, count: Count) -> StatusEvent:
-        """A status, at a count."""
+        """Return a status with a count's numbers."""
         journalled = self._journalled if count is self._live else count
         return msgspec.structs.replace(
             status,
@@ -117,5 +118,5 @@ class Numbering:
         )
 
     def _journal_state(self, journalled: Count) -> JournalState | None:
-        """What a status says of the journal, at this place in its count."""
+        """Return the state of the journal for a status, at this place in its count."""
         return None

@@ -1,6 +1,6 @@
-"""Publishes messages to whoever listens, from a thread of its own that alone touches the socket.
+"""Publishes messages to live subscribers, from a thread of its own. Only this thread uses the socket.
 
-What is handed over is kept first, where the line keeps a journal, and goes on the wire after that.
+Events are stored in the journal first, if the line has one, and are sent after that.
 """
 
 import contextlib
@@ -24,43 +24,43 @@ from edge.wire.events import Message, header_of, to_frames
 logger = logging.getLogger(__name__)
 
 SEND_HIGH_WATER_MARK = 1000
-"""Messages kept for one slow subscriber; beyond that ZeroMQ drops its messages, which it sees as gaps."""
+"""Messages queued for one slow subscriber. ZeroMQ drops the messages beyond, and the subscriber sees a gap."""
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
 LOOK_EVERY_SECONDS = 1.0
 VERDICTS = b"verdict."
 SECONDS_BETWEEN_COMMITS = 0.01
-"""So many events share a commit as come in that time; one that comes alone does not wait for others."""
+"""Events that arrive within this time share a commit. An event that arrives alone does not wait for others."""
 MESSAGES_PER_COMMIT = 256
 
 Sent = Callable[[], None]
-"""Hears, on the publisher's thread, that all up to its message was given to ZeroMQ."""
+"""Called on the publisher's thread when its message and all before it were passed to ZeroMQ."""
 
 
-class Keeping(Protocol):
-    """What becomes of messages before they are sent. Called by the publisher's thread alone."""
+class JournalService(Protocol):
+    """Stores and numbers events before they are sent. Called by the publisher's thread only."""
 
     @property
-    def keeps(self) -> bool:
-        """Whether messages that are committed together cost less."""
+    def stores(self) -> bool:
+        """Whether it is cheaper to commit several messages together."""
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
-        """Number and keep them; what is to be sent for them, in order."""
+        """Number and store messages; return the messages to send for them, in order."""
 
-    def tend(self) -> list[Message]:
-        """See to what is kept; what is to be sent of that. Called some 20 times a second."""
+    def tick(self) -> list[Message]:
+        """Do the periodic work; return the messages to send for it. Called about 20 times a second."""
 
 
-class AsTheyAre:
-    """Keeps nothing, and sends messages as they came."""
+class NoJournal:
+    """Stores nothing and returns messages unchanged."""
 
-    keeps = False
+    stores = False
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
         return list(messages)
 
-    def tend(self) -> list[Message]:
+    def tick(self) -> list[Message]:
         return []
 
 
@@ -75,13 +75,13 @@ class Publisher:
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        keeping: what becomes of messages before they are sent.
+        journal: numbers and stores messages before they are sent.
         access: who may listen, if the address is not local.
     """
 
-    def __init__(self, address: str, keeping: Keeping | None = None, access: Access | None = None) -> None:
+    def __init__(self, address: str, journal: JournalService | None = None, access: Access | None = None) -> None:
         self.address = address
-        self._keeping = keeping or AsTheyAre()
+        self._journal = journal or NoJournal()
         self._access = access or Access()
         self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
         self._bound = threading.Event()
@@ -94,8 +94,8 @@ class Publisher:
         """Bind the address.
 
         Raises:
-            AccessError: others could reach it, and the line has no key to protect it with.
-            DeliveryError: it cannot be bound.
+            AccessError: other machines can reach the address, and the line has no key.
+            DeliveryError: the address cannot be bound.
         """
         self._access.require_protected("events.bind", self.address)
         self._thread.start()
@@ -108,16 +108,16 @@ class Publisher:
             ) from self._error
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
-        """Hand a message over; the socket never blocks, so this returns at once.
+        """Queue a message to be sent. Returns at once: the socket never blocks.
 
         Raises:
-            DeliveryError: the publisher is not running, so nobody would hear of it.
+            DeliveryError: the publisher is not running.
         """
-        header_of(message.event)  # what cannot be said fails here, where it was made, and not in our thread
+        header_of(message.event)  # an event that cannot be encoded fails here, in its maker's thread
         self._put(_HandedOver(message, sent))
 
     def probe(self, sent: Sent) -> None:
-        """Go the way of a message, and send none.
+        """Pass through the queue like a message, and send nothing.
 
         Raises:
             DeliveryError: the publisher is not running.
@@ -125,81 +125,81 @@ class Publisher:
         self._put(_HandedOver(None, sent))
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Wait until somebody has subscribed to verdicts; whether somebody has."""
+        """Wait until a client subscribed to verdicts; return whether one did."""
         return self._listened_to.wait(timeout_s)
 
     def close(self) -> None:
-        """Send what was handed over, give subscribers `LINGER_MS` to take it, and let go of the address."""
-        with contextlib.suppress(DeliveryError):  # it has ended by itself
+        """Send the queued messages, give subscribers `LINGER_MS` to receive them, and release the address."""
+        with contextlib.suppress(DeliveryError):  # the thread has ended already
             self._put(None)
             self._thread.join()
 
     def _put(self, handed_over: _HandedOver | None) -> None:
         while self._thread.is_alive():
-            with contextlib.suppress(queue.Full):  # for as long as it is full, the thread is looked after
+            with contextlib.suppress(queue.Full):  # then check again whether the thread lives
                 self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
                 return
-        raise DeliveryError(f"{self.address} is not being published on; see the log")
+        raise DeliveryError(f"the publisher of {self.address} is not running; see the log")
 
     def _run(self) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.XPUB)
         subscriptions = Subscriptions()
-        guard: Authenticator | None = None
+        authenticator: Authenticator | None = None
         try:
             socket.setsockopt(zmq.LINGER, LINGER_MS)
             socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
             subscriptions.set_up(socket)
             notice_vanished_peers(socket)
             try:
-                guard = Authenticator(socket, self._access, "events", self.address)
-                guard.bind()
+                authenticator = Authenticator(socket, self._access, "events", self.address)
+                authenticator.bind()
             except zmq.ZMQError as error:
                 self._error = error
                 return
             finally:
                 self._bound.set()
-            self._publish(socket, guard, subscriptions)
+            self._publish(socket, authenticator, subscriptions)
         finally:
             socket.close()
             context.term()
-            if guard is not None:
-                guard.join()
+            if authenticator is not None:
+                authenticator.join()
 
-    def _publish(self, socket: zmq.Socket[bytes], guard: Authenticator, subscriptions: Subscriptions) -> None:
+    def _publish(self, socket: zmq.Socket[bytes], authenticator: Authenticator, subscriptions: Subscriptions) -> None:
         closing = False
         while not closing:
-            guard.tend()
-            self._take_subscriptions(socket, guard, subscriptions)
+            authenticator.tick()
+            self._take_subscriptions(socket, authenticator, subscriptions)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]
-            outgoing = self._keeping.commit(messages) if messages else []
-            for message in [*outgoing, *self._keeping.tend()]:
+            outgoing = self._journal.commit(messages) if messages else []
+            for message in [*outgoing, *self._journal.tick()]:
                 socket.send_multipart(to_frames(message))
             for each in group:
                 if each.sent is not None:
                     each.sent()
 
     def _take_subscriptions(
-        self, socket: zmq.Socket[bytes], guard: Authenticator, subscriptions: Subscriptions
+        self, socket: zmq.Socket[bytes], authenticator: Authenticator, subscriptions: Subscriptions
     ) -> None:
         for prefix in subscriptions.taken(socket):
             if _takes_verdicts(prefix):
                 self._listened_to.set()
-        if (why := subscriptions.too_many) is not None:
-            self._access.refusals.note("events", "subscriptions", f"{why}; hanging up on all")
-            guard.disconnect_all()
+        if (reason := subscriptions.too_many) is not None:
+            self._access.refusals.note("events", "subscriptions", f"{reason}; all subscribers are disconnected")
+            authenticator.disconnect_all()
             subscriptions.begin_again()
 
     def _next_group(self) -> tuple[list[_HandedOver], bool]:
-        """What is to be committed together, which may be nothing; and whether it is the last."""
+        """Return the messages to commit together, possibly none, and whether they are the last."""
         group: list[_HandedOver] = []
         with contextlib.suppress(queue.Empty):
             first = self._messages.get(timeout=POLL_MS / 1000)
             if first is None:
                 return group, True
             group.append(first)
-            if self._keeping.keeps:
+            if self._journal.stores:
                 time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
                 self._committed_s = time.monotonic()
             while len(group) < MESSAGES_PER_COMMIT:

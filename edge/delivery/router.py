@@ -1,4 +1,4 @@
-"""A ROUTER socket that takes requests, in a thread of its own that alone touches it."""
+"""A ROUTER socket that takes requests, in a thread of its own. Only this thread uses the socket."""
 
 import contextlib
 import logging
@@ -21,19 +21,19 @@ from edge.wire.requests import Protocol, Refused, RequestT, refuse
 logger = logging.getLogger(__name__)
 
 LONGEST_REQUEST_BYTES = 65536
-"""Who sends a longer one is hung up on by ZeroMQ, before it takes memory here."""
+"""ZeroMQ disconnects a client that sends a longer request, before it takes memory here."""
 REQUESTS_AT_ONCE = 100
-"""Taken in between two looks at what else is to be done, so that nobody who floods us with requests keeps that back."""
+"""Requests read before the server does its other work, so that a flood of requests does not delay that work."""
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 TOO_MANY_PARTS = refuse("malformed", "a message of too many parts came; send one JSON object")
 
 Route = tuple[bytes, ...]
-"""What a reply begins with: the client as the socket knows it and, where its request had one, the empty delimiter."""
+"""First parts of a reply: the client's identity and, if the request had one, the empty delimiter."""
 
 
 class RouterServer(ABC, Generic[RequestT]):
-    """Binds, serves until closed, and lets go.
+    """Server that binds an address, serves until it is closed, and releases the address.
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
@@ -42,15 +42,15 @@ class RouterServer(ABC, Generic[RequestT]):
 
     thread_name: ClassVar[str]
     name: ClassVar[SocketName]
-    """Which of the line's sockets it is: its table in the configuration."""
+    """Name of the socket among the line's: its table in the configuration."""
     protocol: Protocol[RequestT, Any]
     send_high_water_mark: ClassVar[int]
-    """Messages kept for a client that does not read."""
+    """Messages queued for a client that does not read."""
 
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
         self._access = access or Access()
-        self._guard: Authenticator | None = None
+        self._authenticator: Authenticator | None = None
         self._lock = threading.Lock()
         self._closing = False
         self._wake: int | None = None
@@ -63,8 +63,8 @@ class RouterServer(ABC, Generic[RequestT]):
         """Bind the address.
 
         Raises:
-            AccessError: others could reach it, and the line has no key to protect it with.
-            DeliveryError: it cannot be bound.
+            AccessError: other machines can reach the address, and the line has no key.
+            DeliveryError: the address cannot be bound.
         """
         self._access.require_protected(f"{self.name}.bind", self.address)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -79,7 +79,7 @@ class RouterServer(ABC, Generic[RequestT]):
             ) from self._error
 
     def close(self) -> None:
-        """Finish, give clients `LINGER_MS` to take what was sent, and let go of the address."""
+        """Finish, give clients `LINGER_MS` to receive what was sent, and release the address."""
         if self._thread.is_alive():
             with self._lock:
                 self._closing = True
@@ -87,7 +87,7 @@ class RouterServer(ABC, Generic[RequestT]):
             self._thread.join()
 
     def _wake_up(self) -> None:
-        """Have the server look at what changed; the lock is held."""
+        """Wake up the server's thread. The lock is held."""
         if self._wake is not None:
             os.eventfd_write(self._wake, 1)
 
@@ -97,8 +97,8 @@ class RouterServer(ABC, Generic[RequestT]):
         try:
             try:
                 self._set_up(socket)
-                self._guard = Authenticator(socket, self._access, self.name, self.address)
-                self._guard.bind()
+                self._authenticator = Authenticator(socket, self._access, self.name, self.address)
+                self._authenticator.bind()
             except zmq.ZMQError as error:
                 self._error = error
                 return
@@ -108,25 +108,25 @@ class RouterServer(ABC, Generic[RequestT]):
         finally:
             socket.close()
             context.term()
-            if self._guard is not None:
-                self._guard.join()
+            if self._authenticator is not None:
+                self._authenticator.join()
             with self._lock:
                 assert self._wake is not None
                 os.close(self._wake)
                 self._wake = None
 
     def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        """All that is set before the address is bound."""
+        """Set the options that must be set before the socket is bound."""
         socket.setsockopt(zmq.LINGER, LINGER_MS)
         socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
         socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_REQUEST_BYTES)
 
     @abstractmethod
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Serve until `_closing`, and finish."""
+        """Serve until `_closing`, then finish."""
 
     def _wait(self, socket: zmq.Socket[bytes], timeout_ms: int | None = None) -> bool:
-        """Until a request is there, somebody woke us, or the time is up; whether somebody woke us."""
+        """Wait for a request, a wake-up or the timeout; return whether it was a wake-up."""
         assert self._wake is not None
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
@@ -138,17 +138,18 @@ class RouterServer(ABC, Generic[RequestT]):
         return False
 
     def _requests(self, socket: zmq.Socket[bytes], at_most: int) -> Iterator[tuple[Route, RequestT | Refused]]:
-        """What has come, without waiting: who asked, and the request, or the refusal of what is none, which is counted.
+        """Yield the requests that have arrived, without waiting: the route, and the request or its refusal.
 
-        A REQ socket puts an empty delimiter before its request, and wants it back before the reply; a DEALER may.
+        Refusals are counted. A REQ socket puts an empty delimiter before its request and expects it before the reply; a
+        DEALER socket may do the same.
         """
-        assert self._guard is not None
+        assert self._authenticator is not None
         for _ in range(at_most):
             try:
                 frames = receive_frames(socket, PARTS_KEPT)
             except zmq.Again:
                 return
-            if not self._guard.authorizes(frames[-1]):
+            if not self._authenticator.authorizes(frames[-1]):
                 continue
             client, *parts = (frame.bytes for frame in frames)
             delimiter = parts[:1] if len(parts) > 1 and not parts[0] else []

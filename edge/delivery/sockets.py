@@ -1,4 +1,4 @@
-"""What the sockets of a line and of its clients have in common."""
+"""Functions for the sockets of a line and of its clients."""
 
 import contextlib
 import errno
@@ -7,32 +7,37 @@ import struct
 
 import zmq
 
-HEARTBEAT_MS = 1000
 GONE_AFTER_MS = 3000
 PARTS_KEPT = 4
-"""Of one message: the client, the delimiter, the request, and one more that shows that there are too many."""
+"""Parts of a message that are read: the client, the delimiter, the request, and one that shows too many parts."""
 _MONITOR = "inproc://monitor"
 _EVENT_AND_VALUE = struct.Struct("=Hi")
 
 
 def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
-    """Have a socket give up a connection on which nothing was heard for `GONE_AFTER_MS`; set before bind or connect.
+    """Have TCP drop a connection whose peer does not answer for `GONE_AFTER_MS`. Call it before bind or connect.
 
-    These are the heartbeats of ZMTP 3.1. ZeroMQ's own thread sends and answers them, so a program that is busy is not
-    taken for gone.
+    Keepalive probes an idle connection every second; the user timeout limits how long sent data may wait for the peer.
+    ZeroMQ's own heartbeats would do the same, but a heartbeat that comes due on a connection that was reset while its
+    messages wait to be read aborts the process (libzmq 4.3.5, its issue 4841): any peer could end a line.
     """
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, GONE_AFTER_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, GONE_AFTER_MS)
+    for option, value in (
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, 1),
+        (zmq.TCP_KEEPALIVE_INTVL, 1),
+        (zmq.TCP_KEEPALIVE_CNT, GONE_AFTER_MS // 1000),
+        (zmq.TCP_MAXRT, GONE_AFTER_MS),
+    ):
+        socket.setsockopt(option, value)
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:
-    """Bind an address that nobody else is bound to.
+    """Bind an address that no other program has bound.
 
-    For ipc, ZeroMQ would silently take the path away from whoever holds it: ask there first.
+    For ipc, ZeroMQ silently takes the path from its owner, so this function connects to the path first.
 
     Raises:
-        ZMQError: it cannot be bound.
+        ZMQError: the address cannot be bound.
     """
     scheme, _, path = address.partition("://")
     if scheme == "ipc":
@@ -43,23 +48,23 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
-    """Have ZeroMQ report what happens to the connections of a socket, the only one of its context that is monitored.
+    """Start the socket monitor of a socket. Only one socket of a context can be monitored.
 
     Args:
-        events: which of them, e.g. `zmq.EVENT_DISCONNECTED`.
-    Returns: where they come, to be closed by the caller; for `monitor_event`.
+        events: the events to report, e.g. `zmq.EVENT_DISCONNECTED`.
+    Returns: a socket that receives the reports, for `monitor_event`. The caller closes it.
     """
     socket.monitor(_MONITOR, events)
     reports: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-    reports.setsockopt(zmq.RCVHWM, 0)  # ZeroMQ would stand still where there is no room
+    reports.setsockopt(zmq.RCVHWM, 0)  # ZeroMQ blocks if the queue is full
     reports.connect(_MONITOR)
     return reports
 
 
 def monitor_event(parts: list[bytes]) -> tuple[int, int]:
-    """The event, such as `zmq.EVENT_CLOSED`, and its value, of a message of a monitor.
+    """Return the event, such as `zmq.EVENT_CLOSED`, and its value, from a message of a socket monitor.
 
-    pyzmq reads that as well, in a module that imports asyncio, which would make every start of a line later by a tenth.
+    The parser of pyzmq is not used: its module imports asyncio, which makes the start of a line a tenth slower.
 
     >>> monitor_event([b"\\x00\\x02\\x08\\x00\\x00\\x00", b"tcp://127.0.0.1:5556"])
     (512, 8)
@@ -69,16 +74,16 @@ def monitor_event(parts: list[bytes]) -> tuple[int, int]:
 
 
 def receive(socket: zmq.Socket[bytes], parts_kept: int) -> list[bytes]:
-    """The first parts of a message; the others are let go one by one, as there may be any number.
+    """Return the first parts of a message. The other parts, of which there may be any number, are dropped one by one.
 
     Raises:
-        Again: none has come.
+        Again: no message has arrived.
     """
     return [frame.bytes for frame in receive_frames(socket, parts_kept)]
 
 
 def receive_frames(socket: zmq.Socket[bytes], parts_kept: int) -> list[zmq.Frame]:
-    """The same, with what ZeroMQ knows of who sent it."""
+    """Return the first parts of a message as frames, which include what ZeroMQ knows of the sender."""
     parts = [socket.recv(zmq.NOBLOCK, copy=False)]
     while socket.getsockopt(zmq.RCVMORE):
         part = socket.recv(copy=False)

@@ -1,4 +1,4 @@
-"""What the line knows, in the words of the protocol: so that renaming a field inside does not change the wire."""
+"""Converts the line's structs to those of the protocol, so that renaming a field inside does not change the wire."""
 
 from edge.cameras.state import CameraState
 from edge.geometry import Region

@@ -1,4 +1,4 @@
-"""Where tiles lie in a frame, how their maps become one heatmap, and what regions stand out of it."""
+"""Tiles of a frame, the heatmap that their maps form, and the defect regions in it."""
 
 from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 from edge.geometry.regions import Region, find_regions

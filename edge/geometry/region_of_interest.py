@@ -1,4 +1,4 @@
-"""Which pixels of a frame are to be inspected: polygons to look at, less polygons to look away from."""
+"""The pixels of a frame to inspect: polygons to include, minus polygons to exclude."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,36 +12,36 @@ Point = tuple[int, int]
 
 @dataclass(frozen=True)
 class RegionOfInterest:
-    """The union of `roi` less the union of `exclude`, for frames of any size.
+    """The union of `roi` minus the union of `exclude`, for frames of any size.
 
     A pixel belongs to a polygon if the point (x, y) of its column x and row y lies in it or on its border. So
-    (0, 0), (223, 0), (223, 223), (0, 223) are the corners of the first 224 x 224 px. Where a polygon crosses itself,
-    the even-odd rule says what lies in it. What sticks out of the frame is cut off.
+    (0, 0), (223, 0), (223, 223), (0, 223) are the corners of the first 224 x 224 px. For a polygon that crosses itself,
+    the even-odd rule applies. Parts outside the frame are cut off.
 
     Args:
-        roi: polygons; none: the whole frame.
-        exclude: polygons; they win.
+        roi: polygons; an empty tuple: the whole frame.
+        exclude: polygons; they take precedence.
     """
 
     roi: tuple[tuple[Point, ...], ...] = ()
     exclude: tuple[tuple[Point, ...], ...] = ()
 
     @classmethod
-    def of(cls, roi: Iterable[Iterable[Point]] = (), exclude: Iterable[Iterable[Point]] = ()) -> "RegionOfInterest":
-        """From any lists of polygons."""
+    def from_polygons(
+        cls, roi: Iterable[Iterable[Point]] = (), exclude: Iterable[Iterable[Point]] = ()
+    ) -> "RegionOfInterest":
+        """Create a region from any iterables of polygons."""
         return cls(_frozen(roi), _frozen(exclude))
 
     def box(self, frame_hw: tuple[int, int]) -> tuple[slice, slice]:
-        """Rows and columns of the smallest rectangle that holds what is looked at of a frame, whatever is looked away
-        from.
-        """
+        """Return rows and columns of the smallest rectangle around the `roi` polygons; `exclude` is ignored."""
         if not self.roi:
             return slice(0, frame_hw[0]), slice(0, frame_hw[1])
         x, y = zip(*(point for polygon in self.roi for point in polygon), strict=True)
         return slice(max(min(y), 0), max(max(y) + 1, 0)), slice(max(min(x), 0), max(max(x) + 1, 0))
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """The pixels that belong to it, bool [H, W]."""
+        """Return the pixels of the region, bool [H, W]."""
         inside = np.full(frame_hw, not self.roi, np.bool_)
         for polygon in self.roi:
             inside |= _pixels(polygon, frame_hw)
@@ -58,11 +58,11 @@ def _frozen(polygons: Iterable[Iterable[Point]]) -> tuple[tuple[Point, ...], ...
 
 
 def _pixels(polygon: tuple[Point, ...], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of a polygon, bool [H, W]: those that have an odd number of edges to their left, and those on an edge.
+    """Return the pixels of a polygon, bool [H, W]: those with an odd number of edges to their left or on an edge.
 
-    Computed in whole numbers, so that it is exact. An edge counts for the rows from its upper end to just above its
-    lower one: a row through a corner then meets both edges of it, or neither, where it only touches the polygon there,
-    and one of them where it passes through.
+    The computation is exact, in integers. An edge counts for the rows from its upper end to just above its lower end.
+    So a row that only touches the polygon at a corner meets both edges or neither, and a row that passes through the
+    corner meets one.
     """
     height, width = frame_hw
     crossed = np.zeros((height, width + 1), np.bool_)  # the last column is for edges beyond the frame
@@ -74,9 +74,9 @@ def _pixels(polygon: tuple[Point, ...], frame_hw: tuple[int, int]) -> NDArray[np
                 on_edge[top, max(top_x, 0) : max(bottom_x + 1, 0)] = True
             continue
         rows = np.arange(max(top, 0), min(bottom, height - 1) + 1)
-        across, left_over = np.divmod((rows - top) * (bottom_x - top_x), bottom - top)
-        column = top_x + across + (left_over > 0)  # the first that does not lie left of the edge
-        met = (left_over == 0) & (column >= 0) & (column < width)
+        across, remainder = np.divmod((rows - top) * (bottom_x - top_x), bottom - top)
+        column = top_x + across + (remainder > 0)  # the first column that is not left of the edge
+        met = (remainder == 0) & (column >= 0) & (column < width)
         on_edge[rows[met], column[met]] = True
         counts = rows < bottom
         crossed[rows[counts], np.clip(column[counts], 0, width)] ^= True

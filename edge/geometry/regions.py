@@ -16,25 +16,25 @@ class Region(msgspec.Struct, frozen=True):
     box_xyxy: tuple[int, int, int, int]
     """Left, top, right, bottom; right and bottom are the first px outside."""
     contour_xy: list[tuple[int, int]]
-    """Its outline, within one heatmap cell."""
+    """Outline, accurate to one heatmap cell."""
     area_px: int
     peak_xy: tuple[int, int]
-    """Where its evidence is highest."""
+    """Position of the highest evidence."""
     score: float
-    """The evidence there, in logits."""
+    """The highest evidence, in logits."""
 
 
 def find_regions(
     heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
 ) -> list[Region]:
-    """The regions of a frame, highest score first.
+    """Return the regions of a frame, highest score first.
 
-    They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold, looked for only in
-    defective tiles, in all of each: also where a tile reaches beyond the region of interest. A defective tile without
-    such an area gets one at its peak: no frame is DEFECT without a place.
+    They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold within defective tiles,
+    also where such a tile extends beyond the region of interest. A defective tile without such an area gets one at its
+    peak, so that every DEFECT frame has a region.
 
     Args:
-        heatmap: [*stitcher.heatmap_hw], logits; NaN in no tile of the grid.
+        heatmap: [*stitcher.heatmap_hw], logits; not NaN in any tile of the grid.
         defective: [len(grid)], the tiles that reach the score threshold.
         evidence_threshold: logits.
     """
@@ -49,11 +49,11 @@ def find_regions(
 def found_cells(
     heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
 ) -> NDArray[np.bool_]:
-    """The heatmap cells that regions are made of, bool [*stitcher.heatmap_hw]; arguments as of `find_regions`."""
+    """Return the heatmap cells of all regions, bool [*stitcher.heatmap_hw]; arguments as of `find_regions`."""
     found = np.zeros(heatmap.shape, np.bool_)
     tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
     for cells in tiles:
-        # In float64, as both are published: rounded to float32, a threshold could sink onto the value it was set above.
+        # In float64, as both are published: rounded to float32, a threshold could equal a value that lies below it.
         found[cells] |= heatmap[cells].astype(np.float64) >= evidence_threshold
     for cells in tiles:
         if not found[cells].any():
@@ -76,7 +76,7 @@ def _region(
     inside = labels[part] == label
     row, column = np.unravel_index(np.argmax(np.where(inside, heatmap[part], -np.inf)), inside.shape)
     peak_y, peak_x = stitcher.centres_y[top + row], stitcher.centres_x[left + column]
-    # Outline in px, cut at the frame's border, where the last cells may stick out.
+    # Outline in px, cropped at the frame's border, as the last cells may extend beyond it.
     pixels = inside.repeat(cell, axis=0).repeat(cell, axis=1)[: frame_h - top * cell, : frame_w - left * cell]
     contours, _ = cv2.findContours(
         pixels.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left * cell, top * cell)

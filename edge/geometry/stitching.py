@@ -1,19 +1,20 @@
-"""From the maps of a frame's tiles to one heatmap.
+"""Stitches the maps of a frame's tiles into one heatmap.
 
 Along each axis, a heatmap cell samples the map of every tile that covers its centre: linearly between the centres of
-map cells (half-pixel correct, `align_corners=False`), held constant beyond the outermost ones. Where tiles overlap,
-they are mixed by the distance of the cell from each tile's border, so that the tile which sees more of the surroundings
-counts more and no weight is ever zero. Then the heatmap may be smoothed, by a Gaussian cut off at three standard
-deviations and at the frame's border. As grid, sampling, weights and smoothing separate into rows and columns, all of it
-is two small matrix products: heatmap = Y M X^T, where M holds all maps side by side. As a heatmap cell samples only the
-maps near it, Y and X are zero but for a band along their diagonal, and only what lies in the band is multiplied.
+map cells (half-pixel correct, `align_corners=False`), held constant beyond the outermost ones. Overlapping tiles are
+weighted by the distance of the cell from each tile's border, so that the tile with more context counts more and no
+weight is zero. Then the heatmap may be smoothed, by a Gaussian cut off at three standard deviations and at the frame's
+border. As grid, sampling, weights and smoothing separate into rows and columns, two small matrix products suffice:
+heatmap = Y M X^T, where M holds all maps side by side. As a heatmap cell samples only the maps near it, Y and X are
+zero outside a band along their diagonal, and only the band is multiplied.
 
-Where tiles are absent, those that are there share out the weight among themselves: their maps are mixed as if the
-others held zeros, and divided by what the same gives for maps of ones. Cells that no tile covers are NaN: they are not
-cold, nobody looked. Rows and columns without any tile are left out of M, Y and X, so that few tiles cost little.
+If tiles are absent, the others share the weight: their maps are mixed as if the absent maps held zeros, and divided by
+the same mix of maps of ones. Cells that no tile covers are NaN: they are not cold, they were not inspected. Rows and
+columns without any tile are left out of M, Y and X, so that few tiles cost little.
 
-Smoothing is there because a network that sees far spreads the evidence of one defect over all cells around it, evenly:
-the highest of them lies anywhere in that spot, often on its rim. The smoothed spot is highest in its middle.
+Smoothing is needed because a network with a large receptive field spreads the evidence of one defect evenly over the
+cells around it: the highest cell is anywhere in that spot, often on its rim. The smoothed spot is highest in its
+centre.
 """
 
 from typing import NamedTuple
@@ -26,14 +27,14 @@ from edge.geometry.tiling import TileGrid
 
 HEATMAP_CELL_PX = 4
 BAND_CELLS = 32
-"""Of half a tile: few enough that they sample few maps, and enough for a product worth its call."""
+"""Half a tile: few enough cells to sample few maps, and enough to make a matrix product worth its call."""
 
 
 class Stitcher:
-    """Stitches the maps of one grid. Immutable once made, so threads may share it.
+    """Stitches the maps of one grid. Immutable, so threads may share it.
 
     Args:
-        grid: where the tiles lie.
+        grid: positions of the tiles.
         map_hw: cells of one tile's map.
         cell_px: side of a heatmap cell, px: the heatmap's resolution.
         smoothing_px: standard deviation of the smoothing, px of the frame; 0: none.
@@ -48,15 +49,15 @@ class Stitcher:
         tiles_y, tiles_x = zip(*grid.origins_yx, strict=True)
         self._rows = _Axis(self.centres_y, grid.rows_y, tiles_y, grid.tile_px, map_hw[0], smoothing_px)
         self._columns = _Axis(self.centres_x, grid.columns_x, tiles_x, grid.tile_px, map_hw[1], smoothing_px)
-        self._weight = None if grid.looks_everywhere else self._weight_of(np.ones(len(grid), np.bool_))
+        self._weight = None if grid.covers_whole_frame else self._weight_of(np.ones(len(grid), np.bool_))
 
     @property
     def heatmap_hw(self) -> tuple[int, int]:
-        """Cells of the heatmap: the frame's size over `cell_px`, rounded up."""
+        """Height and width of the heatmap in cells: the frame's size divided by `cell_px`, rounded up."""
         return len(self.centres_y), len(self.centres_x)
 
     def stitch(self, maps: NDArray[np.float32], present: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """The heatmap of a frame, float32 [*heatmap_hw], in the maps' units (logits).
+        """Return the heatmap of a frame, float32 [*heatmap_hw], in the maps' units (logits).
 
         Cells that no tile covers are NaN.
 
@@ -76,12 +77,12 @@ class Stitcher:
         return heatmap
 
     def tile_cells(self, tile: int) -> tuple[slice, slice]:
-        """The heatmap cells whose centres lie in a tile."""
+        """Return the heatmap cells whose centres lie in a tile."""
         y, x = self.grid.origins_yx[tile]
         return _inside(self.centres_y, y, self.grid.tile_px), _inside(self.centres_x, x, self.grid.tile_px)
 
     def _weight_of(self, present: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """What `_mix` makes of ones in these tiles and zeros in the others; NaN where these cover nothing."""
+        """Return the `_mix` of ones in these tiles and zeros in the others; NaN where these tiles cover nothing."""
         covered = np.zeros(self.heatmap_hw, np.bool_)
         for tile in np.flatnonzero(present):
             covered[self.tile_cells(int(tile))] = True
@@ -89,7 +90,7 @@ class Stitcher:
         return np.where(covered[self._rows.cells, self._columns.cells], self._mix(ones), np.float32(np.nan))
 
     def _mix(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Y M X^T for the cells of the rows and columns that have tiles; tiles that are not in the grid hold zeros."""
+        """Return Y M X^T for the rows and columns that have tiles; tiles that are not in the grid hold zeros."""
         (h, w), rows, columns = self.map_hw, self._rows, self._columns
         side_by_side = np.zeros((rows.tiles, h, columns.tiles, w), np.float32)
         side_by_side[rows.of_tile, :, columns.of_tile] = maps
@@ -104,7 +105,7 @@ class Stitcher:
 
 
 class _Band(NamedTuple):
-    """Some heatmap cells of an axis, all the map cells that they sample, and what these add to them."""
+    """Some heatmap cells of an axis, all map cells that they sample, and the weights between them."""
 
     cells: slice
     map_cells: slice
@@ -113,12 +114,12 @@ class _Band(NamedTuple):
 
 
 class _Axis:
-    """One axis: its rows (or columns) that have tiles, numbered anew, and what their maps add to the cells there.
+    """One axis: its rows (or columns) that have tiles, renumbered, and the weights of their map cells.
 
     Args:
-        centres: of all heatmap cells, px.
-        origins: of all rows of the frame, px.
-        tiles: where each tile of the grid begins, px.
+        centres: centres of all heatmap cells, px.
+        origins: starts of all rows of tiles in the frame, px.
+        tiles: start of each tile of the grid, px.
     """
 
     def __init__(
@@ -133,15 +134,15 @@ class _Axis:
         used, self.of_tile = np.unique(tiles, return_inverse=True)
         self.tiles = len(used)
         self.cells = slice(*np.searchsorted(centres, [used[0], used[-1] + tile_px]).tolist())
-        """From the first that lies in such a row to the last."""
-        every = _axis_matrix(centres, origins, tile_px, map_cells, smoothing_px)
-        of_used = every.reshape(len(centres), len(origins), map_cells)[self.cells, np.isin(origins, used)]
-        self.cell_count = len(of_used)
-        self.bands = _bands(of_used.reshape(-1, self.tiles * map_cells))
+        """The heatmap cells from the first to the last such row."""
+        full_matrix = _axis_matrix(centres, origins, tile_px, map_cells, smoothing_px)
+        matrix = full_matrix.reshape(len(centres), len(origins), map_cells)[self.cells, np.isin(origins, used)]
+        self.cell_count = len(matrix)
+        self.bands = _bands(matrix.reshape(-1, self.tiles * map_cells))
 
 
 def _bands(matrix: NDArray[np.float32]) -> list[_Band]:
-    """What is not zero of a matrix [cells, map cells], of so many cells at a time that few zeros are among it."""
+    """Split a matrix [cells, map cells] into bands of `BAND_CELLS` cells, which leave out most of its zeros."""
     bands = []
     for first in range(0, len(matrix), BAND_CELLS):
         cells = slice(first, min(first + BAND_CELLS, len(matrix)))
@@ -152,7 +153,7 @@ def _bands(matrix: NDArray[np.float32]) -> list[_Band]:
 
 
 def _cell_centres(length_px: int, cell_px: int) -> NDArray[np.float64]:
-    """Centre of each heatmap cell, px; the last cell may stick out of the frame, its centre does not."""
+    """Return the centre of each heatmap cell, px; that of the last cell stays within the frame."""
     cells = -(-length_px // cell_px)
     return np.asarray(np.minimum((np.arange(cells) + 0.5) * cell_px, length_px - 0.5))
 
@@ -164,9 +165,9 @@ def _inside(centres: NDArray[np.float64], start_px: int, tile_px: int) -> slice:
 def _axis_matrix(
     centres: NDArray[np.float64], origins: tuple[int, ...], tile_px: int, map_cells: int, smoothing_px: float
 ) -> NDArray[np.float32]:
-    """What each map cell on an axis adds to each heatmap cell: [heatmap cells, tiles * map cells], rows sum to 1."""
+    """Return the weight of each map cell in each heatmap cell: [heatmap cells, tiles * map cells], rows sum to 1."""
     offset = centres[:, None] - np.asarray(origins)[None, :]  # (cells, tiles), px from each tile's start
-    # A centre on a tile's very border counts a hair, so that it is covered where no other tile sees it (no overlap).
+    # A centre exactly on a tile's border gets a tiny weight, so that it is covered if no other tile covers it.
     weight = np.where((offset >= 0) & (offset < tile_px), np.maximum(np.minimum(offset, tile_px - offset), 1e-9), 0.0)
     weight /= weight.sum(axis=1, keepdims=True)
     position = np.clip(offset * map_cells / tile_px - 0.5, 0, map_cells - 1)  # in map cells, 0 = centre of the first
@@ -183,7 +184,7 @@ def _axis_matrix(
 
 
 def _smoothing(centres: NDArray[np.float64], deviation_px: float) -> NDArray[np.float64]:
-    """What each heatmap cell on an axis adds to each smoothed one: [cells, cells], rows sum to 1."""
-    apart = (centres[:, None] - centres[None, :]) / deviation_px
-    weight = np.where(np.abs(apart) <= 3, np.exp(-(apart**2) / 2), 0.0)
+    """Return the weight of each heatmap cell in each smoothed cell: [cells, cells], rows sum to 1."""
+    distance = (centres[:, None] - centres[None, :]) / deviation_px
+    weight = np.where(np.abs(distance) <= 3, np.exp(-(distance**2) / 2), 0.0)
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Where the tiles of a frame lie. A grid is immutable and holds no pixels."""
+"""Positions of the tiles of a frame. A grid is immutable and holds no pixels."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +15,9 @@ OVERLAP_PX = 2
 
 
 def tile_origins(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
-    """Start of each tile along one axis, px. The last is moved back to the border, so that all have one length.
+    """Return the start of each tile along one axis, px. The last is moved back to the border: all have one length.
 
-    An axis shorter than a tile has one tile, at 0, which sticks out of the frame.
+    An axis shorter than a tile has one tile, at 0, which extends beyond the frame.
 
     >>> tile_origins(512, 256, 64)
     [0, 192, 256]
@@ -30,27 +30,27 @@ def tile_origins(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of a frame of one size that are looked at, numbered row by row.
+    """The tiles that are inspected in a frame of one size, numbered row by row.
 
-    A tile is looked at if one of its pixels belongs to the region of interest, and then it is inspected whole. So what
-    the area leaves out can cause a false reject where it shares a tile with the part, but never an escape: all tiles
-    that show any of the area are inspected, just as without an area. The other tiles are not in the grid: they have no
+    A tile is inspected, completely, if one of its pixels belongs to the region of interest. So pixels outside the
+    region can cause a false reject where they share a tile with the part, but never an escape: all tiles that show any
+    pixel of the region are inspected, as they are without a region. The other tiles are not in the grid: they have no
     number, and are neither cut nor inferred.
 
     Args:
         frame_hw: frame height and width, px.
         tile_px: side of a tile, px.
-        overlap_px: what neighbouring tiles share, px; tiles moved back to the border share more.
-        area: what of the frame is to be inspected.
+        overlap_px: overlap of neighbouring tiles, px; tiles moved back to the border overlap more.
+        region_of_interest: the region of the frame to inspect.
     Raises:
-        GeometryError: a frame without pixels, an overlap that would leave no step between tiles, or an area that no
-            pixel of the frame belongs to.
+        GeometryError: the frame has no pixels, the overlap leaves no step between tiles, or no pixel of the frame
+            belongs to the region of interest.
     """
 
     frame_hw: tuple[int, int]
     tile_px: int = TILE_PX
     overlap_px: int = OVERLAP_PX
-    area: RegionOfInterest = WHOLE_FRAME
+    region_of_interest: RegionOfInterest = WHOLE_FRAME
 
     def __post_init__(self) -> None:
         if min(self.frame_hw) < 1:
@@ -60,43 +60,43 @@ class TileGrid:
                 f"an overlap of {self.overlap_px} px does not fit tiles of {self.tile_px} px; "
                 f"expected 0 to {self.tile_px - 1}"
             )
-        if self.area != WHOLE_FRAME and not self.origins_yx:
+        if self.region_of_interest != WHOLE_FRAME and not self.origins_yx:
             height, width = self.frame_hw
             raise GeometryError(
-                f"no pixel of a frame of {width}x{height} px is to be looked at; expected polygons of [x, y] in px of "
-                "the frame: draw roi into it, and have exclude leave some of it"
+                f"no pixel of a frame of {width}x{height} px is in the region of interest; expected polygons of [x, y] "
+                "in px of the frame: draw roi within the frame, and let exclude leave some of it"
             )
 
     @cached_property
     def rows_y(self) -> tuple[int, ...]:
-        """Top of each row of tiles, px, whether any tile in it is looked at or not."""
+        """Top of each row of tiles, px, whether or not a tile in it is inspected."""
         return tuple(tile_origins(self.frame_hw[0], self.tile_px, self.overlap_px))
 
     @cached_property
     def columns_x(self) -> tuple[int, ...]:
-        """Left of each column of tiles, px, whether any tile in it is looked at or not."""
+        """Left of each column of tiles, px, whether or not a tile in it is inspected."""
         return tuple(tile_origins(self.frame_hw[1], self.tile_px, self.overlap_px))
 
     @cached_property
     def origins_yx(self) -> tuple[tuple[int, int], ...]:
-        """Top left corner of each tile that is looked at, px."""
+        """Top left corner of each tile that is inspected, px."""
         origins = tuple((y, x) for y in self.rows_y for x in self.columns_x)
-        if self.area == WHOLE_FRAME:
+        if self.region_of_interest == WHOLE_FRAME:
             return origins
-        side, mask = self.tile_px, self.area.mask(self.frame_hw)
+        side, mask = self.tile_px, self.region_of_interest.mask(self.frame_hw)
         return tuple((y, x) for y, x in origins if mask[y : y + side, x : x + side].any())
 
     @property
-    def looks_everywhere(self) -> bool:
-        """Whether all tiles of the frame are looked at."""
+    def covers_whole_frame(self) -> bool:
+        """Whether all tiles of the frame are inspected."""
         return len(self) == len(self.rows_y) * len(self.columns_x)
 
     def __len__(self) -> int:
-        """How many tiles are looked at."""
+        """Return the number of tiles that are inspected."""
         return len(self.origins_yx)
 
     def cut(self, image: NDArray[np.uint8], out: NDArray[np.uint8], first: int = 0) -> None:
-        """Copy the tiles from number `first` on into `out`, as many as it holds.
+        """Copy tiles into `out`, from number `first` on, as many as it holds.
 
         Args:
             image: [H, W, C] of the grid's frame size.
@@ -111,7 +111,7 @@ class TileGrid:
 def cut_tile(image: NDArray[np.uint8], y: int, x: int, out: NDArray[np.uint8]) -> None:
     """Copy one tile, whose top left corner is (y, x), into `out` [tile, tile, C].
 
-    What sticks out at the bottom or the right repeats the frame's last row or column: that invents no structure.
+    Beyond the bottom or the right of the frame, its last row or column is repeated, which adds no structure.
     """
     part = image[y : y + out.shape[0], x : x + out.shape[1]]
     below, right = out.shape[0] - part.shape[0], out.shape[1] - part.shape[1]

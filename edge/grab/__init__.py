@@ -1,1 +1,1 @@
-"""The first thing done on a new line: frames of its cameras, saved to look at, with their rate, jitter and losses."""
+"""`heatline cameras grab`: saves frames of a line's cameras, and measures their rate, jitter and losses."""

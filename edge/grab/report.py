@@ -1,4 +1,4 @@
-"""What `heatline cameras grab` tells."""
+"""The report of `heatline cameras grab`."""
 
 import msgspec
 
@@ -7,22 +7,22 @@ from edge.colour import PixelFormat
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """How long it took from the first frame to the last, by the camera's clock and by the host's, ms."""
+    """Time from the first frame to the last, by the camera's clock and by the host's, ms."""
 
     camera_ms: float
     host_ms: float
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Frames that did not come, or came and cannot be used, for one reason."""
+    """Frames that did not come, or cannot be used, for one reason."""
 
     frames: int
     detail: str
-    """Of the first of them."""
+    """Detail of the first one."""
 
 
 class Format(msgspec.Struct, frozen=True):
-    """What frames looked like as the camera sent them."""
+    """Size and pixel format of frames as the camera sent them."""
 
     width: int
     height: int
@@ -31,7 +31,7 @@ class Format(msgspec.Struct, frozen=True):
 
 
 class Area(msgspec.Struct, frozen=True):
-    """The picture of what will be inspected."""
+    """The picture of the region of interest."""
 
     file: str
     tiles_looked_at: int
@@ -39,44 +39,44 @@ class Area(msgspec.Struct, frozen=True):
 
 
 class Grabbed(msgspec.Struct, frozen=True, kw_only=True):
-    """What one camera sent."""
+    """Frames that one camera sent."""
 
     found: str | None
-    """In words; None: it could not be opened."""
+    """Description of the camera; None: it could not be opened."""
     problem: str | None
-    """Why fewer frames came than were asked for."""
+    """Why fewer frames came than requested; None: all came."""
     asked: int
     frames: int
     saved: list[str]
     not_saved: int
-    """Frames that were not written, as the disk could not follow."""
+    """Frames that were not written, since the disk was too slow."""
     formats: list[Format]
     trigger: Trigger
     rate_fps: float | None
-    """Of the frames that came, by their arrival at the host."""
+    """Rate of the frames that came, by their arrival at the host."""
     rate_set_fps: float | None
-    """What the camera says that it is set to."""
+    """Rate that the camera states."""
     jitter_ms: float | None
-    """Standard deviation of the time from one frame to the next; times in which a frame was lost are left out."""
+    """Standard deviation of the intervals between frames, without intervals in which a frame was lost."""
     worst_jitter_ms: float | None
-    """Of these times, how far the worst one was off their mean."""
+    """Largest deviation of such an interval from their mean."""
     losses: dict[str, Loss]
-    """By reason."""
+    """Losses by reason."""
     ids_show_gaps: bool
-    """Whether its frame ids show what the camera lost; else such losses are not seen."""
+    """Whether frame ids show what the camera lost; otherwise such losses are not noticed."""
     identical: int
-    """Frames that were the same as the one before to the last bit."""
+    """Frames that were identical to the one before to the last bit."""
     died: list[str]
-    """Why it died, each time."""
+    """Reason of each death of the camera."""
     counters: dict[str, int]
-    """What its transport counted since it was opened, up to a moment after the last frame."""
+    """Counters of the transport since the camera was opened, read shortly after the last frame."""
     clock: Clock | None
     area: Area | None
     warnings: list[str]
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All of it."""
+    """Reports of all cameras."""
 
     out: str
     cameras: dict[str, Grabbed]

@@ -1,4 +1,4 @@
-"""What one camera's frames were like, and which of them did not come."""
+"""Statistics of one camera's frames, and of the frames that did not come."""
 
 from collections import Counter
 
@@ -14,54 +14,54 @@ from edge.inspection.frame_rule import FrameRule
 
 
 class Arrivals:
-    """Takes the stamps of one camera's frames, in the order in which they came."""
+    """Statistics of the arrival times of one camera's frames."""
 
     def __init__(self) -> None:
         self.frames = 0
         self._first_ns = self._last_ns = 0
         self._intervals_ns: list[int] = []
-        self._in_a_row = False
+        self._consecutive = False
         self._clocks: list[Stamp] = []
-        """The first and the last frame that the camera stamped since it was opened."""
+        """Stamps of the first and the last frame with a camera timestamp since the camera was opened."""
 
-    def frame(self, stamp: Stamp) -> None:
-        """A frame came."""
+    def add(self, stamp: Stamp) -> None:
+        """Add a frame; call this in the order of arrival."""
         arrived_ns = stamp.captured_monotonic_ns
-        if self._in_a_row:
+        if self._consecutive:
             self._intervals_ns.append(arrived_ns - self._last_ns)
         if not self.frames:
             self._first_ns = arrived_ns
         self._last_ns = arrived_ns
-        self.frames, self._in_a_row = self.frames + 1, True
+        self.frames, self._consecutive = self.frames + 1, True
         if stamp.camera_timestamp_ns is not None:
             self._clocks = [*self._clocks[:1], stamp]
 
-    def lost(self) -> None:
-        """A frame is missing here: the time to the next one is no interval."""
-        self._in_a_row = False
+    def record_loss(self) -> None:
+        """Record that a frame is missing: the time to the next one is no interval."""
+        self._consecutive = False
 
-    def began_anew(self) -> None:
-        """The camera was opened again, and so may its clock have been."""
+    def restart(self) -> None:
+        """Record that the camera was opened again, which may restart its clock."""
         self._clocks.clear()
-        self.lost()
+        self.record_loss()
 
     @property
     def rate_fps(self) -> float | None:
-        """Frames a second from the first to the last; None: there are not two."""
+        """Frames per second from the first to the last; None: fewer than two came."""
         took_ns = self._last_ns - self._first_ns
         return (self.frames - 1) * 1e9 / took_ns if took_ns > 0 else None
 
     @property
     def jitter_ms(self) -> tuple[float, float] | None:
-        """Standard deviation of the intervals, and how far the worst one is off their mean; None: there are not two."""
+        """Standard deviation of the intervals, and the largest deviation from their mean; None: fewer than two."""
         if len(self._intervals_ns) < 2:
             return None
-        off_ms = (np.array(self._intervals_ns) - np.mean(self._intervals_ns)) / 1e6
-        return float(np.sqrt(np.mean(off_ms**2))), float(np.abs(off_ms).max())
+        deviations_ms = (np.array(self._intervals_ns) - np.mean(self._intervals_ns)) / 1e6
+        return float(np.sqrt(np.mean(deviations_ms**2))), float(np.abs(deviations_ms).max())
 
     @property
     def clock(self) -> Clock | None:
-        """How the camera's clock ran beside the host's; None: it told no times, or only one."""
+        """The time that passed on the camera's clock and on the host's; None: fewer than two frames have timestamps."""
         if len(self._clocks) < 2:
             return None
         first, last = self._clocks
@@ -74,7 +74,7 @@ class Arrivals:
 
 
 class FrameTally:
-    """Counts one camera's frames, and holds them to the rule of the line."""
+    """Counts one camera's frames, and checks them against the line's frame rule."""
 
     def __init__(self, settings: CameraSettings) -> None:
         self._rule = FrameRule(settings.size, settings.pixel_format)
@@ -84,21 +84,21 @@ class FrameTally:
         self.losses: dict[str, Loss] = {}
         self.line_would_refuse: dict[str, Loss] = {}
         self.first: NDArray[np.uint8] | None = None
-        """The first frame's picture."""
+        """Picture of the first frame."""
         self.identical = 0
-        """Frames that were the same as the one before to the last bit."""
+        """Frames that were identical to the one before to the last bit."""
 
-    def frame(self, frame: Frame) -> NDArray[np.uint8]:
-        """Count a frame and give its memory back; returns a copy of its picture, grey [H, W] or RGB [H, W, 3]."""
+    def add(self, frame: Frame) -> NDArray[np.uint8]:
+        """Count a frame and release its memory; return a copy of its picture, grey [H, W] or RGB [H, W, 3]."""
         grey = frame.camera_format.startswith("Mono")
         picture = np.asarray(cv2.extractChannel(frame.image, 0) if grey else frame.image.copy(), np.uint8)
-        held_to_rule = self._rule.check(frame)
+        checked = self._rule.check(frame)
         frame.release()
-        self.arrivals.frame(frame.stamp)
+        self.arrivals.add(frame.stamp)
         height, width = picture.shape[:2]
         self._formats[width, height, frame.camera_format] += 1
-        if isinstance(held_to_rule, BadFrame):
-            _count(self.line_would_refuse, held_to_rule)
+        if isinstance(checked, BadFrame):
+            _count(self.line_would_refuse, checked)
         if self._last is None:
             self.first = picture
         else:
@@ -106,15 +106,15 @@ class FrameTally:
         self._last = picture
         return picture
 
-    def lost(self, bad: BadFrame) -> None:
-        """Count frames that cannot be had."""
-        self.arrivals.lost()
+    def add_loss(self, bad: BadFrame) -> None:
+        """Count frames that were not delivered."""
+        self.arrivals.record_loss()
         _count(self.losses, bad)
 
     @property
     def formats(self) -> list[Format]:
-        """Each that came."""
-        return [Format(*like, frames) for like, frames in self._formats.items()]
+        """Each format that came, with its number of frames."""
+        return [Format(*key, frames) for key, frames in self._formats.items()]
 
 
 def _count(losses: dict[str, Loss], bad: BadFrame) -> None:

@@ -1,6 +1,6 @@
-"""What OpenVINO computes on: the processor, or a graphics or neural unit of Intel's beside it.
+"""The devices that OpenVINO computes on: the processor, or one of Intel's graphics or neural units.
 
-One device by name, and never AUTO, MULTI or HETERO: these change over by themselves, after the golden tiles as well.
+A device is always named. AUTO, MULTI and HETERO are not used: they can change the device after the golden tiles.
 """
 
 import ctypes
@@ -15,23 +15,23 @@ _SS_DISABLE = 2
 
 
 @cache
-def the_core() -> ov.Core:
-    """OpenVINO's, one for the life of the process.
+def shared_core() -> ov.Core:
+    """Return OpenVINO's core, which lives as long as the process.
 
-    Its plugin for the processor gives the thread that loads it a stack for signals, and unmaps that with the last that
-    uses the plugin, on whatever thread that is. The next signal would find no stack, and end the process by SIGSEGV: a
-    line that had changed over, at its next reload.
+    OpenVINO's CPU plugin gives the thread that loads it a signal stack. When its last user is gone, it unmaps that
+    stack, on any thread. The next signal would then end the process by SIGSEGV, e.g. when a line reloads after a
+    changeover.
     """
     core = ov.Core()
-    # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
+    # If somebody overwrites the bundle's files, weights in use must not change or cause a SIGBUS.
     core.set_property({"ENABLE_MMAP": False})
     return core
 
 
-def give_up_stack_for_signals() -> None:
-    """Have signals handled on this thread's own stack: after others' cores, which came and went on it.
+def disable_signal_stack() -> None:
+    """Handle signals on this thread's own stack again, after another library created and destroyed cores on it.
 
-    Each takes its stack away again and puts back the one before it, which may be gone by then.
+    Each core unmaps its signal stack and restores the previous one, which may no longer exist.
     """
     disabled = _SignalStack(None, _SS_DISABLE, 0)
     if ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(disabled), None):
@@ -45,37 +45,37 @@ class _SignalStack(ctypes.Structure):
 
 
 def devices() -> list[str]:
-    """All that OpenVINO finds on this machine."""
-    return list(the_core().available_devices)
+    """Return all devices that OpenVINO finds on this machine."""
+    return list(shared_core().available_devices)
 
 
 def require_device(core: ov.Core, device: str) -> None:
-    """See that a device is there.
+    """Require that this machine has a device.
 
     Args:
         device: such as GPU, the first of its kind, or GPU.1.
     Raises:
-        EngineError: it is not.
+        EngineError: the machine does not have it.
     """
-    there = list(core.available_devices)
-    if not any(device in (name, name.split(".")[0], f"{name}.0") for name in there):
+    available = list(core.available_devices)
+    if not any(device in (name, name.split(".")[0], f"{name}.0") for name in available):
         raise EngineError(
-            f"engine.device is {device}, OpenVINO finds {', '.join(there) or 'none'} on this machine; set another "
+            f"engine.device is {device}, OpenVINO finds {', '.join(available) or 'none'} on this machine; set another "
             f"engine.device, or install the driver of {device}"
         )
 
 
 def settings_on(device: str, hint: str, *, threads: int, streams: int) -> dict[str, object]:
-    """How OpenVINO is to compute on a device.
+    """Return OpenVINO's settings for a device.
 
     Args:
         hint: the precision.
-        threads: of the processor; other devices know none.
-        streams: 0: one per thread; on other devices as many as they find best.
+        threads: of the processor; other devices have no such setting.
+        streams: 0: one per thread; other devices choose their own number.
     """
     settings: dict[str, object] = {
         "PERFORMANCE_HINT": "THROUGHPUT",
-        "INFERENCE_PRECISION_HINT": hint,  # never by default: some processors would take bf16 unasked
+        "INFERENCE_PRECISION_HINT": hint,  # always explicit: on some processors the default is bf16
     }
     if device == PROCESSOR:
         return settings | {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams or threads}

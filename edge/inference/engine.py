@@ -1,7 +1,7 @@
-"""What an engine is.
+"""The interface of an engine.
 
-Work is handed over as two functions: `fill` writes tiles straight into the engine's own input, so that pixels are
-copied once; `done` takes the answers, on the thread that submits.
+A caller submits two functions: `fill` writes tiles straight into the engine's own input, so that pixels are copied
+once; `done` receives the answers, on the thread that submits.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from edge.errors import EngineError
 
 EngineKind = Literal["openvino", "onnxruntime"]
 Precision = Literal["f32", "bf16", "int8"]
-"""What the classifier is computed in. bf16 is asked of the engine, int8 is a graph of its own."""
+"""The precision of the classifier. bf16 is a setting of the engine; int8 has its own graph."""
 
 Fill = Callable[[NDArray[np.uint8]], None]
 """Writes tiles into an array [count, tile, tile, 3]."""
@@ -23,23 +23,25 @@ Failed = Callable[[Exception], None]
 
 
 class Done(Protocol):
-    """Takes answers; all are only valid during the call."""
+    """Receives answers; the arrays are valid only during the call."""
 
     def __call__(
         self, logits: NDArray[np.float32], maps: NDArray[np.float32], features: NDArray[np.float32] | None = None, /
     ) -> None:
-        """Of `count` tiles: logits [count], maps [count, h, w] and features [count, c]; None: the graph gives none."""
+        """Receive the logits [count], maps [count, h, w] and features [count, c] of `count` tiles; features are None if
+        the graph has no such output.
+        """
 
 
 ANSWER_WITHIN_SECONDS = 60.0
-NEVER_ANSWERED: list[object] = []
-"""Requests that were given up, and may be at work for ever: to forget one is to wait for its end."""
+ABANDONED_REQUESTS: list[object] = []
+"""Requests that were given up and may never end. They stay in memory, as the destructor of a request waits for it."""
 
 PROCESSOR = "CPU"
-"""The device that every machine has, and ONNX Runtime's only one."""
+"""The device that every machine has; ONNX Runtime uses only this one."""
 
 FEATURES = "features"
-"""The output that not every graph has."""
+"""The graph's optional output."""
 
 # The graphs' file names in every bundle.
 ONNX_GRAPH = "model.onnx"
@@ -50,12 +52,11 @@ GRAPHS: Mapping[Precision, tuple[str, ...]] = {
     "bf16": (OPENVINO_GRAPH, "model_bf16.xml"),
     "int8": ("model_int8.xml",),
 }
-"""Per precision, the IR that it may have, the usual one first. In bf16 it may be another one: some models need parts of
-theirs kept in f32."""
+"""The possible IRs of each precision, the usual one first. bf16 may have its own: some models need parts in f32."""
 
 
 def weights_of(graph: str) -> str:
-    """The file of an IR's weights.
+    """Return the file name of an IR's weights.
 
     >>> weights_of("model_f32.xml")
     'model_f32.bin'
@@ -63,72 +64,72 @@ def weights_of(graph: str) -> str:
     return graph.removesuffix(".xml") + ".bin"
 
 
-class Keeper(Protocol):
-    """Keeps compiled graphs for the next time."""
+class ModelCache(Protocol):
+    """A cache of compiled graphs; a variant names everything that a compiled graph depends on."""
 
-    def take(self, how: str) -> bytes | None:
-        """The graph that was compiled in this way; None where there is none."""
+    def load(self, variant: str) -> bytes | None:
+        """Return the compiled graph of a variant; None if there is none."""
 
-    def keep(self, how: str, graph: Callable[[], bytes]) -> None:
-        """Have a graph for the next time. `graph` makes its bytes, where it was not taken from here."""
+    def store(self, variant: str, graph: Callable[[], bytes]) -> None:
+        """Store a compiled graph. `graph` returns its bytes; it is not called if the graph was loaded from here."""
 
 
 class Engine(ABC):
-    """A compiled graph. One thread submits, and it is this thread that takes in the answers, in any order: in `submit`,
-    `collect` and `drain`. Whoever has nothing more to submit collects.
+    """A compiled graph. One thread submits tiles and receives the answers, in any order, during `submit`, `collect` and
+    `drain`. A thread that has nothing more to submit must call `collect`.
     """
 
     name: str
     precision: Precision = "f32"
     batch: int
-    """Most tiles that one request takes."""
+    """The largest number of tiles in one request."""
 
     @abstractmethod
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        """Have `count` <= batch tiles inferred; waits while there is no room. One of `done` and `failed` is called."""
+        """Infer `count` <= batch tiles. Wait while there is no room. Either `done` or `failed` is called later."""
 
     def collect(self, within_s: float | None = None) -> bool:
-        """Wait for an answer of those that are under way, and take it in; False: none is under way.
+        """Wait for the answer of a pending request, and call its `done` or `failed`. Return False if none is pending.
 
         Args:
-            within_s: at most so long, and return True also where there was no answer yet.
+            within_s: the longest wait; afterwards the return value is True too, although there was no answer.
         """
         return False
 
     def drain(self) -> None:
-        """Return once all that was submitted is answered."""
+        """Wait until every request is answered."""
         while self.collect():
             pass
 
     def close(self) -> None:  # noqa: B027  (most engines need none)
-        """Give back its memory, once all that was submitted is answered; it cannot be used any more."""
+        """Wait until every request is answered, and free the memory. A closed engine cannot be used."""
 
-    def verified(self) -> None:  # noqa: B027  (most engines keep nothing)
-        """Word that its golden tiles came out right: what it compiled may be used again."""
+    def mark_verified(self) -> None:  # noqa: B027  (most engines have no cache)
+        """Note that the golden tiles passed, so that the compiled graph may be stored for the next start."""
 
 
 def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    """Features [N, c] of tiles [N, tile, tile, 3]; None: the graph gives none; errors as `infer`."""
-    found = _answers(engine, tiles)
-    return (
-        None if found[0][2] is None else np.concatenate([features for _, _, features in found if features is not None])
-    )
+    """Return the features [N, c] of tiles [N, tile, tile, 3]; None if the graph gives none. Errors as in `infer`."""
+    answers = _answers(engine, tiles)
+    if answers[0][2] is None:
+        return None
+    return np.concatenate([features for _, _, features in answers if features is not None])
 
 
 def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Logits [N] and maps [N, h, w] of tiles [N, tile, tile, 3]; waits for them.
+    """Wait for the logits [N] and maps [N, h, w] of tiles [N, tile, tile, 3], and return them.
 
     Raises:
-        EngineError: it failed on some tile.
+        EngineError: the engine failed on a tile.
     """
-    found = _answers(engine, tiles)
-    return np.concatenate([logits for logits, _, _ in found]), np.concatenate([maps for _, maps, _ in found])
+    answers = _answers(engine, tiles)
+    return np.concatenate([logits for logits, _, _ in answers]), np.concatenate([maps for _, maps, _ in answers])
 
 
 def _answers(
     engine: Engine, tiles: NDArray[np.uint8]
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]]:
-    """Copies of what was answered, request by request."""
+    """Return copies of the answers, request by request."""
     answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = {}
     errors: list[Exception] = []
     for first in range(0, len(tiles), engine.batch):

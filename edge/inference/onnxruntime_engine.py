@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: one request at a time, all threads on it; answers before `submit` returns."""
+"""ONNX Runtime on the processor: one request at a time, on all threads. The answer comes before `submit` returns."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ class OnnxRuntimeEngine(Engine):
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base but Exception
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
             raise EngineError(f"ONNX Runtime cannot use {folder / ONNX_GRAPH}: {error}") from error
         self._outputs = ["logit", "map"]
         self._outputs += [FEATURES] if FEATURES in [output.name for output in self._session.get_outputs()] else []

@@ -1,13 +1,13 @@
-"""How an engine is opened: the one place that knows all kinds. Each kind's library is imported only when it is used."""
+"""Opens an engine. Only this module knows all kinds; it imports a kind's library when that kind is used."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from edge.errors import EngineError
-from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Keeper, Precision
+from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, ModelCache, Precision
 
 PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
-"""What each kind can compute in, if the processor can."""
+"""The precisions of each kind of engine, if the processor has them."""
 
 
 def open_engine(
@@ -21,27 +21,27 @@ def open_engine(
     threads: int = 0,
     streams: int = 0,
     batch: int = 0,
-    keeper: Keeper | None = None,
+    cache: ModelCache | None = None,
 ) -> Engine:
-    """A graph in a bundle's folder, compiled by an engine of this kind to compute in this precision, or not at all.
+    """Compile a graph in a bundle's folder with an engine of this kind, in exactly this precision.
 
     Args:
         tile_px: side of a tile, px.
-        device: what it computes on, as OpenVINO names it, such as GPU.
-        graph: the IR that OpenVINO compiles; None: the precision's usual one. ONNX Runtime has but one graph.
-        threads: processor threads in all; 0: as many as there are cores.
-        streams: requests worked on side by side (OpenVINO); 0: one per thread.
-        batch: tiles per request; 0: what is fastest for this kind.
-        keeper: of compiled graphs; None: none is kept. ONNX Runtime compiles in no time.
+        device: OpenVINO's name of the device, such as GPU.
+        graph: the IR that OpenVINO compiles; None: the precision's usual one. ONNX Runtime always uses its one graph.
+        threads: total number of processor threads; 0: the number of cores.
+        streams: requests that OpenVINO works on in parallel; 0: one per thread.
+        batch: tiles per request; 0: the fastest number for this kind.
+        cache: of compiled graphs; None: no cache. ONNX Runtime needs none, as it compiles at once.
     Raises:
-        EngineError: it does not load or compile, or cannot compute in this precision or on this device.
+        EngineError: the graph does not load or compile, or the engine lacks this precision or device.
     """
     require_precision(kind, precision)
     require_device(kind, device)
     if kind == "openvino":
         try:
             from edge.inference.openvino_engine import OpenVinoEngine
-        except Exception as error:  # openvino looks for a home directory, among other things, when it is imported
+        except Exception as error:  # when imported, openvino looks for a home directory, among other things
             raise EngineError(
                 f"OpenVINO cannot be imported ({error}); mend its installation (it needs HOME to be set) or choose "
                 'engine.kind = "onnxruntime"'
@@ -57,7 +57,7 @@ def open_engine(
             threads=threads,
             streams=streams,
             batch=batch,
-            keeper=keeper,
+            cache=cache,
         )
     from edge.inference.onnxruntime_engine import OnnxRuntimeEngine
 
@@ -65,27 +65,25 @@ def open_engine(
 
 
 def require_precision(kind: EngineKind, precision: Precision) -> None:
-    """See that engines of a kind can compute in a precision, on whatever processor.
+    """Require that engines of a kind support a precision, on a processor that has it.
 
     Raises:
-        EngineError: they cannot, or there is no such kind.
+        EngineError: they do not, or there is no such kind.
     """
     if kind not in PRECISIONS:
         raise EngineError(f"there is no engine {kind!r}; expected {' or '.join(PRECISIONS)}")
     if precision not in PRECISIONS[kind]:
         raise EngineError(
-            f"{kind} was asked for {precision}, it computes in {' or '.join(PRECISIONS[kind])} alone; choose another "
-            "engine or another precision"
+            f"{kind} cannot compute in {precision}, only in {' or '.join(PRECISIONS[kind])}; choose another engine or "
+            "another precision"
         )
 
 
 def require_device(kind: EngineKind, device: str) -> None:
-    """See that engines of a kind can compute on a device, if the machine has it.
+    """Require that engines of a kind support a device, on a machine that has it.
 
     Raises:
-        EngineError: they cannot.
+        EngineError: they do not.
     """
     if kind != "openvino" and device != PROCESSOR:
-        raise EngineError(
-            f"{kind} was asked for {device}, it computes on {PROCESSOR} alone; choose another engine or device"
-        )
+        raise EngineError(f"{kind} cannot compute on {device}, only on {PROCESSOR}; choose another engine or device")

@@ -1,8 +1,8 @@
-"""OpenVINO: some requests more than streams, so that the next are filled meanwhile.
+"""OpenVINO, with more requests than streams, so that the next requests are filled while the streams work.
 
-Answers are taken in by the thread that submits, on its way to the next submission. OpenVINO would call back from a
-thread of its own, at twice the processor time per request, for as long as the process lives, and with an abort where it
-finds Python or the graph gone.
+The thread that submits also collects the answers, before its next submission. OpenVINO's callbacks are not used: they
+come from a thread of its own, cost twice the processor time per request, and abort the process if Python or the graph
+no longer exists.
 """
 
 import io
@@ -18,11 +18,11 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edge.errors import EngineError, PrecisionError, last_line
-from edge.inference.devices import require_device, settings_on, the_core
+from edge.inference.devices import require_device, settings_on, shared_core
 from edge.inference.engine import (
+    ABANDONED_REQUESTS,
     ANSWER_WITHIN_SECONDS,
     FEATURES,
-    NEVER_ANSWERED,
     OPENVINO_GRAPH,
     PROCESSOR,
     Done,
@@ -30,15 +30,16 @@ from edge.inference.engine import (
     EngineKind,
     Failed,
     Fill,
-    Keeper,
+    ModelCache,
     Precision,
     weights_of,
 )
 
 logger = logging.getLogger(__name__)
 
-TILES_AT_ONE_GO = 6
-"""Filled each time that the submitting thread wakes, as that takes a core from a stream and finds cold caches."""
+TILES_PER_WAKEUP = 6
+"""How many tiles the submitting thread fills when it wakes: each wake-up takes a core from a stream and finds cold
+caches."""
 WAIT_STEP_MS = 500
 
 
@@ -56,33 +57,34 @@ class OpenVinoEngine(Engine):
         threads: int = 0,
         streams: int = 0,
         batch: int = 0,
-        keeper: Keeper | None = None,
+        cache: ModelCache | None = None,
     ) -> None:
         self.precision = precision
-        self.batch = batch or 1  # with a stream per core, one tile per request was fastest and wastes no partial batch
+        self.batch = batch or 1  # with one stream per core, one tile per request was fastest; no batch is ever partial
         threads = threads or len(os.sched_getaffinity(0))
         hint = "bf16" if precision == "bf16" else "f32"  # what an int8 graph does not quantise is f32
         settings = settings_on(device, hint, threads=threads, streams=streams)
         try:
-            core = the_core()
+            core = shared_core()
             require_device(core, device)
-            self._keeper, self._how = keeper, _how(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
-            kept = None if keeper is None else keeper.take(self._how)
-            if kept is not None:
-                compiled = _imported(core, device, settings, kept)
+            self._cache = cache
+            self._variant = _variant(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
+            cached = None if cache is None else cache.load(self._variant)
+            if cached is not None:
+                compiled = _import_graph(core, device, settings, cached)
             else:
                 model = core.read_model(folder / graph, folder / weights_of(graph))
                 model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
                 compiled = core.compile_model(model, device, settings)
             effective = _effective_precision(compiled)
-            at_once = streams or (
+            parallel = streams or (
                 threads if device == PROCESSOR else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             )
-            # While as many as streams are at work, as many again wait, and some are filled.
-            self._at_one_go = math.ceil(TILES_AT_ONE_GO / self.batch)
+            # One request per stream is at work, one per stream waits, and some are being filled.
+            self._per_wakeup = math.ceil(TILES_PER_WAKEUP / self.batch)
             has_features = any(FEATURES in output.names for output in compiled.outputs)
             requests = [
-                _Request(compiled.create_infer_request(), has_features) for _ in range(2 * at_once + self._at_one_go)
+                _Request(compiled.create_infer_request(), has_features) for _ in range(2 * parallel + self._per_wakeup)
             ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
@@ -92,13 +94,13 @@ class OpenVinoEngine(Engine):
             )
         self._compiled = compiled
         self._idle, self._at_work = requests, deque[_Request]()
-        """The latter in the order in which they were started."""
+        """Requests at work, in the order in which they were started."""
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         if not self._idle:
-            self._take_in_what_has_ended()
+            self._collect_ended()
         if not self._idle:
-            self._let_some_end()
+            self._wait_for_several()
         while not self._idle:
             if not self.collect():
                 raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, to any request")
@@ -109,15 +111,15 @@ class OpenVinoEngine(Engine):
             self._idle.append(request)
 
     def collect(self, within_s: float | None = None) -> bool:
-        # By steps and not by the clock: Ctrl-C is heard, and a process that was stopped for a while goes on waiting.
+        # Counts steps, not clock time: Ctrl-C works, and a process that was stopped for a while goes on waiting.
         step_ms = WAIT_STEP_MS if within_s is None else max(1, round(within_s * 1e3))
         while self._at_work:
             if self._at_work[0].has_ended(step_ms):
-                self._take_in(self._at_work.popleft())
+                self._finish(self._at_work.popleft())
                 return True
             for request in self._at_work:
                 request.waited_for_ms += step_ms
-            self._give_up_what_took_too_long()
+            self._give_up_overdue()
             if within_s is not None:
                 return True
         return False
@@ -125,38 +127,38 @@ class OpenVinoEngine(Engine):
     def close(self) -> None:
         self.drain()
         self._idle.clear()
-        del self._compiled  # whoever still knows this engine does not keep its graph
+        del self._compiled  # a remaining reference to this engine must not hold the graph in memory
 
-    def verified(self) -> None:
-        if self._keeper is not None:
-            self._keeper.keep(self._how, lambda: bytes(self._compiled.export_model().getvalue()))
+    def mark_verified(self) -> None:
+        if self._cache is not None:
+            self._cache.store(self._variant, lambda: bytes(self._compiled.export_model().getvalue()))
 
-    def _let_some_end(self) -> None:
-        """Wait for as many as are filled at one go: they mostly end in the order of their start."""
-        if len(self._at_work) >= self._at_one_go:  # else some were given up
-            self._at_work[self._at_one_go - 1].has_ended(WAIT_STEP_MS)
-            self._take_in_what_has_ended()
+    def _wait_for_several(self) -> None:
+        """Wait for as many requests as are filled per wake-up; they mostly end in the order of their start."""
+        if len(self._at_work) >= self._per_wakeup:  # otherwise some were given up
+            self._at_work[self._per_wakeup - 1].has_ended(WAIT_STEP_MS)
+            self._collect_ended()
 
-    def _take_in_what_has_ended(self) -> None:
-        """Those that took longer than one started after them are not waited for."""
+    def _collect_ended(self) -> None:
+        """Finish all requests that have ended; do not wait for a slow one that was started before them."""
         for _ in range(len(self._at_work)):
             request = self._at_work.popleft()
             if request.has_ended(0):
-                self._take_in(request)
+                self._finish(request)
             else:
                 self._at_work.append(request)
 
-    def _take_in(self, request: "_Request") -> None:
+    def _finish(self, request: "_Request") -> None:
         self._idle.append(request)
-        request.hand_on()
+        request.deliver()
 
-    def _give_up_what_took_too_long(self) -> None:
+    def _give_up_overdue(self) -> None:
         for request in [each for each in self._at_work if each.waited_for_ms >= ANSWER_WITHIN_SECONDS * 1e3]:
             self._at_work.remove(request)
             if request.has_ended(0):
-                self._take_in(request)
+                self._finish(request)
             else:
-                NEVER_ANSWERED.append(request)
+                ABANDONED_REQUESTS.append(request)
                 request.give_up()
 
 
@@ -174,10 +176,10 @@ class _Request:
         self._failed: Failed = _nothing
         self._error: Exception | None = None
         self.waited_for_ms = 0
-        """Since it was set to work, by a thread that had nothing else to do."""
+        """How long the submitting thread has waited for it since its start."""
 
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> bool:
-        """Set to work; whether it is, or failed at once."""
+        """Start the request. Return whether it is at work; otherwise `failed` was called."""
         try:
             fill(self._tiles[:count])
             self._request.start_async()
@@ -189,15 +191,15 @@ class _Request:
         return True
 
     def has_ended(self, within_ms: int) -> bool:
-        """Whether it has, with an answer or by failing; waits for that."""
+        """Wait for the end, and return whether the request has answered or failed."""
         try:
             return bool(self._request.wait_for(within_ms))
         except Exception as error:  # RuntimeError, MemoryError, and UnicodeDecodeError of some messages
             self._error = error
             return True
 
-    def hand_on(self) -> None:
-        """The answer of one that has ended, or that it failed."""
+    def deliver(self) -> None:
+        """Call `done` with the answer of an ended request, or `failed`."""
         if self._error is not None:
             self._failed(EngineError(f"OpenVINO could not infer: {last_line(self._error)}"))
             return
@@ -205,32 +207,32 @@ class _Request:
             features = () if self._features is None else (self._features[: self._count],)
             self._done(self._logit[: self._count], self._map[: self._count], *features)
         except Exception as error:
-            logger.exception("an answer could not be taken")
+            logger.exception("an answer could not be processed")
             self._failed(error)
 
     def give_up(self) -> None:
-        """Say that there was no answer."""
+        """Call `failed`, as there was no answer."""
         self._failed(EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s"))
 
 
 def _nothing(*_: object) -> None:
-    """What becomes of the answer of a request that was never started."""
+    """Ignore the answer of a request that was never started."""
 
 
 def _effective_precision(compiled: ov.CompiledModel) -> str:
-    """What the processor will compute in: a hint that it cannot follow is passed over in silence."""
+    """Return the precision that will be used: OpenVINO silently ignores a hint that the processor cannot follow."""
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
 
-def _how(core: ov.Core, device: str, settings: Mapping[str, object], graph: str, shape: Sequence[int]) -> str:
-    """All that a compiled graph hangs on, beside the bundle."""
+def _variant(core: ov.Core, device: str, settings: Mapping[str, object], graph: str, shape: Sequence[int]) -> str:
+    """Return everything that a compiled graph depends on besides the bundle."""
     return f"{graph} {shape} {settings} {ov.get_version()} {core.get_property(device, 'FULL_DEVICE_NAME')}"
 
 
-def _imported(core: ov.Core, device: str, settings: Mapping[str, object], graph: bytes) -> ov.CompiledModel:
-    """A graph as it was compiled at an earlier time."""
+def _import_graph(core: ov.Core, device: str, settings: Mapping[str, object], graph: bytes) -> ov.CompiledModel:
+    """Import a graph that was compiled earlier."""
     try:
-        # As a stream, of which it makes a copy: weights in a tensor it would go on using, and crash once that is gone.
+        # OpenVINO copies a stream. It would go on using the weights in a tensor, and crash once that is freed.
         return core.import_model(io.BytesIO(graph), device, settings)
     except Exception as error:  # UnicodeDecodeError among others
         raise EngineError(f"OpenVINO cannot use a graph that was compiled before: {last_line(error)}") from error

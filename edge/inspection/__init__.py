@@ -1,1 +1,1 @@
-"""From a frame to a verdict: tiling, inference, stitching, judging; and the account of every frame."""
+"""From a frame to a verdict: tiling, inference, stitching and judging; the ledger accounts for every frame."""

@@ -1,4 +1,4 @@
-"""The bounded hand-off from cameras to inspection: one lane per camera, with a policy, counted, served in turn."""
+"""The bounded hand-off from cameras to inspection. Each camera has a lane with a policy; lanes are served in turn."""
 
 import threading
 from collections import deque
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Lane:
-    """How one camera's frames wait.
+    """How many of one camera's frames may wait, and what happens when the lane is full.
 
-    `block` makes the camera wait for room, so nothing is lost: right for replays. `drop_oldest` keeps the newest
-    frames: right for a camera that does not wait. `drop_newest` keeps those that wait: right where what has been begun
-    is to be finished, such as all pictures of one part.
+    `block` makes the camera wait for room, so that no frame is lost: for file sources. `drop_oldest` drops the oldest
+    waiting frame: for a camera that does not wait. `drop_newest` drops the new frame: for a line that must finish what
+    it has begun, such as all pictures of one part.
     """
 
     capacity: int
@@ -25,8 +25,8 @@ class Lane:
 
 
 class Handoff(Generic[T]):
-    """Takes items from one thread per lane, gives them to one other thread, lane by lane in turn: no lane starves
-    another.
+    """Passes items from one thread per lane to one consumer thread. It serves the lanes in turn, so that no lane
+    starves another.
     """
 
     def __init__(self, lanes: Mapping[str, Lane]) -> None:
@@ -37,7 +37,7 @@ class Handoff(Generic[T]):
         self._closed = False
 
     def put(self, lane: str, item: T) -> T | None:
-        """Hand over an item; returns the one that had to give way, which may be the item itself once closed."""
+        """Add an item to a lane. Return the item that was dropped, or None; once closed, every new item is dropped."""
         capacity, policy = self._lanes[lane].capacity, self._lanes[lane].policy
         with self._changed:
             waiting = self._waiting[lane]
@@ -47,13 +47,13 @@ class Handoff(Generic[T]):
                 return item
             if len(waiting) >= capacity and policy == "drop_newest":
                 return item
-            lost = waiting.popleft() if len(waiting) >= capacity else None
+            dropped = waiting.popleft() if len(waiting) >= capacity else None
             waiting.append(item)
             self._changed.notify_all()
-            return lost
+            return dropped
 
     def get(self) -> T | None:
-        """The next item; waits for one; None once closed and empty."""
+        """Wait for the next item and return it; None once the hand-off is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or any(self._waiting.values()))
             for _ in range(len(self._turn)):
@@ -66,7 +66,7 @@ class Handoff(Generic[T]):
             return None
 
     def close(self) -> None:
-        """Take no more. What waits is still given out."""
+        """Accept no more items. `get` still returns the items that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -76,6 +76,6 @@ class Handoff(Generic[T]):
         return self._closed
 
     def waiting(self) -> int:
-        """How many items wait, over all lanes."""
+        """Return how many items wait, over all lanes."""
         with self._changed:
             return sum(map(len, self._waiting.values()))

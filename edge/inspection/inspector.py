@@ -1,4 +1,4 @@
-"""The part of a frame's way that is the same on the line, offline and in evaluation: tile, infer, stitch, judge."""
+"""The steps that are the same on the line, offline and in evaluation: tile, infer, stitch, judge."""
 
 import math
 import threading
@@ -26,7 +26,7 @@ STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 
 
 class PendingFrame:
-    """A frame whose tiles are with the engine. The thread that started it fills it in; any thread waits for it."""
+    """A frame whose tiles are with the engine. The thread that started it adds the answers; any thread may wait."""
 
     def __init__(self, frame: Frame, stitcher: Stitcher, vitals: Vitals) -> None:
         tiles = len(stitcher.grid)
@@ -41,31 +41,31 @@ class PendingFrame:
         self._complete = threading.Event()
         self._started_by = threading.get_ident()
 
-    def take(
+    def add_answer(
         self,
         first: int,
         logits: NDArray[np.float32],
         maps: NDArray[np.float32],
         features: NDArray[np.float32] | None = None,
     ) -> None:
-        """The engine's answer for the tiles from `first` on."""
+        """Add the engine's answer for the tiles from `first` on."""
         self.logits[first : first + len(logits)] = logits
         self.maps[first : first + len(maps)] = maps
         if features is not None:
-            if self.features is None:  # one thread takes
+            if self.features is None:  # no race: one thread adds all answers
                 self.features = np.empty((len(self.logits), features.shape[1]), np.float32)
             self.features[first : first + len(features)] = features
-        self._settle(len(logits))
+        self._count_answered(len(logits))
 
     @property
     def appearance(self) -> Appearance:
-        """What the frame looks like, once all answers are there."""
+        """The frame's appearance, valid once all answers have arrived."""
         return Appearance(self.stitcher.grid.frame_hw, self.vitals, self.features)
 
     def fail(self, error: Exception, tiles: int) -> None:
-        """Word that `tiles` of the tiles will have no answer."""
+        """Note that `tiles` of the tiles will have no answer."""
         self._error = error
-        self._settle(tiles)
+        self._count_answered(tiles)
 
     def wait(self, engine: Engine) -> None:
         """Wait for all answers of `engine`.
@@ -73,16 +73,16 @@ class PendingFrame:
         Raises:
             EngineError: the engine failed on a tile or did not answer in time.
         """
-        if threading.get_ident() == self._started_by:  # nobody else takes them in
+        if threading.get_ident() == self._started_by:  # no other thread collects the answers
             while not self._complete.is_set() and engine.collect():
                 pass
-        # By steps and not by the clock: a process that was stopped for a while goes on waiting.
+        # Counts steps, not clock time: a process that was stopped for a while goes on waiting.
         if not any(self._complete.wait(WAIT_STEP_SECONDS) for _ in range(STEPS)):
             raise EngineError(f"the engine did not answer within {ANSWER_WITHIN_SECONDS:.0f} s")
         if self._error is not None:
             raise EngineError(f"the engine failed: {self._error}") from self._error
 
-    def _settle(self, tiles: int) -> None:
+    def _count_answered(self, tiles: int) -> None:
         with self._lock:
             self._missing -= tiles
             if self._missing == 0:
@@ -90,7 +90,7 @@ class PendingFrame:
 
 
 class Settings(Protocol):
-    """What is inspected by: a bundle's manifest, or the same of a model that has no bundle yet."""
+    """The settings of an inspection: those of a bundle's manifest, or of a model that has no bundle yet."""
 
     @property
     def grid(self) -> Grid: ...
@@ -108,8 +108,8 @@ class Inspector:
     Args:
         overlap_px: overrides the bundle's overlap of tiles.
         thresholds: override the bundle's calibration.
-        plausibility: what frames must look like; None: whatever they do.
-        plausibility_by_camera: the same within the region of interest, instead, of some cameras.
+        plausibility: what frames must look like; None: no check.
+        plausibility_by_camera: what the region of interest must look like; replaces `plausibility` for these cameras.
     """
 
     def __init__(
@@ -128,8 +128,8 @@ class Inspector:
         self.plausibility_by_camera = plausibility_by_camera or {}
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
-        # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
-        # cameras, each with its own area.
+        # Bounded: a folder of pictures of every size must not fill the memory with stitchers. The bound is more than a
+        # line has cameras, each with its own region of interest.
         @lru_cache(maxsize=32)
         def stitcher(frame_hw: tuple[int, int], area: RegionOfInterest = WHOLE_FRAME) -> Stitcher:
             tiles = TileGrid(frame_hw, grid.tile_px, overlap, area)
@@ -140,18 +140,18 @@ class Inspector:
     def start(
         self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME, *, vitals_of_area: bool = False
     ) -> PendingFrame:
-        """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
+        """Cut a frame into tiles and submit them to the engine. Return once the last tile is submitted.
 
-        Where another thread finishes it, this one goes on to start frames, or to have the engine `collect`.
+        If another thread calls `finish`, this thread must go on to start frames or to call the engine's `collect`.
 
         Args:
-            area: what of the frame is to be inspected. Tiles wholly outside are neither cut nor inferred, and the
-                pending frame's `logits` and `maps` are of the others alone.
-            vitals_of_area: take the vitals of the area's box and not of the whole frame, as for cameras in
+            area: the region of interest. Tiles wholly outside are neither cut nor inferred, and the pending frame's
+                `logits` and `maps` hold only the other tiles.
+            vitals_of_area: take the vitals of the region's bounding box and not of the whole frame, as for cameras in
                 `plausibility_by_camera`.
         Raises:
             InputError: the image does not fit its pixel format.
-            GeometryError: no pixel of the frame belongs to the area.
+            GeometryError: no pixel of the frame lies in the region of interest.
         """
         rgb = to_rgb(frame.image, frame.pixel_format)
         height, width = rgb.shape[:2]
@@ -167,7 +167,7 @@ class Inspector:
         """Wait for the engine's answers and judge them.
 
         Raises:
-            EngineError: there is no usable answer for some tile.
+            EngineError: a tile has no usable answer.
         """
         pending.wait(self._engine)
         try:
@@ -183,6 +183,6 @@ class Inspector:
         self._engine.submit(
             count,
             lambda out: grid.cut(rgb, out, first),
-            lambda logits, maps, features=None: pending.take(first, logits, maps, features),
+            lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
             lambda error: pending.fail(error, count),
         )

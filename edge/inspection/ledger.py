@@ -1,9 +1,9 @@
-"""The frame ledger: every frame a camera announced ends in exactly one bin.
+"""The frame ledger: every frame that a camera announced ends in exactly one bin.
 
     captured == inspected + sum(dropped) + sum(failed) + in_flight
 
-A frame is in flight from its capture until its event is handed to the publisher; there, in one place, it is booked.
-Frames of one camera are numbered as they are captured, 1, 2, 3, ..., those that were lost as well.
+A frame is in flight from its capture until its event is passed to the publisher; then it is booked, in one place.
+Frames of one camera are numbered 1, 2, 3, ... as they are captured; lost frames have numbers too.
 """
 
 import threading
@@ -23,20 +23,20 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def balanced(self) -> bool:
-        """Whether the bins add up to what was captured, and no frame is booked that never came."""
+        """Whether the bins add up to the captured frames, and no more frames are booked than were captured."""
         booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
         return self.captured == booked + self.in_flight and self.in_flight >= 0
 
 
 class Ledger:
-    """Counts the frames of all cameras. Any thread may book and look; every look is balanced."""
+    """Counts the frames of all cameras. Any thread may book and read; all accounts that it returns are balanced."""
 
     def __init__(self, cameras: list[str]) -> None:
         self._lock = threading.Lock()
         self._counts = {camera: Counter[tuple[str, str]]() for camera in cameras}
 
     def captured(self, camera: str, frames: int = 1) -> int:
-        """The camera announced frames; returns the number of the first."""
+        """Book frames that the camera announced, and return the number of the first."""
         with self._lock:
             counts = self._counts[camera]
             first = counts["captured", ""] + 1
@@ -53,7 +53,7 @@ class Ledger:
         self._book(camera, "failed", reason, frames)
 
     def accounts(self) -> dict[str, Account]:
-        """All cameras' accounts at one instant."""
+        """Return all cameras' accounts at one instant."""
         with self._lock:
             return {camera: _account(counts) for camera, counts in self._counts.items()}
 

@@ -1,4 +1,4 @@
-"""How a frame's way ended: with a judgement, or without one and why."""
+"""The result for a frame: a judgement, or the reason why there is none."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,17 +10,17 @@ from edge.inspection.verdict import Judgement
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one frame's way. Exactly one of `judgement` and `unjudged` is there."""
+    """The result for one frame. Exactly one of `judgement` and `unjudged` is set."""
 
     stamp: Stamp
     judgement: Judgement | None = None
     unjudged: "Unjudged | None" = None
     setup: Setup | None = field(default=None, compare=False)
-    """What the frame was, or was to be, inspected by; the reorder buffer adds it."""
+    """The setup by which the frame was, or would have been, inspected; the reorder buffer adds it."""
 
 
 def outcome_of(stamp: Stamp, judgement: Judgement) -> Outcome:
-    """Of a frame that was judged; nothing rests on the judgement of one that does not show the product."""
+    """Return the outcome of a judged frame. A frame that does not show the product counts as failed."""
     if judgement.implausible is None:
         return Outcome(stamp, judgement=judgement)
     return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
@@ -28,7 +28,7 @@ def outcome_of(stamp: Stamp, judgement: Judgement) -> Outcome:
 
 @dataclass(frozen=True)
 class Unjudged:
-    """Why a frame has no judgement: the ledger's bin, the reason in one word, and in words."""
+    """Why a frame has no judgement: the ledger's bin, the reason in one word, and a description for people."""
 
     kind: Literal["dropped", "failed"]
     reason: str

@@ -1,8 +1,8 @@
-"""A frame's way through the line PC: grab, tile and infer, stitch and judge, report, each on a thread of its own.
+"""The stages of inspection: grab, tile and infer, stitch and judge, report. Each stage has a thread of its own.
 
-Every hand-off is bounded. The reorder buffer gets one outcome for each frame. The frame leaves through `report`, which
-alone counts it in the ledger. A probe goes the same way from the hand-off on and is not counted: its arrival shows that
-every stage works while no camera sends a frame.
+Every hand-off is bounded. The reorder buffer gets one outcome for each frame. Only the `report` stage books frames in
+the ledger. A probe passes through all stages after the grabbing and is not counted: its arrival shows that every stage
+works while no camera sends a frame.
 """
 
 import logging
@@ -34,32 +34,32 @@ logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
 AFTER_FAULT_SECONDS = 1.0
-LOOK_AROUND_EVERY_SECONDS = 0.05
-LOOK_FOR_FRAMES_EVERY_SECONDS = 0.002
+JOIN_STEP_SECONDS = 0.05
+FRAME_POLL_SECONDS = 0.002
 FRAMES_WITH_ENGINE = 2
-"""Frames whose tiles may be with the engine or done and not yet judged: one to infer, one to judge."""
+"""How many frames may be with the engine or wait to be judged: one to infer, one to judge."""
 PROBE = ""
-"""No camera is called so."""
+"""Reserved: no camera can have this name."""
 PROBE_GREY = 128
 
 
 class Source(Protocol):
-    """Where a camera's frames come from; `edge.cameras.supervisor` keeps it going."""
+    """A source of one camera's frames, such as `edge.cameras.supervisor`."""
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        """The next frame, or word of frames that cannot be had; None where nothing came in time.
+        """Return the next frame, or a `BadFrame` for frames that are lost; None if none came in time.
 
         Raises:
-            EndOfFrames: there will be no more.
+            EndOfFrames: no more frames will come.
         """
 
     def interrupt(self) -> None:
-        """Have `grab` tell of all frames that had been announced, and then end by EndOfFrames."""
+        """Make `grab` return all announced frames and then raise EndOfFrames."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A source of frames, how they wait for inspection, and what they must look like."""
+    """A source of frames, its lane in the hand-off, and the rule for its frames."""
 
     source: Source
     lane: Lane
@@ -67,14 +67,15 @@ class Camera:
 
 
 class Pipeline:
-    """Its stages run from `start`, its cameras from `begin`, until these end or `stop` is called.
+    """Inspects the frames of all cameras. `start` starts the stages and `begin` the cameras; they run until the cameras
+    end or `stop` is called.
 
     Args:
         cameras: by name.
-        setup: what frames are inspected by until another one is put in force.
-        report: takes each outcome, on one thread; those of one camera in the order of its frames.
-        probed: hears on the same thread, after all that was reported before, that a probe was judged.
-        in_flight: notes each frame that was announced.
+        setup: inspects frames until another setup is activated.
+        report: called with each outcome, on one thread; those of one camera come in the order of its frames.
+        probed: called on the same thread when a probe was judged, after all earlier reports.
+        in_flight: the log of each announced frame.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Pipeline:
         self._reorder_buffer = ReorderBuffer([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
         self._in_flight = in_flight
         self._probes = 0
-        self._probe_is_out = False
+        self._probe_pending = False
         self._begun = False
         self._fault: BaseException | None = None
         self._grabbers = [self._thread(f"grab {name}", self._grab, name) for name in cameras]
@@ -109,68 +110,66 @@ class Pipeline:
             thread.start()
 
     def begin(self) -> None:
-        """Take frames from the cameras."""
+        """Start to grab frames from the cameras."""
         for thread in self._grabbers:
             thread.start()
         self._begun = True
 
     @property
     def ended(self) -> bool:
-        """Whether no camera will bring another frame."""
+        """Whether no camera will deliver another frame."""
         return self._begun and not any(thread.is_alive() for thread in self._grabbers)
 
     @property
     def setup(self) -> Setup:
-        """What frames are inspected by that are taken from their camera now."""
+        """The active setup, which inspects frames that are grabbed now."""
         return self._reorder_buffer.setup
 
-    def put_in_force(self, setup: Setup) -> None:
-        """Inspect by this what is taken from its camera from now on; what was taken before is still inspected by the
-        setup before.
-        """
+    def activate(self, setup: Setup) -> None:
+        """Inspect frames that are grabbed from now on by this setup. The former setup inspects all earlier frames."""
         self._reorder_buffer.activate(setup)
 
     def probe(self) -> None:
-        """Send a tile the whole way from the hand-off on, unless one is on it already. One thread."""
-        if self._probe_is_out:
+        """Send a probe tile through all stages after the grabbing, unless one is pending. Call from one thread only."""
+        if self._probe_pending:
             return
         self._probes += 1
         side = self.setup.bundle.manifest.grid.tile_px
         probe = Frame(Stamp(PROBE, None, number=self._probes), np.full((side, side), PROBE_GREY, np.uint8), "Mono8")
-        self._probe_is_out = True
+        self._probe_pending = True
         self._reorder_buffer.register(probe.stamp)
-        lost = self._grabbed.put(PROBE, probe)
-        assert lost is None or self._grabbed.closed
+        dropped = self._grabbed.put(PROBE, probe)
+        assert dropped is None or self._grabbed.closed
 
     def check(self) -> None:
-        """Raise what ended a stage that should have gone on: a pipeline with a dead stage inspects nothing."""
+        """Raise the exception that ended a stage, if any: a pipeline with a dead stage inspects nothing."""
         if self._fault is not None:
             raise self._fault
 
     def stop(self, within_seconds: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Grab no more, finish what was grabbed, report it; whether all was done in time.
+        """Stop grabbing, then inspect and report the frames that were grabbed. Return whether all ended in time.
 
         Args:
-            meanwhile: called again and again.
+            meanwhile: called repeatedly during the wait.
         """
         for camera in self._cameras.values():
             camera.source.interrupt()
-        # After a fault, some stages wait for a dead one for ever: they get no more than a moment.
+        # After a fault, some stages wait for a dead one for ever, so the wait is short.
         seconds = within_seconds if self._fault is None else AFTER_FAULT_SECONDS
         now = time.monotonic()
-        # A camera that hangs must not take the time that its frames need to be finished.
+        # A camera that hangs must not use up the time that the grabbed frames need.
         in_time = not self._begun or _join(self._grabbers, now + seconds / 3, meanwhile)
         self._grabbed.close()
         if not _join(self._stages, now + seconds * 2 / 3, meanwhile):
-            self._give_up_what_waits()
+            self._drop_waiting_frames()
         return _join(self._stages, now + seconds, meanwhile) and in_time
 
-    def _give_up_what_waits(self) -> None:
+    def _drop_waiting_frames(self) -> None:
         while (frame := self._grabbed.get()) is not None:
             frame.release()
             self._reorder_buffer.complete(_dropped(frame, "stopped"))
 
-    # Stages, in the order of a frame's way.
+    # The stages, in order.
 
     def _grab(self, name: str) -> None:
         source = self._cameras[name].source
@@ -182,21 +181,21 @@ class Pipeline:
             if item is None:
                 continue
             number = self._ledger.captured(name, item.stamp.frames)
-            item = replace(item, stamp=item.stamp.numbered(number))
+            item = replace(item, stamp=item.stamp.with_number(number))
             if self._in_flight is not None:
                 self._in_flight.announced(item.stamp)
             self._reorder_buffer.register(item.stamp)
             if isinstance(item, Frame):
-                item = self._checked(item)
+                item = self._check_frame(item)
             if isinstance(item, BadFrame):
                 self._reorder_buffer.complete(_unjudged(item))
                 continue
-            lost = self._grabbed.put(name, item)
-            if lost is not None:
-                lost.release()
-                self._reorder_buffer.complete(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
+            dropped = self._grabbed.put(name, item)
+            if dropped is not None:
+                dropped.release()
+                self._reorder_buffer.complete(_dropped(dropped, "stopped" if self._grabbed.closed else "overload"))
 
-    def _checked(self, frame: Frame) -> Frame | BadFrame:
+    def _check_frame(self, frame: Frame) -> Frame | BadFrame:
         checked = self._cameras[frame.stamp.camera].rule.check(frame)
         if isinstance(checked, BadFrame):
             frame.release()
@@ -208,7 +207,7 @@ class Pipeline:
             setup = self._reorder_buffer.acquire_setup(frame.stamp)
             if setup is not None and setup.verified.engine is not engine:
                 if engine is not None:
-                    engine.drain()  # else its last answers would lie there until a frame comes back to it
+                    engine.drain()  # otherwise its last answers would wait until this engine gets a frame again
                 engine = setup.verified.engine
             pending = None if setup is None else self._start(frame, setup)
             frame.release()
@@ -217,19 +216,19 @@ class Pipeline:
             if pending is None:
                 self._reorder_buffer.release_setup(setup)
             else:
-                self._hand_on((setup, pending))
+                self._pass_to_judge((setup, pending))
         if engine is not None:
             engine.drain()
         self._started.put(None)
 
     def _next_frame(self, engine: Engine | None) -> Frame | None:
-        """The next frame; while there is none, take in what the engine answers, and look again and again."""
-        while engine is not None and not self._grabbed.waiting() and engine.collect(LOOK_FOR_FRAMES_EVERY_SECONDS):
+        """Wait for the next frame and return it. Collect the engine's answers meanwhile."""
+        while engine is not None and not self._grabbed.waiting() and engine.collect(FRAME_POLL_SECONDS):
             pass
         return self._grabbed.get()
 
-    def _hand_on(self, started: tuple[Setup, PendingFrame]) -> None:
-        """Wait for room; meanwhile take in what the engine answers, or those who make room might wait for that."""
+    def _pass_to_judge(self, started: tuple[Setup, PendingFrame]) -> None:
+        """Wait for room, and collect the engine's answers meanwhile: the judging stage may wait for them."""
         engine = started[0].verified.engine
         while self._started.full() and engine.collect():
             pass
@@ -272,7 +271,7 @@ class Pipeline:
             self._probed()
         elif outcome.unjudged.kind == "failed":
             logger.error("a probe was not judged: %s", outcome.unjudged.detail)
-        self._probe_is_out = False
+        self._probe_pending = False
 
     def _thread(self, name: str, stage: Callable[..., None], *args: str) -> threading.Thread:
         def run() -> None:
@@ -291,7 +290,7 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
         judgement = setup.inspector.finish(pending)
     except EngineError as error:
         return _unjudged(BadFrame(stamp, "engine", str(error)))
-    if stamp.camera == PROBE:  # it shows no product
+    if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count
         return Outcome(stamp, judgement=judgement)
     return outcome_of(stamp, judgement)
 
@@ -308,9 +307,9 @@ def _unjudged(bad: BadFrame) -> Outcome:
     return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail))
 
 
-def _join(threads: Sequence[threading.Thread], give_up: float, meanwhile: Callable[[], None]) -> bool:
+def _join(threads: Sequence[threading.Thread], deadline: float, meanwhile: Callable[[], None]) -> bool:
     for thread in threads:
-        while thread.is_alive() and (left_s := give_up - time.monotonic()) > 0:
-            thread.join(min(left_s, LOOK_AROUND_EVERY_SECONDS))
+        while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
+            thread.join(min(left_s, JOIN_STEP_SECONDS))
             meanwhile()
     return not any(thread.is_alive() for thread in threads)

@@ -1,4 +1,4 @@
-"""Puts outcomes back into the order of frames, and holds the setup that each frame is inspected by.
+"""Puts outcomes back into the order of frames, and holds the setup that inspects each frame.
 
 A frame is registered when its camera announces it. It gets exactly one outcome, and leaves once all earlier frames of
 its camera have left. Consecutive frames that were lost for the same reason leave as one outcome. A frame without an
@@ -27,12 +27,13 @@ class _Entry:
 
 
 class ReorderBuffer:
-    """Any thread admits and settles; one thread takes.
+    """Returns each camera's outcomes in the order of its frames. Any thread may call `register` and `complete`; one
+    thread calls `pop`.
 
     Args:
         cameras: their names.
-        judged_waiting: how many judgements, which hold heatmaps, may wait to be taken.
-        setup: what frames are inspected by until another one is put in force.
+        judged_waiting: how many judgements, which hold heatmaps, may wait to be popped.
+        setup: inspects frames until another setup is activated.
     """
 
     def __init__(self, cameras: Iterable[str], judged_waiting: int, setup: Setup) -> None:
@@ -47,20 +48,20 @@ class ReorderBuffer:
 
     @property
     def setup(self) -> Setup:
-        """What is in force."""
+        """The active setup."""
         return self._setup
 
     def activate(self, setup: Setup) -> None:
-        """Have frames that are admitted from now on inspected by this."""
+        """Inspect frames that are registered from now on by this setup."""
         with self._changed:
             setup.uses.acquire()
             self._setup, former = setup, self._setup
             former.uses.release()
 
     def register(self, stamp: Stamp) -> None:
-        """A frame was announced, and is to be inspected by what is in force now.
+        """Register a frame that was announced; the active setup will inspect it.
 
-        A camera's frames are admitted in the order of their numbers.
+        A camera's frames must be registered in the order of their numbers.
         """
         with self._changed:
             entry = _Entry(stamp, self._setup)
@@ -68,11 +69,11 @@ class ReorderBuffer:
             self._entries[stamp.camera].append(entry)
             self._open[stamp.camera, stamp.number] = entry
             if stamp.due_monotonic_ns is not None:
-                self._changed.notify_all()  # it may be due before all others
+                self._changed.notify_all()  # its deadline may be the earliest
 
     def acquire_setup(self, stamp: Stamp) -> Setup | None:
-        """What a frame is to be inspected by now: its engine is needed until it is `put_down`, whoever still waits for
-        the frame's event. None: it is too late, and its tiles would only delay others.
+        """Return the setup that must inspect a frame; its engine stays open until `release_setup`. None: the frame's
+        deadline has passed, and its tiles would only delay others.
         """
         with self._changed:
             entry = self._open.get((stamp.camera, stamp.number))
@@ -82,12 +83,12 @@ class ReorderBuffer:
             return entry.setup
 
     def release_setup(self, setup: Setup) -> None:
-        """The engine does not work on that frame any more."""
+        """Note that the setup's engine has finished its work on a frame."""
         with self._changed:
             setup.uses.release()
 
     def complete(self, outcome: Outcome) -> bool:
-        """Say what became of a frame; waits for room where that is a judgement. False: it was too late to count."""
+        """Add a frame's outcome; a judgement waits for room. Return False if it came too late and is ignored."""
         key = outcome.stamp.camera, outcome.stamp.number
         with self._changed:
             if outcome.judgement is not None:
@@ -104,13 +105,13 @@ class ReorderBuffer:
             return True
 
     def pop(self) -> Outcome | None:
-        """The next outcome to tell; waits for one; None once closed and nothing settled is left."""
+        """Wait for the next outcome in order and return it; None once the buffer is closed and has no outcome left."""
         with self._changed:
             while True:
                 due_ns = self._expire(time.monotonic_ns())
                 for _ in range(len(self._turn)):
                     entries = self._entries[self._turn[0]]
-                    self._turn.rotate(-1)  # no camera's events keep back another's
+                    self._turn.rotate(-1)  # no camera's events delay another's
                     if entries and entries[0].outcome is not None:
                         return self._pop(entries)
                 if self._closed:
@@ -118,13 +119,13 @@ class ReorderBuffer:
                 self._changed.wait(None if due_ns is None else max(due_ns - time.monotonic_ns(), 0) / 1e9)
 
     def close(self) -> None:
-        """No more will be settled; what is settled is still given out."""
+        """Expect no more outcomes. `pop` still returns those that are complete."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _expire(self, now_ns: int) -> int | None:
-        """Settle all that is due; when the next one is."""
+        """Complete all frames whose deadline has passed. Return the next deadline, or None."""
         next_due_ns = None
         for key, entry in list(self._open.items()):
             due_ns = entry.stamp.due_monotonic_ns
@@ -145,7 +146,7 @@ class ReorderBuffer:
         if outcome.judgement is not None:
             self._judged -= 1
             self._changed.notify_all()
-            # It may have waited here for too long.
+            # It may have waited here beyond its deadline.
             late = _is_due(outcome.stamp, time.monotonic_ns())
             return Outcome(outcome.stamp, unjudged=_TOO_LATE, setup=entry.setup) if late else outcome
         while (
@@ -155,7 +156,7 @@ class ReorderBuffer:
             and _same_loss(outcome, following)
         ):
             entries.popleft().setup.uses.release()
-            outcome = replace(outcome, stamp=outcome.stamp.through(following.stamp))
+            outcome = replace(outcome, stamp=outcome.stamp.extended_to(following.stamp))
         return outcome
 
 
@@ -164,11 +165,11 @@ def _is_due(stamp: Stamp, now_ns: int) -> bool:
 
 
 def _same_loss(one: Outcome, other: Outcome) -> bool:
-    """Whether two outcomes may be told as one: a part's is always told by itself, and so is a file's."""
+    """Whether two outcomes may leave as one. Frames of a part or of a file always leave one by one."""
     return (
         one.unjudged is not None
         and other.unjudged is not None
         and one.unjudged == other.unjudged
         and all(stamp.part_id is None and stamp.source is None for stamp in (one.stamp, other.stamp))
-        and one.stamp.goes_on_with(other.stamp)
+        and one.stamp.is_followed_by(other.stamp)
     )

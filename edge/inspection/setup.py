@@ -1,4 +1,4 @@
-"""What frames are inspected by, exchanged as one between two frames: a frame is never judged by parts of two setups."""
+"""Bundle, engine and settings for inspection, exchanged together between two frames: no frame mixes two setups."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,27 +12,28 @@ from edge.heatmap_picture import ColourScale
 from edge.inspection.inspector import Inspector
 
 Heatmaps = Literal["never", "defect", "always"]
-"""Which verdicts carry their heatmap."""
+"""For which verdicts the event carries the heatmap."""
 
 
 class EngineUses:
-    """A reference count of an engine: of the setup in force, of frames whose outcome was not taken yet, and of frames
-    that the engine works on. Setups of one engine share it. The reorder buffer alone counts, under its lock.
+    """A reference count of an engine, shared by all setups of that engine. The active setup, each frame whose outcome
+    was not popped yet and each frame that the engine works on hold a reference. Only the reorder buffer counts, under
+    its lock.
 
     Args:
-        unused: called once nothing needs the engine any more, under that lock; it must not raise. Whoever took an
-            outcome still reads the engine's name and precision, which a closed engine keeps.
+        unused: called under that lock once no reference is left; it must not raise. A thread that popped an outcome
+            may still read the engine's name and precision, so a closed engine keeps both.
     """
 
     def __init__(self, unused: Callable[[], None] = lambda: None) -> None:
         self._count, self._unused = 0, unused
 
     def acquire(self) -> None:
-        """One more needs it."""
+        """Add a reference."""
         self._count += 1
 
     def release(self) -> None:
-        """One of them needs it no more."""
+        """Drop a reference."""
         self._count -= 1
         if self._count == 0:
             self._unused()
@@ -40,24 +41,24 @@ class EngineUses:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """One product's bundle, engine and settings, all of them verified on this machine."""
+    """One product's bundle, engine and settings, all verified on this machine."""
 
     bundle: Bundle
     verified: VerifiedEngine
     inspector: Inspector
     signed_by: Signer | None = None
-    """None where nobody signed and the configuration allows that."""
+    """None: the bundle is not signed, and the configuration allows that."""
     product: str | None = None
-    """None on a line that knows no products."""
+    """None: the line has no products."""
     areas: Mapping[str, RegionOfInterest] = field(default_factory=dict)
-    """Where to look, by camera; the whole frame where there is none."""
+    """Regions of interest by camera; a camera without one is inspected over the whole frame."""
     acting: bool = True
-    """Whether ejectors may fire on its events."""
+    """Whether ejectors may act on its events."""
     heatmaps: Heatmaps = "never"
     uses: EngineUses = field(default_factory=EngineUses)
-    """Who needs its engine; the default closes none."""
+    """The reference count of its engine; the default closes no engine."""
 
     @cached_property
     def scale(self) -> ColourScale:
-        """The colours of its heatmaps."""
-        return ColourScale.of(self.bundle.manifest.calibration, self.inspector.thresholds)
+        """The colour scale of its heatmaps."""
+        return ColourScale.from_calibration(self.bundle.manifest.calibration, self.inspector.thresholds)

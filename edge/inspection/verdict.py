@@ -1,4 +1,4 @@
-"""The verdict rule (docs/bundle.md): from logits and heatmap to GOOD or DEFECT and the regions."""
+"""The verdict rule (docs/bundle.md): derives GOOD or DEFECT and the regions from logits and heatmap."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,36 +21,36 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found in one frame."""
+    """The verdict on one frame, and what it is based on."""
 
     verdict: Verdict
     frame_hw: tuple[int, int]
     """Px."""
     score: float
-    """The highest logit of the tiles that were looked at."""
+    """The highest logit of the inspected tiles."""
     heatmap: NDArray[np.float32]
-    """[H, W] cells, logits; NaN where no tile was looked at: such a cell is not cold, nobody knows."""
+    """[H, W] cells, logits. NaN where no tile was inspected: the evidence there is unknown, not low."""
     regions: list[Region]
     implausible: str | None = None
-    """Why the frame does not show the product, in words: nothing rests on the verdict then. None: it does, or nobody
-    knows what it looks like."""
+    """Why the frame does not show the product; the verdict must then not be used. None: the frame shows it, or the
+    bundle does not say what the product looks like."""
 
 
 def judge(
     logits: NDArray[np.float32], maps: NDArray[np.float32], stitcher: Stitcher, thresholds: Thresholds
 ) -> Judgement:
-    """Judge a frame: DEFECT if and only if the logit of a tile that was looked at reaches the score threshold.
+    """Judge a frame: DEFECT if and only if the logit of an inspected tile reaches the score threshold.
 
     Args:
         logits: [len(stitcher.grid)].
         maps: [len(stitcher.grid), h, w].
     Raises:
-        ValueError: the network answered something that is not a number, on which no verdict can rest.
+        ValueError: the network's answer contains a number that is not finite, so there is no verdict.
     """
     if not (np.isfinite(logits).all() and np.isfinite(maps).all()):
         raise ValueError("the network answered with numbers that are not finite")
     heatmap = stitcher.stitch(maps)
-    # In float64, as both are published: rounded to float32, a threshold could sink onto the logit it was set above.
+    # In float64, as both are published: in float32, a threshold could be rounded down to the logit it must lie above.
     defective = logits.astype(np.float64) >= thresholds.score
     regions = find_regions(heatmap, stitcher, defective, thresholds.evidence)
     verdict: Verdict = "DEFECT" if defective.any() else "GOOD"

@@ -1,4 +1,4 @@
-"""Inspects pictures without a line, in the calling process: what `heatline inspect` and `import heatline` share."""
+"""Inspects pictures without a line, in the calling process, for `heatline inspect` and `import heatline`."""
 
 from edge.offline.inspector import BundleInspector, Picture
 from edge.offline.result import InspectionResult

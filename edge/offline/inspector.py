@@ -29,11 +29,11 @@ Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | str | os.PathLike[
 
 
 class BundleInspector:
-    """Inspects pictures with one bundle. Use it in the thread that made it; `close` releases the engine's memory.
+    """Inspects pictures with one bundle. Use it in the thread that created it; `close` releases the engine's memory.
 
-    A picture is an array or a file. Arrays are RGB uint8 [H, W, 3], unless `pixel_format` names another format by its
-    GenICam name: `BGR8` for OpenCV's arrays [H, W, 3], `Mono8` for grey ones [H, W]. A picture may have any size: it is
-    cut into tiles, and their maps are stitched, as on the line. An array is not copied: if you overwrite it, the
+    A picture is an array or a file. Arrays are RGB uint8 [H, W, 3], unless `pixel_format` gives the GenICam name of
+    another format: `BGR8` for OpenCV's arrays [H, W, 3], `Mono8` for grey ones [H, W]. A picture may have any size: it
+    is cut into tiles, and their maps are stitched, as on the line. An array is not copied: if you overwrite it, the
     result's overlay shows the new pixels.
 
     Args:
@@ -55,7 +55,7 @@ class BundleInspector:
 
     @property
     def precision(self) -> str:
-        """What the engine computes in: f32, bf16 or int8. It is f32 where this machine does not support the other."""
+        """The engine's precision: f32, bf16 or int8. It is f32 if this machine does not support the requested one."""
         return self._setup.verified.engine.precision
 
     def inspect(self, picture: Picture, *, pixel_format: PixelFormat = "RGB8") -> InspectionResult:
@@ -65,7 +65,7 @@ class BundleInspector:
             print(result.verdict, result.score)
 
         Args:
-            pixel_format: of an array; a file says its own.
+            pixel_format: of an array; a file states its own.
         Raises:
             InputError: the file cannot be read, or the array does not fit its pixel format.
             EngineError: the inspector is closed.
@@ -76,7 +76,7 @@ class BundleInspector:
     def inspect_all(
         self, pictures: Iterable[Picture] | str | os.PathLike[str], *, pixel_format: PixelFormat = "RGB8"
     ) -> Iterator[InspectionResult]:
-        """Inspect many pictures, one result each, in order. While one is judged, the next is with the engine.
+        """Inspect many pictures and yield their results in order. While one is judged, the engine infers the next.
 
             for result in inspector.inspect_all("photos"):
                 print(result)
@@ -84,8 +84,8 @@ class BundleInspector:
         A file that cannot be read gives NO_VERDICT and does not end the iteration.
 
         Args:
-            pictures: arrays or files, e.g. an array [N, H, W, 3]; or a folder, whose pictures come by name.
-            pixel_format: of arrays; a file says its own.
+            pictures: arrays or files, e.g. an array [N, H, W, 3]; or a folder, whose pictures are sorted by name.
+            pixel_format: of arrays; a file states its own.
         Raises:
             InputError: there is no such folder, or no picture in it; an array does not fit its pixel format.
             EngineError: the inspector is closed.
@@ -96,7 +96,7 @@ class BundleInspector:
         return self._results(self._frame_or_bad_frame(picture, pixel_format) for picture in pictures)
 
     def close(self) -> None:
-        """Release the engine; may be called twice."""
+        """Release the engine. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._setup.verified.engine.close()

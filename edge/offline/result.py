@@ -1,4 +1,4 @@
-"""The result of one picture that was inspected without a line."""
+"""The result for one picture that was inspected without a line."""
 
 import base64
 import html
@@ -34,13 +34,13 @@ class InspectionResult:
     event: VerdictEvent
     """What a line would publish for this picture: verdict, thresholds, precision, bundle, times."""
     judgement: Judgement | None
-    """As the verdict rule made it. None for NO_VERDICT."""
+    """The judgement by the verdict rule. None for NO_VERDICT."""
     cell_px: int
     """Side of a heatmap cell, px of the picture. Cell (i, j) begins at row `i * cell_px`, column `j * cell_px`."""
     frame: Frame | None
-    """The pixels as they came. None: the file could not be read."""
+    """The original pixels. None: the file could not be read."""
     scale: ColourScale
-    """The colours of the heatmap: the same for all pictures of a bundle."""
+    """The colour scale of the heatmap: the same for all pictures of a bundle."""
 
     @property
     def verdict(self) -> Verdict:
@@ -54,22 +54,22 @@ class InspectionResult:
 
     @property
     def detail(self) -> str | None:
-        """The reason in words. None for GOOD and DEFECT."""
+        """A description of the reason. None for GOOD and DEFECT."""
         return self.event.detail
 
     @property
     def score(self) -> float | None:
-        """The highest logit of all tiles; DEFECT from `event.score_threshold` on. None for NO_VERDICT."""
+        """The highest logit of all tiles; DEFECT if it reaches `event.score_threshold`. None for NO_VERDICT."""
         return self.event.frame_score
 
     @property
     def heatmap(self) -> NDArray[np.float32] | None:
-        """The evidence of a defect at each place: logits [H, W], one per cell. None for NO_VERDICT."""
+        """The evidence of a defect in each cell: logits [H, W]. None for NO_VERDICT."""
         return None if self.judgement is None else self.judgement.heatmap
 
     @property
     def regions(self) -> list[Region]:
-        """The defect areas, in px of the picture, the highest score first. Empty for GOOD and NO_VERDICT."""
+        """The defective areas, in px of the picture, the highest score first. Empty for GOOD and NO_VERDICT."""
         return self.event.regions
 
     @property
@@ -89,7 +89,7 @@ class InspectionResult:
             cv2.imwrite("overlay.png", cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))
 
         Raises:
-            InputError: there is no verdict, so nothing to draw.
+            InputError: there is no verdict, so there is no heatmap to draw.
         """
         if self.judgement is None:
             raise InputError(f"there is no heatmap to draw, as there is no verdict: {self.detail}")
@@ -97,19 +97,19 @@ class InspectionResult:
 
     def __str__(self) -> str:
         event = self.event
-        what = event.verdict if event.source is None else f"{event.verdict:<11} {event.source}"
+        title = event.verdict if event.source is None else f"{event.verdict:<11} {event.source}"
         if event.frame_score is None:
-            return f"{what}: {event.detail}"
+            return f"{title}: {event.detail}"
         places = "; ".join(f"({each.peak_xy[0]}, {each.peak_xy[1]}) {each.score:.1f}" for each in event.regions[:5])
         more = f" and {len(event.regions) - 5} more" if len(event.regions) > 5 else ""
         score = f"score {event.frame_score:.2f}, threshold {event.score_threshold:.2f}"
-        return f"{what}: {score}" + (f"; regions at {places}{more}" if places else "")
+        return f"{title}: {score}" + (f"; regions at {places}{more}" if places else "")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks."""
+        """Return the HTML that a notebook shows."""
         text = f"<p>{html.escape(str(self))}</p>"
         if self.frame is None:
             return text

@@ -165,10 +165,10 @@ class Changeover:
         wanted = config.of_product(product)
         require_reversible(before.config, wanted)
         prepared = prepare(wanted, active=before)
-        applied = Change(change=change, in_force=True, at_ns=time.time_ns())
+        applied = Change(change=change, applied=True, at_ns=time.time_ns())
 
         def activate() -> None:
-            self._line.pipeline.put_in_force(prepared.setup)
+            self._line.pipeline.activate(prepared.setup)
             self._config, self._active, self.last = config, prepared, applied
             self._finish()
 
@@ -183,7 +183,7 @@ class Changeover:
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and nothing has changed: %s", change, detail)
-        self.last = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns())
+        self.last = Change(change=change, applied=False, detail=detail, at_ns=time.time_ns())
         self._finish()
         self._line.events.emit_refusal(self.last)
 

@@ -24,6 +24,7 @@ from edge.wire.events import (
     BundleName,
     Change,
     ChangeEvent,
+    Counts,
     Event,
     Handshake,
     HeatmapPng,
@@ -67,7 +68,7 @@ class EventEmitter:
         """Emit the verdict event of a frame."""
 
         def sent() -> None:
-            self._in_flight.told(outcome.stamp)
+            self._in_flight.reported(outcome.stamp)
             if outcome.judgement is not None:  # a frame without a verdict does not prove that inspection works
                 self._heartbeat.beat()
 
@@ -99,6 +100,7 @@ class EventEmitter:
                 began_at_ns=alarm.began_at_ns,
                 acting=self._setup.acting,
                 product=self._setup.product,
+                previous_seq=NOT_NUMBERED,
             )
             self._send(Message(event))
 
@@ -112,10 +114,11 @@ class EventEmitter:
                 seq=NOT_NUMBERED,
                 at_ns=time.time_ns(),
                 line=self._line,
-                what="unrecorded",
+                kind="unrecorded",
                 detail=f"the previous boot published {of} in events that are not in the journal",
                 events=missing.frames,
                 of_boot=missing.boot_id,
+                previous_seq=NOT_NUMBERED,
             )
             self._send(Message(event))
 
@@ -159,6 +162,7 @@ class EventEmitter:
                 pid=os.getpid(),
                 handshake=handshake,
                 last_change=last_change(),
+                counts=Counts(),
                 refused=dict(refused),
             )
             self._send(Message(event))
@@ -170,11 +174,12 @@ class EventEmitter:
             at_ns=change.at_ns,
             line=self._line,
             change=change.change,
-            in_force=change.in_force,
+            applied=change.applied,
             detail=change.detail,
             product=self._setup.product,
             bundle=bundle_name(self._setup),
             acting=self._setup.acting,
+            previous_seq=NOT_NUMBERED,
         )
         self._send(Message(event))
 
@@ -210,6 +215,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         precision=setup.verified.engine.precision,
         bundle=bundle_name(setup),
         product=setup.product,
+        previous_seq=NOT_NUMBERED,
         regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
         latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
         acting=setup.acting,

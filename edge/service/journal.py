@@ -55,8 +55,8 @@ def open_journal(
         )
         at_end.callback(writer.close)
         if server is not None:
-            server.damaged.append(writer.distrust)
+            server.on_damaged.append(writer.distrust)
             server.start()
             at_end.callback(server.close)
-            writer.wake.append(server.wake)
+            writer.on_commit.append(server.wake)
         yield writer

@@ -15,7 +15,7 @@ from edge.config import LineConfig
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.errors import EngineError
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Pipeline
@@ -186,7 +186,7 @@ class Service:
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Report the frames that were in flight when the previous run died, and log those in flight from now on."""
         journalled = line.journal.progress
-        run = previous_run(line.in_flight.path, journalled)
+        run = read_previous_run(line.in_flight.path, journalled)
         if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
             line.events.emit_unjournalled(missing)
 

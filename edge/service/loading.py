@@ -76,7 +76,7 @@ def prepare(
         cache = cache_folder() if active is None else None
         verified, engine = _open(bundle, engine, config.engine, report_step, cache)
         uses = EngineUses(unused=lambda: _retire(verified))
-    areas = {camera.name: camera.area for camera in config.cameras}
+    areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,

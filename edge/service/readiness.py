@@ -116,9 +116,9 @@ class Condition:
         if self.not_journalled is not None:
             yield Reason("DEGRADED", "unjournalled", self.not_journalled)
         if self.in_flight_not_logged is not None:
-            yield Reason("DEGRADED", "unrecorded", self.in_flight_not_logged)
+            yield Reason("DEGRADED", "in_flight_not_logged", self.in_flight_not_logged)
         if self.product_not_stored is not None:
-            yield Reason("DEGRADED", "unremembered", self.product_not_stored)
+            yield Reason("DEGRADED", "product_not_stored", self.product_not_stored)
 
     def _opening(self) -> list[str]:
         """Return the cameras that are being opened. During a change this is expected, so there are none then."""

@@ -67,7 +67,7 @@ def _request(
             results.put(None if error is None else f"camera {name}: {error}")
             proceed.wait(HELD_AT_MOST_SECONDS)
 
-        cameras[settings.name].change(settings, opened, keep_frames=keep_frames)
+        cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
     return results
 
 

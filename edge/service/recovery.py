@@ -65,11 +65,11 @@ def find_unjournalled(
         journalled: per camera, the last frame whose event the journal holds.
         since_ns: when the journal was created, UTC in ns; None: there is no journal, or the time is unknown.
     """
-    is_older = since_ns is not None and since_ns < run.noted_at_ns
+    is_older = since_ns is not None and since_ns < run.written_at_ns
     cameras: list[str] = []
     frames: int | None = 0
     boot_id = ""
-    for camera, reported in run.told.items():
+    for camera, reported in run.reported.items():
         stored = journalled.get(camera)
         if not reported.frame_number or (stored is None and not is_older):
             continue
@@ -111,7 +111,7 @@ def recover(
             )
             continue
         number = ledger.captured(stamp.camera, stamp.frames)
-        emit(Outcome(stamp.numbered(number), unjudged=_CRASHED))
+        emit(Outcome(stamp.with_number(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     if run.in_flight:
         wait_until_sent()

@@ -106,6 +106,6 @@ class StatusMonitor:
             parts.append(f"product {product}")
         if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:
             parts.append(describe_reasons(faults))
-        if last_change is not None and not last_change.in_force:
+        if last_change is not None and not last_change.applied:
             parts.append(f"the last {last_change.change} was refused: {last_change.detail}")
         return ", ".join(parts)

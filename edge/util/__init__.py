@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of cameras, bundles or lines."""
+"""Small helpers that do not depend on cameras, bundles or lines."""

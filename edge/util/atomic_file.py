@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved onto it."""
+"""Writes files atomically: to a temporary file in the same folder, which then replaces the target."""
 
 import contextlib
 import os
@@ -8,39 +8,39 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
-    """Give a path to write to, whose file takes the place of `path` at the end of the context.
+    """Provide a temporary path to write to, whose file replaces `path` at the end of the context.
 
-    Of a link, the file that it names is replaced. What is no file, as a device or a pipe, is written to itself.
+    If `path` is a link, the file that it points to is replaced. A device or a pipe is written to directly.
 
-    Its data are on the disk by then. If anything fails, what was at `path` stays, and nothing else is left. The new
-    name itself outlives a power cut only after `sync_folder`.
+    The data are on the disk when the file is replaced. After an error, the old file stays and the temporary file is
+    removed. The new directory entry survives a power cut only after `sync_folder`.
 
     Args:
-        unique: let several processes write at once, each to a path of its own; the last one to end replaces the others.
+        unique: allow several processes to write at once, each to a path of its own; the last one to end wins.
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if path.exists() and not path.is_file():
         yield path
         return
-    path = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
-    new = path.with_name(f".{path.name}.{os.getpid() if unique else 'new'}")
+    path = Path(os.path.realpath(path))  # `Path.resolve` raises on circular links
+    temporary = path.with_name(f".{path.name}.{os.getpid() if unique else 'new'}")
     try:
-        yield new
-        with new.open("rb") as written:
+        yield temporary
+        with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        new.replace(path)
+        temporary.replace(path)
     except BaseException:
-        with contextlib.suppress(OSError):  # it could not even be made, which is said already
-            new.unlink()
+        with contextlib.suppress(OSError):  # it may never have been created
+            temporary.unlink()
         raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's entries outlive a power cut.
+    """Write a folder's entries to the disk, so that they survive a power cut.
 
     Raises:
-        OSError: it cannot be done.
+        OSError: the folder cannot be synced.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Locks on files. The kernel gives them up when their process dies, however it dies."""
+"""Locks on files. The kernel releases them when their process ends for any reason."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
-    """Open a file, or a folder, and keep other processes from locking it while the descriptor is open.
+    """Open a file or a folder, and lock it against other processes while the descriptor is open.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -21,15 +21,15 @@ def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
     return fd
 
 
-def holders(path: Path) -> list[int]:
-    """The ids of the other processes that hold locks on a file, as far as the kernel tells."""
+def lock_holders(path: Path) -> list[int]:
+    """Return the ids of the other processes that hold locks on a file; empty if the kernel does not list them."""
     try:
-        found = path.stat()
+        status = path.stat()
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return []
-    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     # 12: POSIX  ADVISORY  READ 4711 fd:01:2097 124 124
-    words = [line.split() for line in lines]
-    pids = {int(each[4]) for each in words if len(each) == 8 and each[5] == device}
+    locks = [line.split() for line in lines]
+    pids = {int(fields[4]) for fields in locks if len(fields) == 8 and fields[5] == device}
     return sorted(pid for pid in pids if pid not in (0, -1, os.getpid()))

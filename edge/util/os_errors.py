@@ -1,4 +1,4 @@
-"""What the operating system refuses, as one of our own errors in a sentence."""
+"""Translates errors of the operating system into the package's own errors."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from edge.errors import HeatlineError, InputError
 
 @contextlib.contextmanager
 def writing(path: Path, kind: type[HeatlineError] = InputError, *, or_else: str = "") -> Iterator[None]:
-    """Say that a file or folder cannot be written, if that fails.
+    """Translate an OSError of the context into an error that names the file or folder.
 
     Args:
-        kind: what is raised.
-        or_else: what else to do about it, as in ", or name another folder".
+        kind: class of the error to raise.
+        or_else: another remedy for the message, e.g. ", or name another folder".
     Raises:
-        HeatlineError: it cannot be written.
+        HeatlineError: the file or folder cannot be written.
     """
     try:
         yield
-    except BrokenPipeError:  # whoever reads our output has gone: not the file's fault
+    except BrokenPipeError:  # the reader of our output is gone: no error of the file
         raise
     except OSError as error:
         raise kind(

@@ -1,4 +1,4 @@
-"""Reading files that a stranger may have laid out: only plain ones, and never more of them than is wanted."""
+"""Reads untrusted files: only regular ones, and never more bytes than a limit."""
 
 import errno
 import io
@@ -17,16 +17,16 @@ _KINDS = {
 
 
 def open_plain(path: Path) -> io.BufferedReader:
-    """Open a plain file to read. A symbolic link would lead out of the folder, and a pipe would never end.
+    """Open a regular file for reading. A symbolic link could lead out of the folder, and a pipe may never end.
 
     Raises:
-        OSError: it is another kind of thing, or cannot be read; `strerror` says which.
+        OSError: the path is no regular file, or cannot be read; `strerror` describes it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         mode = os.fstat(descriptor).st_mode
     except OSError:
-        mode = path.lstat().st_mode  # a link or a socket cannot even be opened
+        mode = path.lstat().st_mode  # a link or a socket cannot be opened at all
         if stat.S_ISREG(mode):
             raise
         raise _other_kind(mode) from None
@@ -37,10 +37,10 @@ def open_plain(path: Path) -> io.BufferedReader:
 
 
 def read_plain(path: Path, at_most: int) -> bytes:
-    """All bytes of a plain file.
+    """Return all bytes of a regular file.
 
     Raises:
-        OSError: as above, or there are more than `at_most` bytes.
+        OSError: as of `open_plain`, or the file has more than `at_most` bytes.
     """
     with open_plain(path) as file:
         data = file.read(at_most + 1)

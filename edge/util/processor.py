@@ -1,4 +1,4 @@
-"""This machine's processor: what is verified or measured on one need not hold on another."""
+"""This machine's processor: a result that was verified or measured on it need not hold on another."""
 
 import os
 import platform
@@ -8,13 +8,13 @@ _NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
 def processor() -> str:
-    """Its name and, as that may be vague in a virtual machine, the numbers that its maker gave it."""
+    """Return the processor's name with family, model and stepping, as the name may be vague in a virtual machine."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
-    told = {name.strip(): value.strip() for name, colon, value in lines if colon}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    return ", ".join([name, *(f"{number} {told[key]}" for number, key in _NUMBERS.items() if key in told)])
+    fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return ", ".join([name, *(f"{label} {fields[key]}" for label, key in _NUMBERS.items() if key in fields)])
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

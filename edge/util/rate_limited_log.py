@@ -1,4 +1,4 @@
-"""Logs what may come again and again without filling the disk: who can bring a fault about, could fill it."""
+"""Logs repeated faults at a limited rate, so that a client that causes them cannot fill the disk."""
 
 import logging
 import time
@@ -8,10 +8,10 @@ SECONDS_BETWEEN_LOGGED = 10.0
 
 
 class RateLimit:
-    """Counts occurrences of one thing: the first is to be logged at once, those that follow in sums.
+    """Counts occurrences of a fault: log the first at once, and those that follow as sums.
 
     Args:
-        clock: seconds, monotonic.
+        clock: monotonic clock, s.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -20,11 +20,11 @@ class RateLimit:
         self._unlogged = 0
 
     def add(self) -> None:
-        """Count one."""
+        """Count one occurrence."""
         self._unlogged += 1
 
     def due(self) -> int:
-        """Return how many are to be logged now, and count them as logged; 0: none came, or the last is too recent."""
+        """Return the number of occurrences to log now, and reset it; 0: none, or the last log line is too recent."""
         now_s = self._clock()
         if not self._unlogged or now_s - self._logged_s < SECONDS_BETWEEN_LOGGED:
             return 0
@@ -33,13 +33,13 @@ class RateLimit:
 
 
 class RateLimitedLog:
-    """Logs a fault at once, and others only when the last is some seconds old."""
+    """Logs a fault at once, and further ones only when the last log line is some seconds old."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger, self._limit = logger, RateLimit(clock)
 
     def error(self, message: str, *values: object, exc_info: BaseException | None = None) -> None:
-        """As `Logger.error`."""
+        """Log an error as `Logger.error` does, or skip it."""
         self._limit.add()
         if self._limit.due():
             self._logger.error(message, *values, exc_info=exc_info)

@@ -1,4 +1,4 @@
-"""Text that can be said in UTF-8 and shown, and counts with their nouns."""
+"""Makes text safe to encode and to show, and formats counts with their nouns."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 def utf8_safe(text: str) -> str:
-    """Text with `?` for what UTF-8 cannot say: a file's name may hold bytes that are no text."""
+    """Replace what UTF-8 cannot encode by `?`: a file's name may hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -37,15 +37,15 @@ def _sayable_strings(value: Any) -> Any:
 
 
 def on_one_line(text: str) -> str:
-    """Text that a log shows and does not obey: what strangers send may hold line breaks and a terminal's commands."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    """Escape line breaks and control characters, which untrusted text could inject into a log or a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def format_count(count: int, noun: str, grouping: str = "") -> str:
-    """A count and its noun, which ends in `s` unless the count is 1.
+    """Return a count and its noun, which ends in `s` unless the count is 1.
 
     Args:
-        grouping: between thousands; "," or nothing.
+        grouping: separator of thousands; "," or nothing.
 
     >>> format_count(1, "good frame"), format_count(0, "tile"), format_count(1200, "tile", ",")
     ('1 good frame', '0 tiles', '1,200 tiles')
@@ -54,7 +54,7 @@ def format_count(count: int, noun: str, grouping: str = "") -> str:
 
 
 def is_are(count: int) -> str:
-    """The verb of so many things.
+    """Return the verb for a count.
 
     >>> is_are(1), is_are(2)
     ('is', 'are')

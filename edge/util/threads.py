@@ -1,41 +1,41 @@
-"""Threads that the kernel knows by their names, too: `top -H` and `ps -L` show which part of a line is at work."""
+"""Names threads for the kernel, so that `top -H` and `ps -L` show which part of a line is busy."""
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-MOST_BYTES = 15
-"""Of a name that the kernel takes."""
+MAX_NAME_BYTES = 15
+"""Limit of the kernel."""
 
 
 class NamedThread(threading.Thread):
-    """A daemon thread. Python tells the kernel its name from 3.14 on only."""
+    """A daemon thread with a name in the kernel, which Python itself sets only from 3.14 on."""
 
     def __init__(self, name: str, target: Callable[..., object], *args: object) -> None:
         super().__init__(name=name, target=target, args=args, daemon=True)
 
     def run(self) -> None:
-        _call_this_thread(self.name.encode(errors="replace"))
+        _name_this_thread(self.name.encode(errors="replace"))
         super().run()
 
 
 @contextlib.contextmanager
 def threads_named(name: str) -> Iterator[None]:
-    """Threads that a library starts meanwhile go by this name: they inherit that of the thread that starts them."""
-    own = name.encode()  # where it cannot be read, it cannot be written either
+    """Name the threads that a library starts in this context: they inherit the name of the thread that starts them."""
+    previous = name.encode()  # if it cannot be read, it cannot be written either
     with contextlib.suppress(OSError):
-        own = _comm().read_bytes().rstrip(b"\n")
-    _call_this_thread(name.encode())
+        previous = _comm().read_bytes().rstrip(b"\n")
+    _name_this_thread(name.encode())
     try:
         yield
     finally:
-        _call_this_thread(own)
+        _name_this_thread(previous)
 
 
-def _call_this_thread(name: bytes) -> None:
-    with contextlib.suppress(OSError):  # a name is for whoever looks
-        _comm().write_bytes(name[:MOST_BYTES])
+def _name_this_thread(name: bytes) -> None:
+    with contextlib.suppress(OSError):  # the name is only informative
+        _comm().write_bytes(name[:MAX_NAME_BYTES])
 
 
 def _comm() -> Path:

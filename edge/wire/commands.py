@@ -1,4 +1,4 @@
-"""Commands to a line and their replies. docs/commands.md is the authority, schemas/ its JSON Schemas."""
+"""Commands to a line and their replies. docs/commands.md is the authority, schemas/ has the JSON Schemas."""
 
 from typing import Literal
 
@@ -28,11 +28,11 @@ Reason = Literal[
     "stopping",
     "fault",
 ]
-"""Why a request is refused. A reader must expect others: `Refused.reason` is any text."""
+"""Reasons for which a request is refused. A reader must expect others: `Refused.reason` is any text."""
 
 
 class TriggerRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="trigger"):
-    """Take a frame of the next part: at once where heatline triggers, else with the next edge of the line's trigger."""
+    """Take a frame of the next part: at once with a software trigger, else at the next edge of the hardware trigger."""
 
     camera: ShortText
     part_id: ShortText | None = None
@@ -42,7 +42,7 @@ class TriggerRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="trigger"
 
 
 class SelectRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="select"):
-    """Put one of the line's products in force."""
+    """Activate one of the line's products."""
 
     product: ShortText
 
@@ -51,16 +51,16 @@ class SelectRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="select"):
 
 
 class Triggered(msgspec.Struct, frozen=True, kw_only=True, tag="triggered", tag_field="type"):
-    """The camera was triggered, and this is the frame that came of it."""
+    """The camera was triggered and took this frame."""
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
     camera: str
     part_id: str | None = None
     frame_id: int
-    """The camera's own number, as in the frame's verdict event."""
+    """The camera's number of the frame, as in its verdict event."""
     frame_number: int
-    """heatline's count of the camera's frames since boot."""
+    """Number of the frame since boot, per camera: 1, 2, 3, ..."""
 
 
 class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced", tag_field="type"):
@@ -73,7 +73,7 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced", tag_
 
 
 class Selected(msgspec.Struct, frozen=True, kw_only=True, tag="selected", tag_field="type"):
-    """The product is in force: every frame that the line takes from now on is inspected as it."""
+    """The product is active: every frame that the line takes from now on is inspected as this product."""
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
@@ -89,5 +89,5 @@ request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 
 def refusal(reason: Reason, detail: str) -> Refused:
-    """The refusal of a command, for a reason that docs/commands.md has."""
+    """Return the refusal of a command, for a reason that docs/commands.md lists."""
     return refuse(reason, detail)

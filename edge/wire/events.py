@@ -1,6 +1,6 @@
-"""Messages on the wire: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ its JSON Schemas.
+"""Events: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ has the JSON Schemas.
 
-Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back.
+`to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` turns the parts into the message.
 """
 
 from collections.abc import Sequence
@@ -9,43 +9,44 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import MessageError
+from edge.errors import MessageError, SchemaVersionError
 
-SCHEMA_VERSION = 1
-"""Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
+SCHEMA_VERSION = 2
+"""Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
+ignores fields that it does not know."""
 LARGEST_PART_BYTES = 64 << 20
-"""A client hangs up on who sends it a larger one."""
+"""A client closes the connection to a peer that sends a larger one."""
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
 
 
 class Region(msgspec.Struct, frozen=True):
-    """One defect area, in px of the frame."""
+    """A defect area, in px of the frame."""
 
     box_xyxy: tuple[int, int, int, int]
-    """Left, top, right, bottom; right and bottom are the first px outside."""
+    """Left, top, right, bottom; right and bottom are the first px outside the box."""
     contour_xy: list[tuple[int, int]]
-    """Its outline, within one heatmap cell."""
+    """Outline, exact to one heatmap cell."""
     area_px: int
     peak_xy: tuple[int, int]
-    """Where its evidence is highest."""
+    """Position of the highest evidence."""
     score: float
-    """The evidence there, in logits."""
+    """Evidence at the peak, in logits."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """When the frame was taken. Both host clocks are read at capture."""
+    """Time of capture. Both host clocks are read at capture."""
 
     captured_at_ns: int
     """UTC, ns since 1970."""
     captured_monotonic_ns: int
-    """The host's monotonic clock."""
+    """Monotonic clock of the host, ns."""
     camera_timestamp_ns: int | None = None
-    """The camera's own clock, where it has one."""
+    """Clock of the camera, ns; null if it has none."""
 
 
 class BundleName(msgspec.Struct, frozen=True, kw_only=True):
-    """The bundle in force. The digest is the sha256 of its manifest."""
+    """The active bundle. The digest is the sha256 of its manifest."""
 
     name: str
     version: str
@@ -53,7 +54,7 @@ class BundleName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
-    """How to read the heatmap PNG that follows the header: grey 8 bit, linear between the two values, clipped."""
+    """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped."""
 
     hw: tuple[int, int]
     cell_px: int
@@ -62,51 +63,54 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag_field="type"):
-    """One frame's verdict, or why a run of frames has none. Scores and thresholds are logits; positions are px."""
+    """The verdict of a frame, or the reason why a run of frames has none.
+
+    Scores and thresholds are in logits, positions in px.
+    """
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
     seq: int
     camera: str
     frame_id: int | None
-    """The camera's own number, which may wrap and begin again; null where no frame came."""
+    """The camera's number of the frame, which may wrap and restart; null if no frame came."""
     last_frame_id: int | None = None
-    """Of a run of frames, the last one's."""
-    frame_number: int = 0
-    """The ledger's number of the frame, of a run the first one's: 1, 2, 3, ... per camera and boot."""
+    """The camera's number of the last frame of a run."""
+    frame_number: int
+    """The ledger's number of the frame, or of the first frame of a run: 1, 2, 3, ... per camera and boot."""
     frames: int = 1
-    """How many frames this event stands for."""
+    """Number of frames that this event stands for."""
     source: str | None = None
-    """Where the frame came from, for cameras that replay files."""
+    """File name of the frame, for cameras that read files."""
     part_id: str | None = None
-    """Of the part that the frame shows, where its trigger named one."""
+    """Id of the part that the frame shows, if its trigger named one."""
     times: Times
     frame_hw: tuple[int, int] | None = None
-    """Height and width of the frame, px, in which boxes and contours count; null where there is no verdict."""
+    """Height and width of the frame, px, to which boxes and contours refer; null without a verdict."""
     verdict: Verdict
     reason: str | None = None
-    """Why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
+    """Reason why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
     detail: str | None = None
-    """The reason in words."""
+    """The reason as a sentence."""
     frame_score: float | None = None
     score_threshold: float
     evidence_threshold: float
     precision: str
     bundle: BundleName
     product: str | None = None
-    """What the frame was inspected as, where the line has products."""
+    """Product that the frame was inspected as; null if the line has no products."""
     journal_id: str | None = None
-    """The journal that holds it and counts `seq`; null: none does, and `seq` counts such events of the boot."""
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    """The journal that holds the event and counts `seq`; null: none, and `seq` counts such events of the boot."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     regions: list[Region] = []
     latency_ms: float
-    """From capture to the hand-over to the publisher."""
+    """Time from capture to the hand-over to the publisher."""
     acting: bool
-    """False while a line is being commissioned: nobody's ejector may fire on this event."""
+    """False while a line is being commissioned: no ejector may fire on this event."""
     heatmap: HeatmapPng | None = None
     chunks: dict[str, float] = {}
-    """What the camera says of the frame itself, by the name of its chunk."""
+    """Values that the camera measured with the frame, by name of the chunk."""
 
     @property
     def topic(self) -> str:
@@ -114,7 +118,7 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
 
 
 class Account(msgspec.Struct, frozen=True):
-    """One camera's frames since boot."""
+    """Frames of a camera since boot, by outcome."""
 
     captured: int = 0
     inspected: int = 0
@@ -124,63 +128,63 @@ class Account(msgspec.Struct, frozen=True):
 
     @property
     def balanced(self) -> bool:
-        """Whether the bins add up to what was captured, and no frame is booked that never came."""
+        """Whether the bins add up to the captured frames, and no more frames are booked than were captured."""
         booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
         return self.captured == booked + self.in_flight and self.in_flight >= 0
 
 
 class CameraState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a camera is. IDLE: it waits for a trigger and answers when it is asked."""
+    """State of a camera. IDLE: it waits for a trigger and answers register reads."""
 
     state: Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
     reason: str | None = None
-    """Why it is dead, one word."""
+    """Reason why it is dead, one word."""
     detail: str | None = None
     since_at_ns: int
     """UTC, ns since 1970."""
     openings: int = 0
-    """How often it was opened since the start."""
+    """Number of times it was opened since the start."""
     counters: dict[str, int] = {}
-    """What its transport counted since it was opened, as far as it tells."""
+    """Counters of its transport since it was opened, as far as the transport reports them."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """How far events are counted, by topic, so that whoever listens to some topics alone sees what it missed."""
+    """The last `seq` of each topic, so that a subscriber to some topics can detect missed events."""
 
     journal_id: str | None = None
-    """The journal in use; null while there is none."""
+    """The journal in use; null if there is none."""
     journalled: dict[str, int] = {}
-    """By topic: of events that the journal holds."""
+    """By topic, the last `seq` that the journal counted."""
     unjournalled: dict[str, int] = {}
-    """By topic: of this boot's events that no journal holds."""
+    """By topic, the last `seq` of this boot's events that no journal holds."""
 
 
 class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     """A durable consumer."""
 
     acked_seq: int
-    """All up to it was acknowledged."""
+    """All events up to this one were acknowledged."""
     connected: bool
     seen_at_ns: int | None = None
-    """When it was last heard of: UTC, ns since 1970."""
+    """Time of its last request: UTC, ns since 1970."""
 
 
 class JournalState(msgspec.Struct, frozen=True, kw_only=True):
-    """How the journal is."""
+    """State of the journal."""
 
     journal_id: str | None
-    """Null: it cannot even be read."""
+    """Null: the journal cannot be read."""
     first_seq: int = 0
-    """The oldest event that it holds; 0 where it holds none."""
+    """The oldest event that it holds; 0 if it holds none."""
     last_seq: int = 0
-    """The newest one."""
+    """The newest event that it counted."""
     size_bytes: int = 0
     live_only: str | None = None
-    """Why events are not kept now, in words; null while they are."""
+    """Why events are not journalled now, as a sentence; null while they are."""
     unjournalled: int = 0
-    """Events of this boot that no journal holds."""
+    """Number of this boot's events that no journal holds."""
     discarded: int = 0
-    """Events that went, since this boot, before every durable consumer had got them."""
+    """Number of events that were deleted, since boot, before every durable consumer had acknowledged them."""
     consumers: dict[str, Consumer] = {}
 
 
@@ -189,32 +193,32 @@ HandshakeState = Literal["READY", "BUSY", "DEGRADED", "NOT_READY"]
 
 
 class Handshake(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the next part may come: what a PLC program waits for."""
+    """Whether the next part may come. A PLC program waits for it."""
 
     state: HandshakeState
     reason: str | None = None
-    """The gravest of the reasons for which it is not READY, one word."""
+    """The gravest reason why the line is not READY, one word."""
     detail: str | None = None
-    """All of them in words."""
+    """All reasons, as a sentence."""
     heartbeat: int
-    """Counts frames that were judged and told, and where none come, probe tiles that went the same way: it stands still
-    when inspection does."""
+    """Counts frames whose verdict was sent and, while no frames come, probe tiles that went the same way. It stops when
+    inspection stops."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of the last reload or selection of a product."""
+    """Outcome of the last reload or selection of a product."""
 
     change: Literal["reload", "select"]
-    in_force: bool
-    """False: it was refused, and what had been in force still is."""
+    applied: bool
+    """False: it was refused, and the setup before it is still active."""
     detail: str | None = None
-    """Why it was refused, in words."""
+    """Why it was refused, as a sentence."""
     at_ns: int
     """UTC, ns since 1970."""
 
 
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_field="type"):
-    """What the service is doing, about once a second, and once at the end."""
+    """State of the service, sent about once a second and once at the end."""
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
@@ -223,29 +227,27 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     line: str
     state: State
     last_seq: int
-    """The last event's seq, statuses not counted; 0 before the first."""
+    """`seq` of the last event that is not a status; 0 before the first."""
     ledger: dict[str, Account]
-    cameras: dict[str, CameraState] = {}
+    cameras: dict[str, CameraState]
     bundle: BundleName
     engine: str
     precision: str
     acting: bool
     product: str | None = None
-    """The product in force."""
-    pid: int = 0
-    """Of the service's process."""
-    handshake: Handshake | None = None
-    """None from lines of an older version."""
+    """The active product; null if the line has no products."""
+    pid: int
+    """Process id of the service."""
+    handshake: Handshake
     last_change: Change | None = None
-    """None before the first."""
+    """Null before the first."""
     journal_id: str | None = None
-    """The journal that `last_seq` counts in; null: it counts this boot's events that no journal holds."""
-    counts: Counts | None = None
-    """None from lines of an older version."""
+    """The journal that counts `last_seq`. Null: `last_seq` counts this boot's events that no journal holds."""
+    counts: Counts
     journal: JournalState | None = None
-    """None where the line keeps no journal."""
+    """Null if the line has no journal."""
     refused: dict[str, int] = {}
-    """What the sockets refused since the start, by socket and reason."""
+    """Number of refusals since the start, by socket and reason."""
 
     @property
     def topic(self) -> str:
@@ -253,7 +255,7 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
 
 
 class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_field="type"):
-    """A camera died, or is back: told once each. While it is dead, nothing that it sees is inspected."""
+    """A camera died, or is back; one event each. While it is dead, nothing that it sees is inspected."""
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
@@ -263,18 +265,18 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     line: str
     camera: str
     alarm: str
-    """What is wrong, one word."""
+    """The fault, one word."""
     detail: str
     active: bool
-    """False: it is over."""
+    """False: the fault is over."""
     began_at_ns: int
     """UTC, ns since 1970."""
     acting: bool
     product: str | None = None
-    """The product in force."""
+    """The active product; null if the line has no products."""
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
 
     @property
     def topic(self) -> str:
@@ -282,7 +284,7 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
 
 
 class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_field="type"):
-    """A reload or a selection of a product is in force from the next frames on, or was refused."""
+    """A reload or a selection of a product applies from the next frames on, or was refused."""
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
@@ -291,18 +293,18 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
     """UTC, ns since 1970."""
     line: str
     change: Literal["reload", "select"]
-    in_force: bool
-    """False: it was refused, and what had been in force still is."""
+    applied: bool
+    """False: it was refused, and the setup before it is still active."""
     detail: str | None = None
-    """Why it was refused, in words."""
+    """Why it was refused, as a sentence."""
     product: str | None
-    """The product in force now."""
+    """The product that is active now."""
     bundle: BundleName
-    """The bundle in force now."""
+    """The bundle that is active now."""
     acting: bool
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
 
     @property
     def topic(self) -> str:
@@ -310,32 +312,33 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
 
 
 class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag_field="type"):
-    """Something happened to the journal that whoever relies on it must know."""
+    """A change of the journal that its users must know."""
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
     seq: int
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     at_ns: int
     """UTC, ns since 1970."""
     line: str
-    what: str
-    """`begun`: a new journal. `live_only`: from now on events are not kept. `recording`: they are again. `unrecorded`:
-    the boot before told events that were not kept. `discarded`: events went that a durable consumer had not got."""
+    kind: str
+    """`begun`: a new journal. `live_only`: from now on events are not journalled. `recording`: events are journalled
+    again. `unrecorded`: the boot before sent events that are not in the journal. `discarded`: events were deleted
+    before a durable consumer acknowledged them."""
     detail: str
     events: int | None = None
-    """How many events are meant; null where nobody knows."""
+    """Number of events concerned; null if unknown."""
     by_topic: dict[str, int] = {}
-    """The same by topic."""
+    """Number of events concerned, by topic."""
     of_boot: str | None = None
-    """Whose events are meant, where they were kept in no journal."""
+    """`boot_id` of the events concerned, if no journal holds them."""
     first_seq: int | None = None
     last_seq: int | None = None
-    """Which events are meant."""
+    """First and last `seq` of the events concerned."""
     consumers: list[str] = []
-    """Who has not got them and never will."""
+    """Durable consumers that will never get them."""
 
     @property
     def topic(self) -> str:
@@ -344,17 +347,17 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag
 
 Event = VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent | JournalEvent
 CountedEvent = VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent
-"""What has a `seq`, and is kept."""
+"""Events that have a `seq` and are journalled."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """An event and, where asked for, the heatmap as PNG."""
+    """An event and, if the line sends it, the heatmap as PNG."""
 
     event: Event
     png: bytes | None = None
     header: bytes | None = field(default=None, compare=False, repr=False)
-    """The event as `header_of` has it, where that is known."""
+    """The event as `header_of` encodes it, if that was done before."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -363,35 +366,36 @@ _version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version"
 
 
 def header_of(event: Event) -> bytes:
-    """An event as JSON in UTF-8: what is journalled, and sent."""
+    """Return an event as JSON in UTF-8, as it is journalled and sent."""
     return _encoder.encode(event)
 
 
 def event_from(header: bytes) -> Event:
-    """The event in a header.
+    """Return the event in a header.
 
     Raises:
-        MessageError: it is none, or one of a newer schema version.
+        SchemaVersionError: it is of another schema version.
+        MessageError: it is not an event.
     """
     try:
         _require_known_version(header)
         event: Event = _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"a message came whose header is no event: {error}") from error
+        raise MessageError(f"a message came whose header is not an event: {error}") from error
     return event
 
 
 def to_frames(message: Message) -> list[bytes]:
-    """The parts of a message: topic, JSON header, PNG if there is one."""
+    """Return the parts of a message: topic, JSON header, PNG if there is one."""
     parts = [message.event.topic.encode(), message.header or header_of(message.event)]
     return parts if message.png is None else [*parts, message.png]
 
 
 def from_frames(parts: Sequence[bytes]) -> Message:
-    """The message in these parts.
+    """Return the message in these parts.
 
     Raises:
-        MessageError: they are no message, or one of a newer schema version.
+        MessageError: they are not a message of this schema version.
     """
     if len(parts) not in (2, 3):
         raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
@@ -406,7 +410,8 @@ def from_frames(parts: Sequence[bytes]) -> Message:
 
 def _require_known_version(header: bytes) -> None:
     version = _version.decode(header).schema_version  # type: ignore[attr-defined]
-    if version > SCHEMA_VERSION:
-        raise MessageError(
-            f"a message of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
+    if version != SCHEMA_VERSION:
+        side = "this reader" if version > SCHEMA_VERSION else "the line that sent it"
+        raise SchemaVersionError(
+            f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
         )

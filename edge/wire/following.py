@@ -1,6 +1,6 @@
-"""What durable consumers and a line say to each other. docs/durable.md is the authority, schemas/ its JSON Schemas.
+"""Requests of durable consumers and replies to them. docs/durable.md is the authority, schemas/ has the JSON Schemas.
 
-A reply is one part, but a batch: its events follow as further parts, which `batch_parts` writes and `events_of` reads.
+A reply has one part. Only a batch has more: its events, which `batch_parts` writes and `events_of` reads.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ CONSUMER_NAME = "^[A-Za-z0-9_.-]{1,64}$"
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(pattern=CONSUMER_NAME)]
 JournalId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
-"""It becomes a part of file names."""
+"""The id becomes part of file names."""
 Topics = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=1, max_length=64)]
 Start = Literal["first", "next"]
 Reason = Literal[
@@ -46,29 +46,29 @@ Reason = Literal[
     "other_journal",
     "unknown_consumer",
 ]
-"""Why a request is refused. A reader must expect others: `Refused.reason` is any text."""
+"""Reasons for which a request is refused. A reader must expect others: `Refused.reason` is any text."""
 
 
 class FollowRequest(BareRequest, frozen=True, kw_only=True, tag="follow"):
-    """Send the consumer of this name all events after the last that it acknowledged, and go on."""
+    """Send a consumer all events after the last one that it acknowledged, and continue with new events."""
 
     name: Name
     client: ShortText
-    """Any text that no other client of the name has: the newest client of a name is the one that is served."""
+    """Unique among the clients of the name: only the newest client of a name is served."""
     window: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)] = 100
-    """How many events may be on their way, unacknowledged."""
+    """Number of events that may be sent and not yet acknowledged."""
     topics: Topics = ("",)
-    """Prefixes."""
+    """Prefixes of topics."""
     heatmaps: bool = False
     start: Start = "first"
-    """Where a name that is new begins: with the oldest event that the journal holds, or with the next one."""
+    """Where a new name begins: with the oldest event in the journal, or with the next event."""
 
     def __post_init__(self) -> None:
         require_printable(name=self.name, client=self.client)
 
 
 class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
-    """All events up to `seq` are done with. It is not answered."""
+    """Acknowledges all events up to `seq`. It has no reply."""
 
     name: Name
     journal_id: ShortText
@@ -76,7 +76,7 @@ class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
 
 
 class ForgetRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="forget"):
-    """A consumer is no more: nothing is kept for it any longer."""
+    """Remove a consumer: the journal retains no events for it any more."""
 
     name: Name
 
@@ -85,48 +85,46 @@ Request = FollowRequest | AckRequest | ForgetRequest
 
 
 class Former(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a consumer had got in the journal before."""
+    """Position of a consumer in the journal before this one."""
 
     journal_id: JournalId
     acked_seq: Seq
 
 
 class Following(msgspec.Struct, frozen=True, kw_only=True, tag="following", tag_field="type"):
-    """Batches follow, from the event after `acked_seq` on. Comes again when the line begins another journal."""
+    """Batches follow, from the event after `acked_seq` on. The line sends it again when it begins another journal."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
     journal_id: JournalId
     acked_seq: Seq
     first_seq: Seq
-    """The oldest event that the journal holds; 0 where it holds none."""
+    """The oldest event that the journal holds; 0 if it holds none."""
     last_seq: Seq
-    """The newest one."""
+    """The newest event that the journal counted."""
     heartbeat_s: Annotated[float, Meta(gt=0, le=3600)]
-    """A batch comes at least so often, if only an empty one."""
+    """A batch comes at least this often, even an empty one."""
     former: Former | None = None
-    """The journal that it followed before, until it has acknowledged something of this one; null: no other."""
+    """The journal that the consumer followed before, until it acknowledges an event of this one; null: none."""
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="type"):
-    """All events after `after_seq` up to `through_seq` that were asked for. Header and heatmap of each follow."""
+    """All requested events after `after_seq` up to `through_seq`. Header and heatmap of each follow as parts."""
 
     schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
-    """Always null: no request is answered by one batch any more."""
     journal_id: JournalId
     after_seq: Seq
     through_seq: Seq
     last_seq: Seq
-    """The newest event that the journal holds."""
+    """The newest event in the journal."""
     events: Annotated[int, Meta(ge=0, le=LARGEST_WINDOW)]
-    """How many."""
+    """Number of events in this batch."""
     lost_through: Seq | None = None
-    """Events after `after_seq` up to it are gone; null: none are."""
+    """Events after `after_seq` up to this one were deleted; null: none were."""
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True, tag="forgotten", tag_field="type"):
-    """The consumer is no more."""
+    """The consumer was removed."""
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
@@ -138,45 +136,46 @@ Reply = Following | Batch | Forgotten | Refused
 
 @dataclass(frozen=True)
 class Delivered:
-    """An event as it was journalled."""
+    """A journalled event."""
 
     journal_id: str
     seq: int
     header: bytes
     """JSON in UTF-8."""
     png: bytes | None = None
-    """Its heatmap, where it has one and heatmaps were asked for."""
+    """Heatmap, if the event has one and the consumer requested heatmaps."""
 
     @property
     def key(self) -> str:
-        """The same for the same event, whenever and however often it comes, and of no other."""
+        """Idempotency key: the same whenever this event is delivered, and different for every other event."""
         return f"{self.journal_id}-{self.seq}"
 
     @property
     def event(self) -> Event:
-        """The event in words of this version.
+        """The event, decoded.
 
         Raises:
-            MessageError: it is of a newer version, or of a type that this one does not know.
+            SchemaVersionError: it is of another schema version.
+            MessageError: it is of an unknown type.
         """
         return event_from(self.header)
 
     @property
     def topic(self) -> str:
-        """As it is published under.
+        """Topic under which the event is published.
 
         Raises:
-            MessageError: its header does not say.
+            MessageError: the header does not contain what makes the topic.
         """
         try:
-            said = _topical.decode(self.header)
+            header = _topic_fields.decode(self.header)
         except UNREADABLE as error:
-            raise MessageError(f"event {self.key} does not say what it is: {error}") from error
-        return f"verdict.{said.camera}.{said.verdict}" if said.type == "verdict" else said.type
+            raise MessageError(f"the header of event {self.key} has no topic: {error}") from error
+        return f"verdict.{header.camera}.{header.verdict}" if header.type == "verdict" else header.type
 
 
-class _Topical(msgspec.Struct):
-    """What an event's topic is made of."""
+class _TopicFields(msgspec.Struct):
+    """Header fields that make the topic."""
 
     type: str
     camera: object = None
@@ -184,26 +183,26 @@ class _Topical(msgspec.Struct):
 
 
 class _Numbered(msgspec.Struct):
-    """What every event in a journal has."""
+    """Header fields of every journalled event."""
 
     journal_id: JournalId
     seq: Seq
 
 
 _numbered = msgspec.json.Decoder(_Numbered)
-_topical = msgspec.json.Decoder(_Topical)
+_topic_fields = msgspec.json.Decoder(_TopicFields)
 
 PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
 request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 
 def refusal(reason: Reason, detail: str, request_id: str | None = None) -> Refused:
-    """The refusal of a request, for a reason that docs/durable.md has."""
+    """Return the refusal of a request, for a reason that docs/durable.md lists."""
     return refuse(reason, detail, request_id)
 
 
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
-    """The parts of a batch: itself, then each event's header and its heatmap, which may be an empty part."""
+    """Return the parts of a batch: the batch, then header and heatmap (which may be empty) of each event."""
     parts = [to_bytes(batch)]
     for header, heatmap in events:
         parts += (header, heatmap or b"")
@@ -211,17 +210,19 @@ def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> l
 
 
 def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
-    """The events in the parts of a batch.
+    """Return the events in the parts of a batch.
 
     Raises:
-        MessageError: they are not what its first part announces.
+        MessageError: the parts are not what the first part announces.
     """
     if len(parts) != 1 + 2 * batch.events:
-        raise MessageError(f"a batch of {len(parts)} part(s) came, {batch.events} events have {1 + 2 * batch.events}")
+        raise MessageError(
+            f"a batch of {len(parts)} part(s) came, expected {1 + 2 * batch.events} for {batch.events} events"
+        )
     lost = batch.lost_through
     if batch.after_seq > batch.through_seq or (lost is not None and not batch.after_seq < lost <= batch.through_seq):
         raise MessageError(
-            f"a batch after {batch.after_seq} up to {batch.through_seq} came, of which those up to {lost} are gone"
+            f"a batch after {batch.after_seq} up to {batch.through_seq} came whose lost_through is {lost}"
         )
     events = []
     before = batch.after_seq if lost is None else lost
@@ -229,7 +230,7 @@ def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
         try:
             numbered = _numbered.decode(header)
         except UNREADABLE as error:
-            raise MessageError(f"a batch came with a header that is no event: {error}") from error
+            raise MessageError(f"a batch came with a header that is not an event: {error}") from error
         if numbered.journal_id != batch.journal_id or not before < numbered.seq <= batch.through_seq:
             raise MessageError(
                 f"event {numbered.journal_id}-{numbered.seq} came after {before} in a batch up to "

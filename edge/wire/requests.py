@@ -1,4 +1,4 @@
-"""What requests and their replies have in common on every socket: a type, a version, an id, and the refusal."""
+"""The common form of requests and replies on every socket: a type, a version, an id, and the refusal."""
 
 import contextlib
 from typing import Annotated, Any, Generic, TypeVar
@@ -6,47 +6,48 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from edge.errors import MessageError
+from edge.errors import MessageError, SchemaVersionError
 
-SCHEMA_VERSION = 1
-"""Counts up when an older line could misunderstand a request, or an older client a reply."""
+SCHEMA_VERSION = 2
+"""Counts up when a line of the version before could misunderstand a request, or such a client a reply. Line and client
+refuse all other versions."""
 LONGEST_DETAIL = 300
-"""Characters: a refusal does not repeat all of a long request."""
+"""Characters. A refusal does not repeat all of a long request."""
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises on bytes that are no message."""
+"""Errors that msgspec raises on bytes that are not a message."""
 
 RequestId = Annotated[str, Meta(max_length=64)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class BareRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """What every request has."""
+    """Fields of every request."""
 
-    # Unknown fields are refused: a part id or a topic under a misspelt name must not be lost in silence.
+    # Unknown fields are refused: a part id or a topic under a misspelt name must not be lost silently.
 
     schema_version: int = SCHEMA_VERSION
 
 
 class IdentifiedRequest(BareRequest, frozen=True, kw_only=True):
-    """What every request has that is answered by one reply."""
+    """Fields of every request that one reply answers."""
 
     request_id: RequestId | None = None
-    """The client's own, handed back with the reply."""
+    """Chosen by the client, returned with the reply."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_field="type"):
-    """What was asked for is not done."""
+    """The request was not carried out."""
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
     reason: str
     """One word."""
     detail: str
-    """The reason in words, for people."""
+    """The reason as a sentence, for people."""
 
 
 class _Envelope(msgspec.Struct):
-    """What every message has, of whatever version."""
+    """Fields of every message of any version."""
 
     schema_version: Annotated[int, Meta(ge=1)]
     type: str
@@ -70,7 +71,7 @@ class Protocol(Generic[RequestT, ReplyT]):
     Args:
         requests: the union of the requests' types.
         replies: the union of the replies' types.
-        document: describes them.
+        document: file that describes them, for error messages.
     """
 
     def __init__(self, requests: Any, replies: Any, document: str) -> None:
@@ -79,68 +80,69 @@ class Protocol(Generic[RequestT, ReplyT]):
         self._document = document
 
     def request_from(self, data: bytes) -> RequestT | Refused:
-        """The request in these bytes, or the refusal of what is none."""
+        """Return the request in these bytes, or its refusal if they are not a valid request."""
         try:
             version = _envelope.decode(data).schema_version
-            if version <= SCHEMA_VERSION:
+            if version == SCHEMA_VERSION:
                 return self._requests.decode(data)
-            reason = "version"
+            reason, side = "version", "the line" if version > SCHEMA_VERSION else "the client"
             detail = (
-                f"a request of schema version {version} came, this line knows up to {SCHEMA_VERSION}; update heatline"
+                f"a request of schema version {version} came, this line knows version {SCHEMA_VERSION}; update {side}"
             )
         except UNREADABLE as error:
-            reason, detail = "malformed", f"what came is no request ({error}); {self._document} says what is"
+            reason, detail = "malformed", f"this is not a request ({error}); see {self._document}"
         return refuse(reason, detail, request_id_of(data))
 
     def reply_from(self, data: bytes) -> ReplyT:
-        """The reply in these bytes.
+        """Return the reply in these bytes.
 
         Raises:
-            MessageError: they are none, or one of a newer schema version.
+            MessageError: they are not a reply of this schema version.
         """
         try:
             version = _envelope.decode(data).schema_version
-            if version > SCHEMA_VERSION:
-                raise MessageError(
-                    f"a reply of schema version {version} came, this client knows up to {SCHEMA_VERSION}; "
-                    "update heatline"
+            if version != SCHEMA_VERSION:
+                side = "this client" if version > SCHEMA_VERSION else "the line"
+                raise SchemaVersionError(
+                    f"a reply of schema version {version} came, this client knows version {SCHEMA_VERSION}; "
+                    f"update {side}"
                 )
             return self._replies.decode(data)
         except UNREADABLE as error:
-            raise MessageError(f"what came is no reply of a line: {error}") from error
+            raise MessageError(f"this is not a reply of a line: {error}") from error
 
 
 def to_bytes(message: msgspec.Struct) -> bytes:
-    """A request or a reply as one JSON object in UTF-8, every field written."""
+    """Return a request or a reply as one JSON object in UTF-8 with every field."""
     return _encoder.encode(message)
 
 
 def refuse(reason: str, detail: str, request_id: str | None = None) -> Refused:
-    """The refusal of a request.
+    """Return the refusal of a request.
 
     Args:
-        detail: is cut off after `LONGEST_DETAIL`.
+        detail: truncated to `LONGEST_DETAIL` characters.
     """
     return Refused(request_id=request_id, reason=reason, detail=shortened(detail))
 
 
 def request_id_of(data: bytes) -> str | None:
-    """The id of a request that may be malformed; None: it has none, or none that can be read."""
+    """Return the id of a request that may be malformed; None if no id can be read."""
     with contextlib.suppress(*UNREADABLE):
         return _identified.decode(data).request_id
     return None
 
 
 def shortened(detail: str) -> str:
-    """A detail that is no longer than `LONGEST_DETAIL`."""
+    """Return a detail truncated to `LONGEST_DETAIL` characters."""
     return detail if len(detail) <= LONGEST_DETAIL else f"{detail[: LONGEST_DETAIL - 3]}..."
 
 
 def require_printable(**texts: str | None) -> None:
-    """See that texts can be shown on a terminal and in a log.
+    """Require that texts can be shown on a terminal and in a log.
 
     Raises:
-        ValueError: one cannot; as msgspec says it.
+        ValueError: a text cannot, worded as by msgspec.
     """
     for name, text in texts.items():
         if text is not None and not text.isprintable():

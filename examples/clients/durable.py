@@ -7,23 +7,23 @@ import uuid
 import zmq
 
 address, name = sys.argv[1:]
-who = {"schema_version": 1, "name": name}
-follow = {"type": "follow", "client": uuid.uuid4().hex, **who}
+identity = {"schema_version": 2, "name": name}
+follow = {"type": "follow", "client": uuid.uuid4().hex, **identity}
 while True:  # on a new connection, as the line was silent for three heartbeats
     with zmq.Context.instance().socket(zmq.DEALER) as line:
         line.linger = 0
         line.connect(address)
         line.send_json(follow)
         while line.poll(3000):
-            said, *events = line.recv_multipart()
-            reply = json.loads(said)
+            header, *events = line.recv_multipart()
+            reply = json.loads(header)
             if reply.get("reason") in ("not_following", "other_journal", "unavailable", "busy"):
                 continue  # silence comes after it, and it is followed again
-            if reply["type"] == "refused" or reply["schema_version"] > 1:
-                sys.exit(said.decode())
+            if reply["type"] == "refused" or reply["schema_version"] != 2:
+                sys.exit(header.decode())
             if reply.get("lost_through") or reply.get("former"):
-                print("LOST", said.decode(), file=sys.stderr, flush=True)
-            for header in events[::2]:  # after each comes its heatmap, or nothing
-                print(header.decode(), flush=True)  # after an outage, some come again: with the same journal_id and seq
+                print("LOST", header.decode(), file=sys.stderr, flush=True)
+            for event in events[::2]:  # after each comes its heatmap, or nothing
+                print(event.decode(), flush=True)  # after an outage, some come again: with the same journal_id and seq
             done = reply["acked_seq"] if reply["type"] == "following" else reply["through_seq"]
-            line.send_json({"type": "ack", "journal_id": reply["journal_id"], "seq": done, **who})
+            line.send_json({"type": "ack", "journal_id": reply["journal_id"], "seq": done, **identity})

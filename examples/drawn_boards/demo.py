@@ -1,43 +1,45 @@
-"""The main job on this machine, in under a minute: drawn boards, the service, a subscriber, and a page to look at.
+"""Runs the service on drawn boards, in under a minute, and writes a page of what it found.
 
-Draws boards that training never saw, runs the service on them with the bundle that lies beside this file, lets a
-subscriber in another process show every event, and compares what was found with what was drawn. Fails unless all its
-checks pass.
+Draws boards that training never saw, runs the service on them with the shipped bundle, receives every event in
+another process, and compares the events with the drawn defects. Fails unless all checks pass.
 """
 
 import argparse
 import json
 import os
-import socket
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from boards import write_boards
 from page import BoardOnPage, write_page
 from rich.console import Console
 
-from bench.watched_line import run_line
+from bench.watched_line import free_address, has_stopped, line_process
+from bench.watched_process import HEATLINE, WatchedProcess
 from edge.bundle import Manifest, open_bundle
-from edge.errors import DemoError, HeatlineError
+from edge.errors import BenchError, DemoError, HeatlineError
 from edge.images import read_image
 from edge.util.os_errors import writing
-from edge.wire.events import StatusEvent, VerdictEvent
+from edge.wire.events import Event, StatusEvent, VerdictEvent
 from train.evaluation.scoring import match_regions
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"
 BOARDS, SEED = 24, 2026
-"""A third of the boards is flawless. The bundle was trained on boards of another seed (rebuild.sh)."""
+"""A third of the boards has no defect. The bundle was trained on boards of another seed (rebuild.sh)."""
 SERVICE_WITHIN_SECONDS = 50
+SILENCE_SECONDS = 30
 
 LINE = """\
 # Written by the demo. `heatline check` and `heatline run` take it as it is.
 bundle = {bundle}
-allow_unsigned = true  # it comes with heatline itself
-acting = false  # a trial: nobody's ejector may fire
+allow_unsigned = true  # the demo's bundle is not signed
+acting = false  # a trial: no ejector may fire
 
 [[cameras]]
 name = "top"
@@ -78,10 +80,14 @@ def run(out: Path) -> None:
     """Draw, inspect, score, write the page.
 
     Raises:
-        DemoError: a check fails.
+        DemoError: a check fails, or the folder cannot be made.
         BenchError: a process failed.
     """
     console = Console()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{out} cannot be made ({error.strerror}); name another folder with --out") from error
     started = time.monotonic()
     manifest = open_bundle(BUNDLE).manifest
     if not (out / "boards").exists():  # from an earlier run
@@ -107,12 +113,29 @@ def run(out: Path) -> None:
 
 
 def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
-    """Run service and subscriber, each in a process of its own: every verdict that the subscriber got, and the end."""
-    address = f"tcp://127.0.0.1:{free_port()}"
-    line = out / "line.toml"
+    """Run the service until its camera has no more boards, and `heatline watch`, each in a process of its own.
+
+    Returns:
+        Every verdict event, and the last status.
+    Raises:
+        BenchError: a process failed or did not end in time, or no status says that the line has stopped.
+    """
+    address, line, received = free_address(), out / "line.toml", out / "received"
     with writing(line):
         line.write_text(LINE.format(bundle=json.dumps(str(BUNDLE.resolve())), address=address))
-    return run_line(line, address, out / "received", within_seconds=SERVICE_WITHIN_SECONDS)
+    shutil.rmtree(received, ignore_errors=True)
+    watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
+    with WatchedProcess("the subscriber", watch, None) as subscriber, line_process(line, None) as service:
+        subscriber.start()
+        service.start()
+        service.require_success(SERVICE_WITHIN_SECONDS)
+        subscriber.require_success()
+    lines = (received / "events.jsonl").read_bytes().splitlines()
+    events: list[Event] = [msgspec.json.decode(each, type=Event) for each in lines]
+    last = events[-1] if events else None
+    if not isinstance(last, StatusEvent) or not has_stopped(last):
+        raise BenchError("no status of the line says that it has stopped; see the output above")
+    return [event for event in events if isinstance(event, VerdictEvent)], last
 
 
 def compare(out: Path, event: VerdictEvent, manifest: Manifest) -> BoardOnPage:
@@ -156,14 +179,6 @@ def check(boards: list[BoardOnPage], final: StatusEvent) -> list[Check]:
             bool(defective) and false_regions < 1,
         ),
     ]
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

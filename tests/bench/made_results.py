@@ -10,10 +10,10 @@ from bench.bare_engine import Settings
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
-from bench.end_to_end.line import Told
+from bench.end_to_end.line import ReceivedVerdict
 from bench.end_to_end.saturated import Processor, Saturated
-from bench.end_to_end.window import Latency, Window
-from bench.flops import Flops, FlopsBench, MapAdds
+from bench.end_to_end.window import Window
+from bench.flops import Flops, FlopsBench
 from bench.machine import Machine
 from bench.map_cost.plan import Cost as MapCost
 from bench.map_cost.plan import MapCosts, Row
@@ -21,8 +21,8 @@ from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import keep, new_report
-from bench.spread import Spread
-from bench.stages.stages import StageCost, StagesBench, WholeWay
+from bench.spread import Latency, Spread
+from bench.stages.stages import StageCost, StagesBench, WholeInspection
 from bench.stages.tile_counts import TileCost
 from bench.startup import Starts, StartUp
 from edge.wire.events import BundleName, Times, VerdictEvent
@@ -98,7 +98,7 @@ def stages() -> StagesBench:
             for stage, ms in {"grab": 0.625, "infer": 61.5, "judge": 2.125}.items()
         ],
         whole=[
-            WholeWay(
+            WholeInspection(
                 size="2448x2048", tiles=120, variant="defects", regions=12, stages_ms=65.625, ms=spread(67.0),
                 hand_offs_ms=spread(1.375), hand_offs_cpu_ms=0.875, **COST,
             )
@@ -160,8 +160,7 @@ def map_costs(model: str = MODEL, ms: float = 1.25) -> MapCosts:
 def flops() -> FlopsBench:
     system = Flops(
         model=MODEL, timm="mobilenetv3_large_100", map_hw=(14, 14), parameters=790_000, macs=152_100_000, gflops=0.3042,
-        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000)],
-        study_gflops=0.22,
+        macs_with_map=152_150_000, gflops_with_map=0.3043, method="cam", study_gflops=0.22,
     )  # fmt: skip
     return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
 
@@ -201,14 +200,16 @@ def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **
         boot_id="a", seq=number, camera="a", frame_id=number, frame_number=number, reason=reason, score_threshold=0.0,
         times=Times(captured_at_ns=0, captured_monotonic_ns=round(captured_ms * 1e6)), evidence_threshold=0.0,
         verdict="GOOD" if reason is None else "NO_VERDICT", precision="f32", latency_ms=1.0, acting=True,
-        bundle=BundleName(name="b", version="1", digest="0" * 64), frame_score=1.0,
+        previous_seq=0, bundle=BundleName(name="b", version="1", digest="0" * 64), frame_score=1.0,
     )  # fmt: skip
     return msgspec.structs.replace(event, **changed)
 
 
-def told(number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any) -> Told:
+def told(
+    number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any
+) -> ReceivedVerdict:
     """A frame that was stamped so late, and heard of so long after it was due."""
-    return Told(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
+    return ReceivedVerdict(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
 
 
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:

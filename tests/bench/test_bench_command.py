@@ -1,5 +1,6 @@
 """`heatline bench` as a whole: how it is called, what a line PC needs for it, and what becomes of a result."""
 
+import errno
 import os
 import platform
 import re
@@ -14,8 +15,9 @@ from click.testing import CliRunner
 
 import bench.machine
 from bench.command import bench as command
+from bench.commands.common import write_and_print
 from bench.engine_process import engine_in
-from bench.machine import Machine, machine
+from bench.machine import Machine, file_system, machine
 from bench.result_file import claim, keep, read_result
 from edge.errors import BenchError, BundleError, HeatlineError
 from edge.inference import Precision
@@ -93,6 +95,44 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_pat
     assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
 
 
+def test_a_result_that_the_disk_does_not_take_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "flops.json"
+    monkeypatch.setattr("bench.result_file.replacing", full)
+    with pytest.raises(BenchError, match="No space left on device"):
+        write_and_print({"macs": 5}, lambda: print("the table"), out, as_json=False)
+    assert capsys.readouterr().out == "the table\n"
+    with pytest.raises(BenchError, match="name another file with --out"):
+        write_and_print({"macs": 5}, lambda: None, out, as_json=True)
+    assert capsys.readouterr().out == '{"macs":5}\n'
+
+
+@pytest.mark.parametrize("command_name", ["plausibility", "robustness"])
+def test_figures_are_not_written_where_their_table_goes(tmp_path: Path, command_name: str) -> None:
+    out = tmp_path / "found.md"
+    refused = CliRunner().invoke(command, [command_name, "--data", str(tmp_path), "--out", str(out)])
+    assert refused.exit_code == 2
+    assert "is where the table goes" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["flops", "--layers", "--json"], "leave out --layers or --json"),
+        (["end-to-end", "b", "--fps", "3", "--rounds", "4"], "--rounds counts for --saturate and --idle"),
+        (["end-to-end", "b", "--saturate", "--seconds", "4"], "--seconds counts for --fps and --find-max"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(arguments: list[str], reason: str) -> None:
+    refused = CliRunner().invoke(command, arguments)
+    assert refused.exit_code == 2
+    assert reason in refused.output
+
+
 @pytest.mark.parametrize(("data", "word"), [(b"{", "not JSON"), (b"[]", "list"), (None, "cannot be read")])
 def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes | None, word: str) -> None:
     path = tmp_path / "a.json"
@@ -139,6 +179,17 @@ def test_a_machine_is_described_as_the_system_describes_it(tmp_path: Path, monke
     (tmp_path / "lib").mkdir()
     monkeypatch.setattr(bench.machine, "CODE", tmp_path / "lib")
     assert machine()["commit"] is None, "code that lies in somebody else's checkout has none"
+
+
+def test_the_file_system_of_a_folder_is_not_that_of_one_whose_name_begins_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mounts = "disk / ext4 rw 0 0\nmemory /data tmpfs rw 0 0\nother /data/deep btrfs rw 0 0\n"
+    monkeypatch.setattr(
+        Path, "read_text", lambda path: mounts if str(path) == "/proc/mounts" else pytest.fail(f"{path}")
+    )
+    places = ("/database", "/data", "/data/deep/er", "/data/deeper")
+    assert [file_system(Path(place)) for place in places] == ["ext4", "tmpfs", "btrfs", "tmpfs"]
 
 
 @pytest.mark.parametrize(

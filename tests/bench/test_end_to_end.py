@@ -22,18 +22,19 @@ from click.testing import CliRunner, Result
 
 import bench.end_to_end.end_to_end as measuring
 import bench.end_to_end.highest as highest_rate
+import bench.end_to_end.line as line_module
 from bench.bare_engine import BareEngine as OpenVinoAlone
-from bench.bare_engine import Settings, read_graph, unlike
+from bench.bare_engine import Settings, find_wrong_answer, read_graph
 from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
-from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
+from bench.end_to_end.end_to_end import EndToEnd, Plan, describe_keeping_up, measure_end_to_end
 from bench.end_to_end.highest import Tries
-from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_as_expected, running
+from bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import Window, window_of
 from bench.engine_process import in_own_process
 from bench.processes import ThreadTime, thread_times
-from bench.watched_line import Heard
+from bench.watched_line import ReceivedEvent
 from edge.bundle import Bundle
 from edge.delivery.sockets import GONE_AFTER_MS
 from edge.errors import BenchError, InputError
@@ -80,7 +81,7 @@ def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(
 @pytest.mark.parametrize("stood_still_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
 def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scene, stood_still_s: float) -> None:
     """Also after it stood still; ZeroMQ hangs up on who does so for long, and its clock cannot be set."""
-    heard: list[Heard] = []
+    heard: list[ReceivedEvent] = []
     with running(scene, None, waits=True) as line:
         line.settle(scene.cameras)
         with line.watched.paused():
@@ -97,7 +98,7 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
             line.watched.require_cameras(cameras)
     assert {one.event.camera for one in seen} == {"cam0", "cam1"}
     assert {one.event.verdict for one in seen} == {"GOOD", "DEFECT"}
-    assert missed(seen) == 0
+    assert count_unreported(seen) == 0
     assert all(one.at_ns > one.captured_ns for one in seen)
 
     def replay(**claimed: Any) -> None:
@@ -113,7 +114,7 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
         {"evidence": {name: score + 0.1 for name, score in expected.evidence.items()}},
         {"heatmap_hw": (1, 1)},
     ):
-        with pytest.raises(BenchError, match="nothing that is measured"):
+        with pytest.raises(BenchError, match="no figure of this line counts"):
             replay(**claimed)
 
 
@@ -141,7 +142,9 @@ def test_no_service_outlives_a_bench_that_is_killed(bundle: Bundle, tmp_path: Pa
 # What came of a window.
 
 
-def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
+def told(
+    number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0
+) -> ReceivedVerdict:
     """A frame of a camera that takes 10 a second, heard of so late, and stamped a tenth of that late."""
     return made.told(number, 100.0 * number, ms / 10, ms, reason, camera=camera, frames=frames)
 
@@ -175,7 +178,7 @@ def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() ->
     assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
 
 
-def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[Told]:
+def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedVerdict]:
     """A camera at 100 frames a second, each frame later by so much than the one before."""
     return [made.told(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
 
@@ -189,14 +192,33 @@ def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[Told]:
         (at_rate(200), 2, "cameras came at 0.0/s"),  # nothing came of the other one
         (at_rate(100, later_ms=0.2), 1, None),  # 2 % of the time
         (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
+        (at_rate(3), 1, "cameras came at 3.0/s"),
         ([*at_rate(99), told(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
         ([one for one in at_rate(100) if one.number != 50], 1, "lost: unheard 1"),
     ],
 )
 def test_a_rate_is_kept_up_with_if_all_frames_came_and_none_later_than_the_ones_before(
-    of: list[Told], cameras: int, why_not: str | None
+    of: list[ReceivedVerdict], cameras: int, why_not: str | None
 ) -> None:
     assert window_of(of, cameras, 100.0, 1.0, {}, MEMORY_MB).not_kept_up == why_not
+
+
+def test_too_few_frames_are_a_reason_of_their_own_and_the_answer_is_that_of_the_rule() -> None:
+    few = window_of(at_rate(3), 1, 100.0, 0.03, {}, MEMORY_MB)
+    assert few.inspected == few.frames == 3
+    assert describe_keeping_up(few) == "no: too few frames to see whether they came later and later; it takes 4"
+    kept_up = window_of(at_rate(100), 1, 100.0, 1.0, {}, MEMORY_MB)
+    assert describe_keeping_up(kept_up) == "yes: every frame was inspected, none late"
+    late = msgspec.structs.replace(kept_up, late=2)
+    assert describe_keeping_up(late) == "no: 2 of 100 frames came later than 20 ms"
+
+
+def test_a_camera_that_falls_silent_after_a_window_is_waited_for_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "LAST_WITHIN_SECONDS", 0.0)
+    watched: Any = SimpleNamespace(next=lambda: None, process=SimpleNamespace(log_tail=lambda: "its log is empty"))
+    silent = r"1 of 1 cameras fell silent: .* within 0 s; its log is empty"
+    with pytest.raises(BenchError, match=silent):
+        Line(watched, lambda event: None).receive_past([], 1, 1000.0, lambda one: True)
 
 
 def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,12 +249,12 @@ def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) 
     engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
     engine.run(3)
     logits, _ = answer(tiles)
-    assert unlike(engine, logits, 1e-3) is None
-    assert "off by 1" in str(unlike(engine, logits + 1, 1e-3))
-    assert unlike(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
+    assert find_wrong_answer(engine, logits, 1e-3) is None
+    assert "off by 1" in str(find_wrong_answer(engine, logits + 1, 1e-3))
+    assert find_wrong_answer(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
     for request in engine._requests:
         request.get_tensor("logit").data[:] += 50
-    assert "its logits are off" in (unlike(engine, logits, 1e-3) or "")
+    assert "its logits are off" in (find_wrong_answer(engine, logits, 1e-3) or "")
 
 
 def wrong_at_once(path: Path) -> None:
@@ -243,14 +265,14 @@ def test_what_loads_the_engine_is_another_process_that_tells_of_its_errors_and_e
     bundle: Bundle, pictures: Path
 ) -> None:
     with in_own_process(Bare, bundle.path, "f32") as bare:
-        assert bare.look(pictures, 0.25).tiles == 4
+        assert bare.expect(pictures, 0.25).tiles == 4
         chosen = bare.choose(0.001, 1)
         assert chosen.figure == dict(chosen.tried)[chosen.settings]
         assert bare.tiles_per_s(0.001) > 0
         assert bare.choose_for_frames(1).figure > 0
         assert bare.frame_ms() > 0
         with pytest.raises(InputError, match="picture"):
-            bare.look(bundle.path)
+            bare.expect(bundle.path)
     with pytest.raises(BenchError, match="there is no bundle in"), in_own_process(wrong_at_once, bundle.path):
         pass
     with in_own_process(Doomed) as doomed, pytest.raises(BenchError, match="process ended with -9"):
@@ -344,7 +366,7 @@ def test_the_service_is_measured_beside_the_engine_and_at_its_highest_rate(
         monkeypatch.setattr(measuring, name, value)
     plan = Plan(rate_fps=None, seconds=1.0, find_max=True, saturate=True, idle=True, rounds=2)
     found = measure_end_to_end(
-        bundle, "f32", plan, pictures=pictures, frame_hw=HW, cameras=1, engine={"batch": 2}, say=print,
+        bundle, "f32", plan, pictures=pictures, frame_hw=HW, cameras=1, engine={"batch": 2}, report_line=print,
         keep=lambda part: None,
     )  # fmt: skip
     assert found.engine_settings == {"batch": 2}
@@ -362,7 +384,7 @@ def test_the_service_is_measured_beside_the_engine_and_at_its_highest_rate(
 def test_a_run_that_did_not_end_well_says_so_in_its_file(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = SimpleNamespace(look=lambda folder: scene.expected, choose=lambda *_: Chosen(Settings(1, 1), 9.0, []))
+    bare = SimpleNamespace(expect=lambda folder: scene.expected, choose=lambda *_: Chosen(Settings(1, 1), 9.0, []))
     out = tmp_path / "end-to-end.json"
 
     def fail(*_: object, **__: object) -> None:

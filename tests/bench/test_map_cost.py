@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import bench.map_cost.measure as measure_module
 import bench.spread
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.measure import Answers, measure, measured_rows, unlike_the_model
+from bench.map_cost.measure import Answers, find_wrong_answer, measure, measured_rows
 from bench.map_cost.plan import Cost, Setting, plan
 from bench.spread import Spread
 from edge.errors import BenchError, PrecisionError
@@ -91,7 +91,7 @@ def test_rows_are_the_models_own_or_those_that_are_named() -> None:
 def test_a_graph_with_a_map_is_timed_beside_the_fastest_without(
     config: CnnConfig | VitConfig | None, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_module, "SECONDS_PER_TURN", 1e-6)
+    monkeypatch.setattr(measure_module, "SECONDS_PER_ROUND", 1e-6)
     graphs: Any = Darkness() if config is None else ModelGraphs(config, TILE_PX, tiles_of(2))
     found = measured(graphs, config or CNN, engines=[engine], batches=[2])
     assert found.bare in ("pooling", "fused attention", "explicit attention")
@@ -165,21 +165,21 @@ def test_answers_that_skip_work_are_found_out() -> None:
     )
 
     def fault(setting: Setting, *answers: Any, has_map: bool = True) -> str:
-        return str(unlike_the_model(logits, maps, answers, setting, has_map=has_map))
+        return str(find_wrong_answer(logits, maps, answers, setting, has_map=has_map))
 
     for setting in settings:
         assert fault(setting, logits, maps) == fault(setting, logits, None, has_map=False) == "None"
         assert fault(setting, logits, None) == fault(setting, logits, maps * 0) == "it gives no maps"
         assert "mean(map) == logit is off" in fault(setting, logits, maps * 2)
         assert "mean(map) == logit is off" in fault(setting, logits, maps * np.nan)
-        assert "no numbers" in fault(setting, logits * np.nan, maps)
+        assert "not finite" in fault(setting, logits * np.nan, maps)
     flat = np.broadcast_to(logits[:, None, None], maps.shape)
-    assert "its maps are off the model's" in fault(settings[0], logits, flat)
-    assert "its logits are off the model's" in fault(settings[0], logits + 1, None, has_map=False)
+    assert "its maps differ from the model's" in fault(settings[0], logits, flat)
+    assert "its logits differ from the model's" in fault(settings[0], logits + 1, None, has_map=False)
 
 
 @pytest.mark.parametrize(
-    ("skips_from", "words"), [(0, "not timed, as it gives no maps"), (2, "after the turns it gives")]
+    ("skips_from", "words"), [(0, "not timed, as it gives no maps"), (2, "after the rounds it gives")]
 )
 def test_what_skips_its_work_before_it_is_timed_or_meanwhile_ends_the_row(
     skips_from: int, words: str, monkeypatch: pytest.MonkeyPatch

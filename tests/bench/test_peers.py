@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from bench.commands.peers import peers as command
 from bench.peers import expected
-from bench.peers.expected import Expected, Scale, TileAnswers, what_differs
+from bench.peers.expected import Expected, Scale, TileAnswers, find_difference
 from bench.peers.net import as_anomalib_exports
-from bench.peers.peers import PeersBench, checked, faults, require_same_libraries
+from bench.peers.peers import PeersBench, check_turn, faults, require_same_libraries
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
 from bench.peers.worker import Ready, Turn, Worker
@@ -29,7 +29,7 @@ from bench.result_file import read_result
 from edge.errors import BenchError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import open_engine
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export.openvino_ir import to_ir
 from tests import small_bundle
 from tests.bench import made_results as made
@@ -121,7 +121,7 @@ def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() ->
     tiles[1] //= 8  # darker, so more of a defect
     logits, maps = small_bundle.answer(tiles)
     model = as_anomalib_exports(ir, TILE, scale).read()
-    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"image": tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255})
     score = np.clip((logits - 60) / 90 + 0.5, 0, 1)
     large = np.stack([cv2.resize(np.clip((one - 60) / 90 + 0.5, 0, 1), (TILE, TILE)) for one in maps])
@@ -204,25 +204,25 @@ FIRST, SECOND = RIGHT
 )  # fmt: skip
 def test_a_system_that_skips_work_is_found_out(answers: Answers, wrong: str | None) -> None:
     if wrong is None:
-        assert checked(OURS, turn_of(answers), PREPARED) == 0.0
+        assert check_turn(OURS, turn_of(answers), PREPARED) == 0.0
         near = [(logits + np.float32(5e-4) * LOGITS.std(), heatmap, bad) for logits, heatmap, bad in answers]
-        assert checked("grad-cam", turn_of(near), PREPARED) == pytest.approx(5e-4, rel=0.01)
+        assert check_turn("grad-cam", turn_of(near), PREPARED) == pytest.approx(5e-4, rel=0.01)
     else:
-        with pytest.raises(BenchError, match=f"anomalib does not do the work that is timed: {wrong}"):
-            checked("anomalib", turn_of(answers), PREPARED)
+        with pytest.raises(BenchError, match=f"anomalib gives wrong answers, .*: {wrong}"):
+            check_turn("anomalib", turn_of(answers), PREPARED)
 
 
 def test_unknown_maps_must_be_no_nonsense_and_the_engine_alone_answers_in_every_request() -> None:
     def differs(*answers: tuple[Any, Any, bool]) -> str | None:
-        return what_differs(turn_of(list(answers)).answers, replace(WANT, heatmaps=None), "f32", 4, 4.0)
+        return find_difference(turn_of(list(answers)).answers, replace(WANT, heatmaps=None), "f32", 4, 4.0)
 
     assert differs(*RIGHT) is None
-    assert "no number" in str(differs(FIRST, (SECOND[0], SECOND[1] * np.nan, True)))
+    assert "not finite" in str(differs(FIRST, (SECOND[0], SECOND[1] * np.nan, True)))
     assert differs(FIRST, (SECOND[0], SECOND[1] * 0, True)) == "1 of its 2 heatmaps are flat"
     requests: Answers = [(LOGITS[0, :2], None, False)] * 3
-    assert checked(ENGINE, turn_of(requests), PREPARED) == 0.0
-    with pytest.raises(BenchError, match="engine alone does not do the work"):
-        checked(ENGINE, turn_of([*requests[:2], (np.zeros(2, np.float32), None, False)]), PREPARED)
+    assert check_turn(ENGINE, turn_of(requests), PREPARED) == 0.0
+    with pytest.raises(BenchError, match="engine alone gives wrong answers"):
+        check_turn(ENGINE, turn_of([*requests[:2], (np.zeros(2, np.float32), None, False)]), PREPARED)
 
 
 # The real ones.
@@ -262,7 +262,7 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
             tried = sorted((one.settings for one in ready.tried), key=lambda each: int(each["batch"]))
             assert tried == [{"streams": 1, "batch": 1}, {"streams": 1, "batch": 3}]
             turn = worker.turn()
-        assert checked(name, turn, prepared) < 1e-3
+        assert check_turn(name, turn, prepared) < 1e-3
         if name == OURS:
             assert turn.answers["defective"].tolist() == [False, True, False, True]
 
@@ -311,7 +311,7 @@ def test_a_run_in_which_others_were_not_idle_and_what_cannot_be_run_are_faults()
     (fault,) = faults(msgspec.structs.replace(made.peers(), others_cpu=0.06))
     assert "took 0.060 of a core, expected at most 0.05" in fault
     for options, words in (
-        (["--peers-python", "/no/python"], "which is not there; make it with `make peers-env`"),
+        (["--peers-python", "/no/python"], "which does not exist; make it with `make peers-env`"),
         (["--size", "640x200", "--peer", "grad-cam"], "--size is 640x200, smaller than a tile of 224 px"),
     ):
         with pytest.raises(BenchError, match=words):

@@ -16,9 +16,11 @@ from bench.plausibility import (
     PlausibilityResult,
     Refused,
     SetResult,
+    measure,
     table,
 )
 from bench.recipes.sets import DataSet
+from edge.errors import BenchError
 from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,6 +50,16 @@ def test_black_frames_and_another_size_are_told_and_good_ones_pass(tmp_path: Pat
     table = out.with_suffix(".md").read_text().splitlines()
     assert table[0] == "| refused | blobs | wide |"
     assert len(table) == 2 + 2 + len(SPOILT) + 1 + len(STILL_GOOD) + 1 + 1
+
+
+def test_a_set_of_one_group_is_refused_before_anything_is_inferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_blobs(tmp_path / "data" / "blobs", per_group=1)
+    monkeypatch.setattr("bench.plausibility.build_model", lambda *_: pytest.fail("a model was built"))
+    one = DataSet(name="blobs", truth="masks", pattern="^[a-d](_)")
+    with pytest.raises(BenchError, match="blobs has pictures of one group, expected two at least"):
+        measure([one], tmp_path / "data", tmp_path, [0], 9, print)
 
 
 def test_what_is_spoilt_is_spoilt_and_has_the_type_of_a_picture() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_each_recipe_is_measured_once_and_more_is_added(
 
     def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
         places = (data, tmp_path / "work", tmp_path / "results")
-        one = Measurement(BLOBS, recipe, overrides, *places, say=said.append, **more)  # type: ignore[arg-type]
+        one = Measurement(BLOBS, recipe, overrides, *places, report_line=said.append, **more)  # type: ignore[arg-type]
         found = one.measure(seeds)
         assert read_recipe(one.file) == found
         return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds], "found": found}
@@ -178,7 +179,7 @@ def test_each_recipe_is_measured_once_and_more_is_added(
     before = Path(str(ours["file"])).read_bytes()
     assert measure("heatline", [0], dense)["folds"] == ours["folds"]
     assert Path(str(ours["file"])).read_bytes() == before
-    assert said[-1].endswith("seed 0 is there")
+    assert said[-1].endswith("seed 0 is done")
 
     run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(ours["file"])).stem / "seed0" / "out_of_fold.npz")
     recipe = compose(["data=.", *dense]).recipe
@@ -205,7 +206,7 @@ def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path, d
 
     overrides = [*dense]
     places = (data, tmp_path / "work", tmp_path / "results")
-    one = Measurement(BLOBS, "bank", overrides, *places, say=end)
+    one = Measurement(BLOBS, "bank", overrides, *places, report_line=end)
     with pytest.raises(KeyboardInterrupt):
         one.measure([1, 2])
     kept = read_recipe(one.file)
@@ -231,9 +232,16 @@ def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(
 
     kept = json.loads(run(*dense))
     assert [one.split()[:2] for one in kept["results"]] == [["blobs:", "bank"]]
+    (file,) = (tmp_path / "results").glob("blobs/*.json")
+    assert [one.machine["cores"] for one in read_recipe(file).trainings] == [len(os.sched_getaffinity(0))]
     assert "*0.9*" in Path(kept["tables"]).read_text()
     with pytest.raises(ConfigError, match="the bench sets seed itself"):
         run(*dense, "seed=3")
+    with pytest.raises(BenchError, match="blobs has no fold 9; name one of 0 to 1"):
+        run(*dense, "--fold", "9")
+    (tmp_path / "results" / ".tables.md.new").mkdir()  # in the way of what is written first
+    with pytest.raises(BenchError, match="name another file with --results"):
+        run(*dense)
 
 
 def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp_path: Path) -> None:
@@ -270,7 +278,7 @@ def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth
     assert [len(read(count, 0)) for count in (1, 3)] == [1, 3]
     assert read(1, 0) < read(3, 0)
     assert read(3, 0) != read(3, 1)
-    with pytest.raises(ConfigError, match="annotated pictures, and 99 were asked for"):
+    with pytest.raises(ConfigError, match="annotated pictures, fewer than --annotated 99"):
         read(99, 0)
 
 

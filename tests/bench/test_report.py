@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.commands.report import report as command
+from bench.recipes.rows import Training
 from bench.report.files import read
 from bench.report.tables import shown
 from bench.report.write import Report, make_report
@@ -88,7 +89,7 @@ def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_mad
         ("From capture to event", "15.5"): {"came fps": "14.5", "not kept up": "lost: dropped.overload 1"},
         ("From capture to event", "saturated: service over engine"): {"found": "0.968"},
         ("Start", "cached"): {"ready s": "1.45 (1.30 to 1.67)", "ready to warm": "0.600 (0.540 to 0.690)"},
-        ("Beside others", "grad-cam"): {"to engine": "0.0800", "ours to it": "12.1"},
+        ("Compared with others", "grad-cam"): {"to engine": "0.0800", "ours to it": "12.1"},
         ("What a map costs", made.MODEL): {"cost: map ms per tile": "1.25 (1.12 to 1.44)", "cost: ratio": "1.00"},
         ("Parameters and multiply-adds", made.MODEL): {"parameters": "790,000", "macs": "152,100,000"},
         ("Recipes", "heatline a=1"): {"tile AP": "0.625 ± 0.00", "defects hit": "0.750 ± 0.25"},
@@ -183,10 +184,38 @@ def test_the_command_writes_both_files_and_says_what_is_left_out(tmp_path: Path)
     said = json.loads(done.stdout)
     assert (said["page"], said["files"]) == (str(to / "report.html"), 1), "a file that is named twice counts once"
     (sentence,) = said["left_out"]
-    assert "2 files of other measurements" in sentence
+    assert "2 files of other measurements" in sentence, "they were found in a folder"
     assert sentence.endswith("bad.json, other.json")
     assert "<h2>Start</h2>" in (to / "report.html").read_text()
     assert (to / "report.md").read_text().startswith("# heatline bench\n")
+
+
+def test_a_file_that_was_named_is_named_where_it_has_no_section(tmp_path: Path) -> None:
+    made.write(tmp_path, "startup")
+    for kind in ("soak", "telepathy"):
+        (tmp_path / f"{kind}.json").write_text(f'{{"bench": "{kind}", "machine": {{}}}}')
+    soak, other = make_report([tmp_path, tmp_path / "soak.json", tmp_path / "telepathy.json"]).unusable
+    assert soak.endswith("soak.json is a result of test apparatus (make soak), which this report does not show; "
+                         "docs/soak.md describes it")  # fmt: skip
+    assert "use the heatline that wrote it" in other
+    (both,) = make_report([tmp_path]).unusable
+    assert "2 files of other measurements" in both
+
+
+def test_parts_of_several_machines_are_credited_to_their_own(tmp_path: Path) -> None:
+    def training(fold: int, commit: str) -> Training:
+        machine = {"processor": "Example CPU 9", "commit": commit}
+        return Training(seed=0, fold=fold, seconds=9, tiles_per_s=None, machine=machine)
+
+    def page_of(*commits: str) -> str:
+        trainings = [training(fold, commit) for fold, commit in enumerate(commits)]
+        return make_report([made.write(tmp_path, "recipes", replaced(made.recipe(), trainings=trainings))]).page
+
+    assert "measured on: " not in page_of("abc", "abc")
+    first, second = (
+        f"seed 0, fold {fold}: Example CPU 9, commit {commit}" for fold, commit in ((0, "abc"), (1, "def"))
+    )
+    assert f"heatline a=1: measured on: {first}; {second}." in page_of("abc", "def")
 
 
 def test_of_the_checkouts_own_results_those_of_other_apparatus_are_only_counted(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+import bench.robustness as robustness
 from bench.command import bench as command
 from bench.plausibility import BESIDE, BESIDE_PX
 from bench.recipes.metrics import label_defects
@@ -21,18 +22,18 @@ from bench.robustness import (
     UNCHANGED,
     ChangeFigures,
     Comparison,
+    Inspected,
     SetResult,
     Settings,
-    Sighting,
     compare,
-    figures_of,
-    look,
+    count_figures,
+    inspect_frame,
     read_robustness,
     table,
     to_pixels,
 )
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.errors import BenchError, ConfigError
 from edge.inference import open_engine
 from edge.inspection.inspector import Inspector
@@ -84,7 +85,7 @@ def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(
     assert not list((tmp_path / "work").glob("tmp*")), "runs and bundles"
 
     before = out.read_bytes()
-    assert run(out, *small) == "blobs is there\n"
+    assert run(out, *small) == "blobs is done\n"
     assert out.read_bytes() == before
     with pytest.raises(BenchError, match="blobs has no fold 4; name one of 0 to 3"):  # other settings: measured again
         run(out, *small, "--fold", "4")
@@ -123,8 +124,8 @@ def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_fra
     frame_hw, found_before, found_after = drawn
     mask = np.random.default_rng(seed).random(frame_hw) < 0.4
     labels, _ = label_defects(mask)
-    before = Sighting("DEFECT", to_pixels(found_before, frame_hw, 4, 0))
-    after = Sighting("DEFECT", to_pixels(found_after, frame_hw, 4, BESIDE_PX))
+    before = Inspected("DEFECT", to_pixels(found_before, frame_hw, 4, 0))
+    after = Inspected("DEFECT", to_pixels(found_after, frame_hw, 4, BESIDE_PX))
     one, other = pixels_by_hand(found_before, frame_hw, 0), pixels_by_hand(found_after, frame_hw, BESIDE_PX)
     shown = {(y, x) for y in range(frame_hw[0] - BESIDE_PX) for x in range(frame_hw[1] - BESIDE_PX)}
     one, count = one & shown, len({int(labels[place]) for place in shown} - {0})
@@ -147,23 +148,23 @@ def test_the_line_sees_a_square_where_it_was_though_the_frame_is_moved(bundle: B
     frame = dark_square(white_frame(), 96, 304)
     shown = [Appearance((500, 700), Vitals.of(each), None) for each in (frame, white_frame())]
     engine = open_engine("openvino", bundle.path, TILE, threads=1)
-    inspector = Inspector(bundle.manifest, engine, plausibility=know_product(shown))
-    unchanged = look(inspector, frame)
-    moved = look(inspector, CHANGES[BESIDE](frame, np.random.default_rng(0)), BESIDE_PX)
+    inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
+    unchanged = inspect_frame(inspector, frame)
+    moved = inspect_frame(inspector, CHANGES[BESIDE](frame, np.random.default_rng(0)), BESIDE_PX)
     square = np.zeros(frame.shape[:2], np.bool_)
     square[96:144, 304:352] = True
     for seen in (unchanged, moved):
         shown = square[: seen.pixels.shape[0], : seen.pixels.shape[1]]
         assert seen.verdict == "DEFECT"
         assert (seen.pixels & shown).sum() / (seen.pixels | shown).sum() > 0.6  # map cells are of 16 px
-    assert look(inspector, white_frame()).verdict == "GOOD"
-    assert not look(inspector, white_frame()).pixels.any()
-    assert look(inspector, white_frame() * 0).verdict == "NO_VERDICT"
+    assert inspect_frame(inspector, white_frame()).verdict == "GOOD"
+    assert not inspect_frame(inspector, white_frame()).pixels.any()
+    assert inspect_frame(inspector, white_frame() * 0).verdict == "NO_VERDICT"
     engine.close()
 
 
 def test_figures_count_frames_with_a_verdict_and_flips_of_those_with_two() -> None:
-    found = figures_of(
+    found = count_figures(
         "darker",
         [
             Comparison(False, "GOOD", "GOOD", None, 0, 0, 0),
@@ -198,9 +199,9 @@ def test_figures_count_frames_with_a_verdict_and_flips_of_those_with_two() -> No
 
 
 def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> None:
-    none = figures_of("", [])
+    none = count_figures("", [])
     compared = [Comparison(True, "DEFECT", "DEFECT", 0.5, 4, 3, 2), Comparison(False, "GOOD", "DEFECT", None, 0, 0, 0)]
-    some = figures_of("", compared)
+    some = count_figures("", compared)
     settings = Settings(seeds=[0], folds=[0], frames=40, overrides=[])
     sets = [
         SetResult(
@@ -224,6 +225,29 @@ def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> Non
     )
     assert "| 20 % darker | 1, 0 | 0, 0 |" in rows
     assert rows[-1] == "| groups left out | 7 | 1 |"
+
+
+def test_results_by_other_settings_stay_and_keep_their_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(one: DataSet, data: Path, work: Path, settings: Settings, *_: object) -> SetResult:
+        changes = [msgspec.structs.replace(count_figures("", []), change=change) for change in [*CHANGES][:-1]]
+        return SetResult(set=one.name, truth=one.truth, settings=settings, groups=settings.seeds[0], changes=changes)
+
+    monkeypatch.setattr(robustness, "measure", measure)
+    out = tmp_path / "found.json"
+    for seed, cores in ((7, 2), (5, 4)):
+        monkeypatch.setattr("bench.commands.robustness.machine", lambda cores=cores: {"cores": cores, "flags": "fpu"})
+        run(out, "--seed", str(seed))
+        assert out.with_suffix(".md").read_text().splitlines()[-1] == f"| groups left out | {seed} |"
+    found = json.loads(out.read_text())
+    assert [(one["groups"], one["machine"]) for one in found["sets"]] == [(7, {"cores": 2}), (5, {"cores": 4})]
+
+    for one in found["sets"]:  # as of an older version
+        del one["machine"]
+    out.write_text(json.dumps(found))
+    assert [one.machine for one in read_robustness(out)] == [{"cores": 4}, {"cores": 4}]
+    assert table(read_robustness(out)).splitlines()[len(CHANGES) + 2] == f"| {[*CHANGES][-1]} | - | - |"
 
 
 def test_another_result_in_the_place_of_its_own_is_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(p
     require_answers(found, prepared, frames=2)
     with pytest.raises(BenchError, match="answered 6 tiles of 3"):
         require_answers(found, prepared)
-    with pytest.raises(BenchError, match="otherwise than it had for the same tiles"):
+    with pytest.raises(BenchError, match="the engine's answers for the same tiles changed"):
         require_answers([*found[:2], logits[0] + 1], prepared)
     infer(prepared.engine, others)  # others used its inputs
     ready.refill()
@@ -85,7 +85,7 @@ def test_a_stage_does_its_work_and_its_work_of_before_is_found_out(prepared: Pre
         assert stage.seconds is None or stage.seconds(again) > 0
         stage.check(again)
         if name.startswith(("grab", "publish", "tile")):  # of the others, each run makes the same
-            with pytest.raises(BenchError, match="so its time says nothing"):
+            with pytest.raises(BenchError, match="so its time counts for nothing"):
                 stage.check(first)
 
 
@@ -101,7 +101,7 @@ def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> N
         (without, with_map.run()),
         (STAGES["infer"](prepared, ExitStack()), []),
     ):
-        with pytest.raises(BenchError, match="says nothing"):
+        with pytest.raises(BenchError, match="counts for nothing"):
             stage.check(made)
 
 
@@ -160,7 +160,7 @@ def test_the_picture_of_a_frame_adds_up(bundle: Bundle, monkeypatch: pytest.Monk
     monkeypatch.setattr("bench.stages.tile_counts.TILES_PER_RUN", 15)
     told: list[None] = []
     found = measure_stages(
-        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, say=lambda line: None,
+        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, report_line=lambda line: None,
         done=lambda: told.append(None),
     )  # fmt: skip
     assert len(told) == steps([HW], [2, 6], rounds=1)

@@ -16,7 +16,7 @@ from bench.commands.tune import tune as command
 from bench.spread import Spread
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
-from bench.tune.on_the_line import OnTheLine, came_of, on_the_line, require_as_others
+from bench.tune.on_the_line import OnTheLine, measure_window, on_the_line, require_same_score
 from bench.tune.search import Tried, opened, rank, search
 from bench.tune.shown import Shown, shown_by
 from bench.tune.trial import LEAST_FRAMES, Answers, Trial
@@ -62,8 +62,8 @@ def shows(line: Path, bundle: Bundle) -> tuple[LineConfig, list[Shown]]:
 
 
 def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
-    given: dict[str, Any] = {"precisions": (), "frame_hw": None, "rate_fps": None, "dry_run": False, "turns": 2}
-    return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "say": lambda _: None, **keys})
+    given: dict[str, Any] = {"precisions": (), "frame_hw": None, "rate_fps": None, "dry_run": False, "rounds": 2}
+    return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "report_line": lambda _: None, **keys})
 
 
 @pytest.fixture
@@ -155,13 +155,15 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
             answers.check("f32", [("top", 1.0), ("top", wrong)])
     config, shown = shows(line, bundle)
     with pytest.raises(BenchError, match="the frame's score is"):
-        search([Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, say=lambda _: None)
+        search(
+            [Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, report_line=lambda _: None
+        )
     event = made.verdict(1, camera="side")
     with pytest.raises(BenchError, match="the frame's score is"):
-        require_as_others(EngineConfig(threads=1), answers, event)
+        require_same_score(EngineConfig(threads=1), answers, event)
     with pytest.raises(BenchError, match="inspected in f32"):
-        require_as_others(EngineConfig(precision="int8"), answers, event)
-    require_as_others(EngineConfig(), answers, made.verdict(2, reason="dropped.overload", frame_score=None))
+        require_same_score(EngineConfig(precision="int8"), answers, event)
+    require_same_score(EngineConfig(), answers, made.verdict(2, reason="dropped.overload", frame_score=None))
 
 
 def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
@@ -183,12 +185,12 @@ def test_a_latency_counts_from_when_the_frame_was_due_and_lost_frames_have_none(
     starved = [made.told(number, 100.0 * number, 0.0 if number < 3 else 60.0, 70.0) for number in range(9)]
     other = [made.told(number, 50.0 * number, 0.0, 20.0, camera="b") for number in range(18)]
     # A frame due before the time has its stamp within, and one due within has it after.
-    seen = came_of([*starved, *other], {"a": 10.0, "b": 20.0}, 310_000_000, 750_000_000, not_heard=0)
+    seen = measure_window([*starved, *other], {"a": 10.0, "b": 20.0}, 310_000_000, 750_000_000, not_received=0)
     assert seen.latencies_ms == pytest.approx([70.0] * 4 + [20.0] * 8)
     assert (seen.lost, seen.inspected_fps) == (0, pytest.approx(12 / 0.44))
     of = [made.told(number, 100.0 * number, 0.0, 5.0) for number in range(4)]
     of.append(made.told(4, 400.0, 0.0, 5.0, "dropped.overload"))
-    seen = came_of(of, {"a": 10.0}, 150_000_000, 500_000_000, not_heard=2)
+    seen = measure_window(of, {"a": 10.0}, 150_000_000, 500_000_000, not_received=2)
     assert (len(seen.latencies_ms), seen.lost) == (2, 3)
 
 
@@ -209,11 +211,11 @@ def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer
 @pytest.mark.parametrize(
     ("before", "after", "earlier_in", "more_in", "better", "words"),
     [
-        ((40, True), (30, True), 5, 0, True, "p90 of the latency was lower in 5 of 5 turns, at the median 25% lower"),
+        ((40, True), (30, True), 5, 0, True, "p90 of the latency was lower in 5 of 5 rounds, at the median 25% lower"),
         ((40, True), (30, True), 4, 0, False, "it takes all 5 and 2% to be more than chance"),
         ((40, True), (39.9, True), 5, 0, False, "more than chance"),
-        ((40, False), (50, True), 0, 0, True, "they keep up with the asked rate"),
-        ((40, True), (30, False), 5, 0, False, "did not keep up"),
+        ((40, False), (50, True), 0, 0, True, "they keep up with the rate"),
+        ((40, True), (30, False), 5, 0, False, "they do not keep up"),
         ((40, False), (30, False), 0, 5, True, "more frames were inspected in 5"),
         ((40, False), (30, False), 5, 4, False, "more frames were inspected in 4"),
     ],
@@ -272,7 +274,7 @@ def test_what_the_line_would_not_start_with_is_the_same_sentence_here(
 ) -> None:
     (tmp_path / "x").mkdir()
     of_unknown_rate = line_of(tmp_path / "x", bundle, {"b": {"kind": "genicam", "address": "x", "size": [64, 48]}})
-    with pytest.raises(BenchError, match="how many frames a second camera b shows; say it with --fps"):
+    with pytest.raises(BenchError, match="the rate of camera b is unknown; give it with --fps"):
         tuned(bundle, of_unknown_rate)
     tuned_file(line).write_text("nonsense")
     with pytest.raises(ConfigError, match=r"line\.tuned\.toml is not valid TOML"):
@@ -306,7 +308,7 @@ def test_precisions_that_the_bundle_has_and_that_work_here_are_tried(tmp_path: P
     sets = line_of(tmp_path, both, {"top": CAMERA}, f'{FEW}\nbatch = 3\nprecision = "f32"')
     found = tuned(both, sets, dry_run=True)
     assert {(one.engine.precision, one.engine.threads, one.engine.batch) for one in found.tried} == {("f32", 1, 3)}
-    with pytest.raises(BenchError, match="take it out to have the precision chosen, or leave --precision out"):
+    with pytest.raises(BenchError, match="remove it to have the precision chosen, or leave --precision out"):
         tuned(both, sets, precisions=("int8",))
     far_off = bundle_in(tmp_path / "far", ("f32", "int8"), int8_gain=300.0)
     found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True)

@@ -55,7 +55,7 @@ class Commands:
         self._server.start()
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        return _replies(client, b'{"type":"trigger","schema_version":1,"camera":"top"}', within_ms)
+        return _replies(client, b'{"type":"trigger","schema_version":2,"camera":"top"}', within_ms)
 
     def close(self) -> None:
         self._server.close()

@@ -11,7 +11,7 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
 from edge.frames import Stamp
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
@@ -85,13 +85,13 @@ def assert_the_crash_is_told_first(heard: Heard) -> None:
 
 
 def in_flight(state: Path) -> list[Stamp]:
-    """What a line that died left in its state folder: noted as in flight, and in no event of its journal."""
+    """The frames in flight of a crashed line: those in its in-flight log without an event in its journal."""
     try:
         with JournalReader.open(state) as reader:
             journalled = reader.progress()
-    except JournalMissingError:  # it died before it made one
+    except JournalMissingError:  # it crashed before it created one
         journalled = {}
-    return previous_run(state / FILE_NAME, journalled).in_flight
+    return read_previous_run(state / FILE_NAME, journalled).in_flight
 
 
 def ids(events: Sequence[VerdictEvent]) -> list[int]:
@@ -104,10 +104,10 @@ def ids(events: Sequence[VerdictEvent]) -> list[int]:
     return told
 
 
-def noting(path: Path, told: Mapping[str, int], boot_id: str = "") -> InFlightLog:
-    """Notes in a file what is in flight, where so many frames of each camera were told."""
-    ledger = Ledger(list(told))
-    for camera, frames in told.items():
+def begin_log(path: Path, reported: Mapping[str, int], boot_id: str = "") -> InFlightLog:
+    """Begin an in-flight log, with this number of reported frames of each camera."""
+    ledger = Ledger(list(reported))
+    for camera, frames in reported.items():
         ledger.captured(camera, frames)
         ledger.dropped(camera, "overload", frames)
     log = InFlightLog(path, ledger, boot_id)

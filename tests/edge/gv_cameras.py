@@ -1,9 +1,9 @@
-"""GigE Vision cameras for tests: real devices that speak GVCP and GVSP over UDP, on addresses of loopback.
+"""GigE Vision cameras for tests: real devices that use GVCP and GVSP over UDP, on addresses of loopback.
 
-`aravis_camera` is Aravis' own device in a process of its own that shows our pictures and can be killed, frozen,
-resized; `viva_camera` is a second, independent one with chunks, packet resend and lost packets by number.
+`aravis_camera` is Aravis' own device in a separate process. It shows given pictures and can be killed, frozen and
+resized. `viva_camera` is a second, independent device with chunks, packet resend and packets that are lost by number.
 
-Run as a program, it is the device of one `aravis_camera`.
+As a program, this file is the device of one `aravis_camera`.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 GVCP_PORT = 3956
 FIRST_FRAME_ID = 65401
-"""Of Aravis' device after each start: 135 frames on, ids begin again at 1."""
+"""The first frame id of Aravis' device after each start: after 135 frames, ids wrap to 1."""
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 65)]
 START_WITHIN_S = 30.0
 
@@ -48,11 +48,11 @@ def next_frame_id(frame_id: int) -> int:
 
 
 class AravisCamera:
-    """A running device. It shows `pictures[frame_id % len(pictures)]`, cut to the region that is set.
+    """A running device. It shows `pictures[frame_id % len(pictures)]`, cropped to the configured region.
 
     Attributes:
         address: IP address to open it by.
-        serial: its serial number, unlike that of every other one.
+        serial: its serial number, which is unique.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AravisCamera:
         self._pipe: Connection | None = None
 
     def picture(self, frame_id: int | None) -> Picture:
-        """What the frame with this id shows, unless it was told otherwise."""
+        """Return the picture of the frame with this id by default."""
         assert frame_id is not None
         pictures: list[Picture] = self._settings["pictures"]
         return pictures[frame_id % len(pictures)]
@@ -77,7 +77,7 @@ class AravisCamera:
         return self._process is not None
 
     def start(self) -> None:
-        """Switch it on; returns once it answers. Frame ids begin at `FIRST_FRAME_ID`, all else as at first."""
+        """Switch the device on, and wait until it answers. Frame ids begin at `FIRST_FRAME_ID`."""
         assert self._process is None, "it is on"
         ours, theirs = socket.socketpair()
         within = ["ip", "netns", "exec", self._netns] if self._netns else []
@@ -92,7 +92,7 @@ class AravisCamera:
         self._tell("start", address=self.address, serial=self.serial, **self._settings)
 
     def kill(self) -> None:
-        """As if its power were cut."""
+        """Cut the power of the device."""
         assert self._process is not None, "it is off"
         assert self._pipe is not None
         self._process.kill()
@@ -101,40 +101,40 @@ class AravisCamera:
         self._process = self._pipe = None
 
     def show(self, pictures: Sequence[Picture]) -> None:
-        """Show others from now on; their size must be that of those before."""
+        """Show other pictures of the same size from now on."""
         self._settings["pictures"] = list(pictures)
         self._tell("show", pictures=list(pictures))
 
     def freeze(self, frozen: bool = True) -> None:
-        """Show the picture of one frame again and again: a sensor that hangs."""
+        """Repeat the picture of one frame: a sensor that hangs."""
         self._tell("freeze", frozen=frozen)
 
     def stop_clock(self, stopped: bool = True) -> None:
-        """Have the timestamps of its frames stand still."""
+        """Make the timestamps of frames stand still."""
         self._tell("stop_clock", stopped=stopped)
 
     def turn_clock_back(self, seconds: float) -> None:
-        """Have the timestamps of its frames jump back once."""
+        """Make the timestamps of frames jump back once."""
         self._tell("turn_clock_back", seconds=seconds)
 
     def fall_behind(self, seconds: float) -> None:
-        """Have its frames grow older, up to so much, as if a buffer on their way filled: timestamps hardly go on."""
+        """Make frames grow older up to this age, as if a buffer filled up: timestamps advance slowly."""
         self._tell("fall_behind", seconds=seconds)
 
     def leave_out(self, frames: int = 1) -> None:
-        """Skip so many frame ids, as if frames were lost before they were sent."""
+        """Skip this many frame ids, as if frames were lost before they were sent."""
         self._tell("leave_out", frames=frames)
 
     def lose_packets(self, ratio: float) -> None:
-        """Lose this share of stream packets, at random. It resends none."""
+        """Lose this share of stream packets at random. The device resends none."""
         self._tell("lose_packets", ratio=ratio)
 
     def resize(self, width: int, height: int, pixel_format: str | None = None) -> None:
-        """Change the size of frames, and their pixel format, while they are being sent."""
+        """Change the size and pixel format of frames while the stream runs."""
         self._tell("resize", width=width, height=height, pixel_format=pixel_format)
 
     def trigger_rate(self, rate_fps: float) -> None:
-        """How often it looks whether it was triggered; 25 times a second at first."""
+        """Set how often the device checks for triggers; 25 times a second at first."""
         self._tell("trigger_rate", rate_fps=rate_fps)
 
     def _tell(self, what: str, **how: Any) -> None:
@@ -154,13 +154,13 @@ def aravis_camera(
     rate_fps: float = 25.0,
     netns: str | None = None,
 ) -> Iterator[AravisCamera]:
-    """Aravis' device, on.
+    """Run Aravis' device.
 
     Args:
-        address: in the network namespace; without one, an address of loopback that no other camera has.
-        pictures: what it shows; the first one's size is the camera's. None: four of 64x48 that all differ.
+        address: address in the network namespace; without a namespace, a loopback address that no other camera has.
+        pictures: its pictures; the first one sets the camera's size. None: four different ones of 64x48.
         pixel_format: one of `_CODES`.
-        netns: network namespace that it lives in.
+        netns: network namespace of the device.
     """
     need_aravis()
     with contextlib.ExitStack() as stack:
@@ -178,7 +178,7 @@ def aravis_camera(
 
 @contextlib.contextmanager
 def viva_camera(**settings: Any) -> Iterator["FakeGigeCamera"]:
-    """viva-genicam's device, on, in threads of this process; takes what its FakeGigeCamera takes (packet_resend,
+    """Run viva-genicam's device in threads of this process, with the arguments of its FakeGigeCamera (packet_resend,
     drop_packets, pixel_format, ...)."""
     need_aravis()
     testing = pytest.importorskip("viva_genicam.testing", reason="viva-genicam is not installed")
@@ -187,11 +187,11 @@ def viva_camera(**settings: Any) -> Iterator["FakeGigeCamera"]:
 
 
 class Cable:
-    """A network cable from this PC to a network namespace in which an `aravis_camera` can live.
+    """A virtual network cable from this PC to a network namespace for an `aravis_camera`.
 
     Attributes:
         netns: name of the namespace.
-        address: the camera's end of it.
+        address: address of the camera's end.
     """
 
     def __init__(self, netns: str, address: str) -> None:
@@ -204,7 +204,7 @@ class Cable:
         _ip("-n", self.netns, "link", "set", "eth0", "up")
 
     def lose(self, ratio: float) -> None:
-        """Lose this share of the stream's packets, at random; commands and their answers come through."""
+        """Lose this share of the stream's packets at random; commands and their answers still arrive."""
         if shutil.which("nft") is None:
             pytest.skip("losing packets on the way needs nft (nftables)")
         rules = "flush ruleset"
@@ -216,7 +216,7 @@ class Cable:
 
 @contextlib.contextmanager
 def cable() -> Iterator[Cable]:
-    """A cable that is plugged in; skips the test where no network namespace can be made."""
+    """Create a connected cable; skip the test if no network namespace can be created."""
     name = f"hl{secrets.token_hex(4)}"
     net = f"10.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
     try:
@@ -232,7 +232,7 @@ def cable() -> Iterator[Cable]:
         _ip("-n", name, "link", "set", "eth0", "up")
         yield Cable(name, f"{net}.2")
     finally:
-        _ip("netns", "del", name)  # the cable goes with its end
+        _ip("netns", "del", name)  # deleting one end deletes the cable
 
 
 def _ip(*command: str, given: str | None = None) -> None:
@@ -240,7 +240,7 @@ def _ip(*command: str, given: str | None = None) -> None:
 
 
 def need_aravis() -> None:
-    """Skip the test where libaravis is not installed."""
+    """Skip the test if libaravis is not installed."""
     try:
         aravis.load()
     except MissingExtraError as error:
@@ -248,7 +248,7 @@ def need_aravis() -> None:
 
 
 def noise(count: int, height: int, width: int, channels: int = 1, dtype: type = np.uint8) -> list[Picture]:
-    """Pictures that differ in every region: [height, width] or [height, width, channels]."""
+    """Return pictures that differ in every region: [height, width] or [height, width, channels]."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     top = np.iinfo(dtype).max
     return [np.random.default_rng(seed).integers(0, top, shape, dtype, endpoint=True) for seed in range(count)]
@@ -256,9 +256,9 @@ def noise(count: int, height: int, width: int, channels: int = 1, dtype: type = 
 
 @contextlib.contextmanager
 def leased() -> Iterator[str]:
-    """An address of loopback whose port no other camera has, here or in another run of tests, while this lasts.
+    """Reserve a loopback address that no other camera of this or another test run uses.
 
-    Held by a TCP socket: cameras only use UDP.
+    A TCP socket holds the reservation: cameras only use UDP.
     """
     for address in ADDRESSES:
         with socket.socket() as lease, socket.socket(type=socket.SOCK_DGRAM) as probe:
@@ -275,7 +275,7 @@ def leased() -> Iterator[str]:
 
 @contextlib.contextmanager
 def loopback_has(address: str) -> Iterator[None]:
-    """Give lo an address: Aravis' device looks for its address among those of the interfaces. 127.0.0.1 is there."""
+    """Add an address to lo: Aravis' device requires that an interface has its address. 127.0.0.1 exists already."""
     ip = shutil.which("ip")
     if address == "127.0.0.1":
         yield
@@ -310,14 +310,14 @@ _REGISTERS = {
     "pixel_format": 0x128, "x": 0x130, "y": 0x134, "period_us": 0x138,
 }  # fmt: skip
 _SERIAL = slice(0xD8 + 8, 0xD8 + 8 + 16)
-"""Where a reply to a discovery has the serial number, after its header."""
+"""Offset of the serial number in a discovery reply, after the header."""
 _CODES = {
     "Mono8": 0x01080001, "Mono16": 0x01100007, "RGB8": 0x02180014, "BayerRG8": 0x01080009
 }  # fmt: skip
 
 
 class _Device:
-    """What obeys an AravisCamera's orders, in the process of the device."""
+    """Executes an AravisCamera's commands, in the process of the device."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -372,7 +372,7 @@ class _Device:
 
     def resize(self, width: int, height: int, pixel_format: str | None) -> None:
         self._set(acquisition=0)
-        for _ in range(2):  # it answers a packet, and then takes note of its registers: the second answer comes after
+        for _ in range(2):  # it answers before it reads its registers: only the second answer comes after that
             self._serial_at_address()
         self._set(width=width, height=height, sensor_width=width, sensor_height=height)
         if pixel_format:
@@ -389,7 +389,7 @@ class _Device:
         return value.value
 
     def _serial_at_address(self) -> str:
-        """Ask the device as a network would."""
+        """Send the device a request over the network."""
         with socket.socket(type=socket.SOCK_DGRAM) as asking:
             asking.bind((self._address, 0))
             asking.settimeout(START_WITHIN_S)
@@ -398,7 +398,7 @@ class _Device:
         return reply[_SERIAL].split(b"\0")[0].decode()
 
     def _on_fill(self, buffer: int, _: int, __: int, ___: int, pixel_format: int) -> None:
-        """The device is about to send a frame: what it shows, its id and its timestamp."""
+        """Set the picture, the id and the timestamp of the frame that the device sends next."""
         with self._lock:
             frame_id = next_frame_id(aravis.buffer_frame_id(buffer) - 1 + self._left_out)
             aravis.buffer_set_frame_id(buffer, frame_id)
@@ -421,7 +421,7 @@ class _Device:
 
 def _be_a_device(pipe: Connection) -> None:
     device = _Device()
-    with contextlib.suppress(EOFError):  # whoever wanted the camera has gone
+    with contextlib.suppress(EOFError):  # the test has ended
         while True:
             what, how = pipe.recv()
             try:

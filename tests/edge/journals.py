@@ -12,7 +12,7 @@ import msgspec
 from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Record
+from edge.delivery.journal.rows import Record, header_crc
 from edge.delivery.numbering import Numbering
 from edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
@@ -107,6 +107,21 @@ def all_records(reader: JournalReader) -> list[Record]:
 
 def events_in(folder: Path) -> list[Event]:
     return [msgspec.json.decode(header, type=Event) for _, _, header, _ in held(folder)]
+
+
+def make_version_1(folder: Path) -> None:
+    """Rewrite all events of a journal as a heatline of schema version 1 journalled them."""
+    renamed = {b'"schema_version":2,': b'"schema_version":1,', b'"applied":': b'"in_force":', b'"kind":': b'"what":'}
+    with JournalReader.open(folder) as reader:
+        records = all_records(reader)
+    for record in records:
+        header = record.header
+        for new, old in renamed.items():
+            header = header.replace(new, old)
+        assert header != record.header
+        changed = record._replace(header=header)
+        statement = "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?"
+        change(folder, statement, header, header_crc(changed), record.seq)
 
 
 def change(folder: Path, statement: str, *values: object) -> None:

@@ -19,19 +19,19 @@ WITHIN_SECONDS = 30.0
 FPS = 25
 WIDTH, HEIGHT = 160, 120
 RED, GREEN, BLUE = 200, 40, 90
-"""What every frame is filled with."""
+"""The colour that fills every frame."""
 
 STREAMS = {
     "raw": "videoconvert ! video/x-raw,format=RGB ! rtpvrawpay name=pay0 pt=96",
     "h264": "videoconvert ! video/x-raw,format=I420 ! openh264enc gop-size=5 ! h264parse "
     "! rtph264pay name=pay0 pt=96 config-interval=1",
 }
-"""By the path under which each is served; raw video is not changed on its way."""
+"""Streams by path; raw video is transmitted without changes."""
 
 
 @functools.cache
 def missing() -> str | None:
-    """Why there can be no server here; None: there can."""
+    """Return why no server can run here; None: it can."""
     if not SYSTEM_PYTHON.exists():
         return f"{SYSTEM_PYTHON} is not there"
     probe = subprocess.run([SYSTEM_PYTHON, __file__], capture_output=True, text=True, timeout=60, check=False)
@@ -41,14 +41,14 @@ def missing() -> str | None:
 
 
 class RtspServer:
-    """A server in a process of its own, at a port that nobody else takes while `holder` is open."""
+    """A server in a process of its own, at a port that is reserved while `holder` is open."""
 
     def __init__(self, holder: socket.socket) -> None:
         self.port: int = holder.getsockname()[1]
         self.start()
 
     def start(self) -> None:
-        """Start it, also again after its end; it returns once it serves."""
+        """Start or restart the server, and wait until it serves."""
         self._process = subprocess.Popen(
             [SYSTEM_PYTHON, __file__, str(self.port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
@@ -64,13 +64,13 @@ class RtspServer:
     def kill(self) -> None:
         self._process.kill()
         with self._process:
-            pass  # closes its pipe and awaits its end
+            pass  # closes its pipe and waits for its end
 
 
 @contextlib.contextmanager
 def rtsp_server() -> Iterator[RtspServer]:
-    """A server, which is killed in the end; skips the test where there can be none."""
-    import pytest  # the system's Python, which runs this file too, has none
+    """Run a server, and kill it at the end; skip the test if no server can run here."""
+    import pytest  # the system's Python, which also runs this file, has no pytest
 
     if (reason := missing()) is not None:
         pytest.skip(reason)
@@ -101,7 +101,7 @@ def _serve(port: str | None) -> None:
         sys.exit(f"no {', '.join(lacking)}")
     if port is None:
         return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlives the tests
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the tests
     server: Any = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)

@@ -21,7 +21,7 @@ def setup_of(
     acting: bool = True,
     heatmaps: Heatmaps = "never",
 ) -> Setup:
-    """A setup on an engine that is running already."""
+    """A setup with an engine that is already open."""
     return Setup(
         bundle,
         VerifiedEngine(engine, {}, engine.precision),

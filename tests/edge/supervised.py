@@ -1,4 +1,4 @@
-"""A camera as a line keeps it, in its real process, grabbed by the test that looks on."""
+"""A supervised camera in its real process, which the test grabs from."""
 
 import array
 import contextlib
@@ -19,7 +19,7 @@ import pytest
 
 from edge.cameras import liveness, restarts, triggering
 from edge.cameras.base import EndOfFrames
-from edge.cameras.channel import Here
+from edge.cameras.channel import FrameReady
 from edge.cameras.pattern import frame_id_of, pattern
 from edge.cameras.settings import CameraSettings, PatternSettings
 from edge.cameras.state import CameraAlarm
@@ -28,14 +28,14 @@ from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.frames import BadFrame, Frame, Stamp
 
 WITHIN_SECONDS = 60.0
-"""Bounds what would otherwise hang; never what is measured."""
+"""Time limit for what would hang otherwise; never a measured time."""
 
-_FRAME_BYTES = len(msgspec.msgpack.encode(Here(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
-"""Of word of a frame; a time or a digest more makes less than a tenth of it."""
+_FRAME_BYTES = len(msgspec.msgpack.encode(FrameReady(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
+"""Size of a frame's message; timestamps and digest add less than a tenth."""
 
 
 def until(done: Callable[[], bool], what: str) -> None:
-    """Wait until something holds, without grabbing."""
+    """Wait until a condition holds, without grabbing."""
     give_up = time.monotonic() + WITHIN_SECONDS
     while not done():
         assert time.monotonic() < give_up, f"{what} did not happen"
@@ -43,12 +43,12 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 def wait_ns(from_ns: int, seconds: float) -> None:
-    """Wait until so long after a time, without grabbing."""
+    """Wait until this long after a time, without grabbing."""
     until(lambda: time.monotonic_ns() > from_ns + seconds * 1e9, "time going by")
 
 
 def until_unread(fileno: int, frames: int) -> None:
-    """Until word of so many frames lies in a camera's socket, and nobody has read it."""
+    """Wait until this many frame messages are unread in a camera's socket."""
 
     def there() -> bool:
         count = array.array("i", [0])
@@ -59,24 +59,24 @@ def until_unread(fileno: int, frames: int) -> None:
 
 
 def stop(pid: int) -> None:
-    """SIGSTOP, and until all of it has stopped."""
+    """Send SIGSTOP, and wait until all threads have stopped."""
     os.kill(pid, signal.SIGSTOP)
     tasks = Path(f"/proc/{pid}/task")
     until(lambda: all(_state_of(task) == "T" for task in tasks.iterdir()), "stopping it")
 
 
 def _state_of(task: Path) -> str:
-    """One letter, as the kernel says: T is stopped."""
+    """Return the kernel's letter for the state; T is stopped."""
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def mappings() -> set[str]:
-    """The memories of frames that this process has mapped."""
+    """Return the frame memories that this process has mapped."""
     return {line for line in Path("/proc/self/maps").read_text().splitlines() if "heatline-frames" in line}
 
 
 def children() -> set[str]:
-    """Processes that this process started, zombies too."""
+    """Return the child processes of this process, zombies included."""
     found: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -85,16 +85,16 @@ def children() -> set[str]:
 
 
 def held() -> set[str]:
-    """Everything that this process holds: descriptors, memories of frames, Python's threads, children."""
+    """Return all resources of this process: descriptors, frame memories, Python's threads, children."""
     found = mappings() | children() | {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one with which this looks
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
             found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
     return {one for one in found if "/proc/" not in one}
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
-    """Work on a thread that has begun."""
+    """Run a function on a thread, which has started on return."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     return thread
@@ -102,25 +102,25 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 @dataclass(frozen=True)
 class Seen:
-    """What `grab` returned."""
+    """An item that `grab` returned."""
 
     stamp: Stamp
     number: int
-    """As the ledger counts."""
+    """The ledger's number."""
     reason: str | None = None
-    """None: a frame."""
+    """Reason of a bad frame; None: a frame."""
     kind: Literal["dropped", "failed"] | None = None
     shows: int | None = None
-    """The frame id that its pixels tell; all of them have been compared."""
+    """The frame id of its pixels, all of which were compared."""
     detail: str = ""
 
 
 class Watched:
-    """Notes everything that a supervised camera says and returns.
+    """Records everything that a supervised camera reports and returns.
 
     Args:
         drawn: whether its frames are those of the pattern camera, whose pixels are known.
-        captured: how many frames of it the ledger has before.
+        captured: number of its frames in the ledger before.
     """
 
     def __init__(self, settings: CameraSettings, *, drawn: bool = True, captured: int = 0) -> None:
@@ -136,7 +136,7 @@ class Watched:
         return self.camera._process.running.pid
 
     def until_unread(self, frames: int) -> None:
-        """Until its process has sent so many frames, without taking any."""
+        """Wait until its process has sent this many frames, without grabbing any."""
         assert self.camera._process.running is not None, "it is dead"
         until_unread(self.camera._process.running.fileno(), frames)
 
@@ -150,16 +150,16 @@ class Watched:
 
     @property
     def parts(self) -> list[tuple[str | None, str | None, int | None]]:
-        """Of all that came: the part, the reason why there is no frame, the drawn picture that the frame shows."""
+        """Return of each item: the part, the reason of a missing frame, and the picture that the frame shows."""
         return [(seen.stamp.part_id, seen.reason, seen.shows) for seen in self.seen]
 
     @property
     def states(self) -> list[tuple[str, bool]]:
-        """Its alarms: what, and whether it began or is over."""
+        """Its alarms: the reason, and whether the alarm began or ended."""
         return [(alarm.reason, alarm.active) for alarm in self.alarms]
 
     def grab(self, timeout_s: float = 0.05) -> Seen | None:
-        """Grab once; frames are released once their pixels have been looked at."""
+        """Grab once; frames are released after their pixels were checked."""
         item = self.camera.grab(timeout_s)
         if item is None:
             return None
@@ -173,46 +173,46 @@ class Watched:
         return seen
 
     def until(self, done: Callable[[], bool], what: str = "it") -> None:
-        """Grab until something holds."""
+        """Grab until a condition holds."""
         give_up = time.monotonic() + WITHIN_SECONDS
         while not done():
-            assert time.monotonic() < give_up, f"{what} did not happen; came: {self.seen[-5:]}, told: {self.alarms}"
+            assert time.monotonic() < give_up, f"{what} did not happen; came: {self.seen[-5:]}, alarms: {self.alarms}"
             self.grab()
 
     def until_frames(self, count: int) -> None:
-        """Grab until so many more frames have come."""
+        """Grab until this many more frames have come."""
         wanted = len(self.frames) + count
         self.until(lambda: len(self.frames) >= wanted, f"{count} more frames")
 
     def to_the_end(self) -> list[Seen]:
-        """Grab until there is no more; what came."""
+        """Grab until the end; return what came."""
         before = len(self.seen)
         with contextlib.suppress(EndOfFrames):
             self.until(lambda: False, "the end of frames")
         return self.seen[before:]
 
     def triggered(self, *part_ids: str) -> None:
-        """Trigger part after part, each once all that came of the one before is known."""
+        """Trigger the parts one by one, each after the result of the one before is known."""
         for part_id in part_ids:
             came = len(self.seen)
             self.trigger(part_id)
             self.until(lambda: self.answered(part_id) and len(self.seen) > came, f"part {part_id}")  # noqa: B023
 
     def trigger(self, part_id: str | None) -> None:
-        """Ask for a frame; its answer goes to `answers`."""
-        said = self.answers.setdefault(part_id, [])
-        self.camera.trigger(TriggerRequest(part_id, said.append))
+        """Request a frame; its answer goes to `answers`."""
+        answers = self.answers.setdefault(part_id, [])
+        self.camera.trigger(TriggerRequest(part_id, answers.append))
 
     def answered(self, part_id: str | None) -> bool:
         return bool(self.answers[part_id])
 
-    def said_to(self, part_id: str | None) -> TriggerAnswer:
-        """The one answer."""
+    def answer_to(self, part_id: str | None) -> TriggerAnswer:
+        """Return the only answer."""
         (answer,) = self.answers[part_id]
         return answer
 
     def ids(self) -> list[int]:
-        """Every frame id that was named, in order; runs one by one, ids wrapping after 65535."""
+        """Return every reported frame id in order, runs expanded; ids wrap after 65535."""
         ids: list[int] = []
         for seen in self.seen:
             if seen.stamp.frame_id is not None:
@@ -223,7 +223,7 @@ class Watched:
 
 
 def shown_by(frame: Frame) -> int:
-    """Which drawn picture a frame shows, to its last pixel."""
+    """Return which picture a frame shows, after a check of all its pixels."""
     grey = frame.image[..., 0].astype(np.uint8, copy=False)
     shown = frame_id_of(grey)
     drawn = pattern(shown, grey.shape)
@@ -232,11 +232,11 @@ def shown_by(frame: Frame) -> int:
 
 
 def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A camera of this process may be as slow as a busy machine makes it, and is opened again without delay."""
+    """Allow a camera of this process to be slow on a busy machine, and open it again without delay."""
     monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 0.02)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.1)
     monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
-    monkeypatch.setattr(liveness, "LEAST_SILENCE_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(liveness, "MIN_SILENCE_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
 
@@ -244,7 +244,7 @@ def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def watched(
     settings: CameraSettings, *, drawn: bool = True, opened: bool = True, captured: int = 0
 ) -> Iterator[Watched]:
-    """A camera, opened where that is wanted, and closed whatever happens."""
+    """Create a camera, open it if requested, and close it at the end."""
     camera = Watched(settings, drawn=drawn, captured=captured)
     try:
         if opened:
@@ -255,5 +255,5 @@ def watched(
 
 
 def drawn_camera(**keys: object) -> PatternSettings:
-    """A drawn camera of small pictures."""
+    """Return settings of a pattern camera with small pictures."""
     return PatternSettings(**{"name": "top", "draw_size": (12, 5)} | keys)  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_a_line_without_a_folder_of_allowed_keys_is_refused(tmp_path: Path) -> N
 def test_the_lines_own_key_may_do_everything_and_another_what_it_is_allowed(secured: Secured) -> None:
     client = secured.client("follow").own.public
     allow_list = secured.access().allow_list
-    allow_list.look()
+    allow_list.refresh()
     assert [allow_list.allows(role, secured.line.public) for role in ROLES] == [True] * 3
     assert [role for role in ROLES if allow_list.allows(role, client)] == ["follow"]
     assert not any(allow_list.allows(role, KEY) for role in ROLES)
@@ -80,16 +80,16 @@ def test_the_lines_own_key_may_do_everything_and_another_what_it_is_allowed(secu
 def test_keys_that_are_allowed_and_revoked_are_seen_at_the_next_look(secured: Secured) -> None:
     client = secured.client()
     allow_list = secured.access().allow_list
-    allow_list.look()
+    allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
     secured.allow(client.own, "listen")
-    allow_list.look(at_most_s_old=3600.0)
+    allow_list.refresh(at_most_s_old=3600.0)
     assert not allow_list.allows("listen", client.own.public), "it has not looked"
     for gone in (lambda: secured.revoke(client.own, "listen"), lambda: shutil.rmtree(secured.allowed)):
-        allow_list.look()
+        allow_list.refresh()
         assert allow_list.allows("listen", client.own.public)
         gone()
-        allow_list.look()
+        allow_list.refresh()
         assert not allow_list.allows("listen", client.own.public)
         assert allow_list.allows("listen", secured.line.public)
         secured.allow(client.own, "listen")
@@ -115,7 +115,7 @@ def test_a_key_that_cannot_be_believed_keeps_a_line_from_its_start_and_later_nob
     spoil, words = SPOILT[how]
     spoil(secured.allowed / "listen" / "bad.pub")
     for _ in range(3):
-        allow_list.look()
+        allow_list.refresh()
         assert allow_list.allows("listen", client.own.public)
     assert not allow_list.allows("listen", KEY)
     (logged,) = caplog.messages
@@ -131,13 +131,13 @@ def test_a_folder_that_others_can_write_lets_nobody_in(
     client = secured.client("listen")
     allow_list = secured.access().allow_list
     (secured.allowed / loose).chmod(0o777)
-    allow_list.look()
+    allow_list.refresh()
     assert not allow_list.allows("listen", client.own.public)
-    assert "nobody is let in to listen" in caplog.text
+    assert "nobody is allowed to listen" in caplog.text
     with pytest.raises(AccessError, match="can be written by others"):
         secured.access()
     (secured.allowed / loose).chmod(0o755)
-    allow_list.look()
+    allow_list.refresh()
     assert allow_list.allows("listen", client.own.public)
 
 
@@ -147,7 +147,7 @@ def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
     """A client that opens many connections brings that about."""
     client = secured.client("listen")
     allow_list = secured.access().allow_list
-    allow_list.look()
+    allow_list.refresh()
     other = secured.client("listen")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = os.open("/dev/null", os.O_RDONLY)
@@ -157,14 +157,14 @@ def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
             with contextlib.suppress(OSError):
                 while True:
                     taken.enter_context(open("/dev/null"))
-            allow_list.look()
+            allow_list.refresh()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(held)
     assert allow_list.allows("listen", client.own.public)
     assert not allow_list.allows("listen", other.own.public)
-    assert "who may listen stays as it was" in caplog.text
-    allow_list.look()
+    assert "the keys that may listen stay as they were" in caplog.text
+    allow_list.refresh()
     assert allow_list.allows("listen", other.own.public)
 
 
@@ -218,7 +218,7 @@ def refusals_of(*events: tuple[int, int] | str) -> Counter[str]:
         if event == "not allowed":
             handshakes.note_not_allowed()
         elif event == "all gone":
-            handshakes.note_all_gone()
+            handshakes.note_all_disconnected()
         else:
             handshakes.note(*map(int, event))
     return counted
@@ -325,11 +325,11 @@ def test_refusals_are_counted_and_logged_at_once_and_then_in_sums(caplog: pytest
     refusals.note("commands", "malformed", "nonsense")
     assert caplog.messages == ["refused (events.auth): number 0", "refused (commands.malformed): nonsense"]
     now_s += SECONDS_BETWEEN_LOGGED - 0.1
-    refusals.tend()
+    refusals.tick()
     assert len(caplog.messages) == 2
     now_s += 0.2
-    refusals.tend()
-    refusals.tend()
+    refusals.tick()
+    refusals.tick()
     assert caplog.messages[2:] == ["refused (events.auth): 999 times, the last time: number 999"]
     assert refusals.counts() == {"events.auth": 1000, "commands.malformed": 1}
     assert {record.levelno for record in caplog.records} == {logging.WARNING}

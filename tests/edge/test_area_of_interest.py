@@ -1,4 +1,4 @@
-"""Which pixels belong to an area: held to a slow test of each pixel by itself, in exact arithmetic."""
+"""Pixels of a region of interest, against a slow test of each single pixel in exact arithmetic."""
 
 import itertools
 from fractions import Fraction
@@ -29,7 +29,7 @@ def lies_on(point: tuple[int, int], start: tuple[int, int], end: tuple[int, int]
 
 
 def belongs(x: int, y: int, polygon: Polygon) -> bool:
-    """On an edge, or looking up from there one meets an odd number of edges."""
+    """Return whether a point is on an edge, or has an odd number of edges above it."""
     if any(lies_on((x, y), start, end) for start, end in edges(polygon)):
         return True
     above = 0
@@ -60,53 +60,58 @@ def drawn(mask: NDArray[np.bool_]) -> list[str]:
         ([(0, 0), (3, 1), (0, 1)], ["#.....", "####..", "......", "......", "......"]),  # an edge between pixels
         ([(0, 0), (2, 2), (4, 0), (4, 4), (0, 4)], ["#...#.", "##.##.", "#####.", "#####.", "#####."]),  # a notch
         ([(0, 0), (4, 4), (4, 0), (0, 4)], ["#...#.", "##.##.", "#####.", "##.##.", "#...#."]),  # crosses itself
-        ([(4, 2), (9, 0), (9, 4)], ["......", "......", "....##", "......", "......"]),  # sticks out to the right
-        ([(1, 1), (4, 1), (2, 1)], ["......", ".####.", "......", "......", "......"]),  # no more than a line
-        ([(2, 3), (2, 3), (2, 3)], ["......", "......", "......", "..#...", "......"]),  # no more than a point
-        ([(6, 0), (9, 0), (9, 4)], ["......"] * 5),  # beside the frame
+        (
+            [(4, 2), (9, 0), (9, 4)],
+            ["......", "......", "....##", "......", "......"],
+        ),  # extends to the right
+        ([(1, 1), (4, 1), (2, 1)], ["......", ".####.", "......", "......", "......"]),  # only a line
+        ([(2, 3), (2, 3), (2, 3)], ["......", "......", "......", "..#...", "......"]),  # only a point
+        ([(6, 0), (9, 0), (9, 4)], ["......"] * 5),  # outside the frame
     ],
 )
 def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> None:
-    assert drawn(RegionOfInterest.of([polygon]).mask((5, 6))) == expected
-    assert drawn(~RegionOfInterest.of((), [polygon]).mask((5, 6))) == expected
+    assert drawn(RegionOfInterest.from_polygons([polygon]).mask((5, 6))) == expected
+    assert drawn(~RegionOfInterest.from_polygons((), [polygon]).mask((5, 6))) == expected
 
 
 @given(roi=POLYGONS, exclude=POLYGONS, frame_hw=FRAME_HW, first=st.integers(0, 6))
-def test_an_area_is_what_testing_each_pixel_by_itself_finds(
+def test_a_region_equals_a_test_of_each_single_pixel(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int], first: int
 ) -> None:
-    """Wherever a polygon begins, and whichever way round it goes."""
+    """A polygon may begin at any corner and go in either direction."""
     expected = slow_mask(roi, exclude, frame_hw)
-    np.testing.assert_array_equal(RegionOfInterest.of(roi, exclude).mask(frame_hw), expected)
+    np.testing.assert_array_equal(RegionOfInterest.from_polygons(roi, exclude).mask(frame_hw), expected)
     turned = [(polygon[first:] + polygon[:first])[::-1] for polygon in roi]
-    np.testing.assert_array_equal(RegionOfInterest.of(turned, exclude).mask(frame_hw), expected)
+    np.testing.assert_array_equal(RegionOfInterest.from_polygons(turned, exclude).mask(frame_hw), expected)
 
 
-def test_looking_away_wins_over_looking_at_and_without_polygons_the_area_is_the_whole_frame() -> None:
+def test_exclude_takes_precedence_and_without_polygons_the_region_is_the_whole_frame() -> None:
     square, dot = [(0, 0), (2, 0), (2, 2), (0, 2)], [(1, 1)] * 3
-    assert drawn(RegionOfInterest.of([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
+    assert drawn(RegionOfInterest.from_polygons([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
     assert WHOLE_FRAME.mask((3, 4)).all()
-    assert RegionOfInterest.of([], []) == WHOLE_FRAME
+    assert RegionOfInterest.from_polygons([], []) == WHOLE_FRAME
 
 
-def test_areas_of_the_same_polygons_are_one_key() -> None:
-    from_lists = RegionOfInterest.of([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
+def test_regions_of_equal_polygons_are_one_key() -> None:
+    from_lists = RegionOfInterest.from_polygons([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
     from_tuples = RegionOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
     assert {from_lists: "kept"}[from_tuples] == "kept"
-    assert from_lists != RegionOfInterest.of(from_lists.exclude, from_lists.roi)
+    assert from_lists != RegionOfInterest.from_polygons(from_lists.exclude, from_lists.roi)
 
 
 @given(POLYGONS, POLYGONS, FRAME_HW)
-def test_its_box_holds_every_pixel_that_belongs_to_it(
+def test_the_box_contains_every_pixel_of_the_region(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int]
 ) -> None:
-    area = RegionOfInterest.of(roi, exclude)
+    area = RegionOfInterest.from_polygons(roi, exclude)
     outside = area.mask(frame_hw)
     outside[area.box(frame_hw)] = False
     assert not outside.any()
 
 
-def test_its_box_is_no_larger_than_its_polygons() -> None:
-    area = RegionOfInterest.of([[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]])
+def test_the_box_is_not_larger_than_the_polygons() -> None:
+    area = RegionOfInterest.from_polygons(
+        [[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]]
+    )
     assert area.box((10, 10)) == (slice(0, 3), slice(1, 6))
     assert WHOLE_FRAME.box((10, 20)) == (slice(0, 10), slice(0, 20))

@@ -1,4 +1,4 @@
-"""A file is whole or not there, and what was there before stays until it is."""
+"""A new file replaces the old one only when it is complete."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from edge.util.atomic_file import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])
-def test_what_was_there_stays_until_the_new_file_is_whole(tmp_path: Path, unique: bool) -> None:
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path, unique: bool) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replacing(path, unique=unique) as new:
@@ -20,7 +20,7 @@ def test_what_was_there_stays_until_the_new_file_is_whole(tmp_path: Path, unique
 
 
 @pytest.mark.parametrize("interruption", [OSError, KeyboardInterrupt])
-def test_half_a_file_is_not_left_behind(tmp_path: Path, interruption: type[BaseException]) -> None:
+def test_an_incomplete_file_is_removed(tmp_path: Path, interruption: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -41,7 +41,7 @@ def test_a_file_that_was_never_written_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_several_may_write_at_once_each_beside_the_others(tmp_path: Path) -> None:
+def test_several_processes_may_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with replacing(path) as one, replacing(path, unique=True) as other:
         one.write_text("one")
@@ -49,7 +49,7 @@ def test_several_may_write_at_once_each_beside_the_others(tmp_path: Path) -> Non
     assert path.read_text() == "one"
 
 
-def test_of_a_link_the_file_that_it_names_is_replaced_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+def test_a_links_target_is_replaced_and_a_pipe_is_written_to(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     with replacing(tmp_path / "link") as new:

@@ -1,4 +1,4 @@
-"""Binomial bounds, held to sums of exact fractions and to what is known in closed form."""
+"""Binomial bounds, compared with sums of exact fractions and closed forms."""
 
 import math
 from fractions import Fraction
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.calibration.binomial import at_most, frames_to_show, interval, most_that_show, upper_bound
+from edge.calibration.binomial import cdf, frames_to_show, interval, most_that_show, upper_bound
 
 
 def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
@@ -19,20 +19,22 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
 @example(n=3, count=-1, share=0.5)
 @example(n=3, count=2, share=1.0)
 @given(n=st.integers(1, 40), count=st.integers(-1, 41), share=st.floats(0, 1))
-def test_the_tail_is_the_sum_of_its_terms(n: int, count: int, share: float) -> None:
-    assert at_most(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)
+def test_the_cdf_is_the_sum_of_its_terms(n: int, count: int, share: float) -> None:
+    assert cdf(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_the_tail_of_many_frames_is_the_sum_of_its_terms(share: float) -> None:
+def test_the_cdf_of_many_frames_is_the_sum_of_its_terms(share: float) -> None:
     n = 500
     for count in (0, 1, 5, n // 2, n - 1):
-        exact = exact_tail(count, n, Fraction(share).limit_denominator(1000))  # short, or the sums take a minute
-        assert at_most(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
+        exact = exact_tail(
+            count, n, Fraction(share).limit_denominator(1000)
+        )  # a short fraction, otherwise the sums take a minute
+        assert cdf(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
 
 
 @given(n=st.integers(1, 40), data=st.data())
-def test_the_bound_is_where_so_few_are_as_rare_as_the_confidence_allows(n: int, data: st.DataObject) -> None:
+def test_the_bound_solves_the_equation_of_clopper_and_pearson(n: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, n - 1))
     bound = upper_bound(count, n)
     assert count / n < bound < 1
@@ -46,13 +48,13 @@ def test_the_bound_of_none_and_of_all_but_one_has_a_closed_form(n: int) -> None:
     assert upper_bound(n, n) == 1.0
 
 
-def test_half_of_very_many_is_bounded_as_the_normal_distribution_says() -> None:
+def test_for_many_frames_the_bound_equals_that_of_the_normal_distribution() -> None:
     n = 100_000
     assert upper_bound(n // 2, n) == pytest.approx(0.5 + 1.6448536 * 0.5 / math.sqrt(n), abs=0.6 / n)
 
 
 @given(n=st.integers(1, 40), data=st.data())
-def test_either_side_of_the_interval_may_fail_in_one_of_forty_cases(n: int, data: st.DataObject) -> None:
+def test_each_side_of_the_interval_fails_in_at_most_one_of_forty_cases(n: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, n))
     low, high = interval(count, n)
     assert 0 <= low <= count / n <= high <= 1
@@ -64,7 +66,7 @@ def test_either_side_of_the_interval_may_fail_in_one_of_forty_cases(n: int, data
     assert (high == 1) is (count == n)
 
 
-def test_one_frame_less_would_not_show_it() -> None:
+def test_one_frame_less_does_not_show_the_share() -> None:
     for share, count in ((0.3, 4), (0.05, 1), (0.01, 0)):
         n = frames_to_show(share, count)
         assert exact_tail(count, n, share) <= Fraction(1, 20) < exact_tail(count, n - 1, share)
@@ -73,7 +75,7 @@ def test_one_frame_less_would_not_show_it() -> None:
 
 
 @given(n=st.integers(1, 300), share=st.floats(0.001, 0.9))
-def test_one_more_would_not_show_it(n: int, share: float) -> None:
+def test_one_more_reject_does_not_show_the_share(n: int, share: float) -> None:
     most = most_that_show(share, n)
     if most is not None:
         assert upper_bound(most, n) <= share * (1 + 1e-9)

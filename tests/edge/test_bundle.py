@@ -1,4 +1,4 @@
-"""Bundles: written whole or not at all; a bundle that is wrong in any way is refused in one sentence."""
+"""Bundles are written atomically, and every fault is refused in one sentence."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the small bundle, to be spoilt."""
+    """A copy of the small bundle, which the test damages."""
     return copy_of(bundle, tmp_path / "b")
 
 
@@ -33,7 +33,7 @@ def parts_of(bundle: Bundle) -> dict[str, bytes]:
     return {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
 
 
-def test_what_was_written_is_what_is_opened(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_opened_bundle_equals_the_written_one(bundle: Bundle, tmp_path: Path) -> None:
     written = write_bundle(tmp_path / "deep" / "b", manifest(), parts_of(bundle))
     opened = open_bundle(tmp_path / "deep" / "b")
     assert opened == written
@@ -49,7 +49,7 @@ def test_what_was_written_is_what_is_opened(bundle: Bundle, tmp_path: Path) -> N
     assert msgspec.json.decode(text, type=Manifest) == opened.manifest
 
 
-def test_a_bundle_may_be_named_by_a_link(folder: Path) -> None:
+def test_a_bundle_can_be_opened_through_a_symbolic_link(folder: Path) -> None:
     (folder.parent / "current").symlink_to(folder)
     assert open_bundle(folder.parent / "current").digest == open_bundle(folder).digest
 
@@ -69,7 +69,7 @@ def test_a_file_that_is_missing_or_cut_off_by_a_byte_is_named(folder: Path, name
 
 
 @given(data=st.data())
-def test_a_changed_byte_anywhere_is_noticed(
+def test_a_changed_byte_in_any_file_is_noticed(
     bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     name = data.draw(st.sampled_from([*REQUIRED, MANIFEST]))
@@ -80,24 +80,24 @@ def test_a_changed_byte_anywhere_is_noticed(
     if name != MANIFEST:
         assert name in refusal(folder)
         return
-    # A manifest has no checksum of its own: what it says now is refused, or it is another bundle by its digest.
+    # A manifest has no checksum of its own: a change is refused, or gives another digest.
     try:
         assert open_bundle(folder).digest != bundle.digest
     except BundleError as error:
         assert "\n" not in str(error)  # noqa: PT017  (either way is right)
 
 
-def test_a_folder_that_is_none_is_no_bundle(tmp_path: Path) -> None:
+def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "odd" / MANIFEST).mkdir(parents=True)
     for place in ("nowhere", "file", "odd"):
         assert "is no bundle" in refusal(tmp_path / place)
 
 
-def test_a_manifest_or_a_signature_as_large_as_a_disk_is_not_read(folder: Path) -> None:
+def test_a_huge_manifest_or_signature_is_not_read(folder: Path) -> None:
     for name, largest in ((SIGNATURE, LARGEST_SIGNATURE), (MANIFEST, LARGEST_MANIFEST)):
         with (folder / name).open("ab") as file:
-            file.truncate(2 * 1024**3)  # sparse: it takes no room
+            file.truncate(2 * 1024**3)  # sparse: it uses no disk space
         assert f"it is larger than {largest:,} bytes" in refusal(folder)
         (folder / name).unlink()
 
@@ -111,34 +111,34 @@ def a_link_out(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*REQUIRED, MANIFEST, SIGNATURE])
-def test_a_file_of_another_kind_is_refused_at_once(folder: Path, name: str) -> None:
+def test_a_special_file_is_refused_at_once(folder: Path, name: str) -> None:
     kinds = {a_pipe: "a pipe", a_link_out: "a symbolic link", Path.mkdir: "a folder"}
-    for become, words in kinds.items():
+    for become, message in kinds.items():
         (folder / name).unlink(missing_ok=True)
         become(folder / name)
         sentence = refusal(folder)
         assert name in sentence
-        assert f"it is {words}, expected a plain file" in sentence
+        assert f"it is {message}, expected a plain file" in sentence
 
 
-# What a manifest may not say.
+# Invalid manifests.
 
 
-def test_a_manifest_that_is_none_is_refused() -> None:
-    for content, words in (
+def test_an_invalid_manifest_is_refused() -> None:
+    for content, message in (
         (b"hello", "no bundle manifest"),
         (b'{"schema": 1, "name": "\xff"}', "no bundle manifest"),  # not UTF-8
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `schema`"),
         (b'{"schema": 1}', "missing required field `name`"),
-        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than any reader goes
+        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than the reader's limit
     ):
-        with pytest.raises(BundleError, match=words):
+        with pytest.raises(BundleError, match=message):
             decode_manifest(content, "here")
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_in_place_of_a_manifest_are_refused_and_nothing_else_happens(data: bytes) -> None:
+def test_random_bytes_as_a_manifest_are_refused(data: bytes) -> None:
     with pytest.raises(BundleError):
         decode_manifest(data, "here")
 
@@ -149,7 +149,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "grid.overlap_px": [-1, 10**9],
     "grid.heatmap_cell_px": [0, 10**9],
     "grid.smoothing_px": [-1, 1e9],
-    "tolerances.f32": [0, 2],  # 2 would allow anything
+    "tolerances.f32": [0, 2],  # 2 would allow any answer
     "calibration.score_threshold": [None, 1e300, "1"],  # null is JSON's NaN
     "calibration.evidence_threshold": [-1e300],
     "calibration.false_reject_per_frame": [1, -0.1],
@@ -157,7 +157,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 }
 
 
-def test_a_manifest_with_a_value_out_of_range_is_refused_with_the_place(folder: Path) -> None:
+def test_a_value_out_of_range_is_refused_with_its_key(folder: Path) -> None:
     right = (folder / MANIFEST).read_text()
     for place, values in OUT_OF_RANGE.items():
         table, key = place.split(".")
@@ -172,7 +172,7 @@ def test_a_manifest_with_a_value_out_of_range_is_refused_with_the_place(folder: 
         refusal(folder)
 
 
-def test_a_manifest_that_names_a_file_out_of_its_folder_is_refused(folder: Path) -> None:
+def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path) -> None:
     right = (folder / MANIFEST).read_text()
     names = ["../model.onnx", "/etc/passwd", "..", "~", "a/b", "a\n", "a\0b", "x" * 101]
     for files in [*({name: "0" * 64} for name in names), {"a": "0" * 63}, {"a": "0" * 64 + "\n"}]:
@@ -185,7 +185,7 @@ def a_map_of(*hw: int) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda m: m.update(schema=SCHEMA + 1, new_key=1), "install a newer heatline"),  # from the future
         (lambda m: m.update(new_key=1), "unknown field `new_key`"),
@@ -208,8 +208,8 @@ def a_map_of(*hw: int) -> Change:
         (lambda m: m["tolerances"].pop("f32"), "no tolerance for f32"),
     ],
 )
-def test_a_manifest_that_says_what_cannot_be_is_refused(folder: Path, change: Change, words: str) -> None:
-    assert words in refusal(edit_manifest(folder, change))
+def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
+    assert message in refusal(edit_manifest(folder, change))
 
 
 # Writing.
@@ -219,7 +219,7 @@ def contents(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def test_what_is_there_already_is_never_overwritten(bundle: Bundle, tmp_path: Path) -> None:
+def test_an_existing_folder_is_never_overwritten(bundle: Bundle, tmp_path: Path) -> None:
     copy_of(bundle, tmp_path / "bundle")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -232,9 +232,9 @@ def test_what_is_there_already_is_never_overwritten(bundle: Bundle, tmp_path: Pa
     assert contents(tmp_path) == before
 
 
-def test_what_could_not_be_opened_is_never_written(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_that_could_not_be_opened_is_never_written(bundle: Bundle, tmp_path: Path) -> None:
     right, files = manifest(), parts_of(bundle)
-    nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # which JSON has not
+    nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # JSON has no NaN
     without = {name: data for name, data in files.items() if name != GOLDEN}
     for described, parts in (
         (right, without),
@@ -277,7 +277,7 @@ except BundleError as error:
     [("room", 1000), ("synced", 3)]
     + [pytest.param(*case, marks=pytest.mark.long) for case in [("room", 0), ("room", 100_000), ("synced", 5)]],
 )
-def test_a_writer_without_room_or_killed_half_way_leaves_no_bundle_of_that_name(
+def test_a_writer_that_is_killed_or_has_no_room_leaves_no_bundle(
     bundle: Bundle, tmp_path: Path, limit: str, number: int
 ) -> None:
     command: list[str | Path] = [sys.executable, "-c", WRITE, bundle.path, tmp_path / "b", limit, str(number)]

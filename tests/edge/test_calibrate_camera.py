@@ -1,4 +1,4 @@
-"""`heatline cameras calibrate`: each camera is held to its own frames, within its own region of interest."""
+"""`heatline cameras calibrate`: each camera has its own ranges, within its region of interest."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import SCHEMA, open_bundle, write_bundle
 from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -38,13 +38,13 @@ name = "dim"
 
 
 def textured(level: int, seed: int) -> NDArray[np.uint8]:
-    """Grey with noise, as a camera shows it: RGB [230, 240, 3]."""
+    """A grey frame with noise: RGB [230, 240, 3]."""
     noise = np.random.default_rng(seed).integers(-8, 9, (230, 240, 1))
     return np.clip(level + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
 
 
 def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
-    """The same, its left half white: light that comes in beside the region of interest."""
+    """The same with a white left half: light outside the region of interest."""
     picture = textured(level, seed)
     picture[:, :120] = 255
     return picture
@@ -52,9 +52,9 @@ def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Path:
-    """A line whose bundle knows bright frames alone, and whose dim camera looks at the right half."""
+    """A line whose bundle knows only bright frames, and whose dim camera inspects the right half."""
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
     made = msgspec.structs.replace(
         made, calibration=msgspec.structs.replace(made.calibration, plausible=known.plausible)
     )
@@ -70,10 +70,12 @@ def refused(line: Path, camera: str, picture: NDArray[np.uint8]) -> str | None:
     return setup.inspector.finish(pending).implausible
 
 
-def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: pytest.LogCaptureFixture) -> None:
-    told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own", "--json")
-    assert told.returncode == 0, told.stderr
-    report = json.loads(told.stdout)
+def test_a_camera_has_its_own_ranges_within_its_region_of_interest(
+    line: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
     was, now = open_bundle(line.parent / "all.bundle").manifest, open_bundle(line.parent / "own").manifest
     assert report["digest"] == open_bundle(line.parent / "own").digest
     low, high = report["plausible"]["plausible"]["brightness"]
@@ -102,7 +104,7 @@ def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: 
     assert "a frame of camera dim must be" in shown
 
 
-def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line: Path) -> None:
+def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
@@ -116,7 +118,7 @@ def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line
     assert describe_plausibility_change(own, own) == ""
 
 
-def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
+def test_new_thresholds_leave_the_cameras_ranges_unchanged(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     write_pictures(line.parent / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
     again = heatline("calibrate", line.parent / "own", line.parent / "lit", "--to", line.parent / "again")
@@ -126,23 +128,23 @@ def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
     assert now.score_threshold != own.score_threshold
 
 
-def test_people_read_what_a_dry_run_would_do_and_nothing_is_written(line: Path) -> None:
-    told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--dry-run", env={"COLUMNS": "400"})
-    assert told.returncode == 0, told.stderr
-    assert "would be written" in told.stdout
-    assert "a frame of camera dim must be" in told.stdout
-    assert "6 good frames of good, in f32" in told.stdout
+def test_a_dry_run_describes_the_result_and_writes_nothing(line: Path) -> None:
+    result = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--dry-run", env={"COLUMNS": "400"})
+    assert result.returncode == 0, result.stderr
+    assert "would be written" in result.stdout
+    assert "a frame of camera dim must be" in result.stdout
+    assert "6 good frames of good, in f32" in result.stdout
     assert sorted(path.name for path in line.parent.iterdir()) == ["all.bundle", "good", "line.toml"]
 
 
-def test_a_camera_that_the_line_has_not_is_refused(line: Path) -> None:
-    told = heatline("cameras", "calibrate", line, "side", line.parent / "good")
-    assert told.returncode == 3
-    assert complaint(told).endswith("line.toml has no camera 'side'; it has bright, dim")
+def test_an_unknown_camera_is_refused(line: Path) -> None:
+    result = heatline("cameras", "calibrate", line, "side", line.parent / "good")
+    assert result.returncode == 3
+    assert complaint(result).endswith("line.toml has no camera 'side'; it has bright, dim")
 
 
-def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     own = CameraPlausible(known.plausible, [], [])
     made = manifest()
@@ -153,8 +155,8 @@ def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> No
     )
     file = {product_tiles_of("top"): known.tiles.to_bytes()}
     write_bundle(tmp_path / "a", made, {**contents_of(), **file})
-    _, kept = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
+    _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):
-        assert kept.objection(each) == known.objection(each)
+        assert opened.objection(each) == known.objection(each)
     with pytest.raises(BundleError, match=r"has no product_tiles\.top\.npz"):
         write_bundle(tmp_path / "b", made, contents_of())

@@ -1,4 +1,4 @@
-"""`heatline calibrate` as a line engineer uses it: real pictures, real engines, a new bundle or none."""
+"""`heatline calibrate` with real pictures and real engines: it writes a new bundle, or refuses and writes nothing."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from tests.small_bundle import BIAS, CELLS, GAIN, copy_of, edit_manifest
 
 
 def evenly(folder: Path, *values: int, hw: tuple[int, int] = (230, 300)) -> Path:
-    """Pictures of one grey each: the highest logit of each is known."""
+    """Pictures of one grey value each, so that the highest logit is known."""
     pictures = {f"{place:03d}.png": np.full((*hw, 3), value, np.uint8) for place, value in enumerate(values)}
     return write_pictures(folder, pictures)
 
@@ -55,11 +55,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def own(bundle: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle beside which there is room for another."""
+    """A bundle in a folder of its own, where another can be written."""
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
-def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: Path, own: Bundle) -> None:
+def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
     before = contents(own.path)
     good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
@@ -86,20 +86,20 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     assert report["before"]["rejected"] == 4, "all were defective before"
     inspected = heatline("inspect", new.path, good, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
-    words = shown("bundle", "show", new.path)
-    assert "false-reject: 25 % of good frames, on 4 good frames of good" in words
-    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in words
+    output = shown("bundle", "show", new.path)
+    assert "false-reject: 25 % of good frames, on 4 good frames of good" in output
+    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in output
     again, complaints = calibrated(new.path, good, "--false-reject", "0.25")
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
     assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
-    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # of few frames
+    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # about few frames
 
 
-def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path: Path, own: Bundle) -> None:
+def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> None:
     def older(content: dict[str, Any]) -> None:
         content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
-        content["tolerances"]["int8"] = 0.05  # in that schema it did not say what the bundle has
+        content["tolerances"]["int8"] = 0.05  # in that schema, tolerances did not name the precisions
         for key in ("rule", "rejected", "false_reject_at_most"):
             del content["calibration"][key]
 
@@ -112,7 +112,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path:
     assert list(new.tolerances) == ["f32"]
 
 
-def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> None:
+def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
     words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
@@ -124,17 +124,17 @@ def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> 
         "confidence": 0.95, "beyond_the_frames": False, "frames_with_none": None, "frames_with_one": None,
         "may_reach": None,
     }  # fmt: skip
-    words = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
-    assert "no number of frames shows that none is ever rejected" in words
+    output = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
+    assert "no number of frames shows that none is ever rejected" in output
 
 
 @pytest.mark.parametrize(("count", "frames", "share"), [(0, 299, "0"), (4, 1000, "0.004"), (1, 473, "0.003")])
-def test_the_share_that_is_advised_allows_just_so_many(count: int, frames: int, share: str) -> None:
+def test_the_advised_share_allows_exactly_the_stated_number(count: int, frames: int, share: str) -> None:
     assert _share_for(count, frames) == share
     assert int(float(_share_for(count, frames)) * frames + 1e-9) == count
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
+def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 250, 240)
     before = contents(tmp_path)
     dry, complaints = calibrated(own.path, good, "--dry-run")
@@ -147,17 +147,17 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle)
 
 
 @pytest.mark.parametrize(
-    ("pooling", "evidence", "quantile", "words"),
+    ("pooling", "evidence", "quantile", "message"),
     [
         ("mean(map)", 230, None, ""),
-        # all cells of a map, so that it is true of this bundle
+        # all cells of a map, so that the identity holds for this bundle
         ("top-mean(map, 196)", 250, 0.999, ", evidence by the 99.9 % quantile of their heatmap cells"),
     ],
 )
 def test_the_evidence_threshold_follows_from_the_pooling(
-    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, words: str
+    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, message: str
 ) -> None:
-    """Of a mean the one hot frame sets both thresholds; of a top-mean its four cells are too few among 10,000."""
+    """With a mean, the one hot frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
     edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
     cold, hot = evenly(tmp_path / "cold", 250, hw=(800, 800)), evenly(tmp_path / "hot", 230, hw=(16, 16))
     calibrated(own.path, cold, hot, "--false-reject", "0", "--to", tmp_path / "new")
@@ -167,7 +167,7 @@ def test_the_evidence_threshold_follows_from_the_pooling(
     (record,) = manifest.provenance["calibrations"]
     assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
     described = shown("bundle", "show", tmp_path / "new")
-    assert f"false-reject: 0 % of good frames{words}, on 2 good frames of cold, hot" in described
+    assert f"false-reject: 0 % of good frames{message}, on 2 good frames of cold, hot" in described
 
 
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
@@ -181,7 +181,7 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
 # A second shift.
 
 
-def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
+def test_a_hotter_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "early", *range(241, 255))
     late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
     alone, _ = calibrated(own.path, good, "--dry-run")
@@ -194,20 +194,18 @@ def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, 
     assert second["highest_logits_p"] < 0.01
     assert (
         len(second["differs"]) == len(report["warnings"]) - 3 == 2
-    )  # of few frames, of no verdict and of the old thresholds
-    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # they have another size
+    )  # about few frames, missing verdicts and the old thresholds
+    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # its frames have another size
     assert complaints.count("the second shift is hotter than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
 
 
-def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises_no_warning(
-    tmp_path: Path, own: Bundle
-) -> None:
+def test_ranks_detect_a_colder_second_shift_and_an_equal_one_passes(tmp_path: Path, own: Bundle) -> None:
     good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
-    assert complaints.count("\n") == 3  # one is of few frames, one of the old thresholds
+    assert complaints.count("\n") == 3  # one is about few frames, one about the old thresholds
     assert "colder" in complaints
     assert "Mann-Whitney" in complaints
     good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
@@ -220,12 +218,12 @@ def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises
     assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
 
 
-# What is refused, and then nothing is written.
+# Refusals, which write nothing.
 
 
-def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
+def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
-    (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only where the frames are read
+    (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only when the frames are read
     empty.mkdir()
     copy, nowhere = evenly(tmp_path / "copy", 240), tmp_path / "nowhere.bundle"
     cases: list[tuple[int, list[str | Path], str]] = [
@@ -241,16 +239,16 @@ def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: P
         (4, [own.path, bad, "--to", own.path], "never overwritten"),
     ]
     before = contents(tmp_path)
-    for code, arguments, words in cases:
+    for code, arguments, message in cases:
         result = heatline("calibrate", *arguments)
         assert (result.returncode, result.stdout) == (code, ""), arguments
-        assert words in complaint(result)
+        assert message in complaint(result)
     (tmp_path / "dark-cal1.bundle").mkdir()
     assert "dark-cal1.bundle" in complaint(heatline("calibrate", own.path, good))
     assert contents(tmp_path) == before
 
 
-def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_path: Path, own: Bundle) -> None:
+def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
     before = contents(tmp_path)
     for arguments in ([], ["--dry-run"]):
@@ -269,9 +267,9 @@ def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_pa
     assert "2 of 6 good frames look like no other, as" in complaints
 
 
-def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
+def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
-    for arguments, words in (
+    for arguments, message in (
         (["--false-reject", "nan"], "nan"),
         (["--false-reject", "1"], "0<=x<1"),
         (["--version", "1"], "'1'"),
@@ -280,10 +278,10 @@ def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bun
     ):
         result = heatline("calibrate", own.path, good, *arguments)
         assert (result.returncode, result.stdout) == (2, "")
-        assert words in result.stderr
+        assert message in result.stderr
 
 
-def test_a_network_that_answers_no_numbers_is_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
+def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
     class NanEngine(NumpyEngine):
         def submit(self, count: int, fill: Any, done: Any, failed: Any) -> None:
             done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
@@ -294,14 +292,14 @@ def test_a_network_that_answers_no_numbers_is_refused_with_the_pictures_name(tmp
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
-    """It waits for its third picture, a pipe, when the signal comes; then it gets that one, and a hundred are to go."""
+    """The signal comes while the command reads its third picture from a pipe; a hundred pictures remain."""
     good, later = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "later", *range(100, 200), hw=(9, 9))
     before = contents(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png", later) as process:
         pipe = os.open(tmp_path / "pipe.png", os.O_WRONLY)  # returns once the command reads it
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(BrokenPipeError):  # it has gone
+        with contextlib.suppress(BrokenPipeError):  # the command has ended
             os.write(pipe, (good / "000.png").read_bytes())
         os.close(pipe)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
@@ -311,10 +309,10 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     assert contents(tmp_path) == before
 
 
-# What is known of the bundle besides.
+# Other facts about the bundle.
 
 
-def test_a_gap_to_defective_frames_that_the_bundle_knows_is_shared_on_the_line_too(tmp_path: Path, own: Bundle) -> None:
+def test_calibration_on_the_line_uses_the_bundles_coldest_defect(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 245)
     edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
     report, _ = calibrated(own.path, good)
@@ -326,16 +324,16 @@ def test_a_gap_to_defective_frames_that_the_bundle_knows_is_shared_on_the_line_t
     assert "with a margin to the defective frames" in shown("bundle", "show", tmp_path / "dark-cal1.bundle")
 
 
-def test_good_frames_that_got_no_verdict_before_are_named(tmp_path: Path, own: Bundle) -> None:
+def test_good_frames_that_had_no_verdict_before_are_listed(tmp_path: Path, own: Bundle) -> None:
     calibrated(own.path, evenly(tmp_path / "good", 250, 240))
     report, complaints = calibrated(
         tmp_path / "dark-cal1.bundle", evenly(tmp_path / "more", 250, 90), "--to", tmp_path / "new"
     )
-    assert any("1 of 2 frames got no verdict before" in words for words in report["warnings"])
+    assert any("1 of 2 frames got no verdict before" in message for message in report["warnings"])
     assert "brightness 90, expected" in complaints
 
 
-def test_frames_that_widen_what_features_may_be_are_warned_of() -> None:
+def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     plausible = Plausible(
         frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
         distance=2.0,

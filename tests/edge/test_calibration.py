@@ -18,8 +18,8 @@ from edge.calibration.thresholds import (
     GoodFrame,
     calibrate,
     coldest_of,
+    count_allowed_rejects,
     describe_support,
-    may_reach,
     pooled_threshold,
     score_threshold,
     threshold,
@@ -40,12 +40,12 @@ HEATMAPS = st.lists(
 
 
 def good_frame(logit: float, evidence: float = 0.0, median: float = 0.0) -> GoodFrame:
-    """A frame with one cell of that evidence."""
+    """A frame with one cell, which has this evidence."""
     return GoodFrame(logit, median, 1, np.array([evidence], np.float32))
 
 
 def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[GoodFrame]:
-    """Frames of those heatmaps; the score threshold lies above them all."""
+    """Frames with these heatmaps; the score threshold lies above all of them."""
     return [GoodFrame.of(np.array([logit], np.float32), heatmap) for heatmap in heatmaps]
 
 
@@ -56,19 +56,21 @@ def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[Go
         ([1.0, 2.0, 3.0, 4.0], 0.49, 3.0),  # rounded down: never more than wanted
         ([1.0, 2.0, 3.0, 4.0], 0.0, 4.0),  # none
         ([5.0], 0.9, 5.0),  # one frame
-        ([2.0, 2.0, 2.0, 1.0], 0.25, 2.0),  # three of the same: none of them may reach it, else all do
+        ([2.0, 2.0, 2.0, 1.0], 0.25, 2.0),  # three are equal: if one reached the threshold, all would
         (HUNDRED, 0.01, 98.0),
         (HUNDRED, 0.07, 92.0),  # 0.07 * 100 is 7.000000000000001
         (HUNDRED, 0.29, 70.0),  # and 0.29 * 100 is 28.999999999999996
-        ([1.0, 2.0], math.nextafter(1.0, 0.0), 1.0),  # the largest share that there is
+        ([1.0, 2.0], math.nextafter(1.0, 0.0), 1.0),  # the largest possible share
     ],
 )
-def test_the_threshold_lies_just_above(highest: list[float], rate: float, just_above: float) -> None:
+def test_the_threshold_lies_just_above_the_next_highest_value(
+    highest: list[float], rate: float, just_above: float
+) -> None:
     assert threshold(highest, rate) == math.nextafter(just_above, math.inf)
 
 
 @given(highest=HIGHEST, rate=RATE)
-def test_at_most_the_wanted_share_reaches_it_and_it_is_the_lowest_such(highest: list[float], rate: float) -> None:
+def test_the_threshold_is_the_lowest_that_at_most_the_share_reaches(highest: list[float], rate: float) -> None:
     came = threshold(highest, rate)
     allowed = math.floor(rate * len(highest) + 1e-9)
     assert sum(value >= came for value in highest) <= allowed
@@ -77,8 +79,8 @@ def test_at_most_the_wanted_share_reaches_it_and_it_is_the_lowest_such(highest: 
 
 
 @given(highest=HIGHEST)
-def test_frames_that_set_the_threshold_are_judged_good_by_it(highest: list[float]) -> None:
-    """Calibration and verdict agree to the last bit, though the one works in float64 and the other gets float32."""
+def test_frames_just_below_the_threshold_are_judged_good(highest: list[float]) -> None:
+    """Calibration in float64 and the verdict on float32 agree to the last bit."""
     stitcher = Stitcher(TileGrid((16, 16), 16, 0), (1, 1))
     limits = Thresholds(threshold(highest, 0.0), 0.0)
     for value in highest:
@@ -86,7 +88,7 @@ def test_frames_that_set_the_threshold_are_judged_good_by_it(highest: list[float
         assert judge(logits, logits.reshape(1, 1, 1), stitcher, limits).verdict == "GOOD"
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     for rate in (-0.01, 1.0, math.nan):
         with pytest.raises(InputError, match="makes no sense"):
             calibrate([good_frame(1)], rate, "frames")
@@ -99,7 +101,7 @@ def test_what_makes_no_sense_is_refused() -> None:
             calibrate([good_frame(value)], 0.5, "one")
 
 
-def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
+def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
     frames = [good_frame(i, 10 * i, i % 3) for i in range(30)]
     came = calibrate(frames, 0.2, "thirty frames")
     assert came.score_threshold == math.nextafter(23.0, math.inf)
@@ -108,20 +110,20 @@ def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
     assert (came.frames, came.frames_are, came.false_reject_per_frame) == (30, "thirty frames", 0.2)
 
 
-def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> None:
+def test_a_good_frame_stores_its_highest_values_and_its_median() -> None:
     heatmap = np.array([[1, 2, np.nan], [3, 9, np.nan]], np.float32)
     frame = GoodFrame.of(np.array([-3, 4], np.float32), heatmap)
     assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
 
 
-# The evidence threshold where the logit is the mean of the highest cells.
+# The evidence threshold if the logit is the mean of the highest cells.
 
 
 @given(heatmaps=HEATMAPS)
 def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_mean(
     heatmaps: list[NDArray[np.float32]],
 ) -> None:
-    """By numpy's own quantile; every heatmap here is small enough to be stored whole."""
+    """Compared with numpy's quantile; each heatmap is small enough to be stored completely."""
     cells = np.concatenate([heatmap.ravel() for heatmap in heatmaps]).astype(np.float64)
     came = calibrate(with_heatmaps(*heatmaps), 0.0, "drawn", top_cells=TOP_CELLS)
     assert came.evidence_threshold == np.nextafter(np.quantile(cells, 0.999, method="inverted_cdf"), np.inf)
@@ -135,33 +137,33 @@ def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_me
     uncovered=st.floats(0, 0.9),
     spread=st.floats(0, 1),
 )
-def test_frames_that_are_stored_in_part_give_the_same_where_none_of_them_has_most_of_the_hottest_cells(
+def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
     seed: int, frames: int, side: int, uncovered: float, spread: float
 ) -> None:
-    """Against whole heatmaps; what a frame stores is exact as long as more of its cells do not reach the threshold."""
+    """Compared with complete heatmaps. The result is exact if no more cells reach the threshold than are stored."""
     draw = np.random.default_rng(seed)
     heatmaps = (draw.normal(size=(frames, side, side)) + draw.normal(size=(frames, 1, 1)) * spread).astype(np.float32)
     heatmaps[draw.random(heatmaps.shape) < uncovered] = np.nan
     heatmaps[:, 0, 0] = 0
     covered = heatmaps[~np.isnan(heatmaps)].astype(np.float64)
     expected = np.nextafter(np.quantile(covered, 0.999, method="inverted_cdf"), np.inf)
-    kept = with_heatmaps(*heatmaps)
-    stored = np.array([len(frame.hottest) for frame in kept])
-    came = pooled_threshold(kept)
+    frames_stored = with_heatmaps(*heatmaps)
+    stored = np.array([len(frame.hottest) for frame in frames_stored])
+    came = pooled_threshold(frames_stored)
     reaching = (heatmaps >= np.nextafter(expected, -np.inf)).sum(axis=(1, 2))
     assert (came == expected) if (reaching <= stored).all() else (came <= expected)
-    cells = np.array([frame.cells for frame in kept])
+    cells = np.array([frame.cells for frame in frames_stored])
     assert cells.sum() == len(covered)
     assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), HOTTEST_AT_LEAST))).all()
 
 
-def test_a_frame_that_is_hot_all_over_counts_with_a_fiftieth_of_its_cells() -> None:
+def test_a_frame_that_is_hot_everywhere_counts_with_two_percent_of_its_cells() -> None:
     cold, hot = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
-    for colds, just_above in ((18, 9.0), (19, 0.0)):  # the 2 % of the hot one are 0.1 % of 20 frames
+    for colds, just_above in ((18, 9.0), (19, 0.0)):  # 2 % of the hot frame are 0.1 % of 20 frames
         assert pooled_threshold(with_heatmaps(*[cold] * colds, hot)) == math.nextafter(just_above, math.inf)
 
 
-def test_what_is_stored_of_a_frame_holds_no_whole_heatmap_in_memory() -> None:
+def test_a_stored_frame_does_not_retain_its_heatmap() -> None:
     (frame,) = with_heatmaps(np.zeros((300, 300), np.float32))
     assert frame.hottest.base is None
     assert frame.hottest.nbytes == 4 * 1800
@@ -177,7 +179,7 @@ def test_the_evidence_threshold_of_a_top_mean_is_never_above_the_score_threshold
     assert came.evidence_threshold == min(came.score_threshold, pooled_threshold(frames))
 
 
-def test_cells_that_are_no_numbers_set_no_threshold() -> None:
+def test_cells_that_are_not_finite_set_no_threshold() -> None:
     for heatmap in (np.full((3, 3), np.nan, np.float32), np.array([[1, np.inf]], np.float32)):
         for top_cells in (None, TOP_CELLS):
             with pytest.raises(InputError, match="finite"):
@@ -186,14 +188,16 @@ def test_cells_that_are_no_numbers_set_no_threshold() -> None:
         pooled_threshold([])
 
 
-# What a calibration says of the true rate.
+# The bound of the true rate.
 
 
 @pytest.mark.parametrize(
     ("frames", "rate", "reach", "bound"),
     [(1, 0.01, 0, 0.95), (100, 0.01, 0, 0.0466), (600, 0.01, 6, 0.01962), (299, 0.0, 0, 0.00997)],
 )
-def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: float, reach: int, bound: float) -> None:
+def test_a_calibration_states_the_rejected_frames_and_the_bound(
+    frames: int, rate: float, reach: int, bound: float
+) -> None:
     came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames")
     assert (came.rule, came.rejected) == ("false-reject", reach)
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
@@ -201,7 +205,7 @@ def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: f
 
 @pytest.mark.parametrize(("frames", "least", "most"), [(120, 70, 130), (60, 0, 130)], ids=["quantile", "tail"])
 def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: int, least: int, most: int) -> None:
-    """Logits are drawn, thresholds set, and the true rate is known: the share of the distribution above it."""
+    """Logits are drawn from a known distribution, so the true rate of each threshold is known."""
     draw = np.random.default_rng(11)
     exceeded = 0
     for _ in range(2000):
@@ -212,13 +216,13 @@ def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: 
     assert least <= exceeded <= most, "100 of 2000, give or take three standard deviations; fewer where a tail is set"
 
 
-def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
+def test_ties_do_not_change_the_bound() -> None:
     came = calibrate([good_frame(2)] * 5 + [good_frame(1)] * 5, 0.3, "ties")
     assert came.rejected == 0
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
 
 
-# Few frames, and a gap to defective ones.
+# Few frames, and a gap to defective frames.
 
 SCORES = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60)
 
@@ -237,7 +241,7 @@ def test_the_score_threshold_is_never_lower_than_the_quantile(
         assert coldest is not None
         assert quantile < found < coldest
         assert sum(value < found for value in defective) <= 0.05 * len(defective)
-    if may_reach(len(good), share) >= 5 and not defective:
+    if count_allowed_rejects(len(good), share) >= 5 and not defective:
         assert (found, by) == (quantile, "quantile")
 
 
@@ -248,8 +252,8 @@ def test_a_shift_of_all_logits_shifts_the_score_threshold(good: list[float], sha
     assert moved == pytest.approx(score_threshold(good, share)[0] + by, abs=1e-3)
 
 
-def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
-    """On average over many draws of 12 frames, by a normal distribution; the quantile rejects 1 in 13."""
+def test_for_few_frames_a_normal_tail_rejects_the_wanted_share() -> None:
+    """The average over many draws of 12 normal values; the quantile alone rejects 1 in 13."""
     rng = np.random.default_rng(0)
     rejected_by = {"tail": 0.0, "quantile": 0.0}
     for _ in range(4000):
@@ -260,7 +264,7 @@ def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
     assert rejected_by["quantile"] / 4000 == pytest.approx(1 / 13, abs=0.006)
 
 
-def test_a_gap_to_defective_frames_is_shared() -> None:
+def test_the_threshold_lies_in_the_middle_of_a_gap_to_defects() -> None:
     good = [-3.0, -2.0, -1.0, -2.0, -2.5, -3.0, -2.5, -1.5]
     assert score_threshold(good, 0.01)[1] == "tail"
     assert score_threshold(good[:7], 0.01) == (threshold(good[:7], 0.01), "quantile")
@@ -269,7 +273,7 @@ def test_a_gap_to_defective_frames_is_shared() -> None:
     assert score_threshold(good, 0.01, -2.0) == (threshold(good, 0.01), "quantile")
 
 
-def test_of_few_defective_frames_the_coldest_counts() -> None:
+def test_the_coldest_of_few_defective_frames_counts() -> None:
     assert coldest_of([]) is None
     assert coldest_of([40.0, 0.5]) == 0.5
     assert coldest_of([20.0] * 9 + [-0.9]) == -0.9
@@ -278,17 +282,19 @@ def test_of_few_defective_frames_the_coldest_counts() -> None:
         coldest_of([math.nan])
 
 
-def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> None:
+def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None:
     frames = [replace(good_frame(float(number)), group=str(number // 5)) for number in range(200)]
     grouped, each = calibrate(frames, 0.01, "frames"), calibrate([replace(one, group=None) for one in frames], 0.01, "")
     assert (grouped.groups, each.groups) == (40, None)
     assert grouped.score_threshold > each.score_threshold, "a new group lies farther off than a frame"
     assert each.false_reject_at_most == upper_bound(2, 200)
     assert grouped.false_reject_at_most == upper_bound(1, 40)
-    told = describe_support(grouped)
-    assert told is not None
-    assert told.startswith("200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence ")
-    assert "299 good frames of the line" in told
+    warning = describe_support(grouped)
+    assert warning is not None
+    assert warning.startswith(
+        "200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence "
+    )
+    assert "299 good frames of the line" in warning
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
 
 
@@ -301,7 +307,7 @@ def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> No
     coldest=st.one_of(st.none(), st.floats(-30, 30, width=32)),
     groups=st.integers(1, 40),
 )
-def test_groups_never_lower_the_score_threshold_and_change_nothing_where_each_frame_is_one(
+def test_groups_never_lower_the_score_threshold(
     good: list[float], share: float, coldest: float | None, groups: int
 ) -> None:
     alone = score_threshold(good, share, coldest)
@@ -309,8 +315,8 @@ def test_groups_never_lower_the_score_threshold_and_change_nothing_where_each_fr
     assert score_threshold(good, share, coldest, [str(place % groups) for place in range(len(good))]) >= alone
 
 
-def test_of_groups_that_differ_the_share_of_a_new_one_is_kept() -> None:
-    """Without groups, three times as many frames of a new one are rejected as were wanted."""
+def test_for_groups_that_differ_a_new_group_has_the_wanted_share() -> None:
+    """Without groups, three times the wanted share of a new group's frames is rejected."""
     draw, share, spread = np.random.default_rng(0), 0.02, math.hypot(3, 1)
     groups = [str(number) for number, size in enumerate([1] * 6 + [30] * 4) for _ in range(size)]
     rejected_by = {"alone": 0.0, "grouped": 0.0}
@@ -323,14 +329,14 @@ def test_of_groups_that_differ_the_share_of_a_new_one_is_kept() -> None:
     assert rejected_by["grouped"] < share < 2.5 * share < rejected_by["alone"]
 
 
-def test_fewer_than_eight_groups_set_no_tail_of_their_own() -> None:
+def test_fewer_than_eight_groups_set_no_tail() -> None:
     good, groups = [float(place // 4) for place in range(28)], [str(place // 4) for place in range(28)]
     assert score_threshold(good, 0.01, None, groups) == score_threshold(good, 0.01)
     good, groups = [*good, 7.0, 7.0], [*groups, "7", "7"]
     assert score_threshold(good, 0.01, None, groups) > score_threshold(good, 0.01)
 
 
-def test_frames_that_say_their_groups_are_calibrated_by_them() -> None:
+def test_frames_with_groups_are_calibrated_by_groups() -> None:
     frames = [replace(good_frame(place // 3 + place % 3 / 10), group=str(place // 3)) for place in range(30)]
     grouped, alone = (
         calibrate(each, 0.01, "drawn") for each in (frames, [replace(frame, group=None) for frame in frames])

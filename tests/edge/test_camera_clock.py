@@ -1,4 +1,4 @@
-"""How old frames are, by simulated cameras whose clocks, drifts and transport times are known exactly."""
+"""Ages of frames from simulated cameras with exactly known clocks, drifts and transport times."""
 
 from collections.abc import Iterable
 
@@ -11,15 +11,15 @@ from edge.cameras.camera_clock import SKEW, CameraClock
 
 SECOND = 1_000_000_000
 SINCE_1970 = 1_764_000_000 * SECOND
-"""What a camera that keeps UTC (PTP) counts from: its clock is 55 years ahead of a host that was booted just now."""
+"""Offset of a camera with UTC (PTP): its clock is 55 years ahead of a host that was booted just now."""
 
 
 class Simulated:
     """A camera whose frames take a known time to arrive.
 
     Args:
-        drift_ppm: how much faster than the host's its clock runs.
-        clock_ns: what it shows when the host's shows 0.
+        drift_ppm: how much faster its clock runs than the host's.
+        clock_ns: its clock when the host's clock is 0.
     """
 
     def __init__(self, drift_ppm: float = 0.0, clock_ns: int = 0) -> None:
@@ -27,14 +27,14 @@ class Simulated:
         self._clock = CameraClock()
 
     def age_ns(self, taken_ns: int, transport_ns: int) -> int:
-        ran_off_ns = taken_ns * round(self._drift_ppm * 1000) // 10**9  # in whole numbers: no rounding of ours
+        ran_off_ns = taken_ns * round(self._drift_ppm * 1000) // 10**9  # in integers, without rounding
         return self._clock.age_ns(self._clock_ns + taken_ns + ran_off_ns, taken_ns + transport_ns)
 
 
 def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
-    """Every frame's offset, less the least that any frame until then had, raised by what clocks can drift since.
+    """Return every frame's offset minus the minimum of all offsets so far, each raised by the possible drift since.
 
-    The closed form of what the clock computes frame by frame.
+    This is the closed form of what the clock computes frame by frame.
     """
     ages = []
     for n, (offset, at) in enumerate(zip(offsets, arrived, strict=True)):
@@ -46,7 +46,7 @@ def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
 @given(
     frames=st.lists(st.tuples(st.integers(1, 100 * SECOND), st.integers(-(10**12), 10**12)), min_size=1, max_size=30),
 )
-def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(frames: list[tuple[int, int]]) -> None:
+def test_an_age_is_never_negative_and_follows_its_definition(frames: list[tuple[int, int]]) -> None:
     clock, arrived_ns = CameraClock(), 0
     offsets, arrived, ages = list[int](), list[int](), list[int]()
     for after_ns, offset in frames:
@@ -64,7 +64,7 @@ def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(fram
     drift_ppm=st.integers(-200, 200),
     clock_ns=st.sampled_from([0, -(10**15), SINCE_1970]),
 )
-def test_no_frame_is_called_older_than_it_is_however_the_clocks_drift(
+def test_drift_never_makes_a_frame_older_than_it_is(
     frames: list[tuple[int, int]], drift_ppm: int, clock_ns: int
 ) -> None:
     camera, taken_ns, arrived_ns, least_ns = Simulated(drift_ppm, clock_ns), 0, 0, None
@@ -97,7 +97,7 @@ def test_drift_is_not_mistaken_for_age_at_ten_thousand_frames_a_second() -> None
 
 
 @pytest.mark.parametrize("drift_ppm", [-200, 200])
-def test_frames_that_begin_to_lag_at_once_are_as_old_as_they_lag(drift_ppm: int) -> None:
+def test_a_sudden_lag_is_the_age_of_its_frames(drift_ppm: int) -> None:
     camera, lag_ns = Simulated(drift_ppm), 2 * SECOND
     for taken_ns in hours_of_frames(0.1, SECOND // 10):
         assert camera.age_ns(taken_ns, 5_000_000) <= 1000
@@ -116,7 +116,7 @@ def test_a_lag_that_grows_faster_than_clocks_drift_is_noticed(drift_ppm: int) ->
     assert true_ns * (1 - 700 / 2000) * 0.99 <= age_ns <= true_ns
 
 
-def test_one_frame_that_came_faster_makes_those_after_it_older() -> None:
+def test_a_faster_frame_makes_later_frames_older() -> None:
     camera = Simulated()
     assert camera.age_ns(0, 50_000_000) == 0, "of the first frame nobody can tell"
     assert camera.age_ns(SECOND, 50_000_000) <= 50_000

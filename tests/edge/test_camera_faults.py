@@ -1,4 +1,4 @@
-"""What goes wrong with cameras, with the real part each time: the line says so, lives, and inspects again."""
+"""Faults of cameras, with real parts: the line reports each fault, survives it, and inspects again."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ from tests.small_bundle import TILE, answer
 
 
 def whites() -> list[NDArray[np.uint8]]:
-    """Three pictures that differ and are all GOOD."""
+    """Three different pictures that are all GOOD."""
     return [np.full((TILE, TILE), value, np.uint8) for value in (255, 254, 253)]
 
 
 PATIENT = {"silent_after_periods": 500}
-"""20 s at 25 frames a second: a busy machine may well stand still for a while, and is not silent for that."""
+"""20 s at 25 frames per second: a busy machine may pause without an alarm."""
 SILENT = {"silent_after_periods": 50}
-"""2 s, where a camera that stops is to be found silent."""
+"""2 s, for tests in which a camera must become silent."""
 PATTERN = {"kind": "pattern", "draw_size": [TILE, TILE], "rate_fps": 25, **PATIENT}
 
 
@@ -58,7 +58,7 @@ def until_failed(run: RunningLine, reason: str) -> None:
 
 
 def resources(pid: int) -> dict[str, int]:
-    """What a process holds, without its frames."""
+    """Return the open descriptors of a process, without those of frames."""
     process = Path(f"/proc/{pid}")
     return {
         "descriptors": len(list((process / "fd").iterdir())),
@@ -68,15 +68,15 @@ def resources(pid: int) -> dict[str, int]:
 
 
 def memories_of_frames(pid: int) -> int:
-    """Of how many camera processes, running or gone, a process holds the memory."""
+    """Return of how many camera processes, running or dead, a process holds the memory."""
     return Path(f"/proc/{pid}/maps").read_text().count("memfd:heatline-frames")
 
 
 @pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_nothing_behind(
+def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
     tmp_path: Path, bundle: Bundle, address: str, deaths: int
 ) -> None:
-    """The line is being commissioned, which all its events say."""
+    """The line is in commissioning, as all its events state."""
     line = write_line_with(tmp_path, bundle.path, address, {"cam": PATTERN}, top="acting = false")
     with running(line, address) as run:
         run.until_inspected()
@@ -90,29 +90,29 @@ def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_no
             for _ in range(2):  # each process begins with the same picture: a third one in a row would be frozen
                 run.until_inspected()
             held.append(resources(run.process.pid))
-        # The last frames of the two processes before may still be referred to; the memory of three is a leak.
+        # The last frames of the two previous processes may still be referenced; the memory of three is a leak.
         run.until(lambda _: memories_of_frames(run.process.pid) <= 3)
-        # At the end nothing more than at an earlier look: each may see a descriptor that is open for a moment.
+        # Compare with several earlier counts: each may include a descriptor that is open for a moment.
         run.until(lambda _: all(resources(run.process.pid)[name] <= held[0][name] for name in held[0]))
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
-    assert "SIGKILL" in heard.alarms[0].detail
-    assert len(heard.alarms) == 2 * deaths
-    assert heard.last.cameras["cam"].openings == deaths + 1
-    assert {event.acting for event in [*heard.verdicts, *heard.alarms, *heard.statuses]} == {False}
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
+    assert "SIGKILL" in received.alarms[0].detail
+    assert len(received.alarms) == 2 * deaths
+    assert received.last.cameras["cam"].openings == deaths + 1
+    assert {event.acting for event in [*received.verdicts, *received.alarms, *received.statuses]} == {False}
 
 
 # GigE Vision: the device and its cable.
 
 
 @pytest.mark.parametrize("frames", [40, pytest.param(200, marks=pytest.mark.long)])
-def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another_camera_goes_on(
+def test_a_missing_gige_device_does_not_stop_another_camera(
     tmp_path: Path, bundle: Bundle, address: str, frames: int
 ) -> None:
-    """Seconds go by until a device that is gone is let go of: frames of the other camera would be lost by waiting.
+    """Closing a missing device takes seconds: if the line waited, frames of the other camera would be lost.
 
     Args:
-        frames: that the other camera brings in each absence.
+        frames: number of frames of the other camera during each absence.
     """
     with aravis_camera(pictures=whites()) as device:
         device.kill()
@@ -128,19 +128,19 @@ def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another
                 device.start()
                 came_back(run)
                 assert run.until_inspected("dies").verdict == "GOOD"
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["dies", "lives"])
-    assert [alarm.camera for alarm in heard.alarms] == ["dies"] * 4
-    assert "it cannot be opened" in heard.alarms[0].detail
-    assert "check its power, cable and IP address" in heard.alarms[0].detail
-    assert all(event.verdict != "NO_VERDICT" for event in heard.of("lives") if event.reason != "dropped.stopped")
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["dies", "lives"])
+    assert [alarm.camera for alarm in received.alarms] == ["dies"] * 4
+    assert "it cannot be opened" in received.alarms[0].detail
+    assert "check its power, cable and IP address" in received.alarms[0].detail
+    assert all(event.verdict != "NO_VERDICT" for event in received.of("lives") if event.reason != "dropped.stopped")
 
 
-def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_dead(
+def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.25)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.25)
     with aravis_camera(pictures=whites()) as device:
         settings = GenicamSettings(name="cam", address=device.address, trigger="software", trigger_timeout_ms=5000)
         with watched(settings, drawn=False) as camera:
@@ -157,17 +157,15 @@ def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_d
             camera.trigger("last")
             camera.until_frames(1)
     assert camera.states == [("unreachable", True), ("unreachable", False)]
-    assert camera.said_to("in vain").refused == "camera_dead"
+    assert camera.answer_to("in vain").refused == "camera_dead"
     assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [
         ("first", None), ("in vain", "no_frame"), ("last", None)
     ]  # fmt: skip
 
 
-def test_a_cable_loses_packets_and_each_damaged_frame_is_told_and_is_pulled_until_it_is_plugged_in_again(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with cable() as wire, aravis_camera(wire.address, whites(), netns=wire.netns) as device:
-        camera = genicam(device, **SILENT, on_overload="block", buffers=128)  # nothing is lost but on the cable
+        camera = genicam(device, **SILENT, on_overload="block", buffers=128)  # only the cable may lose frames
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
         with running(line, address) as run:
             run.until_inspected()
@@ -187,10 +185,10 @@ def test_a_cable_loses_packets_and_each_damaged_frame_is_told_and_is_pulled_unti
             wire.plug()
             over = came_back(run)
             assert run.until_inspected().verdict == "GOOD"
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
     assert alarm.alarm == "silent"
-    assert heard.alarms == [alarm, over]
+    assert received.alarms == [alarm, over]
     expected = before[0].frame_id
     for event in before:
         assert event.frame_id == expected is not None, f"{event} came where {expected} was to come"
@@ -207,11 +205,11 @@ def test_a_cable_loses_packets_and_each_damaged_frame_is_told_and_is_pulled_unti
 
 
 class Wrong(NamedTuple):
-    """What a camera does wrong, the reason of its frames meanwhile, and what the line says of it."""
+    """A wrong behaviour of a camera, the reason of its frames, and the alarm of the line."""
 
     begin: Callable[[AravisCamera], None]
     end: Callable[[AravisCamera], None] | None
-    """None: it is over by itself with the frame that shows it."""
+    """None: it ends by itself with the frame that shows it."""
     reason: str
     alarm: str | None
 
@@ -234,9 +232,7 @@ WRONGS = {
 }
 
 
-def test_whatever_a_camera_sends_wrong_is_told_once_and_never_judged_and_the_line_inspects_again(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with aravis_camera(pictures=whites()) as device:
         camera = genicam(device, frozen_after_frames=5, stale_after_ms=2000, waiting_frames=16)
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
@@ -258,18 +254,18 @@ def test_whatever_a_camera_sends_wrong_is_told_once_and_never_judged_and_the_lin
                     wrong.end(device)
                 run.until(good_again)
                 verdicts, alarms = run.heard.verdicts[verdicts_before:], run.heard.alarms[alarms_before:]
-                told = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
-                assert [(alarm.alarm, alarm.active) for alarm in alarms] == told, name
+                expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
+                assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, name
                 bad = [n for n, event in enumerate(verdicts) if event.reason == f"failed.{wrong.reason}"]
                 assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, name
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
 
 
 # RTSP.
 
 
-def test_an_rtsp_server_that_hangs_and_one_that_dies_are_found_dead_and_opened_again(
+def test_an_rtsp_server_that_hangs_or_dies_is_dead_and_opened_again(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     pytest.importorskip("av", reason="av is not installed")
@@ -288,7 +284,7 @@ def test_an_rtsp_server_that_hangs_and_one_that_dies_are_found_dead_and_opened_a
             server.start()
             back = came_back(run)
             run.until_inspected()
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
-    assert heard.alarms == [hung, went, killed, back]
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
+    assert received.alarms == [hung, went, killed, back]
     assert (hung.alarm, killed.alarm) == ("broken", "broken")

@@ -22,7 +22,7 @@ from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_even
 from tests.small_bundle import TILE, answer
 
 MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
-"""Hundreds of tiles in a small frame: inspection takes long, and nothing else does."""
+"""Hundreds of tiles in a small frame: only inspection takes long."""
 
 
 @pytest.fixture
@@ -41,16 +41,21 @@ def score_of_grey(value: int) -> object:
 # Several cameras, one engine.
 
 
-def test_a_fast_camera_starves_no_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
+def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
     size = {"kind": "pattern", "draw_size": [260, 260]}
-    slow_camera = {**size, "rate_fps": 2, "frames": 5, "waiting_frames": 3}  # fewer than come while the fast one runs
+    slow_camera = {
+        **size,
+        "rate_fps": 2,
+        "frames": 5,
+        "waiting_frames": 3,
+    }  # fewer than the fast one needs time for
     cameras = {"fast": {**size, "rate_fps": 150, "frames": 300}, "slow": slow_camera}
     line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
     with running(line, address) as run:
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["fast", "slow"])
-    fast, slow = heard.last.ledger["fast"], heard.last.ledger["slow"]
+    assert_every_frame_has_its_event(received, ["fast", "slow"])
+    fast, slow = received.last.ledger["fast"], received.last.ledger["slow"]
     assert (slow.inspected, slow.dropped, slow.failed) == (5, {}, {})
     assert fast.captured == 300
     assert set(fast.dropped) == {"overload"}
@@ -62,7 +67,7 @@ def test_a_fast_camera_starves_no_slow_one(tmp_path: Path, bundle: Bundle, addre
 LOST = 4
 """The number of the part whose trigger or frame is lost."""
 MANY = pytest.mark.parametrize("count", [12, pytest.param(110, marks=pytest.mark.long)])
-"""Parts, of which all after the lost one could be shifted."""
+"""Number of parts; all after the lost one could be shifted."""
 
 
 TOO_LATE = "too late"
@@ -75,7 +80,7 @@ def names(count: int) -> list[str]:
 def trigger_parts(
     commands: str, camera: str, count: int, before: Callable[[int], None] = lambda number: None
 ) -> dict[str, Triggered | str]:
-    """Trigger every part's frame, one after the other; the replies, of those that were refused the reason.
+    """Trigger the frame of every part in turn; return the replies, or the reasons of refusals.
 
     Args:
         before: called with each part's number before its trigger.
@@ -87,7 +92,7 @@ def trigger_parts(
             try:
                 reply = line.trigger(camera, part)
             except CommandRefusedError as refused:
-                # A machine that is too busy to fire a trigger at once does not fire it.
+                # A busy machine that cannot send a trigger at once does not send it.
                 replies[part] = TOO_LATE if "in time" in str(refused) else refused.reason
             else:
                 assert isinstance(reply, Triggered)
@@ -97,24 +102,24 @@ def trigger_parts(
 
 
 def until_told(run: RunningLine, part: str | None) -> None:
-    """Wait for the event of a part, or of a frame that shows none."""
+    """Wait for the event of a part, or of a frame without a part."""
     run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
 
 
-def events_of_parts(heard: Heard) -> list[VerdictEvent]:
-    return [event for event in heard.verdicts if event.part_id is not None]
+def events_of_parts(received: Heard) -> list[VerdictEvent]:
+    return [event for event in received.verdicts if event.part_id is not None]
 
 
 def assert_one_part_has_no_verdict_and_every_other_its_own(
-    heard: Heard, replies: dict[str, Triggered | str]
+    received: Heard, replies: dict[str, Triggered | str]
 ) -> list[VerdictEvent]:
-    """The reply and the event of each part name the same frame; ids after the one that was lost do not shift.
+    """Check that reply and event of each part name the same frame, and that ids after the lost one do not shift.
 
     Returns:
-        the events of the parts whose triggers were fired.
+        the events of the parts whose triggers were sent.
     """
-    assert_every_frame_has_its_event(heard, ["top"])
-    events = events_of_parts(heard)
+    assert_every_frame_has_its_event(received, ["top"])
+    events = events_of_parts(received)
     assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
     events = [event for event in events if replies[str(event.part_id)] != TOO_LATE]
     for number, event in enumerate(events, start=1):
@@ -125,8 +130,8 @@ def assert_one_part_has_no_verdict_and_every_other_its_own(
             assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
             assert event.verdict != "NO_VERDICT"
             assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
-    assert heard.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
-    assert heard.alarms == []
+    assert received.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
+    assert received.alarms == []
     return events
 
 
@@ -135,7 +140,7 @@ TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "
 
 @MANY
 @pytest.mark.parametrize("what", ["ignore_triggers", "lose_frames"])
-def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
+def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, what: str, count: int
 ) -> None:
     camera = {"kind": "pattern", "draw_size": [64, 48], **TRIGGERED, what: [LOST]}
@@ -144,16 +149,16 @@ def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
     with running(line, address) as run:
         run.next()
         replies = trigger_parts(commands, "top", count)
-        heard = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
-    # No frame was taken where the trigger was not heard; one that was lost leaves its id out.
+        received = run.end()
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
+    # An ignored trigger takes no frame; a lost frame leaves a gap in the ids.
     skipped = what == "lose_frames"
     expected = [*range(1, LOST), None, *range(LOST + skipped, len(events) + skipped)]
     assert [event.frame_id for event in events] == expected
 
 
 @MANY
-def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_and_ids_begin_again(
+def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, count: int
 ) -> None:
     """A GigE Vision camera whose picture changes from part to part, and whose packets are all lost for one of them."""
@@ -163,7 +168,7 @@ def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_
 
     with aravis_camera(pictures=[grey(255)]) as device:
         device.trigger_rate(200.0)
-        device.leave_out(128)  # from its first id on: so the ids begin again at 1 among these parts
+        device.leave_out(128)  # from its first id on, so that the ids wrap among these parts
 
         def before(number: int) -> None:
             device.lose_packets(1.0 if number == LOST else 0.0)
@@ -175,8 +180,8 @@ def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_
         with running(line, address) as run:
             run.next()
             replies = trigger_parts(commands, "top", count, before)
-            heard = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+            received = run.end()
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
     for event in events:
         if event.verdict != "NO_VERDICT":
             assert event.frame_score == score_of_grey(shown(int(str(event.part_id)[1:]))), event.part_id
@@ -189,9 +194,9 @@ def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_
 class WiredCamera:
     """Aravis' device in this process, with a wire to its trigger line.
 
-    It knows no hardware trigger: with Line0 for a source it takes no frame. So, once it has been opened, it is switched
-    over to its software trigger behind the host's back, and fired on its own side: to the host, a frame comes that it
-    did not ask for.
+    It has no hardware trigger: with the source Line0 it takes no frame. So after its opening it is switched to its
+    software trigger without the host's knowledge, and triggered on its own side: the host gets a frame without a
+    request.
     """
 
     SOURCE, FIRE, SOFTWARE = 0x304, 0x30C, 1
@@ -219,7 +224,7 @@ def wired_camera() -> Iterator[WiredCamera]:
 
 
 @MANY
-def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_frames_are_lost(
+def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, wired_camera: WiredCamera, count: int
 ) -> None:
     no_edge, no_frame, edge_too_many = 3, 5, 7
@@ -243,9 +248,9 @@ def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_fr
                 wired_camera.show(254)
                 wired_camera.edge()
                 until_told(run, None)
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    events = events_of_parts(heard)
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    events = events_of_parts(received)
     assert [event.part_id for event in events] == names(count)
     for number, event in enumerate(events, start=1):
         if number in (no_edge, no_frame):
@@ -255,16 +260,16 @@ def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_fr
     assert events[no_edge - 1].reason == "dropped.no_frame"
     assert events[no_frame - 1].reason == "dropped.lost_by_camera"
     assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
-    (of_no_part,) = [event for event in heard.verdicts if event.part_id is None]
+    (of_no_part,) = [event for event in received.verdicts if event.part_id is None]
     assert of_no_part.frame_score == score_of_grey(254)
-    assert heard.alarms == []
+    assert received.alarms == []
 
 
 # Deadlines.
 
 
 def trigger_until_a_frame_comes(commands: str, camera: str) -> Triggered:
-    """Trigger part after part; a machine that is too busy to have a frame taken by the deadline refuses."""
+    """Trigger the parts in turn; a busy machine that cannot take a frame by the deadline refuses."""
     give_up = time.monotonic() + WITHIN_SECONDS
     numbers, reason = itertools.count(1), None
     with Commander(commands, timeout_s=WITHIN_SECONDS) as line:
@@ -279,7 +284,7 @@ def trigger_until_a_frame_comes(commands: str, camera: str) -> Triggered:
     raise AssertionError(f"no trigger brought a frame: {reason}")
 
 
-def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_under_its_part_and_its_frame(
+def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
     drawn = {"kind": "pattern", "draw_size": [300, 300]}
@@ -295,12 +300,12 @@ def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_under_its_part_a
         reply = trigger_until_a_frame_comes(commands, "parts")
         until_told(run, reply.part_id)
         run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["in_time"].inspected == 1)
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, list(cameras))
-    assert heard.last.ledger["late"].dropped == {"deadline": 2}
-    (of_part,) = [event for event in heard.of("parts") if event.part_id == reply.part_id]
-    for event in [*heard.of("late"), of_part]:
+        received = run.end()
+    assert_every_frame_has_its_event(received, list(cameras))
+    assert received.last.ledger["late"].dropped == {"deadline": 2}
+    (of_part,) = [event for event in received.of("parts") if event.part_id == reply.part_id]
+    for event in [*received.of("late"), of_part]:
         assert (event.verdict, event.reason, event.frame_score) == ("NO_VERDICT", "dropped.deadline", None)
     assert (of_part.frame_id, of_part.frame_number) == (reply.frame_id, reply.frame_number)
-    assert {event.verdict for event in heard.of("parts")} == {"NO_VERDICT"}
-    assert all(event.latency_ms >= 2 for event in heard.of("late"))
+    assert {event.verdict for event in received.of("parts")} == {"NO_VERDICT"}
+    assert all(event.latency_ms >= 2 for event in received.of("late"))

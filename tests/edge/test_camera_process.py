@@ -1,4 +1,4 @@
-"""A camera in a process of its own: pixels to the last byte, slots that nobody overwrites, and ends of every kind."""
+"""A camera in a process of its own: exact pixels, slots that are not overwritten, and every kind of end."""
 
 import contextlib
 import gc
@@ -17,46 +17,46 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.cameras.base import Opened
-from edge.cameras.channel import Answer, Broken, Ended, Fired
+from edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
 from edge.cameras.child import SPARE_SLOTS, digest
-from edge.cameras.host import Arrived, CameraProcess, Died, News
+from edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage, ReceivedFrame
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
 from edge.frames import BadFrame, Frame
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread, mappings, shown_by, stop, until_unread
 
 SLOTS = 2 + SPARE_SLOTS
-"""Frames that can be held of a camera of which two may wait."""
+"""Slots of a camera of which two frames may wait."""
 
 
 class Running:
-    """A camera's process, and what it says."""
+    """A camera's process and its messages."""
 
     def __init__(self, settings: CameraSettings) -> None:
         self.process = CameraProcess(settings)
 
-    def next(self) -> News:
-        """What it says next; waits for it."""
+    def next(self) -> ProcessMessage:
+        """Wait for the next message, and return it."""
         give_up = time.monotonic() + WITHIN_SECONDS
         poll = select.poll()
         poll.register(self.process.fileno(), select.POLLIN)
-        while (news := self.process.receive()) is None:
+        while (message := self.process.receive()) is None:
             assert time.monotonic() < give_up, "it says nothing"
             poll.poll(1000)
-        return news
+        return message
 
     def opened(self) -> Opened:
-        news = self.next()
-        assert isinstance(news, Opened), news
-        return news
+        message = self.next()
+        assert isinstance(message, Opened), message
+        return message
 
-    def arrived(self) -> Arrived:
-        news = self.next()
-        assert isinstance(news, Arrived), news
-        return news
+    def arrived(self) -> ReceivedFrame:
+        message = self.next()
+        assert isinstance(message, ReceivedFrame), message
+        return message
 
     def frames(self, count: int) -> list[Frame]:
-        """The next frames, which are all held."""
+        """Return the next frames without releasing any."""
         return [self.arrived().frame for _ in range(count)]
 
 
@@ -70,16 +70,16 @@ def running(settings: CameraSettings) -> Iterator[Running]:
 
 
 def eager_camera(**keys: object) -> CameraSettings:
-    """One that takes frames as fast as it can, and waits for a slot."""
+    """Settings of a camera that takes frames as fast as possible, and blocks for a slot."""
     return drawn_camera(rate_fps=None, on_overload="block", **keys)
 
 
-def shown(said: list[News]) -> list[int]:
-    return [shown_by(news.frame) for news in said if isinstance(news, Arrived)]
+def shown(messages: list[ProcessMessage]) -> list[int]:
+    return [shown_by(message.frame) for message in messages if isinstance(message, ReceivedFrame)]
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
-    """Frames 6, 7 and 8 have been sent and not been read, and the camera has read all that it was told. Those kept."""
+    """Wait until frames 6, 7 and 8 are sent and unread and the camera has read all messages; return the held frames."""
     camera.opened()
     kept = camera.frames(SLOTS)
     for frame in kept[:3]:
@@ -91,7 +91,7 @@ def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
 # Pixels.
 
 
-def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them() -> None:
+def test_simulated_pictures_arrive_to_the_last_byte_with_their_stamps() -> None:
     before_ns = time.monotonic_ns()
     with running(drawn_camera(draw_size=(13, 7), first_frame_id=65534, frames=4, rate_fps=100)) as camera:
         assert camera.opened().highest_frame_id == 65535
@@ -110,7 +110,7 @@ def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them() 
 
 
 def pictures() -> dict[str, tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8], str]]:
-    """By file name: what is written, in OpenCV's order of channels; the RGB that it shows; its format."""
+    """By file name: the array to write, in OpenCV's order of channels; its RGB; its format."""
     rng = np.random.default_rng(3)
     grey, colour, alpha = (rng.integers(0, 256, shape, np.uint8) for shape in ((9, 14), (9, 14, 3), (9, 14, 4)))
     colour16 = rng.integers(0, 65536, (9, 14, 3), np.uint16)
@@ -129,7 +129,7 @@ def written(folder: Path, images: dict[str, NDArray[np.uint8] | NDArray[np.uint1
     return folder
 
 
-def test_pictures_of_every_format_cross_as_the_rgb_that_they_show(tmp_path: Path) -> None:
+def test_pictures_of_every_format_arrive_as_rgb(tmp_path: Path) -> None:
     folder = written(tmp_path / "f", {name: image for name, (image, _, _) in pictures().items()})
     (folder / "5.png").write_bytes(b"no picture")
     with running(FolderSettings(name="top", path=folder, waiting_frames=5)) as camera:
@@ -146,7 +146,7 @@ def test_pictures_of_every_format_cross_as_the_rgb_that_they_show(tmp_path: Path
         assert camera.next() == Ended()
 
 
-def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as_they_were(tmp_path: Path) -> None:
+def test_a_larger_frame_gets_new_memory_and_earlier_frames_stay_valid(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     sizes = [(4, 4), (4, 4), (50, 60), (3, 3), (50, 60), (300, 200), (300, 201), (2, 2)]
     images = {f"{n}.png": rng.integers(0, 256, (*hw, 3), np.uint8) for n, hw in enumerate(sizes, 1)}
@@ -165,7 +165,7 @@ def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as
 # Slots.
 
 
-def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announced_as_dropped() -> None:
+def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped() -> None:
     with running(drawn_camera(rate_fps=100, draw_size=(64, 48))) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
@@ -174,25 +174,25 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announc
             assert isinstance(bad, BadFrame)
             assert (bad.stamp.frame_id, bad.reason, bad.kind) == (frame_id, "overload", "dropped")
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
-        # Two slots go round, the others are held.
+        # Two slots are used in turn, the others are held.
         for frame in kept[1:3]:
             frame.release()
         for frame_id in range(SLOTS + 3, 30):
-            news = camera.next()
-            stamp = news.frame.stamp if isinstance(news, Arrived) else news.stamp  # type: ignore[union-attr]
+            message = camera.next()
+            stamp = message.frame.stamp if isinstance(message, ReceivedFrame) else message.stamp  # type: ignore[union-attr]
             assert stamp.frame_id == frame_id, "none is lost in silence"
-            if isinstance(news, Arrived):
-                assert shown_by(news.frame) == frame_id
-                news.frame.release()
+            if isinstance(message, ReceivedFrame):
+                assert shown_by(message.frame) == frame_id
+                message.frame.release()
         assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, 4, 5]
 
 
-def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing() -> None:
+def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
-        camera.process.ask(camera=False)
-        assert camera.next() == Answer(None, {}), "it waits for a slot, and answers meanwhile"
+        camera.process.request_health(camera=False)
+        assert camera.next() == HealthReply(None, {}), "it waits for a slot, and answers meanwhile"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == [1, 2, 3, 4, 5]
         for frame_id in range(SLOTS + 1, 31):
@@ -206,83 +206,83 @@ def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing()
         assert shown_by(frame) == frame.stamp.frame_id
 
 
-# What can be asked of it.
+# Requests.
 
 
-def test_it_says_whether_the_camera_is_there_and_a_trigger_is_confirmed_and_brings_a_frame() -> None:
-    """And a signal for the terminal's foreground does not end it before its line does."""
+def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> None:
+    """A signal for the terminal's foreground does not end the process before its line does."""
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(camera.process.pid, number)
         for asked, answers in ((False, None), (True, True)):
-            camera.process.ask(camera=asked)
-            assert camera.next() == Answer(answers, {})
+            camera.process.request_health(camera=asked)
+            assert camera.next() == HealthReply(answers, {})
         for frame_id in (1, 2):
             camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
-            said = [camera.next(), camera.next()]
-            assert Fired(frame_id, None) in said
-            assert shown(said) == [frame_id]
+            messages = [camera.next(), camera.next()]
+            assert TriggerResult(frame_id, None) in messages
+            assert shown(messages) == [frame_id]
 
 
-def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
+def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
     with running(drawn_camera(rate_fps=0.001)) as camera:
         camera.opened()
         camera.arrived()
         camera.process.fire(7, time.monotonic_ns() + 60 * 10**9)
-        news = camera.next()
-        assert isinstance(news, Fired)
-        assert news.error is not None
-        assert "runs freely" in news.error
+        message = camera.next()
+        assert isinstance(message, TriggerResult)
+        assert message.error is not None
+        assert "runs freely" in message.error
 
 
-# How it ends.
+# Ends.
 
 
-def test_a_camera_that_cannot_be_opened_says_why_and_its_process_ends(tmp_path: Path) -> None:
+def test_a_camera_that_cannot_be_opened_reports_the_reason_and_its_process_ends(tmp_path: Path) -> None:
     with running(FolderSettings(name="top", path=tmp_path / "none")) as camera:
-        news = camera.next()
-        assert isinstance(news, Broken)
-        assert "none is not a folder" in news.error
+        message = camera.next()
+        assert isinstance(message, Broken)
+        assert "none is not a folder" in message.error
         assert camera.process.close(WITHIN_SECONDS) == []
 
 
-def test_asked_to_close_it_ends_by_itself_and_what_it_had_announced_is_handed_over() -> None:
+def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> None:
     with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         process = camera.process._process
-        said = camera.process.close(WITHIN_SECONDS)
+        messages = camera.process.close(WITHIN_SECONDS)
         assert process.returncode == 0, "nobody killed it"
-        assert shown(said[:3]) == [6, 7, 8]
-        # One more may have waited for a slot: that was lost by the stop and not by overload.
-        waited = [(news.stamp.frame_id, news.reason) for news in said[3:] if isinstance(news, BadFrame)]
+        assert shown(messages[:3]) == [6, 7, 8]
+        # One more frame may have waited for a slot: the stop dropped it, not an overload.
+        waited = [(message.stamp.frame_id, message.reason) for message in messages[3:] if isinstance(message, BadFrame)]
         assert waited in ([(9, "stopped")], [])
 
 
-def test_one_that_does_not_close_in_time_is_killed_and_what_it_had_announced_is_handed_over() -> None:
+def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() -> None:
     with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         stop(camera.process.pid)
         process = camera.process._process
-        said = camera.process.close(0.05)
+        messages = camera.process.close(0.05)
         assert process.returncode == -signal.SIGKILL
-        assert shown(said) == [6, 7, 8]
+        assert shown(messages) == [6, 7, 8]
 
 
 @pytest.mark.parametrize("read_all", [True, False])
-def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it_ended(read_all: bool) -> None:
-    """Also where it was killed before it read everything: then its socket is reset."""
+def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: bool) -> None:
+    """The process may be killed with unread messages, which resets its socket."""
     with running(eager_camera()) as camera:
         kept = with_three_frames_in_the_socket(camera)
         if not read_all:
             stop(camera.process.pid)
-            kept[0].release()  # nobody reads this
+            kept[0].release()  # never read
         os.kill(camera.process.pid, signal.SIGKILL)
         camera.process._process.wait()
-        said = [camera.next() for _ in range(4)]
-        assert shown(said) == [6, 7, 8]
-        assert said[3] == Died("its process was ended by SIGKILL")
-        assert camera.next() == said[3], "and so whenever it is asked"
+        messages = [camera.next() for _ in range(4)]
+        assert shown(messages) == [6, 7, 8]
+        assert messages[3] == ProcessDied("its process was ended by SIGKILL")
+        assert camera.next() == messages[3], "and so whenever it is asked"
 
 
 LINE = """
@@ -293,14 +293,14 @@ camera = CameraProcess(from_bytes(bytes.fromhex(sys.argv[1])))
 poll = select.poll()
 poll.register(camera.fileno(), select.POLLIN)
 for _ in range(int(sys.argv[2])):
-    news = None
-    while news is None:
+    message = None
+    while message is None:
         poll.poll()
-        news = camera.receive()
+        message = camera.receive()
 print(camera.pid, flush=True)
 sys.stdin.read()
 """
-"""A line that reads so much from its camera and then nothing any more."""
+"""A line that reads this much from its camera and then stops reading."""
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ sys.stdin.read()
     [({"trigger": "software"}, 1), ({"rate_fps": None, "on_overload": "block"}, 3), ({"rate_fps": 1000}, 3)],
     ids=["waiting for a trigger", "waiting for a slot", "sending"],
 )
-def test_when_its_line_is_killed_it_ends_by_itself(keys: dict[str, object], read: int) -> None:
+def test_a_camera_process_ends_when_its_line_is_killed(keys: dict[str, object], read: int) -> None:
     command = [sys.executable, "-c", LINE, to_bytes(drawn_camera(**keys)).hex(), str(read)]
     line = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -328,11 +328,11 @@ def test_when_its_line_is_killed_it_ends_by_itself(keys: dict[str, object], read
         line.communicate()
 
 
-# What it leaves behind: nothing.
+# Leftovers: none.
 
 
 @pytest.mark.parametrize("openings", [4, pytest.param(20, marks=pytest.mark.long)])
-def test_openings_with_every_kind_of_end_leave_nothing_behind(openings: int) -> None:
+def test_openings_with_every_kind_of_end_leave_no_resources_behind(openings: int) -> None:
     gc.collect()
     before = held()
     kept: list[Frame] = []
@@ -352,7 +352,7 @@ def test_openings_with_every_kind_of_end_leave_nothing_behind(openings: int) -> 
                 while camera.next() != Ended():
                     pass
                 camera.process.kill()
-        kept.append(first)  # a frame may still be looked at when its camera is gone
+        kept.append(first)  # a frame stays valid when its camera is gone
         second.release()
     assert all(shown_by(frame) == 1 for frame in kept)
     del camera, first, second

@@ -1,4 +1,4 @@
-"""`heatline cameras`: real cameras grabbed as a line's configuration says, and what is told of them."""
+"""`heatline cameras`: grabs from real cameras as a line's configuration states, and their reports."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from edge.errors import CameraError, InputError
 from edge.frames import Stamp
 from edge.geometry import RegionOfInterest, TileGrid
 from edge.grab.grab import Grab
-from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, Saver, area_picture
+from edge.grab.pictures import REGION_RGB, SHADE, TILE_RGB, PictureWriter, draw_region
 from edge.grab.tally import Arrivals
 from edge.images import read_image, read_rgb
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -38,7 +38,7 @@ HW = (5, 12)
 
 
 def line(folder: Path, **keys: str) -> Path:
-    """A line of cameras, kind and own keys by name; its bundle is not there."""
+    """Write a line with cameras, kind and own keys by name; its bundle is missing."""
     tables = [f'[[cameras]]\nname = "{name}"\n{own}' for name, own in keys.items()]
     path = folder / "line.toml"
     path.write_text("\n".join(['bundle = "none.bundle"', *tables]))
@@ -54,7 +54,7 @@ def folder_camera(path: Path) -> str:
 
 
 class Grabbed:
-    """What a grab into `out` beside the configuration told in JSON, and why it was none, if so."""
+    """A grab into `out` next to the configuration: its JSON report and its error."""
 
     def __init__(self, config: Path, *arguments: str | int | Path) -> None:
         self.out = config.parent / "out"
@@ -63,7 +63,7 @@ class Grabbed:
 
     @property
     def top(self) -> dict[str, Any]:
-        """What it told of a camera of this name."""
+        """Report of the camera `top`."""
         found: dict[str, Any] = self.cameras["top"]
         return found
 
@@ -72,16 +72,16 @@ class Grabbed:
         return [int(name.removesuffix(".png").split("-")[-1]) for name in self.top["saved"]]
 
     def failed(self, error: type[CameraError | InputError]) -> str:
-        """The sentence with which it ended."""
+        """Return the error message of the grab."""
         assert self.result.returncode == error.exit_code
         return complaint(self.result).removeprefix("heatline: ")
 
 
 def grabbed(config: Path, *arguments: str | int | Path) -> Grabbed:
-    """A grab that goes well."""
-    told = Grabbed(config, *arguments)
-    assert told.result.returncode == 0, told.result.stderr
-    return told
+    """Run a grab that succeeds."""
+    outcome = Grabbed(config, *arguments)
+    assert outcome.result.returncode == 0, outcome.result.stderr
+    return outcome
 
 
 def files(folder: Path) -> list[str]:
@@ -91,14 +91,14 @@ def files(folder: Path) -> list[str]:
 # Grab: pictures.
 
 
-def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel_and_numbers_count_on(tmp_path: Path) -> None:
+def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
-    told = grabbed(config, "-n", 6)
+    outcome = grabbed(config, "-n", 6)
     for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
-        one = told.cameras[name]
+        one = outcome.cameras[name]
         assert one["saved"] == [f"{name}-{n:05d}-{frame_id}.png" for n, frame_id in enumerate(ids, start=1)]
         for file, frame_id in zip(one["saved"], ids, strict=True):
-            image, pixel_format = read_image(told.out / file)
+            image, pixel_format = read_image(outcome.out / file)
             assert pixel_format == "Mono8"
             np.testing.assert_array_equal(image, pattern(frame_id, HW))
         assert (one["frames"], one["asked"], one["problem"]) == (6, 6, None)
@@ -108,71 +108,71 @@ def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel_and_numbe
         assert (one["losses"], one["identical"], one["not_saved"]) == ({}, 0, 0)
     again = grabbed(config, "-n", 1, "--camera", "top")
     assert again.top["saved"] == ["top-00007-65533.png"]
-    assert len(files(told.out)) == 13
+    assert len(files(outcome.out)) == 13
 
 
-def test_each_format_is_saved_and_what_is_unreadable_or_the_same_as_the_one_before_is_counted(tmp_path: Path) -> None:
-    """Colour as RGB, grey as grey, deep grey by its highest 8 bits."""
+def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tmp_path: Path) -> None:
+    """Colour is saved as RGB, grey as grey, deep grey by its highest 8 bits."""
     colour, grey, deep = noise(1, 7, 9, 3)[0], noise(1, 7, 9)[0], noise(1, 7, 9, dtype=np.uint16)[0]
     same_first_row = np.vstack([grey[:1], 255 - grey[1:]])
     shown = {"1.png": colour, "2.png": grey, "3.png": grey, "5.png": same_first_row, "6.png": deep}
     pictures = write_pictures(tmp_path / "in", shown)  # type: ignore[arg-type]
     (pictures / "4.png").write_bytes(b"no picture")
-    told = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
-    first, second, *_, last = (told.out / name for name in told.top["saved"])
+    outcome = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
+    first, second, *_, last = (outcome.out / name for name in outcome.top["saved"])
     np.testing.assert_array_equal(read_rgb(first), colour)
     np.testing.assert_array_equal(read_image(second)[0], grey)
     np.testing.assert_array_equal(read_image(last)[0], deep // 256)
-    assert [one["pixel_format"] for one in told.top["formats"]] == ["BGR8", "Mono8", "Mono16"]
-    assert (told.top["frames"], told.top["losses"]["unreadable"]["frames"]) == (5, 1)
-    assert "4.png is not a picture" in told.top["losses"]["unreadable"]["detail"]
-    assert not told.top["ids_show_gaps"]
-    assert told.top["identical"] == 1
+    assert [one["pixel_format"] for one in outcome.top["formats"]] == ["BGR8", "Mono8", "Mono16"]
+    assert (outcome.top["frames"], outcome.top["losses"]["unreadable"]["frames"]) == (5, 1)
+    assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
+    assert not outcome.top["ids_show_gaps"]
+    assert outcome.top["identical"] == 1
 
 
-# Grab: what is told.
+# Grab: the report.
 
 
-def test_a_frame_that_the_camera_lost_is_told_and_does_not_count(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
-    assert told.frame_ids == [1, 4, 6, 7]
-    assert told.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
-    assert told.top["losses"] == {
+def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
+    outcome = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
+    assert outcome.frame_ids == [1, 4, 6, 7]
+    assert outcome.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
+    assert outcome.top["losses"] == {
         "lost_by_camera": {"frames": 3, "detail": "the camera counted it and it never arrived"}
     }
 
 
-def test_software_triggers_are_fired_one_by_one_and_one_without_a_frame_is_told(tmp_path: Path) -> None:
+def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
-    told = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
-    assert (told.top["trigger"], told.top["frames"], told.top["rate_set_fps"]) == ("software", 3, None)
-    assert told.frame_ids == [1, 2, 3]
-    assert {reason: loss["frames"] for reason, loss in told.top["losses"].items()} == {"no_frame": 1}
+    outcome = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
+    assert (outcome.top["trigger"], outcome.top["frames"], outcome.top["rate_set_fps"]) == ("software", 3, None)
+    assert outcome.frame_ids == [1, 2, 3]
+    assert {reason: loss["frames"] for reason, loss in outcome.top["losses"].items()} == {"no_frame": 1}
 
 
-def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
-    # It shows the pictures 1, 2, 2, 2, the next one is a fault, and it is opened anew.
-    assert told.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
-    assert told.top["identical"] == 4
-    assert told.top["losses"]["frozen"]["frames"] >= 1
-    (died,) = told.top["died"]
+def test_a_frozen_camera_is_reported_as_dead_and_the_grab_continues(tmp_path: Path) -> None:
+    outcome = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
+    # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
+    assert outcome.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert outcome.top["identical"] == 4
+    assert outcome.top["losses"]["frozen"]["frames"] >= 1
+    (died,) = outcome.top["died"]
     assert died.startswith("frozen: more than 3 frames one after the other were identical")
 
 
-def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
-    assert files(told.out) == ["top-00001-1.png", "top-00002-2.png"]
-    refused, area = told.top["warnings"]
+def test_frames_that_the_line_would_refuse_are_saved_with_a_warning(tmp_path: Path) -> None:
+    outcome = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
+    assert files(outcome.out) == ["top-00001-1.png", "top-00002-2.png"]
+    refused, area = outcome.top["warnings"]
     assert refused == (
         "the line would refuse 2 of these frames (wrong_size): 12x5 px came, 5x12 px expected; "
         "see size and pixel_format"
     )
-    assert area.startswith("no pixel of a frame of 12x5 px is to be looked at")
-    assert f"warning: camera top: {refused}\n" in told.result.stderr
+    assert area.startswith("no pixel of a frame of 12x5 px is in the region of interest")
+    assert f"warning: camera top: {refused}\n" in outcome.result.stderr
 
 
-def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_after_the_others(tmp_path: Path) -> None:
+def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(tmp_path: Path) -> None:
     config = line(
         tmp_path,
         top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nroi = [[[0, 0], [3, 0], [3, 3]]]"),
@@ -205,24 +205,24 @@ def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_af
     ]
 
 
-# Grab: what ends it.
+# Grab: its end.
 
 
-def test_a_camera_that_is_too_slow_is_given_up_at_the_timeout(tmp_path: Path) -> None:
+def test_a_slow_camera_ends_at_the_timeout(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'
-    told = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
-    sentence = told.failed(CameraError)
+    outcome = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
+    sentence = outcome.failed(CameraError)
     assert sentence.startswith("camera top: 0 of 3 frames came within 0.2 s; ")
-    assert (told.top["problem"], told.top["saved"]) == (sentence, [])
+    assert (outcome.top["problem"], outcome.top["saved"]) == (sentence, [])
 
 
-def test_a_camera_that_has_no_more_frames_is_told_so(tmp_path: Path) -> None:
-    told = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
-    assert told.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
-    assert len(told.top["saved"]) == 2
+def test_a_camera_without_more_frames_is_reported(tmp_path: Path) -> None:
+    outcome = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
+    assert outcome.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
+    assert len(outcome.top["saved"]) == 2
 
 
-def test_a_camera_that_is_not_in_the_line_or_a_folder_that_cannot_be_written_is_found_before_any_is_opened(
+def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_opened(
     tmp_path: Path,
 ) -> None:
     config = line(tmp_path, gone=folder_camera(tmp_path / "nowhere"))
@@ -235,26 +235,26 @@ def test_a_camera_that_is_not_in_the_line_or_a_folder_that_cannot_be_written_is_
     assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-def test_a_disk_that_is_full_ends_the_grab_with_what_was_written(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_grab_and_keeps_what_was_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "top-00002-2.png").symlink_to("/dev/full")
-    told = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
-    assert told.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
-    assert "until it was stopped" in told.top["problem"]
-    assert told.top["saved"] == files(out)
+    outcome = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
+    assert outcome.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
+    assert "until it was stopped" in outcome.top["problem"]
+    assert outcome.top["saved"] == files(out)
 
 
 @contextlib.contextmanager
 def opened(pipe: Path) -> Iterator[BinaryIO]:
-    """The reading end of a pipe, once something has been written to it."""
+    """Wait until something was written to a pipe; return its reading end."""
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
         assert select.select([reader], [], [], WITHIN_SECONDS)[0], "nothing was written"
         yield reader
 
 
-def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
-    """Its first picture goes into a pipe: once that is being written, the signal comes."""
+def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
+    """The first picture goes into a pipe: the signal comes while it is written."""
     out = tmp_path / "out"
     out.mkdir()
     os.mkfifo(out / "top-00001-1.png")
@@ -263,11 +263,11 @@ def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
         with opened(out / "top-00001-1.png") as pipe:
             process.send_signal(signal.SIGINT)
             written = pipe.read()
-        told, log = process.communicate(timeout=WITHIN_SECONDS)
+        stdout, log = process.communicate(timeout=WITHIN_SECONDS)
     assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
     first = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(first, pattern(1, HW))
-    top = json.loads(told)["cameras"]["top"]
+    top = json.loads(stdout)["cameras"]["top"]
     assert 1 <= top["frames"] < 99999
     assert top["saved"] == files(out)
     assert top["problem"] == f"camera top: {top['frames']} of 99999 frames came until it was stopped"
@@ -277,17 +277,17 @@ def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def slow_disk(out: Path) -> Iterator[Saver]:
-    """A disk that takes a second picture once the first has been read out of a pipe; no other one may wait."""
-    with Saver(out, most_bytes=1) as saver:
+def slow_disk(out: Path) -> Iterator[PictureWriter]:
+    """A writer that writes a second picture after the first was read from a pipe; no other one may wait."""
+    with PictureWriter(out, max_waiting_bytes=1) as writer:
         os.mkfifo(out / "top-00001-1.png")
-        yield saver
+        yield writer
 
 
-def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: Path) -> None:
+def test_frames_that_come_too_fast_for_the_disk_are_counted_and_not_saved(tmp_path: Path) -> None:
     settings = PatternSettings(name="top", draw_size=(12, 5), rate_fps=500)
-    with slow_disk(tmp_path) as saver:
-        grab = Grab(settings, 4, WITHIN_SECONDS, saver, counted=lambda: None, say=print)
+    with slow_disk(tmp_path) as writer:
+        grab = Grab(settings, 4, WITHIN_SECONDS, writer, on_frame=lambda: None, print_line=print)
         grab.run()
         (tmp_path / "top-00001-1.png").read_bytes()
     report = grab.report()
@@ -295,17 +295,17 @@ def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: 
     assert report.warnings[0].startswith("3 frames were counted and not saved")
 
 
-def test_a_camera_that_may_wait_for_the_line_waits_for_the_disk(tmp_path: Path) -> None:
+def test_a_blocking_camera_waits_for_the_disk(tmp_path: Path) -> None:
     counted = threading.Semaphore(0)
     (picture,) = noise(1, 4, 4)
     pictures = write_pictures(tmp_path / "in", {f"{n}.png": picture for n in range(3)})  # type: ignore[misc]
-    with slow_disk(tmp_path / "out") as saver:
+    with slow_disk(tmp_path / "out") as writer:
         settings = FolderSettings(name="top", path=pictures)
-        grab = Grab(settings, 3, WITHIN_SECONDS, saver, counted=lambda: counted.release(), say=print)
+        grab = Grab(settings, 3, WITHIN_SECONDS, writer, on_frame=lambda: counted.release(), print_line=print)
         running = threading.Thread(target=grab.run)
         running.start()
         assert counted.acquire(timeout=WITHIN_SECONDS)
-        running.join(0.2)  # one that does not wait has ended by then
+        running.join(0.2)  # a camera that does not block has ended by then
         assert running.is_alive()
         (tmp_path / "out" / "top-00001-1.png").read_bytes()
         running.join(WITHIN_SECONDS)
@@ -333,7 +333,7 @@ def stamps(arrived_ms: Sequence[int], camera_ms: Sequence[int | None] | None = N
 def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> None:
     arrivals = Arrivals()
     for stamp in stamps([5 + sum(intervals_ms[:n]) for n in range(len(intervals_ms) + 1)]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     mean = statistics.mean(intervals_ms)
     assert arrivals.rate_fps == pytest.approx(1000 / mean)
     assert arrivals.clock is None
@@ -344,69 +344,69 @@ def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> 
         assert arrivals.jitter_ms == pytest.approx((statistics.pstdev(intervals_ms), worst), abs=1e-9)
 
 
-def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
+def test_intervals_with_a_lost_frame_do_not_count_as_jitter() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10, 22]):
-        arrivals.frame(stamp)
-    arrivals.lost()
+        arrivals.add(stamp)
+    arrivals.record_loss()
     for stamp in stamps([100, 109]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     assert arrivals.jitter_ms == pytest.approx((statistics.pstdev([10, 12, 9]), 12 - 31 / 3))
     assert arrivals.rate_fps == pytest.approx(4 / 0.109)
 
 
-def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> None:
+def test_the_cameras_clock_is_compared_with_the_hosts_since_the_opening() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10], [7000, 7010]):
-        arrivals.frame(stamp)
-    arrivals.began_anew()
+        arrivals.add(stamp)
+    arrivals.restart()
     for stamp in stamps([1000, 1100, 1200], [50, None, 249]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     clock = arrivals.clock
     assert clock is not None
     assert (clock.camera_ms, clock.host_ms) == (199, 200)
 
 
-# Grab: where the line looks.
+# Grab: the region of interest.
 
 
-def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
+def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     size = "size = [600, 300]\ndraw_size = [600, 300]\nroi = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
-    told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
-    assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
-    picture, frame = read_rgb(told.out / "top-area.png"), pattern(1, (300, 600))
-    # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the area.
+    outcome = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
+    assert outcome.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
+    picture, frame = read_rgb(outcome.out / "top-area.png"), pattern(1, (300, 600))
+    # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the region.
     inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
     np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
     np.testing.assert_array_equal(picture[outside], np.dstack([frame[outside] // SHADE] * 3))
-    assert tuple(picture[30, 300]) == tuple(picture[60, 320]) == AREA_RGB
+    assert tuple(picture[30, 300]) == tuple(picture[60, 320]) == REGION_RGB
     assert tuple(picture[0, 222]) == tuple(picture[223, 445]) == TILE_RGB
 
 
-def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlined_too() -> None:
+def test_a_colour_frame_keeps_its_colours_and_excluded_areas_are_outlined() -> None:
     (frame,) = noise(1, 224, 224, 3)
-    area = RegionOfInterest.of([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
-    picture = area_picture(frame.astype(np.uint8), TileGrid((224, 224), area=area))
+    area = RegionOfInterest.from_polygons([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
+    picture = draw_region(frame.astype(np.uint8), TileGrid((224, 224), region_of_interest=area))
     np.testing.assert_array_equal(picture[60:90, 60:90], frame[60:90, 60:90])
-    assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == AREA_RGB
+    assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == REGION_RGB
 
 
 # A GigE Vision camera.
 
 
-def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_waited_for(tmp_path: Path) -> None:
+def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: Path) -> None:
     with aravis_camera(rate_fps=100) as device:
         keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
-        told = grabbed(line(tmp_path, top=keys), "-n", 5)
+        outcome = grabbed(line(tmp_path, top=keys), "-n", 5)
         edges = line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"')
         waited = heatline("cameras", "grab", edges, "--timeout", "0.2", cwd=tmp_path)
-    assert told.top["frames"] == 5
-    for name, frame_id in zip(told.top["saved"], told.frame_ids, strict=True):
-        np.testing.assert_array_equal(read_image(told.out / name)[0], device.picture(frame_id))
-    assert told.top["counters"]["completed"] >= 5
-    assert told.top["counters"]["received_packets"] > told.top["counters"]["completed"]
-    assert told.top["clock"]["camera_ms"] > 0
-    assert told.top["rate_set_fps"] == pytest.approx(100)
+    assert outcome.top["frames"] == 5
+    for name, frame_id in zip(outcome.top["saved"], outcome.frame_ids, strict=True):
+        np.testing.assert_array_equal(read_image(outcome.out / name)[0], device.picture(frame_id))
+    assert outcome.top["counters"]["completed"] >= 5
+    assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"]
+    assert outcome.top["clock"]["camera_ms"] > 0
+    assert outcome.top["rate_set_fps"] == pytest.approx(100)
     assert waited.returncode == CameraError.exit_code
     assert "camera top waits for edges on its Line0\n" in waited.stderr
     sentence = "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"
@@ -418,7 +418,7 @@ def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_
 
 
 def listed(*arguments: str) -> CompletedProcess[str]:
-    """What cameras there are, of those on loopback and this machine's own."""
+    """Return the cameras found on loopback and on this machine."""
     result = heatline("cameras", "list", "--interface", "lo", *arguments)
     assert result.returncode == 0, result.stderr
     return result
@@ -450,7 +450,7 @@ def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> 
     assert video_devices(tmp_path / "none", about) == []
 
 
-def test_without_aravis_video_devices_are_listed_and_one_sentence_says_what_is_missing(
+def test_without_aravis_video_devices_are_listed_and_the_missing_library_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")

@@ -94,7 +94,7 @@ def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
         said = to_line.select("b")
         assert (said.product, said.bundle.digest) == ("b", other_bundle.digest)
         change = until_change(run)
-        assert (change.change, change.in_force, change.product) == ("select", True, "b")
+        assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
         assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
         assert to_line.select("b").product == "b", "what is in force already is no change"
@@ -102,11 +102,11 @@ def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
         until_inspected_as(run, "a")
         heard = end(run)
     assert [product for product, _ in groupby(event.product for event in heard.verdicts)] == ["a", "b", "a"]
-    assert [event.in_force for event in heard.changes] == [True, True]
+    assert [event.applied for event in heard.changes] == [True, True]
     assert min(event.seq for event in heard.verdicts if event.product == "b") > heard.changes[0].seq
     assert heard.last.product == "a"
     assert heard.last.last_change is not None
-    assert heard.last.last_change.in_force
+    assert heard.last.last_change.applied
 
 
 def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_before(
@@ -156,11 +156,11 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
         broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
         (broken / "model.onnx").write_bytes(b"")
         line.rewrite(str(other_bundle.path), str(broken))
-        assert run.reload().in_force, "what is not in force is not opened at a reload"
+        assert run.reload().applied, "what is not in force is not opened at a reload"
         with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
             to_line.select("b")
         change = until_change(run)
-        assert (change.change, change.in_force, change.product) == ("select", False, "a")
+        assert (change.change, change.applied, change.product) == ("select", False, "a")
         assert change.detail is not None
         assert "model.onnx" in change.detail
         until_inspected_as(run, "a")
@@ -178,7 +178,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
     with line.running() as run:
         assert run.next_verdict().acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
-        assert run.reload().in_force
+        assert run.reload().applied
         before = run.until(lambda event: isinstance(event, VerdictEvent) and not event.acting)
         assert before.score_threshold == 3.5
         good = file.read_text()
@@ -203,15 +203,15 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
         for edit, why in nonsense:
             edit()
             refused = run.reload()
-            assert (refused.change, refused.in_force, refused.bundle) == ("reload", False, before.bundle)
+            assert (refused.change, refused.applied, refused.bundle) == ("reload", False, before.bundle)
             assert why in str(refused.detail)
             after = run.until_inspected()
             assert (after.bundle, after.score_threshold, after.acting) == (before.bundle, 3.5, False)
             file.write_text(good)
         status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
-        assert (status.last_change.in_force, status.last_change.detail) == (False, refused.detail)
+        assert (status.last_change.applied, status.last_change.detail) == (False, refused.detail)
         heard = end(run)
-    assert [event.in_force for event in heard.changes] == [True] + [False] * len(nonsense)
+    assert [event.applied for event in heard.changes] == [True] + [False] * len(nonsense)
 
 
 def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
@@ -250,7 +250,7 @@ def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gi
         to_line.select("a")
         until_inspected_as(run, "a")
         gige.rewrite("exposure_us = 400.0", "exposure_us = 99999999.0")
-        assert run.reload().in_force
+        assert run.reload().applied
         with pytest.raises(CommandRefusedError, match=r"camera top: .*exposure_us") as refused:
             to_line.select("b")
         assert refused.value.reason == "unusable"
@@ -259,7 +259,7 @@ def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gi
     assert_every_frame_has_its_event(heard, ["top"])
     seen = {(event.product, event.chunks["ExposureTime"]) for event in heard.verdicts if event.verdict != "NO_VERDICT"}
     assert seen == {("a", 800.0), ("b", 400.0)}
-    assert [event.in_force for event in heard.changes] == [True, True, True, False]
+    assert [event.applied for event in heard.changes] == [True, True, True, False]
 
 
 def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: Line) -> None:
@@ -270,6 +270,6 @@ def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: 
         refused = run.reload()
         after = run.until_inspected().chunks
         run.end()
-    assert not refused.in_force
+    assert not refused.applied
     assert refused.detail == ("exposure_us of camera top was not set and is set now; restart the line to activate this")
     assert after == before

@@ -88,7 +88,7 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert "Error:" in result.stderr
         assert "Traceback" not in result.stderr
     result = heatline("watch", "smoke://signals")
-    assert (result.returncode, "is no address to connect to" in complaint(result)) == (7, True)
+    assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
 
 
 # check
@@ -144,7 +144,7 @@ def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_pa
             ("file", 19, "is no folder; set journal.folder to one"),
             ("file/below", 19, "is no folder; set journal.folder to one"),
             ("other", 19, "is the journal of line line2, not of line"),
-            ("held", 7, "is another line's that is running; give each line its own journal.folder"),
+            ("held", 7, "is in use by another running line; give each line its own journal.folder"),
         ):
             line.write_text(f'{before}\n[journal]\nfolder = "{folder}"')
             result = heatline("check", line)

@@ -1,4 +1,4 @@
-"""Every camera format against values worked out by hand, and packed pixels against bits counted one by one."""
+"""Every camera format against values computed by hand, and packed pixels against single bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,22 +18,22 @@ U8, U16, F32 = np.uint8, np.uint16, np.float32
 
 
 PIXELS: list[tuple[PixelFormat, Any, tuple[int, int, int]]] = [
-    ("Mono8", U8(77), (77, 77, 77)),  # grey in all three
+    ("Mono8", U8(77), (77, 77, 77)),  # grey in all channels
     ("Mono10", U16(1023), (255, 255, 255)),  # the highest 8 of 10 bits
     ("Mono10", U16(515), (128, 128, 128)),  # 515 / 4, rounded down
-    ("Mono10", U16(4000), (255, 255, 255)),  # more than 10 bits can hold: white, not wrapped round
+    ("Mono10", U16(4000), (255, 255, 255)),  # more than 10 bits can hold: white, no overflow
     ("Mono12", U16(1616), (101, 101, 101)),  # 1616 / 16
     ("Mono12", U16(65535), (255, 255, 255)),
     ("Mono16", U16(0x1234), (0x12, 0x12, 0x12)),  # the highest 8 of 16 bits
-    ("RGB8", np.array([1, 2, 3], U8), (1, 2, 3)),  # as it is
-    ("BGR8", np.array([1, 2, 3], U8), (3, 2, 1)),  # turned round
+    ("RGB8", np.array([1, 2, 3], U8), (1, 2, 3)),  # unchanged
+    ("BGR8", np.array([1, 2, 3], U8), (3, 2, 1)),  # channels reversed
     ("BGRA8", np.array([1, 2, 3, 0], U8), (3, 2, 1)),  # transparent or not: alpha is dropped
-    ("BGR16", np.array([0x0102, 0x0304, 0xFFFF], U16), (0xFF, 0x03, 0x01)),  # turned round, highest 8 bits
+    ("BGR16", np.array([0x0102, 0x0304, 0xFFFF], U16), (0xFF, 0x03, 0x01)),  # channels reversed, highest 8 bits
 ]
 
 
 @pytest.mark.parametrize(("pixel_format", "pixel", "rgb"), PIXELS)
-def test_a_pixel_becomes(pixel_format: PixelFormat, pixel: Any, rgb: tuple[int, int, int]) -> None:
+def test_a_pixel_is_converted_to(pixel_format: PixelFormat, pixel: Any, rgb: tuple[int, int, int]) -> None:
     came = to_rgb(np.broadcast_to(pixel, (3, 5, *np.shape(pixel))).copy(), pixel_format)
     assert (came.dtype, came.shape) == (U8, (3, 5, 3))
     assert (came == rgb).all()
@@ -48,7 +48,7 @@ MOSAICS: dict[PixelFormat, list[list[int]]] = {
 
 
 @pytest.mark.parametrize("pixel_format", MOSAICS)
-def test_a_mosaic_of_one_colour_is_that_colour_to_its_borders(pixel_format: PixelFormat) -> None:
+def test_a_mosaic_of_one_colour_has_that_colour_up_to_its_borders(pixel_format: PixelFormat) -> None:
     for height, width in ((6, 8), (5, 7), (3, 3)):
         mosaic = np.tile(np.array(MOSAICS[pixel_format], U8), (4, 4))[:height, :width].copy()
         came = to_rgb(mosaic, pixel_format)
@@ -59,7 +59,7 @@ def test_a_mosaic_of_one_colour_is_that_colour_to_its_borders(pixel_format: Pixe
             to_rgb(np.full(hw, 200, U8), pixel_format)
 
 
-def test_every_format_has_its_example_here() -> None:
+def test_every_format_has_an_example() -> None:
     assert {pixel_format for pixel_format, *_ in PIXELS} | MOSAICS.keys() == set(PIXEL_FORMATS)
 
 
@@ -75,7 +75,7 @@ def test_every_format_has_its_example_here() -> None:
         ("RGB8", (4, 4, 3), F32, "of uint8"),
         ("BayerRG8", (4, 4, 3), U8, "expected 1 channel"),
         ("RGB8", (0, 4, 3), U8, "is no RGB8 image"),  # without a pixel
-        ("Mono8", (4,), U8, "is no Mono8 image"),  # a line
+        ("Mono8", (4,), U8, "is no Mono8 image"),  # a single line
         ("RGB8", (1, 4, 4, 3), U8, "is no RGB8 image"),  # a stack of images
     ],
 )
@@ -94,7 +94,7 @@ Unpack = Callable[[NDArray[np.uint8]], NDArray[np.uint16]]
 
 @pytest.mark.parametrize(("unpack", "bits"), [(unpack_mono10p, 10), (unpack_mono12p, 12)])
 @given(st.data())
-def test_pixels_are_so_many_bits_of_one_long_number(unpack: Unpack, bits: int, data: st.DataObject) -> None:
+def test_packed_pixels_equal_bits_of_one_long_integer(unpack: Unpack, bits: int, data: st.DataObject) -> None:
     groups = data.draw(st.integers(1, 10))
     pixels = data.draw(st.lists(st.integers(0, (1 << bits) - 1), min_size=4 * groups, max_size=4 * groups))
     number = sum(pixel << (bits * index) for index, pixel in enumerate(pixels))

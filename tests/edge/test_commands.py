@@ -85,9 +85,9 @@ def changed(request: Request = PLAIN, without: str = "", **fields: object) -> by
 
 REFUSED: list[tuple[bytes, str, str]] = [
     (b"", "malformed", "truncated"),
-    (b'\xef\xbb\xbf{"schema_version":1}', "malformed", "JSON is malformed"),  # a byte order mark
-    (b'{"type":"trigger","schema_version":1,"camera":"\xff"}', "malformed", "utf-8"),
-    (b'{"type":"trigger","schema_version":1,"camera":"\\udc00"}', "malformed", "surrogate"),  # could not be echoed
+    (b'\xef\xbb\xbf{"schema_version":2}', "malformed", "JSON is malformed"),  # a byte order mark
+    (b'{"type":"trigger","schema_version":2,"camera":"\xff"}', "malformed", "utf-8"),
+    (b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}', "malformed", "surrogate"),  # could not be echoed
     (b'{"x":' + b"[" * 60_000, "malformed", "recursion"),
     (changed(type="select"), "malformed", "unknown field `camera`"),  # is it one or the other?
     (changed(type="x" * 60_000), "malformed", "Invalid value"),
@@ -96,8 +96,9 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (changed(schema_version=True), "malformed", "Expected `int`"),
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 60_000 + b"}", "malformed", "out of range"),
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 400 + b"}", "version", "version 999"),
-    (changed(schema_version=2), "version", "schema version 2 came, this line knows up to 1"),
-    (changed(schema_version=2, type="eject"), "version", "update heatline"),
+    (changed(schema_version=3), "version", "version 3 came, this line knows version 2; update the line"),
+    (changed(schema_version=1), "version", "version 1 came, this line knows version 2; update the client"),
+    (changed(schema_version=3, type="eject"), "version", "update the line"),
     (changed(camera="x" * 65), "malformed", "length <= 64 - at `$.camera`"),
     (changed(camera="top\n"), "malformed", "printable characters, got 'top\\n' - at `$.camera`"),
     (changed(part_id=""), "malformed", "length >= 1 - at `$.part_id`"),
@@ -120,7 +121,7 @@ def test_bytes_that_are_no_request_are_refused_in_one_short_sentence(data: bytes
 
 
 def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
-    for readable in (changed(part=1), changed(schema_version=2), b'{"request_id":"r"}'):
+    for readable in (changed(part=1), changed(schema_version=3), b'{"request_id":"r"}'):
         assert request_from(readable).request_id == "r"
     for data, words in ((changed(request_id=5), "got `int`"), (changed(request_id="x" * 65), "length <= 64")):
         refused = request_from(data)
@@ -129,14 +130,15 @@ def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
         assert words in refused.detail
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_ignored_and_a_newer_version_is_refused() -> None:
+def test_fields_and_reasons_that_a_later_line_adds_are_ignored_and_another_version_is_refused() -> None:
     assert reply_from(
-        b'{"type":"triggered","schema_version":1,"camera":"a","frame_id":1,"frame_number":2,"exposed_at_ns":3}'
+        b'{"type":"triggered","schema_version":2,"camera":"a","frame_id":1,"frame_number":2,"exposed_at_ns":3}'
     ) == Triggered(camera="a", frame_id=1, frame_number=2)
-    later = reply_from(b'{"type":"refused","schema_version":1,"reason":"asleep","detail":"It is night."}')
+    later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
     assert later == Refused(reason="asleep", detail="It is night.")
-    with pytest.raises(MessageError, match="update heatline"):
-        reply_from(b'{"type":"triggered","schema_version":2}')
+    for version, side in ((1, "the line"), (3, "this client")):
+        with pytest.raises(MessageError, match=f"version {version} came, this client knows version 2; update {side}"):
+            reply_from(b'{"type":"triggered","schema_version":%d}' % version)
 
 
 # The socket.
@@ -477,9 +479,9 @@ def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
     other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
     line.serve(lambda _, answer: answer(other.pop(0)))
     commander = line.commander()
-    with pytest.raises(MessageError, match="no reply to a selection"):
+    with pytest.raises(MessageError, match="not a reply to a selection"):
         commander.select("4711")
-    with pytest.raises(MessageError, match="no reply to a trigger"):
+    with pytest.raises(MessageError, match="not a reply to a trigger"):
         commander.trigger("top")
 
 
@@ -503,7 +505,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> N
         desk.answer_next()
         connected.result()
         commander.timeout_s = 0.05
-        with pytest.raises(DeliveryError, match="may have done what it was asked"):
+        with pytest.raises(DeliveryError, match="may have executed the command"):
             commander.trigger("top", "P-1")
         commander.timeout_s = WITHIN_SECONDS
         asking = thread.submit(commander.trigger, "top", "P-2")
@@ -514,7 +516,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> N
 
 def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
     for bad in ("tcp://127.0.0.1", "smoke://signals"):
-        with pytest.raises(DeliveryError, match="is no address to connect to"):
+        with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Commander(bad)
 
 

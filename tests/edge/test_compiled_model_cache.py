@@ -1,4 +1,4 @@
-"""Compiled graphs that are kept: nothing is taken but what was kept, and whatever is there, lines start."""
+"""The cache of compiled graphs: only what was stored is loaded, and a line starts whatever the folder holds."""
 
 import hashlib
 import logging
@@ -13,9 +13,9 @@ import openvino as ov
 import pytest
 
 from edge.bundle import Bundle, VerifiedEngine, open_verified_engine
-from edge.bundle.compiled_model_cache import KEPT, MARK, MOST_KEPT, TRIED, CompiledModelCache
+from edge.bundle.compiled_model_cache import MARK, MOST_STORED, STORED, TRIED, CompiledModelCache
 from edge.inference import infer
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from tests.edge.lines import running, small_frames, write_line, write_pictures
 from tests.small_bundle import bundle_in
 
@@ -29,66 +29,66 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each graph that OpenVINO compiles."""
-    came: list[int] = []
+    """A list with one entry for each graph that OpenVINO compiled."""
+    count: list[int] = []
     compile_model = ov.Core.compile_model
 
-    def counted(*arguments: object, **keys: object) -> ov.CompiledModel:
-        came.append(1)
+    def count_and_compile(*arguments: object, **keys: object) -> ov.CompiledModel:
+        count.append(1)
         return compile_model(*arguments, **keys)
 
-    monkeypatch.setattr(ov.Core, "compile_model", counted)
-    return came
+    monkeypatch.setattr(ov.Core, "compile_model", count_and_compile)
+    return count
 
 
-def verified(bundle: Bundle, folder: Path | None, **settings: int) -> VerifiedEngine:
+def open_engine(bundle: Bundle, folder: Path | None, **settings: int) -> VerifiedEngine:
     return open_verified_engine(bundle, cache=folder, **{"threads": 1, **settings})
 
 
-def opened_and_closed(bundle: Bundle, folder: Path, **settings: int) -> None:
-    verified(bundle, folder, **settings).engine.close()
+def open_and_close(bundle: Bundle, folder: Path, **settings: int) -> None:
+    open_engine(bundle, folder, **settings).engine.close()
 
 
-def the_one(folder: Path) -> Path:
+def only_file(folder: Path) -> Path:
     (found,) = folder.iterdir()
-    assert found.suffix == KEPT
+    assert found.suffix == STORED
     return found
 
 
 @pytest.fixture
-def kept(bundle: Bundle, folder: Path, compiled: list[int]) -> Path:
-    """The file of a graph that was compiled, verified and kept."""
-    opened_and_closed(bundle, folder)
+def stored(bundle: Bundle, folder: Path, compiled: list[int]) -> Path:
+    """The file of a graph that was compiled, verified and stored."""
+    open_and_close(bundle, folder)
     compiled.clear()
-    return the_one(folder)
+    return only_file(folder)
 
 
 def test_a_graph_is_compiled_once_and_answers_the_same_from_then_on(
     bundle: Bundle, folder: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     tiles = bundle.golden().tiles
-    engines = [verified(bundle, folder) for _ in range(3)]
+    engines = [open_engine(bundle, folder) for _ in range(3)]
     assert len(compiled) == 1
-    without = verified(bundle, None)
-    expected = infer(without.engine, tiles)
-    for one in engines:
-        for came, known in zip(infer(one.engine, tiles), expected, strict=True):
+    uncached = open_engine(bundle, None)
+    expected = infer(uncached.engine, tiles)
+    for cached in engines:
+        for came, known in zip(infer(cached.engine, tiles), expected, strict=True):
             np.testing.assert_array_equal(came, known)
-        assert (one.differences, one.engine.precision, one.fell_back) == (without.differences, "f32", None)
-    assert the_one(folder).stat().st_mode & 0o777 == 0o600
+        assert (cached.differences, cached.engine.precision, cached.fell_back) == (uncached.differences, "f32", None)
+    assert only_file(folder).stat().st_mode & 0o777 == 0o600
     assert caplog.records == []
 
 
-def test_each_bundle_precision_and_setting_has_its_own(tmp_path: Path, folder: Path, compiled: list[int]) -> None:
+def test_each_bundle_precision_and_setting_has_its_own_graph(tmp_path: Path, folder: Path, compiled: list[int]) -> None:
     both = bundle_in(tmp_path / "both", ("f32", "int8"))
     other = bundle_in(tmp_path / "other", ("f32", "int8"), int8_gain=100.0)
     one: dict[str, Any] = {"threads": 1}
     for _ in range(2):
         for bundle in (both, other):
-            for how in (one, one | {"precision": "int8"}):
-                assert open_verified_engine(bundle, cache=folder, **how).fell_back is None
-        for how in (one | {"batch": 2}, {"threads": 2}, {"threads": 2, "streams": 1}):
-            opened_and_closed(both, folder, **how)
+            for options in (one, one | {"precision": "int8"}):
+                assert open_verified_engine(bundle, cache=folder, **options).fell_back is None
+        for options in (one | {"batch": 2}, {"threads": 2}, {"threads": 2, "streams": 1}):
+            open_and_close(both, folder, **options)
     assert len(compiled) == len(list(folder.iterdir())) == 7
 
 
@@ -97,118 +97,118 @@ def flip(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-def forged(kept: Path, graph: bytes) -> bytes:
-    """What somebody could leave there who knows how it is done."""
-    return MARK + hashlib.sha256(kept.stem.encode() + graph).digest() + graph
+def forge(stored: Path, graph: bytes) -> bytes:
+    """The bytes of a file with a correct digest that another program could write."""
+    return MARK + hashlib.sha256(stored.stem.encode() + graph).digest() + graph
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("damage", "message"),
     [
-        (lambda kept: b"", "it is damaged"),
-        (lambda kept: kept.read_bytes()[:-1], "it is damaged"),
-        (lambda kept: kept.read_bytes()[: len(MARK) + 5], "it is damaged"),
-        (lambda kept: kept.read_bytes() + b"x", "it is damaged"),
-        (lambda kept: flip(kept.read_bytes()), "it is damaged"),
-        (lambda kept: b"y" + kept.read_bytes()[1:], "it is damaged"),
-        (lambda kept: forged(kept.with_stem("another"), kept.read_bytes()[len(MARK) + 32 :]), "it is damaged"),
-        (lambda kept: forged(kept, b""), "OpenVINO cannot use a graph that was compiled before"),
-        (lambda kept: forged(kept, b"no graph"), "OpenVINO cannot use a graph that was compiled before"),
-        (lambda kept: forged(kept, b"RR_UPCVO" + bytes(500)), "OpenVINO cannot use a graph that was compiled before"),
+        (lambda path: b"", "it is damaged"),
+        (lambda path: path.read_bytes()[:-1], "it is damaged"),
+        (lambda path: path.read_bytes()[: len(MARK) + 5], "it is damaged"),
+        (lambda path: path.read_bytes() + b"x", "it is damaged"),
+        (lambda path: flip(path.read_bytes()), "it is damaged"),
+        (lambda path: b"y" + path.read_bytes()[1:], "it is damaged"),
+        (lambda path: forge(path.with_stem("another"), path.read_bytes()[len(MARK) + 32 :]), "it is damaged"),
+        (lambda path: forge(path, b""), "OpenVINO cannot use a graph that was compiled before"),
+        (lambda path: forge(path, b"no graph"), "OpenVINO cannot use a graph that was compiled before"),
+        (lambda path: forge(path, b"RR_UPCVO" + bytes(500)), "OpenVINO cannot use a graph that was compiled before"),
     ],
     ids=["empty", "byte-less", "mark", "byte-more", "bit", "no-mark", "another's", "none", "no-graph", "odd-graph"],
 )
-def test_one_that_is_damaged_is_compiled_again_loudly_and_kept_again(
+def test_a_damaged_graph_is_compiled_again_with_a_warning_and_stored_again(
     bundle: Bundle,
     folder: Path,
-    kept: Path,
+    stored: Path,
     compiled: list[int],
     caplog: pytest.LogCaptureFixture,
-    spoil: Callable[[Path], bytes],
-    words: str,
+    damage: Callable[[Path], bytes],
+    message: str,
 ) -> None:
-    kept.write_bytes(spoil(kept))
-    opened_and_closed(bundle, folder)
-    said = [(record.levelno, words in record.getMessage()) for record in caplog.records]
-    assert (said[0], len(compiled)) == ((logging.WARNING, True), 1)
-    opened_and_closed(bundle, folder)
-    assert (len(caplog.records), len(compiled)) == (len(said), 1)
+    stored.write_bytes(damage(stored))
+    open_and_close(bundle, folder)
+    logged = [(record.levelno, message in record.getMessage()) for record in caplog.records]
+    assert (logged[0], len(compiled)) == ((logging.WARNING, True), 1)
+    open_and_close(bundle, folder)
+    assert (len(caplog.records), len(compiled)) == (len(logged), 1)
 
 
-def test_one_that_answers_otherwise_fails_its_golden_tiles_and_is_compiled_again(
-    tmp_path: Path, bundle: Bundle, folder: Path, kept: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
+def test_a_cached_graph_with_other_answers_fails_its_golden_tiles_and_is_compiled_again(
+    tmp_path: Path, bundle: Bundle, folder: Path, stored: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     other = bundle_in(tmp_path / "other", ("f32", "int8"), int8_gain=300.0)
-    core = the_core()
+    core = shared_core()
     model = core.read_model(other.path / "model_int8.xml")
     model.reshape({"tiles": [1, 224, 224, 3]})
     graph = bytes(core.compile_model(model, "CPU", {"NUM_STREAMS": 1}).export_model().getvalue())
-    kept.write_bytes(forged(kept, graph))
+    stored.write_bytes(forge(stored, graph))
     compiled.clear()
-    found = verified(bundle, folder)
+    found = open_engine(bundle, folder)
     assert (len(compiled), max(found.differences.values()) < 1e-4) == (1, True)
-    assert "of no use: on this machine openvino in f32 is off by" in caplog.text
+    assert "cannot be used: on this machine openvino in f32 is off by" in caplog.text
 
 
-def a_link(kept: Path) -> None:
-    kept.rename(kept.parent.parent / "elsewhere")
-    kept.symlink_to(kept.parent.parent / "elsewhere")
+def replace_by_link(stored: Path) -> None:
+    stored.rename(stored.parent.parent / "elsewhere")
+    stored.symlink_to(stored.parent.parent / "elsewhere")
 
 
-def test_one_that_others_could_have_written_is_not_read(
-    bundle: Bundle, folder: Path, kept: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
+def test_a_graph_that_others_could_have_written_is_not_read(
+    bundle: Bundle, folder: Path, stored: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    ways: list[tuple[Callable[[Path], object], str]] = [
-        (lambda kept: kept.chmod(0o622), "others can write it"),
-        (a_link, "it is a symbolic link"),
-        (lambda kept: kept.parent.chmod(0o777), "others can write it"),
+    changes: list[tuple[Callable[[Path], object], str]] = [
+        (lambda path: path.chmod(0o622), "others can write it"),
+        (replace_by_link, "it is a symbolic link"),
+        (lambda path: path.parent.chmod(0o777), "others can write it"),
     ]
-    for how, words in ways:
+    for change, message in changes:
         compiled.clear()
         caplog.clear()
-        how(kept)
-        opened_and_closed(bundle, folder)
+        change(stored)
+        open_and_close(bundle, folder)
         assert len(compiled) == 1
-        assert words in caplog.text
+        assert message in caplog.text
 
 
-def test_one_that_brought_the_process_down_is_not_tried_again(
-    bundle: Bundle, folder: Path, kept: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
+def test_a_graph_that_ended_the_process_is_not_tried_again(
+    bundle: Bundle, folder: Path, stored: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("edge.bundle.verified_engine.check_golden", lambda *_: sys.exit())
         with pytest.raises(SystemExit):
-            verified(bundle, folder)
+            open_engine(bundle, folder)
     assert [path.suffix for path in folder.iterdir()] == [TRIED]
-    opened_and_closed(bundle, folder)
-    assert (len(compiled), the_one(folder)) == (1, kept)
-    assert "did not come through" in caplog.text
+    open_and_close(bundle, folder)
+    assert (len(compiled), only_file(folder)) == (1, stored)
+    assert "failed when it was tried before" in caplog.text
 
 
-def test_those_that_were_not_used_for_longest_go(folder: Path) -> None:
+def test_the_least_recently_used_graphs_are_deleted(folder: Path) -> None:
     graphs = CompiledModelCache(folder, "digest")
-    for number in range(MOST_KEPT):
-        graphs.keep(f"{number}", lambda number=number: bytes([number]))
+    for number in range(MOST_STORED):
+        graphs.store(f"{number}", lambda number=number: bytes([number]))
     oldest, *others = files = sorted(folder.iterdir())
     for age, path in enumerate(files):
         os.utime(path, ns=(age, age))
     (folder / f"half{TRIED}").touch()
-    graphs.keep("one more", lambda: b"one more")
-    there = {path for path in folder.iterdir() if path.suffix == KEPT}
-    assert (oldest in there, set(others) <= there, len(there)) == (False, True, MOST_KEPT)
-    assert CompiledModelCache(folder, "digest").take("one more") == b"one more"
+    graphs.store("one more", lambda: b"one more")
+    remaining = {path for path in folder.iterdir() if path.suffix == STORED}
+    assert (oldest in remaining, set(others) <= remaining, len(remaining)) == (False, True, MOST_STORED)
+    assert CompiledModelCache(folder, "digest").load("one more") == b"one more"
 
 
-def test_a_folder_that_cannot_be_used_keeps_no_line_from_starting(
+def test_a_line_starts_although_its_cache_folder_cannot_be_used(
     tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     for name in ("file", "nowhere"):
-        assert verified(bundle, tmp_path / name).fell_back is None
-    assert sum("cannot be kept in" in record.getMessage() for record in caplog.records) == 2
+        assert open_engine(bundle, tmp_path / name).fell_back is None
+    assert sum("cannot be stored in" in record.getMessage() for record in caplog.records) == 2
 
 
-def test_the_service_keeps_its_graph_where_systemd_says_and_starts_whatever_becomes_of_it(
+def test_the_service_caches_its_graph_in_the_folder_of_systemd_and_starts_if_it_is_damaged(
     tmp_path: Path, bundle: Bundle, folder: Path, address: str
 ) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
@@ -219,6 +219,8 @@ def test_the_service_keeps_its_graph_where_systemd_says_and_starts_whatever_beco
             assert [event.verdict for event in run.until_stopped().verdicts] == ["GOOD", "GOOD", "DEFECT"]
             assert run.exit_code() == 0
             logs.append(run.process.log())
-        the_one(folder).write_bytes(forged(the_one(folder), os.urandom(1000)))
+        only_file(folder).write_bytes(forge(only_file(folder), os.urandom(1000)))
     assert "WARNING" not in logs[0]
-    assert "a graph that was compiled before is of no use" in logs[1], "it was read, and the line started all the same"
+    assert "a compiled graph from the cache cannot be used" in logs[1], (
+        "the line started although the graph was damaged"
+    )

@@ -275,7 +275,7 @@ def test_while_another_process_holds_the_file_acknowledgements_wait(consumers: C
     with held(tmp_path):
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
-        assert "held by somebody else" in (consumers.fault or "")
+        assert "locked by another process" in (consumers.fault or "")
     consumers._try_again_s = float("inf")
     consumers.write()
     assert acked_on_disk(tmp_path) == {"mes1": 1}, "after a failure the disk rests for a while"
@@ -288,9 +288,9 @@ def test_until_the_file_was_read_every_event_may_be_needed(consumers: Consumers,
     with held(tmp_path):
         again = open_()
         assert again.acked(JOURNAL) == {NOT_KNOWN: 0}
-        with pytest.raises(JournalError, match="held by somebody else"):
+        with pytest.raises(JournalError, match="locked by another process"):
             again.positions()
-        with pytest.raises(JournalError, match="held by somebody else"):
+        with pytest.raises(JournalError, match="locked by another process"):
             again.register("mes1", JOURNAL, 9)
     write_at_once(again)
     assert (again.fault, again.acked(JOURNAL)) == (None, {"mes1": 1})
@@ -323,19 +323,19 @@ def test_a_damaged_file_is_moved_aside_and_consumers_start_with_the_first_event(
     consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     consumers.close()
-    assert not consumers.lost_some
+    assert not consumers.lost_consumers
     damage(tmp_path / FILE_NAME)
     again = open_()
-    assert (again.positions(), again.fault, again.lost_some) == ({}, None, True)
+    assert (again.positions(), again.fault, again.lost_consumers) == ({}, None, True)
     for end in ("", "-journal"):  # else SQLite could take the journal for the new file's
         assert (tmp_path / f"{FILE_NAME}.damaged{end}").stat().st_size > 0
     (record,) = caplog.records
-    assert re.search("is damaged.*the first event that is kept", record.getMessage())
+    assert re.search("is damaged.*the first event in the journal", record.getMessage())
     again.register("mes1", JOURNAL, 0)
     again.close()
-    assert open_().lost_some, "until somebody deletes it"
+    assert open_().lost_consumers, "until somebody deletes it"
     (tmp_path / f"{FILE_NAME}.damaged").unlink()
-    assert not open_().lost_some
+    assert not open_().lost_consumers
 
 
 @pytest.mark.parametrize("how", ["damaged", "deleted", "replaced"])
@@ -392,4 +392,4 @@ def test_what_was_written_survives_a_kill(open_: Open, tmp_path: Path) -> None:
     written = int([line for line in lines if line.endswith("\n")][-1])
     consumers = open_()
     assert consumers.positions()["mes1"].acked_seq in (written, written + 1)
-    assert (consumers.fault, consumers.lost_some) == (None, False)
+    assert (consumers.fault, consumers.lost_consumers) == (None, False)

@@ -1,4 +1,4 @@
-"""What changed from one bundle to another: every key, and every verdict on the new one's golden tiles."""
+"""The differences of two bundles: every key, and every verdict on the second bundle's golden tiles."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_every_change_is_in_its_section_with_both_values() -> None:
     assert sections == {"bundle": 1, "model": 4, "calibration": 2, "gate": 2, "provenance": 3}
 
 
-def test_what_is_nested_beyond_all_sense_counts_as_one_value() -> None:
+def test_deeply_nested_keys_count_as_one_value() -> None:
     deep: dict[str, Any] = {}
     for _ in range(900):
         deep = {"a": deep}
@@ -68,7 +68,7 @@ def test_what_is_nested_beyond_all_sense_counts_as_one_value() -> None:
 
 
 def test_every_key_of_a_manifest_has_a_section() -> None:
-    """A key without one is listed among the bundle's own names, where nobody looks for it."""
+    """A key without a section would be listed in the first one, where nobody expects it."""
     assert sorted(top for tops in SECTIONS.values() for top in tops) == sorted(Manifest.__struct_fields__)
 
 
@@ -80,7 +80,7 @@ def answers(logit: list[float], threshold: float = 0.0, gain: float = 1.0) -> An
     return Answers(np.array(logit, np.float32), maps, threshold)
 
 
-def test_verdicts_flip_where_one_threshold_is_reached_and_the_other_is_not() -> None:
+def test_a_verdict_flips_if_only_one_threshold_is_reached() -> None:
     found = answers_difference(answers([-1.0, 0.0, 2.0, 3.0]), answers([-1.5, 0.5, 1.0, 3.0], threshold=1.0))
     verdicts = [(each.a, each.b) for each in found.answers]
     assert verdicts == [("GOOD", "GOOD"), ("DEFECT", "GOOD"), ("DEFECT", "DEFECT"), ("DEFECT", "DEFECT")]
@@ -89,7 +89,7 @@ def test_verdicts_flip_where_one_threshold_is_reached_and_the_other_is_not() -> 
     assert ([each.a for each in found.answers], found.flipped) == (["NO_VERDICT", "NO_VERDICT"], [0, 1])
 
 
-def test_maps_correlate_whatever_their_scale_unless_they_cannot_be_compared() -> None:
+def test_maps_of_any_scale_correlate_unless_they_cannot_be_compared() -> None:
     a = answers([1.0, 1.0])
     upside_down = Answers(a.logit, a.map[:, ::-1], 0.0)
     expected = np.corrcoef(a.map.ravel(), upside_down.map.ravel())[0, 1]
@@ -105,7 +105,7 @@ def test_maps_correlate_whatever_their_scale_unless_they_cannot_be_compared() ->
 
 
 def compared(*arguments: str | Path) -> tuple[dict[str, Any], str]:
-    """For programs, and for people."""
+    """The output for programs, and the output for people."""
     as_json = heatline("bundle", "diff", *arguments, "--json")
     shown = heatline("bundle", "diff", *arguments)
     assert as_json.returncode == shown.returncode == 0, as_json.stderr
@@ -116,7 +116,7 @@ def compared(*arguments: str | Path) -> tuple[dict[str, Any], str]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Bundle:
-    """Of another gain and threshold: its golden tiles have half the evidence, and one is flawless."""
+    """A bundle with another gain and threshold: its golden tiles have half the evidence, and one has none."""
     onnx_graph = graph(GAIN / 2)
     tiles = golden_tiles().tiles.copy()
     tiles[2] = 250
@@ -127,7 +127,7 @@ def other(tmp_path: Path) -> Bundle:
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-def test_diff_tells_what_changed_and_which_verdicts_flip(bundle: Bundle, other: Bundle, kind: str) -> None:
+def test_diff_lists_changes_and_flipped_verdicts(bundle: Bundle, other: Bundle, kind: str) -> None:
     report, text = compared(bundle.path, other.path, "--engine", kind)
     assert (report["a"]["digest"], report["b"]["digest"], report["same"]) == (bundle.digest, other.digest, False)
     assert {"key": "version", "a": "1", "b": "2"} in report["changes"]["bundle"]
@@ -142,35 +142,35 @@ def test_diff_tells_what_changed_and_which_verdicts_flip(bundle: Bundle, other: 
     assert 2 in came["flipped"]
     assert came["largest_logit_difference"] == pytest.approx(abs(of_a - of_b).max(), abs=1e-2)
     assert came["map_correlation"] == pytest.approx(1, abs=1e-6)
-    for words in ("calibration.score_threshold", "-1.0", "22.5", "verdicts that flip", "of 4 tiles", "DEFECT ("):
-        assert words in text
+    for pattern in ("calibration.score_threshold", "-1.0", "22.5", "verdicts that flip", "of 4 tiles", "DEFECT ("):
+        assert pattern in text
     for section in ("bundle", "model", "calibration", "golden tiles of B"):
         assert f"\n{section}" in f"\n{text}"
-    for words in ("provenance", "tolerances", "grid", "signature"):
-        assert words not in text, "only what changed"
+    for pattern in ("provenance", "tolerances", "grid", "signature"):
+        assert pattern not in text, "only what changed"
 
 
-def test_what_frames_must_look_like_is_compared_in_words(bundle: Bundle, tmp_path: Path) -> None:
+def test_diff_describes_changes_of_the_plausible_appearance(bundle: Bundle, tmp_path: Path) -> None:
     def knowing(path: Path, *, size: tuple[int, int], distance: float | None, provenance: Any) -> Bundle:
         plausible = Plausible(
             frames=9, height_px=size, width_px=(2448, 2448), brightness=(60.04, 140.0), contrast=(10.0, None),
             sharpness=(0.0512, None), distance=distance,
         )  # fmt: skip
-        told = changed(bundle.manifest, provenance={"calibrations": [{"plausible": provenance}]})
-        told = changed(told, calibration=changed(told.calibration, plausible=plausible))
-        return write_bundle(path, told, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
+        edited = changed(bundle.manifest, provenance={"calibrations": [{"plausible": provenance}]})
+        edited = changed(edited, calibration=changed(edited.calibration, plausible=plausible))
+        return write_bundle(path, edited, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
 
     a = knowing(tmp_path / "a", size=(2048, 2048), distance=None, provenance={"contrast": ["x", 1], "distance": "far"})
     b = knowing(tmp_path / "b", size=(2000, 2050), distance=None, provenance={"contrast": [1.23456, None]})
     _, text = compared(bundle.path, a.path)
-    for words in (
+    for pattern in (
         "plausible +not known: every frame gets a verdict +-",
         "brightness +- +60 to 140",
         "width_px +- +2448",
     ):
-        assert re.search(words, text), f"{words}\n{text}"
-    for words in ("contrast +- +10 or more", "distance +- +features of tiles are not known"):
-        assert re.search(words, text), f"{words}\n{text}"
+        assert re.search(pattern, text), f"{pattern}\n{text}"
+    for pattern in ("contrast +- +10 or more", "distance +- +features of tiles are not known"):
+        assert re.search(pattern, text), f"{pattern}\n{text}"
     report, text = compared(a.path, b.path)
     assert re.search("calibration.plausible.height_px +2048 +2000 to 2050", text), text
     assert re.search(r'plausible\.contrast +\["x",1\] +1\.23 or more', text), text
@@ -179,7 +179,7 @@ def test_what_frames_must_look_like_is_compared_in_words(bundle: Bundle, tmp_pat
     assert ranges["calibration.plausible.height_px"] == [2000, 2050], "programs get the numbers"
 
 
-def test_the_same_bundle_is_reported_as_the_same_and_a_new_signature_beside_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_equal_bundles_and_a_new_signature_are_reported(bundle: Bundle, tmp_path: Path) -> None:
     report, text = compared(bundle.path, bundle.path)
     assert (report["same"], report["changes"]) == (True, {})
     assert report["golden_tiles_of_b"]["flipped"] == []
@@ -189,11 +189,11 @@ def test_the_same_bundle_is_reported_as_the_same_and_a_new_signature_beside_it(b
     signed = sign_bundle(open_bundle(copy_of(bundle, tmp_path / "b")), read_private_key(tmp_path / "k"))
     report, text = compared(bundle.path, signed.path)
     assert report["b"]["signed_by"] is not None
-    for words in ("are the same bundle", "signed_by", "nobody"):
-        assert words in text
+    for pattern in ("are the same bundle", "signed_by", "nobody"):
+        assert pattern in text
 
 
-def test_a_bundle_of_other_tiles_is_compared_by_what_it_says(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundles_with_different_tile_sizes_are_compared_by_manifest(bundle: Bundle, tmp_path: Path) -> None:
     half, was, golden, onnx_graph = TILE // 2, manifest(), golden_tiles(), graph()
     tensors = changed(was.tensors, tiles=Tensor("tiles", "uint8", [None, half, half, 3]))
     tiles = GoldenTiles(golden.tiles[:, :half, :half], golden.logit, golden.map)
@@ -205,7 +205,7 @@ def test_a_bundle_of_other_tiles_is_compared_by_what_it_says(bundle: Bundle, tmp
     assert "A takes tiles of 224 px and these are 112 px" in " ".join(text.split())
 
 
-def test_diff_verifies_both(bundle: Bundle, tmp_path: Path) -> None:
+def test_diff_verifies_both_bundles(bundle: Bundle, tmp_path: Path) -> None:
     damaged = copy_of(bundle, tmp_path / "b")
     (damaged / ONNX_GRAPH).write_bytes(b"")
     for pair in ((bundle.path, damaged), (damaged, bundle.path)):

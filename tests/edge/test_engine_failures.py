@@ -1,4 +1,4 @@
-"""A graph that fails while it runs, on some tiles only: both engines say so for these and go on with the next."""
+"""A graph that fails on some tiles: both engines report these and go on with the next."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from edge.bundle import Bundle
 from edge.errors import EngineError
 from edge.inference import EngineKind, infer, open_engine
-from edge.inference.engine import NEVER_ANSWERED, ONNX_GRAPH
-from edge.inference.openvino_engine import TILES_AT_ONE_GO, OpenVinoEngine, _Request
+from edge.inference.engine import ABANDONED_REQUESTS, ONNX_GRAPH
+from edge.inference.openvino_engine import TILES_PER_WAKEUP, OpenVinoEngine, _Request
 from export.openvino_ir import to_openvino
 from tests.command import WITHIN_SECONDS
 
@@ -30,7 +30,7 @@ def in_python(program: str, bundle: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph that splits its rows into 7 and 9, but, where a pixel is black, into 8 and 9, which is one too many."""
+    """A graph that splits its rows into 7 and 9; for a black pixel into 8 and 9, which is one row too many."""
     nodes = [
         helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=0),
@@ -71,13 +71,11 @@ def bright(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 2), ("onnxruntime", 8)])
-def test_a_tile_on_which_the_graph_fails_is_an_engine_error_and_the_next_tiles_are_fine(
-    folder: Path, kind: EngineKind, batch: int
-) -> None:
+def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(folder: Path, kind: EngineKind, batch: int) -> None:
     engine = open_engine(kind, folder, SIDE, threads=1, batch=batch)
     one_black, all_black = bright(4), np.zeros((4, SIDE, SIDE, 3), np.uint8)
     one_black[2, 0, 0] = 0
-    for black in (one_black, all_black, all_black):  # more failures than there are requests
+    for black in (one_black, all_black, all_black):  # more failures than the engine has requests
         np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
         with pytest.raises(EngineError, match=kind):
             infer(engine, black)
@@ -96,8 +94,8 @@ for _ in list(engine._idle):
 
 
 def test_a_process_may_end_while_openvino_is_at_work() -> None:
-    """An answer that finds Python ended must not take it down by SIGABRT."""
-    ended = in_python(ENDS_AT_WORK, REAL_BUNDLE)  # takes some time to answer
+    """An answer that comes after Python has ended must not cause a SIGABRT."""
+    ended = in_python(ENDS_AT_WORK, REAL_BUNDLE)  # it needs some time to answer
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -121,17 +119,17 @@ for _ in range(3):
 """
 
 
-def test_an_engine_that_is_closed_gives_back_its_memory_and_leaves_the_process_alive(bundle: Bundle) -> None:
-    """OpenVINO gives the thread that loads it a stack for signals, and takes it back: SIGSEGV at the next signal."""
+def test_closing_an_engine_frees_its_memory(bundle: Bundle) -> None:
+    """OpenVINO unmaps the signal stack of the thread that loaded it, which could cause a SIGSEGV at the next signal."""
     ended = in_python(CLOSED_ON_ANOTHER_THREAD, bundle.path)
     assert (ended.returncode, ended.stdout) == (0, "heard\n" * 3), ended.stderr
 
 
-def test_a_request_that_hangs_holds_nobody_up_once_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To let go of a request is to wait for it: one that was given up must be kept."""
+def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The destructor of a request waits for it, so an abandoned request must stay in memory."""
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     monkeypatch.setattr("edge.inference.openvino_engine.WAIT_STEP_MS", 1)
-    engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # takes most of a second
+    engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # a request takes most of a second
     answered, failed = [], []
     engine.submit(64, lambda tiles: None, lambda *_: answered.append(1), failed.append)
     given_up = engine._at_work[0]._request
@@ -139,11 +137,11 @@ def test_a_request_that_hangs_holds_nobody_up_once_it_is_given_up(monkeypatch: p
     assert (answered, [str(error) for error in failed]) == ([], ["OpenVINO did not answer within 0 s"])
     assert not given_up.wait_for(0), "it was waited for, or is too quick for this test"
     engine.close()
-    assert NEVER_ANSWERED.pop()._request.wait_for(600_000)  # so that this process can end
+    assert ABANDONED_REQUESTS.pop()._request.wait_for(600_000)  # so that this process can end
 
 
 class SlowRequest:
-    """Of OpenVINO, but it ends when it is waited for or when its name is in `ended`, or never."""
+    """A stand-in for OpenVINO's request. It ends when it is waited for, when its name is in `ended`, or never."""
 
     def __init__(self, ended: list[str], name: str, *, never: bool = False) -> None:
         self.ended, self.name, self.never = ended, name, never
@@ -153,7 +151,7 @@ class SlowRequest:
         return type("Tensor", (), {"data": np.zeros(shape, np.uint8 if name == "tiles" else np.float32)})
 
     def start_async(self) -> None:
-        """Its end is decided elsewhere."""
+        """Start nothing: the test decides when the request ends."""
 
     def wait_for(self, milliseconds: int) -> bool:
         if self.never:
@@ -164,7 +162,7 @@ class SlowRequest:
 
 
 class Fakes:
-    """An engine with these requests in place of OpenVINO's, and what it says of each tile, by number."""
+    """An engine with these requests instead of OpenVINO's, and its answers by tile number."""
 
     def __init__(self, folder: Path, *requests: SlowRequest) -> None:
         self.engine = OpenVinoEngine(folder, SIDE, threads=1)
@@ -182,7 +180,7 @@ class Fakes:
         self.submitted += tiles
 
 
-def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not(folder: Path) -> None:
+def test_an_ended_request_is_reused_before_an_older_pending_one(folder: Path) -> None:
     ended: list[str] = []
     fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b"))
     fakes.submit(2)
@@ -193,19 +191,17 @@ def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not
     assert fakes.answered == [1, 0, 2]
 
 
-def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> None:
+def test_several_requests_end_before_the_next_is_filled(folder: Path) -> None:
     ended: list[str] = []
-    fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_AT_ONE_GO + 2)))
-    fakes.submit(TILES_AT_ONE_GO + 3)
-    assert ended == [str(TILES_AT_ONE_GO - 1)]
-    assert fakes.answered == [TILES_AT_ONE_GO - 1]
+    fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_PER_WAKEUP + 2)))
+    fakes.submit(TILES_PER_WAKEUP + 3)
+    assert ended == [str(TILES_PER_WAKEUP - 1)]
+    assert fakes.answered == [TILES_PER_WAKEUP - 1]
     fakes.engine.drain()
-    assert sorted(fakes.answered) == list(range(TILES_AT_ONE_GO + 3))
+    assert sorted(fakes.answered) == list(range(TILES_PER_WAKEUP + 3))
 
 
-def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unanswered_request_fails_and_is_not_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     ended: list[str] = []
     fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b", never=True))
@@ -214,10 +210,10 @@ def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
     assert fakes.answered == [0, 2, 3, 4]
     assert fakes.failed == ["OpenVINO did not answer within 0 s"]
     assert len(fakes.engine._idle) == 1
-    assert NEVER_ANSWERED.pop()._request.name == "b"
+    assert ABANDONED_REQUESTS.pop()._request.name == "b"
 
 
-def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_any_answer_raises_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes(folder, SlowRequest([], "a", never=True))
     fakes.submit()
     assert fakes.engine.collect(0.002), "a moment later it is still under way"
@@ -226,4 +222,4 @@ def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monk
     with pytest.raises(EngineError, match="to any request"):
         fakes.submit()
     assert len(fakes.failed) == 1
-    NEVER_ANSWERED.clear()
+    ABANDONED_REQUESTS.clear()

@@ -14,10 +14,10 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.publisher import AsTheyAre, Publisher
+from edge.delivery.publisher import NoJournal, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Heatmaps, Setup
@@ -30,7 +30,7 @@ from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
-REFUSED = Change(change="reload", in_force=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
+REFUSED = Change(change="reload", applied=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
 STARTING = Handshake(state="NOT_READY", reason="starting", detail="the line is starting", heartbeat=0)
 DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
 
@@ -57,7 +57,7 @@ def told(outcome: Outcome) -> Any:
     return sent(verdict_message("boot", outcome))
 
 
-class Kept(AsTheyAre):
+class Kept(NoJournal):
     """Notes what passes on its way to the socket."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Kept(AsTheyAre):
 
 
 @contextlib.contextmanager
-def emitting(setup: Setup, address: str, keeping: AsTheyAre, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
+def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
     """All that was emitted is sent at the end."""
-    publisher = Publisher(address, keeping)
+    publisher = Publisher(address, journal)
     publisher.start()
     try:
         yield EventEmitter("line1", "boot", publisher, heartbeat, InFlightLog(None, Ledger([]), "boot"), setup)
@@ -112,7 +112,7 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert status.ledger == {"top": events_on_wire.Account(2, 1, {"overload": 1})}
     assert (status.handshake, status.last_change, status.refused) == (STARTING, REFUSED, refused)
     change = others[2]
-    assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
+    assert (change.applied, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
 
 
 def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told_as_what_is_in_force_then(
@@ -120,26 +120,26 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
 ) -> None:
     ledger, kept = Ledger(["top"]), Kept()
     publisher = Publisher(address, kept)
-    in_flight, in_force = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
+    in_flight, active_at = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
     in_flight.begin()
     stamp = Stamp("top", 1, number=ledger.captured("top"))
     in_flight.announced(stamp)
     publisher.start()
     emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
-    assert [each.number for each in previous_run(tmp_path / FILE_NAME).in_flight] == [1]
+    assert [each.number for each in read_previous_run(tmp_path / FILE_NAME).in_flight] == [1]
     emitter.emit_outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
     other = replace(setup, product="pcb-b")
     emitter.emit_activation(
-        Change(change="select", in_force=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
+        Change(change="select", applied=True, at_ns=REFUSED.at_ns), other, lambda: active_at.append(emitter.events)
     )
     emitter.emit_alarm(DEATH)
     publisher.close()
-    assert previous_run(tmp_path / FILE_NAME).in_flight == []
-    assert in_force == [1], "put in force before it is told"
+    assert read_previous_run(tmp_path / FILE_NAME).in_flight == []
+    assert active_at == [1], "activated before it is reported"
     assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 
 
-class HungJournal(AsTheyAre):
+class HungJournal(NoJournal):
     """Lets no message go before its disk answers."""
 
     def __init__(self) -> None:

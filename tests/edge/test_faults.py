@@ -15,10 +15,10 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from edge.frames import Stamp, Watermark
-from edge.inspection.in_flight_log import FILE_NAME, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, read_previous_run
 from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
+from tests.edge.fault_boots import assert_the_crash_is_told_first, begin_log, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
 from tests.edge.fault_injection import Hang, LeapingClock, at_start
 from tests.edge.lines import (
@@ -46,7 +46,7 @@ PATIENT = {
     "kind": "pattern", "draw_size": [230, 230], "rate_fps": 20, "silent_after_periods": 1200,
     "waiting_frames": 8, "on_overload": "block",
 }  # fmt: skip
-NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
+NOBODY_WILL_KNOW = "after a crash nobody will know which frames were in flight"
 FASTER_THAN_INSPECTION = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 200, "waiting_frames": 8}
 MANY_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 222\n\n[engine]\nthreads = 1'
 """Dozens in a small frame: some frames are always in flight."""
@@ -142,7 +142,7 @@ def test_a_burst_ends_in_order_and_every_frame_has_its_event(tmp_path: Path, bun
         run.until_inspected()  # since then, all that may wait waits
         heard = run.end()
     assert_every_frame_has_its_event(heard, ["top"])
-    told = [(status.state, status.handshake.reason) for status in heard.statuses if status.handshake is not None]
+    told = [(status.state, status.handshake.reason) for status in heard.statuses]
     assert told[-2:] == [("RUNNING", "stopping"), ("STOPPED", "stopping")], "no further part may come"
 
 
@@ -212,7 +212,7 @@ def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
         after = run.until_handshake("READY")
         heard = run.end()
     assert_every_frame_has_its_event(heard, ["top"])
-    said = [status.handshake for status in heard.statuses if status.handshake is not None]
+    said = [status.handshake for status in heard.statuses]
     assert [each.heartbeat for each in said] == sorted(each.heartbeat for each in said)
     if stalled is not None:
         assert {each.heartbeat for each in said if each.reason == "stalled"} == {stalled.heartbeat}
@@ -259,26 +259,26 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
             run.until_inspected_frames(5)
             run.until_handshake("DEGRADED", "unjournalled")
-            assert previous_run(state / FILE_NAME).told == {}
+            assert read_previous_run(state / FILE_NAME).reported == {}
             filler.unlink()
             run.until_handshake("READY")
             run.until_inspected_frames(1)
             heard, log = end(run)
-        noted = previous_run(state / FILE_NAME)
+        noted = read_previous_run(state / FILE_NAME)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
     assert log.count(NOBODY_WILL_KNOW) == 1
-    assert noted.told == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.reported == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
     assert noted.in_flight == []
 
 
 def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state") as state:
-        noting(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
+        begin_log(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
         fill(state)
-        recorder = noting(state / FILE_NAME, {"top": 1})
+        recorder = begin_log(state / FILE_NAME, {"top": 1})
         recorder.announced(Stamp("top", 1, number=2))
         assert recorder.fault is None
-        (stamp,) = previous_run(state / FILE_NAME).in_flight
+        (stamp,) = read_previous_run(state / FILE_NAME).in_flight
         assert (stamp.number, stamp.frame_id) == (2, 1)
 
 

@@ -1,4 +1,4 @@
-"""Cameras that show files: a folder's pictures or a video's frames, at a rate, once or looped, each accounted for."""
+"""File cameras: pictures of a folder or frames of a video, at a rate, once or in a loop, all accounted for."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.edge.lines import write_pictures
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 ENDLESS = 10000.0
-"""A rate at which nothing waits."""
+"""A rate without waits."""
 
 
 def grabbed(camera: FrameSource) -> Frame:
@@ -30,7 +30,7 @@ def grabbed(camera: FrameSource) -> Frame:
 
 
 def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None, int]]:
-    """What comes: its kind, its first id and how many frames it stands for."""
+    """Return of each item: its type, its first id and its number of frames."""
     came = [camera.grab(WITHIN_SECONDS) for _ in range(count)]
     return [(type(one).__name__, one.stamp.frame_id, one.stamp.frames) for one in came if one is not None]
 
@@ -46,7 +46,7 @@ def assert_over(camera: FrameSource) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, each of its own grey."""
+    """Three pictures of different grey."""
     return write_pictures(tmp_path / "f", {f"{i}.png": np.full((4, 6, 3), 40 * i, np.uint8) for i in (1, 2, 3)})
 
 
@@ -58,7 +58,7 @@ def folder_camera(
     return camera
 
 
-def test_pictures_come_by_name_with_frame_ids_from_one_and_then_no_more(folder: Path) -> None:
+def test_pictures_come_by_name_with_ids_from_one_until_the_end(folder: Path) -> None:
     camera = folder_camera(folder)
     for n, frame in enumerate([grabbed(camera) for _ in range(3)], 1):
         assert (frame.stamp.frame_id, frame.stamp.source, frame.stamp.camera) == (n, f"{n}.png", "top")
@@ -66,14 +66,14 @@ def test_pictures_come_by_name_with_frame_ids_from_one_and_then_no_more(folder: 
     assert_over(camera)
 
 
-def test_a_loop_over_a_folder_begins_again_and_goes_on_counting(folder: Path) -> None:
+def test_a_loop_over_a_folder_continues_its_frame_ids(folder: Path) -> None:
     camera = folder_camera(folder, loop=True)
     stamps = [grabbed(camera).stamp for _ in range(7)]
     assert [(stamp.frame_id, stamp.source) for stamp in stamps] == [(n + 1, f"{n % 3 + 1}.png") for n in range(7)]
 
 
 def test_the_time_of_capture_is_before_the_picture_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency counts from capture: reading and decoding are part of it."""
+    """Latency counts from capture, so it includes reading and decoding."""
     read_at: list[int] = []
 
     def noting_when(path: Path) -> object:
@@ -98,15 +98,15 @@ def test_an_interruption_ends_a_grab_that_waits_and_every_later_one(folder: Path
     assert [camera.grab(3600.0) for _ in range(3)] == [None, None, None]
 
 
-def test_a_picture_that_is_unreadable_or_has_gone_is_a_bad_frame_and_the_next_is_fine(folder: Path) -> None:
+def test_an_unreadable_or_missing_picture_is_a_bad_frame_and_the_next_is_fine(folder: Path) -> None:
     (folder / "1.png").write_bytes(b"no picture")
     camera = folder_camera(folder)
     (folder / "2.png").unlink()
-    for n, said in ((1, "1.png"), (2, "No such file")):
+    for n, detail in ((1, "1.png"), (2, "No such file")):
         bad = camera.grab(1.0)
         assert isinstance(bad, BadFrame)
         assert (bad.stamp.frame_id, bad.stamp.source, bad.reason) == (n, f"{n}.png", "unreadable")
-        assert said in bad.detail
+        assert detail in bad.detail
     assert grabbed(camera).stamp.frame_id == 3
 
 
@@ -117,9 +117,9 @@ def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> 
         FolderCamera(FolderSettings(name="top", path=tmp_path)).open()
 
 
-def test_a_preloaded_folder_is_shown_from_memory_up_to_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preloaded_folder_is_shown_from_memory_up_to_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as small:
-        small.setattr("edge.cameras.folder.MOST_PRELOADED_BYTES", 2 * 4 * 6 * 3)
+        small.setattr("edge.cameras.folder.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
         with pytest.raises(CameraError, match=r"the first 3 of 3 pictures .* show fewer"):
             folder_camera(folder, preload=True)
     (folder / "2.png").write_bytes(b"no picture")
@@ -155,7 +155,7 @@ def video_camera(path: Path, *, rate_fps: float | None = ENDLESS, loop: bool = F
     return camera
 
 
-def test_a_videos_frames_come_with_ids_from_one_and_then_no_more(video: Path) -> None:
+def test_frames_of_a_video_have_ids_from_one_until_the_end(video: Path) -> None:
     camera = video_camera(video)
     for n, frame in enumerate([grabbed(camera) for _ in range(5)], 1):
         assert (frame.stamp.frame_id, frame.stamp.source, frame.stamp.camera) == (n, "belt.avi", "top")
@@ -164,14 +164,14 @@ def test_a_videos_frames_come_with_ids_from_one_and_then_no_more(video: Path) ->
     assert_over(camera)
 
 
-def test_a_loop_over_a_video_begins_again_and_goes_on_counting(video: Path) -> None:
+def test_a_loop_over_a_video_continues_its_frame_ids(video: Path) -> None:
     camera = video_camera(video, loop=True)
     frames = [grabbed(camera) for _ in range(12)]
     assert [frame.stamp.frame_id for frame in frames] == list(range(1, 13))
     assert [round(float(frame.image[..., 0].mean()) / 40) for frame in frames] == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]
 
 
-def test_a_videos_rate_is_the_files_unless_it_is_set_and_a_frame_waits_for_its_time(video: Path) -> None:
+def test_a_video_has_the_files_rate_unless_it_is_configured(video: Path) -> None:
     found = VideoCamera(VideoSettings(name="top", path=video)).open()
     assert found.period_s == pytest.approx(1 / 8)
     assert found.found == f"5 frames of 64x48 px, BGR8, in {video}, at 8 frames/s"
@@ -184,7 +184,7 @@ def test_a_videos_rate_is_the_files_unless_it_is_set_and_a_frame_waits_for_its_t
 
 
 def chunks(video: Path) -> list[slice]:
-    """Where each frame's JPEG lies in an AVI file."""
+    """Return the position of each frame's JPEG in an AVI file."""
     data, found = video.read_bytes(), list[slice]()
     at = data.index(b"movi")
     while (at := data.find(b"00dc", at)) >= 0 and len(found) < 5:
@@ -194,7 +194,7 @@ def chunks(video: Path) -> list[slice]:
 
 
 def spoil(video: Path, *frames: int) -> None:
-    """Frames, counted from 1, that are no pictures any more."""
+    """Destroy the pictures of these frames, counted from 1."""
     data = bytearray(video.read_bytes())
     for frame in frames:
         where = chunks(video)[frame - 1]
@@ -202,7 +202,7 @@ def spoil(video: Path, *frames: int) -> None:
     video.write_bytes(data)
 
 
-def test_the_frames_that_a_cut_off_file_lacks_are_told_before_its_end(video: Path) -> None:
+def test_missing_frames_of_a_cut_off_file_are_reported_before_its_end(video: Path) -> None:
     video.write_bytes(video.read_bytes()[: chunks(video)[1].stop])
     camera = video_camera(video)
     assert shown(camera, 2) == [("Frame", 1, 1), ("Frame", 2, 1)]
@@ -211,11 +211,11 @@ def test_the_frames_that_a_cut_off_file_lacks_are_told_before_its_end(video: Pat
     assert (bad.reason, bad.kind) == ("unreadable", "failed")
     assert (bad.stamp.frame_id, bad.stamp.last_frame_id, bad.stamp.frames) == (3, 5, 3)
     assert bad.stamp.source == "belt.avi"
-    assert "announces 5 frames, of which 3 cannot be read after frame 2" in bad.detail
+    assert "states 5 frames, of which 3 cannot be read after frame 2" in bad.detail
     assert_over(camera)
 
 
-def test_frames_that_cannot_be_decoded_are_told_in_every_loop_and_the_others_come(video: Path) -> None:
+def test_frames_that_cannot_be_decoded_are_reported_in_every_loop(video: Path) -> None:
     spoil(video, 2, 4, 5)
     came = [("Frame", 1, 1), ("BadFrame", 2, 1), ("Frame", 3, 1), ("BadFrame", 4, 2)]
     assert shown(video_camera(video, loop=True), 8) == came + [(kind, n + 5, frames) for kind, n, frames in came]
@@ -225,7 +225,7 @@ def test_frames_that_cannot_be_decoded_are_told_in_every_loop_and_the_others_com
     assert_over(none)
 
 
-def test_a_video_that_is_missing_has_gone_or_is_none_is_a_camera_error(video: Path, tmp_path: Path) -> None:
+def test_a_missing_or_invalid_video_is_a_camera_error(video: Path, tmp_path: Path) -> None:
     with pytest.raises(CameraError, match=r"camera top: .*nowhere\.mp4 cannot be read \(No such file"):
         video_camera(tmp_path / "nowhere.mp4")
     with pytest.raises(CameraError, match=r"camera top: .* cannot be read \(Is a directory\)"):
@@ -260,7 +260,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_damaged_videos_leave_no_word_of_ffmpeg_on_standard_error(video: Path, tmp_path: Path) -> None:
+def test_damaged_videos_leave_no_ffmpeg_message_on_standard_error(video: Path, tmp_path: Path) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
     (tmp_path / "cut.avi").write_bytes(video.read_bytes()[: chunks(video)[3].start + 20])
     spoil(video, 3)

@@ -276,7 +276,7 @@ def test_there_are_sixty_four_consumers_at_most_until_one_that_nobody_follows_as
     for number in range(MOST_CONSUMERS - 1):
         line.consumers.register(f"other{number}", line.journal_id, 0)
     reason, detail = refused(FollowRequest(name="one-more", client="c"))
-    assert (reason, "64 consumers already; forget one" in detail) == ("too_many_consumers", True)
+    assert (reason, "64 consumers already; remove one" in detail) == ("too_many_consumers", True)
     assert line.acked("one-more") == -1
     one.close()
     line.wait_until_gone()
@@ -294,7 +294,7 @@ import zmq
 
 socket = zmq.Context().socket(zmq.DEALER)
 socket.connect(sys.argv[1])
-request = {"type": "follow", "schema_version": 1, "name": "frozen", "client": "f", "window": 1000, "heatmaps": True}
+request = {"type": "follow", "schema_version": 2, "name": "frozen", "client": "f", "window": 1000, "heatmaps": True}
 socket.send_json(request)
 while len(socket.recv_multipart()) < 3:
     pass
@@ -447,7 +447,7 @@ def test_a_consumer_continues_in_an_old_copy_of_the_journal(
     line.server.wake()
     following = one.following()
     assert (following.acked_seq, following.last_seq) == (1, 1)
-    assert "has acknowledged event 5, and the journal ends with 1" in caplog.text
+    assert "has acknowledged event 5, but the journal ends with 1" in caplog.text
     line.journal = Journal.open(line.folder, "line1")
     events = line.add(DEFECT)
     assert one.events(1) == events
@@ -486,7 +486,7 @@ def test_acknowledgements_that_cannot_be_taken_are_refused_with_the_reason(line:
     one.follow(window=2)
     one.events(2)
     for bad, reason, words in [
-        (AckRequest(name="mes1", journal_id=line.journal_id, seq=3), "not_sent", "event 3 .* only those up to 2 were"),
+        (AckRequest(name="mes1", journal_id=line.journal_id, seq=3), "not_sent", "event 3 .* only events up to 2 were"),
         (AckRequest(name="mes1", journal_id="b" * 32, seq=1), "other_journal", line.journal_id),
         (AckRequest(name="mes2", journal_id=line.journal_id, seq=1), "not_following", "does not follow as mes2"),
     ]:
@@ -505,7 +505,7 @@ def test_bytes_that_are_no_request_are_refused_counted_and_logged_now_and_then(
     line: FollowedLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = line.client()
-    one.send(b'{"type":"follow","schema_version":2,"name":"mes1","client":"c"}')
+    one.send(b'{"type":"follow","schema_version":3,"name":"mes1","client":"c"}')
     assert one.refused().reason == "version"
     for parts in ([b""], [b"x"] * 2, [b"x"] * 10_000, *[[b'{"type":"\x1b[2J"}']] * 200):
         one.socket.send_multipart(parts)

@@ -49,11 +49,11 @@ def read(data: bytes, like: Request | Reply) -> Request | Reply | None:
         return None
 
 
-# Bytes of version 1.
+# Golden bytes.
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_messages_kept_of_schema_version_1_stay_readable_and_equal(name: str) -> None:
+def test_golden_messages_stay_readable_and_equal(name: str) -> None:
     message, parts = MESSAGES[name], unpack((DATA / name).read_bytes())
     assert read(parts[0], message) == message
     assert (events_of(message, parts) if isinstance(message, Batch) else parts[1:]) == (
@@ -77,31 +77,33 @@ def test_kept_bytes_name_their_schema_version_and_together_every_field() -> None
                 assert any(value != default for value in values), f"{field.name} always has its default"
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_accepted_and_a_newer_version_is_refused() -> None:
+def test_fields_and_reasons_that_a_later_line_adds_are_accepted_and_another_version_is_refused() -> None:
     for reply in REPLIES.values():
         assert reply_from(to_bytes(reply)[:-1] + b',"later":[{"x":1}]}') == reply
-    later = reply_from(b'{"type":"refused","schema_version":1,"reason":"asleep","detail":"It is night."}')
+    later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
     assert later == Refused(reason="asleep", detail="It is night.")
-    with pytest.raises(MessageError, match="schema version 2 came, this client knows up to 1; update heatline"):
-        reply_from(b'{"type":"following","schema_version":2}')
+    for version, side in ((1, "the line"), (3, "this client")):
+        sentence = f"a reply of schema version {version} came, this client knows version 2; update {side}"
+        with pytest.raises(MessageError, match=sentence):
+            reply_from(b'{"type":"following","schema_version":%d}' % version)
 
 
 # Other bytes.
 
 FOLLOW, ACK, FORGET = (
-    {"type": "follow", "schema_version": 1, "name": "mes1", "client": "c"},
-    {"type": "ack", "schema_version": 1, "name": "mes1", "journal_id": "j", "seq": 7},
-    {"type": "forget", "schema_version": 1, "request_id": "r", "name": "mes1"},
+    {"type": "follow", "schema_version": 2, "name": "mes1", "client": "c"},
+    {"type": "ack", "schema_version": 2, "name": "mes1", "journal_id": "j", "seq": 7},
+    {"type": "forget", "schema_version": 2, "request_id": "r", "name": "mes1"},
 )
 REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (b"", "truncated"),
-    (b'{"type":"follow","schema_version":1,"name":"\xff"}', "utf-8"),
+    (b'{"type":"follow","schema_version":2,"name":"\xff"}', "utf-8"),
     (b'{"x":' + b"[" * 60_000, "recursion"),
-    ({"schema_version": 1}, "missing required field `type`"),
+    ({"schema_version": 2}, "missing required field `type`"),
     (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # it belongs to another address
     (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply is no request
     (FOLLOW | {"schema_version": 0}, "Expected `int` >= 1"),
-    ({"type": "follow", "schema_version": 1, "name": "mes1"}, "missing required field `client`"),
+    ({"type": "follow", "schema_version": 2, "name": "mes1"}, "missing required field `client`"),
     *((FOLLOW | {"name": name}, "at `$.name`") for name in ("", "x" * 65, "mes 1", "mes/1", "mes1\n", "m\u00e9s")),
     (FOLLOW | {"client": ""}, "length >= 1 - at `$.client`"),
     (FOLLOW | {"client": "x" * 65}, "length <= 64 - at `$.client`"),
@@ -134,15 +136,16 @@ def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
 def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
     for request, reason, request_id in [
         (FORGET | {"x": 1}, "malformed", "r"),
-        (FORGET | {"schema_version": 2, "type": "x"}, "version", "r"),
+        (FORGET | {"schema_version": 3, "type": "x"}, "version", "r"),
+        (FORGET | {"schema_version": 1}, "version", "r"),
         (FOLLOW | {"x": 1}, "malformed", None),
     ]:
         refused = request_from(json.dumps(request).encode())
         assert isinstance(refused, Refused)
         assert (refused.reason, refused.request_id) == (reason, request_id)
-        assert (
-            reason != "version" or "schema version 2 came, this line knows up to 1; update heatline" in refused.detail
-        )
+        version, side = request["schema_version"], "the line" if request["schema_version"] == 3 else "the client"
+        sentence = f"a request of schema version {version} came, this line knows version 2; update {side}"
+        assert (refused.detail == sentence) == (reason == "version")
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=66)
@@ -175,7 +178,7 @@ def test_any_bytes_give_a_message_that_survives_or_a_refusal(
 
 
 def test_a_journal_whose_id_could_be_a_path_is_refused() -> None:
-    good = to_bytes(REPLIES["following-v1.bin"])
+    good = to_bytes(REPLIES["following-v2.bin"])
     for odd in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
         with pytest.raises(MessageError, match="journal_id"):
             reply_from(good.replace(JOURNAL.encode(), odd))
@@ -185,7 +188,7 @@ def test_a_journal_whose_id_could_be_a_path_is_refused() -> None:
 
 
 def batch(**changes: Any) -> Batch:
-    return msgspec.structs.replace(REPLIES["batch-v1.bin"], **changes)
+    return msgspec.structs.replace(REPLIES["batch-v2.bin"], **changes)
 
 
 def test_events_come_as_they_were_journalled() -> None:
@@ -202,9 +205,9 @@ def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
     one = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
     (event,) = events_of(one, batch_parts(one, [(header, None)]))
     assert (event.header, event.key, event.topic) == (header, "j-1", "weather")
-    with pytest.raises(MessageError, match="update heatline"):
+    with pytest.raises(MessageError, match="update this reader"):
         _ = event.event
-    with pytest.raises(MessageError, match="j-1 does not say what it is"):
+    with pytest.raises(MessageError, match="the header of event j-1 has no topic"):
         _ = Delivered("j", 1, b'{"journal_id":"j","seq":1}').topic
 
 
@@ -215,10 +218,10 @@ WRONG: list[tuple[Batch, list[bytes], str]] = [
     (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
     (batch(journal_id="other"), PARTS, "event .*-8 came"),
     (batch(after_seq=12), PARTS, "a batch after 12 up to 11"),
-    (batch(lost_through=7), PARTS, "those up to 7 are gone"),
-    (batch(lost_through=12), PARTS, "those up to 12 are gone"),
+    (batch(lost_through=7), PARTS, "whose lost_through is 7"),
+    (batch(lost_through=12), PARTS, "whose lost_through is 12"),
     (batch(), [b"", HEADERS[0], b"", HEADERS[0], b""], "event .*-8 came after 8"),
-    (batch(), [b"", b"{}", b"", HEADERS[0], b""], "no event"),
+    (batch(), [b"", b"{}", b"", HEADERS[0], b""], "not an event"),
 ]
 
 

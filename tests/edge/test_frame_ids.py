@@ -1,16 +1,16 @@
-"""Which frames are missing between two frame ids, beside an oracle that walks the circle of ids step by step."""
+"""Missing frames between two frame ids, against an oracle that counts id by id."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.frame_ids import MOST_LOST, FrameIds, Gap
+from edge.cameras.frame_ids import MAX_LOST_FRAMES, FrameIds, Gap
 
 HIGHEST = 65535
 
 
 def walk(after: int, steps: int, highest: int | None) -> list[int]:
-    """The ids that follow one, found by counting as a camera does: 1 comes after the highest, and 0 never."""
+    """Return the ids after one, counted as a camera counts: 1 follows the highest, and 0 never comes."""
     ids = []
     for _ in range(steps):
         after = 1 if after == highest else after + 1
@@ -35,9 +35,7 @@ def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(highest: in
 
 
 @given(start=st.integers(1, HIGHEST), back=st.integers(0, 1000), wraps=st.booleans())
-def test_an_id_that_comes_twice_or_runs_back_also_over_the_wrap_is_no_gap_but_an_error(
-    start: int, back: int, wraps: bool
-) -> None:
+def test_an_id_that_repeats_or_runs_back_is_an_error_also_at_the_wrap(start: int, back: int, wraps: bool) -> None:
     ids = FrameIds(HIGHEST if wraps else None)
     ids.next(start)
     before = (start - back - 1) % HIGHEST + 1 if wraps else start - back
@@ -46,18 +44,18 @@ def test_an_id_that_comes_twice_or_runs_back_also_over_the_wrap_is_no_gap_but_an
 
 
 @pytest.mark.parametrize("highest", [HIGHEST, None])
-def test_farther_than_half_the_circle_of_16_bits_is_no_loss_but_another_count(highest: int | None) -> None:
+def test_a_step_of_more_than_half_of_16_bits_is_an_error(highest: int | None) -> None:
     ids = FrameIds(highest)
     ids.next(30000)
-    gap = ids.next(30000 + MOST_LOST)
+    gap = ids.next(30000 + MAX_LOST_FRAMES)
     assert gap is not None
-    assert gap.ids == list(range(30001, 30000 + MOST_LOST))
+    assert gap.ids == list(range(30001, 30000 + MAX_LOST_FRAMES))
     assert len(gap.ids) == 32766
     with pytest.raises(ValueError, match="came after"):
-        ids.next((30000 + 2 * MOST_LOST + 1 - 1) % HIGHEST + 1 if highest else 30000 + 2 * MOST_LOST + 1)
+        ids.next((30000 + 2 * MAX_LOST_FRAMES + 1 - 1) % HIGHEST + 1 if highest else 30000 + 2 * MAX_LOST_FRAMES + 1)
 
 
-def test_after_ids_ran_back_gaps_are_counted_from_where_they_went_on() -> None:
+def test_after_ids_ran_back_gaps_are_counted_from_the_new_id() -> None:
     ids = FrameIds(HIGHEST)
     ids.next(700)
     with pytest.raises(ValueError, match="came after"):
@@ -72,7 +70,7 @@ def test_after_ids_ran_back_gaps_are_counted_from_where_they_went_on() -> None:
         (7, 8, None),
         (7, 9, Gap([8])),
         (65534, 65535, None),
-        (65535, 1, None),  # 0 is left out by GigE Vision and is no lost frame
+        (65535, 1, None),  # GigE Vision skips 0, which is no lost frame
         (65535, 2, Gap([1])),
         (65534, 1, Gap([65535])),
         (65533, 3, Gap([65534, 65535, 1, 2])),

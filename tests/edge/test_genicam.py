@@ -15,7 +15,7 @@ import pytest
 
 from edge.cameras import aravis, genicam
 from edge.cameras.base import Opened
-from edge.cameras.discovery import find_camera, list_cameras
+from edge.cameras.discovery import list_cameras, resolve_address
 from edge.cameras.genicam import GenicamCamera
 from edge.cameras.settings import GenicamSettings
 from edge.errors import CameraError, MissingExtraError
@@ -32,21 +32,21 @@ from tests.edge.gv_cameras import (
 from tests.edge.supervised import held, in_thread, until
 
 FAST = 200.0
-"""Frames a second: tests need not wait for frames."""
+"""Frames per second, so that tests do not wait for frames."""
 SOON_S = 60.0
-"""Longer than anything takes that is waited for."""
+"""Longer than any wait should take."""
 
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[AravisCamera]:
-    """A camera for tests that leave it as it was, but for what every opening sets."""
+    """A camera for tests that change only what every opening sets."""
     with aravis_camera(rate_fps=FAST) as camera:
         yield camera
 
 
 @pytest.fixture
 def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No packet sockets, which only root may open."""
+    """Disable packet sockets, which only root may open."""
     create_stream = aravis.camera_create_stream
     set_options = aravis.Function[None](
         "arv_camera_gv_set_stream_options", None, ctypes.c_void_p, ctypes.c_int, fails=False
@@ -74,7 +74,7 @@ def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
 
 
 def opening(address: str | None, **keys: Any) -> Opened:
-    """What is found; closed again."""
+    """Open a camera, close it, and return what `open` reported."""
     camera = GenicamCamera(settings(address, **keys))
     try:
         return camera.open()
@@ -95,7 +95,7 @@ def grab_frame(camera: GenicamCamera) -> Frame:
 
 
 def fails_in_the_end(camera: GenicamCamera) -> CameraError:
-    """Grab until it fails."""
+    """Grab until an error, and return it."""
     until = time.monotonic() + SOON_S
     while time.monotonic() < until:
         try:
@@ -125,7 +125,7 @@ def test_frames_arrive_byte_for_byte_as_the_camera_sent_them(pixel_format: str, 
 
 
 @pytest.mark.usefixtures("plain_sockets")
-def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
+def test_unprivileged_sockets_deliver_the_same_frames() -> None:
     with (
         aravis_camera(pictures=noise(3, 240, 320), rate_fps=20) as device,
         opened(device.address, packet_bytes=8000) as camera,
@@ -133,7 +133,7 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
         whole = 0
         for _ in range(12):
             item = grab(camera)
-            if isinstance(item, BadFrame):  # what a busy machine does not fetch in time overflows a plain socket
+            if isinstance(item, BadFrame):  # a plain socket overflows on a busy machine
                 assert "missing-packets" in item.detail
             else:
                 np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
@@ -141,14 +141,14 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
         assert whole >= 6
 
 
-def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
+def test_settings_reach_the_camera_and_its_properties_are_reported(device: AravisCamera) -> None:
     keys: dict[str, Any] = {"exposure_us": 1234, "gain_db": 4, "rate_fps": 125, "packet_bytes": 2000}
     assert opening(device.address, **keys) == Opened(
         found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, packets of 2000 bytes, 125 frames/s",
         highest_frame_id=65535,
         ids_show_gaps=True,
         period_s=1 / 125,
-        can_be_asked=True,
+        can_be_polled=True,
     )
     with opened(device.address, **keys) as camera:
         handle = camera._camera
@@ -158,7 +158,7 @@ def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_number
         assert aravis.camera_get_packet_size(handle) == 2000
 
 
-def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras_own(device: AravisCamera) -> None:
+def test_a_frame_has_timestamps_of_both_host_clocks_and_of_the_camera(device: AravisCamera) -> None:
     with opened(device.address, rate_fps=FAST) as camera:
         grab(camera)
         began_ns, began_monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -172,18 +172,18 @@ def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras
     assert first.camera_timestamp_ns < second.camera_timestamp_ns
 
 
-def test_an_image_is_not_copied_and_stays_while_other_frames_arrive(device: AravisCamera) -> None:
+def test_an_image_is_not_copied_and_stays_valid_while_other_frames_arrive(device: AravisCamera) -> None:
     with opened(device.address, buffers=3, rate_fps=FAST) as camera:
         frame = grab_frame(camera)
         until = time.monotonic() + SOON_S
-        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # all other buffers are full
+        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
             time.sleep(0.01)
         assert not frame.image.flags.owndata
         np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
     np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-def test_a_region_of_the_sensor_is_what_it_would_be_in_the_whole_picture() -> None:
+def test_a_region_of_the_sensor_equals_that_part_of_the_full_picture() -> None:
     with (
         aravis_camera(pictures=noise(3, 60, 80), rate_fps=FAST) as device,
         opened(device.address, region=(7, 11, 33, 17)) as camera,
@@ -203,7 +203,7 @@ def test_packed_formats_are_unpacked_to_16_bits(sent: str, becomes: str) -> None
     assert frame.image.max() < 1 << int(becomes.removeprefix("Mono"))
 
 
-def test_a_pixel_format_is_set_by_what_it_becomes_and_packed_lines_that_end_within_a_byte_are_refused() -> None:
+def test_packed_formats_are_chosen_and_lines_that_end_within_a_byte_are_refused() -> None:
     with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
         frame = grab_frame(camera)
     assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
@@ -217,7 +217,7 @@ def test_a_pixel_format_is_set_by_what_it_becomes_and_packed_lines_that_end_with
 # Triggers.
 
 
-def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
+def test_a_software_trigger_takes_exactly_one_frame() -> None:
     with aravis_camera() as device, opened(device.address, trigger="software") as camera:
         device.trigger_rate(FAST)
         assert camera.grab(0.1) is None
@@ -227,7 +227,7 @@ def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
             assert camera.grab(0.03) is None
 
 
-def test_with_a_hardware_trigger_no_frame_comes_by_itself_and_none_is_triggered(device: AravisCamera) -> None:
+def test_with_a_hardware_trigger_no_frame_comes_without_an_edge(device: AravisCamera) -> None:
     assert opening(device.address, trigger="hardware", trigger_line="Line0").period_s is None
     with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
         assert camera.grab(0.1) is None
@@ -239,19 +239,19 @@ def test_with_a_hardware_trigger_no_frame_comes_by_itself_and_none_is_triggered(
 # Losses.
 
 
-def test_lost_packets_are_asked_for_again() -> None:
+def test_lost_packets_are_requested_again() -> None:
     with viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)]) as device, opened(device.ip) as camera:
         assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
         counted = camera.counters()
     assert (counted["completed"], counted["failures"]) == (5, 0)
-    assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # on a busy machine it is asked again
+    assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # a busy machine may need several requests
 
 
 @pytest.mark.parametrize(("camera_resends", "we_ask"), [(False, True), (True, False)])
-def test_a_frame_with_lost_packets_is_told_under_its_own_id_and_with_the_buffer_that_is_too_small(
+def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, camera_resends: bool, we_ask: bool
 ) -> None:
-    """Also one whose first packet is lost, with which its id and its times would have come."""
+    """The frame may lose its first packet, which holds its id and its times."""
     granted = tmp_path / "rmem_max"
     granted.write_text("212992\n")
     monkeypatch.setattr(genicam, "HIGHEST_SOCKET_BUFFER", granted)
@@ -292,8 +292,8 @@ def test_lost_frames_do_not_use_up_the_buffers() -> None:
 
 
 @pytest.mark.usefixtures("plain_sockets")
-def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device: AravisCamera) -> None:
-    """A packet that tried the packet size may come late; all packets of a camera that sends video are such."""
+def test_stray_packets_are_ignored_unless_nothing_else_comes(device: AravisCamera) -> None:
+    """A test packet may come late; a camera that sends compressed video sends no other packets."""
     port_of = aravis.Function[int]("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p, fails=False)
     with opened(device.address, trigger="software") as camera, socket.socket(type=socket.SOCK_DGRAM) as strays:
         strays.connect(("127.0.0.1", port_of(camera._stream)))
@@ -301,18 +301,18 @@ def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device
         assert camera.grab(0.1) is None
         camera.trigger()
         grab_frame(camera)
-        for _ in range(genicam.MOST_STRAYS - 1):
+        for _ in range(genicam.MAX_STRAY_BUFFERS - 1):
             strays.send(bytes(1000))
             assert camera.grab(0.01) is None
         for _ in range(4):
             strays.send(bytes(1000))
-        assert "sends something that is no picture" in str(fails_in_the_end(camera))
+        assert "sends payloads that are no pictures" in str(fails_in_the_end(camera))
 
 
 # Chunks.
 
 
-def test_chunks_go_with_every_frame_and_the_image_is_the_image_alone() -> None:
+def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
     with viva_camera(width=64, height=48) as device:
         for chunks in ({"ExposureTime": 2345.0}, {}):
             with opened(device.ip, chunks=list(chunks), exposure_us=2345) as camera:
@@ -320,11 +320,11 @@ def test_chunks_go_with_every_frame_and_the_image_is_the_image_alone() -> None:
                 assert (frame.stamp.chunks, frame.image.shape) == (chunks, (48, 64))
 
 
-# What changes in mid-run.
+# Changes in mid-run.
 
 
-def test_a_frame_that_changed_is_what_it_says_and_after_one_that_outgrew_its_buffer_the_camera_is_opened_anew() -> None:
-    """The library calls such a frame complete, though it cut it off."""
+def test_changed_frames_are_accepted_unless_they_outgrow_their_buffer() -> None:
+    """The library reports a truncated frame as complete."""
     with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
         device.resize(60, 40)
         with opened(device.address) as camera:
@@ -348,7 +348,7 @@ def test_a_frame_that_changed_is_what_it_says_and_after_one_that_outgrew_its_buf
 # The end of a camera.
 
 
-def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_back() -> None:
+def test_a_camera_without_power_is_silent_and_can_be_opened_afterwards() -> None:
     with aravis_camera(rate_fps=FAST) as device:
         with opened(device.address) as camera:
             grab_frame(camera)
@@ -358,23 +358,23 @@ def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_b
                 pass
             assert not camera.answers()
             device.start()
-            assert "no longer obeys" in str(fails_in_the_end(camera))  # it is another one now, which nobody controls
+            assert "control of it was lost" in str(fails_in_the_end(camera))  # restarted: nobody controls it
         with opened(device.address) as camera:
             frame = grab_frame(camera)
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-def test_a_camera_that_somebody_else_controls_is_not_opened_and_control_that_is_taken_away_ends_the_frames() -> None:
+def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_frames() -> None:
     with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
         with pytest.raises(CameraError, match=r"camera cam at 127.* another application controls it, and only one can"):
             opening(device.ip)
         grab_frame(camera)
         device.revoke_control()
-        assert "another application took control" in str(fails_in_the_end(camera))
+        assert "another application controls it" in str(fails_in_the_end(camera))
         assert not camera.answers()
 
 
-def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an_interruption_ends_the_wait() -> None:
+def test_a_camera_can_be_polled_and_interrupted_while_a_thread_waits_for_a_frame() -> None:
     with aravis_camera() as device, opened(device.address, trigger="software") as camera:
         waiting = in_thread(lambda: camera.grab(1000.0))
         assert camera.answers()
@@ -391,9 +391,9 @@ def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
-def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, times: int) -> None:
+def test_repeated_openings_leave_no_resources_behind(device: AravisCamera, times: int) -> None:
     def threads() -> int:
-        """The library's too."""
+        """No resource of the library stays either."""
         return len(list(Path("/proc/self/task").iterdir()))
 
     opening(device.address)
@@ -419,18 +419,18 @@ def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, tim
         ({"pixel_format": "BGR8"}, "no pixel format BGR8; it offers .*Mono8.*RGB8"),
         ({"region": (1, 0, 64, 48)}, "region .* does not suit it: x \\+ width may be 1 to 64 px"),
         ({"trigger": "hardware"}, "no trigger source Line1; it offers Line0, Software"),
-        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none at all"),
+        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_camera_does_not_accept_is_refused_with_what_it_offers(
+def test_settings_that_a_camera_does_not_accept_are_refused_with_its_range(
     device: AravisCamera, keys: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
         opening(device.address, **keys)
 
 
-def test_on_the_second_camera_a_rate_can_be_set_after_a_trigger_switched_rates_off_and_chunks_have_names() -> None:
+def test_the_second_camera_accepts_a_rate_after_a_trigger_and_named_chunks() -> None:
     with viva_camera(width=64, height=48) as device:
         assert opening(device.ip, trigger="software").period_s is None
         assert opening(device.ip, rate_fps=50).period_s == pytest.approx(1 / 50)
@@ -438,7 +438,7 @@ def test_on_the_second_camera_a_rate_can_be_set_after_a_trigger_switched_rates_o
             opening(device.ip, chunks=["ImageInfo"])
 
 
-# Which cameras there are.
+# Discovery.
 
 
 def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device: AravisCamera) -> None:
@@ -447,28 +447,28 @@ def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device
     assert (found.protocol, found.id) == ("GigE Vision", f"Aravis-Fake-{device.serial}")
     with opened(found.id, interface="lo") as camera:
         grab_frame(camera)
-    assert find_camera(device.serial, "lo") == device.address
-    assert find_camera("localhost", "lo") == "127.0.0.1", "a name that no camera has may be a host's"
+    assert resolve_address(device.serial, "lo") == device.address
+    assert resolve_address("localhost", "lo") == "127.0.0.1", "a name that no camera has may be a host's"
     with pytest.raises(CameraError, match=r"no camera with serial number or id 'no such' answers on .* lo .*list"):
-        find_camera("no such", "lo")
+        resolve_address("no such", "lo")
 
 
 IN_A_NETWORK_OF_ITS_OWN = """
-from edge.cameras.discovery import find_camera
+from edge.cameras.discovery import resolve_address
 from edge.errors import CameraError
 from tests.edge.gv_cameras import aravis_camera
 
 with aravis_camera():
-    print(find_camera(None))
+    print(resolve_address(None))
     with aravis_camera():
         try:
-            find_camera(None)
+            resolve_address(None)
         except CameraError as error:
             print(error)
 """
 
 
-def test_without_an_address_the_only_camera_is_meant() -> None:
+def test_without_an_address_the_only_camera_is_chosen() -> None:
     need_aravis()
     network = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     try:
@@ -482,7 +482,7 @@ def test_without_an_address_the_only_camera_is_meant() -> None:
     assert "exactly one camera was expected on USB or any network interface and 2 answered (Aravis Fake HL" in of_two
 
 
-def test_a_missing_library_is_one_sentence_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
     for ask in (list_cameras, GenicamCamera(settings("127.0.0.1")).open):
         with pytest.raises(
@@ -491,7 +491,7 @@ def test_a_missing_library_is_one_sentence_that_says_what_to_install(monkeypatch
             ask()
 
 
-def test_a_library_that_is_too_old_is_told_from_one_that_is_missing() -> None:
+def test_an_old_library_has_another_message_than_a_missing_one() -> None:
     need_aravis()
     with pytest.raises(CameraError, match=r"too old: it has no arv_made_up; install Aravis"):
         aravis.Function[None]("arv_made_up", None, fails=False)()

@@ -1,4 +1,4 @@
-"""The bounded hand-off: its three policies, turns between lanes, closing, and real threads."""
+"""The bounded hand-off: its three policies, the order of lanes, closing, and real threads."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def ended(thread: threading.Thread) -> bool:
 
 
 def drained(handoff: Handoff[int]) -> list[int]:
-    """All that waits; the hand-off is closed before."""
+    """Close the hand-off and return all waiting items."""
     handoff.close()
     items: list[int] = []
     while (item := handoff.get()) is not None:
@@ -33,7 +33,7 @@ def drained(handoff: Handoff[int]) -> list[int]:
     return items
 
 
-def test_a_full_lane_that_blocks_makes_cameras_wait_and_never_holds_more_than_its_capacity() -> None:
+def test_a_full_blocking_lane_makes_its_camera_wait() -> None:
     handoff = Handoff[int]({"top": Lane(3, "block")})
     cameras = [in_thread(lambda item=item: handoff.put("top", item)) for item in range(8)]  # type: ignore[misc]
     taken = []
@@ -44,7 +44,7 @@ def test_a_full_lane_that_blocks_makes_cameras_wait_and_never_holds_more_than_it
     assert all(ended(camera) for camera in cameras)
 
 
-def test_a_lane_that_is_kept_full_starves_no_other() -> None:
+def test_a_full_lane_does_not_starve_another_lane() -> None:
     handoff = Handoff[int]({"a": Lane(1, "drop_oldest"), "b": Lane(1, "block"), "c": Lane(1, "block")})
     handoff.put("b", 1)
     handoff.put("c", 2)
@@ -55,7 +55,7 @@ def test_a_lane_that_is_kept_full_starves_no_other() -> None:
     assert sorted(item for item in seen if item is not None) == [0, 1, 2]
 
 
-def test_closing_ends_a_get_and_a_put_that_wait() -> None:
+def test_closing_ends_a_waiting_get_and_a_waiting_put() -> None:
     handoff, got, lost = Handoff[int]({"top": Lane(1, "block")}), list[int | None](), list[int | None]()
     stage = in_thread(lambda: got.append(handoff.get()))
     handoff.close()
@@ -71,7 +71,7 @@ def test_closing_ends_a_get_and_a_put_that_wait() -> None:
 
 
 @pytest.mark.parametrize("lane", [Lane(2, "block"), Lane(2, "drop_oldest"), Lane(2, "drop_newest")])
-def test_after_closing_nothing_is_taken_and_what_waits_is_still_given_out(lane: Lane) -> None:
+def test_after_closing_waiting_items_still_leave_and_new_ones_are_refused(lane: Lane) -> None:
     handoff = Handoff[int]({"top": lane})
     handoff.put("top", 1)
     handoff.put("top", 2)
@@ -86,32 +86,32 @@ def test_after_closing_nothing_is_taken_and_what_waits_is_still_given_out(lane: 
     capacity=st.integers(1, 4),
     steps=st.lists(st.sampled_from(["put old", "put new", "get"]), max_size=40),
 )
-def test_whatever_happens_every_item_is_given_out_or_handed_back_once(capacity: int, steps: list[str]) -> None:
+def test_every_item_leaves_or_is_returned_exactly_once(capacity: int, steps: list[str]) -> None:
     handoff = Handoff[int]({"old": Lane(capacity, "drop_oldest"), "new": Lane(capacity, "drop_newest")})
-    kept: dict[str, list[int]] = {"old": [], "new": []}
+    expected: dict[str, list[int]] = {"old": [], "new": []}
     put, out = 0, list[int]()
     for step in steps:
         if step == "get":
             if handoff.waiting():
                 item = handoff.get()
-                assert item in {items[0] for items in kept.values() if items}, "the oldest of a lane"
+                assert item in {items[0] for items in expected.values() if items}, "the oldest of a lane"
                 out.append(item)
-                kept = {lane: [each for each in items if each != item] for lane, items in kept.items()}
+                expected = {lane: [each for each in items if each != item] for lane, items in expected.items()}
             continue
         put += 1
         lane = step.removeprefix("put ")
         lost = handoff.put(lane, put)
-        kept[lane].append(put)
-        if len(kept[lane]) > capacity:
-            assert lost == kept[lane].pop(0 if lane == "old" else -1)
+        expected[lane].append(put)
+        if len(expected[lane]) > capacity:
+            assert lost == expected[lane].pop(0 if lane == "old" else -1)
             out.append(lost)
         else:
             assert lost is None
-        assert handoff.waiting() == sum(map(len, kept.values()))
+        assert handoff.waiting() == sum(map(len, expected.values()))
     assert sorted(out + drained(handoff)) == list(range(1, put + 1))
 
 
-def test_many_threads_lose_nothing_and_double_nothing() -> None:
+def test_many_threads_neither_lose_nor_duplicate_an_item() -> None:
     each, policies = 1000, list[Policy](["block", "drop_oldest", "drop_newest"])
     lanes: dict[str, Lane] = {policy: Lane(2, policy) for policy in policies}
     handoff = Handoff[tuple[str, int]](lanes)

@@ -43,8 +43,8 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
         ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead (silent)"),
         ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
         ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "the line computes in f32 instead of int8"),
-        ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "unrecorded", "the disk is full"),
-        ({"product_not_stored": "the disk is full"}, "DEGRADED", "unremembered", "the disk is full"),
+        ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
+        ({"product_not_stored": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_in_a_word_and_a_sentence(

@@ -1,4 +1,4 @@
-"""Bundles that somebody made to do harm: graphs that are not what the manifest says, or claim more than there is."""
+"""Malicious bundles: graphs that contradict the manifest, or claim more data than they have."""
 
 import os
 from collections.abc import Callable
@@ -21,29 +21,29 @@ ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the small bundle, to be spoilt."""
+    """A copy of the small bundle, which the test damages."""
     return copy_of(bundle, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     "onnx_graph",
     [
-        graph_with(map_cells=7),  # coarser maps than the manifest says
-        graph_with(map_cells=1),  # one that numpy would spread over all cells
+        graph_with(map_cells=7),  # coarser maps than the manifest states
+        graph_with(map_cells=1),  # one cell, which numpy would broadcast to all cells
         graph_with(tile=112, map_cells=14),  # smaller tiles
-        graph_with(map_name="cam"),  # an output of another name
-        graph_with(tiles_type=TensorProto.FLOAT),  # tiles of another type
+        graph_with(map_name="cam"),  # an output with another name
+        graph_with(tiles_type=TensorProto.FLOAT),  # tiles with another type
     ],
     ids=["coarse-map", "one-cell", "small-tiles", "other-name", "float-tiles"],
 )
-def test_a_graph_that_is_not_what_the_manifest_says_is_refused(folder: Path, onnx_graph: bytes) -> None:
+def test_a_graph_that_contradicts_the_manifest_is_refused(folder: Path, onnx_graph: bytes) -> None:
     opened = open_bundle(put(folder, {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph)}))
     for kind in ENGINES:
         with pytest.raises((BundleError, EngineError)):
             check_golden(opened.golden(), open_engine(kind, opened.path, TILE), opened.manifest)
 
 
-def test_an_edited_graph_is_found_by_its_sum_and_with_an_edited_manifest_by_its_golden_tiles(folder: Path) -> None:
+def test_an_edited_graph_is_found_by_its_sum_or_its_golden_tiles(folder: Path) -> None:
     edited = graph(GAIN * 1.01)
     (folder / ONNX_GRAPH).write_bytes(edited)
     assert "it was changed or damaged" in refusal(folder)
@@ -54,7 +54,7 @@ def test_an_edited_graph_is_found_by_its_sum_and_with_an_edited_manifest_by_its_
 
 
 def with_weight(change: Callable[[TensorProto], None]) -> bytes:
-    """The ONNX graph, its largest constant changed."""
+    """The ONNX graph with its largest constant changed."""
     model = onnx.load_from_string(graph())
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "weight")
     change(weight)
@@ -86,7 +86,7 @@ def lie_in(location: str) -> Callable[[TensorProto], None]:
         b"no graph",
         with_weight(claim(2, 1, 2**14, 2**14)),
         with_weight(claim(2**40, 2**40)),
-        b"\x08\x09\x3a\xff\xff\xff\xff\x07" + graph(),  # a message of 2 GB follows, says the protobuf
+        b"\x08\x09\x3a\xff\xff\xff\xff\x07" + graph(),  # the protobuf claims a message of 2 GB
         with_weight(lie_in("../outside")),
         with_weight(lie_in("/etc/hostname")),
     ],
@@ -100,7 +100,7 @@ def test_onnx_runtime_refuses_a_graph_that_claims_too_much(folder: Path, data: b
 
 
 def constant(shape: str, offset: int, size: int) -> dict[str, bytes]:
-    """The IR, its largest constant said to be of another shape, elsewhere, of another size."""
+    """The IR with another shape, offset or size of its largest constant."""
     files = to_openvino(graph())
     before = b'shape="1, 3, 16, 16" offset="32" size="3072"'
     assert files[OPENVINO_GRAPH].count(before) == 1
@@ -138,7 +138,7 @@ def test_a_graph_that_cannot_be_compiled_is_exit_code_6(folder: Path, kind: str,
     assert name in complaint(result)
 
 
-def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, tmp_path: Path) -> None:
+def test_every_command_refuses_a_hostile_bundle_in_one_sentence(folder: Path, tmp_path: Path) -> None:
     assert heatline("bundle", "keygen", tmp_path / "k").returncode == 0
     (folder / ONNX_GRAPH).unlink()
     os.mkfifo(folder / ONNX_GRAPH)

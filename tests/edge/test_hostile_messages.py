@@ -24,7 +24,7 @@ from edge.delivery.client import commander, follower, subscriber
 from edge.delivery.client import socket as client_socket
 from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
-from edge.delivery.client.subscriber import Heard, Subscriber
+from edge.delivery.client.subscriber import Received, Subscriber
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import ROLE_OF, SocketName
 from edge.errors import (
@@ -297,13 +297,10 @@ def test_a_commander_takes_whatever_is_replied(count: int, address: str) -> None
     assert min(line.outcomes[kind] for kind in ("MessageError", "CommandRefusedError", "Triggered")) > count / 100
 
 
-def batch(after_seq: int, through_seq: int, request_id: str | None = None) -> Parts:
+def batch(after_seq: int, through_seq: int) -> Parts:
     """All events of a journal of five after one of them up to another."""
     events = [(header_of(event(seq, GOOD, JOURNAL)), b"png") for seq in range(after_seq + 1, through_seq + 1)]
-    told = Batch(
-        request_id=request_id, journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5,
-        events=len(events),
-    )  # fmt: skip
+    told = Batch(journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5, events=len(events))
     return following.batch_parts(told, events)
 
 
@@ -442,7 +439,7 @@ def test_a_part_that_is_too_long_does_not_end_listening_for_ever(address: str, m
     monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(subscriber, "LARGEST_PART_BYTES", 1 << 16)
 
-    def listen() -> Heard | None:
+    def listen() -> Received | None:
         with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
             return events.receive()
 

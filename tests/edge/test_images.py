@@ -1,4 +1,4 @@
-"""Pictures from disk: whole ones as they are, broken ones refused. Files are real; some are written byte by byte."""
+"""Pictures from disk: complete ones are read exactly, broken ones refused. Some files are written byte by byte."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from edge.images import list_images, read_image, read_rgb
 
 
 def png_file(width: int, height: int, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG by hand; `rows` with a filter byte before each, `extra` between header and pixels."""
+    """Return a handmade PNG; `rows` with a filter byte before each, `extra` between header and pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     parts = [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -43,9 +43,7 @@ TWO_COLOURS = chunk(b"PLTE", b"\x0a\x14\x1e\xc8\x64\x32")
     ],
     ids=["grey-8", "grey-16", "colour-8", "colour-16", "alpha", "palette", "one-bit"],
 )
-def test_a_png_written_by_hand_is_read_as_it_was_written(
-    tmp_path: Path, data: bytes, pixel_format: str, rgb: list[list[int]]
-) -> None:
+def test_a_handmade_png_is_read_exactly(tmp_path: Path, data: bytes, pixel_format: str, rgb: list[list[int]]) -> None:
     path = tmp_path / "hand.png"
     path.write_bytes(data)
     assert read_image(path)[1] == pixel_format
@@ -60,7 +58,7 @@ def encoded(suffix: str, image: NDArray[np.uint8], *options: int) -> bytes:
     return cv2.imencode(suffix, image, options)[1].tobytes()
 
 
-def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
+def test_a_jpeg_is_read_with_its_colours(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(encoded(".jpg", np.full((64, 64, 3), (30, 120, 220), np.uint8)))  # orange in BGR
     assert read_image(path)[1] == "BGR8"
@@ -70,10 +68,10 @@ def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_rgb(path), 99, atol=1)
 
 
-def test_a_rotation_tag_turns_nothing(tmp_path: Path) -> None:
-    """Training and line must see the sensor's own rows; a tag would turn only some of the pictures."""
+def test_a_rotation_tag_is_ignored(tmp_path: Path) -> None:
+    """Training and line need the sensor's own rows; a tag would rotate only some pictures."""
     jpeg = encoded(".jpg", noise((20, 50)))
-    # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = turned by a quarter.
+    # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = rotated by 90 degrees.
     exif = b"Exif\x00\x00MM" + struct.pack(">HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
     path = tmp_path / "turned.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
@@ -110,14 +108,14 @@ def test_a_picture_cut_off_anywhere_is_refused(
     path = tmp_path_factory.mktemp("cut") / name
     path.write_bytes(whole)
     read_image(path)
-    for kept in (int(len(whole) * share), len(whole) - 1 - int(40 * share)):  # anywhere, and by its last bytes alone
+    for kept in (int(len(whole) * share), len(whole) - 1 - int(40 * share)):  # anywhere, and only its last bytes
         path.write_bytes(whole[:kept])
         with pytest.raises(InputError, match=name):
             read_image(path)
 
 
 def test_a_jpeg_cut_off_behind_its_thumbnail_is_refused(tmp_path: Path) -> None:
-    """The thumbnail in the header ends as a whole picture does."""
+    """The thumbnail in the header ends as a complete picture does."""
     thumbnail = encoded(".jpg", np.full((16, 16, 3), 200, np.uint8))
     jpeg = encoded(".jpg", noise())
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\x00\x00" + thumbnail
@@ -143,15 +141,15 @@ def test_a_png_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
 NO_PICTURES: list[tuple[bytes, str]] = [
     (b"", "not a picture"),
     (b"hello, I am a letter", "not a picture"),
-    (b"\xff\xd8\xff\xd9", "not a picture"),  # a JPEG of nothing but its markers
-    (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "picture"),  # a PNG of nothing
+    (b"\xff\xd8\xff\xd9", "not a picture"),  # a JPEG with markers only
+    (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "picture"),  # an empty PNG
     (png_file(0, 0, 8, GREY, b""), "picture"),  # without a pixel
     (png_file(900_000, 900_000, 8, GREY, b"\x00"), "decoded"),  # a terapixel
     (png_file(1, 1, 16, ALPHA, b"\x00" + b"\x01\x00" * 4), "has 4 channel(s) of uint16"),
 ]
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     for data, words in [(None, "cannot be read"), *NO_PICTURES]:
         if data is not None:
@@ -164,14 +162,14 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"RIFF"]))
-def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
+def test_arbitrary_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
     path = tmp_path_factory.mktemp("bytes") / "x.png"
     path.write_bytes(magic + data)
     with pytest.raises(InputError):
         read_image(path)
 
 
-def test_pictures_of_a_folder_come_by_name_and_nothing_else_comes(tmp_path: Path) -> None:
+def test_only_pictures_of_a_folder_are_listed_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.tiff", "notes.txt", ".hidden", "d.png.part", "e.webp"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "z.png").mkdir()

@@ -1,4 +1,4 @@
-"""A person who reads the log sees why frames get no verdict, and no flood of it."""
+"""The log shows why frames get no verdict, at a limited rate."""
 
 import logging
 
@@ -10,7 +10,7 @@ from edge.service.drops import ImplausibleLog
 from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 
 
-def test_the_first_frame_is_logged_with_its_numbers_and_a_flood_of_them_rarely(
+def test_the_first_implausible_frame_is_logged_and_later_ones_rarely(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now_s = 100.0

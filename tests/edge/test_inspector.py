@@ -34,7 +34,7 @@ def tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 class NumpyEngine(Engine):
-    """Answers with numpy in the order that is asked for, keeps the tiles, and may fail on black ones."""
+    """An engine that answers by numpy in a given order, stores the tiles, and may fail on black ones."""
 
     name: EngineKind = "onnxruntime"
 
@@ -64,12 +64,12 @@ class NumpyEngine(Engine):
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 3), ("onnxruntime", 3)])
-def test_a_tile_is_answered_as_by_the_oracle_whatever_its_neighbours_and_its_place(
+def test_a_tiles_answer_equals_the_oracles_for_any_neighbours_and_position(
     bundle: Bundle, kind: EngineKind, batch: int
 ) -> None:
     engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
-    shown, order = tiles(7), np.random.default_rng(1).permutation(7)  # no multiple of the batch
-    shown[1] = 0  # of what an earlier request left in the engine's input, nothing may show
+    shown, order = tiles(7), np.random.default_rng(1).permutation(7)  # not a multiple of the batch
+    shown[1] = 0  # the answer must not depend on earlier data in the engine's input
     logits, maps = answer(shown)
     alone = [infer(engine, shown[i : i + 1]) for i in range(7)]
     for came_logits, came_maps, at in [
@@ -84,7 +84,7 @@ def test_a_tile_is_answered_as_by_the_oracle_whatever_its_neighbours_and_its_pla
 FRAMES = {
     "white": (white_frame(), []),
     "square": (dark_square(white_frame(), 100, 300), [(324, 124)]),
-    "on a seam": (dark_square(white_frame(), 200, 210), [(234, 224)]),  # one place, though more than one tile sees it
+    "on a seam": (dark_square(white_frame(), 200, 210), [(234, 224)]),  # one region, although several tiles contain it
     "in the corner": (dark_square(white_frame(), 452, 652), [(676, 476)]),
     "two": (dark_square(dark_square(white_frame(), 10, 10), 400, 500), [(34, 34), (524, 424)]),
     "smaller than a tile": (dark_square(white_frame((100, 90)), 20, 20), [(44, 44)]),
@@ -95,7 +95,7 @@ TWO = FRAMES["two"][0]
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_both_engines_find_a_black_square_where_it_is_as_the_oracle_does(
+def test_both_engines_and_the_oracle_find_a_black_square_at_its_place(
     bundle: Bundle, openvino: Engine, onnxruntime: Engine, name: str
 ) -> None:
     rgb, places = FRAMES[name]
@@ -116,7 +116,8 @@ def test_both_engines_find_a_black_square_where_it_is_as_the_oracle_does(
 @pytest.mark.parametrize("batch", [1, 5, 100])
 @pytest.mark.parametrize("last_first", [False, True])
 @pytest.mark.parametrize(
-    "area", [WHOLE_FRAME, RegionOfInterest.of([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])]
+    "area",
+    [WHOLE_FRAME, RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])],
 )
 def test_the_order_of_answers_and_the_batch_change_nothing(
     bundle: Bundle, batch: int, last_first: bool, area: RegionOfInterest
@@ -133,7 +134,7 @@ def test_the_order_of_answers_and_the_batch_change_nothing(
 
 @settings(max_examples=15)
 @given(height=st.integers(1, 700), width=st.integers(1, 700))
-def test_any_frame_size_can_be_inspected_and_a_white_frame_is_good(
+def test_frames_of_any_size_are_inspected_and_a_white_frame_is_good(
     bundle: Bundle, openvino: Engine, height: int, width: int
 ) -> None:
     judgement = inspect(Inspector(bundle.manifest, openvino), white_frame((height, width)))
@@ -141,7 +142,7 @@ def test_any_frame_size_can_be_inspected_and_a_white_frame_is_good(
     np.testing.assert_allclose(judgement.heatmap, -2.0, atol=1e-3)
 
 
-def test_an_engine_that_fails_on_a_tile_costs_that_frame_its_verdict_and_no_other(bundle: Bundle) -> None:
+def test_an_engine_failure_on_a_tile_affects_only_that_frames_verdict(bundle: Bundle) -> None:
     inspector = Inspector(bundle.manifest, NumpyEngine(fails_on_black=True))
     broken = white_frame((300, 500))
     broken[:TILE, :TILE] = 0
@@ -150,7 +151,7 @@ def test_an_engine_that_fails_on_a_tile_costs_that_frame_its_verdict_and_no_othe
     assert inspect(inspector, white_frame((300, 500))).verdict == "GOOD"
 
 
-def test_an_engine_that_answers_no_numbers_costs_the_frame_its_verdict(bundle: Bundle) -> None:
+def test_a_frame_whose_answers_are_not_finite_has_no_verdict(bundle: Bundle) -> None:
     class NanEngine(NumpyEngine):
         def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
             done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
@@ -160,7 +161,7 @@ def test_an_engine_that_answers_no_numbers_costs_the_frame_its_verdict(bundle: B
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("openvino", 3), ("onnxruntime", 3)])
-def test_tiles_that_cannot_be_filled_in_fail_and_the_next_are_inferred(
+def test_tiles_that_cannot_be_filled_fail_and_later_tiles_are_inferred(
     bundle: Bundle, kind: EngineKind, batch: int
 ) -> None:
     engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
@@ -172,14 +173,14 @@ def test_tiles_that_cannot_be_filled_in_fail_and_the_next_are_inferred(
     def done(_logits: NDArray[np.float32], _maps: NDArray[np.float32]) -> None:
         raise AssertionError("there is nothing to answer")
 
-    for _ in range(6):  # more often than there are requests
+    for _ in range(6):  # more than the number of requests
         engine.submit(1, fill, done, errors.append)
     engine.drain()
     assert [str(error) for error in errors] == ["no pixels"] * 6
     np.testing.assert_allclose(infer(engine, tiles(2))[0], answer(tiles(2))[0], atol=1e-3)
 
 
-def test_overrides_of_thresholds_and_overlap_are_in_force(bundle: Bundle, openvino: Engine) -> None:
+def test_overridden_thresholds_and_overlap_are_used(bundle: Bundle, openvino: Engine) -> None:
     strict = Inspector(bundle.manifest, openvino, thresholds=Thresholds(-2.5, 0.0), overlap_px=100)
     assert inspect(strict, white_frame()).verdict == "DEFECT"
     assert strict.stitcher((500, 700)).grid.overlap_px == 100
@@ -187,11 +188,11 @@ def test_overrides_of_thresholds_and_overlap_are_in_force(bundle: Bundle, openvi
 
 
 # Frames of 500 x 700 px have tiles at 0, 222 and 276 down, at 0, 222, 444 and 476 across.
-PART = RegionOfInterest.of([[(20, 20), (380, 20), (380, 180), (20, 180)]])
-"""In the first two tiles of the first row alone."""
+PART = RegionOfInterest.from_polygons([[(20, 20), (380, 20), (380, 180), (20, 180)]])
+"""A region that touches only the first two tiles of the first row."""
 
 
-def test_tiles_wholly_outside_the_area_are_neither_cut_nor_inferred(bundle: Bundle) -> None:
+def test_tiles_outside_the_region_of_interest_are_neither_cut_nor_inferred(bundle: Bundle) -> None:
     engine = NumpyEngine()
     rgb = np.random.default_rng(4).integers(0, 256, (500, 700, 3), np.uint8)
     pending = Inspector(bundle.manifest, engine).start(frame_of(rgb), PART)
@@ -204,13 +205,16 @@ def test_tiles_wholly_outside_the_area_are_neither_cut_nor_inferred(bundle: Bund
     corners=st.lists(st.tuples(st.integers(0, 699), st.integers(0, 499)), min_size=3, max_size=5),
     squares=st.lists(st.tuples(st.integers(0, 452), st.integers(0, 652)), max_size=4),
 )
-def test_any_area_gives_the_verdict_of_its_tiles_and_regions_in_them_alone(
+def test_only_tiles_in_the_region_of_interest_decide_verdict_and_regions(
     bundle: Bundle, corners: list[tuple[int, int]], squares: list[tuple[int, int]]
 ) -> None:
     inspector, frame = Inspector(bundle.manifest, NumpyEngine(4)), white_frame()
     for y, x in squares:
         frame = dark_square(frame, y, x)
-    whole, part = inspector.start(frame_of(frame)), inspector.start(frame_of(frame), RegionOfInterest.of([corners]))
+    whole, part = (
+        inspector.start(frame_of(frame)),
+        inspector.start(frame_of(frame), RegionOfInterest.from_polygons([corners])),
+    )
     grid, judgement = part.stitcher.grid, inspector.finish(part)
     logits = dict(zip(whole.stitcher.grid.origins_yx, whole.logits, strict=True))
     assert part.logits.tolist() == [logits[origin] for origin in grid.origins_yx]
@@ -223,21 +227,21 @@ def test_any_area_gives_the_verdict_of_its_tiles_and_regions_in_them_alone(
         assert np.isfinite(region.score)
 
 
-def test_frames_under_way_at_the_same_time_do_not_mix_each_with_its_area(bundle: Bundle, openvino: Engine) -> None:
+def test_concurrent_frames_with_different_regions_of_interest_do_not_mix(bundle: Bundle, openvino: Engine) -> None:
     inspector = Inspector(bundle.manifest, openvino)
-    other = RegionOfInterest.of([[(500, 400), (650, 400), (650, 480)]])
+    other = RegionOfInterest.from_polygons([[(500, 400), (650, 400), (650, 480)]])
     pending = [inspector.start(frame_of(TWO), area) for area in (PART, other, WHOLE_FRAME, PART)]
     peaks = [[region.peak_xy[0] for region in inspector.finish(one).regions] for one in reversed(pending)][::-1]
     assert [sorted(x > 444 for x in found) for found in peaks] == [[False], [True], [False, True], [False]]
 
 
-def test_an_area_beside_the_frame_and_an_image_that_does_not_fit_its_format_are_refused_before_anything_is_inferred(
+def test_an_outside_region_and_a_wrong_pixel_format_are_refused_before_inference(
     bundle: Bundle,
 ) -> None:
     engine = NumpyEngine()
     inspector = Inspector(bundle.manifest, engine)
-    beside = RegionOfInterest.of([[(700, 0), (900, 0), (900, 400)]])
-    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is to be looked at"):
+    beside = RegionOfInterest.from_polygons([[(700, 0), (900, 0), (900, 400)]])
+    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is in the region of interest"):
         inspector.start(frame_of(white_frame()), beside)
     with pytest.raises(InputError):
         inspector.start(Frame(Stamp("test", 1), np.zeros((10, 10), np.uint8), "BGR8"))
@@ -245,7 +249,7 @@ def test_an_area_beside_the_frame_and_an_image_that_does_not_fit_its_format_are_
     assert inspect(inspector, white_frame(), PART).verdict == "GOOD"
 
 
-def test_pictures_of_a_heatmap_are_black_and_untinted_where_nobody_looked(bundle: Bundle) -> None:
+def test_heatmap_pictures_are_black_and_untinted_where_no_tile_was_inspected(bundle: Bundle) -> None:
     judgement = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, PART)
     grey = ColourScale(low=-10.0, high=20.0).grey(judgement.heatmap)
     decoded = cv2.imdecode(np.frombuffer(png(grey), np.uint8), cv2.IMREAD_GRAYSCALE)

@@ -24,7 +24,7 @@ from edge.delivery.journal.errors import (
     JournalReplacedError,
 )
 from edge.delivery.journal.file import FILE_NAME, move_aside
-from edge.delivery.journal.journal import Gone, Journal
+from edge.delivery.journal.journal import Deleted, Journal
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Retention
 from edge.delivery.journal.rows import Record
@@ -92,7 +92,7 @@ def test_events_that_do_not_go_on_where_it_ends_are_refused(tmp_path: Path) -> N
 def test_what_was_counted_outlives_the_events(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.append([record(1, "change"), *records(2, 9)], {"top": Watermark("boot", 3)})
-        assert journal.discard(4) == Gone(1, 4, {"alarm": 3, "change": 1})
+        assert journal.discard(4) == Deleted(1, 4, {"alarm": 3, "change": 1})
         assert journal.first_seq == 5
         assert journal.discard(9).by_topic == {"alarm": 5}
         assert (journal.first_seq, journal.last_seq) == (0, 9)
@@ -114,7 +114,7 @@ def test_its_size_is_that_of_its_pages_in_use(tmp_path: Path) -> None:
 
 
 def test_another_line_gets_no_part_of_it(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(JournalForeignError, match="another line's that is running"):
+    with opened(tmp_path), pytest.raises(JournalForeignError, match="in use by another running line"):
         Journal.open(tmp_path, LINE)
     with pytest.raises(JournalForeignError, match="is the journal of line line1, not of other; give each line its own"):
         Journal.open(tmp_path, "other")
@@ -225,7 +225,7 @@ def test_a_disk_that_fills_takes_whole_groups_or_nothing_and_is_read_all_the_sam
         last = journal.last_seq
         assert found(disk) == records(1, last)
         filler.unlink()
-        journal.look_again()
+        journal.reload_state()
         assert journal.last_seq == last
         journal.append(records(last + 1, last + 5), {})
 
@@ -302,7 +302,9 @@ def test_what_grows_under_a_reader_has_a_bound_and_names_it(tmp_path: Path, monk
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
             reader.stdout.readline()
             why = append_until_full(journal)
-            assert f"journal.db-wal beside it has grown to 1 MiB, as process {reader.pid} reads it" in why
+            assert (
+                f"journal.db-wal has grown to 1 MiB, because process {reader.pid} keeps a read transaction open" in why
+            )
             assert 1 << 20 < journal.wal_bytes < 2 << 20
             assert not journal.checkpoint()
             reader.communicate()
@@ -324,10 +326,10 @@ def test_one_step_makes_up_for_events_that_are_larger_than_those_that_go(tmp_pat
 def test_a_step_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 3000)
     with opened(tmp_path, *records(1, 100)) as journal:
-        assert Retention(1e9, 4096).discard_some(journal, {}, None) == Gone(1, 10, {"alarm": 10})
+        assert Retention(1e9, 4096).discard_some(journal, {}, None) == Deleted(1, 10, {"alarm": 10})
         old = Retention(0, 1 << 30)
         assert old.is_due(journal, 10_000)
-        assert old.discard_some(journal, {"mes1": 15}, 10_000) == Gone(11, 15, {"alarm": 5})
+        assert old.discard_some(journal, {"mes1": 15}, 10_000) == Deleted(11, 15, {"alarm": 5})
         assert old.discard_some(journal, {"mes1": 15}, 10_000) is None
 
 

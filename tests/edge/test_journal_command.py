@@ -20,12 +20,12 @@ from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
-from edge.errors import InputError
+from edge.errors import InputError, SchemaVersionError
 from edge.util.text import format_count
 from edge.wire.events import Message
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, several
+from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, make_version_1, several
 
 ROOT = Path(__file__).parents[2]
 INTERRUPTED = 130
@@ -140,7 +140,7 @@ def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_b
     change(folder, "UPDATE events SET header = ? WHERE seq = 20", b'{"type": "\xff')
     result = run("show", folder)
     assert result.returncode == 0
-    assert "header is no event" in result.stdout
+    assert "header is not an event" in result.stdout
 
 
 # Verifying.
@@ -179,7 +179,7 @@ NO_HEATMAP = sql("UPDATE events SET heatmap = NULL, heatmap_crc = NULL WHERE seq
 BEFORE_IT = "as the one before it under its topic, and that is event"
 OTHER_TOPIC = [
     "event 15: its header, its topic or its time is not what was written (its checksum differs)",
-    "event 15: it is kept under topic change, and belongs under alarm",
+    "event 15: it is stored under topic change, and belongs under alarm",
     f"event 15: its header names event 10 {BEFORE_IT} 11",
     f"event 16: its header names event 11 {BEFORE_IT} 15",
     f"event 20: its header names event 15 {BEFORE_IT} 10",
@@ -187,13 +187,16 @@ OTHER_TOPIC = [
 NO_END = ["events 21 to 21 are missing", "topic change is said to end with event 21, and the last one found is event"]
 TOO_EARLY = ["topic alarm is said to end with event 15, and event 20 is of it"]
 DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
-    (rot(b'{"type"', b'"type"'), ["event 9: a message came whose header is no event: "]),
+    (rot(b'{"type"', b'"type"'), ["event 9: a message came whose header is not an event: "]),
     (NO_HEATMAP, ["event 8: its heatmap is missing, and its header says otherwise"]),
     (rot(b'"seq":9', b'"seq":8'), ["event 9: its header says that it is event 8 of journal"]),
     (sql(f"UPDATE journal SET journal_id = '{OTHER_ID}'"), [f"event {n}: its header says that" for n in range(1, 22)]),
     (sql("UPDATE events SET topic = 'change' WHERE seq = 15"), OTHER_TOPIC),
     (rot(b'"previous_seq":10', b'"previous_seq":9', 15), [f"event 15: its header names event 9 {BEFORE_IT} 10"]),
-    (rot(b'"previous_seq":10', b'"previous_seq":null', 15), [f"event 15: its header names event None {BEFORE_IT} 10"]),
+    (
+        rot(b'"previous_seq":10', b'"previous_seq":null', 15),
+        ["event 15: a message came whose header is not an event: "],
+    ),
     (
         sql("DELETE FROM events WHERE seq IN (7, 8, 12)"),
         ["events 7 to 8 are missing", "events 12 to 12 are missing"],
@@ -232,6 +235,7 @@ def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(t
     journal.commit(several(4 * EVENTS_AT_ONCE))
     assert journal._file.journal is not None
     looked_at = []
+    other_versions: list[SchemaVersionError] = []
 
     def went_on(done: int, of: int) -> None:
         looked_at.append((done, of))
@@ -239,11 +243,12 @@ def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(t
         journal.commit(several(10))
 
     with JournalReader.open(tmp_path) as reader:
-        assert list(faults(reader, went_on)) == []
+        assert list(faults(reader, went_on, other_versions.append)) == []
         assert len(looked_at) > 2
         assert looked_at[-1][0] == looked_at[-1][1]
         journal._file.journal.discard(10_000)
-        assert list(faults(reader, lambda _done, _of: None)) == []
+        assert list(faults(reader, lambda _done, _of: None, other_versions.append)) == []
+    assert other_versions == []
     journal.close()
 
 
@@ -341,6 +346,27 @@ def test_a_header_that_cannot_be_read_is_left_out_of_csv_and_said(folder: Path) 
     assert "event 9 is left out" in result.stderr
     assert [row.split(",")[0] for row in result.stdout.splitlines()[1:]] == [str(s) for s in range(1, 22) if s != 9]
     assert exported(folder).encode() == lines(headers(folder))
+
+
+def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(folder: Path) -> None:
+    make_version_1(folder)
+    filled(folder, count=3)
+    shown = run("show", folder, "-n", "24")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    sentence = "an event of schema version 1 came, this reader knows version 2; update the line that sent it"
+    assert shown.stdout.count(sentence) == 21
+    verified = run("verify", folder)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert f"only the checksums of 21 events were verified: {sentence}\n" in verified.stdout
+    assert "is whole: 24 events" in verified.stdout
+    assert facts("verify", folder)["other_versions"] == 21
+    assert exported(folder).encode() == lines(headers(folder))
+    result = run("export", folder, "--format", "csv")
+    assert result.returncode == 0
+    assert result.stderr.splitlines() == [f"heatline: event {seq} is left out: {sentence}" for seq in range(1, 22)]
+    assert [row.split(",")[0] for row in result.stdout.splitlines()[1:]] == ["22", "23", "24"]
+    change(folder, "UPDATE events SET header = ? WHERE seq = 9", b"{}")
+    assert run("verify", folder).returncode == 19
 
 
 def test_an_interrupt_leaves_no_half_file(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A real line and its journal: what its events say of it, over kills, and over a disk that fills."""
 
 import contextlib
+import itertools
 import threading
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Heard, NewBoot, Subscriber
+from edge.delivery.client.subscriber import NewBoot, Received, Subscriber
 from edge.delivery.journal.reader import JournalReader
+from edge.errors import MessageError
 from edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk
+from tests.edge.journals import make_version_1
 from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0}
@@ -35,7 +38,7 @@ def journalled(state: Path) -> list[bytes]:
 
 def says(event: Event, live_only: str | None) -> bool:
     """Whether a status says why events are not kept, also where a busy machine gives a graver reason."""
-    if not isinstance(event, StatusEvent) or event.journal is None or event.handshake is None:
+    if not isinstance(event, StatusEvent) or event.journal is None:
         return False
     if live_only is None:
         return event.journal.live_only is None
@@ -49,7 +52,7 @@ class Listener(threading.Thread):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
-        self.heard: list[Heard] = []
+        self.heard: list[Received] = []
         self.heard_verdict = threading.Event()
         self.counted = 0
         """As the newest status says."""
@@ -69,8 +72,8 @@ class Listener(threading.Thread):
                 self.heard.append(heard)
 
 
-def is_of_journal(event: Event, what: str) -> bool:
-    return isinstance(event, JournalEvent) and event.what == what
+def is_of_journal(event: Event, kind: str) -> bool:
+    return isinstance(event, JournalEvent) and event.kind == kind
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
@@ -135,6 +138,31 @@ def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows
                 number += event.frames
 
 
+def test_a_line_goes_on_with_a_journal_of_schema_version_1_and_sends_its_events_unchanged(
+    tmp_path: Path, bundle: Bundle, address: str
+) -> None:
+    line, served = kept_line(tmp_path, bundle, address)
+    state = tmp_path / "state"
+    state.mkdir()
+    with boots(line, address, state) as lives:
+        with lives.boot() as run:
+            run.until_inspected()
+            run.end()
+        make_version_1(state)
+        old = journalled(state)
+        with lives.boot() as run, Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
+            new = run.until_inspected()
+            got = list(itertools.islice(consumer, new.seq))
+            heard = run.end()
+    assert heard.of_journal == [], "it is no new journal"
+    assert [delivered.header for delivered in got[: len(old)]] == old
+    assert [delivered.topic for delivered in got][-1] == new.topic
+    for delivered in got[: len(old)]:
+        with pytest.raises(MessageError, match="schema version 1 came"):
+            _ = delivered.event
+    assert got[-1].event == new
+
+
 def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_is_room(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -164,7 +192,7 @@ def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_i
     assert_every_frame_has_its_event(heard, ["top"])
     assert (began.journal_id, began.seq) == (None, 1)
     numbered = [event for event in heard.came if not isinstance(event, StatusEvent)]
-    outages = [event for event in heard.of_journal if event.what == "recording"]  # it may fill once more meanwhile
+    outages = [event for event in heard.of_journal if event.kind == "recording"]  # it may fill once more meanwhile
     told_of = [seq for each in outages for seq in range(each.first_seq or 0, (each.last_seq or 0) + 1)]
     assert told_of == [event.seq for event in numbered if event.journal_id is None]
     assert [each.events for each in outages] == [sum(each.by_topic.values()) for each in outages]
@@ -190,7 +218,7 @@ def test_what_a_boot_told_only_live_before_it_died_is_told_by_the_next(
         with lives.boot() as run:
             run.until_inspected()
             heard = run.end()
-    (told,) = [event for event in heard.of_journal if event.what == "unrecorded"]
+    (told,) = [event for event in heard.of_journal if event.kind == "unrecorded"]
     assert told.of_boot == last.boot_id
     assert told.events is not None
     assert told.events >= 3  # of the newest, the death may have come before they were noted as told

@@ -21,7 +21,7 @@ from edge.delivery.journal.discarding import SECONDS_BETWEEN_DISCARDED_TOLD
 from edge.delivery.journal.disk_file import LOOK_SECONDS
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
-from edge.delivery.journal.file import FILE_NAME, beside
+from edge.delivery.journal.file import FILE_NAME, database_files
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
@@ -85,10 +85,10 @@ def somebody_writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def tended(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
+def ticked(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
     """What is sent as it is tended that much later."""
     clocks.now_s += after_s
-    return journal.tend()
+    return journal.tick()
 
 
 def state_of(journal: JournalWriter) -> JournalState:
@@ -110,7 +110,7 @@ def statuses(messages: list[Message]) -> list[StatusEvent]:
 
 
 def whats(messages: list[Message]) -> list[str]:
-    return [event.what for event in of_journal(messages)]
+    return [event.kind for event in of_journal(messages)]
 
 
 # Numbers.
@@ -118,14 +118,14 @@ def whats(messages: list[Message]) -> list[str]:
 
 def test_numbers_go_on_over_boots_and_each_names_the_one_before_under_its_topic(tmp_path: Path) -> None:
     with opened(tmp_path, boot_id="first") as journal:
-        first = journal.tend() + journal.commit([good(), ALARM, good()])
+        first = journal.tick() + journal.commit([good(), ALARM, good()])
     with opened(tmp_path, boot_id="second") as journal:
         second = journal.commit([good(), ALARM, *several(3, png_bytes=100)])
         assert held(tmp_path) == sent_as(first + second)
         assert ids(first + second) == {journal.journal_id}
     expected = [(1, 0), (2, 0), (3, 0), (4, 2), (5, 4), (6, 3), (7, 5), (8, 0), (9, 0)]
     assert [(seq, before) for _, seq, before in numbers(first + second)] == expected
-    assert [(event.what, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
+    assert [(event.kind, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
 
 
 def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
 
 def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it() -> None:
     numbering = Numbering()
-    sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tend()
+    sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tick()
     assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
     assert (numbering.state(), numbering.journal_id) == (None, None)
     counts = Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 3, "alarm": 2})
@@ -173,20 +173,20 @@ def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clo
         journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST, endless])
         with somebody_writing(tmp_path):
             journal.commit([good("side", 9)])  # in an outage as well
-        assert whats(tended(journal, clocks)) == ["recording"]
+        assert whats(ticked(journal, clocks)) == ["recording"]
     clocks.now_s += 10_000
     for _ in range(2):
         with opened(tmp_path, clocks, keep_s=10) as journal:
             last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
             assert journal.progress == {camera: Watermark(boot_id, number) for camera, number in last.items()}
-            journal.tend()  # the events go, and that stays
+            journal.tick()  # the events go, and that stays
             assert held(tmp_path) == []
 
 
 def test_those_who_wait_are_woken_after_each_commit(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         seen: list[int] = []
-        journal.wake.append(lambda: seen.append(len(held(tmp_path))))
+        journal.on_commit.append(lambda: seen.append(len(held(tmp_path))))
         for messages in ([good()], [STATUS], [good(), good()]):  # a status is nothing to read
             journal.commit(messages)
     assert seen == [2, 4]
@@ -203,13 +203,13 @@ def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_l
         with somebody_writing(tmp_path):
             unkept = journal.commit([good(), STATUS, ALARM])
             unkept += journal.commit([good("side")])
-            unkept += tended(journal, clocks)  # tries in vain, and says nothing twice
+            unkept += ticked(journal, clocks)  # tries in vain, and says nothing twice
             state = state_of(journal)
             assert state.live_only is not None
-            assert "held by somebody else" in state.live_only
+            assert "locked by another process" in state.live_only
             assert (state.journal_id, state.last_seq, state.unjournalled) == (journal.journal_id, 3, 4)
-        assert journal.tend() == [], "it is not time to try again"
-        again = tended(journal, clocks) + journal.commit([good()])
+        assert journal.tick() == [], "it is not time to try again"
+        again = ticked(journal, clocks) + journal.commit([good()])
         assert held(tmp_path) == sent_as(kept + again)
     assert numbers(unkept) == [(None, 1, 0), (None, 2, 0), (None, 3, 0), (None, 4, 0)]
     assert whats(unkept) == ["live_only"]
@@ -222,14 +222,14 @@ def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_l
     )
     assert numbers(again) == [(journal.journal_id, 4, 1), (journal.journal_id, 5, 3)]
     (said,) = of_journal(again)
-    assert (said.what, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
+    assert (said.kind, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
     assert said.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
 
 
 def test_that_events_are_not_kept_is_told_even_where_none_come(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     with opened(tmp_path / "file" / "journal") as journal:
-        assert [whats(journal.tend()), journal.tend(), journal.journal_id] == [["live_only"], [], None]
+        assert [whats(journal.tick()), journal.tick(), journal.journal_id] == [["live_only"], [], None]
 
 
 def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_path: Path, clocks: Clocks) -> None:
@@ -239,13 +239,13 @@ def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_p
             with somebody_writing(tmp_path):
                 journal.commit([good()])
             began_s = clocks.now_s
-            while not whats(tended(journal, clocks, 0.5)):
+            while not whats(ticked(journal, clocks, 0.5)):
                 pass
             waited.append(clocks.now_s - began_s)
         clocks.now_s += STEADY_SECONDS
         with somebody_writing(tmp_path):
             journal.commit([good()])
-        assert whats(tended(journal, clocks)) == ["recording"]
+        assert whats(ticked(journal, clocks)) == ["recording"]
     assert waited == [1, 2, 4, 8, 16, MOST_RETRY_SECONDS, MOST_RETRY_SECONDS]
 
 
@@ -255,7 +255,7 @@ def test_what_is_free_in_the_journal_is_used_on_a_full_disk(tmp_path: Path, monk
     def run(journal: JournalWriter, groups: int) -> None:
         for _ in range(groups):
             assert None not in ids(journal.commit(several(20, png_bytes=2000)))
-            journal.tend()
+            journal.tick()
 
     with small_disk(tmp_path / "disk", mib=16) as disk:
         with opened(disk, keep_bytes=2 << 20) as journal:
@@ -281,12 +281,12 @@ def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, cloc
     with opened(disk, clocks) as journal:
         assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
         (said, *_) = of_journal(journal.commit([good()]))
-        assert said.what == "live_only"
+        assert said.kind == "live_only"
         assert ("make room on its disk" if how == "full" else "cannot be written") in said.detail
         assert journal.counts().journalled == {"journal": 1, "verdict.top.GOOD": 2}
         assert ids(kept) == {state_of(journal).journal_id}
         mend(disk)
-        kept += tended(journal, clocks) + journal.commit([good()])
+        kept += ticked(journal, clocks) + journal.commit([good()])
         assert whats(kept) == ["begun", "recording"]
         assert held(disk) == sent_as(kept)
 
@@ -314,8 +314,8 @@ def test_what_was_kept_although_it_failed_is_written_again(
         with kept_although_it_failed(monkeypatch):
             unkept = journal.commit(several(3))
         assert ids(unkept) == {None}
-        again = tended(journal, clocks)
-        assert [(event.what, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
+        again = ticked(journal, clocks)
+        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
         assert [topic for _, topic, *_ in held(folder)[6:9]] == [event.topic for event in counted(unkept)[1:]]
         assert held(folder)[:6] == sent_as(kept)
         # What the disk had not written may only be in its memory: it is in the file itself by now.
@@ -330,11 +330,11 @@ def test_what_waited_is_told_once_though_that_seemed_to_fail(
     with opened(tmp_path, clocks) as journal:
         with kept_although_it_failed(monkeypatch):
             journal.commit([good()])
-            tended(journal, clocks)
+            ticked(journal, clocks)
             journal.commit([good()])
-        tended(journal, clocks)
+        ticked(journal, clocks)
     said = of_journal([Message(event) for event in events_in(tmp_path)])
-    assert [(event.what, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
+    assert [(event.kind, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
 
 
 # Disks that do not answer.
@@ -385,12 +385,12 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
                 assert journal._file.busy
                 unkept += journal.commit([good("side")])
                 for _ in range(3):
-                    assert tended(journal, clocks) == []
+                    assert ticked(journal, clocks) == []
                 assert f"the disk of {disk} does not answer" in str(state_of(journal).live_only)
             wait_until_it_answers(journal)
-            again = tended(journal, clocks) + journal.commit(several(5))
+            again = ticked(journal, clocks) + journal.commit(several(5))
         assert ids(unkept) == {None}
-        assert [(event.what, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 5)]
+        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 5)]
         # The late call kept three of them.
         assert [topic for _, topic, *_ in held(disk)[6:9]] == [event.topic for event in counted(unkept)[1:4]]
         with not_answering(disk, monkeypatch):
@@ -403,7 +403,7 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
             assert whats(journal.commit([good()])) == ["live_only"]
         with contextlib.closing(journal):
             wait_until_it_answers(journal)
-            again += tended(journal, clocks)
+            again += ticked(journal, clocks)
         assert held(disk)[:6] + held(disk)[9:] == sent_as(kept + again)
 
 
@@ -414,7 +414,7 @@ def test_an_event_that_cannot_be_written_goes_out_live(tmp_path: Path, clocks: C
     with opened(tmp_path, clocks) as journal:
         kept = journal.commit([good()])
         unkept = journal.commit([good("caf\udce9"), good()])
-        kept += tended(journal, clocks) + journal.commit([good()])
+        kept += ticked(journal, clocks) + journal.commit([good()])
         assert held(tmp_path) == sent_as(kept)
     assert ids(unkept) == {None}
     assert "UnicodeEncodeError" in of_journal(unkept)[0].detail
@@ -426,7 +426,7 @@ def test_a_folder_whose_name_is_no_text_has_a_journal_like_any_other(tmp_path: P
     with opened(folder, clocks) as journal:
         journal.commit([good()])
         (folder / FILE_NAME).unlink()
-        told = tended(journal, clocks, LOOK_SECONDS)
+        told = ticked(journal, clocks, LOOK_SECONDS)
         assert held(folder) == sent_as(told)
     assert "/caf?/journal.db was deleted or replaced" in of_journal(told)[0].detail
 
@@ -439,11 +439,11 @@ def test_a_callback_that_fails_keeps_no_event_back(
 
     with opened(tmp_path, clocks, keep_s=10) as journal:
         journal._consumers = fail_always
-        journal.wake.append(fail_always)
+        journal.on_commit.append(fail_always)
         sent = journal.commit([good(), STATUS]) + journal.commit([good()])
         assert held(tmp_path) == sent_as(sent)
         journal._discarding._acked = fail_always
-        unkept = tended(journal, clocks, 1000) + journal.commit([good()])
+        unkept = ticked(journal, clocks, 1000) + journal.commit([good()])
         assert ids(unkept) == {None}
     assert sum(record.exc_info is not None for record in caplog.records) == 2, "not each time"
 
@@ -466,10 +466,10 @@ def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clock
     with opened(disk, clocks) as journal:  # as long as it cannot be moved aside, events go out live
         assert whats(journal.commit([good()])) == ["live_only"]
         make_writable(disk)
-        sent = tended(journal, clocks) + journal.commit(several(3))
+        sent = ticked(journal, clocks) + journal.commit(several(3))
         assert held(disk) == sent_as(sent)
         assert journal.journal_id != old_id
-    assert [(event.what, event.seq) for event in of_journal(sent)] == [("begun", 1), ("recording", 2)]
+    assert [(event.kind, event.seq) for event in of_journal(sent)] == [("begun", 1), ("recording", 2)]
     assert "is damaged" in of_journal(sent)[0].detail
     assert "journal.db.damaged-1" in of_journal(sent)[0].detail
     assert (disk / "journal.db.damaged-1").exists()
@@ -484,7 +484,7 @@ def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path
         for at in range(4096, (tmp_path / FILE_NAME).stat().st_size, 8192):
             overwrite(tmp_path / FILE_NAME, at)
         clocks.now_s += 2000  # all are due
-        lost = [message for _ in range(10) for message in journal.tend()]
+        lost = [message for _ in range(10) for message in journal.tick()]
         again = journal.commit(several(5))
         assert journal.journal_id not in (None, old_id)
         assert whats(lost) in (["begun", "recording"], ["live_only", "begun", "recording"])
@@ -495,15 +495,15 @@ def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path
 def test_what_sqlite_keeps_beside_it_may_be_deleted_under_a_running_line(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         sent = journal.commit(several(5))
-        for file in beside(tmp_path / FILE_NAME)[1:]:
+        for file in database_files(tmp_path / FILE_NAME)[1:]:
             file.unlink()
-        sent += tended(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
+        sent += ticked(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
         assert held(tmp_path) == sent_as(sent), "all that was in them is in the file by now"
 
 
 def put_in_place(journal: bytes, folder: Path) -> None:
     """Another journal takes the place of one that is in use."""
-    for file in beside(folder / FILE_NAME):
+    for file in database_files(folder / FILE_NAME):
         file.unlink()
     (folder / FILE_NAME).write_bytes(journal)
 
@@ -516,11 +516,11 @@ def test_another_journal_in_its_place_that_has_events_already_is_told(tmp_path: 
         journal.commit(several(2))
         old_id = journal.journal_id
         put_in_place((tmp_path / "other" / FILE_NAME).read_bytes(), tmp_path / "state")
-        told = tended(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
+        told = ticked(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
         assert held(tmp_path / "state")[6:] == sent_as(told)
     (begun,) = of_journal(told)
-    assert (begun.what, begun.seq, begun.journal_id) == ("begun", 7, other_id)
-    assert f"in the place of journal {old_id} is one that was begun before" in begun.detail
+    assert (begun.kind, begun.seq, begun.journal_id) == ("begun", 7, other_id)
+    assert f", begun earlier, replaces journal {old_id} and continues after event" in begun.detail
 
 
 def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path, clocks: Clocks) -> None:
@@ -531,7 +531,7 @@ def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path, cloc
     with opened(tmp_path, clocks) as journal:
         journal.commit(several(5))
         put_in_place(older, tmp_path)
-        told = tended(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
+        told = ticked(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
         assert journal.journal_id not in (None, old_id)
         assert whats(told) == ["begun"]
         assert "it ends with event 6, and had event 11" in of_journal(told)[0].detail
@@ -575,7 +575,7 @@ def test_values_of_a_kind_that_was_never_written_end_no_line(tmp_path: Path, clo
             contextlib.suppress(JournalForeignError, JournalTooNewError),
             opened(folder, clocks, keep_s=10) as journal,
         ):
-            told = [*tended(journal, clocks, 100), *journal.commit([good()]), *journal.tend()]
+            told = [*ticked(journal, clocks, 100), *journal.commit([good()]), *journal.tick()]
             assert counted(told)[-1].journal_id
             with contextlib.suppress(JournalError):
                 held(folder)
@@ -601,7 +601,7 @@ def tend_until_quiet(journal: JournalWriter, folder: Path) -> list[Message]:
     told: list[Message] = []
     while True:
         before = held(folder)
-        told += journal.tend()
+        told += journal.tick()
         if held(folder) == before:
             return told
 
@@ -634,7 +634,7 @@ def test_what_cannot_go_yet_is_not_looked_at_after_each_commit(
         for looked in (0, 1):
             for _ in range(10):
                 journal.commit([good()])
-                journal.tend()
+                journal.tick()
             assert len(looks) == looked
             clocks.now_s += 1000
 
@@ -645,13 +645,13 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path:
         acked |= {"mes1": 10, "mes2": 5_000}
         for _ in range(30):
             told += journal.commit(several(100))
-            told += tended(journal, clocks, 0.05)
+            told += ticked(journal, clocks, 0.05)
         told += tend_until_quiet(journal, tmp_path)
         state = state_of(journal)
         assert state.size_bytes <= 1 << 20
         assert 0 < state.discarded == state.first_seq - 1 - 10
-        told += tended(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
-    discarded = [event for event in of_journal(told) if event.what == "discarded"]
+        told += ticked(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
+    discarded = [event for event in of_journal(told) if event.kind == "discarded"]
     assert 1 <= len(discarded) <= 2, "30 chunks and more, in less than 10 s"
     reached = 10
     for event in discarded:
@@ -665,9 +665,9 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path:
 def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
     with opened(tmp_path, None, {"mes1": 0}, keep_bytes=1 << 20) as journal:
         journal.commit(several(2000))
-        journal.tend()
+        journal.tick()
     (*_, last) = events_in(tmp_path)
-    assert (last.what, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
+    assert (last.kind, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
 
 
 def test_a_wall_clock_that_leaps_deletes_nothing(
@@ -747,7 +747,7 @@ class WhateverHappens(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 11.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
-        self.held_against_retention(lambda: tended(self.journal, self.clocks, seconds))
+        self.held_against_retention(lambda: ticked(self.journal, self.clocks, seconds))
 
     @rule(name=st.sampled_from("ab"), share=st.floats(0, 1))
     def somebody_acknowledges(self, name: str, share: float) -> None:
@@ -783,7 +783,7 @@ class WhateverHappens(RuleBasedStateMachine):
         known = self.counts[self.journal.journal_id]
         for event in events_in(self.folder):
             if event.seq > len(known):  # type: ignore[union-attr]
-                assert event.what in ("begun", "discarded")  # type: ignore[union-attr]
+                assert event.kind in ("begun", "discarded")  # type: ignore[union-attr]
                 known.append(Message(event))
 
     @rule(how=st.sampled_from(["deleted", "damaged"]))
@@ -793,7 +793,7 @@ class WhateverHappens(RuleBasedStateMachine):
             self.time_passes(0)
             self.journal.distrust(str(self.journal.journal_id), "it reads wrong")
         else:
-            for file in beside(self.folder / FILE_NAME):
+            for file in database_files(self.folder / FILE_NAME):
                 file.unlink(missing_ok=True)
         self.others.close()
         self.acked.clear()
@@ -811,14 +811,14 @@ class WhateverHappens(RuleBasedStateMachine):
                 assert (event.seq, event.previous_seq) == (len(count) + 1, before[-1] if before else 0)
                 count.append(message)
         for event in of_journal(sent):
-            if event.what == "recording":
+            if event.kind == "recording":
                 lacking = self.counts[None][self.accounted_for :]
                 assert event.events == len(lacking)
                 assert event.by_topic == Counter(message.event.topic for message in lacking)
                 if lacking:
                     assert (event.first_seq, event.last_seq) == (self.accounted_for + 1, len(self.counts[None]))
                 self.accounted_for = len(self.counts[None])
-            if event.what == "discarded":
+            if event.kind == "discarded":
                 self.discarded_told += event.events or 0
 
     def held_against_retention(self, step: Callable[[], list[Message]]) -> list[Message]:

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 
 from edge.bundle import keys as signing
-from edge.bundle.trusted import take_in, trusted_keys
+from edge.bundle.trusted import trust_key, trusted_keys
 from edge.delivery.security import curve
 from edge.errors import AccessError, BundleError, HeatlineError
 from edge.key_files import LARGEST_KEY_FILE, public_half
@@ -41,7 +41,7 @@ LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of keys: how they are made and read, and what is said of a file that holds none."""
+    """One kind of keys: how they are made and read, and the refusal of a file without one."""
 
     make: Callable[[Path], Any]
     read_private: Callable[[Path], Any]
@@ -106,9 +106,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_a_new_key_is_for_its_owner_only_and_its_public_half_for_everybody(
-    kind: Kind, tmp_path: Path, umask: int
-) -> None:
+def test_only_the_owner_can_read_a_new_private_key(kind: Kind, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         kind.make(tmp_path / "k")
@@ -121,21 +119,21 @@ def test_a_new_key_is_for_its_owner_only_and_its_public_half_for_everybody(
 
 
 @pytest.mark.parametrize("taken", ["k", "k.pub"])
-def test_a_key_never_takes_the_place_of_another_file(kind: Kind, tmp_path: Path, taken: str) -> None:
+def test_a_new_key_never_overwrites_a_file(kind: Kind, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
     assert f"{tmp_path / taken} exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert (tmp_path / taken).read_text() == "mine"
 
 
-def test_a_key_is_written_to_no_other_place(kind: Kind, tmp_path: Path) -> None:
+def test_a_key_is_not_written_through_a_link(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "k").symlink_to(tmp_path / "elsewhere")
     assert "exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert not (tmp_path / "elsewhere").exists()
     assert "cannot be written (No such file or directory)" in kind.refusal(kind.make, tmp_path / "no" / "k")
 
 
-def test_other_programs_read_our_keys_and_we_read_those_of_pyzmq(tmp_path: Path) -> None:
+def test_keys_are_exchanged_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
     signing.make_key(tmp_path / "maker")
     private = load_pem_private_key((tmp_path / "maker").read_bytes(), None)
     assert isinstance(private, Ed25519PrivateKey)
@@ -155,7 +153,7 @@ def test_other_programs_read_our_keys_and_we_read_those_of_pyzmq(tmp_path: Path)
 # Reading.
 
 
-def test_a_private_key_is_read_only_where_nobody_else_may_use_its_file(kind: Kind, key: Path) -> None:
+def test_a_private_key_that_others_can_access_is_refused(kind: Kind, key: Path) -> None:
     for loose in LOOSE:
         key.chmod(loose)
         sentence = kind.refusal(kind.read_private, key)
@@ -192,16 +190,16 @@ def test_a_file_that_holds_no_private_key_is_refused(kind: Kind, key: Path, tmp_
 def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) -> None:
     public = generate_private_key(SECP256R1()).public_key()
     of_a_curve = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for data, words in [
+    for data, message in [
         *((data, kind.no_public) for data in (b"", b"ssh-ed25519 AAAA maker", b"-----BEGIN PUBLIC KEY-----\n")),
         (of_a_curve, kind.no_public),
         (b"#" * (LARGEST_KEY_FILE + 1), "it is larger than 65,536 bytes"),
         (with_password(), "holds a private key, which stays with its owner"),
     ]:
-        assert words in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
+        assert message in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
 
 
-def test_neither_half_and_neither_kind_is_taken_for_the_other(kind: Kind, key: Path, tmp_path: Path) -> None:
+def test_keys_of_another_half_or_kind_are_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
     assert "holds a public key and no private one" in kind.refusal(kind.read_private, public_half(key))
     assert f"{key} holds a private key, which stays with its owner" in kind.refusal(kind.read_public, key)
     other = SIGNING if kind is CURVE else CURVE
@@ -216,18 +214,18 @@ def test_a_file_of_two_private_keys_is_refused(tmp_path: Path) -> None:
     assert "holds a public key and no private one" in CURVE.refusal(curve.read_key_pair, path)
 
 
-def test_a_key_that_is_no_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
+def test_a_key_that_is_not_a_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(key)
-    for path, words in [
+    for path, message in [
         (tmp_path / "none", "No such file or directory"),
         (tmp_path / "pipe", "it is a pipe, expected a plain file"),
         (tmp_path, "it is a folder, expected a plain file"),
         (tmp_path / "link", "it is a symbolic link, expected a plain file"),
         (Path("/dev/null"), "it is a device, expected a plain file"),
     ]:
-        assert words in kind.refusal(kind.read_private, path)
-        assert words in kind.refusal(kind.read_public, path)
+        assert message in kind.refusal(kind.read_private, path)
+        assert message in kind.refusal(kind.read_public, path)
 
 
 def is_taken_by_zeromq(key: bytes) -> bool:
@@ -241,7 +239,7 @@ def is_taken_by_zeromq(key: bytes) -> bool:
 
 @given(st.binary(min_size=32, max_size=32).map(z85.encode) | st.text("09azAZ.-#@%~", min_size=39, max_size=40))
 @example("#" * 40)  # each five characters stand for more than 32 bits can hold
-def test_what_zeromq_takes_for_a_key_is_read_as_one_and_nothing_else_is(text: str | bytes) -> None:
+def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> None:
     value = text.encode() if isinstance(text, str) else text
     data = b'curve\n    public-key = "%b"\n' % value
     if is_taken_by_zeromq(value):
@@ -265,47 +263,47 @@ def trusted(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKey, trusted: Path, umask: int) -> None:
+def test_a_key_is_trusted_under_its_name(public: signing.PublicKey, trusted: Path, umask: int) -> None:
     assert trusted_keys(trusted) == []
     before = os.umask(umask)
     try:
-        taken = take_in(public, "maker", trusted)
+        taken = trust_key(public, "maker", trusted)
     finally:
         os.umask(before)
     assert taken.path == trusted / "maker.pub"
     assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
-    assert take_in(public, "another-name", trusted) == taken, "it is there already"
+    assert trust_key(public, "another-name", trusted) == taken, "it is there already"
     (trusted / "README").write_text("whose keys these are")
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_name_stands_for_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
-    take_in(public, "maker", trusted)
+def test_a_name_belongs_to_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
+    trust_key(public, "maker", trusted)
     other = signing.make_key(tmp_path / "other")
-    assert "has another key that is called 'maker'" in SIGNING.refusal(take_in, other, "maker", trusted)
+    assert "has another key with the name 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
     assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
-def test_a_name_that_leads_elsewhere_is_refused(public: signing.PublicKey, trusted: Path) -> None:
+def test_a_name_with_a_path_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
-        assert "is no name for a key" in SIGNING.refusal(take_in, public, name, trusted)
+        assert "is not a name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
     assert not trusted.exists()
 
 
 def test_trusted_keys_that_others_can_write_are_refused(public: signing.PublicKey, trusted: Path) -> None:
-    taken = take_in(public, "maker", trusted)
+    taken = trust_key(public, "maker", trusted)
     for path, tight, loose_modes in ((trusted, 0o755, (0o775, 0o757, 0o1777)), (taken.path, 0o644, (0o664, 0o646))):
         for loose in loose_modes:
             path.chmod(loose)
             sentence = SIGNING.refusal(trusted_keys, trusted)
             assert f"{path} can be written by others (mode {loose:04o})" in sentence
             assert "chmod go-w" in sentence
-            assert "can be written by others" in SIGNING.refusal(take_in, public, "again", trusted)
+            assert "can be written by others" in SIGNING.refusal(trust_key, public, "again", trusted)
         path.chmod(tight)
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_folder_above_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+def test_a_parent_folder_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
     above = tmp_path / "above"
     (above / "keys").mkdir(parents=True)
     (tmp_path / "link").symlink_to(above / "keys")
@@ -320,7 +318,7 @@ def test_a_folder_above_that_others_can_write_is_refused_unless_it_is_sticky(tmp
 def test_trusted_keys_that_belong_to_another_user_are_refused(
     public: signing.PublicKey, trusted: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_in(public, "maker", trusted)
+    trust_key(public, "maker", trusted)
     if os.geteuid() == 0:
         os.chown(tmp_path / what, 4242, -1)
         owner = 4242
@@ -330,7 +328,7 @@ def test_trusted_keys_that_belong_to_another_user_are_refused(
     assert f"belongs to user {owner}" in SIGNING.refusal(trusted_keys, trusted)
 
 
-def test_a_file_among_the_trusted_that_is_no_key_is_refused(trusted: Path) -> None:
+def test_a_file_in_the_trusted_folder_that_is_no_key_is_refused(trusted: Path) -> None:
     trusted.mkdir()
     (trusted / "maker.pub").write_text("none")
     assert f"{trusted / 'maker.pub'} holds no ed25519 public key" in SIGNING.refusal(trusted_keys, trusted)

@@ -75,12 +75,14 @@ def test_a_name_stands_for_one_key_of_a_role_and_leads_nowhere_else(typed: Typed
     typed.said("new", tmp_path / "other.key")
     typed.said("allow", f"{mes}.pub", "--role", "command")
     taken = "--role", "command", "--name", "mes"
-    assert "has another key that is called 'mes'" in typed.refusal("allow", tmp_path / "other.key.pub", *taken)
+    assert "has another key with the name 'mes'" in typed.refusal("allow", tmp_path / "other.key.pub", *taken)
     again = json.loads(typed.said("allow", f"{mes}.pub", "--role", "command", "--name", "again", "--json"))
     assert again["name"] == "mes", "it is there already"
     for elsewhere in ("", "../command/mes", "/etc/passwd"):
-        assert "is no name for a key" in typed.refusal("revoke", "--", elsewhere)
-        assert "is no name for a key" in typed.refusal("allow", f"{mes}.pub", "--role", "listen", "--name", elsewhere)
+        assert "is not a name for a key" in typed.refusal("revoke", "--", elsewhere)
+        assert "is not a name for a key" in typed.refusal(
+            "allow", f"{mes}.pub", "--role", "listen", "--name", elsewhere
+        )
     assert [path.name for path in typed.allowed.rglob("*.pub")] == ["mes.pub"]
 
 

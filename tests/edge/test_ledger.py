@@ -1,4 +1,4 @@
-"""The frame ledger: balanced at every look, whatever was booked, also while threads book."""
+"""The frame ledger: its accounts always balance, also while threads book."""
 
 import threading
 
@@ -12,56 +12,56 @@ from edge.inspection.ledger import Account, Ledger
 CAMERAS = ["top", "side"]
 
 
-class BookKeeping(RuleBasedStateMachine):
-    """Any order of captures and ends that frames can take, beside a book kept by hand."""
+class LedgerMachine(RuleBasedStateMachine):
+    """Captures and bookings in any order, compared with a reference ledger."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(CAMERAS)
-        self.book = {camera: Account() for camera in CAMERAS}
+        self.expected = {camera: Account() for camera in CAMERAS}
 
-    def note(self, camera: str, **changes: object) -> None:
-        kept = {name: getattr(self.book[camera], name) for name in Account.__struct_fields__}
-        self.book[camera] = Account(**{**kept, **changes})
+    def update_expected(self, camera: str, **changes: object) -> None:
+        fields = {name: getattr(self.expected[camera], name) for name in Account.__struct_fields__}
+        self.expected[camera] = Account(**{**fields, **changes})
 
     def in_flight(self) -> list[str]:
-        return [camera for camera, account in self.book.items() if account.in_flight]
+        return [camera for camera, account in self.expected.items() if account.in_flight]
 
     @rule(camera=st.sampled_from(CAMERAS), frames=st.integers(1, 1000))
     def captured(self, camera: str, frames: int) -> None:
-        kept = self.book[camera]
+        account = self.expected[camera]
         first = self.ledger.captured(camera) if frames == 1 else self.ledger.captured(camera, frames)
-        assert first == kept.captured + 1, "numbers go on without gap and overlap, over runs as well"
-        self.note(camera, captured=kept.captured + frames, in_flight=kept.in_flight + frames)
+        assert first == account.captured + 1, "numbers have no gap and no overlap, also after runs"
+        self.update_expected(camera, captured=account.captured + frames, in_flight=account.in_flight + frames)
 
     @precondition(lambda self: self.in_flight())
     @rule(data=st.data(), end=st.sampled_from(["inspected", "dropped", "failed"]), reason=st.sampled_from("ab"))
     def ended(self, data: st.DataObject, end: str, reason: str) -> None:
         camera = data.draw(st.sampled_from(self.in_flight()))
-        kept = self.book[camera]
+        account = self.expected[camera]
         if end == "inspected":
             self.ledger.inspected(camera)
-            self.note(camera, inspected=kept.inspected + 1, in_flight=kept.in_flight - 1)
+            self.update_expected(camera, inspected=account.inspected + 1, in_flight=account.in_flight - 1)
             return
-        frames = data.draw(st.integers(1, kept.in_flight))
+        frames = data.draw(st.integers(1, account.in_flight))
         book = self.ledger.dropped if end == "dropped" else self.ledger.failed
         book(camera, reason) if frames == 1 else book(camera, reason, frames)
-        bins = dict(getattr(kept, end))
+        bins = dict(getattr(account, end))
         bins[reason] = bins.get(reason, 0) + frames
-        self.note(camera, in_flight=kept.in_flight - frames, **{end: bins})
+        self.update_expected(camera, in_flight=account.in_flight - frames, **{end: bins})
 
     @invariant()
-    def balanced_and_as_by_hand(self) -> None:
+    def balanced_and_equal_to_the_reference(self) -> None:
         accounts = self.ledger.accounts()
-        assert accounts == self.book
+        assert accounts == self.expected
         assert all(account.balanced for account in accounts.values())
 
 
-BookKeeping.TestCase.settings = settings(stateful_step_count=30)
-test_any_sequence_of_bookings_balances = BookKeeping.TestCase
+LedgerMachine.TestCase.settings = settings(stateful_step_count=30)
+test_any_sequence_of_bookings_balances = LedgerMachine.TestCase
 
 
-def test_a_look_while_threads_book_is_balanced_and_runs_of_frames_get_numbers_that_tile() -> None:
+def test_accounts_balance_while_threads_book_and_frame_numbers_have_no_gaps() -> None:
     ledger, looks, runs = Ledger(CAMERAS), [], list[tuple[str, int, int]]()  # list.append is atomic
     rounds, booking = 1000, threading.Event()
 
@@ -92,7 +92,7 @@ def test_a_look_while_threads_book_is_balanced_and_runs_of_frames_get_numbers_th
             reached += frames
 
 
-def test_what_is_booked_and_never_came_shows_as_an_account_that_does_not_balance() -> None:
+def test_an_account_with_more_booked_than_captured_frames_is_not_balanced() -> None:
     ledger = Ledger(["top"])
     ledger.captured("top", 2)
     ledger.dropped("top", "overload", 3)
@@ -101,7 +101,7 @@ def test_what_is_booked_and_never_came_shows_as_an_account_that_does_not_balance
     assert not account.balanced
 
 
-def test_an_unknown_camera_is_a_fault_and_an_account_that_was_handed_out_does_not_change() -> None:
+def test_an_unknown_camera_is_an_error_and_a_returned_account_does_not_change() -> None:
     ledger = Ledger(["top"])
     before = ledger.accounts()
     with pytest.raises(KeyError):
@@ -112,15 +112,15 @@ def test_an_unknown_camera_is_a_fault_and_an_account_that_was_handed_out_does_no
     assert list(ledger.accounts()) == ["top"]
 
 
-def test_an_account_balances_if_and_only_if_each_frame_that_came_is_in_one_bin() -> None:
+def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin() -> None:
     for balanced in (
-        Account(),  # nothing came yet
+        Account(),  # no frame was captured yet
         Account(3, 1, {"overload": 1}, {"engine": 1}, 0),  # one in each bin
-        Account(3, 1, {"overload": 1}, {}, 1),  # one is still on its way
+        Account(3, 1, {"overload": 1}, {}, 1),  # one is in flight
     ):
         assert balanced.balanced
     for wrong in (
-        Account(3, 3, {}, {}, 1),  # more booked than came
+        Account(3, 3, {}, {}, 1),  # more booked than captured
         Account(3, 1, {"overload": 1}, {}, 0),  # one is lost
         Account(0, 1, {}, {}, -1),  # booked and never captured
     ):

@@ -80,22 +80,22 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         assert report["status"]["product"] == "4711"
 
         assert "product 4712 is active" in typed("select", commands, "4712")
-        assert next_change(events).in_force
+        assert next_change(events).applied
         next_event(events, lambda event: event.product == "4712")
         for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
             refused = heatline("select", commands, product)
             assert refused.returncode == REFUSED
             assert f"the line refuses ({reason})" in complaint(refused)
         change = next_change(events)
-        assert (change.in_force, change.product) == (False, "4712")
+        assert (change.applied, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
         assert "active is product 4712" in heatline("reload", file, env=env).stdout
-        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.in_force)
+        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
         file.write_text("nonsense")
         assert heatline("reload", file, env=env).returncode == 3
         change = next_change(events)
-        assert (change.change, change.in_force) == ("reload", False)
+        assert (change.change, change.applied) == ("reload", False)
 
         os.kill(service.pid, signal.SIGTERM)
         assert service.wait(WITHIN_SECONDS) == 0
@@ -136,7 +136,7 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
     file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
     nobody = heatline("check", file)
     assert nobody.returncode == NOT_LET_IN
-    (words,) = as_told(complaint(nobody), "let one in with heatline (.*)")
+    (words,) = as_told(complaint(nobody), "allow one with heatline (.*)")
     typed("keys", "new", mes)
     typed(*shlex.split(words))
 
@@ -167,7 +167,7 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
         service.until_inspected()
         assert heatline("status", file).returncode in STATES, "on the line's own machine nothing more is needed"
         for asked in (listen, trigger, follow):
-            assert "hung up: it takes keys" in refusal(*asked)
+            assert "closed the connection: it requires keys" in refusal(*asked)
         assert heatline("status", events, *options).returncode in STATES
         assert served(*listen)["type"] in ("verdict", "status", "alarm")
         assert "your key is not allowed there" in refusal(*trigger, *options)

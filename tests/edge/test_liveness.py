@@ -1,4 +1,4 @@
-"""Whether a camera is alive, told from what came and when: no camera and no waiting, times are given."""
+"""Liveness from frames and their times: without a camera, on a simulated clock."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from edge.cameras.base import Opened
 from edge.cameras.frame_ids import Gap
 from edge.cameras.liveness import (
     FIRST_FRAME_WITHIN_SECONDS,
-    LEAST_SILENCE_SECONDS,
+    MIN_SILENCE_SECONDS,
     MISSED_TRIGGERS,
     STILL_CLOCK_FRAMES,
     Fault,
@@ -24,7 +24,7 @@ SECOND = 1_000_000_000
 
 
 class Watched:
-    """A camera that is watched on a clock of our own, in ms since it was opened."""
+    """A camera on a simulated clock, in ms since it was opened."""
 
     def __init__(self, opened: Opened | None = None, **keys: object) -> None:
         self.liveness = Liveness(PatternSettings(name="top", **keys))  # type: ignore[arg-type]
@@ -35,8 +35,7 @@ class Watched:
         self.liveness.begin(opened, round(at_ms * MS))
 
     def frame(self, at_ms: float, digest: int | None = None, taken_ms: float | None = None) -> Fault | None:
-        """A frame arrives; what the camera's clock said when it was taken. Other pictures than before where no digest
-        is given."""
+        """Deliver a frame, with the camera's clock when it was taken. Without a digest, its picture is new."""
         self.frame_id += 1
         stamp = Stamp(
             "top",
@@ -44,10 +43,10 @@ class Watched:
             captured_monotonic_ns=round(at_ms * MS),
             camera_timestamp_ns=None if taken_ms is None else round(taken_ms * MS),
         )
-        return self.liveness.frame(stamp, self.frame_id if digest is None else digest, round(at_ms * MS))
+        return self.liveness.check_frame(stamp, self.frame_id if digest is None else digest, round(at_ms * MS))
 
     def silent(self, at_ms: float) -> bool:
-        fault = self.liveness.silence(round(at_ms * MS))
+        fault = self.liveness.check_silence(round(at_ms * MS))
         assert fault is None or fault.reason == "silent"
         return fault is not None
 
@@ -59,58 +58,58 @@ def reason(fault: Fault | None) -> str | None:
 # Silence.
 
 
-def test_a_camera_that_told_its_period_is_silent_after_so_many_periods_and_not_before() -> None:
+def test_a_camera_with_a_stated_period_is_silent_after_the_set_number_of_periods() -> None:
     camera = Watched(Opened(found="", period_s=0.5), silent_after_periods=4)
     for at_ms in range(0, 5000, 500):
         assert camera.frame(at_ms) is None
     assert not camera.silent(4500 + 2000)
     assert camera.silent(4500 + 2001)
-    fault = camera.liveness.silence(4500 * MS + 2500 * MS)
+    fault = camera.liveness.check_silence(4500 * MS + 2500 * MS)
     assert fault == Fault("silent", "no frame came for 2.5 s, 2.0 s were expected at most")
 
 
 @pytest.mark.parametrize(
     ("period_s", "frames", "limit_s"),
     [
-        (0.001, 1, LEAST_SILENCE_SECONDS),
+        (0.001, 1, MIN_SILENCE_SECONDS),
         (0.1, 0, FIRST_FRAME_WITHIN_SECONDS),
         (60, 0, 5 * 60),  # a slow camera's first frame may take longer still
     ],
 )
-def test_a_fast_camera_is_given_the_least_time_and_the_first_frame_longer(
+def test_a_fast_camera_has_a_minimum_limit_and_the_first_frame_a_longer_one(
     period_s: float, frames: int, limit_s: float
 ) -> None:
     camera = Watched(Opened(found="", period_s=period_s))
     for _ in range(frames):
         camera.frame(0)
-    camera.liveness.held_up(60 * SECOND)  # the line itself was busy: that is no silence of the camera
+    camera.liveness.extend_deadlines(60 * SECOND)  # a busy line is no silence of the camera
     assert not camera.silent(60e3 + limit_s * 1e3)
     assert camera.silent(60e3 + limit_s * 1e3 + 1)
 
 
 @given(
     period_ms=st.floats(1, 60e3),
-    told=st.booleans(),
+    stated=st.booleans(),
     periods=st.floats(2, 100),
     frames=st.integers(5, 40),
     data=st.data(),
 )
-def test_a_camera_that_keeps_its_period_is_never_silent_and_one_that_stops_is_in_the_time_that_is_stated(
-    period_ms: float, told: bool, periods: float, frames: int, data: st.DataObject
+def test_only_a_camera_that_stops_is_silent_within_the_stated_time(
+    period_ms: float, stated: bool, periods: float, frames: int, data: st.DataObject
 ) -> None:
-    camera = Watched(Opened(found="", period_s=period_ms / 1e3 if told else None), silent_after_periods=periods)
+    camera = Watched(Opened(found="", period_s=period_ms / 1e3 if stated else None), silent_after_periods=periods)
     at_ms = 0.0
     for _ in range(frames):
         at_ms += period_ms * data.draw(st.floats(0.9, 1.1))
-        # Of a slow camera that does not tell its period, nobody can know it before some frames have come.
-        assert not camera.silent(at_ms) or (not told and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
+        # The period of a slow camera that does not state it is unknown before some frames have come.
+        assert not camera.silent(at_ms) or (not stated and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
         camera.frame(at_ms)
-    limit_ms = max(periods * period_ms, LEAST_SILENCE_SECONDS * 1e3)
+    limit_ms = max(periods * period_ms, MIN_SILENCE_SECONDS * 1e3)
     assert not camera.silent(at_ms + 0.85 * limit_ms)
     assert camera.silent(at_ms + 1.15 * limit_ms)
 
 
-def test_a_camera_that_is_slower_than_it_was_set_to_be_is_not_silent() -> None:
+def test_a_camera_that_is_slower_than_its_setting_is_not_silent() -> None:
     camera = Watched(Opened(found="", period_s=0.1))
     for at_ms in range(0, 10_000, 1000):
         camera.frame(at_ms)
@@ -118,7 +117,7 @@ def test_a_camera_that_is_slower_than_it_was_set_to_be_is_not_silent() -> None:
     assert camera.silent(9000 + 5100)
 
 
-def test_one_long_pause_is_no_period() -> None:
+def test_one_long_pause_does_not_change_the_period() -> None:
     camera = Watched()
     for at_ms in (0, 100, 200, 300, 4000, 4100, 4200):
         camera.frame(at_ms)
@@ -130,10 +129,10 @@ def test_a_camera_that_waits_for_triggers_and_one_that_shows_files_may_be_silent
     for settings_ in (FolderSettings(name="top", path="."), VideoSettings(name="top", path="v.mp4")):  # type: ignore[arg-type]
         liveness = Liveness(settings_)
         liveness.begin(Opened(found="", period_s=0.1), 0)
-        assert liveness.silence(10**18) is None
+        assert liveness.check_silence(10**18) is None
 
 
-def test_silence_is_counted_anew_from_each_opening() -> None:
+def test_silence_counts_from_each_opening() -> None:
     camera = Watched(Opened(found="", period_s=0.1))
     camera.frame(0)
     assert camera.silent(100e3)
@@ -142,11 +141,11 @@ def test_silence_is_counted_anew_from_each_opening() -> None:
     assert camera.silent(100e3 + FIRST_FRAME_WITHIN_SECONDS * 1e3 + 1)
 
 
-def test_a_line_that_holds_a_camera_up_does_not_learn_too_short_a_period() -> None:
+def test_delays_of_the_line_do_not_shorten_the_measured_period() -> None:
     camera, at_ms = Watched(silent_after_periods=5), 0.0
     for _ in range(20):  # one frame a second, and the line has time for the next after 0.9 s
         camera.frame(at_ms)
-        camera.liveness.held_up(900 * MS)
+        camera.liveness.extend_deadlines(900 * MS)
         at_ms += 1000
     camera.frame(at_ms)
     assert not camera.silent(at_ms + 1000), "as soon as the line is quicker, it waits a whole period"
@@ -155,17 +154,17 @@ def test_a_line_that_holds_a_camera_up_does_not_learn_too_short_a_period() -> No
 # Frozen pictures.
 
 
-def test_a_frame_without_pixels_does_not_thaw_a_picture() -> None:
+def test_a_frame_without_pixels_does_not_end_a_frozen_picture() -> None:
     camera = Watched(frozen_after_frames=2)
     camera.frame(0, digest=7)
     camera.frame(1, digest=7)
     lost = Stamp("top", 3, captured_monotonic_ns=2 * MS)
-    assert camera.liveness.frame(lost, None, 2 * MS) is None
+    assert camera.liveness.check_frame(lost, None, 2 * MS) is None
     assert reason(camera.frame(3, digest=7)) == "frozen"
 
 
 @given(digests=st.lists(st.integers(0, 2), max_size=40), most=st.integers(0, 5), reopened=st.sets(st.integers(0, 39)))
-def test_frozen_is_exactly_what_was_identical_so_often_and_nothing_where_that_is_not_looked_for(
+def test_a_camera_is_frozen_after_exactly_the_set_number_of_identical_frames(
     digests: list[int], most: int, reopened: set[int]
 ) -> None:
     camera = Watched(frozen_after_frames=most)
@@ -187,21 +186,21 @@ def test_a_clock_that_runs_back_is_a_fault_even_by_a_nanosecond() -> None:
     assert fault == Fault("clock", "the camera's clock ran back by 0.000 ms")
 
 
-def test_a_clock_that_stands_still_is_a_fault_after_some_frames_and_one_that_moves_on_now_and_then_is_none() -> None:
+def test_only_a_clock_that_stands_still_for_several_frames_is_a_fault() -> None:
     camera = Watched()
     assert [camera.frame(n, taken_ms=n // 3) for n in range(60)] == [None] * 60
     still = [reason(camera.frame(60 + n * 100, taken_ms=20)) for n in range(1, STILL_CLOCK_FRAMES + 2)]
     assert still == [None] * STILL_CLOCK_FRAMES + ["clock"]
 
 
-def test_a_clock_may_begin_anew_with_each_opening() -> None:
+def test_a_clock_may_restart_with_each_opening() -> None:
     camera = Watched()
     camera.frame(0, taken_ms=1e6)
     camera.open(Opened(found=""), at_ms=1000)
     assert camera.frame(1001, taken_ms=3) is None
 
 
-def test_frames_that_begin_to_lag_are_stale_and_the_detail_says_by_how_much() -> None:
+def test_frames_that_begin_to_lag_are_stale_and_the_detail_states_the_lag() -> None:
     camera = Watched(stale_after_ms=200)
     for n in range(100):
         assert camera.frame(n * 100 + 20, taken_ms=n * 100) is None
@@ -212,31 +211,33 @@ def test_frames_that_begin_to_lag_are_stale_and_the_detail_says_by_how_much() ->
     assert "210 ms old" in fault.detail
 
 
-def test_a_frame_was_taken_as_much_before_its_arrival_as_it_is_older_than_the_fastest() -> None:
+def test_the_time_of_a_frame_is_its_arrival_minus_its_age() -> None:
     camera = Watched()
     for at_ms, taken_ms in ((20, 0), (120, 100), (280, 200)):
         camera.frame(at_ms, taken_ms=taken_ms)
     assert camera.liveness.taken_ns == pytest.approx(220 * MS, abs=0.2 * MS)
-    camera.frame(323)  # a camera without a clock: when it arrived
+    camera.frame(323)  # a camera without a clock: the time of arrival
     assert camera.liveness.taken_ns == 323 * MS
 
 
 # Triggers.
 
 
-def test_triggers_one_after_the_other_that_bring_no_frame_are_silence_and_a_frame_in_between_forgives_them() -> None:
+def test_consecutive_triggers_without_a_frame_are_silence() -> None:
     camera = Watched(trigger="software")
     for n in range(3):
-        assert [camera.liveness.missed_trigger() for _ in range(MISSED_TRIGGERS - 1)] == [None] * (MISSED_TRIGGERS - 1)
+        assert [camera.liveness.record_missed_trigger() for _ in range(MISSED_TRIGGERS - 1)] == [None] * (
+            MISSED_TRIGGERS - 1
+        )
         camera.frame(n)
-    missed = [reason(camera.liveness.missed_trigger()) for _ in range(MISSED_TRIGGERS)]
+    missed = [reason(camera.liveness.record_missed_trigger()) for _ in range(MISSED_TRIGGERS)]
     assert missed == [None] * (MISSED_TRIGGERS - 1) + ["silent"]
 
 
 # Frame ids.
 
 
-def test_gaps_are_named_where_the_cameras_ids_show_them_and_ids_begin_anew_with_each_opening() -> None:
+def test_gaps_are_found_in_ids_which_restart_with_each_opening() -> None:
     camera = Watched(Opened(found="", ids_show_gaps=True, highest_frame_id=65535))
     assert camera.liveness.gap(Stamp("top", 65534)) is None
     assert camera.liveness.gap(Stamp("top", 2)) == Gap([65535, 1])
@@ -246,7 +247,7 @@ def test_gaps_are_named_where_the_cameras_ids_show_them_and_ids_begin_anew_with_
     assert camera.liveness.gap(Stamp("top", 1)) is None
 
 
-def test_a_run_of_frames_leaves_no_gap_within_and_ids_that_show_no_gaps_are_not_followed() -> None:
+def test_a_run_of_frames_has_no_gap_within_and_ids_without_meaning_are_ignored() -> None:
     camera = Watched(Opened(found="", ids_show_gaps=True))
     camera.liveness.gap(Stamp("top", 1))
     assert camera.liveness.gap(dataclasses.replace(Stamp("top", 2), last_frame_id=9, frames=8)) is None

@@ -1,4 +1,4 @@
-"""The newest picture, and word of those it took the place of: none vanishes, and a slow taker still sees pictures."""
+"""The newest picture, and reports of replaced ones: none vanishes, and a slow reader still gets pictures."""
 
 from collections.abc import Callable
 
@@ -6,29 +6,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.newest import Newest, Received
+from edge.cameras.newest import NewestPicture, ReceivedPicture
 from edge.errors import CameraError
 from edge.frames import BadFrame, Stamp
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 
-def put(newest: Newest[str], *frame_ids: int) -> None:
+def put(newest: NewestPicture[str], *frame_ids: int) -> None:
     for frame_id in frame_ids:
-        newest.put(Received(Stamp("side", frame_id, camera_timestamp_ns=10 * frame_id), f"picture {frame_id}"))
+        newest.put(ReceivedPicture(Stamp("side", frame_id, camera_timestamp_ns=10 * frame_id), f"picture {frame_id}"))
 
 
-def taken(newest: Newest[str]) -> tuple[str, int | None, int]:
-    """What is taken: its kind, its first frame id and how many frames it stands for."""
+def taken(newest: NewestPicture[str]) -> tuple[str, int | None, int]:
+    """Take an item; return its type, its first frame id and its number of frames."""
     one = newest.take(0.0)
     assert one is not None
     return type(one).__name__, one.stamp.frame_id, one.stamp.frames
 
 
 def test_a_picture_is_taken_once_and_one_that_was_replaced_is_no_run() -> None:
-    newest = Newest[str]()
+    newest = NewestPicture[str]()
     put(newest, 1)
     one = newest.take(0.0)
-    assert isinstance(one, Received)
+    assert isinstance(one, ReceivedPicture)
     assert (one.stamp.frame_id, one.picture) == (1, "picture 1")
     assert newest.take(0.0) is None
     put(newest, 2, 3)
@@ -37,8 +37,8 @@ def test_a_picture_is_taken_once_and_one_that_was_replaced_is_no_run() -> None:
     assert (run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == (2, None, 1)
 
 
-def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> None:
-    newest = Newest[str]()
+def test_replaced_pictures_are_reported_as_one_run_before_the_newest() -> None:
+    newest = NewestPicture[str]()
     put(newest, 1, 2, 3, 4)
     run = newest.take(0.0)
     assert isinstance(run, BadFrame)
@@ -46,25 +46,26 @@ def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> 
     assert (run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == (1, 3, 3)
     assert run.stamp.camera_timestamp_ns == 10
     assert "newer frames came before these were taken" in run.detail
-    assert taken(newest) == ("Received", 4, 1)
+    assert taken(newest) == ("ReceivedPicture", 4, 1)
 
 
-def test_a_taker_who_is_always_too_slow_sees_every_other_time_a_picture() -> None:
-    newest = Newest[str]()
+def test_a_slow_reader_gets_a_picture_every_second_time() -> None:
+    newest = NewestPicture[str]()
     seen = []
     for frame_id in range(1, 13, 2):
         put(newest, frame_id, frame_id + 1)
         seen.append(taken(newest))
     assert seen == [
-        ("BadFrame", 1, 1), ("Received", 2, 1), ("BadFrame", 3, 3), ("Received", 6, 1), ("BadFrame", 7, 3),
-        ("Received", 10, 1),
+        ("BadFrame", 1, 1), ("ReceivedPicture", 2, 1),
+        ("BadFrame", 3, 3), ("ReceivedPicture", 6, 1),
+        ("BadFrame", 7, 3), ("ReceivedPicture", 10, 1),
     ]  # fmt: skip
 
 
 @given(steps=st.lists(st.integers(0, 3), max_size=40))
-def test_every_picture_comes_once_itself_or_in_a_run_and_in_order(steps: list[int]) -> None:
-    """Each step puts so many pictures and takes once."""
-    newest, accounted, last = Newest[str](), list[int](), 0
+def test_every_picture_comes_once_in_order_itself_or_in_a_run(steps: list[int]) -> None:
+    """Each step puts this many pictures and takes once."""
+    newest, accounted, last = NewestPicture[str](), list[int](), 0
     for count in steps + [0] * 4:
         put(newest, *range(last + 1, last + 1 + count))
         last += count
@@ -77,11 +78,11 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_in_order(steps: list[in
     assert accounted == list(range(1, last + 1))
 
 
-def test_what_is_there_can_be_taken_after_the_end_and_then_the_reason_is_told_every_time() -> None:
-    newest = Newest[str]()
+def test_a_stored_picture_can_be_taken_after_the_end_and_then_the_reason_follows() -> None:
+    newest = NewestPicture[str]()
     put(newest, 1, 2)
     newest.end("camera side: it was unplugged")
-    assert [taken(newest)[:2] for _ in range(2)] == [("BadFrame", 1), ("Received", 2)]
+    assert [taken(newest)[:2] for _ in range(2)] == [("BadFrame", 1), ("ReceivedPicture", 2)]
     for _ in range(2):
         with pytest.raises(CameraError, match=r"^camera side: it was unplugged$"):
             newest.take(0.0)
@@ -90,14 +91,14 @@ def test_what_is_there_can_be_taken_after_the_end_and_then_the_reason_is_told_ev
 @pytest.mark.parametrize(
     ("what", "came"),
     [
-        (lambda newest: put(newest, 1), Received),
+        (lambda newest: put(newest, 1), ReceivedPicture),
         (lambda newest: newest.end("over"), CameraError),
         (lambda newest: newest.interrupt(), type(None)),
     ],
     ids=["a picture", "the end", "an interruption"],
 )
-def test_a_take_that_waits_ends_with(what: Callable[[Newest[str]], None], came: type) -> None:
-    newest, taken = Newest[str](), list[object]()
+def test_a_take_that_waits_ends_with(what: Callable[[NewestPicture[str]], None], came: type) -> None:
+    newest, taken = NewestPicture[str](), list[object]()
 
     def take() -> None:
         try:
@@ -112,7 +113,7 @@ def test_a_take_that_waits_ends_with(what: Callable[[Newest[str]], None], came: 
 
 
 def test_nothing_is_taken_after_an_interruption() -> None:
-    newest = Newest[str]()
+    newest = NewestPicture[str]()
     put(newest, 1)
     newest.interrupt()
     newest.end("over")

@@ -1,4 +1,4 @@
-"""What the system refuses becomes a sentence; what is not the file's fault stays what it is."""
+"""Errors of the system become errors of this package, except a broken pipe."""
 
 from pathlib import Path
 
@@ -19,6 +19,6 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(t
     assert str(said_else.value) == f"{sentence}, or name another"
 
 
-def test_a_reader_that_has_gone_is_not_the_files_fault() -> None:
+def test_a_broken_pipe_is_not_reported_as_an_error_of_the_file() -> None:
     with pytest.raises(BrokenPipeError), writing(Path("a.txt")):
         raise BrokenPipeError

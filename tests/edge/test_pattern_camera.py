@@ -1,5 +1,5 @@
-"""The pattern camera: pixels that tell frame id and position, frames that are lost or frozen on purpose, triggers; and
-the pace that it shares with cameras that show files."""
+"""The pattern camera: pixels with frame id and position, frames that are lost or frozen on purpose, triggers; and the
+pace that it shares with file cameras."""
 
 import threading
 import time
@@ -35,7 +35,7 @@ def ids(camera: PatternCamera, count: int) -> list[int | None]:
 
 
 def drawn_pixel_by_pixel(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The formula of docs/cameras.md, without any of the camera's code."""
+    """Compute the formula of docs/cameras.md without the camera's code."""
     height, width = hw
     pixels = []
     for i in range(height * width):
@@ -45,13 +45,13 @@ def drawn_pixel_by_pixel(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8
 
 
 @given(frame_id=st.integers(1, 65535), hw=st.tuples(st.integers(1, 9), st.integers(2, 9)))
-def test_the_pixels_tell_frame_id_and_position(frame_id: int, hw: tuple[int, int]) -> None:
+def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: tuple[int, int]) -> None:
     image = pattern(frame_id, hw)
     assert np.array_equal(image, drawn_pixel_by_pixel(frame_id, hw))
     assert frame_id_of(image) == frame_id
 
 
-def test_a_frame_is_drawn_as_its_id_says_and_never_drawn_over_and_they_end() -> None:
+def test_frames_are_drawn_by_id_and_never_overwritten_until_the_end() -> None:
     camera = opened(first_frame_id=65533, frames=5)
     frames = [grabbed(camera) for _ in range(5)]
     for frame_id, frame in zip((65533, 65534, 65535, 1, 2), frames, strict=True):
@@ -62,27 +62,27 @@ def test_a_frame_is_drawn_as_its_id_says_and_never_drawn_over_and_they_end() -> 
             camera.grab(1.0)
 
 
-def test_the_ids_of_lost_frames_are_left_out_and_lost_frames_count() -> None:
+def test_ids_of_lost_frames_are_missing_and_lost_frames_count() -> None:
     camera = opened(frames=6, lose_frames=[1, 4, 6], first_frame_id=65534)
     assert ids(camera, 3) == [65535, 1, 3]
     with pytest.raises(EndOfFrames):
         camera.grab(1.0)
 
 
-def test_a_frozen_camera_shows_one_picture_again_and_again_while_ids_go_on() -> None:
+def test_a_frozen_camera_repeats_its_picture_while_ids_continue() -> None:
     camera = opened(freeze_at=3)
     frames = [grabbed(camera) for _ in range(6)]
     assert [frame.stamp.frame_id for frame in frames] == [1, 2, 3, 4, 5, 6]
     assert [frame_id_of(frame.image) for frame in frames] == [1, 2, 3, 3, 3, 3]
 
 
-def test_opening_says_what_to_expect_and_starts_the_cameras_own_clock() -> None:
+def test_opening_reports_properties_and_starts_the_cameras_clock() -> None:
     before = time.monotonic_ns()
     camera = PatternCamera(PatternSettings(name="top", draw_size=(320, 200), rate_fps=100))
     found = camera.open()
     assert "320x200 px" in found.found
     assert (found.highest_frame_id, found.ids_show_gaps, found.period_s) == (65535, True, 0.01)
-    assert found.can_be_asked
+    assert found.can_be_polled
     assert PatternCamera(PatternSettings(name="top", trigger="software")).open().period_s is None
     first, second = (grabbed(camera).stamp.camera_timestamp_ns or -1 for _ in range(2))
     assert 0 <= first <= second <= time.monotonic_ns() - before
@@ -92,7 +92,7 @@ def test_opening_says_what_to_expect_and_starts_the_cameras_own_clock() -> None:
 
 
 class Clock:
-    """A monotonic clock that only waiting moves on."""
+    """A monotonic clock that only waits advance."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, camera: PatternCamera) -> None:
         self.now = 1000.0
@@ -114,15 +114,15 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
     for _ in range(6):
         grabbed(camera)
         taken_at.append(clock.now - 1000)
-        clock.now += 0.6 if len(taken_at) == 2 else 0.1  # once it takes longer than two frames
+        clock.now += 0.6 if len(taken_at) == 2 else 0.1  # once, longer than two frames
     assert taken_at == pytest.approx([0, 0.25, 0.85, 0.95, 1.05, 1.25])
 
 
-def test_a_grab_times_out_while_no_frame_is_due_and_none_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grab_times_out_while_no_frame_is_due_and_skips_none(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = opened(rate_fps=0.1, lose_frames=[2])
     clock = Clock(monkeypatch, camera)
     assert ids(camera, 1) == [1]
-    assert [camera.grab(3.0) for _ in range(6)] == [None] * 6  # a grab that meets the lost frame waits no longer
+    assert [camera.grab(3.0) for _ in range(6)] == [None] * 6  # a lost frame does not extend the wait of a grab
     assert clock.now == pytest.approx(1018)
     assert grabbed(camera).stamp.frame_id == 3
     assert clock.now == pytest.approx(1020)
@@ -151,7 +151,7 @@ def test_a_trigger_wakes_a_grab_that_waits() -> None:
 
 
 @pytest.mark.parametrize(("lost", "seen"), [("ignore_triggers", [1, 2]), ("lose_frames", [1, 3])])
-def test_an_unheard_trigger_leaves_out_no_id_and_a_lost_frame_does(lost: str, seen: list[int]) -> None:
+def test_an_ignored_trigger_leaves_no_gap_and_a_lost_frame_does(lost: str, seen: list[int]) -> None:
     camera = opened(trigger="software", **{lost: [2]})
     for _ in range(3):
         camera.trigger()

@@ -1,4 +1,4 @@
-"""The stages together, in this process: whatever happens to a frame, it is reported; a stage that breaks ends all."""
+"""All stages in this process: every frame is reported, and an error in a stage ends the pipeline."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError
 from edge.frames import BadFrame, Frame, Stamp
@@ -42,7 +42,7 @@ def defective(stamp: Stamp) -> Frame:
 
 
 class Scripted:
-    """A camera that does what a list says, then ends, or waits until it is interrupted, or hangs until it is let go."""
+    """A camera that follows a script, then ends, waits until it is interrupted, or hangs until `let_go` is set."""
 
     def __init__(self, name: str, *script: Grab, ends: bool = True, stuck: bool = False) -> None:
         self.name, self._script, self._ends, self._frame_id = name, list(script), ends, 0
@@ -67,7 +67,7 @@ class Scripted:
 
 
 class Run:
-    """A pipeline over scripted cameras, with all that it reported."""
+    """A pipeline with scripted cameras, and its reported outcomes."""
 
     def __init__(
         self,
@@ -86,21 +86,21 @@ class Run:
             self.probed.set,
         )
 
-    def to_the_end(self) -> list[str]:
-        """Run until the cameras end and all is reported; the outcomes in words."""
+    def run_to_the_end(self) -> list[str]:
+        """Run until the cameras end and everything is reported. Return the outcomes as text."""
         self.start()
         for thread in self.pipeline._grabbers:
             thread.join(WITHIN_SECONDS)
         assert self.pipeline.ended
         assert self.pipeline.stop(WITHIN_SECONDS)
         self.pipeline.check()
-        return self.words()
+        return self.describe_outcomes()
 
     def start(self) -> None:
         self.pipeline.start()
         self.pipeline.begin()
 
-    def words(self) -> list[str]:
+    def describe_outcomes(self) -> list[str]:
         return [
             outcome.judgement.verdict
             if outcome.judgement
@@ -116,12 +116,12 @@ def setup(bundle: Bundle, openvino: Engine) -> Setup:
     return setup_of(bundle, openvino)
 
 
-class Held(Inspector):
-    """Holds every frame at `start` or at `finish` until it may go on."""
+class HeldInspector(Inspector):
+    """Holds every frame at `start` or at `finish` until `released` is set."""
 
     def __init__(self, bundle: Bundle, engine: Engine, at: str) -> None:
         super().__init__(bundle.manifest, engine)
-        self._at, self.begun, self.goes_on = at, threading.Event(), threading.Event()
+        self._at, self.begun, self.released = at, threading.Event(), threading.Event()
 
     def start(self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME) -> PendingFrame:
         self._hold("start")
@@ -134,38 +134,38 @@ class Held(Inspector):
     def _hold(self, at: str) -> None:
         if at == self._at:
             self.begun.set()
-            assert self.goes_on.wait(WITHIN_SECONDS)
+            assert self.released.wait(WITHIN_SECONDS)
 
 
-def test_frames_are_reported_in_order_and_the_account_balances(setup: Setup) -> None:
+def test_frames_are_reported_in_order_and_the_ledger_balances(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, defective, good, good, defective))
-    assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
+    assert run.run_to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
     assert [outcome.stamp.frame_id for outcome in run.reported] == [1, 2, 3, 4, 5]
     assert run.ledger.accounts() == {"top": Account(captured=5, inspected=5)}
 
 
-def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup) -> None:
+def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
     run = Run(
         setup,
         Scripted(
             "top",
             good,
-            lambda _: None,  # brings nothing, which is no frame
+            lambda _: None,  # returns None, which is no frame
             lambda stamp: BadFrame(stamp, "unreadable", "cut off"),
             lambda stamp: Frame(stamp, WHITE[:100], "RGB8"),
             lambda stamp: Frame(stamp, WHITE[..., 0], "Mono8"),
-            lambda stamp: Frame(stamp, WHITE[..., 0], "RGB8"),  # says colour, brings grey
+            lambda stamp: Frame(stamp, WHITE[..., 0], "RGB8"),  # a grey image with a colour format
             lambda stamp: Frame(stamp, WHITE.astype(np.uint16), "RGB8"),
             good,
         ),
     )
     expected = ["GOOD", "failed.unreadable", "failed.wrong_size", *["failed.wrong_colour"] * 3, "GOOD"]
-    assert run.to_the_end() == expected
+    assert run.run_to_the_end() == expected
     (account,) = run.ledger.accounts().values()
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
 
 
-def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bundle, openvino: Engine) -> None:
+def test_an_engine_failure_affects_only_one_frames_verdict(bundle: Bundle, openvino: Engine) -> None:
     class Fails(Inspector):
         def finish(self, pending: PendingFrame) -> Any:
             judgement = super().finish(pending)
@@ -179,27 +179,27 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
             return super().start(frame, area)
 
     run = Run(setup_of(bundle, openvino, Fails(bundle.manifest, openvino)), Scripted("top", *[good] * 5))
-    assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
+    assert run.run_to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
 
 
-def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(setup: Setup) -> None:
+def test_frames_of_a_camera_that_hangs_at_the_stop_are_still_reported(setup: Setup) -> None:
     source = Scripted("top", good, defective, good, stuck=True)
     run = Run(setup, source)
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
     try:
-        assert not run.pipeline.stop(1.5)  # not all ended in time, and it says so
+        assert not run.pipeline.stop(1.5)  # not all stages ended in time
     finally:
         source.let_go.set()
-    assert run.words() == ["GOOD", "DEFECT", "GOOD"]
+    assert run.describe_outcomes() == ["GOOD", "DEFECT", "GOOD"]
     assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
-def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_reported_as_stopped(
+def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    source, held = Scripted("top", *[good] * 4, ends=False), Held(bundle, openvino, "start")
+    source, held = Scripted("top", *[good] * 4, ends=False), HeldInspector(bundle, openvino, "start")
     run = Run(setup_of(bundle, openvino, held), source, lane=Lane(9, "block"))
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
@@ -207,28 +207,28 @@ def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_reported_as
 
     def go_on_once_all_are_given_up() -> None:
         if not run.pipeline._grabbed.waiting():
-            held.goes_on.set()
+            held.released.set()
 
     run.pipeline.stop(0.3, go_on_once_all_are_given_up)
-    held.goes_on.set()
+    held.released.set()
     for stage in run.pipeline._stages:
         stage.join(WITHIN_SECONDS)
     run.pipeline.check()
     assert [(outcome.stamp.frame_id, outcome.stamp.frames) for outcome in run.reported] == [(1, 1), (2, 3)]
-    assert run.words() == ["GOOD", "dropped.stopped"]
+    assert run.describe_outcomes() == ["GOOD", "dropped.stopped"]
     assert run.ledger.accounts() == {"top": Account(4, 1, {"stopped": 3})}
 
 
-def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(setup: Setup) -> None:
+def test_each_dropped_frame_of_a_fast_camera_is_reported(setup: Setup) -> None:
     run = Run(setup, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
-    words = run.to_the_end()
-    told = 0
+    outcomes = run.run_to_the_end()
+    reported = 0
     for outcome in run.reported:
-        assert outcome.stamp.frame_id == outcome.stamp.number == told + 1, "in order, and none left out"
-        told += outcome.stamp.frames
-        assert outcome.stamp.last_frame_id in (None, told)
-    assert told == 200
-    judged = words.count("GOOD")
+        assert outcome.stamp.frame_id == outcome.stamp.number == reported + 1, "in order and without gaps"
+        reported += outcome.stamp.frames
+        assert outcome.stamp.last_frame_id in (None, reported)
+    assert reported == 200
+    judged = outcomes.count("GOOD")
     dropped = sum(outcome.stamp.frames for outcome in run.reported if outcome.unjudged)
     assert dropped > 0, "a camera that shows 200 frames at once outruns every engine"
     assert judged > 0
@@ -240,7 +240,7 @@ def boom(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("stage", ["grab", "infer", "judge", "report"])
-def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(
+def test_an_error_in_a_stage_ends_the_pipeline(
     bundle: Bundle, openvino: Engine, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inspector = Inspector(bundle.manifest, openvino)
@@ -253,14 +253,14 @@ def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(
     broken.join(WITHIN_SECONDS)
     with pytest.raises(ZeroDivisionError, match="boom"):
         run.pipeline.check()
-    run.pipeline.stop(60.0)  # comes back after a moment: this test would be cut off by its runner otherwise
+    run.pipeline.stop(60.0)  # returns soon, otherwise the test would time out
     (account,) = run.ledger.accounts().values()
     assert account.balanced
-    # With a dead stage before it, a frame that waited for room is handed back at the stop.
+    # After a dead stage, a frame that waits for room is returned at the stop.
     assert set(account.dropped) <= {"stopped"}
 
 
-def test_the_end_of_one_camera_ends_no_other_and_stopping_interrupts_one_that_waits(setup: Setup) -> None:
+def test_the_end_of_one_camera_does_not_end_another_and_a_stop_does(setup: Setup) -> None:
     short, long = Scripted("short", good), Scripted("long", *[good, defective] * 5, ends=False)
     run = Run(setup, short, long)
     run.start()
@@ -275,7 +275,7 @@ def test_the_end_of_one_camera_ends_no_other_and_stopping_interrupts_one_that_wa
 # Probes.
 
 
-def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
+def test_a_probe_passes_all_stages_and_is_not_booked(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, ends=False))
     run.pipeline.start()
     run.pipeline.probe()
@@ -286,25 +286,21 @@ def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
     assert set(run.ledger.accounts()) == {"top"}
 
 
-def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that_hangs(
-    bundle: Bundle, openvino: Engine
-) -> None:
-    held = Held(bundle, openvino, "finish")
+def test_only_one_probe_is_pending_and_a_hung_stage_returns_none(bundle: Bundle, openvino: Engine) -> None:
+    held = HeldInspector(bundle, openvino, "finish")
     run = Run(setup_of(bundle, openvino, held), Scripted("top", ends=False))
     run.start()
     for _ in range(5):
         run.pipeline.probe()
     assert not run.probed.is_set()
-    held.goes_on.set()
+    held.released.set()
     assert run.probed.wait(WITHIN_SECONDS)
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert run.pipeline._probes == 1
 
 
-def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_after_it(
-    bundle: Bundle, openvino: Engine
-) -> None:
-    class FailsOnce(Held):
+def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle, openvino: Engine) -> None:
+    class FailsOnce(HeldInspector):
         def finish(self, pending: PendingFrame) -> Any:
             again = self.begun.is_set()
             answer = super().finish(pending)
@@ -313,11 +309,11 @@ def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_
             raise EngineError("it answers nothing that can be used")
 
     fails = FailsOnce(bundle, openvino, "finish")
-    fails.goes_on.set()
+    fails.released.set()
     run = Run(setup_of(bundle, openvino, fails), Scripted("top", ends=False))
     run.start()
     run.pipeline.probe()
-    until(lambda: not run.pipeline._probe_is_out)
+    until(lambda: not run.pipeline._probe_pending)
     assert fails.begun.is_set()
     assert not run.probed.is_set()
     run.pipeline.probe()
@@ -327,29 +323,29 @@ def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_
     assert run.reported == []
 
 
-# Another setup in force.
+# Exchange of the setup.
 
 
-def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: Bundle, openvino: Engine) -> None:
-    """Frames in flight at the exchange keep theirs, however late they are judged."""
+def test_each_frame_is_inspected_by_the_setup_active_at_its_capture(bundle: Bundle, openvino: Engine) -> None:
+    """Frames in flight at the exchange are judged by their own setup, even much later."""
     before = setup_of(bundle, openvino, product="before")
     after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6))
     run: Run
 
     def exchange(stamp: Stamp) -> Frame:
-        run.pipeline.put_in_force(after)
+        run.pipeline.activate(after)
         return defective(stamp)
 
     run = Run(before, Scripted("top", *[defective] * 4, exchange, *[defective] * 4), lane=Lane(9, "block"))
-    assert run.to_the_end() == ["DEFECT"] * 4 + ["GOOD"] * 5
+    assert run.run_to_the_end() == ["DEFECT"] * 4 + ["GOOD"] * 5
     assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
 
 
-def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_at_its_deadline(
+def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
     bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, reported = Held(bundle, openvino, "start"), threading.Event()
-    # The frame is due as soon as it is worked on.
+    held, reported = HeldInspector(bundle, openvino, "start"), threading.Event()
+    # The deadline passes while the engine works on the frame.
     monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
     unused = threading.Event()
     before = replace(setup_of(bundle, openvino, held), uses=EngineUses(unused.set))
@@ -358,16 +354,14 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
     run.start()
     assert held.begun.wait(WITHIN_SECONDS)
     assert reported.wait(WITHIN_SECONDS), "at its deadline"
-    run.pipeline.put_in_force(setup_of(bundle, openvino))
+    run.pipeline.activate(setup_of(bundle, openvino))
     assert not unused.is_set()
-    held.goes_on.set()
+    held.released.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert unused.is_set()
 
 
-def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_lets_it_go(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_an_engine_closes_after_the_last_frame_of_its_last_setup(bundle: Bundle, openvino: Engine) -> None:
     unused = list[int]()
     first = replace(setup_of(bundle, openvino), uses=EngineUses(lambda: unused.append(len(run.reported))))
     second, other = replace(first, acting=False), setup_of(bundle, openvino)
@@ -375,14 +369,14 @@ def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_le
 
     def exchange(setup: Setup) -> Grab:
         def grab(stamp: Stamp) -> Frame:
-            run.pipeline.put_in_force(setup)
+            run.pipeline.activate(setup)
             return good(stamp)
 
         return grab
 
     script = [good, exchange(second), good, good, exchange(other), good, good]
     run = Run(first, Scripted("top", *script), lane=Lane(9, "block"))
-    assert run.to_the_end() == ["GOOD"] * 7
+    assert run.run_to_the_end() == ["GOOD"] * 7
     (before,) = unused
     assert before >= 3, "the event of frame 4, the last of that engine, is about to be reported or was"
 
@@ -390,7 +384,7 @@ def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_le
 def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    known = know_product([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
+    known = fit_plausibility([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
     inspector = Inspector(bundle.manifest, openvino, plausibility=known)
 
     def black(stamp: Stamp) -> Frame:
@@ -403,7 +397,7 @@ def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does
     until(lambda: len(run.reported) == 3)
     assert run.pipeline.stop(WITHIN_SECONDS)
     run.pipeline.check()
-    assert run.words() == ["GOOD", "failed.implausible", "DEFECT"]
+    assert run.describe_outcomes() == ["GOOD", "failed.implausible", "DEFECT"]
     assert run.ledger.accounts()["top"] == Account(3, inspected=2, failed={"implausible": 1})
     unjudged = run.reported[1].unjudged
     assert unjudged is not None

@@ -1,4 +1,4 @@
-"""Whether a frame shows the product: by numbers held against other ways to have them, and on the line."""
+"""Plausibility of frames: the measures equal independent computations, and a line uses them."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import open_bundle, open_verified_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin, outliers
+from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, find_outliers, fit_plausibility, margin
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -29,7 +29,7 @@ GREY = Vitals(100, 20, 0.1)
 
 
 def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
-    """Of a product whose features hang together."""
+    """Appearances of a product with correlated features."""
     rng = np.random.default_rng(seed)
     mixed = np.random.default_rng(99).normal(size=(CHANNELS, CHANNELS))
     return [
@@ -41,7 +41,7 @@ def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3)), elements=st.integers(0, 255))
 )
-def test_vitals_are_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
+def test_vitals_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
     grey = np.floor(rgb.astype(np.float64) @ [0.299, 0.587, 0.114] + 0.5)
     found = Vitals.of(rgb)
     assert found.brightness == pytest.approx(grey.mean(), abs=0.6)
@@ -50,7 +50,7 @@ def test_vitals_are_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint
     assert found.sharpness == pytest.approx((near + 0.1) / (far + 6.4), rel=0.1, abs=0.02)
 
 
-def test_sharpness_is_1_of_noise_an_8th_of_sharp_edges_and_a_64th_of_a_slope() -> None:
+def test_sharpness_has_the_stated_values_for_noise_edges_and_slopes() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 400), np.uint8)
     edges = np.where(np.arange(400) % 40 < 20, 50, 200).astype(np.uint8)[None].repeat(60, axis=0)
     slope = (2 * np.abs(np.arange(400) % 240 - 120)).astype(np.uint8)[None].repeat(60, axis=0)
@@ -60,14 +60,14 @@ def test_sharpness_is_1_of_noise_an_8th_of_sharp_edges_and_a_64th_of_a_slope() -
     assert Vitals.of(blurred).sharpness < found[1] / 4
 
 
-def test_of_a_large_frame_some_rows_are_enough() -> None:
+def test_some_rows_of_a_large_frame_are_enough() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
     whole = Vitals.of(rgb[:20])
     for name in ("brightness", "contrast", "sharpness"):
         assert getattr(Vitals.of(rgb), name) == pytest.approx(getattr(whole, name), rel=0.02), name
 
 
-def test_the_distance_is_that_of_mahalanobis() -> None:
+def test_the_distance_equals_mahalanobis() -> None:
     features = np.concatenate([each.features for each in frames(40) if each.features is not None])
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
     inverse = np.linalg.inv((1 - RIDGE) * np.corrcoef(features, rowvar=False) + RIDGE * np.eye(CHANNELS))
@@ -78,8 +78,8 @@ def test_the_distance_is_that_of_mahalanobis() -> None:
     assert known.distance(features[:25]) == pytest.approx(float(np.median(expected)), rel=0.02)
 
 
-def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_words() -> None:
-    known = know_product(frames(40))
+def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
+    known = fit_plausibility(frames(40))
     assert [known.objection(each) for each in frames(200, seed=1)] == [None] * 200
     (one,) = frames(1, seed=2)
     assert one.features is not None
@@ -100,8 +100,8 @@ def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_wor
         assert known.objection(replace(one, features=unknown)) is not None
 
 
-def test_a_defect_in_some_tiles_is_no_other_product() -> None:
-    known = know_product(frames(40))
+def test_a_defect_in_some_tiles_is_plausible() -> None:
+    known = fit_plausibility(frames(40))
     (one,) = frames(1, seed=3)
     assert one.features is not None
     features = one.features.copy()
@@ -114,71 +114,71 @@ def test_a_defect_in_some_tiles_is_no_other_product() -> None:
 def test_a_defect_may_add_contrast_and_sharpness() -> None:
     white = np.full((300, 300, 3), 240, np.uint8)
     holed = cv2.rectangle(white.copy(), (90, 90), (150, 150), (0, 0, 0), -1)
-    known = know_product([Appearance((300, 300), Vitals.of(white), None)])
+    known = fit_plausibility([Appearance((300, 300), Vitals.of(white), None)])
     assert known.objection(Appearance((300, 300), Vitals.of(holed), None)) is None
 
 
-def test_a_frame_stands_out_that_is_implausible_by_all_the_others() -> None:
+def test_a_frame_unlike_all_others_is_an_outlier() -> None:
     own = frames(12)
-    assert outliers(own) == {}
+    assert find_outliers(own) == {}
     dark = replace(own[0], vitals=Vitals(2, 20, 0.1))
     bright = replace(own[0], vitals=Vitals(250, 20, 0.1))
     small = replace(own[0], frame_hw=(200, 299))
-    assert outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
-    assert outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
-    assert outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
+    assert find_outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
+    assert find_outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
+    assert find_outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
     assert own[0].features is not None
-    assert list(outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
-    assert outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
-    assert list(outliers([*own, dark, bright])) == [12, 13]
-    assert outliers([*own[:3], dark]) == {}
-    assert list(outliers([*own[:4], dark])) == [4]
+    assert list(find_outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
+    assert find_outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
+    assert list(find_outliers([*own, dark, bright])) == [12, 13]
+    assert find_outliers([*own[:3], dark]) == {}
+    assert list(find_outliers([*own[:4], dark])) == [4]
 
 
-def test_frames_of_one_product_seldom_stand_out() -> None:
-    assert sum(bool(outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
+def test_frames_of_one_product_are_rarely_outliers() -> None:
+    assert sum(bool(find_outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
 
 
-def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> None:
-    assert know_product(frames(2)).plausible.distance is None
-    assert know_product(frames(20), groups=["a", "b"] * 10).plausible.distance is None
-    assert know_product([replace(each, features=None) for each in frames(40)]).tiles is None
+def test_few_frames_use_no_features_and_more_frames_narrow_the_margin() -> None:
+    assert fit_plausibility(frames(2)).plausible.distance is None
+    assert fit_plausibility(frames(20), groups=["a", "b"] * 10).plausible.distance is None
+    assert fit_plausibility([replace(each, features=None) for each in frames(40)]).tiles is None
     assert margin(4) > margin(100) > 1
-    few, many = know_product(frames(5)).plausible, know_product(frames(100)).plausible
+    few, many = fit_plausibility(frames(5)).plausible, fit_plausibility(frames(100)).plausible
     assert few.distance is not None
     assert many.distance is not None
     assert few.distance > many.distance
 
 
-def test_frames_that_are_identical_but_for_one_have_a_distance_that_a_manifest_takes() -> None:
+def test_identical_frames_except_one_have_a_distance_that_fits_a_manifest() -> None:
     same = replace(frames(1)[0], features=np.ones((1, CHANNELS), np.float32))
     other = replace(same, features=np.full((1, CHANNELS), 5, np.float32))
-    found = know_product([*[same] * 5, other]).plausible.distance
+    found = fit_plausibility([*[same] * 5, other]).plausible.distance
     assert found is not None
     assert 0 < found <= 1e6
 
 
-def test_a_sample_of_the_tiles_knows_the_product_as_well() -> None:
+def test_a_sample_of_the_tiles_describes_the_product_as_well() -> None:
     many = frames(30, tiles=100)
     thinned = [each.thinned() for each in many]
     assert {None if each.features is None else each.features.shape for each in thinned} == {(16, CHANNELS)}
-    known = know_product(thinned)
+    known = fit_plausibility(thinned)
     assert [known.objection(each) for each in frames(50, tiles=100, seed=9)] == [None] * 50
 
 
-def test_a_group_of_another_look_widens_what_is_plausible_by_being_left_out() -> None:
-    """Frames of one group share a look that the others do not show: each of them is judged without all of them."""
+def test_a_left_out_group_with_another_appearance_widens_the_range() -> None:
+    """Frames of one group share an appearance that others lack: each is judged without the whole group."""
     own, other = frames(20), [replace(each, features=each.features + 4) for each in frames(4, seed=5)]  # type: ignore[operator]
-    together = know_product([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
-    apart = know_product([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
+    together = fit_plausibility([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
+    apart = fit_plausibility([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
     assert together is not None
     assert apart is not None
     assert together > apart
 
 
-def test_frames_of_several_sizes_leave_some_room() -> None:
+def test_frames_of_several_sizes_allow_other_sizes() -> None:
     sizes = [replace(each, frame_hw=(200, 300 + 10 * number)) for number, each in enumerate(frames(5))]
-    plausible = know_product(sizes).plausible
+    plausible = fit_plausibility(sizes).plausible
     assert (plausible.height_px, plausible.width_px) == ((200, 200), (240, 408))
 
 
@@ -192,15 +192,15 @@ def bundle_with(folder: Path, plausible: Plausible, files: dict[str, bytes], cha
     write_bundle(folder, made, {**contents_of(), **files})
 
 
-def test_a_bundle_keeps_it_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_path: Path) -> None:
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
-    kept = open_bundle(tmp_path / "a").plausibility()
-    assert kept is not None
+    opened = open_bundle(tmp_path / "a").plausibility()
+    assert opened is not None
     for each in frames(20, seed=7):
-        assert kept.objection(each) == known.objection(each)
+        assert opened.objection(each) == known.objection(each)
     with pytest.raises(BundleError, match=f"has no {PRODUCT_TILES}"):
         bundle_with(tmp_path / "b", known.plausible, {}, (None, CHANNELS))
     with pytest.raises(BundleError, match="expected float32 of shape"):
@@ -220,7 +220,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, data: bytes) ->
         ProductTiles.load(tmp_path / PRODUCT_TILES, 4)
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tiles = ProductTiles(np.zeros(4, np.float32), np.full((4, 4), np.inf, np.float32))
     (tmp_path / PRODUCT_TILES).write_bytes(tiles.to_bytes())
     with pytest.raises(BundleError, match="not finite"):
@@ -230,8 +230,8 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 # On the line.
 
 
-def test_a_graph_that_gives_no_features_where_some_are_declared_is_refused(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+def test_a_graph_without_the_declared_features_is_refused(tmp_path: Path) -> None:
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
@@ -259,10 +259,10 @@ thresholds = {{ check_plausibility = true }}
 """
 
 
-def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> None:
+def test_check_shows_the_plausibility_of_the_active_product(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false").replace('"a"', '"b"', 1))
@@ -282,10 +282,10 @@ def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> N
     assert "NO VERDICT" not in shown
 
 
-def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from_now_on(tmp_path: Path) -> None:
+def test_a_changeover_logs_that_implausible_frames_now_get_a_verdict(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     knowing = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", knowing, contents_of())
     write_bundle(tmp_path / "unknowing", made, contents_of())
@@ -306,10 +306,10 @@ def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from
     assert describe_plausibility_change(on, on) == describe_plausibility_change(off, unknown) == ""
 
 
-def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
+def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     black, like, found = Frame(Stamp("top", 1), white * 0, "RGB8"), None, {}
@@ -322,7 +322,7 @@ def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to
     assert found == {
         ("", "a"): True,
         ("", "b"): True,
-        ("check_plausibility = false", "a"): False,  # the product says nothing of it
+        ("check_plausibility = false", "a"): False,  # the product does not set it
         ("check_plausibility = false", "b"): True,
         ("check_plausibility = true", "a"): True,
         ("check_plausibility = true", "b"): True,

@@ -1,4 +1,4 @@
-"""Precisions: what a manifest may say of them, what an engine really computes in, and what replaces an unusable one."""
+"""Precisions: valid manifests, the precision that an engine really uses, and the fallback to f32."""
 
 import json
 import logging
@@ -40,43 +40,43 @@ INT8 = '[engine]\nprecision = "int8"\nthreads = 1'
 
 @pytest.fixture(scope="session")
 def all_three(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """f32, bf16 and an int8 that is off by 1 % of the scale, as it may be."""
+    """A bundle with f32, bf16 and an int8 that differs by 1 % of the scale, which is allowed."""
     return bundle_in(tmp_path_factory.mktemp("precisions") / "all")
 
 
 @pytest.fixture(scope="session")
 def far_off(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Its int8 answers with twice the evidence, and its bf16 may be off by no more than its f32."""
+    """A bundle whose int8 answers with twice the evidence, and whose bf16 has the tolerance of f32."""
     path = tmp_path_factory.mktemp("precisions") / "far"
     return bundle_in(path, int8_gain=2 * GAIN, tolerances={**TOLERANCES, "bf16": 1e-6})
 
 
 @pytest.fixture(scope="session")
 def f32_alone(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """bf16 and int8 did not pass the gate."""
+    """A bundle whose bf16 and int8 did not pass the gate."""
     return bundle_in(tmp_path_factory.mktemp("precisions") / "f32", ["f32"])
 
 
 @pytest.fixture
 def folder(all_three: Bundle, tmp_path: Path) -> Path:
-    """A copy of the bundle in all three, to be spoilt."""
+    """A copy of the bundle with all three precisions, which the test damages."""
     return copy_of(all_three, tmp_path / "b")
 
 
-def asked_for(bundle: Bundle, precision: Precision) -> Any:
+def open_precision(bundle: Bundle, precision: Precision) -> Any:
     return open_verified_engine(bundle, "openvino", precision, threads=1)
 
 
-# What a manifest may say.
+# Manifests.
 
 
-def test_a_bundle_says_which_precisions_it_has_and_why_not_the_others(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bundle, f32_alone: Bundle) -> None:
     graphs = {each: all_three.manifest.graph_for(each) for each in all_three.manifest.precisions}
     assert graphs == {"f32": "model_f32.xml", "bf16": "model_f32.xml", "int8": INT8_GRAPH}
     assert f32_alone.manifest.precisions == ("f32",)
     assert f32_alone.manifest.why_without("int8") == LEFT_OUT
     with pytest.raises(BundleError, match=re.escape(f"has no bf16 ({LEFT_OUT}); choose f32, or export the bundle")):
-        asked_for(f32_alone, "bf16")
+        open_precision(f32_alone, "bf16")
 
 
 def gate_of(manifest: dict[str, Any], precision: str) -> dict[str, Any]:
@@ -99,34 +99,34 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), HOSTILE)
-def test_a_manifest_is_refused_whose_precisions_are_not_all_there(
-    folder: Path, change: Callable[[dict[str, Any]], Any], words: str
+@pytest.mark.parametrize(("change", "message"), HOSTILE)
+def test_a_manifest_with_an_incomplete_precision_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
-    assert words in refusal(edit_manifest(folder, change))
+    assert message in refusal(edit_manifest(folder, change))
 
 
-def test_bundles_of_older_schemas_have_f32_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) -> None:
     def older(manifest: dict[str, Any]) -> None:
         manifest["schema"] = 2
-        manifest["tolerances"]["int8"] = 0.1  # in that schema it did not say what the bundle has
+        manifest["tolerances"]["int8"] = 0.1  # in that schema, tolerances did not name the precisions
         del manifest["map_gate"]
 
     opened = open_bundle(edit_manifest(copy_of(bundle, tmp_path / "b"), older))
     assert opened.manifest.precisions == ("f32",)
-    assert asked_for(opened, "f32").engine.precision == "f32"
-    with pytest.raises(BundleError, match=r"has no int8 \(it was exported in f32 alone\); choose f32, or export"):
-        asked_for(opened, "int8")
+    assert open_precision(opened, "f32").engine.precision == "f32"
+    with pytest.raises(BundleError, match=r"has no int8 \(it was exported in f32 only\); choose f32, or export"):
+        open_precision(opened, "int8")
 
 
-# What an engine really computes in.
+# The precision that an engine really uses.
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_a_precision_that_passes_is_used_without_a_word(
+def test_a_precision_that_passes_is_used_without_a_warning(
     all_three: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(all_three, precision)
+    verified = open_precision(all_three, precision)
     assert (verified.engine.precision, verified.fell_back, verified.computes_in) == (precision, None, precision)
     assert max(verified.differences.values()) <= all_three.manifest.tolerances[precision]
     assert (verified.differences["map"] > 0.005) == (precision == "int8"), "int8 is its own graph, f32 the model's"
@@ -148,43 +148,43 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
+def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as processors without bf16 say
+    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
     with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
-    verified = asked_for(all_three, "bf16")
+    verified = open_precision(all_three, "bf16")
     assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
     assert "f32 is used instead of bf16: this processor has no bf16" in caplog.text
-    assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
+    assert open_precision(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
 
-def test_what_was_let_in_though_it_fails_the_gate_is_warned_of_whenever_it_is_used(
+def test_each_use_of_an_allowed_precision_that_fails_the_gate_warns(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_bundle(edit_manifest(folder, lambda m: gate_of(m, "int8").update(reason="3 of 40 verdicts flip")))
-    asked_for(opened, "f32")
+    open_precision(opened, "f32")
     assert not caplog.records
-    asked_for(opened, "int8")
-    assert f"int8 was let into {folder} though it fails the map gate: 3 of 40 verdicts flip" in caplog.text
+    open_precision(opened, "int8")
+    assert f"int8 is in {folder} although it fails the map gate: 3 of 40 verdicts flip" in caplog.text
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_onnx_runtime_has_f32_alone_and_does_not_fall_back(all_three: Bundle, precision: Precision) -> None:
-    with pytest.raises(EngineError, match=f"onnxruntime was asked for {precision}, it computes in f32 alone"):
+def test_onnx_runtime_has_only_f32_and_does_not_fall_back(all_three: Bundle, precision: Precision) -> None:
+    with pytest.raises(EngineError, match=f"onnxruntime cannot compute in {precision}, only in f32"):
         open_verified_engine(all_three, "onnxruntime", precision)
 
 
-# What happens where a precision cannot be used.
+# Fallback.
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_outside_its_tolerance_f32_is_used_instead_loudly(
+def test_outside_its_tolerance_f32_is_used_with_a_warning(
     far_off: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(far_off, precision)
-    assert (verified.engine.precision, verified.asked_for) == ("f32", precision)
+    verified = open_precision(far_off, precision)
+    assert (verified.engine.precision, verified.requested) == ("f32", precision)
     assert max(verified.differences.values()) <= 1e-4, "they are f32's"
     assert TILES.differences(*infer(verified.engine, TILES.tiles)) == verified.differences
     (record,) = caplog.records
@@ -196,23 +196,23 @@ def test_outside_its_tolerance_f32_is_used_instead_loudly(
         assert "allowed is 5.0e-02; int8 must not be used here" in verified.fell_back
 
 
-def test_a_graph_that_cannot_be_compiled_falls_back_too_and_one_of_another_shape_refuses_the_bundle(
+def test_a_broken_graph_falls_back_and_a_graph_of_another_shape_is_refused(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
+    verified = open_precision(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
     assert verified.engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
     coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
-        asked_for(open_bundle(put(folder, coarse)), "int8")
+        open_precision(open_bundle(put(folder, coarse)), "int8")
 
 
-def test_nothing_is_left_to_fall_back_to_where_f32_is_off_too(far_off: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_is_refused_if_f32_exceeds_its_tolerance_too(far_off: Bundle, tmp_path: Path) -> None:
     wrong = {name.replace("int8", "f32"): data for name, data in int8_of_gain(3 * GAIN).items()}
     opened = open_bundle(put(copy_of(far_off, tmp_path / "b"), wrong))
     for precision in ("f32", "int8"):
         with pytest.raises(BundleError, match=r"in f32 is off by .*; this bundle must not be used here"):
-            asked_for(opened, precision)  # type: ignore[arg-type]
+            open_precision(opened, precision)  # type: ignore[arg-type]
 
 
 def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, 
         (without / name).write_bytes(data)
         (folder / name.replace("int8", "bf16")).write_bytes(data)
     with pytest.raises(BundleError, match="has no int8"):
-        asked_for(open_bundle(without), "int8")
-    assert max(asked_for(open_bundle(folder), "bf16").differences.values()) < 0.02
+        open_precision(open_bundle(without), "int8")
+    assert max(open_precision(open_bundle(folder), "bf16").differences.values()) < 0.02
 
 
 # Commands.
@@ -239,9 +239,7 @@ def shown(*arguments: str | Path) -> str:
     return heatline(*arguments, env=WIDE).stdout
 
 
-def test_every_command_says_what_it_computes_in(
-    all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):
         line = write_line(tmp_path, used.path, address, FRAMES, INT8)
@@ -262,11 +260,11 @@ def test_every_command_says_what_it_computes_in(
     assert "works on this machine in f32 instead of int8" in verified
 
 
-def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tmp_path: Path, address: str) -> None:
+def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: Path, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
-        systemd.wait_for("READY=1")  # else the socket's queue may be full when it stops
+        systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
         heard = run.until_stopped()
         run.exit_code()
         log = run.process.log()
@@ -277,9 +275,7 @@ def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tm
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
 
-def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
-    f32_alone: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_path: Path, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(1))
     line = write_line(tmp_path, f32_alone.path, address, FRAMES, INT8)
     for command in ("check", "run"):
@@ -292,7 +288,7 @@ def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
     assert "engine.precision is 'int8', but onnxruntime computes only in f32; set engine.kind" in complaint(result)
 
 
-def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_show_lists_the_result_for_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "show", all_three.path)
     assert re.search(
         r"int8 +shipped as model_int8.xml; as it is: at worst 3 of 40 tiles flip, map correlation 0.9800, region IoU "
@@ -305,7 +301,7 @@ def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: 
     assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", text)
 
 
-def test_show_does_not_stumble_over_figures_that_are_not_there(folder: Path) -> None:
+def test_show_works_without_optional_figures(folder: Path) -> None:
     def fewer(manifest: dict[str, Any]) -> None:
         gate_of(manifest, "bf16")["attempts"][0]["agreement"] = []
         for each in gate_of(manifest, "int8")["attempts"][0]["agreement"]:
@@ -322,7 +318,7 @@ def test_diff_has_one_row_for_all_attempts_of_a_precision(all_three: Bundle, f32
     assert re.search(r"int8\.attempts +all of it: at worst 3 of 40 .* as it is: at worst 3 of 40", text)
 
 
-def test_a_calibration_says_what_it_computed_in_and_keeps_the_gate_with_its_own_thresholds(
+def test_a_calibration_records_its_precision_and_retains_the_gate(
     all_three: Bundle, far_off: Bundle, tmp_path: Path
 ) -> None:
     good = write_pictures(tmp_path / "good", {"a.png": np.full((230, 300, 3), 250, np.uint8)})
@@ -335,7 +331,7 @@ def test_a_calibration_says_what_it_computed_in_and_keeps_the_gate_with_its_own_
         assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
-        assert asked_for(open_bundle(target), "int8").engine.precision == came
+        assert open_precision(open_bundle(target), "int8").engine.precision == came
     assert "evidence threshold 20.000; both thresholds are those of the export" in shown(
         "bundle", "show", tmp_path / "int8"
     )

@@ -84,7 +84,7 @@ def join(publisher: Publisher, *subscribers: Subscriber) -> None:
     finally:
         heard.set()
         caller.join()
-    publisher.send(verdict(0, DEFECT))
+    publisher.send(verdict(1, DEFECT))
     for subscriber in subscribers:
         while isinstance(message := subscriber.receive(), Message) and isinstance(message.event, StatusEvent):
             pass
@@ -160,7 +160,7 @@ def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
         publisher.start()
     assert "\n" not in str(caught.value)
     if bad in ("tcp://127.0.0.1", "smoke://signals", ""):
-        with pytest.raises(DeliveryError, match="is no address to connect to"):
+        with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Subscriber(bad)
 
 
@@ -242,13 +242,13 @@ def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers
     for _ in range(2):
         publisher = publishers(either_address)
         publisher.close()
-        with pytest.raises(DeliveryError, match="not being published"):
+        with pytest.raises(DeliveryError, match="is not running"):
             publisher.send(GOOD)
         publisher.start()
         publisher.send(GOOD)
         for _ in range(2):
             publisher.close()
-            with pytest.raises(DeliveryError, match="not being published"):
+            with pytest.raises(DeliveryError, match="is not running"):
                 publisher.send(GOOD)
 
 

@@ -1,4 +1,4 @@
-"""What comes again and again is logged at once, and then in sums."""
+"""Repeated faults are logged at once, and then as sums."""
 
 import logging
 
@@ -7,7 +7,7 @@ import pytest
 from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, RateLimit, RateLimitedLog
 
 
-def test_the_first_is_due_at_once_and_later_ones_in_sums() -> None:
+def test_the_first_occurrence_is_due_at_once_and_later_ones_as_sums() -> None:
     now_s = 100.0
     limit = RateLimit(lambda: now_s)
     assert limit.due() == 0
@@ -22,7 +22,7 @@ def test_the_first_is_due_at_once_and_later_ones_in_sums() -> None:
     assert limit.due() == 0
 
 
-def test_a_flood_of_faults_is_one_line_of_the_log_and_another_ten_seconds_later(
+def test_a_flood_of_faults_is_one_log_line_every_ten_seconds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now_s = 100.0

@@ -1,4 +1,4 @@
-"""Connected defect areas: held to flooding, and to the heatmap that they come from."""
+"""Connected defect areas, against a flood fill and against their heatmap."""
 
 import cv2
 import numpy as np
@@ -18,13 +18,13 @@ EVIDENCE = 5.0
 def frames(draw: st.DrawFn) -> tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]]:
     """A small grid, a heatmap of it with few distinct values, and which tiles are defective.
 
-    The grid may be of an area; where no tile looks, the heatmap is NaN.
+    The grid may have a region of interest; where no tile is inspected, the heatmap is NaN.
     """
     hw = draw(st.tuples(st.integers(1, 50), st.integers(1, 50)))
     tile = draw(st.integers(8, 24))
     point = st.tuples(st.integers(0, hw[1] - 1), st.integers(0, hw[0] - 1))
     roi = draw(st.lists(st.lists(point, min_size=1, max_size=4), max_size=2))
-    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, RegionOfInterest.of(roi))
+    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, RegionOfInterest.from_polygons(roi))
     stitcher = Stitcher(grid, (2, 2), draw(st.integers(1, 5)))
     values = st.sampled_from([0.0, 1.0, 4.5, 5.0, 6.0, 7.25, 9.0])
     heatmap = draw(
@@ -56,7 +56,7 @@ def peak_cell(region: Region, stitcher: Stitcher) -> tuple[int, int]:
 
 
 @given(frames())
-def test_regions_are_the_areas_that_flooding_finds_and_no_defective_tile_is_without_one(
+def test_regions_equal_a_flood_fill_and_every_defective_tile_has_one(
     case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
 ) -> None:
     stitcher, heatmap, defective = case
@@ -70,7 +70,7 @@ def test_regions_are_the_areas_that_flooding_finds_and_no_defective_tile_is_with
     tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
     assert all(marked[cells].any() for cells in tiles)
     assert bool(regions) == bool(tiles)
-    if all(inside[cells].any() for cells in tiles):  # else a tile counts with its peak
+    if all(inside[cells].any() for cells in tiles):  # otherwise a tile counts with its peak
         areas = [
             (float(max(heatmap[cell] for cell in area)), min(i for i, _ in area), min(j for _, j in area))
             for area in components(inside)
@@ -97,7 +97,7 @@ def test_box_peak_area_and_contour_agree_and_lie_in_the_frame(
 
 
 def grid_of_two() -> Stitcher:
-    """Two tiles of 224 px side by side that share 2 px."""
+    """Two adjacent tiles of 224 px that overlap by 2 px."""
     return Stitcher(TileGrid((224, 446), 224, 2), (14, 14))
 
 
@@ -127,7 +127,7 @@ def test_only_defective_tiles_have_regions_and_a_defect_across_a_seam_is_one() -
     beside = heatmap_with(stitcher, (np.s_[10:20, 80:90], 50.0), (np.s_[1:2, 1:2], 6.0))
     for heatmap, defective, boxes in [
         (across, [True, True], [(200, 40, 240, 80)]),
-        (across, [True, False], [(200, 40, 224, 80)]),  # cut where the next tile is good
+        (across, [True, False], [(200, 40, 224, 80)]),  # ends where the next tile is good
         (beside, [True, False], [(4, 4, 8, 8)]),
         (beside, [False, False], []),
     ]:
@@ -135,7 +135,7 @@ def test_only_defective_tiles_have_regions_and_a_defect_across_a_seam_is_one() -
         assert [region.box_xyxy for region in regions] == boxes
 
 
-def test_a_defective_tile_that_stays_below_the_evidence_threshold_gets_its_peak_beside_a_strong_defect() -> None:
+def test_a_weak_defective_tile_gets_its_peak_next_to_a_strong_defect() -> None:
     stitcher = grid_of_two()
     heatmap = heatmap_with(stitcher, (np.s_[7:8, 9:10], 1.0), (np.s_[7:8, 100:101], 50.0))
     strong, weak = find_regions(heatmap, stitcher, np.array([True, True]), EVIDENCE)
@@ -153,8 +153,8 @@ def test_cells_that_touch_at_a_corner_are_one_region_with_one_outline() -> None:
     assert mask[22, 22] == 1, "the outline leaves out the second cell"
 
 
-def test_evidence_at_the_threshold_counts_and_a_hair_below_it_does_not() -> None:
-    """Also for a threshold that float32 cannot hold: rounded to float32 it would sink onto that very value."""
+def test_evidence_at_the_threshold_counts_and_the_next_lower_value_does_not() -> None:
+    """This includes a threshold that float32 cannot represent: rounded to float32, it would equal that value."""
     stitcher = grid_of_two()
     heatmap = heatmap_with(
         stitcher, (np.s_[4:6, 4:6], EVIDENCE), (np.s_[20:21, 20:21], np.nextafter(np.float32(5), np.float32(0)))

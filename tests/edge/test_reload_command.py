@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError
+from edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError, MessageError
 from edge.wire.events import StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_change, a_status
@@ -69,7 +69,7 @@ def test_a_reload_that_is_in_force_says_what_is(address: str) -> None:
 
 
 def test_a_reload_that_is_refused_is_the_lines_own_sentence_and_exit_code_15(address: str) -> None:
-    refused = a_change(change="reload", in_force=False, detail="events.bind was changed; that needs a restart")
+    refused = a_change(change="reload", applied=False, detail="events.bind was changed; that needs a restart")
     with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(refused)):
         sentence = failed(CommandRefusedError, address)
     assert sentence == "heatline: the line refuses: events.bind was changed; that needs a restart"
@@ -105,13 +105,12 @@ def test_a_line_that_does_not_say_in_time_may_still_do_it(address: str) -> None:
 
 
 def test_a_process_that_would_end_is_not_signalled(address: str) -> None:
-    older = an_own_status(handshake=None)
-    for status, words in (
-        (older, "restart it"),
-        (a_status(pid=4242), f"process {OWN} is not line line1's, which is 4242"),
+    for status, kind, words in (
+        (an_own_status(schema_version=1), MessageError, "update the line"),
+        (a_status(pid=4242), DeliveryError, f"process {OWN} is not line line1's, which is 4242"),
     ):
         with SpokenLine(address, status), on_sighup() as came:
-            assert words in failed(DeliveryError, address, "--pid", OWN)
+            assert words in failed(kind, address, "--pid", OWN)
         assert came == []
 
 

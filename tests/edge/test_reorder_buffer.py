@@ -1,4 +1,4 @@
-"""The reorder buffer: every frame's event leaves once, in order, in time, whatever is settled when."""
+"""The reorder buffer: every frame's outcome leaves once, in order and in time, for any order of calls."""
 
 import queue
 import random
@@ -31,14 +31,14 @@ BROKEN = Unjudged("failed", "engine", "no answer")
 
 
 def is_open(reorder_buffer: ReorderBuffer, stamp: Stamp) -> bool:
-    """Whether anybody still waits for what becomes of a frame."""
+    """Return whether a frame has no outcome yet."""
     return (stamp.camera, stamp.number) in reorder_buffer._open
 
 
 def stamp(
     number: int, camera: str = "top", frame_id: int | None = 0, due_ns: int | None = None, part_id: str | None = None
 ) -> Stamp:
-    """Of a frame whose id is its number, where nothing else is said."""
+    """A frame's stamp; by default its id equals its number."""
     return Stamp(camera, number if frame_id == 0 else frame_id, number=number, due_monotonic_ns=due_ns, part_id=part_id)
 
 
@@ -67,7 +67,7 @@ def ended(thread: threading.Thread) -> bool:
 
 
 def rest(reorder_buffer: ReorderBuffer) -> list[Outcome]:
-    """All that is left, after closing."""
+    """Close the buffer and return the remaining outcomes."""
     reorder_buffer.close()
     outcomes = []
     while (outcome := reorder_buffer.pop()) is not None:
@@ -76,7 +76,7 @@ def rest(reorder_buffer: ReorderBuffer) -> list[Outcome]:
 
 
 class Clock:
-    """The monotonic clock, which only we move on."""
+    """A monotonic clock that only the test advances."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 10**9
@@ -89,7 +89,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def reorder_buffer_of(*outcomes: Outcome) -> ReorderBuffer:
-    """With outcomes that are settled in this order."""
+    """A buffer with outcomes that are completed in this order."""
     reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     for outcome in outcomes:
         reorder_buffer.register(outcome.stamp)
@@ -98,7 +98,7 @@ def reorder_buffer_of(*outcomes: Outcome) -> ReorderBuffer:
     return reorder_buffer
 
 
-def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_only_its_own_camera() -> None:
+def test_events_leave_in_frame_order_and_cameras_do_not_wait_for_each_other() -> None:
     reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     for each in (stamp(1), stamp(2), stamp(3), stamp(1, "side")):
         reorder_buffer.register(each)
@@ -109,17 +109,17 @@ def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_on
     assert outcome.stamp.camera == "side"
     reorder_buffer.complete(lost(stamp(2)))
     reorder_buffer.complete(good(stamp(1)))
-    assert not reorder_buffer.complete(lost(stamp(1), BROKEN)), "only the first word of a frame counts"
+    assert not reorder_buffer.complete(lost(stamp(1), BROKEN)), "only the first outcome of a frame counts"
     assert not reorder_buffer.complete(good(stamp(4))), "it was never announced"
     assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload", "GOOD"]
 
 
-def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_no_other_frame() -> None:
+def test_consecutive_lost_frames_leave_as_one_run() -> None:
     runs = [stamp(1), replace(stamp(2), frames=3, last_frame_id=4), replace(stamp(5), frames=2, last_frame_id=6)]
     (outcome,) = rest(reorder_buffer_of(*map(lost, runs)))
-    told = outcome.stamp
-    assert (told.number, told.frames, told.frame_id, told.last_frame_id) == (1, 6, 1, 6)
-    for next_id in (1, 5, 7):  # ids begin again, one comes twice, one is left out
+    popped = outcome.stamp
+    assert (popped.number, popped.frames, popped.frame_id, popped.last_frame_id) == (1, 6, 1, 6)
+    for next_id in (1, 5, 7):  # ids begin again, repeat, or have a gap
         stamps = [stamp(1, frame_id=4), stamp(2, frame_id=5), stamp(3, frame_id=next_id)]
         left = [each.stamp for each in rest(reorder_buffer_of(*map(lost, stamps)))]
         ids = [(each.frame_id, each.last_frame_id, each.frames) for each in left]
@@ -134,17 +134,17 @@ def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_n
         (lost(stamp(1)), lost(stamp(2, part_id="P-2"))),
         (lost(stamp(1, part_id="P-1")), lost(stamp(2, part_id="P-1"))),
         (lost(replace(stamp(1), source="a.png")), lost(replace(stamp(2), source="b.png"))),
-        (lost(stamp(1)), lost(stamp(2, frame_id=None))),  # of a frame without an id, no range can tell
+        (lost(stamp(1)), lost(stamp(2, frame_id=None))),  # a frame without an id cannot be part of a range
         (lost(stamp(1, frame_id=None)), lost(stamp(2))),
         (good(stamp(1)), lost(stamp(2))),
         (good(stamp(1)), good(stamp(2))),
     ],
 )
-def test_what_is_not_the_same_loss_leaves_by_itself(one: Outcome, other: Outcome) -> None:
+def test_different_losses_leave_separately(one: Outcome, other: Outcome) -> None:
     assert rest(reorder_buffer_of(one, other)) == [one, other]
 
 
-def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
+def test_a_camera_with_many_events_does_not_delay_another() -> None:
     reorder_buffer = reorder_buffer_of(
         *(lost(stamp(n, part_id=f"P-{n}")) for n in range(1, 101)), lost(stamp(1, "side"))
     )
@@ -152,20 +152,20 @@ def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
     assert "side" in {each.stamp.camera for each in first if each}
 
 
-def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
-    reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
+def test_a_judgement_waits_for_room_and_a_loss_does_not() -> None:
+    reorder_buffer, completed = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
     for number in (1, 2, 3):
         reorder_buffer.register(stamp(number))
     reorder_buffer.complete(good(stamp(1)))
     reorder_buffer.complete(lost(stamp(3)))
-    judge = in_thread(lambda: settled.append(reorder_buffer.complete(good(stamp(2)))))
+    judge = in_thread(lambda: completed.append(reorder_buffer.complete(good(stamp(2)))))
     assert reason(reorder_buffer.pop()) == "GOOD"
     assert ended(judge)
-    assert settled == [True]
+    assert completed == [True]
     assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload"]
 
 
-def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
+def test_closing_ends_a_waiting_complete_and_a_waiting_pop() -> None:
     reorder_buffer, taken = ReorderBuffer(CAMERAS, 1, SETUP), list[Outcome | None]()
     for number in (1, 2):
         reorder_buffer.register(stamp(number))
@@ -182,7 +182,7 @@ def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
     assert taken == [None]
 
 
-def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_another_waits_for(clock: Clock) -> None:
+def test_frames_that_expire_together_leave_as_one_run(clock: Clock) -> None:
     reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     reorder_buffer.register(stamp(1))
     for number in range(1, 6):
@@ -192,24 +192,24 @@ def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_an
     assert reorder_buffer.complete(good(stamp(4, "side")))
     clock.now_ns += 2
     assert not reorder_buffer.complete(good(stamp(5, "side"))), "it is too late"
-    told = [(each.stamp.camera, each.stamp.number, each.stamp.frames, reason(each)) for each in rest(reorder_buffer)]
-    assert told == [("side", 1, 3, "dropped.deadline"), ("side", 4, 1, "GOOD"), ("side", 5, 1, "dropped.deadline")]
+    popped = [(each.stamp.camera, each.stamp.number, each.stamp.frames, reason(each)) for each in rest(reorder_buffer)]
+    assert popped == [("side", 1, 3, "dropped.deadline"), ("side", 4, 1, "GOOD"), ("side", 5, 1, "dropped.deadline")]
 
 
-def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock: Clock) -> None:
-    reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
+def test_a_judgement_that_waits_beyond_its_deadline_is_too_late(clock: Clock) -> None:
+    reorder_buffer, completed = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
     reorder_buffer.register(stamp(1))
     reorder_buffer.register(stamp(1, "side", due_ns=clock.now_ns + 10))
     reorder_buffer.complete(good(stamp(1)))
-    judge = in_thread(lambda: settled.append(reorder_buffer.complete(good(stamp(1, "side")))))
+    judge = in_thread(lambda: completed.append(reorder_buffer.complete(good(stamp(1, "side")))))
     clock.now_ns += 10
     assert reason(reorder_buffer.pop()) == "GOOD"
     assert ended(judge)
-    assert settled == [False]
+    assert completed == [False]
     assert [reason(each) for each in rest(reorder_buffer)] == ["dropped.deadline"]
 
 
-def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_not_before_it_is() -> None:
+def test_a_waiting_pop_wakes_at_the_earliest_deadline() -> None:
     reorder_buffer, taken = ReorderBuffer(CAMERAS, 9, SETUP), list[tuple[Outcome | None, int]]()
     reorder_buffer.register(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
     taker = in_thread(lambda: taken.append((reorder_buffer.pop(), time.monotonic_ns())))
@@ -221,18 +221,18 @@ def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_no
     assert (outcome.stamp.camera, reason(outcome), at_ns >= due_ns) == ("side", "dropped.deadline", True)
 
 
-# Any order of everything, beside a book kept by hand.
+# Calls in any order, compared with a reference model.
 
 
 @dataclass
 class Entry:
     stamp: Stamp
     setup: Setup
-    became: Outcome | None = None
+    outcome: Outcome | None = None
 
 
-class Desk(RuleBasedStateMachine):
-    """Frames are announced, settled in any order, and run into their deadlines, on a clock of our own."""
+class ReferenceMachine(RuleBasedStateMachine):
+    """Frames are registered, completed in any order, and expire, on the test's own clock."""
 
     ROOM = 3
 
@@ -240,30 +240,32 @@ class Desk(RuleBasedStateMachine):
         super().__init__()
         self.setups = [replace(SETUP, uses=EngineUses()) for _ in range(2)]
         self.reorder_buffer = ReorderBuffer(CAMERAS, self.ROOM, self.setups[0])
-        self.book: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
-        self.captured, self.told = Counter[str](), Counter[str]()
+        self.expected: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
+        self.captured, self.reported = Counter[str](), Counter[str]()
         self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
         self.patch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
         self.patch.setattr(self.reorder_buffer._changed, "wait", self.must_not_wait)
 
     @staticmethod
     def must_not_wait(_timeout: float | None = None) -> None:
-        raise AssertionError("there was something to take, or room, and it waited")
+        raise AssertionError("it waited although an outcome or room was available")
 
     def open_entries(self) -> list[Entry]:
-        """Those that are not settled, and not due either."""
-        every = [entry for entries in self.book.values() for entry in entries]
-        return [entry for entry in every if entry.became is None and not self.is_due(entry.stamp)]
+        """Entries that are neither complete nor expired."""
+        every = [entry for entries in self.expected.values() for entry in entries]
+        return [entry for entry in every if entry.outcome is None and not self.is_due(entry.stamp)]
 
     def overdue(self, entry: Entry) -> bool:
-        return entry.became is None and self.is_due(entry.stamp)
+        return entry.outcome is None and self.is_due(entry.stamp)
 
     def is_due(self, stamp: Stamp) -> bool:
         return stamp.due_monotonic_ns is not None and stamp.due_monotonic_ns <= self.now_ns
 
     def ready(self) -> list[str]:
         """Cameras whose first frame's event can leave."""
-        return [c for c, entries in self.book.items() if entries and (entries[0].became or self.overdue(entries[0]))]
+        return [
+            c for c, entries in self.expected.items() if entries and (entries[0].outcome or self.overdue(entries[0]))
+        ]
 
     @rule(
         camera=st.sampled_from(CAMERAS),
@@ -272,7 +274,7 @@ class Desk(RuleBasedStateMachine):
         part=st.sampled_from([False, False, True]),
         without_id=st.sampled_from([False, False, False, True]),
     )
-    def announce(self, camera: str, frames: int, due_in_ns: int | None, part: bool, without_id: bool) -> None:
+    def register(self, camera: str, frames: int, due_in_ns: int | None, part: bool, without_id: bool) -> None:
         number = self.captured[camera] + 1
         self.captured[camera] += frames
         announced = Stamp(
@@ -284,7 +286,7 @@ class Desk(RuleBasedStateMachine):
             part_id=f"P-{number}" if part else None,
             due_monotonic_ns=None if due_in_ns is None else self.now_ns + due_in_ns,
         )
-        self.book[camera].append(Entry(announced, self.reorder_buffer.setup))
+        self.expected[camera].append(Entry(announced, self.reorder_buffer.setup))
         self.reorder_buffer.register(announced)
         assert is_open(self.reorder_buffer, announced)
 
@@ -292,24 +294,24 @@ class Desk(RuleBasedStateMachine):
     @rule(data=st.data(), unjudged=st.sampled_from([OVERLOAD, LOST, BROKEN]))
     def lose(self, data: st.DataObject, unjudged: Unjudged) -> None:
         entry = data.draw(st.sampled_from(self.open_entries()))
-        entry.became = lost(entry.stamp, unjudged)
-        assert self.reorder_buffer.complete(entry.became)
+        entry.outcome = lost(entry.stamp, unjudged)
+        assert self.reorder_buffer.complete(entry.outcome)
 
     @precondition(lambda self: self.open_entries())
     @rule(data=st.data())
     def judge(self, data: st.DataObject) -> None:
-        waiting = [e for entries in self.book.values() for e in entries if e.became and e.became.judgement]
+        waiting = [e for entries in self.expected.values() for e in entries if e.outcome and e.outcome.judgement]
         if len(waiting) >= self.ROOM:
-            return  # it would wait
+            return  # `complete` would wait
         entry = data.draw(st.sampled_from(self.open_entries()))
-        entry.became = good(entry.stamp)
-        assert self.reorder_buffer.complete(entry.became)
+        entry.outcome = good(entry.stamp)
+        assert self.reorder_buffer.complete(entry.outcome)
 
     @rule(data=st.data())
-    def settle_again(self, data: st.DataObject) -> None:
-        settled = [entry for entries in self.book.values() for entry in entries if entry.became]
-        if settled:
-            entry = data.draw(st.sampled_from(settled))
+    def complete_again(self, data: st.DataObject) -> None:
+        completed = [entry for entries in self.expected.values() for entry in entries if entry.outcome]
+        if completed:
+            entry = data.draw(st.sampled_from(completed))
             assert not self.reorder_buffer.complete(lost(entry.stamp, BROKEN))
             assert not is_open(self.reorder_buffer, entry.stamp)
 
@@ -318,71 +320,71 @@ class Desk(RuleBasedStateMachine):
         self.reorder_buffer.activate(self.setups[which])
 
     @invariant()
-    def an_engine_is_counted_for_what_is_in_force_and_for_each_frame_whose_event_is_not_out(self) -> None:
+    def the_active_setup_and_each_frame_in_the_buffer_hold_a_reference(self) -> None:
         for setup in self.setups:
-            frames = sum(entry.setup is setup for entries in self.book.values() for entry in entries)
+            frames = sum(entry.setup is setup for entries in self.expected.values() for entry in entries)
             assert setup.uses._count == frames + (self.reorder_buffer.setup is setup)
 
     @rule(later_ns=st.integers(0, 200))
-    def time_goes_by(self, later_ns: int) -> None:
+    def advance_time(self, later_ns: int) -> None:
         self.now_ns += later_ns
 
     @precondition(lambda self: self.ready())
     @rule()
-    def take(self) -> None:
+    def pop(self) -> None:
         outcome = self.reorder_buffer.pop()
         assert outcome is not None
         self.check(outcome)
 
     def check(self, outcome: Outcome) -> None:
-        """What left is the first of its camera, and stands for frames that all ended just like that."""
-        told, entries = outcome.stamp, self.book[outcome.stamp.camera]
-        assert told.camera in self.ready()
-        for each in self.book.values():
+        """Check that an outcome is its camera's first, and that all its frames have the same result."""
+        popped, entries = outcome.stamp, self.expected[outcome.stamp.camera]
+        assert popped.camera in self.ready()
+        for each in self.expected.values():
             for entry in each:
                 if self.overdue(entry):
-                    entry.became = Outcome(entry.stamp, unjudged=Unjudged("dropped", "deadline", ""))
-        assert told.number == self.told[told.camera] + 1, "no gap and no overlap"
+                    entry.outcome = Outcome(entry.stamp, unjudged=Unjudged("dropped", "deadline", ""))
+        assert popped.number == self.reported[popped.camera] + 1, "no gap and no overlap"
         first, frames = entries[0], 0
         folded: list[Entry] = []
-        while frames < told.frames:
+        while frames < popped.frames:
             folded.append(entries.popleft())
             frames += folded[-1].stamp.frames
-        assert frames == told.frames
-        self.told[told.camera] += frames
+        assert frames == popped.frames
+        self.reported[popped.camera] += frames
         for entry in folded:
-            assert entry.became is not None
-            left_late = entry.became.judgement is not None and self.is_due(entry.stamp)
-            assert reason(outcome) == ("dropped.deadline" if left_late else reason(entry.became))
+            assert entry.outcome is not None
+            left_late = entry.outcome.judgement is not None and self.is_due(entry.stamp)
+            assert reason(outcome) == ("dropped.deadline" if left_late else reason(entry.outcome))
             assert entry.stamp.part_id is None or len(folded) == 1
-            assert entry.became.judgement is None or len(folded) == 1
-        assert (told.frame_id, told.part_id) == (first.stamp.frame_id, first.stamp.part_id)
-        if told.frame_id is not None:
-            assert (told.last_frame_id or told.frame_id) == told.number + told.frames - 1
+            assert entry.outcome.judgement is None or len(folded) == 1
+        assert (popped.frame_id, popped.part_id) == (first.stamp.frame_id, first.stamp.part_id)
+        if popped.frame_id is not None:
+            assert (popped.last_frame_id or popped.frame_id) == popped.number + popped.frames - 1
 
     def teardown(self) -> None:
         try:
             for entry in self.open_entries():
-                entry.became = lost(entry.stamp)
-                assert self.reorder_buffer.complete(entry.became)
+                entry.outcome = lost(entry.stamp)
+                assert self.reorder_buffer.complete(entry.outcome)
             for outcome in rest(self.reorder_buffer):
                 self.check(outcome)
-            assert self.told == self.captured, "every frame's event has left"
+            assert self.reported == self.captured, "every frame's event has left"
         finally:
             self.patch.undo()
 
 
-Desk.TestCase.settings = settings(stateful_step_count=40)
-test_whatever_the_order_events_of_each_camera_tile_its_frames = Desk.TestCase
+ReferenceMachine.TestCase.settings = settings(stateful_step_count=40)
+test_events_of_each_camera_cover_its_frames_in_any_order_of_calls = ReferenceMachine.TestCase
 
 
 # Threads.
 
 
-def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_for_ever() -> None:
+def test_with_all_stages_on_threads_every_frame_leaves_once() -> None:
     each, reorder_buffer = 400, ReorderBuffer(CAMERAS, 1, SETUP)
     begun: queue.Queue[Stamp | None] = queue.Queue(2)
-    too_late, told = Counter[str](), list[Outcome]()
+    too_late, popped = Counter[str](), list[Outcome]()
 
     def show(camera: str) -> None:
         chance = random.Random(camera)
@@ -405,17 +407,17 @@ def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_fo
 
     def report() -> None:
         while (outcome := reorder_buffer.pop()) is not None:
-            told.append(outcome)
+            popped.append(outcome)
 
     stages, cameras = [in_thread(judge), in_thread(report)], [in_thread(partial(show, camera)) for camera in CAMERAS]
     assert all(ended(camera) for camera in cameras)
     begun.put(None)
     assert all(ended(stage) for stage in stages)
     for camera in CAMERAS:
-        own, reached = [outcome for outcome in told if outcome.stamp.camera == camera], 0
+        own, reached = [outcome for outcome in popped if outcome.stamp.camera == camera], 0
         for outcome in own:
             assert outcome.stamp.number == reached + 1
             reached += outcome.stamp.frames
         assert reached == each
         missed = sum(outcome.stamp.frames for outcome in own if reason(outcome) == "dropped.deadline")
-        assert missed >= too_late[camera], "a frame that is too late is one of those that leave at their deadline"
+        assert missed >= too_late[camera], "each late frame leaves as dropped at its deadline"

@@ -1,4 +1,4 @@
-"""Frames in shared memory: slots that never touch, memory that outlives its writer and leaves nothing behind."""
+"""Frames in shared memory: slots that do not overlap, and memory that outlives its writer and leaves nothing behind."""
 
 import fcntl
 import gc
@@ -32,7 +32,7 @@ def noise(seed: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
     spare_bytes=st.integers(0, 10),
     order=st.randoms(use_true_random=False),
 )
-def test_what_is_written_to_a_slot_is_read_from_it_and_no_other_slot_is_touched(
+def test_a_slot_is_read_as_it_was_written_and_other_slots_are_untouched(
     hws: list[tuple[int, int]], spare_bytes: int, order: random.Random
 ) -> None:
     writer, reader = made(len(hws), max(h * w * 3 for h, w in hws) + spare_bytes)
@@ -44,7 +44,7 @@ def test_what_is_written_to_a_slot_is_read_from_it_and_no_other_slot_is_touched(
         assert np.array_equal(reader.view(slot, hw), noise(slot, hw))
 
 
-def test_a_reader_sees_what_is_written_without_a_copy_and_cannot_write_or_see_beyond_the_memory() -> None:
+def test_a_reader_shares_the_memory_read_only_within_its_bounds() -> None:
     writer, reader = made(2, 12)
     seen = reader.view(1, (2, 2))
     assert not seen.any()
@@ -57,7 +57,7 @@ def test_a_reader_sees_what_is_written_without_a_copy_and_cannot_write_or_see_be
             view(1, (3, 2))
 
 
-def test_the_memory_cannot_be_cut_off_or_grown() -> None:
+def test_the_memory_cannot_be_resized() -> None:
     writer = RingWriter(2, 100)
     try:
         for size in (0, 199, 201):
@@ -69,7 +69,7 @@ def test_the_memory_cannot_be_cut_off_or_grown() -> None:
         writer.close()
 
 
-def test_what_was_read_stays_when_writer_and_reader_are_gone_and_then_nothing_is_left_behind() -> None:
+def test_a_view_outlives_writer_and_reader_and_leaves_nothing_behind() -> None:
     gc.collect()
     before, mapped_before = held(), mappings()
     writer, reader = made(3, 300)

@@ -1,4 +1,4 @@
-"""The RTSP camera: the newest frame of a real server's stream, losses told, and a sentence for each way it can fail."""
+"""The RTSP camera: the newest frame of a real server's stream, reported losses, and a message for each failure."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ from tests.edge.rtsp_server import BLUE, FPS, GREEN, HEIGHT, RED, WIDTH, RtspSer
 from tests.edge.supervised import WITHIN_SECONDS, held, in_thread
 
 PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
-"""On a busy machine a server that is well may be slow."""
+"""Long, as a healthy server may be slow on a busy machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def grabbed(camera: RtspCamera) -> Frame | BadFrame:
 
 
 def frames(camera: RtspCamera, count: int) -> list[Frame]:
-    """So many frames; on a busy machine some are replaced, which is told, in between."""
+    """Return this many frames; on a busy machine some in between are replaced and reported."""
     found = list[Frame]()
     while len(found) < count:
         one = grabbed(camera)
@@ -63,7 +63,7 @@ def frames(camera: RtspCamera, count: int) -> list[Frame]:
 
 
 def last_words(camera: RtspCamera) -> str:
-    """Why there are no more frames."""
+    """Return why no more frames come."""
     try:
         while True:
             grabbed(camera)
@@ -71,7 +71,7 @@ def last_words(camera: RtspCamera) -> str:
         return str(error)
 
 
-def test_frames_come_as_they_were_sent_with_ids_and_the_cameras_clock(server: RtspServer) -> None:
+def test_frames_arrive_as_sent_with_ids_and_the_cameras_clock(server: RtspServer) -> None:
     camera = camera_at(server.url("raw"))
     found = camera.open()
     assert found.found == f"rawvideo stream of {WIDTH}x{HEIGHT} px, shown as RGB8, from {server.url('raw')}"
@@ -92,7 +92,7 @@ def test_frames_come_as_they_were_sent_with_ids_and_the_cameras_clock(server: Rt
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_an_encoded_stream_comes_over_either_transport(server: RtspServer, transport: str) -> None:
+def test_an_encoded_stream_arrives_over_either_transport(server: RtspServer, transport: str) -> None:
     with opened(server.url("h264"), transport=transport) as camera:
         for frame in frames(camera, 3):
             np.testing.assert_allclose(frame.image.mean((0, 1)), (RED, GREEN, BLUE), atol=4)
@@ -101,7 +101,7 @@ def test_an_encoded_stream_comes_over_either_transport(server: RtspServer, trans
 # Servers that freeze, die and come back.
 
 
-def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server: RtspServer) -> None:
+def test_a_frozen_server_is_reported_and_can_be_closed(server: RtspServer) -> None:
     with opened(server.url("h264"), read_within_s=1.0) as camera:
         frames(camera, 2)
         server.freeze()
@@ -115,13 +115,13 @@ def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server:
         camera_at(server.url("h264"), open_within_s=0.3).open()
 
 
-def test_interrupting_ends_a_grab_at_once_though_the_server_is_frozen_and_the_read_waits(server: RtspServer) -> None:
+def test_interrupting_ends_a_grab_at_once_even_if_the_server_is_frozen(server: RtspServer) -> None:
     camera = camera_at(server.url("raw"), read_within_s=300.0)
     camera.open()
     frames(camera, 1)
     server.freeze()
     while camera.grab(0.2) is not None:
-        pass  # what was on its way
+        pass  # frames on their way
     came = list[object]()
     thread = in_thread(lambda: came.append(camera.grab(3600.0)))
     camera.interrupt()
@@ -130,7 +130,7 @@ def test_interrupting_ends_a_grab_at_once_though_the_server_is_frozen_and_the_re
     camera.close()  # returns, though the read has minutes left
 
 
-def test_a_killed_server_is_told_and_once_it_is_back_the_camera_opens_again(server: RtspServer) -> None:
+def test_a_killed_server_is_reported_and_opens_again_after_its_return(server: RtspServer) -> None:
     with opened(server.url("raw")) as camera:
         frames(camera, 2)
         server.kill()
@@ -153,12 +153,12 @@ def test_reconnects_leave_no_thread_and_no_descriptor_behind(server: RtspServer,
     assert held() - before == set()
 
 
-# Damage on the way.
+# Damage in transit.
 
 
 @contextlib.contextmanager
 def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
-    """A port that passes an RTSP conversation on; what it does to each RTP packet is given."""
+    """A port that relays an RTSP connection, with a function that may change each RTP packet."""
 
     def run() -> None:
         down, _ = listener.accept()
@@ -190,13 +190,13 @@ def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
 
 
 KEY_FRAME = 5
-"""The type of the H.264 unit that holds one."""
+"""Type of the H.264 unit of a key frame."""
 GROUP = 5
-"""Every so many frames there is one."""
+"""Interval between key frames, in frames."""
 
 
 class Damage:
-    """Cuts the end off the n-th key frame, once a camera has seen some."""
+    """Cuts off the end of the n-th key frame, after a camera has decoded some."""
 
     def __init__(self, nth: int, kept: float) -> None:
         self.nth, self.kept, self.seen = nth, kept, 0
@@ -208,7 +208,7 @@ class Damage:
         return packet if self.seen != self.nth else packet[: 13 + int((len(packet) - 13) * self.kept)]
 
 
-def test_a_damaged_frame_and_those_made_from_it_are_unreadable_and_the_next_are_fine(server: RtspServer) -> None:
+def test_a_damaged_frame_and_those_that_depend_on_it_are_unreadable(server: RtspServer) -> None:
     with relay(server.port, Damage(3, kept=0.1)) as port, opened(f"rtsp://127.0.0.1:{port}/h264") as camera:
         seen = [grabbed(camera)]
         while not (isinstance(seen[-1], Frame) and any(map(unreadable, seen))):
@@ -229,7 +229,7 @@ def unreadable(one: Frame | BadFrame) -> bool:
 
 @contextlib.contextmanager
 def answering(reply: bytes) -> Iterator[str]:
-    """The URL of a server that answers whatever it is asked with one reply."""
+    """Run a server that gives the same reply to all requests; return its URL."""
 
     def run() -> None:
         connection, _ = listener.accept()
@@ -245,24 +245,30 @@ def answering(reply: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
         (
             b"RTSP/1.0 401 Unauthorized\r\nCSeq: N\r\n\r\n",
-            "wants a user and password that it knows; set url to rtsp://",
+            "expects a valid user and password; set url to rtsp://",
         ),
-        (b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n", "is not a stream that the camera has .*404.*; correct the path"),
+        (
+            b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n",
+            "names a stream that the camera does not have .*404.*; correct the path",
+        ),
         (b"RTSP/1.0 503 Service Unavailable\r\nCSeq: N\r\n\r\n", "cannot be opened .*5XX.*; expected an RTSP server"),
     ],
     ids=["401", "404", "503"],
 )
-def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: bytes, said: str) -> None:
-    with answering(reply) as url, pytest.raises(CameraError, match=f"camera side: rtsp://127.*/cam {said}") as caught:
+def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: bytes, message: str) -> None:
+    with (
+        answering(reply) as url,
+        pytest.raises(CameraError, match=f"camera side: rtsp://127.*/cam {message}") as caught,
+    ):
         camera_at(url).open()
     assert "secret" not in str(caught.value)
 
 
-def test_a_camera_that_does_not_answer_is_told_apart_from_one_that_refuses() -> None:
+def test_a_camera_without_answer_has_another_message_than_one_that_refuses() -> None:
     with socket.socket() as holder:  # bound and not listening: it refuses
         holder.bind(("127.0.0.1", 0))
         url = f"rtsp://127.0.0.1:{holder.getsockname()[1]}/cam"

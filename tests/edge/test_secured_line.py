@@ -208,10 +208,10 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Authenticator, "_watch", ends)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        guard = Authenticator(router, secured.access(), "commands", port.bound)
-        guard.join()
+        auth = Authenticator(router, secured.access(), "commands", port.bound)
+        auth.join()
         router.disable_monitor()
-        guard.bind()
+        auth.bind()
         with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
             failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
             with client.get_monitor_socket(failed | zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
@@ -225,20 +225,20 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch
 def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
     commands: Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    look, fail = commands.access.allow_list.look, True
+    look, fail = commands.access.allow_list.refresh, True
 
     def failing(at_most_s_old: float = 0.0) -> None:
         if fail:
             raise ZeroDivisionError("boom")
         look(at_most_s_old)
 
-    monkeypatch.setattr(commands.access.allow_list, "look", failing)
+    monkeypatch.setattr(commands.access.allow_list, "refresh", failing)
     with commands.connected(commands.keys) as client:
         with client.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED) as monitor:
             assert monitor.poll(WITHIN_MS)
             assert recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
             client.disable_monitor()
-        until(lambda: "its guard failed" in caplog.text)
+        until(lambda: "its authenticator failed" in caplog.text)
         fail = False
         commands.serves(client)
 
@@ -287,13 +287,13 @@ def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pyt
     with contextlib.closing(Guarded("commands", tmp_path)) as opened:
         own = opened.keys.own
         for keys, words in [
-            (None, "hung up: it takes keys"),
+            (None, "closed the connection: it requires keys"),
             (opened.secured.client("listen"), "your key is not allowed there"),
             (ClientKeys(own, own.public), "is not the line of this --line-key"),
         ]:
             with (
                 Commander(opened.port.reached, 0.3, keys) as line,
-                pytest.raises(AccessError, match=f"{words}.*nothing was asked of it"),
+                pytest.raises(AccessError, match=f"{words}.*the command was not sent"),
             ):
                 line.trigger("top")
         with Commander(opened.port.reached, WITHIN_SECONDS, opened.keys) as line:
@@ -344,16 +344,16 @@ def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
 ) -> None:
     pair = read_key_pair(tmp_path / "mes.key")
     events.secured.allow(pair, "listen")
-    require_let_in = handshake_probe.require_let_in
+    require_authorized = handshake_probe.require_authorized
     let_in: list[str] = []
 
     def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:
-        require_let_in(address, keys, socket_type)
+        require_authorized(address, keys, socket_type)
         let_in.append(address)
         events.secured.revoke(pair, "listen")
 
     monkeypatch.setattr(
-        "edge.cli.watch.require_let_in", lambda *given: (require_let_in if let_in else then_revoke)(*given)
+        "edge.cli.watch.require_authorized", lambda *given: (require_authorized if let_in else then_revoke)(*given)
     )
     assert "your key is not allowed there for this" in told(watch, *SOON)
     assert len(let_in) == 1

@@ -1,4 +1,4 @@
-"""A camera is closed and opened with other settings while it runs: no frame that it announced is lost."""
+"""A running camera is reconfigured: it is closed and opened with other settings, and loses no announced frame."""
 
 from pathlib import Path
 
@@ -7,34 +7,34 @@ from edge.inspection.pipeline import GRAB_TIMEOUT_SECONDS
 from tests.edge.supervised import Watched, drawn_camera, watched
 
 NEW_IDS_FROM = 1000
-# A busy machine's camera may be silent for a moment: only a minute of silence is an alarm here.
+# A camera may be silent for a moment on a busy machine: only a minute of silence is an alarm here.
 PATIENT = {"rate_fps": 100, "silent_after_periods": 6000}
 OLD, NEW = drawn_camera(**PATIENT), drawn_camera(**PATIENT, first_frame_id=NEW_IDS_FROM)
 NOWHERE = FolderSettings(name="top", path=Path("/nowhere"))
 
 
 class Answer:
-    """What a change says, and how many frames had been brought by then."""
+    """The result of a reconfiguration, and the number of frames before it."""
 
     def __init__(self, camera: Watched) -> None:
         self._camera = camera
-        self.said: list[str | None] = []
+        self.errors: list[str | None] = []
         self.ids_before: list[int] = []
 
     def __call__(self, error: str | None) -> None:
-        self.said.append(error)
+        self.errors.append(error)
         self.ids_before = self._camera.ids()
 
 
 def changed(camera: Watched, settings: CameraSettings, *, keep_frames: bool = True) -> Answer:
-    """Change its settings and grab until it answers."""
+    """Reconfigure the camera, and grab until the result comes."""
     answer = Answer(camera)
-    camera.camera.change(settings, answer, keep_frames=keep_frames)
-    camera.until(lambda: bool(answer.said))
+    camera.camera.reconfigure(settings, answer, keep_frames=keep_frames)
+    camera.until(lambda: bool(answer.errors))
     return answer
 
 
-def test_frames_that_were_announced_come_before_and_all_after_are_of_the_new_settings() -> None:
+def test_announced_frames_come_first_and_all_later_ones_have_the_new_settings() -> None:
     with watched(OLD) as camera:
         camera.until_frames(3)
         camera.until_unread(3)
@@ -42,17 +42,17 @@ def test_frames_that_were_announced_come_before_and_all_after_are_of_the_new_set
         camera.until_frames(3)
         ids = camera.ids()
         old, new = [i for i in ids if i < NEW_IDS_FROM], [i for i in ids if i >= NEW_IDS_FROM]
-        assert answer.said == [None]
+        assert answer.errors == [None]
         assert ids == [*range(1, len(old) + 1), *range(NEW_IDS_FROM, NEW_IDS_FROM + len(new))]
         assert len(old) >= 6
         assert all(i < NEW_IDS_FROM for i in answer.ids_before)
-        # Where this machine was too slow to read one in time, there was no room for it, and that is told.
+        # If this machine was too slow to read a frame in time, the frame is reported as dropped.
         assert {(seen.kind, seen.reason) for seen in camera.bad} <= {("dropped", "stopped")}
         assert camera.alarms == []
         assert camera.camera.state().openings == 2
 
 
-def test_frames_of_settings_that_were_refused_can_be_left_out_and_are_told() -> None:
+def test_frames_of_refused_settings_can_be_dropped_and_are_reported() -> None:
     with watched(OLD) as camera:
         camera.until_frames(1)
         camera.until_unread(3)
@@ -63,15 +63,15 @@ def test_frames_of_settings_that_were_refused_can_be_left_out_and_are_told() -> 
         assert old == list(range(1, len(old) + 1))
 
 
-def test_settings_that_a_camera_cannot_be_opened_with_are_refused_and_the_former_bring_it_back() -> None:
+def test_settings_that_fail_to_open_are_refused_and_the_former_ones_work_again() -> None:
     with watched(OLD) as camera:
         camera.until_frames(1)
         refused, back = changed(camera, NOWHERE), changed(camera, OLD)
         camera.until_frames(2)
-        (why,) = refused.said
-        assert why is not None
-        assert "/nowhere" in why
-        assert back.said == [None]
+        (error,) = refused.errors
+        assert error is not None
+        assert "/nowhere" in error
+        assert back.errors == [None]
         assert camera.states == [("open", True), ("open", False)]
 
 
@@ -80,11 +80,11 @@ def test_a_dead_camera_is_opened_with_the_new_settings_when_it_can_be() -> None:
         camera.until(lambda: bool(camera.alarms))
         answer = changed(camera, NEW)
         camera.until_frames(1)
-        assert answer.said == [None], "nobody waits for a dead camera"
+        assert answer.errors == [None], "nobody waits for a dead camera"
         assert camera.ids()[0] == NEW_IDS_FROM
 
 
-def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> None:
+def test_a_waiting_part_is_reported_at_a_reconfiguration_and_the_next_one_works() -> None:
     triggered = {"trigger": "software", "trigger_timeout_ms": 60_000}
     with watched(drawn_camera(**triggered, ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
@@ -95,11 +95,11 @@ def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> 
         assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [("P-1", "no_frame"), ("P-2", None)]
 
 
-def test_a_change_that_meets_the_end_is_refused() -> None:
+def test_a_reconfiguration_at_the_end_is_refused() -> None:
     with watched(OLD) as camera:
         pending, late = Answer(camera), Answer(camera)
-        camera.camera.change(NEW, pending)
+        camera.camera.reconfigure(NEW, pending)
         camera.camera.interrupt()
         camera.to_the_end()
-        camera.camera.change(NEW, late)
-        assert pending.said == late.said == ["the line is stopping"]
+        camera.camera.reconfigure(NEW, late)
+        assert pending.errors == late.errors == ["the line is stopping"]

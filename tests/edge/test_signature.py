@@ -1,4 +1,4 @@
-"""Signatures: any change is noticed, the machine alone says whom to trust, and a line runs nothing that it may not."""
+"""Signatures: every change is noticed, only the machine decides trust, and a line refuses untrusted bundles."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from edge.bundle import Bundle, open_bundle, sign_bundle
 from edge.bundle.keys import PrivateKey, make_key, read_private_key
 from edge.bundle.signature import DOMAIN, SIGNATURE, read_signature
 from edge.bundle.store import MANIFEST, REQUIRED
-from edge.bundle.trusted import Signer, require_trusted, signer_of, take_in
+from edge.bundle.trusted import Signer, require_trusted, signer_of, trust_key
 from edge.errors import BundleError
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
@@ -49,7 +49,7 @@ def signed(original: Bundle, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def trusted(tmp_path: Path, private: PrivateKey) -> Path:
     """A folder that trusts the signer."""
-    take_in(private.public, "maker", tmp_path / "keys")
+    trust_key(private.public, "maker", tmp_path / "keys")
     return tmp_path / "keys"
 
 
@@ -59,10 +59,10 @@ def one_object(text: str) -> dict[str, Any]:
     return value
 
 
-# What is right.
+# Valid signatures.
 
 
-def test_a_signed_bundle_says_by_which_key_and_an_unsigned_one_that_nobody_signed(
+def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     original: Bundle, private: PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
     opened = open_bundle(original.path)
@@ -71,14 +71,12 @@ def test_a_signed_bundle_says_by_which_key_and_an_unsigned_one_that_nobody_signe
     assert SIGNATURE not in opened.manifest.files
     made = json.loads((original.path / SIGNATURE).read_text())
     assert set(made) == {"algorithm", "key", "signature"}
-    assert private.public.fits(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
+    assert private.public.verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
     assert open_bundle(bundle.path).signed_by is None
     assert signer_of(bundle, tmp_path) is None
 
 
-def test_a_new_signature_takes_the_place_of_the_old_one_and_everybody_may_read_it(
-    signed: Bundle, tmp_path: Path
-) -> None:
+def test_a_new_signature_replaces_the_old_one_and_is_readable_by_all(signed: Bundle, tmp_path: Path) -> None:
     make_key(tmp_path / "other")
     other = read_private_key(tmp_path / "other")
     before = os.umask(0o077)
@@ -91,7 +89,7 @@ def test_a_new_signature_takes_the_place_of_the_old_one_and_everybody_may_read_i
     assert (signed.path / SIGNATURE).stat().st_mode & 0o777 == 0o644
 
 
-def test_a_signature_that_cannot_be_written_leaves_what_is_there(signed: Bundle, private: PrivateKey) -> None:
+def test_a_failed_write_leaves_the_old_signature_unchanged(signed: Bundle, private: PrivateKey) -> None:
     (signed.path / SIGNATURE).unlink()
     (signed.path / SIGNATURE).mkdir()
     with pytest.raises(BundleError, match="cannot be written"):
@@ -99,14 +97,14 @@ def test_a_signature_that_cannot_be_written_leaves_what_is_there(signed: Bundle,
     assert sorted(path.name for path in signed.path.iterdir()) == sorted([*REQUIRED, MANIFEST, SIGNATURE])
 
 
-# What is changed.
+# Changed files.
 
 
 @given(data=st.data())
-def test_a_changed_byte_of_manifest_or_signature_is_always_refused(
+def test_a_changed_byte_of_manifest_or_signature_is_refused(
     original: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """An unsigned manifest that is changed may be another bundle; a signed one may not."""
+    """A changed unsigned manifest may be a valid other bundle; a changed signed one is refused."""
     name = data.draw(st.sampled_from([MANIFEST, SIGNATURE]))
     content = bytearray((original.path / name).read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -116,9 +114,7 @@ def test_a_changed_byte_of_manifest_or_signature_is_always_refused(
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_in_place_of_a_signature_are_refused_and_nothing_else_happens(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
+def test_random_bytes_as_a_signature_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("odd")
     (folder / SIGNATURE).write_bytes(data)
     with pytest.raises(BundleError, match="is no signature of a bundle"):
@@ -136,9 +132,9 @@ def test_a_manifest_edited_to_match_an_edited_graph_is_refused_by_its_signature(
     assert private.public.fingerprint in sentence
 
 
-def test_a_signature_that_says_what_cannot_be_is_refused(signed: Bundle) -> None:
+def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
     right = json.loads((signed.path / SIGNATURE).read_text())
-    for change, words in (
+    for change, message in (
         ({"algorithm": "none"}, "Invalid enum value 'none'"),
         ({"trusted": True}, "unknown field `trusted`"),
         ({"signature": None}, "`$.signature`"),
@@ -149,19 +145,19 @@ def test_a_signature_that_says_what_cannot_be_is_refused(signed: Bundle) -> None
         ({"key": right["key"] + "\n"}, "matching regex"),
     ):
         (signed.path / SIGNATURE).write_text(json.dumps(right | change, indent=2) + "\n")
-        assert words in refusal(signed.path)
+        assert message in refusal(signed.path)
 
 
-# Whom to trust.
+# Trust.
 
 
-def test_trust_comes_from_the_folder_of_keys_alone(
+def test_only_the_folder_of_trusted_keys_decides_trust(
     original: Bundle, bundle: Bundle, private: PrivateKey, trusted: Path, tmp_path: Path
 ) -> None:
     key = private.public.fingerprint
     assert signer_of(original, trusted) == require_trusted(original, trusted) == Signer(key, "maker")
     make_key(tmp_path / "other")
-    take_in(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
+    trust_key(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
     assert signer_of(original, tmp_path / "others") == Signer(key, None)
     with pytest.raises(BundleError, match=f"{key}.*heatline bundle trust"):
         require_trusted(original, tmp_path / "others")
@@ -177,7 +173,7 @@ def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
     return write_line(folder, bundle, address, {"top": 'path = "frames"'}, trust=trust)
 
 
-def test_a_line_takes_what_a_trusted_key_signed_or_anything_where_it_allows_that(
+def test_a_line_accepts_bundles_of_trusted_keys_or_unsigned_ones_if_allowed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str
 ) -> None:
     key, allowing = private.public.fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
@@ -192,28 +188,28 @@ def test_a_line_takes_what_a_trusted_key_signed_or_anything_where_it_allows_that
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_a_line_refuses_what_no_trusted_key_signed(
+def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str, command: str
 ) -> None:
-    take_in(private.public, "maker", tmp_path / "loose")
+    trust_key(private.public, "maker", tmp_path / "loose")
     (tmp_path / "loose").chmod(0o777)
     edited = edit_manifest(copy_of(signed, tmp_path / "edited"), lambda m: m.update(name="brightness"))
-    for path, trust, words in (
+    for path, trust, message in (
         (bundle.path, 'trusted_keys = "keys"', "is not signed"),
         (signed.path, 'trusted_keys = "none"', f"which is not in {tmp_path / 'none'}"),
         (signed.path, 'trusted_keys = "loose"', "can be written by others"),
-        (signed.path, "", "/etc/heatline/trusted"),  # by default nobody is trusted
+        (signed.path, "", "/etc/heatline/trusted"),  # by default no key is trusted
         (edited, "allow_unsigned = true", "does not fit the manifest.json beside it"),
     ):
         result = heatline(command, line_of(tmp_path, path, address, trust))
         assert (result.returncode, result.stdout) == (4, "")
-        assert words in complaint(result)
+        assert message in complaint(result)
 
 
 # The commands.
 
 
-def test_from_a_new_key_to_a_trusted_bundle(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp_path: Path) -> None:
     """Each command is run twice, for programs and for people."""
     copy_of(bundle, tmp_path / "b")
 
@@ -239,10 +235,10 @@ def test_from_a_new_key_to_a_trusted_bundle(bundle: Bundle, tmp_path: Path) -> N
     assert bundle_command("show", "b", people=f"key {fingerprint}")["signed_by"] == fingerprint
 
 
-def test_verify_refuses_by_named_keys_and_only_reports_without(
+def test_verify_refuses_untrusted_bundles_only_if_a_folder_is_named(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey
 ) -> None:
-    for path, by, words in (
+    for path, by, message in (
         (signed.path, {"key": private.public.fingerprint, "trusted_as": None}, "which is not in"),
         (bundle.path, None, "is not signed"),
     ):
@@ -251,33 +247,31 @@ def test_verify_refuses_by_named_keys_and_only_reports_without(
         assert one_object(reported.stdout)["signed_by"] == by
         refused = heatline("bundle", "verify", path, "--keys", tmp_path / "none", "--json")
         assert (refused.returncode, refused.stdout) == (4, "")
-        assert words in complaint(refused)
+        assert message in complaint(refused)
 
 
-def test_what_must_not_be_signed_or_trusted_is_refused_and_nothing_is_written(
-    tmp_path: Path, bundle: Bundle, key: Path
-) -> None:
+def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bundle: Bundle, key: Path) -> None:
     before = key.read_bytes()
     shutil.copy(key, tmp_path / "loose")
     (tmp_path / "loose").chmod(0o640)
     whole, damaged = copy_of(bundle, tmp_path / "whole"), copy_of(bundle, tmp_path / "damaged")
     (damaged / "model.onnx").write_bytes(b"")
     commands: list[tuple[list[str | Path], str]] = [
-        (["sign", whole, "--key", tmp_path / "loose"], "may be used by others than its owner (mode 0640"),
+        (["sign", whole, "--key", tmp_path / "loose"], "can be used by others than its owner (mode 0640"),
         (["sign", damaged, "--key", key], "changed or damaged"),
         (["keygen", key], "never overwritten"),
         (["trust", key, "--keys", tmp_path / "keys"], "holds a private key"),
     ]
-    for command, words in commands:
+    for command, message in commands:
         result = heatline("bundle", *command)
         assert (result.returncode, result.stdout) == (4, "")
-        assert words in complaint(result)
+        assert message in complaint(result)
     assert not list(tmp_path.rglob(SIGNATURE))
     assert not (tmp_path / "keys").exists()
     assert key.read_bytes() == before
 
 
-def test_a_bundle_that_was_calibrated_again_is_signed_by_nobody(tmp_path: Path, signed: Bundle) -> None:
+def test_a_recalibrated_bundle_is_not_signed(tmp_path: Path, signed: Bundle) -> None:
     good = write_pictures(tmp_path / "good", small_frames(2))
     result = heatline("calibrate", signed.path, good, "--to", tmp_path / "new", env=WIDE)
     assert "nobody, as this is a new bundle" in result.stdout

@@ -13,6 +13,7 @@ from edge.cli import target
 from edge.cli.status import EXIT_CODES
 from edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
 from edge.delivery.security.curve import make_key_pair
+from edge.errors import MessageError
 from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
@@ -57,7 +58,6 @@ def test_programs_get_one_json_object(address: str) -> None:
         result = ask(address, "--json")
     assert (result.returncode, result.stderr, result.stdout.count("\n")) == (17, "", 1)
     report = json.loads(result.stdout)
-    assert event.handshake is not None
     assert report | msgspec.structs.asdict(event.handshake) == report
     assert report["address"] == address
     assert msgspec.convert(report["status"], StatusEvent) == event, "the rest is the event as docs/protocol.md has it"
@@ -82,7 +82,7 @@ def test_people_read_all_that_matters(address: str, event: StatusEvent, facts: t
     assert [fact for fact in facts if fact not in shown] == []
 
 
-def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) -> None:
+def test_a_line_that_is_not_there_is_not_ready_and_one_of_another_version_an_error(address: str) -> None:
     result = ask(address, "--json", timeout_s=0.05)
     report = json.loads(result.stdout)
     assert (result.returncode, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
@@ -90,9 +90,10 @@ def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) ->
     shown = ask(address, timeout_s=0.05).stdout
     assert shown.startswith(f"{address}: NOT_READY (unreachable)\n")
     assert "check that the line runs" in shown
-    with SpokenLine(address, a_status(handshake=None)):  # of an older version
+    with SpokenLine(address, a_status(schema_version=1)):
         result = ask(address, "--json")
-    assert (result.returncode, json.loads(result.stdout)["reason"]) == (18, "unknown")
+    assert (result.returncode, result.stdout) == (MessageError.exit_code, "")
+    assert "an event of schema version 1 came, this reader knows version 2; update the line" in complaint(result)
 
 
 def test_a_detail_of_control_characters_is_shown_and_not_obeyed(address: str) -> None:

@@ -1,4 +1,4 @@
-"""From maps to one heatmap, smoothed or not: held to the slow oracle, and to what every stitcher must keep."""
+"""Stitching of maps to a heatmap, with and without smoothing, against the slow oracle and general properties."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from edge.errors import GeometryError
 from edge.geometry import RegionOfInterest, Stitcher, TileGrid
 from tests.oracles import smoothed, stitched
 
-# Tiles, overlaps, maps and cells that need not divide each other. The oracle knows no tile at a seam without overlap.
+# Tiles, overlaps, maps and cells that need not divide each other. The oracle has no tile at a seam without overlap.
 HW = st.tuples(st.integers(1, 40), st.integers(1, 40))
 SIZES = st.integers(4, 24).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(1, tile - 1)))
 MAP_HW = st.tuples(st.integers(1, 6), st.integers(1, 6))
 CORNERS = st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=4)
-"""Of the region of interest; none: the whole frame."""
+"""Polygons of the region of interest; empty: the whole frame."""
 
 
 def random_maps(stitcher: Stitcher, seed: int = 0) -> NDArray[np.float32]:
@@ -28,13 +28,13 @@ def slow(stitcher: Stitcher, maps: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def grid_of(hw: tuple[int, int], sizes: tuple[int, int], corners: list[tuple[int, int]]) -> TileGrid:
-    """A grid with an area that lies in the frame."""
+    """A grid with a region of interest within the frame."""
     polygons = [[(x % hw[1], y % hw[0]) for x, y in corners]] if corners else []
-    return TileGrid(hw, *sizes, RegionOfInterest.of(polygons))
+    return TileGrid(hw, *sizes, RegionOfInterest.from_polygons(polygons))
 
 
 def covered(stitcher: Stitcher) -> NDArray[np.bool_]:
-    """The cells whose centres lie in a tile of the grid."""
+    """Return the cells whose centres lie in a tile of the grid."""
     cells = np.zeros(stitcher.heatmap_hw, bool)
     for tile in range(len(stitcher.grid)):
         cells[stitcher.tile_cells(tile)] = True
@@ -46,7 +46,7 @@ def without_area(grid: TileGrid) -> TileGrid:
 
 
 def spread(grid: TileGrid, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The maps of a grid with an area among those of the whole frame: zeros in tiles that it does not look at."""
+    """Return the maps of all tiles of the frame: zeros in tiles that are not in the grid."""
     whole = without_area(grid).origins_yx
     everywhere = np.zeros((len(whole), *maps.shape[1:]), np.float32)
     everywhere[[whole.index(origin) for origin in grid.origins_yx]] = maps
@@ -56,7 +56,7 @@ def spread(grid: TileGrid, maps: NDArray[np.float32]) -> NDArray[np.float32]:
 def slow_total_and_weight(
     stitcher: Stitcher, maps: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The sums of the maps, and of ones in their place, over all tiles of the frame: their quotient is the mean."""
+    """Return the sums of the maps and of ones over all tiles of the frame: their quotient is the mean."""
     whole = Stitcher(without_area(stitcher.grid), stitcher.map_hw, stitcher.cell_px)
     return slow(whole, spread(stitcher.grid, maps)), slow(whole, spread(stitcher.grid, np.ones_like(maps)))
 
@@ -64,15 +64,15 @@ def slow_total_and_weight(
 @pytest.mark.parametrize(
     ("frame_hw", "overlap", "map_hw", "cell"),
     [
-        ((33, 47), 3, (3, 5), 4),  # odd sizes: the last cells stick out; maps that are not square
+        ((33, 47), 3, (3, 5), 4),  # odd sizes: the last cells extend beyond the frame; maps that are not square
         ((40, 40), 15, (7, 7), 4),  # the largest overlap: many tiles over each cell
-        ((9, 40), 2, (4, 4), 4),  # smaller than a tile, one way
+        ((9, 40), 2, (4, 4), 4),  # smaller than a tile along one axis
         ((1, 1), 2, (4, 4), 4),  # one px
         ((40, 40), 4, (4, 4), 7),  # cells that divide nothing
-        ((40, 70), 3, (3, 5), 1),  # so many cells that they are mixed in bands, the last of them narrower
+        ((40, 70), 3, (3, 5), 1),  # enough cells for several bands, the last one narrower
     ],
 )
-def test_the_heatmap_is_the_slow_one(
+def test_the_heatmap_equals_the_oracle(
     frame_hw: tuple[int, int], overlap: int, map_hw: tuple[int, int], cell: int
 ) -> None:
     stitcher = Stitcher(TileGrid(frame_hw, 16, overlap), map_hw, cell)
@@ -81,7 +81,7 @@ def test_the_heatmap_is_the_slow_one(
 
 
 @given(hw=HW, sizes=SIZES, corners=CORNERS, map_hw=MAP_HW, cell=st.integers(2, 4), seed=st.integers(0, 99))
-def test_each_cell_is_the_slow_mean_over_the_tiles_that_are_looked_at(
+def test_each_cell_equals_the_oracles_mean_over_inspected_tiles(
     hw: tuple[int, int],
     sizes: tuple[int, int],
     corners: list[tuple[int, int]],
@@ -95,7 +95,7 @@ def test_each_cell_is_the_slow_mean_over_the_tiles_that_are_looked_at(
     heatmap = stitcher.stitch(maps)
     assert heatmap.dtype == np.float32
     assert np.array_equal(np.isfinite(heatmap), covered(stitcher)), "NaN where no tile looked, and only there"
-    mixed = weight > 0  # not so on a tile's very border
+    mixed = weight > 0  # not exactly on a tile's border
     np.testing.assert_allclose(heatmap[mixed], total[mixed] / weight[mixed], atol=1e-3)
 
 
@@ -120,7 +120,7 @@ def test_a_constant_map_stitches_to_itself_and_extremes_are_never_exceeded(
     np.testing.assert_allclose(
         stitcher.stitch(np.full_like(maps, 7)), np.where(covered(stitcher), 7.0, np.nan), rtol=1e-5
     )
-    seen = stitcher.stitch(maps)[covered(stitcher)]  # none, where a tile lies between the centres of large cells
+    seen = stitcher.stitch(maps)[covered(stitcher)]  # none, if a tile lies between the centres of large cells
     assert ((maps.min() - 1e-3 <= seen) & (seen <= maps.max() + 1e-3)).all()
 
 
@@ -145,7 +145,7 @@ def test_a_linear_ramp_is_reproduced_in_the_interior() -> None:
         between: NDArray[np.bool_] = (~seen | ((offset >= half_cell) & (offset <= tile - half_cell))).all(axis=1)
         return between
 
-    # Only cells that lie between the centres of map cells in all tiles that see them: beyond, maps are held constant.
+    # Only cells between the centres of map cells in all tiles that cover them: beyond, maps are held constant.
     sampled = np.outer(
         between_map_cells(stitcher.centres_y, grid.rows_y), between_map_cells(stitcher.centres_x, grid.columns_x)
     )
@@ -155,7 +155,7 @@ def test_a_linear_ramp_is_reproduced_in_the_interior() -> None:
 
 
 @pytest.mark.parametrize("smoothing_px", [0.0, 8.0])
-def test_cells_that_no_present_tile_covers_are_nan_and_the_others_come_only_from_present_tiles(
+def test_cells_without_a_present_tile_are_nan_and_others_use_present_tiles_only(
     smoothing_px: float,
 ) -> None:
     stitcher = Stitcher(TileGrid((224, 440), 224, 8), (7, 7), smoothing_px=smoothing_px)  # two tiles that share 8 px
@@ -168,10 +168,13 @@ def test_cells_that_no_present_tile_covers_are_nan_and_the_others_come_only_from
 
 
 def test_maps_of_another_shape_are_refused() -> None:
-    whole, part = TileGrid((400, 400)), TileGrid((400, 400), area=RegionOfInterest.of([[(0, 0), (9, 0), (9, 9)]]))
+    whole, part = (
+        TileGrid((400, 400)),
+        TileGrid((400, 400), region_of_interest=RegionOfInterest.from_polygons([[(0, 0), (9, 0), (9, 9)]])),
+    )
     for grid, tiles, shapes in [
         (whole, 4, [(3, 7, 7), (4, 7, 8), (4, 8, 7), (4, 7)]),
-        (part, 1, [(4, 7, 7)]),  # of the whole frame
+        (part, 1, [(4, 7, 7)]),  # all tiles of the frame
     ]:
         for shape in shapes:
             with pytest.raises(GeometryError, match=rf"expected \({tiles}, 7, 7\)"):
@@ -194,7 +197,7 @@ def test_the_cells_of_a_tile_are_those_whose_centres_lie_in_it(
 
 
 @given(hw=HW, sizes=SIZES, corners=CORNERS, cell=st.integers(1, 4), smoothing=st.sampled_from([0.0, 2.0, 9.0]))
-def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
+def test_tiles_outside_the_grid_count_as_absent_tiles(
     hw: tuple[int, int], sizes: tuple[int, int], corners: list[tuple[int, int]], cell: int, smoothing: float
 ) -> None:
     part = Stitcher(grid_of(hw, sizes, corners), (3, 3), cell, smoothing)
@@ -204,9 +207,11 @@ def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
     np.testing.assert_allclose(part.stitch(maps), whole.stitch(spread(part.grid, maps), present), atol=1e-4)
 
 
-def test_between_two_areas_far_apart_nobody_looked() -> None:
+def test_cells_between_two_distant_areas_are_nan() -> None:
     corner, width = [(0, 0), (9, 0), (9, 9)], 200  # wider apart than the bands in which cells are mixed
-    grid = TileGrid((20, width), 16, 2, RegionOfInterest.of([corner, [(width - 1 - x, y) for x, y in corner]]))
+    grid = TileGrid(
+        (20, width), 16, 2, RegionOfInterest.from_polygons([corner, [(width - 1 - x, y) for x, y in corner]])
+    )
     stitcher = Stitcher(grid, (3, 3), 1)
     assert not covered(stitcher)[:, 60:140].any()
     maps = random_maps(stitcher)
@@ -222,9 +227,9 @@ def test_between_two_areas_far_apart_nobody_looked() -> None:
     ("frame_hw", "cell", "deviation"),
     [
         ((40, 56), 4, 6.0),  # several tiles
-        ((9, 30), 4, 3.0),  # smaller than a tile along one axis, the last cell sticks out
-        ((40, 40), 4, 100.0),  # wider than the frame: the mean of all
-        ((20, 70), 1, 2.0),  # so many cells that they are mixed in bands
+        ((9, 30), 4, 3.0),  # smaller than a tile along one axis, the last cell extends beyond the frame
+        ((40, 40), 4, 100.0),  # wider than the frame: the mean of all cells
+        ((20, 70), 1, 2.0),  # enough cells for several bands
     ],
 )
 def test_smoothing_is_the_gaussian_mean_of_the_plain_heatmap(
@@ -235,9 +240,9 @@ def test_smoothing_is_the_gaussian_mean_of_the_plain_heatmap(
     np.testing.assert_allclose(stitcher.stitch(maps), smoothed(slow(stitcher, maps), centres, deviation), atol=1e-4)
 
 
-def test_smoothing_takes_nothing_from_where_nobody_looked() -> None:
-    """The Gaussian mean over what the tiles that are looked at say, each cell by how much they say of it."""
-    grid = TileGrid((40, 56), 16, 2, RegionOfInterest.of([[(20, 4), (40, 4), (20, 30)]]))
+def test_smoothing_uses_inspected_cells_only() -> None:
+    """The result is the Gaussian mean over the inspected tiles, each cell by its weight."""
+    grid = TileGrid((40, 56), 16, 2, RegionOfInterest.from_polygons([[(20, 4), (40, 4), (20, 30)]]))
     assert 2 < len(grid) < len(without_area(grid))
     stitcher = Stitcher(grid, (4, 4), smoothing_px=6.0)
     centres = stitcher.centres_y.tolist(), stitcher.centres_x.tolist()
@@ -248,7 +253,7 @@ def test_smoothing_takes_nothing_from_where_nobody_looked() -> None:
 
 
 def test_a_flat_spot_with_a_higher_rim_peaks_in_its_middle() -> None:
-    """What smoothing is there for."""
+    """This is the purpose of smoothing."""
     tile_map = np.full((1, 14, 14), -8, np.float32)
     tile_map[0, 4:9, 4:9] = 90
     tile_map[0, 4, 4] = 100  # the rim

@@ -10,7 +10,7 @@ import pytest
 
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Heard, LineLost, NewBoot, Notice, Subscriber
+from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Received, Subscriber
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journal import Journal
@@ -29,17 +29,17 @@ class Line:
 
     def __init__(self, place: Path, journal: bool) -> None:
         self.address, self.served = f"ipc://{place}/events", f"ipc://{place}/journal"
-        self.keeping = journalling(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
+        self.journal = journalling(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
         self._server: FollowServer | None = None
         if journal:
             self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))
             self._server.start()
-            self._server.damaged.append(self.keeping.distrust)
-            self.keeping.wake.append(self._server.wake)
+            self._server.on_damaged.append(self.journal.distrust)
+            self.journal.on_commit.append(self._server.wake)
         self._publish()
 
     def _publish(self) -> None:
-        self.publisher = Publisher(self.address, self.keeping)
+        self.publisher = Publisher(self.address, self.journal)
         self.publisher.start()
 
     def tell(self, *messages: Message) -> None:
@@ -50,7 +50,7 @@ class Line:
     def cut_off(self) -> Iterator[Callable[..., None]]:
         """Publish nothing; what is yielded journals messages meanwhile: only one thread at a time may."""
         self.publisher.close()
-        yield lambda *messages: self.keeping.commit(messages) and None
+        yield lambda *messages: self.journal.commit(messages) and None
         self._publish()
 
     @contextlib.contextmanager
@@ -83,7 +83,7 @@ class Line:
         self.publisher.close()
         if self._server is not None:
             self._server.close()
-        self.keeping.close()
+        self.journal.close()
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
     made.close()
 
 
-def next_of(events: Subscriber) -> Heard:
+def next_of(events: Subscriber) -> Received:
     heard = events.receive()
     assert heard is not None, "nothing came any more"
     return heard
@@ -149,14 +149,14 @@ def next_notice(events: Subscriber) -> Notice:
 
 
 def gap(line: Line, topic: str, after_seq: int, through_seq: int) -> Gap:
-    return Gap(line.keeping.journal_id, GOOD.event.boot_id, topic, after_seq, through_seq)
+    return Gap(line.journal.journal_id, GOOD.event.boot_id, topic, after_seq, through_seq)
 
 
 def test_what_was_missed_while_cut_off_is_said_by_the_next_status(line: Line) -> None:
     with line.heard() as events:
         line.tell(*numbered(1, 2))
         assert until(events, 2) == [1, 2]
-        first = line.keeping.counts().journalled[GOOD.event.topic]
+        first = line.journal.counts().journalled[GOOD.event.topic]
         with line.cut_off() as journal:
             journal(*numbered(3, 4), ALARM)
         with line.telling_its_status():
@@ -170,7 +170,7 @@ def test_what_was_missed_is_said_before_the_next_event_of_its_topic(line: Line) 
     with line.heard() as events:
         line.tell(*numbered(1))
         until(events, 1)
-        first = line.keeping.counts().journalled[GOOD.event.topic]
+        first = line.journal.counts().journalled[GOOD.event.topic]
         with line.cut_off() as journal:
             journal(*numbered(2, 3))
         while not line.publisher.wait_for_subscriber(0.05):
@@ -181,7 +181,7 @@ def test_what_was_missed_is_said_before_the_next_event_of_its_topic(line: Line) 
 
 def test_a_listener_to_one_topic_misses_only_events_of_that_topic_and_gets_no_status(line: Line) -> None:
     with line.heard(topic=DEFECTS) as events:
-        last = line.keeping.counts().journalled[DEFECTS]
+        last = line.journal.counts().journalled[DEFECTS]
         line.tell(*numbered(*range(2, 9)), defect(number=9))
         assert until(events, 9) == [9], "what it did not subscribe to is no gap"
         with line.cut_off() as journal:
@@ -214,7 +214,7 @@ def test_a_listener_that_reads_too_slowly_knows_what_was_dropped_for_it(
     monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
     with contextlib.closing(Line(tmp_path, journal=True)) as line, line.heard() as events:
         count = 1500
-        before = line.keeping.counts().journalled[DEFECTS]
+        before = line.journal.counts().journalled[DEFECTS]
         padded = [msgspec.structs.replace(each.event, detail="x" * 2000) for each in numbered(*range(1, count + 1))]
         line.tell(*map(Message, padded))
         accounted, missed = list[int](), 0
@@ -233,7 +233,7 @@ def test_a_listener_that_reads_too_slowly_knows_what_was_dropped_for_it(
 @pytest.mark.parametrize("line", [False], indirect=True)
 def test_a_new_boot_and_silence_are_said_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
-    monkeypatch.setattr("edge.delivery.client.subscriber.TEND_EVERY_MS", 20)
+    monkeypatch.setattr("edge.delivery.client.subscriber.TICK_EVERY_MS", 20)
     status = HANDSHAKE.event
     with Subscriber(line.address, timeout_s=1.0) as events:
         assert events.receive() is None, "a line that was never there is not lost"
@@ -252,7 +252,7 @@ def test_a_new_boot_and_silence_are_said_once(line: Line, monkeypatch: pytest.Mo
 
 
 def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, tmp_path: Path) -> None:
-    old_id = line.keeping.journal_id
+    old_id = line.journal.journal_id
     rotten = "UPDATE events SET header = replace(header, '\"frame_number\":49,', '\"frame_number\":48,')"
     with line.cut_off() as journal:
         journal(*numbered(*range(1, 100)))
@@ -263,6 +263,6 @@ def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, 
             consumer.receive()
         assert (lost.value.journal_id, lost.value.after_seq) == (old_id, 49)
         begun = next(iter(consumer))
-        assert (begun.journal_id, begun.seq, begun.event.what) == (line.keeping.journal_id, 1, "begun")
+        assert (begun.journal_id, begun.seq, begun.event.kind) == (line.journal.journal_id, 1, "begun")
         assert "event 50: its header" in begun.event.detail
     assert (tmp_path / "state" / "journal.db.damaged-1").exists()

@@ -1,5 +1,5 @@
-"""A camera that is kept going, in its real process, which is killed, stopped and held up: nothing that it announced is
-lost, and each fault is told once."""
+"""A supervised camera in its real process, which is killed, stopped and delayed: no announced frame is lost, and each
+fault is reported once."""
 
 import contextlib
 import os
@@ -49,11 +49,11 @@ def _give_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LONG_MS = WITHIN_SECONDS * 1000
-"""Of a part that is not to be given up."""
+"""Time limit of a part whose frame must come."""
 SHORT_MS = 400.0
-"""Of a part that is to be given up: a machine that is busy must bring the others' frames in less."""
+"""Time limit of a part without a frame: a busy machine must deliver the others' frames in less."""
 EAGER = {"rate_fps": None, "on_overload": "block"}
-"""Of a camera that takes frames as fast as it can, and waits for a slot."""
+"""Settings of a camera that takes frames as fast as possible, and blocks for a slot."""
 
 
 def part_camera(timeout_ms: float = LONG_MS, **keys: object) -> PatternSettings:
@@ -75,7 +75,7 @@ def until_back(camera: Watched) -> None:
 # Opening.
 
 
-def test_it_is_live_once_it_is_open_and_idle_if_it_waits_for_triggers() -> None:
+def test_an_open_camera_is_live_or_idle_if_it_waits_for_triggers() -> None:
     for trigger, state in (("free", "LIVE"), ("software", "IDLE")):
         with watched(drawn_camera(trigger=trigger), opened=False) as camera:
             assert camera.camera.state().state == "OPENING"
@@ -91,7 +91,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_one_that_is_not_there_is_told_once_and_tried_until_it_is(tmp_path: Path) -> None:
+def test_a_missing_camera_is_reported_once_and_opened_when_it_appears(tmp_path: Path) -> None:
     with watched(FolderSettings(name="top", path=tmp_path / "f"), drawn=False, opened=False) as camera:
         with pytest.raises(CameraError, match=r"^camera top: .*is not a folder"):
             camera.camera.open()
@@ -129,7 +129,7 @@ def test_a_process_that_takes_long_to_start_is_not_unresponsive(monkeypatch: pyt
 # Frames and their account.
 
 
-def test_frames_that_its_ids_leave_out_are_named_across_the_wrap() -> None:
+def test_frames_missing_by_id_are_reported_across_the_wrap() -> None:
     with watched(drawn_camera(**EAGER, frames=12, lose_frames=[3, 4, 5, 9], first_frame_id=65532)) as camera:
         camera.to_the_end()
         assert camera.ids() == [65532, 65533, 65534, 65535, 1, 2, 3, 4, 5, 6, 7, 8]
@@ -161,7 +161,7 @@ def test_deadlines_count_from_the_capture_or_from_the_trigger() -> None:
 # Death and return.
 
 
-def test_a_killed_process_is_told_once_replaced_and_told_once_more_when_frames_come_again() -> None:
+def test_a_killed_process_is_replaced_and_its_death_and_recovery_reported_once() -> None:
     with watched(drawn_camera(rate_fps=100, draw_size=(64, 48))) as camera:
         camera.until_frames(3)
         pid = camera.pid
@@ -178,7 +178,7 @@ def test_a_killed_process_is_told_once_replaced_and_told_once_more_when_frames_c
         assert all(seen.shows == seen.stamp.frame_id for seen in camera.frames)
 
 
-def test_what_a_killed_process_had_announced_is_all_accounted_for() -> None:
+def test_all_frames_that_a_killed_process_announced_are_accounted_for() -> None:
     with watched(drawn_camera(**EAGER, draw_size=(64, 48))) as camera:
         camera.until_frames(3)
         camera.until_unread(5)
@@ -188,7 +188,7 @@ def test_what_a_killed_process_had_announced_is_all_accounted_for() -> None:
         assert {seen.reason for seen in camera.bad} <= {"process"}
 
 
-def test_the_alarm_that_is_over_is_the_one_that_began(tmp_path: Path) -> None:
+def test_the_end_of_an_alarm_has_the_reason_of_its_start(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "f", 3)
     with watched(FolderSettings(name="top", path=folder, loop=True, rate_fps=50), drawn=False) as camera:
         camera.until_frames(1)
@@ -200,7 +200,7 @@ def test_the_alarm_that_is_over_is_the_one_that_began(tmp_path: Path) -> None:
         assert camera.states == [("process", True), ("process", False)]
 
 
-def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_ever() -> None:
+def test_a_camera_that_starts_with_the_same_picture_recovers_from_frozen() -> None:
     with watched(part_camera(frozen_after_frames=1)) as camera:
         camera.triggered("P-1")
         kill(camera)
@@ -212,36 +212,36 @@ def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_
 # Triggers.
 
 
-def test_a_camera_that_runs_freely_takes_no_trigger() -> None:
+def test_a_camera_that_runs_freely_refuses_triggers() -> None:
     with watched(drawn_camera()) as camera:
         camera.trigger("P-1")
-        assert camera.said_to("P-1") == TriggerAnswer(refused="not_triggered", detail="camera top runs freely")
+        assert camera.answer_to("P-1") == TriggerAnswer(refused="not_triggered", detail="camera top runs freely")
 
 
-def test_a_trigger_while_another_waits_for_its_frame_is_refused_and_its_part_accounted_for() -> None:
+def test_a_trigger_while_another_waits_is_refused_and_its_part_reported() -> None:
     with watched(part_camera(SHORT_MS, ignore_triggers=[2])) as camera:
         camera.triggered("P-0")
         camera.trigger("P-1")
-        assert camera.grab() is None, "it is fired, and not heard"
+        assert camera.grab() is None, "sent, and ignored"
         camera.trigger("P-2")
         camera.until(lambda: camera.answered("P-1"))
         camera.triggered("P-3")
         assert camera.parts == [
             ("P-0", None, 1), ("P-2", "no_frame", None), ("P-1", "no_frame", None), ("P-3", None, 2)
         ]  # fmt: skip
-        assert [camera.said_to(f"P-{n}").refused for n in (1, 2)] == ["no_frame", "busy"]
-        assert camera.said_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
+        assert [camera.answer_to(f"P-{n}").refused for n in (1, 2)] == ["no_frame", "busy"]
+        assert camera.answer_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
 
 
-def test_the_answer_to_a_trigger_names_the_ledgers_number_of_its_frame_also_after_frames_of_the_last_run() -> None:
+def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
     with watched(part_camera(ignore_triggers=[2]), captured=7) as camera:
         camera.triggered("P-1", "P-2", "P-3")
-        told = [camera.said_to(part_id).frame_number for part_id in ("P-1", "P-3")]
-        assert told == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
+        numbers = [camera.answer_to(part_id).frame_number for part_id in ("P-1", "P-3")]
+        assert numbers == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
 
 
 def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -> None:
-    """A camera slower than its timeout would show each part under the next one's id, for ever."""
+    """A camera slower than its timeout would always show each part under the next one's id."""
     with watched(part_camera(SHORT_MS, ignore_triggers=[1])) as camera:
         camera.triggered("P-1")
         given_up_ns = time.monotonic_ns()
@@ -249,10 +249,10 @@ def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -
         wait_ns(given_up_ns, 1.2 * SHORT_MS / 1e3)
         camera.triggered("P-3")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", "no_frame", None), ("P-3", None, 1)]
-        assert [camera.said_to(f"P-{n}").refused for n in (1, 2, 3)] == ["no_frame", "busy", None]
+        assert [camera.answer_to(f"P-{n}").refused for n in (1, 2, 3)] == ["no_frame", "busy", None]
 
 
-def test_a_trigger_that_cannot_be_fired_at_once_is_not_fired_for_what_comes_later(
+def test_a_trigger_that_cannot_be_sent_at_once_is_not_sent_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with watched(part_camera()) as camera:
@@ -263,53 +263,53 @@ def test_a_trigger_that_cannot_be_fired_at_once_is_not_fired_for_what_comes_late
             camera.until(lambda: len(camera.seen) == 1)
         camera.triggered("P-2")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", None, 1)], "nothing was fired before"
-        assert camera.said_to("P-1").refused == "busy"
+        assert camera.answer_to("P-1").refused == "busy"
 
 
-def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trigger_that_reaches_the_process_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(part_camera()) as camera:
         camera.triggered("P-1")
         stop(camera.pid)
         with monkeypatch.context() as quick:
             quick.setattr(triggering, "FIRE_WITHIN_SECONDS", 0.1)
             camera.trigger("late")
-            asked_ns = time.monotonic_ns()
-            camera.grab()  # it is sent, and not read
-            wait_ns(asked_ns, 0.1)
+            requested_ns = time.monotonic_ns()
+            camera.grab()  # sent, but not read
+            wait_ns(requested_ns, 0.1)
         os.kill(camera.pid, signal.SIGCONT)
         camera.until(lambda: camera.answered("late"))
         camera.triggered("P-3")
         assert camera.parts == [("P-1", None, 1), ("late", "no_frame", None), ("P-3", None, 2)]
 
 
-def test_a_dead_camera_refuses_and_the_part_is_accounted_for_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_camera_refuses_a_trigger_and_the_part_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 3600.0)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 3600.0)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 3600.0)
     with watched(part_camera()) as camera:
         kill(camera)
         until_dead(camera)
         camera.triggered("P-1", "P-2")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", "no_frame", None)]
         assert {(seen.kind, seen.stamp.frame_id) for seen in camera.seen} == {("dropped", None)}
-        assert {camera.said_to(part_id).refused for part_id in ("P-1", "P-2")} == {"camera_dead"}
+        assert {camera.answer_to(part_id).refused for part_id in ("P-1", "P-2")} == {"camera_dead"}
         assert camera.states == [("process", True)]
 
 
-def test_a_part_whose_camera_dies_under_it_is_told_and_none_of_those_after_it_shifts() -> None:
+def test_a_part_whose_camera_dies_is_reported_and_later_parts_do_not_shift() -> None:
     with watched(part_camera(ignore_triggers=[2])) as camera:
         camera.triggered("P-1")
         camera.trigger("P-2")
-        assert camera.grab() is None, "the second is fired, and not heard"
+        assert camera.grab() is None, "the second is sent, and ignored"
         kill(camera)
         until_back(camera)
         camera.triggered("P-3")
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None), ("P-3", None, 1)]
-        assert camera.said_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
         assert "the camera is dead" in camera.seen[1].detail
-        assert camera.said_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
+        assert camera.answer_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
 
 
-def test_triggers_one_after_the_other_that_bring_no_frame_are_a_dead_camera() -> None:
+def test_consecutive_triggers_without_a_frame_mean_a_dead_camera() -> None:
     with watched(part_camera(SHORT_MS, ignore_triggers=[2, 3, 4])) as camera:
         camera.triggered("P-1", "P-2", "P-3", "P-4")
         camera.until(lambda: camera.camera.state().openings == 2, "its opening")
@@ -320,7 +320,7 @@ def test_triggers_one_after_the_other_that_bring_no_frame_are_a_dead_camera() ->
 
 
 class Edges(PatternSettings, frozen=True, kw_only=True, tag="pattern"):
-    """A camera that takes a frame at every edge that it is given from elsewhere, here by a clock of its own."""
+    """A camera that takes a frame at every external edge, here of its own clock."""
 
     @property
     def triggered(self) -> Literal["hardware"]:
@@ -332,14 +332,14 @@ def edges(**keys: object) -> Edges:
 
 
 def announce(camera: Watched, part_id: str) -> int:
-    """Announce a part; when it surely was."""
+    """Announce a part; return a time after the announcement."""
     camera.trigger(part_id)
     camera.until(lambda: camera.answered(part_id))
-    assert camera.said_to(part_id) == TriggerAnswer()
+    assert camera.answer_to(part_id) == TriggerAnswer()
     return time.monotonic_ns()
 
 
-def test_with_hardware_triggers_a_part_is_announced_at_once_and_shown_by_the_next_frame_that_is_taken() -> None:
+def test_a_part_of_a_hardware_trigger_is_shown_by_the_next_frame() -> None:
     with watched(edges()) as camera:
         for n in range(1, 4):
             camera.until_frames(1 + n % 2)
@@ -353,7 +353,7 @@ def test_with_hardware_triggers_a_part_is_announced_at_once_and_shown_by_the_nex
         assert camera.bad == []
 
 
-def test_a_part_that_is_announced_while_the_line_is_busy_is_shown_by_the_frame_that_is_taken_next() -> None:
+def test_a_part_announced_while_the_line_is_busy_is_shown_by_the_next_frame() -> None:
     with watched(edges()) as camera:
         camera.until_frames(1)
         camera.trigger("P-1")
@@ -364,17 +364,17 @@ def test_a_part_that_is_announced_while_the_line_is_busy_is_shown_by_the_frame_t
         assert [seen.stamp.part_id for seen in after] == ["P-1", *[None] * (len(after) - 1)]
 
 
-def test_a_client_that_names_no_camera_of_the_line_is_told_which_there_are() -> None:
-    said: list[commands.Reply] = []
+def test_an_unknown_camera_is_refused_with_the_names_of_the_cameras() -> None:
+    replies: list[commands.Reply] = []
     with watched(part_camera(), opened=False) as camera:
         desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
-        desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), said.append)
-    (unknown,) = said
+        desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), replies.append)
+    (unknown,) = replies
     assert isinstance(unknown, Refused)
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")
 
 
-# A line that is held up.
+# A line that pauses.
 
 
 def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,7 +382,7 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_silent(m
         camera.until_frames(5)
         camera.until_unread(5)
         with monkeypatch.context() as quick:
-            quick.setattr(liveness, "LEAST_SILENCE_SECONDS", 0.1)
+            quick.setattr(liveness, "MIN_SILENCE_SECONDS", 0.1)
             wait_ns(time.monotonic_ns(), 0.2)
             assert camera.grab() is not None
         camera.until_frames(10)
@@ -396,7 +396,7 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
 ) -> None:
     with watched(drawn_camera(**EAGER)) as camera:
         monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.01)
-        camera.until(lambda: camera.camera._process._asked_ns is not None, "a question")
+        camera.until(lambda: camera.camera._process._requested_ns is not None, "a question")
         with monkeypatch.context() as quick:
             quick.setattr(restarts, "ANSWER_WITHIN_SECONDS", 0.1)
             camera.until_unread(3)
@@ -408,8 +408,8 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
 
 
 def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
-    """Trigger a frame, which then lies in the socket; when it was triggered."""
-    stop(camera.pid)  # so that the frame is not taken as soon as the trigger is sent
+    """Trigger a frame, which then waits in the socket; return the time of the trigger."""
+    stop(camera.pid)  # so that the line does not read the frame at once
     camera.trigger(part_id)
     triggered_ns = time.monotonic_ns()
     assert camera.grab(0.0) is None
@@ -419,7 +419,7 @@ def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
     return triggered_ns
 
 
-def test_a_frame_that_came_in_time_keeps_its_part_though_the_line_took_it_late() -> None:
+def test_a_frame_in_time_keeps_its_part_even_if_the_line_reads_it_late() -> None:
     with watched(part_camera(SHORT_MS)) as camera:
         triggered_ns = trigger_and_do_not_take(camera, "P-1")
         wait_ns(triggered_ns, 1.05 * SHORT_MS / 1e3)
@@ -427,29 +427,29 @@ def test_a_frame_that_came_in_time_keeps_its_part_though_the_line_took_it_late()
         assert camera.parts == [("P-1", None, 1)]
 
 
-def test_a_part_whose_frame_had_come_when_its_camera_died_is_told_once_with_its_frame() -> None:
+def test_a_part_whose_frame_came_before_the_cameras_death_is_reported_once() -> None:
     with watched(edges(freeze_at=1, frozen_after_frames=1)) as camera:
         camera.until_frames(1)
-        camera.until_unread(1)  # the one for which it will be dead
+        camera.until_unread(1)  # the frame that shows the fault
         camera.trigger("P-1")
         camera.until_unread(4)
         until_dead(camera)
         while camera.grab(0.001) is not None:
             pass
         assert len(camera.ids()) >= 5
-        (told,) = [seen for seen in camera.seen if seen.stamp.part_id == "P-1"]
-        assert (told.reason, told.kind, told.stamp.frame_id is None) == ("frozen", "failed", False)
+        (reported,) = [seen for seen in camera.seen if seen.stamp.part_id == "P-1"]
+        assert (reported.reason, reported.kind, reported.stamp.frame_id is None) == ("frozen", "failed", False)
 
 
 # Stopping.
 
 
-def test_interrupting_an_opening_ends_it() -> None:
+def test_interrupting_ends_an_opening() -> None:
     with watched(drawn_camera(), opened=False) as camera:
         opened: list[Opened | None] = []
         thread = in_thread(lambda: opened.append(camera.camera.open()))
         until(lambda: camera.camera._process.running is not None, "its start")
-        stop(camera.pid)  # so that it cannot be quicker than we are
+        stop(camera.pid)  # so that it cannot be faster than the test
         camera.camera.interrupt()
         thread.join(WITHIN_SECONDS)
         assert opened == [None]
@@ -457,7 +457,7 @@ def test_interrupting_an_opening_ends_it() -> None:
         assert camera.alarms == []
 
 
-def test_interrupting_ends_a_grab_that_waits_and_there_is_no_more() -> None:
+def test_interrupting_ends_a_waiting_grab_and_all_later_ones() -> None:
     with watched(part_camera()) as camera:
         came: list[object] = []
 
@@ -474,24 +474,24 @@ def test_interrupting_ends_a_grab_that_waits_and_there_is_no_more() -> None:
             with pytest.raises(EndOfFrames):
                 camera.camera.grab(1.0)
         camera.trigger("P-1")
-        assert camera.said_to("P-1").refused == "stopping"
+        assert camera.answer_to("P-1").refused == "stopping"
         assert camera.alarms == []
 
 
-def test_all_frames_that_were_announced_or_lost_among_them_are_told_before_the_end() -> None:
+def test_all_announced_and_lost_frames_are_reported_before_the_end() -> None:
     with watched(drawn_camera(**EAGER, lose_frames=[7, 8])) as camera:
         camera.until_frames(4)
         camera.until_unread(5)
         camera.camera.interrupt()
         last = camera.to_the_end()
-        told = [(seen.stamp.frame_id, seen.stamp.frames, seen.reason) for seen in last[:6]]
+        reported = [(seen.stamp.frame_id, seen.stamp.frames, seen.reason) for seen in last[:6]]
         stopped = [(frame_id, 1, "stopped") for frame_id in (5, 6, 9, 10, 11)]
-        assert told == [*stopped[:2], (7, 2, "lost_by_camera"), *stopped[2:]], "all that its slots held"
+        assert reported == [*stopped[:2], (7, 2, "lost_by_camera"), *stopped[2:]], "all that its slots held"
         assert {seen.kind for seen in last} == {"dropped"}
         assert camera.ids() == list(range(1, len(camera.ids()) + 1))
 
 
-def test_a_part_whose_frame_had_come_at_the_end_is_told_once_with_its_frame() -> None:
+def test_a_part_whose_frame_came_before_the_end_is_reported_once() -> None:
     with watched(part_camera()) as camera:
         trigger_and_do_not_take(camera, "P-1")
         camera.camera.interrupt()
@@ -502,7 +502,7 @@ def test_a_part_whose_frame_had_come_at_the_end_is_told_once_with_its_frame() ->
 
 
 class TimesOutAtTheStop:
-    """A source that has nothing at the very moment of the stop, and then tells of what had been announced."""
+    """A source that has nothing at the moment of the stop, and then reports the announced frames."""
 
     def __init__(self) -> None:
         self.waiting, self.interrupted = threading.Event(), threading.Event()
@@ -519,7 +519,7 @@ class TimesOutAtTheStop:
         self.interrupted.set()
 
 
-def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_told_after_it() -> None:
+def test_a_timeout_at_the_moment_of_the_stop_loses_no_frame() -> None:
     source, reported, ledger = TimesOutAtTheStop(), list[Outcome](), Ledger(["top"])
     cameras = {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())}
     setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame gets as far as that
@@ -532,25 +532,25 @@ def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_t
     assert ledger.accounts()["top"] == Account(captured=1, dropped={"stopped": 1})
 
 
-def test_parts_that_wait_at_the_end_are_told_and_triggers_that_wait_are_refused() -> None:
+def test_at_the_end_waiting_parts_are_reported_and_waiting_triggers_refused() -> None:
     with watched(part_camera(ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
-        assert camera.grab() is None, "it is fired, and not heard"
+        assert camera.grab() is None, "sent, and ignored"
         camera.trigger("P-2")
         camera.camera.interrupt()
         camera.to_the_end()
         assert camera.parts == [("P-1", "no_frame", None)]
         assert camera.bad[0].kind == "dropped"
-        assert [camera.said_to(part_id).refused for part_id in ("P-1", "P-2")] == ["no_frame", "stopping"]
+        assert [camera.answer_to(part_id).refused for part_id in ("P-1", "P-2")] == ["no_frame", "stopping"]
 
 
-def test_a_camera_that_has_shown_all_it_had_refuses_triggers_and_forgets_no_part() -> None:
+def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
     with watched(part_camera(frames=1)) as camera:
         camera.triggered("P-1")
-        camera.trigger("P-2")  # that it has ended lies in the socket, or will
+        camera.trigger("P-2")  # its end is in the socket, or soon will be
         camera.to_the_end()
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None)]
-        assert camera.said_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
         camera.trigger("P-3")
-        assert camera.said_to("P-3").refused == "camera_dead"
+        assert camera.answer_to("P-3").refused == "camera_dead"
         assert camera.alarms == []

@@ -1,4 +1,4 @@
-"""Counts in sentences: one of a thing is singular."""
+"""Counts in sentences: a count of one is singular."""
 
 import pytest
 
@@ -13,17 +13,17 @@ from edge.wire.events import Consumer, JournalState
 @pytest.mark.parametrize(
     ("count", "says"), [(0, "0 frames are"), (1, "1 frame is"), (2, "2 frames are"), (1234, "1,234 frames are")]
 )
-def test_one_of_a_thing_is_singular(count: int, says: str) -> None:
+def test_a_count_of_one_is_singular(count: int, says: str) -> None:
     assert f"{format_count(count, 'frame', ',')} {is_are(count)}" == says
     assert format_count(count, "frame") == says.replace(",", "").rpartition(" ")[0]
 
 
-def test_frames_that_a_calibration_names_are_counted() -> None:
+def test_a_calibration_formats_its_frame_counts() -> None:
     assert count_frames(1, "good frames of early") == "1 good frame of early"
     assert count_frames(2, "good frames of early") == "2 good frames of early"
 
 
-def test_a_consumer_that_is_one_event_behind_is_told_so() -> None:
+def test_a_consumer_one_event_behind_is_described_in_the_singular() -> None:
     journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
     words = describe_consumer(Consumer(acked_seq=1, connected=True), journal)
     assert words.startswith("connected; 1 event behind, and 1 is gone:")

@@ -27,7 +27,7 @@ def known_to_kernel_of_this_thread() -> bytes:
 
 @contextlib.contextmanager
 def at_work(make: Callable[[Callable[..., None]], threading.Thread]) -> Iterator[threading.Thread]:
-    """A thread that has begun its work, and ends it at the end."""
+    """Run a thread that has begun its work, and ends with the context."""
     begun, go_on = threading.Event(), threading.Event()
 
     def work(*_: object) -> None:
@@ -54,7 +54,7 @@ def test_the_kernel_knows_a_thread_by_its_name(name: str, known: bytes) -> None:
         assert (thread.name, thread.daemon) == (name, True)
 
 
-def test_threads_that_a_library_starts_meanwhile_have_the_name_that_is_given() -> None:
+def test_threads_that_a_library_starts_inherit_the_name() -> None:
     own = known_to_kernel_of_this_thread()
     with contextlib.ExitStack() as at_end:
         with threads_named("engine"):
@@ -69,7 +69,7 @@ def test_a_name_that_cannot_be_written_stops_no_work() -> None:
     assert done.wait(WITHIN_SECONDS)
 
 
-def test_all_parts_of_a_line_have_theirs_also_after_a_reload(tmp_path: Path, bundle: Bundle, address: str) -> None:
+def test_all_threads_of_a_line_have_names_also_after_a_reload(tmp_path: Path, bundle: Bundle, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     keys = 'path = "frames"\nloop = true\nrate_fps = 20'
     tables = f'[journal]\nfolder = "{tmp_path}/journal"\n[commands]\nbind = "ipc://{tmp_path}/commands"\n[engine]\n'
@@ -77,13 +77,13 @@ def test_all_parts_of_a_line_have_theirs_also_after_a_reload(tmp_path: Path, bun
     parts = {b"grab top", b"infer", b"judge", b"report", b"publish", b"journal", b"commands", b"engine"}
 
     def named(run: RunningLine) -> bool:
-        """Some threads take their names only once they run; none of the new engine's keeps that of the changeover."""
+        """Some threads set their names after their start; none of the new engine's keeps that of the changeover."""
         names = known_to_kernel(run.process.pid)
         return parts <= set(names) and names.count(b"changeover") <= 1
 
     with running(line, address) as run:
         run.until(lambda _: named(run))
         line.write_text(line.read_text() + "streams = 1\nthreads = 2\n")
-        assert run.reload().in_force
+        assert run.reload().applied
         run.until(lambda _: named(run))
         run.end()

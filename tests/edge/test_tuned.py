@@ -215,7 +215,7 @@ def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle
     with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
     with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes only on CPU"):
         load_config(line)
-    with pytest.raises(EngineError, match="onnxruntime was asked for GPU, it computes on CPU alone"):
+    with pytest.raises(EngineError, match="onnxruntime cannot compute on GPU, only on CPU"):
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
 
 
@@ -252,13 +252,13 @@ def test_the_service_infers_as_tuned_and_a_reload_reads_that_again(
         run.until_inspected()
         path.write_text("nonsense")
         refused = run.reload()
-        assert (refused.in_force, "line.tuned.toml is not valid TOML" in str(refused.detail)) == (False, True)
+        assert (refused.applied, "line.tuned.toml is not valid TOML" in str(refused.detail)) == (False, True)
         path.unlink()
         write_tuned(line, tuned(bundle.digest, replace(BEST, batch=4)))
-        assert run.reload().in_force
+        assert run.reload().applied
         run.until_inspected()
         write_tuned(line, tuned(bundle.digest, processor="another one"))
-        assert run.reload().in_force
+        assert run.reload().applied
         run.until_inspected()
         assert run.end().lost == []
     log = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tests of two samples, held to the enumeration of all that could have come."""
+"""Tests of two samples, compared with an enumeration of all outcomes."""
 
 import itertools
 from fractions import Fraction
@@ -30,12 +30,12 @@ def test_fisher_is_twice_the_smaller_tail_of_all_tables_with_the_same_sums(
 
 
 @pytest.mark.parametrize(("first_n", "second_n", "may"), [(5, 5, 0), (6, 4, 1), (4, 6, 2)])
-def test_fisher_claims_no_more_than_is_so_where_the_first_sample_set_the_threshold(
-    first_n: int, second_n: int, may: int
-) -> None:
+def test_fisher_is_valid_if_the_first_sample_set_the_threshold(first_n: int, second_n: int, may: int) -> None:
     """All orders of the pooled frames are equally likely; the threshold is just above the (may + 1)-th of the first."""
-    orders = list(itertools.combinations(range(first_n + second_n), first_n))  # places of the first, hottest is 0
-    above = [places[may] - may for places in orders]  # how many of the second lie above it
+    orders = list(
+        itertools.combinations(range(first_n + second_n), first_n)
+    )  # ranks of the first sample, the hottest is 0
+    above = [places[may] - may for places in orders]  # how many of the second sample lie above the threshold
     for second in range(second_n + 1):
         claimed = fisher_exact(may, first_n, second, second_n)
         as_many = sum(k >= second for k in above) / len(orders)
@@ -47,7 +47,7 @@ def test_fisher_claims_no_more_than_is_so_where_the_first_sample_set_the_thresho
 
 
 def exact_ranks(first: list[int], second: list[int]) -> float:
-    """Twice the smaller tail of the second sample's wins, over all ways to tell the two apart."""
+    """Twice the smaller tail of the second sample's wins, over all splits into two samples."""
 
     def wins(above: list[int], below: list[int]) -> float:
         return sum((a > b) + 0.5 * (a == b) for a in above for b in below)
@@ -68,12 +68,12 @@ def test_the_rank_test_is_close_to_the_enumeration_of_all_splits(values: list[in
     assert mann_whitney(values[:5], values[5:]).p == pytest.approx(exact_ranks(values[:5], values[5:]), abs=0.03)
 
 
-def test_the_rank_test_is_close_to_the_enumeration_where_values_tie() -> None:
+def test_the_rank_test_is_close_to_the_enumeration_with_ties() -> None:
     first, second = [1, 2, 2, 3, 4, 4], [2, 4, 5, 5, 6, 6]
     assert mann_whitney(first, second).p == pytest.approx(exact_ranks(first, second), abs=0.03)
 
 
-def test_of_small_samples_that_lie_wholly_apart_the_rank_test_claims_less_than_the_enumeration() -> None:
+def test_for_separate_small_samples_the_rank_test_is_conservative() -> None:
     for m, n in ((1, 1), (1, 9), (4, 6), (7, 7)):
         came = mann_whitney(list(range(m)), list(range(100, 100 + n)))
         exact = min(1.0, 2 / comb(m + n, n))
@@ -81,7 +81,7 @@ def test_of_small_samples_that_lie_wholly_apart_the_rank_test_claims_less_than_t
         assert came.p >= exact or (exact >= 0.01 and came.p >= 0.01)
 
 
-def test_the_rank_test_knows_the_side_and_that_no_difference_is_none() -> None:
+def test_the_rank_test_returns_the_side_and_finds_no_difference_in_equal_samples() -> None:
     hotter, colder = mann_whitney([1, 2, 3] * 5, [7, 8, 9] * 5), mann_whitney([7, 8, 9] * 5, [1, 2, 3] * 5)
     assert (hotter.second_is, colder.second_is) == ("higher", "lower")
     assert hotter.p == colder.p < 1e-5

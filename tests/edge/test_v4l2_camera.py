@@ -1,4 +1,4 @@
-"""The V4L2 camera. What needs no device is real; a device is played by a stand-in for OpenCV's capture of one."""
+"""The V4L2 camera. Tests without a device are real; a stand-in for OpenCV's capture simulates a device."""
 
 import threading
 from pathlib import Path
@@ -17,7 +17,7 @@ MJPG, YUYV = cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"YUYV")
 
 
 class Device:
-    """A camera of two sizes, as OpenCV shows one: it falls back to what it has, and gives a frame when told to."""
+    """Simulates OpenCV's capture of a camera with two sizes: it falls back to these, and shows frames on request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, float]] = []
@@ -65,7 +65,7 @@ class Device:
         self.released.set()
 
     def take(self, *at_ms: float | None) -> None:
-        """Give frames with these timestamps; None: a read that fails."""
+        """Show frames with these timestamps; None: a read that fails."""
         with self._frames:
             self._ready += at_ms
             self._frames.notify_all()
@@ -85,31 +85,31 @@ def camera_on(path: str | Path = "/dev/null", **keys: object) -> V4l2Camera:
 # Without a device.
 
 
-def test_what_is_no_video_device_or_not_there_is_a_camera_error(tmp_path: Path) -> None:
+def test_a_missing_device_or_a_file_that_is_none_is_a_camera_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no device")
-    for path, said in {
+    for path, message in {
         tmp_path / "video0": r"/video0 is not there; is the camera plugged in\? Set device",
         tmp_path: r" is no device; set device to one of /dev/video\*",
         tmp_path / "file": r"/file is no device; set device to one of /dev/video\*",
         Path("/dev/null"): "/dev/null is no video device that captures, or another",
     }.items():
-        with pytest.raises(CameraError, match=f"^camera usb: .*{said}"):
+        with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):
             camera_on(path).open()
 
 
-def test_a_device_that_the_system_does_not_open_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_the_system_does_not_open_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("edge.cameras.v4l2.os.open", refuse)  # root may open everything
-    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* in the group"):
+    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
         camera_on().open()
 
 
 # With the stand-in.
 
 
-def test_the_driver_is_asked_for_what_is_set_and_what_it_took_is_told(device: Device) -> None:
+def test_settings_are_requested_from_the_driver_and_its_values_reported(device: Device) -> None:
     found = camera_on(frame_size=(1280, 720), fourcc="MJPG", rate_fps=15.0, exposure=100.0).open()
     assert found.found == "/dev/null: 1280x720 px, MJPG shown as BGR8, 15 frames/s"
     assert found.period_s == pytest.approx(1 / 15)
@@ -122,7 +122,7 @@ def test_the_driver_is_asked_for_what_is_set_and_what_it_took_is_told(device: De
     device.take(None)
 
 
-def test_what_is_not_set_is_left_as_the_driver_has_it(device: Device) -> None:
+def test_settings_that_are_left_out_keep_the_drivers_values(device: Device) -> None:
     device.has[cv2.CAP_PROP_FPS] = -1.0
     found = camera_on().open()
     assert found.found == "/dev/null: 640x480 px, YUYV shown as BGR8"
@@ -132,17 +132,17 @@ def test_what_is_not_set_is_left_as_the_driver_has_it(device: Device) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"frame_size": (1000, 1000)}, "took 1280x720 px when asked for 1000x1000 px; set frame_size to what"),
         ({"fourcc": "H264"}, "took YUYV when asked for H264; set fourcc to what"),
         ({"gain": 12.0}, "does not take gain = 12; leave gain out"),
     ],
 )
-def test_what_the_driver_refuses_is_a_camera_error_and_the_device_is_let_go(
-    device: Device, keys: dict[str, object], said: str
+def test_a_setting_that_the_driver_refuses_is_an_error_and_closes_the_device(
+    device: Device, keys: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(CameraError, match=f"^camera usb: /dev/null {said}"):
+    with pytest.raises(CameraError, match=f"^camera usb: /dev/null {message}"):
         camera_on(**keys).open()
     assert device.released.is_set()
 
@@ -150,7 +150,7 @@ def test_what_the_driver_refuses_is_a_camera_error_and_the_device_is_let_go(
 def test_frames_have_ids_and_the_drivers_clock(device: Device) -> None:
     camera = camera_on()
     camera.open()
-    for frame_id, at_ms in enumerate((5000.25, 5033.5, 5033.5), 1):  # the last one comes again, as after a timeout
+    for frame_id, at_ms in enumerate((5000.25, 5033.5, 5033.5), 1):  # the last frame repeats, as after a timeout
         device.take(at_ms)
         frame = camera.grab(WITHIN_SECONDS)
         assert isinstance(frame, Frame)
@@ -175,7 +175,7 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
     assert device.released.wait(WITHIN_SECONDS)
 
 
-def test_a_grab_times_out_and_can_be_interrupted_and_the_camera_closed_while_the_read_hangs(
+def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
@@ -187,6 +187,6 @@ def test_a_grab_times_out_and_can_be_interrupted_and_the_camera_closed_while_the
     thread.join(WITHIN_SECONDS)
     assert came == [None]
     camera.close()
-    assert not device.released.is_set()  # by nobody but the thread that reads
+    assert not device.released.is_set()  # only by the thread that reads
     device.take(1.0)
     assert device.released.wait(WITHIN_SECONDS)

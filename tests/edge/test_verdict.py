@@ -27,7 +27,7 @@ def maps_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     maps=arrays(np.float32, (TILES, 4, 4), elements=st.floats(-100, 100, width=32)),
     thresholds=THRESHOLDS,
 )
-def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_region(
+def test_a_frame_is_a_defect_only_if_a_tile_reaches_the_threshold(
     logits: NDArray[np.float32], maps: NDArray[np.float32], thresholds: Thresholds
 ) -> None:
     judgement = judge(logits, maps, STITCHER, thresholds)
@@ -35,7 +35,7 @@ def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_regi
     assert judgement.verdict == ("DEFECT" if reached else "GOOD")
     assert bool(judgement.regions) is reached
     assert judgement.score == max(float(logit) for logit in logits)
-    # The numbers in the event are enough to check the verdict.
+    # The published numbers must be enough to check the verdict.
     assert (judgement.score >= thresholds.score) is (judgement.verdict == "DEFECT")
     assert judgement.heatmap.shape == STITCHER.heatmap_hw
 
@@ -43,22 +43,22 @@ def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_regi
 @pytest.mark.parametrize(
     ("logit", "threshold", "verdict"),
     [
-        (3.0, 3.0, "DEFECT"),  # exactly at it
+        (3.0, 3.0, "DEFECT"),  # equal
         (3.0, math.nextafter(3.0, -math.inf), "DEFECT"),
-        (3.0, math.nextafter(3.0, math.inf), "GOOD"),  # a hair below: float32 does not have that hair
-        (-0.0, 0.0, "DEFECT"),  # no hair at all
+        (3.0, math.nextafter(3.0, math.inf), "GOOD"),  # just below; float32 cannot represent the difference
+        (-0.0, 0.0, "DEFECT"),  # equal: -0.0 and 0.0
         (0.1, 0.1, "DEFECT"),  # float32(0.1) lies above 0.1
         (0.7, 0.7, "GOOD"),  # float32(0.7) lies below 0.7
     ],
 )
-def test_the_threshold_is_met_exactly(logit: float, threshold: float, verdict: str) -> None:
+def test_a_logit_equal_to_the_threshold_is_a_defect(logit: float, threshold: float, verdict: str) -> None:
     logits = np.full(TILES, -50, np.float32)
     logits[1] = logit
     assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0)).verdict == verdict
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused_and_never_good(value: float) -> None:
+def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     logits = np.full(TILES, -5, np.float32)
     maps = maps_of(logits).copy()
     maps[2, 1, 3] = value

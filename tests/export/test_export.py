@@ -1,4 +1,4 @@
-"""From a trained run to a bundle that answers as the model does."""
+"""The export of a trained run: the bundle answers as the model does."""
 
 import copy
 import dataclasses
@@ -26,7 +26,7 @@ from tests.train.blobs import draw_blobs
 from train.models.explained import ExplainedClassifier
 from train.readers import read_folder
 from train.run import TrainedRun, load_run
-from train.validation_frames import run_over
+from train.validation_frames import run_validation
 
 TILE = 64
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
@@ -51,7 +51,7 @@ def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifie
 
 @pytest.fixture(scope="module")
 def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """In all precisions; of a ViT in f32, as its graph is slow to quantise, and of the CNN's double too."""
+    """Bundles in all precisions; only f32 for the ViT, as its graph is slow to quantise, and for the second CNN."""
     target = tmp_path_factory.mktemp("bundles") / "blobs"
     precisions: Sequence[Precision] = ["f32"] if isinstance(model, ToyViT) or model.top_cells else PRECISIONS
     of_model = dataclasses.replace(run, model=model)
@@ -60,7 +60,7 @@ def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pyte
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
+def test_the_exported_graph_answers_as_the_model_on_new_tiles(
     exported: Bundle, model: ExplainedClassifier, kind: EngineKind, batch: int
 ) -> None:
     tiles = np.random.default_rng(1).integers(0, 256, (9, TILE, TILE, 3), np.uint8)
@@ -74,12 +74,12 @@ def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_its_golden_tiles_pass_on_both_engines(exported: Bundle, kind: EngineKind) -> None:
+def test_the_golden_tiles_pass_on_both_engines(exported: Bundle, kind: EngineKind) -> None:
     differences = check_golden(exported.golden(), open_engine(kind, exported.path, TILE), exported.manifest)
     assert max(differences.values()) <= exported.manifest.tolerances["f32"]
 
 
-def test_the_manifest_says_what_it_is_and_where_it_comes_from(
+def test_the_manifest_states_model_and_provenance(
     exported: Bundle, model: ExplainedClassifier, run: TrainedRun
 ) -> None:
     manifest = exported.manifest
@@ -95,14 +95,14 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
 
 
-def test_the_manifest_tells_that_twelve_good_tiles_are_too_few_to_check_the_map(exported: Bundle) -> None:
+def test_the_manifest_states_that_twelve_good_tiles_are_too_few(exported: Bundle) -> None:
     checks = exported.manifest.map_checks
     assert checks is not None
     assert (checks.tiles, checks.stuck, checks.border) == (12, None, None)
     assert "12 good tiles count as" in checks.warnings[0]
 
 
-def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exported: Bundle, run: TrainedRun) -> None:
+def test_the_manifest_states_limits_and_results_of_each_precision(exported: Bundle, run: TrainedRun) -> None:
     manifest, frames = exported.manifest, run.split.images(run.data, "val")
     gate = manifest.map_gate
     assert gate is not None
@@ -116,25 +116,23 @@ def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exp
         assert one.graph is None or (exported.path / one.graph).exists()
 
 
-def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
-    exported: Bundle, run: TrainedRun
-) -> None:
+def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bundle, run: TrainedRun) -> None:
     inspector = Inspector(exported.manifest, open_engine("openvino", exported.path, TILE))
     good = [image for image in run.split.images(run.data, "val") if not image.defective]
     assert good
     for image in good:
         judgement = inspector.finish(inspector.start(Frame(Stamp("top", 1), image.pixels(), "RGB8")))
         assert judgement.verdict == "GOOD"
-        if exported.manifest.map.top_cells is None:  # else the cells of all good frames together set it
+        if exported.manifest.map.top_cells is None:  # otherwise the cells of all good frames together set it
             assert float(judgement.heatmap.max()) < exported.manifest.calibration.evidence_threshold
-        # ... and the threshold lies right above: the frame's highest tile is what it was set by.
+        # ... and the threshold lies just above, as the frame's highest tile set it.
         assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
 
 
 def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle) -> None:
     graph = onnx.load(exported.path / ONNX_GRAPH)
     onnx.checker.check_model(graph, full_check=True)
-    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # nothing of the maker's machine
+    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # no path of the exporting machine
     (tiles,) = graph.graph.input
     assert tiles.name == "tiles"
     assert tiles.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -142,13 +140,11 @@ def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle)
     assert [output.name for output in graph.graph.output] == ["logit", "map"]
 
 
-def test_frames_without_their_defective_tiles_stand_in_where_no_frame_is_good(
-    exported: Bundle, run: TrainedRun
-) -> None:
+def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(exported: Bundle, run: TrainedRun) -> None:
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
-    found = run_over(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
+    found = run_validation(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
     assert "without their defective tiles" in found.frames_are
     assert len(found.good_frames) == len(defective) == 2
     tiles = np.concatenate([clean_tiles(image.pixels(), image.mask((150, 200))) for image in defective])
@@ -157,24 +153,22 @@ def test_frames_without_their_defective_tiles_stand_in_where_no_frame_is_good(
 
 
 def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The tiles of a picture of 150x200 px that hold no defective pixel, by hand."""
+    """The tiles of a picture of 150x200 px without a defective pixel, worked out by hand."""
     assert mask is not None
     corners = [(y, x) for y in (0, 62, 86) for x in (0, 62, 124, 136)]
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
 
 
-def test_validation_frames_that_are_defective_throughout_are_refused(
-    exported: Bundle, run: TrainedRun, tmp_path: Path
-) -> None:
+def test_entirely_defective_validation_frames_are_refused(exported: Bundle, run: TrainedRun, tmp_path: Path) -> None:
     data = draw_blobs(tmp_path / "blobs", frame_hw=(60, 60), per_group=1)
     images = [image for image in read_folder(data).images if image.defective]
     engine = open_engine("openvino", exported.path, TILE)
     with pytest.raises(InputError, match="no tile without a defect"):
-        run_over(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
+        run_validation(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
 
 
 class Inconsistent(ToyViT):
-    """Its logit is not the mean of its map."""
+    """A model whose logit is not the mean of its map."""
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         logit, maps = super().forward(tiles)

@@ -1,4 +1,4 @@
-"""`heatline export` as a user runs it."""
+"""`heatline export` on the command line."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.train.trained import NAMED_SPLIT, SMALL
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all tests share, or that of a ViT with a discard ratio: its graph is large, and slow to quantise."""
+    """The run that all tests share, or that of a ViT with a discard ratio, whose graph is slow to quantise."""
     if request.param == "cnn":
         return Path(request.getfixturevalue("trained_run"))
     out = tmp_path_factory.mktemp("vit") / "run"
@@ -28,7 +28,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
-def test_what_is_allowed_is_shipped_and_what_is_not_asked_for_is_not_tried(run: Path, tmp_path: Path) -> None:
+def test_an_allowed_precision_is_exported_and_others_are_not_tried(run: Path, tmp_path: Path) -> None:
     allowed = ["--precision", "int8", "--allow", "int8", "--allow", "map"]
     done = heatline("export", run, "--to", tmp_path / "b", *allowed, "--json")
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_what_is_allowed_is_shipped_and_what_is_not_asked_for_is_not_tried(run: 
 
 
 @pytest.mark.long
-def test_another_process_writes_the_same_graph_and_says_how_it_agrees(trained_run: Path, tmp_path: Path) -> None:
+def test_another_process_writes_the_same_graph_and_reports_its_agreement(trained_run: Path, tmp_path: Path) -> None:
     """Hashes, and with them the order of sets, differ from process to process."""
     reports = [
         export("export", trained_run, "--to", tmp_path / name, "--precision", "f32")

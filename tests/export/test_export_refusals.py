@@ -1,4 +1,4 @@
-"""What `heatline export` refuses, each in one sentence and with its exit code."""
+"""Refusals of `heatline export`, each with one sentence and its exit code."""
 
 import shutil
 import zipfile
@@ -17,7 +17,7 @@ from train.run import load_run
 
 @pytest.fixture
 def run(trained_run: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the run, which the test damages."""
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
@@ -31,13 +31,13 @@ def refused(run: Path, target: Path, code: int, *says: str, options: Sequence[st
     assert not target.parent.is_dir() or not target.exists()
 
 
-def test_an_unknown_architecture(run: Path, tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused(run: Path, tmp_path: Path) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("test_efficientnet", "resnet_of_tomorrow"))
     refused(run, tmp_path / "bundle", 3, "resnet_of_tomorrow", "is no model of timm")
 
 
-def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
     best = run / "checkpoints" / "best.ckpt"
     checkpoint = torch.load(best, weights_only=True)
     checkpoint["state_dict"] = {"model.backbone.weight": torch.zeros(1)}
@@ -45,8 +45,8 @@ def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None
     refused(run, tmp_path / "bundle", 11, "best.ckpt cannot be loaded", "train again")
 
 
-def test_a_checkpoint_with_a_few_other_bytes(run: Path, tmp_path: Path) -> None:
-    """torch would load it, and the gate would hold the graph to what came of it."""
+def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+    """torch would load it, and the gate would compare the graph with the damaged model."""
     best = run / "checkpoints" / "best.ckpt"
     with zipfile.ZipFile(best) as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
@@ -58,27 +58,27 @@ def test_a_checkpoint_with_a_few_other_bytes(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
-def test_a_checkpoint_that_is_none(run: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(run: Path, tmp_path: Path, content: bytes) -> None:
     (run / "checkpoints" / "best.ckpt").write_bytes(content)
     refused(run, tmp_path / "bundle", 11, "best.ckpt cannot be loaded (File is not a zip file)")
 
 
-def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "bundle"
-    refused(run, target, 4, f"nothing can be made in {tmp_path / 'file'} (Not a directory)")
+    refused(run, target, 4, f"{tmp_path / 'file'} does not accept new files (Not a directory)")
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--smoothing", "nan"], "nan is not a finite number"),
         (["--false-reject", "nan"], "nan is not a finite number"),
         (["--precision", "int8", "--allow", "bf16"], "--allow names a precision that --precision leaves out"),
     ],
 )
-def test_a_wrong_option(run: Path, tmp_path: Path, options: list[str], says: str) -> None:
-    refused(run, tmp_path / "bundle", 2, says, options=options)
+def test_an_invalid_option_is_refused(run: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    refused(run, tmp_path / "bundle", 2, message, options=options)
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(run: Path, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_run_of_another_version(run: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_refused(run: Path, tmp_path: Path) -> None:
     summary = msgspec.json.decode((run / "run.json").read_bytes())
     del summary["precision"]
     summary["score"] = 1
@@ -99,7 +99,7 @@ def test_a_run_of_another_version(run: Path, tmp_path: Path) -> None:
     refused(run, tmp_path / "bundle", 9, "is no run of `heatline train`", "precision")
 
 
-def test_a_configuration_of_another_version(run: Path, tmp_path: Path) -> None:
+def test_a_configuration_of_another_version_is_refused(run: Path, tmp_path: Path) -> None:
     with (run / "config.yaml").open("a") as config:
         config.write("colour: true\n")
     refused(run, tmp_path / "bundle", 3, "config.yaml", "colour")

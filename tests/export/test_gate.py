@@ -1,4 +1,4 @@
-"""The gate lets through what agrees with the model, and nothing else."""
+"""The gate passes only graphs that agree with the model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
     assert all(0 <= difference <= passed.tolerance for difference in passed.largest_difference.values())
 
 
-def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
-    """Of one tile; the others' maps, and its own logit, are held as ever."""
+def test_map_rounding_is_subtracted_and_reported(graphs: Path) -> None:
+    """Rounding may move one tile's map; its logit and the other maps are checked as usual."""
     golden = golden_tiles()
     scale = float(np.abs(golden.map).max())
     maps = golden.map.copy()
-    maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # its mean stays the logit
+    maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # the mean remains equal to the logit
     rounding = np.array([0, 0, 0.0101, 0], np.float32) * scale
     passed = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
     assert passed.map_rounding == pytest.approx(0.0101, rel=1e-3)
@@ -52,7 +52,7 @@ def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
         pass_gate(dataclasses.replace(golden, map=maps * np.float32(np.nan), map_rounding=rounding), graphs)
 
 
-def test_maps_that_rounding_alone_turns_into_others_are_refused(graphs: Path) -> None:
+def test_maps_that_rounding_can_move_too_far_are_refused(graphs: Path) -> None:
     golden = golden_tiles()
     rounding = np.array([0, 0.51, 0, 0], np.float32) * golden.scale("map")
     with pytest.raises(ExportError, match=r"rounding alone moves a map of this model by 0\.51 of the scale"):
@@ -75,7 +75,7 @@ def test_a_logit_that_is_not_the_mean_of_its_map_is_refused(graphs: Path) -> Non
         pass_gate(GoldenTiles(golden.tiles, off, golden.map), graphs)
 
 
-def test_a_logit_that_is_another_pooling_of_its_map_than_is_stated_is_refused(graphs: Path) -> None:
+def test_a_logit_that_contradicts_the_stated_pooling_is_refused(graphs: Path) -> None:
     with pytest.raises(ExportError, match=r"off by .* of the scale in top-mean\(map, 16\) - logit, allowed is 1e-04"):
         pass_gate(golden_tiles(), graphs, top_cells=16)
     assert "top-mean(map, 196) - logit" in pass_gate(golden_tiles(), graphs, CELLS**2).largest_difference
@@ -95,7 +95,7 @@ def test_an_ir_of_another_model_is_refused(graphs: Path) -> None:
         pass_gate(golden_tiles(), graphs)
 
 
-def test_answers_that_depend_on_the_batch_do_not_pass(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_depend_on_the_batch_are_refused(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each agrees with the model within the tolerance; two of them differ by more."""
     golden = golden_tiles()
     apart = np.float32(0.9 * TOLERANCE * np.abs(golden.map).max())

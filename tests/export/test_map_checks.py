@@ -1,4 +1,4 @@
-"""A map that is hot in one place whatever a tile shows is found; one that follows what tiles show is not."""
+"""The checks find a map that is hot in one place whatever tiles show, and pass a map that depends on the tiles."""
 
 from itertools import product
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import MapCheck
 from edge.errors import ExportError
-from export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, stuck, turned
+from export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
 
 SEED = st.integers(0, 2**32 - 1)
 CELLS = st.sampled_from([7, 14, 28])
@@ -18,7 +18,7 @@ SHARED_3X3, OUTERMOST = "the map is stuck: .* lie in the same 3x3 cells", "the m
 
 
 def noise(seed: int, cells: int, tiles: int = 100) -> NDArray[np.float32]:
-    """Cold maps with peaks anywhere."""
+    """Cold maps with peaks at random places."""
     return np.random.default_rng(seed).normal(-6, 1, (tiles, cells, cells)).astype(np.float32)
 
 
@@ -28,7 +28,7 @@ def share(check: MapCheck | None) -> float:
 
 
 @given(seed=SEED, cells=CELLS)
-def test_peaks_anywhere_pass_without_a_warning(seed: int, cells: int) -> None:
+def test_random_peaks_pass_without_a_warning(seed: int, cells: int) -> None:
     checks = check_maps(noise(seed, cells))
     assert checks.warnings == []
     assert checks.tiles == 100
@@ -44,12 +44,12 @@ def test_one_cell_that_is_always_hot_is_refused(seed: int, cells: int, place: tu
     with pytest.raises(ExportError) as caught:
         check_maps(maps)
     assert "the map is stuck: 100% of the peaks on 100 good tiles lie in the same 3x3 cells" in str(caught.value)
-    assert str(caught.value).endswith("or let it in by --allow map")
+    assert str(caught.value).endswith("or allow it with --allow map")
     assert "\n" not in str(caught.value)
 
 
 @given(seed=SEED, cells=CELLS)
-def test_what_is_refused_can_be_let_in_and_the_checks_keep_it(seed: int, cells: int) -> None:
+def test_a_refused_map_can_be_allowed_and_the_checks_record_it(seed: int, cells: int) -> None:
     maps = noise(seed, cells)
     maps[:, 0, cells // 2] += 1e6
     checks = check_maps(maps, allow=True)
@@ -58,7 +58,7 @@ def test_what_is_refused_can_be_let_in_and_the_checks_keep_it(seed: int, cells: 
     ]  # fmt: skip
     assert share(checks.stuck) == 1
     assert share(checks.border) == pytest.approx(1, abs=1e-3)
-    assert all(warning.endswith("; --allow map let it in") for warning in checks.warnings)
+    assert all(warning.endswith("; --allow map allowed it") for warning in checks.warnings)
 
 
 @given(seed=SEED, cells=CELLS)
@@ -71,7 +71,7 @@ def test_a_hot_border_is_refused(seed: int, cells: int) -> None:
 
 
 @pytest.mark.parametrize(("share_of_tiles", "fate"), [(0.15, "passes"), (0.45, "warns"), (0.75, "refused")])
-def test_what_is_between_warns_and_says_what_was_expected(share_of_tiles: float, fate: str) -> None:
+def test_a_share_between_the_limits_causes_a_warning(share_of_tiles: float, fate: str) -> None:
     maps, places = noise(0, 28, 200), np.random.default_rng(1).integers(1, 27, (200, 2))
     places[: int(200 * share_of_tiles)] = 10, 17
     maps[np.arange(200), *places.T] += 20
@@ -85,7 +85,7 @@ def test_what_is_between_warns_and_says_what_was_expected(share_of_tiles: float,
 
 
 @given(seed=SEED, cells=CELLS)
-def test_figures_are_those_of_a_count_by_hand(seed: int, cells: int) -> None:
+def test_figures_equal_those_of_a_count_by_hand(seed: int, cells: int) -> None:
     maps = noise(seed, cells, 20)
     peaks, over, outside = np.zeros((cells, cells)), 0.0, 0.0
     for one in maps.astype(float):
@@ -102,8 +102,8 @@ def test_figures_are_those_of_a_count_by_hand(seed: int, cells: int) -> None:
 
 
 @given(seed=SEED, scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
-def test_only_what_stands_out_counts(seed: int, scale: float, shift: float) -> None:
-    """One bias, or one gain, of all maps changes nothing."""
+def test_only_evidence_above_the_median_counts(seed: int, scale: float, shift: float) -> None:
+    """A bias or a gain of all maps changes nothing."""
     maps = noise(seed, 14, 60)
     other = (maps * scale + shift).astype(np.float32)
     assume(np.ptp(other) > 1e-2 * np.abs(other).max())
@@ -120,7 +120,7 @@ def test_blank_tiles_whose_flat_maps_all_peak_in_the_same_cell_are_not_a_stuck_m
     assert effective_tiles(maps) == pytest.approx(100, abs=15)
 
 
-def test_maps_that_are_the_same_everywhere_or_too_few_are_not_judged() -> None:
+def test_constant_maps_and_too_few_maps_are_not_checked() -> None:
     few = noise(4, 14, ENOUGH_TILES - 1)
     few[:, 3, 3] += 20
     for maps in (few, np.full((99, 14, 14), -3, np.float32), np.empty((0, 14, 14), np.float32)):
@@ -137,7 +137,7 @@ def test_a_place_that_is_most_of_a_coarse_map_is_not_checked(cells: int, checked
     assert [name for name in ("stuck", "border") if getattr(checks, name) is not None] == checked.split()
 
 
-def test_cells_that_are_equally_hot_share_the_peak() -> None:
+def test_equally_hot_cells_share_the_peak() -> None:
     maps = np.zeros((60, 7, 7), np.float32)
     maps[:, [0, 6], [0, 6]] = 1
     assert share(stuck(maps)) == 0.5
@@ -145,19 +145,19 @@ def test_cells_that_are_equally_hot_share_the_peak() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 8, 19])
-def test_tiles_are_turned_in_all_the_ways_a_square_can_lie(count: int) -> None:
+def test_tiles_are_reoriented_in_all_eight_orientations(count: int) -> None:
     tile = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    lying = turned(np.repeat(tile[None], count, axis=0))
+    lying = reorient(np.repeat(tile[None], count, axis=0))
     assert lying.shape == (count, 4, 4, 3)
     assert len({one.tobytes() for one in lying}) == min(count, 8)
     assert all(sorted(one[..., 0].ravel()) == sorted(tile[..., 0].ravel()) for one in lying)
-    assert all((one[..., 1] == one[..., 0] + 1).all() for one in lying)  # colours stay
+    assert all((one[..., 1] == one[..., 0] + 1).all() for one in lying)  # colours do not change
 
 
 def test_parts_that_always_lie_in_the_same_place_are_no_stuck_map() -> None:
-    """A map that shows the brightest cell, of tiles that are all bright in the same cell: turned, they are not."""
+    """The map shows the brightest cell. The tiles are all bright in the same cell, but not once they are reoriented."""
     tiles = np.random.default_rng(6).integers(0, 99, (80, 14, 14, 3), np.uint8)
     tiles[:, 2, 9] = 255
     with pytest.raises(ExportError, match=SHARED_3X3):
         check_maps(tiles[..., 0].astype(np.float32))
-    assert check_maps(turned(tiles)[..., 0].astype(np.float32)).warnings == []
+    assert check_maps(reorient(tiles)[..., 0].astype(np.float32)).warnings == []

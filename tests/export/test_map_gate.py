@@ -1,4 +1,4 @@
-"""What the gate counts, held against plain loops, and what it lets through."""
+"""The map gate: its figures equal those of plain loops, and its limits decide what passes."""
 
 import dataclasses
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from edge.bundle.manifest import Agreement, Grid
 from edge.errors import EngineError
 from edge.inference.engine import Done, Engine, Failed, Fill
-from export.map_gate import agreement, missed, nearness, overlaps
+from export.map_gate import describe_missed_limits, measure_agreement, nearness, overlaps
 from export.validation_tiles import RegionFinder, ValidationTiles
 
 TILE, CELLS = 32, 4
 TWO_REGIONS = st.integers(1, 5).flatmap(
     lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
 )
-"""Regions of n tiles twice, and a cell that the first always hold."""
+"""Two sets of regions of n tiles, and a cell that is always in the first."""
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
 
 
 class Answers(Engine):
-    """An engine that reads its answer off the tile: each has its number in its first pixel."""
+    """An engine that finds its answer by the tile's number, which is in the first pixel."""
 
     name = "answers"
 
@@ -54,7 +54,7 @@ def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
 
 
 @given(TWO_REGIONS)
-def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+def test_overlaps_equal_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True
     for one, other, came in zip(reference, found, overlaps(reference, found), strict=True):
@@ -63,7 +63,7 @@ def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDAr
 
 
 @given(TWO_REGIONS)
-def test_near_are_cells_beside_those_of_the_other(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+def test_neighbouring_cells_count_as_near(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True
     for one, other, came in zip(reference, found, nearness(reference, found), strict=True):
@@ -76,48 +76,48 @@ def near_by_loops(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return sum(near) / len(near)
 
 
-def test_a_region_of_one_cell_that_becomes_two_is_where_it_was_and_one_that_vanishes_is_not() -> None:
+def test_a_region_that_grows_by_a_cell_is_near() -> None:
     regions = np.zeros((3, 4, 4), np.bool_)
     regions[0, 1, 1] = regions[1, 1, 1] = regions[1, 1, 2] = True
     assert list(nearness(regions[:1], regions[1:2])) == [1.0]
     assert list(nearness(regions[:1], regions[2:])) == [0.0]
 
 
-def test_the_model_itself_agrees_with_itself() -> None:
-    held = validation_tiles(some_maps())
-    assert 0 < held.with_region.sum() < len(held.tiles)
-    same = agreement(held, Answers(held.logit, held.map, batch=5))
+def test_the_model_agrees_with_itself() -> None:
+    validation = validation_tiles(some_maps())
+    assert 0 < validation.with_region.sum() < len(validation.tiles)
+    same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
     assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0, 1.0)
-    assert missed("f32", held, [same]) == []
+    assert describe_missed_limits("f32", validation, [same]) == []
 
 
-def test_figures_are_those_of_plain_loops() -> None:
-    held = validation_tiles(some_maps(40), score_threshold=1.0)
-    maps = held.map + np.random.default_rng(1).normal(0, 0.7, held.map.shape).astype(np.float32)
+def test_figures_equal_those_of_plain_loops() -> None:
+    validation = validation_tiles(some_maps(40), score_threshold=1.0)
+    maps = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
     logit = maps.mean(axis=(1, 2))
-    came = agreement(held, Answers(logit, maps))
-    flips = sum((a >= 1.0) != (b >= 1.0) for a, b in zip(logit, held.logit, strict=True))
-    found = [(a, b) for a, b in zip(held.regions, held.find_regions(maps), strict=True) if a.any()]
+    came = measure_agreement(validation, Answers(logit, maps))
+    flips = sum((a >= 1.0) != (b >= 1.0) for a, b in zip(logit, validation.logit, strict=True))
+    found = [(a, b) for a, b in zip(validation.regions, validation.find_regions(maps), strict=True) if a.any()]
     shares = sorted((a & b).sum() / (a | b).sum() for a, b in found)
-    assert (came.flips, came.logit_difference) == (flips, pytest.approx(max(abs(logit - held.logit))))
+    assert (came.flips, came.logit_difference) == (flips, pytest.approx(max(abs(logit - validation.logit))))
     assert flips > 0
-    assert came.map_correlation == pytest.approx(np.corrcoef(held.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
+    assert came.map_correlation == pytest.approx(np.corrcoef(validation.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
     assert came.iou_median == pytest.approx(np.median(shares))
     assert came.iou_p5 == pytest.approx(np.quantile(shares, 0.05))
     assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
-def test_without_any_region_there_is_no_overlap_to_miss() -> None:
-    held = validation_tiles(some_maps(), evidence_threshold=1e6)
-    came = agreement(held, Answers(held.logit, held.map))
+def test_without_regions_no_overlap_limit_is_missed() -> None:
+    validation = validation_tiles(some_maps(), evidence_threshold=1e6)
+    came = measure_agreement(validation, Answers(validation.logit, validation.map))
     assert came.iou_median is None
     assert came.iou_p5 is None
     assert came.near_p5 is None
-    assert missed("bf16", held, [came]) == []
+    assert describe_missed_limits("bf16", validation, [came]) == []
 
 
-def test_a_region_is_what_the_line_would_draw() -> None:
-    """Cold but for one cell: the smoothed peak lies there, and less than half of it is as warm as its middle."""
+def test_a_region_equals_that_of_the_line() -> None:
+    """A map with one hot cell: the smoothed peak lies there, and less than half of it is as hot as its centre."""
     maps = np.zeros((1, CELLS, CELLS), np.float32)
     maps[0, 1, 2] = 10.0
     find = RegionFinder(GRID, (CELLS, CELLS), 2.0, 10.0)
@@ -129,56 +129,56 @@ def test_a_region_is_what_the_line_would_draw() -> None:
 
 @pytest.mark.parametrize("output", ["logit", "map"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float) -> None:
-    held = validation_tiles(some_maps())
-    answers = {"logit": held.logit.copy(), "map": held.map.copy()}
+def test_an_answer_that_is_not_finite_is_an_error(output: str, value: float) -> None:
+    validation = validation_tiles(some_maps())
+    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
     answers[output][3] = value
-    with pytest.raises(EngineError, match="no number"):
-        agreement(held, Answers(answers["logit"], answers["map"]))
+    with pytest.raises(EngineError, match="not finite"):
+        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
 
 
 @pytest.mark.parametrize(
     ("tiles", "flips", "passes"), [(199, 1, False), (200, 1, True), (600, 3, True), (600, 4, False)]
 )
 def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
-    held = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+    validation = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
     figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0, 1.0)]
-    assert (missed("int8", held, figures) == []) is passes
+    assert (describe_missed_limits("int8", validation, figures) == []) is passes
 
 
 def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
-    """The threshold lies on the logit of a tile: rounding alone decides which side the model is on."""
-    held = validation_tiles(some_maps())
-    held = dataclasses.replace(held, score_threshold=float(held.logit[4]))
-    assert list(np.flatnonzero(~held.settled)) == [4]
-    off = held.logit.copy()
+    """The threshold equals the logit of a tile: rounding alone decides the model's verdict."""
+    validation = validation_tiles(some_maps())
+    validation = dataclasses.replace(validation, score_threshold=float(validation.logit[4]))
+    assert list(np.flatnonzero(~validation.settled)) == [4]
+    off = validation.logit.copy()
     off[4] -= 1e-5
-    assert agreement(held, Answers(off, held.map)).flips == 0
-    off[5] = held.score_threshold + np.sign(held.score_threshold - off[5])
-    assert agreement(held, Answers(off, held.map)).flips == 1
+    assert measure_agreement(validation, Answers(off, validation.map)).flips == 0
+    off[5] = validation.score_threshold + np.sign(validation.score_threshold - off[5])
+    assert measure_agreement(validation, Answers(off, validation.map)).flips == 1
 
 
 def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
-    """The evidence threshold lies on the peak of a tile: rounding alone decides whether it has a region."""
+    """The evidence threshold equals the peak of a tile: rounding alone decides whether it has a region."""
     maps = np.zeros((3, CELLS, CELLS), np.float32)
     maps[:2, 1, 2] = 10.0, 20.0
     peak = float(validation_tiles(maps).find_regions._heatmaps(maps)[0].max())
-    held = validation_tiles(maps, evidence_threshold=peak)
-    assert list(held.regions.any(axis=(1, 2))) == [True, True, False]
-    assert list(held.with_region) == [False, True, False]
+    validation = validation_tiles(maps, evidence_threshold=peak)
+    assert list(validation.regions.any(axis=(1, 2))) == [True, True, False]
+    assert list(validation.with_region) == [False, True, False]
     off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
-    assert agreement(held, Answers(held.logit, off)).near_p5 == 1.0
+    assert measure_agreement(validation, Answers(validation.logit, off)).near_p5 == 1.0
 
 
 @pytest.mark.parametrize(
-    ("median", "near", "words"),
+    ("median", "near", "message"),
     [
         (0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
         (0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
     ],
 )
-def test_the_worst_batch_size_counts(median: float, near: float, words: str) -> None:
-    held = validation_tiles(some_maps())
+def test_the_worst_batch_size_counts(median: float, near: float, message: str) -> None:
+    validation = validation_tiles(some_maps())
     figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
-    (said,) = missed("int8", held, figures)
-    assert words in said
+    (limit,) = describe_missed_limits("int8", validation, figures)
+    assert message in limit

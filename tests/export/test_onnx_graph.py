@@ -1,4 +1,4 @@
-"""One graph, for stock tools: what it is called, what it says of itself, and that it is the same bytes each time."""
+"""The exported graph: names, metadata, reproducible bytes, and stock engines."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edge.errors import ExportError
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export.nodes import EXPLANATION
 from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import to_openvino
@@ -43,7 +43,7 @@ def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
 
 @pytest.fixture(scope="module")
 def attention(model: ExplainedClassifier) -> onnx.ModelProto | None:
-    """A ViT's graph up to the attention of its layers, which `to_graphs` starts from."""
+    """A ViT's graph up to the attention of its layers, which is the start of `to_graphs`."""
     return to_attention(model, TILE) if isinstance(model, RolloutClassifier) else None
 
 
@@ -60,11 +60,11 @@ def graph(graphs: Graphs) -> onnx.ModelProto:
     return onnx.load_from_string(graphs.onnx)
 
 
-def test_exported_twice_it_is_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_two_exports_give_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
     assert to_graphs(model, TILE) == graphs
 
 
-def test_engines_have_graphs_of_their_own_only_where_it_pays(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_engines_have_separate_graphs_only_for_rollouts(graphs: Graphs, model: ExplainedClassifier) -> None:
     assert (graphs.onnx == graphs.for_openvino) == (not isinstance(model, ToyViT))
     assert (graphs.for_openvino == graphs.for_openvino_bf16) == (not getattr(model, "discard_ratio", 0))
 
@@ -82,8 +82,8 @@ def test_inputs_outputs_and_metadata_are_named_and_described(
     }
 
 
-def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
-    """Without the nodes of that name, a ViT still has its logit, and a CNN its features."""
+def test_nodes_that_only_the_map_needs_have_the_prefix(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
+    """Without the nodes with the prefix, a ViT still has its logit, and a CNN its features."""
     makers = {output: node for node in graph.graph.node for output in node.output}
     explaining = {node.name for node in graph.graph.node if node.name.startswith(EXPLANATION)}
     assert explaining
@@ -101,12 +101,12 @@ def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: Expl
         assert sum(node.op_type == "Conv" for node in graph.graph.node if node.name in explaining) == 1  # the head
 
 
-def test_stock_engines_load_it_and_agree(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_stock_engines_load_the_graph_and_agree(graphs: Graphs, model: ExplainedClassifier) -> None:
     tiles = np.random.default_rng(2).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     answers = [onnxruntime.InferenceSession(graphs.onnx, options).run(["logit", "map"], {"tiles": tiles})]
-    core = the_core()
+    core = shared_core()
     for data in {graphs.onnx, graphs.for_openvino}:
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         answered = core.compile_model(core.read_model(data), "CPU", settings)(tiles)
@@ -131,13 +131,13 @@ def test_the_logit_of_each_tile_is_the_pooling_of_its_map_in_any_batch(
         np.testing.assert_allclose(alone, logit[number : number + 1], rtol=0, atol=1e-4 * np.abs(logit).max())
 
 
-def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tmp_path: Path) -> None:
+def test_the_ir_has_the_map_as_its_first_output(graphs: Graphs, tmp_path: Path) -> None:
     for number, graph in enumerate({graphs.for_openvino, graphs.for_openvino_bf16}):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name, data in to_openvino(graph).items():
             (folder / name).write_bytes(data)
-        read = the_core().read_model(folder / "model_f32.xml")
+        read = shared_core().read_model(folder / "model_f32.xml")
         assert [sorted(output.get_names())[0] for output in read.outputs] == ["map", "logit"]
         assert read.input("tiles").element_type == openvino.Type.u8
 
@@ -158,7 +158,7 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
 
 
-def test_a_head_that_is_not_found_ends_the_export(graph: onnx.ModelProto) -> None:
-    """Else it would be quantised with the features, and nobody would know."""
-    with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
-        _name_the_explanation(graph, "head.called_otherwise")
+def test_a_missing_head_ends_the_export(graph: onnx.ModelProto) -> None:
+    """Otherwise the explanation would silently be quantised with the features."""
+    with pytest.raises(ExportError, match=r"has no head\.renamed, .* install heatline\[export\] again"):
+        _name_the_explanation(graph, "head.renamed")

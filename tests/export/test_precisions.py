@@ -1,4 +1,4 @@
-"""Precisions of small models: made, held to the model, let in or left out."""
+"""Precisions of small models: made, compared with the model, admitted to the bundle or left out."""
 
 import dataclasses
 from functools import partial
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.bundle import GoldenTiles
 from edge.bundle.manifest import Grid
 from edge.errors import ExportError, PrecisionError
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export import map_gate
 from export import precisions as precisions_module
 from export.gate import torch_answers
@@ -26,11 +26,11 @@ from export.precisions import (
     Candidate,
     Precisions,
     bf16_candidates,
+    evaluate_candidates,
     int8_candidates,
-    judge,
     make_precisions,
 )
-from export.quantise import WAYS, Quantisation, quantise
+from export.quantise import VARIANTS, Quantisation, quantise
 from export.validation_tiles import RegionFinder, ValidationTiles
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TILE = 64
 TILES = np.random.default_rng(3).integers(0, 256, (16, TILE, TILE, 3), np.uint8)
 GRID = Grid(tile_px=TILE, smoothing_px=4.0)
-HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
@@ -63,8 +63,8 @@ def golden(model: ExplainedClassifier) -> GoldenTiles:
 
 
 @pytest.fixture(scope="module")
-def held(golden: GoldenTiles) -> ValidationTiles:
-    """Half the tiles are defective."""
+def validation(golden: GoldenTiles) -> ValidationTiles:
+    """Validation tiles, half of which are defective."""
     find = RegionFinder(
         GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)), golden.scale("map")
     )
@@ -84,27 +84,27 @@ def f32(graphs: Graphs) -> Ir:
 
 
 def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
-    """Logit and map."""
+    """Return logit and map of the test's tiles."""
     model = ir.read()
     model.reshape({"tiles": list(TILES.shape)})
-    found = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})({"tiles": TILES})
+    found = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})({"tiles": TILES})
     return [found["logit"], found["map"]]
 
 
-def made(f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
+def made(f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
     for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
-    return make_precisions(f32, for_bf16, held, golden, quantise_by=TILES, **{**asked, **options})
+    return make_precisions(f32, for_bf16, validation, golden, quantisation_samples=TILES, **{**asked, **options})
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
-    """These, and none on golden tiles: on untaught models int8 is far off."""
+    """Set these limits, and none on golden tiles: on untrained models int8 differs much."""
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
-def test_the_explanation_is_kept_out_of_quantisation(f32: Ir, model: ExplainedClassifier) -> None:
+def test_the_explanation_is_not_quantised(f32: Ir, model: ExplainedClassifier) -> None:
     quantised = quantise(f32, TILES[:4], Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
     rounding = [each for each in quantised.get_ordered_ops() if each.get_type_name() == "FakeQuantize"]
     assert rounding
@@ -128,8 +128,8 @@ def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
     assert quantised_layers(0.0) > quantised_layers(0.5) > 0
 
 
-def test_quantising_tells_nobody(f32: Ir) -> None:
-    """NNCF reports to its makers unless it is told where it runs; then it takes a stand-in that reports nothing."""
+def test_quantisation_sends_no_telemetry(f32: Ir) -> None:
+    """NNCF sends telemetry by default; with the environment variable it uses a stub that sends nothing."""
     quantise(f32, TILES[:2], Quantisation(), transformer=False)
     from nncf.telemetry import telemetry
     from nncf.telemetry.wrapper import NNCFTelemetryStub
@@ -138,7 +138,7 @@ def test_quantising_tells_nobody(f32: Ir) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float) -> None:
+def test_first_and_last_layers_have_the_requested_share(f32: Ir, share: float) -> None:
     model = f32.read()
     layers = [
         each.get_friendly_name()
@@ -153,7 +153,7 @@ def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float
     assert not {name for name in (first | last) & computed if is_explanation(name)}
 
 
-def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
+def test_logit_and_map_depend_on_the_output_layer(f32: Ir) -> None:
     model = f32.read()
     last = set(output_layer(model))
     assert {"logit", "map"} <= last
@@ -161,8 +161,8 @@ def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
     assert [each.get_friendly_name() in last for each in computed] == [False] * (len(computed) - 1) + [True]
 
 
-def test_layers_noted_to_be_in_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
-    """OpenVINO loses the note on some operations that it fuses; of all layers, few are left in bf16."""
+def test_layers_marked_as_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
+    """OpenVINO loses the mark on some operations that it fuses, so a few layers remain in bf16."""
     exact, rounded = answers(f32, "f32")[1], answers(f32, "bf16")[1]
     if not HAS_BF16:
         np.testing.assert_array_equal(rounded, exact)
@@ -173,7 +173,7 @@ def test_layers_noted_to_be_in_f32_are_hardly_rounded_under_bf16(f32: Ir) -> Non
     assert 1e-4 * scale < 3 * np.abs(noted - exact).max() < np.abs(rounded - exact).max()
 
 
-def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
+def test_the_marks_on_layers_do_not_change_f32(f32: Ir) -> None:
     noted = in_f32_under_bf16(f32, first_layers(f32.read(), 0.5))
     assert noted.weights == f32.weights
     assert noted.xml != f32.xml
@@ -181,57 +181,60 @@ def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_passes_is_in_the_bundle_with_its_figures(
-    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=0.0)
-    precisions = made(f32, graphs, held, golden)
-    gate = precisions.gate(held)
+    precisions = made(f32, graphs, validation, golden)
+    gate = precisions.gate(validation)
     shipped = {"f32", "int8"} | ({"bf16"} if HAS_BF16 else set())
     assert {name for name, one in gate.precisions.items() if one.graph} == shipped == {"f32", *precisions.tolerances}
     assert {"model_f32.xml", "model_f32.bin", "model_int8.xml", "model_int8.bin"} <= set(precisions.files)
     for one in gate.precisions.values():
         assert one.graph is None or one.graph in precisions.files
     assert [each.batch for each in gate.precisions["int8"].attempts[-1].agreement] == list(BATCHES)
-    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), held.with_region.sum())
+    assert (gate.tiles, gate.tiles_with_region) == (len(TILES), validation.with_region.sum())
     assert gate.limits["int8"]["flips"] == 1.0
 
 
-def test_what_fails_is_left_out_after_every_way_was_tried(
-    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+def test_a_precision_that_fails_every_variant_is_left_out(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
-    monkeypatch.setattr(precisions_module, "WAYS", WAYS[:2])
-    said: list[str] = []
-    precisions = made(f32, graphs, held, golden, say=said.append)
+    monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:2])
+    lines: list[str] = []
+    precisions = made(f32, graphs, validation, golden, say=lines.append)
     assert set(precisions.files) == {"model_f32.xml", "model_f32.bin"}
     assert precisions.tolerances == {}
-    int8 = precisions.gate(held).precisions["int8"]
-    assert (int8.graph, [each.how for each in int8.attempts]) == (None, [way.how for way in WAYS[:2]])
+    int8 = precisions.gate(validation).precisions["int8"]
+    assert (int8.graph, [each.how for each in int8.attempts]) == (
+        None,
+        [variant.description for variant in VARIANTS[:2]],
+    )
     assert int8.reason is not None
     assert "expected at least 1.5" in int8.reason
-    assert any(line.startswith("int8, ") and int8.reason in line for line in said)
+    assert any(line.startswith("int8, ") and int8.reason in line for line in lines)
     assert precisions.files["model_f32.xml"] == f32.xml
 
 
-def test_what_fails_is_let_in_where_that_is_allowed_and_says_what_it_misses(
-    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+def test_an_allowed_precision_that_fails_records_the_missed_limits(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
-    monkeypatch.setattr(precisions_module, "WAYS", WAYS[:1])
-    precisions = made(f32, graphs, held, golden, precisions=["int8"], allow=["int8"])
-    gate = precisions.gate(held)
+    monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:1])
+    precisions = made(f32, graphs, validation, golden, precisions=["int8"], allow=["int8"])
+    gate = precisions.gate(validation)
     assert set(gate.precisions) == {"f32", "int8"}
     assert gate.precisions["int8"].graph == "model_int8.xml"
     assert gate.precisions["int8"].reason is not None
     assert "model_int8.xml" in precisions.files
 
 
-def test_f32_stays_and_tells_what_it_misses(
-    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
+def test_f32_remains_and_records_the_missed_limits(
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
-    """Its own gate is stricter than this one."""
-    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+    """The separate gate of f32 is stricter than this one."""
+    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
     gate = made(f32, graphs, other, golden, precisions=[]).gate(other).precisions["f32"]
     assert gate.graph == "model_f32.xml"
     assert gate.reason is not None
@@ -239,83 +242,87 @@ def test_f32_stays_and_tells_what_it_misses(
 
 
 def test_f32_that_cannot_be_run_ends_the_export(
-    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
+    f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     with pytest.raises(ExportError, match="f32 cannot be run"):
-        made(Ir(f32.xml, b""), graphs, held, golden, precisions=[])
+        made(Ir(f32.xml, b""), graphs, validation, golden, precisions=[])
 
 
-def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
-    f32: Ir, held: ValidationTiles, golden: GoldenTiles
+def test_a_graph_that_cannot_run_is_a_failed_attempt_and_never_allowed(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
     whole = Candidate("whole", lambda: f32, "model_int8.xml")
-    alone = judge("int8", [broken], held, golden, allow=True)
+    alone = evaluate_candidates("int8", [broken], validation, golden, allow=True)
     assert (alone.gate.graph, alone.made, alone.gate.attempts[0].agreement) == (None, None, [])
     assert alone.gate.reason is not None
     assert "OpenVINO cannot use" in alone.gate.reason
-    mended = judge("int8", [broken, whole], held, golden)
+    mended = evaluate_candidates("int8", [broken, whole], validation, golden)
     assert (mended.gate.graph, mended.gate.reason) == ("model_int8.xml", None)
     assert mended.made is not None
     assert mended.made.tolerance == LEAST_TOLERANCE
 
 
-def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: ValidationTiles, golden: GoldenTiles) -> None:
-    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+def test_the_last_variant_that_runs_is_allowed(f32: Ir, validation: ValidationTiles, golden: GoldenTiles) -> None:
+    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
     ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
             for how, weights in (("first", f32.weights), ("second", f32.weights), ("broken", b""))]  # fmt: skip
-    judged = judge("int8", ways, other, golden, allow=True)
-    assert judged.gate.graph == "model_int8.xml"
-    assert [each.how for each in judged.gate.attempts] == ["first", "broken", "second"]
-    assert "verdicts flip" in (judged.gate.reason or "")
+    evaluated = evaluate_candidates("int8", ways, other, golden, allow=True)
+    assert evaluated.gate.graph == "model_int8.xml"
+    assert [each.how for each in evaluated.gate.attempts] == ["first", "broken", "second"]
+    assert "verdicts flip" in (evaluated.gate.reason or "")
 
 
-def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
-    f32: Ir, held: ValidationTiles, golden: GoldenTiles
+def test_the_reason_is_that_of_the_last_variant_that_runs(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
-    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+    other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
     ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
             for how, weights in (("runs", f32.weights), ("broken", b""))]  # fmt: skip
-    judged = judge("int8", ways, other, golden)
-    assert judged.gate.graph is None
-    assert [each.how for each in judged.gate.attempts] == ["broken", "runs"]
-    assert "verdicts flip" in (judged.gate.reason or "")
+    evaluated = evaluate_candidates("int8", ways, other, golden)
+    assert evaluated.gate.graph is None
+    assert [each.how for each in evaluated.gate.attempts] == ["broken", "runs"]
+    assert "verdicts flip" in (evaluated.gate.reason or "")
 
 
-def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: ValidationTiles, golden: GoldenTiles) -> None:
+def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
+) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
     with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
-        quantise(f32, too_small, WAYS[0], transformer=False)
+        quantise(f32, too_small, VARIANTS[0], transformer=False)
     ways = list(int8_candidates(f32, too_small, transformer=False))[:2]
-    gone = judge("int8", ways, held, golden, allow=True)
+    gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
     assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
     assert "NNCF cannot" in (gone.gate.reason or "")
 
 
-def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_machine(
-    f32: Ir, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+def test_a_precision_that_the_machine_lacks_is_tried_once(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    said: list[str] = []
-    judged = judge("bf16", bf16_candidates(f32, None), held, golden, allow=True, say=said.append)
-    assert (judged.gate.graph, len(judged.gate.attempts)) == (None, 1)
-    assert judged.gate.reason == "the machine of the export has no bf16"
-    assert said == [f"bf16, {judged.gate.attempts[0].how}: {judged.gate.reason}"]
+    lines: list[str] = []
+    evaluated = evaluate_candidates(
+        "bf16", bf16_candidates(f32, None), validation, golden, allow=True, say=lines.append
+    )
+    assert (evaluated.gate.graph, len(evaluated.gate.attempts)) == (None, 1)
+    assert evaluated.gate.reason == "the machine of the export has no bf16"
+    assert lines == [f"bf16, {evaluated.gate.attempts[0].how}: {evaluated.gate.reason}"]
 
 
 @pytest.mark.parametrize("factor", [1e3, np.nan])
 @pytest.mark.parametrize("output", ["logit", "map"])
-def test_nothing_lets_in_what_is_off_by_half_the_scale_and_the_next_way_is_tried(
-    f32: Ir, held: ValidationTiles, golden: GoldenTiles, output: str, factor: float
+def test_a_difference_of_half_the_scale_is_never_allowed(
+    f32: Ir, validation: ValidationTiles, golden: GoldenTiles, output: str, factor: float
 ) -> None:
-    """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""
+    """With a tolerance as large as the scale, every answer would pass on the line, even zeros."""
     far = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
     ways = [Candidate(how, lambda: f32, "model_int8.xml") for how in ("first", "second")]
-    judged = judge("int8", ways, held, far, allow=True)
-    assert (judged.gate.graph, judged.made) == (None, None)
-    assert [each.missed for each in judged.gate.attempts] == [
+    evaluated = evaluate_candidates("int8", ways, validation, far, allow=True)
+    assert (evaluated.gate.graph, evaluated.made) == (None, None)
+    assert [each.missed for each in evaluated.gate.attempts] == [
         ["golden tiles are off by more than 0.5 of the scale"]
     ] * 2

@@ -1,4 +1,4 @@
-"""The whole rollout in each engine, held to a sort of its own attention, on boards and on tiles of one grey.
+"""The complete rollout in each engine, compared with a sort of its own attention, on boards and on uniform tiles.
 
 Of a toy ViT, and of a ViT-tiny as it is: 197 tokens, twelve layers, three heads.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from examples.drawn_boards.boards import draw_board
 from export.gate import TOLERANCE, pass_gate, torch_answers
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOY_PX, REAL_PX = 64, 224
 RATIOS = {"toy": 0.5, "real": 0.9}
-"""To be discarded: of 17 tokens and two layers, 0.9 would leave patches without any."""
-HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+"""The discard ratio: with 17 tokens and two layers, 0.9 would leave patches without attention."""
+HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
 Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
 
@@ -58,7 +58,7 @@ def model(request: pytest.FixtureRequest) -> RolloutClassifier:
     model.fusion, model.discard_ratio = fusion, RATIOS[size]
     with torch.no_grad():
         for block in model.network.blocks:
-            block.attn.qkv.weight *= 4.0  # trained attention is not even
+            block.attn.qkv.weight *= 4.0  # trained attention is not uniform
     return model.eval()
 
 
@@ -80,7 +80,7 @@ def tile_px(model: RolloutClassifier) -> int:
 
 
 def with_attention(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
-    """The graph, which also outputs the attention that its map is made of, and the names of these outputs."""
+    """The graph with its attention as further outputs, and the names of these outputs."""
     model = onnx.load_from_string(graph)
     made = {output for node in model.graph.node for output in node.output}
     names = [name for layer in range(len(made)) if (name := f"attention_{layer}") in made]
@@ -91,7 +91,7 @@ def with_attention(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Floats, Floats, list[Floats]]]:
-    """Who, logit, map, and the attention that the map is made of."""
+    """Each engine's name, logit, map, and the attention that gives the map."""
     graph, names = with_attention(graphs.onnx)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     logit, maps, *attention = session.run(["logit", "map", *names], {"tiles": tiles})
@@ -101,7 +101,7 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
 
 
 def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
-    core = the_core()
+    core = shared_core()
     explained, names = with_attention(graph)
     read = core.read_model(explained.SerializeToString())
     found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})({"tiles": tiles})
@@ -116,7 +116,7 @@ def fused(attention: Floats, fusion: str) -> Floats:
 
 
 def first_go(entries: Floats, discarded: int) -> NDArray[np.bool_ | np.int64]:
-    """Which entries go: of equal ones the first."""
+    """The discarded entries: among equal entries the first."""
     return np.argsort(entries, kind="stable")[:discarded]
 
 
@@ -137,7 +137,7 @@ def relevance(attention: list[Floats], model: RolloutClassifier, gone: Gone = fi
     return np.asarray(row[1:] / row[1:].mean())
 
 
-def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
+def test_with_the_same_attention_the_map_equals_that_of_a_sort(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8]
 ) -> None:
     for who, logit, maps, attention in answered(graphs, tiles):
@@ -149,7 +149,7 @@ def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
 
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"] if HAS_BF16 else ["f32"])
-def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to_keep(
+def test_the_bf16_graph_retains_all_entries_with_the_thresholds_first_bits(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], hint: str
 ) -> None:
     logit, maps, attention = in_openvino(graphs.for_openvino_bf16, hint, tiles)
@@ -159,7 +159,7 @@ def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to
         assert np.abs(came - known).max() <= 1e-4 * known.max(), tile
 
 
-def test_the_gate_lets_it_through_and_counts_what_rounding_moves_apart(
+def test_a_rollout_passes_the_gate_with_its_map_rounding(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     (tmp_path / ONNX_GRAPH).write_bytes(graphs.onnx)

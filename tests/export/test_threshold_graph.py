@@ -1,4 +1,4 @@
-"""The discard in both engines' graphs, held to a sort: which entries stay shows in the row of the class token."""
+"""The discard in both engines' graphs, compared with a sort by the resulting row of the class token."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
 
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import Nodes
 from export.onnx_graph import OPSET
@@ -32,7 +32,7 @@ by_size = pytest.mark.parametrize(("tokens", "discarded"), SIZES)
 
 
 def row_by_sorting(layers: Matrices, discarded: int) -> NDArray[np.float64]:
-    """What the graphs must give: of equal entries the first go."""
+    """The expected result: among equal entries the first are discarded."""
 
     def without_lowest(entries: NDArray[np.float32]) -> None:
         entries[np.argsort(entries, kind="stable")[:discarded]] = 0
@@ -41,7 +41,7 @@ def row_by_sorting(layers: Matrices, discarded: int) -> NDArray[np.float64]:
 
 
 def row_by_truncating(layers: Matrices, discarded: int, mantissa_bits: int) -> NDArray[np.float64]:
-    """What a coarse threshold must give: all stay that share its exponent and first mantissa bits."""
+    """The expected result of a coarse threshold: all entries with its exponent and first mantissa bits remain."""
 
     def without_lower(entries: NDArray[np.float32]) -> None:
         key = entries.view(np.uint32) >> (23 - mantissa_bits)
@@ -90,7 +90,7 @@ def in_onnxruntime(graph: ModelProto) -> onnxruntime.InferenceSession:
 
 
 def in_openvino(graph: ModelProto) -> Run:
-    core = the_core()
+    core = shared_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
     return lambda layers: np.array(compiled(fed(layers))[0])
@@ -138,20 +138,20 @@ def matrices(tokens: int) -> st.SearchStrategy[Matrices]:
 
 @by_size
 @given(data=st.data())
-def test_brackets_keep_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+def test_brackets_retain_the_same_entries_as_a_sort(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
 @by_size
 @given(data=st.data())
-def test_counting_keeps_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+def test_counting_retains_the_same_entries_as_a_sort(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(counting(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
 @given(data=st.data())
-def test_a_coarse_threshold_keeps_all_that_share_its_bits(data: st.DataObject) -> None:
+def test_a_coarse_threshold_retains_all_entries_with_its_bits(data: st.DataObject) -> None:
     layers = data.draw(matrices(9))
     assert_same(coarse_counting(9, 40)(layers), row_by_truncating(layers, 40, UNDER_BF16.mantissa))
 
@@ -163,21 +163,21 @@ def attention(tokens: int, tiles: int, sharpness: float) -> Matrices:
 
 
 @pytest.mark.parametrize("discarded", [50, 1250, 2400])
-def test_attention_like_that_of_a_classifier(discarded: int) -> None:
+def test_realistic_attention_gives_the_result_of_a_sort(discarded: int) -> None:
     layers = np.concatenate([attention(50, 2, 0.1), attention(50, 2, 3.0)], axis=1)
     known = row_by_sorting(layers, discarded)
     for run in (brackets, brackets_in_openvino, counting):
         assert_same(run(50, discarded)(layers), known)
 
 
-def test_layers_in_several_groups_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_in_several_groups_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_rollout, "LAYERS_AT_ONCE", 1)
     layers = attention(9, 2, 1.0)
     apart = in_openvino(graph_of(openvino_rollout.class_token_row, 9, 40))
     assert_same(apart(layers), row_by_sorting(layers, 40))
 
 
-def test_another_engine_orders_ties_in_its_own_way_and_keeps_the_same() -> None:
+def test_another_order_of_ties_gives_the_same_result() -> None:
     layers = np.round(attention(9, 3, 1.0) * 16) / 16
     assert_same(brackets_in_openvino(9, 40)(layers), row_by_sorting(layers, 40))
 
@@ -197,14 +197,14 @@ def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
 
     assert sorted_entries(attention(tokens, 1, 1.0)) < 60
     spread = (10.0 ** np.random.default_rng(0).uniform(-28, 0, (LAYERS, 1, tokens * tokens))).astype(np.float32)
-    spread[:, :, 2::4] = 1.0  # all that the sample sees
+    spread[:, :, 2::4] = 1.0  # the only entries in the sample
     assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
 
 
 @pytest.mark.parametrize("powers_of_ten", [(-18, -9), (-30, -20), (-36, 0)])
 @pytest.mark.parametrize("discarded", [100, 1250, 2400])
-def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
-    """A map is what is left of the patches, however little; float32 begins to lose digits at 1e-38."""
+def test_very_faint_attention_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
+    """The map comes from the remaining patches, however small; float32 begins to lose digits at 1e-38."""
     powers = np.random.default_rng(1).uniform(*powers_of_ten, (LAYERS, 2, 50, 50))
     layers = (10.0**powers).astype(np.float32)
     known = row_by_sorting(layers, discarded)[:, 1:]

@@ -1,4 +1,4 @@
-"""Which tiles precisions are held to, and which they are quantised by."""
+"""The selection of validation tiles, good tiles and quantisation samples."""
 
 import dataclasses
 import re
@@ -15,7 +15,7 @@ from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from export import validation_tiles
-from export.validation_tiles import cut_frame, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
+from export.validation_tiles import cut_frame, divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from tests.train.blobs import draw_blobs
 from train.readers import LabelledImage, read_folder
 
@@ -31,7 +31,7 @@ CALIBRATION = Calibration(
 
 
 class Darkness(Engine):
-    """Evidence is how dark a quarter of the tile is."""
+    """A model whose evidence is the darkness of each quarter of the tile."""
 
     name = "darkness"
     batch = 4
@@ -55,41 +55,46 @@ def picture(number: int, group: str, defective: bool) -> LabelledImage:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
-    return list(read_folder(draw_blobs(tmp_path_factory.mktemp("held") / "blobs", per_group=5)).images)
+    return list(read_folder(draw_blobs(tmp_path_factory.mktemp("selected") / "blobs", per_group=5)).images)
 
 
-def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
-    assert len(held.tiles) == len(images) * 12
-    assert held.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
-    assert 0 < held.with_region.sum() < len(held.tiles)
-    np.testing.assert_array_equal(held.map, Darkness().maps(held.tiles))
-    np.testing.assert_array_equal(held.regions, held.find_regions(held.map))
+def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage]) -> None:
+    selected = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
+    assert len(selected.tiles) == len(images) * 12
+    assert selected.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
+    assert 0 < selected.with_region.sum() < len(selected.tiles)
+    np.testing.assert_array_equal(selected.map, Darkness().maps(selected.tiles))
+    np.testing.assert_array_equal(selected.regions, selected.find_regions(selected.map))
 
 
-def test_beyond_enough_only_tiles_with_a_region_are_kept(
+def test_after_enough_tiles_only_those_with_a_region_are_selected(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
+    everything = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     wanted = int(everything.with_region.sum()) - 2
     monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
     monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", wanted)
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
-    assert held.with_region.sum() >= wanted
-    assert held.with_region[24:].all()  # two frames of twelve tiles are the first twenty
-    assert re.search(r"^tiles of 2 of the \d+ frames .* groups, and those with a region of \d+ more$", held.tiles_are)
-    np.testing.assert_array_equal(held.tiles[:24], everything.tiles[:24])
-    assert len(held.tiles) < len(everything.tiles)
+    selected = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
+    assert selected.with_region.sum() >= wanted
+    assert selected.with_region[24:].all()  # the first twenty tiles come from two frames of twelve tiles
+    assert re.search(
+        r"^tiles of 2 of the \d+ frames .* groups, and those with a region of \d+ more$", selected.tiles_are
+    )
+    np.testing.assert_array_equal(selected.tiles[:24], everything.tiles[:24])
+    assert len(selected.tiles) < len(everything.tiles)
 
 
 def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
     monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", 0)
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
-    assert (len(held.tiles), held.tiles_are) == (24, f"tiles of 2 of the {len(images)} frames of the validation groups")
+    selected = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
+    assert (len(selected.tiles), selected.tiles_are) == (
+        24,
+        f"tiles of 2 of the {len(images)} frames of the validation groups",
+    )
 
 
-def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_there_is_none(
+def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [image for image in images if not image.defective]
@@ -99,7 +104,7 @@ def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_
     defective = [image for image in images if image.defective]
     stand_ins = good_tiles(defective, GRID)
     assert 0 < len(stand_ins) < 12 * len(defective)
-    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than any noise
+    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than the noise
     unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
     assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
     monkeypatch.setattr(validation_tiles, "GOOD_TILES", len(good) + 1)
@@ -107,20 +112,20 @@ def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_
 
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
-def test_no_group_is_both_held_and_quantised_by(groups: list[tuple[int, bool]]) -> None:
+def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: list[tuple[int, bool]]) -> None:
     frames = [picture(number, str(group), defective) for number, (group, defective) in enumerate(groups)]
-    held, others, are = divide_by_group(frames)
+    selected, others, are = divide_by_group(frames)
     if len(frames) == 1:
-        assert (held, others) == (frames, frames)
+        assert (selected, others) == (frames, frames)
         assert are.endswith("by which int8 is quantised too")
         return
-    assert sorted([*held, *others], key=frames.index) == frames
-    assert held
+    assert sorted([*selected, *others], key=frames.index) == frames
+    assert selected
     assert others
     if len({frame.group for frame in frames}) > 1:
-        assert not {frame.group for frame in held} & {frame.group for frame in others}
+        assert not {frame.group for frame in selected} & {frame.group for frame in others}
     if any(not frame.defective for frame in frames):
-        assert any(not frame.defective for frame in held)
+        assert any(not frame.defective for frame in selected)
 
 
 def test_both_halves_get_good_and_defective_groups() -> None:
@@ -129,7 +134,7 @@ def test_both_halves_get_good_and_defective_groups() -> None:
         assert (len(half), sum(frame.defective for frame in half)) == (10, 2)
 
 
-def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
+def test_quantisation_tiles_come_from_all_frames_and_are_reproducible(images: list[LabelledImage]) -> None:
     tiles = quantisation_tiles(images, GRID)
     assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
     np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID))

@@ -1,14 +1,16 @@
-"""The command line that all test apparatus shares: the bundle that is run, what is printed and written, how it ends.
+"""The command line that all test apparatus shares: options, output and exit code.
 
-Apparatus kills processes, fills disks and takes the machine for itself. It lies here so that no line PC has it.
+Apparatus kills processes, fills disks and needs the whole machine, so it is here and on no line PC.
 """
 
 import argparse
+import contextlib
+import math
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,31 +21,50 @@ from edge.bundle import Bundle, open_bundle
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130
+Number = TypeVar("Number", int, float)
 
 
 class Result(NamedTuple):
-    """What came of a run."""
+    """Result of a run."""
 
     found: msgspec.Struct
-    """All of it, for the file."""
+    """Content of the result file."""
     facts: Mapping[str, object]
     """Names and values, for people."""
     faults: Sequence[str]
-    """What must not be, one sentence each; none: it passed."""
+    """What must not be, one sentence each; empty: the run passed."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """With the options that all apparatus has."""
+    """Return a parser with the options that all apparatus has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="the bundle that the line runs")
     made.add_argument("--out", type=Path, help="write the result there, as JSON")
     return made
 
 
-def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:
-    """Run an apparatus; the exit code: 0 where it passed, 14 with a sentence where not, 130 where interrupted.
+def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Number]:
+    """Return a reader of an option's number, which is finite.
 
-    SIGTERM and SIGHUP end it as Ctrl-C does, so that the processes, folders and disks that it made are gone.
+    Args:
+        kind: int or float.
+        or_zero: whether it may be 0.
+    """
+
+    def read(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} {'from 0 on' if or_zero else 'above 0'}")
+
+    return read
+
+
+def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:
+    """Run an apparatus; return the exit code: 0 if it passed, 14 with a sentence if not, 130 if it was interrupted.
+
+    SIGTERM and SIGHUP end it like Ctrl-C, so that its processes, folders and disks are removed.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -53,20 +74,20 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
         found, facts, faults = measure(arguments, bundle)
         deliver(name, new_report(name, now, found), facts, arguments.out, as_json=False, faults=faults)
     except HeatlineError as error:
-        say(f"{name}: {error}")
+        report_line(f"{name}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def say(line: str) -> None:
-    """Tell how far a run is."""
+def report_line(line: str) -> None:
+    """Print a line of progress on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def counts(of: Mapping[str, int]) -> str:
-    """Names and numbers in a sentence.
+    """Format names and numbers.
 
     >>> counts({"GOOD": 7, "DEFECT": 1})
     'GOOD 7, DEFECT 1'

@@ -1,7 +1,7 @@
-"""`make delivery`: how late events are at a high rate, live and durable, beside inspection (docs/chaos.md).
+"""`make delivery`: delay of events at a high rate, live and durable, during inspection (docs/chaos.md).
 
-The line inspects at a share of the rate that it could, and where that makes too few events, a second camera brings
-frames of a wrong size beside: they are reported as every frame is, and not inspected.
+The line inspects at a share of its highest rate. If that makes too few events, a second camera brings frames of a wrong
+size, which are reported like every frame and not inspected.
 """
 
 import os
@@ -20,73 +20,58 @@ from numpy.typing import NDArray
 
 from bench.machine import commit, file_system
 from bench.processes import cpu_s
+from bench.spread import Latency
 from bench.watched_line import Keys, WatchedLine, has_stopped
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
+from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, head_of, read_record
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 
 SHARE_OF_HIGHEST = 0.8
 REPETITIONS = 3
-"""Of windows with a journal, and of windows without."""
+"""Windows with a journal, and windows without."""
 SETTLE_S = 3.0
-"""After the first event, before anything counts."""
+"""From the first event to the window."""
 FIRST_WITHIN_S = 60.0
 FRAMES_FOR_A_RATE = 5000
 HIGHEST_FPS = 10_000.0
 WAITING_FRAMES = 16
 MOST_GROWTH_MS = 100.0
-"""By which the durable consumer may fall back from a window's first quarter to its last: more is a queue that grows."""
+"""Allowed growth of the durable consumer's delay from a window's first quarter to its last: more is a growing queue."""
 NEAR_ENOUGH = 0.98
 
 
-class Times(msgspec.Struct, frozen=True):
-    """Of many events, ms."""
-
-    p50: float
-    p95: float
-    p99: float
-    most: float
-
-    @classmethod
-    def of(cls, nanoseconds: Sequence[int] | NDArray[np.int64]) -> "Times":
-        p50, p95, p99, most = np.percentile(np.asarray(nanoseconds) / 1e6, (50, 95, 99, 100)).tolist()
-        return cls(p50, p95, p99, most)
-
-    def __str__(self) -> str:
-        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
-
-
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which all events were looked at."""
+    """Counts and delays of all events of a window."""
 
     journal: bool
-    """Whether the line kept one, and a durable consumer followed."""
+    """Whether the line wrote a journal, and a durable consumer followed it."""
     seconds: float
     events: int
-    """That were heard live."""
+    """Events that were received live."""
     events_per_s: float
     inspected_per_s: float
     verdicts: dict[str, int]
-    """Frames by verdict, those without one by the reason."""
+    """Frames by verdict; those without one by the reason."""
     not_heard: int
-    """Events that were sent and not heard live."""
+    """Events that were sent and not received live."""
     not_followed: int
-    """Events that were heard live as journalled and did not come to the durable consumer."""
-    live: Times
+    """Events that were received live as journalled and did not come to the durable consumer."""
+    live: Latency
     """From capture to receipt by a live subscriber."""
-    told: Times
+    told: Latency
     """From the hand-over to the publisher to receipt by a live subscriber."""
-    durable: Times | None
+    durable: Latency | None
     """From capture to receipt by the durable consumer."""
-    added: Times | None
+    added: Latency | None
     """From receipt by the live subscriber to receipt by the durable consumer, of the same event."""
     added_growth_ms: float | None
-    """By how much that was more in the window's last quarter than in its first, at the median."""
+    """Median of the window's last quarter less that of its first."""
     cpu: dict[str, float]
-    """Cores: of the service, its cameras, the durable consumer and this process, which listens live."""
+    """Processor time in cores: of service, cameras, durable consumer and this process, which is the live subscriber."""
 
     @property
     def name(self) -> str:
@@ -94,16 +79,16 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All results."""
 
     bundle: str
     commit: str | None
     disk: str
     """File system of the journal."""
     events_per_s: float
-    """That were wanted."""
+    """Wanted rate."""
     highest_fps: float
-    """At which the line inspects frames that are always there, without a journal."""
+    """Rate at which the line inspects frames that always wait, without a journal."""
     inspected_fps: float
     """Of the camera whose frames are inspected."""
     refused_fps: float
@@ -117,22 +102,24 @@ def measure_delivery(
     events_per_s: float,
     seconds: float,
     folder: Path | None,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     repetitions: int = REPETITIONS,
 ) -> Delivery:
-    """Find the highest rate, then run the line at a share of it, in turns with a journal and without.
+    """Measure the highest rate, then run the line at a share of it, in interleaved windows with a journal and without.
 
     Args:
-        events_per_s: at least so many.
+        events_per_s: wanted rate.
         seconds: of each window.
-        folder: where journals are kept meanwhile; None: where temporary files are.
+        folder: of the journals; None: the folder for temporary files.
     Raises:
         BenchError: a process failed, or ended.
     """
     highest_fps = _highest_fps(bundle)
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
     refused_fps = max(events_per_s - inspected_fps, 0.0)
-    say(f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size")
+    report_line(
+        f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size"
+    )
     cameras = [_camera("inspected", bundle, inspected_fps)]
     if refused_fps:
         cameras.append({**_camera("refused", bundle, refused_fps), "size": [1, 1]})
@@ -140,7 +127,7 @@ def measure_delivery(
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
             windows.append(window := _window(bundle, cameras, seconds, journal, folder))
-            say(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.live}")
+            report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.live}")
     return Delivery(
         bundle=bundle.path.name,
         commit=commit(),
@@ -154,7 +141,7 @@ def measure_delivery(
 
 
 def _camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
-    """Frames of one tile."""
+    """Return the keys of a camera with frames of one tile."""
     size = [bundle.manifest.grid.tile_px] * 2
     return {
         "kind": "pattern", "name": name, "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES
@@ -162,20 +149,20 @@ def _camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
 
 
 def _highest_fps(bundle: Bundle) -> float:
-    """At which a camera that waits for the inspection has its frames inspected."""
+    """Measure the rate at which frames of a waiting camera are inspected."""
     camera: Keys = {**_camera("inspected", bundle, HIGHEST_FPS), "frames": FRAMES_FOR_A_RATE, "on_overload": "block"}
     reported: list[int] = []
     with _line(bundle, [camera], journal=False, folder=None) as line:
-        while (heard := line.next()) is None or not has_stopped(heard.event):
-            if heard is not None and isinstance(heard.event, VerdictEvent):
-                reported.append(heard.at_ns)
+        while (received := line.next()) is None or not has_stopped(received.event):
+            if received is not None and isinstance(received.event, VerdictEvent):
+                reported.append(received.at_ns)
         line.await_exit()
     return (len(reported) - 1) / ((reported[-1] - reported[0]) / 1e9)
 
 
 def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool, folder: Path | None) -> Window:
-    """Run the line, let it settle, and look at every event that is reported within a time."""
-    heard: list[tuple[VerdictEvent, int]] = []
+    """Run the line, wait until it has settled, and receive every event of a window."""
+    received: list[tuple[VerdictEvent, int]] = []
     with tempfile.TemporaryDirectory() as place, _line(bundle, cameras, journal=journal, folder=folder) as line:
         record = Path(place) / "record"
         role = Role(name="bench", record=str(record), topics=[""], journal=line.journal_address)
@@ -183,26 +170,26 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
             if journal:
                 following.start()
             line.until(lambda event: isinstance(event, VerdictEvent), FIRST_WITHIN_S, "the first event")
-            line.listen_for(SETTLE_S)
+            line.receive_for(SETTLE_S)
             of = {"service": [line.pid], "cameras": line.camera_pids(), "live listener": [os.getpid()]}
             if journal:
                 of["durable consumer"] = [following.pid]
-            not_heard_before, began_ns, cpu_before = line.not_heard, time.monotonic_ns(), _cpu(of)
+            not_heard_before, began_ns, cpu_before = line.not_received, time.monotonic_ns(), _cpu(of)
             ended_ns = began_ns + round(seconds * 1e9)
             while time.monotonic_ns() < ended_ns:
                 if (one := line.next()) is not None and isinstance(one.event, VerdictEvent):
-                    heard.append((one.event, one.at_ns))
+                    received.append((one.event, one.at_ns))
             took_s = (time.monotonic_ns() - began_ns) / 1e9
             cpu = {name: (taken - cpu_before[name]) / took_s for name, taken in _cpu(of).items()}
-            line.stop()  # a durable consumer is given what there is before it ends
-            not_heard = line.not_heard - not_heard_before
+            line.stop()  # a durable consumer gets all events before the line ends
+            not_heard = line.not_received - not_heard_before
             if journal:
                 following.require_running()
-            return window_of(heard, came_at(record) if journal else None, took_s, not_heard, cpu)
+            return window_of(received, came_at(record) if journal else None, took_s, not_heard, cpu)
 
 
 def came_at(record: Path) -> dict[int, int]:
-    """When each event first came to a client, by its seq; monotonic, ns, as this process has it now."""
+    """Return when each event first came to a client, by its seq; monotonic, ns, by the clock of this process."""
     offset_ns = time.time_ns() - time.monotonic_ns()
     came: dict[int, int] = {}
     for item in read_record(record):
@@ -212,51 +199,60 @@ def came_at(record: Path) -> dict[int, int]:
 
 
 def window_of(
-    heard: Sequence[tuple[VerdictEvent, int]],
+    received: Sequence[tuple[VerdictEvent, int]],
     followed: Mapping[int, int] | None,
     seconds: float,
     not_heard: int,
     cpu: dict[str, float],
 ) -> Window:
-    """What came of it.
+    """Count and time the events of a window.
 
     Args:
-        heard: events and when they came live, monotonic ns.
-        followed: when events came to the durable consumer, by seq; None: there was none.
+        received: events with the time of their live receipt, monotonic ns.
+        followed: times of receipt by the durable consumer, by seq; None: there was none.
+    Raises:
+        BenchError: no event came.
     """
+    if not received:
+        raise BenchError(f"no event came within a window of {seconds:g} s; give --seconds more")
     verdicts: Counter[str] = Counter()
-    for event, _ in heard:
+    for event, _ in received:
         verdicts[event.reason or event.verdict] += event.frames
-    captured = np.array([event.times.captured_monotonic_ns for event, _ in heard], np.int64)
-    handed_over = captured + np.array([round(event.latency_ms * 1e6) for event, _ in heard], np.int64)
-    live = np.array([at_ns for _, at_ns in heard], np.int64)
+    captured = np.array([event.times.captured_monotonic_ns for event, _ in received], np.int64)
+    handed_over = captured + np.array([round(event.latency_ms * 1e6) for event, _ in received], np.int64)
+    live = np.array([at_ns for _, at_ns in received], np.int64)
     durable = added = growth_ms = None
     missing = 0
     if followed is not None:
-        there = np.array([event.seq in followed for event, _ in heard])
+        there = np.array([event.seq in followed for event, _ in received])
         missing = int(np.count_nonzero(~there))
-        at_ns = np.array([followed[event.seq] for event, _ in heard if event.seq in followed], np.int64)
+        at_ns = np.array([followed[event.seq] for event, _ in received if event.seq in followed], np.int64)
         if len(at_ns):
-            durable, added = Times.of(at_ns - captured[there]), Times.of(at_ns - live[there])
+            durable, added = latency_of(at_ns - captured[there]), latency_of(at_ns - live[there])
             lag_ms = (at_ns - live[there]) / 1e6
             quarter = max(len(lag_ms) // 4, 1)
             growth_ms = float(np.median(lag_ms[-quarter:]) - np.median(lag_ms[:quarter]))
     return Window(
         journal=followed is not None,
         seconds=seconds,
-        events=len(heard),
-        events_per_s=len(heard) / seconds,
+        events=len(received),
+        events_per_s=len(received) / seconds,
         inspected_per_s=(verdicts["GOOD"] + verdicts["DEFECT"]) / seconds,
         verdicts=dict(verdicts),
         not_heard=not_heard,
         not_followed=missing,
-        live=Times.of(live - captured),
-        told=Times.of(live - handed_over),
+        live=latency_of(live - captured),
+        told=latency_of(live - handed_over),
         durable=durable,
         added=added,
         added_growth_ms=growth_ms,
         cpu=cpu,
     )
+
+
+def latency_of(nanoseconds: NDArray[np.int64]) -> Latency:
+    """Return the percentiles of some times."""
+    return Latency.of(nanoseconds / 1e6)
 
 
 @contextmanager
@@ -273,7 +269,7 @@ def _cpu(of: dict[str, list[int]]) -> dict[str, float]:
 
 
 def faults(found: Delivery) -> list[str]:
-    """What must not be, in words; none: the rate was sustained."""
+    """Return what must not be, one sentence each; empty: the rate was sustained."""
     wrong = []
     for window in found.windows:
         if window.events_per_s < NEAR_ENOUGH * found.events_per_s:
@@ -282,7 +278,7 @@ def faults(found: Delivery) -> list[str]:
         if lost := {reason: count for reason, count in window.verdicts.items() if reason not in allowed}:
             wrong.append(f"{window.name}: frames were lost: {counts(lost)}")
         if window.not_heard or window.not_followed:
-            missing = f"{window.not_heard} events were not heard live, {window.not_followed} not durably"
+            missing = f"{window.not_heard} events were not received live, {window.not_followed} not durably"
             wrong.append(f"{window.name}: {missing}")
         if window.added_growth_ms is not None and window.added_growth_ms > MOST_GROWTH_MS:
             wrong.append(f"{window.name}: the durable consumer fell back by {window.added_growth_ms:.0f} ms")
@@ -290,10 +286,10 @@ def faults(found: Delivery) -> list[str]:
 
 
 def to_facts(found: Delivery) -> dict[str, str]:
-    """Names and values, for people: the medians of the windows of a kind."""
+    """Describe the medians of the windows of a kind for people, by name and value."""
     facts = {
         "load": f"{found.inspected_fps:.0f} frames/s inspected, {SHARE_OF_HIGHEST:.0%} of {found.highest_fps:.0f}; "
-        f"{found.refused_fps:.0f} of a wrong size beside; events wanted: {found.events_per_s:.0f} a second",
+        f"{found.refused_fps:.0f} of a wrong size; events wanted: {found.events_per_s:.0f} a second",
         "journal on": found.disk,
     }
     for name in ("with a journal", "without a journal"):
@@ -313,22 +309,27 @@ def to_facts(found: Delivery) -> dict[str, str]:
     return facts
 
 
-def _medians(times: Sequence[Times]) -> str:
-    return str(Times(*np.median([msgspec.structs.astuple(one) for one in times], axis=0).tolist()))
+def _medians(latencies: Sequence[Latency]) -> str:
+    p50, p95, p99, most = np.median([msgspec.structs.astuple(one) for one in latencies], axis=0).tolist()
+    return str(Latency(p50=p50, p95=p95, p99=p99, most=most))
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_delivery(
-        bundle, events_per_s=arguments.events, seconds=arguments.seconds, folder=arguments.folder, say=say
+        bundle,
+        events_per_s=arguments.events,
+        seconds=arguments.seconds,
+        folder=arguments.folder,
+        report_line=report_line,
     )
     return Result(found, to_facts(found), faults(found))
 
 
 def main() -> None:
-    options = parser("How late are events, live and durable, at a high rate and beside inspection?")
-    options.add_argument("--events", type=float, default=500.0, help="a second, at the least")
-    options.add_argument("--seconds", type=float, default=20.0, help="of each window")
-    options.add_argument("--folder", type=Path, help="to keep journals in; where temporary files are unless given")
+    options = parser("Measure the delay of events, live and durable, at a high rate during inspection.")
+    options.add_argument("--events", type=positive(float, or_zero=True), default=500.0, help="a second, at the least")
+    options.add_argument("--seconds", type=positive(float), default=20.0, help="of each window")
+    options.add_argument("--folder", type=Path, help="for journals; by default the folder for temporary files")
     sys.exit(run("delivery", options.parse_args(), _measure))
 
 

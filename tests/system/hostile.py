@@ -1,11 +1,11 @@
-"""`make hostile`: what messages that are none take from inspection, beside as many that are valid (docs/chaos.md)."""
+"""`make hostile`: cost of malformed messages for inspection, compared with as many valid ones (docs/chaos.md)."""
 
 import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +18,7 @@ from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.hostile_messages import SocketName
 from tests.system.sender import Sender, What
 
@@ -28,26 +28,28 @@ MESSAGES_PER_S = 300.0
 SETTLE_S = 1.0
 TARGET_RATIO = 1.05
 NEAR_ENOUGH = 0.95
+MOST_PSS_GROWTH_BYTES = 16 << 20
+"""Allowed growth of the service's memory over all rounds; it stores none of the messages."""
 KINDS: tuple[What, ...] = ("nothing", "valid", "malformed")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One window under one kind of messages."""
+    """Result of one window with one kind of messages."""
 
     what: What
     seconds: float
     frames: int
-    """That were inspected."""
+    """Inspected frames."""
     lost: dict[str, int]
     """Frames without a verdict, by the reason."""
     cpu_ms_per_frame: float
-    """Of the service's process."""
+    """Processor time of the service's process."""
     sent: dict[SocketName, int]
     replies: dict[str, int]
 
 
 class Hostile(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All results."""
 
     bundle: str
     commit: str | None
@@ -56,11 +58,11 @@ class Hostile(msgspec.Struct, frozen=True, kw_only=True):
     """On each socket that reads."""
     rounds: list[Round]
     ratio: float
-    """CPU per frame under malformed messages to that under valid ones, of the medians."""
+    """Processor time per frame under malformed messages over that under valid ones, of medians."""
     ratio_spread: Spread
-    """Of rounds next to each other."""
+    """The same ratio by rounds."""
     pss_bytes: tuple[int, int]
-    """Of the service's processes, before all rounds and after."""
+    """PSS of the service's processes, before and after all rounds."""
 
 
 def measure_hostile(
@@ -69,13 +71,13 @@ def measure_hostile(
     rate_fps: float,
     seconds: float,
     rounds: int,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     messages_per_s: float = MESSAGES_PER_S,
 ) -> Hostile:
-    """Run a line, and send it nothing, valid messages and malformed ones in turns, on each of its sockets that read.
+    """Run a line without messages, with valid and with malformed ones in interleaved windows, on each reading socket.
 
     Args:
-        rate_fps: of its camera; must be one that it keeps up with.
+        rate_fps: of its camera; the line must keep up with it.
         seconds: of each window.
     Raises:
         BenchError: a process failed, or no frame was inspected.
@@ -88,7 +90,7 @@ def measure_hostile(
         WatchedLine(Path(folder), bundle.path, "f32", [camera], journal=True) as line,
     ):
         line.until(_is_inspected, START_WITHIN_SECONDS, "the first frame")
-        line.listen_for(SETTLE_S)
+        line.receive_for(SETTLE_S)
         assert line.journal_address is not None
         addresses: dict[SocketName, str] = {
             "events": line.address,
@@ -100,7 +102,7 @@ def measure_hostile(
             for what in KINDS[:: 1 if number % 2 else -1]:
                 with Sender(what, messages_per_s, number, CAMERA, addresses) as sender:
                     found.append(one := _round(line, what, sender, seconds))
-                say(f"{what}: {one.cpu_ms_per_frame:.3f} ms of CPU per frame, {sum(one.sent.values())} sent")
+                report_line(f"{what}: {one.cpu_ms_per_frame:.3f} ms of CPU per frame, {sum(one.sent.values())} sent")
         pss_after = _pss_bytes(line)
         line.stop()
     valid, malformed = _cpu_ms(found, "valid"), _cpu_ms(found, "malformed")
@@ -117,13 +119,13 @@ def measure_hostile(
 
 
 def _round(line: WatchedLine, what: What, sender: Sender, seconds: float) -> Round:
-    """One window; the sender is there before it and after."""
+    """Measure one window; the sender starts before it and ends after it."""
     verdicts: Counter[str] = Counter()
-    line.listen_for(SETTLE_S)
+    line.receive_for(SETTLE_S)
     began_s, before_s = time.monotonic(), cpu_s(line.pid)
     while time.monotonic() < began_s + seconds:
-        if (heard := line.next()) is not None and isinstance(heard.event, VerdictEvent):
-            verdicts[heard.event.reason or "inspected"] += heard.event.frames
+        if (received := line.next()) is not None and isinstance(received.event, VerdictEvent):
+            verdicts[received.event.reason or "inspected"] += received.event.frames
     taken_s, took_s = cpu_s(line.pid) - before_s, time.monotonic() - began_s
     frames = verdicts.pop("inspected", 0)
     if not frames:
@@ -152,12 +154,28 @@ def _cpu_ms(rounds: list[Round], what: What) -> list[float]:
     return [each.cpu_ms_per_frame for each in rounds if each.what == what]
 
 
+def _lost(rounds: Sequence[Round]) -> Counter[str]:
+    """Frames without a verdict in all rounds, by the reason."""
+    lost: Counter[str] = Counter()
+    for one in rounds:
+        lost.update(one.lost)
+    return lost
+
+
 def faults(found: Hostile) -> list[str]:
-    """What must not be, in words."""
+    """Return what must not be, one sentence each."""
     wrong = []
     if found.ratio > TARGET_RATIO:
         wrong.append(
             f"a frame costs {found.ratio:.3f} times the CPU under malformed messages, the target is {TARGET_RATIO}"
+        )
+    if lost := _lost(found.rounds):
+        wrong.append(f"frames were lost: {counts(lost)}")
+    before, after = found.pss_bytes
+    if after - before > MOST_PSS_GROWTH_BYTES:
+        wrong.append(
+            f"its PSS grew by {(after - before) / 1e6:.1f} MB over all rounds, allowed are "
+            f"{MOST_PSS_GROWTH_BYTES / 1e6:.1f} MB"
         )
     for each in found.rounds:
         wanted = found.messages_per_s * each.seconds * NEAR_ENOUGH
@@ -167,7 +185,7 @@ def faults(found: Hostile) -> list[str]:
 
 
 def to_facts(found: Hostile) -> dict[str, str]:
-    """Names and values, for people."""
+    """Describe the result for people, by name and value."""
     facts = {
         "load": f"{found.rate_fps:g} frames/s; {found.messages_per_s:g} messages a second on each of three sockets"
     }
@@ -182,22 +200,25 @@ def to_facts(found: Hostile) -> dict[str, str]:
     return {
         **facts,
         "replies to malformed": counts(replies),
+        "frames lost": counts(_lost(found.rounds)),
         "PSS": f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after",
     }
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_hostile(
-        bundle, rate_fps=arguments.rate, seconds=arguments.seconds, rounds=arguments.rounds, say=say
+        bundle, rate_fps=arguments.rate, seconds=arguments.seconds, rounds=arguments.rounds, report_line=report_line
     )
     return Result(found, to_facts(found), faults(found))
 
 
 def main() -> None:
-    options = parser("Send a line malformed messages, in turns with valid ones and none: what does a frame cost?")
-    options.add_argument("--rate", type=float, default=150.0, help="frames a second; fewer than it could inspect")
-    options.add_argument("--seconds", type=float, default=10.0, help="of each window")
-    options.add_argument("--rounds", type=int, default=8, help="of each kind of messages")
+    options = parser("Measure the cost of a frame while a line gets malformed messages, valid ones, or none.")
+    options.add_argument(
+        "--rate", type=positive(float), default=150.0, help="frames a second, fewer than it could inspect"
+    )
+    options.add_argument("--seconds", type=positive(float), default=10.0, help="of each window")
+    options.add_argument("--rounds", type=positive(int), default=8, help="of each kind of messages")
     sys.exit(run("hostile", options.parse_args(), _measure))
 
 

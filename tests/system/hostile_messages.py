@@ -1,4 +1,4 @@
-"""Messages for each socket of a line that reads: valid ones, and ones that are none, made from them."""
+"""Valid messages for each socket of a line that reads, and malformed ones made from them."""
 
 import json
 import random
@@ -12,22 +12,22 @@ MOST_PARTS = 6
 
 
 def valid_messages(camera: str, consumer: str, journal_id: str) -> dict[SocketName, list[Parts]]:
-    """Of each socket, such as are cheap to obey: what they are held against must not cost more than it needs to.
+    """Return cheap valid messages for each socket, to compare malformed ones with.
 
     Args:
-        camera: one that runs freely: a trigger for it is refused.
-        consumer: one that follows, and acknowledges that it has nothing yet.
+        camera: a free-running one, whose triggers are refused.
+        consumer: one that follows, and acknowledges that it has no event yet.
     """
     topic = f"verdict.{camera}.NO_VERDICT".encode()
     return {
-        "events": [[b"\x01" + topic], [b"\x00" + topic]],  # subscribed to, and no more
+        "events": [[b"\x01" + topic], [b"\x00" + topic]],  # subscribe and unsubscribe
         "commands": [[_json(_trigger(camera))]],
         "journal": [[_json(_ack(consumer, journal_id))]],
     }
 
 
 def malformed_messages(draw: random.Random, camera: str, count: int) -> dict[SocketName, list[Parts]]:
-    """Of each socket, so many that are no message of it."""
+    """Return `count` malformed messages for each socket."""
     return {
         "events": [_no_subscription(draw) for _ in range(count)],
         "commands": [_no_request(draw, _trigger(camera)) for _ in range(count)],
@@ -36,11 +36,11 @@ def malformed_messages(draw: random.Random, camera: str, count: int) -> dict[Soc
 
 
 def _trigger(camera: str) -> dict[str, Any]:
-    return {"type": "trigger", "schema_version": 1, "request_id": "r", "camera": camera, "part_id": "P-1"}
+    return {"type": "trigger", "schema_version": 2, "request_id": "r", "camera": camera, "part_id": "P-1"}
 
 
 def _ack(consumer: str, journal_id: str) -> dict[str, Any]:
-    return {"type": "ack", "schema_version": 1, "name": consumer, "journal_id": journal_id, "seq": 0}
+    return {"type": "ack", "schema_version": 2, "name": consumer, "journal_id": journal_id, "seq": 0}
 
 
 def _json(value: object) -> bytes:
@@ -48,7 +48,7 @@ def _json(value: object) -> bytes:
 
 
 def _no_subscription(draw: random.Random) -> Parts:
-    """What a SUB socket never sends: its messages begin with 0 or 1."""
+    """Return a message that no SUB socket sends: those begin with 0 or 1."""
     parts = [bytes([draw.randrange(2, 256)]) + _noise(draw)]
     while draw.random() < 0.2 and len(parts) < MOST_PARTS:
         parts.append(_noise(draw))
@@ -56,14 +56,14 @@ def _no_subscription(draw: random.Random) -> Parts:
 
 
 def _no_request(draw: random.Random, valid: Mapping[str, Any]) -> Parts:
-    """Made from a valid request, in one of nine ways that each leave none."""
-    whole, version = _json(valid), b'"schema_version":1'
+    """Break a valid request in one of nine ways."""
+    whole, version = _json(valid), b'"schema_version":2'
     match draw.randrange(9):
         case 0:  # noise
             return [_noise(draw)]
         case 1:  # cut off
             return [whole[: draw.randrange(len(whole))]]
-        case 2:  # bits flipped, in the first byte at least, so that it is JSON no more
+        case 2:  # bits flipped, in the first byte at least, so that it is no JSON
             return [_flipped(draw, whole)]
         case 3:  # an unknown field
             return [_json({**valid, f"x{draw.randrange(1000)}": draw.random()})]
@@ -74,14 +74,14 @@ def _no_request(draw: random.Random, valid: Mapping[str, Any]) -> Parts:
             return [b'{"type":' + b"[" * draw.randrange(1, LONGEST_BYTES)]
         case 6:  # a huge number
             return [whole.replace(version, b'"schema_version":' + b"9" * draw.randrange(20, 1000))]
-        case 7:  # no text
+        case 7:  # no UTF-8
             return [whole.replace(b'"schema_version"', b'"' + b"\xff\xfe" * draw.randrange(1, 20) + b'"')]
         case _:  # too many parts
             return [whole, *(_noise(draw) for _ in range(draw.randrange(2, MOST_PARTS)))]
 
 
 def _noise(draw: random.Random) -> bytes:
-    """Of any length, short ones as likely as long ones."""
+    """Return noise of any length, short ones as likely as long ones."""
     return draw.randbytes(round(LONGEST_BYTES ** draw.random()))
 
 

@@ -1,4 +1,4 @@
-"""Sends a line messages at a steady rate, on every socket that reads, and takes the replies."""
+"""Send a line messages at a steady rate on every socket that reads, and count the replies."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from tests.system.hostile_messages import Parts, SocketName, malformed_messages,
 
 TICK_S = 0.005
 POOL = 5000
-"""Malformed messages per socket, sent again and again."""
+"""Malformed messages per socket, which are sent repeatedly."""
 CONSUMER = "bench-sender"
 FOLLOWED_WITHIN_MS = 10_000
 
@@ -25,11 +25,11 @@ What = Literal["valid", "malformed", "nothing"]
 
 
 class Sender:
-    """Connected on creation; sends in a thread of its own between `with` and its end.
+    """Sender that connects on creation, and sends in a thread for the duration of the `with` block.
 
     Args:
-        per_s: messages, on each socket.
-        camera: one of the line's.
+        per_s: messages per second on each socket.
+        camera: of the line.
         addresses: of the sockets that read.
     Raises:
         BenchError: the line does not answer a consumer.
@@ -38,7 +38,7 @@ class Sender:
     def __init__(self, what: What, per_s: float, seed: int, camera: str, addresses: Mapping[SocketName, str]) -> None:
         self.sent: Counter[SocketName] = Counter()
         self.replies: Counter[str] = Counter()
-        """By socket and kind: the reply's type, of a refusal its reason."""
+        """By socket and kind: the reply's type, or the reason of a refusal."""
         self._per_s = 0.0 if what == "nothing" else per_s
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets = {name: self._connected(name, address) for name, address in addresses.items()}
@@ -59,7 +59,7 @@ class Sender:
 
     def _journal_id(self) -> str:
         journal = self._sockets["journal"]
-        journal.send_json({"type": "follow", "schema_version": 1, "name": CONSUMER, "client": "one", "window": 1})
+        journal.send_json({"type": "follow", "schema_version": 2, "name": CONSUMER, "client": "one", "window": 1})
         if not journal.poll(FOLLOWED_WITHIN_MS):
             raise BenchError("the line does not answer a consumer")
         following = msgspec.json.decode(journal.recv_multipart()[0])

@@ -1,11 +1,11 @@
-"""By how much a quantity grows per frame, and at most: a slope from samples that hang together.
+"""Growth of a quantity per frame with an upper bound: a slope from correlated samples.
 
-What a process holds in memory wanders: a sample says much about the next one. Residuals about a straight line are
-therefore no measure of its error, and the usual bound, which takes them for independent, would promise far too much.
-So the samples are cut into blocks one after the other, each block has a slope of its own, and these few slopes are
-what Student's t is asked about: R. Ibragimov and U. K. Mueller, t-Statistic Based Correlation and Heterogeneity Robust
-Inference, Journal of Business & Economic Statistics 28 (2010). It holds where blocks are long beside the memory of the
-noise, however that one looks within them; it holds for a random walk too, and errs on the wide side in between.
+The memory of a process wanders: a sample depends on the one before. Residuals about a straight line are therefore no
+measure of the error, and the usual bound, which assumes independent residuals, would be far too low. So the samples are
+cut into consecutive blocks, each block has a slope of its own, and the bound is Student's t of these slopes:
+R. Ibragimov and U. K. Mueller, t-Statistic Based Correlation and Heterogeneity Robust Inference, Journal of Business &
+Economic Statistics 28 (2010). It holds if blocks are long compared with the correlation of the noise, and for a random
+walk; in between it is too wide.
 """
 
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ LEAST_PER_BLOCK = 3
 
 
 class Slope(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a quantity over frames."""
+    """Slope of a quantity over frames."""
 
     per_frame: float
     """The mean of the blocks' slopes."""
     upper_95: float
-    """With a confidence of 95 %, it grows by no more than this per frame."""
+    """Upper bound of the growth per frame, with a confidence of 95 %."""
     of_blocks: list[float]
 
 
 def slope(frames: Sequence[float], values: Sequence[float]) -> Slope | None:
-    """The slope of a quantity over frames; None: there are too few samples to say.
+    """Return the slope of a quantity over frames; None: too few samples.
 
     Args:
-        frames: at which the samples were taken, ascending.
-        values: one for each.
+        frames: numbers of frames at the samples, ascending.
+        values: one for each sample.
     """
     if len(frames) < BLOCKS * LEAST_PER_BLOCK:
         return None

@@ -1,4 +1,4 @@
-"""`make soak`: whether the service holds out. Does it grow, does it slow down, does it lose count? (docs/soak.md)"""
+"""`make soak`: growth, latency and ledger of the service over a long time (docs/soak.md)."""
 
 import functools
 import sys
@@ -19,37 +19,37 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.slope import Slope, slope
 
 TARGET_BYTES_PER_FRAME = 20.0
-"""For the upper bound: a line of ten frames a second then grows by less than 20 MB a day."""
-OTHERS = "where that is less, others came and went that share its libraries: run it on a machine that is quiet"
+"""For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
+OTHERS = "if that is less, other processes share its libraries: run it on an idle machine"
 SHARE_OF_HIGHEST = 0.9
 FRAMES_FOR_A_RATE = 5000
-"""To find the highest rate, where no other run shows it."""
+"""Frames to measure the highest rate with, if no other run does."""
 HIGHEST_FPS = 10_000.0
 ALL_DEFECTIVE: Keys = {"score": -1e9}
-"""With `heatmaps = "always"`, every frame goes the whole way: regions are looked for, and its heatmap is sent."""
+"""With `heatmaps = "always"`, every frame passes all stages: regions are found, and its heatmap is sent."""
 SAMPLE_EVERY_S = 1.0
 WARM_UP = 0.2
-"""Share of the samples that come first and count for no slope: caches fill, pools grow to what they need."""
+"""Share of the first samples, which count for no slope: caches fill, pools grow."""
 WAITING_FRAMES = 16
-"""So that a moment in which the machine does something else loses no frame of a rate that can be held."""
+"""So many that a short load of the machine loses no frame."""
 SILENCE_SECONDS = 120.0
-SAYS = 10
-"""How often a run tells how far it is."""
+PROGRESS_LINES = 10
+"""Lines of progress in a run."""
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a quantity, from the first sample to the last."""
+    """Growth of a quantity from the first sample to the last."""
 
     at_start: int
     at_end: int
     most: int
 
     def __format__(self, spec: str) -> str:
-        """As they are, or in MB where `spec` is `MB`."""
+        """Format the values, in MB if `spec` is `MB`."""
         start, end, most = (
             (f"{value / 1e6:.2f} MB" if spec == "MB" else str(value)) for value in msgspec.structs.astuple(self)
         )
@@ -57,77 +57,77 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen of one run."""
+    """Result of one run."""
 
     rate_fps: float | None
-    """None: as fast as frames are inspected."""
+    """None: the highest rate."""
     frames_planned: int
     frames: int
-    """That were reported."""
+    """Reported frames."""
     took_s: float
     """From the first frame's event to the last one's."""
     verdicts: dict[str, int]
-    """Frames by verdict, those without one by the reason."""
+    """Frames by verdict; those without one by the reason."""
     events_missing: int
     events_out_of_order: int
     alarms: dict[str, int]
     ledger: Account | None
     ledger_balanced: bool
     pss_slope: Slope | None
-    """Bytes a frame, of all processes together, after the warm-up; None: too few samples."""
+    """Bytes per frame, of all processes together, after the warm-up; None: too few samples."""
     own_slope: Slope | None
-    """Of what no file backs: others who come and go with the same libraries do not change it, as they do the PSS."""
+    """The same of memory that no file backs, which does not depend on other processes with the same libraries."""
     growth: dict[str, Growth]
-    """Of each quantity that is sampled."""
+    """Of each sampled quantity."""
     latency_p99_ms: tuple[float, float] | None
     """Of the first tenth of the frames and of the last, from capture to the hand-over to the publisher."""
     samples: dict[str, list[int]]
-    """Columns: frames reported until then, and what was seen of the processes."""
+    """Columns: frames reported so far, and the sampled quantities."""
 
     @property
     def name(self) -> str:
-        """Which run it is."""
+        """Name of the run."""
         if self.rate_fps is None:
-            return "as fast as it goes"
+            return "at the highest rate"
         return f"at {self.rate_fps:.4g} frames/s, {100 * SHARE_OF_HIGHEST:.0f} % of the highest rate"
 
 
 class Soak(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was seen."""
+    """All results."""
 
     bundle: str
     commit: str | None
-    """Of the code that ran. `-dirty` where files were changed since."""
+    """Commit of the code. `-dirty` where files were changed since."""
     runs: list[SoakRun]
     highest_fps: float
-    """At which it inspects frames that are always there."""
+    """Rate at which it inspects frames that always wait."""
     cut_short_by: str | None
     """Why the second run failed; None: it did not."""
 
 
 class Tally:
-    """What became of every event of a line with one camera, from the first to the last."""
+    """Counts of all events of a line with one camera."""
 
     def __init__(self) -> None:
         self.frames = 0
-        """That were reported."""
+        """Reported frames."""
         self.verdicts: Counter[str] = Counter()
-        """Frames by verdict, those without one by the reason."""
+        """Frames by verdict; those without one by the reason."""
         self.latencies_ms: list[float] = []
         self.missing = 0
-        """Events that were sent and not heard."""
+        """Events that were sent and not received."""
         self.out_of_order = 0
         """Events that came after a later one, or twice, or of another boot."""
         self.alarms: Counter[str] = Counter()
         self.account: Account | None = None
-        """As the last status event has it."""
+        """Ledger of the last status event."""
         self.stopped = False
         self._unbalanced = 0
         self._last_seq = 0
         self._boot_id: str | None = None
 
     def add(self, event: Event) -> None:
-        """The next event as it was heard."""
+        """Count the next received event."""
         self._boot_id = self._boot_id or event.boot_id
         if event.boot_id != self._boot_id:
             self.out_of_order += 1
@@ -152,7 +152,7 @@ class Tally:
 
     @property
     def balanced(self) -> bool:
-        """Whether the account added up in each status, and at the end says what the events said."""
+        """Whether the ledger was balanced in each status, and agrees with the events at the end."""
         last, inspected = self.account, self.verdicts["GOOD"] + self.verdicts["DEFECT"]
         if last is None or self._unbalanced or not self.stopped:
             return False
@@ -160,20 +160,20 @@ class Tally:
 
     @property
     def latency_p99_ms(self) -> tuple[float, float] | None:
-        """Of the first tenth of the frames and of the last; None where too few came to have tenths."""
+        """p99 of the first tenth of the frames and of the last; None: too few frames."""
         if not (tenth := len(self.latencies_ms) // 10):
             return None
         first, last = self.latencies_ms[:tenth], self.latencies_ms[-tenth:]
         return float(np.percentile(first, 99)), float(np.percentile(last, 99))
 
     def _up_to(self, seq: int) -> None:
-        """All events up to this one have been sent before what has just come."""
+        """Count events up to this number that were sent and did not come."""
         self.missing += max(seq - self._last_seq, 0)
         self._last_seq = max(seq, self._last_seq)
 
 
 class Samples:
-    """Of the processes, by the frame at which they were taken."""
+    """Samples of the processes, by the number of frames reported so far."""
 
     def __init__(self) -> None:
         self.columns: dict[str, list[int]] = {"frames": []}
@@ -184,12 +184,12 @@ class Samples:
             self.columns.setdefault(name, []).append(value)
 
     def slope(self, name: str) -> Slope | None:
-        """Of a column, after the warm-up."""
+        """Return the slope of a column after the warm-up."""
         from_here = round(WARM_UP * len(self.columns["frames"]))
         return slope(self.columns["frames"][from_here:], self.columns[name][from_here:])
 
     def growth(self) -> dict[str, Growth]:
-        """Of each column, with the warm-up."""
+        """Return the growth of each column, with the warm-up."""
         return {
             name: Growth(at_start=values[0], at_end=values[-1], most=max(values))
             for name, values in self.columns.items()
@@ -197,8 +197,8 @@ class Samples:
         }
 
 
-class _Look(NamedTuple):
-    """A sample that counts once it is known that the camera's process went on after it: the last ones may miss it."""
+class _Pending(NamedTuple):
+    """A sample that counts after a later frame has come: the last samples may lack the camera's process."""
 
     frames: int
     sample: TreeSample
@@ -206,7 +206,7 @@ class _Look(NamedTuple):
     """Monotonic."""
 
     def is_followed_by(self, event: Event) -> bool:
-        """Whether it is of a frame that was taken later."""
+        """Return whether an event is of a frame that was captured later."""
         return isinstance(event, VerdictEvent) and event.times.captured_monotonic_ns > self.at_ns
 
 
@@ -217,14 +217,14 @@ def soak(
     *,
     frame_hw: tuple[int, int],
     sample_every_s: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> SoakRun:
-    """Run a line with one camera until it has shown so many frames.
+    """Run a line with one camera for a number of frames.
 
     Args:
         rate_fps: None: the camera waits for the inspection, so that every frame is inspected.
     Raises:
-        BenchError: the service failed, reported no more frames, or ended before there was anything to say.
+        BenchError: the service failed, reported no more frames, or ended before the first sample.
     """
     camera: Keys = {
         "kind": "pattern",
@@ -236,7 +236,7 @@ def soak(
         "waiting_frames": WAITING_FRAMES,
     }
     tally, samples = Tally(), Samples()
-    look: _Look | None = None
+    pending: _Pending | None = None
     began_s: float | None = None
     due_s = last_s = time.monotonic()
     with (
@@ -244,25 +244,25 @@ def soak(
         WatchedLine(Path(folder), bundle.path, "f32", [camera], thresholds=ALL_DEFECTIVE, heatmaps="always") as line,
     ):
         while not tally.stopped:
-            heard, now_s, before = line.next(), time.monotonic(), tally.frames
-            if heard is not None:
-                tally.add(heard.event)
-                if look is not None and look.is_followed_by(heard.event):
-                    samples.add(look.frames, look.sample)
-                    look = None
+            received, now_s, before = line.next(), time.monotonic(), tally.frames
+            if received is not None:
+                tally.add(received.event)
+                if pending is not None and pending.is_followed_by(received.event):
+                    samples.add(pending.frames, pending.sample)
+                    pending = None
             if tally.frames > before:
                 began_s, last_s = began_s or now_s, now_s
-                if tally.frames * SAYS // frames > before * SAYS // frames:
-                    say(f"{tally.frames} of {frames} frames")
+                if tally.frames * PROGRESS_LINES // frames > before * PROGRESS_LINES // frames:
+                    report_line(f"{tally.frames} of {frames} frames")
             elif now_s > last_s + SILENCE_SECONDS:
                 raise BenchError(f"no frame was reported for {SILENCE_SECONDS:.0f} s, after {before} of {frames}")
-            if tally.frames and look is None and now_s >= due_s:
+            if tally.frames and pending is None and now_s >= due_s:
                 if (sample := sample_tree(line.pid)) is not None:
-                    look = _Look(tally.frames, sample, time.monotonic_ns())
+                    pending = _Pending(tally.frames, sample, time.monotonic_ns())
                 due_s = now_s + sample_every_s
         line.await_exit()
     if began_s is None or not samples.columns["frames"]:
-        raise BenchError("the run ended before anything was seen of it; have it show more frames")
+        raise BenchError("the run ended before the first sample; give --frames more")
     return SoakRun(
         rate_fps=rate_fps,
         frames_planned=frames,
@@ -283,18 +283,25 @@ def soak(
 
 
 def measure_soak(
-    bundle: Bundle, frames: int, minutes: float, say: Callable[[str], None], *, sample_every_s: float = SAMPLE_EVERY_S
+    bundle: Bundle,
+    frames: int,
+    minutes: float,
+    report_line: Callable[[str], None],
+    *,
+    sample_every_s: float = SAMPLE_EVERY_S,
 ) -> Soak:
-    """Run the service as fast as it goes, and then for long at a share of the rate that this was.
+    """Run the service at its highest rate, and then for a long time at a share of that rate.
 
-    Frames are as large as one tile, so that the way of a frame costs as much as it can beside its inference.
+    Frames are as large as one tile, so that all work besides inference counts as much as possible.
 
     Args:
-        frames: to inspect as fast as it goes; 0: only so many as show the highest rate.
+        frames: to inspect at the highest rate; 0: only as many as measure it.
         minutes: of the second run; 0: leave it out.
     """
     tile_px = bundle.manifest.grid.tile_px
-    soaked = functools.partial(soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, say=say)
+    soaked = functools.partial(
+        soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, report_line=report_line
+    )
     fast = soaked(frames or FRAMES_FOR_A_RATE, None)
     runs = [fast] if frames else []
     highest_fps = fast.frames / fast.took_s
@@ -304,18 +311,18 @@ def measure_soak(
         planned = max(round(rate_fps * 60 * minutes), 1)
         try:
             runs.append(soaked(planned, rate_fps))
-        except BenchError as error:  # what was seen before is worth keeping
+        except BenchError as error:  # the first run is still a result
             cut_short_by = str(error)
     name = bundle.path.name
     return Soak(bundle=name, commit=commit(), runs=runs, highest_fps=highest_fps, cut_short_by=cut_short_by)
 
 
 def faults(run: SoakRun) -> Iterator[str]:
-    """What must not be, in words; none: the service held out for as long as it was looked at."""
+    """Yield what must not be, one sentence each."""
     if run.events_missing or run.events_out_of_order:
         yield f"{run.events_missing} events were missing and {run.events_out_of_order} out of order"
     if not run.ledger_balanced:
-        yield "the ledger did not add up to the events"
+        yield "the ledger does not agree with the events"
     if run.alarms:
         yield f"the camera died: {counts(run.alarms)}"
     lost = {reason: count for reason, count in run.verdicts.items() if reason not in ("GOOD", "DEFECT")}
@@ -330,7 +337,7 @@ def faults(run: SoakRun) -> Iterator[str]:
 
 
 def to_facts(run: SoakRun) -> dict[str, str]:
-    """Names and values, for people."""
+    """Describe a run for people, by name and value."""
     latency = "too few frames to have tenths"
     if run.latency_p99_ms is not None:
         latency = "{:.1f} ms in the first tenth, {:.1f} ms in the last".format(*run.latency_p99_ms)
@@ -350,21 +357,25 @@ def to_facts(run: SoakRun) -> dict[str, str]:
 
 def _slope(grows: Slope | None) -> str:
     if grows is None:
-        return "too few samples to say how it grows"
+        return "too few samples for its growth"
     return f"{grows.per_frame:+.2f} bytes a frame, at most {grows.upper_95:+.2f}"
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    found = measure_soak(bundle, arguments.frames, arguments.minutes, say)
+    found = measure_soak(bundle, arguments.frames, arguments.minutes, report_line)
     facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
     wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
     return Result(found, facts, wrong if found.cut_short_by is None else [*wrong, found.cut_short_by])
 
 
 def main() -> None:
-    options = parser("Run the service for long: does it grow, does it slow down, does it lose count?")
-    options.add_argument("--frames", type=int, default=100_000, help="as fast as it goes; 0: leave it out")
-    options.add_argument("--minutes", type=float, default=30.0, help="at 90 %% of the highest rate; 0: leave it out")
+    options = parser("Run the service for a long time, and measure its growth, its latency and its ledger.")
+    options.add_argument(
+        "--frames", type=positive(int, or_zero=True), default=100_000, help="at the highest rate; 0: leave it out"
+    )
+    options.add_argument(
+        "--minutes", type=positive(float, or_zero=True), default=30.0, help="at 90 %% of that; 0: leave it out"
+    )
     sys.exit(run("soak", options.parse_args(), _measure))
 
 

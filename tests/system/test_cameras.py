@@ -1,6 +1,7 @@
 """`make cameras`: its figures are those of real frames and faults, and all of it runs."""
 
 import os
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,11 +9,13 @@ import pytest
 from bench.end_to_end.highest import Tries
 from bench.processes import camera_processes
 from edge.bundle import Bundle
+from edge.errors import BenchError, CameraError, MissingExtraError
 from tests.edge.gv_cameras import need_aravis
 from tests.system.cameras import rates
 from tests.system.cameras.faults import Scenario, measure_faults, scenarios
-from tests.system.cameras.measure import Plan, measure_cameras
+from tests.system.cameras.measure import Plan, faults, measure_cameras
 from tests.system.cameras.rates import Load
+from tests.system.cameras.trial import Trial, run_trial
 
 SMALL = Load("pattern", 1, (48, 64))
 QUICK = Plan(
@@ -31,7 +34,7 @@ def quiet(_line: str) -> None:
 
 def test_a_fault_is_timed_from_the_deed_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
     scenario = Scenario(SMALL, ("camera process killed",))
-    (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), say=quiet)
+    (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), report_line=quiet)
     assert [sample.noticed_as for sample in found.samples] == ["process", "process"]
     assert all(0 < sample.noticed_ms < sample.recovered_ms for sample in found.samples)
     assert found.noticed_ms.lowest == min(sample.noticed_ms for sample in found.samples)
@@ -42,12 +45,38 @@ def test_a_rate_is_that_of_the_frames_that_came_and_no_camera_outlives_it(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rates.FIRST_MEGAPIXELS_PER_S["camera path"], "pattern", 60 * 48 * 64 / 1e6)
+    trials: list[Trial] = []
+
+    def unhurried(*arguments: Any) -> Trial:  # a machine that is busy with other things may lose a frame
+        trials.append(run_trial(*arguments))
+        return msgspec.structs.replace(trials[-1], not_kept_up=None)
+
+    monkeypatch.setattr(rates, "run_trial", unhurried)
     (rate,) = measure_cameras(bundle, msgspec.structs.replace(QUICK, camera_path=(SMALL,)), quiet).rates
-    (trial,) = rate.tried  # on a machine that is busy with other things it may lose a frame
-    assert rate.held == ([trial] if trial.not_kept_up is None else [])
-    assert rate.rate_fps == (60 if trial.not_kept_up is None else None)
-    assert trial.rate_fps == 60
+    (trial,) = trials
+    assert trial.frames > 0
+    assert rate.rate_fps == trial.rate_fps == 60
+    assert [one.frames for one in rate.held] == [one.frames for one in rate.tried] == [trial.frames]
     assert camera_processes(os.getpid()) == []
+
+
+def test_only_a_library_that_is_missing_leaves_something_out(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([MissingExtraError("no Aravis"), BenchError("it fell silent"), CameraError("it is gone")])
+
+    def fail(*_: object, **__: object) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr("tests.system.cameras.measure.measure_rate", fail)
+    monkeypatch.setattr("tests.system.cameras.measure.measure_faults", fail)
+    plan = msgspec.structs.replace(
+        QUICK, to_event=(SMALL,), camera_path=(SMALL,), scenarios=(Scenario(SMALL, ("camera process killed",)),)
+    )
+    found = measure_cameras(bundle, plan, quiet)
+    assert found.left_out == {f"{SMALL}, to event": "no Aravis"}
+    assert faults(found) == [
+        f"{SMALL}, camera path: it fell silent",
+        f"{SMALL}, camera process killed: it is gone",
+    ]
 
 
 @pytest.mark.long
@@ -60,5 +89,9 @@ def test_all_of_it_runs(bundle: Bundle) -> None:
     found = measure_cameras(bundle, plan, print)
     assert not found.left_out
     assert (len(found.rates), len(found.faults)) == (4, 7)
-    assert set(found.rates[0].tried[0].cpu_ms_per_frame) <= {"service", "cameras"}
+    assert not faults(found)
+    processes = {"to event": {"service", "cameras"}, "camera path": {"receiver", "cameras"}}
+    for rate in found.rates:
+        (trial,) = rate.tried  # of one in which a frame was lost there is no processor time
+        assert set(trial.cpu_ms_per_frame) == (set() if trial.lost else processes[rate.way])
     assert camera_processes(os.getpid()) == []

@@ -25,7 +25,7 @@ from edge.wire.events import Counts
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
 from tests.system.chaos.expected import Broken, Expected, Stored
 from tests.system.chaos.plan import DISK, LINE, LINK_FAULTS, Fault, kills_in, make_plan
-from tests.system.chaos.records import Began, Got, Heard, Item, Record
+from tests.system.chaos.records import Began, Got, Item, Record, StatusReceived
 from tests.system.chaos.result import Chaos, Verified, faults, measure_chaos, to_facts, verify
 
 WITHIN_SECONDS = 60.0
@@ -48,7 +48,7 @@ def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(bund
         Fault(0.3, "killed", LINE, 0.0),
     ]
     said: list[str] = []
-    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, say=said.append, clients=FEW, plan=plan)
+    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, report_line=said.append, clients=FEW, plan=plan)
     assert faults(found) == []
     assert found.kills == {"line": 1, "clients": 1}
     has_disk = found.full_disk_felt is not None
@@ -211,7 +211,7 @@ def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through:
         clients[plan.name] = client = Client(plan, {}, folder, folder / "hurry")
         items: list[Item] = [Began(at_ns=1), *(Got(at_ns=2, header=msgspec.Raw(headers[seq - 1])) for seq in got)]
         with contextlib.closing(Record(client.record)) as record:
-            for item in [*items, *([] if plan.durable else [Heard(at_ns=3, boot_id="boot1", counts=counts)])]:
+            for item in [*items, *([] if plan.durable else [StatusReceived(at_ns=3, boot_id="boot1", counts=counts)])]:
                 record.add(item)
     stored = [Stored(seq, "verdict.left.GOOD", header) for seq, header in enumerate(headers, 1)]
     return verify(Expected({"1234": stored}, headers), clients, {"1234": through})

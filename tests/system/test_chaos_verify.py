@@ -32,7 +32,7 @@ def verdict(number: int, camera: str = "left", boot: str = "boot1", **changed: A
     return VerdictEvent(
         boot_id=boot, seq=0, camera=camera, last_frame_id=last, frame_number=number, times=times, score_threshold=0,
         evidence_threshold=0, precision="f32", bundle=BundleName(name="darkness", version="1", digest="0" * 64),
-        latency_ms=1, acting=True, **given,
+        latency_ms=1, acting=True, previous_seq=0, **given,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def crashed(number: int, boot: str, frame_id: int, **changed: Any) -> VerdictEve
 def alarm() -> AlarmEvent:
     return AlarmEvent(
         boot_id="boot1", seq=0, at_ns=1, line="line", camera="left", alarm="silent", detail="", active=True,
-        began_at_ns=1, acting=True,
+        began_at_ns=1, acting=True, previous_seq=0,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def unrecorded(events: int, of_boot: str = "boot1", first_seq: int | None = None
     known: dict[str, Any] = {} if first_seq is None else {"first_seq": first_seq, "last_seq": first_seq + events - 1}
     return JournalEvent(
         boot_id="boot3" if first_seq is None else "boot1", seq=0, at_ns=1, line="line", detail="", events=events,
-        what="unrecorded" if first_seq is None else "recording", of_boot=of_boot, **known,
+        kind="unrecorded" if first_seq is None else "recording", of_boot=of_boot, previous_seq=0, **known,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it
         found = check_live("screen", EVERYTHING, came, expected)
         assert (found.broken, found.beyond) == ([], 2)
     silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], expected)
-    assert any("a boot that died" in one.what for one in silent.broken)
+    assert any("a killed boot" in one.what for one in silent.broken)
     assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], expected).broken == [], "it cannot know"
 
 
@@ -152,7 +152,7 @@ def test_the_documented_client_is_held_to_what_it_prints() -> None:
     found = check_bare("bare", said, expected)
     assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
     (silent,) = check_bare("bare", [line for line in said if "missed" not in line], expected).broken
-    assert silent.what == "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6"
+    assert silent.what == "2 events of verdict.left.GOOD did not come, and no gap was reported: 1234-5 to 6"
 
 
 STORED = stored_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))

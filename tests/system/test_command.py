@@ -54,6 +54,26 @@ def test_a_result_that_could_not_be_written_is_refused_before_anything_runs(
     assert "name another file with --out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("hostile", "--rounds", "0"),
+        ("hostile", "--rate", "nan"),
+        ("delivery", "--seconds", "0"),
+        ("delivery", "--events", "-1"),
+        ("soak", "--frames", "-1"),
+        ("chaos.__main__", "--seconds", "soon"),
+    ],
+)
+def test_a_number_that_makes_no_run_is_refused_in_a_sentence(
+    name: str, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, option, value])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"tests.system.{name}").main()
+    assert f"argument {option}: {value} is no " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_it_in_order(bundle: Bundle, number: signal.Signals) -> None:
     over: list[bool] = []

@@ -11,17 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.spread import Spread
+from bench.spread import Latency, Spread
 from edge.bundle import Bundle
+from edge.errors import BenchError
 from edge.wire import commands, following
 from edge.wire.requests import Refused
 from tests.bench import made_results as made
 from tests.system import delivery
 from tests.system.chaos.records import Got, Record
-from tests.system.delivery import MOST_GROWTH_MS, Delivery, Times, Window, came_at, measure_delivery, window_of
+from tests.system.delivery import MOST_GROWTH_MS, Delivery, Window, came_at, latency_of, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
-from tests.system.hostile import Hostile, Round, measure_hostile
+from tests.system.hostile import MOST_PSS_GROWTH_BYTES, Hostile, Round, measure_hostile
 from tests.system.hostile import faults as hostile_faults
+from tests.system.hostile import to_facts as hostile_facts
 from tests.system.hostile_messages import MOST_PARTS, malformed_messages, valid_messages
 
 MS = 1_000_000
@@ -29,7 +31,7 @@ MS = 1_000_000
 
 def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
-    assert Times.of(values) == Times(50, 95, 99, 100)
+    assert latency_of(np.array(values)) == Latency(p50=50, p95=95, p99=99, most=100)
     heard = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
     window = window_of(heard, followed, 2.0, 3, {"service": 1.5})
@@ -40,6 +42,8 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
     assert window.added is not None
     assert (window.added.p50, window.added.most, window.durable.most) == (1, 3, 9)
     assert (window.not_heard, window.not_followed, window.added_growth_ms) == (3, 1, 2)
+    with pytest.raises(BenchError, match="no event came within a window"):
+        window_of([], None, 1.0, 0, {})
     without = window_of(heard, None, 1.0, 0, {})
     assert (without.journal, without.durable, without.added, without.not_followed) == (False, None, None, 0)
     with contextlib.closing(Record(tmp_path / "record")) as record:
@@ -56,13 +60,13 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
         ({}, None),
         ({"events_per_s": 450.0}, "450 events a second came, not 500"),
         ({"verdicts": {"GOOD": 1, "dropped.overload": 2}}, "frames were lost: dropped.overload 2"),
-        ({"not_heard": 1}, "1 events were not heard live, 0 not durably"),
-        ({"not_followed": 2}, "0 events were not heard live, 2 not durably"),
+        ({"not_heard": 1}, "1 events were not received live, 0 not durably"),
+        ({"not_followed": 2}, "0 events were not received live, 2 not durably"),
         ({"added_growth_ms": MOST_GROWTH_MS + 1}, "the durable consumer fell back by 101 ms"),
     ],
 )
 def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words: str | None) -> None:
-    times = Times(1, 2, 3, 4)
+    times = Latency(p50=1, p95=2, p99=3, most=4)
     window = Window(
         journal=True, seconds=10, events=5000, events_per_s=500, inspected_per_s=400,
         verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_heard=0, not_followed=0, live=times, told=times,
@@ -83,7 +87,7 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
         monkeypatch.setattr(delivery, name, value)
     options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
-    kept, bare = measure_delivery(bundle, **options, say=lambda line: None).windows
+    kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
     assert (kept.journal, bare.journal) == (True, False)
     assert min(kept.events, bare.events) > 0
     assert kept.not_followed == 0
@@ -116,20 +120,25 @@ def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed
     assert isinstance(following.request_from(valid["journal"][0][0]), following.AckRequest)
 
 
-def test_malformed_messages_that_cost_more_than_valid_ones_and_a_slow_sender_are_faults() -> None:
-    def hostile(ratio: float, sent: int) -> Hostile:
+def test_messages_that_cost_time_frames_or_memory_and_a_slow_sender_are_faults() -> None:
+    def hostile(ratio: float, sent: int, lost: dict[str, int] | None = None, grown_bytes: int = 1) -> Hostile:
         one = Round(
-            what="malformed", seconds=10, frames=1000, lost={}, cpu_ms_per_frame=8, replies={},
+            what="malformed", seconds=10, frames=1000, lost=lost or {}, cpu_ms_per_frame=8, replies={},
             sent={"events": sent, "commands": 3000, "journal": 3000},
         )  # fmt: skip
         rounds = [msgspec.structs.replace(one, what=what) for what in ("nothing", "valid", "malformed")]
         return Hostile(
             bundle="b", commit=None, rate_fps=100, messages_per_s=300, rounds=rounds,
-            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 2),
+            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 1 + grown_bytes),
         )  # fmt: skip
 
     assert hostile_faults(hostile(1.05, 3000)) == []
     assert "1.060 times the CPU" in hostile_faults(hostile(1.06, 3000))[0]
+    lossy = hostile(1.0, 3000, {"dropped.overload": 2})
+    assert hostile_faults(lossy) == ["frames were lost: dropped.overload 6"]
+    assert hostile_facts(lossy)["frames lost"] == "dropped.overload 6"
+    assert hostile_faults(hostile(1.0, 3000, grown_bytes=MOST_PSS_GROWTH_BYTES)) == []
+    assert "its PSS grew by 20.0 MB" in hostile_faults(hostile(1.0, 3000, grown_bytes=20_000_000))[0]
     assert hostile_faults(hostile(1.0, 2000)) == [
         f"only 2000 {what} messages were sent in 10.0 s" for what in ("valid", "malformed")
     ]
@@ -138,7 +147,7 @@ def test_malformed_messages_that_cost_more_than_valid_ones_and_a_slow_sender_are
 @pytest.mark.long
 def test_a_real_line_refuses_what_is_malformed_and_inspects_on(bundle: Bundle) -> None:
     options: dict[str, Any] = {"rate_fps": 20, "messages_per_s": 50, "seconds": 1, "rounds": 1}
-    found = measure_hostile(bundle, **options, say=lambda _line: None)
+    found = measure_hostile(bundle, **options, report_line=lambda _line: None)
     by_what = {each.what: each for each in found.rounds}
     assert all(each.frames > 0 for each in found.rounds)
     assert by_what["nothing"].sent == {}

@@ -91,7 +91,7 @@ def test_a_better_bundle_comes_into_force_between_two_frames(booted: Boot, stick
     seen = booted.saw("reload_to_a_better_bundle")
     assert seen["exit"] == 0, seen
     assert seen["same_process"]
-    assert seen["change"]["in_force"]
+    assert seen["change"]["applied"]
     assert seen["change"]["bundle"]["digest"] == stick.better.digest
     heard = booted.heard_in("reload_to_a_better_bundle")
     at = heard.index(seen["change"])
@@ -120,7 +120,7 @@ def test_what_cannot_be_used_is_refused_and_what_was_in_force_stays(
 ) -> None:
     seen = booted.saw(step)
     assert seen["exit"] != 0, "systemctl reload must fail"
-    assert not seen["change"]["in_force"]
+    assert not seen["change"]["applied"]
     assert says in seen["change"]["detail"]
     assert says in seen["shown"]["StatusText"]
     assert seen["same_process"]

@@ -1,4 +1,4 @@
-"""Small pictures to learn from: grey noise, and dark blobs as defects."""
+"""Small training pictures: grey noise with dark blobs as defects."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ GROUPS = ("a", "b", "c", "d")
 
 
 def draw_blobs(folder: Path, frame_hw: tuple[int, int] = (150, 200), per_group: int = 2, seed: int = 0) -> Path:
-    """Pictures of four groups with masks and labels.csv; the last picture of each group is good."""
+    """Draw pictures of four groups with masks and labels.csv; the last picture of each group is good."""
     rng = np.random.default_rng(seed)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
@@ -39,7 +39,7 @@ def write_labels(folder: Path, rows: list[tuple[str, str, str]], group: str = "g
 
 
 def sort_tiles(folder: Path, count: int = 12, side: int = 64, seed: int = 0) -> Path:
-    """Tile-sized pictures in good/ and defective/."""
+    """Write tile-sized pictures to good/ and defective/."""
     rng = np.random.default_rng(seed)
     for label in ("good", "defective"):
         (folder / label).mkdir(parents=True)
@@ -52,7 +52,7 @@ def sort_tiles(folder: Path, count: int = 12, side: int = 64, seed: int = 0) -> 
 
 
 def draw_plain(folder: Path, names: tuple[str, ...], frame_hw: tuple[int, int] = (30, 40)) -> Path:
-    """Grey pictures of that size in images/, without annotations."""
+    """Write grey pictures of that size to images/, without annotations."""
     (folder / "images").mkdir(parents=True)
     for name in names:
         cv2.imwrite(str(folder / "images" / name), np.full(frame_hw, 90, np.uint8))

@@ -1,4 +1,4 @@
-"""What a class activation map and EfficientNet-lite0 are, written down slowly and plainly."""
+"""Slow, plain reference implementations of the class activation map and of EfficientNet-lite0."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STAGES = ((1, 1), (2, 2), (2, 2), (3, 2), (3, 1), (4, 2), (1, 1))
-"""Of EfficientNet-lite0: blocks, and stride of the first block."""
+"""Stages of EfficientNet-lite0: number of blocks, and stride of the first block."""
 
 
 def cam(features: NDArray[np.float64], weights: NDArray[np.float64], bias: float) -> tuple[float, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""What attention rollout is, written down slowly with whole matrices in float64."""
+"""A slow reference implementation of attention rollout, with full matrices in float64."""
 
 import math
 
@@ -20,7 +20,7 @@ def fused(attention: Matrix, fusion: str) -> Matrix:
 
 
 def without_lowest(matrix: Matrix, discard_ratio: float) -> Matrix:
-    """The floor(ratio * entries) lowest entries are zero; of equal ones the first go."""
+    """The floor(ratio * entries) lowest entries are zero; of equal entries, the first are discarded."""
     places = sorted(np.ndindex(*matrix.shape), key=lambda place: (matrix[place], place))
     result = matrix.copy()
     for place in places[: math.floor(discard_ratio * len(places))]:

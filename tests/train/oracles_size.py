@@ -1,4 +1,4 @@
-"""Multiply-adds of a model, counted layer by layer from what each really gets and gives."""
+"""Multiply-adds of a model, counted layer by layer from the actual inputs and outputs."""
 
 import math
 
@@ -11,7 +11,7 @@ from train.models.vit import RolloutClassifier, SumOfProducts
 
 @torch.no_grad()
 def macs(model: ExplainedClassifier, tile_px: int) -> int:
-    """Of one tile: convolutions and Linear layers by their definition, and the products that no layer makes."""
+    """Count those of one tile: convolutions and Linear layers by their definition, and products outside layers."""
     total = 0
 
     def convolution(layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,38 +1,38 @@
-"""Warnings of labels and defects that are too few or too small."""
+"""Warnings about too few labels and too small defects."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from train.adequacy import defect_areas, describe_carrying, describe_few_groups, describe_small_defects
+from train.adequacy import defect_areas, describe_few_groups, describe_small_defects, describe_threshold_transfer
 from train.readers import LabelledImage
 
 
 def test_areas_are_those_of_connected_defects() -> None:
     mask = np.zeros((40, 50), np.bool_)
     mask[2:5, 3:7] = True
-    mask[5, 7] = True  # touches by its corner
+    mask[5, 7] = True  # touches only at a corner
     mask[20:30, 20:21] = True
     assert sorted(defect_areas(mask)) == [10, 13]
     assert defect_areas(np.zeros((4, 4), np.bool_)) == []
 
 
-def said_of(areas_px: list[int], ambiguous: int = 0, defective: int = 10) -> list[str]:
+def warnings_of(areas_px: list[int], ambiguous: int = 0, defective: int = 10) -> list[str]:
     return describe_small_defects(areas_px, ambiguous, defective, tile_px=224, defective_share=0.01)
 
 
 def test_a_median_defect_of_less_than_four_cells_is_small() -> None:
-    assert said_of([]) == []
-    assert said_of([10, 256, 9000]) == []
-    (said,) = said_of([10, 200, 9000])
-    assert "half of the 3 have at most 200 px, 0.40% of a 224 px tile and 3.1 cells" in said
+    assert warnings_of([]) == []
+    assert warnings_of([10, 256, 9000]) == []
+    (warning,) = warnings_of([10, 200, 9000])
+    assert "half of the 3 have at most 200 px, 0.40% of a 224 px tile and 3.1 cells" in warning
 
 
 def test_more_than_a_third_of_the_tiles_up_to_one_percent_is_many() -> None:
-    assert said_of([900], 5, 10) == []
-    (said,) = said_of([900], 6, 10)
-    assert said.startswith("6 of the 16 tiles with a defect have at most 1.0% of the area defective")
+    assert warnings_of([900], 5, 10) == []
+    (warning,) = warnings_of([900], 6, 10)
+    assert warning.startswith("6 of the 16 tiles with a defect have at most 1.0% of the area defective")
 
 
 def images(good: int, defective: int) -> list[LabelledImage]:
@@ -44,35 +44,37 @@ def images(good: int, defective: int) -> list[LabelledImage]:
     ("good", "defective", "starts"),
     [
         (10, 10, []),
-        (10, 0, []),  # that there is none is said elsewhere
+        (10, 0, []),  # another warning reports this
         (9, 10, ["only 9 groups have a good picture"]),
         (0, 10, ["no picture is good"]),
         (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
     ],
 )
 def test_fewer_than_ten_groups_of_a_kind_are_few(good: int, defective: int, starts: list[str]) -> None:
-    assert [said.split(":")[0] for said in describe_few_groups(images(good, defective))] == starts
+    assert [warning.split(":")[0] for warning in describe_few_groups(images(good, defective))] == starts
 
 
 def test_groups_that_are_not_known_are_not_counted() -> None:
     assert describe_few_groups([LabelledImage(Path("p.png"), None, True, None, True)]) == []
 
 
-def test_a_group_that_the_others_would_reject_is_named_with_what_to_do() -> None:
+def test_a_group_that_the_threshold_would_reject_is_named_with_advice() -> None:
     rng = np.random.default_rng(0)
     groups = [str(number // 10) for number in range(100)]
     even = rng.normal(size=100)
-    assert describe_carrying(even.tolist(), groups, 0.01) == []
+    assert describe_threshold_transfer(even.tolist(), groups, 0.01) == []
     hot = np.where(np.array(groups) == "7", even + 8, even)
-    (said,) = describe_carrying(hot.tolist(), groups, 0.01)
-    assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in said
-    assert "calibrate with 299 good frames of it" in said
-    assert describe_carrying(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []  # the margin has room for it
-    assert describe_carrying(even.tolist(), ["one"] * 100, 0.01) == []
+    (warning,) = describe_threshold_transfer(hot.tolist(), groups, 0.01)
+    assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in warning
+    assert "calibrate with 299 good frames of it" in warning
+    assert (
+        describe_threshold_transfer(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []
+    )  # the margin has room for it
+    assert describe_threshold_transfer(even.tolist(), ["one"] * 100, 0.01) == []
 
 
-def test_groups_that_are_alike_are_seldom_told_of() -> None:
+def test_similar_groups_rarely_give_a_warning() -> None:
     rng = np.random.default_rng(1)
     groups = ["a"] * 7 + ["b"] * 20
-    told = sum(bool(describe_carrying(rng.normal(size=27).tolist(), groups, 0.01)) for _ in range(400))
-    assert told <= 8
+    warned = sum(bool(describe_threshold_transfer(rng.normal(size=27).tolist(), groups, 0.01)) for _ in range(400))
+    assert warned <= 8

@@ -31,7 +31,7 @@ def configured(data: Path, out: Path, *overrides: str) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of 150x200 px, so of 3 x 4 tiles, whose masks training may not read."""
+    """Pictures of 150x200 px, that is 3 x 4 tiles, whose masks the training may not read."""
     folder = draw_blobs(tmp_path_factory.mktemp("bags") / "blobs", per_group=3)
     for mask in (folder / "masks").iterdir():
         mask.write_bytes(b"not to be read")
@@ -72,9 +72,7 @@ def test_each_tile_gets_its_share_of_the_gradient(bags: list[list[float]]) -> No
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.integers(8, 64), st.integers(0, 99))
-def test_no_more_tiles_are_drawn_than_memory_is_for_and_of_each_bag_as_many(
-    sizes: list[int], most: int, seed: int
-) -> None:
+def test_draws_stay_within_memory_and_take_as_many_tiles_of_each_bag(sizes: list[int], most: int, seed: int) -> None:
     torch.manual_seed(seed)
     bag = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))[torch.randperm(sum(sizes))]
     drawn = draw_tiles(torch.randn(len(bag)), bag, len(sizes), most)
@@ -93,7 +91,7 @@ def test_tiles_are_drawn_by_their_share_of_the_bag() -> None:
     torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=0.03)  # four standard deviations
 
 
-def test_bags_are_whole_pictures_and_every_pixel_of_them_is_in_a_tile(prepared: Prepared) -> None:
+def test_a_bag_is_a_whole_picture_and_every_pixel_is_in_a_tile(prepared: Prepared) -> None:
     bags = Bags.of(prepared.store, prepared.train)
     assert len(bags) == 8
     assert bags.defective.tolist() == [True, True, True, False] * 2
@@ -108,7 +106,7 @@ def test_bags_are_whole_pictures_and_every_pixel_of_them_is_in_a_tile(prepared: 
     assert covered.all()
 
 
-def test_a_batch_is_the_same_whenever_it_is_made(prepared: Prepared, pictures: Path, tmp_path: Path) -> None:
+def test_a_batch_of_one_number_is_always_the_same(prepared: Prepared, pictures: Path, tmp_path: Path) -> None:
     config = configured(pictures, tmp_path)
     model, _ = build_model(config.model, 64)
     assembly = assemble(config, prepared, model)
@@ -133,7 +131,7 @@ def test_evaluation_keeps_bags_whole_and_in_order(prepared: Prepared) -> None:
 
 
 class Brightness(ExplainedClassifier):
-    """The mean grey of a tile, times one weight; notes how many tiles each call had, and whether with a gradient."""
+    """Mean grey level of a tile times one weight; records the tiles of each call, and whether they had a gradient."""
 
     method, map_hw = "cam", (1, 1)
 
@@ -150,7 +148,7 @@ class Brightness(ExplainedClassifier):
         return evidence
 
 
-def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepared: Prepared, pictures: Path) -> None:
+def test_only_some_tiles_of_a_large_bag_get_a_gradient_but_all_count(prepared: Prepared, pictures: Path) -> None:
     config = configured(pictures, Path("unused"))
     model = Brightness()
     assembly = assemble(config, prepared, model)
@@ -159,7 +157,7 @@ def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepare
     torch.manual_seed(0)
     training = assembly.training.train()
     pooled = training.logits(batch)
-    assert model.calls == [(48, False, False), (8, True, True)]  # all without, then as many as a batch has with one
+    assert model.calls == [(48, False, False), (8, True, True)]  # all without gradient, then a batch with gradient
     assert model.training
     assert batch.bag is not None
     with torch.no_grad():
@@ -173,13 +171,13 @@ def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepare
 
 
 @pytest.mark.long
-def test_pictures_without_any_annotation_teach_where_defects_are(pictures: Path, tmp_path: Path) -> None:
-    """The same pictures with their masks, which training never saw, tell whether the right tiles are hot."""
+def test_pictures_without_annotation_train_a_map_that_shows_the_defects(pictures: Path, tmp_path: Path) -> None:
+    """The masks of the pictures, which the training did not use, show whether the right tiles are hot."""
     overrides = ("model=efficientnet_lite0_d", "model.weights=imagenet", "recipe.steps=60", "recipe.validate_every=20")
     run = fit(configured(pictures, tmp_path / "run", *overrides, "recipe.lr=0.003", "recipe.batch=24"))
     assert run.read_summary().val["val_ap"] == 1
-    told = draw_blobs(tmp_path / "told", per_group=3)
-    config = compose([f"data={told}", f"out={tmp_path / 'x'}", *SMALL, *NAMED_SPLIT])
+    annotated = draw_blobs(tmp_path / "annotated", per_group=3)
+    config = compose([f"data={annotated}", f"out={tmp_path / 'x'}", *SMALL, *NAMED_SPLIT])
     truth = prepare(config, tmp_path / "cache", lambda line: None)
     table = truth.val
     cut = [
@@ -192,14 +190,14 @@ def test_pictures_without_any_annotation_teach_where_defects_are(pictures: Path,
     assert ranked[: int(ranked.sum())].mean() > 0.8
 
 
-def test_a_multiple_instance_training_that_was_interrupted_ends_as_if_it_had_not_been(
+def test_a_resumed_multiple_instance_training_equals_an_uninterrupted_one(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    whole = fit(configured(pictures, tmp_path / "whole"), say=said.append)
+    lines: list[str] = []
+    whole = fit(configured(pictures, tmp_path / "whole"), report_line=lines.append)
     assert (whole.read_summary().truth, whole.read_summary().labelled) == ("labels", "pictures")
-    assert any("multiple-instance" in line for line in said)
-    assert "train: 8 pictures, 6 of them defective; 96 tiles" in said
+    assert any("multiple-instance" in line for line in lines)
+    assert "train: 8 pictures, 6 of them defective; 96 tiles" in lines
     batch = TrainingBags.batch
 
     def crash(self: TrainingBags, step: int) -> object:

@@ -1,4 +1,4 @@
-"""The class activation map, against the obvious one, and the weights it starts from."""
+"""The class activation map, compared with a slow reference, and its pretrained weights."""
 
 from collections.abc import Callable
 from importlib.metadata import distribution
@@ -18,7 +18,7 @@ from train.config import CnnConfig
 from train.models.build import build_model
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
-from train.models.weights import timm_names_of_lite
+from train.models.weights import rename_lite_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ FAMILIES = pytest.mark.parametrize(
 
 @FAMILIES
 @torch.no_grad()
-def test_the_logit_is_the_mean_of_the_map_and_starts_from_the_odds_that_are_named(
+def test_the_logit_is_the_mean_of_the_map_and_starts_at_the_given_odds(
     make: Callable[[], ExplainedClassifier],
 ) -> None:
     model = seeded(make)
@@ -76,7 +76,7 @@ def test_a_tile_depends_neither_on_its_neighbours_nor_on_their_number(make: Call
 
 @pytest.mark.parametrize("config", [LITE0_D, LITE0], ids=lambda config: config.name)
 @torch.no_grad()
-def test_map_and_logit_are_those_of_the_slow_and_obvious_cam(config: CnnConfig) -> None:
+def test_map_and_logit_equal_those_of_a_slow_reference(config: CnnConfig) -> None:
     model = build_model(config, 64)[0].eval()
     assert isinstance(model, CamClassifier)
     images = (tiles().permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
@@ -90,7 +90,7 @@ def test_map_and_logit_are_those_of_the_slow_and_obvious_cam(config: CnnConfig) 
 
 
 @torch.no_grad()
-def test_the_map_is_made_in_f32_under_autocast_too() -> None:
+def test_the_map_is_computed_in_f32_even_under_autocast() -> None:
     model = build_model(LITE0_D, 64)[0].eval()
     assert isinstance(model, CamClassifier)
     seen: list[torch.dtype] = []
@@ -134,9 +134,9 @@ def lite0_state() -> dict[str, Tensor]:
     return state
 
 
-def test_the_package_fills_every_weight_of_the_network_and_is_remembered() -> None:
+def test_the_package_has_every_weight_and_is_recorded_as_provenance() -> None:
     network = timm.create_model("tf_efficientnet_lite0")
-    renamed = timm_names_of_lite(lite0_state(), network)
+    renamed = rename_lite_weights(lite0_state(), network)
     assert renamed.keys() == network.state_dict().keys()
     model, provenance = build_model(LITE0_D, 64)
     assert isinstance(model, CamClassifier)
@@ -148,9 +148,9 @@ def test_the_package_fills_every_weight_of_the_network_and_is_remembered() -> No
 
 
 @torch.no_grad()
-def test_under_timms_names_the_weights_compute_what_they_did_under_their_own() -> None:
+def test_renamed_weights_compute_the_same_as_the_original_network() -> None:
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    network.load_state_dict(timm_names_of_lite(lite0_state(), network))
+    network.load_state_dict(rename_lite_weights(lite0_state(), network))
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network(images), efficientnet_lite0(images, lite0_state()), rtol=1e-4, atol=1e-4)
 
@@ -160,7 +160,7 @@ def save(state: object, folder: Path) -> CnnConfig:
     return CnnConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights=str(folder / "weights.pth"))
 
 
-def test_a_local_file_is_loaded_under_either_names_and_remembered(tmp_path: Path) -> None:
+def test_a_local_file_is_loaded_under_either_names_and_recorded(tmp_path: Path) -> None:
     network = timm.create_model("tf_efficientnet_lite0")
     for state in (network.state_dict(), lite0_state()):
         _, provenance = build_model(save(state, tmp_path), 64)
@@ -185,7 +185,7 @@ def test_one_wrong_name_missing_weight_or_shape_is_an_error_not_a_random_start(t
         build_model(save(lite0_state() | {"_bn9.weight": torch.zeros(1)}, tmp_path), 64)
 
 
-def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_files_without_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is no file; expected imagenet, none"):
         build_model(CnnConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights="imagent"), 64)
     with pytest.raises(WeightsError, match="holds list, expected a state dict"):
@@ -196,15 +196,13 @@ def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path: Path) -
         build_model(config, 64)
 
 
-def test_weights_that_only_the_hub_has_are_an_error_where_it_cannot_be_reached(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_weights_on_an_unreachable_hub_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", stride=16, weights="imagenet")
     with pytest.raises(WeightsError) as raised:
         build_model(config, 64)
-    assert "cannot be had from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
+    assert "cannot be downloaded from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
     assert "model.weights=FILE, or none for a random start" in str(raised.value)
     with pytest.raises(WeightsError, match="timm knows no pretrained weights"):
         build_model(CnnConfig(name="x", timm="efficientnet_b6", stride=16, weights="imagenet"), 64)

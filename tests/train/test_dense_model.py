@@ -1,4 +1,4 @@
-"""A dense head on the trunks of timm's networks: maps of stride 8, logits of their highest cells."""
+"""Dense heads on timm trunks: maps of stride 8, and logits from their highest cells."""
 
 import msgspec
 import numpy as np
@@ -56,7 +56,7 @@ def test_features_are_those_of_strides_4_8_and_16_and_the_map_is_of_stride_8(
     assert logits.item() == pytest.approx(highest.mean(), abs=1e-5)
 
 
-def test_the_head_on_extracted_features_gives_what_the_model_gives() -> None:
+def test_the_head_on_extracted_features_gives_the_models_map() -> None:
     model = built()
     with torch.no_grad():
         logits, maps = model(tiles(3))
@@ -66,7 +66,7 @@ def test_the_head_on_extracted_features_gives_what_the_model_gives() -> None:
     assert maps.std() > 0
 
 
-def test_what_a_tile_shows_comes_with_its_map_and_is_the_mean_of_the_first_features_of_stride_16() -> None:
+def test_tile_descriptors_are_the_mean_of_the_first_features_of_stride_16() -> None:
     model = built("tf_efficientnet_lite0.in1k")
     assert model.shown_by == 2
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_only_the_head_is_trained() -> None:
     assert all(each.requires_grad for each in model.head.parameters())
 
 
-def test_a_standardised_head_sees_no_scale_of_its_features() -> None:
+def test_the_scale_of_features_does_not_influence_a_standardised_head() -> None:
     torch.manual_seed(0)
     head = built().head
     sizes = zip(head.channels, head.strides, strict=True)
@@ -104,7 +104,7 @@ def test_a_standardised_head_sees_no_scale_of_its_features() -> None:
         torch.testing.assert_close(head(scaled), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_another_head_for_the_same_features_starts_elsewhere() -> None:
+def test_another_head_for_the_same_features_has_other_weights() -> None:
     head = built().head
     other = head.untrained()
     assert (other.channels, other.strides, other.width) == (head.channels, head.strides, head.width)
@@ -130,14 +130,14 @@ def test_no_cell_is_below_the_floor_and_evidence_above_it_stays_as_it_is() -> No
     torch.testing.assert_close(bounded, expected, rtol=1e-4, atol=1e-4)
 
 
-# What features are found by in the cache.
+# The identity of features in the cache.
 
 
 def identity(model: DenseClassifier, tile_px: int = TILE_PX) -> str:
     return TileFeatures(model, tile_px).identity
 
 
-def test_features_are_known_by_the_trunk_and_the_tiles_and_not_by_the_head() -> None:
+def test_the_identity_of_features_depends_on_trunk_and_tiles_not_on_the_head() -> None:
     model, same = built(), built()
     expected = identity(model)
     assert identity(same) == expected
@@ -154,7 +154,7 @@ def test_features_are_known_by_the_trunk_and_the_tiles_and_not_by_the_head() -> 
     assert identity(other_colours) != expected
 
 
-def test_running_averages_of_the_trunk_count_too() -> None:
+def test_the_identity_of_features_includes_running_averages_of_the_trunk() -> None:
     model = built()
     before = identity(model)
     name = next(name for name, _ in model.trunk.named_buffers() if name.endswith("running_mean"))
@@ -166,7 +166,7 @@ def test_running_averages_of_the_trunk_count_too() -> None:
 
 
 @pytest.mark.parametrize("timm", ["test_efficientnet", "resnet18.a1_in1k", "mobilenetv3_small_050.lamb_in1k"])
-def test_the_later_stages_make_of_the_first_features_all_others(timm: str) -> None:
+def test_the_later_stages_compute_all_features_from_the_first(timm: str) -> None:
     model = built(timm)
     stages = LaterStages(model.trunk).eval()
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_the_later_stages_make_of_the_first_features_all_others(timm: str) -> No
         torch.testing.assert_close(FineTuned(stages, model.head)(features), model.head(features), rtol=1e-4, atol=1e-4)
 
 
-def test_trained_later_stages_are_put_into_the_trunk() -> None:
+def test_trained_later_stages_are_copied_to_the_trunk() -> None:
     model = built()
     stages = LaterStages(model.trunk).train()
     assert not any(each.training for each in stages.modules() if isinstance(each, torch.nn.BatchNorm2d))
@@ -184,7 +184,7 @@ def test_trained_later_stages_are_put_into_the_trunk() -> None:
         features = model.features(tiles(2))
         for parameter in stages.parameters():
             parameter += 0.01
-        stages.eval().put_into(model.trunk)
+        stages.eval().copy_to(model.trunk)
         for found, expected in zip(model.features(tiles(2)), stages(features[0]), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -195,20 +195,20 @@ def test_later_stages_that_follow_each_other_pass_the_check(timm: str) -> None:
 
 
 def test_later_stages_with_others_between_them_are_refused_in_a_sentence() -> None:
-    """The blocks of a DenseNet are numbered, and the transitions between them are not of their numbers."""
+    """The blocks of a DenseNet are numbered, but the transitions between them are not."""
     with pytest.raises(ConfigError, match=r"DenseNet after features\.denseblock1 do not follow each other by number"):
         check_later_stages(built("densenet121"), TILE_PX)
 
 
 def test_later_stages_that_give_other_features_are_refused() -> None:
-    """The forward pass of this trunk does more than its modules do one after another."""
+    """The forward pass of this trunk differs from running its modules in sequence."""
     model = built("resnet18.a1_in1k")
     model.trunk.network.layer2.register_forward_hook(lambda _, __, out: 2 * out)
     with pytest.raises(ConfigError, match="cannot be fine-tuned"):
         check_later_stages(model, TILE_PX)
 
 
-# What cannot be used.
+# Unsupported networks.
 
 
 @pytest.mark.parametrize(

@@ -47,20 +47,20 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def tiny(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What makes a training a small one; all here share a feature cache."""
+    """Settings of a small training; all tests here share a feature cache."""
     return (*SMALL, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
 
 
 @pytest.fixture(scope="module")
 def first(blobs: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
-    """A finished run, and what was said meanwhile."""
+    """A finished run, and its output."""
     out = tmp_path_factory.mktemp("dense") / "run"
     return train(blobs, out, tiny)
 
 
 @pytest.fixture(scope="module")
 def bundle(first: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its bundle. A map of so few steps may look stuck."""
+    """The run's bundle. After so few steps its map may look stuck."""
     return export(first[0], tmp_path_factory.mktemp("dense") / "bundle")
 
 
@@ -86,12 +86,12 @@ def train(data: Path, out: Path, tiny: tuple[str, ...], *overrides: str) -> tupl
 
 
 def summary_of(data: Path, folder: Path, tiny: tuple[str, ...], *overrides: str) -> tuple[RunSummary, str]:
-    run, said = train(data, folder / "run", tiny, *overrides)
+    run, output = train(data, folder / "run", tiny, *overrides)
     load_run(run.folder)
-    return run.read_summary(), said
+    return run.read_summary(), output
 
 
-def test_a_folder_is_all_that_a_training_needs(blobs: Path, tmp_path: Path) -> None:
+def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     """No key but those that make it short; the cache is where the environment says."""
     done = heatline(
         "train", blobs, "recipe.steps=2", "recipe.copies.most=4", cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path)}
@@ -107,16 +107,14 @@ def test_a_folder_is_all_that_a_training_needs(blobs: Path, tmp_path: Path) -> N
     assert any((tmp_path / "heatline" / "features").rglob("*.f16"))
 
 
-def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_report(
-    first: tuple[RunFolder, str], blobs: Path
-) -> None:
-    run, said = first
-    assert "Pictures are good or defective by labels.csv; where the defects are, by masks." in said
-    assert "Groups are the column 'group' of labels.csv: 4 groups." in said
-    assert "warning: only 4 groups have a good picture" in said
-    assert "12 steps for each of 2 folds and for the model" in said
-    assert re.findall(r"(\d+) of 36 steps are done", said)[::9] == ["4", "36"], "as no terminal shows a bar"
-    assert f"report: {run.report / 'report.html'}" in said
+def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[RunFolder, str], blobs: Path) -> None:
+    run, output = first
+    assert "Pictures are good or defective by labels.csv; where the defects are, by masks." in output
+    assert "Groups are the column 'group' of labels.csv: 4 groups." in output
+    assert "warning: only 4 groups have a good picture" in output
+    assert "12 steps for each of 2 folds and for the model" in output
+    assert re.findall(r"(\d+) of 36 steps are done", output)[::9] == ["4", "36"], "as no terminal shows a bar"
+    assert f"report: {run.report / 'report.html'}" in output
     summary, config = run.read_summary(), read_config(run.config)
     assert (summary.finished, summary.folds, summary.labelled, summary.truth) == (True, 2, "tiles", "masks")
     assert summary.groups == {"train": list(GROUPS), "val": [], "test": []}
@@ -126,7 +124,7 @@ def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_rep
     assert "2-fold cross-validation over 4 groups" in page
 
 
-def test_answers_out_of_fold_are_of_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
+def test_out_of_fold_predictions_cover_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
     run = load_run(first[0].folder)
     answers = OutOfFold.read(first[0].out_of_fold)
     assert list(answers.frames) == [image.name_in_folder for image in run.data.images]
@@ -139,13 +137,15 @@ def test_answers_out_of_fold_are_of_every_tile_and_keep_groups_together(first: t
     assert run.summary.val["val_ap"] > 0.9
 
 
-def test_another_seed_extracts_nothing_again(blobs: Path, tiny: tuple[str, ...], first: object, tmp_path: Path) -> None:
-    summary, said = summary_of(blobs, tmp_path, tiny, "seed=7", "recipe.lr=0.005")
-    assert "copies: all were in the cache" in said
+def test_another_seed_extracts_no_features_again(
+    blobs: Path, tiny: tuple[str, ...], first: object, tmp_path: Path
+) -> None:
+    summary, output = summary_of(blobs, tmp_path, tiny, "seed=7", "recipe.lr=0.005")
+    assert "copies: all were in the cache" in output
     assert summary.tiles_per_s is None
 
 
-def test_the_bundle_states_its_pooling_and_takes_thresholds_from_answers_out_of_fold(
+def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predictions(
     first: tuple[RunFolder, str], bundle: Path, tmp_path: Path
 ) -> None:
     """The score threshold lies between the highest logits of good and defective pictures, by the run's own file."""
@@ -194,7 +194,7 @@ def test_the_bundle_inspects_pictures(bundle: Path, blobs: Path, tmp_path: Path)
 def test_verdicts_and_discs_found_hold_where_light_or_place_change_a_little(
     request: pytest.FixtureRequest, blobs: Path, bundle_of: str, changes: tuple[str, ...]
 ) -> None:
-    """Of the pictures that taught it; to features of random weights, another light is another product.
+    """Of its training pictures; to features of random weights, another light is another product.
 
     What the changes do to real pictures, docs/bundle.md#robustness measures.
     """
@@ -259,9 +259,9 @@ def test_the_bundle_knows_what_the_product_looks_like(
 def test_labels_of_pictures_are_enough(blobs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     data = shutil.copytree(blobs, tmp_path / "blobs")
     shutil.rmtree(data / "masks")
-    summary, said = summary_of(data, tmp_path, tiny)
-    assert "nothing says where the defects are" in said
-    assert "of pictures that are labelled as a whole" in said
+    summary, output = summary_of(data, tmp_path, tiny)
+    assert "no annotation marks the defects" in output
+    assert "of pictures that are labelled as a whole" in output
     assert (summary.labelled, summary.truth) == ("pictures", "labels")
     assert "val_picture_auroc" in summary.val
 
@@ -272,30 +272,30 @@ def test_masks_of_some_pictures_and_labels_of_the_others_are_trained_on_together
     data = shutil.copytree(blobs, tmp_path / "blobs")
     for mask in sorted((data / "masks").iterdir())[1:]:
         mask.unlink()
-    summary, said = summary_of(data, tmp_path, tiny)
-    assert " with masked defects, " in said
-    assert " of pictures that are labelled as a whole" in said
+    summary, output = summary_of(data, tmp_path, tiny)
+    assert " with masked defects, " in output
+    assert " of pictures that are labelled as a whole" in output
     assert (summary.labelled, summary.truth) == ("tiles", "masks")
 
 
-def test_good_pictures_alone_are_trained_with_synthetic_defects(
+def test_only_good_pictures_are_trained_on_with_synthetic_defects(
     blobs: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     data = tmp_path / "line"
     (data / "good").mkdir(parents=True)
     for group in GROUPS:
         shutil.copy(blobs / "images" / f"{group}_2.png", data / "good")
-    summary, said = summary_of(data, tmp_path, tiny)
-    assert "No picture is defective: a training can only use synthetic defects on good pictures." in said
+    summary, output = summary_of(data, tmp_path, tiny)
+    assert "No picture is defective: a training can only use synthetic defects on good pictures." in output
     assert summary.folds == 2
-    assert summary.val == {}  # nothing to be told apart
+    assert summary.val == {}  # only one class
     assert RunFolder(tmp_path / "run").report.joinpath("report.html").exists()
 
 
-def test_with_one_fold_nothing_is_cross_validated(blobs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
-    summary, said = summary_of(blobs, tmp_path, tiny, "recipe.folds=1")
+def test_one_fold_means_no_cross_validation(blobs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    summary, output = summary_of(blobs, tmp_path, tiny, "recipe.folds=1")
     assert (summary.finished, summary.folds) == (True, None)
-    assert "12 steps for the model, without a cross-validation" in said
+    assert "12 steps for the model, without a cross-validation" in output
     assert not RunFolder(tmp_path / "run").out_of_fold.exists()
 
 
@@ -338,7 +338,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
         patch.setattr(Sampler, "draw", interrupt)
         stopped = heatline(*words)
     assert stopped.returncode == 130
-    assert f"go on with: heatline train out={tmp_path / 'run'} resume=true" in complaint(stopped)
+    assert f"resume it with: heatline train out={tmp_path / 'run'} resume=true" in complaint(stopped)
     refused = heatline("export", tmp_path / "run", "--to", tmp_path / "bundle")
     assert refused.returncode == 9
     assert "is not finished" in complaint(refused)
@@ -351,19 +351,19 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
     assert RunFolder(tmp_path / "run").read_summary().finished
 
 
-def test_ctrl_c_before_the_folder_is_made_does_not_advise_to_resume_it(
+def test_ctrl_c_before_the_folder_exists_does_not_advise_to_resume_it(
     blobs: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     def ctrl_c(_line: str) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    with pytest.raises(Interrupted, match="the features that it extracted; give the same command again"):
-        fit(compose([f"data={blobs}", "discover=true", f"out={out}", *tiny]), say=ctrl_c)
+    with pytest.raises(Interrupted, match="features can be used again: give the same command again"):
+        fit(compose([f"data={blobs}", "discover=true", f"out={out}", *tiny]), report_line=ctrl_c)
     assert not out.exists()
 
 
-def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
+def test_a_resumed_run_writes_the_report_that_was_interrupted(
     first: tuple[RunFolder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -376,7 +376,7 @@ def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
         patch.setattr("train.fit.write_run_report", interrupt)
         stopped = heatline(*words)
     assert stopped.returncode == 130
-    assert f"go on with: heatline train out={run.folder} resume=true" in complaint(stopped)
+    assert f"resume it with: heatline train out={run.folder} resume=true" in complaint(stopped)
     before = run.best.stat().st_mtime_ns
     resumed = heatline(*words)
     assert f"report: {run.report / 'report.html'}" in " ".join(resumed.stderr.split())
@@ -385,7 +385,7 @@ def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
     assert "is already finished" in heatline(*words).stderr
 
 
-def test_pictures_that_came_since_the_training_are_refused_at_export(
+def test_pictures_added_after_the_training_are_refused_at_export(
     blobs: Path, first: tuple[RunFolder, str], tmp_path: Path
 ) -> None:
     data = shutil.copytree(blobs, tmp_path / "blobs")

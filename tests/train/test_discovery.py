@@ -1,4 +1,4 @@
-"""What is found of a folder without being asked, and what is said of it."""
+"""Discovery of a folder's truth and groups, and the reported assumptions."""
 
 import csv
 import shutil
@@ -8,10 +8,10 @@ import cv2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.train.test_near_duplicates import again, scene
 
 from edge.errors import InputError
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
+from tests.train.test_near_duplicates import again, scene
 from train.discovery import discover
 from train.file_names import find_scheme
 
@@ -55,7 +55,7 @@ def test_digits_that_do_not_divide_further_are_the_number_of_the_thing() -> None
     before=st.sampled_from(["", "line2_", "img_", "x-"]),
     after=st.sampled_from(["_{}", "_cam1_{:04d}", "-view{}_a", "_2026_{:06d}"]),
 )
-def test_no_thing_is_cut_in_two_where_it_is_written_before_a_counter(
+def test_a_thing_is_not_divided_if_a_counter_follows_its_number(
     things: int, pictures: int, before: str, after: str
 ) -> None:
     names = [f"{before}b{thing:02d}{after.format(n)}.jpg" for thing in range(things) for n in range(pictures)]
@@ -102,7 +102,7 @@ def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: P
     assert found.read().groups() == sorted({str(n) for n in range(12)})
 
 
-def test_near_duplicates_pictures_are_one_group_where_nothing_names_groups(tmp_path: Path) -> None:
+def test_near_duplicate_pictures_share_a_group_if_nothing_names_groups(tmp_path: Path) -> None:
     folder = table(tmp_path, camera=list("abcdef"))
     cv2.imwrite(str(folder / "images" / "pe.png"), again(scene(1, (300, 400))))
     cv2.imwrite(str(folder / "images" / "pb.png"), scene(1, (300, 400)))
@@ -113,16 +113,16 @@ def test_near_duplicates_pictures_are_one_group_where_nothing_names_groups(tmp_p
     assert found.assumptions[2] == "Near-duplicate pictures are put into one group: 6 groups become 5."
 
 
-def test_pictures_that_all_look_alike_are_not_taken_for_one_thing(tmp_path: Path) -> None:
+def test_pictures_that_all_look_alike_are_not_merged_into_one_group(tmp_path: Path) -> None:
     folder = table(tmp_path, camera=list("abcdef"))
     for name in "bcdef":
         shutil.copy(folder / "images" / "pa.png", folder / "images" / f"p{name}.png")
     found = discover(folder)
     assert len(found.read().groups()) == 6
-    assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so that likeness does not say")
+    assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so similarity does not show")
 
 
-def test_groups_by_file_names_are_said_to_be_a_guess(tmp_path: Path) -> None:
+def test_groups_from_file_names_are_reported_as_a_guess(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs")
     rows = [(file.name, "defective" if "_2" not in file.name else "good", "") for file in (folder / "images").iterdir()]
     for file in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
@@ -134,18 +134,18 @@ def test_groups_by_file_names_are_said_to_be_a_guess(tmp_path: Path) -> None:
     assert "part 1 of the file name (7a, 7b, 7c, ...): 4 groups. This is a guess" in found.assumptions[1]
 
 
-def test_truth_and_mixture_and_the_lack_of_defects_are_said(tmp_path: Path) -> None:
+def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs")
     (folder / "masks" / "a_0.png").unlink()
     (folder / "boxes").mkdir()
     (folder / "boxes" / "b_0.txt").write_text("1 1 5 5 1")
     assert discover(folder).assumptions[0] == (
-        "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes are there too and are "
+        "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes exist too and are "
         "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
     )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
     assert discover(tiles).assumptions[0] == (
-        "Pictures are good or defective by the folders good/ and defective/; nothing says where the defects are."
+        "Pictures are good or defective by the folders good/ and defective/; no annotation marks the defects."
     )
     shutil.rmtree(tiles / "defective")
     found = discover(tiles)
@@ -178,7 +178,7 @@ def test_boards_of_deeppcb_are_found_in_its_file_names(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kolektorsdd", pytest.param("hripcb_subset", marks=pytest.mark.long)])
-def test_without_its_table_no_board_or_item_is_cut_in_two(real_data: Path, tmp_path: Path, name: str) -> None:
+def test_without_labels_csv_no_board_or_item_is_divided(real_data: Path, tmp_path: Path, name: str) -> None:
     column = {"kolektorsdd": "item", "hripcb_subset": "board"}[name]
     with (real_data / name / "labels.csv").open() as file:
         true = {row["image"]: row[column] for row in csv.DictReader(file)}

@@ -10,7 +10,7 @@ import pytest
 
 from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import Plausible
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.errors import InputError
 from tests.command import complaint
 from tests.small_bundle import dark_square, white_frame
@@ -116,7 +116,7 @@ def test_frames_that_do_not_show_the_product_are_counted_apart_and_in_no_figure(
     data = grouped(tmp_path / "data")
     white = white_frame((224, 446))
     seen = [Appearance((224, 446), Vitals.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
-    knowing = that_knows(know_product(seen).plausible, bundle, tmp_path / "knowing")
+    knowing = that_knows(fit_plausibility(seen).plausible, bundle, tmp_path / "knowing")
     for stem in ("a2", "b1"):
         cv2.imwrite(str(data / "images" / f"{stem}.png"), white // 100)
     done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
@@ -141,7 +141,7 @@ def test_frames_that_do_not_show_the_product_are_counted_apart_and_in_no_figure(
 
 
 def test_where_no_frame_shows_the_product_there_is_no_figure(tmp_path: Path, bundle: Bundle) -> None:
-    other = know_product([Appearance((9, 9), Vitals(9, 9, 1), None)]).plausible
+    other = fit_plausibility([Appearance((9, 9), Vitals(9, 9, 1), None)]).plausible
     knowing = that_knows(other, bundle, tmp_path / "knowing")
     done = run(knowing.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

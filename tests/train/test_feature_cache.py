@@ -1,4 +1,4 @@
-"""The cache of features: what it finds again, what it deletes, and what it survives. Real files, real processes."""
+"""The feature cache: reading, deletion, damage and kills, with real files and processes."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from train.features.cache import FeatureCache, Features, default_folder, key_of
 
 SHAPES = ((4, 4, 3), (2, 2, 5))
 FILE_BYTES = 4096
-"""The room that one tile's features take."""
+"""Disk space of one tile's features."""
 SPAWNED = """
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.train.test_feature_cache import *
 
 
 def features_of(keys: Sequence[bytes], shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[NDArray[np.float16]]:
-    """Other numbers for each key, always the same."""
+    """Different numbers for each key, always the same ones."""
     return [
         np.stack([np.random.default_rng(list(key)).standard_normal(shape).astype(np.float16) for key in keys])
         for shape in shapes
@@ -41,10 +41,10 @@ def keys_of(*numbers: int) -> list[bytes]:
 
 
 def cache_in(
-    folder: Path, *, tiles: int = 1000, identity: str = "trunk", said: list[str] | None = None
+    folder: Path, *, tiles: int = 1000, identity: str = "trunk", lines: list[str] | None = None
 ) -> FeatureCache:
-    said = [] if said is None else said
-    return FeatureCache(folder, identity, SHAPES, limit_bytes=tiles * FILE_BYTES, say=said.append)
+    lines = [] if lines is None else lines
+    return FeatureCache(folder, identity, SHAPES, limit_bytes=tiles * FILE_BYTES, report_line=lines.append)
 
 
 def fill(cache: FeatureCache, keys: Sequence[bytes]) -> None:
@@ -68,7 +68,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=Path(__file__).parents[2])
 
 
-def test_what_was_written_is_found_by_the_next_training_in_the_order_of_its_keys(tmp_path: Path) -> None:
+def test_the_next_training_reads_written_features_in_the_order_of_its_keys(tmp_path: Path) -> None:
     keys = keys_of(*range(20))
     with cache_in(tmp_path) as first:
         assert first.missing([*keys, keys[3]]) == keys
@@ -82,13 +82,13 @@ def test_what_was_written_is_found_by_the_next_training_in_the_order_of_its_keys
 
 
 @pytest.mark.parametrize("other", [("another trunk", SHAPES), ("trunk", ((2, 2, 5), (4, 4, 3)))])
-def test_another_trunk_or_another_size_of_tiles_has_features_of_its_own(
+def test_another_trunk_or_tile_size_has_separate_features(
     tmp_path: Path, other: tuple[str, Sequence[tuple[int, int, int]]]
 ) -> None:
     keys = keys_of(1, 2)
     with cache_in(tmp_path) as one:
         fill(one, keys)
-    with FeatureCache(tmp_path, *other, say=pytest.fail) as cache:
+    with FeatureCache(tmp_path, *other, report_line=pytest.fail) as cache:
         assert cache.missing(keys) == keys
 
 
@@ -106,10 +106,10 @@ def test_the_default_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, 
 
 
 @given(st.lists(st.sets(st.integers(0, 15), min_size=1, max_size=8), min_size=1, max_size=8))
-def test_what_was_least_recently_used_goes_when_the_limit_is_reached(
+def test_the_least_recently_used_features_are_deleted_at_the_limit(
     tmp_path_factory: pytest.TempPathFactory, trainings: list[set[int]]
 ) -> None:
-    """Held against a list in memory; the limit is 10 tiles, a training needs up to 8."""
+    """Compared with a list in memory; the limit is 10 tiles, a training needs up to 8."""
     folder = tmp_path_factory.mktemp("features")
     used: list[int] = []  # the most recently used last
     for clock, numbers in enumerate(trainings):
@@ -120,7 +120,7 @@ def test_what_was_least_recently_used_goes_when_the_limit_is_reached(
         unused = [number for number in used if number not in numbers]
         used = unused[max(0, len(unused) + len(needed) - 10) :] + needed
         with cache_in(folder, tiles=10) as cache:
-            for age, number in enumerate(used):  # in no doubt where the clock of the file system is coarse
+            for age, number in enumerate(used):  # explicit times, as the clock of the file system may be coarse
                 os.utime(cache._path(cache._name(keys_of(number)[0])), ns=(0, clock * 100 + age))
         assert len(files_in(folder)) == len(used) <= 10
 
@@ -139,12 +139,12 @@ def test_more_than_the_limit_is_refused_before_anything_is_computed_or_deleted(t
     with cache_in(tmp_path, tiles=10) as cache:
         with pytest.raises(TrainingError, match=r"features of 11 tiles take .* allows .*; raise features\.limit_gb"):
             cache.missing(keys_of(*range(11)))
-        with pytest.raises(ValueError, match="without room"):
+        with pytest.raises(ValueError, match="was not reserved"):
             cache.write(keys_of(10), features_of(keys_of(10)))
         assert not cache.missing(keys_of(*range(10)))
 
 
-def test_what_another_training_needs_is_not_deleted_while_it_runs(tmp_path: Path) -> None:
+def test_features_that_a_running_training_needs_are_not_deleted(tmp_path: Path) -> None:
     ours, theirs = keys_of(*range(6)), keys_of(*range(10, 16))
     other = python(
         "with cache_in(Path(sys.argv[1]), tiles=10) as cache:\n"
@@ -154,14 +154,14 @@ def test_what_another_training_needs_is_not_deleted_while_it_runs(tmp_path: Path
     with other, cache_in(tmp_path, tiles=10) as cache:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
-        with pytest.raises(TrainingError, match="those of other trainings that run now"):
+        with pytest.raises(TrainingError, match="those of other running trainings"):
             cache.missing(theirs)
         fill(cache, theirs[:4])
         assert not cache.missing(ours)
         other.kill()
         other.wait()
     with cache_in(tmp_path, tiles=10) as cache:
-        fill(cache, theirs)  # a training that was killed needs nothing
+        fill(cache, theirs)  # a killed training needs no features
         assert_holds(cache, theirs)
         assert [folder.name.split("-")[0] for folder in (tmp_path / "trainings").iterdir()] == [str(os.getpid())]
 
@@ -174,7 +174,7 @@ def test_two_trainings_that_write_the_same_features_both_read_them(tmp_path: Pat
     assert len(files_in(tmp_path)) == 300
 
 
-def test_a_training_that_is_killed_while_it_writes_leaves_only_whole_features(tmp_path: Path) -> None:
+def test_a_training_killed_during_a_write_leaves_only_intact_features(tmp_path: Path) -> None:
     code = "with cache_in(Path(sys.argv[1]), tiles=10**6) as cache:\n    keys = keys_of(*range(10**4))\n"
     code += "    cache.missing(keys)\n    for i, key in enumerate(keys):\n"
     code += "        cache.write([key], features_of([key]))\n        print(i, flush=True)"
@@ -185,13 +185,13 @@ def test_a_training_that_is_killed_while_it_writes_leaves_only_whole_features(tm
             pass
         writer.send_signal(signal.SIGKILL)
         lines = [line for line in writer.communicate()[0].splitlines(keepends=True) if line.endswith("\n")]
-        said: list[str] = []
-        with cache_in(tmp_path, tiles=10**6, said=said) as cache:
+        lines: list[str] = []
+        with cache_in(tmp_path, tiles=10**6, lines=lines) as cache:
             keys = keys_of(*range(int(lines[-1]) + 1 if lines else 50 * (round_ + 1)))
             assert cache.missing(keys) == []
             assert_holds(cache, keys)
             assert len(list((tmp_path / "trainings").iterdir())) == 1
-        assert said == []
+        assert lines == []
 
 
 @pytest.mark.parametrize(
@@ -206,22 +206,22 @@ def test_a_training_that_is_killed_while_it_writes_leaves_only_whole_features(tm
     ids=["shorter", "longer", "empty", "a bit", "zeros"],
 )
 def test_damaged_features_are_extracted_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    keys, said = keys_of(*range(5)), list[str]()
-    with cache_in(tmp_path, said=said) as cache:
+    keys, lines = keys_of(*range(5)), list[str]()
+    with cache_in(tmp_path, lines=lines) as cache:
         fill(cache, keys)
         path = files_in(tmp_path)[2]
         path.write_bytes(damage(path.read_bytes()))
         with pytest.raises(TrainingError, match="give the same command again"):
             cache.read(keys)
-    with cache_in(tmp_path, said=said) as cache:
+    with cache_in(tmp_path, lines=lines) as cache:
         missing = cache.missing(keys)
         assert len(missing) == 1
         cache.write(missing, features_of(missing))
         assert_holds(cache, keys)
-    assert said == [f"the features of 1 tile in {tmp_path} are damaged, they are extracted again"]
+    assert lines == [f"the features of 1 tile in {tmp_path} are damaged, they are extracted again"]
 
 
-def test_a_full_disk_is_a_sentence_and_keeps_what_is_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_cached_features(tmp_path: Path) -> None:
     keys = keys_of(*range(400))
     with small_disk(tmp_path / "disk") as disk:
         with cache_in(disk) as cache:
@@ -235,7 +235,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_what_is_there(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["a file", "a file/below"])
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "a file").touch()
     with pytest.raises(TrainingError, match=r"features cannot be stored in .*; .* choose another folder"):
         cache_in(tmp_path / name)
@@ -245,7 +245,7 @@ def test_memory_stays_bounded_however_many_tiles_there_are(tmp_path: Path) -> No
     code = """
 import resource
 shape = (64, 64, 8)  # 64 KiB a tile
-with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], say=print) as cache:
+with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], report_line=print) as cache:
     keys, block = keys_of(*range(2000)), np.zeros((8, *shape), np.float16)
     features = Features(cache, keys, in_memory_bytes=2**20)
     cache.missing(keys)
@@ -261,7 +261,7 @@ with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], say=print) as cache:
 """
     out, err = python(code, tmp_path).communicate()
     assert err == ""
-    assert int(out) < 16 * 1024  # KiB, of 128,000 that went through
+    assert int(out) < 16 * 1024  # KiB, of 128,000 that were written and read
 
 
 @pytest.mark.parametrize("in_memory_bytes", [0, 2**30])
@@ -281,7 +281,7 @@ def test_rows_are_read_by_index_from_disk_or_memory(
                 np.testing.assert_array_equal(stage, expected[rows] if rows else expected[:0])
 
 
-def test_what_is_in_memory_is_not_read_from_disk_again(tmp_path: Path) -> None:
+def test_features_in_memory_are_not_read_from_disk_again(tmp_path: Path) -> None:
     keys = keys_of(*range(4))
     with cache_in(tmp_path) as cache:
         fill(cache, keys)

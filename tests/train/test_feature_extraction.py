@@ -1,4 +1,4 @@
-"""Extraction: the engine gives the features of the trunk, each tile under its own key; interrupted, it loses little."""
+"""Extraction: the engine computes the trunk's features, each tile under its own key; an interruption loses little."""
 
 import signal
 import subprocess
@@ -60,7 +60,7 @@ def filler(number: int) -> Callable[[NDArray[np.uint8]], None]:
 
 
 def cache_in(folder: Path) -> FeatureCache:
-    return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX), say=pytest.fail)
+    return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX), report_line=pytest.fail)
 
 
 def assert_features_of_torch(cache: FeatureCache, numbers: list[int]) -> None:
@@ -104,7 +104,7 @@ def test_the_engine_runs_batches_of_a_fixed_size_in_f32_and_gives_float16() -> N
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 
 
-def test_only_what_is_not_there_is_made(tmp_path: Path) -> None:
+def test_only_missing_features_are_extracted(tmp_path: Path) -> None:
     with cache_in(tmp_path) as cache:
         extract(TRUNK, [(key(number), filler(number)) for number in range(10)], cache, tile_px=TILE_PX)
     made: list[int] = []
@@ -123,7 +123,7 @@ def test_only_what_is_not_there_is_made(tmp_path: Path) -> None:
     assert sorted(made) == [10, 11, 12]
 
 
-def test_tiles_that_cannot_be_made_end_it_and_keep_the_others(tmp_path: Path) -> None:
+def test_a_tile_that_cannot_be_prepared_ends_the_extraction_but_keeps_the_others(tmp_path: Path) -> None:
     def unreadable(out: NDArray[np.uint8]) -> None:
         raise InputError("a picture that cannot be read")
 
@@ -137,7 +137,7 @@ def test_tiles_that_cannot_be_made_end_it_and_keep_the_others(tmp_path: Path) ->
         assert_features_of_torch(cache, there)
 
 
-def test_a_trunk_that_the_engine_cannot_run_is_a_sentence() -> None:
+def test_a_trunk_that_the_engine_cannot_run_is_reported() -> None:
     class Sorting(nn.Module):
         def forward(self, tiles: Tensor) -> tuple[Tensor]:
             return (torch.linalg.qr(tiles.permute(0, 3, 1, 2).float()).R,)
@@ -146,7 +146,7 @@ def test_a_trunk_that_the_engine_cannot_run_is_a_sentence() -> None:
         compile_trunk(Sorting().eval(), TILE_PX)
 
 
-def test_ctrl_c_ends_it_in_good_order_and_what_was_extracted_stays(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_extraction_and_keeps_the_extracted_features(tmp_path: Path) -> None:
     code = """
 import itertools, sys
 from pathlib import Path

@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 """So that another process sums in the same order as this one."""
 PLATEAU = ("recipe.schedule=plateau", "recipe.lr=1e-7", "recipe.validate_every=1", "recipe.steps=8")
-"""A rate so low that no validation is better than the first, so that it is lowered on the way."""
+"""So low a rate that no validation is better than the first, so the schedule lowers it."""
 
 
 def configured(data: Path, out: Path, *overrides: str) -> TrainConfig:
@@ -67,7 +67,7 @@ def assert_same_weights(one: RunFolder, other: RunFolder) -> None:
 
 @pytest.fixture(scope="session")
 def run(trained_run: Path) -> RunFolder:
-    """A training that nothing interrupted."""
+    """An uninterrupted training."""
     return RunFolder(trained_run)
 
 
@@ -76,7 +76,7 @@ def plateau_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFol
     return fit(configured(blobs, tmp_path_factory.mktemp("plateau") / "whole", *PLATEAU))
 
 
-def test_a_run_leaves_what_its_folder_promises(run: RunFolder) -> None:
+def test_a_run_writes_the_documented_files(run: RunFolder) -> None:
     assert sorted(path.name for path in run.folder.iterdir()) == [
         "checkpoints", "config.yaml", "metrics.csv", "run.json",
     ]  # fmt: skip
@@ -116,7 +116,7 @@ def test_the_same_seed_trains_the_same_model_also_where_processes_cut_the_batche
     run: RunFolder, blobs: Path, tmp_path: Path
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of forking beside threads, and of more workers than the machine has cores
+        warnings.simplefilter("ignore")  # about forking with threads, and more workers than cores
         again = fit(configured(blobs, tmp_path / "run", "trainer.workers=2"))
     assert_same_training(again, run)
 
@@ -146,8 +146,8 @@ fit(compose(sys.argv[2:]))
 
 
 def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
-    """Begin a training, and end it after that step."""
-    at = step + 1  # batches are drawn one ahead
+    """Start a training, and end it after that step."""
+    at = step + 1  # batches are drawn one step ahead
     if by == "SIGKILL":
         command = [sys.executable, "-c", DRAW_OR_DIE, str(at), *overrides]
         killed = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
@@ -168,7 +168,7 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
             with pytest.raises(RuntimeError, match="crash"):
                 fit(compose(overrides))
         else:
-            with pytest.raises(Interrupted, match=f"go on with: heatline train out={out} resume=true$") as stopped:
+            with pytest.raises(Interrupted, match=f"resume it with: heatline train out={out} resume=true$") as stopped:
                 fit(compose(overrides))
             assert stopped.value.exit_code == 130
 
@@ -176,15 +176,15 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("by", "step", "schedule"),
     [
-        ("SIGKILL", 4, "cosine"),  # of the process of a real command, between two validations
+        ("SIGKILL", 4, "cosine"),  # kills a real command between two validations
         ("Ctrl-C", 4, "cosine"),
-        ("crash", 6, "plateau"),  # the checkpoint before counts
+        ("crash", 6, "plateau"),  # resumes from the previous checkpoint
         pytest.param("crash", 1, "cosine", marks=pytest.mark.long),  # before the first checkpoint
         pytest.param("Ctrl-C", 3, "cosine", marks=pytest.mark.long),  # just after a validation
         pytest.param("Ctrl-C", 5, "plateau", marks=pytest.mark.long),
     ],
 )
-def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     request: pytest.FixtureRequest, blobs: Path, tmp_path: Path, step: int, by: str, schedule: str
 ) -> None:
     whole: RunFolder = request.getfixturevalue("run" if schedule == "cosine" else "plateau_run")
@@ -193,32 +193,32 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     interrupt(by, step, out, [f"data={blobs}", f"out={out}", *SMALL, *NAMED_SPLIT, *recipe])
     begun = RunFolder(out).read_summary()
     assert not begun.finished
-    assert (out / "cache" / "index.json").exists()  # decoding is not done twice
+    assert (out / "cache" / "index.json").exists()  # frames are not decoded again
     RunFolder(out).write_summary(msgspec.structs.replace(begun, weights=Provenance("the hub")))
     resumed = fit(compose([f"out={out}", "resume=true"]))
     assert_same_training(resumed, whole)
     summary = resumed.read_summary()
     assert (summary.finished, summary.val) == (True, whole.read_summary().val)
-    if step >= 3:  # from a checkpoint on, it is remembered where the first weights came from
+    if step >= 3:  # with a checkpoint, the provenance of the initial weights is stored
         assert summary.weights.source == "the hub"
     assert not (out / "cache").exists()
 
 
-@pytest.mark.parametrize("step", [4, 6])  # amid the training, and as its last checkpoint is written
-def test_a_disk_that_fills_up_costs_nothing_that_was_there_and_no_step_of_the_training(
+@pytest.mark.parametrize("step", [4, 6])  # during the training, and when it writes its last checkpoint
+def test_a_full_disk_loses_no_file_and_no_step_of_the_training(
     run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     written, (_, hard) = MetricsTable.on_validation_end, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def and_then_the_disk_is_full(self: MetricsTable, trainer: Any, module: Any) -> None:
         written(self, trainer, module)
-        if trainer.global_step == step:  # files may not grow: to a write, what a full disk is
+        if trainer.global_step == step:  # files may not grow, as on a full disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 
     monkeypatch.setattr(MetricsTable, "on_validation_end", and_then_the_disk_is_full)
     out = tmp_path / "run"
     try:
-        with pytest.raises(TrainingError, match=r"cannot be written .*what was there before is kept") as full:
+        with pytest.raises(TrainingError, match=r"cannot be written .*its previous content is unchanged") as full:
             fit(configured(blobs, out, "recipe.validate_every=2"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -236,7 +236,7 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder,
     before = run.last.stat().st_mtime_ns
     again = heatline("train", f"data={blobs}", f"out={run.folder}", *SMALL, *NAMED_SPLIT)
     assert again.returncode == ConfigError.exit_code
-    assert "already holds a run; go on with resume=true, or choose another folder" in complaint(again)
+    assert "already holds a run; continue it with resume=true, or choose another folder" in complaint(again)
     resumed = heatline("train", f"out={run.folder}", "resume=true", "--json")
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout) == {"run": str(run.folder)} | msgspec.to_builtins(run.read_summary())
@@ -281,7 +281,7 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
         (["out=FILE"], ConfigError, "is a file; name a folder"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_in_one_sentence_and_leaves_no_run(
+def test_data_that_cannot_be_trained_on_is_refused_and_leaves_no_run(
     blobs: Path, tmp_path: Path, overrides: list[str], kind: type[HeatlineError], says: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -294,25 +294,25 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence_and_leaves_no_run(
         fit(configured(blobs, tmp_path / "run", *overrides))
     assert says in str(raised.value).replace("trainer.", "")
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "run" / "config.yaml").exists()  # so the mended command can be given again
+    assert not (tmp_path / "run" / "config.yaml").exists()  # so the corrected command can be given again
 
 
 def test_pictures_that_mislead_are_reported(blobs: Path, tmp_path: Path) -> None:
-    """A defective picture whose mask is empty, and a picture on both sides of the split."""
-    said: list[str] = []
-    fit(configured(blobs, tmp_path / "sound", "recipe.steps=1"), say=said.append)
-    assert not any("nearly identical" in line or "left out" in line for line in said)
+    """A defective picture whose mask is empty, and a picture in both parts of the split."""
+    lines: list[str] = []
+    fit(configured(blobs, tmp_path / "sound", "recipe.steps=1"), report_line=lines.append)
+    assert not any("nearly identical" in line or "left out" in line for line in lines)
     data = draw_blobs(tmp_path / "blobs")
     cv2.imwrite(str(data / "masks" / "a_2.png"), np.zeros((150, 200), np.uint8))
     labels = {f"{group}_{n}.png": n < 2 or group == "a" for group in "abcd" for n in range(3)}
     write_labels(data, [(name, "defective" if bad else "good", name[0]) for name, bad in labels.items()])
     (data / "images" / "c_2.png").write_bytes((data / "images" / "b_2.png").read_bytes())
-    fit(configured(data, tmp_path / "run", "recipe.steps=1"), say=said.append)
-    assert any("1 picture is left out" in line and "a_2.png" in line for line in said)
-    assert any("as do c_2.png (val) and b_2.png (train)" in line for line in said)
+    fit(configured(data, tmp_path / "run", "recipe.steps=1"), report_line=lines.append)
+    assert any("1 picture is left out" in line and "a_2.png" in line for line in lines)
+    assert any("as do c_2.png (val) and b_2.png (train)" in line for line in lines)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_advice(blobs: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training_with_advice(blobs: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+; lower the learning rate"):
         fit(configured(blobs, tmp_path / "run", "recipe.lr=1e20", "recipe.warmup=0"))
 
@@ -330,7 +330,7 @@ def test_a_folder_that_holds_no_run_or_no_checkpoint_is_not_loaded(run: RunFolde
         load_run(tmp_path)
 
 
-def test_training_ends_early_when_nothing_gets_better_and_is_then_finished(blobs: Path, tmp_path: Path) -> None:
+def test_training_ends_early_without_improvement_and_is_then_finished(blobs: Path, tmp_path: Path) -> None:
     never_better = ("recipe.lr=1e-12", "recipe.steps=40", "recipe.validate_every=2", "recipe.patience=2")
     run = fit(configured(blobs, tmp_path / "run", *never_better, "recipe.warmup=0"))
     summary = run.read_summary()
@@ -338,14 +338,14 @@ def test_training_ends_early_when_nothing_gets_better_and_is_then_finished(blobs
     assert summary.steps < 40
     rows = read_metrics(run.metrics)
     assert len(rows) - 1 - [row["step"] for row in rows].index(summary.best_step) == 2
-    # What a killed training would go on from is the last validation, not the best one.
+    # A killed training resumes from the last validation, not from the best one.
     assert torch.load(run.last, weights_only=True)["global_step"] == summary.steps
     assert torch.load(run.best, weights_only=True)["global_step"] == summary.best_step
     assert not run.cache.exists()
 
 
-def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(blobs: Path, tmp_path: Path) -> None:
-    """Five steps do not divide by three: training goes on to the next validation."""
+def test_the_best_checkpoint_is_chosen_by_the_metric_of_the_recipe(blobs: Path, tmp_path: Path) -> None:
+    """Five is not divisible by three: training continues to the next validation."""
     run = fit(configured(blobs, tmp_path / "run", "recipe.select=accuracy", "recipe.steps=5", "recipe.lr=0.03"))
     rows = read_metrics(run.metrics)
     assert [row["step"] for row in rows] == [3, 6]
@@ -359,7 +359,7 @@ def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: 
     command = [HEATLINE, "train", *asked, "trainer.accelerator=cpu", "trainer.devices=2", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ONE_THREAD, check=False)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["finished"]  # one of them speaks
+    assert json.loads(done.stdout)["finished"]  # only one of them prints
     run = RunFolder(tmp_path / "run")
     assert run.read_summary().finished
     assert [row["step"] for row in read_metrics(run.metrics)] == [3, 6]
@@ -368,7 +368,7 @@ def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: 
 
 @given(st.integers(1, 4), st.integers(0, 9), st.integers(0, 20))
 def test_each_batch_goes_to_one_device(devices: int, done: int, total: int) -> None:
-    """Stands in for a trainer: what `_steps` asks of one is its place among the devices."""
+    """`_steps` uses only the trainer's rank and number of devices."""
     dealt = [
         list(_steps(SimpleNamespace(global_step=done, world_size=devices, global_rank=rank), total)())  # type: ignore[arg-type]
         for rank in range(devices)
@@ -379,17 +379,17 @@ def test_each_batch_goes_to_one_device(devices: int, done: int, total: int) -> N
 
 
 def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
-    for name in ("run", "another"):  # of the same process, and yet runs of their own
+    for name in ("run", "another"):  # two runs in one process
         fit(configured(blobs, tmp_path / name, "recipe.steps=1", "logger=wandb", "logger.project=lines"))
     (logged,), (another,) = ((tmp_path / name / "wandb").glob("offline-run-*/*.wandb") for name in ("run", "another"))
     assert another.name != logged.name
     content = logged.read_bytes()
     for key in (b"val_ap", b"val_accuracy", b"train_loss", b"lines", b"test_efficientnet"):
         assert key in content
-    assert read_metrics(tmp_path / "run" / "metrics.csv")  # the table is there as ever
+    assert read_metrics(tmp_path / "run" / "metrics.csv")  # the table is still written
 
 
-def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_zero() -> None:
     rates = [cosine(step, steps=100, warmup=0.1) for step in range(101)]
     assert rates[0] < 0.1
     assert max(rates) == rates[10] == 1
@@ -408,7 +408,7 @@ def test_among_equals_in_average_precision_the_lower_loss_is_better() -> None:
     assert of(0.95, 5.0) > of(0.94, 0.01)
 
 
-def test_bf16_is_used_where_it_is_fast_unless_another_precision_is_asked_for() -> None:
+def test_bf16_is_used_where_it_is_fast_unless_another_precision_is_set() -> None:
     assert choose_precision("32-true", "auto")[0] == "32-true"
     assert choose_precision("bf16-mixed", "auto")[0] == "bf16-mixed"
     flags = Path("/proc/cpuinfo").read_text()

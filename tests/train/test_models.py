@@ -1,4 +1,4 @@
-"""The eight models, others of timm by name, and `heatline models`."""
+"""The eight models with a file, other timm models by name, and `heatline models`."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ EIGHT = {
 SHORT = ("mobilenetv3_large_d", "deit_tiny_patch16_224")
 
 
-def untaught(name: str, **changes: object) -> CnnConfig | VitConfig:
+def untrained(name: str, **changes: object) -> CnnConfig | VitConfig:
     return msgspec.structs.replace(read_model(name), **{"weights": "none"} | changes)  # type: ignore[return-value]
 
 
@@ -57,10 +57,10 @@ def assert_it_explains_itself(model: ExplainedClassifier, tile_px: int, cells: i
         torch.testing.assert_close(model.logits(tiles(2, tile_px)), logits, rtol=1e-5, atol=1e-5)
 
 
-# The eight.
+# The eight models with a file.
 
 
-def test_these_are_the_models_with_a_file() -> None:
+def test_the_listed_models_have_a_file() -> None:
     assert sorted(EIGHT) == model_names()
 
 
@@ -68,7 +68,7 @@ def test_these_are_the_models_with_a_file() -> None:
     "name",
     [pytest.param(name, marks=[] if name in SHORT else pytest.mark.long) for name in EIGHT],
 )
-def test_each_of_the_eight_is_what_it_says_and_weights_from_a_file_reach_every_layer(name: str, tmp_path: Path) -> None:
+def test_each_listed_model_matches_its_file_and_loads_weights_into_every_layer(name: str, tmp_path: Path) -> None:
     timm_name, cells, width, (mean, std) = EIGHT[name]
     config = read_model(name)
     assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
@@ -79,7 +79,7 @@ def test_each_of_the_eight_is_what_it_says_and_weights_from_a_file_reach_every_l
     torch.manual_seed(1)
     saved = timm.create_model(timm_name, pretrained=False).state_dict()
     torch.save(saved, tmp_path / "weights.pth")
-    model, provenance = build_model(untaught(name, weights=str(tmp_path / "weights.pth")), 224)
+    model, provenance = build_model(untrained(name, weights=str(tmp_path / "weights.pth")), 224)
     assert provenance.source == str(tmp_path / "weights.pth")
     assert isinstance(model, CamClassifier | RolloutClassifier)
     loaded = (model.features if isinstance(model, CamClassifier) else model).network.state_dict()
@@ -102,7 +102,7 @@ def test_a_full_cnn_gives_the_features_that_timm_pools(name: str) -> None:
     pooled: list[Tensor] = []
     network.global_pool.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
     torch.manual_seed(2)
-    model = build_model(untaught(name), 64)[0].eval()
+    model = build_model(untrained(name), 64)[0].eval()
     assert isinstance(model, CamClassifier)
     images = model.normalised(tiles(1, 64))
     network(images)
@@ -115,7 +115,7 @@ def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> Non
     torch.manual_seed(2)
     network = timm.create_model(EIGHT[name][0], pretrained=False).eval()
     torch.manual_seed(2)
-    model = build_model(untaught(name), 64)[0].eval()
+    model = build_model(untrained(name), 64)[0].eval()
     assert isinstance(model, CamClassifier)
     images = model.normalised(tiles(1, 64))
     after_each_stage = [network.bn1(network.conv_stem(images))]
@@ -126,7 +126,7 @@ def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> Non
     assert isinstance(model.features.network.conv_head, nn.Identity)
 
 
-# Others of timm.
+# Other timm models.
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> Non
         ),
     ],
 )
-def test_a_model_of_timm_is_taken_by_its_name_there(name: str, timm_name: str, cells: int | None) -> None:
+def test_a_timm_model_is_found_by_its_timm_name(name: str, timm_name: str, cells: int | None) -> None:
     config = compose([f"model={name}", "data=x", "recipe=finetune", "tiles.tile_px=64"]).model
     assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
     assert config.family == ("vit" if name.startswith(("vit", "test_vit")) else "cnn")
@@ -191,20 +191,20 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
         ),
     ],
 )
-def test_what_is_no_model_or_no_key_of_it_is_refused_in_a_sentence(overrides: list[str], says: str) -> None:
+def test_unknown_models_and_keys_are_refused_in_a_sentence(overrides: list[str], says: str) -> None:
     with pytest.raises(ConfigError) as raised:
         compose(["data=x", *overrides])
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-# What they cost.
+# Size and cost.
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", pytest.param("regnetx_002", marks=pytest.mark.long)])
-def test_parameters_and_multiply_adds_are_those_of_a_count_by_hand(name: str) -> None:
+def test_parameters_and_multiply_adds_equal_a_manual_count(name: str) -> None:
     tile_px = 160
-    model, _ = build_model(untaught(name), tile_px)
+    model, _ = build_model(untrained(name), tile_px)
     size = size_of(read_model(name), tile_px)
     assert size.parameters == sum(value.numel() for value in model.parameters())
     assert size.macs == macs(model, tile_px)

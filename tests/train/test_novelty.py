@@ -1,4 +1,4 @@
-"""Prototypes of good cells and the distance to them, in numpy, in PyTorch and in ONNX."""
+"""Prototypes of good cells and the distance to them, in NumPy, PyTorch and ONNX."""
 
 import numpy as np
 import onnxruntime
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from export.onnx_graph import to_graphs
 from tests.train.test_dense_model import built, tiles
-from train.models.novelty import NEAREST, Novelty, cells_of
+from train.models.novelty import NEAREST, Novelty, concatenate_cells
 from train.models.prototypes import Prototypes, k_means
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def good_cells(count: int, channels: int, seed: int = 0) -> NDArray[np.float32]:
-    """Of a normal distribution that lies askew, away from 0."""
+    """From a correlated normal distribution with a mean other than 0."""
     rng = np.random.default_rng(seed)
     turn = np.linalg.qr(rng.normal(size=(channels, channels)))[0]
     return np.asarray(rng.normal(size=(count, channels)) * rng.uniform(1, 9, channels) @ turn + 5, np.float32)
@@ -57,12 +57,12 @@ def test_a_head_adds_the_distance_of_each_cell_of_stride_16(seed: int, gain: flo
 
     novelty = Novelty.of(known)
     stages = [torch.from_numpy(each).float() for each in features]
-    np.testing.assert_allclose(cells_of(stages, (4, 8, 16)), cells, rtol=1e-5)
-    assert (novelty(stages, (4, 8, 16)) == 0).all()  # before it is weighed
+    np.testing.assert_allclose(concatenate_cells(stages, (4, 8, 16)), cells, rtol=1e-5)
+    assert (novelty(stages, (4, 8, 16)) == 0).all()  # before `weigh`
     novelty.weigh(offset, gain)
     found = novelty(stages, (4, 8, 16)).numpy()
     assert found.shape == (2, 4, 4)
-    corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # interpolated from nothing else
+    corners = found[:, [0, 0, -1, -1], [0, -1, 0, -1]]  # not interpolated
     np.testing.assert_allclose(corners, gain * (expected.reshape(2, 4) - offset), rtol=1e-2, atol=2e-2 * gain)
 
 
@@ -70,7 +70,7 @@ def test_a_model_with_novelty_is_loaded_and_exported_as_it_is() -> None:
     model = built()
     with torch.no_grad():
         features = model.features(tiles(8))
-        cells = cells_of(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
+        cells = concatenate_cells(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
         plain = model(tiles(3))[1]
         model.head.novelty = Novelty.of(Prototypes.of(cells, 0))
         torch.testing.assert_close(model(tiles(3))[1], plain)

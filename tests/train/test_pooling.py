@@ -1,4 +1,4 @@
-"""How a logit follows from a map: the line's function and training's, held to each other and to plain arithmetic."""
+"""Pooling of a map to a logit: the line's function and training's, compared with each other and with a reference."""
 
 import math
 
@@ -24,7 +24,7 @@ def by_hand(maps: NDArray[np.float32], top_cells: int | None) -> list[float]:
 
 
 @given(maps=MAPS, data=st.data())
-def test_both_pool_as_by_hand(maps: NDArray[np.float32], data: st.DataObject) -> None:
+def test_both_poolings_equal_a_manual_one(maps: NDArray[np.float32], data: st.DataObject) -> None:
     top_cells = data.draw(st.none() | st.integers(1, maps[0].size))
     expected = by_hand(maps, top_cells)
     of_edge, of_train = pooling.pool(maps, top_cells), pool(torch.from_numpy(maps), top_cells).numpy()
@@ -41,14 +41,14 @@ def test_the_mean_of_as_many_cells_as_there_are_is_the_mean(maps: NDArray[np.flo
 
 
 @pytest.mark.parametrize("top_cells", [None, 3])
-def test_a_cell_that_is_no_number_makes_a_logit_that_is_none(top_cells: int | None) -> None:
+def test_a_nan_cell_gives_a_nan_logit(top_cells: int | None) -> None:
     maps = np.zeros((2, 4, 4), np.float32)
     maps[1, 2, 2] = np.nan
     for came in (pooling.pool(maps, top_cells), pool(torch.from_numpy(maps), top_cells).numpy()):
         np.testing.assert_array_equal(np.isnan(came), [False, True])
 
 
-def test_only_the_highest_cells_learn() -> None:
+def test_only_the_highest_cells_get_a_gradient() -> None:
     maps = torch.arange(18.0).reshape(2, 3, 3).requires_grad_()
     pool(maps, 2).sum().backward()
     assert maps.grad is not None
@@ -56,5 +56,5 @@ def test_only_the_highest_cells_learn() -> None:
 
 
 @given(st.none() | st.integers(1, 99_999_999))
-def test_an_identity_says_which_cells_it_takes(top_cells: int | None) -> None:
+def test_an_identity_states_how_many_cells_are_pooled(top_cells: int | None) -> None:
     assert pooling.top_cells_of(pooling.identity_of(top_cells)) == top_cells

@@ -1,4 +1,4 @@
-"""What a folder of labelled pictures is understood to say."""
+"""Reading of folders of labelled pictures."""
 
 import struct
 import zlib
@@ -39,10 +39,10 @@ def test_labels_csv_gives_label_and_group_and_masks_give_the_place(tmp_path: Pat
     assert stored is not None
     assert np.array_equal(first.mask((150, 200)), stored > 0)
     assert not last.defective
-    assert not np.any(last.mask((150, 200)))  # labelled good and without a mask: nothing of it is defective
+    assert not np.any(last.mask((150, 200)))  # labelled good, without a mask: no pixel is defective
 
 
-def test_the_first_truth_there_is_is_used_and_any_can_be_asked_for(tmp_path: Path) -> None:
+def test_the_first_truth_of_a_folder_is_the_default_and_any_can_be_chosen(tmp_path: Path) -> None:
     write_box(tmp_path)
     assert read_folder(tmp_path).truth == "boxes"
     write_picture(tmp_path / "derived_masks" / "p.png", 255)
@@ -87,7 +87,7 @@ def test_in_good_and_defective_folders_each_file_is_a_group_unless_a_pattern_say
 
 
 def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
-    """Replaces labels.csv; by no rows, all pictures are good."""
+    """Replace labels.csv; without rows, all pictures are good."""
     return lambda folder: write_labels(
         folder, [(*row, "a") for row in rows] or [(file.name, "good", "a") for file in (folder / "images").iterdir()]
     )
@@ -157,7 +157,7 @@ def test_masks_that_do_not_fit_their_picture_or_its_label_are_refused(tmp_path: 
         read_folder(folder).images[0].mask((150, 200))
 
 
-# Labels only, and pictures of any kind, which are read as the line would read them.
+# Labels only, and pictures of any format, decoded as on the line.
 
 LARGE_HW = (500, 700)
 
@@ -172,7 +172,7 @@ def test_a_folder_without_annotations_has_the_labels_of_its_table(tmp_path: Path
     assert read.images[1].mask(LARGE_HW) is None
 
 
-def test_labels_may_be_asked_for_where_there_are_annotations_which_are_then_not_read(tmp_path: Path) -> None:
+def test_truth_labels_ignores_annotations(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     for file in (folder / "masks").iterdir():
         file.write_bytes(b"no mask")
@@ -195,7 +195,7 @@ def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
         read_folder(tiles)
 
 
-# Mixtures, and good pictures only, where the caller can use them.
+# Mixtures, and good pictures only, if the caller accepts them.
 
 
 def sorted_with_masks(tmp_path: Path, stems: tuple[str, ...]) -> Path:
@@ -224,7 +224,7 @@ def test_a_defective_picture_without_annotation_is_known_by_its_label_in_a_mixtu
 
 
 @pytest.mark.parametrize("stems", [("d00", "d01", "d02"), ("d01",), ()])
-def test_masks_may_lie_beside_sorted_pictures(tmp_path: Path, stems: tuple[str, ...]) -> None:
+def test_masks_may_lie_next_to_sorted_pictures(tmp_path: Path, stems: tuple[str, ...]) -> None:
     folder = sorted_with_masks(tmp_path, stems)
     read = read_folder(folder, mixed=True)
     assert (read.truth, truths_in(folder)[-1]) == ("masks" if stems else "labels", "labels")
@@ -241,7 +241,7 @@ def test_masks_may_lie_beside_sorted_pictures(tmp_path: Path, stems: tuple[str, 
     assert all(image.labels_only for image in read_folder(folder, "labels").images)
 
 
-def test_of_two_sorted_pictures_of_one_name_the_defective_one_has_the_annotation(tmp_path: Path) -> None:
+def test_the_annotation_belongs_to_the_defective_of_two_pictures_with_one_name(tmp_path: Path) -> None:
     folder = sorted_with_masks(tmp_path, ("g00",))
     (folder / "defective" / "d00.png").rename(folder / "defective" / "g00.png")
     good, *_, defective = (image for image in read_folder(folder, mixed=True).images if image.path.stem == "g00")
@@ -249,7 +249,7 @@ def test_of_two_sorted_pictures_of_one_name_the_defective_one_has_the_annotation
     assert defective.annotation is not None
 
 
-def test_boxes_beside_sorted_pictures_may_count_by_class(tmp_path: Path) -> None:
+def test_boxes_next_to_sorted_pictures_may_count_by_class(tmp_path: Path) -> None:
     folder = sort_tiles(tmp_path / "tiles", count=2)
     (folder / "boxes").mkdir()
     for number in range(2):
@@ -257,7 +257,7 @@ def test_boxes_beside_sorted_pictures_may_count_by_class(tmp_path: Path) -> None
     assert [image.defective for image in read_folder(folder, classes=["short"]).images] == [False, False, False, True]
 
 
-def test_good_pictures_alone_are_read_where_the_caller_can_do_without_others(tmp_path: Path) -> None:
+def test_only_good_pictures_are_read_if_the_caller_accepts_that(tmp_path: Path) -> None:
     folder = sort_tiles(tmp_path / "tiles", count=2)
     for file in (folder / "defective").iterdir():
         file.unlink()
@@ -274,7 +274,7 @@ def test_good_pictures_alone_are_read_where_the_caller_can_do_without_others(tmp
         read_folder(folder, mixed=True)
 
 
-def test_a_column_with_an_empty_cell_is_no_way_to_tell_groups(tmp_path: Path) -> None:
+def test_a_column_with_an_empty_cell_gives_no_groups(tmp_path: Path) -> None:
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
     write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "")])
     with pytest.raises(InputError, match=r"column 'group' of labels.csv \(which is empty for q.png\)"):
@@ -284,7 +284,7 @@ def test_a_column_with_an_empty_cell_is_no_way_to_tell_groups(tmp_path: Path) ->
 def png(
     path: Path, bits: int, colour_type: int, rows: bytes, palette: bytes = b"", size: tuple[int, int] = (4, 2)
 ) -> None:
-    """A PNG, byte by byte (ISO 15948), as OpenCV writes none with a palette or less than 8 bits.
+    """Write a PNG byte by byte (ISO 15948), as OpenCV writes none with a palette or fewer than 8 bits.
 
     Args:
         rows: each begins with its filter, 0.
@@ -315,7 +315,7 @@ PNGS = {  # bits, colour type, a row of four px, and the first two of them as RG
 
 
 @pytest.mark.parametrize("kind", PNGS)
-def test_every_kind_of_png_becomes_the_rgb_it_stands_for(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_png_is_decoded_to_its_rgb_values(tmp_path: Path, kind: str) -> None:
     folder = sort_tiles(tmp_path / "tiles", count=1)
     bits, colour_type, row, first, second = PNGS[kind]
     palette = bytes([*BLUE, *RED]) if colour_type == 3 else b""

@@ -1,4 +1,4 @@
-"""Each annotation format: which pixels it marks, which classes it knows, and what is refused."""
+"""Each annotation format: its pixels and classes, and what it refuses."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> Mask:
     return mask
 
 
-# The pixels of a shape, against slow and obvious ones.
+# The pixels of a shape, compared with a slow reference.
 
 corner = st.tuples(st.integers(0, HW[1] - 1), st.integers(0, HW[0] - 1))
 
@@ -145,7 +145,7 @@ def test_labelme_polygons_of_real_parts_give_the_masks_that_were_made_of_them(re
         found = LabelMePolygons(file, None).mask((mask.shape[0], mask.shape[1]))
         overlap += int((found & (mask > 0)).sum())
         union += int((found | (mask > 0)).sum())
-    assert overlap / union > 0.999  # 1.0 was seen
+    assert overlap / union > 0.999  # 1.0 was measured
 
 
 # COCO.
@@ -186,7 +186,7 @@ def test_coco_marks_polygons_run_lengths_and_boxes(tmp_path: Path) -> None:
     assert p.annotation.objects() == {"pit": 2, "rust": 1, "dent": 0}
 
 
-def test_what_pycocotools_compressed_is_understood(tmp_path: Path) -> None:
+def test_run_lengths_that_pycocotools_compressed_are_read(tmp_path: Path) -> None:
     # pycocotools 2.0.11, mask.encode of the mask below.
     text = "i4a0=000007C600000000000000000000000000000000000000000S8M"
     mask = rectangle(5, 3, 8, 19) | rectangle(9, 10, 30, 13) | rectangle(39, 29, 39, 29)
@@ -252,7 +252,7 @@ def voc(folder: Path) -> Path:
         (lambda folder: deeppcb(folder, "5 3 9 7 1\n20 10 22 11 6\n"), ("pin-hole", "open")),
     ],
 )
-def test_only_the_classes_that_are_asked_for_are_defects(
+def test_only_objects_of_the_chosen_classes_are_defects(
     tmp_path: Path, make: Callable[[Path], Path], names: tuple[str, str]
 ) -> None:
     folder = make(tmp_path)
@@ -268,7 +268,7 @@ def test_only_the_classes_that_are_asked_for_are_defects(
     assert np.array_equal(both, masks[None])
     with pytest.raises(InputError, match=f"has no class 'dust'; its classes are .*{names[1]}"):
         read_folder(folder, classes=["dust"])
-    with pytest.raises(InputError, match="no class is named"):
+    with pytest.raises(InputError, match="classes is empty"):
         read_folder(folder, classes=[])
 
 
@@ -283,10 +283,10 @@ def test_a_picture_with_ignored_classes_only_is_good_whatever_its_label_says(tmp
     assert [image.defective for image in read_folder(folder, classes=["spur"]).images] == [True, True]
 
 
-# What sticks out of the picture, by one px of rounding or by more.
+# Shapes beyond the picture, by one px of rounding or by more.
 
 
-def test_one_px_outside_the_picture_is_cut_off_and_more_is_refused() -> None:
+def test_shapes_one_px_outside_the_picture_are_clipped_and_further_ones_refused() -> None:
     for shape, expected in (
         (Box(-1, -1, 3, 3), rectangle(0, 0, 2, 2)),
         (Box(38, 28, 41, 31), rectangle(38, 28, 39, 29)),
@@ -307,7 +307,7 @@ def test_one_px_outside_the_picture_is_cut_off_and_more_is_refused() -> None:
             drawn(outside)
 
 
-# Damage. Each ends in one sentence that names the file.
+# Damaged files: each error is one sentence that names the file.
 
 
 def spoil(folder: Path, file: str, content: str | bytes) -> Path:
@@ -344,7 +344,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: coco(at, {"bbox": [1, 1, 0, 5]}), "has a bbox of 0x5 px"),
     (lambda at: coco(at, {"bbox": [1, 1, 50, 5]}), "does not lie in its picture"),
     (lambda at: coco(at, {"segmentation": [[1, 1, 2, 2, 3]]}), "has a polygon of 5 numbers"),
-    (lambda at: coco(at, {"segmentation": {"size": [40, 30], "counts": [1200]}}), "is of a picture of 40x30 px"),
+    (lambda at: coco(at, {"segmentation": {"size": [40, 30], "counts": [1200]}}), "was made for a picture of 40x30 px"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": [10**15]}}), "expected 1200"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": [1300, -100]}}), "none below 0"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "a!"}}), "'!' in its run lengths"),
@@ -373,15 +373,15 @@ def test_damaged_annotations_are_refused_in_one_sentence(
     assert str(tmp_path) in str(raised.value)
 
 
-def test_annotations_can_be_used_alone(tmp_path: Path) -> None:
+def test_coco_and_voc_in_one_folder_are_read_separately(tmp_path: Path) -> None:
     folder = coco(voc(tmp_path), {"bbox": [1, 1, 5, 5]})
-    assert isinstance(read_folder(folder).images[0].annotation, CocoObjects)  # VOC beside it: exact before boxes
+    assert isinstance(read_folder(folder).images[0].annotation, CocoObjects)  # not VOC: boxes come last
     assert isinstance(read_folder(folder, "boxes").images[0].annotation, VocBoxes)
     assert list(read_coco(folder / "annotations", None)) == ["p", "q"]
 
 
 @given(st.sampled_from(["labelme/p.json", "annotations/instances.json", "annotations/p.xml", "boxes/p.txt"]), st.data())
-def test_a_file_with_changed_bytes_is_read_or_refused_but_never_a_crash(file: str, data: st.DataObject) -> None:
+def test_a_file_with_changed_bytes_is_read_or_refused_without_a_crash(file: str, data: st.DataObject) -> None:
     make: dict[str, Callable[[Path], Path]] = {
         "labelme/p.json": lambda at: labelme(at, TRIANGLE),
         "annotations/instances.json": lambda at: coco(at, {"segmentation": {"size": HW, "counts": "i4a0"}}),

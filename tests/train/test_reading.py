@@ -1,4 +1,4 @@
-"""A folder that trained a bundle is read again as the training read it, wherever it lies."""
+"""A bundle's training folder is read again as the training read it, wherever it lies."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import msgspec
 import pytest
-from tests.train.test_near_duplicates import again, scene
 
 from edge.bundle import Bundle, write_bundle
 from tests.train.blobs import draw_blobs, write_labels
 from tests.train.placed_squares import grouped
+from tests.train.test_near_duplicates import again, scene
 from train.compose import compose
 from train.evaluation.evaluate import Asked, evaluate_model
 from train.readers import LabelledImage
@@ -71,8 +71,8 @@ def test_the_provenance_of_a_bundle_is_enough_to_read_a_folder_as_the_run_does(
     assert facts(read.images) == facts(own.images)
 
 
-def test_groups_that_were_discovered_are_known_to_have_trained_a_bundle(tmp_path: Path, bundle: Bundle) -> None:
-    """Its run was given a folder and nothing else; the groups are boards."""
+def test_evaluation_knows_the_discovered_groups_that_trained_a_bundle(tmp_path: Path, bundle: Bundle) -> None:
+    """Its run got only a folder; the groups are boards."""
     data = grouped(tmp_path / "data")
     rows = [line.split(",") for line in (data / "labels.csv").read_text().split()[1:]]
     write_labels(data, [(image, label, group) for image, label, group in rows], "board")
@@ -90,4 +90,4 @@ def test_groups_that_were_discovered_are_known_to_have_trained_a_bundle(tmp_path
     everything = evaluate_model(trained.path, Asked(data, part="all"))
     assert everything.warnings[0].startswith("4 of the 6 frames are of groups that trained the model")
     by_name = evaluate_model(trained.path, Asked(data, part="all", pattern="(.)[.]png$"))
-    assert by_name.told.groups == ["1", "2"]  # what is named comes first
+    assert by_name.told.groups == ["1", "2"]  # named groups take precedence

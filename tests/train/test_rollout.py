@@ -1,4 +1,4 @@
-"""Attention rollout, against the slow and obvious one, and in the model."""
+"""Attention rollout, compared with a slow reference, and in the model."""
 
 import copy
 import math
@@ -54,7 +54,7 @@ def our_row(attentions: list[Tensor], fusion: Fusion, discard_ratio: float) -> T
     discard_ratio=st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.8, 0.9, 0.99]),
     coarse=st.booleans(),
 )
-def test_the_row_is_the_class_tokens_in_the_product_of_whole_matrices(
+def test_the_row_equals_that_of_the_class_token_in_the_full_matrix_product(
     fusion: Fusion, seed: int, layers: int, tiles: int, heads: int, tokens: int, discard_ratio: float, coarse: bool
 ) -> None:
     attentions = softmax_attentions(seed, layers, tiles, heads, tokens)
@@ -69,7 +69,7 @@ def test_the_row_is_the_class_tokens_in_the_product_of_whole_matrices(
 
 
 @given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(2, 9), discard_ratio=st.floats(0, 1, exclude_max=True))
-def test_each_tile_loses_its_own_lowest_entries_and_exactly_so_many(
+def test_the_discard_removes_exactly_the_lowest_entries_of_each_tile(
     seed: int, tokens: int, discard_ratio: float
 ) -> None:
     fused = softmax_attentions(seed, 1, 3, 1, tokens)[0][:, 0]
@@ -83,7 +83,7 @@ def test_each_tile_loses_its_own_lowest_entries_and_exactly_so_many(
         assert torch.equal(discard_lowest(fused[tile : tile + 1], discard_ratio)[0], kept[tile])
 
 
-def test_nothing_left_of_any_patch_makes_all_patches_equal() -> None:
+def test_all_patches_are_equal_if_the_discard_leaves_none() -> None:
     row = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.7, 0.1, 0.0, 0.2]])
     torch.testing.assert_close(relevance(row, 1), torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 2.0]]))
     torch.testing.assert_close(relevance(row, 2)[1], torch.tensor([0.0, 2.0]))
@@ -127,7 +127,7 @@ VITS = pytest.mark.parametrize(
 
 @VITS
 @torch.no_grad()
-def test_blocks_run_by_hand_make_what_timm_makes_and_the_map_is_the_rollout_of_its_attention(
+def test_blocks_run_separately_equal_timms_and_the_map_is_their_rollout(
     options: dict[str, Any],
 ) -> None:
     network = small_vit(**options)
@@ -155,7 +155,7 @@ def test_blocks_run_by_hand_make_what_timm_makes_and_the_map_is_the_rollout_of_i
 
 
 @torch.no_grad()
-def test_a_gate_on_the_attention_is_run_too() -> None:
+def test_a_gated_attention_is_supported() -> None:
     block = small_vit().blocks[0]
     block.attn = Attention(16, num_heads=2, qkv_bias=True, gated=True)
     tokens = torch.randn(2, 9, 16)
@@ -163,7 +163,7 @@ def test_a_gate_on_the_attention_is_run_too() -> None:
 
 
 @torch.no_grad()
-def test_under_autocast_logits_and_map_are_f32_and_stay_what_they_are() -> None:
+def test_logits_and_map_are_f32_and_unchanged_under_autocast() -> None:
     model = classifier(small_vit(), "mean", 0.0)
     exact, exact_maps = model(tiles())
     seen: list[torch.dtype] = []
@@ -173,19 +173,19 @@ def test_under_autocast_logits_and_map_are_f32_and_stay_what_they_are() -> None:
         fused_logits = model.logits(tiles())
     assert seen == [torch.float32] * 4
     assert logits.dtype == maps.dtype == fused_logits.dtype == torch.float32
-    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)  # an identity that bf16 could not hold
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)  # bf16 would break this identity
     torch.testing.assert_close(logits, exact, rtol=0, atol=float(0.1 * exact.abs().max()))
     torch.testing.assert_close(maps, exact_maps, rtol=0, atol=float(0.1 * exact_maps.abs().max()))
 
 
-def test_the_rollout_explains_and_does_not_teach() -> None:
+def test_the_rollout_passes_no_gradient() -> None:
     model = classifier(small_vit(), "mean", 0.3)
     weights = list(model.parameters())
     logits, maps = model(tiles(1))
-    taught = torch.autograd.grad(maps[0, 1, 2], weights, retain_graph=True, allow_unused=True)
+    of_map = torch.autograd.grad(maps[0, 1, 2], weights, retain_graph=True, allow_unused=True)
     of_logit = torch.autograd.grad(logits[0], weights, allow_unused=True)
     share = float(maps[0, 1, 2].detach() / logits[0].detach())
-    for one, other in zip(taught, of_logit, strict=True):
+    for one, other in zip(of_map, of_logit, strict=True):
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other * share, rtol=1e-3, atol=1e-5)
@@ -239,13 +239,13 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("vit_medium_patch16_gap_256", r"answers from its pooled patches \(global_pool 'avg'\)"),
+        ("vit_medium_patch16_gap_256", r"classifies by pooled patches \(global_pool 'avg'\)"),
         ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
         ("vit_tiny_r_s16_p8_224", "its tokens come from a HybridEmbed"),
         ("resnet18", "it is a ResNet, not timm's VisionTransformer"),
         ("test_vit", r"tiles\.tile_px=100 is no multiple of the patches of test_vit, 16 px"),
     ],
 )
-def test_what_the_rollout_does_not_explain_is_refused_with_the_reason(name: str, says: str) -> None:
+def test_models_that_the_rollout_cannot_explain_are_refused_with_the_reason(name: str, says: str) -> None:
     with torch.device("meta"), pytest.raises(ConfigError, match=says):
         build_model(config(name), 100 if name == "test_vit" else 224)

@@ -1,4 +1,4 @@
-"""All fusions and discard ratios from one pass, held to one run each; and their figures, to the slow obvious way."""
+"""All fusions and discard ratios from one pass, compared with separate runs; their figures, with a slow reference."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def random_tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def single_runs(model: ToyViT, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Logits [N] and maps [N, fusions, ratios, h, w], each variant by a classifier that is set to it."""
+    """Logits [N] and maps [N, fusions, ratios, h, w], each variant from a classifier with its settings."""
     maps = []
     for model.fusion in FUSIONS:
         for model.discard_ratio in RATIOS:
@@ -191,7 +191,7 @@ def test_figures_of_several_truths_are_those_of_single_runs_counted_slowly() -> 
 
 
 class Counting:
-    """A sweep of fixed relevance, that remembers what it was asked for."""
+    """A sweep with fixed relevance that records its inputs."""
 
     def __init__(self, relevance: Any, logit: float = 1.0) -> None:
         self.relevance, self.logit = torch.tensor(relevance, dtype=torch.float32), logit

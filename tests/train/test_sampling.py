@@ -1,4 +1,4 @@
-"""Which tiles make up a batch, and what that does to the odds."""
+"""The tiles of a batch, and the effect of sampling on the odds."""
 
 import math
 
@@ -28,11 +28,11 @@ def test_each_batch_has_its_share_and_each_pass_every_tile_once() -> None:
         assert sorted(passed) == list(range(6, 24))
     assert not np.array_equal(*defective.reshape(4, 6)[:2])
     sampler = BatchSampler(labels(defective=3, good=5), batch=8, defective_share=0.5, seed=0)
-    drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # a pass may end amid a batch
+    drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # a pass may end within a batch
     assert all(sorted(passed) == [0, 1, 2] for passed in drawn.reshape(4, 3))
 
 
-def test_draws_depend_on_seed_and_step_alone() -> None:
+def test_draws_depend_only_on_seed_and_step() -> None:
     tiles = labels(10, 90)
     later_first = BatchSampler(tiles, 8, 0.25, seed=1)
     backwards = [later_first.draw(step) for step in reversed(range(50))][::-1]
@@ -42,7 +42,7 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     assert forwards.details(7).random() == later_first.details(7).random() != forwards.details(8).random()
 
 
-def test_without_a_wanted_share_tiles_come_as_often_as_they_are() -> None:
+def test_without_a_wanted_share_tiles_come_in_their_natural_proportion() -> None:
     sampler = BatchSampler(labels(defective=4, good=36), batch=8, defective_share=None, seed=0)
     assert sampler.shift == 0
     assert sorted(np.concatenate([sampler.draw(step) for step in range(5)])) == list(range(40))
@@ -51,12 +51,12 @@ def test_without_a_wanted_share_tiles_come_as_often_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("defective", "good"), [(0, 5), (5, 0)])
-def test_one_class_alone_is_refused(defective: int, good: int) -> None:
+def test_a_single_class_is_refused(defective: int, good: int) -> None:
     with pytest.raises(TrainingError, match=f"{defective} defective and {good} good ones; both classes are needed"):
         BatchSampler(labels(defective, good), 4, 0.25, 0)
 
 
-def test_the_shift_gives_back_the_odds_of_the_tiles_as_they_come() -> None:
+def test_the_shift_restores_the_natural_odds_of_the_tiles() -> None:
     """Tiles of known odds: x is normal around +1 if defective, -1 if good; by Bayes the log-odds are 2 x + prior."""
     defective = labels(defective=3_000, good=97_000)
     x = torch.from_numpy(np.random.default_rng(0).normal(np.where(defective, 1.0, -1.0), 1.0))

@@ -1,4 +1,4 @@
-"""A group lies on one side of a split, whole."""
+"""Splits: each group lies in one part only."""
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ BOARDS = ["01", "04", "07", "08", "10", "12"]
     seed=st.integers(0, 2**32),
     defective=st.integers(0, 60),
 )
-def test_every_group_is_in_exactly_one_part_and_no_part_that_was_asked_for_is_empty(
+def test_every_group_is_in_exactly_one_part_and_no_wanted_part_is_empty(
     groups: list[str], shares: tuple[int, int, int], seed: int, defective: int
 ) -> None:
     with_defects, fractions = set(groups[:defective]), [share / sum(shares) for share in shares]
@@ -36,7 +36,7 @@ def test_the_draw_is_the_same_on_every_machine_and_differs_by_seed() -> None:
     assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
 
 
-def test_rare_groups_with_defects_are_divided_as_the_others_are() -> None:
+def test_rare_groups_with_defects_are_split_like_the_others() -> None:
     groups = [f"{number:03d}" for number in range(100)]
     for seed in range(20):
         split = split_by_fractions(groups, [0.7, 0.1, 0.2], seed, defective=groups[:10])
@@ -44,7 +44,7 @@ def test_rare_groups_with_defects_are_divided_as_the_others_are() -> None:
         assert [len(part) for part in (split.train, split.val, split.test)] == [70, 10, 20]
 
 
-def test_named_groups_are_found_also_where_a_leading_zero_was_lost() -> None:
+def test_named_groups_are_found_without_their_leading_zeros() -> None:
     for val, test in ((["08"], ["10", "12"]), ([8], [10, 12])):  # as a command line may read 08
         assert split_by_name(BOARDS, val, test) == Split(("01", "04", "07"), ("08",), ("10", "12"))
     assert split_by_name(BOARDS, ["8"], []) == Split(("01", "04", "07", "10", "12"), ("08",), ())
@@ -62,14 +62,14 @@ def test_named_groups_are_found_also_where_a_leading_zero_was_lost() -> None:
         (["08", "008", "9"], [8], [], "group 8 could be any of 008, 08; write it in full"),
     ],
 )
-def test_a_split_by_name_that_makes_no_sense_is_refused(
+def test_an_inconsistent_split_by_name_is_refused(
     groups: list[str], val: list[object], test: list[object], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         split_by_name(groups, val, test)
 
 
-def test_fractions_that_are_no_shares_and_too_few_groups_are_refused() -> None:
+def test_invalid_fractions_and_too_few_groups_are_refused() -> None:
     for fractions in ([0.7, 0.3], [0.7, 0.2, 0.2], [1.2, -0.1, -0.1], [0.8, 0.0, 0.2], []):
         with pytest.raises(ConfigError, match="expected three shares"):
             split_by_fractions(BOARDS, fractions, 0)

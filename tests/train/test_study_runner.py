@@ -20,7 +20,7 @@ from tests.train.blobs import GROUPS
 from train.callbacks import read_metrics
 from train.compose import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
-from train.locks import is_taken, taken
+from train.locks import is_locked, lock_file
 from train.run import RunFolder
 from train.sampling import BatchSampler
 from train.study.plan import DEFAULT_PLAN, Plan, read_plan
@@ -323,8 +323,8 @@ def test_a_run_that_was_trained_otherwise_is_reported_and_left_alone(data: Path,
 def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, tmp_path: Path) -> None:
     study = Study(plan(), data, tmp_path / "study", [SECOND])
     lock = lock_of(study.runs[0], tmp_path / "study")
-    assert not is_taken(lock)
-    with taken(lock) as ours:
+    assert not is_locked(lock)
+    with lock_file(lock) as ours:
         assert ours
         said: list[str] = []
         (run,) = work(study, said).runs
@@ -351,7 +351,7 @@ def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data:
     assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), said).failed == {}
     (loud,) = [line for line in said if "RANDOM START" in line]
     assert loud.startswith("blobs/a/test_efficientnet: RANDOM START, and so will all runs of test_efficientnet: ")
-    assert "cannot be had from timm/" in loud
+    assert "cannot be downloaded from timm/" in loud
     for fold in "ab":
         run = RunFolder(out / "blobs" / fold / "test_efficientnet")
         assert read_config(run.config).model.weights == "none"

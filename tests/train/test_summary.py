@@ -1,4 +1,4 @@
-"""`heatline data show`: what a folder is understood to hold, and everything in it that cannot be used."""
+"""`heatline data show`: the summary of a folder, and the files that cannot be used."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from train.discovery import discover
 from train.frames import FrameStore
 from train.readers import read_folder
 from train.split import split_by_fractions
-from train.summary import Asked, Groups, Part, Size, summarise_folder
+from train.summary import Groups, Part, ReadingOptions, Size, summarise_folder
 
 VOC = """<annotation><object><name>{name}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>{xmax}</xmax><ymax>20</ymax>
 </bndbox></object></annotation>"""
@@ -38,14 +38,14 @@ def box(folder: Path, stem: str, name: str = "spur", xmax: int = 20) -> None:
     (folder / "annotations" / f"{stem}.xml").write_text(VOC.format(name=name, xmax=xmax))
 
 
-def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
+def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    found = summarise_folder(folder, Asked(fractions=(0.5, 0.25, 0.25), seed=3, tile_px=64))
+    found = summarise_folder(folder, ReadingOptions(fractions=(0.5, 0.25, 0.25), seed=3, tile_px=64))
     assert (found.truth, found.truths, found.good, found.defective) == ("masks", ["masks", "labels"], 4, 8)
     assert (found.sizes, found.colours) == ([Size(200, 150, 12)], {"colour": 12})
     assert (found.groups, found.classes) == (Groups(4, 3, 3, 3), {})
     assert found.split == {"train": Part(2, 2, 4), "val": Part(1, 1, 2), "test": Part(1, 1, 2)}
-    assert (found.twins, found.unusable, found.labels_only) == ([], [], 0)
+    assert (found.near_duplicates, found.unusable, found.labels_only) == ([], [], 0)
     assert [warning.split(" picture")[0] for warning in found.warnings] == [
         "only 4 groups have a defective", "only 4 groups have a good",
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
 
 def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
-    for group in "abcd":  # every group has its own number of pictures, so that counts tell them apart
+    for group in "abcd":  # groups differ in their number of pictures, so that counts identify them
         for copy in range(1 + ord(group) - ord("a")):
             shutil.copy(folder / "images" / f"{group}_1.png", folder / "images" / f"{group}_9{copy}.png")
     rows = [
@@ -64,15 +64,15 @@ def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     write_labels(folder, rows)
     for seed in range(4):
         drawn = split_by_fractions("abcd", (0.5, 0.25, 0.25), seed)
-        found = summarise_folder(folder, Asked(fractions=(0.5, 0.25, 0.25), seed=seed)).split
+        found = summarise_folder(folder, ReadingOptions(fractions=(0.5, 0.25, 0.25), seed=seed)).split
         assert found is not None
         assert found["val"].good == sum(row[2] in drawn.val and row[1] == "good" for row in rows)
         assert found["test"].good == sum(row[2] in drawn.test and row[1] == "good" for row in rows)
-    named = summarise_folder(folder, Asked(val=["a"], test=["b", "c"])).split
+    named = summarise_folder(folder, ReadingOptions(val=["a"], test=["b", "c"])).split
     assert named == {"train": Part(1, 5, 1), "val": Part(1, 2, 1), "test": Part(2, 7, 2)}
 
 
-def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=3)
     images, masks = folder / "images", folder / "masks"
     (images / "a_0.png").write_bytes((images / "a_0.png").read_bytes()[:900])
@@ -88,7 +88,7 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     cv2.imwrite(str(images / "new.png"), np.full((150, 200), 9, np.uint8))
     table = folder / "labels.csv"
     table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,bad") + "c_2.png,good,c\n")
-    found = summarise_folder(folder, Asked())
+    found = summarise_folder(folder, ReadingOptions())
     assert sorted(Path(file.file).name for file in found.unusable) == [
         "a_0.png", "a_1.png", "b_0.png", "b_1.png", "c_0.png", "c_3.png",
         "labels.csv", "labels.csv", "labels.csv", "lonely.png", "more", "new.png", "notes.txt",
@@ -116,19 +116,19 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     assert found.labels_only == 1
     mixture = "defective pictures has no defect marked (masks), first b_2.png: only the label is used"
     assert f"1 of 9 {mixture}" in found.assumptions[0]  # before any picture is decoded
-    assert f"1 of 6 {mixture}" in summarise_folder(folder, Asked(group_column="group")).warnings
+    assert f"1 of 6 {mixture}" in summarise_folder(folder, ReadingOptions(group_column="group")).warnings
 
 
-def test_classes_are_counted_and_one_without_objects_is_told(tmp_path: Path) -> None:
+def test_classes_are_counted_and_one_without_objects_gives_a_warning(tmp_path: Path) -> None:
     folder = draw_plain(tmp_path, ("p.png", "q.png"))
     (folder / "boxes").mkdir()
     (folder / "boxes" / "p.txt").write_text("1 1 9 9 1\n1 1 9 9 1\n20 20 25 25 4\n")
-    found = summarise_folder(folder, Asked(classes=["spur", "short"]))
+    found = summarise_folder(folder, ReadingOptions(classes=["spur", "short"]))
     assert found.classes == {"open": 2, "spur": 1, "copper": 0, "mousebite": 0, "pin-hole": 0, "short": 0}
     assert "the class 'short' counts as a defect and has no object" in found.warnings
     assert not any("'spur'" in warning for warning in found.warnings)
     with pytest.raises(InputError, match="has no class 'dust'; its classes are copper"):
-        summarise_folder(folder, Asked(classes=["dust"]))
+        summarise_folder(folder, ReadingOptions(classes=["dust"]))
 
 
 def test_colour_formats_are_reported_as_they_are_stored(tmp_path: Path) -> None:
@@ -140,45 +140,46 @@ def test_colour_formats_are_reported_as_they_are_stored(tmp_path: Path) -> None:
     cv2.imwrite(str(images / "alpha.png"), np.full((30, 40, 4), (9, 90, 200, 7), np.uint8))
     cv2.imwrite(str(images / "bit.png"), np.full((30, 40), 255, np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
     write_labels(folder, [(file.name, "defective", file.stem) for file in images.iterdir()])
-    assert summarise_folder(folder, Asked()).colours == {
+    assert summarise_folder(folder, ReadingOptions()).colours == {
         "grey": 1, "16-bit grey": 1, "16-bit colour": 1, "colour": 1, "colour with alpha": 1, "1-bit grey": 1,
     }  # fmt: skip
 
 
-def with_twin(folder: Path) -> Path:
-    """A good picture of group d that is one of group a, darker."""
+def with_near_duplicate(folder: Path) -> Path:
+    """Add a darker copy of a picture of group a as a good picture of group d."""
     original = cv2.imread(str(folder / "images" / "a_0.png"))
     assert original is not None
-    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise alone has no structure to know it by
+    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise has no structure to compare
     cv2.imwrite(str(folder / "images" / "a_0.png"), smooth)
     cv2.imwrite(str(folder / "images" / "d_2.png"), (smooth * 0.8).astype(np.uint8))
     return folder
 
 
-def test_near_duplicates_pictures_on_both_sides_of_the_split_are_told(tmp_path: Path) -> None:
-    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
-    (twins,) = summarise_folder(folder, Asked(val=["b"], test=["d"])).twins
-    assert (Path(twins.picture).name, twins.part) == ("d_2.png", "test")
-    assert (Path(twins.other).name, twins.other_part) == ("a_0.png", "train")
-    found = summarise_folder(folder, Asked(val=["b"], test=["d"]))
-    (told,) = (warning for warning in found.warnings if "nearly identical" in warning)
-    assert "1 picture looks nearly identical to one on another side of the split, as do d_2.png (test) and" in told
-    assert summarise_folder(folder, Asked(val=["b"])).twins == []  # a and d both teach
+def test_near_duplicate_pictures_across_the_split_are_reported(tmp_path: Path) -> None:
+    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
+    (pair,) = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"])).near_duplicates
+    assert (Path(pair.picture).name, pair.part) == ("d_2.png", "test")
+    assert (Path(pair.other).name, pair.other_part) == ("a_0.png", "train")
+    found = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"]))
+    (line,) = (warning for warning in found.warnings if "nearly identical" in warning)
+    assert "1 picture looks nearly identical to one in another part of the split, as do d_2.png (test) and" in line
+    assert summarise_folder(folder, ReadingOptions(val=["b"])).near_duplicates == []  # a and d both train
 
 
 def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_path: Path) -> None:
-    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
-    found = summarise_folder(folder, Asked(group_column="board"))
-    assert (found.groups, found.split, len(found.twins)) == (None, None, 1)
-    assert any("groups cannot be told: they were looked for in column 'board'" in w for w in found.warnings)
+    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
+    found = summarise_folder(folder, ReadingOptions(group_column="board"))
+    assert (found.groups, found.split, len(found.near_duplicates)) == (None, None, 1)
+    assert any("groups are not known: they were looked for in column 'board'" in w for w in found.warnings)
     assert any("nearly identical to one of the others" in warning for warning in found.warnings)
 
 
-def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
+def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
     def warns(rows: list[tuple[str, str, str]], says: str, val: Sequence[str] = ()) -> bool:
         write_labels(folder, rows)
         return any(
-            says in warning for warning in summarise_folder(folder, Asked(group_column="group", val=val)).warnings
+            says in warning
+            for warning in summarise_folder(folder, ReadingOptions(group_column="group", val=val)).warnings
         )
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
@@ -196,14 +197,14 @@ def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
         assert warns([("p.png", label, "a"), ("q.png", label, "b")], says)
 
 
-def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
+def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
-        summarise_folder(tmp_path / "nowhere", Asked())
+        summarise_folder(tmp_path / "nowhere", ReadingOptions())
     with pytest.raises(InputError, match="neither images/ nor"):
-        summarise_folder(tmp_path, Asked())
+        summarise_folder(tmp_path, ReadingOptions())
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="holds no picture"):
-        summarise_folder(tmp_path, Asked())
+        summarise_folder(tmp_path, ReadingOptions())
 
 
 def show(*arguments: str) -> str:
@@ -220,9 +221,9 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     assert "1 group: 1 good, 2 defective pictures" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
     assert text.rstrip().endswith("1 file cannot be used")
-    told = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
-    assert (told["good"], told["defective"], told["groups"]["count"]) == (4, 7, 4)
-    assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]
+    summary = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
+    assert (summary["good"], summary["defective"], summary["groups"]["count"]) == (4, 7, 4)
+    assert [file["file"] for file in summary["unusable"]] == [str(folder / "images" / "a_0.png")]
 
 
 def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
 
 
-def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
+def test_a_contact_sheet_outlines_defects_and_skips_unusable_pictures(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
     (folder / "images" / "a_0.png").write_bytes(b"no picture")
     show(str(folder), "--picture", str(tmp_path / "sheet.png"))
@@ -279,14 +280,14 @@ def test_a_long_picture_is_cut_around_its_annotation_and_an_outline_shows_on_its
 @pytest.mark.parametrize(
     ("folder", "asked", "shares"),
     [
-        ("kolektorsdd", Asked(group_column="item"), [86.8, 3.1, 10.1]),
+        ("kolektorsdd", ReadingOptions(group_column="item"), [86.8, 3.1, 10.1]),
         pytest.param(
-            "deeppcb", Asked(truth="boxes", group_pattern="^(.{5})"), [37.2, 6.6, 56.2], marks=pytest.mark.long
+            "deeppcb", ReadingOptions(truth="boxes", group_pattern="^(.{5})"), [37.2, 6.6, 56.2], marks=pytest.mark.long
         ),
     ],
 )
-def test_real_pictures_have_the_tiles_that_are_known(
-    real_data: Path, folder: str, asked: Asked, shares: list[float]
+def test_real_pictures_have_the_known_number_of_tiles(
+    real_data: Path, folder: str, asked: ReadingOptions, shares: list[float]
 ) -> None:
     found = summarise_folder(real_data / folder, asked)
     assert found.tiles is not None
@@ -300,9 +301,9 @@ def test_names_that_are_no_utf8_are_shown_with_question_marks(tmp_path: Path) ->
         os.rename(folder / label / f"{label[0]}00.png", os.fsencode(folder / label) + b"/\xff\xe4_%d.png" % number)
     (folder / "good" / "\udcff.txt").write_text("")
     (folder / "good" / "\udcfe.png").write_bytes(b"no picture")
-    told = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
-    assert (told["good"], told["defective"]) == (3, 3)
-    assert sorted(Path(file["file"]).name for file in told["unusable"]) == ["?.png", "?.txt"]
+    summary = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
+    assert (summary["good"], summary["defective"]) == (3, 3)
+    assert sorted(Path(file["file"]).name for file in summary["unusable"]) == ["?.png", "?.txt"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
     assert "?.txt is no PNG" in show(str(folder), "--pattern", "(.)")
     data = discover(folder).read()

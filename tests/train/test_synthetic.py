@@ -1,4 +1,4 @@
-"""Synthetic defects: the mask says where they are, they are seen there, and nothing else of the tile is touched."""
+"""Synthetic defects are visible inside their mask, and the rest of the tile does not change."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ sides = st.sampled_from([32, 64, 96, 224])
 
 
 def tile_of(seed: int, side: int, low: int = 60, high: int = 190) -> NDArray[np.uint8]:
-    """Grain around a grey level between `low` and `high`."""
+    """Noise around a grey level between `low` and `high`."""
     rng = np.random.default_rng(seed)
     grey = rng.uniform(low, high, 3)
     return np.clip(rng.normal(grey, 8, (side, side, 3)), 0, 255).astype(np.uint8)
@@ -32,7 +32,7 @@ def far_from(mask: NDArray[np.bool_], px: int) -> NDArray[np.bool_]:
 
 
 def change(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.int_]:
-    """Of each pixel, of its channel that changes most."""
+    """Change of each pixel, in the channel that changes most."""
     return np.abs(after.astype(int) - before).max(axis=2)
 
 
@@ -59,13 +59,13 @@ def test_a_defect_is_drawn_where_its_shape_is_and_nowhere_else(seed: int, pictur
 
 
 @given(seeds, seeds, st.sampled_from([(60, 190), (0, 1), (254, 255), (120, 135)]))
-def test_a_defect_can_be_seen_on_dark_light_and_grey_tiles(seed: int, picture: int, greys: tuple[int, int]) -> None:
+def test_a_defect_is_visible_on_dark_light_and_grey_tiles(seed: int, picture: int, greys: tuple[int, int]) -> None:
     tile, donor = tile_of(picture, 64, *greys), tile_of(picture + 1, 64, *greys)
     drawn, mask = draw_defect(tile, donor, np.random.default_rng(seed))
     assert np.abs(drawn.astype(int) - tile)[mask].mean() >= VISIBLE
 
 
-def test_all_shapes_and_fillings_come() -> None:
+def test_all_shapes_and_fillings_occur() -> None:
     areas = np.array([draw_shape(np.random.default_rng(seed), 64)[1].mean() for seed in range(300)])
     assert (areas < 0.01).mean() > 0.1
     assert (areas > 0.05).mean() > 0.05
@@ -79,7 +79,7 @@ def test_all_shapes_and_fillings_come() -> None:
 
 
 @given(seeds, seeds, sides)
-def test_a_transplant_is_where_its_mask_was_moved_to(seed: int, picture: int, side: int) -> None:
+def test_a_transplant_lies_in_its_moved_mask(seed: int, picture: int, side: int) -> None:
     tile, donor, mask = tile_of(picture, side), tile_of(picture + 1, side), mask_of(picture, side)
     drawn, moved = transplant(tile, donor, mask, np.random.default_rng(seed))
     assert (drawn.shape, drawn.dtype, moved.dtype) == (tile.shape, np.uint8, np.bool_)
@@ -91,7 +91,7 @@ def test_a_transplant_is_where_its_mask_was_moved_to(seed: int, picture: int, si
 
 @given(seeds)
 def test_a_transplanted_defect_keeps_its_contrast(seed: int) -> None:
-    """It is as dark beside its new tile as beside its old one, or has its own grey level."""
+    """The defect keeps either its contrast to the surroundings or its own grey level."""
     mask = mask_of(seed, 96)
     donor = np.full((96, 96, 3), 140, np.uint8)
     donor[mask] = 60
@@ -103,14 +103,14 @@ def test_a_transplanted_defect_keeps_its_contrast(seed: int) -> None:
 
 
 @given(seeds)
-def test_a_defect_stays_about_as_large_where_it_is_moved_within_the_tile(seed: int) -> None:
+def test_a_moved_defect_keeps_about_its_size(seed: int) -> None:
     mask = np.zeros((96, 96), np.bool_)
-    mask[40:56, 44:52] = True  # in the middle: no move takes it out
+    mask[40:56, 44:52] = True  # in the middle, so that no shift moves it out
     moved = move(mask, np.random.default_rng(seed))
     assert 0.7**2 * mask.sum() < moved.sum() < 1.4**2 * mask.sum()
 
 
-def test_a_mask_that_is_moved_out_leaves_the_tile_as_it_is() -> None:
+def test_a_mask_moved_out_of_the_tile_leaves_the_tile_unchanged() -> None:
     tile, donor = tile_of(0, 64), tile_of(1, 64)
     drawn, moved = transplant(tile, donor, np.zeros((64, 64), np.bool_), np.random.default_rng(0))
     assert not moved.any()

@@ -1,4 +1,4 @@
-"""Frames in the cache, their tiles, the label rule, and what training does with a tile before it is learnt from."""
+"""Cached frames, their tiles, the label rule, and the augmentation of training tiles."""
 
 import os
 from pathlib import Path
@@ -60,7 +60,7 @@ def frame_with(tmp_path: Path, mask: NDArray[np.bool_], defective: bool = True) 
         (224 * 224, True, False),
     ],
 )
-def test_a_tile_is_defective_if_more_than_one_per_cent_of_it_is(
+def test_a_tile_is_defective_above_one_per_cent_of_defective_area(
     tmp_path: Path, defect_px: int, defective: bool, ambiguous: bool
 ) -> None:
     mask = np.zeros((224, 224), np.bool_)
@@ -71,7 +71,7 @@ def test_a_tile_is_defective_if_more_than_one_per_cent_of_it_is(
     assert tiles.ambiguous.tolist() == [ambiguous]
 
 
-def test_what_sticks_out_of_a_small_frame_is_not_counted_as_defective(tmp_path: Path) -> None:
+def test_tile_pixels_beyond_a_small_frame_do_not_count_as_defective(tmp_path: Path) -> None:
     mask = np.zeros((100, 300), np.bool_)
     mask[90:, 50:100] = True  # at the lower border, which is repeated below it
     tiles = grid_tiles(frame_with(tmp_path, mask), [0], STUDY_RULE)
@@ -86,7 +86,7 @@ def test_every_grid_tile_has_the_count_of_its_part_of_the_mask(store: FrameStore
         assert mask[y : y + 64, x : x + 64].sum() == defect_px
     assert table.counts()["defective"] == table.defective.sum() > 20
     assert sum(table.counts().values()) == len(table)
-    assert table.without_ambiguous().counts() == {**table.counts(), "ambiguous": 0}
+    assert table.drop_ambiguous().counts() == {**table.counts(), "ambiguous": 0}
 
 
 def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp
         FrameStore.build(images, tmp_path / "cache")
 
 
-def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = read_folder(draw_blobs(tmp_path / "blobs", per_group=1)).images
 
     def full(self: LabelledImage) -> None:
@@ -124,13 +124,13 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path, mo
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_defective_picture_whose_mask_is_empty_is_known_as_such(tmp_path: Path) -> None:
+def test_a_defective_picture_with_an_empty_mask_is_recognised(tmp_path: Path) -> None:
     assert frame_with(tmp_path, np.zeros((30, 30), np.bool_)).is_unplaced(0)
     assert not frame_with(tmp_path, np.ones((30, 30), np.bool_)).is_unplaced(0)
     assert not frame_with(tmp_path, np.zeros((30, 30), np.bool_), defective=False).is_unplaced(0)
 
 
-def test_all_tiles_of_a_picture_that_is_labelled_as_a_whole_share_its_label(tmp_path: Path) -> None:
+def test_all_tiles_of_a_picture_without_annotation_have_its_label(tmp_path: Path) -> None:
     small = FrameStore.build(read_folder(sort_tiles(tmp_path / "small", 2, side=50)).images, tmp_path / "cache")
     assert grid_tiles(small, range(4), RULE).defective.tolist() == [False, False, True, True]
     large = FrameStore.build(read_folder(sort_tiles(tmp_path / "large", 1, side=65)).images, tmp_path / "cache")
@@ -140,7 +140,7 @@ def test_all_tiles_of_a_picture_that_is_labelled_as_a_whole_share_its_label(tmp_
 def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
     store: FrameStore, table: TileTable, recipe: RecipeConfig
 ) -> None:
-    tiles = table.without_ambiguous()
+    tiles = table.drop_ambiguous()
     batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles.defective, 8, 0.25, 0), recipe, list)
     moved = 0
     for row in range(len(tiles)):
@@ -159,9 +159,9 @@ def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
     assert moved > 5 * len(tiles)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(store: FrameStore, table: TileTable, recipe: RecipeConfig) -> None:
+def test_a_batch_depends_only_on_seed_and_step(store: FrameStore, table: TileTable, recipe: RecipeConfig) -> None:
     def batches(seed: int, first_step: int = 0) -> TrainingBatches:
-        tiles = table.without_ambiguous()
+        tiles = table.drop_ambiguous()
         sampler = BatchSampler(tiles.defective, 8, 0.25, seed)
         return TrainingBatches(store, tiles, RULE, sampler, recipe, lambda: range(first_step, 5))
 
@@ -187,7 +187,7 @@ def test_evaluation_sees_every_tile_once_as_the_line_cuts_it(store: FrameStore, 
         grid.cut(store.images[frame].pixels(), expected)
         assert np.array_equal(tiles[frame * len(grid) : (frame + 1) * len(grid)], expected)
     labels = np.concatenate([batch.labels.numpy() for batch in batches])
-    assert np.array_equal(labels, table.defective)  # the ambiguous ones are there, and good
+    assert np.array_equal(labels, table.defective)  # ambiguous tiles are included, as good
 
 
 NOTHING = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)
@@ -197,7 +197,7 @@ def picture() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(40, 200, (16, 16, 3), np.uint8)
 
 
-def test_all_eight_views_come_equally_often() -> None:
+def test_all_eight_orientations_are_equally_frequent() -> None:
     moving = msgspec.structs.replace(NOTHING, flips=True, rotate=True)
     rng = np.random.default_rng(0)
     seen = [augment(picture(), moving, rng).tobytes() for _ in range(1600)]
@@ -207,13 +207,13 @@ def test_all_eight_views_come_equally_often() -> None:
     assert min(seen.count(view) for view in views) > 140
 
 
-def test_light_noise_and_blur_change_grey_levels_within_what_they_may() -> None:
+def test_light_noise_and_blur_change_grey_levels_within_their_limits() -> None:
     grey = np.full((32, 32, 3), 128, np.uint8)
     lit = msgspec.structs.replace(NOTHING, brightness=0.1, gain=0.1)
     levels = np.array([augment(grey, lit, np.random.default_rng(n))[0, 0] for n in range(300)], float)
     assert 128 * 0.9 - 25.5 - 1 <= levels.min() < 105
     assert 150 < levels.max() <= 128 * 1.1 + 25.5 + 1
-    assert np.ptp(levels, axis=1).max() > 10  # each channel by itself
+    assert np.ptp(levels, axis=1).max() > 10  # channels change independently
     noisy = msgspec.structs.replace(NOTHING, noise=0.02)
     deviations = [augment(grey, noisy, np.random.default_rng(n)).std() for n in range(200)]
     assert max(deviations) < 5.5

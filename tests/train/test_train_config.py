@@ -1,4 +1,4 @@
-"""What a training can be told, and what it answers to what it cannot."""
+"""The configuration of a training, and the refusal of wrong settings."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from edge.errors import ConfigError
 from train.compose import compose, read_config, write_config
 
 
-def test_the_study_recipe_is_the_studys() -> None:
+def test_the_study_recipe_matches_the_studys_table() -> None:
     recipe = compose(["recipe=study", "data=pictures"]).recipe
     assert (recipe.optimiser, recipe.schedule, recipe.jitter_px, recipe.skip_ambiguous) == ("adam", "plateau", 0, False)
     assert (recipe.epochs, recipe.select, recipe.lr_interval) == (20, "accuracy", (1e-4, 1e-2))
@@ -31,7 +31,7 @@ def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> 
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
     config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3']", "seed=7"])
     assert [str(name) for name in [*config.split.val, *config.split.test]] == ["08", "10", "1e3"]
     write_config(config, tmp_path / "config.yaml")
@@ -39,7 +39,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
-def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
+def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     config = compose(["data=x", f"split.pattern={text}", f"out={text}"])
     expected = text.replace("${model.name}", "efficientnet_lite0_d")
     assert (config.split.pattern, config.out) == (expected, expected)
@@ -93,13 +93,13 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], s
     assert "\n" not in str(raised.value)
 
 
-def test_what_one_recipe_refuses_another_takes() -> None:
+def test_settings_that_one_recipe_refuses_another_accepts() -> None:
     asked = ["data=x", "logger=wandb", "trainer.accelerator=gpu", "trainer.devices=2", "trainer.workers=4"]
     assert compose([*asked, "recipe=finetune"]).trainer.workers == 4
     assert compose(["data=x", "trainer.accelerator=cpu", "trainer.devices=auto"]).trainer.devices == "auto"
 
 
-def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_changed(tmp_path: Path) -> None:
+def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     started = compose(["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "seed=3", f"out={run}"])

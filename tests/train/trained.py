@@ -17,13 +17,13 @@ NAMED_SPLIT = ("split.val=[c]", "split.test=[d]")
 
 @pytest.fixture(scope="session")
 def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of four groups, with masks and labels.csv. Tests that change them draw their own."""
+    """Twelve pictures of four groups, with masks and labels.csv. A test that changes pictures draws its own."""
     return draw_blobs(tmp_path_factory.mktemp("pictures") / "blobs")
 
 
 @pytest.fixture(scope="session")
 def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The folder of a finished run, trained from Python. Tests that change it copy it."""
+    """The folder of a finished run, trained from Python. A test that changes it makes a copy."""
     out = tmp_path_factory.mktemp("trained") / "run"
     assert heatline.train(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
     return out
@@ -31,19 +31,19 @@ def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_threa
 
 @pytest.fixture(scope="session")
 def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's bundle of f32 only, exported from Python. Tests that change it copy it."""
+    """The run's bundle of f32 only, exported from Python. A test that changes it makes a copy."""
     return heatline.export(trained_run, to=tmp_path_factory.mktemp("exported") / "blobs", precisions=["f32"])
 
 
 @pytest.fixture(scope="session")
 def tiny_trunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What gives a training a tiny trunk: its weights are random, and the same for every seed, as shipped ones are."""
+    """Settings for a training with a tiny trunk, whose random weights are the same for every seed."""
     import timm
     import torch
 
     torch.manual_seed(0)
     network = timm.create_model("test_efficientnet")
-    with torch.no_grad():  # until batch normalisation knows what it sees
+    with torch.no_grad():  # sets the averages of batch normalisation
         for _ in range(20):
             network(torch.randn(8, 3, 64, 64))
     file = tmp_path_factory.mktemp("trunk") / "test_efficientnet.pth"

@@ -58,9 +58,9 @@ def show(
     Options mean what they mean to a training: truth, split.group, split.pattern and so on.
     """
     from train.contact_sheet import write_contact_sheet
-    from train.summary import Asked, summarise_folder
+    from train.summary import ReadingOptions, summarise_folder
 
-    asked = Asked(
+    options = ReadingOptions(
         truth=truth,
         group_column=column,
         group_pattern=pattern,
@@ -71,9 +71,9 @@ def show(
         seed=seed,
         tile_px=tile_px,
     )
-    found = summarise_folder(folder, asked, tracked("pictures"))
+    found = summarise_folder(folder, options, tracked("pictures"))
     if picture is not None:
-        images = asked.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
+        images = options.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
         write_contact_sheet(picture, images)
     if as_json:
         print_json(found)

@@ -49,10 +49,10 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     from train.compose import compose
 
     config = compose(_with_folder(overrides))  # before torch is imported: what is wrong is said at once
-    from train.fit import fit, leads_devices
+    from train.fit import fit, is_main_process
 
-    run = fit(config, say=lambda line: click.echo(line, err=True))
-    if not leads_devices():
+    run = fit(config, report_line=lambda line: click.echo(line, err=True))
+    if not is_main_process():
         return
     summary = run.read_summary()
     if as_json:

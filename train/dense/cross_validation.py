@@ -1,4 +1,4 @@
-"""Grouped cross-validation: every tile is answered by a head that was not trained on its group."""
+"""Grouped cross-validation: a head that was not trained on a tile's group predicts the tile."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind
-from train.dense.fit_head import HeadTraining, Network, answers, distances
-from train.dense.folds import divide
+from train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
+from train.dense.folds import assign_folds
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
@@ -22,19 +22,19 @@ from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned,
 from train.models.novelty import EVIDENCE_SHARE
 
 ROWS_AT_A_TIME = 1_000
-"""Of maps, in float32."""
+"""Maps that are processed in float32 at once."""
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
-    """A fold of each group, so that each has about as many good and defective tiles, and pictures of either kind.
+    """Assign each group a fold, so that all folds have about as many good, marked defective and bagged tiles.
 
-    All groups are in one fold where another division would leave a head without what it must be trained on: good tiles,
-    and defective ones where none are drawn.
+    All groups get fold 0 if any head would otherwise lack what it must be trained on: good tiles, and defective ones
+    if the recipe draws no synthetic defects.
     """
     bagged, good = tiles.known == Known.BAGGED, tiles.known == Known.GOOD
     defective = np.isin(tiles.known, (Known.MASKED, Known.BOXED))
     weight = np.stack([defective, bagged, good], axis=1).astype(np.float64)
-    fold_of = divide(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
+    fold_of = assign_folds(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
     needed = [good] if recipe.synthetic else [good, ~good]
     if any(len(np.unique(fold_of[tiles.group[kind]])) < 2 for kind in needed):
         return np.zeros_like(fold_of)
@@ -52,18 +52,19 @@ def cross_validate(
     bf16: bool,
     on_step: Callable[[], object] = lambda: None,
 ) -> OutOfFold | None:
-    """Train a head without each fold, and one on everything, side by side on all processors.
+    """Train one head without each fold and one on all groups, in parallel on all processors.
 
-    Where nothing but good pictures is known, each head gets prototypes of good cells, and novelty is added to the maps
-    of all by one weight, which comes from what they say of their folds; one fold alone could not weigh it.
+    If all known tiles are good, each head gets prototypes of good cells, and novelty is added to all maps with one
+    weight, computed from the heads' predictions of the folds that they were not trained on. With only one fold there
+    are no such predictions.
 
     Args:
-        model: gets the head, and the later stages, that were trained on everything.
-        samples, features: the grid tiles first.
-        bf16: whether the processor multiplies bf16 itself.
+        model: gets the head, and the later stages, that were trained on all groups.
+        samples, features: the grid tiles come first.
+        bf16: whether the processor has bf16 multiplication.
         on_step: called after each step of each head, by several threads.
     Returns:
-        What the heads of the folds say of their folds; None where there is one fold, see `divide_groups`.
+        Each head's predictions of its fold; None if there is only one fold, see `divide_groups`.
     Raises:
         ConfigError: as `check_later_stages`.
         TrainingError, DivergedError: as `HeadTraining`.
@@ -76,7 +77,7 @@ def cross_validate(
     networks: dict[int, FineTuned] = {}
     map_hw = samples.share.shape[1:]
     _, first = np.unique(tiles.table.frame, return_index=True)
-    found = OutOfFold(
+    out_of_fold = OutOfFold(
         frames=np.array(tiles.pictures),
         fold=fold[np.sort(first)],
         logit=np.zeros(len(grid), np.float32),
@@ -84,7 +85,7 @@ def cross_validate(
     )
 
     is_good_only = folds > 1 and bool((tiles.known == Known.GOOD).all())
-    distance = np.zeros(found.map.shape if is_good_only else 0, np.float16)
+    distance = np.zeros(out_of_fold.map.shape if is_good_only else 0, np.float16)
     stopping = Event()
 
     def step() -> None:
@@ -93,7 +94,7 @@ def cross_validate(
         on_step()
 
     def train(number: int) -> None:
-        trained = fold_of != number  # number `folds` is no fold: everything is trained on
+        trained = fold_of != number  # no fold has the number `folds`: that head is trained on all groups
         torch.set_num_threads(threads_each)
         network: Network = heads[number]
         training = HeadTraining(samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16)
@@ -103,13 +104,13 @@ def cross_validate(
             training.fine_tune(networks[number], step)
         mine = grid[fold == number]
         if len(mine):
-            parts = answers(network, features, mine, bf16=False)
-            found.logit[mine] = np.concatenate([logits for logits, _ in parts])
-            found.map[mine] = np.concatenate([maps for _, maps in parts])
+            parts = predict(network, features, mine, bf16=False)
+            out_of_fold.logit[mine] = np.concatenate([logits for logits, _ in parts])
+            out_of_fold.map[mine] = np.concatenate([maps for _, maps in parts])
         if is_good_only:
             training.fit_prototypes(network)
             if len(mine):
-                distance[mine] = distances(network, features, mine)
+                distance[mine] = prototype_distances(network, features, mine)
 
     jobs = range(folds + 1) if folds > 1 else [folds]
     processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
@@ -121,32 +122,32 @@ def cross_validate(
                 for job in running:
                     job.result()
             finally:
-                stopping.set()  # after Ctrl-C, or where one failed, the others end with their next step
+                stopping.set()  # after Ctrl-C, or if one failed, the others end with their next step
                 for job in running:
                     job.cancel()
     finally:
         torch.set_num_threads(threads)
     if is_good_only:
-        _add_novelty(heads, found, distance)
+        _add_novelty(heads, out_of_fold, distance)
     model.head = heads[folds]
     if folds in networks:
-        networks[folds].stages.put_into(model.trunk)
-    return found if folds > 1 else None
+        networks[folds].stages.copy_to(model.trunk)
+    return out_of_fold if folds > 1 else None
 
 
-def _add_novelty(heads: Sequence[DenseHead], found: OutOfFold, distance: NDArray[np.float16]) -> None:
-    """Weigh it by how much either part differs over good cells of other groups, in heads and in their answers.
+def _add_novelty(heads: Sequence[DenseHead], out_of_fold: OutOfFold, distance: NDArray[np.float16]) -> None:
+    """Add novelty to the heads and to their predictions, weighted by their spread over good cells of other groups.
 
     Args:
-        found: what heads say of their folds without novelty; gets it.
-        distance: [tiles, h, w], to the prototypes of the same heads.
+        out_of_fold: predictions without novelty; changed in place.
+        distance: [tiles, h, w], distance to the prototypes of the same heads, in standard deviations.
     """
     spread = float(distance.std(dtype=np.float64))
-    offset, gain = float(distance.mean(dtype=np.float64)), float(found.map.std(dtype=np.float64))
+    offset, gain = float(distance.mean(dtype=np.float64)), float(out_of_fold.map.std(dtype=np.float64))
     gain /= EVIDENCE_SHARE * max(spread, 1e-6)
     for head in heads:
         assert head.novelty is not None, "all heads have prototypes"
         head.novelty.weigh(offset, gain)
     for rows in np.array_split(np.arange(len(distance)), -(-len(distance) // ROWS_AT_A_TIME)):
-        maps = found.map[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)
-        found.map[rows], found.logit[rows] = maps, pool(maps, TOP_CELLS)
+        maps = out_of_fold.map[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)
+        out_of_fold.map[rows], out_of_fold.logit[rows] = maps, pool(maps, TOP_CELLS)

@@ -1,4 +1,4 @@
-"""The features of all samples of a training, from the cache or extracted into it."""
+"""Provides the features of all samples of a training, from the cache or by extracting them into it."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +17,16 @@ from train.models.dense import DenseClassifier, TileFeatures
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features by the index of their samples, while the cache is open."""
+    """Features by sample index, valid while the cache is open."""
 
     features: Features
     count: int
-    """How many were not in the cache."""
+    """Number of samples that were not in the cache."""
     seconds: float
 
     @property
     def tiles_per_s(self) -> float | None:
-        """None: all were in the cache."""
+        """Extraction rate; None: all were in the cache."""
         return self.count / self.seconds if self.count else None
 
     def __str__(self) -> str:
@@ -36,22 +36,22 @@ class Extracted:
 
 
 @contextmanager
-def extracted(
+def extract_features(
     model: DenseClassifier,
     tile_px: int,
     painter: Painter,
     samples: Sequence[Sample],
     config: FeaturesConfig,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     progress: Progress | None = None,
 ) -> Iterator[Extracted]:
-    """Extract what the cache lacks; none of it is deleted while the context lasts.
+    """Extract the features that the cache lacks; none are deleted while the context lasts.
 
     Args:
-        say: gets a sentence about damaged features.
+        report_line: gets a sentence about damaged features.
         progress: gets a task while features are extracted.
     Raises:
-        TrainingError: the trunk cannot be used, or the features not be stored.
+        TrainingError: OpenVINO cannot use the trunk, or the features cannot be stored.
     """
     trunk = TileFeatures(model, tile_px).eval()
     folder = default_folder() if config.folder is None else Path(config.folder)
@@ -64,10 +64,12 @@ def extracted(
         if progress is not None and task is not None:
             progress.update(task, completed=done, total=total)
 
-    with FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, say=say) as cache:
+    with FeatureCache(
+        folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
+    ) as cache:
         began = time.monotonic()
         count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px, progress=advance)
-        took = time.monotonic() - began
+        seconds = time.monotonic() - began
         if progress is not None and task is not None:
             progress.remove_task(task)
-        yield Extracted(Features(cache, keys), count, took)
+        yield Extracted(Features(cache, keys), count, seconds)

@@ -1,4 +1,4 @@
-"""Training a dense head on cached features."""
+"""Trains a dense head on cached features."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,45 +12,48 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
 from train.config import DenseRecipeConfig
-from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, loss_of
+from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from train.dense.samples import Draw, Sampler, Samples
 from train.dense.tiles import Known
 from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
-from train.models.novelty import Novelty, cells_of
+from train.models.novelty import Novelty, concatenate_cells
 from train.models.prototypes import MOST_CELLS, Prototypes
 from train.schedule import cosine
 
 BATCH = 64
-"""Tiles at a time where there is no gradient."""
+"""Tiles per batch without gradient."""
 STANDARDISE_BY = 128
-"""Tiles that the mean and deviation of features are taken from."""
+"""Number of tiles that give the mean and standard deviation of features."""
 PROTOTYPES_BY_TILES = 2_000
-"""Good tiles that prototypes are taken from."""
+"""Number of good tiles that give the prototypes."""
 START, FLOOR = -2.0, -3.0
-"""Of a map, in logits of a step, in which good and defective tiles are balanced: where cells start, and their floor."""
+"""Initial value and floor of the map's cells, in shifted logits, at the odds of a step (see `HeadTraining`)."""
 HEAD_RATE = 3.0
-"""The head's learning rate over that of the stages that are fine-tuned with it."""
+"""Ratio of the head's learning rate to that of the stages that are fine-tuned with it."""
 FINETUNE_DECAY = 0.01
 OnStep = Callable[[], object]
 
 
 Network = DenseHead | FineTuned
-"""From features to the map."""
+"""A module that computes the map from features."""
 
 
 class HeadTraining:
-    """What heads are trained on, by one division of the groups.
+    """The training of a head on some of the groups.
 
-    Positives and good tiles make up a fixed part of every step, so the loss shifts the logits by how much likelier a
-    positive is there than among all samples (King & Zeng 2001): the map keeps the odds of the tiles as they come. These
-    odds are of all groups, so that the answers of all folds are on one scale.
+    Positives have a fixed weight in every step (`POSITIVE_WEIGHT`), so the loss adds a shift to the logits:
+
+        shift = log-odds(POSITIVE_WEIGHT) - log-odds(positives among all tiles)
+
+    This is the prior correction of King & Zeng (2001): the map keeps the odds of the tiles as they come. The log-odds
+    are those of all groups, so that the predictions of all folds have the same scale.
 
     Args:
-        features: of all samples, by index.
-        trained: [groups], whether a group is trained on.
-        bf16: whether the processor multiplies bf16 itself.
+        features: features of all samples, by index.
+        trained: bool [groups], whether a group is trained on.
+        bf16: whether the processor has bf16 multiplication.
     Raises:
         TrainingError: as `Sampler`.
     """
@@ -74,23 +77,23 @@ class HeadTraining:
         self._seed = seed
 
     def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:
-        """Train a head from its start, and leave it in evaluation mode; the trunk stays as it is.
+        """Train a new head and leave it in evaluation mode; the trunk does not change.
 
         Args:
             on_step: called after each step.
         Raises:
-            DivergedError: the loss became no number.
+            DivergedError: the loss is not finite.
         """
         recipe = self._recipe
         torch.nn.init.constant_(head.out.bias, START - self._shift)  # type: ignore[arg-type]
         head.floor.fill_(FLOOR - self._shift)
-        head.standardise(stages_of(self._features, self._sampler.some_tiles(STANDARDISE_BY)))
+        head.standardise(load_stages(self._features, self._sampler.choose_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
 
     def fine_tune(self, network: FineTuned, on_step: OnStep = lambda: None) -> None:
-        """Go on with a trained head and the later stages of its trunk; as `train`."""
+        """Continue with a trained head and the later stages of its trunk; arguments and errors as `train`."""
         recipe = self._recipe
         rates = [(network.head, recipe.finetune_lr * HEAD_RATE), (network.stages, recipe.finetune_lr)]
         parameters = [{"params": part.parameters(), "lr": lr} for part, lr in rates]
@@ -99,14 +102,16 @@ class HeadTraining:
         self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
     def fit_prototypes(self, network: Network) -> None:
-        """Give the head prototypes of good cells that it was trained on; they add nothing to its map yet."""
-        rows = self._sampler.some_tiles(PROTOTYPES_BY_TILES)
+        """Give the head prototypes of good cells from its training tiles; they do not change its map yet."""
+        rows = self._sampler.choose_tiles(PROTOTYPES_BY_TILES)
         rng = np.random.default_rng(self._seed)
         cells: list[NDArray[np.float32]] = []
         with torch.no_grad():
             for start in range(0, len(rows), BATCH):
-                found = cells_of(network.taps(stages_of(self._features, rows[start : start + BATCH])), network.strides)
-                flat = found.permute(0, 2, 3, 1).flatten(1, 2).numpy()
+                cell_features = concatenate_cells(
+                    network.taps(load_stages(self._features, rows[start : start + BATCH])), network.strides
+                )
+                flat = cell_features.permute(0, 2, 3, 1).flatten(1, 2).numpy()  # (N, h * w, channels)
                 each = min(flat.shape[1], -(-MOST_CELLS // len(rows)))
                 cells += [tile[rng.permutation(len(tile))[:each]] for tile in flat]
         good = np.concatenate(cells)
@@ -119,7 +124,7 @@ class HeadTraining:
         schedule = LambdaLR(optimiser, lambda step: cosine(step, len(steps), self._recipe.warmup))
         network.train()
         for step in steps:
-            loss = loss_of(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
+            loss = step_loss(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss became {loss.item()} at step {step}; lower the learning rate: {rate}")
             optimiser.zero_grad()
@@ -149,12 +154,12 @@ class HeadTraining:
         )
 
     def _hottest(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        """Of a bag, the tiles that get a gradient: half of them its hottest, the others drawn."""
+        """Choose the tiles of a bag that get a gradient: one half its hottest, the other half at random."""
         most = self._recipe.tiles_per_bag
         if len(bag) <= most:
             return bag
         network.eval()
-        logits = np.concatenate([logit for logit, _ in answers(network, self._features, bag, self._bf16)])
+        logits = np.concatenate([logit for logit, _ in predict(network, self._features, bag, self._bf16)])
         network.train()
         order = bag[np.argsort(-logits, kind="stable")]
         hot = order[: most - most // 2]
@@ -166,36 +171,36 @@ class HeadTraining:
 
 
 def forward(network: Network, features: Features, rows: NDArray[np.int64], bf16: bool) -> Tensor:
-    """Maps float32 [N, h, w] of samples by index."""
+    """Return maps float32 [N, h, w] of samples by index."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return network(stages_of(features, rows, bf16))  # type: ignore[no-any-return]
+        return network(load_stages(features, rows, bf16))  # type: ignore[no-any-return]
 
 
-def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
-    """Features [N, channels, h, w] of samples by index, their channels last in memory."""
-    numbers = torch.bfloat16 if bf16 else torch.float32  # by way of float32: half the time of float16 to bfloat16
-    return [torch.from_numpy(stage).float().to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
+def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
+    """Load each stage's features [N, channels, h, w] of samples by index, channels last in memory."""
+    dtype = torch.bfloat16 if bf16 else torch.float32  # via float32: half the time of float16 to bfloat16
+    return [torch.from_numpy(stage).float().to(dtype).permute(0, 3, 1, 2) for stage in features[rows]]
 
 
-def distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[n, h, w] of samples by index, to the head's prototypes of good cells."""
+def prototype_distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return each cell's distance [n, h, w] to the head's prototypes of good cells, of samples by index."""
     head = network.head if isinstance(network, FineTuned) else network
     assert head.novelty is not None, "the caller fitted prototypes"
-    found = []
+    parts = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
-            taps = network.taps(stages_of(features, rows[start : start + BATCH]))
-            found.append(head.novelty.distance(taps, head.strides).numpy())
-    return np.concatenate(found)
+            taps = network.taps(load_stages(features, rows[start : start + BATCH]))
+            parts.append(head.novelty.distance(taps, head.strides).numpy())
+    return np.concatenate(parts)
 
 
-def answers(
+def predict(
     network: Network, features: Features, rows: NDArray[np.int64], bf16: bool
 ) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Logits [n] and maps [n, h, w] of samples by index, batch by batch, without a gradient."""
-    found = []
+    """Return logits [n] and maps [n, h, w] of samples by index, one pair per batch, without gradient."""
+    batches = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
             maps = forward(network, features, rows[start : start + BATCH], bf16)
-            found.append((pool(maps, TOP_CELLS).numpy(), maps.numpy()))
-    return found
+            batches.append((pool(maps, TOP_CELLS).numpy(), maps.numpy()))
+    return batches

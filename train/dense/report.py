@@ -1,4 +1,4 @@
-"""The report of a cross-validated run: what the line would have missed and rejected, by answers out of fold."""
+"""The report of a cross-validated run: what the line would have missed and rejected, by out-of-fold predictions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Calibration
-from train.adequacy import describe_carrying
+from train.adequacy import describe_threshold_transfer
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
 from train.evaluation.evaluated import judge_run
@@ -18,13 +18,13 @@ from train.run import RunFolder, TrainedRun
 from train.validation_frames import validation_frames
 
 FALSE_REJECT = 0.01
-"""Of the thresholds that the report opens with: as `heatline export` sets them."""
+"""Share of good frames that the report's first thresholds reject; the default of `heatline export`."""
 DISAGREE = 0.15
-"""Folds whose AUROC over pictures differ by more are told of."""
+"""The report warns if the folds' AUROC over pictures differs by more."""
 
 
 def write_run_report(run: TrainedRun) -> Path:
-    """Write `report/report.html` of a run that was cross-validated; returns where it is.
+    """Write `report/report.html` of a cross-validated run; return its path.
 
     Raises:
         InputError: its pictures have changed.
@@ -44,9 +44,11 @@ def write_run_report(run: TrainedRun) -> Path:
         "model that was not trained on its group",
         warnings=[
             *evaluation.warnings,
-            _set_by_these(evaluation.calibration),
-            *describe_carrying(*_good(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect),
-            *_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
+            _describe_threshold(evaluation.calibration),
+            *describe_threshold_transfer(
+                *_good_scores(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect
+            ),
+            *_describe_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )
     write_evaluation(evaluation, folder)
@@ -54,8 +56,8 @@ def write_run_report(run: TrainedRun) -> Path:
     return page
 
 
-def _set_by_these(calibration: Calibration) -> str:
-    """The false rejects of the report are counted on the frames that set its threshold."""
+def _describe_threshold(calibration: Calibration) -> str:
+    """Describe why the report's false rejects are too few: they are counted on the frames that set the threshold."""
     at_most = calibration.false_reject_at_most
     assert at_most is not None, "the run's thresholds come from frames"
     return (
@@ -65,24 +67,24 @@ def _set_by_these(calibration: Calibration) -> str:
     )
 
 
-def _good(frames: list[FrameAnswer]) -> tuple[list[float], list[str | None]]:
-    """Scores and groups of the good ones."""
+def _good_scores(frames: list[FrameAnswer]) -> tuple[list[float], list[str | None]]:
+    """Return scores and groups of the good frames."""
     good = [frame for frame in frames if not frame.defective]
     return [frame.score for frame in good], [frame.group for frame in good]
 
 
-def _disagreement(answers: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
-    """What to say of folds that tell pictures apart well and badly."""
+def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
+    """Describe folds that differ in how well they separate pictures; empty if they agree."""
     score = np.array([frame.score for frame in frames])
     defective = np.array([frame.defective for frame in frames])
-    known = [
+    values = [
         value
-        for fold in np.unique(answers.fold)
-        if (value := auroc(score, defective, (answers.fold == fold).astype(np.float64))) is not None
+        for fold in np.unique(out_of_fold.fold)
+        if (value := auroc(score, defective, (out_of_fold.fold == fold).astype(np.float64))) is not None
     ]
-    if len(known) > 1 and max(known) - min(known) > DISAGREE:
+    if len(values) > 1 and max(values) - min(values) > DISAGREE:
         return [
-            f"The folds disagree: the AUROC over pictures is {min(known):.2f} in one and {max(known):.2f} in another. "
-            "What is found depends on which groups are trained on; add pictures of more groups."
+            f"The folds disagree: the AUROC over pictures is {min(values):.2f} in one and {max(values):.2f} in "
+            "another. The result depends on which groups are trained on; add pictures of more groups."
         ]
     return []

@@ -1,4 +1,4 @@
-"""All that a dense head may be trained on, tiles and copies, as columns; and what one step draws of it."""
+"""All samples of a dense head's training (tiles and copies) as columns, and the sampler that draws each step's."""
 
 import math
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ class Samples:
     kind: NDArray[np.int8]
     """[N], of `Kind`."""
     known: NDArray[np.int8]
-    """[N], of `Known`; of a synthetic or transplanted defect, every pixel is known."""
+    """[N], of `Known`; synthetic and transplanted defects are MASKED."""
     groups: NDArray[np.int64]
-    """[N, 2], of the tile and of the donor: a sample is of both."""
+    """[N, 2], group of the tile and of the donor: a sample belongs to both."""
     frame: NDArray[np.int64]
-    """[N]"""
+    """[N], index of the tile's frame."""
     share: NDArray[np.float16]
-    """[N, cells, cells], how much of each cell is defective."""
+    """[N, cells, cells], defective share of each cell, 0..1."""
 
     def __len__(self) -> int:
         return len(self.kind)
 
     @property
     def tiles(self) -> int:
-        """How many grid tiles there are."""
+        """Number of grid tiles."""
         return int((self.kind == Kind.TILE).sum())
 
     @cached_property
     def log_odds(self) -> float | None:
-        """Of a tile to be defective, a picture that is labelled as a whole counting as one; None: none is."""
+        """Natural log-odds that a grid tile is defective; a bag counts as one positive. None: one class is missing."""
         known = self.known[self.kind == Kind.TILE]
         bags = len(np.unique(self.frame[self.known == Known.BAGGED]))
         positives, good = int(np.isin(known, MARKED).sum()) + bags, int((known == Known.GOOD).sum())
@@ -49,7 +49,7 @@ class Samples:
 
 
 def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painter) -> Samples:
-    """The columns of these samples."""
+    """Collect the columns of these samples."""
     row = np.array([sample.row for sample in samples])
     donor = np.array([sample.donor if sample.donor >= 0 else sample.row for sample in samples])
     kind = np.array([sample.kind for sample in samples], np.int8)
@@ -65,21 +65,23 @@ def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painte
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step trains on: indices of samples."""
+    """The samples of one step, by index."""
 
     located: NDArray[np.int64]
+    """Tiles with marked defects, and copies of them."""
     good: NDArray[np.int64]
     synthetic: NDArray[np.int64]
+    """Good tiles with a synthetic or transplanted defect."""
     bags: list[NDArray[np.int64]]
-    """Of each bag, all of its tiles."""
+    """All tiles of each bag."""
 
 
 class Sampler:
-    """Draws what each step trains on, by seed and step.
+    """Draws the samples of each step as a function of seed and step.
 
     Args:
-        samples: of which those of the `trained` groups are drawn.
-        trained: [groups], whether a group is trained on.
+        samples: all samples; only those of `trained` groups are drawn.
+        trained: bool [groups], whether a group is trained on.
     Raises:
         TrainingError: there is no good tile, or nothing but good tiles and no synthetic defect.
     """
@@ -98,8 +100,8 @@ class Sampler:
         self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
         if not len(self._good[0]):
             raise TrainingError(
-                "no tile of the training is known to be good, and a map is trained on what is good; add good pictures, "
-                "or annotations that say which part of the defective ones is"
+                "no tile of the training is known to be good, and the map needs good tiles; add good pictures, "
+                "or annotations that show which part of the defective ones is good"
             )
         if not len(self._located[0]) + len(self._bags) and not recipe.synthetic:
             raise TrainingError(
@@ -107,33 +109,33 @@ class Sampler:
                 "draw synthetic defects"
             )
         self._bag_share = min(1.0, len(self._bags) / max(1, len(self._located[0])))
-        """How much of a step's room bags take: a few of them beside many marked tiles are not drawn over and over."""
+        """Share of `recipe.bags` that a step draws on average: a few bags among many marked tiles are not repeated."""
         self._located_share = min(1.0, math.sqrt(len(self._located[0]) / len(self._bags))) if self._bags else 1.0
-        """The same of marked tiles, which say more each: few of them beside many bags would be learnt by heart."""
+        """Share of `recipe.located`, likewise: the head would overfit few marked tiles among many bags."""
 
     def draw(self, step: int) -> Draw:
-        """What step number `step` trains on, always the same."""
+        """Draw the samples of step number `step`; the same step always gives the same samples."""
         rng = np.random.default_rng((self._seed, step))
         recipe = self._recipe
         located = recipe.located if self._located_share == 1 else rng.binomial(recipe.located, self._located_share)
         bags = rng.choice(len(self._bags), rng.binomial(recipe.bags, self._bag_share)).tolist() if self._bags else []
         return Draw(
-            located=_half_each(self._located, located, rng),
-            good=_half_each(self._good, recipe.good, rng),
-            synthetic=_half_each(self._synthetic, recipe.synthetic, rng),
+            located=_draw_evenly(self._located, located, rng),
+            good=_draw_evenly(self._good, recipe.good, rng),
+            synthetic=_draw_evenly(self._synthetic, recipe.synthetic, rng),
             bags=[self._bags[bag] for bag in bags],
         )
 
-    def some_tiles(self, count: int) -> NDArray[np.int64]:
-        """Grid tiles that may be drawn, at most so many."""
+    def choose_tiles(self, count: int) -> NDArray[np.int64]:
+        """Choose at most `count` of the grid tiles that may be drawn; return their indices, sorted."""
         tiles = np.concatenate([self._located[0], self._good[0], *self._bags])
         return np.sort(np.random.default_rng(self._seed).permutation(tiles)[:count])
 
 
-def _half_each(pools: list[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """So many samples, evenly of the pools that hold any."""
-    full = [pool for pool in pools if len(pool)]
-    if not full or not count:
+def _draw_evenly(pools: list[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `count` samples with replacement, evenly from the pools that are not empty."""
+    filled = [pool for pool in pools if len(pool)]
+    if not filled or not count:
         return np.empty(0, np.int64)
-    parts = [count * (place + 1) // len(full) - count * place // len(full) for place in range(len(full))]
-    return np.concatenate([rng.choice(pool, part) for pool, part in zip(full, parts, strict=True)])
+    parts = [count * (number + 1) // len(filled) - count * number // len(filled) for number in range(len(filled))]
+    return np.concatenate([rng.choice(pool, part) for pool, part in zip(filled, parts, strict=True)])

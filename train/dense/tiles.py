@@ -1,4 +1,4 @@
-"""What is known of each tile of a training: labels of pictures are enough, and all that says more is used."""
+"""The tiles of a training and how precisely their defects are known, from a picture's label to an exact mask."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,16 +11,16 @@ from train.tiles import TileRule, TileTable, grid_tiles
 
 
 class Known(IntEnum):
-    """What a tile is known to be."""
+    """How precisely the defects of a tile are known."""
 
     GOOD = 0
-    """No pixel of it is defective."""
+    """No pixel is defective."""
     MASKED = 1
-    """Which pixels are defective is known exactly."""
+    """The defective pixels are known exactly."""
     BOXED = 2
-    """Its defects lie somewhere in boxes; what lies outside is good."""
+    """The defects lie somewhere in boxes; pixels outside are good."""
     BAGGED = 3
-    """Its picture is defective as a whole: at least one tile of it is."""
+    """Only the picture is labelled: at least one of its tiles is defective."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class DenseTiles:
     known: NDArray[np.int8]
     """[N], of `Known`."""
     group: NDArray[np.int64]
-    """[N], number of the picture's group."""
+    """[N], index of the picture's group in `groups`."""
     groups: tuple[str, ...]
-    """Their names."""
+    """Names of the groups."""
     pictures: tuple[str, ...]
     """Names of the pictures, in the order of their tiles."""
 
@@ -41,23 +41,23 @@ class DenseTiles:
         return len(self.table)
 
     def of(self, *known: Known) -> NDArray[np.int64]:
-        """The rows of which this is known."""
+        """Return the rows whose `known` is one of these."""
         return np.flatnonzero(np.isin(self.known, known))
 
     @property
     def located(self) -> NDArray[np.int64]:
-        """The rows with marked defects, however small they are: an ambiguous tile has a defect too."""
+        """Rows with marked defects of any size, ambiguous tiles included."""
         return self.of(Known.MASKED, Known.BOXED)
 
 
-def know_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
-    """Cut all frames into tiles, and say what is known of each.
+def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
+    """Divide all frames into grid tiles, and label each with what is known of it.
 
-    Pictures that are labelled defective and mark nothing are bags, as those without an annotation are.
+    Defective pictures whose annotation marks nothing are bags, like those without annotation.
     """
     frames, images = range(len(store)), store.images
     table = grid_tiles(store, frames, rule)
-    bagged = np.array([images[at].defective and (images[at].labels_only or store.is_unplaced(at)) for at in frames])
+    bagged = np.array([images[i].defective and (images[i].labels_only or store.is_unplaced(i)) for i in frames])
     exact = np.array([image.has_exact_mask() for image in images])
     groups, group = np.unique([str(image.group) for image in images], return_inverse=True)
     marked = np.where(exact[table.frame], Known.MASKED, Known.BOXED)
@@ -73,7 +73,7 @@ def know_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
 
 
 def defective_share(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:
-    """The share of each map cell that is defective, [cells, cells], of a tile's mask [tile, tile]."""
+    """Return the defective share of each map cell, 0..1 [cells, cells], of a tile's mask bool [tile, tile]."""
     side = len(mask) // cells
     share: NDArray[np.float32] = mask.reshape(cells, side, cells, side).mean(axis=(1, 3), dtype=np.float32)
     return share

@@ -19,7 +19,7 @@ from train.config import RecipeConfig, TrainConfig
 from train.evaluation.engines import TorchEngine
 from train.progress import Track
 from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
-from train.validation_frames import calibrate_on, run_over, smoothing_px, validation_frames
+from train.validation_frames import calibrate_on, run_validation, smoothing_px, validation_frames
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Eval
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, None),
     )
     frames = validation_frames(run)
-    validation = run_over(
+    validation = run_validation(
         track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
     )
     summary: RunSummary = run.summary

@@ -22,7 +22,7 @@ from edge.util.text import utf8_safe
 from train.evaluation.result import GalleryItem, Kind
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles
-from train.files import write_whole
+from train.files import write_atomically
 
 T = TypeVar("T")
 
@@ -230,7 +230,7 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem
     gallery = []
     for number, (item, picture) in enumerate(drawn):
         file = f"pictures/{name}-{number:02d}-{item.kind}.png"
-        write_whole(folder / file, partial(Path.write_bytes, data=png(picture)))
+        write_atomically(folder / file, partial(Path.write_bytes, data=png(picture)))
         gallery.append(msgspec.structs.replace(item, file=file))
     return gallery
 
@@ -240,7 +240,9 @@ def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: st
 
 
 def _scale_of(calibration: Calibration) -> ColourScale:
-    return ColourScale.of(calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold))
+    return ColourScale.from_calibration(
+        calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold)
+    )
 
 
 def _by_study(view: TileView) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ from edge.errors import InputError
 from edge.util.text import encode_json
 from train.evaluation.figures import Figures
 from train.evaluation.sweep import SweepFigures
-from train.files import write_whole
+from train.files import write_atomically
 
 SCHEMA = 2
 FILE = "evaluation.json"
@@ -150,7 +150,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write `evaluation.json` into a folder, whole or not at all."""
     text = msgspec.json.format(encode_json(evaluation)) + b"\n"
     file = folder / FILE
-    write_whole(file, lambda place: place.write_bytes(text))
+    write_atomically(file, lambda place: place.write_bytes(text))
     return file
 
 

@@ -1,1 +1,1 @@
-"""Features of the frozen trunk: extracted once per tile, kept on disk, read by every training."""
+"""Features of the frozen trunk: extracted once per tile, cached on disk, read by every training."""

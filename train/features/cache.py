@@ -1,7 +1,8 @@
-"""Features on disk: bounded, shared by the trainings of a machine, and still there for the next one.
+"""The feature cache on disk: limited in size, shared by the trainings of a machine, and kept for later ones.
 
-One file per tile and no database: a rename is atomic, damage costs one tile, nothing is written twice (beside SQLite:
-written 3.5 times as fast, read as fast, checksums included), and one bound holds for all trunks.
+It has one file per tile instead of a database: a rename is atomic, damage costs one tile, nothing is written twice
+(compared with SQLite: writes are 3.5 times as fast, reads as fast, checksums included), and one limit applies to all
+trunks.
 """
 
 import contextlib
@@ -25,12 +26,12 @@ from edge.util.text import format_count
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9
 IN_MEMORY_BYTES = 3 * 2**29
-"""1.5 GiB: some 5,500 tiles of EfficientNet-lite0."""
+"""1.5 GiB: about 5,500 tiles of EfficientNet-lite0."""
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
 _NAME_BYTES = 16
 _BLOCK_BYTES = 4096
-"""File systems give room by blocks of this size."""
+"""Block size of file systems."""
 
 
 def default_folder() -> Path:
@@ -39,24 +40,24 @@ def default_folder() -> Path:
 
 
 def key_of(*parts: str | int | bytes) -> bytes:
-    """A key from all that a tile's pixels depend on, e.g. the digest of its picture, its place, its copy."""
-    plain = [part if isinstance(part, str | bytes) else int(part) for part in parts]  # numpy's 5 is the key of 5
+    """Return a key from everything that a tile's pixels depend on: digest of its picture, place, augmentation."""
+    plain = [part if isinstance(part, str | bytes) else int(part) for part in parts]  # a NumPy 5 gives the key of 5
     return xxhash.xxh3_128_digest(repr(plain).encode())
 
 
 class FeatureCache:
-    """The features of one trunk, as one training uses them; other processes may use the same folder meanwhile.
+    """The features of one trunk for one training; other processes may use the same folder at the same time.
 
-    In the folder, `trainings/` has a folder per process, with the names of the files that it needs; the process holds
-    a lock on that list while it lives, and the kernel releases the lock however it ends. No file that a living process
-    needs is ever deleted.
+    `trainings/` in the folder has a subfolder per process with a list of the files that it needs. The process holds a
+    lock on that list while it lives, and the kernel releases the lock however the process ends. No file that a living
+    process needs is ever deleted.
 
     Args:
-        folder: made if need be.
-        identity: of the trunk: other features have another one.
+        folder: created if missing.
+        identity: digest of the trunk; trunks with other features have another identity.
         shapes: [h, w, c] of each stage.
-        limit_bytes: what all files in the folder may take together, whatever their trunk.
-        say: gets a sentence about what was damaged.
+        limit_bytes: limit for all files in the folder together, of all trunks.
+        report_line: gets a sentence about damaged features.
     Raises:
         TrainingError: the folder cannot be written.
     """
@@ -68,29 +69,29 @@ class FeatureCache:
         shapes: Sequence[tuple[int, int, int]],
         *,
         limit_bytes: int = LIMIT_BYTES,
-        say: Callable[[str], object],
+        report_line: Callable[[str], object],
     ) -> None:
         self.folder, self.shapes = folder, tuple(shapes)
-        self._identity, self._limit_bytes, self._say = repr((identity, self.shapes)), limit_bytes, say
+        self._identity, self._limit_bytes, self._report_line = repr((identity, self.shapes)), limit_bytes, report_line
         self.row_bytes = sum(2 * math.prod(shape) for shape in self.shapes)
         self._file_bytes = _room(self.row_bytes + _CHECKSUM_BYTES)
         self._names: set[bytes] = set()
         self._own = folder / "trainings" / f"{os.getpid()}-{secrets.token_hex(8)}"
-        with self._errors_in_a_sentence(), self._locked():
+        with self._translated_errors(), self._locked():
             self._own.mkdir(parents=True)
             self._list = (self._own / "needed").open("wb")
             fcntl.flock(self._list, fcntl.LOCK_EX)
 
     def missing(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Reserve room for the features of these keys until this cache is closed; what was used least recently goes.
+        """Reserve space for these keys until this cache is closed; the least recently used features are deleted.
 
-        Returns: the keys whose features are not there, in order, without repetition. Damaged ones count as missing.
-
+        Returns:
+            The keys without features, in order, without duplicates. Damaged features count as missing.
         Raises:
-            TrainingError: they do not fit the limit, or the folder cannot be used.
+            TrainingError: the features do not fit the limit, or the folder cannot be used.
         """
         names = {self._name(key): key for key in keys}
-        with self._errors_in_a_sentence():
+        with self._translated_errors():
             with self._locked():
                 needed = self._names | names.keys()
                 self._make_room(needed)
@@ -100,32 +101,32 @@ class FeatureCache:
                 self._names = needed
             row = self._empty(1)[0]
             found = {name: self._load(name, row) for name in names}
-            for name, whole in found.items():
-                if whole:
+            for name, is_intact in found.items():
+                if is_intact:
                     os.utime(self._path(name))
-                elif whole is not None:
-                    self._path(name).unlink(missing_ok=True)  # another training may have found it too
-        if damaged := sum(whole is False for whole in found.values()):
-            self._say(
+                elif is_intact is not None:
+                    self._path(name).unlink(missing_ok=True)  # another training may have deleted it
+        if damaged := sum(is_intact is False for is_intact in found.values()):
+            self._report_line(
                 f"the features of {format_count(damaged, 'tile')} in {self.folder} are damaged, they are extracted "
                 "again"
             )
         return [key for name, key in names.items() if not found[name]]
 
     def write(self, keys: Sequence[bytes], stages: Sequence[NDArray[np.float16]]) -> None:
-        """Store the features of keys that `missing` was asked for.
+        """Store the features of keys that were passed to `missing`.
 
         Args:
-            stages: each float16 [n, h, w, c].
+            stages: features of each stage, float16 [n, h, w, c].
         Raises:
             TrainingError: the disk is full, or the folder cannot be written.
         """
         for i, key in enumerate(keys):
             name, row = self._name(key), np.concatenate([stage[i].ravel() for stage in stages])
             if name not in self._names or row.dtype != np.float16 or row.nbytes != self.row_bytes:
-                raise ValueError(f"features {row.dtype} [{len(row)}] of a key without room for them")
+                raise ValueError(f"features {row.dtype} [{len(row)}] do not fit, or their key was not reserved")
             part, path = self._own / name.hex(), self._path(name)
-            with self._errors_in_a_sentence():
+            with self._translated_errors():
                 try:
                     with part.open("wb") as file:
                         file.write(row.data)
@@ -137,19 +138,19 @@ class FeatureCache:
                     raise
 
     def read(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float16], ...]:
-        """The features of these keys, in their order.
+        """Read the features of these keys, in their order.
 
-        Returns: each stage float16 [n, h, w, c]; the features of one tile are contiguous, the tiles are not.
-
+        Returns:
+            Each stage's features, float16 [n, h, w, c]; those of one tile are contiguous, the tiles are not.
         Raises:
-            TrainingError: some are not there, or are damaged.
+            TrainingError: some are missing or damaged.
         """
         return self.split(self.read_rows(keys))
 
     def read_rows(self, keys: Sequence[bytes]) -> NDArray[np.uint8]:
-        """As `read`, uint8 [n, row], for `split`: features of all stages and their checksum."""
+        """Read rows uint8 [n, row] for `split`: the features of all stages and their checksum. Errors as `read`."""
         rows = self._empty(len(keys))
-        with self._errors_in_a_sentence():
+        with self._translated_errors():
             if not all(self._load(self._name(key), row) for key, row in zip(keys, rows, strict=True)):
                 raise TrainingError(
                     f"features in {self.folder} were deleted or damaged during the training; give the same command "
@@ -158,7 +159,7 @@ class FeatureCache:
         return rows
 
     def split(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.float16], ...]:
-        """Views of rows [n, row] as stages, each float16 [n, h, w, c]."""
+        """Return views of rows [n, row] as stages, each float16 [n, h, w, c]."""
         ends = np.cumsum([2 * math.prod(shape) for shape in self.shapes])
         stages = np.split(rows, ends, axis=1)[:-1]  # the last part is the checksum
         return tuple(
@@ -166,7 +167,7 @@ class FeatureCache:
         )
 
     def close(self) -> None:
-        """Others may delete from now on what this training needed."""
+        """Release the reserved files: other trainings may delete them from now on."""
         shutil.rmtree(self._own, ignore_errors=True)
         self._list.close()
 
@@ -179,16 +180,15 @@ class FeatureCache:
         self.close()
 
     def _make_room(self, needed: set[bytes]) -> None:
-        """Delete what no living training needs, least recently used first, until everything fits the limit."""
+        """Delete files that no living training needs, least recently used first, until all files fit the limit."""
         others = self._needed_by_others()
         own_bytes = len(needed) * self._file_bytes
         others_bytes = sum(room for name, room in others.items() if name not in needed)
         if own_bytes + others_bytes > self._limit_bytes:
-            beside = f", those of other trainings that run now {_gb(others_bytes)}" if others_bytes else ""
+            others_note = f", those of other running trainings {_gb(others_bytes)}" if others_bytes else ""
             raise TrainingError(
-                f"the features of {format_count(len(needed), 'tile')} take {_gb(own_bytes)}{beside}, and {LIMIT_KEY} "
-                "allows "
-                f"{_gb(self._limit_bytes)} in {self.folder}; raise {LIMIT_KEY}"
+                f"the features of {format_count(len(needed), 'tile')} take {_gb(own_bytes)}{others_note}, and "
+                f"{LIMIT_KEY} allows {_gb(self._limit_bytes)} in {self.folder}; raise {LIMIT_KEY}"
             )
         unused = []
         for entry in self._files():
@@ -204,7 +204,7 @@ class FeatureCache:
             excess -= room
 
     def _needed_by_others(self) -> dict[bytes, int]:
-        """Names that living trainings need, and the bytes of each; what dead ones have left is deleted."""
+        """Return the file names that living trainings need, with their bytes; delete the lists of dead trainings."""
         needed: dict[bytes, int] = {}
         for training in self._own.parent.iterdir():
             if training == self._own:
@@ -226,14 +226,14 @@ class FeatureCache:
                 yield from (entry for entry in entries if entry.name.endswith(_SUFFIX))
 
     def _load(self, name: bytes, row: NDArray[np.uint8]) -> bool | None:
-        """Read a file into `row`; whether it is whole. None: there is none."""
+        """Read a file into `row`; return whether it is intact, None if it does not exist."""
         try:
             with self._path(name).open("rb", buffering=0) as file:
-                found = file.readinto(row.data)
-                whole = found == len(row) and not file.read(1)
+                count = file.readinto(row.data)
+                has_right_size = count == len(row) and not file.read(1)
         except FileNotFoundError:
             return None
-        return whole and xxhash.xxh3_64_digest(row[: self.row_bytes].data) == row[self.row_bytes :].tobytes()
+        return has_right_size and xxhash.xxh3_64_digest(row[: self.row_bytes].data) == row[self.row_bytes :].tobytes()
 
     def _empty(self, count: int) -> NDArray[np.uint8]:
         return np.empty((count, self.row_bytes + _CHECKSUM_BYTES), np.uint8)
@@ -247,39 +247,39 @@ class FeatureCache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time reserves room, or begins."""
+        """Hold the folder's lock: only one process at a time starts or reserves space."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextlib.contextmanager
-    def _errors_in_a_sentence(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise TrainingError(
                 f"features cannot be stored in {self.folder} ({error.strerror or error}); make room there, or choose "
-                f"another folder with {FOLDER_KEY}; what was extracted stays"
+                f"another folder with {FOLDER_KEY}; the features extracted so far stay cached"
             ) from error
 
 
 class Features:
-    """Reads rows of the cache by their index in `keys`; each only once if all of them fit `in_memory_bytes`."""
+    """Features of the cache by their index in `keys`; each is read only once if all of them fit `in_memory_bytes`."""
 
     def __init__(self, cache: FeatureCache, keys: Sequence[bytes], *, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
         self._cache, self._keys = cache, keys
         self._rows: NDArray[np.uint8] | None = None
         empty = cache.read_rows([])
         if len(keys) * empty.shape[1] <= in_memory_bytes:
-            self._rows = np.empty((len(keys), empty.shape[1]), np.uint8)  # the kernel gives memory as rows are read
+            self._rows = np.empty((len(keys), empty.shape[1]), np.uint8)  # memory is allocated when rows are read
         self._is_read = np.zeros(len(keys), np.bool_)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
-        """Each stage float16 [n, h, w, c] of tiles by index.
+        """Return each stage's features, float16 [n, h, w, c], of tiles by index.
 
         Raises:
             TrainingError: some are no longer in the cache.

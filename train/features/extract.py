@@ -1,7 +1,8 @@
-"""Features of tiles by the inference engine, as fast as it computes: tiles are made while it works on others.
+"""Extracts the features of tiles with OpenVINO, and prepares tiles while the engine computes others.
 
-A thread per request makes the tiles, waits for the engine and stores the features; there is one request more than the
-engine works on at once. OpenVINO's own callbacks abort where they find Python gone (edge/inference/openvino_engine.py).
+Each request has a thread, which prepares the tiles, waits for the engine and stores the features. There is one request
+more than the engine processes at once. OpenVINO's own callbacks are not used: they abort after Python has exited (see
+edge/inference/openvino_engine.py).
 """
 
 import os
@@ -18,34 +19,34 @@ from openvino.preprocess import PrePostProcessor
 from torch import nn
 
 from edge.errors import TrainingError, last_line
-from edge.inference.devices import settings_on, the_core
+from edge.inference.devices import settings_on, shared_core
 from edge.inference.engine import PROCESSOR
 from train.features.cache import FeatureCache
 
 BATCH = 8
 FillTile = Callable[[NDArray[np.uint8]], object]
-"""Writes one tile, RGB uint8 [H, W, 3], into the array that it gets. Several threads call them, each its own tile."""
+"""Writes one tile, RGB uint8 [H, W, 3], into the given array. Several threads may call it, each for another tile."""
 Progress = Callable[[int, int], object]
-"""Gets how many tiles are done, of how many."""
+"""Gets the number of finished tiles and the total."""
 
 
 def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]:
-    """[h, w, c] of each stage of a trunk, as the cache stores them."""
+    """Return [h, w, c] of each stage of a trunk, as the cache stores them."""
     with torch.inference_mode():
         stages = trunk(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
     return [(stage.shape[2], stage.shape[3], stage.shape[1]) for stage in stages]
 
 
 def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
-    """The trunk in OpenVINO, f32: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
+    """Compile the trunk with OpenVINO, f32: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
 
     Raises:
         TrainingError: OpenVINO cannot use it.
     """
     tile = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
     try:
-        # OpenVINO would trace as well, and check the trace by computing all of it again: three times as long.
-        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # of torch.jit, about Python's values
+        # OpenVINO would also trace, and check the trace by a second computation: three times as long.
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # torch.jit warns of Python values
             traced = torch.jit.trace(trunk, tile, check_trace=False)  # type: ignore[no-untyped-call]
         model = ov.convert_model(traced, input=[ov.PartialShape([BATCH, tile_px, tile_px, 3])])
         steps = PrePostProcessor(model)
@@ -53,7 +54,7 @@ def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
             steps.output(stage).model().set_layout(ov.Layout("NCHW"))
             steps.output(stage).tensor().set_layout(ov.Layout("NHWC")).set_element_type(ov.Type.f16)
         settings = settings_on(PROCESSOR, "f32", threads=len(os.sched_getaffinity(0)), streams=0)
-        return the_core().compile_model(steps.build(), PROCESSOR, settings)
+        return shared_core().compile_model(steps.build(), PROCESSOR, settings)
     except Exception as error:  # OpConversionFailure among others, which is no RuntimeError
         raise TrainingError(f"OpenVINO cannot use the trunk of this model: {last_line(error)}") from error
 
@@ -66,14 +67,15 @@ def extract(
     tile_px: int,
     progress: Progress = lambda done, total: None,
 ) -> int:
-    """Bring the features of these tiles into the cache; those that are there cost nothing.
+    """Extract the features of the tiles that the cache does not hold.
 
-    An interruption or an error leaves in the cache what was computed before it.
+    After an interruption or an error, the cache holds the features computed until then.
 
     Args:
-        tiles: key and pixels of each.
-    Returns: how many were extracted.
-
+        tiles: key and `FillTile` function of each tile.
+        progress: called after each batch.
+    Returns:
+        The number of extracted tiles.
     Raises:
         TrainingError: the features do not fit the cache's limit, or its disk, or the engine fails.
     """
@@ -108,7 +110,7 @@ def extract(
                 done += batch.result()
                 progress(done, len(missing))
         finally:
-            pool.shutdown(cancel_futures=True)  # those at work end, and are stored
+            pool.shutdown(cancel_futures=True)  # running batches finish and are stored
     return done
 
 

@@ -1,1 +1,1 @@
-"""Classifiers that explain themselves, and the weights they start from. Importing the submodules imports torch."""
+"""Classifiers with explanation maps, and their pretrained weights. Importing the submodules imports torch."""

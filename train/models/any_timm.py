@@ -1,4 +1,4 @@
-"""A model that has no file in `configs/model`: any of timm by its name there, with what a file would say."""
+"""Models without a file in `configs/model`: any model of timm by its timm name, with a default configuration."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from train.config import CnnConfig, VitConfig
 
 
 def default_config(name: str) -> CnnConfig | VitConfig | None:
-    """The configuration of a timm model, with or without pretrained tag; None if timm has no such model.
+    """Return the configuration of a timm model, with or without pretrained tag; None if timm has no such model.
 
-    timm's own `VisionTransformer` is a ViT; all else is taken for a CNN, and is refused when it is built if its
-    features are none of a CNN.
+    timm's own `VisionTransformer` is a ViT. Every other model is treated as a CNN; building it fails if its features
+    are not those of a CNN.
 
     Raises:
         ConfigError: timm has the model, but not with this tag.
@@ -30,7 +30,7 @@ def default_config(name: str) -> CnnConfig | VitConfig | None:
 
 
 def empty_network(name: str) -> Any:
-    """A timm network without memory for its weights.
+    """Create a timm network on the meta device, without memory for its weights.
 
     Raises:
         ConfigError: timm has no such model, or not with this tag.
@@ -40,7 +40,7 @@ def empty_network(name: str) -> Any:
 
 
 def create_network(name: str) -> Any:
-    """A timm network with random weights.
+    """Create a timm network with random weights.
 
     Raises:
         ConfigError: timm has no such model, or not with this tag.
@@ -59,5 +59,5 @@ def create_network(name: str) -> Any:
 
 
 def is_plain_vit(network: Any) -> bool:
-    """Whether it is timm's `VisionTransformer` itself; a subclass may do anything with its tokens."""
+    """Whether it is timm's `VisionTransformer` itself; a subclass may process its tokens differently."""
     return type(network) is VisionTransformer

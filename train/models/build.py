@@ -1,4 +1,4 @@
-"""From a configuration to a model: the one place that knows all families."""
+"""Builds a model from its configuration; the only module that knows all families."""
 
 from train.config import CnnConfig, VitConfig
 from train.models.cnn import cam_classifier
@@ -9,7 +9,7 @@ from train.provenance import Provenance
 
 
 def build_model(config: CnnConfig | VitConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:
-    """The model of that configuration, and where its weights come from; errors as the family's own function."""
+    """Build a model; return it with the provenance of its weights. Errors as the family's own function."""
     match config:
         case CnnConfig(head="dense"):
             return dense_classifier(config, tile_px)

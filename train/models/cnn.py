@@ -1,4 +1,4 @@
-"""CNNs with a class activation map (Zhou et al. 2016) as their head."""
+"""CNNs with a class activation map (CAM; Zhou et al. 2016, https://arxiv.org/abs/1512.04150)."""
 
 from typing import Any
 
@@ -14,15 +14,18 @@ from train.provenance import Provenance
 
 
 class CamClassifier(ExplainedClassifier):
-    """Features, global average pooling and one Linear layer; the map is that layer before pooling.
+    """Features, a 1x1 convolution and global average pooling, as in CAM (Zhou et al. 2016, eq. 2, plus the bias).
 
-    Pooling and the Linear layer are both linear, so they may change places: a 1x1 convolution with the layer's weights
-    and bias gives the map, and the mean of the map is the logit. What timm puts between pooling and its own classifier
-    (as in MobileNetV3) is left out, as it would break that identity.
+        map[y, x] = sum over k of weight[k] * features[k, y, x] + bias
+        logit = mean of map
+
+    Pooling and a Linear layer are both linear, so their order does not matter: the logit equals that of a Linear layer
+    on pooled features. Layers that timm has between pooling and its own classifier (as in MobileNetV3) are left out,
+    as they would break this identity.
 
     Args:
         features: from images [N, 3, H, W] to features [N, channels, h, w].
-        channels: of the features.
+        channels: number of feature channels.
         map_hw: cells of the map, h and w.
         mean, std: normalisation of RGB in 0..1.
     """
@@ -51,7 +54,7 @@ class CamClassifier(ExplainedClassifier):
 
 
 class _TimmFeatures(nn.Module):
-    """The part of a timm CNN that makes the feature tensor."""
+    """The part of a timm CNN that computes the features."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -63,14 +66,14 @@ class _TimmFeatures(nn.Module):
 
 
 def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Provenance]:
-    """A CNN of timm, cut at `config.stride`, with its weights and where they come from.
+    """Build a timm CNN, cut at `config.stride`; return it with the provenance of its weights.
 
     Weights are loaded strictly into the whole network; then the stages after the cut, and timm's own head, are removed.
 
     Raises:
-        ConfigError: timm has no such model, it has no stage of that stride, it cannot be cut there, or its features
-            are no grid of cells that cover the tile.
-        WeightsError: the weights that were asked for cannot be had.
+        ConfigError: timm has no such model, the model has no stage of that stride or cannot be cut there, or its
+            features are no grid of cells that cover the tile.
+        WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
     strides = _strides(network, config)
@@ -81,31 +84,31 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
         _cut_after(network, stride, strides)
         with torch.enable_grad():
             features = network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px))
-    except Exception as error:  # an unusual network ends in whatever it trips over
+    except Exception as error:  # an unusual network may raise anything
         raise ConfigError(
             f"{config.timm} cannot be cut at stride {stride} and run on tiles of {tile_px} px "
             f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model.stride or tiles.tile_px, "
             "or another model"
         ) from error
-    if problem := _why_no_map(features, tile_px, stride):
+    if problem := _describe_map_problem(features, tile_px, stride):
         raise ConfigError(
             f"{config.timm} ({type(network).__name__}) cannot be explained by a class activation map: {problem}; "
             "choose a CNN with features [tiles, channels, h, w], or a ViT that is timm's VisionTransformer"
         )
     cells = tile_px // stride
-    remove_what_does_not_lead_to(features, network)
+    remove_unused_layers(features, network)
     return CamClassifier(_TimmFeatures(network.train()), features.shape[1], (cells, cells), mean, std), provenance
 
 
 def _strides(network: Any, config: CnnConfig) -> list[int]:
-    """Of each stage, input px per cell.
+    """Return the stride of each stage, input px per cell.
 
     Raises:
-        ConfigError: it has none, or none of the wanted stride.
+        ConfigError: timm lists no stages, or none of the configured stride.
     """
     strides = [info["reduction"] for info in getattr(network, "feature_info", None) or ()]
     if not strides or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError(f"timm tells no stages of {config.timm} that it could end at; choose another model")
+        raise ConfigError(f"timm lists no stages of {config.timm} at which it could be cut; choose another model")
     if config.stride is not None and config.stride not in strides:
         raise ConfigError(
             f"model.stride is {config.stride}, and the stages of {config.timm} have {strides}; choose one of them"
@@ -114,7 +117,7 @@ def _strides(network: Any, config: CnnConfig) -> list[int]:
 
 
 def _cut_after(network: Any, stride: int, strides: list[int]) -> None:
-    """Remove from a timm CNN, in place, its head and every stage after the last of that stride (input px per cell)."""
+    """Remove from a timm CNN, in place, its head and all stages after the last one of `stride` (input px per cell)."""
     if stride == strides[-1]:
         network.reset_classifier(0, "")
     else:
@@ -122,8 +125,8 @@ def _cut_after(network: Any, stride: int, strides: list[int]) -> None:
         network.prune_intermediate_layers([last], prune_norm=True)
 
 
-def _why_no_map(features: Any, tile_px: int, stride: int) -> str | None:
-    """What is wrong with the features of one tile, if they are not [1, channels, h, w] with cells of `stride` px."""
+def _describe_map_problem(features: Any, tile_px: int, stride: int) -> str | None:
+    """Describe why features of a tile give no map; None if they are [1, channels, h, w] with cells of `stride` px."""
     if not isinstance(features, Tensor):
         return f"its features are a {type(features).__name__} of several tensors"
     shape, cells = list(features.shape), tile_px / stride
@@ -136,11 +139,11 @@ def _why_no_map(features: Any, tile_px: int, stride: int) -> str | None:
     return f"its {shape[2]}x{shape[3]} cells of {stride} px do not cover a tile of {tile_px} px exactly"
 
 
-def remove_what_does_not_lead_to(features: Tensor, network: nn.Module) -> None:
-    """Remove from a network, in place, each layer whose weights the features were not computed from.
+def remove_unused_layers(features: Tensor, network: nn.Module) -> None:
+    """Remove from a network, in place, each layer whose weights do not influence the features.
 
-    timm leaves layers between pooling and classifier where they are (the 1x1 convolution of MobileNetV3, VGG's
-    two large ones): they would be counted, saved and shipped, and never run.
+    timm keeps the layers between pooling and classifier (the 1x1 convolution of MobileNetV3, VGG's two large ones):
+    they would be counted, saved and shipped, and never run.
     """
     weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     gradients = torch.autograd.grad(features, list(weights.values()), torch.ones_like(features), allow_unused=True)

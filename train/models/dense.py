@@ -1,9 +1,9 @@
-"""A dense head on a pretrained trunk: a map of stride 8, whose highest cells are the logit.
+"""A dense head on a pretrained trunk: a map of stride 8, and the mean of its highest cells as the logit.
 
-The trunk is a timm CNN up to its last stage of stride 16. Its features of strides 4 and 8 say exactly where, those of
-stride 16 say what; the head adds them up and gives one number per cell of 8 px, the evidence of a defect in logits. The
-mean of the few highest cells is the tile's logit, so map and logit share one scale, and a small defect is not averaged
-away by what is good around it.
+The trunk is a timm CNN up to its last stage of stride 16. Its features of strides 4 and 8 locate a defect, those of
+stride 16 recognise it; the head adds them up to one number per cell of 8 px, the evidence of a defect in logits. The
+tile's logit is the mean of the few highest cells. So map and logit have the same scale, and averaging over the good
+rest of the tile does not hide a small defect.
 """
 
 import copy
@@ -26,47 +26,48 @@ from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
 STRIDES = (4, 8, 16)
-"""Of the stages that features are taken from, input px per cell."""
+"""Strides of the stages whose features the head uses, input px per cell."""
 MAP_STRIDE = 8
+"""Input px per cell of the map."""
 TOP_CELLS = 16
-"""Of 28x28 cells: 2 % of the tile. docs/training.md says what fewer and more cost."""
+"""Number of highest cells whose mean is the logit: 2 % of the 28x28 cells of a tile."""
 
 
 class Trunk(nn.Module):
     """A timm CNN up to stride 16.
 
     Args:
-        network: pruned after its last stage of stride 16.
+        network: a timm network, pruned after its last stage of stride 16.
         taps: names of the modules whose outputs are the features.
     """
 
     def __init__(self, network: Any, taps: Sequence[str]) -> None:
         super().__init__()
         self.network = network
-        self._seen: dict[str, Tensor] = {}
+        self._captured: dict[str, Tensor] = {}
         for name in taps:
-            network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: self._see(name, out))
+            network.get_submodule(name).register_forward_hook(lambda _, __, out, name=name: self._capture(name, out))
         self.taps = tuple(taps)
 
-    def _see(self, name: str, features: Tensor) -> None:
-        self._seen[name] = features
+    def _capture(self, name: str, features: Tensor) -> None:
+        self._captured[name] = features
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features [N, channels, h, w] of each tap, of normalised images [N, 3, H, W]."""
-        self._seen.clear()
+        """Return each tap's features [N, channels, h, w] of normalised images [N, 3, H, W]."""
+        self._captured.clear()
         self.network.forward_features(images)
-        return tuple(self._seen[name] for name in self.taps)
+        return tuple(self._captured[name] for name in self.taps)
 
 
 class LaterStages(nn.Module):
-    """The stages of a trunk after its first tap, as a network of their own: what fine-tuning trains.
+    """A copy of a trunk's stages after its first tap: the part that fine-tuning trains.
 
-    Their batch normalisation keeps the pretrained averages, and their depthwise filters stay as they are.
+    Batch normalisation keeps the pretrained averages, and depthwise filters stay fixed.
 
     Args:
-        trunk: whose stages are copied.
+        trunk: the trunk whose stages are copied.
     Raises:
-        ConfigError: they do not follow each other as numbered modules do.
+        ConfigError: the stages are not consecutively numbered modules.
     """
 
     def __init__(self, trunk: Trunk) -> None:
@@ -78,12 +79,12 @@ class LaterStages(nn.Module):
         self.stages = nn.ModuleList(copy.deepcopy(modules[name]) for name in self.names)
         self._is_tap = [name in trunk.taps for name in self.names]
         for module in self.stages.modules():
-            module._forward_hooks.clear()  # those of the trunk
+            module._forward_hooks.clear()  # copied from the trunk
         self.requires_grad_(True)
         fix_depthwise_filters(self.stages)
 
     def forward(self, first: Tensor) -> tuple[Tensor, ...]:
-        """Features of all taps, of those of the first."""
+        """Return the features of all taps, computed from those of the first."""
         features, hidden = [first], first
         for stage, is_tap in zip(self.stages, self._is_tap, strict=True):
             hidden = stage(hidden)
@@ -97,8 +98,8 @@ class LaterStages(nn.Module):
                 module.eval()
         return self
 
-    def put_into(self, trunk: Trunk) -> None:
-        """Give the trunk these weights."""
+    def copy_to(self, trunk: Trunk) -> None:
+        """Copy the weights into the trunk."""
         for name, stage in zip(self.names, self.stages, strict=True):
             trunk.network.get_submodule(name).load_state_dict(stage.state_dict())
 
@@ -106,13 +107,13 @@ class LaterStages(nn.Module):
 def check_later_stages(model: "DenseClassifier", tile_px: int) -> None:
     """Refuse a network whose later stages cannot be fine-tuned, before its features are extracted.
 
-    Modules may be numbered and yet not follow each other: between the blocks of a DenseNet are transitions. So the
-    stages must give the trunk's own features on a tile, up to rounding.
+    Modules may be numbered and yet have other modules between them, like the transitions of a DenseNet. So this checks
+    that the stages reproduce the trunk's features of a tile, up to rounding.
 
     Args:
         tile_px: side of the model's tiles.
     Raises:
-        ConfigError: they do not.
+        ConfigError: the stages do not reproduce them.
     """
     trunk = model.trunk
     stages = LaterStages(trunk).eval()
@@ -121,14 +122,14 @@ def check_later_stages(model: "DenseClassifier", tile_px: int) -> None:
     try:
         with torch.no_grad():
             expected = trunk.eval()(image)
-            found = stages(expected[0])
-    except Exception as error:  # an unusual network ends in whatever it trips over
+            computed = stages(expected[0])
+    except Exception as error:  # an unusual network may raise anything
         raise _cannot_be_fine_tuned(trunk) from error
     finally:
         trunk.train(was_training)
-    if [each.shape for each in found] != [each.shape for each in expected] or not all(
+    if [each.shape for each in computed] != [each.shape for each in expected] or not all(
         torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
-        for one, other in zip(found, expected, strict=True)
+        for one, other in zip(computed, expected, strict=True)
     ):
         raise _cannot_be_fine_tuned(trunk)
 
@@ -141,9 +142,9 @@ def _cannot_be_fine_tuned(trunk: Trunk) -> ConfigError:
 
 
 class ChannelDropout(nn.Module):
-    """Leaves out a share of the channels of each tile while training, drawn by a generator of its own.
+    """Drops a random share of the channels of each tile during training, with its own random generator.
 
-    Heads of several folds train side by side; torch's own dropout would have them share one stream of random numbers.
+    The heads of several folds train in parallel; torch's own dropout would share one stream of random numbers.
     """
 
     def __init__(self, share: float) -> None:
@@ -154,17 +155,17 @@ class ChannelDropout(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         if not self.training:
             return hidden
-        kept = torch.rand(hidden.shape[:2], generator=self.generator) < self._keep
-        return hidden * (kept / self._keep).to(hidden.dtype)[:, :, None, None]
+        mask = torch.rand(hidden.shape[:2], generator=self.generator) < self._keep
+        return hidden * (mask / self._keep).to(hidden.dtype)[:, :, None, None]
 
 
 class Projection(nn.Module):
-    """Features standardised per channel, then projected to the head's width, in one convolution.
+    """Standardises features per channel and projects them to the head's width, in one convolution.
 
     Args:
-        channels: of the features.
-        width: of the head.
-        step: side of the square of cells that become one.
+        channels: number of feature channels.
+        width: hidden channels of the head.
+        step: kernel size and stride: step x step cells become one.
     """
 
     def __init__(self, channels: int, width: int, step: int) -> None:
@@ -176,7 +177,7 @@ class Projection(nn.Module):
         self.register_buffer("deviation", torch.ones(channels))
 
     def standardise(self, features: Tensor) -> None:
-        """Take mean and deviation from features [N, channels, h, w]."""
+        """Set mean and standard deviation of each channel from features [N, channels, h, w]."""
         deviation, mean = torch.std_mean(features.float(), dim=(0, 2, 3))
         self.mean.copy_(mean)
         self.deviation.copy_(deviation + 1e-5 * (1 + mean.abs()))
@@ -188,13 +189,13 @@ class Projection(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """From the features of a trunk to a map.
+    """Computes the map from the features of a trunk.
 
     Args:
-        channels: of the features of each tap.
-        strides: of each tap, input px per cell.
+        channels: feature channels of each tap.
+        strides: stride of each tap, input px per cell.
         width: hidden channels.
-        dropout: share of hidden channels that a training step leaves out.
+        dropout: share of hidden channels that a training step drops.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, dropout: float = 0.1) -> None:
@@ -212,26 +213,26 @@ class DenseHead(nn.Module):
         self.out = nn.Conv2d(width, 1, kernel_size=1)
         self.floor: Tensor
         self.register_buffer("floor", torch.tensor(-4.0))
-        """Of the map: below it, evidence fades, as no cell is much better than good."""
+        """Soft lower bound of the map, logits: no cell is much better than good."""
         self.novelty: Novelty | None = None
-        """What is added for cells that are unlike good ones, where no defect was known."""
+        """Adds evidence to cells that differ from good ones; only for trainings without known defects."""
 
     def standardise(self, features: Sequence[Tensor]) -> None:
-        """Take each channel's mean and deviation from features of some tiles, before the training."""
+        """Set each channel's mean and standard deviation from features of some tiles, before the training."""
         for each, project in zip(features, self.projections, strict=True):
             assert isinstance(project, Projection)
             project.standardise(each)
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Features of all taps, as they come."""
+        """Return the features of all taps unchanged."""
         return features
 
     def untrained(self) -> "DenseHead":
-        """Another head for the same features."""
+        """Return a new, untrained head for the same features."""
         return DenseHead(self.channels, self.strides, self.width)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The map [N, h, w], of stride 8, in logits, of features [N, channels, h, w]."""
+        """Return the map [N, h, w], stride 8, in logits, of each tap's features [N, channels, h, w]."""
         by_stride: dict[int, Tensor] = {}
         for each, stride, project in zip(features, self.strides, self.projections, strict=True):
             projected = project(each)
@@ -249,7 +250,7 @@ class DenseHead(nn.Module):
 
 
 class FineTuned(nn.Module):
-    """The later stages of a trunk and a head: as a head, from features to the map."""
+    """The later stages of a trunk with a head; computes the map from features, as a head does."""
 
     def __init__(self, stages: LaterStages, head: DenseHead) -> None:
         super().__init__()
@@ -257,20 +258,20 @@ class FineTuned(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Of each tap, input px per cell."""
+        """Stride of each tap, input px per cell."""
         return self.head.strides
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Features of all taps, of those of the first."""
+        """Return the features of all taps, computed from those of the first."""
         return self.stages(features[0])  # type: ignore[no-any-return]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The map [N, h, w] of features, of which the first tap's are enough."""
+        """Return the map [N, h, w] of features [N, channels, h, w]; only the first tap's are used."""
         return self.head(self.taps(features))  # type: ignore[no-any-return]
 
 
 class DenseClassifier(ExplainedClassifier):
-    """Trunk and dense head.
+    """A trunk with a dense head.
 
     Args:
         trunk: from normalised images to features.
@@ -290,10 +291,10 @@ class DenseClassifier(ExplainedClassifier):
         super().__init__(mean, std)
         self.trunk, self.head, self.map_hw = trunk, head, map_hw
         self.shown_by = head.strides.index(STRIDES[-1])
-        """Number of the first tap of stride 16: later ones tell other products apart less well."""
+        """Index of the first tap of stride 16: later taps distinguish other products less well."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As PyTorch's; the head has prototypes of good cells where the state has them."""
+        """Load the state as PyTorch does; the head gets prototypes of good cells if the state has them."""
         prototypes = state_dict.get("head.novelty.prototypes")
         self.head.novelty = None if prototypes is None else Novelty(prototypes.shape[1], prototypes.shape[0])
         return super().load_state_dict(state_dict, strict, assign)
@@ -302,16 +303,19 @@ class DenseClassifier(ExplainedClassifier):
         nn.init.constant_(self.head.out.bias, log_odds)  # type: ignore[arg-type]
 
     def features(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        """Of RGB tiles uint8 [N, H, W, 3]: what is extracted once, as training leaves the trunk as it is."""
+        """Return each tap's features [N, channels, h, w] of RGB tiles uint8 [N, H, W, 3].
+
+        They are extracted once, because training does not change the trunk.
+        """
         return self.trunk(self.normalised(tiles))  # type: ignore[no-any-return]
 
     def evidence(self, images: Tensor) -> Tensor:
         return self.head(self.trunk(images))  # type: ignore[no-any-return]
 
     def with_features(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits and maps, and features [N, channels] of `shown_by`, averaged over the tile: what it shows as a whole.
+        """Return logits [N], maps [N, h, w] and features [N, channels] of RGB tiles uint8 [N, H, W, 3], in one pass.
 
-        They come from the same pass.
+        The features are those of the tap `shown_by`, averaged over the tile: they describe what the tile shows.
         """
         features = self.features(tiles)
         maps = self.head(features)
@@ -319,7 +323,7 @@ class DenseClassifier(ExplainedClassifier):
 
 
 class TileFeatures(nn.Module):
-    """What an engine extracts: the features of raw tiles.
+    """Computes the features of raw tiles; an inference engine runs this part.
 
     Args:
         model: a dense classifier, in evaluation mode.
@@ -330,18 +334,18 @@ class TileFeatures(nn.Module):
         super().__init__()
         self.model = model
         self.identity = _digest(model, tile_px)
-        """Of all that determines the features of a tile."""
+        """Digest of everything that determines the features of a tile."""
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
         return self.model.features(tiles)
 
 
 def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, Provenance]:
-    """A CNN of timm with its weights, cut after stride 16, and a dense head that knows nothing yet.
+    """Build a timm CNN, cut after stride 16, with an untrained dense head; return it with its weights' provenance.
 
     Raises:
-        ConfigError: timm has no such model, it has no stages of strides 4, 8 and 16, or it cannot be cut there.
-        WeightsError: the weights that were asked for cannot be had.
+        ConfigError: timm has no such model, the model has no stages of strides 4, 8 and 16, or it cannot be cut there.
+        WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
     stages = _stages(network, config)
@@ -355,11 +359,11 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
             names.insert(-1, before)
         with torch.no_grad():
             features = Trunk(network.eval(), names)(sample)
-            if before and features[-2].shape[2:] != features[-1].shape[2:]:  # it is of a finer stride
+            if before and features[-2].shape[2:] != features[-1].shape[2:]:  # `before` has a finer stride
                 names.remove(before)
             trunk = Trunk(network, names)
             features = trunk(sample)
-    except Exception as error:  # an unusual network ends in whatever it trips over
+    except Exception as error:  # an unusual network may raise anything
         raise ConfigError(
             f"{config.timm} cannot be cut at stride {STRIDES[-1]} and run on tiles of {tile_px} px "
             f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model or tiles.tile_px, or "
@@ -381,10 +385,10 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
 
 
 def _stages(network: Any, config: CnnConfig) -> list[tuple[int, str]]:
-    """Numbers and module names of the last stage of each stride.
+    """Return index and module name of the last stage of each stride.
 
     Raises:
-        ConfigError: one is not there.
+        ConfigError: a stride is missing.
     """
     infos = list(getattr(network, "feature_info", None) or ())
     last = {info["reduction"]: (number, info["module"]) for number, info in enumerate(infos)}
@@ -397,7 +401,7 @@ def _stages(network: Any, config: CnnConfig) -> list[tuple[int, str]]:
 
 
 def _numbered_between(first: str, last: str) -> list[str]:
-    """Names of the modules after `first` up to `last`: of blocks.1 and blocks.4, blocks.2 to blocks.4."""
+    """Return the names of the modules after `first` up to `last`: for blocks.1 and blocks.4, blocks.2 to blocks.4."""
     begin, end = re.fullmatch(r"(.*?)([0-9]+)", first), re.fullmatch(r"(.*?)([0-9]+)", last)
     if begin is None or end is None or begin[1] != end[1]:
         return []
@@ -405,9 +409,9 @@ def _numbered_between(first: str, last: str) -> list[str]:
 
 
 def _stage_before(network: nn.Module, name: str) -> str | None:
-    """The module numbered one less, as `blocks.3` before `blocks.4`: timm names only the last stage of a stride."""
-    found = re.fullmatch(r"(.*?)([0-9]+)", name)
-    before = f"{found[1]}{int(found[2]) - 1}" if found else ""
+    """Return the module numbered one less (`blocks.3` for `blocks.4`): timm lists only the last stage of a stride."""
+    match = re.fullmatch(r"(.*?)([0-9]+)", name)
+    before = f"{match[1]}{int(match[2]) - 1}" if match else ""
     return before if before in dict(network.named_modules()) else None
 
 

@@ -1,9 +1,9 @@
-"""Depthwise convolutions whose filters stay: they make a step of fine-tuning several times as fast on a processor.
+"""Depthwise convolutions with fixed filters, which make a step of fine-tuning several times as fast on a CPU.
 
-Of a depthwise convolution, torch's gradients take 5 to 50 times as long as forward on processors: those of the filters,
-and in bf16 those of the images too where the stride is 2. The first are left out. The second are a convolution forward:
-of the gradient, with zeros between its cells by the stride, with filters that are turned (Dumoulin & Visin 2016,
-section 4.6).
+On CPUs, torch's backward pass of a depthwise convolution takes 5 to 50 times as long as the forward pass: for the
+filters, and at stride 2 in bf16 also for the images. The gradient of the filters is not computed here. The gradient of
+the images is a forward convolution: of the output's gradient, with stride - 1 zeros between its cells, by the rotated
+filters (transposed convolution; Dumoulin & Visin 2016, section 4.6).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 
 
 class _ByImages(torch.autograd.Function):
-    """A depthwise convolution of images [N, C, H, W] with filters [C, 1, k, k], with a gradient of the images alone."""
+    """Depthwise convolution of images [N, C, H, W] with filters [C, 1, k, k]; only the images get a gradient."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, filters: Tensor, stride: int, padding: int) -> Tensor:
@@ -29,16 +29,16 @@ class _ByImages(torch.autograd.Function):
         (gradient,), (filters,) = gradients, ctx.saved_tensors
         reach = filters.shape[-1] - 1
         if ctx.stride > 1:
-            apart = [side + 2 * ctx.padding - reach for side in ctx.height_width]
-            spread = gradient.new_zeros(*gradient.shape[:2], *apart).contiguous(memory_format=torch.channels_last)
+            spread_hw = [side + 2 * ctx.padding - reach for side in ctx.height_width]
+            spread = gradient.new_zeros(*gradient.shape[:2], *spread_hw).contiguous(memory_format=torch.channels_last)
             spread[:, :, :: ctx.stride, :: ctx.stride] = gradient
             gradient = spread
-        turned = filters.flip(2, 3).to(gradient.dtype)
-        return conv2d(gradient, turned, None, 1, reach - ctx.padding, groups=len(filters)), None, None, None
+        rotated = filters.flip(2, 3).to(gradient.dtype)
+        return conv2d(gradient, rotated, None, 1, reach - ctx.padding, groups=len(filters)), None, None, None
 
 
 class FixedDepthwise(nn.Module):
-    """As the convolution that it is made of, whose filters become a buffer of the same name."""
+    """Replaces a depthwise convolution; its filters become a buffer of the same name."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FixedDepthwise(nn.Module):
 
 
 def fix_depthwise_filters(network: nn.Module) -> None:
-    """Put a `FixedDepthwise` in the place of each depthwise convolution that it can be."""
+    """Replace each depthwise convolution that `FixedDepthwise` supports, in place."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and type(child) in (nn.Conv2d, Conv2dSame) and _is_plain(child):
@@ -63,7 +63,7 @@ def fix_depthwise_filters(network: nn.Module) -> None:
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
-    """One filter per channel, square, without a bias or holes in it, padded by a number or by timm's `same`."""
+    """Whether it has one square filter per channel, no bias, no dilation, and numeric or timm's `same` padding."""
     square = [conv.kernel_size, conv.stride, *([] if isinstance(conv, Conv2dSame) else [conv.padding])]
     return (
         1 < conv.groups == conv.in_channels == conv.out_channels

@@ -1,7 +1,7 @@
-"""What is unlike all good cells, as a part of a dense head: for trainings that know no defect.
+"""Novelty: evidence from the distance to good cells, for dense heads that are trained without known defects.
 
-A head that has seen synthetic defects alone is sure of what looks like them. The distance to prototypes of good cells
-needs no defect, and finds what nobody drew; it is added to the head's evidence, in plain operators.
+A head that is trained only on synthetic defects recognises what resembles them. The distance to prototypes of good
+cells needs no defects and finds others; it is added to the head's evidence, in plain operators that export.
 """
 
 from collections.abc import Sequence
@@ -14,22 +14,27 @@ from train.models.explained import in_float32
 from train.models.prototypes import PROTOTYPES, Prototypes
 
 STRIDES = (8, 16)
-"""Of the features that are compared: finer ones change with every grain."""
+"""Strides of the compared features, input px per cell: finer features change with every grain of the surface."""
 NEAREST = 0.3
-"""Of all distances: of a cell that is a prototype itself, rounding would decide."""
+"""Lower bound of distances, in standard deviations: near a prototype, rounding would decide the distance."""
 EVIDENCE_SHARE = 0.15
-"""Weight of the head's evidence over that of novelty, both in standard deviations of good cells that they were not
-trained on. Of 0.05 to 0.3 it found most on KolektorSDD and magnetic tile: less loses what synthetic defects show, more
-loses what nobody drew.
+"""Weight of the head's evidence relative to novelty, both in standard deviations over good cells that were not trained
+on. Of the values from 0.05 to 0.3 it found most on KolektorSDD and magnetic tile: a lower value misses what resembles
+synthetic defects, a higher one misses other defects.
 """
 
 
 class Novelty(nn.Module):
-    """Distance of each cell to the nearest prototype, as evidence.
+    """Evidence from each cell's distance to the nearest prototype p of good cells:
+
+        evidence = gain * (max(NEAREST, min over p of ||whitening^T (x - mean) - p||) - offset)
+
+    in logits, where x are the cell's features; computed at stride 16 and enlarged bilinearly. The distance is that of
+    PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265), to few whitened centres, not to stored cells.
 
     Args:
-        channels: of the features of `STRIDES`, all together.
-        prototypes: how many there are.
+        channels: channels of all features of `STRIDES` together.
+        prototypes: number of prototypes.
     """
 
     def __init__(self, channels: int, prototypes: int = PROTOTYPES) -> None:
@@ -47,20 +52,20 @@ class Novelty(nn.Module):
 
     @classmethod
     def of(cls, known: Prototypes) -> "Novelty":
-        """Of these prototypes; it adds nothing until `weigh`."""
+        """Create it from prototypes; its evidence is 0 until `weigh` is called."""
         novelty = cls(known.centres.shape[1], len(known.centres))
         for name, value in (("mean", known.mean), ("whitening", known.whitening), ("prototypes", known.centres)):
             getattr(novelty, name).copy_(torch.from_numpy(value))
         return novelty
 
     def weigh(self, offset: float, gain: float) -> None:
-        """Add `gain` for each unit by which the distance exceeds `offset`."""
+        """Set `offset`, a distance, and `gain`, logits per unit of distance above it."""
         self.offset.fill_(offset)
         self.gain.fill_(gain)
 
     def distance(self, features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-        """[N, h, w] of stride 8, of features [N, channels, h, w] of each stride."""
-        cells = cells_of(features, strides)
+        """Return each cell's distance [N, h, w], stride 8, of features [N, channels, h, w] of each stride."""
+        cells = concatenate_cells(features, strides)
         with in_float32(cells.device):
             weight = self.whitening.T[..., None, None]
             whitened = conv2d(cells.float(), weight, -(self.whitening.T @ self.mean))
@@ -71,12 +76,12 @@ class Novelty(nn.Module):
             return interpolate(distance, scale_factor=2.0, mode="bilinear", align_corners=False)[:, 0]
 
     def forward(self, features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-        """Evidence [N, h, w] of stride 8, in logits."""
+        """Return the evidence [N, h, w], stride 8, in logits."""
         return self.gain * (self.distance(features, strides) - self.offset)
 
 
-def cells_of(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """Features of `STRIDES` side by side, [N, all channels, h, w] of stride 16."""
+def concatenate_cells(features: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Concatenate the features of `STRIDES`, averaged to stride 16: [N, all channels, h, w]."""
     parts = [
         avg_pool2d(each, STRIDES[-1] // stride) if stride < STRIDES[-1] else each
         for each, stride in zip(features, strides, strict=True)

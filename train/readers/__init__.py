@@ -1,4 +1,4 @@
-"""What a folder of labelled pictures says: one file here per annotation format, one that puts a folder together."""
+"""Readers of labelled folders: one module per annotation format, and `folder`, which combines them."""
 
 from train.readers.folder import read_folder
 from train.readers.labelled import LabelledFolder, LabelledImage

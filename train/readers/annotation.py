@@ -1,4 +1,4 @@
-"""What every annotation format comes down to: the defective pixels of one picture."""
+"""The interface of all annotation formats: the defective pixels of one picture."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,26 +9,29 @@ from numpy.typing import NDArray
 
 
 class Annotation(Protocol):
-    """Where one picture is defective. A new format is a new file with such a class, and a line in `folder.TRUTHS`."""
+    """The marked defects of one picture. A new format needs a module with such a class and an entry in `TRUTHS`."""
 
     @property
     def file(self) -> Path:
-        """Where it is written."""
+        """The file that holds the annotation."""
 
     def objects(self) -> Counter[str]:
-        """How many objects of each class it marks, whether they count as defects or not; a class that it knows and
-        does not mark counts 0. Nothing for masks, which have no classes. Errors as `mask`.
+        """Count the marked objects of each class, whether the class counts as a defect or not.
+
+        A known class without objects counts 0. Masks have no classes, so their result is empty. Errors as `mask`.
         """
 
     def marks_defects(self) -> bool:
-        """Whether it marks any defect at all. Errors as `mask`."""
+        """Whether any defect is marked. Errors as `mask`."""
 
     def is_exact(self) -> bool:
-        """Whether its marks follow the defects. Boxes do not: they overstate them. Errors as `mask`."""
+        """Whether the marks follow the outline of the defects; boxes overstate defects. Errors as `mask`."""
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Defective pixels, bool [H, W], of a picture of that size.
+        """Return the defective pixels, bool [H, W].
 
+        Args:
+            frame_hw: size of the picture, px.
         Raises:
             InputError: the file cannot be read, or was made for a picture of another size.
         """

@@ -1,8 +1,8 @@
-"""Objects in COCO's JSON: one or more files `annotations/*.json`, as COCO and CVAT name them, for all pictures.
+"""Objects in COCO's JSON: one or more files `annotations/*.json` for all pictures, named as COCO and CVAT name them.
 
-An object is its `segmentation` (polygons, or run lengths as numbers or as COCO's compressed string), and where it has
-none, its `bbox`. A picture is found by the last part of its `file_name`. The format is described at
-https://cocodataset.org/#format-data; that of the string only by `rleFrString` in pycocotools' maskApi.c.
+The reader uses an object's `segmentation` (polygons, or run lengths as numbers or as COCO's compressed string), or else
+its `bbox`. It finds a picture by the last part of `file_name`. https://cocodataset.org/#format-data describes the
+format; only `rleFrString` in pycocotools' maskApi.c describes the compressed string.
 """
 
 from collections import Counter
@@ -48,11 +48,11 @@ class _File(msgspec.Struct):
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a file says of one picture."""
+    """A file's entries for one picture."""
 
     image: _Image
     names: dict[int, str]
-    """Classes by number."""
+    """Class names by category id."""
     objects: list[_Object]
 
 
@@ -69,28 +69,28 @@ class CocoObjects(MarkedObjects):
     def marks(self) -> Marks:
         image = self.entry.image
         size = None if image.height is None or image.width is None else (image.height, image.width)
-        return Marks(size, tuple(self._object(found) for found in self.entry.objects))
+        return Marks(size, tuple(self._mark(entry) for entry in self.entry.objects))
 
     def objects(self) -> Counter[str]:
-        """How many objects of each class it has; the file's other categories count 0."""
-        found = Counter(dict.fromkeys(self.entry.names.values(), 0))
-        found.update(self.entry.names[one.category_id] for one in self.entry.objects)
-        return found
+        """Count the objects of each class; the file's other categories count 0."""
+        counts = Counter(dict.fromkeys(self.entry.names.values(), 0))
+        counts.update(self.entry.names[entry.category_id] for entry in self.entry.objects)
+        return counts
 
-    def _object(self, found: _Object) -> MarkedObject:
-        name = self.entry.names[found.category_id]
-        told = f"{name} (annotation {found.id})"
+    def _mark(self, entry: _Object) -> MarkedObject:
+        name = self.entry.names[entry.category_id]
+        description = f"{name} (annotation {entry.id})"
         try:
-            return MarkedObject(name, _shapes(found), told)
+            return MarkedObject(name, _shapes(entry), description)
         except ValueError as error:
-            raise InputError(f"{self.where} has a {told} that {error}; mend it, or take it out") from error
+            raise InputError(f"{self.where} has a {description} that {error}; correct it, or remove it") from error
 
 
 def read(folder: Path, classes: frozenset[str] | None) -> dict[str, CocoObjects]:
-    """The annotations of a folder, by the stem of their pictures.
+    """Read a folder's annotations; return them by their picture's stem.
 
     Raises:
-        InputError: a file is damaged, names what it does not list, or a picture is listed twice.
+        InputError: a file is damaged, refers to an id that it does not list, or a picture is listed twice.
     """
     read: dict[str, CocoObjects] = {}
     for file in sorted(folder.glob("*.json")):
@@ -112,30 +112,30 @@ def _entries(file: Path) -> list[tuple[_Image, _Entry]]:
         raise InputError(f"{file} is no COCO annotation ({error}); expected its JSON, export it again") from error
     names = {category.id: category.name for category in content.categories}
     objects: dict[int | str, list[_Object]] = {image.id: [] for image in content.images}
-    for found in content.annotations:
-        for what, number, listed in (("image", found.image_id, objects), ("category", found.category_id, names)):
+    for entry in content.annotations:
+        for kind, number, listed in (("image", entry.image_id, objects), ("category", entry.category_id, names)):
             if number not in listed:
-                raise InputError(f"{file} has an annotation {found.id} of {what} {number}, which it does not list")
-        objects[found.image_id].append(found)
+                raise InputError(f"{file} has an annotation {entry.id} of {kind} {number}, which it does not list")
+        objects[entry.image_id].append(entry)
     return [(image, _Entry(image, names, objects[image.id])) for image in content.images]
 
 
-def _shapes(found: _Object) -> tuple[Shape, ...]:
-    """The parts of an object.
+def _shapes(entry: _Object) -> tuple[Shape, ...]:
+    """Return the shapes of an object.
 
     Raises:
-        ValueError: it has none; the message goes on from "an object that ...".
+        ValueError: it has none; the message continues "an object that ...".
     """
-    if isinstance(found.segmentation, _Runs):
-        counts = found.segmentation.counts
-        return (Runs(found.segmentation.size, _run_lengths(counts) if isinstance(counts, str) else counts),)
-    if found.segmentation:
-        return tuple(_polygon(numbers) for numbers in found.segmentation)
-    if not found.bbox:
+    if isinstance(entry.segmentation, _Runs):
+        counts = entry.segmentation.counts
+        return (Runs(entry.segmentation.size, _run_lengths(counts) if isinstance(counts, str) else counts),)
+    if entry.segmentation:
+        return tuple(_polygon(numbers) for numbers in entry.segmentation)
+    if not entry.bbox:
         raise ValueError("has neither segmentation nor bbox")
-    if len(found.bbox) != 4:
-        raise ValueError(f"has a bbox of {len(found.bbox)} numbers; expected x, y, width, height")
-    x, y, width, height = found.bbox
+    if len(entry.bbox) != 4:
+        raise ValueError(f"has a bbox of {len(entry.bbox)} numbers; expected x, y, width, height")
+    x, y, width, height = entry.bbox
     if width <= 0 or height <= 0:
         raise ValueError(f"has a bbox of {width:g}x{height:g} px (width x height)")
     x0, y0 = round(x), round(y)
@@ -149,17 +149,18 @@ def _polygon(numbers: list[float]) -> Polygon:
 
 
 def _run_lengths(text: str) -> list[int]:
-    """Run lengths from COCO's compressed string.
+    """Decode run lengths from COCO's compressed string.
 
-    Each is a little-endian number of 5 bits a character (from "0" on; 32: more follow; the last one's 16: negative),
-    and from the fourth on, the difference to the one two before.
+    A run length is a little-endian number with 5 bits per character; characters start at "0". Bit 32 of a character
+    means that more follow; bit 16 of the last one means a negative number. From the fourth number on, each is the
+    difference to the number two before it.
     """
     counts: list[int] = []
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f"has {character!r} in its run lengths, which is no character of COCO's")
+            raise ValueError(f"has {character!r} in its run lengths, which COCO's encoding does not use")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

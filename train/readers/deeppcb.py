@@ -1,8 +1,8 @@
-"""Boxes in the text files of DeepPCB: one file per picture, of its stem, with a line `x1 y1 x2 y2 type` per defect.
+"""Boxes in DeepPCB's text files: one file per picture, with its stem, and a line `x1 y1 x2 y2 type` per defect.
 
-Numbers are separated by spaces or commas. Px count from 0; x1 and y1 belong to the box, x2 and y2 do not. DeepPCB does
-not say so; of 2,149 of its boxes (every fourth file), the defect reaches column x1 in 28 and row y1 in 42, column x2 in
-5 and row y2 in none. Types are numbered as in its README, and any other number is its own name.
+Spaces or commas separate the numbers. Px count from 0; x1 and y1 belong to the box, x2 and y2 do not. DeepPCB does not
+document this; of 2,149 of its boxes (every fourth file), the defect reaches column x1 in 28, row y1 in 42, column x2 in
+5 and row y2 in none. Type numbers are those of its README; an unknown number is its own class name.
 """
 
 from collections import Counter
@@ -28,10 +28,10 @@ class DeepPcbBoxes(MarkedObjects):
         return Marks(None, tuple(boxes))
 
     def objects(self) -> Counter[str]:
-        """How many boxes of each type it has; the known types that it lacks count 0."""
-        found = Counter(dict.fromkeys(TYPES.values(), 0))
-        found.update(super().objects())
-        return found
+        """Count the boxes of each type; known types without boxes count 0."""
+        counts = Counter(dict.fromkeys(TYPES.values(), 0))
+        counts.update(super().objects())
+        return counts
 
     def _box(self, number: int, line: str) -> MarkedObject:
         try:
@@ -46,5 +46,5 @@ class DeepPcbBoxes(MarkedObjects):
 
 
 def read(folder: Path, classes: frozenset[str] | None) -> dict[str, DeepPcbBoxes]:
-    """The annotations of a folder, by the stem of their pictures."""
+    """List a folder's annotations by their picture's stem."""
     return {file.stem: DeepPcbBoxes(file, classes) for file in sorted(folder.glob("*.txt"))}

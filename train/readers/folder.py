@@ -1,13 +1,13 @@
-"""From a folder to labelled pictures.
+"""Reads a folder of labelled pictures.
 
-Two layouts are understood:
+There are two layouts:
 
-- `images/`, and beside it annotations in one or more of the formats of `TRUTHS`, and perhaps `labels.csv` with the
-  columns `image`, `label` (good or defective) and one that names the group. Without `labels.csv`, a picture is
-  defective if its annotation marks a defect; without annotations, `labels.csv` says all there is to know.
-- `good/` and `defective/`: the folder is the label; annotations may lie beside them, as beside `images/`.
+- `images/` with annotations next to it, in one or more of the formats of `TRUTHS`, and optionally `labels.csv` with the
+  columns `image`, `label` (good or defective) and one for the group. Without `labels.csv`, a picture is defective if
+  its annotation marks a defect; without annotations, only the labels of `labels.csv` are known.
+- `good/` and `defective/`: the folder is the label; annotations may lie next to them, as next to `images/`.
 
-Where the caller can use mixtures, a defective picture without annotation is known by its label only.
+If the caller accepts mixtures, only the label of a defective picture without annotation is used.
 
 Pictures of one group show the same thing (a board, an item, a place), so a split must keep them together.
 """
@@ -30,12 +30,12 @@ from train.readers.unusable import OnUnusable, stop
 
 @dataclass(frozen=True)
 class Format:
-    """Where annotations of one format lie beside `images/`, and how they are read."""
+    """An annotation format: its subfolder next to `images/`, and its reader."""
 
     subfolder: str
     suffix: str
     read: Callable[[Path, frozenset[str] | None], Mapping[str, Annotation]]
-    """From the subfolder and the classes that are defects (None: all) to annotations by their picture's stem."""
+    """Takes the subfolder and the classes that are defects (None: all); returns annotations by their picture's stem."""
 
     def is_in(self, folder: Path) -> bool:
         return any((folder / self.subfolder).glob(f"*{self.suffix}"))
@@ -48,13 +48,13 @@ TRUTHS: dict[str, tuple[Format, ...]] = {
     "coco": (Format("annotations", ".json", coco.read),),
     "boxes": (Format("annotations", ".xml", voc.read), Format("boxes", ".txt", deeppcb.read)),
 }
-"""Per truth, the formats it may come in. The first truth that a folder has is the default: exact ones before boxes."""
+"""The formats of each truth. The first truth that a folder has is the default; exact truths come before boxes."""
 
 LABELS_ONLY = "labels"
-"""The truth of a folder whose pictures are good or defective as a whole."""
+"""The truth of a folder that has labels and no annotations."""
 
 LABELS = ("good", "defective")
-"""What a picture may be; the folders of pictures that are sorted."""
+"""The labels of pictures, and the folder names of the sorted layout."""
 
 
 def read_folder(
@@ -66,31 +66,30 @@ def read_folder(
     *,
     mixed: bool = False,
 ) -> LabelledFolder:
-    """What a folder holds; pictures are listed here and decoded when they are used.
+    """List a folder's labelled pictures; they are decoded later, when they are used.
 
     Args:
-        truth: a key of `TRUTHS` or `LABELS_ONLY`; default the first of them that there is.
+        truth: a key of `TRUTHS` or `LABELS_ONLY`; default the first one that the folder has.
         group_column: column of `labels.csv` that names each picture's group.
-        group_pattern: instead, a regular expression that is looked for in the file name; its first parenthesis is the
-            group. With neither, in good / defective folders each file name (its stem) is a group of its own.
-        classes: which annotated classes are defects; what others mark is good. Default all.
-        mixed: whether the caller can use annotations for some defective pictures and the label for the others, which
-            are `labels_only` then: those without annotation, or whose annotation marks nothing; and can do without any
-            defective picture.
+        group_pattern: replaces the column: a regular expression on file names; its first parenthesis is the group.
+            In the sorted layout without a pattern, each file name (its stem) is a group of its own.
+        classes: annotated classes that are defects; objects of other classes are good. Default all.
+        mixed: whether the caller accepts defective pictures without annotation, or whose annotation marks nothing
+            (they become `labels_only`), next to annotated ones, and folders without any defective picture.
     Raises:
-        InputError: no such folder, no pictures, another layout, labels that do not fit the pictures, an unknown class,
-            an annotation that is damaged, as far as it must be read; without `mixed`, a defective picture without
+        InputError: no such folder, no pictures, another layout, labels that do not match the pictures, an unknown
+            class, or a damaged annotation, as far as it is read; without `mixed`, a defective picture without
             annotation, or no defective picture.
     """
-    read = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed)
-    if not mixed and not any(image.defective for image in read.images):
-        raise InputError(f"{folder} holds no defective picture; a classifier needs defects to learn from")
-    if all(image.defective and image.labels_only for image in read.images):
+    data = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed)
+    if not mixed and not any(image.defective for image in data.images):
+        raise InputError(f"{folder} holds no defective picture; a classifier needs defective pictures: add some")
+    if all(image.defective and image.labels_only for image in data.images):
         raise InputError(
             f"{folder} holds only one class: every picture is defective, and no annotation says which part of it is "
             "not; add good pictures"
         )
-    return read
+    return data
 
 
 def list_folder(
@@ -103,33 +102,32 @@ def list_folder(
     *,
     mixed: bool = False,
 ) -> LabelledFolder:
-    """As `read_folder`, of one class or of two.
+    """List pictures as `read_folder` does, but also accept a folder with only one class.
 
     Args:
-        on_unusable: told of every file that cannot be used, as far as is seen without decoding pictures.
+        on_unusable: called for each file that cannot be used, as far as that shows without decoding pictures.
     Raises:
-        InputError: as `read_folder`; where `on_unusable` returns, only that the folder or what was asked for makes no
-            sense.
+        InputError: as `read_folder`; if `on_unusable` returns, only for a folder or arguments that make no sense.
     """
     pattern = None if group_pattern is None else _compile(group_pattern)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
     if classes is not None and not classes:
-        raise InputError("no class is named that counts as a defect; name at least one, or leave classes away for all")
+        raise InputError("classes is empty, so nothing counts as a defect; name at least one, or leave it out for all")
     if not any((folder / name).is_dir() for name in ("images", *LABELS)):
         raise InputError(
-            f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with {_places()} or "
-            "labels.csv beside it, or sort them into good/ and defective/"
+            f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with "
+            f"{_list_subfolders()} or labels.csv next to it, or sort them into good/ and defective/"
         )
     return _Reader(folder, group_column, pattern, classes, mixed, on_unusable).read(truth)
 
 
 def truths_in(folder: Path) -> list[str]:
-    """The truths that a folder has, the default first."""
-    there = [truth for truth, formats in TRUTHS.items() if any(form.is_in(folder) for form in formats)]
+    """Return the truths that a folder has, the default first."""
+    truths = [truth for truth, formats in TRUTHS.items() if any(form.is_in(folder) for form in formats)]
     if (folder / "labels.csv").exists() or not (folder / "images").is_dir():
-        there.append(LABELS_ONLY)
-    return there
+        truths.append(LABELS_ONLY)
+    return truths
 
 
 @dataclass(frozen=True)
@@ -145,11 +143,13 @@ class _Reader:
 
     def read(self, truth: str | None) -> LabelledFolder:
         is_sorted = not (self.folder / "images").is_dir()
-        pictures = self._sorted_pictures() if is_sorted else self._of_one_stem_each(list_images(self.folder / "images"))
+        pictures = (
+            self._sorted_pictures() if is_sorted else self._with_unique_stems(list_images(self.folder / "images"))
+        )
         truth = self._choose_truth(truth, is_sorted)
         annotations = self._annotations(truth)
         rows = None if is_sorted else read_labels(self.folder / "labels.csv", pictures, self.on_unusable)
-        # Of a good and a defective picture of one name, only the defective one can have an annotation that marks any.
+        # If a good and a defective picture share a name, the annotation belongs to the defective one.
         of_stem = {path.stem: path for path in pictures}
         images = []
         for path in pictures:
@@ -163,17 +163,17 @@ class _Reader:
                 images.append(self._image(path, group, label, annotation, annotations is not None))
             except InputError as error:
                 self.on_unusable(path, error)
-        strays = {stem: found for stem, found in (annotations or {}).items() if stem not in of_stem}
-        groups_are = self._groups_are(is_sorted, rows)
-        return LabelledFolder(self.folder, truth, tuple(images), groups_are, strays)
+        unmatched = {stem: annotation for stem, annotation in (annotations or {}).items() if stem not in of_stem}
+        groups_are = self._describe_groups(is_sorted, rows)
+        return LabelledFolder(self.folder, truth, tuple(images), groups_are, unmatched)
 
     def _image(
         self, path: Path, group: str | None, label: str | None, annotation: Annotation | None, annotated: bool
     ) -> LabelledImage:
-        """One picture.
+        """Make one labelled picture.
 
         Args:
-            annotated: whether the folder has annotations, if not of this picture.
+            annotated: whether the folder has annotations, of this picture or of others.
         """
         if not annotated:
             return LabelledImage(path, group, label == "defective", None, labels_only=True)
@@ -183,13 +183,13 @@ class _Reader:
             return LabelledImage(path, group, True, None, labels_only=True)
         if annotation is None:
             raise InputError(
-                f"{path} is labelled defective and has no annotation of its name; add it, take the picture away, or "
-                "ask for truth=labels"
+                f"{path} is labelled defective and has no annotation of its name; add it, remove the picture, or "
+                "choose truth=labels"
             )
         return LabelledImage(path, group, True, annotation)
 
     def _sorted_pictures(self) -> list[Path]:
-        """Those of good/, then those of defective/."""
+        """Return the pictures of good/, then those of defective/."""
         labels = [label for label in LABELS if label == "good" or not self.mixed or self._has_defective()]
         for label in labels:
             if not (self.folder / label).is_dir():
@@ -197,10 +197,10 @@ class _Reader:
         return [path for label in labels for path in list_images(self.folder / label)]
 
     def _has_defective(self) -> bool:
-        place = self.folder / "defective"
-        return place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir())
+        defective = self.folder / "defective"
+        return defective.is_dir() and any(path.suffix.lower() in SUFFIXES for path in defective.iterdir())
 
-    def _of_one_stem_each(self, pictures: list[Path]) -> list[Path]:
+    def _with_unique_stems(self, pictures: list[Path]) -> list[Path]:
         first: dict[str, Path] = {}
         for path in pictures:
             if first.setdefault(path.stem, path) is not path:
@@ -208,40 +208,40 @@ class _Reader:
                     path,
                     InputError(
                         f"{path} and {first[path.stem].name} differ only in their ending, so an annotation could be of "
-                        "either; rename one, or take it away"
+                        "either; rename one, or remove it"
                     ),
                 )
         return list(first.values())
 
     def _choose_truth(self, truth: str | None, is_sorted: bool) -> str:
-        there = truths_in(self.folder)
-        if truth is not None and truth not in there:
+        truths = truths_in(self.folder)
+        if truth is not None and truth not in truths:
             needs = " (labels.csv is missing)" if truth == LABELS_ONLY else ""
             raise InputError(
-                f"{self.folder} has no truth {truth!r}{needs}; it has {', '.join(there) or 'none'}, choose one of these"
+                f"{self.folder} has no truth {truth!r}{needs}; it has {', '.join(truths) or 'none'}: choose one"
             )
-        if truth is None and (not there or (there == [LABELS_ONLY] and not self.mixed)):
-            # A folder for annotations that holds none is more likely a mistake than a wish to do without.
+        if truth is None and (not truths or (truths == [LABELS_ONLY] and not self.mixed)):
+            # An empty folder for annotations is more likely a mistake than intended.
             for form in _formats():
                 if (self.folder / form.subfolder).is_dir():
                     raise InputError(
-                        f"{self.folder / form.subfolder} holds no *{form.suffix}; put the annotations there, or ask "
-                        f"for truth=labels{'' if is_sorted else ' with a labels.csv'}"
+                        f"{self.folder / form.subfolder} holds no *{form.suffix}; put the annotations there, or choose "
+                        f"truth=labels{'' if is_sorted else ' with a labels.csv'}"
                     )
-        if not there:
+        if not truths:
             raise InputError(
-                f"{self.folder} has images/ but none of {_places()} and labels.csv; add one, or sort the pictures into "
-                "good/ and defective/"
+                f"{self.folder} has images/ but none of {_list_subfolders()} and labels.csv; add one, or sort the "
+                "pictures into good/ and defective/"
             )
-        return truth or there[0]
+        return truth or truths[0]
 
     def _annotations(self, truth: str) -> Mapping[str, Annotation] | None:
-        """By the stem of their pictures; None where only labels are known."""
+        """Read the annotations by their picture's stem; return None for the truth `LABELS_ONLY`."""
         classes = self.classes
         if classes is not None and (truth == LABELS_ONLY or truth.endswith("masks")):
             raise InputError(
-                f"{self.folder} was asked for the classes {', '.join(classes)}, and {truth} tell no classes; choose "
-                "another truth, or leave classes away"
+                f"classes names {', '.join(classes)}, and the {truth} of {self.folder} have no classes; choose another "
+                "truth, or leave classes out"
             )
         if truth == LABELS_ONLY:
             return None
@@ -250,11 +250,11 @@ class _Reader:
             raise InputError(
                 f"{self.folder} has {truth} in {' and in '.join(form.subfolder + '/' for form in forms)}; leave one"
             )
-        place = self.folder / forms[0].subfolder
+        subfolder = self.folder / forms[0].subfolder
         try:
-            annotations = forms[0].read(place, None if classes is None else frozenset(classes))
+            annotations = forms[0].read(subfolder, None if classes is None else frozenset(classes))
         except InputError as error:
-            self.on_unusable(place, error)
+            self.on_unusable(subfolder, error)
             return None
         if classes is not None:
             self._check_classes(classes, annotations.values())
@@ -278,28 +278,28 @@ class _Reader:
             return annotation is not None and annotation.marks_defects()
         if label == "good" or annotation is None or self.classes is None:
             return label == "defective"
-        # The label knows no classes: a picture with objects, and none of the classes that count, is good.
+        # Labels ignore classes: a picture whose objects all have classes that do not count is good.
         return annotation.marks_defects() or not annotation.objects().total()
 
-    def _group_of(self, path: Path, otherwise: str | None) -> str | None:
-        """What the pattern finds in its name; without a pattern, `otherwise`."""
+    def _group_of(self, path: Path, default: str | None) -> str | None:
+        """Return the group that the pattern finds in the file name; without a pattern, `default`."""
         if self.pattern is None:
-            return utf8_safe(otherwise) if otherwise else None
+            return utf8_safe(default) if default else None
         found = self.pattern.search(path.name)
         if found is None or not found[1]:
             raise InputError(
-                f"the group pattern {self.pattern.pattern!r} finds no group in the file name {path.name}; mend it"
+                f"the group pattern {self.pattern.pattern!r} finds no group in the file name {path.name}; correct it"
             )
         return utf8_safe(found[1])
 
-    def _groups_are(self, is_sorted: bool, rows: Mapping[str, dict[str, str]] | None) -> str:
+    def _describe_groups(self, is_sorted: bool, rows: Mapping[str, dict[str, str]] | None) -> str:
         if self.pattern:
             return f"what {self.pattern.pattern!r} finds in the file name"
         if is_sorted:
             return "file names, each a group"
         column = f"column {self.group_column!r} of labels.csv"
         if rows is None:
-            return f"{column}, which is not there"
+            return f"{column}, a file that does not exist"
         columns = [name for name in next(iter(rows.values()), {}) if name not in ("image", "label")]
         if self.group_column not in columns:
             return f"{column} (which has {', '.join(columns) or 'no more columns'})"
@@ -311,8 +311,8 @@ def _formats() -> list[Format]:
     return [form for formats in TRUTHS.values() for form in formats]
 
 
-def _places() -> str:
-    """Where annotations may lie, in words."""
+def _list_subfolders() -> str:
+    """List the subfolders for annotations."""
     return ", ".join(dict.fromkeys(f"{form.subfolder}/" for form in _formats()))
 
 

@@ -1,4 +1,4 @@
-"""What was read of a folder: pictures, and what is known of each."""
+"""The result of reading a folder: its pictures with their labels, groups and annotations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,34 +15,34 @@ from train.readers.annotation import Annotation
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One picture and what is known of it."""
+    """One picture with its label, group and annotation."""
 
     path: Path
     group: str | None
-    """What must stay together in a split; None if the folder was read without a way to tell."""
+    """Pictures of one group stay together in a split; None: the group is unknown."""
     defective: bool
     annotation: Annotation | None
-    """Where its defects lie; None for a good picture that has no annotation, and where only labels are known."""
+    """Marks of its defects; None for a good picture without annotation, and if only the label is known."""
     labels_only: bool = False
-    """Whether it is only known to be good or defective as a whole."""
+    """Whether only the label is known, not the place of the defects."""
 
     @property
     def name(self) -> str:
-        """Its file name, with `?` for bytes that are no UTF-8: to be shown, and not to find the file."""
+        """File name for display, with `?` for bytes that are no UTF-8; not for opening the file."""
         return utf8_safe(self.path.name)
 
     @property
     def name_in_folder(self) -> str:
-        """Its name with the subfolder that it lies in: no other picture of the folder has it."""
+        """Name with its subfolder, unique within the folder."""
         return f"{utf8_safe(self.path.parent.name)}/{self.name}"
 
     @property
     def truth_files(self) -> tuple[Path, ...]:
-        """The files, besides the picture, that its labels rest on."""
+        """Annotation files that its labels depend on."""
         return () if self.annotation is None else (self.annotation.file,)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3], by the line's own colour function.
+        """Decode the picture to RGB uint8 [H, W, 3], by the line's own colour function.
 
         Raises:
             InputError: the picture cannot be decoded.
@@ -50,8 +50,10 @@ class LabelledImage:
         return read_rgb(self.path)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Defective pixels, bool [H, W], of this picture of that size; None where only the label is known.
+        """Return the defective pixels, bool [H, W]; None if only the label is known.
 
+        Args:
+            frame_hw: size of the picture, px.
         Raises:
             InputError: the annotation cannot be used, or contradicts the label "good".
         """
@@ -63,14 +65,14 @@ class LabelledImage:
         if mask.any() and not self.defective:
             raise InputError(
                 f"{self.path} is labelled good, but {self.annotation.file} marks {int(mask.sum())} defective px; "
-                "mend the label or the annotation"
+                "correct the label or the annotation"
             )
         return mask
 
     def has_exact_mask(self) -> bool:
-        """Whether `mask` follows the defects, as masks and polygons do, and so do good pictures.
+        """Whether `mask` is exact to the pixel: from masks or polygons, or of a good picture.
 
-        False where the mask consists of boxes, which overstate defects, and where there is none.
+        False if the mask consists of boxes, which overstate defects, or if there is no mask.
 
         Raises:
             InputError: the annotation is damaged.
@@ -82,26 +84,26 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class LabelledFolder:
-    """What a folder was understood to hold, in the order of its file names."""
+    """A folder's labelled pictures, in the order of their file names."""
 
     folder: Path
     truth: str
-    """A key of `folder.TRUTHS`, or `folder.LABELS_ONLY`: of the pictures that are not `labels_only`."""
+    """A key of `folder.TRUTHS`, or `folder.LABELS_ONLY`; applies to the pictures that are not `labels_only`."""
     images: tuple[LabelledImage, ...]
     groups_are: str
-    """In words, where the groups come from or were looked for."""
-    strays: Mapping[str, Annotation]
-    """Annotations of no picture, by the name that their picture would have, without its ending."""
+    """Phrase for messages: where the groups come from, or were looked for."""
+    unmatched: Mapping[str, Annotation]
+    """Annotations without a picture, by the stem of the missing picture."""
 
     @property
     def name(self) -> str:
         return self.folder.name
 
     def groups(self) -> list[str]:
-        """All groups, sorted.
+        """Return all groups, sorted.
 
         Raises:
-            InputError: the folder was read without a way to tell them.
+            InputError: the group of a picture is unknown.
         """
         if any(image.group is None for image in self.images):
             raise InputError(
@@ -111,21 +113,21 @@ class LabelledFolder:
         return sorted({str(image.group) for image in self.images})
 
     def groups_with_defects(self) -> set[str]:
-        """The groups of which a picture is defective."""
+        """Return the groups with at least one defective picture."""
         return {str(image.group) for image in self.images if image.defective}
 
     def with_groups(self, groups: Mapping[Path, str], groups_are: str) -> "LabelledFolder":
-        """The same pictures in other groups.
+        """Return the same pictures with other groups.
 
         Args:
-            groups: of every picture, by its path.
-            groups_are: where they come from, in words.
+            groups: each picture's group by its path.
+            groups_are: phrase for messages: where the groups come from.
         """
         images = tuple(replace(image, group=groups[image.path]) for image in self.images)
         return replace(self, images=images, groups_are=groups_are)
 
     def describe_mixture(self) -> str | None:
-        """How many defective pictures have no defect marked, in a sentence; None where none has, or nothing is."""
+        """Describe how many defective pictures have no marked defect; None if all have one, or if none has."""
         defective = [image for image in self.images if image.defective]
         unmarked = [image for image in defective if image.labels_only]
         if not unmarked or all(image.labels_only for image in self.images):

@@ -1,7 +1,7 @@
-"""Polygons in LabelMe's JSON: one file per picture, of its stem.
+"""Polygons in LabelMe's JSON: one file per picture, with the picture's stem.
 
-A shape is a polygon, a rectangle (two opposite corners) or a circle (its centre and a point on its rim); lines and
-points have no area and are refused. Coordinates become px by rounding.
+A shape is a polygon, a rectangle (two opposite corners) or a circle (centre and a point on the rim). Lines and points
+have no area and are refused. Coordinates are rounded to whole px.
 """
 
 from math import hypot
@@ -41,13 +41,13 @@ class LabelMePolygons(MarkedObjects):
         size = None
         if content.image_height is not None and content.image_width is not None:
             size = content.image_height, content.image_width
-        return Marks(size, tuple(self._object(number, shape) for number, shape in enumerate(content.shapes, start=1)))
+        return Marks(size, tuple(self._mark(number, shape) for number, shape in enumerate(content.shapes, start=1)))
 
-    def _object(self, number: int, shape: _Shape) -> MarkedObject:
-        told = f"{shape.shape_type} ({shape.label}, shape {number})"
-        return MarkedObject(shape.label, (self._shape(shape, told),), told)
+    def _mark(self, number: int, shape: _Shape) -> MarkedObject:
+        description = f"{shape.shape_type} ({shape.label}, shape {number})"
+        return MarkedObject(shape.label, (self._shape(shape, description),), description)
 
-    def _shape(self, shape: _Shape, told: str) -> Shape:
+    def _shape(self, shape: _Shape, description: str) -> Shape:
         points = shape.points
         match shape.shape_type:
             case "polygon":
@@ -59,12 +59,13 @@ class LabelMePolygons(MarkedObjects):
                 (x, y), (rim_x, rim_y) = points
                 return Circle(x, y, hypot(rim_x - x, rim_y - y))
             case "rectangle" | "circle":
-                raise InputError(f"{self.file} has a {told} of {len(points)} points; expected 2, draw it again")
+                raise InputError(f"{self.file} has a {description} of {len(points)} points; expected 2, draw it again")
         raise InputError(
-            f"{self.file} has a {told}; expected polygons, rectangles or circles, as only they have an area: draw it so"
+            f"{self.file} has a {description}; expected polygons, rectangles or circles, as only they have an area: "
+            "draw one of these"
         )
 
 
 def read(folder: Path, classes: frozenset[str] | None) -> dict[str, LabelMePolygons]:
-    """The annotations of a folder, by the stem of their pictures."""
+    """List a folder's annotations by their picture's stem."""
     return {file.stem: LabelMePolygons(file, classes) for file in sorted(folder.glob("*.json"))}

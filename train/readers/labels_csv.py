@@ -1,4 +1,4 @@
-"""`labels.csv`: a row per picture with its label, and whatever else is known of it."""
+"""`labels.csv`: a row per picture with its label, and any further columns."""
 
 import csv
 from pathlib import Path
@@ -8,10 +8,10 @@ from train.readers.unusable import OnUnusable
 
 
 def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> dict[str, dict[str, str]] | None:
-    """The rows by picture; None if there is no such file.
+    """Read the rows by picture name; return None if there is no such file.
 
     Args:
-        on_unusable: told of rows that cannot be used, and of pictures without one.
+        on_unusable: called for each row that cannot be used, and for each picture without a row.
     Raises:
         InputError: the file is damaged, or lacks the columns `image` and `label`.
     """
@@ -28,15 +28,15 @@ def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> di
     by_name: dict[str, dict[str, str]] = {}
     for row in rows:
         name = row["image"]
-        wrong = None
+        problem = None
         if row["label"] not in ("good", "defective"):
-            wrong = f"{file} labels {name} as {row['label']!r}; expected good or defective"
+            problem = f"{file} labels {name} as {row['label']!r}; expected good or defective"
         elif name in by_name:
-            wrong = f"{file} names {name} twice; leave one row"
+            problem = f"{file} names {name} twice; leave one row"
         elif name not in names:
-            wrong = f"{name} has a label and no picture; {file} and images/ must name the same files"
-        if wrong:
-            on_unusable(file, InputError(wrong))
+            problem = f"{name} has a label and no picture; {file} and images/ must name the same files"
+        if problem:
+            on_unusable(file, InputError(problem))
         else:
             by_name[name] = row
     labelled = {row["image"] for row in rows}

@@ -1,4 +1,4 @@
-"""Masks: a PNG of the picture's stem and size, in which every pixel that is not zero is defective."""
+"""Masks: a PNG with the picture's stem and size; every pixel that is not zero is defective."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class MaskPng:
     file: Path
 
     def objects(self) -> Counter[str]:
-        """None: a mask has no classes."""
+        """Return an empty count: a mask has no classes."""
         return Counter()
 
     def marks_defects(self) -> bool:
@@ -26,11 +26,11 @@ class MaskPng:
         return bool(self._pixels().any())
 
     def is_exact(self) -> bool:
-        """It is."""
+        """Return True: a mask follows the outline of the defects."""
         return True
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Defective pixels, bool [H, W]; in a colour mask, those that are not black."""
+        """Return the defective pixels, bool [H, W]; in a colour mask, those that are not black."""
         mask = self._pixels()
         if mask.shape != frame_hw:
             raise InputError(
@@ -48,5 +48,5 @@ class MaskPng:
 
 
 def read(folder: Path, classes: frozenset[str] | None) -> dict[str, MaskPng]:
-    """The masks of a folder, by the stem of their pictures; `classes` choose nothing here."""
+    """List a folder's masks by their picture's stem; masks have no classes, so `classes` has no effect."""
     return {file.stem: MaskPng(file) for file in sorted(folder.glob("*.png"))}

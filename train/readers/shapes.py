@@ -1,8 +1,8 @@
-"""Boxes, polygons, circles and runs: what annotations that are no masks consist of, and which pixels each covers.
+"""The shapes of annotations (boxes, polygons, circles, runs), and the pixels that each covers.
 
 Coordinates count px from 0 at the picture's upper left pixel. Annotation tools round, and count from 0 or from 1, so a
-shape may stick out of its picture by `SLACK_PX` and is cut off there; one that sticks out further belongs to another
-picture.
+shape may extend beyond its picture by `SLACK_PX` and is clipped there. A shape that extends further is an error: it
+belongs to another picture.
 """
 
 from abc import ABC, abstractmethod
@@ -25,10 +25,10 @@ class Shape(Protocol):
     """An area of a picture."""
 
     def draw(self, mask: NDArray[np.bool_]) -> None:
-        """Set its pixels in a mask [H, W].
+        """Set the shape's pixels in a mask [H, W].
 
         Raises:
-            ValueError: it does not fit a picture of that size; the message goes on from "a shape that ...".
+            ValueError: it does not fit a picture of that size; the message continues "a shape that ...".
         """
 
 
@@ -56,10 +56,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Polygon:
-    """Corners x, y, rounded to whole px; the outline belongs to it, and where it crosses itself, even-odd decides.
+    """Corners x, y, rounded to whole px. The outline belongs to the polygon; it is filled by the even-odd rule.
 
-    So `cv2.fillPoly` has it: every pixel whose centre lies inside the rounded polygon, and those that its edges run
-    through. It gives the published masks of BSData, all 192, to the pixel.
+    As `cv2.fillPoly` draws it: every pixel whose centre lies inside the rounded polygon, and every pixel that an edge
+    passes through. This reproduces all 192 published masks of BSData to the pixel.
     """
 
     corners: Sequence[tuple[float, float]]
@@ -77,14 +77,14 @@ class Polygon:
 
 
 class Rectangle(Polygon):
-    """A polygon that was drawn as a box: it covers pixels as a polygon, and overstates a defect as a box."""
+    """A box that LabelMe stores as two corners: it covers pixels like a polygon and overstates a defect like a box."""
 
 
 @dataclass(frozen=True)
 class Circle:
     """All pixels whose centre is at most `radius` px from (x, y).
 
-    Its rim may leave the picture, as no circle follows a border; its centre may not.
+    The centre must lie in the picture; the rim may leave it.
     """
 
     x: float
@@ -101,14 +101,14 @@ class Circle:
 
 @dataclass(frozen=True)
 class Runs:
-    """Run lengths down the columns of a picture of `hw`, in turn outside (first) and inside: COCO's RLE."""
+    """COCO's RLE: run lengths down the columns of a picture of size `hw`, alternately outside (first) and inside."""
 
     hw: tuple[int, int]
     counts: Sequence[int]
 
     def draw(self, mask: NDArray[np.bool_]) -> None:
         if self.hw != mask.shape:
-            raise ValueError(f"is of a picture of {self.hw[0]}x{self.hw[1]} px (height x width)")
+            raise ValueError(f"was made for a picture of {self.hw[0]}x{self.hw[1]} px (height x width)")
         total = self.hw[0] * self.hw[1]
         if min(self.counts, default=0) < 0 or sum(self.counts) != total:
             raise ValueError(f"has run lengths of {sum(self.counts)} px in all; expected {total}, none below 0")
@@ -125,32 +125,32 @@ class MarkedObject:
     """One object of an annotation."""
 
     name: str
-    """Its class."""
+    """Class name."""
     shapes: tuple[Shape, ...]
-    told: str
-    """What and where it is, as its file puts it."""
+    description: str
+    """Phrase for messages: the object's kind, and its place in the file or picture."""
 
 
 @dataclass(frozen=True)
 class Marks:
-    """What an annotation says of one picture."""
+    """The marked objects of one picture."""
 
     frame_hw: tuple[int, int] | None
-    """The size of the picture it was made for, where it says so."""
+    """Size of the annotated picture, px; None: the file does not state it."""
     objects: tuple[MarkedObject, ...]
 
 
 @dataclass(frozen=True)
 class MarkedObjects(ABC):
-    """An `Annotation` that consists of objects with classes; a format says how `marks` come from its file."""
+    """An `Annotation` that consists of objects with classes; each format implements `marks`."""
 
     file: Path
     classes: frozenset[str] | None
-    """Which objects are defects; None: all."""
+    """Classes whose objects are defects; None: all."""
 
     @abstractmethod
     def marks(self) -> Marks:
-        """What the file says.
+        """Read the marked objects from the file.
 
         Raises:
             InputError: it is damaged, or no file of this format.
@@ -158,24 +158,24 @@ class MarkedObjects(ABC):
 
     @property
     def where(self) -> str:
-        """Which annotation this is, for messages."""
+        """Phrase for messages: which annotation this is."""
         return str(self.file)
 
     def objects(self) -> Counter[str]:
-        """How many objects of each class it has."""
+        """Count the objects of each class."""
         return Counter(marked.name for marked in self.marks().objects)
 
     def marks_defects(self) -> bool:
-        """Whether it has an object that is a defect."""
+        """Whether any object is a defect."""
         return any(self._is_defect(marked) for marked in self.marks().objects)
 
     def is_exact(self) -> bool:
-        """Whether none of its defects is a box."""
+        """Whether no defect is a box."""
         defects = filter(self._is_defect, self.marks().objects)
         return not any(isinstance(shape, Box | Rectangle) for marked in defects for shape in marked.shapes)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-        """Defective pixels, bool [H, W]: all that lie in an object that is a defect."""
+        """Return the defective pixels, bool [H, W]: those inside objects that are defects."""
         marks = self.marks()
         if marks.frame_hw is not None and marks.frame_hw != frame_hw:
             height, width = marks.frame_hw
@@ -190,7 +190,7 @@ class MarkedObjects(ABC):
                     shape.draw(mask)
                 except ValueError as error:
                     raise InputError(
-                        f"{self.where} has a {marked.told} that {error}; mend it, or take it out"
+                        f"{self.where} has a {marked.description} that {error}; correct it, or remove it"
                     ) from error
         return mask
 

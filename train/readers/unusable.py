@@ -1,4 +1,4 @@
-"""What is done about a file that cannot be used: training stops, a survey notes it and goes on."""
+"""Handling of files that cannot be used: training stops at the first; a folder's summary records each and continues."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from edge.errors import InputError
 
 OnUnusable = Callable[[Path, InputError], None]
-"""Told of the file and what is wrong with it. If it returns, what the file was to tell is left out."""
+"""Called with the file and the error. If it returns, reading continues without the file's content."""
 
 
 def stop(file: Path, error: InputError) -> None:
-    """The first file that cannot be used ends the reading."""
+    """Raise the error: reading ends at the first file that cannot be used."""
     raise error

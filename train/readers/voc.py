@@ -1,6 +1,6 @@
-"""Boxes in Pascal VOC XML: one file per picture, of its stem, with one `object/bndbox` per defect.
+"""Boxes in Pascal VOC XML: one file per picture, with the picture's stem, and one `object/bndbox` per defect.
 
-Boxes overstate defects: in the study's PCB images the changed pixels are about a sixth of their box.
+Boxes overstate defects: in the study's PCB images the changed pixels cover about a sixth of their box.
 """
 
 from pathlib import Path
@@ -11,16 +11,16 @@ from train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
 
 
 class VocBoxes(MarkedObjects):
-    """The boxes of one picture. VOC counts px from 1 and includes both corners."""
+    """The boxes of one picture. VOC counts px from 1; both corners belong to the box."""
 
     def marks(self) -> Marks:
         try:
             root = ElementTree.parse(self.file).getroot()
-        except (OSError, ElementTree.ParseError, LookupError) as error:  # LookupError: of the encoding it names
+        except (OSError, ElementTree.ParseError, LookupError) as error:  # LookupError: unknown encoding
             raise InputError(f"{self.file} is no VOC annotation ({error}); expected its XML, copy it again") from error
         if root.tag != "annotation":
             raise InputError(f"{self.file} is no VOC annotation, its root is <{root.tag}>; expected <annotation>")
-        return Marks(self._size(root), tuple(self._object(element) for element in root.iter("object")))
+        return Marks(self._size(root), tuple(self._mark(element) for element in root.iter("object")))
 
     def _size(self, root: ElementTree.Element) -> tuple[int, int] | None:
         size = root.find("size")
@@ -28,24 +28,24 @@ class VocBoxes(MarkedObjects):
             return None
         return self._px(size, "height"), self._px(size, "width")
 
-    def _object(self, element: ElementTree.Element) -> MarkedObject:
+    def _mark(self, element: ElementTree.Element) -> MarkedObject:
         box = element.find("bndbox")
         if box is None:
-            raise InputError(f"{self.file} has an object without bndbox; add its box, or take the object out")
+            raise InputError(f"{self.file} has an object without bndbox; add its box, or remove the object")
         x0, y0, x1, y1 = (self._px(box, corner) for corner in ("xmin", "ymin", "xmax", "ymax"))
         name = (element.findtext("name") or "").strip() or "unnamed"
         return MarkedObject(name, (Box(x0 - 1, y0 - 1, x1, y1),), f"box {x0},{y0} to {x1},{y1} px")
 
-    def _px(self, element: ElementTree.Element, what: str) -> int:
-        text = element.findtext(what)
+    def _px(self, element: ElementTree.Element, name: str) -> int:
+        text = element.findtext(name)
         try:
             return round(float(text or ""))
         except (ValueError, OverflowError) as error:
             raise InputError(
-                f"{self.file} has a {element.tag} whose {what} is {text!r}; expected a number of px"
+                f"{self.file} has a {element.tag} whose {name} is {text!r}; expected a number of px"
             ) from error
 
 
 def read(folder: Path, classes: frozenset[str] | None) -> dict[str, VocBoxes]:
-    """The annotations of a folder, by the stem of their pictures."""
+    """List a folder's annotations by their picture's stem."""
     return {file.stem: VocBoxes(file, classes) for file in sorted(folder.glob("*.xml"))}

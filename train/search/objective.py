@@ -70,7 +70,7 @@ class Objective:
         recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
         config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
         try:
-            fit(config, say=self._say_of_data, callbacks=[reports], cache=self._worker.cache)
+            fit(config, report_line=self._say_of_data, callbacks=[reports], cache=self._worker.cache)
         except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may do
             raise _hopeless(trial, str(error).splitlines()[0]) from error
         self._say_of_data = _say_nothing  # all trials have the same

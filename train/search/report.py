@@ -10,7 +10,7 @@ import msgspec
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from train.files import write_whole
+from train.files import write_atomically
 from train.search.trials import best_of
 from train.yaml_text import encode_yaml
 
@@ -117,12 +117,12 @@ def write_report(report: SearchReport, study: Study, out: Path) -> list[Path]:
         TrainingError: the disk is full, or cannot be written.
     """
     files = [out / "trials.csv"]
-    write_whole(files[0], lambda path: _write_table(path, report.trials))
+    write_atomically(files[0], lambda path: _write_table(path, report.trials))
     if report.best is not None:
         best = report.best
         files += [out / "best.yaml", out / "parallel_coordinates.svg"]
-        write_whole(files[1], lambda path: path.write_bytes(encode_yaml(best)))
-        write_whole(files[2], lambda path: _draw(path, study, report.objective))
+        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
+        write_atomically(files[2], lambda path: _draw(path, study, report.objective))
     return files
 
 

@@ -19,7 +19,7 @@ from edge.errors import ConfigError, Interrupted, TrainingError
 from edge.util.text import format_count
 from train.compose import compose, with_recipe
 from train.config import TrainConfig
-from train.files import write_whole
+from train.files import write_atomically
 from train.run import RunFolder
 from train.search.config import SearchConfig, parse
 from train.search.objective import Objective, trial_folder
@@ -203,4 +203,4 @@ def _hold_folder(out: Path, asked: _Held) -> None:
     """
     file = _held_file(out)
     if not file.exists():
-        write_whole(file, lambda path: path.write_bytes(encode_yaml(asked)))
+        write_atomically(file, lambda path: path.write_bytes(encode_yaml(asked)))

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from train.locks import taken
+from train.locks import lock_file
 
 
 class Worker:
@@ -33,7 +33,7 @@ class Worker:
 
     def __enter__(self) -> Self:
         for self.number in itertools.count():
-            if self._life.enter_context(taken(self._lock(self.number))):
+            if self._life.enter_context(lock_file(self._lock(self.number))):
                 return self
             self._life.close()
         raise AssertionError("there is always another number")
@@ -68,7 +68,7 @@ class Worker:
 
     def writing(self) -> AbstractContextManager[bool]:
         """Only one worker of the folder at a time is in here."""
-        return taken(self._locks / "writing", wait=True)
+        return lock_file(self._locks / "writing", wait=True)
 
     def _cache_of(self, number: int) -> Path:
         return self.folder / "cache" / str(number)
@@ -82,6 +82,6 @@ class Worker:
     def _idle(self) -> Iterator[tuple[int, str]]:
         """This worker's number and those of dead ones, each with its last claim; nobody takes a yielded one."""
         for number in self._numbers():
-            with taken(self._lock(number)) as is_dead:
+            with lock_file(self._lock(number)) as is_dead:
                 if is_dead or number == self.number:
                     yield number, self._lock(number).read_text()

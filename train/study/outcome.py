@@ -9,7 +9,7 @@ import msgspec
 from edge.errors import TrainingError
 from edge.util.text import encode_json
 from train.evaluation.result import read_evaluation
-from train.files import write_whole
+from train.files import write_atomically
 from train.progress import tracked
 
 Evaluate = Callable[[Path, Path, Path], object]
@@ -65,5 +65,5 @@ def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> l
             raise TrainingError(
                 f"{file.parent} cannot be made ({error.strerror}); choose another place with --results"
             ) from error
-        write_whole(file, partial(Path.write_bytes, data=content))
+        write_atomically(file, partial(Path.write_bytes, data=content))
     return list(kept)

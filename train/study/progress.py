@@ -11,7 +11,7 @@ from edge.errors import HeatlineError
 from train.callbacks import read_metrics
 from train.compose import read_config
 from train.evaluation.result import FILE, SCHEMA
-from train.locks import is_taken
+from train.locks import is_locked
 from train.run import RunFolder, RunSummary
 from train.study.plan import Run
 
@@ -85,7 +85,7 @@ def look(run: Run, out: Path) -> Progress:
     """How far a run is; what is there in its place and is no such run is `unlike the plan`."""
     folder = RunFolder(out / run.name)
     told = Progress(
-        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_taken(lock_of(run, out))
+        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_locked(lock_of(run, out))
     )
     if not folder.config.exists():
         return told

@@ -16,7 +16,7 @@ import torch
 from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
 from train.compose import compose
 from train.fit import fit
-from train.locks import taken
+from train.locks import lock_file
 from train.study.outcome import Evaluate, WriteReport, evaluate_test_part, keep_figures, write_study_report
 from train.study.plan import AUTO, Plan, Run
 from train.study.progress import Progress, Remaining, evaluation_of, lock_of, look, remaining
@@ -112,7 +112,7 @@ class Study:
 
     def _advance(self, run: Run, say: Callable[[str], None], evaluate: Evaluate, failed: dict[str, str]) -> bool:
         """Do what a run lacks; false if another process has it."""
-        with taken(lock_of(run, self._out)) as ours:
+        with lock_file(lock_of(run, self._out)) as ours:
             if not ours:
                 return False
             before = look(run, self._out)
@@ -164,7 +164,7 @@ class Study:
     def _report(self, results: Path | None, report: WriteReport) -> Path | None:
         """Report on all evaluated runs of the plan, asked for or not."""
         folder = self._out / "report"
-        with taken(self._out / "locks" / "report.lock", wait=True):
+        with lock_file(self._out / "locks" / "report.lock", wait=True):
             done = [run for run in self._all if look(run, self._out).state == "evaluated"]
             evaluations = {run.name: evaluation_of(run, self._out) for run in done}
             if not evaluations:

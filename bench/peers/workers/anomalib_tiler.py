@@ -1,8 +1,8 @@
-"""anomalib: its tiler, its OpenVINO inferencer, and its tiler again, which puts the maps together.
+"""anomalib: its tiler, its OpenVINO inferencer, and its tiler again, which joins the maps.
 
-`predict` is said to take one image; it takes several all the same, if they come as one array [n, 3, H, W]. Every batch
-is tried in a graph of that fixed size and in one of any number of tiles, with either of OpenVINO's hints. A graph of
-fixed size gets its last batch filled up, so batches are made as even as they can be.
+According to its documentation `predict` takes one image; it also takes several as one array [n, 3, H, W]. Every batch
+is tried in a graph of that fixed size and in one of any number of tiles, with both hints of OpenVINO. The last batch
+of a graph of fixed size is filled up, so all batches are of about the same size.
 """
 
 import math
@@ -74,7 +74,7 @@ class System:
         return _logits(scores, self._job), heatmap[0, 0].numpy(), bool(labels.any())
 
     def _batches(self, tiles: torch.Tensor) -> list[torch.Tensor]:
-        """The last one filled up with black tiles where the graph takes no fewer."""
+        """Divide tiles into batches; the last one is filled up with black tiles for a graph of fixed size."""
         batches = [tiles[first : first + self._batch] for first in range(0, len(tiles), self._batch)]
         if self._is_fixed and (missing := self._batch - len(batches[-1])):
             batches[-1] = torch.cat([batches[-1], tiles.new_zeros(missing, *tiles.shape[1:])])
@@ -87,7 +87,7 @@ class System:
 
 
 def _of_size(graph: Path, batch: int, tile_px: int) -> Path:
-    """The graph for tiles of that size, as anomalib exports one whose `input_size` is given."""
+    """Write the graph for tiles of that size, as anomalib exports it for a given `input_size`."""
     sized = graph.with_name(f"{graph.stem}-for-{batch}.xml")
     model = ov.Core().read_model(graph)
     model.reshape([batch, 3, tile_px, tile_px])
@@ -96,5 +96,5 @@ def _of_size(graph: Path, batch: int, tile_px: int) -> Path:
 
 
 def _logits(scores: NDArray[np.float32], job: dict[str, Any]) -> NDArray[np.float32]:
-    """What anomalib has normalised to 0..1, in logits again."""
+    """Convert anomalib's scores in 0..1 back to logits."""
     return np.float32(job["score_threshold"]) + (scores - np.float32(0.5)) * np.float32(job["score_range"])

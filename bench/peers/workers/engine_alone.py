@@ -1,4 +1,4 @@
-"""OpenVINO alone: the graph that ours runs, fed again and again from the same tensors, no pixel moved."""
+"""OpenVINO alone: heatline's graph infers the same tensors again and again, and no pixel moves."""
 
 import math
 from pathlib import Path
@@ -31,6 +31,6 @@ class System:
         self._engine.run(one["streams"] + 1)  # so that every request has an answer
 
     def __call__(self, frames: Any) -> list[tuple[Any, None, bool]]:
-        """Of each request the logits of the first frame's first tiles, which are all that it is given."""
+        """Return the logits of each request, which always gets the first frame's first tiles."""
         self._engine.run(len(frames) * math.ceil(self._tiles / self._batch))
         return [(answer["logit"], None, False) for answer in self._engine.answers()]

@@ -1,4 +1,4 @@
-"""PyTorch with pytorch-grad-cam, on tiles of our grid. Its maps are put together by their mean where tiles overlap."""
+"""PyTorch with pytorch-grad-cam, on tiles of heatline's grid. Maps are joined by their mean where tiles overlap."""
 
 from time import perf_counter
 from typing import Any
@@ -27,7 +27,7 @@ class System:
         torch.set_num_threads(job["threads"])
         self._batch, self._side, self._origins = one["batch"], job["tile_px"], job["origins_yx"]
         self._threshold = job["score_threshold"]
-        self._way = GradCam(torch.load(job["graphs"]["torch"], weights_only=False))
+        self._grad_cam = GradCam(torch.load(job["graphs"]["torch"], weights_only=False))
 
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         return [self._inspect(frame) for frame in frames]
@@ -36,7 +36,7 @@ class System:
         began, side = perf_counter(), self._side
         tiles = np.stack([frame[y : y + side, x : x + side] for y, x in self._origins])
         began = self._lap("cut", began)
-        found = [self._way(tiles[first : first + self._batch]) for first in range(0, len(tiles), self._batch)]
+        found = [self._grad_cam(tiles[first : first + self._batch]) for first in range(0, len(tiles), self._batch)]
         logits, maps = (np.concatenate(parts) for parts in zip(*found, strict=True))
         began = self._lap("net and maps", began)
         heatmap, votes = np.zeros(frame.shape[:2], np.float32), np.zeros(frame.shape[:2], np.float32)

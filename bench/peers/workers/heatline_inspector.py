@@ -1,9 +1,10 @@
-"""Ours: the line's own inspector. One frame's tiles are with the engine while the one before is judged."""
+"""Heatline: the line's inspector. A frame is judged while the next one is inferred."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.peers.workers.engine_alone import settings as settings
 from bench.pipelined import inspect_pipelined
 from edge.bundle.manifest import Calibration, Grid, Map
 from edge.frames import Frame, Stamp
@@ -11,15 +12,6 @@ from edge.inference import open_engine
 from edge.inspection.inspector import Inspector, PendingFrame
 
 LIBRARIES = ["heatline", "openvino", "numpy"]
-
-
-def settings(job: dict[str, Any]) -> list[dict[str, Any]]:
-    threads = job["threads"]
-    return [
-        {"streams": streams, "batch": batch}
-        for streams in dict.fromkeys([threads, max(1, threads // 2), 1])
-        for batch in job["batches"]
-    ]
 
 
 @dataclass(frozen=True)

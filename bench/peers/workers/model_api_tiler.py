@@ -1,9 +1,9 @@
 """OpenVINO Model API: its wrapper of anomalib's models, its asynchronous pipeline, and a tiler of its own making.
 
-It has tilers for detection and segmentation. One for anomaly detection is to be written, by the two methods that its
-base class asks for: here it merges as its semantic segmentation does. Its own grid would end in slivers of tiles, so it
-is given ours. Two ways are tried: a graph of any size, as anomalib exports it by default, whose pixels are scaled in
-numpy; and one of fixed size, into which Model API puts the scaling.
+It has tilers for detection and segmentation. The tiler for anomaly detection here has the two methods that its base
+class requires, and merges as that for semantic segmentation. The base class's grid would end in slivers of tiles, so it
+gets heatline's grid. Two variants are tried: a graph of any size, as anomalib exports it by default, whose pixels are
+scaled in NumPy; and a graph of fixed size, into which Model API puts the scaling.
 """
 
 from pathlib import Path

@@ -1,20 +1,20 @@
-"""Runs one system for the bench, which speaks to it by lines of JSON: a script, for any Python that has numpy.
+"""Run one system for the bench, by lines of JSON: a script for any Python that has NumPy.
 
     serve.py MODULE JOB
 
 MODULE, beside this file, has
 
-    LIBRARIES         distributions whose versions are told
+    LIBRARIES         distributions whose versions are reported
     settings(job)     the settings to choose from
     System(job, one)  made with one of them; called with frames [n, H, W, 3] it returns an answer for each: logits
                       [tiles], heatmap [h, w] or None, and whether the frame is defective. In `laps` it counts the
                       seconds of its parts, until they are cleared. `close` ends it, if it has one.
 
 JOB is a file of JSON (`bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each that is
-tried, `{"ready": ...}` with the one that was fastest, and then, for each line `{"answers": FILE}` that is read, the
-seconds that all frames took. What was answered is summed up in that file after the clock was stopped.
+tried, `{"ready": ...}` with the fastest one, and then, for each line `{"answers": FILE}` that is read, the seconds
+that all frames took. The answers are summed up in that file after the clock has stopped.
 
-Settings are chosen by what is timed, all frames in one call: first each by itself, then the fastest of them in turns.
+Settings are chosen by the time of all frames in one call: first each once, then the fastest in interleaved rounds.
 """
 
 import gc
@@ -33,37 +33,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 FINALISTS = 4
-"""Settings that have turns with one another: so many lie in memory at once."""
+"""Settings in the interleaved rounds, all of which are in memory at once."""
 TURNS = 5
-"""Of each finalist; their median counts."""
+"""Rounds of the finalists; their median counts."""
 SECONDS_OF_TURNS = 60.0
-"""After which no further turn begins: of a slow system, whose settings differ by more than noise, one is enough."""
+"""Time after which no further round begins: one is enough for a slow system, whose settings differ clearly."""
 LONG_SECONDS = 10.0
-"""A call that takes so long is warm by itself, and is not made again before the turns."""
+"""A call that takes so long needs no second one to be warm."""
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # output of a library is no reply
 
-    def say(**reply: object) -> None:
+    def send_reply(**reply: object) -> None:
         replies.write(json.dumps(reply) + "\n")
 
     try:
         module, job = importlib.import_module(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
         frames = np.load(job["frames"])
-        system, tried = _fastest(module, job, frames, say)
+        system, tried = _fastest(module, job, frames, send_reply)
         libraries = {name: version(name) for name in module.LIBRARIES}
-        say(ready={"settings": tried[0]["settings"], "tried": tried, "libraries": libraries})
+        send_reply(ready={"settings": tried[0]["settings"], "tried": tried, "libraries": libraries})
         for line in sys.stdin:
             system.laps.clear()
             began = perf_counter()
             answers = system(frames)
             seconds = perf_counter() - began
             np.savez(json.loads(line)["answers"], allow_pickle=False, **summary(answers, job["sample_px"]))
-            say(seconds=seconds, laps=dict(system.laps))
+            send_reply(seconds=seconds, laps=dict(system.laps))
     except Exception as error:
-        say(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        send_reply(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
 
 
@@ -83,12 +83,12 @@ def summary(answers: list[tuple[Any, Any, bool]], sample_px: int) -> dict[str, N
 
 
 def _fastest(
-    module: Any, job: dict[str, Any], frames: NDArray[np.uint8], say: Callable[..., None]
+    module: Any, job: dict[str, Any], frames: NDArray[np.uint8], send_reply: Callable[..., None]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The system in the settings that are fastest, warm; and all that were tried, these first."""
+    """Return the system with its fastest settings, warm; and all settings, the fastest first."""
     tried: list[dict[str, Any]] = []
     for one in module.settings(job):
-        say(trying=one)
+        send_reply(trying=one)
         system = module.System(job, one)
         seconds = _seconds(system, frames)
         if seconds < LONG_SECONDS:
@@ -106,7 +106,7 @@ def _fastest(
     while len(taken[0]) < TURNS and sum(map(sum, taken)) < SECONDS_OF_TURNS:
         order = range(len(systems))[:: -1 if len(taken[0]) % 2 else 1]
         for number in order:
-            say(trying=finalists[number]["settings"])
+            send_reply(trying=finalists[number]["settings"])
             taken[number].append(_seconds(systems[number], frames))
     for one, of in zip(finalists, taken, strict=True):
         one.update(frames_per_s=len(frames) / statistics.median(of), turns=len(of))

@@ -1,8 +1,7 @@
-"""One of anomalib's models: trained on good tiles, and asked of others. Runs in the peers' environment, not in ours.
+"""Train one of anomalib's models on good tiles and answer other tiles. Runs in the peers' environment.
 
-Reads its job from a JSON file (`bench.recipes.anomalib_models.Job`). Models are as anomalib sets them up by default but
-for the backbone, whose weights come from a file, and its means and deviations of pixels, which are those it was trained
-with.
+Reads its job from a JSON file (`bench.recipes.anomalib_models.Job`). Models have anomalib's defaults, except for the
+backbone, whose weights come from a file, and the means and deviations of pixels, which are those of its training.
 """
 
 import copy
@@ -31,19 +30,19 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 BATCH = 16
 INPUT_PX = 256
-"""What anomalib makes of each picture."""
+"""Size to which anomalib resizes each picture."""
 BATCHES = (1, 8)
-"""Tiles at once that are tried, where speed is measured."""
+"""Numbers of tiles at once to try for the speed."""
 ROUNDS, ROUND_SECONDS = 7, 2.0
 MAP_CELLS = 56
-"""Of a map's side, as it is kept."""
+"""Cells along a side of a stored map."""
 MOST_EPOCHS = 300
-"""As the paper of SuperSimpleNet has it."""
+"""As in the paper of SuperSimpleNet."""
 CORESET = 0.01
-"""Share of the cells that PatchCore keeps: the smallest of its paper, as a tenth takes ten times as long."""
+"""Share of the cells in PatchCore's memory: the smallest of its paper, as a tenth takes ten times as long."""
 TRUNK = "tf_efficientnet_lite0"
 STRIDE_4, STRIDE_8, STRIDE_16 = "blocks.1", "blocks.2", "blocks.4"
-"""Where EfficientNet-lite0 ends its stages; ResNet calls them layer1, layer2 and layer3."""
+"""Last blocks of EfficientNet-lite0's stages; in ResNet they are layer1, layer2 and layer3."""
 
 
 def main(job: dict[str, Any]) -> None:
@@ -65,7 +64,7 @@ def main(job: dict[str, Any]) -> None:
     engine = Engine(
         default_root_dir=scratch,
         precision=_precision(job),
-        limit_val_batches=0,  # there is nothing to choose by
+        limit_val_batches=0,  # there are no validation tiles
         logger=False,
         max_epochs=epochs,
     )
@@ -101,12 +100,12 @@ def _build(name: str, weights: Path) -> Any:
 
 
 def _precision(job: dict[str, Any]) -> str:
-    """What is kept and compared is kept as it is; what is learned may be rounded."""
+    """Return the precision: gradients may be rounded, stored features may not."""
     return str(job["precision"]) if job["model"] == "supersimplenet" else "32-true"
 
 
 def _epochs(model: Any, data: Folder, job: dict[str, Any]) -> int:
-    """As many as fit into the time; of what is not learned by gradients, one."""
+    """Return the number of epochs that fit into the time; one for a model without gradients."""
     if job["model"] != "supersimplenet":
         return 1
     data.setup()
@@ -114,7 +113,7 @@ def _epochs(model: Any, data: Folder, job: dict[str, Any]) -> int:
     trial, batch = copy.deepcopy(model).train(), next(iter(loader))
     batch.image = trial.pre_processor.transform(batch.image)
     trial.log = lambda *args, **kwargs: None
-    for _ in range(2):  # the first one warms up
+    for _ in range(2):  # the first one is a warm-up
         began = time.monotonic()
         with torch.autocast("cpu", torch.bfloat16, enabled=_precision(job) != "32-true"):
             trial.training_step(batch)["loss"].backward()
@@ -125,7 +124,7 @@ def _epochs(model: Any, data: Folder, job: dict[str, Any]) -> int:
 
 
 def _ask(model: Any, folder: Path, names: list[str]) -> tuple[Any, Any]:
-    """Score [n] and map [n, cells, cells] of each tile, before anomalib brings them to 0 to 1 of what it has seen."""
+    """Return score [n] and map [n, cells, cells] of each tile, before anomalib normalises them to 0..1."""
     model.eval()
     scores, maps = [], []
     for start in range(0, len(names), BATCH):
@@ -134,7 +133,7 @@ def _ask(model: Any, folder: Path, names: list[str]) -> tuple[Any, Any]:
         with torch.inference_mode():
             found = model.model(model.pre_processor.transform(images))
         score, heat = found.pred_score.reshape(-1).float(), found.anomaly_map.float()
-        if isinstance(model, Supersimplenet):  # its probabilities near 1 are all alike in 16 bits
+        if isinstance(model, Supersimplenet):  # probabilities near 1 are equal in 16 bits
             score, heat = torch.logit(score, eps=1e-7), torch.logit(heat, eps=1e-7)
         scores.append(score.numpy())
         cells = adaptive_avg_pool2d(heat.reshape(len(heat), 1, *heat.shape[-2:]), MAP_CELLS)
@@ -143,15 +142,15 @@ def _ask(model: Any, folder: Path, names: list[str]) -> tuple[Any, Any]:
 
 
 def _export(engine: Engine, model: Any, folder: Path, tile_px: int) -> Path:
-    """As OpenVINO's IR, of pictures of the size of a tile."""
+    """Export as OpenVINO's IR for pictures of the size of a tile."""
     engine.export(model=model, export_type=ExportType.OPENVINO, export_root=folder, input_size=(tile_px, tile_px))
     (graph,) = folder.rglob("*.xml")
     return graph
 
 
 def _speed(ours: Path, theirs: Path, tile_px: int) -> float:
-    """How many times as many tiles a second theirs infers as ours: the median of alternating rounds, each graph in
-    the batch that is fastest for it. Not a number where OpenVINO does not run it.
+    """Return the speed of their graph over heatline's: the median of interleaved rounds, each graph with its fastest
+    batch; nan if OpenVINO cannot run it.
     """
     graphs = [found for path in (ours, theirs) if (found := _fastest(path, tile_px)) is not None]
     if len(graphs) < 2:
@@ -162,18 +161,18 @@ def _speed(ours: Path, theirs: Path, tile_px: int) -> float:
         for which in (0, 1) if number % 2 else (1, 0):
             seconds[which] = _seconds_per_tile(*graphs[which])
         ratios.append(seconds[0] / seconds[1])
-    print(f"speed over ours: {min(ratios):.3f} to {max(ratios):.3f}", flush=True)
+    print(f"speed over heatline's: {min(ratios):.3f} to {max(ratios):.3f}", flush=True)
     return float(np.median(ratios))
 
 
 def _fastest(path: Path, tile_px: int) -> tuple[Any, int] | None:
-    """None: OpenVINO runs it in no batch."""
+    """Return the graph with its fastest batch; None: OpenVINO cannot run it."""
     tried = [(compiled, batch) for batch in BATCHES if (compiled := _compiled(path, batch, tile_px)) is not None]
     return min(tried, key=lambda each: _seconds_per_tile(*each), default=None)
 
 
 def _compiled(path: Path, batch: int, tile_px: int) -> Any:
-    """A queue of requests; None: the graph takes no such batch."""
+    """Return a queue of requests; None: the graph cannot take the batch."""
     core = ov.Core()
     graph = core.read_model(path)
     (port,) = graph.inputs

@@ -1,4 +1,4 @@
-"""Clients of a line: `Subscriber` listens live, `Follower` gets every event that is journalled, `Commander` asks.
+"""Clients of a line: `Subscriber` listens live, `Follower` gets every journalled event, `Commander` sends commands.
 
 They load ZeroMQ and msgspec, and nothing that inspects.
 """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import zmq
 
-from edge.delivery.client.handshake_probe import why_not_let_in
+from edge.delivery.client.handshake_probe import describe_refusal
 from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, receive
@@ -19,19 +19,19 @@ LONGEST_REPLY_BYTES = 65536
 
 
 class Commander(Client):
-    """A DEALER socket that asks one thing at a time. Use it in the thread that made it:
+    """A DEALER socket that sends one command at a time. Use it in the thread that created it:
 
         with Commander("tcp://127.0.0.1:5557") as line:
             line.trigger("top", part_id="P-1")
 
-    A request never waits for a line to come: fired late, it would be for another part.
+    A command never waits for a line to appear: executed late, it would apply to another part.
 
     Args:
-        address: what the line binds.
-        timeout_s: how long to wait for a reply; may be set between requests.
-        keys: to connect to a line from another machine.
+        address: the line's `commands.bind`.
+        timeout_s: how long to wait for a reply; may be changed between commands.
+        keys: required by a line on another machine.
     Raises:
-        DeliveryError: the address is none.
+        DeliveryError: the address is not valid.
     """
 
     def __init__(self, address: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
@@ -46,45 +46,45 @@ class Commander(Client):
             raise
 
     def trigger(self, camera: str, part_id: str | None = None) -> Triggered | Announced:
-        """Have a frame of the next part taken; returns the frame, or word that the part id waits for the trigger edge.
+        """Trigger a camera. Return the frame, or that the part id waits for the hardware trigger.
 
         Raises:
-            CommandRefusedError: the line refuses.
-            AccessError: the line does not let this client in.
+            CommandRefusedError: the line refuses the command.
+            AccessError: the line does not authorize this client.
             DeliveryError: no line is there, or no reply came in time.
-            MessageError: what came is no reply.
+            MessageError: the reply is not valid.
         """
         with _refused_here():
             request = TriggerRequest(request_id=str(next(self._ids)), camera=camera, part_id=part_id)
         reply = self._granted(request)
         if not isinstance(reply, Triggered | Announced):
-            raise MessageError(f"what came is no reply to a trigger: {reply}")
+            raise MessageError(f"this is not a reply to a trigger: {reply}")
         return reply
 
     def select(self, product: str) -> Selected:
-        """Have a product put in force; returns once it is.
+        """Activate a product; return when it is active.
 
         Raises:
-            CommandRefusedError: the line refuses, and what was in force still is.
-            AccessError: the line does not let this client in.
+            CommandRefusedError: the line refuses the command, and the product before stays active.
+            AccessError: the line does not authorize this client.
             DeliveryError: no line is there, or no reply came in time.
-            MessageError: what came is no reply.
+            MessageError: the reply is not valid.
         """
         with _refused_here():
             request = SelectRequest(request_id=str(next(self._ids)), product=product)
         reply = self._granted(request)
         if not isinstance(reply, Selected):
-            raise MessageError(f"what came is no reply to a selection: {reply}")
+            raise MessageError(f"this is not a reply to a selection: {reply}")
         return reply
 
     def close(self) -> None:
-        """Let go of the socket; may be called twice."""
+        """Close the socket; may be called twice."""
         self._socket.close()
         self._context.term()
 
     def _connected(self) -> zmq.Socket[bytes]:
         socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # what cannot be sent now is not sent later
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # a command that cannot be sent now is not sent later
         connect(socket, self._address, "tcp://127.0.0.1:5557")
         return socket
 
@@ -105,31 +105,31 @@ class Commander(Client):
             reply = reply_from(receive(self._socket, PARTS_KEPT)[-1])
             if reply.request_id == request.request_id:
                 return reply
-        # A new connection: neither shall the request still go out, nor the reply to it be taken for the next one's.
+        # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.
         self._connect_anew()
         raise DeliveryError(
-            f"{self._address} did not reply within {self.timeout_s:g} s, and may have done what it was asked; "
-            "the line's events and its log say"
+            f"{self._address} did not reply within {self.timeout_s:g} s, and may have executed the command; "
+            "look at the line's events and its log"
         )
 
     def _send(self, data: bytes, until_s: float) -> None:
         while self._socket.poll(_ms_left(until_s), zmq.POLLOUT):
-            with contextlib.suppress(zmq.Again):  # the line has gone again in between
+            with contextlib.suppress(zmq.Again):  # the line has gone again meanwhile
                 self._socket.send(data, zmq.NOBLOCK)
                 return
-        refused = why_not_let_in(self._address, self._keys, zmq.DEALER)
-        self._connect_anew()  # ZeroMQ may have given up
+        refused = describe_refusal(self._address, self._keys, zmq.DEALER)
+        self._connect_anew()  # ZeroMQ may have stopped reconnecting
         if refused is not None:
-            raise AccessError(f"{refused}; nothing was asked of it")
+            raise AccessError(f"{refused}; the command was not sent")
         raise DeliveryError(
-            f"{self._address} was not reached within {self.timeout_s:g} s, and nothing was asked of it; "
+            f"{self._address} was not reached within {self.timeout_s:g} s, and the command was not sent; "
             "is the line running, and is its commands.bind this address?"
         )
 
 
 @contextlib.contextmanager
 def _refused_here() -> Iterator[None]:
-    """What is no request is not sent: the line would say the same."""
+    """Refuse an invalid command without sending it, as the line would."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What has come for a durable consumer and was not handed out yet: checked, in order, each once."""
+"""Buffers the events that a durable consumer received: verified, in order, each once."""
 
 from collections import deque
 from typing import NamedTuple
@@ -10,7 +10,7 @@ JOURNALS_KNOWN = 16
 
 
 class Lost(NamedTuple):
-    """What is handed out in place of events that are gone, and acknowledged like one."""
+    """Stands for deleted events. It is handed out and acknowledged like an event."""
 
     journal_id: str
     seq: int
@@ -21,23 +21,23 @@ class EventBuffer:
     """Takes a line's replies, over any number of connections and journals.
 
     Args:
-        name: the consumer's.
+        name: name of the consumer.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.journal_id: str | None = None
-        """Of the journal that is followed now; None: the line has not answered yet."""
+        """Id of the journal that is followed; None: the line has not answered yet."""
         self.position = 0
-        """What comes next is after this event."""
+        """The next event comes after this one."""
         self._newest: tuple[str, int] | None = None
-        """The journal that was followed last, and the newest event of it that was heard of."""
+        """The journal that was followed last, and its newest known event."""
         self._ready: deque[Delivered | Lost] = deque()
         self._handed: dict[str, int] = {}
         """By journal, the last event that was handed out."""
 
     def take(self, at_most: int) -> list[Delivered | Lost]:
-        """The next events, or by itself what stands for those that are gone; empty where nothing is there."""
+        """Return the next events, or a `Lost` alone; empty if nothing is there."""
         taken: list[Delivered | Lost] = []
         while self._ready and len(taken) < at_most:
             if taken and isinstance(self._ready[0], Lost):
@@ -50,17 +50,17 @@ class EventBuffer:
         return taken
 
     def disconnected(self) -> None:
-        """What was on its way comes again."""
+        """Record the end of a connection: what was in flight comes again."""
         self.journal_id = None
 
     def begin(self, following: Following) -> None:
-        """The line begins to send after the event that it names.
+        """Start after the event that the line names.
 
         Raises:
-            MessageError: it is meant for another consumer.
+            MessageError: the reply is for another consumer.
         """
         if following.name != self._name:
-            raise MessageError(f"the line follows {following.name!r}, and {self._name!r} was asked for")
+            raise MessageError(f"the line follows {following.name!r}, expected {self._name!r}")
         journal_id, acked_seq = following.journal_id, following.acked_seq
         before = None if following.former is None else (following.former.journal_id, following.former.acked_seq)
         if self._newest is not None and self._newest[0] != journal_id:
@@ -76,12 +76,12 @@ class EventBuffer:
         self._newest = journal_id, following.last_seq
 
     def add(self, batch: Batch, parts: list[bytes]) -> None:
-        """Events came.
+        """Add the events of a batch.
 
         Args:
-            parts: of the message whose first part the batch is.
+            parts: all parts of the message; the batch is the first.
         Raises:
-            MessageError: they are not what the batch announces, or do not follow what came before.
+            MessageError: the parts do not match the batch, or do not continue what came before.
         """
         events = events_of(batch, parts)
         if batch.journal_id != self.journal_id or batch.after_seq != self.position:
@@ -94,7 +94,7 @@ class EventBuffer:
             after_seq = max(batch.after_seq, handed)
             sentence = (
                 f"events after {after_seq} up to {batch.lost_through} of journal {batch.journal_id} were deleted "
-                f"before {self._name} had got them"
+                f"before {self._name} received them"
             )
             error = EventsLostError(
                 sentence, journal_id=batch.journal_id, after_seq=after_seq, through_seq=batch.lost_through
@@ -107,8 +107,8 @@ class EventBuffer:
     def _another_journal(self, journal_id: str, before: str, after_seq: int) -> EventsLostError:
         newest = self._newest[1] if self._newest is not None and self._newest[0] == before else after_seq
         return EventsLostError(
-            f"the line began another journal, {journal_id}: what {before} held after event {after_seq} cannot be had "
-            "any more",
+            f"the line began another journal, {journal_id}: events of {before} after event {after_seq} cannot be "
+            "delivered any more",
             journal_id=before,
             after_seq=after_seq,
             through_seq=max(newest, after_seq),

@@ -12,7 +12,7 @@ import zmq
 
 from edge.delivery.client.acknowledgements import Acknowledgements
 from edge.delivery.client.event_buffer import EventBuffer, Lost
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
@@ -36,13 +36,13 @@ from edge.wire.requests import Refused, shortened, to_bytes
 logger = logging.getLogger(__name__)
 
 HEARTBEATS_MISSED = 3
-"""After so many, the line is taken for gone."""
+"""Number of missed heartbeats after which the line counts as gone."""
 HEARTBEAT_SECONDS = 1.0
-"""Until the line has said its own."""
+"""Until the line has named its own interval."""
 SHORTEST_HEARTBEAT_SECONDS = 0.05
-"""A line that says a shorter one would be taken for gone at once, and be followed again without a pause."""
+"""Lower limit. With a shorter interval, the line would count as gone at once, and be followed again without a pause."""
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
-"""Refusals after which to follow again, and when."""
+"""Pauses before following again, by reason of refusal. Other refusals are final."""
 LINGER_MS = 1000
 """For the last acknowledgement."""
 
@@ -50,32 +50,32 @@ R = TypeVar("R", FollowRequest, ForgetRequest)
 
 
 class Follower(Client):
-    """A DEALER socket as an iterator of events, from the first that the consumer has not acknowledged on, in order.
+    """A DEALER socket as an iterator of events, in order, from the first that the consumer has not acknowledged.
 
-    Use it in the thread that made it:
+    Use it in the thread that created it:
 
         with Follower("tcp://127.0.0.1:5558", "mes1") as events:
             for delivered in events:
                 store(delivered.key, delivered.header)
 
-    **An event is acknowledged when the next one is asked for**, or by `acknowledge`; never because the follower is
-    closed: what was in hand when the loop was left comes again, to the next follower of that name. So does what an
-    acknowledgement did not reach the line of; it has the same `key`. From one follower nothing comes twice.
+    **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
+    nothing: the event that the loop held when it ended is delivered again, with the same `key`, to the next follower of
+    that name, as is every event whose acknowledgement did not reach the line. One follower gets no event twice.
 
-    It reconnects by itself. Where events are gone for good, it raises `EventsLostError` once, and goes on when asked
+    It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
     again.
 
     Args:
-        address: where the line serves its journal.
-        name: the consumer's, under which the line keeps how far it has got.
-        topics: prefixes of topics that are wanted, e.g. `verdict.top.DEFECT`; default: all.
-        window: how many events may be on their way, unacknowledged: 1 to 1000.
-        heatmaps: whether they are wanted.
-        start: where a name that is new begins: with the `first` event that the journal holds, or with the `next` one.
-        timeout_s: stop the iteration when no event came for so long; None: wait for ever.
-        keys: to connect to a line from another machine.
+        address: the line's `journal.bind`.
+        name: name of the consumer, under which the line stores its position.
+        topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
+        window: number of events that may be in flight, unacknowledged: 1 to 1000.
+        heatmaps: whether events come with their heatmaps.
+        start: where a new name begins: with the `first` event in the journal, or with the `next` one.
+        timeout_s: seconds without an event after which the iteration ends; None: never.
+        keys: required by a line on another machine.
     Raises:
-        DeliveryError: the address is none, or no consumer can be called so or have such a window.
+        DeliveryError: the address, the name or the window is not valid.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Follower(Client):
     ) -> None:
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
-        self._request = _sayable(
+        self._request = _checked_request(
             FollowRequest,
             name=name,
             client=uuid.uuid4().hex,
@@ -121,24 +121,24 @@ class Follower(Client):
             yield delivered
 
     def batches(self, at_most: int = LARGEST_WINDOW) -> Iterator[list[Delivered]]:
-        """As the iterator, of all events that are there at a time: for who stores many at once as fast as one."""
+        """Iterate over lists of the events that are available, for a consumer that stores many at once."""
         while batch := self.receive_batch(at_most):
             yield batch
 
     def receive(self) -> Delivered | None:
-        """The next event, or None when none came in time; the one before is acknowledged.
+        """Return the next event, or None if none came in time. The event before is acknowledged.
 
         Raises:
-            EventsLostError: events are gone.
-            AccessError: the line does not let this client in.
-            DeliveryError: the line refuses for good, as where a newer client follows under this name.
-            MessageError: what came is nothing of ours.
+            EventsLostError: events were deleted.
+            AccessError: the line does not authorize this client.
+            DeliveryError: the line's refusal is final, such as when a newer client follows under this name.
+            MessageError: the message is not valid.
         """
         batch = self.receive_batch(1)
         return batch[0] if batch else None
 
     def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
-        """The next events, at least one, or none when none came in time; those before are acknowledged.
+        """Return the next events, or none if none came in time. The events before are acknowledged.
 
         Raises: as `receive`.
         """
@@ -157,34 +157,34 @@ class Follower(Client):
                 return events
 
     def acknowledge(self) -> None:
-        """All that was handed out is done with, the last one too."""
+        """Acknowledge all events that were handed out, including the last one."""
         self._acks.finish()
         self._acknowledge(at_once=True)
 
     def close(self) -> None:
-        """Let go of the socket; may be called twice. What is in hand is not acknowledged."""
+        """Close the socket; may be called twice. The last event that was handed out is not acknowledged."""
         if self._socket is not None:
             self._acknowledge(at_once=True)
-            # A request that was not answered yet must not arrive late: it would supersede whoever follows next.
+            # A request that was not answered yet must not arrive late: it would supersede the next follower.
             self._socket.close(LINGER_MS if self._buffer.journal_id is not None else 0)
             self._socket = None
         self._context.term()
 
     def _acknowledge(self, at_once: bool) -> None:
-        """Tell the line what is done, unless more is soon to be told together with it."""
+        """Send the acknowledgement that is due, if any."""
         journal_id = self._buffer.journal_id
         seq = self._acks.due(journal_id, self._buffer.position, at_once)
         if self._socket is None or journal_id is None or seq is None:
             return
-        with contextlib.suppress(zmq.Again):  # told with the next one
+        with contextlib.suppress(zmq.Again):  # the next acknowledgement includes it
             ack = AckRequest(name=self._request.name, journal_id=journal_id, seq=seq)
             self._socket.send(to_bytes(ack), zmq.NOBLOCK)
             self._acks.sent(seq)
 
-    # What comes.
+    # Receiving.
 
     def _take_next(self, until_s: float) -> bool:
-        """Wait for a message and take it; whether one came in time."""
+        """Wait for a message and process it; return whether one came in time."""
         if self._ended is not None:
             raise self._ended
         while True:
@@ -211,7 +211,7 @@ class Follower(Client):
                 return False
 
     def _take_silence(self) -> None:
-        """Follow again, unless the line is there and does not want us."""
+        """Follow again, unless the line is there and does not authorize this client."""
         if not self._silent:
             logger.warning("%s is silent; following again until it answers", self._address)
         self._silent = True
@@ -219,7 +219,7 @@ class Follower(Client):
         self._drop()
         if not answered:
             try:
-                require_let_in(self._address, self._keys, zmq.DEALER)
+                require_authorized(self._address, self._keys, zmq.DEALER)
             except AccessError as error:
                 self._ended = error
                 raise
@@ -234,7 +234,7 @@ class Follower(Client):
             case Refused():
                 self._refused(reply)
             case Forgotten():
-                raise MessageError(f"what came is no answer to a consumer that follows: {reply}")
+                raise MessageError(f"this is not a reply to a consumer that follows: {reply}")
 
     def _begin(self, following: Following) -> None:
         self._buffer.begin(following)
@@ -245,7 +245,7 @@ class Follower(Client):
         self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
 
     def _refused(self, refused: Refused) -> None:
-        if refused.reason == "other_journal":  # what was acknowledged before the line told of another one
+        if refused.reason == "other_journal":  # the acknowledgement was sent before the line named the new journal
             return
         if refused.reason not in PAUSE_SECONDS:
             self._ended = DeliveryError(
@@ -253,8 +253,8 @@ class Follower(Client):
             )
             raise self._ended
         if not self._silent:
-            said = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
-            logger.warning("%s refuses %s; following again", self._address, said)
+            refusal = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
+            logger.warning("%s refuses %s; following again", self._address, refusal)
         self._silent = True
         self._drop()
         self._pause_until_s = time.monotonic() + PAUSE_SECONDS[refused.reason]
@@ -263,12 +263,12 @@ class Follower(Client):
 
     def _follow(self) -> None:
         self._socket = _connected(self._context, self._address, self._keys)
-        with contextlib.suppress(zmq.Again):  # the line has hung up already: silence leads to another try
+        with contextlib.suppress(zmq.Again):  # the line has disconnected already: the silence leads to another attempt
             self._socket.send(to_bytes(self._request), zmq.NOBLOCK)
         self._heard_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
 
     def _drop(self) -> None:
-        """What is on its way is let go, and comes again."""
+        """Drop the connection. What is in flight comes again."""
         if self._socket is not None:
             self._socket.close(0)
             self._socket = None
@@ -276,19 +276,19 @@ class Follower(Client):
 
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
-    """Have a line keep nothing for a consumer any longer.
+    """Remove a consumer: the line retains no events for it any more.
 
     Raises:
-        AccessError: the line does not let this client in.
-        DeliveryError: the address is none, no line answers, or it refuses.
-        MessageError: what came is no reply.
+        AccessError: the line does not authorize this client.
+        DeliveryError: the address is not valid, no line answers, or it refuses.
+        MessageError: the reply is not valid.
     """
-    request = _sayable(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
+    request = _checked_request(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
     with zmq.Context() as context, _connected(context, address, keys) as socket:
-        with contextlib.suppress(zmq.Again):  # a line that hangs up on us at once takes nothing
+        with contextlib.suppress(zmq.Again):  # a line that disconnects at once takes nothing
             socket.send(to_bytes(request), zmq.NOBLOCK)
         if not socket.poll(int(timeout_s * 1000)):
-            require_let_in(address, keys, zmq.DEALER)
+            require_authorized(address, keys, zmq.DEALER)
             raise DeliveryError(
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
@@ -297,16 +297,16 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
     if reply != Forgotten(request_id=request.request_id, name=name):
-        raise MessageError(f"what came is no reply to that: {reply}")
+        raise MessageError(f"this is not a reply to a forget request: {reply}")
 
 
-def _sayable(kind: type[R], **content: Any) -> R:
-    """A request; what is none is not sent: the line would say the same."""
+def _checked_request(kind: type[R], **content: Any) -> R:
+    """Return a request. Refuse an invalid one without sending it, as the line would."""
     try:
         request = msgspec.convert({"type": kind.__struct_config__.tag, **content}, kind)
         to_bytes(request)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        raise DeliveryError(f"no line would take that: {error}; docs/durable.md says what it takes") from error
+        raise DeliveryError(f"a line would refuse this request: {error}; see docs/durable.md") from error
     return request
 
 
@@ -318,6 +318,6 @@ def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: Cl
 
 
 def _ms_until(then_s: float) -> int | None:
-    """None: for ever. Rounded up, so that it is never waited for again and again without time going on."""
+    """Return the time left, None if unlimited. Rounded up, so that the caller does not poll with 0 ms repeatedly."""
     left_s = then_s - time.monotonic()
     return None if left_s == float("inf") else max(0, int(left_s * 1000) + 1)

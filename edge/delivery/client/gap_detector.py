@@ -1,6 +1,4 @@
-"""What a live subscriber missed: by the count of its topic that every event carries (`previous_seq`), and by the counts
-that status events report.
-"""
+"""Detects which events a live subscriber missed: by `previous_seq` of every event, and by the counts in statuses."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,9 +6,9 @@ from dataclasses import dataclass
 from edge.wire.events import CountedEvent, Counts
 
 COUNTS_KEPT = 16
-"""A line that starts again and again without a journal begins a count each time."""
+"""A line that restarts repeatedly without a journal begins a count each time."""
 TOPICS_KEPT = 1000
-"""Of one count; a line has some tens. Of others, nobody sees what is missed."""
+"""Of one count. A line has some tens of topics; missed events of further topics are not detected."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,7 @@ class Gap:
     """Events of a topic that were missed: at least one of those after `after_seq` up to `through_seq`."""
 
     journal_id: str | None
-    """Whose count it is; None: of events that no journal holds."""
+    """The journal that counts them; None: no journal holds them."""
     boot_id: str
     topic: str
     after_seq: int
@@ -29,31 +27,29 @@ class Gap:
 
 
 class GapDetector:
-    """Follows the counts of one line, of the topics that are listened to.
+    """Follows the counts of one line, for the topics that are subscribed to.
 
     Args:
-        prefixes: of topics, as subscribed to.
+        prefixes: prefixes of the subscribed topics.
     """
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         self._prefixes = tuple(prefixes)
         self._counts: dict[str, _Count] = {}
         self._knows_counts = False
-        """A status has reported which counts there are: one that is new after that began after we joined."""
+        """A status has named the counts: a count that is new after that began after the subscriber joined."""
         self._journal_id: str | None = None
 
     def event(self, event: CountedEvent) -> Gap | None:
-        """An event came: what was missed before it."""
+        """Record an event; return the gap before it, if there is one."""
         previous = event.previous_seq
-        if previous is None:  # of an older line, which reports nothing that gaps could be seen by
-            return None
         count = self._count(event.journal_id, event.boot_id, event.seq - 1)
         known = count.known(event.topic, previous)
         count.note(event.topic, event.seq)
         return Gap(event.journal_id, event.boot_id, event.topic, known, previous) if previous > known else None
 
     def counts(self, counts: Counts, boot_id: str) -> list[Gap]:
-        """The line reported how far it has counted: what was missed up to there."""
+        """Record the counts of a status; return the gaps up to there."""
         found = []
         reported: list[tuple[str | None, dict[str, int]]] = []
         if counts.unjournalled:
@@ -63,7 +59,7 @@ class GapDetector:
         for journal_id, topics in reported:
             count = self._count(journal_id, boot_id, max(topics.values(), default=0))
             for topic in [*topics, *(count.topics.keys() - topics.keys())]:
-                # A count may go back, as that of an older copy of the journal: what comes next is counted from there.
+                # A count may go back, such as that of an older copy of the journal. Then it continues from there.
                 last_seq = topics.get(topic, 0)
                 known = count.known(topic, last_seq)
                 count.note(topic, last_seq)
@@ -74,20 +70,21 @@ class GapDetector:
         return found
 
     def _count(self, journal_id: str | None, boot_id: str, before: int) -> "_Count":
-        """A count as far as it was heard.
+        """Return a count, as far as it is known.
 
-        One that is new to us began after we joined, so all of it concerns us. But who joins has missed nothing that was
-        before; nor can we know how far a journal was that could not be read when we last heard of it.
+        A count that is new after the first status began after the subscriber joined, so all of its events concern the
+        subscriber. Of a count that is known at joining, only later events do. The position of a journal is unknown
+        while it cannot be read.
 
         Args:
-            before: what was counted before this was heard.
+            before: number of events that were counted before this message.
         """
         name = journal_id or boot_id
         count = self._counts.pop(name, None)
         if count is None:
             is_new = self._knows_counts and (journal_id is None or self._journal_id is not None)
             count = _Count({}, since=0 if is_new else before)
-        self._counts[name] = count  # at the end: the first is the one that was not heard of for longest
+        self._counts[name] = count  # at the end: the first one is the one that was not seen for longest
         if len(self._counts) > COUNTS_KEPT:
             del self._counts[next(iter(self._counts))]
         return count
@@ -95,18 +92,18 @@ class GapDetector:
 
 @dataclass
 class _Count:
-    """How far a count was heard."""
+    """How far a count is known."""
 
     topics: dict[str, int]
-    """The last event of each."""
+    """The last event of each topic."""
     since: int
-    """What concerns us is after this event."""
+    """Only events after this one concern the subscriber."""
 
     def known(self, topic: str, now: int) -> int:
-        """The last event of a topic that concerns us no more, as its count says that it is at `now`."""
+        """Return the last event of a topic that is no gap, if its count is at `now`."""
         return self.topics.get(topic, now if len(self.topics) >= TOPICS_KEPT else self.since)
 
     def note(self, topic: str, seq: int) -> None:
-        """A topic was heard up to an event."""
+        """Record that a topic is known up to an event."""
         if topic in self.topics or len(self.topics) < TOPICS_KEPT:
             self.topics[topic] = seq

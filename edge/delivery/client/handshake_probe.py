@@ -1,7 +1,7 @@
-"""Why a line does not let a client in, as far as the client can see it.
+"""Probes the handshake with a line, to tell why it refuses a client.
 
-ZeroMQ reconnects in silence when it is refused. A user must be told whether the key or the line is missing, and a
-durable consumer must end on the one and wait for the other.
+ZeroMQ reconnects silently when it is refused. A user must know whether the key or the line is missing, and a durable
+consumer must end in the first case and wait in the second.
 """
 
 import socket as sockets
@@ -14,9 +14,9 @@ from edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0
 ANSWERED_WITHIN_SECONDS = 5.0
-"""A line hangs up on who is not allowed after 3 s at the latest."""
+"""A line disconnects a client that is not authorized after 3 s at the latest."""
 _GREETING_BEGINS = b"\xff"
-"""Of ZMTP: both sides send it at once."""
+"""First byte of ZMTP, which both sides send at once."""
 _NOBODY_THERE = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 _OUTCOMES = (
     _NOBODY_THERE
@@ -27,12 +27,11 @@ _OUTCOMES = (
 )
 
 
-def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> str | None:
-    """Connect once more, and see how the handshake ends: what is wrong, in words; None where nothing is, or nobody is
-    there.
+def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) -> str | None:
+    """Connect once more, and describe how the handshake failed; None if it did not, or no line is there.
 
     Args:
-        socket_type: what the client connects, e.g. `zmq.SUB`.
+        socket_type: type of the client's socket, e.g. `zmq.SUB`.
     """
     with zmq.Context() as context, context.socket(socket_type) as socket:
         socket.setsockopt(zmq.LINGER, 0)
@@ -42,7 +41,7 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
         with monitor(socket, _OUTCOMES | zmq.EVENT_CONNECTED) as outcomes:
             try:
                 socket.connect(address)
-            except zmq.ZMQError:  # no address; whoever wants to connect hears of it
+            except zmq.ZMQError:  # the address is not valid, which connecting the client reports
                 return None
             outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
             if outcome == zmq.EVENT_CONNECTED:
@@ -54,17 +53,17 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
         return None
     if keys is None:
         return (
-            f"{address} hung up: it takes keys, or is no line's; name a key of yours that is allowed there (--key) and "
-            "the line's public key (--line-key)"
+            f"{address} closed the connection: it requires keys, or it is not a line; name a key that is allowed there "
+            "(--key) and the line's public key (--line-key)"
         )
     return (
-        f"{address} hung up: it takes no keys, is not the line of this --line-key, or your key is not allowed there "
-        "for this (on the line PC: heatline keys list, heatline keys allow)"
+        f"{address} closed the connection: it takes no keys, it is not the line of this --line-key, or your key is not "
+        "allowed there for this (on the line PC: heatline keys list, heatline keys allow)"
     )
 
 
 def _greets(address: str) -> bool:
-    """Whether ZeroMQ is there: a proxy before a line that is down takes a connection, and ends it without a word."""
+    """Return whether ZeroMQ answers. A proxy before a line that is down accepts a connection, and ends it silently."""
     scheme, _, rest = address.partition("://")
     try:
         if scheme == "ipc":
@@ -79,14 +78,14 @@ def _greets(address: str) -> bool:
         return False
 
 
-def require_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> None:
-    """See that a line does not keep a client out; where nobody is there, nobody does.
+def require_authorized(address: str, keys: ClientKeys | None, socket_type: int) -> None:
+    """Require that a line does not refuse this client. If no line is there, none does.
 
     Raises:
-        AccessError: it does.
+        AccessError: the line refuses it.
     """
-    for _ in range(2):  # once it may be because it was just ending, or hung up on somebody else
-        refused = why_not_let_in(address, keys, socket_type)
+    for _ in range(2):  # a line that was just ending, or disconnected another client, looks the same once
+        refused = describe_refusal(address, keys, socket_type)
         if refused is None:
             return
     raise AccessError(refused)

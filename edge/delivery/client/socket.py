@@ -1,4 +1,4 @@
-"""Sockets that connect to a line, and stay connected where ZeroMQ gives up."""
+"""Sockets that connect to a line, and that reconnect even after ZeroMQ stops trying."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ from edge.errors import DeliveryError
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
 RECONNECT_AFTER_SECONDS = 3.0
-"""A connection that has ended and is not back by then is made again."""
+"""A connection that ended and is not back after this time is made again."""
 _ENDED = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
@@ -25,12 +25,12 @@ def client_socket(
     keys: ClientKeys | None,
     largest_part_bytes: int,
 ) -> zmq.Socket[bytes]:
-    """A socket that reconnects to a line by itself, and is not connected yet.
+    """Return a socket that reconnects to a line by itself, and is not connected yet.
 
     Args:
         kind: `zmq.SUB` or `zmq.DEALER`.
-        keys: to connect to a line from another machine.
-        largest_part_bytes: a line that sends a larger one is hung up on.
+        keys: required by a line on another machine.
+        largest_part_bytes: the socket disconnects from a line that sends a larger part.
     """
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
@@ -44,12 +44,12 @@ def client_socket(
 
 
 def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
-    """Connect a socket, or close it.
+    """Connect a socket. Close it if the address is not valid.
 
     Args:
-        example: an address of such a kind.
+        example: a valid address, for the error message.
     Raises:
-        DeliveryError: the address is none.
+        DeliveryError: the address is not valid.
     """
     try:
         socket.connect(address)
@@ -59,16 +59,16 @@ def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
 
 
 def no_address(address: str, error: zmq.ZMQError, example: str) -> DeliveryError:
-    """What to say of an address that ZeroMQ does not take."""
-    return DeliveryError(f"{address} is no address to connect to ({error.strerror}); expected e.g. {example}")
+    """Return the error for an address that ZeroMQ does not accept."""
+    return DeliveryError(f"{address} is not an address to connect to ({error.strerror}); expected e.g. {example}")
 
 
 class Client(ABC):
-    """What holds sockets, and is used in the thread that made it."""
+    """An object that holds sockets, for use in the thread that created it."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the sockets; may be called twice."""
+        """Close the sockets; may be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -80,13 +80,13 @@ class Client(ABC):
 
 
 class Connection:
-    """Keeps a socket connected to one address. In the socket's thread.
+    """Keeps a socket connected to one address. Used in the socket's thread.
 
-    ZeroMQ reconnects by itself, except after something came that breaks its protocol: from another program that has the
-    line's port for a moment, or a part that is too long. Then it never tries again, and reports no error.
+    ZeroMQ reconnects by itself, except after data that breaks its protocol: from another program that has the line's
+    port for a moment, or a part that is too long. Then it never tries again, and reports no error.
 
     Raises:
-        ZMQError: the address is none.
+        ZMQError: the address is not valid.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
@@ -95,8 +95,8 @@ class Connection:
         socket.connect(address)
         self._reports = monitor(socket, _ENDED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
-    def tend(self) -> None:
-        """Reconnect if that is due; called some times a second while nothing has come."""
+    def tick(self) -> None:
+        """Reconnect if that is due. Called a few times a second while nothing arrives."""
         while self._reports.poll(0):
             event, _ = monitor_event(self._reports.recv_multipart())
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -105,10 +105,10 @@ class Connection:
                 self._reconnect_at_s = time.monotonic() + RECONNECT_AFTER_SECONDS
         if self._reconnect_at_s is not None and time.monotonic() >= self._reconnect_at_s:
             self._reconnect_at_s = time.monotonic() + RECONNECT_AFTER_SECONDS
-            with contextlib.suppress(zmq.ZMQError):  # it has given that up altogether
+            with contextlib.suppress(zmq.ZMQError):  # ZeroMQ has dropped the address already
                 self._socket.disconnect(self._address)
             self._socket.connect(self._address)
 
     def close(self) -> None:
-        """Before the socket is closed; may be called twice."""
+        """Close the socket monitor, before the socket is closed; may be called twice."""
         self._reports.close()

@@ -1,4 +1,4 @@
-"""Listens to a line's events, live."""
+"""Subscribes to a line's live events."""
 
 import time
 from collections import deque
@@ -15,60 +15,60 @@ from edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_fram
 
 SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""
-TEND_EVERY_MS = 500
-"""Of the connection, while nothing comes."""
+TICK_EVERY_MS = 500
+"""Interval of checks of the connection while nothing arrives."""
 STATUS = "status"
 
 
 @dataclass(frozen=True)
 class NewBoot:
-    """The service was started again. What no journal holds of the boot before may be missing without a gap."""
+    """The service was restarted. Events of the boot before that no journal holds may be missing without a gap."""
 
     boot_id: str
     before: str
 
     def __str__(self) -> str:
-        return f"the line was started again: boot {self.boot_id} follows {self.before}"
+        return f"the line was restarted: boot {self.boot_id} follows {self.before}"
 
 
 @dataclass(frozen=True)
 class LineLost:
-    """Nothing came for so long: nothing is inspected, or the connection is gone. Said once, until something comes."""
+    """Nothing arrived for this time: nothing is inspected, or the connection is gone. Reported once per silence."""
 
     silent_s: float
 
     def __str__(self) -> str:
-        return f"nothing came for {self.silent_s:.0f} s: nothing is inspected, or the connection is gone"
+        return f"nothing arrived for {self.silent_s:.0f} s: nothing is inspected, or the connection is gone"
 
 
 Notice = Gap | NewBoot | LineLost
-"""What a subscriber says of itself, in place of a message."""
-Heard = Message | Notice
+"""What a subscriber reports itself, between the messages."""
+Received = Message | Notice
 
 
 class Subscriber(Client):
-    """A SUB socket as an iterator of messages, and of notices of what it missed. It reconnects by itself.
+    """A SUB socket as an iterator of messages, and of notices of what was missed. It reconnects by itself.
 
-    Use it in the thread that made it:
+    Use it in the thread that created it:
 
         with Subscriber("tcp://127.0.0.1:5556") as events:
-            for heard in events:
-                match heard:
+            for received in events:
+                match received:
                     case Message():
-                        print(heard.event)
+                        print(received.event)
                     case Gap() | NewBoot() | LineLost():
-                        print(heard)
+                        print(received)
 
-    Events that are missed, because the connection was down or this program was too slow, do not come again: who needs
-    all of them is a durable consumer (`Follower`).
+    Events that are missed, because the connection was down or this program was too slow, do not come again. A program
+    that needs all events is a durable consumer (`Follower`).
 
     Args:
-        address: where the line publishes.
-        topics: prefixes to listen to, e.g. `verdict.top.DEFECT`; default: all.
-        timeout_s: stop the iteration when nothing came for so long, `LineLost` not counted; None: wait for ever.
-        keys: to connect to a line from another machine.
+        address: the line's `events.bind`.
+        topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
+        timeout_s: seconds without a message after which the iteration ends, `LineLost` not counted; None: never.
+        keys: required by a line on another machine.
     Raises:
-        DeliveryError: the address is none.
+        DeliveryError: the address is not valid.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Subscriber(Client):
         topics = (topics,) if isinstance(topics, str) else tuple(topics)
         self._wants_status = STATUS.startswith(topics)
         self._gaps = GapDetector(topics)
-        self._ready: deque[Heard] = deque()
+        self._ready: deque[Received] = deque()
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._boot_id: str | None = None
         self._silent_since_s: float | None = None
-        """Since when nothing came that should have; None: the line is lost, has stopped, or was not heard yet."""
+        """Start of a silence that counts; None: the line is lost, has stopped, or has not been heard yet."""
         self._until_s: float | None = None
-        """When it has been waited for long enough; None: from the next call on."""
+        """End of the wait that a `LineLost` interrupted; None: the next call starts a new wait."""
         self._context = zmq.Context()
         self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
         notice_vanished_peers(self._socket)
-        for topic in {*topics, STATUS}:  # by statuses it knows what it missed, and that the line is there
+        for topic in {*topics, STATUS}:  # statuses show what was missed, and that the line is there
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         self._connection: Connection | None = None
         try:
@@ -101,35 +101,35 @@ class Subscriber(Client):
             self.close()
             raise no_address(address, error, "tcp://127.0.0.1:5556") from error
 
-    def __iter__(self) -> Iterator[Heard]:
-        while (heard := self.receive()) is not None:
-            yield heard
+    def __iter__(self) -> Iterator[Received]:
+        while (received := self.receive()) is not None:
+            yield received
 
-    def receive(self) -> Heard | None:
-        """The next message or notice, or None when none came in time.
+    def receive(self) -> Received | None:
+        """Return the next message or notice, or None if none came in time.
 
         Raises:
-            MessageError: what came is no message of ours.
+            MessageError: the message is not valid.
         """
         assert self._connection is not None
         until_s = time.monotonic() + self._timeout_s if self._until_s is None else self._until_s
         self._until_s = None
         while not self._ready:
             left_ms = max(0.0, (until_s - time.monotonic()) * 1000)
-            if self._socket.poll(int(min(left_ms, TEND_EVERY_MS))):
+            if self._socket.poll(int(min(left_ms, TICK_EVERY_MS))):
                 self._take(receive(self._socket, PARTS_KEPT))
             else:
-                self._connection.tend()
+                self._connection.tick()
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:
                 return None
-        heard = self._ready.popleft()
-        if isinstance(heard, LineLost):
+        received = self._ready.popleft()
+        if isinstance(received, LineLost):
             self._until_s = until_s
-        return heard
+        return received
 
     def close(self) -> None:
-        """Let go of the socket; may be called twice."""
+        """Close the socket; may be called twice."""
         if self._connection is not None:
             self._connection.close()
         self._socket.close()
@@ -153,23 +153,22 @@ class Subscriber(Client):
             gap = self._gaps.event(event)
             self._ready += [message] if gap is None else [gap, message]
             return
-        if event.counts is not None:
-            self._ready += self._gaps.counts(event.counts, event.boot_id)
+        self._ready += self._gaps.counts(event.counts, event.boot_id)
         if self._wants_status:
             self._ready.append(message)
-        if event.state == "STOPPED":  # what follows is silence, and no loss
+        if event.state == "STOPPED":  # the silence after it is no loss
             self._silent_since_s = None
 
 
 def next_status(address: str, timeout_s: float, keys: ClientKeys | None = None) -> StatusEvent | None:
-    """The next status of a line, or None when none came in time; it comes about once a second.
+    """Return the next status of a line, or None if none came in time. A line sends one about once a second.
 
     Raises:
-        DeliveryError: the address is none.
-        MessageError: what came is no message of ours.
+        DeliveryError: the address is not valid.
+        MessageError: the message is not valid.
     """
     with Subscriber(address, topics=[STATUS], timeout_s=timeout_s, keys=keys) as events:
-        for heard in events:
-            if isinstance(heard, Message) and isinstance(heard.event, StatusEvent):
-                return heard.event
+        for received in events:
+            if isinstance(received, Message) and isinstance(received.event, StatusEvent):
+                return received.event
     return None

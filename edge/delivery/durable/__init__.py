@@ -1,1 +1,1 @@
-"""Durable consumers and what serves them. docs/durable.md is the authority."""
+"""The server of durable consumers, and their stored positions. docs/durable.md is the authority."""

@@ -1,7 +1,7 @@
-"""Durable consumers: who they are, and how far each has acknowledged.
+"""Stores the positions of durable consumers.
 
-They are in a small SQLite file beside the journal that takes all its room at once and is only written over afterwards:
-what is acknowledged can be kept on a disk that has become full.
+The positions are in a small SQLite file beside the journal. It takes all its room at once and is only overwritten
+afterwards, so that acknowledgements can be stored on a full disk.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "consumers.db"
 SCHEMA_VERSION = 1
-"""Counts up when an older heatline could not use the file any more."""
+"""Counts up when an older heatline could not use the file."""
 MOST_CONSUMERS = 64
 PAGE_BYTES = 16384
-"""All consumers fit one page."""
+"""All consumers fit on one page."""
 BUSY_SECONDS = 0.5
 SECONDS_BETWEEN_TRIES = 1.0
 NOT_KNOWN = "(not known)"
@@ -49,58 +49,58 @@ _WRITE = "REPLACE INTO consumers VALUES (?, ?, ?, ?)"
 
 
 class Position(NamedTuple):
-    """How far a consumer has got."""
+    """How far a consumer has acknowledged."""
 
     journal_id: str
     acked_seq: int
-    """All up to it was acknowledged."""
+    """All events up to this one were acknowledged."""
     seen_at_ns: int
-    """When it was last heard of: UTC, ns since 1970."""
+    """Time of its last request: UTC, ns since 1970."""
 
     def in_journal(self, journal_id: str) -> int:
-        """All of a journal up to here was acknowledged."""
+        """Return the last event of a journal that was acknowledged; 0 if none was."""
         return self.acked_seq if self.journal_id == journal_id else 0
 
 
 class Consumers:
-    """The consumers of one line. Any thread.
+    """The durable consumers of a line. Any thread.
 
-    It never gives up for a disk: what cannot be written is kept in memory, said, and tried again at each `write`.
+    A fault of the disk ends nothing: positions stay in memory, the fault is logged, and each `write` tries again.
 
     Args:
-        folder: of the journal.
+        folder: folder of the journal.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE_NAME
         self._aside = folder / f"{FILE_NAME}.damaged"
         self._lock = threading.Lock()
-        """Held for moments; who holds both took `_writing` first."""
+        """Held briefly. A thread that needs both locks takes `_writing` first."""
         self._writing = threading.Lock()
         """Held while the disk is waited for."""
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        """Which file is open."""
+        """Device and inode of the open file."""
         self._known = False
         self._positions: dict[str, Position] = {}
         self._written: dict[str, Position] = {}
         self._try_again_s = 0.0
         self._closing = False
         self.fault: str | None = None
-        """Why what is acknowledged cannot be kept now, in words; None while it can."""
+        """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
         with self._writing, contextlib.suppress(JournalError):
             self._open()
 
     @property
-    def lost_some(self) -> bool:
-        """Whether a damaged file was moved aside, so that a name that looks new may be one that was there before."""
+    def lost_consumers(self) -> bool:
+        """Whether a damaged file was moved aside, so that a name that looks new may have existed before."""
         return self._aside.exists()
 
     def positions(self) -> dict[str, Position]:
-        """By name.
+        """Return the position of each consumer by name.
 
         Raises:
-            JournalError: nobody knows them yet, as the file cannot be read.
+            JournalError: the positions are not known yet, because the file cannot be read.
         """
         with self._lock:
             if not self._known:
@@ -108,7 +108,7 @@ class Consumers:
             return dict(self._positions)
 
     def acked(self, journal_id: str) -> dict[str, int]:
-        """By name, how far a journal was acknowledged, as it is on the disk: nothing after that may be deleted."""
+        """Return the acknowledged event of each consumer as it is on the disk. Later events must not be deleted."""
         with self._lock:
             if not self._known:
                 return {NOT_KNOWN: 0}
@@ -116,10 +116,10 @@ class Consumers:
             return {name: each.in_journal(journal_id) if each else 0 for name, each in written.items()}
 
     def register(self, name: str, journal_id: str, acked_seq: int) -> None:
-        """A consumer that is new, for whom events are kept from now on; on the disk when this returns.
+        """Register a new consumer, for which events are retained from now on. It is on the disk when this returns.
 
         Raises:
-            JournalError: it could not be written, and is not registered.
+            JournalError: the disk cannot be written, and the consumer is not registered.
         """
         position = Position(journal_id, acked_seq, time.time_ns())
         with self._writing:
@@ -128,10 +128,10 @@ class Consumers:
                 self._positions[name] = self._written[name] = position
 
     def forget(self, name: str) -> None:
-        """A consumer is no more; on the disk when this returns.
+        """Remove a consumer. It is removed from the disk when this returns.
 
         Raises:
-            JournalError: it could not be written, and the consumer is still there.
+            JournalError: the disk cannot be written, and the consumer is still registered.
         """
         with self._writing:
             self._run("DELETE FROM consumers WHERE name = ?", (name,))
@@ -140,19 +140,19 @@ class Consumers:
                 self._written.pop(name, None)
 
     def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
-        """A consumer is done with all up to an event; kept by the next `write`."""
+        """Record that a consumer acknowledged all events up to one. The next `write` stores it."""
         with self._lock:
             if name in self._positions:
                 self._positions[name] = Position(journal_id, seq, time.time_ns())
 
     def seen(self, name: str) -> None:
-        """A consumer was heard of; kept with what it acknowledges next, and at the end."""
+        """Record that a consumer sent a request. It is stored with its next acknowledgement, and at the end."""
         with self._lock:
             if name in self._positions:
                 self._positions[name] = self._positions[name]._replace(seen_at_ns=time.time_ns())
 
     def write(self) -> None:
-        """Have on the disk what was acknowledged; where that fails, it is tried again at a later call."""
+        """Store the acknowledgements on the disk. If that fails, a later call tries again."""
         with self._writing, contextlib.suppress(JournalError):
             if self.fault is not None and time.monotonic() < self._try_again_s:
                 return
@@ -160,23 +160,23 @@ class Consumers:
             if self._connection is None:
                 self._open()
             with self._lock:
-                changed = {name: each for name, each in self._positions.items() if self._is_news(name, each)}
+                changed = {name: each for name, each in self._positions.items() if self._is_worth_writing(name, each)}
             if changed or self.fault is not None:
                 self._run_all([(_WRITE, (name, *position)) for name, position in changed.items()])
                 with self._lock:
                     self._written |= changed
 
     def close(self) -> None:
-        """Write what was acknowledged, and let go of the file."""
+        """Store the acknowledgements, and close the file."""
         self._try_again_s, self._closing = 0.0, True
         self.write()
         with self._writing:
-            self._let_go()
+            self._close_file()
 
-    # What follows is called with `_writing` held.
+    # The following methods are called with `_writing` held.
 
-    def _is_news(self, name: str, position: Position) -> bool:
-        """Whether it is worth the disk's while."""
+    def _is_worth_writing(self, name: str, position: Position) -> bool:
+        """Return whether a position differs enough from the stored one to be written."""
         written = self._written.get(name)
         return written is None or written[:2] != position[:2] or (self._closing and written != position)
 
@@ -191,22 +191,22 @@ class Consumers:
             with _transaction(self._connection):
                 for statement, values in statements:
                     self._connection.execute(statement, values)
-                if not statements:  # to know whether it can be written again
+                if not statements:  # find out whether the file can be written again
                     _touch(self._connection)
         except sqlite3.Error as error:
             raise self._failed(error) from error
         if self.fault is not None:
-            logger.info("%s can be written: what durable consumers acknowledge is kept", self._path)
+            logger.info("%s can be written again: the acknowledgements of durable consumers are stored", self._path)
         self.fault = None
 
     def _open(self) -> None:
-        """Read the file; make it where there is none, and anew where it is damaged.
+        """Read the file. Create it if there is none, and replace it if it is damaged.
 
         Raises:
-            JournalError: it cannot be opened, or be read and not be written.
+            JournalError: the file cannot be opened, or it can be read and not be written.
         """
         try:
-            if not self._known and not _has_bytes(self._path):  # nobody can be in it, even if it cannot be made
+            if not self._known and not _has_bytes(self._path):  # no consumer can be in it, even if it cannot be created
                 with self._lock:
                     self._known = True
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -219,47 +219,49 @@ class Consumers:
             raise self._failed(error) from error
         self._file = _identity(self._path)
         with self._lock:
-            if not self._known:  # else what is in memory is newer
+            if not self._known:  # otherwise the positions in memory are newer
                 self._positions = dict(found)
             self._written = found
             self._known = True
         self._run_all([])
 
     def _require_in_place(self) -> None:
-        """What is written to a file that was deleted would be kept nowhere."""
+        """Close the file if it was deleted or replaced, so that it is created again."""
         if self._connection is not None and _identity(self._path) != self._file:
-            logger.warning("%s was deleted or replaced while it was in use; it is written anew", self._path)
-            self._let_go()
+            logger.warning("%s was deleted or replaced while it was in use; it is written again", self._path)
+            self._close_file()
 
     def _failed(self, error: sqlite3.Error | OSError | JournalError) -> JournalError:
-        said = error if isinstance(error, JournalError) else kind_of(error, self._path)
-        self._let_go()  # SQLite remembers of an open file that it was read-only; and one that is damaged is made anew
+        journal_error = error if isinstance(error, JournalError) else kind_of(error, self._path)
+        self._close_file()  # SQLite remembers that an open file was read-only; and a damaged file is replaced
         if self.fault is None:
-            logger.error("what durable consumers acknowledge cannot be kept, and is tried again: %s", said)
-        self.fault = str(said)
+            logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", journal_error)
+        self.fault = str(journal_error)
         self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
-        return said
+        return journal_error
 
     def _move_aside(self, damaged: JournalDamagedError) -> None:
-        # What SQLite keeps beside it first: it would be taken for the new file's.
+        # The -journal file first: SQLite would take it for the new file's.
         for end in ("-journal", ""):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{end}").rename(f"{self._aside}{end}")
         sync_folder(self._path.parent)
-        known = "they are in memory" if self._known else "who comes again starts with the first event that is kept"
+        known = (
+            "the positions are in memory" if self._known else "all consumers start with the first event in the journal"
+        )
         logger.error("%s; it was moved to %s, and %s", damaged, self._aside, known)
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, dict[str, Position]]:
-    """The file, and the consumers in it; its table is made where it is empty.
+    """Open the file and read the consumers in it. Create its table if the file is empty.
 
     Raises:
-        JournalError: it cannot be used.
+        JournalError: the file cannot be used.
     """
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
@@ -305,13 +307,13 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _touch(connection: sqlite3.Connection) -> None:
-    """Change all pages and leave all as it was: so SQLite takes all the room that it ever needs beside the file."""
+    """Change all pages and undo the change, so that SQLite takes all the room that its -journal file ever needs."""
     connection.execute(_WRITE, ("", "", 0, 0))
     connection.execute("DELETE FROM consumers WHERE name = ''")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at a path; None: there is none."""
+    """Return device and inode of the file at a path; None if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -320,7 +322,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _has_bytes(path: Path) -> bool:
-    """Whether there is a file with anything in it."""
+    """Return whether there is a file that is not empty."""
     try:
         return path.stat().st_size > 0
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Serves the journal to durable consumers. docs/durable.md says what goes over the wire."""
+"""Serves the journal to durable consumers. docs/durable.md describes the protocol."""
 
 import logging
 import time
@@ -35,24 +35,24 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 SEND_HIGH_WATER_MARK = 8
-"""Messages kept for a client that does not read. What is dropped is sent again."""
+"""Messages queued for a client that does not read. Dropped messages are sent again."""
 TICK_MS = 100
-"""How often acknowledgements are written."""
+"""Interval at which acknowledgements are stored."""
 SUPERSEDED_KEPT = 16
-"""Clients of a name that must not come back, as a newer one came."""
+"""Clients of a name that are refused because a newer one came."""
 PASSES_AT_THE_END = 100
 
 
 class FollowServer(RouterServer[Request]):
-    """Sends events as far as consumers have room for them. When it is closed, it sends what is there by then.
+    """Sends events as far as the consumers' windows allow. When it is closed, it first sends what is in the journal.
 
-    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event on its way, and costs no more.
+    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event in flight.
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        folder: of the journal.
-        consumers: of the journal.
-        heartbeat_s: how often a consumer hears something, if only that there is nothing.
+        folder: folder of the journal.
+        consumers: positions of the consumers.
+        heartbeat_s: longest time between two batches to a consumer, which may be empty.
         access: who may connect, if the address is not local.
     """
 
@@ -72,28 +72,28 @@ class FollowServer(RouterServer[Request]):
         super().__init__(address, access)
         self._consumers = consumers
         self._heartbeat_s = heartbeat_s
-        self.damaged: list[Callable[[str, str], None]] = []
-        """Told, on the server's thread, the id of a journal that reads damaged, and why, in words."""
-        self._journal = JournalTail(folder, self.damaged)
+        self.on_damaged: list[Callable[[str, str], None]] = []
+        """Functions to call, on the server's thread, with the id of a damaged journal and what is wrong with it."""
+        self._journal = JournalTail(folder, self.on_damaged)
         self._subscriptions: dict[str, Subscription] = {}
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}
         self._wrote_s = float("-inf")
 
     def wake(self) -> None:
-        """Something was journalled. Any thread."""
+        """Send new events now. Any thread."""
         with self._lock:
             self._wake_up()
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How often something was refused since the start, by reason. Any thread."""
+        """Number of refusals since the start, by reason. Any thread."""
         socket = f"{self.name}."
         counts = self._access.refusals.counts()
         return {name.removeprefix(socket): count for name, count in counts.items() if name.startswith(socket)}
 
     def states(self) -> dict[str, Consumer]:
-        """How each consumer is, by name. Any thread."""
+        """Return the state of each consumer, by name. Any thread."""
         connected, journal_id = self._connected, self._journal.journal_id or ""
         try:
             positions = self._consumers.positions()
@@ -108,7 +108,7 @@ class FollowServer(RouterServer[Request]):
 
     def _set_up(self, socket: zmq.Socket[bytes]) -> None:
         super()._set_up(socket)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # who is gone, or takes nothing, shows when something is sent
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
         notice_vanished_peers(socket)
 
     def _serve(self, socket: zmq.Socket[bytes]) -> None:
@@ -116,30 +116,30 @@ class FollowServer(RouterServer[Request]):
         while not self._closing:
             woken = self._wait(socket, 0 if more else TICK_MS)
             try:
-                more = self._turn(socket, woken)
-            except Exception as error:  # a fault of ours must not end the others' service
+                more = self._run_once(socket, woken)
+            except Exception as error:  # a bug must not end the service for all consumers
                 self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
                 more = False
         try:
             for _ in range(PASSES_AT_THE_END):
-                if not self._turn(socket, woken=True):
+                if not self._run_once(socket, woken=True):
                     break
         except Exception as error:
             self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
         self._consumers.write()
         self._journal.close()
 
-    def _turn(self, socket: zmq.Socket[bytes], woken: bool) -> bool:
-        """All that is to be done now; whether there is more of it."""
-        assert self._guard is not None
-        self._guard.tend()
-        if self._journal.look(at_once=woken):
+    def _run_once(self, socket: zmq.Socket[bytes], woken: bool) -> bool:
+        """Do all work that is due; return whether more is left."""
+        assert self._authenticator is not None
+        self._authenticator.tick()
+        if self._journal.refresh(at_once=woken):
             for subscription in list(self._subscriptions.values()):
                 self._begin(socket, subscription)
         for route, request in self._requests(socket, REQUESTS_AT_ONCE):
             self._take(socket, route, request)
         more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
-        self._beat(socket)
+        self._send_due_heartbeats(socket)
         now_s = time.monotonic()
         if now_s - self._wrote_s >= TICK_MS / 1000:
             self._consumers.write()
@@ -165,7 +165,7 @@ class FollowServer(RouterServer[Request]):
             self._refuse(socket, route, "superseded", f"a newer client follows as {name}; only one can")
             return
         try:
-            self._require_known(request)
+            self._require_registered(request)
         except _TooManyConsumersError as error:
             self._refuse(socket, route, "too_many_consumers", str(error))
             return
@@ -175,22 +175,22 @@ class FollowServer(RouterServer[Request]):
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
             self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
-            said = refusal("superseded", f"a newer client follows as {name}; only one can")
-            if self._send(socket, before.route, [to_bytes(said)]):  # else it had gone
-                self._count(said)
+            superseded = refusal("superseded", f"a newer client follows as {name}; only one can")
+            if self._send(socket, before.route, [to_bytes(superseded)]):  # otherwise the client had gone
+                self._count(superseded)
         other = self._subscription_of(route)
-        if other is not None:  # a socket follows under one name
+        if other is not None:  # a socket follows under one name only
             self._end(other)
         self._subscriptions[name] = subscription = Subscription(route, request)
         self._connected = frozenset(self._subscriptions)
         self._consumers.seen(name)
         self._begin(socket, subscription)
 
-    def _require_known(self, request: FollowRequest) -> None:
-        """Register a consumer that is new.
+    def _require_registered(self, request: FollowRequest) -> None:
+        """Register a new consumer.
 
         Raises:
-            JournalError: it cannot be served now, or not be registered.
+            JournalError: the journal cannot be read now, or the consumer cannot be registered.
         """
         journal = self._journal
         if journal.journal_id is None:
@@ -200,22 +200,23 @@ class FollowServer(RouterServer[Request]):
             return
         if len(positions) >= MOST_CONSUMERS:
             raise _TooManyConsumersError(
-                f"there are {MOST_CONSUMERS} consumers already; forget one that is no more (heatline follow --forget)"
+                f"there are {MOST_CONSUMERS} consumers already; remove one that is not used any more "
+                "(heatline follow --forget)"
             )
         first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
-        # One that was here before must not miss what was told meanwhile.
-        from_next = request.start == "next" and not self._consumers.lost_some
+        # A consumer that existed before must not miss the events sent meanwhile.
+        from_next = request.start == "next" and not self._consumers.lost_consumers
         self._consumers.register(request.name, journal.journal_id, journal.last_seq if from_next else first)
 
     def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
-        """Start a consumer after what it acknowledged."""
+        """Begin to send to a consumer, after the last event that it acknowledged."""
         name, journal = subscription.request.name, self._journal
         assert journal.journal_id is not None
         position = self._consumers.positions()[name]
         acked_seq = position.in_journal(journal.journal_id)
         if acked_seq > journal.last_seq and journal.fault is None:
             logger.error(
-                "consumer %s has acknowledged event %d, and the journal ends with %d: it has gone back",
+                "consumer %s has acknowledged event %d, but the journal ends with %d: an older copy took its place",
                 name, acked_seq, journal.last_seq,
             )  # fmt: skip
             acked_seq = journal.last_seq
@@ -244,14 +245,18 @@ class FollowServer(RouterServer[Request]):
         if subscription is None or subscription.request.name != request.name:
             self._refuse(socket, route, "not_following", f"this client does not follow as {request.name}; follow first")
         elif subscription.journal_id != request.journal_id:
-            detail = f"the line's journal is {subscription.journal_id} now; what was acknowledged is of another"
+            detail = f"the line's journal is {subscription.journal_id} now; the acknowledgement names another one"
             self._refuse(socket, route, "other_journal", detail)
         elif request.seq > subscription.sent_through:
-            detail = f"event {request.seq} was acknowledged, and only those up to {subscription.sent_through} were sent"
+            detail = (
+                f"event {request.seq} was acknowledged, but only events up to {subscription.sent_through} were sent"
+            )
             self._refuse(socket, route, "not_sent", detail)
         else:
             subscription.acknowledge(request.seq)
-            self._settle(subscription, request.seq if subscription.unacknowledged else subscription.scanned_through)
+            self._record_position(
+                subscription, request.seq if subscription.unacknowledged else subscription.scanned_through
+            )
 
     def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
         name = request.name
@@ -263,7 +268,7 @@ class FollowServer(RouterServer[Request]):
                 self._refuse(socket, route, "unknown_consumer", detail, request.request_id)
                 return
             if name in self._subscriptions:
-                self._let_hear(socket, self._subscriptions[name])  # it may have gone
+                self._send_heartbeat(socket, self._subscriptions[name])  # notices a client that has gone
             if name in self._subscriptions:
                 detail = f"a client follows as {name}; end it first"
                 self._refuse(socket, route, "busy", detail, request.request_id)
@@ -278,10 +283,10 @@ class FollowServer(RouterServer[Request]):
     # Events.
 
     def _push(self, socket: zmq.Socket[bytes], subscription: Subscription) -> bool:
-        """Send a consumer what it has room for, at most one batch; whether there is more."""
+        """Send a consumer at most one batch, as far as its window allows; return whether there is more."""
         try:
             page = subscription.next_page(self._journal)
-        except JournalError:  # said, and tried again
+        except JournalError:  # logged before, and tried again
             return False
         if page is None:
             return False
@@ -293,23 +298,23 @@ class FollowServer(RouterServer[Request]):
         else:
             subscription.scanned_through = page.through_seq
             if not subscription.unacknowledged:
-                self._settle(subscription, subscription.scanned_through)
+                self._record_position(subscription, subscription.scanned_through)
         return subscription.scanned_through < self._journal.last_seq
 
-    def _beat(self, socket: zmq.Socket[bytes]) -> None:
-        """Let each consumer hear something, and notice who has gone."""
+    def _send_due_heartbeats(self, socket: zmq.Socket[bytes]) -> None:
+        """Send the heartbeats that are due, and notice clients that have gone."""
         for subscription in list(self._subscriptions.values()):
             if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
-                self._let_hear(socket, subscription)
+                self._send_heartbeat(socket, subscription)
 
-    def _let_hear(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
+    def _send_heartbeat(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
         nothing = Page([], subscription.scanned_through, None)
         if self._send(socket, subscription.route, subscription.batch(nothing, self._journal.last_seq)):
             subscription.sent_through = subscription.scanned_through
         subscription.sent_s = time.monotonic()
 
-    def _settle(self, subscription: Subscription, acked_seq: int) -> None:
-        """Keep how far a consumer has got: what its topics leave out is done with once nothing is on its way."""
+    def _record_position(self, subscription: Subscription, acked_seq: int) -> None:
+        """Record a position. Events that the topics leave out count as acknowledged once nothing is in flight."""
         name, journal_id = subscription.request.name, subscription.journal_id
         before = self._consumers.positions()[name].in_journal(journal_id)
         self._consumers.acknowledge(name, journal_id, max(acked_seq, before))
@@ -325,12 +330,12 @@ class FollowServer(RouterServer[Request]):
         self._connected = frozenset(self._subscriptions)
 
     def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
-        """Send something; whether the client took it. The subscription of one that has gone ends."""
+        """Send parts; return whether the client took them. The subscription of a client that has gone ends."""
         try:
             try:
                 socket.send_multipart([*route, *parts], zmq.NOBLOCK)
             except zmq.Again:
-                socket.getsockopt(zmq.EVENTS)  # has it take notice of what was read meanwhile
+                socket.getsockopt(zmq.EVENTS)  # has ZeroMQ process what the client read meanwhile
                 socket.send_multipart([*route, *parts], zmq.NOBLOCK)
         except zmq.Again:
             return False

@@ -1,4 +1,4 @@
-"""The journal as it can be read now: opened anew when it was replaced, and tried again when it cannot be read."""
+"""The end of the journal: opened again when the file is replaced, and tried again when it cannot be read."""
 
 import logging
 import time
@@ -16,48 +16,48 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 class JournalTail:
-    """Reads the journal of a folder for as long as it is used, by one thread.
+    """Reads the journal of a folder, by one thread.
 
     Args:
-        damaged: are told the id of a journal that reads damaged, and why, in words.
+        on_damaged: called with the id of a damaged journal and a sentence about the damage.
     """
 
-    def __init__(self, folder: Path, damaged: Sequence[Callable[[str, str], None]] = ()) -> None:
-        self._folder, self._damaged = folder, damaged
+    def __init__(self, folder: Path, on_damaged: Sequence[Callable[[str, str], None]] = ()) -> None:
+        self._folder, self._on_damaged = folder, on_damaged
         self._reader: JournalReader | None = None
         self._try_again_s = float("-inf")
         self.journal_id: str | None = None
-        """Of the journal that was read last; None: none could be yet."""
+        """Id of the journal that was read last; None: none was read yet."""
         self.first_seq = self.last_seq = 0
-        """As far as is known."""
+        """The first and last event, as far as is known."""
         self.fault: str | None = None
-        """Why it cannot be read now, in words; None while it can."""
+        """Why the journal cannot be read now, as a sentence; None while it can."""
 
-    def look(self, at_once: bool = False) -> bool:
-        """See how far it is.
+    def refresh(self, at_once: bool = False) -> bool:
+        """Read the first and the last number of the journal.
 
         Args:
-            at_once: do not wait until it may be tried again.
-        Returns: whether it is another journal now, or has gone back, as one does that was copied from elsewhere.
+            at_once: do not wait for the next attempt that is due.
+        Returns: whether the journal is another one now, or is behind where it was, such as an older copy.
         """
         try:
-            return self._look(at_once)
+            return self._refresh(at_once)
         except JournalReplacedError:
             self.close()
         except JournalError as error:
             self._failed(error)
             return False
         try:
-            return self._look(at_once=True)
+            return self._refresh(at_once=True)
         except JournalError as error:
             self._failed(error)
             return False
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
-        """As `JournalReader.read`.
+        """Read events as `JournalReader.read` does.
 
         Raises:
-            JournalError: it cannot be read now.
+            JournalError: the journal cannot be read now.
         """
         if self._reader is None:
             raise JournalError(self.fault or "the journal is being opened")
@@ -70,12 +70,12 @@ class JournalTail:
         return page
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
-    def _look(self, at_once: bool) -> bool:
+    def _refresh(self, at_once: bool) -> bool:
         if self._reader is None:
             if not at_once and time.monotonic() < self._try_again_s:
                 return False
@@ -91,10 +91,10 @@ class JournalTail:
     def _failed(self, error: JournalError) -> None:
         journal_id = self.journal_id if self._reader is None else self._reader.journal_id
         if isinstance(error, JournalDamagedError) and journal_id is not None:
-            for tell in self._damaged:
-                tell(journal_id, str(error))
+            for callback in self._on_damaged:
+                callback(journal_id, str(error))
         self.close()
         self._try_again_s = time.monotonic() + (0 if isinstance(error, JournalReplacedError) else SECONDS_BETWEEN_TRIES)
         if self.fault is None and not isinstance(error, JournalReplacedError):
-            logger.error("%s; durable consumers wait, and it is tried again", error)
+            logger.error("%s; durable consumers wait until it can be read", error)
         self.fault = str(error)

@@ -1,4 +1,4 @@
-"""What a connected consumer was sent, what it has room for, and what it gets next."""
+"""The subscription of a connected consumer: what was sent, what its window allows, and what is sent next."""
 
 import time
 from collections import deque
@@ -10,30 +10,30 @@ from edge.delivery.router import Route
 from edge.wire.following import Batch, FollowRequest, batch_parts
 
 BYTES_PER_BATCH = 1 << 20
-"""An event that is larger makes a batch of its own."""
+"""A larger event makes a batch of its own."""
 BYTES_UNACKNOWLEDGED = 4 << 20
-"""A consumer that has so much on its way gets no more, whatever its window."""
+"""A consumer with this many unacknowledged bytes gets no more events, whatever its window."""
 FULL_SECONDS = 0.1
-"""After so long, a consumer is tried again that took nothing."""
+"""After this time, sending to a consumer that took nothing is tried again."""
 
 
 @dataclass
 class Subscription:
-    """One consumer's, on one connection and in one journal."""
+    """Subscription of one consumer, on one connection and to one journal."""
 
     route: Route
     request: FollowRequest
     journal_id: str = ""
     sent_through: int = 0
-    """The consumer knows that it has all up to here: the next batch is of what comes after."""
+    """The consumer knows that it has all events up to this one; the next batch starts after it."""
     scanned_through: int = 0
-    """All that it wants up to here was sent."""
+    """All events up to this one were scanned, and those of the consumer's topics were sent."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """What was sent: up to which event, and how many bytes."""
+    """Batches in flight: last event and bytes of each."""
     unacknowledged_bytes: int = 0
     sent_s: float = 0.0
     full_s: float = float("-inf")
-    """When it last took nothing."""
+    """Time when the consumer last took nothing."""
 
     def begin(self, journal_id: str, acked_seq: int) -> None:
         """Start again after an event."""
@@ -42,10 +42,10 @@ class Subscription:
         self.unacknowledged_bytes = 0
 
     def next_page(self, journal: JournalTail) -> Page | None:
-        """What comes next of the journal, as far as there is room for it; None where there is nothing or no room.
+        """Return the next page of the journal, as far as the window allows; None if there is no event or no room.
 
         Raises:
-            JournalError: it cannot be read now.
+            JournalError: the journal cannot be read now.
         """
         room = self.request.window - len(self.unacknowledged)
         bytes_left = BYTES_UNACKNOWLEDGED - self.unacknowledged_bytes
@@ -61,7 +61,7 @@ class Subscription:
         )
 
     def batch(self, page: Page, last_seq: int) -> list[bytes]:
-        """The parts of a message that brings a page.
+        """Return the parts of the message for a page.
 
         Args:
             last_seq: the newest event of the journal.
@@ -77,7 +77,7 @@ class Subscription:
         return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
 
     def sent(self, page: Page) -> None:
-        """A page was sent."""
+        """Record that a page was sent."""
         if page.lost_through is not None:
             self.await_acknowledgement(page.lost_through)
         for record in page.records:
@@ -86,11 +86,11 @@ class Subscription:
         self.sent_s = time.monotonic()
 
     def await_acknowledgement(self, seq: int, size: int = 0) -> None:
-        """An event is on its way, or word of what is gone: that is repeated until the consumer acknowledges it."""
+        """Record that an event, or the notice of a loss, is in flight. A notice is repeated until acknowledged."""
         self.unacknowledged.append((seq, size))
         self.unacknowledged_bytes += size
 
     def acknowledge(self, seq: int) -> None:
-        """The consumer is done with all up to an event."""
+        """Record that the consumer acknowledged all events up to one."""
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
             self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]

@@ -1,4 +1,4 @@
-"""Deletes the journal's oldest events, and keeps account of those that a durable consumer never got."""
+"""Deletes the journal's oldest events, and records those that a durable consumer never got."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -6,42 +6,42 @@ from dataclasses import dataclass, field
 
 from edge.delivery.journal.disk_file import LOOK_SECONDS, DiskFile
 from edge.delivery.journal.errors import JournalFullError
-from edge.delivery.journal.journal import Gone
+from edge.delivery.journal.journal import Deleted
 from edge.delivery.journal.retention import Retention
 from edge.delivery.journal.wall_clock import WallClock
 
 ROOM_SECONDS = 0.3
-"""In which room is made before an event is kept that found none."""
+"""Time for making room before an event is stored that found none."""
 SECONDS_BETWEEN_DISCARDED_TOLD = 10.0
 
 
 @dataclass
 class Discarded:
-    """Events that went before every durable consumer had got them, and of which nobody has been told yet."""
+    """Events that were deleted before every durable consumer had acknowledged them, and that are not yet reported."""
 
     first_seq: int
     last_seq: int
-    """Some between them may have gone when everybody had them."""
+    """Some events between first and last may have been acknowledged by all before they were deleted."""
     since_s: float
     events: int = 0
     by_topic: dict[str, int] = field(default_factory=dict)
     consumers: set[str] = field(default_factory=set)
 
-    def add(self, gone: Gone, consumers: Iterable[str]) -> None:
-        self.last_seq = gone.last_seq
-        self.events += gone.last_seq - gone.first_seq + 1
+    def add(self, deleted: Deleted, consumers: Iterable[str]) -> None:
+        self.last_seq = deleted.last_seq
+        self.events += deleted.last_seq - deleted.first_seq + 1
         self.consumers.update(consumers)
-        for topic, events in gone.by_topic.items():
+        for topic, events in deleted.by_topic.items():
             self.by_topic[topic] = self.by_topic.get(topic, 0) + events
 
 
 class Discarding:
-    """Deletes what is due, and makes room on a full disk. One thread calls it.
+    """Deletes events that are due, and makes room on a full disk. One thread calls it.
 
     Args:
-        acked: given a journal's id, through which seq each durable consumer has acknowledged it.
+        acked: returns, for a journal's id, the last event that each durable consumer acknowledged.
         clock: seconds, monotonic.
-        wall_clock: what the age of events is judged by.
+        wall_clock: clock for the age of events.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class Discarding:
         wall_clock: WallClock,
     ) -> None:
         self.events = 0
-        """How many were deleted since the start before every durable consumer got them."""
+        """Number of events deleted since the start before every durable consumer had acknowledged them."""
         self._file, self._retention, self._acked = file, retention, acked
         self._clock, self._wall_clock = clock, wall_clock
         self._age_at_s = float("-inf")
-        """When events may go for their age again; none could last, as somebody has not got them."""
+        """When to delete by age again, after missing acknowledgements kept the last attempt from deleting."""
         self._unreported: Discarded | None = None
         self._reported_at_s = float("-inf")
 
     def discard_some(self) -> bool:
-        """Delete what is due, as much as goes at once; whether something was.
+        """Delete a limited number of events that are due; return whether any were deleted.
 
         Raises:
-            JournalError: it cannot be seen to.
+            JournalError: the journal cannot be read or written.
         """
         journal, now_s = self._file.in_use, self._clock()
         now_ns = self._wall_clock.trusted_ns()
@@ -75,55 +75,55 @@ class Discarding:
             return False
         acked = self._acked(journal.journal_id)
 
-        def discard() -> Gone | None:
+        def discard() -> Deleted | None:
             try:
                 return self._retention.discard_some(journal, acked, now_ns)
-            except JournalFullError:  # deleting takes room too, beside the file
+            except JournalFullError:  # deleting takes room too, in the -wal file
                 journal.checkpoint()
                 return self._retention.discard_some(journal, acked, now_ns)
 
-        gone = self._file.run(discard)
-        if gone is None:
+        deleted = self._file.run(discard)
+        if deleted is None:
             self._age_at_s = now_s + LOOK_SECONDS
             return False
-        self._note(gone, acked)
+        self._note(deleted, acked)
         self._file.note_size()
         return True
 
     def make_room(self) -> None:
-        """Do what a full disk leaves to be done.
+        """Make room in the file after the disk became full.
 
         Raises:
-            JournalError: not even that can be done.
+            JournalError: no room can be made.
         """
         journal = self._file.in_use
         self._file.run(journal.checkpoint)
-        self._file.run(journal.require_little_beside)
+        self._file.run(journal.require_small_wal)
         until_s = time.monotonic() + ROOM_SECONDS
         while self.discard_some() and time.monotonic() < until_s:
             pass
-        self._file.run(journal.look_again)
+        self._file.run(journal.reload_state)
 
-    def note(self, gone: Gone) -> None:
-        """Some were deleted, although that seemed to have failed."""
-        self._note(gone, self._acked(self._file.in_use.journal_id))
+    def note(self, deleted: Deleted) -> None:
+        """Record events that were deleted although the deletion seemed to fail."""
+        self._note(deleted, self._acked(self._file.in_use.journal_id))
 
     def forget(self) -> None:
-        """Another journal is in use now."""
+        """Drop the unreported events: another journal is in use now."""
         self._unreported = None
 
     def report(self) -> Discarded | None:
-        """What is to be told now, if anything is; it counts as told then."""
+        """Return the events to report now, if there are any. They count as reported afterwards."""
         discarded, self._unreported = self._unreported, None
         if discarded is not None:
             self._reported_at_s = self._clock()
         return discarded
 
     def report_if_due(self, *, quiet: bool) -> Discarded | None:
-        """The same, at most every 10 s.
+        """Return the events to report now, at most every 10 s.
 
         Args:
-            quiet: whether nothing more goes at the moment.
+            quiet: whether no more events are being deleted at the moment.
         """
         now_s, discarded = self._clock(), self._unreported
         if discarded is None or now_s - self._reported_at_s < SECONDS_BETWEEN_DISCARDED_TOLD:
@@ -131,10 +131,10 @@ class Discarding:
         long = now_s - discarded.since_s >= SECONDS_BETWEEN_DISCARDED_TOLD
         return self.report() if quiet or long else None
 
-    def _note(self, gone: Gone, acked: Mapping[str, int]) -> None:
-        missed = [name for name, seq in acked.items() if seq < gone.last_seq]
+    def _note(self, deleted: Deleted, acked: Mapping[str, int]) -> None:
+        missed = [name for name, seq in acked.items() if seq < deleted.last_seq]
         if missed:
             if self._unreported is None:
-                self._unreported = Discarded(gone.first_seq, gone.last_seq, self._clock())
-            self._unreported.add(gone, missed)
-            self.events += gone.last_seq - gone.first_seq + 1
+                self._unreported = Discarded(deleted.first_seq, deleted.last_seq, self._clock())
+            self._unreported.add(deleted, missed)
+            self.events += deleted.last_seq - deleted.first_seq + 1

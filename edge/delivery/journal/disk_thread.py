@@ -1,4 +1,4 @@
-"""A thread that alone waits for the disk: whoever asks it waits so long, and no longer."""
+"""A thread that makes calls to the disk, so that its caller waits for a limited time only."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Call(Generic[T]):
-    """A call, and what has come of it."""
+    """A call and its result."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call
@@ -24,7 +24,7 @@ class _Call(Generic[T]):
     def make(self) -> None:
         try:
             self._result = self._call()
-        except BaseException as error:  # it is raised where the call was asked for
+        except BaseException as error:  # it is raised again in the caller's thread
             self._error = error
         finally:
             self.returned.set()
@@ -36,10 +36,10 @@ class _Call(Generic[T]):
 
 
 class DiskThread:
-    """Makes calls one after the other; one thread asks for them.
+    """Makes calls one after the other, for one caller thread.
 
     Args:
-        folder: on the disk in question.
+        folder: a folder on the disk, for messages.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,14 +50,15 @@ class DiskThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a call is still under way."""
+        """Whether a call is still running."""
         return self._last is not None and not self._last.returned.is_set()
 
     def run(self, call: Callable[[], T], within_s: float) -> T:
-        """Make a call, and return what it returns or raise what it raises.
+        """Make a call, and return its result or raise its error.
 
         Raises:
-            JournalHungError: it has not returned in time, and goes on; or one before still does, and it is not made.
+            JournalHungError: the call has not returned in time and continues; or an earlier call still runs, and this
+                one is not made.
         """
         if self.busy:
             raise self._hung()
@@ -67,14 +68,14 @@ class DiskThread:
         return made.result()
 
     def close(self, last: Callable[[], None], within_s: float) -> bool:
-        """Make a last call, as soon as those before have returned; whether it has returned in time."""
+        """Make a last call after those before have returned; return whether it returned in time."""
         made = self._begin(last)
         self._calls.put(None)
         return made.returned.wait(within_s)
 
     def _begin(self, call: Callable[[], T]) -> _Call[T]:
         if self._thread is None:
-            # Not waited for at the end: nobody can end a call that a disk does not answer.
+            # Not joined at the end: a call that the disk does not answer cannot be ended.
             self._thread = NamedThread("journal", self._make_calls)
             self._thread.start()
         made = _Call(call)
@@ -85,7 +86,7 @@ class DiskThread:
     def _make_calls(self) -> None:
         while (call := self._calls.get()) is not None:
             call.make()
-            del call  # what it holds may be closed now
+            del call  # so that the objects it refers to can be closed
 
     def _hung(self) -> JournalHungError:
         return JournalHungError(f"the disk of {self._folder} does not answer; check the disk")

@@ -1,4 +1,4 @@
-"""What can be wrong with a journal, by kind; and which kind an error of SQLite or of the disk is."""
+"""Kinds of journal errors, and the kind for each error of SQLite and of the disk."""
 
 import errno
 import os
@@ -9,23 +9,23 @@ from edge.errors import DeliveryError, JournalError
 
 
 class JournalFullError(JournalError):
-    """There is no room, on the disk or within what the journal may take."""
+    """There is no room, on the disk or within the journal's budget."""
 
 
 class JournalReadOnlyError(JournalError):
-    """Nothing may be written there."""
+    """The file or its disk cannot be written."""
 
 
 class JournalDamagedError(JournalError):
-    """It is no journal, or not the whole one any more."""
+    """The file is no journal, or it is damaged."""
 
 
 class JournalTooNewError(JournalError):
-    """A newer heatline made it."""
+    """A newer heatline created the journal."""
 
 
 class JournalForeignError(JournalError):
-    """It is another line's."""
+    """The journal belongs to another line."""
 
     @classmethod
     def of(cls, path: Path, owner: str, line: str) -> "JournalForeignError":
@@ -40,23 +40,23 @@ class JournalHeldError(JournalForeignError):
 
 
 class JournalBusyError(JournalError):
-    """Somebody else is writing in it."""
+    """Another process is writing to the journal."""
 
 
 class JournalMissingError(JournalError):
-    """There is none."""
+    """There is no journal."""
 
 
 class JournalReplacedError(JournalError):
-    """The file that is open is no more the one at its path: open it anew."""
+    """The open file is no longer the one at its path; it must be opened again."""
 
 
 class JournalHungError(JournalError):
-    """The disk does not answer: what was asked of it may be done later, or never."""
+    """The disk does not answer. The call may be carried out later, or never."""
 
 
 class JournalFailedError(JournalError):
-    """The disk failed otherwise."""
+    """Any other failure of the disk."""
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
@@ -64,7 +64,7 @@ _NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
-    """The error as one of a journal's, in a sentence.
+    """Return an error of SQLite or of the disk as a journal error.
 
     Args:
         path: of the journal.
@@ -78,9 +78,9 @@ def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
             )
         return JournalFailedError(f"{path} cannot be used ({error.strerror}); check the disk")
     code = getattr(error, "sqlite_errorcode", None)
-    # Python's own error where a text is none, and SQLite's where a table is missing: our statements are right.
+    # Python's own error for invalid text, and SQLite's for a missing table: the statements themselves are right.
     if str(error).startswith(("Could not decode", "no such table", "no such column", "malformed database schema")):
-        return JournalDamagedError(f"{path} is no journal, or a damaged one ({error})")
+        return JournalDamagedError(f"{path} is not a journal, or it is damaged ({error})")
     if code is None:
         return JournalFailedError(f"{path} cannot be used ({error}); check the disk")
     match code & 0xFF:
@@ -89,14 +89,14 @@ def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return JournalDamagedError(f"{path} is damaged ({error})")
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return JournalBusyError(f"{path} is held by somebody else ({error}); end whatever else writes in it")
+            return JournalBusyError(f"{path} is locked by another process ({error}); end the program that writes to it")
         case sqlite3.SQLITE_READONLY:
             return JournalReadOnlyError(
                 f"{path} cannot be written ({error}); check the disk, and the rights to the file"
             )
     if code == sqlite3.SQLITE_IOERR_CORRUPTFS:
         return JournalDamagedError(f"{path} is damaged ({error})")
-    # What is left are calls that failed, and SQLite does not hand down why: the disk itself is asked.
+    # SQLite does not report why the remaining calls failed, so the disk itself is asked.
     disk = _disk(path)
     if disk is not None and disk.f_flag & os.ST_RDONLY:
         return JournalReadOnlyError(f"{path} cannot be written, its disk is read-only; check the disk")

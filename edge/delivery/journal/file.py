@@ -1,7 +1,7 @@
-"""The journal's file: its name, its tables, and what becomes of one that is damaged.
+"""The journal's file: its name, its tables, and how a damaged file is moved aside.
 
-The service never opens it but through SQLite: as soon as a process closes any descriptor of a file, POSIX takes from it
-all the locks on that file, SQLite's too.
+The service opens the file only through SQLite: when a process closes any descriptor of a file, POSIX drops all locks of
+the process on that file, including SQLite's.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from edge.util.atomic_file import sync_folder
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1
-"""Counts up when an older heatline could not read a journal any more, or could not write in it."""
+"""Counts up when an older heatline could not read or write the journal."""
 DAMAGED_KEPT = 2
-"""Of those moved aside: the newest."""
+"""Number of damaged journals that are kept; older ones are deleted."""
 PAGE_BYTES = 4096
 
 _TABLES = """
@@ -42,22 +42,22 @@ CREATE TABLE events (
 CREATE TABLE topics (topic TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE progress (camera TEXT PRIMARY KEY, boot_id TEXT NOT NULL, frame_number INTEGER NOT NULL) WITHOUT ROWID;
 """
-# A row's header stands before its heatmap: who reads headers alone never touches the pages of pictures.
+# In a row, the header stands before the heatmap: reading headers alone never touches the pages of pictures.
 
 
-def beside(path: Path) -> list[Path]:
-    """A database's file and those that SQLite keeps beside it."""
+def database_files(path: Path) -> list[Path]:
+    """Return the path of a database and of its -wal and -shm files."""
     return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
 
 
 def make(path: Path, line: str) -> None:
-    """Make an empty journal. It gets its name when it is whole; nothing of another one may lie beside it then.
+    """Create an empty journal, which gets its name when it is complete. No -wal or -shm file of another one may exist.
 
     Raises:
-        sqlite3.Error, OSError: it cannot be made.
+        sqlite3.Error, OSError: it cannot be created.
     """
     new = path.with_name(f"{path.name}.new")
-    for leftover in beside(new):
+    for leftover in database_files(new):
         leftover.unlink(missing_ok=True)
     try:
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
@@ -68,10 +68,10 @@ def make(path: Path, line: str) -> None:
             row = SCHEMA_VERSION, uuid.uuid4().hex, line, time.time_ns()
             connection.execute("INSERT INTO journal VALUES (1, ?, ?, ?, ?)", row)
             if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-                raise OSError(0, "its pages are not all in its file")
+                raise OSError(0, "not all of its pages were written to the file")
         new.rename(path)
     except (sqlite3.Error, OSError):
-        for leftover in beside(new):
+        for leftover in database_files(new):
             with contextlib.suppress(OSError):
                 leftover.unlink()
         raise
@@ -79,7 +79,7 @@ def make(path: Path, line: str) -> None:
 
 
 class Head(NamedTuple):
-    """What a journal says that it is."""
+    """Identity of a journal, as it is stored in its file."""
 
     journal_id: str
     line: str
@@ -87,17 +87,17 @@ class Head(NamedTuple):
     """UTC, ns since 1970."""
 
 
-def head_of(connection: sqlite3.Connection, path: Path) -> Head:
-    """What a journal says that it is.
+def read_head(connection: sqlite3.Connection, path: Path) -> Head:
+    """Read the identity of a journal.
 
     Raises:
-        JournalTooNewError: a newer heatline made it.
-        JournalDamagedError: it has none, or others than one.
-        sqlite3.Error: it cannot be read.
+        JournalTooNewError: a newer heatline created it.
+        JournalDamagedError: the identity is missing or invalid.
+        sqlite3.Error: the file cannot be read.
     """
     rows = connection.execute("SELECT schema_version FROM journal").fetchall()
     if len(rows) != 1 or not isinstance(rows[0][0], int):
-        raise JournalDamagedError(f"{path} is damaged (it does not say what it is)")
+        raise JournalDamagedError(f"{path} is damaged (its table journal is not valid)")
     if rows[0][0] > SCHEMA_VERSION:
         raise JournalTooNewError(
             f"{path} is a journal of version {rows[0][0]}, this heatline knows up to {SCHEMA_VERSION}; "
@@ -105,17 +105,17 @@ def head_of(connection: sqlite3.Connection, path: Path) -> Head:
         )
     head = Head._make(connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone())
     if [*map(type, head)] != [str, str, int] or not re.fullmatch("[0-9a-f]{32}", head.journal_id):
-        raise JournalDamagedError(f"{path} is damaged (it does not say which it is)")
+        raise JournalDamagedError(f"{path} is damaged (its identity is not valid)")
     return head
 
 
 def move_aside(path: Path) -> Path:
-    """Give a damaged journal another name, with what is beside it, and delete the oldest of those that have one.
+    """Rename a damaged journal with its -wal and -shm files, and delete the oldest of those that were moved before.
 
-    Returns: the name it has now.
+    Returns: the new path.
 
     Raises:
-        JournalError: it stays where it is.
+        JournalError: the journal could not be renamed.
     """
     numbered = f"{path.name}.damaged-"
     try:
@@ -126,13 +126,13 @@ def move_aside(path: Path) -> Path:
             del numbers[-1]
         else:
             aside = path.with_name(f"{numbered}{numbers[-1] + 1 if numbers else 1}")
-        # The database first: without what SQLite keeps beside it, it would look whole, and be older than it was.
-        for old, new in zip(beside(path), beside(aside), strict=True):
+        # The database first: without its -wal file it would look complete, and lack its newest events.
+        for old, new in zip(database_files(path), database_files(aside), strict=True):
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
         sync_folder(path.parent)
-        for gone in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
-            for file in beside(path.with_name(f"{numbered}{gone}")):
+        for oldest in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
+            for file in database_files(path.with_name(f"{numbered}{oldest}")):
                 file.unlink(missing_ok=True)
     except OSError as error:
         raise kind_of(error, path) from error
@@ -140,18 +140,19 @@ def move_aside(path: Path) -> Path:
 
 
 def _was_cut_short(path: Path, aside: Path) -> bool:
-    """Whether moving a journal aside was begun before and not ended: what is left lies beside no database, and was last
-    written before that one got its new name.
+    """Return whether an earlier move was interrupted.
+
+    Then the remaining files belong to no database, and were last written before the database got its new name.
     """
     if path.exists() or not aside.exists():
         return False
     moved_ns = aside.stat().st_ctime_ns
-    pairs = [(old, new) for old, new in zip(beside(path), beside(aside), strict=True) if old.exists()]
+    pairs = [(old, new) for old, new in zip(database_files(path), database_files(aside), strict=True) if old.exists()]
     return all(old.stat().st_mtime_ns <= moved_ns and not new.exists() for old, new in pairs)
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file is at a path; None: there is none."""
+    """Return device and inode of the file at a path; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

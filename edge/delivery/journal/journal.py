@@ -1,6 +1,6 @@
-"""The journal: the SQLite file of a line's events, each with its place in a gapless count. Here it is written.
+"""The journal: a SQLite file that holds a line's events in a gapless count. This module writes it.
 
-One `Journal` writes. Any number of readers (`edge.delivery.journal.reader`), in any process, read meanwhile.
+One `Journal` writes. Any number of readers (`edge.delivery.journal.reader`), in any process, may read meanwhile.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from edge.delivery.journal.errors import (
     JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, beside, head_of, identity, make, move_aside
+from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, database_files, identity, make, move_aside, read_head
 from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
@@ -32,21 +32,22 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
-from edge.util.file_lock import holders, open_locked
+from edge.util.file_lock import lock_holders, open_locked
 
 BUSY_SECONDS = 0.2
-"""How long to wait for somebody else who holds the file."""
+"""How long to wait for another process that has locked the file."""
 LOOKED_AT_WHEN_OPENED = 1000
-"""The newest events, which the last death is most likely to have hurt; `heatline journal verify` looks at all."""
+"""Newest events that are verified when the journal is opened, since a crash most likely damages them. `heatline journal
+verify` verifies all."""
 WAL_BYTES = 8 << 20
-"""Room taken for it at once: on a disk that fills meanwhile, what is free in the journal can be used still."""
+"""Room that the -wal file takes at once, so that free pages of the journal can still be used if the disk fills up."""
 WAL_KEPT_BYTES = 2 * WAL_BYTES
-"""A reader that takes long makes it grow; afterwards it shrinks to this."""
+"""A reader that takes long makes the -wal file grow. Afterwards it is truncated to this size."""
 WAL_MOST_BYTES = 128 << 20
-"""Beyond it, or beyond the budget if that is larger, the journal is full until the reader lets go."""
+"""Above this size of the -wal file, or above the budget if that is larger, the journal counts as full."""
 
 
-class Gone(NamedTuple):
+class Deleted(NamedTuple):
     """Events that were deleted."""
 
     first_seq: int
@@ -55,7 +56,7 @@ class Gone(NamedTuple):
 
 
 class Journal:
-    """The journal, to be written by one thread; `open` it."""
+    """The journal, for writing by one thread. Create it with `open`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, most_bytes: int | None = None) -> None:
         self.path = path
@@ -65,28 +66,28 @@ class Journal:
         self.line = ""
         self.first_seq = self.last_seq = 0
         self.topics: dict[str, int] = {}
-        """Each topic's last seq; it outlives the event."""
+        """Last seq of each topic, also after its events were deleted."""
         self.progress: dict[str, Watermark] = {}
-        """By camera; it outlives the event."""
+        """Last reported frame of each camera, also after its events were deleted."""
         self.size_bytes = 0
-        """Of its pages in use."""
+        """Size of the pages in use."""
         self.file_bytes = 0
-        """Of all its pages: what is deleted is used again, and not given back."""
+        """Size of all pages. Pages of deleted events are used again, and not returned to the disk."""
         self.oldest_at_ns: int | None = None
-        """When the oldest event was journalled: UTC, ns since 1970; None where there is none."""
+        """Time when the oldest event was journalled: UTC, ns since 1970; None if there is none."""
         self.wal_bytes = 0
-        """Of what SQLite keeps beside it."""
+        """Size of the -wal file."""
         self._files: list[tuple[int, int] | None] = []
 
     @classmethod
     def open(cls, folder: Path, line: str, *, most_bytes: int | None = None) -> Self:
-        """Open the journal of a folder; make both where they are not there.
+        """Open the journal of a folder. Create the folder and the journal if they do not exist.
 
         Args:
-            line: whose journal it is.
-            most_bytes: beyond it, an append is refused as on a full disk.
+            line: name of the line that owns the journal.
+            most_bytes: above this size, an append fails as on a full disk.
         Raises:
-            JournalError: one of its kinds; see `edge.delivery.journal.errors`.
+            JournalError: a subclass of `edge.delivery.journal.errors`.
         """
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:
@@ -95,8 +96,8 @@ class Journal:
                 lock = hold(folder, os.O_RDONLY | os.O_CREAT)
                 if_it_fails.callback(os.close, lock)
                 if not path.exists():
-                    if any(file.exists() for file in beside(path)):
-                        move_aside(path)  # of a journal that is gone: SQLite would take it for the new one's
+                    if any(file.exists() for file in database_files(path)):
+                        move_aside(path)  # its database is gone, and SQLite would use the rest for the new one
                     make(path, line)
                 connection = sqlite3.connect(
                     f"{path.absolute().as_uri()}?mode=rw",
@@ -108,7 +109,7 @@ class Journal:
                 if_it_fails.callback(connection.close)
                 journal = cls(path, connection, lock, most_bytes)
                 journal._prepare()
-                journal.look_again()
+                journal.reload_state()
                 if journal.line != line:
                     raise JournalForeignError.of(path, journal.line, line)
                 journal._take_room()
@@ -119,36 +120,36 @@ class Journal:
             if_it_fails.pop_all()
         return journal
 
-    def look_again(self) -> None:
-        """Take over what the file says; after a commit that failed, it alone knows what was kept.
+    def reload_state(self) -> None:
+        """Read the state from the file. After a failed commit, only the file knows what was stored.
 
         Raises:
-            JournalDamagedError: it contradicts itself.
-            JournalError: it cannot be read, or not be written any more.
+            JournalDamagedError: the file contradicts itself.
+            JournalError: the file cannot be read, or no longer be written.
         """
         with self._transaction():
-            self.journal_id, self.line, self.created_at_ns = head_of(self._connection, self.path)
+            self.journal_id, self.line, self.created_at_ns = read_head(self._connection, self.path)
             self.first_seq, self.last_seq = range_in(self._connection)
             self.topics = topics_in(self._connection)
             self.progress = progress_in(self._connection)
             self.size_bytes, self.file_bytes = sizes_in(self._connection)
             self.oldest_at_ns = oldest_at_ns_in(self._connection)
-            self._require_whole()
+            self._require_consistent()
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
-        """Keep events, all or none of them; they are on the disk when this returns.
+        """Store events, all or none. They are on the disk when this returns.
 
         Args:
-            records: they go on where the journal ends.
-            progress: by camera, of those that got on with these events.
+            records: their numbers continue those of the journal.
+            progress: by camera, the last frame that these events report.
         Raises:
-            JournalFullError: nothing was tried, or there was no room.
-            JournalError: it failed. They may have been kept all the same: `look_again`.
+            JournalFullError: there is no room, or nothing was tried.
+            JournalError: the commit failed. The events may be stored nevertheless: call `reload_state`.
         """
         seqs = [record.seq for record in records]
         if seqs != list(range(self.last_seq + 1, self.last_seq + 1 + len(seqs))):
             raise ValueError(f"events {seqs} cannot follow event {self.last_seq}")
-        self.require_little_beside()
+        self.require_small_wal()
         topics = {record.topic: record.seq for record in records}
         rows = [(*record[:3], header_crc(record), heatmap_crc(record.heatmap), *record[3:]) for record in records]
         with self._transaction(sum(len(record.header) + len(record.heatmap or b"") for record in records)):
@@ -168,12 +169,12 @@ class Journal:
             self.last_seq = seqs[-1]
 
     def oldest(self, bytes_in_all: int) -> list[tuple[int, int, int]]:
-        """The oldest events: of each its seq, when it was journalled (UTC, ns since 1970), and its size in bytes.
+        """Return seq, time of journalling (UTC, ns since 1970) and size in bytes of the oldest events.
 
         Args:
-            bytes_in_all: so many that these are reached.
+            bytes_in_all: return as many events as reach this size together.
         Raises:
-            JournalError: they cannot be read.
+            JournalError: the events cannot be read.
         """
         found: list[tuple[int, int, int]] = []
         try:
@@ -190,11 +191,11 @@ class Journal:
             raise kind_of(error, self.path) from error
         return found
 
-    def discard(self, through_seq: int) -> Gone:
-        """Delete the oldest events, through this one. In one transaction: of many, have them go in several calls.
+    def discard(self, through_seq: int) -> Deleted:
+        """Delete the oldest events, through this one, in one transaction. Delete many events in several calls.
 
         Raises:
-            JournalError: it failed, and they are all there still, or none.
+            JournalError: it failed; either all of the events are still stored, or none.
         """
         with self._transaction():
             by_topic: dict[str, int] = dict(
@@ -206,19 +207,19 @@ class Journal:
             first_seq, _ = range_in(self._connection)
             oldest_at_ns = oldest_at_ns_in(self._connection)
             sizes = sizes_in(self._connection)
-        gone = Gone(self.first_seq, min(through_seq, self.last_seq), by_topic)
+        deleted = Deleted(self.first_seq, min(through_seq, self.last_seq), by_topic)
         self.first_seq, self.oldest_at_ns = first_seq, oldest_at_ns
         self._note_wal()
         self.size_bytes, self.file_bytes = sizes
-        return gone
+        return deleted
 
     def checkpoint(self) -> bool:
-        """Write what SQLite keeps beside the file into it, so that the room beside it can be used from its begin.
+        """Write the -wal file's pages into the database, so that the -wal file is used again from its start.
 
-        Returns: whether it can; a reader that takes long may be in the way.
+        Returns: whether that succeeded; a reader that takes long may prevent it.
 
         Raises:
-            JournalError: it cannot be written.
+            JournalError: the database cannot be written.
         """
         self._note_wal()
         large = self.wal_bytes > WAL_KEPT_BYTES
@@ -232,35 +233,35 @@ class Journal:
             self._note_wal()
         return not busy
 
-    def require_little_beside(self) -> None:
-        """See that what SQLite keeps beside the file has not grown beyond all measure.
+    def require_small_wal(self) -> None:
+        """Require that the -wal file has not grown too large.
 
         Raises:
             JournalFullError: it has.
         """
         if self.wal_bytes > max(WAL_MOST_BYTES, self._most_bytes or 0):
-            raise JournalFullError(f"{self.path} cannot be written: {self.in_the_way()}")
+            raise JournalFullError(f"{self.path} cannot be written: {self.describe_blocking_reader()}")
 
-    def in_the_way(self) -> str:
-        """What has grown beside the file, and who keeps it from getting small."""
-        others = ", ".join(map(str, holders(beside(self.path)[2])))
-        who = f"process {others} reads" if others else "somebody reads"
+    def describe_blocking_reader(self) -> str:
+        """Return a sentence about the size of the -wal file and the process that keeps it from shrinking."""
+        wal, shared_memory = database_files(self.path)[1:]
+        others = ", ".join(map(str, lock_holders(shared_memory)))
         return (
-            f"{beside(self.path)[1].name} beside it has grown to {self.wal_bytes >> 20} MiB, as {who} it in one go and "
-            "does not let go of it; end that reader"
+            f"{wal.name} has grown to {self.wal_bytes >> 20} MiB, because "
+            f"{f'process {others}' if others else 'a process'} keeps a read transaction open; end that reader"
         )
 
     def require_in_place(self) -> None:
-        """See that what is open is still what is at its path.
+        """Require that the open files are still those at the path.
 
         Raises:
-            JournalReplacedError: it was deleted, or another file has taken its place.
+            JournalReplacedError: a file was deleted or replaced.
         """
         if _identities(self.path) != self._files:
             raise JournalReplacedError(f"{self.path} was deleted or replaced while it was in use")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         if self._lock >= 0:
@@ -269,7 +270,7 @@ class Journal:
 
     def _prepare(self) -> None:
         run = self._connection.execute
-        if run("PRAGMA journal_mode").fetchone()[0] != "wal":  # somebody had it in hand
+        if run("PRAGMA journal_mode").fetchone()[0] != "wal":  # another program changed it
             run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA cell_size_check = ON")
@@ -279,24 +280,24 @@ class Journal:
 
     def _note_wal(self) -> None:
         try:
-            self.wal_bytes = beside(self.path)[1].stat().st_size
+            self.wal_bytes = database_files(self.path)[1].stat().st_size
         except OSError:
             self.wal_bytes = 0
 
     def _take_room(self) -> None:
-        """Have the file beside it take the room that it needs, where there is plenty."""
+        """Allocate room for the -wal file, if the disk has plenty."""
         disk = os.statvfs(self.path.parent)
         if disk.f_bavail * disk.f_frsize < 10 * WAL_BYTES:
             return
         with contextlib.suppress(OSError):
-            fd = os.open(beside(self.path)[1], os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(database_files(self.path)[1], os.O_RDWR | os.O_CLOEXEC)
             try:
                 os.posix_fallocate(fd, 0, WAL_BYTES)
             finally:
                 os.close(fd)
 
-    def _require_whole(self) -> None:
-        """Hold what it says of itself against its events, as far as that takes no time."""
+    def _require_consistent(self) -> None:
+        """Compare the tables with the newest events, as far as that is fast."""
         newest, count = self._connection.execute(
             "SELECT max(seq), count(*) FROM (SELECT seq FROM events ORDER BY seq DESC LIMIT ?)",
             (LOOKED_AT_WHEN_OPENED,),
@@ -311,17 +312,17 @@ class Journal:
             raise JournalDamagedError(f"{self.path} is damaged (events before event {newest} are missing)")
         for topic, seq in self.topics.items():
             if seq < self.first_seq:
-                continue  # it has gone
+                continue  # its event was deleted
             found = self._connection.execute("SELECT topic FROM events WHERE seq = ?", (seq,)).fetchone()
             if found != (topic,):
                 raise JournalDamagedError(f"{self.path} is damaged (event {seq} is not of topic {topic})")
 
     @contextlib.contextmanager
     def _transaction(self, of_bytes: int = 0) -> Iterator[None]:
-        """All or nothing of what is done within.
+        """Run the body in one transaction: all of its changes or none.
 
         Args:
-            of_bytes: that it adds.
+            of_bytes: bytes that the body adds.
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
@@ -332,37 +333,37 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                said = kind_of(error, self.path)
-                if isinstance(said, JournalFullError) and self._has_no_budget_for(of_bytes):
-                    said = JournalFullError(
+                journal_error = kind_of(error, self.path)
+                if isinstance(journal_error, JournalFullError) and self._has_no_budget_for(of_bytes):
+                    journal_error = JournalFullError(
                         f"{self.path} has all the room that the line may give it: more comes than can be deleted "
                         "meanwhile; set a larger journal.retain_mib, or have fewer heatmaps sent"
                     )
-                raise said from error
+                raise journal_error from error
             raise
 
     def _has_no_budget_for(self, of_bytes: int) -> bool:
-        """Whether so much does not fit into what is left of its budget; a little is for SQLite itself."""
+        """Return whether these bytes exceed the rest of the budget, with a reserve for SQLite itself."""
         needed = of_bytes + of_bytes // 4 + 16 * PAGE_BYTES
         return self._most_bytes is not None and self.size_bytes + needed > self._most_bytes
 
 
 def hold(folder: Path, flags: int) -> int:
-    """Keep other lines out of the journal of a folder, as long as the descriptor is open.
+    """Lock the journal of a folder against other lines, for as long as the returned descriptor is open.
 
     Args:
         flags: with which the file is opened that is locked.
     Raises:
-        JournalHeldError: another line has it.
-        OSError: it cannot be held.
+        JournalHeldError: another line holds the lock.
+        OSError: the lock cannot be taken.
     """
     try:
         return open_locked(folder / "journal.lock", flags)
     except BlockingIOError as error:
         raise JournalHeldError(
-            f"{folder / FILE_NAME} is another line's that is running; give each line its own journal.folder"
+            f"{folder / FILE_NAME} is in use by another running line; give each line its own journal.folder"
         ) from error
 
 
 def _identities(path: Path) -> list[tuple[int, int] | None]:
-    return [identity(file) for file in beside(path)]
+    return [identity(file) for file in database_files(path)]

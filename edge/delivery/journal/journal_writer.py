@@ -1,7 +1,7 @@
-"""What becomes of an event before it is sent: it is numbered and journalled; where no journal takes it, it goes out all
-the same, live only, and that is told.
+"""Numbers and journals events before they are sent. If no journal can take them, they are sent live only, and a journal
+event reports that.
 
-Nothing here waits for a disk longer than `DISK_SECONDS`, and nothing that goes wrong with the journal is raised.
+Nothing here waits for a disk longer than `DISK_SECONDS`, and no fault of the journal is raised.
 """
 
 import logging
@@ -18,7 +18,7 @@ from edge.delivery.journal.errors import (
     JournalReplacedError,
     JournalTooNewError,
 )
-from edge.delivery.journal.journal import Gone, Journal
+from edge.delivery.journal.journal import Deleted, Journal
 from edge.delivery.journal.outage import FaultLog, Outage, Retries, progress_of
 from edge.delivery.journal.own_events import OwnEvents
 from edge.delivery.journal.reader import JournalReader
@@ -34,25 +34,26 @@ logger = logging.getLogger(__name__)
 
 
 class JournalWriter(Numbering):
-    """Numbers the events of a boot, keeps them, and completes its statuses. One thread calls it, except where a method
-    says otherwise.
+    """Numbers and stores the events of a boot, and adds the counts to its statuses.
+
+    One thread calls it, except where a method says otherwise.
 
     Args:
-        line: the line's name.
-        boot_id: of this boot.
-        folder: of the journal.
-        keep_s: seconds after which events go.
-        keep_bytes: beyond which the oldest go.
-        acked: given a journal's id, through which seq each durable consumer has acknowledged it. Any thread.
-        consumers: what statuses say of durable consumers.
+        line: name of the line.
+        boot_id: id of this boot.
+        folder: folder of the journal.
+        keep_s: age in seconds above which events are deleted.
+        keep_bytes: size above which the oldest events are deleted.
+        acked: returns, for a journal's id, the last event that each durable consumer acknowledged. Any thread.
+        consumers: returns the durable consumers for the statuses.
         clock: seconds, monotonic.
         wall_ns: UTC, ns since 1970.
     Raises:
-        JournalForeignError: the journal is another line's.
-        JournalTooNewError: a newer heatline made it.
+        JournalForeignError: the journal belongs to another line.
+        JournalTooNewError: a newer heatline created the journal.
     """
 
-    keeps = True
+    stores = True
 
     def __init__(
         self,
@@ -68,8 +69,8 @@ class JournalWriter(Numbering):
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         super().__init__()
-        self.wake: list[Callable[[], None]] = []
-        """Called after each commit."""
+        self.on_commit: list[Callable[[], None]] = []
+        """Functions to call after each commit."""
         self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns
         retention = Retention(keep_s, keep_bytes)
         self._file = DiskFile(folder, line, retention.most_bytes, self._known_seq, clock())
@@ -79,7 +80,7 @@ class JournalWriter(Numbering):
         self._outage: Outage | None = None
         self._retries = Retries()
         self._tried_seq = 0
-        """The last event that was to be kept, and may have been although that failed."""
+        """The last event of the last attempt to store events. It may be stored although the attempt failed."""
         self._begin(folder)
         self._file.starting = False
         self._publish()
@@ -88,15 +89,15 @@ class JournalWriter(Numbering):
         try:
             journal = self._open()
             self.progress, self.since_ns = dict(journal.progress), journal.created_at_ns
-        except (JournalForeignError, JournalTooNewError):  # nothing that comes or goes by itself
+        except (JournalForeignError, JournalTooNewError):  # these faults do not pass
             self._file.close()
             raise
         except Exception as error:
-            self._fall(error)
+            self._begin_outage(error)
             self._read_what_can_be(folder)
 
     def _read_what_can_be(self, folder: Path) -> None:
-        """A journal that cannot be written may say all the same how far it got."""
+        """Read how far a journal has counted that cannot be written."""
 
         def read() -> tuple[int, Count, Mapping[str, Watermark]]:
             with JournalReader.open(folder) as reader:
@@ -108,68 +109,64 @@ class JournalWriter(Numbering):
         except Exception as error:
             logger.warning("%s", self._faults.as_journal_error(error))
 
-    # What the publisher's thread calls.
+    # The publisher's thread calls these methods.
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
-        """Number and keep events, and complete statuses in their place among them; what is to be sent, in order.
+        """Number and store events, and add the counts to statuses; return the messages to send, in order.
 
-        Nothing makes it fail: what cannot be kept is numbered in this boot's own count.
+        It never raises: events that cannot be stored are numbered in this boot's own count.
         """
         done: list[Message] | None = None
         if self._outage is None:
             try:
-                done = self._keep(messages)
+                done = self._store(messages)
             except Exception as error:
-                self._fall(error)
+                self._begin_outage(error)
         if done is None:
-            done = self._let_go(messages)
+            done = self._send_live_only(messages)
         self._publish()
         return done
 
-    def tend(self) -> list[Message]:
-        """Try again to keep events, look after the file, delete what is due; what is to be sent of all that. Nothing
-        makes it fail.
-        """
+    def tick(self) -> list[Message]:
+        """Try again to store events, check the file, delete what is due; return the messages to send. Never raises."""
         if self._outage is None:
             try:
-                self._look_after()
+                self._check_and_discard()
             except Exception as error:
-                self._fall(error)
+                self._begin_outage(error)
         sent: list[Message] = []
         if self._outage is not None and self._clock() >= self._outage.retry_at_s:
             sent += self._recover(self._outage)
-        if self._own.waiting if self._outage is None else not self._outage.told:
+        if self._own.waiting if self._outage is None else not self._outage.reported:
             sent += self.commit([])
         self._publish()
         return sent
 
     def close(self) -> None:
-        """Put into the journal what it has not been told yet, and let go of it, if the disk answers."""
-        self._tell_discarded(self._discarding.report())
+        """Store the journal's own events that wait, and close the file if the disk answers."""
+        self._report_discarded(self._discarding.report())
         if self._own.waiting and self._outage is None:
             self.commit([])
         self._file.close()
 
-    # What any thread may ask.
+    # Any thread may call these methods.
 
     def state(self) -> JournalState | None:
         return self._state
 
-    def distrust(self, journal_id: str, why: str) -> None:
-        """Somebody found this journal damaged where he read it: if it is still the one in use, it is moved aside, and a
-        new one begun. Any thread.
-        """
-        self._file.distrust(journal_id, why)
+    def distrust(self, journal_id: str, reason: str) -> None:
+        """Move this journal aside and begin a new one, if it is in use: a reader found it damaged. Any thread."""
+        self._file.distrust(journal_id, reason)
 
-    # Keeping.
+    # Storing events.
 
-    def _keep(self, messages: Sequence[Message], progress: Mapping[str, Watermark] | None = None) -> list[Message]:
-        """Keep events, after those of the journal's own that wait.
+    def _store(self, messages: Sequence[Message], progress: Mapping[str, Watermark] | None = None) -> list[Message]:
+        """Store events, after the journal's own events that wait.
 
         Args:
-            progress: by camera, how far its frames had been told before.
+            progress: by camera, the last frame that was reported before.
         Raises:
-            JournalError: none of them is kept, as far as is known.
+            JournalError: none of the events is stored, as far as is known.
         """
         count = self._journalled.copy()
         done = self._complete([*map(Message, self._own.waiting), *messages], count)
@@ -189,7 +186,7 @@ class JournalWriter(Numbering):
         self._journalled, self._own.waiting = count, []
         self._file.note_size()
         if records:
-            self._wake_all()
+            self._call_on_commit()
         return done
 
     def _append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
@@ -198,136 +195,136 @@ class JournalWriter(Numbering):
         try:
             self._file.run(lambda: journal.append(records, progress))
         except JournalFullError:
-            # What is free inside the file can be used even where the disk has no room any more.
+            # Free pages inside the file can be used even if the disk is full.
             self._discarding.make_room()
             if journal.last_seq < records[0].seq:
                 self._file.run(lambda: journal.append(records, progress))
 
-    def _wake_all(self) -> None:
-        for wake in self.wake:
+    def _call_on_commit(self) -> None:
+        for callback in self.on_commit:
             try:
-                wake()
-            except Exception as error:  # the events are kept
+                callback()
+            except Exception as error:  # the events are stored nevertheless
                 self._faults.log(error)
 
-    def _let_go(self, messages: Sequence[Message]) -> list[Message]:
-        """Number events in this boot's own count, after one that says that it has come to that."""
+    def _send_live_only(self, messages: Sequence[Message]) -> list[Message]:
+        """Number events in this boot's own count, after the event that reports the outage."""
         outage = self._outage
         assert outage is not None
-        if not outage.told:
-            outage.told = True
+        if not outage.reported:
+            outage.reported = True
             messages = [Message(self._own.live_only(outage.error)), *messages]
         outage.note(messages)
         return self._complete(messages, self._live)
 
-    # What goes wrong, and what is done then.
+    # Outages.
 
-    def _fall(self, error: Exception) -> None:
-        """Go on live only."""
+    def _begin_outage(self, error: Exception) -> None:
+        """Begin an outage: events are sent live only."""
         fault, now_s = self._faults.as_journal_error(error), self._clock()
         damaged = str(fault) if isinstance(fault, JournalDamagedError) else None
-        at_once = damaged is not None and self._retries.steady(now_s)  # what helps then is known
+        at_once = damaged is not None and self._retries.steady(now_s)  # a new journal solves it
         wait_s = self._retries.next_wait_s(now_s)
         retry_at_s = now_s if at_once else now_s + wait_s
         self._outage = Outage(fault, retry_at_s, wait_s, self._live.last_seq + 1, damaged=damaged)
-        self._file.let_go_after(fault)
-        logger.error("events are not kept from now on: %s", fault)
+        self._file.close_after(fault)
+        logger.error("events are not journalled from now on: %s", fault)
 
     def _recover(self, outage: Outage) -> list[Message]:
-        """Try to keep events again; what is to be sent if they are: first of all, what the journal does not hold."""
+        """Try to store events again; return the messages to send then. The first one reports the missing events."""
         if self._file.busy:
             return []
         now_s = self._clock()
         try:
             if outage.damaged is not None:
-                outage.why_anew = f"{outage.damaged}; it is {self._file.move_aside()} now"
+                outage.new_journal_reason = f"{outage.damaged}; it is {self._file.move_aside()} now"
                 outage.damaged = None
             if self._file.journal is None:
-                journal = self._open(outage.why_anew)
-                # What a disk failed to write may be what it had said to have written: all of it is written anew.
+                journal = self._open(outage.new_journal_reason)
+                # The disk may have lost pages that it reported as written, so all pages are written again.
                 self._file.run(journal.checkpoint)
             else:
                 self._discarding.make_room()
                 self._take_over(self._file.in_use)
-            outage.about_to_tell(self._live.last_seq)
-            done = self._keep([Message(self._own.recording(outage, self._live.last_seq))], outage.progress)
+            outage.begin_report(self._live.last_seq)
+            done = self._store([Message(self._own.recording(outage, self._live.last_seq))], outage.progress)
         except Exception as error:
             fault = self._faults.as_journal_error(error)
-            self._file.let_go_after(fault)
+            self._file.close_after(fault)
             if type(fault) is not type(outage.error):
-                logger.error("events are still not kept: %s", fault)
+                logger.error("events still cannot be journalled: %s", fault)
             outage.failed(fault, now_s)
             return []
         self._outage = None
         self._retries.back(now_s)
-        logger.info("events are kept again, in journal %s", self._journalled.journal_id)
+        logger.info("events are journalled again, in journal %s", self._journalled.journal_id)
         return done
 
-    def _look_after(self) -> None:
-        """See that the journal is what it was, and that it does not grow.
+    def _check_and_discard(self) -> None:
+        """Check the file, and delete what is due.
 
         Raises:
-            JournalError: it is not, or it cannot be seen to.
+            JournalError: the file is not what it was, or events cannot be deleted.
         """
         try:
             self._file.check(self._clock())
         except JournalReplacedError as error:
             logger.error("%s", error)
-            self._file.let_go_after(error)
+            self._file.close_after(error)
             self._open(str(error))
         more = self._discarding.discard_some()
-        self._tell_discarded(self._discarding.report_if_due(quiet=not more))
+        self._report_discarded(self._discarding.report_if_due(quiet=not more))
 
-    def _tell_discarded(self, discarded: Discarded | None) -> None:
+    def _report_discarded(self, discarded: Discarded | None) -> None:
         if discarded is not None:
             self._own.waiting.append(self._own.discarded(discarded))
             logger.warning("%s", self._own.waiting[-1].detail)
 
-    # Which journal it is, and how far it goes.
+    # Opening the journal.
 
-    def _open(self, why: str | None = None) -> Journal:
-        """Open the journal, or a new one in the place of a damaged one.
+    def _open(self, reason: str | None = None) -> Journal:
+        """Open the journal, or a new one in place of a damaged one.
 
         Args:
-            why: there is no journal, if it is known.
+            reason: why there is no journal, if that is known.
         Raises:
-            JournalError: it cannot be.
+            JournalError: no journal can be opened.
         """
-        journal, why_anew = self._file.open()
+        journal, new_journal_reason = self._file.open()
         former_id = self._journalled.journal_id
         if journal.journal_id != former_id:
-            self._own.waiting = []  # they were of another journal
+            self._own.waiting = []  # they belong to another journal
             self._discarding.forget()
         self._take_over(journal)
         if journal.last_seq == 0:
-            self._own.waiting = [self._own.begun(why_anew or why or "there was no journal")]
+            self._own.waiting = [self._own.begun(new_journal_reason or reason or "there was no journal")]
         elif former_id not in (None, journal.journal_id):
             begun = self._own.begun(
-                f"{f'{why}; ' if why else ''}in the place of journal {former_id} is one that was begun before, "
-                f"{journal.journal_id}: it goes on after event {journal.last_seq}"
+                f"{f'{reason}; ' if reason else ''}journal {journal.journal_id}, begun earlier, replaces journal "
+                f"{former_id} and continues after event {journal.last_seq}"
             )
             self._own.waiting = [begun]
         return journal
 
     def _known_seq(self, journal_id: str) -> int:
-        """The last event that a journal must hold, as far as anybody knows. Called by the disk's thread."""
+        """Return the last event that a journal must hold, as far as is known. Called by the disk's thread."""
         counted = self._journalled.last_seq if self._journalled.journal_id == journal_id else 0
         return max(counted, *self._acked(journal_id).values(), 0)
 
     def _take_over(self, journal: Journal) -> None:
-        """Count as the file says. It may have what was to be kept last, although that seemed to have failed."""
+        """Take the counts from the file. It may hold the events of the last attempt, although that seemed to fail."""
         same = journal.journal_id == self._journalled.journal_id
         if same and self._journalled.last_seq < self._tried_seq <= journal.last_seq:
             self._own.waiting = []
             if self._outage is not None:
-                self._outage.was_told()
+                self._outage.note_reported()
         first_seq, was_first = journal.first_seq or journal.last_seq + 1, self._file.first_seq
-        if same and 0 < was_first < first_seq:  # and what was to be deleted
-            self._discarding.note(Gone(was_first, first_seq - 1, {}))
+        if same and 0 < was_first < first_seq:  # the last deletion succeeded, although it seemed to fail
+            self._discarding.note(Deleted(was_first, first_seq - 1, {}))
         self._journalled = Count(journal.journal_id, journal.topics, journal.last_seq)
         self._file.note_size()
 
-    # What is said of it.
+    # Reporting the state.
 
     def _publish(self) -> None:
         super()._publish()

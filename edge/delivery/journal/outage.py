@@ -1,4 +1,4 @@
-"""Times in which no journal takes events, and when it is tried again."""
+"""Outages of the journal: times in which no event can be journalled, and when the next attempt is due."""
 
 import logging
 from collections import Counter
@@ -15,36 +15,36 @@ from edge.wire.events import Message, StatusEvent, VerdictEvent
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-"""From one attempt to keep events again to the next."""
+"""Between two attempts to journal events again."""
 STEADY_SECONDS = 10.0
-"""A journal that fails again within this time after it came back is tried less and less often."""
+"""If the journal fails again within this time after an outage, the attempts become less and less frequent."""
 MOST_RETRY_SECONDS = 30.0
 LARGEST = 2**63 - 1
-"""What SQLite can keep."""
+"""Largest integer of SQLite."""
 
 
 @dataclass
 class Outage:
-    """A time in which no journal takes events. Those that go out live only are counted in the boot's own count."""
+    """A time in which no event can be journalled. Events are sent live only, and counted in the boot's own count."""
 
     error: JournalError
     retry_at_s: float
     wait_s: float
-    """From one attempt to the next."""
+    """Time between two attempts."""
     first_seq: int
-    """Of the first event that goes out live only."""
+    """The first event that is sent live only."""
     by_topic: Counter[str] = field(default_factory=Counter)
     progress: dict[str, Watermark] = field(default_factory=dict)
-    """By camera, how far its frames were told live only."""
-    told: bool = False
+    """By camera, the last frame that was reported live only."""
+    reported: bool = False
     damaged: str | None = None
-    """Why the journal that is there must be moved aside first."""
-    why_anew: str | None = None
-    """Why a new journal is begun, where it is."""
+    """Why the journal's file must be moved aside first; None: it must not."""
+    new_journal_reason: str | None = None
+    """Why a new journal is begun, if one is."""
     _tried: tuple[int, Counter[str]] | None = None
 
     def note(self, messages: Sequence[Message]) -> None:
-        """These go out live only."""
+        """Record messages that are sent live only."""
         for event in (message.event for message in messages):
             if not isinstance(event, StatusEvent):
                 self.by_topic[utf8_safe(event.topic)] += 1
@@ -52,50 +52,50 @@ class Outage:
                 self.progress[utf8_safe(event.camera)] = progress_of(event)
 
     def failed(self, error: JournalError, now_s: float) -> None:
-        """It is not over."""
+        """Record a failed attempt."""
         self.error, self.retry_at_s = error, now_s + self.wait_s
         if isinstance(error, JournalDamagedError):
             self.damaged = str(error)
 
-    def about_to_tell(self, through_seq: int) -> None:
-        """The journal is about to be told what it does not hold, up to this event."""
+    def begin_report(self, through_seq: int) -> None:
+        """The event that reports the outage, up to `through_seq`, is about to be journalled."""
         self._tried = through_seq, Counter(self.by_topic)
 
-    def was_told(self) -> None:
-        """It was, although that had failed: what is to be told is what came since."""
+    def note_reported(self) -> None:
+        """That event was journalled although the commit seemed to fail: only what came since is left to be reported."""
         if self._tried is not None:
             through_seq, by_topic = self._tried
             self.first_seq, self.by_topic, self._tried = through_seq + 1, self.by_topic - by_topic, None
 
 
 def progress_of(event: VerdictEvent) -> Watermark:
-    """How far a camera's frames are told with this event."""
+    """Return how far a camera's frames are reported with this event."""
     return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
 
 
 class Retries:
-    """How long to wait from one attempt to the next."""
+    """Computes the time between two attempts."""
 
     def __init__(self) -> None:
         self._wait_s = RETRY_SECONDS
         self._back_at_s = float("-inf")
 
     def steady(self, now_s: float) -> bool:
-        """Whether events have been kept for a while."""
+        """Return whether the last outage is long enough ago."""
         return now_s - self._back_at_s >= STEADY_SECONDS
 
     def next_wait_s(self, now_s: float) -> float:
-        """For an outage that begins now."""
+        """Return the time between attempts for an outage that begins now."""
         self._wait_s = RETRY_SECONDS if self.steady(now_s) else min(2 * self._wait_s, MOST_RETRY_SECONDS)
         return self._wait_s
 
     def back(self, now_s: float) -> None:
-        """Events are kept again."""
+        """Record the end of an outage."""
         self._back_at_s = now_s
 
 
 class FaultLog:
-    """Logs errors that are faults of ours, and not too often: they must not keep events back.
+    """Logs errors that are bugs of heatline, at a limited rate: they must not delay events.
 
     Args:
         clock: seconds, monotonic.
@@ -105,7 +105,7 @@ class FaultLog:
         self._log = RateLimitedLog(logger, clock)
 
     def as_journal_error(self, error: Exception) -> JournalError:
-        """An error as one of the journal's; any other is logged."""
+        """Return an error as a journal error. Log it if it is of another kind."""
         if isinstance(error, JournalError):
             return error
         self.log(error)
@@ -113,4 +113,4 @@ class FaultLog:
 
     def log(self, error: Exception) -> None:
         """Log an error with its traceback."""
-        self._log.error("an event could not be dealt with as it should be", exc_info=error)
+        self._log.error("an event could not be processed as it should be", exc_info=error)

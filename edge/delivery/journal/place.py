@@ -11,7 +11,7 @@ from edge.delivery.journal.errors import (
     JournalReadOnlyError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, beside
+from edge.delivery.journal.file import FILE_NAME, database_files
 from edge.delivery.journal.journal import hold
 from edge.delivery.journal.reader import JournalReader
 
@@ -42,7 +42,9 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
             if path.exists():
                 _require_own(folder, line)
         disk = os.statvfs(there)
-        room = disk.f_bavail * disk.f_frsize + sum(file.stat().st_size for file in beside(path) if file.exists())
+        room = disk.f_bavail * disk.f_frsize + sum(
+            file.stat().st_size for file in database_files(path) if file.exists()
+        )
     except JournalDamagedError as error:
         return f"{error}; the line will move it aside and begin another"
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The journal, as it is read: in any process, while it is written, and where nothing can be written."""
+"""Reads the journal: in any process, while it is written, and on a read-only disk."""
 
 import contextlib
 import sqlite3
@@ -16,7 +16,7 @@ from edge.delivery.journal.errors import (
     JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, beside, head_of
+from edge.delivery.journal.file import FILE_NAME, database_files, read_head
 from edge.delivery.journal.rows import (
     EVENT,
     HEATMAP,
@@ -33,34 +33,34 @@ from edge.errors import JournalError
 from edge.frames import Watermark
 
 BUSY_SECONDS = 5.0
-"""How long to wait for somebody else who holds the file."""
+"""How long to wait for another process that has locked the file."""
 SCANNED_AT_MOST = 20_000
-"""Events looked at in one reading, so that a filter that nothing passes keeps no reader, nor the file, for long."""
+"""Events scanned in one transaction, so that a filter that matches nothing does not keep it open for long."""
 
 
 class Page(NamedTuple):
-    """What was read at once."""
+    """Events that were read at once."""
 
     records: list[Record]
     through_seq: int
-    """Up to it, nothing that was asked for and is there is missing."""
+    """All requested events up to this one that are in the journal were read."""
     lost_through: int | None
-    """Events that were asked for, up to this one, are gone; None where none are."""
+    """Requested events up to this one were deleted; None: none were."""
 
 
 class StoredRecord(NamedTuple):
-    """An event as it is stored."""
+    """An event as it is stored, with its checksums."""
 
     record: Record
     header_crc: int | None
-    """As it was noted."""
+    """As it was stored with the event."""
     heatmap_crc: int | None
 
     def faults(self, heatmap: bool = True) -> list[str]:
-        """What of it is not what was written.
+        """Return a sentence for each part of the event that does not match its checksum.
 
         Args:
-            heatmap: whether its heatmap was read.
+            heatmap: whether the heatmap was read.
         """
         parts = {
             "its header, its topic or its time": header_crc(self.record) != self.header_crc,
@@ -70,21 +70,21 @@ class StoredRecord(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Events as they are stored."""
+    """Events as they are stored, with their checksums."""
 
     first_seq: int
-    """Of the oldest event at that instant."""
+    """The oldest event in the journal when these were read."""
     records: list[StoredRecord]
 
 
 class JournalReader:
-    """The journal, to be read by one thread; `open` it."""
+    """The journal, for reading by one thread. Create it with `open`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, alone: bool) -> None:
         self.path = path
         self._connection = connection
         self._alone = alone
-        """Nobody is writing: what SQLite keeps beside a file that is written is not there, and cannot be made."""
+        """Nobody writes: there are no -wal and -shm files, and none can be created."""
         self.journal_id = ""
         self.line = ""
         self.created_at_ns = 0
@@ -97,18 +97,18 @@ class JournalReader:
         """Open the journal of a folder.
 
         Raises:
-            JournalMissingError: there is none.
-            JournalError: another of its kinds; see `edge.delivery.journal.errors`.
+            JournalMissingError: the folder has no journal.
+            JournalError: another subclass of `edge.delivery.journal.errors`.
         """
         return cls.open_file(folder / FILE_NAME)
 
     @classmethod
     def open_file(cls, path: Path) -> Self:
-        """Open a journal by its path, as of one that was moved aside; otherwise like `open`."""
+        """Open a journal by its path, such as one that was moved aside; otherwise like `open`."""
         try:
             return cls._open(path, "mode=ro", alone=False)
         except (JournalReadOnlyError, JournalFullError, JournalFailedError):
-            # SQLite could not make the files that it keeps beside it. Where there are none, nobody writes.
+            # SQLite could not create the -wal and -shm files. If there are none, nobody writes.
             if _is_written(path):
                 raise
             return cls._open(path, "mode=ro&immutable=1", alone=True)
@@ -131,7 +131,7 @@ class JournalReader:
         reader = cls(path, connection, alone)
         reader._file, reader._changed_at_ns = (found.st_dev, found.st_ino), found.st_mtime_ns
         try:
-            reader.journal_id, reader.line, reader.created_at_ns = head_of(connection, path)
+            reader.journal_id, reader.line, reader.created_at_ns = read_head(connection, path)
         except (sqlite3.Error, JournalError) as error:
             connection.close()
             if isinstance(error, sqlite3.Error):
@@ -141,46 +141,46 @@ class JournalReader:
 
     @property
     def first_seq(self) -> int:
-        """Of the oldest event; 0 where there is none."""
+        """The oldest event; 0 if there is none."""
         return self.range()[0]
 
     @property
     def last_seq(self) -> int:
-        """How far it counts, whatever has been deleted since."""
+        """The last number that was counted, also if its event was deleted."""
         return self.range()[1]
 
     def range(self) -> tuple[int, int]:
-        """Its first and its last seq.
+        """Return the first and the last seq.
 
         Raises:
-            JournalError: it cannot be read.
+            JournalError: the journal cannot be read.
         """
         with self._snapshot():
             return range_in(self._connection)
 
     def size_bytes(self) -> int:
-        """Of its pages in use.
+        """Return the size of the pages in use.
 
         Raises:
-            JournalError: it cannot be read.
+            JournalError: the journal cannot be read.
         """
         with self._snapshot():
             return sizes_in(self._connection)[0]
 
     def topics(self) -> dict[str, int]:
-        """Each topic's last seq.
+        """Return the last seq of each topic.
 
         Raises:
-            JournalError: they cannot be read.
+            JournalError: the journal cannot be read.
         """
         with self._snapshot():
             return topics_in(self._connection)
 
     def progress(self) -> dict[str, Watermark]:
-        """How far each camera's frames were told.
+        """Return the last frame that was reported for each camera.
 
         Raises:
-            JournalError: it cannot be read.
+            JournalError: the journal cannot be read.
         """
         with self._snapshot():
             return progress_in(self._connection)
@@ -195,26 +195,26 @@ class JournalReader:
         at_most_bytes: int = 4 << 20,
         heatmaps: bool = False,
     ) -> Page:
-        """Events in their order.
+        """Read events in order.
 
         Args:
-            after_seq: those after this one,
-            through_seq: up to this one; None: to the last.
-            topics: prefixes of topics that are wanted, as ZeroMQ takes them.
-            at_most: events; ask again from the page's `through_seq` for more.
-            at_most_bytes: headers and heatmaps together; one event is read whatever its size.
-            heatmaps: whether they are wanted.
+            after_seq: read events after this one.
+            through_seq: read events up to this one; None: to the last.
+            topics: prefixes of the topics to read, as in ZeroMQ.
+            at_most: most events to read; read on from the page's `through_seq`.
+            at_most_bytes: most bytes of headers and heatmaps to read; one event is read whatever its size.
+            heatmaps: whether to read heatmaps.
         Raises:
-            JournalDamagedError: the first of them is missing, or is not what was written.
-            JournalReplacedError: the journal is another one by now.
-            JournalError: another of its kinds: it cannot be read.
+            JournalDamagedError: the first of the events is missing or damaged.
+            JournalReplacedError: the file was replaced.
+            JournalError: another subclass: the journal cannot be read.
         """
         self.require_in_place()
         wanted, prefixes = _condition(topics)
         with self._snapshot():
             first, last = range_in(self._connection)
             end = last if through_seq is None else min(last, through_seq)
-            begin = max(after_seq, first - 1 if first else last)  # what was before is gone
+            begin = max(after_seq, first - 1 if first else last)  # events before were deleted
             lost_through = min(begin, end) if after_seq < min(begin, end) else None
             end = min(end, begin + SCANNED_AT_MOST)
             rows = self._connection.execute(
@@ -229,7 +229,7 @@ class JournalReader:
                 record = stored.record
                 left -= len(record.header) + len(record.heatmap or b"")
                 faults = stored.faults(heatmaps)
-                if records and (left < 0 or faults):  # what comes before a damaged event is delivered still
+                if records and (left < 0 or faults):  # events before a damaged one are still delivered
                     cut_off = True
                     break
                 self._require_none(faults, record)
@@ -245,10 +245,10 @@ class JournalReader:
         return Page(records, through, lost_through)
 
     def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[StoredRecord]:
-        """The newest events of these topics, in their order, without heatmaps, and just as they are stored.
+        """Return the newest events of these topics, in order, without heatmaps, even if they are damaged.
 
         Raises:
-            JournalError: they cannot be read.
+            JournalError: the journal cannot be read.
         """
         wanted, prefixes = _condition(topics)
         with self._snapshot():
@@ -259,14 +259,14 @@ class JournalReader:
         return [_stored(row) for row in reversed(rows)]
 
     def tally(self) -> dict[str, int]:
-        """How many events of each topic there are.
+        """Return the number of events of each topic.
 
         Raises:
-            JournalError: they cannot be read.
+            JournalError: the journal cannot be read.
         """
         counts: Counter[str] = Counter()
         first, last = self.range()
-        for begin in range(first, last + 1, SCANNED_AT_MOST):  # in steps, so that the file need not grow meanwhile
+        for begin in range(first, last + 1, SCANNED_AT_MOST):  # in steps, so that the -wal file need not grow meanwhile
             with self._snapshot():
                 rows = self._connection.execute(
                     f"SELECT {TOPIC}, count(*) FROM events WHERE seq >= ? AND seq <= ? GROUP BY 1",
@@ -276,10 +276,10 @@ class JournalReader:
         return dict(counts)
 
     def stored(self, after_seq: int, through_seq: int, at_most: int) -> Stored:
-        """Events after one, up to another, just as they are stored, whatever is missing or wrong.
+        """Read events after one up to another, even if some are missing or damaged.
 
         Raises:
-            JournalError: they cannot be read.
+            JournalError: the journal cannot be read.
         """
         with self._snapshot():
             first, _ = range_in(self._connection)
@@ -291,25 +291,25 @@ class JournalReader:
             return Stored(first, [_stored(row) for row in rows])
 
     def faults_of_structure(self, at_most: int) -> list[str]:
-        """What SQLite finds wrong with the file, in its words. It reads all of it; Ctrl-C ends it.
+        """Return what SQLite finds wrong with the file. It reads the whole file; Ctrl-C interrupts it.
 
         Raises:
-            JournalError: it cannot be read at all.
+            JournalError: the journal cannot be read at all.
         """
-        self._connection.set_progress_handler(lambda: 0, 10_000)  # has Python look for Ctrl-C
+        self._connection.set_progress_handler(lambda: 0, 10_000)  # lets Python handle Ctrl-C
         try:
             with self._snapshot():
-                said = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
+                rows = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
         except JournalError as error:
             if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise KeyboardInterrupt from error
             raise
         finally:
             self._connection.set_progress_handler(None, 0)
-        return [line for (text,) in said if text != "ok" for line in text.splitlines()]
+        return [line for (text,) in rows if text != "ok" for line in text.splitlines()]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
@@ -320,10 +320,10 @@ class JournalReader:
         self.close()
 
     def require_in_place(self) -> None:
-        """See that what is open is still what is at its path.
+        """Require that the open file is still the one at its path.
 
         Raises:
-            JournalReplacedError: the journal is another one by now.
+            JournalReplacedError: the file was replaced.
         """
         try:
             found = self.path.stat()
@@ -333,7 +333,7 @@ class JournalReader:
         except OSError:
             same = False
         if not same:
-            raise JournalReplacedError(f"{self.path} is another file than it was; open it anew")
+            raise JournalReplacedError(f"{self.path} was replaced while it was open; open it again")
 
     def _require_none(self, faults: list[str], record: Record) -> None:
         if faults:
@@ -341,7 +341,7 @@ class JournalReader:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
-        """All that is read within is of one instant."""
+        """Read within one transaction, so that everything is of the same instant."""
         try:
             self._connection.execute("BEGIN")
             try:
@@ -357,9 +357,9 @@ def _stored(row: tuple[Any, ...]) -> StoredRecord:
 
 
 def _is_written(path: Path) -> bool:
-    """Whether something is kept beside a journal that is not in it yet."""
+    """Return whether the -wal file holds pages that are not in the database."""
     try:
-        return beside(path)[1].stat().st_size > 0
+        return database_files(path)[1].stat().st_size > 0
     except OSError:
         return False
 
@@ -368,7 +368,7 @@ _ALL = "true"
 
 
 def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
-    """The SQL condition that a topic begins with one of these, and its values."""
+    """Return the SQL condition that a topic begins with one of these prefixes, and its values."""
     prefixes = list(topics)
     if "" in prefixes:
         return _ALL, []

@@ -1,23 +1,25 @@
-"""Which events of a journal go, and when: by their age, and by the room that they take."""
+"""Decides which events of a journal are deleted, by their age and by the room that they take."""
 
 from collections.abc import Iterable, Mapping
 
-from edge.delivery.journal.journal import Gone, Journal
+from edge.delivery.journal.journal import Deleted, Journal
 
 BYTES_AT_ONCE = 4 << 20
-"""Deleted in one transaction at most, so that no commit waits long for it."""
+"""Most bytes deleted in one transaction, so that no commit waits long for it."""
 _SPARE = 16
-"""Of the budget, one part in so many is for what comes while something is deleted. The file takes it at first and has
-it from then on, so that a disk that others have filled does no harm."""
+"""One part in this many of the budget is spare, for events that arrive during a deletion. The file takes the spare
+room once and keeps it, so that a full disk does no harm."""
 
 
 class Retention:
-    """Decides what goes. Any event may whom every durable consumer has acknowledged, or where there are none; others
-    only where the budget leaves no choice.
+    """Decides which events are deleted.
+
+    Events that every durable consumer acknowledged may be deleted, or any event if there are no consumers. Other events
+    are deleted only to stay within the budget.
 
     Args:
-        keep_s: seconds; older events go.
-        keep_bytes: the budget.
+        keep_s: age in seconds above which events are deleted.
+        keep_bytes: the budget, bytes.
     """
 
     def __init__(self, keep_s: float, keep_bytes: int) -> None:
@@ -27,11 +29,11 @@ class Retention:
 
     @property
     def most_bytes(self) -> int:
-        """What the journal's file may not go beyond while what is to go has not gone yet."""
+        """Limit of the file's size while events that are due are not yet deleted, bytes."""
         return self._keep_bytes + self._keep_bytes // 4 + 4 * BYTES_AT_ONCE
 
     def is_due(self, journal: Journal, now_ns: int | None) -> bool:
-        """Whether something may have to go. The disk is not asked.
+        """Return whether events may have to be deleted. The disk is not asked.
 
         Args:
             now_ns: as for `discard_some`.
@@ -39,12 +41,12 @@ class Retention:
         oldest_ns = journal.oldest_at_ns
         return self._too_much(journal) > 0 or (oldest_ns is not None and oldest_ns < self._before_ns(now_ns))
 
-    def discard_some(self, journal: Journal, acked: Mapping[str, int], now_ns: int | None) -> Gone | None:
-        """Delete what is due, as much as goes at once; what went, None where nothing did.
+    def discard_some(self, journal: Journal, acked: Mapping[str, int], now_ns: int | None) -> Deleted | None:
+        """Delete a limited number of events that are due; return what was deleted, None if nothing was.
 
         Args:
-            acked: through which seq each durable consumer has acknowledged.
-            now_ns: UTC, ns since 1970; None: nobody knows, and nothing goes for its age.
+            acked: the last event that each durable consumer acknowledged.
+            now_ns: UTC, ns since 1970; None: the time is unknown, and no event is deleted for its age.
         Raises:
             JournalError: the journal cannot be read or written.
         """
@@ -58,21 +60,21 @@ class Retention:
         return None if through is None else journal.discard(through)
 
     def _before_ns(self, now_ns: int | None) -> int:
-        """What was journalled before is too old."""
+        """Return the time before which events are too old: UTC, ns since 1970."""
         return 0 if now_ns is None else now_ns - self._keep_ns
 
     def _too_much(self, journal: Journal) -> int:
-        """Bytes beyond the budget; 0 or less: none."""
+        """Return the bytes beyond the budget; 0 or less: none."""
         has_its_room = journal.file_bytes >= self._keep_bytes
         return journal.size_bytes - (self._keep_bytes - self._spare_bytes if has_its_room else self._keep_bytes)
 
 
 def _through(events: Iterable[tuple[int, int, int]], too_much: int, at_least: int, before_ns: int = 0) -> int | None:
-    """Through which event to delete: those that are too old, and of the rest what makes up for bytes too much.
+    """Return the last event to delete: events that are too old, and as many others as exceed the budget.
 
     Args:
-        events: seq, when it was journalled, bytes.
-        at_least: bytes to delete, where there are too many, so that not every event makes one go.
+        events: seq, time of journalling, and bytes of each.
+        at_least: bytes to delete if the budget is exceeded, so that not every new event leads to a deletion.
     """
     wanted = min(max(too_much, at_least), BYTES_AT_ONCE) if too_much > 0 else 0
     through, freed = None, 0

@@ -1,14 +1,14 @@
-"""The wall clock, as far as it can be trusted: it may be wrong after a start, and leap when it is set."""
+"""A wall clock that is read only when it can be trusted: it may be wrong after a start, and leap when it is set."""
 
 from collections.abc import Callable
 
 AGREED_SECONDS = 600.0
-"""So long it must have gone as the monotonic clock goes."""
+"""The clock is trusted after it ran evenly with the monotonic clock for this time."""
 LEAP_SECONDS = 10.0
 
 
 class WallClock:
-    """Looks at the wall clock again and again.
+    """Compares the wall clock with the monotonic clock at each call.
 
     Args:
         wall_ns: UTC, ns since 1970.
@@ -21,7 +21,7 @@ class WallClock:
         self._apart_s = self._apart()
 
     def trusted_ns(self) -> int | None:
-        """What it shows: UTC, ns since 1970. None: it has not gone evenly for long enough."""
+        """Return the time: UTC, ns since 1970. None: the clock has not run evenly for long enough."""
         apart_s = self._apart()
         if abs(apart_s - self._apart_s) > LEAP_SECONDS:
             self._agreed_since_s = self._monotonic_s()

@@ -1,1 +1,1 @@
-"""Who may connect to a line's sockets: keys, allow-lists, and what is refused. docs/security.md says what for."""
+"""Authorizes the clients of a line's sockets: keys, allow-lists, refusals. docs/security.md describes what for."""

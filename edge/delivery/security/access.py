@@ -1,4 +1,4 @@
-"""Who may connect to a line's sockets: this machine alone, or from anywhere whoever has a key that is allowed."""
+"""Access to a line's sockets: only from this machine, or from anywhere with a key that is allowed."""
 
 import ipaddress
 from pathlib import Path
@@ -13,11 +13,11 @@ LINE_KEY = "/etc/heatline/keys/line.key"
 
 
 class Access:
-    """What the guards of all of a line's sockets share.
+    """What the authenticators of all of a line's sockets share.
 
     Args:
-        key: the line's; None: its sockets can be bound at local addresses alone.
-        allowed: the folder of its allow-lists.
+        key: the line's key; None: its sockets can be bound at local addresses only.
+        allowed: folder of its allow-lists.
     """
 
     def __init__(self, key: KeyPair | None = None, allowed: Path | None = None) -> None:
@@ -27,7 +27,7 @@ class Access:
 
     @classmethod
     def read(cls, key: Path | None, allowed: Path | None) -> Self:
-        """From the files that a line's configuration names.
+        """Read the files that a line's configuration names.
 
         Raises:
             AccessError: a key or a folder cannot be used.
@@ -35,23 +35,23 @@ class Access:
         if key is None:
             return cls()
         access = cls(read_key_pair(key), allowed)
-        access.allow_list.require_sound()
+        access.allow_list.require_valid()
         return access
 
     def require_protected(self, name: str, address: str) -> None:
-        """See that an address is local, or that the line has a key to protect it with.
+        """Require that an address is local, or that the line has a key to protect it.
 
         Args:
-            name: the configuration's key for the address.
+            name: the configuration's key of the address.
         Raises:
-            AccessError: it is neither.
+            AccessError: neither is the case.
         """
         if self.key is None and not is_local(address):
             raise AccessError(unprotected(name, address))
 
 
 def unprotected(name: str, address: str) -> str:
-    """What is wrong with an address that other machines can reach where there is no key, in a sentence."""
+    """Return a sentence about an address that other machines can reach although the line has no key."""
     return (
         f"{name} is {address!r}, which other machines can reach, and the line has no key to protect it with; make one "
         f'with heatline keys new {LINE_KEY} --owner heatline and set key = "{LINE_KEY}" under [security], or bind an '
@@ -60,7 +60,7 @@ def unprotected(name: str, address: str) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine can reach an address: `ipc://`, or `tcp://` on loopback."""
+    """Return whether only this machine can reach an address: `ipc://`, or `tcp://` on loopback."""
     scheme, _, rest = address.partition("://")
     return scheme == "ipc" or (scheme == "tcp" and (_is_loopback(rest.rpartition(":")[0]) or _is_loopback(rest)))
 

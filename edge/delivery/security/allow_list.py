@@ -1,6 +1,6 @@
-"""Who may connect to a line from another machine: a folder with one of public keys for each role.
+"""Allow-lists: a folder with one folder of public keys for each role of clients from other machines.
 
-Commands write it, and a running line reads it again and again.
+Commands write the folder, and a running line reads it about once a second.
 """
 
 import errno
@@ -19,16 +19,16 @@ from edge.key_files import PUBLIC_SUFFIX, files_in, name_of, put, read_trusted, 
 logger = logging.getLogger(__name__)
 
 Role = Literal["listen", "follow", "command"]
-"""What a client may do: take live events, be a durable consumer and read the journal, ask something of the line."""
+"""Role of a client: receive live events, be a durable consumer, or send commands."""
 ROLES: tuple[Role, ...] = get_args(Role)
 ALLOWED_KEYS = Path("/etc/heatline/keys/allowed")
-"""Where a machine's allow-lists lie unless another folder is named."""
+"""Default folder of a machine's allow-lists."""
 _SHORTAGES = errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 
 @dataclass(frozen=True)
 class AllowedKey:
-    """A key that may connect in a role; its name is what the folder calls it."""
+    """A key that is allowed in a role. Its name is its file's."""
 
     name: str
     key: bytes
@@ -38,7 +38,7 @@ class AllowedKey:
 
 
 def allowed_keys(folder: Path, role: Role) -> list[AllowedKey]:
-    """All keys of a role, by name; none where there is no folder.
+    """Return all keys of a role, by name; none if there is no folder.
 
     Raises:
         AccessError: the folder or a key cannot be read, or others can write it.
@@ -50,10 +50,10 @@ def allowed_keys(folder: Path, role: Role) -> list[AllowedKey]:
 
 
 def allow(key: bytes, name: str, folder: Path, role: Role) -> AllowedKey:
-    """Let a key in for a role, in a folder that is made if there is none. One that is there already stays.
+    """Allow a key in a role. Create the folder if there is none. A key that is allowed already keeps its name.
 
     Raises:
-        AccessError: the name is none, or is another key's, or the folder cannot be written, or others can write it.
+        AccessError: the name is invalid or another key's, the folder cannot be written, or others can write it.
     """
     require_name(name, AccessError)
     for other in allowed_keys(folder, role):
@@ -63,10 +63,10 @@ def allow(key: bytes, name: str, folder: Path, role: Role) -> AllowedKey:
 
 
 def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Role]:
-    """Let a key in no longer; the roles that it had of these.
+    """Revoke a key; return the roles that it had.
 
     Raises:
-        AccessError: the name is none, the key has none of the roles, or the folder cannot be written.
+        AccessError: the name is invalid, the key has none of the roles, or the folder cannot be written.
     """
     require_name(name, AccessError)
     had: list[Role] = []
@@ -89,54 +89,54 @@ def revoke(name: str, folder: Path, roles: Collection[Role] = ROLES) -> list[Rol
 
 
 class AllowList:
-    """The allow-lists of a folder, as they are now. Any thread.
+    """The current allow-lists of a folder. Any thread.
 
-    What cannot be believed lets nobody in: a key's file that is damaged or that others can write, a folder of which
-    that is so. It is logged, and the other keys are let in. What cannot be read for want of memory or descriptors stays
-    as it was: else whoever opens many connections would have all others cut off.
+    A file or folder that is damaged, or that others can write, authorizes nobody. It is logged, and the other keys stay
+    allowed. If files cannot be read for lack of memory or descriptors, the lists stay as they were: otherwise a client
+    that opens many connections would disconnect all others.
 
     Args:
         folder: None: nobody is allowed.
-        own: the line's public key, which may do everything: whoever can read its private half is the line.
+        own: the line's public key, which is allowed in every role: who can read its private half is the line.
     """
 
     def __init__(self, folder: Path | None, own: bytes) -> None:
         self._folder, self._own = folder, own
         self._lock = threading.Lock()
         self._keys: dict[Role, frozenset[bytes]] = {role: frozenset({own}) for role in ROLES}
-        self._looked_s = float("-inf")
+        self._refreshed_s = float("-inf")
         self._faults: list[str] = []
 
-    def require_sound(self) -> None:
-        """See that all that is there can be believed.
+    def require_valid(self) -> None:
+        """Require that all files can be trusted.
 
         Raises:
-            AccessError: there is no folder, or something in it cannot be read, is no key, or others can write it.
+            AccessError: there is no folder, or a file in it cannot be read, is not a key, or can be written by others.
         """
         if self._folder is None or not self._folder.is_dir():
             raise AccessError(
-                f"there is no folder {self._folder} of keys that may connect; let one in with "
+                f"there is no folder {self._folder} of keys that may connect; allow one with "
                 f"heatline keys allow CLIENT.key.pub --role listen --allowed {self._folder}"
             )
         for role in ROLES:
             allowed_keys(self._folder, role)
 
-    def look(self, at_most_s_old: float = 0.0) -> None:
-        """Read the folder again, unless it was read so many seconds ago at most."""
+    def refresh(self, at_most_s_old: float = 0.0) -> None:
+        """Read the folder again, unless it was read at most this many seconds ago."""
         with self._lock:
             now_s = time.monotonic()
-            if now_s - self._looked_s <= at_most_s_old:
+            if now_s - self._refreshed_s <= at_most_s_old:
                 return
             faults: list[str] = []
             self._keys = {role: frozenset({self._own, *self._read(role, faults)}) for role in ROLES}
-            self._looked_s = now_s
-            if faults != self._faults:  # once, and not at every look
+            self._refreshed_s = now_s
+            if faults != self._faults:  # log each fault once
                 for fault in faults:
                     logger.error("%s", fault)
             self._faults = faults
 
     def allows(self, role: Role, key: bytes) -> bool:
-        """Whether a key was let in for a role when last looked."""
+        """Return whether a key is allowed in a role, as of the last refresh."""
         return key in self._keys[role]
 
     def _read(self, role: Role, faults: list[str]) -> Collection[bytes]:
@@ -148,7 +148,7 @@ class AllowList:
         except AccessError as error:
             if _is_for_want_of_something(error):
                 return self._as_before(role, error, faults)
-            faults.append(f"nobody is let in to {role}: {error}")
+            faults.append(f"nobody is allowed to {role}: {error}")
             return found
         for path in files:
             try:
@@ -156,12 +156,12 @@ class AllowList:
             except AccessError as error:
                 if _is_for_want_of_something(error):
                     return self._as_before(role, error, faults)
-                if path.exists():  # else it was revoked just now
-                    faults.append(f"a key is not let in to {role}: {error}")
+                if path.exists():  # otherwise it was revoked just now
+                    faults.append(f"a key is not allowed to {role}: {error}")
         return found
 
     def _as_before(self, role: Role, error: AccessError, faults: list[str]) -> Collection[bytes]:
-        faults.append(f"who may {role} stays as it was: {error}")
+        faults.append(f"the keys that may {role} stay as they were: {error}")
         return self._keys[role]
 
 

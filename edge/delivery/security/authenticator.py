@@ -1,5 +1,5 @@
-"""Stands at the door of a socket that a line has bound: lets in who is allowed, hangs up on who no longer is, and
-counts what is refused.
+"""Authorizes the clients of a socket that a line has bound, disconnects clients that are no longer allowed, and counts
+refusals.
 """
 
 import contextlib
@@ -24,28 +24,28 @@ logger = logging.getLogger(__name__)
 SocketName = Literal["events", "commands", "journal"]
 ROLE_OF: dict[SocketName, Role] = {"events": "listen", "commands": "command", "journal": "follow"}
 HANDSHAKE_WITHIN_MS = 3000
-"""Who connects and does not say who it is by then is hung up on. Who is not allowed may have to wait as long until it
-tries again."""
+"""A client that does not complete its handshake within this time is disconnected. A client that is not allowed may have
+to wait as long before it can try again."""
 LOOK_EVERY_SECONDS = 1.0
 AS_OF_SECONDS = 0.1
-"""Who connects is let in by a list that is no older; many who knock do not have the disk read for each."""
+"""Age of the allow-list for a new connection, so that many connections do not read the disk each."""
 UNBOUND_WITHIN_SECONDS = 5.0
 BIND_AGAIN_EVERY_SECONDS = 0.5
 
 
 class Authenticator:
-    """Guards one socket, which is the only one that its context has bound.
+    """Authorizes the clients of one socket, which must be the only one that its context has bound.
 
-    It is made before the socket is bound, and used, by the thread whose the socket is. It answers ZeroMQ's questions
-    who may connect in a thread of its own, which ends with the context.
+    The thread that owns the socket creates the authenticator before the socket is bound, and uses it. A thread of the
+    authenticator's own answers ZeroMQ's authentication requests (ZAP); it ends with the context.
 
     Args:
-        access: who may connect.
-        name: which of the line's sockets it is.
-        address: what `bind` binds. At a local address anybody may connect.
+        access: the keys that may connect.
+        name: name of the socket among the line's.
+        address: address that `bind` binds. At a local address, every client may connect.
     Raises:
-        AccessError: others could reach the address, and the line has no key.
-        ZMQError: the socket is none that can be guarded.
+        AccessError: other machines can reach the address, and the line has no key.
+        ZMQError: ZeroMQ cannot authenticate on this socket.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], access: Access, name: SocketName, address: str) -> None:
@@ -53,7 +53,7 @@ class Authenticator:
         self.secured = not is_local(address)
         self._socket, self._access, self._name, self._address = socket, access, name, address
         self._role = ROLE_OF[name]
-        self._let_in: set[bytes] = set()
+        self._authorized: set[bytes] = set()
         self._handshakes = Handshakes(lambda reason, detail: access.refusals.note(name, reason, detail))
         self._revoked = threading.Event()
         self._unbound = threading.Event()
@@ -62,11 +62,11 @@ class Authenticator:
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
         socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
-        self._thread = NamedThread(f"guard {name}", self._watch, monitor(socket, WATCHED | zmq.EVENT_CLOSED), questions)
+        self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, WATCHED | zmq.EVENT_CLOSED), questions)
         self._thread.start()
 
     def bind(self) -> None:
-        """Open the door.
+        """Bind the address.
 
         Raises:
             ZMQError: the address cannot be bound.
@@ -74,7 +74,7 @@ class Authenticator:
         bind(self._socket, self._address)
 
     def authorizes(self, part: zmq.Frame) -> bool:
-        """Whether who sent a message may still send one; refused and counted here if not."""
+        """Return whether the sender of a message is still allowed. If not, count a refusal."""
         if not self.secured:
             return True
         key = _sender(part)
@@ -83,25 +83,27 @@ class Authenticator:
         self._access.refusals.note(self._name, "revoked", f"a message by {_named(key)}, which is not allowed any more")
         return False
 
-    def tend(self) -> None:
-        """Hang up on all if one of them is not allowed any more; called some times a second."""
+    def tick(self) -> None:
+        """Disconnect all clients if one of them is no longer allowed. Called a few times a second."""
         if self._revoked.is_set():
             self._revoked.clear()
-            logger.info("%s: a key is not allowed any more; hanging up on all, the others come back", self._name)
+            logger.info(
+                "%s: a key is not allowed any more; all clients are disconnected, the others reconnect", self._name
+            )
             self.disconnect_all()
         elif self._bind_at_s is not None and time.monotonic() >= self._bind_at_s:
             self._bind_again()
 
     def disconnect_all(self) -> None:
-        """End all connections at once, and open the door again. Who is allowed comes back by itself.
+        """End all connections at once, and bind again. Clients that are allowed reconnect by themselves.
 
-        What waits to be sent or to be read is let go.
+        Messages that wait to be sent or read are dropped.
         """
         socket = self._socket
         linger_ms = socket.getsockopt(zmq.LINGER)
         socket.setsockopt(zmq.LINGER, 0)
         self._unbound.clear()
-        with contextlib.suppress(zmq.ZMQError):  # it is not bound, since it could not be bound again
+        with contextlib.suppress(zmq.ZMQError):  # it is not bound, because an earlier attempt to bind again failed
             socket.unbind(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
             self._unbound.wait(UNBOUND_WITHIN_SECONDS)
         socket.setsockopt(zmq.LINGER, linger_ms)
@@ -110,7 +112,7 @@ class Authenticator:
         self._bind_again()
 
     def join(self) -> None:
-        """Wait for the guard's own thread, once the socket is closed and its context ended."""
+        """Wait for the authenticator's thread, after the socket is closed and its context is terminated."""
         self._thread.join()
 
     def _bind_again(self) -> None:
@@ -119,23 +121,23 @@ class Authenticator:
             self._bind_at_s = None
         except zmq.ZMQError as error:
             if self._bind_at_s is None:
-                logger.error("%s cannot be bound again (%s); trying on", self._address, error.strerror)
+                logger.error("%s cannot be bound again (%s); trying again", self._address, error.strerror)
             self._bind_at_s = time.monotonic() + BIND_AGAIN_EVERY_SECONDS
 
     def _protect(self) -> zmq.Socket[bytes]:
-        """Have ZeroMQ encrypt, and ask who may connect; where the questions come."""
+        """Make ZeroMQ encrypt and ask who may connect; return the socket of its ZAP requests."""
         socket, key = self._socket, self._access.key
         assert key is not None
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # else all are let in while nobody answers
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
         questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
         questions.bind(zap.ENDPOINT)
         return questions
 
-    # The guard's own thread.
+    # The authenticator's thread.
 
     def _watch(self, reports: zmq.Socket[bytes], questions: zmq.Socket[bytes] | None) -> None:
         poller = zmq.Poller()
@@ -150,11 +152,11 @@ class Authenticator:
                         self._answer(questions)
                     if reports in ready:
                         self._note(reports)
-                    self._look()
+                    self._check_revoked()
                 except zmq.ContextTerminated:
                     return
-                except Exception as error:  # without a guard, nobody could connect any more
-                    self._faults.error("%s: its guard failed", self._name, exc_info=error)
+                except Exception as error:  # without this thread, nobody could connect any more
+                    self._faults.error("%s: its authenticator failed", self._name, exc_info=error)
         finally:
             for each in (reports, questions):
                 if each is not None:
@@ -169,9 +171,9 @@ class Authenticator:
             questions.send_multipart(answer)
 
     def _allows(self, peer: zap.Peer) -> bool:
-        self._access.allow_list.look(AS_OF_SECONDS)
+        self._access.allow_list.refresh(AS_OF_SECONDS)
         if self._access.allow_list.allows(self._role, peer.key):
-            self._let_in.add(peer.key)
+            self._authorized.add(peer.key)
             return True
         self._handshakes.note_not_allowed()
         self._access.refusals.note(
@@ -182,25 +184,25 @@ class Authenticator:
     def _note(self, reports: zmq.Socket[bytes]) -> None:
         event, value = monitor_event(reports.recv_multipart())
         if event == zmq.EVENT_CLOSED:
-            self._handshakes.note_all_gone()
+            self._handshakes.note_all_disconnected()
             self._unbound.set()
         else:
             self._handshakes.note(event, value)
 
-    def _look(self) -> None:
-        self._access.refusals.tend()
+    def _check_revoked(self) -> None:
+        self._access.refusals.tick()
         if not self.secured:
             return
         allow_list = self._access.allow_list
-        allow_list.look(LOOK_EVERY_SECONDS / 2)
-        gone = {key for key in self._let_in if not allow_list.allows(self._role, key)}
-        if gone:
-            self._let_in -= gone
+        allow_list.refresh(LOOK_EVERY_SECONDS / 2)
+        revoked = {key for key in self._authorized if not allow_list.allows(self._role, key)}
+        if revoked:
+            self._authorized -= revoked
             self._revoked.set()
 
 
 def _sender(part: zmq.Frame) -> bytes:
-    """The key of who sent a part of a message; empty where ZeroMQ does not say."""
+    """Return the key of the sender of a part; empty if ZeroMQ does not know it."""
     try:
         key = part.get("User-Id")
     except zmq.ZMQError:

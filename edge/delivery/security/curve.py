@@ -1,6 +1,6 @@
-"""Keys that a line and its clients know each other by: CurveZMQ, in files that other ZeroMQ programs read as well.
+"""CurveZMQ keys of a line and its clients, in files that other ZeroMQ programs can read.
 
-A key is 32 bytes, and 40 characters in Z85, in which ZeroMQ, its files and this module have it.
+A key has 32 bytes, or 40 characters in Z85: the form that ZeroMQ, its files and this module use.
 """
 
 import hashlib
@@ -42,33 +42,33 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """What a client needs to connect to a line that is protected."""
+    """Keys that a client needs to connect to a protected line."""
 
     own: KeyPair
     line: bytes
-    """The line's public key: nobody else can pass for the line."""
+    """The line's public key, which proves that the peer is the line."""
 
     @classmethod
     def read(cls, own: Path, line: Path) -> Self:
-        """From a client's private key file and the line's public one.
+        """Read a client's private key file and the line's public key file.
 
         Raises:
-            AccessError: one cannot be used.
+            AccessError: a file cannot be used.
         """
         return cls(read_key_pair(own), read_public_key(line))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Set a socket up, before it connects."""
+        """Set up a socket before it connects."""
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.line)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.own.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.own.secret)
 
 
 def make_key_pair(path: Path, owner_uid: int | None = None) -> KeyPair:
-    """A new key in a new file that only its owner may read, and its public half in a file beside it.
+    """Create a key in a new file that only its owner may read, and its public half in a file beside it.
 
     Args:
-        owner_uid: the user whose the file is to be, which only root can say; None: who makes it.
+        owner_uid: user who owns the file, which only root can set; None: the current user.
     Raises:
         AccessError: one of the files exists, or cannot be written.
     """
@@ -78,15 +78,15 @@ def make_key_pair(path: Path, owner_uid: int | None = None) -> KeyPair:
 
 
 def to_file(public: bytes) -> bytes:
-    """A public key's file."""
-    return _FILE.format(half="public", what="It may be told to everybody.", public=public.decode()).encode()
+    """Return the content of a public key's file."""
+    return _FILE.format(half="public", what="This half is public.", public=public.decode()).encode()
 
 
 def read_key_pair(path: Path) -> KeyPair:
-    """The key in a private key's file.
+    """Read a private key's file.
 
     Raises:
-        AccessError: it cannot be read, is none, or others than its owner may read or write it.
+        AccessError: it cannot be read, is not a key, or others than its owner may read or write it.
     """
     found = _entries(read_private(path, AccessError, MADE_BY))
     public, secret = found.get("public-key"), found.get("secret-key")
@@ -100,10 +100,10 @@ def read_key_pair(path: Path) -> KeyPair:
 
 
 def read_public_key(path: Path) -> bytes:
-    """The key in a public key's file.
+    """Read a public key's file.
 
     Raises:
-        AccessError: it cannot be read, or is none.
+        AccessError: it cannot be read, or is not a key.
     """
     try:
         return parse_public_key(read_plain(path, LARGEST_KEY_FILE), path)
@@ -114,10 +114,10 @@ def read_public_key(path: Path) -> bytes:
 
 
 def parse_public_key(data: bytes, where: Path) -> bytes:
-    """The key in the bytes of a public key's file.
+    """Parse the content of a public key's file.
 
     Raises:
-        AccessError: they are none.
+        AccessError: it is not a key.
     """
     if b"secret-key" in data or b"PRIVATE KEY" in data:
         raise AccessError(f"{where} holds a private key, which stays with its owner; name its public half, a .pub file")
@@ -128,25 +128,25 @@ def parse_public_key(data: bytes, where: Path) -> bytes:
 
 
 def fingerprint(public: bytes) -> str:
-    """What people compare: the sha256 of the raw key, in hexadecimal."""
+    """Return the fingerprint that people compare: the sha256 of the raw key, in hexadecimal."""
     return hashlib.sha256(z85.decode(public)).hexdigest()
 
 
 def _written(public: bytes, secret: bytes) -> bytes:
-    what = "Keep it to yourself: whoever has it can pass for its owner."
+    what = "Keep this half secret: its holder can pretend to be its owner."
     text = _FILE.format(half="secret", what=what, public=public.decode()) + _SECRET.format(secret=secret.decode())
     return text.encode()
 
 
 def _entries(data: bytes) -> dict[str, bytes]:
-    """The keys in a file by what they are, as far as they are keys and stand there once."""
+    """Return the valid keys in a file by name, except names that occur twice."""
     found = _ENTRY.findall(_COMMENT.sub(b"", data))
     names = [name for name, _ in found]
     return {name.decode(): key for name, key in found if names.count(name) == 1 and _is_key(key)}
 
 
 def _is_key(text: bytes) -> bool:
-    """Whether it is the Z85 of 32 bytes."""
+    """Return whether a text is the Z85 of 32 bytes."""
     try:
         return len(z85.decode(text)) == KEY_BYTES
     except (KeyError, ValueError, struct.error):

@@ -1,4 +1,4 @@
-"""What a line's sockets refused: counted, and logged without filling the disk."""
+"""Counts what a line's sockets refuse, and logs it at a limited rate."""
 
 import logging
 import threading
@@ -20,9 +20,9 @@ class _Tally:
 
 
 class Refusals:
-    """How often each socket refused something since the start, by reason. Any thread.
+    """Number of refusals of each socket since the start, by reason. Any thread.
 
-    The first of a kind is logged at once, what follows in sums.
+    The first refusal of a kind is logged at once, further ones in sums.
 
     Args:
         clock: monotonic, seconds.
@@ -38,8 +38,8 @@ class Refusals:
 
         Args:
             socket: `events`, `commands` or `journal`.
-            reason: one word, of a list that does not grow.
-            detail: in words, for the log.
+            reason: one word, from a fixed list.
+            detail: sentence for the log.
         """
         with self._lock:
             tally = self._tallies.setdefault(f"{socket}.{reason}", _Tally(RateLimit(self._clock)))
@@ -48,13 +48,13 @@ class Refusals:
             tally.detail = on_one_line(detail)
             self._log_what_is_due()
 
-    def tend(self) -> None:
-        """Log what is due; called about once a second."""
+    def tick(self) -> None:
+        """Log the sums that are due. Called about once a second."""
         with self._lock:
             self._log_what_is_due()
 
     def counts(self) -> Mapping[str, int]:
-        """By `SOCKET.REASON`."""
+        """Return the counts by `SOCKET.REASON`."""
         with self._lock:
             return {name: tally.count for name, tally in self._tallies.items()}
 

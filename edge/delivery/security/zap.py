@@ -1,4 +1,4 @@
-"""ZeroMQ's question who may connect, and its answer: ZAP 1.0 (https://rfc.zeromq.org/spec/27)."""
+"""ZeroMQ's authentication request and its answer: ZAP 1.0 (https://rfc.zeromq.org/spec/27)."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,16 +8,16 @@ from zmq.utils import z85
 from edge.delivery.security.curve import KEY_BYTES
 
 ENDPOINT = "inproc://zeromq.zap.01"
-"""Where ZeroMQ asks, in each context."""
+"""Address of the authentication requests in each context."""
 _VERSION = b"1.0"
 _QUESTION_PARTS = 7
 _ALLOWED, _NOT_ALLOWED = (b"200", b"OK"), (b"300", b"not allowed")
-"""300 and not 400: the client is hung up on, and tries again by itself; at 400 it would give up for ever, and a key
-that is allowed a minute later would stay out."""
+"""300 and not 400: ZeroMQ disconnects the client, which tries again by itself. After 400 it would stop for ever, and a
+key that is allowed a minute later would stay out."""
 
 
 class Peer(NamedTuple):
-    """Who wants to connect."""
+    """A peer that wants to connect."""
 
     address: str
     key: bytes
@@ -25,10 +25,10 @@ class Peer(NamedTuple):
 
 
 def answer(question: Sequence[bytes], allows: Callable[[Peer], bool]) -> list[bytes]:
-    """The reply to a question: whether the peer is let in. Its messages are then marked with its key as `User-Id`.
+    """Return the answer to a request: whether the peer is authorized. Its messages then have its key as `User-Id`.
 
     Args:
-        allows: is asked about every peer that shows a CURVE key.
+        allows: called for every peer that shows a CURVE key.
     """
     request_id = question[1] if len(question) > 1 else b""
     peer = _peer(question)

@@ -1,1 +1,1 @@
-"""The JSON Schemas of the events, for readers in any language: made by `make schemas`, never by hand."""
+"""JSON Schemas of the messages, for readers in any language. `make schemas` writes them."""

@@ -1,4 +1,4 @@
-"""Writes the JSON Schemas of events, commands and the durable protocol from their structs: `make schemas`."""
+"""`make schemas`: writes the JSON Schemas of events, commands and the durable protocol from their structs."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent
 
 
 def schemas() -> dict[str, bytes]:
-    """Each schema's file name and text."""
+    """Return the text of each schema by file name."""
     messages: list[tuple[str, int, Any]] = [
         ("verdict", SCHEMA_VERSION, VerdictEvent),
         ("status", SCHEMA_VERSION, StatusEvent),

@@ -4,8 +4,8 @@ import { Dealer } from "zeromq";
 import { parse } from "./exact.mjs";
 
 const [address, name, ...topics] = process.argv.slice(2);
-const who = { schema_version: 1, name };
-const follow = { type: "follow", client: randomUUID(), topics: topics.length ? topics : [""], ...who };
+const identity = { schema_version: 2, name };
+const follow = { type: "follow", client: randomUUID(), topics: topics.length ? topics : [""], ...identity };
 const PASSING = ["not_following", "other_journal", "unavailable", "busy"]; // silence comes after it: follow again then
 const stored = new Map(); // by journal: the last event that is; those that come again are left out
 
@@ -15,21 +15,21 @@ for (;;) {
   line.connect(address);
   await line.send(JSON.stringify(follow));
   try {
-    for (;;) await take(line, await line.receive());
+    for (;;) await handle(line, await line.receive());
   } catch (error) {
     if (error.code !== "EAGAIN") throw error;
   }
   line.close();
 }
 
-async function take(line, [said, ...events]) {
-  const reply = parse(said);
-  if (reply.schema_version > 1 || (reply.type === "refused" && !PASSING.includes(reply.reason))) {
-    console.error(`${said}`);
+async function handle(line, [first, ...events]) {
+  const reply = parse(first);
+  if (reply.schema_version !== 2 || (reply.type === "refused" && !PASSING.includes(reply.reason))) {
+    console.error(`${first}`);
     process.exit(1);
   }
   if (reply.type === "refused") return;
-  if (reply.lost_through || reply.former) console.error(`LOST ${said}`);
+  if (reply.lost_through || reply.former) console.error(`LOST ${first}`);
   for (let place = 0; place < events.length; place += 2) {
     const header = events[place]; // events[place + 1] is its heatmap, or empty
     const { journal_id, seq } = parse(header);
@@ -38,5 +38,5 @@ async function take(line, [said, ...events]) {
     stored.set(journal_id, seq);
   }
   const done = reply.type === "following" ? reply.acked_seq : reply.through_seq;
-  await line.send(JSON.stringify({ type: "ack", journal_id: reply.journal_id, seq: done, ...who }));
+  await line.send(JSON.stringify({ type: "ack", journal_id: reply.journal_id, seq: done, ...identity }));
 }

@@ -35,7 +35,7 @@ for (;;) {
   }
   const topic = parts[0].toString();
   const event = parse(parts[1]);
-  if (event.schema_version > 1) throw new Error("this client is too old for the line");
+  if (event.schema_version !== 2) throw new Error(`this client reads schema version 2; the line sends ${event.schema_version}`);
   if (event.counts) {
     reached(event.boot_id, event.counts.unjournalled);
     reached(event.counts.journal_id, event.counts.journalled);

@@ -1,25 +1,29 @@
-"""`make cameras`: what cameras cost a line, and how it takes their deaths (docs/cameras.md)."""
+"""`make cameras`: the highest frame rates of cameras, and how soon a line recovers from dead ones (docs/cameras.md)."""
 
 import sys
 from argparse import Namespace
 
 from edge.bundle import Bundle
-from tests.system.cameras.measure import Plan, measure_cameras
-from tests.system.command import Result, parser, run, say
+from tests.system.cameras.measure import Plan, faults, measure_cameras
+from tests.system.command import Result, parser, report_line, run
 
 
 def _measure(_: Namespace, bundle: Bundle) -> Result:
-    found = measure_cameras(bundle, Plan(), say)
-    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in found.rates}
-    facts |= {f"{times.load}, {times.fault}": times.fact for times in found.faults}
-    return Result(found, facts | {f"left out: {what}": why for what, why in found.left_out.items()}, [])
+    cameras = measure_cameras(bundle, Plan(), report_line)
+    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in cameras.rates}
+    facts |= {f"{times.load}, {times.fault}": times.fact for times in cameras.faults}
+    facts |= {f"left out: {name}": reason for name, reason in cameras.left_out.items()}
+    facts |= {f"failed: {name}": reason for name, reason in cameras.failed.items()}
+    return Result(cameras, facts, faults(cameras))
 
 
 def main() -> None:
     sys.exit(
         run(
             "cameras",
-            parser("How fast may cameras be, and how soon is a line over their deaths?").parse_args(),
+            parser(
+                "Measure the highest frame rates of cameras, and how soon a line recovers from dead ones."
+            ).parse_args(),
             _measure,
         )
     )

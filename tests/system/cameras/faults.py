@@ -1,5 +1,5 @@
-"""How long a line takes to notice that a camera is dead, and to inspect again: each fault made on purpose, with events'
-own stamps held against the moment of the deed.
+"""Measures how long a line takes to notice a dead camera, and to inspect again. Each fault is injected, and its time is
+compared with the timestamps of events.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from tests.system.cameras.rates import Load
 CAMERA = "cam0"
 FPS = 25.0
 STEADY_FRAMES = 8
-"""Inspected one after the other, before a fault is made."""
+"""Number of inspected frames before a fault is injected."""
 NOTICED_WITHIN_SECONDS = 30.0
 BACK_WITHIN_SECONDS = 60.0
 ASKED_AFTER_SECONDS = 2.0
-"""A camera that waits for triggers is asked once a second from then on."""
+"""After this time, a camera that waits for triggers is polled once a second."""
 
 FaultName = Literal[
     "camera process killed",
@@ -38,29 +38,29 @@ FaultName = Literal[
     "picture frozen",
     "idle device without power",
 ]
-OF_DEVICES: dict[FaultName, str] = {
+DEVICE_FAULTS: dict[FaultName, str] = {
     "device without power": "the device is back",
     "picture frozen": "the picture moves again",
     "idle device without power": "the device is back",
 }
-"""From when on the recovery of these is counted; of the others from the deed. It ends with the event of the first frame
-that is inspected, of an idle camera with the alarm's end."""
+"""Start of the recovery of these faults; that of the others starts with the fault. Recovery ends with the event of the
+first inspected frame, for an idle camera with the end of the alarm."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault that was noticed, and got over."""
+    """One fault that was noticed and ended."""
 
     noticed_as: str
-    """The alarm's name."""
+    """Reason of the alarm."""
     noticed_ms: float
-    """From the deed to the alarm."""
+    """Time from the fault to the alarm."""
     gone_ms: float | None
-    """How long the device was away after the alarm."""
+    """How long the device was missing after the alarm."""
     recovered_ms: float
 
 
 class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault, made again and again."""
+    """One fault, injected several times."""
 
     load: Load
     fault: FaultName
@@ -71,7 +71,7 @@ class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fact(self) -> str:
-        """For people."""
+        """Description for people."""
         noticed_as = ", ".join(sorted({sample.noticed_as for sample in self.samples}))
         return (
             f"noticed as {noticed_as} after {self.noticed_ms:.0f} ms, recovered after {self.recovered_ms:.0f} ms since "
@@ -80,7 +80,7 @@ class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """One camera at 25 frames a second, or one that waits for triggers, and what is done to it."""
+    """One camera at 25 frames per second, or one that waits for triggers, and its faults."""
 
     load: Load
     faults: tuple[FaultName, ...]
@@ -88,7 +88,7 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
-    """All that is done to cameras."""
+    """Return all faults by camera."""
     return (
         Scenario(pattern, ("camera process killed", "camera process stopped")),
         Scenario(gige, ("camera process killed", "camera process stopped", "device without power", "picture frozen")),
@@ -97,15 +97,15 @@ def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
 
 
 def measure_faults(
-    scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], say: Callable[[str], None]
+    scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], report_line: Callable[[str], None]
 ) -> list[FaultTimes]:
-    """Make each fault in turn, over and over, on one running service.
+    """Inject the faults in turn, several times, on one running service.
 
     Args:
-        gone_s: how long devices stay away after the alarm, one after the other: a camera that is gone is looked for at
-            longer and longer intervals, and may come back at any moment of one.
+        gone_s: how long devices stay missing after the alarm, in turn: the line tries to open a missing camera at
+            growing intervals, and the camera may return at any moment of one.
     Raises:
-        BenchError: a fault was not noticed, or not got over, or a process did not do what it should.
+        BenchError: a fault was not noticed, or did not end, or a process failed.
         MissingExtraError: the load needs a library that is not installed.
     """
     load, samples = scenario.load, {fault: list[Sample]() for fault in scenario.faults}
@@ -116,8 +116,8 @@ def measure_faults(
             for number in range(repeats):
                 for fault in scenario.faults:
                     camera = _Camera(line, device, gone_s[number % len(gone_s)], number / repeats)
-                    samples[fault].append(sample := camera.suffers(fault))
-                    say(f"{load}, {fault}: {sample}")
+                    samples[fault].append(sample := camera.inject(fault))
+                    report_line(f"{load}, {fault}: {sample}")
             line.stop()
     return [
         FaultTimes(
@@ -125,7 +125,7 @@ def measure_faults(
             fault=fault,
             noticed_ms=Spread.of([one.noticed_ms for one in of]),
             recovered_ms=Spread.of([one.recovered_ms for one in of]),
-            recovery_since=OF_DEVICES.get(fault, "the deed"),
+            recovery_since=DEVICE_FAULTS.get(fault, "the deed"),
             samples=of,
         )
         for fault, of in samples.items()
@@ -134,16 +134,16 @@ def measure_faults(
 
 @dataclass
 class _Camera:
-    """A line's one camera, and what can be done to it."""
+    """The only camera of a line, with functions that inject faults."""
 
     line: WatchedLine
     device: AravisCamera | None
     gone_s: float
     phase: float
-    """0 to 1: where in an interval to do it."""
+    """0 to 1: position of the fault in an interval."""
 
-    def suffers(self, fault: FaultName) -> Sample:
-        """Make a fault once the camera is steady, end it once it is noticed, and wait until it is got over."""
+    def inject(self, fault: FaultName) -> Sample:
+        """Inject a fault into a steady camera, end it when the line has noticed it, and wait for the recovery."""
         idle = fault == "idle device without power"
         if idle:
             self._await_idle()
@@ -151,39 +151,39 @@ class _Camera:
             for _ in range(STEADY_FRAMES):
                 self.line.until(_is_inspected, START_WITHIN_SECONDS, "frames that are inspected")
         with self._process() as process:
-            done_ns = time.time_ns()
-            if fault in OF_DEVICES:
-                alarm = self._device_suffers(fault, done_ns)
+            injected_ns = time.time_ns()
+            if fault in DEVICE_FAULTS:
+                alarm = self._inject_into_device(fault, injected_ns)
             else:
-                deed = signal.SIGKILL if fault == "camera process killed" else signal.SIGSTOP
-                signal.pidfd_send_signal(process, deed)
-                alarm = self._noticed(done_ns)
-            back_ns = time.time_ns() if fault in OF_DEVICES else None
-            recovered_ns = self._over_ns() if idle else self._inspected_ns(back_ns or alarm.at_ns)
+                number = signal.SIGKILL if fault == "camera process killed" else signal.SIGSTOP
+                signal.pidfd_send_signal(process, number)
+                alarm = self._await_alarm(injected_ns)
+            back_ns = time.time_ns() if fault in DEVICE_FAULTS else None
+            recovered_ns = self._await_end_of_alarm() if idle else self._await_inspection(back_ns or alarm.at_ns)
         return Sample(
             noticed_as=alarm.alarm,
-            noticed_ms=(alarm.at_ns - done_ns) / 1e6,
+            noticed_ms=(alarm.at_ns - injected_ns) / 1e6,
             gone_ms=None if back_ns is None else (back_ns - alarm.at_ns) / 1e6,
-            recovered_ms=(recovered_ns - (back_ns or done_ns)) / 1e6,
+            recovered_ms=(recovered_ns - (back_ns or injected_ns)) / 1e6,
         )
 
-    def _device_suffers(self, fault: FaultName, done_ns: int) -> AlarmEvent:
-        """Have the device itself fail until some time after the alarm."""
+    def _inject_into_device(self, fault: FaultName, injected_ns: int) -> AlarmEvent:
+        """Make the device itself fail until some time after the alarm."""
         assert self.device is not None
         if fault == "picture frozen":
             self.device.freeze()
-            alarm = self._noticed(done_ns)
+            alarm = self._await_alarm(injected_ns)
             self.device.freeze(False)
         else:
             self.device.kill()
-            alarm = self._noticed(done_ns)
-            self.line.listen_for(self.gone_s)
+            alarm = self._await_alarm(injected_ns)
+            self.line.receive_for(self.gone_s)
             self.device.start()
         return alarm
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[int]:
-        """A descriptor of the camera's process, which goes on at the end where it was stopped and nobody ended it."""
+        """Provide a descriptor of the camera's process, which is continued at the end if it still exists."""
         pids = self.line.camera_pids()
         if len(pids) != 1:
             raise BenchError(f"the line has {len(pids)} camera processes, expected one")
@@ -201,20 +201,20 @@ class _Camera:
             START_WITHIN_SECONDS,
             "a camera that waits for triggers",
         )
-        self.line.listen_for(ASKED_AFTER_SECONDS + self.phase)
+        self.line.receive_for(ASKED_AFTER_SECONDS + self.phase)
 
-    def _noticed(self, done_ns: int) -> AlarmEvent:
-        """The alarm of what was done then."""
+    def _await_alarm(self, injected_ns: int) -> AlarmEvent:
+        """Wait for the first alarm after this time."""
         alarm = self.line.until(
-            lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= done_ns,
+            lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= injected_ns,
             NOTICED_WITHIN_SECONDS,
             "an alarm",
         )
         assert isinstance(alarm, AlarmEvent)
         return alarm
 
-    def _inspected_ns(self, after_ns: int) -> int:
-        """When the first frame's event went out that was captured after then and inspected."""
+    def _await_inspection(self, after_ns: int) -> int:
+        """Return when the event of the first inspected frame that was captured after this time was sent."""
         event = self.line.until(
             lambda event: _is_inspected(event) and _captured_ns(event) > after_ns,
             BACK_WITHIN_SECONDS,
@@ -223,8 +223,8 @@ class _Camera:
         assert isinstance(event, VerdictEvent)
         return _captured_ns(event) + round(event.latency_ms * 1e6)
 
-    def _over_ns(self) -> int:
-        """When the alarm ended."""
+    def _await_end_of_alarm(self) -> int:
+        """Return when the alarm ended."""
         alarm = self.line.until(
             lambda event: isinstance(event, AlarmEvent) and not event.active, BACK_WITHIN_SECONDS, "the alarm's end"
         )

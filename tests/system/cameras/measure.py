@@ -1,4 +1,4 @@
-"""All that is measured of cameras, one thing after the other."""
+"""All measurements of cameras, in turn."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,53 +16,69 @@ GIGE, PATTERN = Load("genicam", 1, (2048, 2048)), Load("pattern", 1, (480, 640))
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, and how much of it."""
+    """What to measure, and how often."""
 
     tries: Tries = Tries(seconds=4.0, search_seconds=1.5, search=8, holds=3)
     to_event: tuple[Load, ...] = (GIGE, Load("pattern", 4, (480, 640)))
     camera_path: tuple[Load, ...] = (GIGE, PATTERN, Load("pattern", 1, (2048, 2448)))
     scenarios: tuple[Scenario, ...] = scenarios(PATTERN, Load("genicam", 1, (480, 640)))
     repeats: int = 5
-    """Of every fault."""
+    """Number of injections of every fault."""
     gone_s: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 class Cameras(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """Results of all measurements."""
 
     bundle: str
     commit: str | None
-    """Of the code that ran. `-dirty` where files were changed since."""
+    """Commit of the code that ran; with `-dirty` if files were changed since."""
     plan: Plan
     rates: list[Rate]
     faults: list[FaultTimes]
     left_out: dict[str, str]
-    """What could not be measured, and why."""
+    """Measurements that need a library that is not installed, with the reason."""
+    failed: dict[str, str] = {}
+    """Measurements that failed, with the reason."""
 
 
-def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> Cameras:
-    """Measure one thing after the other. What cannot be measured is left out, with the reason.
+def measure_cameras(bundle: Bundle, plan: Plan, report_line: Callable[[str], None]) -> Cameras:
+    """Run all measurements in turn, also after one that failed.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
     """
-    found = Cameras(bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out={})
+    left_out: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    results = Cameras(
+        bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out=left_out, failed=failed
+    )
 
     @contextlib.contextmanager
-    def if_possible(load: Load, what: str) -> Iterator[None]:
+    def if_possible(load: Load, name: str) -> Iterator[None]:
         try:
             yield
-        except (BenchError, CameraError, MissingExtraError) as error:
-            found.left_out[f"{load}, {what}"] = str(error)
-            say(f"left out: {load}, {what}: {error}")
+        except MissingExtraError as error:
+            left_out[f"{load}, {name}"] = str(error)
+            report_line(f"left out: {load}, {name}: {error}")
+        except (BenchError, CameraError) as error:
+            failed[f"{load}, {name}"] = str(error)
+            report_line(f"failed: {load}, {name}: {error}")
 
     for load in plan.to_event:
         with if_possible(load, "to event"):
-            found.rates.append(measure_rate(load, "to event", bundle, plan.tries, say))
+            results.rates.append(measure_rate(load, "to event", bundle, plan.tries, report_line))
     for load in plan.camera_path:
         with if_possible(load, "camera path"):
-            found.rates.append(measure_rate(load, "camera path", bundle, plan.tries, say))
+            results.rates.append(measure_rate(load, "camera path", bundle, plan.tries, report_line))
     for scenario in plan.scenarios:
         with if_possible(scenario.load, ", ".join(scenario.faults)):
-            found.faults.extend(measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, say=say))
-    return found
+            results.faults.extend(
+                measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, report_line=report_line)
+            )
+    return results
+
+
+def faults(results: Cameras) -> list[str]:
+    """Return what must not be, one sentence each."""
+    return [f"{name}: {reason}" for name, reason in results.failed.items()]

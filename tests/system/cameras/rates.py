@@ -1,4 +1,4 @@
-"""The highest frame rate of cameras: through the service to its events, and of the camera path by itself."""
+"""Measures the highest frame rate of cameras: through the service to its events, and of the camera path only."""
 
 import contextlib
 import os
@@ -28,32 +28,32 @@ from tests.system.cameras.trial import Seen, Trial, run_trial
 
 PACKET_BYTES = 8000
 PICTURES = 4
-"""That a GigE Vision camera shows in turns."""
+"""Number of pictures that a GigE Vision camera shows in turn."""
 HIGHEST_FPS: Mapping[str, float] = {"genicam": 1000.0, "pattern": 10_000.0}
-"""That they can be set to, by kind."""
+"""Highest rate setting by kind."""
 FIRST_MEGAPIXELS_PER_S: dict[str, dict[str, float]] = {
     "to event": {"genicam": 20.0, "pattern": 12.0},
     "camera path": {"genicam": 400.0, "pattern": 1500.0},
 }
-"""Where the search begins, all cameras together: near what two cores held (bench/results/cameras.json)."""
+"""Start of the search, all cameras together: near the result of two cores (tests/system/results/cameras.json)."""
 
 Way = Literal["to event", "camera path"]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Cameras that are all alike."""
+    """Several equal cameras."""
 
     kind: Literal["genicam", "pattern"]
     cameras: int
     hw: tuple[int, int]
 
     def __str__(self) -> str:
-        what = "GigE Vision" if self.kind == "genicam" else "pattern"
+        kind = "GigE Vision" if self.kind == "genicam" else "pattern"
         number = f"{self.cameras} x " if self.cameras > 1 else ""
-        return f"{number}{what} {self.hw[1]}x{self.hw[0]} Mono8"
+        return f"{number}{kind} {self.hw[1]}x{self.hw[0]} Mono8"
 
     def keys(self, rate_fps: float, device: AravisCamera | None) -> list[Keys]:
-        """Their tables in a configuration."""
+        """Return their tables in a configuration."""
         own: Keys = {"draw_size": [self.hw[1], self.hw[0]]}
         if device is not None:
             own = {"address": device.address, "packet_bytes": PACKET_BYTES}
@@ -63,7 +63,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def device(self, rate_fps: float = 25.0) -> Iterator[AravisCamera | None]:
-        """The GigE Vision camera that they need, switched on; None where they need none.
+        """Run the GigE Vision camera that they need; None: they need none.
 
         Raises:
             MissingExtraError: the Aravis library is not installed.
@@ -77,14 +77,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest rate that was held, and all that was tried. Spreads are over the windows in which it was held."""
+    """The highest rate that was held, and all attempts. Spreads are over the windows that held this rate."""
 
     load: Load
     way: Way
     rate_fps: float | None
-    """Of each camera; None: no rate was kept up with."""
+    """Rate of each camera; None: no rate was held."""
     limited_by: str | None
-    """What went wrong at the lowest rate that was not kept up with; None: there was none, it may go faster."""
+    """What failed at the lowest rate that was not held; None: every rate was held."""
     latency_p99_ms: Spread | None
     cpu_ms_per_frame: dict[str, Spread]
     held: list[Trial]
@@ -92,7 +92,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fact(self) -> str:
-        """For people."""
+        """Description for people."""
         if self.rate_fps is None or self.latency_p99_ms is None:
             return f"no rate was held: {self.limited_by}"
         cpu = ", ".join(f"{of} {spread.median:.2f}" for of, spread in self.cpu_ms_per_frame.items())
@@ -100,14 +100,14 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.rate_fps:g} frames/s each, p99 {self.latency_p99_ms:.1f} ms, CPU ms per frame: {cpu}{limit}"
 
 
-def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callable[[str], None]) -> Rate:
-    """Look for the highest rate, and hold it.
+def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, report_line: Callable[[str], None]) -> Rate:
+    """Find the highest rate, and hold it.
 
     Args:
-        way: `to event`: of `heatline run` with one subscriber, both on this machine. `camera path`: of one camera's
-            process and the shared memory, to a receiver in this process that releases frames at once.
+        way: `to event`: measure `heatline run` with one subscriber, both on this machine. `camera path`: measure one
+            camera's process and the shared memory, with a receiver in this process that releases frames at once.
     Raises:
-        BenchError, CameraError: a process or a camera did not do what it should.
+        BenchError, CameraError: a process or a camera failed.
         MissingExtraError: the load needs a library that is not installed.
     """
     first_fps = FIRST_MEGAPIXELS_PER_S[way][load.kind] * 1e6 / (load.cameras * load.hw[0] * load.hw[1])
@@ -120,7 +120,7 @@ def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callab
             return _through_camera_path(keys, rate_fps, seconds)
 
         held, tried = find_highest(
-            attempt, first_fps, HIGHEST_FPS[load.kind], tries, lambda line: say(f"{load}, {way}: {line}")
+            attempt, first_fps, HIGHEST_FPS[load.kind], tries, lambda line: report_line(f"{load}, {way}: {line}")
         )
     rate_fps = held[0].rate_fps if held else None
     p99_ms = [trial.latency_p99_ms for trial in held if trial.latency_p99_ms is not None]
@@ -142,19 +142,19 @@ def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callab
 def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, seconds: float) -> Trial:
     with tempfile.TemporaryDirectory() as folder, WatchedLine(Path(folder), bundle.path, "f32", cameras) as line:
 
-        def look() -> Seen | None:
-            heard = line.next()
-            if heard is None or not isinstance(event := heard.event, VerdictEvent):
+        def receive() -> Seen | None:
+            received = line.next()
+            if received is None or not isinstance(event := received.event, VerdictEvent):
                 return None
             captured_ns = event.times.captured_monotonic_ns
-            return Seen(event.camera, captured_ns, heard.at_ns, event.frames, event.reason)
+            return Seen(event.camera, captured_ns, received.at_ns, event.frames, event.reason)
 
         trial = run_trial(
-            look, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
+            receive, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
         )
-        if line.not_heard:
-            lost = trial.lost | {"not heard": line.not_heard}
-            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_heard}")
+        if line.not_received:
+            lost = trial.lost | {"not heard": line.not_received}
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_received}")
         line.stop()
     return trial
 
@@ -162,11 +162,11 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
 def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -> Trial:
     camera = SupervisedCamera(msgspec.convert(cameras[0], CameraSettings), lambda alarm: None)
 
-    def look() -> Seen | None:
+    def receive() -> Seen | None:
         try:
             item = camera.grab(POLL_SECONDS)
         except EndOfFrames as error:
-            raise BenchError(f"camera {camera.name} showed its last frame, and should have none") from error
+            raise BenchError(f"camera {camera.name} has shown its last frame, and should have no last one") from error
         if item is None:
             return None
         lost = None
@@ -178,7 +178,7 @@ def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -
         return Seen(stamp.camera, stamp.captured_monotonic_ns, time.monotonic_ns(), stamp.frames, lost)
 
     own = os.getpid()
-    with ExitStack() as at_end:
-        at_end.callback(camera.close)
+    with ExitStack() as stack:
+        stack.callback(camera.close)
         camera.open()
-        return run_trial(look, 1, rate_fps, seconds, lambda: {"receiver": [own], "cameras": camera_processes(own)})
+        return run_trial(receive, 1, rate_fps, seconds, lambda: {"receiver": [own], "cameras": camera_processes(own)})

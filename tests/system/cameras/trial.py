@@ -1,6 +1,6 @@
-"""Cameras run at one rate: every frame that is taken within a window, and whether the rate was kept up with.
+"""Runs cameras at one rate: records every frame of a window, and decides whether the line kept up with the rate.
 
-It is if each frame came, was inspected and was heard of, and the last ones no later after their capture than the first.
+It did if each frame came, was inspected and had an event, and if the latency did not grow.
 """
 
 import time
@@ -12,70 +12,70 @@ import msgspec
 import numpy as np
 
 from bench.end_to_end.highest import LEAST_FRAMES
+from bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
 from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
-from bench.end_to_end.window import MOST_GROWTH, NEAR_ENOUGH
 from bench.processes import cpu_s
 from edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0
-"""After a window: a line that keeps up is not so late."""
+"""Time limit after a window: a line that keeps up is faster."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """Cameras run at one rate, and every frame that was taken within a window. CPU times are of that window too."""
+    """Results of cameras at one rate, over the frames of a window. CPU times are of the same window."""
 
     rate_fps: float
-    """Of each camera."""
+    """Rate of each camera."""
     seconds: float
-    """Length of the window; of one in which a frame was lost, up to then."""
+    """Length of the window; up to the first loss if a frame was lost."""
     came_fps: float
-    """Frames that came, of the camera of which fewest came."""
+    """Frames per second of the slowest camera."""
     frames: int
-    """That came through, all cameras together."""
+    """Number of frames that came through, all cameras together."""
     lost: dict[str, int]
-    """By reason: dropped, failed, lost on the way, or an event that was not heard."""
+    """Losses by reason: dropped, failed, lost on the way, or an event that was not received."""
     latency_p50_ms: float | None
-    """From capture (of a GigE Vision camera: the arrival of its first packet) until it was heard of here."""
+    """Time from capture (GigE Vision: the arrival of the first packet) to the arrival of the event here."""
     latency_p99_ms: float | None
     latency_growth_ms: float | None
-    """By how much the window's last quarter was later than its first."""
+    """Latency of the window's last quarter minus that of its first."""
     cpu_ms_per_frame: dict[str, float]
-    """By whose it is: of the service and of its cameras' processes, for example."""
+    """CPU time by owner, for example the service and the processes of its cameras."""
     not_kept_up: str | None
-    """Why the rate was not kept up with; None: it was."""
+    """Why the line did not keep up; None: it kept up."""
 
 
 class Seen(NamedTuple):
-    """A frame that came through, or word of some that did not."""
+    """A frame that came through, or a report of lost ones."""
 
     camera: str
     captured_ns: int
     heard_ns: int
     frames: int
     lost: str | None
-    """Why they did not come through."""
+    """Reason of the loss; None: the frame came through."""
 
 
 def run_trial(
-    look: Callable[[], Seen | None],
+    receive: Callable[[], Seen | None],
     cameras: int,
     rate_fps: float,
     seconds: float,
     processes: Callable[[], Mapping[str, Sequence[int]]],
 ) -> Trial:
-    """Look at every frame that is taken within a window; at the first that is lost, no further.
+    """Record every frame of a window, up to the first loss.
 
     Args:
-        look: the next frame, or None where nothing came within a moment.
-        cameras: how many there are.
-        rate_fps: of each of them.
-        seconds: length of the window; longer where the rate makes too few frames.
-        processes: whose CPU time is taken, by name.
+        receive: returns the next frame, or None if none came within a moment.
+        cameras: number of cameras.
+        rate_fps: rate of each camera.
+        seconds: length of the window; longer if the rate gives too few frames.
+        processes: returns the processes whose CPU time is measured, by name.
     Raises:
-        BenchError: from some camera nothing comes.
+        BenchError: no frame came from one of the cameras.
     """
-    began_ns = _settle(look, cameras, rate_fps)
+    began_ns = _settle(receive, cameras, rate_fps)
     seconds = max(seconds, LEAST_FRAMES / rate_fps)
     ended_ns = began_ns + round(seconds * 1e9)
     of = processes()
@@ -92,7 +92,7 @@ def run_trial(
             cpu_after = _cpu_s(of)
         if now_ns > ended_ns + LAST_WITHIN_SECONDS * 1e9:
             lost["nothing came any more"] += 1
-        one = look()
+        one = receive()
         if one is None or one.captured_ns < began_ns:
             continue
         if one.captured_ns >= ended_ns:
@@ -109,46 +109,37 @@ def run_trial(
     return trial_of(rate_fps, seconds, cameras, seen, {}, cpu)
 
 
-def _settle(look: Callable[[], Seen | None], cameras: int, rate_fps: float) -> int:
-    """Wait for every camera's first frame that comes through; returns when the window begins, monotonic ns."""
-    there: set[str] = set()
+def _settle(receive: Callable[[], Seen | None], cameras: int, rate_fps: float) -> int:
+    """Wait for the first frame of every camera; return when the window begins, monotonic ns."""
+    ready: set[str] = set()
     give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-    while len(there) < cameras:
+    while len(ready) < cameras:
         if time.monotonic() > give_up:
             raise BenchError(
-                f"frames of {len(there)} of {cameras} cameras came through within {FIRST_WITHIN_SECONDS:.0f} s"
+                f"frames of {len(ready)} of {cameras} cameras came through within {FIRST_WITHIN_SECONDS:.0f} s"
             )
-        if (one := look()) is not None and one.lost is None:
-            there.add(one.camera)
+        if (one := receive()) is not None and one.lost is None:
+            ready.add(one.camera)
     return time.monotonic_ns() + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
 
 
 def trial_of(
     rate_fps: float, seconds: float, cameras: int, seen: list[Seen], lost: dict[str, int], cpu: Mapping[str, float]
 ) -> Trial:
-    """What came of a window.
+    """Compute the results of a window.
 
     Args:
-        seconds: its length.
+        seconds: length of the window.
         seen: all frames that came through.
-        lost: those that did not, by reason.
-        cpu: seconds, by whose they are.
+        lost: number of lost frames by reason.
+        cpu: CPU time by owner, s.
     """
     count = Counter(one.camera for one in seen)
     fewest = min(count.values()) if len(count) == cameras else 0
     in_order = sorted(seen, key=lambda one: one.captured_ns)
     latencies = np.array([one.heard_ns - one.captured_ns for one in in_order]) / 1e6
-    quarter = len(latencies) // 4
-    growth_ms = float(np.median(latencies[-quarter:]) - np.median(latencies[:quarter])) if quarter else None
-    # From the middle of the first quarter to that of the last, three quarters of the time pass.
-    growth_allowed_ms = MOST_GROWTH * 0.75 * seconds * 1e3 + 0.25 * 1e3 / rate_fps
-    not_kept_up = None
-    if lost:
-        not_kept_up = "lost: " + ", ".join(f"{reason} {count}" for reason, count in lost.items())
-    elif fewest + 1 < NEAR_ENOUGH * rate_fps * seconds:  # whether the window's ends fell before or after one is chance
-        not_kept_up = f"cameras came at {fewest / seconds:.1f}/s"
-    elif growth_ms is None or growth_ms > growth_allowed_ms:
-        not_kept_up = f"frames came later and later, by {growth_ms or 0:.0f} ms"
+    growth_ms = latency_growth_ms(latencies.tolist())
+    not_kept_up = why_not_kept_up(rate_fps=rate_fps, seconds=seconds, fewest=fewest, lost=lost, growth_ms=growth_ms)
     return Trial(
         rate_fps=rate_fps,
         seconds=seconds,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge.bundle import Bundle
 from tests.system.chaos.result import faults, measure_chaos, to_facts
-from tests.system.command import Result, parser, run, say
+from tests.system.command import Result, parser, positive, report_line, run
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
@@ -16,7 +16,7 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
         seconds=arguments.seconds,
         rate_fps=arguments.rate,
-        say=say,
+        report_line=report_line,
         keep=arguments.keep,
     )
     return Result(found, to_facts(found), faults(found))
@@ -24,8 +24,8 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Kill a line and its clients, cut their links and fill its disk: is any event lost?")
-    options.add_argument("--seconds", type=float, default=60.0, help="for which faults go on, while the line is up")
-    options.add_argument("--rate", type=float, default=200.0, help="frames a second")
+    options.add_argument("--seconds", type=positive(float), default=60.0, help="of faults, while the line is up")
+    options.add_argument("--rate", type=positive(float), default=200.0, help="frames a second")
     options.add_argument("--seed", type=int, help="of the faults; another one each time unless given")
     options.add_argument("--keep", type=Path, help="folder to copy all that was written to")
     sys.exit(run("chaos", options.parse_args(), _measure))

@@ -1,4 +1,4 @@
-"""Whether everybody got what was promised: what each client got, held against what there was. Pure functions."""
+"""Check that every client got its promised events, compared with the expected ones. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -6,53 +6,53 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from tests.system.chaos.expected import Broken, Expected, Promise, runs_of
-from tests.system.chaos.records import Began, Got, Heard, Item, Missed, head_of
+from tests.system.chaos.records import Began, Got, Item, Missed, StatusReceived, head_of
 
 _Topic = tuple[str, str]
-"""Of one count."""
+"""Count and topic."""
 
 
 class Durable(msgspec.Struct, kw_only=True):
-    """What a durable consumer got."""
+    """Counts of a durable consumer."""
 
     wanted: int
     """Events of its topics in the journal."""
     events: int = 0
-    """That came, each counted once."""
+    """Events that came, each counted once."""
     duplicates: int = 0
-    """That came again, with equal keys and bytes."""
+    """Events that came again, with equal keys and bytes."""
     longest_lag_s: float | None = None
-    """The greatest age of an event when it came; None: the client does not record when that was."""
+    """Greatest age of an event at its receipt; None: the client does not record the time."""
     broken: list[Broken] = []
 
 
 def check_durable(who: str, topics: Collection[str], headers: Iterable[bytes], expected: Expected) -> Durable:
-    """Whether all that the journal holds came, as it is held, in order; again only what had come before."""
+    """Check that all stored events came in order with their bytes, and that only earlier ones came again."""
     wanted = expected.wanted(topics)
     places = {key: place for place, key in enumerate(wanted)}
     came: set[int] = set()
     skipped: set[int] = set()
     found, reached = Durable(wanted=len(wanted)), -1
 
-    def say(promise: Promise, what: str) -> None:
+    def add_broken(promise: Promise, what: str) -> None:
         found.broken.append(Broken(who, promise, what))
 
     for header in headers:
         try:
             head = head_of(header)
         except msgspec.MsgspecError:
-            say("unknown", f"what is no event came: {header[:80]!r}")
+            add_broken("unknown", f"no event, but this came: {header[:80]!r}")
             continue
         held, place = expected.headers.get((head.count, head.seq)), places.get((head.count, head.seq))
         if held is None or head.journal_id is None:
-            say("unknown", f"{head.key} came, and the journal has it not")
+            add_broken("unknown", f"{head.key} came, and is not stored")
         elif header != held:
-            say("bytes", f"{head.key} came other than it is in the journal")
+            add_broken("bytes", f"{head.key} came with other bytes than stored")
         elif place is None:
-            say("unasked", f"{head.key} came, of {head.topic}")
+            add_broken("unasked", f"{head.key} came, of {head.topic}")
         else:
             if place in skipped:
-                say("order", f"{head.key} came after {'-'.join(map(str, wanted[reached]))}")
+                add_broken("order", f"{head.key} came after {'-'.join(map(str, wanted[reached]))}")
                 skipped.remove(place)
             skipped |= set(range(reached + 1, place))
             found.duplicates += place in came
@@ -60,27 +60,26 @@ def check_durable(who: str, topics: Collection[str], headers: Iterable[bytes], e
             reached = max(reached, place)
     found.events = len(came)
     if missing := [wanted[place] for place in range(len(wanted)) if place not in came]:
-        say("lost", f"{len(missing)} of {len(wanted)} events did not come: {runs_of(missing)}")
+        add_broken("lost", f"{len(missing)} of {len(wanted)} events did not come: {runs_of(missing)}")
     return found
 
 
 class Live(msgspec.Struct, kw_only=True):
-    """What a live subscriber got."""
+    """Counts of a live subscriber."""
 
     events: int = 0
     gaps: int = 0
-    """That it told of."""
+    """Reported gaps."""
     missed: int = 0
-    """Events in them, as far as they are known."""
+    """Known events in these gaps."""
     beyond: int = 0
-    """Events that no journal holds, of a boot that died while it had no contact, and it does not listen to what tells
-    that there were such."""
+    """Events that no journal holds, of a boot that was killed while the subscriber had no connection, if it does not
+    subscribe to the events that report them."""
     broken: list[Broken] = []
 
 
 def check_live(who: str, topics: Collection[str], items: Iterable[Item], expected: Expected) -> Live:
-    """Whether a live subscriber knows of each event of its topics that did not come, from its first contact to its
-    last: whatever it was sent, or a status told it of."""
+    """Check that a live subscriber reported each missing event of its topics, from its first to its last message."""
     found = Live()
     for life in _lives(items):
         _check_life(who, tuple(topics), life, expected, found)
@@ -99,19 +98,19 @@ def _lives(items: Iterable[Item]) -> Iterable[list[Item]]:
 
 
 def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expected: Expected, found: Live) -> None:
-    def say(promise: Promise, what: str) -> None:
+    def add_broken(promise: Promise, what: str) -> None:
         found.broken.append(Broken(who, promise, what))
 
     first: dict[str, int] = {}
-    """By count: what is not later than this may have been before the first contact."""
+    """By count: numbers up to this may be from before the first message."""
     knows_counts = False
-    """A status has told which counts there are: others begin after the first contact, and all of them is wanted."""
+    """Whether a status has named the counts: others begin after the first message, and all their events are wanted."""
     known: dict[_Topic, int] = {}
-    """How far it was told of."""
+    """Highest known number."""
     covered: dict[_Topic, set[int]] = defaultdict(set)
-    """What came, or is known to be missing."""
+    """Numbers that came, or are in a reported gap."""
     youngest: dict[str, int] = {}
-    """By count."""
+    """Highest received number by count."""
     boots: set[str] = set()
     for item in life:
         match item:
@@ -120,15 +119,15 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                 head = head_of(header)
                 key, held = (head.count, head.topic), expected.headers.get((head.count, head.seq))
                 if held is None:
-                    say("unknown", f"{head.key} came, and nobody else knows it")
+                    add_broken("unknown", f"{head.key} came, and is not expected")
                 elif held != header:
-                    say("bytes", f"{head.key} came other than others know it")
+                    add_broken("bytes", f"{head.key} came with other bytes than expected")
                 if not head.topic.startswith(topics):
-                    say("unasked", f"{head.key} came, of {head.topic}")
+                    add_broken("unasked", f"{head.key} came, of {head.topic}")
                 if head.seq in covered[key]:
-                    say("order", f"{head.key} came again, or after it had been given up")
+                    add_broken("order", f"{head.key} came again, or after it was reported as missing")
                 elif head.seq < youngest.get(head.count, 0):
-                    say("order", f"{head.key} of {head.topic} came after {youngest[head.count]}")
+                    add_broken("order", f"{head.key} of {head.topic} came after {youngest[head.count]}")
                 boots.add(head.boot_id)
                 if not knows_counts:
                     first.setdefault(head.count, head.seq - 1)
@@ -136,7 +135,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                 youngest[head.count] = max(youngest.get(head.count, 0), head.seq)
                 known[key] = max(known.get(key, 0), head.seq)
                 found.events += 1
-            case Heard():
+            case StatusReceived():
                 boots.add(item.boot_id)
                 for count, lasts in _counts(item).items():
                     if not knows_counts:
@@ -147,7 +146,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             case Missed():
                 if not knows_counts:
                     first.setdefault(item.count, item.through_seq)
-                _take_a_gap(who, topics, item, expected, covered, found)
+                _check_gap(who, topics, item, expected, covered, found)
                 if item.topic is not None:
                     known[item.count, item.topic] = max(known.get((item.count, item.topic), 0), item.through_seq)
     for (count, topic), last in known.items():
@@ -157,7 +156,9 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             if topic.startswith(topics) and first.get(count, 0) < seq <= last and seq not in covered[count, topic]
         ]
         if silent:
-            say("gap", f"{len(silent)} events of {topic} did not come, and it does not know: {runs_of(silent)}")
+            add_broken(
+                "gap", f"{len(silent)} events of {topic} did not come, and no gap was reported: {runs_of(silent)}"
+            )
     for boot_id in _between(expected.boots, boots):
         count = f"boot {boot_id}"
         beyond = [
@@ -166,26 +167,30 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             for seq in numbers
             if topic.startswith(topics) and seq > max(known.get((count, topic), 0), first.get(count, 0))
         ]
-        told = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
-        if "journal".startswith(topics) and beyond and not told:
-            what = f"{len(beyond)} events of a boot that died did not come, and it was not told that there were any"
-            say("gap", f"{what}: {runs_of(beyond)}")
+        reported = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
+        if "journal".startswith(topics) and beyond and not reported:
+            what = f"{len(beyond)} events of a killed boot did not come, and no event reported them"
+            add_broken("gap", f"{what}: {runs_of(beyond)}")
         found.beyond += len(beyond)
 
 
-def _between(all_boots: Sequence[str], heard: Collection[str]) -> Sequence[str]:
-    """From the first boot that was heard to the one before the last."""
-    places = [place for place, boot_id in enumerate(all_boots) if boot_id in heard]
+def _between(all_boots: Sequence[str], received: Collection[str]) -> Sequence[str]:
+    """Return the boots from the first received one to the one before the last."""
+    places = [place for place, boot_id in enumerate(all_boots) if boot_id in received]
     return all_boots[places[0] : places[-1]] if places else []
 
 
-def _counts(heard: Heard) -> dict[str, dict[str, int]]:
-    """By whose count: each topic's last number."""
-    told = {f"boot {heard.boot_id}": heard.counts.unjournalled}
-    return told if heard.counts.journal_id is None else {**told, heard.counts.journal_id: heard.counts.journalled}
+def _counts(status: StatusReceived) -> dict[str, dict[str, int]]:
+    """Return each topic's last number by count."""
+    reported = {f"boot {status.boot_id}": status.counts.unjournalled}
+    return (
+        reported
+        if status.counts.journal_id is None
+        else {**reported, status.counts.journal_id: status.counts.journalled}
+    )
 
 
-def _take_a_gap(
+def _check_gap(
     who: str,
     topics: tuple[str, ...],
     gap: Missed,
@@ -193,7 +198,7 @@ def _take_a_gap(
     covered: Mapping[_Topic, set[int]],
     found: Live,
 ) -> None:
-    """A gap is one: at least one event in it exists and had not come."""
+    """Check that at least one event in a gap exists and had not come."""
     found.gaps += 1
     missed = 0
     for topic, numbers in list(expected.topics[gap.count].items()):
@@ -202,15 +207,15 @@ def _take_a_gap(
             covered[gap.count, topic].update(inside)
             missed += len(inside)
     found.missed += missed
-    if not missed and gap.journal_id is not None:  # of others, there may have been some that nobody heard
+    if not missed and gap.journal_id is not None:  # other counts may have events that no subscriber received
         gone = f"{gap.topic or 'events'} after {gap.journal_id}-{gap.after_seq} up to {gap.through_seq}"
-        what = f"it says that it misses {gone}, and all of that came"
+        what = f"it reported a gap of {gone}, but all of these came"
         found.broken.append(Broken(who, "gap", what))
 
 
-def check_bare(who: str, said: Iterable[str], expected: Expected) -> Live:
-    """Whether the client of docs/protocol.md knows of each verdict that the journal holds and that it did not get, from
-    the first of its topic to the last; by what it prints, which does not say of which count a number is. One life."""
+def check_bare(who: str, lines: Iterable[str], expected: Expected) -> Live:
+    """Check that the client of docs/protocol.md reported each stored verdict that it missed, from the first of its
+    topic to the last, by its output, which does not name the count of a number. The client has one life."""
     found = Live()
     got: dict[str, list[int]] = defaultdict(list)
     missed: dict[str, set[int]] = defaultdict(set)
@@ -219,7 +224,7 @@ def check_bare(who: str, said: Iterable[str], expected: Expected) -> Live:
         for (count, _), header in expected.headers.items()
         if count in expected.journals and (head := head_of(header)).type == "verdict"
     }
-    for line in said:
+    for line in lines:
         match line.split():
             case ["missed:", topic, "after", after, "up", "to", through]:
                 found.gaps += 1
@@ -235,6 +240,6 @@ def check_bare(who: str, said: Iterable[str], expected: Expected) -> Live:
         gone = [key for key in held if min(came) < key[1] < max(came) and key[1] not in came]
         found.missed += len(gone)
         if silent := [key for key in gone if key[1] not in missed[topic]]:
-            what = f"{len(silent)} events of {topic} did not come, and it does not know: {runs_of(silent)}"
+            what = f"{len(silent)} events of {topic} did not come, and no gap was reported: {runs_of(silent)}"
             found.broken.append(Broken(who, "gap", what))
     return found

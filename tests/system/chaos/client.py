@@ -1,4 +1,4 @@
-"""A client under faults, in a process of its own: records each event before it asks for more.
+"""A client under faults, in a process of its own, which records each event before it requests the next.
 
 python -m tests.system.chaos.client ROLE       ROLE: a Role, in JSON
 """
@@ -15,30 +15,30 @@ from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError
-from edge.wire.events import Counts, Message, StatusEvent, header_of
-from tests.system.chaos.records import Began, Got, Heard, Missed, Record
+from edge.wire.events import Message, StatusEvent, header_of
+from tests.system.chaos.records import Began, Got, Missed, Record, StatusReceived
 
 SLOW_EVERY, SLOW_S = 20, 0.16
-"""So many events are worked on for so long: one that had been acknowledged too early would be lost by a kill."""
+"""Every so many events, a slow client works so long on one; acknowledged too early, a kill would lose it."""
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client does."""
+    """Settings of a client."""
 
     name: str
     record: str
     """Path."""
     topics: list[str]
     events: str | None = None
-    """Where the line publishes: it listens live."""
+    """Address of the line's events, for a live subscriber."""
     journal: str | None = None
-    """Where the line serves its journal: it follows."""
+    """Address of the line's journal, for a durable consumer."""
     slow_until: str | None = None
-    """It takes its time with some events until there is a file of this path."""
+    """The client is slow with some events until this file exists."""
 
 
 def follow(role: Role, record: Record) -> None:
-    """As a durable consumer: an event is acknowledged as the next one is asked for."""
+    """Follow as a durable consumer, which acknowledges an event when it requests the next."""
     assert role.journal is not None
     slow, count = role.slow_until is not None, 0
     with Follower(role.journal, role.name, topics=role.topics) as events:
@@ -65,21 +65,21 @@ def follow(role: Role, record: Record) -> None:
 
 
 def listen(role: Role, record: Record) -> None:
-    """Live."""
+    """Subscribe live."""
     assert role.events is not None
     with Subscriber(role.events, topics=role.topics) as events:
-        for heard in events:
-            match heard:
+        for received in events:
+            match received:
                 case Gap():
-                    record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(heard)))
-                case Message(event=StatusEvent(counts=Counts() as counts) as event):
-                    record.add(Heard(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
+                    record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(received)))
+                case Message(event=StatusEvent(counts=counts) as event):
+                    record.add(StatusReceived(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
                 case Message(event=event) if not isinstance(event, StatusEvent):
                     record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
 
 
 def client_command(role: Role) -> list[str]:
-    """What runs this."""
+    """Return the command that runs a client."""
     return [sys.executable, "-m", "tests.system.chaos.client", msgspec.json.encode(role).decode()]
 
 

@@ -19,17 +19,17 @@ PROTOCOL = Path(__file__).parents[3] / "docs" / "protocol.md"
 
 
 class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """A client, and what may happen to it."""
+    """A client and the faults that may hit it."""
 
     name: str
     kind: Kind
     topics: tuple[str, ...] = ("",)
     slow: bool = False
-    """It takes its time with some events."""
+    """Whether it is slow with some events."""
     killed: bool = False
-    """Whether it may be."""
+    """Whether it may be killed."""
     stopped: bool = False
-    """Whether it may stop reading for a while."""
+    """Whether it may be stopped for a while."""
 
     @property
     def durable(self) -> bool:
@@ -37,17 +37,17 @@ class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def hears_statuses(self) -> bool:
-        """And records them."""
+        """Whether it records statuses."""
         return self.kind == "Subscriber" and "status".startswith(self.topics)
 
     @property
     def ends_with_the_line(self) -> bool:
-        """By itself, when the line says that it has stopped."""
+        """Whether it ends when the line has stopped."""
         return self.kind == "client of protocol.md"
 
     @property
     def sockets(self) -> list[str]:
-        """Of the line, to which it is connected, each by a link."""
+        """Sockets of the line to which it is connected, each by a link."""
         return [*(["events"] if not self.durable else []), *(["journal"] if self.durable else [])]
 
     @property
@@ -74,8 +74,8 @@ class Client:
 
     Args:
         links: by socket of the line.
-        folder: for all that it writes.
-        hurry: path of a file that exists once no client may be slow any more.
+        folder: for its files.
+        hurry: path of a file that exists when no client may be slow any more.
     """
 
     def __init__(self, plan: ClientPlan, links: Mapping[str, Link], folder: Path, hurry: Path) -> None:
@@ -91,17 +91,17 @@ class Client:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether it has got something since it was started last."""
+        """Whether it has received an event since its last start."""
         with contextlib.suppress(FileNotFoundError):
             return self.process.runs and self.record.stat().st_mtime > self.process.started_at_s
         return False
 
     def headers(self) -> Iterator[bytes]:
-        """Of all events that it got, over all its lives."""
+        """Return the headers of all events that it received, over all its lives."""
         return filter(None, map(self._header_in, whole_lines(self.record)))
 
     def last_header(self) -> bytes | None:
-        """Of what it got last; None where that was no event."""
+        """Return the header of its last record; None if that is no event."""
         line = last_line(self.record)
         return None if line is None else self._header_in(line)
 

@@ -1,4 +1,4 @@
-"""What runs under faults: the real service on a small disk, its clients behind a proxy, and a reference subscriber."""
+"""The environment of a run: the service on a small disk, its clients behind a proxy, and a reference subscriber."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ from tests.system.chaos.tcp_proxy import Link, Proxy
 
 LEAST_DISK_MIB = 64
 BYTES_PER_EVENT = 4000
-"""In the journal and what is beside it, with room to spare."""
+"""On the disk, with a margin."""
 PORTS = 20_000, 30_000
-"""Below those that the kernel hands out: a client that tries to reach a server that is down might get the server's port
-for its own otherwise, and be connected with itself."""
+"""Below the ports that the kernel assigns: a client that connects to a stopped server could get the server's port as
+its own, and connect to itself."""
 PIECES = bytes(1 << 20), bytes(4096)
-"""What a disk is filled with, down to its last block."""
+"""Pieces that fill a disk to its last block."""
 
 
 class SmallDisk:
@@ -39,28 +39,33 @@ class SmallDisk:
         self._filler = path / "filler"
 
     def fill(self) -> None:
-        """Write until there is no room, also what has become free since it was filled last."""
+        """Write until the disk has no room."""
         for piece in PIECES:
             with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
                 while True:
                     file.write(piece)
 
     def free(self) -> None:
-        """Take away what filled it."""
+        """Make room again."""
         self._filler.unlink(missing_ok=True)
 
 
 class Environment:
-    """Everything that runs, between `with` and its end.
+    """All processes of a run, for the duration of the `with` block.
 
     Args:
         rate_fps: of all cameras together.
-        seconds: for which faults go on.
-        say: is told what is done.
+        seconds: duration of the faults.
+        report_line: takes a line of progress.
     """
 
     def __init__(
-        self, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float, say: Callable[[str], None]
+        self,
+        bundle: Bundle,
+        clients: Sequence[ClientPlan],
+        rate_fps: float,
+        seconds: float,
+        report_line: Callable[[str], None],
     ) -> None:
         self.seconds = seconds
         with ExitStack() as begun:
@@ -68,7 +73,7 @@ class Environment:
             disk_mib = max(LEAST_DISK_MIB, round(2 * rate_fps * seconds * BYTES_PER_EVENT / 2**20))
             disk = self._folder / "disk"
             disk.mkdir()
-            self.disk = _mounted(disk, disk_mib, begun, say)
+            self.disk = _mounted(disk, disk_mib, begun, report_line)
             self.state = disk / "state"
             self.state.mkdir()
             ports = {"events": _free_port(), "journal": _free_port()}
@@ -91,7 +96,7 @@ class Environment:
             camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
             self.line = begun.enter_context(self._line("line", bundle, {**camera, "trigger": "free"}, tables))
             self.idle_line = begun.enter_context(self._line("idle", bundle, {**camera, "trigger": "software"}, tables))
-            """The same line with cameras that wait for a trigger that never comes."""
+            """The same line with cameras that wait for a trigger, and never get one."""
             for client in self.clients.values():
                 client.process.start()
             self._at_end = begun.pop_all()
@@ -113,11 +118,11 @@ class Environment:
         return line_process(config, self._folder / f"{name}.log", env=env)
 
     def keep(self, folder: Path) -> None:
-        """Copy all that was written by anybody."""
+        """Copy all written files."""
         shutil.copytree(self._folder, folder, ignore=shutil.ignore_patterns("filler", "commands"), dirs_exist_ok=True)
 
     def journals(self) -> dict[str, list[Stored]]:
-        """All that the line's journals hold, in the order in which they were begun."""
+        """Read all of the line's journals, in the order of their begin."""
         found: dict[str, list[Stored]] = {}
         for path in [*sorted(self.state.glob("journal.db.damaged-*")), self.state / "journal.db"]:
             with JournalReader.open_file(path) as journal:
@@ -130,14 +135,14 @@ class Environment:
         return found
 
 
-def _mounted(place: Path, mib: int, begun: ExitStack, say: Callable[[str], None]) -> SmallDisk | None:
-    """A disk of so many MiB until `begun` ends; None where none can be mounted, which is said."""
+def _mounted(place: Path, mib: int, begun: ExitStack, report_line: Callable[[str], None]) -> SmallDisk | None:
+    """Mount a disk until `begun` ends; report and return None if that is not possible."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "heatline-chaos", str(place)]
     try:
         subprocess.run(mount, text=True, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-        say(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {why}")
+        report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {why}")
         return None
     assert os.path.ismount(place)
     begun.callback(subprocess.run, ["umount", "--lazy", str(place)], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""What clients are checked against: all events of a line, as its journals hold them and as anybody heard them."""
+"""The expected events: all events of a line, from its journals and from all live subscribers."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,13 +12,13 @@ Promise = Literal["journal", "lost", "order", "bytes", "unknown", "unasked", "ga
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """A promise that was not kept.
+    """A broken promise.
 
-    `journal`: the journal is at odds with itself. `lost`: an event that it holds did not come. `order`: one came before
-    another that it should have come after. `bytes`: one came other than it is stored. `unknown`: one came that nothing
-    holds. `unasked`: one came of a topic that was not asked for. `gap`: one did not come, and its listener does not
-    know; or it says so of one that came. `frames`: a frame has no event, or two. `told`: the journal does not say how
-    many events it does not hold.
+    `journal`: the journal contradicts itself. `lost`: a stored event did not come. `order`: events came in the wrong
+    order. `bytes`: an event came with other bytes than stored. `unknown`: an event came that is not stored. `unasked`:
+    an event came of a topic without a subscription. `gap`: an event did not come, and its subscriber reported no gap,
+    or it reported a gap, but all events came. `frames`: a frame has no event, or two. `told`: the journal does not
+    report how many events it lacks.
     """
 
     who: str
@@ -27,7 +27,7 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """An event as the journal holds it."""
+    """An event as stored in the journal."""
 
     seq: int
     topic: str
@@ -35,11 +35,11 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Expected:
-    """All events that there were.
+    """All events of a run.
 
     Args:
-        journals: each journal's, in its order; journals in the order in which they were begun.
-        heard: headers of all events that anybody heard live. Those that no journal holds are known from them alone.
+        journals: events of each journal in its order; journals in the order of their begin.
+        heard: headers of all events that were received live, the only source of those that no journal holds.
         boots: of the line, in their order.
     """
 
@@ -49,13 +49,13 @@ class Expected:
         self.journals, self.boots = journals, boots
         self.heard = list(heard)
         self.headers: dict[tuple[str, int], bytes] = {}
-        """By whose count, and the number in it."""
+        """Headers by count and number."""
         self.topics: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        """By whose count and topic: numbers, ascending."""
+        """Numbers by count and topic, ascending."""
         self.told_of: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        """By boot: events that say that there are some of it that no journal holds."""
+        """By boot: events which report that no journal holds some events of that boot."""
         self.broken: list[Broken] = []
-        """Events that were heard in two ways, or that say that a journal holds them."""
+        """Events that were received with different bytes, or that no journal holds though they name one."""
         for journal_id, records in journals.items():
             for stored in records:
                 self._add(journal_id, stored.seq, stored.topic, stored.header)
@@ -69,11 +69,11 @@ class Expected:
 
     @property
     def unjournalled(self) -> list[bytes]:
-        """Headers of the events that no journal holds, as far as anybody heard them."""
+        """Headers of the events that no journal holds and a subscriber received."""
         return [header for (count, _), header in self.headers.items() if count not in self.journals]
 
     def up_to(self, through: Mapping[str, int]) -> "Expected":
-        """The same, of each journal only what it counted up to some number."""
+        """Return the expected events with each journal up to a number only."""
         return Expected(
             {
                 journal_id: [stored for stored in records if stored.seq <= through.get(journal_id, 0)]
@@ -83,7 +83,7 @@ class Expected:
         )
 
     def wanted(self, topics: Collection[str]) -> list[tuple[str, int]]:
-        """What a durable consumer of these topics must get, in order."""
+        """Return the events that a durable consumer of these topics must get, in order."""
         return [
             (journal_id, stored.seq)
             for journal_id, records in self.journals.items()
@@ -95,11 +95,11 @@ class Expected:
         head = head_of(header)
         stored = self.headers.get((head.count, head.seq))
         if stored is None and head.journal_id is not None:
-            self.broken.append(Broken("journal", "unknown", f"{head.key} was heard live, and the journal has it not"))
+            self.broken.append(Broken("journal", "unknown", f"{head.key} was received live, and is not stored"))
         elif stored is None:
             self._add(head.count, head.seq, head.topic, header)
         elif stored != header:
-            self.broken.append(Broken("live", "bytes", f"{head.key} was heard in two ways"))
+            self.broken.append(Broken("live", "bytes", f"{head.key} was received with different bytes"))
 
     def _add(self, count: str, seq: int, topic: str, header: bytes) -> None:
         self.headers[count, seq] = header
@@ -107,12 +107,12 @@ class Expected:
 
 
 def runs_of(keys: Sequence[tuple[str, int]]) -> str:
-    """The first runs of numbers, by their counts, in words."""
+    """Format the first runs of numbers, by their counts."""
     runs: list[list[tuple[str, int]]] = []
     for key in keys:
         if runs and runs[-1][-1] == (key[0], key[1] - 1):
             runs[-1].append(key)
         else:
             runs.append([key])
-    said = [f"{run[0][0]}-{run[0][1]}" + (f" to {run[-1][1]}" if len(run) > 1 else "") for run in runs[:3]]
-    return ", ".join(said) + (f" and {len(runs) - 3} more runs" if len(runs) > 3 else "")
+    shown = [f"{run[0][0]}-{run[0][1]}" + (f" to {run[-1][1]}" if len(run) > 1 else "") for run in runs[:3]]
+    return ", ".join(shown) + (f" and {len(runs) - 3} more runs" if len(runs) > 3 else "")

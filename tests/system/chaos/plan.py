@@ -1,4 +1,4 @@
-"""Which faults hit whom, and when: drawn from a seed, so that a run can be repeated."""
+"""The plan of faults, drawn from a seed so that a run can be repeated."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,43 +16,42 @@ LINK_FAULTS: Sequence[LinkFault] = get_args(LinkFault)
 LINE = "line"
 DISK = "disk"
 KILLS_PER_S = 0.4
-"""Of all processes together: 24 in a minute."""
+"""Of all processes together, 24 in a minute."""
 LEAST_KILLS = 4
 OF_THE_LINE = 1 / 3
-"""Of the kills."""
+"""Share of the kills that hit the line."""
 TOGETHER = 0.3
-"""Of the line's kills, another process is killed at the same moment in so many."""
+"""Share of the line's kills in which another process is killed at the same moment."""
 AS_IT_STARTS = 0.25
-"""Of the line's kills, so many are followed by another before it has reported a frame."""
+"""Share of the line's kills after which it is killed again before it reports a frame."""
 STARTING_S = 0.2, 1.5
-"""How old it is then."""
+"""Its age then."""
 LINK_FAULT_EVERY_S = 4.0
-"""On each link, from the end of one to the begin of the next, on average."""
+"""On each link, from the end of a fault to the begin of the next, on average."""
 LINK_FAULT_S = 0.1, 2.5
 SILENT_S = 1.0, 6.0
-"""Longer, so that some peers are taken for gone."""
+"""Longer, so that some peers disconnect."""
 DELAY_S = 0.005, 0.5
 THROTTLED_TO_BYTES_PER_S = 20e3, 200e3
 AWAY_S = 0.0, 1.5
 """From a kill to the next start."""
 STOPPED_S = 2.0, 6.0
 DISK_FULL_S = 1.0, 3.0
-"""From the moment at which the line notices it."""
+"""From when the line notices it."""
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is done to whom."""
+    """A fault and its target."""
 
     at_s: float
-    """By a clock that stands still while the line is down, so that slow starts make a plan no easier."""
+    """By a clock that stops while the line is down, so that slow starts make a plan no easier."""
     kind: FaultKind
     target: str
     """A process, a link (`CLIENT events` or `CLIENT journal`), or the disk."""
     for_s: float
-    """From then on, by the clock on the wall. A process that is killed is away for so long; one that is killed as it
-    starts is so old then."""
+    """Duration by the wall clock; of a killed process until its restart; of one killed as it starts, its age."""
     degree: float | None = None
-    """Of a delay, s; of a throttle, bytes a second."""
+    """Of a delay, s; of a throttle, bytes per second."""
 
     def __str__(self) -> str:
         how = "" if self.kind == "reset" or self.kind.startswith("half-closed") else f" for {self.for_s:.2f} s"
@@ -70,10 +69,10 @@ def make_plan(
     links: Sequence[str],
     has_disk: bool,
 ) -> list[Fault]:
-    """Faults in the order of their time, all of them within these seconds.
+    """Draw faults within these seconds, in the order of time.
 
     Args:
-        killable: processes beside the line that may be killed.
+        killable: processes besides the line that may be killed.
         stoppable: processes that may be stopped for a while.
         links: through which clients reach the line.
         has_disk: whether the disk can be filled.
@@ -89,12 +88,12 @@ def make_plan(
 
 
 def kills_in(plan: Iterable[Fault]) -> int:
-    """How many processes are killed."""
+    """Count the kills of a plan."""
     return sum(fault.kind.startswith("killed") for fault in plan)
 
 
 def _kills(draw: random.Random, seconds: float, kills: int, killable: Sequence[str]) -> list[Fault]:
-    """The line's are spread over the time, so that it reports frames between them; the others' lie anywhere."""
+    """Draw kills: those of the line are spread over the time, so that it reports frames between them."""
     faults: list[Fault] = []
     of_the_line = max(2, round(kills * OF_THE_LINE))
     others = _dealt(draw, killable)
@@ -113,7 +112,7 @@ def _kills(draw: random.Random, seconds: float, kills: int, killable: Sequence[s
 
 
 def _link_faults(draw: random.Random, seconds: float, links: Sequence[str]) -> list[Fault]:
-    """On each link one after the other; of each kind about as many."""
+    """Draw faults of links, one after the other on each link, in about equal numbers of each kind."""
     faults: list[Fault] = []
     kinds = _dealt(draw, LINK_FAULTS)
     for link in links:
@@ -137,6 +136,6 @@ def _degree(draw: random.Random, kind: LinkFault) -> float | None:
 
 
 def _dealt(draw: random.Random, cards: Sequence[T]) -> Iterator[T]:
-    """All of them in any order, then again."""
+    """Yield all cards in random order, repeatedly."""
     while True:
         yield from draw.sample(cards, len(cards))

@@ -1,4 +1,4 @@
-"""What a client got, line by line in a file that outlives it: written before anything is acknowledged."""
+"""Records of a client, line by line in a file that outlives it, written before it acknowledges an event."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ TAIL_BYTES = 1 << 20
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of an event's header that are checked, read as docs/protocol.md says and by nothing of ours."""
+    """The checked fields of an event's header, read as docs/protocol.md describes, without heatline's own code."""
 
     type: str
     boot_id: str
@@ -29,7 +29,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     frame_number: int = 0
     frames: int = 1
     times: dict[str, int | None] = {}
-    what: str | None = None
+    kind: str | None = None
     of_boot: str | None = None
     events: int | None = None
     first_seq: int | None = None
@@ -41,7 +41,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def count(self) -> str:
-        """Whose numbers `seq` is one of: the journal's, or those of the boot's events that no journal holds."""
+        """Count that `seq` belongs to: of the journal, or of the boot's events that no journal holds."""
         return self.journal_id or f"boot {self.boot_id}"
 
     @property
@@ -50,21 +50,21 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Began(msgspec.Struct, frozen=True, kw_only=True, tag="began"):
-    """The client was started, and knows nothing of what came before."""
+    """The client was started, and knows no earlier event."""
 
     at_ns: int
-    """UTC, ns since 1970, as everywhere here."""
+    """UTC, ns since 1970, as in all records."""
 
 
 class Got(msgspec.Struct, frozen=True, kw_only=True, tag="got"):
-    """An event, as it came."""
+    """A received event."""
 
     at_ns: int
     header: msgspec.Raw
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
-    """A status: how far the line had counted then."""
+class StatusReceived(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
+    """A received status, with the line's counts."""
 
     at_ns: int
     boot_id: str
@@ -72,13 +72,13 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
 
 
 class Missed(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
-    """The client knows that it missed events, at least one of those after `after_seq` up to `through_seq`."""
+    """A gap: the client missed at least one of the events after `after_seq` up to `through_seq`."""
 
     at_ns: int
     journal_id: str | None
     boot_id: str | None
     topic: str | None
-    """None: it does not know of which of its topics."""
+    """None: the topic is unknown."""
     after_seq: int
     through_seq: int
 
@@ -87,7 +87,7 @@ class Missed(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
         return self.journal_id or f"boot {self.boot_id}"
 
 
-Item = Began | Got | Heard | Missed
+Item = Began | Got | StatusReceived | Missed
 
 _encoder = msgspec.json.Encoder()
 _items: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
@@ -95,21 +95,21 @@ _heads = msgspec.json.Decoder(Head)
 
 
 def item_of(line: bytes) -> Item:
-    """What a line of a record says."""
+    """Decode a line of a record."""
     return _items.decode(line)
 
 
 def head_of(header: bytes | msgspec.Raw) -> Head:
-    """What is checked of a header.
+    """Decode the checked fields of a header.
 
     Raises:
-        MsgspecError: it is none.
+        MsgspecError: it is no header.
     """
     return _heads.decode(header)
 
 
 class Record:
-    """Where a client writes what it got, until its process ends. Removes a line during which an earlier one was killed.
+    """The record file of a client. On creation it removes the unfinished line of a killed client.
 
     Args:
         path: appended to.
@@ -121,7 +121,7 @@ class Record:
         os.ftruncate(self._fd, len(whole[0]) + len(whole[1]))
 
     def add(self, item: Item) -> None:
-        """Once this returns, it is stored, whatever becomes of the client."""
+        """Write an item, which then outlives the client."""
         line = memoryview(_encoder.encode(item) + b"\n")
         while line:
             line = line[os.write(self._fd, line) :]
@@ -131,12 +131,12 @@ class Record:
 
 
 def read_record(path: Path) -> Iterator[Item]:
-    """All of a record, but for a line at its end that is not whole."""
+    """Read a record, without an unfinished last line."""
     return map(_items.decode, whole_lines(path))
 
 
 def last_line(path: Path) -> bytes | None:
-    """The last whole line of a file; None where there is none."""
+    """Return the last finished line of a file; None: there is none."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         file.seek(-min(file.seek(0, os.SEEK_END), TAIL_BYTES), os.SEEK_END)
         *lines, _ = file.read().split(b"\n")
@@ -145,7 +145,7 @@ def last_line(path: Path) -> bytes | None:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The whole lines of a file; none where it is not there."""
+    """Return the finished lines of a file; none if it does not exist."""
     try:
         return path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Hears all that a line says, on a connection that no fault is made on, with nothing of ours but a SUB socket."""
+"""A reference subscriber, which receives all messages of a line by a plain SUB socket without faults."""
 
 import threading
 from types import TracebackType
@@ -13,28 +13,28 @@ POLL_MS = 50
 
 
 class ReferenceSubscriber:
-    """Listening between `with` and its end, in a thread of its own.
+    """Receives in a thread for the duration of the `with` block.
 
     Args:
-        address: where the line publishes.
+        address: of the line's events.
     """
 
     def __init__(self, address: str) -> None:
         self._address = address
         self.headers: list[bytes] = []
-        """Of all events but statuses, in the order in which they came."""
+        """Headers of all events but statuses, in the order of receipt."""
         self.boots: list[str] = []
-        """Boot ids of the line, the one that was heard last at the end."""
+        """Boot ids of the line, in the order of their first event."""
         self.frames_of_boot = 0
-        """Events of frames of the last boot."""
+        """Number of verdict events of the last boot."""
         self.status: StatusEvent | None = None
-        """The last one."""
+        """The last status."""
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reference", daemon=True)
 
     @property
     def live_only(self) -> str | None:
-        """Why events are not recorded now, as the last status says; None: they are."""
+        """Why events are not recorded, by the last status; None: they are."""
         journal = None if self.status is None else self.status.journal
         return None if journal is None else journal.live_only
 

@@ -1,4 +1,4 @@
-"""What came of a run under faults: what each client got, every promise that was not kept, and how it is printed."""
+"""The result of a run under faults: events of each client, broken promises, and the printed summary."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from tests.system.chaos.run import ChaosRun
 from tests.system.command import counts
 
 NEAR_ENOUGH = 0.95
-"""Of the rate that was asked for: each life of the line has a begin."""
+"""Share of the wanted rate that suffices, as each life of the line has a begin."""
 SHOWN = 20
 """Broken promises that are printed one by one."""
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What was promised, and what came of it."""
+    """The checked promises."""
 
     durable: dict[str, Durable]
     live: dict[str, Live]
@@ -33,41 +33,41 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def broken(self) -> list[Broken]:
-        """All promises that were not kept."""
+        """All broken promises."""
         of_clients: list[Durable | Live] = [*self.durable.values(), *self.live.values()]
         return [*self.line, *(one for each in of_clients for one in each.broken)]
 
 
 class Chaos(Verified, frozen=True, kw_only=True):
-    """All that was seen."""
+    """All results."""
 
     bundle: str
     commit: str | None
-    """Of the code that ran. `-dirty` where files were changed since."""
+    """Commit of the code. `-dirty` where files were changed since."""
     seed: int
     seconds: float
     rate_fps: float
-    """That the cameras bring, together."""
+    """Of the cameras together."""
     plan: list[Fault]
     kills: dict[str, int]
     faults: dict[str, int]
     boots: int
     told_s: float
-    """For how long the line reported frames; it was down for the rest."""
+    """Time in which the line reported frames; it was down for the rest."""
     events: int
     """In the journal."""
     events_per_s: float
-    """All events that there were, while it reported."""
+    """All events over the time in which the line reported."""
     live_only: int
-    """Events that no journal holds and somebody heard."""
+    """Events that no journal holds and a subscriber received."""
     unheard: int
-    """Events that no journal holds and nobody heard, as far as the journal says that there were any."""
+    """Events that no journal holds and no subscriber received, as the journal reports them."""
     full_disk_felt: bool | None
-    """Whether events went live only on it; null: no disk was filled."""
+    """Whether events were live only on the full disk; null: no disk was filled."""
     recorded_again_s: float | None
-    """After there was room again."""
+    """From when the disk had room again."""
     drained_s: float
-    """Until every client had all, once the line took no frames any more."""
+    """From the start of the line without frames until every client had all events."""
     ended: list[str]
     """Processes that ended by themselves."""
 
@@ -78,22 +78,22 @@ def measure_chaos(
     seed: int,
     seconds: float,
     rate_fps: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     clients: Sequence[ClientPlan] = CLIENTS,
     plan: Sequence[Fault] | None = None,
     keep: Path | None = None,
 ) -> Chaos:
-    """Have everything fail that can, and check what every client got against the journal.
+    """Inject faults, and compare the events of every client with the journal.
 
     Args:
-        seconds: for which faults go on, by a clock that stands still while the line is down.
+        seconds: duration of the faults, by a clock that stops while the line is down.
         rate_fps: of the line's two cameras together.
-        plan: what is done; by default it is drawn from the seed.
-        keep: folder for all that was written, to look into.
+        plan: faults to inject; by default drawn from the seed.
+        keep: folder to copy all written files to.
     Raises:
         BenchError: the line does not start, does not report, or does not stop.
     """
-    with Environment(bundle, clients, rate_fps, seconds, say) as environment:
+    with Environment(bundle, clients, rate_fps, seconds, report_line) as environment:
         if plan is None:
             plan = make_plan(
                 seed,
@@ -105,10 +105,10 @@ def measure_chaos(
             )
         elif environment.disk is None:
             plan = [fault for fault in plan if fault.target != DISK]
-        say(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
-        run = ChaosRun(environment, say)
+        report_line(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
+        run = ChaosRun(environment, report_line)
         try:
-            expected = run.play(plan)
+            expected = run.execute(plan)
             verified = verify(expected, run.clients, run.through)
         finally:
             if keep is not None:
@@ -138,10 +138,10 @@ def measure_chaos(
 
 
 def verify(expected: Expected, clients: Mapping[str, Client], through: Mapping[str, int]) -> Verified:
-    """Check what each client got, and the line itself.
+    """Check the events of each client, and the line.
 
     Args:
-        through: by journal, how far it counted when the clients were ended.
+        through: by journal, its last number when the clients were ended.
     """
     heard = [bytes(item.header) for client in clients.values() for item in _got(client, "Subscriber")]
     known = Expected(expected.journals, [*expected.heard, *heard], expected.boots)
@@ -163,29 +163,29 @@ def verify(expected: Expected, clients: Mapping[str, Client], through: Mapping[s
 
 
 def _got(client: Client, kind: str) -> Iterator[Got]:
-    """What a client of this kind got; nothing of one of another kind."""
+    """Yield the events of a client of this kind; none for another kind."""
     if client.plan.kind == kind:
         yield from (item for item in read_record(client.record) if isinstance(item, Got))
 
 
 def _age_s(item: Got) -> float | None:
-    """How old a frame's event was when it came; None of another event."""
+    """Return the age of a frame's event at its receipt; None for another event."""
     captured_ns = head_of(item.header).times.get("captured_at_ns")
     return (item.at_ns - captured_ns) / 1e9 if captured_ns else None
 
 
 def faults(found: Chaos) -> list[str]:
-    """What must not be, in words; none: every promise was kept."""
+    """Return what must not be, one sentence each; empty: every promise was kept."""
     wrong = [*(f"{one.who}: {one.what} ({one.promise})" for one in found.broken), *found.ended]
     if len(wrong) > SHOWN:
         wrong = [*wrong[:SHOWN], f"and {len(wrong) - SHOWN} more"]
     if found.full_disk_felt is False:
-        wrong.append("events were recorded on the disk that was full: nothing is known of what becomes of them then")
+        wrong.append("events were recorded on the full disk, so live-only events were not tested")
     return wrong
 
 
 def to_facts(found: Chaos) -> dict[str, str]:
-    """Names and values, for people."""
+    """Describe the result for people, by name and value."""
     slower = "" if found.events_per_s >= NEAR_ENOUGH * found.rate_fps else f", NOT {found.rate_fps:g} AS ASKED FOR"
     recorded = f"{found.events} in the journal, {found.live_only} live only, {found.unheard} of those unheard"
     facts = {

@@ -1,4 +1,4 @@
-"""One run under faults, from the line's start until every client has caught up and has been ended."""
+"""A run under faults, from the line's start until every client has caught up and was ended."""
 
 import time
 from collections import Counter
@@ -11,58 +11,58 @@ from tests.system.chaos.clients import Client
 from tests.system.chaos.environment import Environment
 from tests.system.chaos.expected import Expected
 from tests.system.chaos.plan import DISK, LINE, Fault
-from tests.system.chaos.records import Heard, head_of, item_of, last_line
+from tests.system.chaos.records import StatusReceived, head_of, item_of, last_line
 from tests.system.chaos.tcp_proxy import Link
 
 TICK_S = 0.02
 REPORTS_WITHIN_S = 90.0
 FELT_WITHIN_S = 60.0
-"""A full disk: what was written ahead has room of its own."""
+"""Time to notice a full disk: events that are written ahead have room."""
 RECORDS_WITHIN_S = 60.0
 CATCHES_UP_WITHIN_S = 180.0
 IN_USE_S = 3.0
-"""A client that has got nothing for so long may be killed all the same: its link may be cut."""
+"""A client that received nothing for so long may be killed too, as its link may be cut."""
 AGAIN_AFTER_S = 1.0
-"""A client that ended by itself is started again; it may end at once."""
+"""Time until a client that ended by itself is started again, as it may end at once."""
 
 
 class ChaosRun:
-    """A run, as far as it is.
+    """State of a run.
 
     Args:
-        say: is told what is done.
+        report_line: takes a line of progress.
     """
 
-    def __init__(self, environment: Environment, say: Callable[[str], None]) -> None:
-        self._environment, self._say = environment, say
+    def __init__(self, environment: Environment, report_line: Callable[[str], None]) -> None:
+        self._environment, self._report_line = environment, report_line
         self._line, self._reference, self.clients = environment.line, environment.reference, environment.clients
         self.clock_s = 0.0
-        """For how long the line reported frames: it stands still while the line is down."""
+        """Time in which the line reported frames; it stops while the line is down."""
         self.kills: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.ended: list[str] = []
-        """Processes that ended by themselves, in words: none should."""
+        """A sentence for each process that ended by itself, which none should."""
         self.felt_full: bool | None = None
-        """Whether the line went live only on the full disk; None: it was never full."""
+        """Whether events were live only on the full disk; None: the disk was never full."""
         self.recorded_again_s: float | None = None
-        """From the moment at which there was room again."""
+        """From when the disk had room again until events were recorded."""
         self.drained_s = 0.0
-        """From the start of a line that takes no frame any more until every client had all."""
+        """From the start of the line without frames until every client had all events."""
         self.through: dict[str, int] = {}
-        """By journal: how far it counted when the clients were ended."""
+        """By journal: its last number when the clients were ended."""
         self._past_boots: frozenset[str] = frozenset()
         self._last_s = self._reported_s = time.monotonic()
         self._later: list[tuple[float, Callable[[], None]]] = []
-        """What ends faults, and when, monotonic."""
+        """Functions that end faults, with their times, monotonic."""
         self._filled_for_s: float | None = None
-        """While the disk is full: for how long, once that is noticed."""
+        """While the disk is full: how long it stays full after the line noticed it."""
         self._filled_s = 0.0
         self._freed_s: float | None = None
         self._wanted_up_to = -1
         self._wanted_last: dict[str, tuple[str, int] | None] = {}
 
-    def play(self, plan: Sequence[Fault]) -> Expected:
-        """Do what is planned, let every client catch up, and end all; returns what there was.
+    def execute(self, plan: Sequence[Fault]) -> Expected:
+        """Inject the planned faults, let every client catch up, and end all; return the expected events.
 
         Raises:
             BenchError: the line does not start, does not report, or does not stop.
@@ -82,7 +82,7 @@ class ChaosRun:
 
     @property
     def _reports(self) -> bool:
-        """Whether the line has reported a frame since it was started last."""
+        """Whether the line has reported a frame since its last start."""
         boots = self._reference.boots
         return self._line.runs and self._reference.frames_of_boot > 0 and boots[-1] not in self._past_boots
 
@@ -91,7 +91,7 @@ class ChaosRun:
         return self._reference.live_only is not None
 
     def _inject(self, plan: Sequence[Fault]) -> None:
-        """Have all faults happen, and the clock come to its end."""
+        """Inject all faults, until the clock has reached its end."""
         due = list(plan)
         while due or self.clock_s < self._environment.seconds:
             self._tick()
@@ -99,12 +99,12 @@ class ChaosRun:
                 if fault.at_s <= self.clock_s and self._is_ready(fault):
                     due.remove(fault)
                     self.faults[fault.kind] += 1
-                    self._say(str(fault))
+                    self._report_line(str(fault))
                     self._begin(fault)
 
     def _recover(self) -> None:
-        """No fault any more: all links healed, all clients and the line there, events recorded."""
-        self._say(f"{self.clock_s:6.2f} s  no more faults")
+        """Heal all links, and wait until all clients and the line run and events are recorded."""
+        self._report_line(f"{self.clock_s:6.2f} s  no more faults")
         while self._later or self._filled_for_s is not None:
             self._later = [(0.0, end) for _, end in self._later]
             self._tick()
@@ -118,7 +118,7 @@ class ChaosRun:
                 raise BenchError(f"events are not recorded {RECORDS_WITHIN_S:.0f} s after there was room again: {why}")
 
     def _drain(self) -> None:
-        """End the line, and have it serve what there is without a new frame, until every client has all."""
+        """Restart the line without new frames, until every client has all events."""
         _end(self._line)
         self._past_boots = frozenset(self._reference.boots)
         self._environment.hurry.touch()
@@ -126,17 +126,17 @@ class ChaosRun:
         began_s = time.monotonic()
         while waiting := self._waiting():
             if time.monotonic() > began_s + CATCHES_UP_WITHIN_S:
-                self._say(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
+                self._report_line(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
                 break
             time.sleep(10 * TICK_S)
             self._supervise()
-            self._end_what_is_over()
+            self._end_faults_that_are_due()
             if wrong := self._environment.idle_line.check():
                 raise BenchError(wrong)
         self.drained_s = time.monotonic() - began_s
 
     def _waiting(self) -> list[str]:
-        """Clients that have not got all yet, or have not heard of the line since it takes no frames."""
+        """Return the clients that lack events, or have no status of the line without frames."""
         boot_id = self._reference.boots[-1]
         if boot_id in self._past_boots:
             return ["the line"]
@@ -147,7 +147,7 @@ class ChaosRun:
         return [name for name, client in self.clients.items() if not _has_all(client, wanted[name], boot_id)]
 
     def _wanted(self) -> Mapping[str, tuple[str, int] | None]:
-        """The last event that each durable consumer must get, as the journal is now."""
+        """Return the last event in the journal for each durable consumer."""
         with JournalReader.open(self._environment.state) as journal:
             last_seq = journal.last_seq
         if last_seq != self._wanted_up_to:
@@ -167,14 +167,14 @@ class ChaosRun:
         elif now_s > self._reported_s + REPORTS_WITHIN_S:
             raise BenchError(f"the line reported nothing for {REPORTS_WITHIN_S:.0f} s; {self._line.log_tail()}")
         self._last_s = now_s
-        self._end_what_is_over()
-        self._see_to_the_disk(now_s)
+        self._end_faults_that_are_due()
+        self._fill_or_free_disk(now_s)
         self._supervise()
 
     def _at(self, in_s: float, do: Callable[[], None]) -> None:
         self._later.append((time.monotonic() + in_s, do))
 
-    def _end_what_is_over(self) -> None:
+    def _end_faults_that_are_due(self) -> None:
         now_s = time.monotonic()
         over = [end for due_s, end in self._later if due_s <= now_s]
         self._later = [one for one in self._later if one[0] > now_s]
@@ -182,12 +182,12 @@ class ChaosRun:
             end()
 
     def _supervise(self) -> None:
-        """No process ends by itself."""
+        """Restart clients that ended by themselves, and record that."""
         for client in self.clients.values():
             if client.plan.ends_with_the_line and not self._line.runs:
                 continue
             if (wrong := client.process.check()) is not None:
-                self._say(wrong)
+                self._report_line(wrong)
                 self.ended.append(wrong)
                 self._at(AGAIN_AFTER_S, client.process.start)
         if (wrong := self._line.check()) is not None:
@@ -196,7 +196,7 @@ class ChaosRun:
     # Faults.
 
     def _is_ready(self, fault: Fault) -> bool:
-        """Whether the process, link or disk that it is to hit is there."""
+        """Return whether the target of a fault is in a state to be hit."""
         if fault.target in self._environment.links or fault.target == DISK:
             return True
         if fault.target == LINE:
@@ -246,25 +246,25 @@ class ChaosRun:
                 link.throttle(fault.degree or 1.0)
         self._at(fault.for_s, link.heal)
 
-    def _see_to_the_disk(self, now_s: float) -> None:
-        """A full disk stays so until the line notices it, and then as long as planned."""
+    def _fill_or_free_disk(self, now_s: float) -> None:
+        """Keep the disk full until the line has noticed it, and then for the planned time."""
         if self._filled_for_s is not None:
             disk = self._environment.disk
             assert disk is not None
             disk.fill()
             if not self.felt_full and self._live_only:
                 self.felt_full, self._filled_s = True, now_s
-                self._say(f"{self.clock_s:6.2f} s  events are live only: {self._reference.live_only}")
+                self._report_line(f"{self.clock_s:6.2f} s  events are live only: {self._reference.live_only}")
             if now_s > self._filled_s + (self._filled_for_s if self.felt_full else FELT_WITHIN_S):
                 disk.free()
                 self._filled_for_s, self._freed_s = None, now_s
-                self._say(f"{self.clock_s:6.2f} s  the disk has room again")
+                self._report_line(f"{self.clock_s:6.2f} s  the disk has room again")
         elif self._freed_s is not None and not self._live_only and self._reports:
             self.recorded_again_s, self._freed_s = now_s - self._freed_s, None
 
 
 def _has_all(client: Client, wanted: tuple[str, int] | None, boot_id: str) -> bool:
-    """Whether a client has got all that it must, or has heard of the line's last boot."""
+    """Return whether a client has all of its events, or a status of the line's last boot."""
     if client.plan.durable:
         header = client.last_header()
         got = None if header is None else (head_of(header).count, head_of(header).seq)
@@ -272,7 +272,7 @@ def _has_all(client: Client, wanted: tuple[str, int] | None, boot_id: str) -> bo
     if client.plan.hears_statuses:
         line = last_line(client.record)
         item = None if line is None else item_of(line)
-        return isinstance(item, Heard) and item.boot_id == boot_id
+        return isinstance(item, StatusReceived) and item.boot_id == boot_id
     return True
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy whose links are cut, silenced, delayed, throttled, half-closed and reset whenever that is asked for."""
+"""A TCP proxy whose links can be cut, silenced, delayed, throttled, half-closed and reset."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, Self
 
 CHUNK_BYTES = 16 << 10
 CHUNKS_HELD = 64
-"""In each direction of a connection. With more than that to pass on, the proxy does not read: the sender is held up."""
+"""In each direction of a connection. With more to pass on, the proxy stops reading, and the sender blocks."""
 PIECES_PER_S = 20
-"""In which throttled bytes are passed on."""
+"""Pieces per second in which throttled bytes are passed on."""
 HUNG_UP_AFTER_S = 0.1
-"""On whoever connects while the server is not there: at once, and ZeroMQ would try again as fast as it can."""
+"""Delay before a connection to a stopped server is closed: at once, ZeroMQ would retry as fast as it can."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends RST, and what is in the socket's buffers is gone."""
 

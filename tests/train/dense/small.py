@@ -34,7 +34,7 @@ def recipe_with(**changes: Any) -> DenseRecipeConfig:
 
 
 def write_pictures(folder: Path, frame_hw: tuple[int, int] = (90, 120), truth: str = "masks") -> Path:
-    """Two good pictures, two with a disc in a mask (or box), two with a disc that is only labelled; groups a and b."""
+    """Draw two good pictures, two with a masked (or boxed) disc, and two with a labelled disc; groups a and b."""
     rng = np.random.default_rng(0)
     for name in ("images", truth):
         (folder / name).mkdir(parents=True)
@@ -60,7 +60,7 @@ def write_pictures(folder: Path, frame_hw: tuple[int, int] = (90, 120), truth: s
 
 
 def tiles_of(known: Sequence[Known], group: Sequence[int], frame: Sequence[int] | None = None) -> DenseTiles:
-    """Tiles without pictures; each is its own frame unless one is named."""
+    """Make tiles without pictures; each is its own frame unless `frame` is given."""
     count = len(known)
     zero = np.zeros(count, np.int64)
     number = np.arange(count) if frame is None else np.asarray(frame, np.int64)
@@ -76,7 +76,7 @@ def samples_of(
     share: NDArray[np.floating[Any]],
     pasted: Sequence[tuple[int, int, NDArray[np.floating[Any]]]] = (),
 ) -> Samples:
-    """The grid tiles as they are, and good tiles with synthetic defects.
+    """Make the grid tiles, and good tiles with synthetic defects.
 
     Args:
         share: of each tile [N, cells, cells].
@@ -95,23 +95,23 @@ def samples_of(
 
 
 def stored(folder: Path, stages: Sequence[NDArray[np.float16]]) -> Features:
-    """Features [n, h, w, c] of each stage, read from a cache."""
+    """Read features [n, h, w, c] of each stage from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
-    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], say=pytest.fail) as cache:
+    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail) as cache:
         cache.missing(keys)
         cache.write(keys, stages)
         features = Features(cache, keys)
-        features[np.arange(len(keys))]  # from now on they are in memory
+        features[np.arange(len(keys))]  # loads them into memory
     return features
 
 
 CELLS = 8
 CHANNELS, STRIDES = (3, 4, 5), (4, 8, 16)
-"""Of features that `features_of` makes, for tiles of 64 px."""
+"""Strides of the features that `features_of` makes, for tiles of 64 px."""
 
 
 def squares(count: int, seed: int) -> NDArray[np.float32]:
-    """Shares [count, 8, 8] with a square of 4x4 defective cells each."""
+    """Draw shares [count, 8, 8], each with a square of 4x4 defective cells."""
     rng = np.random.default_rng(seed)
     share = np.zeros((count, CELLS, CELLS), np.float32)
     for one, (y, x) in zip(share, rng.integers(0, CELLS - 3, (count, 2)), strict=True):
@@ -120,7 +120,7 @@ def squares(count: int, seed: int) -> NDArray[np.float32]:
 
 
 def features_of(share: NDArray[np.float32], seed: int) -> list[NDArray[np.float16]]:
-    """Noise, and in the first channel of stride 8 the defects: stages of strides 4, 8 and 16, [n, h, w, c]."""
+    """Make stages of strides 4, 8 and 16, [n, h, w, c]: noise, with the defects in the first channel of stride 8."""
     rng = np.random.default_rng(seed)
     sides = [CELLS * 8 // stride for stride in STRIDES]
     stages = [

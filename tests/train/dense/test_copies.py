@@ -1,4 +1,4 @@
-"""Copies: their labels are those of what is shown, and their keys name all that their pixels depend on."""
+"""Copies: their labels match their pixels, and their keys contain everything that their pixels depend on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from train.dense.copies import Kind, Painter, Sample, plan_copies
-from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.frames import FrameStore
 from train.readers import read_folder
 from train.tiles import TileRule
@@ -28,12 +28,12 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 class Pictures:
-    """Two groups of a good, a labelled and a masked picture each."""
+    """Two groups with a good, a labelled and a masked picture each."""
 
     def __init__(self, folder: Path) -> None:
         images = read_folder(write_pictures(folder / "pictures"), mixed=True).images
         self.store = FrameStore.build(images, folder / "cache")
-        self.tiles = know_tiles(self.store, RULE)
+        self.tiles = label_tiles(self.store, RULE)
         self.digests = [image.name for image in images]
         self.plan = self.planned()
 
@@ -106,8 +106,8 @@ def test_there_are_no_more_copies_than_the_recipe_allows(pictures: Pictures) -> 
         assert len(set(plan)) == len(plan)
 
 
-def test_copies_stay_what_they_are_where_labels_change(pictures: Pictures) -> None:
-    """A masked tile and a good one become parts of a bag: their own copies go, others stay but for these donors."""
+def test_copies_do_not_change_when_labels_change(pictures: Pictures) -> None:
+    """If a masked and a good tile become part of a bag, only their copies and those that use them as donors change."""
     tiles = pictures.tiles
     gone = [int(tiles.of(Known.MASKED)[0]), int(tiles.of(Known.GOOD)[0])]
     known = tiles.known.copy()
@@ -139,7 +139,7 @@ def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", (TILE_PX * 3, TILE_PX * 3))
     store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
     large = TileRule(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
-    tiles = know_tiles(store, large)
+    tiles = label_tiles(store, large)
     digests = [str(number) for number in range(len(store))]
     assert {sample.yx for sample in plan_copies(tiles, store, digests, recipe_with(), 128)} == {(0, 0)}
 
@@ -147,7 +147,7 @@ def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
 # Keys.
 
 
-def test_a_tile_is_found_by_its_picture_and_place_whatever_its_labels(pictures: Pictures) -> None:
+def test_the_key_of_a_tile_depends_on_picture_and_place_not_on_labels(pictures: Pictures) -> None:
     one, other = pictures.painter(TURNED), pictures.painter(DISTURBED, relabelled(pictures.tiles))
     rows = range(len(pictures.tiles))
     keys = [one.key(pictures.tile(row)) for row in rows]
@@ -159,7 +159,7 @@ def relabelled(tiles: DenseTiles) -> DenseTiles:
     return replace(tiles, known=np.zeros_like(tiles.known), group=np.zeros_like(tiles.group), groups=("one",))
 
 
-def test_all_copies_have_keys_of_their_own_and_the_same_in_another_training(pictures: Pictures) -> None:
+def test_copies_have_unique_keys_that_another_training_shares(pictures: Pictures) -> None:
     keys = [pictures.painter().key(sample) for sample in pictures.plan]
     assert keys == [pictures.painter(tiles=relabelled(pictures.tiles)).key(sample) for sample in pictures.plan]
     unmoved = [pictures.painter().key(pictures.tile(row)) for row in range(len(pictures.tiles))]
@@ -167,7 +167,7 @@ def test_all_copies_have_keys_of_their_own_and_the_same_in_another_training(pict
 
 
 @pytest.mark.parametrize("kind", [Kind.COPY, Kind.SYNTHETIC, Kind.TRANSPLANT])
-def test_a_copy_that_shows_anything_else_has_another_key(pictures: Pictures, kind: Kind) -> None:
+def test_a_copy_with_other_pixels_has_another_key(pictures: Pictures, kind: Kind) -> None:
     sample = next(sample for sample in pictures.plan if sample.kind == kind)
     tiles = pictures.tiles
     others = [
@@ -184,7 +184,7 @@ def test_a_copy_that_shows_anything_else_has_another_key(pictures: Pictures, kin
     assert len(set(keys)) == len(keys)
 
 
-def test_a_transplant_has_another_key_where_its_mask_was_corrected(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_transplant_has_another_key_after_its_mask_is_corrected(pictures: Pictures, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     for file in (folder / "masks").iterdir():
         mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
@@ -199,7 +199,7 @@ def test_a_transplant_has_another_key_where_its_mask_was_corrected(pictures: Pic
             assert painter.key(sample) == pictures.painter().key(sample)
 
 
-# What is drawn, and where it is said to be.
+# Pixels and masks of copies.
 
 
 def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
@@ -213,8 +213,8 @@ def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
             assert share.mean() == pytest.approx(pictures.tiles.table.defect_px[row] / TILE_PX**2)
 
 
-def test_a_copy_is_turned_together_with_its_mask(pictures: Pictures) -> None:
-    """Discs of 60 on a ground of 150."""
+def test_a_copy_is_rotated_together_with_its_mask(pictures: Pictures) -> None:
+    """Discs of grey level 60 on a background of 150."""
     painter = pictures.painter()
     for sample in pictures.plan:
         if sample.kind == Kind.COPY:
@@ -223,14 +223,14 @@ def test_a_copy_is_turned_together_with_its_mask(pictures: Pictures) -> None:
             np.testing.assert_allclose(share, dark, atol=0.2)
 
 
-def test_all_eight_views_of_a_copy_come(pictures: Pictures) -> None:
+def test_all_eight_orientations_of_a_copy_occur(pictures: Pictures) -> None:
     sample = next(sample for sample in pictures.plan if sample.kind == Kind.COPY)
     assert len({painted(pictures.painter(), replace(sample, seed=seed)).tobytes() for seed in range(8)}) == 8
     assert len({painted(pictures.painter(PLAIN), replace(sample, seed=seed)).tobytes() for seed in range(8)}) == 1
 
 
 @given(seeds, st.sampled_from([Kind.SYNTHETIC, Kind.TRANSPLANT]), st.sampled_from([PLAIN, TURNED]), st.data())
-def test_the_cells_that_a_synthetic_defect_changes_are_its_defective_ones(
+def test_a_synthetic_defect_changes_exactly_its_defective_cells(
     pictures: Pictures, seed: int, kind: Kind, how: AugmentConfig, data: st.DataObject
 ) -> None:
     samples = [sample for sample in pictures.plan if sample.kind == kind]
@@ -248,7 +248,7 @@ def test_the_cells_that_a_synthetic_defect_changes_are_its_defective_ones(
 
 
 @given(st.integers(0, 10**6))
-def test_a_disturbance_moves_nothing(pictures: Pictures, seed: int) -> None:
+def test_changes_of_light_do_not_move_the_mask(pictures: Pictures, seed: int) -> None:
     sample = replace(pictures.plan[seed % len(pictures.plan)], seed=seed)
     plain, disturbed = pictures.painter(TURNED), pictures.painter(DISTURBED)
     assert np.array_equal(plain.defective_share(sample), disturbed.defective_share(sample))

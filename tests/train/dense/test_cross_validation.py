@@ -1,4 +1,4 @@
-"""Grouped cross-validation: no head is asked about a group that it was trained on, and every tile is answered once."""
+"""Grouped cross-validation: no head predicts a group that it was trained on, and every tile is predicted once."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from edge.errors import InputError, TrainingError
 from tests.train.dense.small import CHANNELS, features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 from train.dense import cross_validation
 from train.dense.cross_validation import cross_validate, divide_groups
-from train.dense.fit_head import HeadTraining, answers
+from train.dense.fit_head import HeadTraining, predict
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Stages(nn.Module):
-    """A trunk of three convolutions, of strides 4, 8 and 16."""
+    """A trunk of three convolutions, with strides 4, 8 and 16."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def untrained(seed: int = 0) -> DenseClassifier:
 
 
 class Task:
-    """Groups of a masked and three good tiles each, and a synthetic defect with a donor of the next group."""
+    """Groups with a masked and three good tiles each, and a synthetic defect with a donor from the next group."""
 
     def __init__(self, folder: Path, groups: int = 5) -> None:
         known = [Known.MASKED, Known.GOOD, Known.GOOD, Known.GOOD] * groups
@@ -69,7 +69,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task(tmp_path_factory.mktemp("features"))
 
 
-def test_no_head_is_asked_about_a_group_that_it_was_trained_on(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_head_predicts_a_group_that_it_was_trained_on(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     trained_on: dict[int, NDArray[np.bool_]] = {}
     asked: list[int] = []
 
@@ -85,14 +85,14 @@ def test_no_head_is_asked_about_a_group_that_it_was_trained_on(task: Task, monke
     def watched(head: DenseHead, features: Features, rows: NDArray[np.int64], bf16: bool) -> Any:
         assert not trained_on[id(head)][task.tiles.group[rows]].any()
         asked.extend(rows.tolist())
-        return answers(head, features, rows, bf16)
+        return predict(head, features, rows, bf16)
 
     monkeypatch.setattr(cross_validation, "HeadTraining", Watched)
-    monkeypatch.setattr(cross_validation, "answers", watched)
+    monkeypatch.setattr(cross_validation, "predict", watched)
     found = task.validate(untrained(), steps=2)
     assert found is not None
     assert sorted(asked) == list(range(len(task.tiles)))
-    assert sum(bool(groups.all()) for groups in trained_on.values()) == 1  # the one that is used
+    assert sum(bool(groups.all()) for groups in trained_on.values()) == 1  # the final head
     assert len(trained_on) == 3 + 1
     np.testing.assert_allclose(np.sort(found.map.reshape(20, -1))[:, -16:].mean(axis=1), found.logit, atol=1e-2)
     for frame, fold in enumerate(found.fold.tolist()):
@@ -101,8 +101,8 @@ def test_no_head_is_asked_about_a_group_that_it_was_trained_on(task: Task, monke
     assert found.frames.tolist() == [f"{frame}.png" for frame in range(10)]
 
 
-def test_what_can_only_be_memorised_is_not_known_out_of_fold(tmp_path: Path) -> None:
-    """Features say of which group a tile is and nothing else, and half of the groups are defective."""
+def test_memorised_labels_do_not_help_out_of_fold(tmp_path: Path) -> None:
+    """Features only identify the group of a tile, and half of the groups are defective."""
     groups, rng = 16, np.random.default_rng(0)
     number = np.repeat(np.arange(groups), 4)
     defective = number % 2 == 0
@@ -115,7 +115,7 @@ def test_what_can_only_be_memorised_is_not_known_out_of_fold(tmp_path: Path) -> 
     recipe = recipe_with(steps=60, folds=4, located=16, good=16)
     found = cross_validate(model, tiles, samples, features, recipe, 0, bf16=False)
     assert found is not None
-    [(memorised, _)] = answers(model.head, features, np.arange(64), bf16=False)
+    [(memorised, _)] = predict(model.head, features, np.arange(64), bf16=False)
     assert known_by(memorised, defective) > 0.95
     assert known_by(found.logit, defective) < 0.75
 
@@ -126,7 +126,7 @@ def known_by(logits: NDArray[np.float32], defective: NDArray[np.bool_]) -> float
     return area
 
 
-def test_the_same_seed_gives_the_same_answers_and_the_same_model(task: Task) -> None:
+def test_the_same_seed_gives_the_same_predictions_and_the_same_model(task: Task) -> None:
     models, answered = [], []
     for seed in (1, 1, 2):
         models.append(untrained())
@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_answers_and_the_same_model(task: Task) -> 
     assert not np.array_equal(found.map, others.map)
 
 
-def test_a_fine_tuned_trunk_and_its_head_are_put_into_the_model_together(task: Task) -> None:
+def test_the_model_gets_the_fine_tuned_trunk_and_its_head_together(task: Task) -> None:
     model, before = untrained(), untrained()
     images = torch.rand(2, 3, 64, 64)
     assert task.validate(model, finetune_steps=3) is not None
@@ -154,7 +154,7 @@ def test_a_fine_tuned_trunk_and_its_head_are_put_into_the_model_together(task: T
         torch.testing.assert_close(model.evidence(images), expected)
 
 
-def test_a_single_group_is_not_cross_validated_and_trains_a_head_all_the_same(tmp_path: Path) -> None:
+def test_a_single_group_trains_a_head_without_cross_validation(tmp_path: Path) -> None:
     task, model = Task(tmp_path, groups=1), untrained()
     before = model.head
     assert task.validate(model, steps=2) is None
@@ -166,7 +166,7 @@ def folds_of(tiles: DenseTiles, **recipe: Any) -> int:
     return len(np.unique(divide_groups(tiles, recipe_with(**recipe), 0)))
 
 
-def test_no_fold_takes_all_good_tiles_or_where_none_are_drawn_all_defects() -> None:
+def test_no_fold_holds_all_good_tiles_or_all_defects_that_training_needs() -> None:
     good_in_one = tiles_of([Known.GOOD, Known.GOOD, Known.BAGGED, Known.BAGGED], [0, 0, 1, 2])
     assert folds_of(good_in_one) == 1
     defects_in_one = tiles_of([Known.BAGGED, Known.GOOD, Known.GOOD], [0, 1, 2])
@@ -174,7 +174,7 @@ def test_no_fold_takes_all_good_tiles_or_where_none_are_drawn_all_defects() -> N
     assert folds_of(defects_in_one, synthetic=0) == 1
 
 
-def test_what_a_head_cannot_be_trained_on_is_a_sentence(tmp_path: Path) -> None:
+def test_tiles_that_cannot_train_a_head_are_refused_in_a_sentence(tmp_path: Path) -> None:
     task = Task(tmp_path, groups=2)
     bags = tiles_of([Known.BAGGED] * 8, task.tiles.group.tolist())
     task.tiles, task.samples = bags, samples_of(bags, np.zeros((8, 8, 8)))
@@ -197,12 +197,12 @@ def assert_equal(one: OutOfFold, other: OutOfFold) -> None:
         assert np.array_equal(first, second)
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_written_predictions_are_read_back(tmp_path: Path) -> None:
     OUT_OF_FOLD.write(tmp_path / "out_of_fold.npz")
     assert_equal(OutOfFold.read(tmp_path / "out_of_fold.npz"), OUT_OF_FOLD)
 
 
-def test_a_damaged_file_is_a_sentence_and_never_other_numbers(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error_and_never_gives_other_numbers(tmp_path: Path) -> None:
     file = tmp_path / "out_of_fold.npz"
     OUT_OF_FOLD.write(file)
     whole = file.read_bytes()
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_a_sentence_and_never_other_numbers(tmp_path: Path) ->
         except InputError as error:
             refusals.append(str(error))
         else:
-            assert_equal(found, OUT_OF_FOLD)  # the damage is in what nobody reads, as a date
+            assert_equal(found, OUT_OF_FOLD)  # the damage is in unused bytes, such as a date
     assert len(refusals) > len(cut) + len(flipped) / 2
     assert all(line.startswith(f"{file} cannot be read (") and line.endswith("; train again") for line in refusals)
     file.unlink()
@@ -224,8 +224,8 @@ def test_a_damaged_file_is_a_sentence_and_never_other_numbers(tmp_path: Path) ->
         OutOfFold.read(file)
 
 
-def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path: Path) -> None:
-    """It finds what no synthetic defect showed: cells whose late features are like none of the good ones'."""
+def test_without_defects_novelty_is_added_to_all_maps(tmp_path: Path) -> None:
+    """Novelty finds cells whose late features differ from all good ones, unlike any synthetic defect."""
     groups = 5
     tiles = tiles_of([Known.GOOD] * 4 * groups, np.repeat(np.arange(groups), 4).tolist())
     drawn = squares(groups, 1)
@@ -243,7 +243,7 @@ def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path
     assert novelty is not None
     assert novelty.gain > 0
     all_rows = np.arange(4 * groups)
-    ((_, maps),) = answers(model.head, features, all_rows, bf16=False)
+    ((_, maps),) = predict(model.head, features, all_rows, bf16=False)
     odd = [torch.from_numpy(np.moveaxis(stage[:1].astype(np.float32), 3, 1)) for stage in stages]
     odd[2][:, :, 1, 2] += 3
     with torch.no_grad():
@@ -265,6 +265,6 @@ def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path
         LaterStages(tuned.trunk)(torch.from_numpy(np.moveaxis(stages[0][:3].astype(np.float32), 3, 1)))
     )
     fine = FineTuned(LaterStages(tuned.trunk), tuned.head).eval()
-    ((_, maps),) = answers(fine, features, np.arange(3), bf16=False)
+    ((_, maps),) = predict(fine, features, np.arange(3), bf16=False)
     np.testing.assert_allclose(maps, expected.detach().numpy(), rtol=1e-4, atol=1e-4)  # the trunk has the tuned stages
     assert np.isfinite(answered.map.astype(np.float32)).all()

@@ -1,4 +1,4 @@
-"""What is known of each tile: of masks, boxes, labels of whole pictures, and mixtures of them."""
+"""Labels of tiles from masks, boxes, labels of whole pictures, and mixtures of these."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.dense.small import write_pictures
-from train.dense.tiles import DenseTiles, Known, defective_share, know_tiles
+from train.dense.tiles import DenseTiles, Known, defective_share, label_tiles
 from train.frames import FrameStore
 from train.readers import read_folder
 from train.tiles import TileRule
@@ -20,7 +20,7 @@ RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
 
 def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, DenseTiles]:
     store = FrameStore.build(read_folder(folder, mixed=True, **how).images, cache)  # type: ignore[arg-type]
-    return store, know_tiles(store, RULE)
+    return store, label_tiles(store, RULE)
 
 
 def by_picture(store: FrameStore, tiles: DenseTiles) -> dict[str, set[Known]]:
@@ -31,7 +31,7 @@ def by_picture(store: FrameStore, tiles: DenseTiles) -> dict[str, set[Known]]:
 
 
 @pytest.mark.parametrize(("truth", "marked"), [("masks", Known.MASKED), ("boxes", Known.BOXED)])
-def test_a_mixture_of_marked_and_labelled_pictures_is_known_tile_by_tile(
+def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
     tmp_path: Path, truth: str, marked: Known
 ) -> None:
     store, tiles = known_of(write_pictures(tmp_path / "pictures", truth=truth), tmp_path / "cache")
@@ -48,7 +48,7 @@ def test_a_mixture_of_marked_and_labelled_pictures_is_known_tile_by_tile(
     assert len(tiles.of(Known.GOOD, Known.BAGGED)) + len(tiles.located) == len(tiles)
 
 
-def test_with_labels_of_whole_pictures_all_tiles_of_a_defective_one_are_its_bag(tmp_path: Path) -> None:
+def test_all_tiles_of_a_defective_picture_without_annotation_are_its_bag(tmp_path: Path) -> None:
     folder = sort_tiles(tmp_path / "pictures", count=2, side=50)
     store, tiles = known_of(folder, tmp_path / "cache")
     assert {Known(known) for known in tiles.known} == {Known.GOOD, Known.BAGGED}
@@ -62,13 +62,13 @@ def test_a_defective_picture_whose_mask_is_empty_is_a_bag(tmp_path: Path) -> Non
     folder = write_pictures(tmp_path / "pictures")
     for group in "ab":
         cv2.imwrite(str(folder / "masks" / f"{group}_labelled.png"), np.zeros((90, 120), np.uint8))
-    for mixed in (True, False):  # both as one that is only labelled, and as one whose annotation marks nothing
+    for mixed in (True, False):  # as a picture without annotation, and as one whose annotation marks nothing
         store = FrameStore.build(read_folder(folder, mixed=mixed).images, tmp_path / f"cache-{mixed}")
         assert store.is_unplaced(1) is not mixed
-        assert by_picture(store, know_tiles(store, RULE))["a_labelled"] == {Known.BAGGED}
+        assert by_picture(store, label_tiles(store, RULE))["a_labelled"] == {Known.BAGGED}
 
 
-def test_of_good_pictures_every_tile_is_good(tmp_path: Path) -> None:
+def test_every_tile_of_a_good_picture_is_good(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     for picture in (folder / "images").glob("*_[lm]*.png"):
         picture.unlink()
@@ -88,7 +88,7 @@ def test_a_tile_with_one_defective_pixel_is_known_to_be_defective(tmp_path: Path
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(32, 4), (64, 8), (24, 3)]), st.floats(0, 1))
-def test_the_share_of_a_cell_is_that_of_its_pixels(seed: int, size: tuple[int, int], density: float) -> None:
+def test_the_defective_share_of_a_cell_is_that_of_its_pixels(seed: int, size: tuple[int, int], density: float) -> None:
     side, cells = size
     mask = np.random.default_rng(seed).random((side, side)) < density
     share, px = defective_share(mask, cells), side // cells

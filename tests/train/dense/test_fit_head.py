@@ -1,4 +1,4 @@
-"""A dense head learns where defects are, from whatever is known of them, and learns the same every time."""
+"""Training of a dense head: it locates defects with every kind of label, reproducibly."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.errors import DivergedError
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 from train.config import DenseRecipeConfig
-from train.dense.fit_head import HeadTraining, answers
+from train.dense.fit_head import HeadTraining, predict
 from train.dense.tiles import Known
 from train.evaluation.ordering import auroc
 from train.features.cache import Features
@@ -21,12 +21,12 @@ from train.models.dense import TOP_CELLS, DenseHead
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRAINED = np.array([True, False])
-"""The first group; the other is to test with."""
+"""Only the first group is trained on; the other is for testing."""
 TESTED = [Known.MASKED] * 16 + [Known.GOOD] * 16
 
 
 class Task:
-    """Tiles of a group to train on, and as many to test with, of which every cell is known.
+    """Tiles of a group for training, and as many for testing, with labels of every cell.
 
     Args:
         known: of the tiles to train on.
@@ -56,7 +56,7 @@ class Task:
         return head
 
     def maps(self, head: DenseHead) -> NDArray[np.float32]:
-        return np.concatenate([maps for _, maps in answers(head, self.features, self.tested, bf16=False)])
+        return np.concatenate([maps for _, maps in predict(head, self.features, self.tested, bf16=False)])
 
 
 def masked(folder: Path) -> Task:
@@ -68,7 +68,7 @@ def masked(folder: Path) -> Task:
 
 
 def bagged(folder: Path) -> Task:
-    """Twelve pictures of four tiles, one of them defective; 24 good tiles."""
+    """Twelve bags of four tiles, one of them defective, and 24 good tiles."""
     share = np.zeros((72, 8, 8), np.float32)
     share[1:48:4] = squares(12, 0)
     return Task(folder, [Known.BAGGED] * 48 + [Known.GOOD] * 24, share, bag_tiles=4)
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert not torch.equal(one, other)
 
 
-def test_heads_that_are_trained_side_by_side_are_those_that_are_trained_one_after_the_other(tmp_path: Path) -> None:
+def test_heads_trained_in_parallel_equal_heads_trained_one_by_one(tmp_path: Path) -> None:
     task, recipe = bagged(tmp_path), recipe_with(steps=8)
     one_by_one = [weights(task.train(recipe, seed)) for seed in range(3)]
     heads = [new_head() for _ in range(3)]
@@ -127,7 +127,7 @@ def test_every_step_is_counted_and_the_head_is_left_in_evaluation_mode(tmp_path:
     assert not head.training
 
 
-def test_features_that_are_no_numbers_end_in_a_sentence(tmp_path: Path) -> None:
+def test_features_that_are_not_finite_end_the_training_with_a_sentence(tmp_path: Path) -> None:
     task = masked(tmp_path / "whole")
     stages = [stage.copy() for stage in task.features[np.arange(len(task.samples))]]
     stages[1][:] = np.nan
@@ -137,7 +137,7 @@ def test_features_that_are_no_numbers_end_in_a_sentence(tmp_path: Path) -> None:
         training.train(new_head())
 
 
-def test_a_learning_rate_that_is_far_too_high_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_a_far_too_high_learning_rate_ends_the_training_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"recipe\.lr"):
         masked(tmp_path).train(recipe_with(lr=1e30, warmup=0.0))
 
@@ -153,23 +153,23 @@ class Counted(Features):
         return self._features[rows]
 
 
-def test_of_a_bag_all_tiles_are_looked_at_and_of_another_group_none(tmp_path: Path) -> None:
+def test_all_tiles_of_a_bag_are_evaluated_and_none_of_another_group(tmp_path: Path) -> None:
     task = bagged(tmp_path)
     counted = Counted(task.features, len(task.samples))
-    recipe = recipe_with(steps=25, bags=4, tiles_per_bag=1)  # the only gradient of a bag is that of its hottest tile
+    recipe = recipe_with(steps=25, bags=4, tiles_per_bag=1)  # only the hottest tile of a bag gets a gradient
     HeadTraining(task.samples, counted, TRAINED, recipe, 0, bf16=False).train(new_head())
-    reads = counted.reads[:48].reshape(12, 4) - 1  # once for the mean and deviation of the features
-    drawn = reads.min(axis=1)  # each time that a bag is drawn, each of its tiles is looked at,
+    reads = counted.reads[:48].reshape(12, 4) - 1  # one read is for the mean and deviation of the features
+    drawn = reads.min(axis=1)  # each draw of a bag evaluates all its tiles
     assert (drawn > 0).all()
-    assert ((reads - drawn[:, None]).sum(axis=1) == drawn).all()  # and one is trained on
+    assert ((reads - drawn[:, None]).sum(axis=1) == drawn).all()  # and trains on one
     assert not counted.reads[task.tested].any()
 
 
-def test_answers_are_the_maps_and_the_means_of_their_highest_cells_in_order(tmp_path: Path) -> None:
+def test_predictions_are_maps_and_means_of_their_highest_cells_in_order(tmp_path: Path) -> None:
     task, head = masked(tmp_path), new_head().eval()
     rows = np.array([5, 3, 40, 3])
     logits, maps = (
-        np.concatenate(parts) for parts in zip(*answers(head, task.features, rows, bf16=False), strict=True)
+        np.concatenate(parts) for parts in zip(*predict(head, task.features, rows, bf16=False), strict=True)
     )
     stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in task.features[rows]]
     with torch.no_grad():
@@ -178,10 +178,10 @@ def test_answers_are_the_maps_and_the_means_of_their_highest_cells_in_order(tmp_
 
 
 def test_a_trained_head_gives_the_odds_of_tiles_as_they_come(tmp_path: Path) -> None:
-    """Defects that cannot be seen: the logit is how rare defective tiles are, whatever a step is made of."""
+    """If defects are invisible, the logit equals the log-odds of defective tiles, whatever a step contains."""
     known = [Known.BOXED] * 4 + [Known.GOOD] * 60
     task = Task(tmp_path, known, np.zeros((64, 8, 8), np.float32))
-    task.samples.share[:4] = 1  # boxes of the whole tile
+    task.samples.share[:4] = 1  # boxes that cover the whole tile
     head = task.train(recipe_with(located=2, good=16))
-    logits = np.concatenate([logits for logits, _ in answers(head, task.features, task.tested[16:], bf16=False)])
-    assert np.median(logits) < np.log((4 + 16) / (60 + 16))  # those that are tested with are tiles too
+    logits = np.concatenate([logits for logits, _ in predict(head, task.features, task.tested[16:], bf16=False)])
+    assert np.median(logits) < np.log((4 + 16) / (60 + 16))  # the test tiles count as tiles too

@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: no group is cut, and each fold has its part of everything."""
+"""Folds of a cross-validation: no group is divided, and each fold has its share of every kind."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tests.train.dense.small import recipe_with, tiles_of
 from train.dense.cross_validation import divide_groups
-from train.dense.folds import divide
+from train.dense.folds import assign_folds
 from train.dense.tiles import Known
 
 seeds = st.integers(0, 2**32 - 1)
@@ -26,26 +26,26 @@ def test_every_group_is_in_one_fold_and_no_fold_stays_empty(seed: int, groups: i
     rng = np.random.default_rng(seed)
     group = np.concatenate([np.arange(groups), rng.integers(0, groups, 200)])
     weight = weights_of(seed, len(group), kinds, 0.1)
-    fold_of = divide(group, weight, folds, seed)
+    fold_of = assign_folds(group, weight, folds, seed)
     assert fold_of.shape == (groups,)
     assert set(fold_of.tolist()) == set(range(min(groups, folds)))
-    assert np.array_equal(fold_of, divide(group, weight, folds, seed))
-    order = rng.permutation(len(group))  # only what is in a group counts, not where it stands
-    assert np.array_equal(fold_of, divide(group[order], weight[order], folds, seed))
+    assert np.array_equal(fold_of, assign_folds(group, weight, folds, seed))
+    order = rng.permutation(len(group))  # the order of samples does not matter
+    assert np.array_equal(fold_of, assign_folds(group[order], weight[order], folds, seed))
 
 
 @given(seeds, st.integers(2, 60), st.integers(2, 8))
 def test_folds_of_equal_groups_differ_by_one_group_at_most(seed: int, groups: int, folds: int) -> None:
-    fold_of = divide(np.repeat(np.arange(groups), 7), np.ones((7 * groups, 1)), folds, seed)
+    fold_of = assign_folds(np.repeat(np.arange(groups), 7), np.ones((7 * groups, 1)), folds, seed)
     counts = np.bincount(fold_of, minlength=folds)
     assert counts.max() - counts.min() <= 1
 
 
 @given(seeds, st.integers(5, 60), st.integers(2, 8))
 def test_no_fold_exceeds_another_by_more_than_the_largest_group(seed: int, groups: int, folds: int) -> None:
-    """The bound of a greedy division of one kind."""
+    """The bound of a greedy assignment of one kind."""
     sizes = np.random.default_rng(seed).integers(1, 100, groups)
-    fold_of = divide(np.repeat(np.arange(groups), sizes), np.ones((sizes.sum(), 1)), folds, seed)
+    fold_of = assign_folds(np.repeat(np.arange(groups), sizes), np.ones((sizes.sum(), 1)), folds, seed)
     load = np.bincount(fold_of, sizes, minlength=folds)
     assert load.max() - load.min() <= sizes.max()
 
@@ -55,14 +55,14 @@ def test_a_rare_kind_is_spread_over_the_folds(seed: int, groups: int, folds: int
     rare = data.draw(st.sets(st.integers(0, groups - 1), min_size=1, max_size=groups))
     group = np.repeat(np.arange(groups), 10)
     is_rare = np.isin(group, list(rare)) & (np.arange(len(group)) % 10 == 0)
-    fold_of = divide(group, np.stack([~is_rare, is_rare], axis=1).astype(float), folds, seed)
+    fold_of = assign_folds(group, np.stack([~is_rare, is_rare], axis=1).astype(float), folds, seed)
     counts = np.bincount(fold_of[sorted(rare)], minlength=folds)
     assert counts.max() - counts.min() <= 1
 
 
 def test_the_seed_draws_which_of_equal_groups_go_together() -> None:
     group, weight = np.repeat(np.arange(12), 3), np.ones((36, 1))
-    assert len({divide(group, weight, 4, seed).tobytes() for seed in range(10)}) > 5
+    assert len({assign_folds(group, weight, 4, seed).tobytes() for seed in range(10)}) > 5
 
 
 @given(seeds, st.integers(2, 12), st.integers(2, 6))

@@ -1,4 +1,4 @@
-"""The loss of a step, against the formula written out in numpy, and where its gradient points."""
+"""The loss of a step, compared with the formula in NumPy, and the direction of its gradient."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.dense.objective import StepMaps, bag_numbers, loss_of
+from train.dense.objective import StepMaps, bag_numbers, step_loss
 
 CELLS, TOP = 5, 4
 Array = NDArray[np.float64]
@@ -22,7 +22,7 @@ def top_mean(maps: Array) -> Array:
 
 
 def around_defects(maps: Array, share: Array, exact: NDArray[np.bool_]) -> float:
-    """Half for cells of which more than 12 % is defective, half for those of which nothing is."""
+    """Half the mean over cells that are more than 12 % defective, half the mean over untouched cells."""
     hot = [softplus(-maps[i][share[i] > 0.12]) for i in range(len(maps)) if exact[i]]
     cold = [softplus(maps[i][share[i] == 0]) for i in range(len(maps))]
     means = [np.concatenate(parts).mean() if sum(map(len, parts)) else 0.0 for parts in (hot, cold)]
@@ -70,11 +70,11 @@ def step(parts: dict[str, Array], sizes: list[int], exact: Array) -> StepMaps:
     st.lists(st.integers(1, 4), max_size=3),
     st.floats(-4, 4),
 )
-def test_the_loss_is_that_of_the_formula(
+def test_the_loss_equals_its_formula(
     seed: int, located: int, good: int, synthetic: int, sizes: list[int], shift: float
 ) -> None:
     parts, exact = drawn(seed, located, good, synthetic, sizes)
-    loss = loss_of(step(parts, sizes, exact), shift, TOP)
+    loss = step_loss(step(parts, sizes, exact), shift, TOP)
     assert float(loss) == pytest.approx(expected(parts, sizes, exact, shift), rel=1e-6)
 
 
@@ -83,7 +83,7 @@ def gradients(sizes: list[int], exact: NDArray[np.bool_]) -> tuple[dict[str, Arr
     maps = step(parts, sizes, exact)
     for name in ("located", "good", "synthetic", "bagged"):
         getattr(maps, name).requires_grad_()
-    loss_of(maps, -0.5, TOP).backward()
+    step_loss(maps, -0.5, TOP).backward()
     found: dict[str, Array] = {}
     for name in ("located", "good", "synthetic", "bagged"):
         if (grad := getattr(maps, name).grad) is not None:  # no bags, no gradient
@@ -99,7 +99,7 @@ def test_a_hotter_cell_of_a_good_tile_raises_the_loss_and_one_of_a_bag_lowers_it
     assert (found["bagged"].reshape(5, -1)[np.arange(5), hottest] < 0).all()
 
 
-def test_of_a_synthetic_defect_covered_cells_are_to_be_hot_untouched_ones_cold_and_others_count_for_nothing() -> None:
+def test_covered_cells_of_synthetic_defects_get_hotter_untouched_ones_colder_others_do_not_count() -> None:
     found, maps = gradients([], np.array([True]))
     share = maps.synthetic_share.numpy()
     assert (found["synthetic"][share > 0.12] < 0).all()
@@ -107,10 +107,10 @@ def test_of_a_synthetic_defect_covered_cells_are_to_be_hot_untouched_ones_cold_a
     assert not found["synthetic"][(share > 0) & (share <= 0.12)].any()
 
 
-def test_in_a_box_no_cell_is_known_to_be_hot_and_outside_it_all_are_cold() -> None:
+def test_cells_in_a_box_do_not_count_and_all_outside_get_colder() -> None:
     found, maps = gradients([], np.array([False, False]))
     share = maps.located_share.numpy()
-    lowest = maps.located.detach().flatten(1).argsort(dim=1)[:, : CELLS**2 - TOP].numpy()  # without part in the logit
+    lowest = maps.located.detach().flatten(1).argsort(dim=1)[:, : CELLS**2 - TOP].numpy()  # not part of the logit
     for grad, inside, cells in zip(found["located"].reshape(2, -1), share.reshape(2, -1), lowest, strict=True):
         assert not grad[cells][inside[cells] > 0].any()
         assert (grad[cells][inside[cells] == 0] > 0).all()

@@ -1,4 +1,4 @@
-"""What a step draws: by seed and step only, never of a group that is not trained on, and of a bag everything."""
+"""The draws of a step: a function of seed and step, only of trained groups, and with all tiles of a bag."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def mixture(seed: int, groups: int, count: int = 40) -> Samples:
 
 
 def trained_of(seed: int, samples: Samples, groups: int) -> np.ndarray:
-    """Some groups, among them one with a good tile."""
+    """Some groups, at least one of them with a good tile."""
     trained = np.random.default_rng(seed + 1).random(groups) < 0.6
     good = samples.groups[(samples.known == Known.GOOD) & (samples.kind == Kind.TILE)]
     trained[good[0, 0]] = True
@@ -40,7 +40,7 @@ def parts(draw: Draw) -> list[list[int]]:
 
 
 @given(seeds, st.integers(1, 8), st.integers(0, 1000))
-def test_only_samples_of_which_both_groups_are_trained_on_are_drawn(seed: int, groups: int, step: int) -> None:
+def test_a_sample_is_drawn_only_if_both_its_groups_are_trained_on(seed: int, groups: int, step: int) -> None:
     samples = mixture(seed, groups)
     trained = trained_of(seed, samples, groups)
     draw = Sampler(samples, trained, recipe_with(), seed).draw(step)
@@ -49,7 +49,7 @@ def test_only_samples_of_which_both_groups_are_trained_on_are_drawn(seed: int, g
 
 
 @given(seeds, st.integers(0, 1000))
-def test_a_draw_is_of_what_it_says(seed: int, step: int) -> None:
+def test_each_part_of_a_draw_holds_its_kind_of_sample(seed: int, step: int) -> None:
     samples = mixture(seed, 3)
     recipe = recipe_with()
     draw = Sampler(samples, np.ones(3, np.bool_), recipe, seed).draw(step)
@@ -79,14 +79,14 @@ def test_a_draw_depends_on_seed_and_step_and_nothing_else(seed: int) -> None:
     assert forwards != [parts(other.draw(step)) for step in range(5)]
 
 
-def test_over_the_steps_every_usable_sample_comes() -> None:
+def test_every_usable_sample_is_drawn_over_the_steps() -> None:
     samples = mixture(0, 3)
     sampler = Sampler(samples, np.ones(3, np.bool_), recipe_with(), 0)
     drawn = {row for step in range(200) for part in parts(sampler.draw(step)) for row in part}
     assert drawn == set(range(len(samples)))
 
 
-def test_tiles_and_their_copies_make_up_half_each() -> None:
+def test_half_of_a_draw_are_tiles_and_half_are_copies() -> None:
     tiles = tiles_of([Known.GOOD] * 9 + [Known.MASKED], [0] * 10)
     plain = samples_of(tiles, np.zeros((10, 1, 1)))
     copied = Samples(
@@ -103,7 +103,7 @@ def test_tiles_and_their_copies_make_up_half_each() -> None:
 
 
 @pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
-def test_bags_that_are_few_beside_marked_tiles_are_drawn_as_seldom(bags: int, share: float) -> None:
+def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: float) -> None:
     tiles = tiles_of([Known.GOOD, *[Known.MASKED] * 20, *[Known.BAGGED] * bags], [0] * (21 + bags))
     samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)))
     sampler = Sampler(samples, np.ones(1, np.bool_), recipe_with(bags=4), 0)
@@ -118,7 +118,7 @@ def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_goo
     assert samples.log_odds == pytest.approx(np.log(4 / 8))
 
 
-def test_without_a_good_tile_or_any_positive_it_says_so_in_a_sentence() -> None:
+def test_a_training_without_good_tiles_or_positives_is_refused() -> None:
     bags = samples_of(tiles_of([Known.BAGGED, Known.MASKED], [0, 1]), np.zeros((2, 1, 1)))
     with pytest.raises(TrainingError, match=r"^no tile of the training is known to be good, .*; add good pictures, "):
         Sampler(bags, np.ones(2, np.bool_), recipe_with(), 0)

@@ -148,7 +148,7 @@ def _legend(row: Row) -> Legend:
     if any(other != one for other in calibrations):
         marks = {"region from the evidence threshold of its fold": thresholds.evidence}
     return make_legend(
-        ColourScale.of(one, thresholds),
+        ColourScale.from_calibration(one, thresholds),
         marks,
         ("cold: as in good frames", "hot: a defect"),
         [Outline(TRUTH_RGB, "true defect"), Outline(OUTLINE_RGB, "found: the heatmap reaches the evidence threshold")],

@@ -11,7 +11,7 @@ from train.evaluation.report.line import line_view
 from train.evaluation.report.rows import Pictures, Read, rows_of
 from train.evaluation.report.sections import Block, Section, as_markdown
 from train.evaluation.result import read_evaluation
-from train.files import write_whole
+from train.files import write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
 NOTES = (
@@ -74,8 +74,8 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}); name another folder for the report") from error
-    write_whole(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
-    write_whole(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
+    write_atomically(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
+    write_atomically(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
     return out / PAGE, out / TABLES
 
 
