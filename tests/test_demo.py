@@ -20,7 +20,7 @@ MAP_CELL_PX = 8
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-def test_the_shipped_bundle_is_whole_and_works_here(kind: EngineKind) -> None:
+def test_the_shipped_bundle_is_complete_and_works_here(kind: EngineKind) -> None:
     bundle = open_bundle(BUNDLE)
     differences = check_golden(bundle.golden(), open_engine(kind, bundle.path, 224), bundle.manifest)
     assert max(differences.values()) <= 1e-4
@@ -47,7 +47,7 @@ def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it(defects: i
 @pytest.mark.parametrize(
     ("boards", "size_hw"), [(5, (560, 800)), pytest.param(24, (1250, 1600), marks=pytest.mark.long)]
 )
-def test_the_demo_passes_its_checks_and_says_which_one_fails(
+def test_the_demo_passes_its_checks_and_names_a_failed_one(
     boards: int,
     size_hw: tuple[int, int],
     tmp_path: Path,

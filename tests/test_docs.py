@@ -119,7 +119,7 @@ def test_every_command_and_option_is_documented() -> None:
         assert set(re.findall(r"`(--?[a-z-]+)`", options)) == set(exist), name
 
 
-def test_no_command_is_documented_that_does_not_exist() -> None:
+def test_every_documented_command_exists() -> None:
     exist = {" ".join(("heatline", *path)) for path, _ in commands(heatline)}
     text = "\n".join(document.read_text() for document in DOCUMENTS)
     for line in re.findall(r"^(?:\$ )?(heatline [^\n]*)", "\n".join(blocks(text, "sh")), flags=re.MULTILINE):
@@ -279,7 +279,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def test_every_link_points_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     broken = []
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
@@ -302,7 +302,7 @@ def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
             assert len(load_config(file).cameras) == 1
 
 
-def test_the_tours_line_is_shown_before_it_is_used_and_runs_until_it_is_stopped(tmp_path: Path) -> None:
+def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path: Path) -> None:
     tour = section(read("README.md"), "## The tour")
     (shown,) = blocks(tour, "toml")
     assert tour.index(shown) < tour.index(" line.toml")
@@ -521,7 +521,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
     ]
 
 
-def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
+def test_the_client_of_security_md_connects_with_its_key(tmp_path: Path) -> None:
     client = python("docs/security.md", "## What a client needs")
     secured, port = Secured(tmp_path), free_port()
     own = tmp_path / "mes.key"
@@ -537,7 +537,7 @@ def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
     assert shown.stdout == "status\n"
 
 
-def test_the_key_of_security_md_is_one(tmp_path: Path) -> None:
+def test_the_key_of_security_md_is_valid(tmp_path: Path) -> None:
     (example,) = blocks(section(read("docs/security.md"), "## Files"), "")
     file = tmp_path / "its.key.pub"
     file.write_text(example)
@@ -551,7 +551,7 @@ def commands_at(address: str, answer: Any) -> CommandServer:
     return server
 
 
-def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:
+def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(address: str, tmp_path: Path) -> None:
     client = python("docs/protocol.md", "### A changeover")
     assert len(client.splitlines()) < 30
     selected = Selected(product="4712", bundle=BundleName(name="boards", version="1", digest="0"))
@@ -579,7 +579,7 @@ def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(addr
     assert (set(busy), last) == ({"BUSY changing"}, "READY")
 
 
-def test_the_changeover_of_protocol_md_ends_where_the_line_refuses(tmp_path: Path) -> None:
+def test_the_changeover_of_protocol_md_ends_if_the_line_refuses(tmp_path: Path) -> None:
     server = commands_at(f"ipc://{tmp_path}/commands", refusal("unknown_product", "there is no product '9'"))
     client = python("docs/protocol.md", "### A changeover")
     with contextlib.closing(server):

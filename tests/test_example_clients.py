@@ -74,7 +74,7 @@ def running(name: str, *arguments: str) -> Iterator[Running]:
             process.kill()
 
 
-def test_a_client_in_python_has_less_than_thirty_lines_and_needs_nothing_of_heatline() -> None:
+def test_a_python_client_has_under_thirty_lines_and_does_not_import_heatline() -> None:
     for name in ("live.py", "durable.py"):
         text = (CLIENTS / name).read_text()
         assert len([line for line in text.splitlines() if line]) < 30
@@ -167,7 +167,7 @@ def test_a_live_client_shows_events_exactly_and_reports_silence_and_missed_event
             assert client.prints(1)[0].split()[:2] == [str(int(seq) + 4), GOOD]
 
 
-def test_a_live_client_in_node_takes_only_the_topics_that_it_names(address: str, tmp_path: Path) -> None:
+def test_a_live_client_in_node_receives_only_its_topics(address: str, tmp_path: Path) -> None:
     with published(address, tmp_path) as publisher, running("live.mjs", address, DEFECT) as client:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         publish(publisher, GOOD, DEFECT, GOOD, GOOD, DEFECT)

@@ -61,7 +61,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         "training by the default recipe",
     ],
 )
-def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) -> None:
+def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> None:
     what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}\n{what}"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -120,7 +120,7 @@ def imported_by(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_nothing_from_its_right_and_no_tests(package: str) -> None:
+def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) -> None:
     forbidden = {"tests", *PACKAGES[PACKAGES.index(package) + 1 :]} | (FOREIGN if package == "edge" else set())
     forbidden |= {"bench"} if package == "heatline" else set()
     files = sorted((ROOT / package).rglob("*.py"))
@@ -177,7 +177,7 @@ def files_imported_by(path: Path) -> set[Path]:
     return found - {path}
 
 
-def test_no_files_import_each_other_in_a_circle() -> None:
+def test_no_files_import_each_other_in_a_cycle() -> None:
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
     assert len(order) >= len(files) > 400

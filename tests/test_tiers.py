@@ -22,7 +22,7 @@ def files(functions: set[str]) -> set[str]:
     return {name.partition("::")[0] for name in functions}
 
 
-def test_each_long_test_has_a_sibling_in_the_first_tier_and_the_readme_names_it(request: pytest.FixtureRequest) -> None:
+def test_each_long_test_has_a_short_form_that_the_readme_names(request: pytest.FixtureRequest) -> None:
     collected = request.config.stash[COLLECTED]
     long = functions([item for item in collected if item.get_closest_marker("long")])
     short = functions([item for item in collected if not item.get_closest_marker("long")])

@@ -85,7 +85,7 @@ def end(run: RunningLine) -> Heard:
     return heard
 
 
-def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
+def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
     line: Line, bundle: Bundle, other_bundle: Bundle
 ) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
@@ -109,7 +109,7 @@ def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
     assert heard.last.last_change.applied
 
 
-def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_before(
+def test_while_a_product_is_prepared_the_line_is_busy_and_inspects(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
     line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes its time
@@ -131,7 +131,7 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
         end(run)
 
 
-def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
+def test_the_selected_product_is_active_after_a_restart_else_the_files(
     line: Line,
 ) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
@@ -148,7 +148,7 @@ def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_u
         run.end()
 
 
-def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line: Line, other_bundle: Bundle) -> None:
+def test_an_unusable_product_is_refused_and_the_former_stays_active(line: Line, other_bundle: Bundle) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         with pytest.raises(CommandRefusedError, match="there is no product 'z'; expected one of a, b") as unknown:
@@ -171,7 +171,7 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
     assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
-def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says_the_old_one_stays(
+def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
     line: Line, bundle: Bundle, address: str
 ) -> None:
     key, file = line.file.with_name("line.key"), line.file
@@ -214,7 +214,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
     assert [event.applied for event in heard.changes] == [True] + [False] * len(nonsense)
 
 
-def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
+def test_repeated_changes_close_every_unused_engine(line: Line) -> None:
     """Each has threads of its own, which end with it."""
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
@@ -242,7 +242,7 @@ def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
         yield line
 
 
-def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gige: Line) -> None:
+def test_no_frame_is_judged_for_a_product_with_another_exposure(gige: Line) -> None:
     with gige.running() as run, Commander(gige.commands, 60) as to_line:
         run.until_inspected()
         to_line.select("b")

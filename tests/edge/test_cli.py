@@ -71,7 +71,7 @@ def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
-def test_help_says_a_whole_sentence_of_each_command_on_a_narrow_terminal(group: str) -> None:
+def test_help_has_a_complete_sentence_per_command_on_a_narrow_terminal(group: str) -> None:
     text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
     assert "..." not in text.partition("[ARGS]...")[2]
     assert max(map(len, text.splitlines())) <= 80
@@ -94,7 +94,7 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
 # check
 
 
-def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle: Bundle, address: str) -> None:
+def test_check_reports_what_the_line_will_use_as_json_and_text(line: Path, bundle: Bundle, address: str) -> None:
     result = heatline("check", line, "--json")
     assert result.returncode == 0, result.stderr
     report = one_object(result.stdout)
@@ -112,7 +112,7 @@ def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle:
         assert fact in " ".join(shown.stdout.split())
 
 
-def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path) -> None:
+def test_check_reports_what_would_make_run_fail(tmp_path: Path, line: Path) -> None:
     key, taken, top = tmp_path / "line.key", f"ipc://{tmp_path}/taken", 'path = "frames"'
     make_key_pair(key)
     (write_pictures(tmp_path / "bad", small_frames(1)) / "001.png").write_bytes(b"")
@@ -135,7 +135,7 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
 
 
-def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_path: Path, line: Path) -> None:
+def test_check_tests_the_journals_folder_without_writing(tmp_path: Path, line: Path) -> None:
     before = line.read_text()
     (tmp_path / "file").write_text("")
     Journal.open(tmp_path / "other", "line2").close()
@@ -159,7 +159,7 @@ def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_pa
     assert sorted(tmp_path.rglob("*")) == files
 
 
-def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: Path) -> None:
+def test_check_warns_of_a_threshold_outside_all_golden_tiles(line: Path) -> None:
     before = line.read_text()
     for score, words in (("1e9", "would be GOOD, so that defects may pass"), ("-1e9", "would be DEFECT")):
         line.write_text(f"{before}\n[thresholds]\nscore = {score}")
@@ -167,7 +167,7 @@ def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: 
         assert (result.returncode, words in result.stderr) == (0, True), result.stderr
 
 
-def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
+def test_check_reports_the_journals_folder_and_the_lines_key(tmp_path: Path, line: Path) -> None:
     served, key = f"ipc://{tmp_path}/journal", make_key_pair(tmp_path / "line.key")
     (tmp_path / "allowed").mkdir()
     tables = f'[journal]\nbind = "{served}"\nfolder = "kept"\n\n[security]\nkey = "line.key"'
@@ -204,7 +204,7 @@ def test_bundle_verify_runs_the_golden_tiles(bundle: Bundle) -> None:
     assert re.search(r" off_by logit \S+, map \S+ allowed ", shown)
 
 
-def test_bundle_verify_refuses_where_golden_tiles_come_out_otherwise(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_verify_refuses_different_golden_tiles(bundle: Bundle, tmp_path: Path) -> None:
     edited = graph(GAIN * 1.01)
     folder = put(copy_of(bundle, tmp_path / "b"), {"model.onnx": edited, **to_openvino(edited)})
     result = heatline("bundle", "verify", folder, "--json")
@@ -262,7 +262,7 @@ def test_inspect_writes_a_picture_and_an_event_per_image(tmp_path: Path, bundle:
     assert (changed.max(axis=0) < (120, 140)).all()
 
 
-def test_inspect_goes_on_after_a_bad_image_and_says_so_in_the_exit_code(tmp_path: Path, bundle: Bundle) -> None:
+def test_inspect_continues_after_a_bad_image_and_ends_with_its_exit_code(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(3))
     (frames / "002.png").write_bytes(b"\x89PNG")
     result = inspected(bundle, tmp_path, "--json", images=tmp_path / "missing.png")
@@ -279,9 +279,7 @@ def test_inspect_goes_on_after_a_bad_image_and_says_so_in_the_exit_code(tmp_path
     assert "regions at (" in rows[2]
 
 
-def test_inspect_takes_pictures_of_every_size_and_depth_and_both_engines_answer_alike(
-    tmp_path: Path, bundle: Bundle
-) -> None:
+def test_inspect_accepts_every_size_and_depth_and_both_engines_agree(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", {
         "a.png": white_frame((1, 1)), "b.png": white_frame((600, 30)), "c.png": np.full((50, 70), 255, np.uint8),
         "d.jpg": white_frame((300, 300)),
@@ -297,7 +295,7 @@ def test_inspect_takes_pictures_of_every_size_and_depth_and_both_engines_answer_
         assert [each["box_xyxy"] for each in first["regions"]] == [each["box_xyxy"] for each in second["regions"]]
 
 
-def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
+def test_inspect_without_images_or_into_an_unusable_folder_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "frames").mkdir()
     nothing = inspected(bundle, tmp_path)
     assert (nothing.returncode, "holds no picture" in complaint(nothing)) == (9, True)
@@ -309,7 +307,7 @@ def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path:
     assert [file.name for file in (tmp_path / "frames").iterdir()] == ["001.png"]
 
 
-def test_a_picture_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_picture_on_a_full_disk_leaves_no_partial_file(tmp_path: Path, bundle: Bundle) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = inspected(bundle, tmp_path)
@@ -366,7 +364,7 @@ def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(addre
     assert came == [message.event for message in sent]
 
 
-def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
+def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
     odd: list[dict[str, Any]] = [
         {"source": "[/nothing] [bold]brackets"},
         {"source": "\x1b[2Jclear the screen"},
@@ -398,7 +396,7 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         assert re.search(fact, out), f"{fact}\n{out}"
 
 
-def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least() -> None:
+def test_watch_drops_columns_instead_of_wrapping_rows() -> None:
     dark = good(
         seq=123456, verdict="NO_VERDICT", reason="failed.implausible", source="board_00017_of_the_late_shift.png",
         detail="it does not look like the product: brightness 3, expected 60 to 140",
@@ -418,7 +416,7 @@ def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least(
         assert ("brightness 3, expected 60 to 140" in rows[3]) is (width == 200)
 
 
-def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, publisher: Publisher) -> None:
+def test_watch_ends_after_the_given_verdicts_or_a_silence(address: str, publisher: Publisher) -> None:
     out = watched(publisher, address, CHANGE, GOOD, DEFECT, NO_VERDICT, options=("--json", "--count", "2"))
     assert [json.loads(row).get("verdict") for row in out.splitlines()] == [None, "GOOD", "DEFECT"]
     result = heatline("watch", address, "--json", "--timeout", "0.1")
@@ -428,7 +426,7 @@ def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, 
 # Processes and pipes.
 
 
-def test_a_reader_that_has_seen_enough_ends_watch_without_a_word(address: str, publisher: Publisher) -> None:
+def test_a_closed_pipe_ends_watch_silently(address: str, publisher: Publisher) -> None:
     """`heatline watch --json ADDRESS | head -1`"""
     with started(HEATLINE, "watch", address, "--json") as watching:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -442,7 +440,7 @@ def test_a_reader_that_has_seen_enough_ends_watch_without_a_word(address: str, p
         assert watching.stderr.read() == ""
 
 
-def test_a_reader_that_has_seen_enough_ends_inspect_without_a_word(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_closed_pipe_ends_inspect_silently(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(12))
     with started(HEATLINE, "inspect", bundle.path, frames, "--out", tmp_path / "out") as inspecting:
         assert inspecting.stdout is not None
@@ -460,7 +458,7 @@ def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Ru
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_costs_no_result(
+def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_is_ignored(
     tmp_path: Path, bundle: Bundle, unbuffered: str
 ) -> None:
     (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # of which it wants to warn
@@ -473,7 +471,7 @@ def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_costs_
     assert (inspected.returncode, len(inspected.stdout.splitlines())) == (9, 2)
 
 
-def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> None:
+def test_a_closed_pipe_ends_a_report_silently(bundle: Bundle) -> None:
     for options in (["--json"], []):
         reading, writing = os.pipe()
         os.close(reading)
@@ -523,7 +521,7 @@ print("codes", *codes, file=sys.stderr)
 """
 
 
-def test_without_extras_help_and_check_work_and_commands_and_functions_say_what_to_install(line: Path) -> None:
+def test_without_extras_help_and_check_work_and_the_rest_names_what_to_install(line: Path) -> None:
     commands = ["--help", f"check|{line}", "train|data=boards", "export|runs/boards|--to|b"]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, timeout=60, check=True
@@ -537,7 +535,7 @@ def test_without_extras_help_and_check_work_and_commands_and_functions_say_what_
     assert all(f"\n  {name} " in result.stdout for name in OWN + JOINED)
 
 
-def test_nothing_is_stored_of_who_used_it_and_so_nothing_can_be_sent(bundle: Bundle, tmp_path: Path) -> None:
+def test_no_use_is_recorded_or_sent(bundle: Bundle, tmp_path: Path) -> None:
     """OpenVINO would write an id and statistics to the home folder, and send them to its maker."""
     home = tmp_path / "home"
     home.mkdir()

@@ -79,7 +79,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
     assert config.commands.bind == "tcp://127.0.0.1:5557"
 
 
-def test_bundle_and_camera_are_all_that_must_be_said_and_paths_count_from_the_files_folder(
+def test_bundle_and_camera_are_required_and_paths_start_at_the_files_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "etc").mkdir()
@@ -129,7 +129,7 @@ REFUSED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("place", REFUSED)
-def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, place: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, place: str) -> None:
     table, _, key = place.rpartition(".")
     for value in REFUSED[place]:
         sentence = refusal(tmp_path, with_key(table, f"{key} = {value}"))
@@ -152,7 +152,7 @@ def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, p
         ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
     ],
 )
-def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: str, words: str) -> None:
+def test_a_contradictory_configuration_is_refused(tmp_path: Path, table: str, key: str, words: str) -> None:
     assert words in refusal(tmp_path, with_key(table, key))
 
 
@@ -183,7 +183,7 @@ def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: s
         ("a = " + 5000 * "[", "is not valid TOML"),  # deeper than any reader goes
     ],
 )
-def test_a_file_is_refused_that_holds(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_a_file_that_is_not_valid_toml_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
     assert words in refusal(tmp_path, text)
 
 
@@ -208,7 +208,7 @@ def of_kind(kind: str, keys: str) -> str:
 
 
 @pytest.mark.parametrize("kind", CAMERAS)
-def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_camera_can_be_configured_and_sent_to_its_process(tmp_path: Path, kind: str) -> None:
     common = 'deadline_ms = 80.0\non_overload = "drop_newest"\nstale_after_ms = 50.0\nfrozen_after_frames = 4'
     (camera,) = load(tmp_path, of_kind(kind, f"{CAMERAS[kind]}\n{common}")).cameras
     assert (camera.deadline_ms, camera.on_overload, camera.frozen_after_frames) == (80.0, "drop_newest", 4)
@@ -244,7 +244,7 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("pattern", "size = [8, 8]\nexclude = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
     ],
 )
-def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
+def test_an_invalid_camera_is_refused(tmp_path: Path, kind: str, keys: str, words: str) -> None:
     assert words in refusal(tmp_path, of_kind(kind, keys))
 
 

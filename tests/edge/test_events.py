@@ -115,7 +115,7 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert (change.applied, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
 
 
-def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told_as_what_is_in_force_then(
+def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     setup: Setup, address: str, tmp_path: Path
 ) -> None:
     ledger, kept = Ledger(["top"]), Kept()
@@ -150,9 +150,7 @@ class HungJournal(NoJournal):
         return super().commit(messages)
 
 
-def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_not_before(
-    setup: Setup, address: str
-) -> None:
+def test_the_heartbeat_counts_verdicts_and_probes_that_left_the_publisher(setup: Setup, address: str) -> None:
     """Else a publisher that hangs would go on feeding systemd's watchdog."""
     journal, heartbeat = HungJournal(), Heartbeat()
     with emitting(setup, address, journal, heartbeat) as emitter:
@@ -164,7 +162,7 @@ def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_no
     assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
 
 
-def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
+def test_status_has_the_state_of_each_camera(setup: Setup, address: str) -> None:
     states = {
         "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
@@ -178,13 +176,13 @@ def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
 
 
 @pytest.mark.parametrize("active", [True, False])
-def test_an_alarm_says_which_camera_what_and_since_when(setup: Setup, address: str, active: bool) -> None:
+def test_an_alarm_names_camera_reason_and_begin(setup: Setup, address: str, active: bool) -> None:
     (event,) = emitted(setup, address, lambda emitter: emitter.emit_alarm(replace(DEATH, active=active)))
     assert (event.line, event.camera, event.alarm, event.detail) == ("line1", "top", DEATH.reason, DEATH.detail)
     assert (event.active, event.began_at_ns, event.acting) == (active, DEATH.began_at_ns, True)
 
 
-def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(setup: Setup) -> None:
+def test_an_event_names_frames_part_and_chunks(setup: Setup) -> None:
     stamp = Stamp("top", 65534, last_frame_id=2, frames=4, number=131069, part_id="P-1", chunks={"ExposureTime": 800.0})
     event = told(replace(UNJUDGED, stamp=stamp, setup=setup))
     assert (event.frame_id, event.last_frame_id, event.frames, event.frame_number) == (65534, 2, 4, 131069)
@@ -194,7 +192,7 @@ def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(setup
     assert (event.frame_id, event.part_id) == (None, "P-1")
 
 
-def test_a_frame_without_a_judgement_says_why_and_claims_nothing(setup: Setup) -> None:
+def test_a_frame_without_a_verdict_has_a_reason_and_no_score(setup: Setup) -> None:
     event = told(replace(UNJUDGED, setup=replace(setup, heatmaps="always")))
     assert (event.verdict, event.reason, event.detail) == ("NO_VERDICT", "dropped.overload", "newer frames came")
     assert (event.frame_score, event.regions, event.heatmap) == (None, [], None)
@@ -203,7 +201,7 @@ def test_a_frame_without_a_judgement_says_why_and_claims_nothing(setup: Setup) -
 @pytest.mark.parametrize(
     ("heatmaps", "good", "defect"), [("never", False, False), ("defect", False, True), ("always", True, True)]
 )
-def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
+def test_heatmaps_are_sent_with_the_configured_verdicts(
     setup: Setup, heatmaps: Heatmaps, good: bool, defect: bool
 ) -> None:
     setup = replace(setup, heatmaps=heatmaps)
@@ -212,7 +210,7 @@ def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
     assert [sent(message).heatmap is not None for message in came] == [good, defect]
 
 
-def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(setup: Setup, bundle: Bundle) -> None:
+def test_the_picture_scales_the_heatmap_between_its_two_values(setup: Setup, bundle: Bundle) -> None:
     judged = outcome(replace(setup, heatmaps="always"), dark=True)
     message = verdict_message("boot", judged)
     assert message.png is not None
@@ -230,6 +228,6 @@ def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(setup: Se
     assert (named.logit_at_0 + named.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
 
 
-def test_a_name_that_is_no_text_is_sent_as_well_as_can_be(setup: Setup) -> None:
+def test_a_file_name_that_is_not_utf8_is_sent_escaped(setup: Setup) -> None:
     odd = Outcome(Stamp("top", 1, "a\udce9.png"), unjudged=Unjudged("failed", "unreadable", "/x/a\udce9.png is empty"))
     assert told(replace(odd, setup=setup)).source == "a?.png"

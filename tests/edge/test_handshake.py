@@ -47,7 +47,7 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
         ({"product_not_stored": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
+def test_each_fault_has_its_reason_code_and_sentence(
     wrong: dict[str, object], state: str, word: str, sentence: str
 ) -> None:
     given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
     st.lists(st.just("camera a: 1 of 9 frames inspected"), max_size=2),
     st.none() | st.just("why"),
 )
-def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
+def test_the_gravest_reason_comes_first_and_none_is_left_out(
     state: str,
     cameras: dict[str, CameraState],
     quiet_for_s: float,
@@ -87,7 +87,7 @@ def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
 # Losses.
 
 
-def test_a_camera_whose_frames_are_lost_is_named_with_its_most_frequent_reason() -> None:
+def test_a_camera_that_loses_frames_is_named_with_its_most_frequent_reason() -> None:
     losses = DropMonitor()
     losses.update({"top": Account(), "side": Account()}, 0.0)
     top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)

@@ -64,7 +64,7 @@ def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
     assert result.stdout == "ended every time\n", result.stderr
 
 
-def test_handlers_that_were_there_are_put_back() -> None:
+def test_former_signal_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     service = Service(Path("line.toml"), None)  # type: ignore[arg-type]
     with signal_handlers(service):

@@ -45,7 +45,7 @@ def load(folder: Path, text: str) -> LineConfig:
     return load_config(path)
 
 
-def test_a_product_has_what_it_says_and_the_rest_as_the_line_says(tmp_path: Path) -> None:
+def test_a_product_overrides_the_lines_settings(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         LINE
@@ -80,7 +80,7 @@ thresholds = { score = 4.0 }
     assert [len(each.cameras[1].roi) for each in (a, b, c)] == [1, 0, 1]
 
 
-def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_path: Path) -> None:
+def test_a_line_without_products_has_one_configuration_without_a_name(tmp_path: Path) -> None:
     config = load(tmp_path, 'bundle = "a"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
     assert config.of_product(None) is config
     with pytest.raises(ConfigError, match="there is no product 'a'; expected none, as the line has no products"):
@@ -109,13 +109,13 @@ def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_pa
         ),
     ],
 )  # fmt: skip
-def test_what_would_mislead_is_refused_with_its_reason(tmp_path: Path, products: str, complaint: str) -> None:
+def test_misleading_products_are_refused_with_a_reason(tmp_path: Path, products: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, LINE + products)
     assert complaint in str(refused.value)
 
 
-def test_the_product_that_is_in_force_at_first_must_be_named(tmp_path: Path) -> None:
+def test_the_first_active_product_must_be_named(tmp_path: Path) -> None:
     for first, complaint in [("", "none is active at first; set product to"), ('product = "z"', "product is 'z'")]:
         with pytest.raises(ConfigError, match=complaint):
             load(tmp_path, LINE.replace('product = "a"', first))
@@ -128,9 +128,7 @@ NAMES = st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_si
 
 @settings(max_examples=10)  # each is synced to the disk
 @given(NAMES)
-def test_the_last_product_that_was_kept_is_remembered(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
+def test_the_product_that_was_stored_last_is_read(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("state")
     assert read_stored_product(folder) is None
     for name in names:
@@ -139,7 +137,7 @@ def test_the_last_product_that_was_kept_is_remembered(
     assert [file.name for file in folder.iterdir()] == ["product"]
 
 
-def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+def test_without_a_folder_nothing_is_stored_and_a_failed_write_keeps_the_old(tmp_path: Path) -> None:
     store_product(None, "a")
     assert read_stored_product(None) is None
     store_product(tmp_path, "a")
@@ -149,14 +147,14 @@ def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what
     assert read_stored_product(tmp_path) == "a"
 
 
-def test_a_selection_that_a_restart_undoes_is_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_selection_that_a_restart_undoes_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder, product, says in ((None, "b", True), (None, "a", False), (tmp_path, "b", False)):
         caplog.clear()
         ProductMemory(folder, ["a", "b"], "a").store(product)
         assert ("a restart activates product a, not b" in caplog.text) is says
 
 
-def test_what_cannot_be_read_is_not_taken_for_no_product(tmp_path: Path) -> None:
+def test_an_unreadable_selection_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "product").write_bytes(b"\xff\xfe")
     with pytest.raises(UnicodeDecodeError):
         read_stored_product(tmp_path)

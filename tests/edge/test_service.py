@@ -78,7 +78,7 @@ def test_every_frame_has_its_event_in_order_and_the_ledger_balances(ended: Ended
     assert heard.last.ledger["top"].inspected == 12
 
 
-def test_an_event_says_what_it_rests_on(ended: Ended, bundle: Bundle) -> None:
+def test_an_event_names_bundle_thresholds_and_engine(ended: Ended, bundle: Bundle) -> None:
     event = ended.heard.of("top")[2]
     calibration = bundle.manifest.calibration
     assert event.verdict == "DEFECT"
@@ -109,13 +109,13 @@ def test_bad_frames_fail_with_their_reason_and_the_next_is_fine(ended: Ended) ->
     assert ended.heard.last.ledger["side"].failed == {"unreadable": 3, "wrong_size": 1, "wrong_colour": 1}
 
 
-def test_systemd_hears_ready_once_the_bundle_is_verified_and_how_it_ends(ended: Ended) -> None:
+def test_systemd_is_notified_of_ready_and_of_the_end(ended: Ended) -> None:
     assert ended.systemd[0] == "STATUS=NOT_READY: loading the bundle"
     assert ended.systemd.index("READY=1") < ended.systemd.index("STOPPING=1")
     assert ended.systemd[-1].startswith("STATUS=NOT_READY: stopped, 21 events")
 
 
-def test_thresholds_acting_and_engine_of_the_configuration_are_in_force_and_in_every_event(
+def test_configured_thresholds_acting_and_engine_are_in_every_event(
     frames: Path, tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     tables = '[thresholds]\nscore = 50.5\nevidence = 60.5\n\n[engine]\nkind = "onnxruntime"\nthreads = 1'
@@ -167,7 +167,7 @@ def test_sigterm_ends_a_line_whose_next_picture_is_due_in_an_hour(short: Path, a
 
 
 @pytest.mark.parametrize("said", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"])
-def test_sigterm_during_start_or_while_it_waits_for_a_subscriber_ends_the_service_in_order(
+def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
     tmp_path: Path, endless: Path, said: str
 ) -> None:
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", endless, env=systemd.env) as process:
@@ -178,7 +178,7 @@ def test_sigterm_during_start_or_while_it_waits_for_a_subscriber_ends_the_servic
     assert "Traceback" not in log
 
 
-def test_systemd_never_hears_ready_for_a_bad_bundle(tmp_path: Path, frames: Path, address: str) -> None:
+def test_systemd_is_not_notified_of_ready_with_a_bad_bundle(tmp_path: Path, frames: Path, address: str) -> None:
     broken = small_bundle(tmp_path / "broken")
     weights = broken.path / "model_f32.bin"
     weights.write_bytes(weights.read_bytes() + b"\x00")
@@ -191,7 +191,7 @@ def test_systemd_never_hears_ready_for_a_bad_bundle(tmp_path: Path, frames: Path
 
 
 @pytest.mark.parametrize("how", ["does not read", "is gone"])
-def test_a_systemd_that_does_not_listen_keeps_no_frame_from_being_inspected(
+def test_frames_are_inspected_although_systemd_does_not_read(
     tmp_path: Path, short: Path, address: str, how: str
 ) -> None:
     with notify_socket(tmp_path) as systemd, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
@@ -207,7 +207,7 @@ def test_a_systemd_that_does_not_listen_keeps_no_frame_from_being_inspected(
     assert_every_frame_has_its_event(heard, ["top"])
 
 
-def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, short: Path) -> None:
+def test_a_line_without_subscribers_inspects(tmp_path: Path, short: Path) -> None:
     short.write_text(short.read_text().replace("wait_for_subscriber_s = 60", "wait_for_subscriber_s = 0.1"))
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", short, env=systemd.env)
@@ -216,7 +216,7 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, sho
     assert "no client subscribed" in result.stderr
 
 
-def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
+def test_a_missing_file_or_library_is_one_sentence_with_its_exit_code(
     tmp_path: Path, frames: Path, bundle: Bundle, address: str
 ) -> None:
     good = {"top": f'path = "{frames}"'}
@@ -239,7 +239,7 @@ def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
         assert complaint(heatline("check", line)) == complaint(result), "check says beforehand what run would say"
 
 
-def test_a_subscriber_to_the_state_is_not_the_one_that_is_waited_for(short: Path, address: str) -> None:
+def test_a_subscriber_to_status_alone_does_not_end_the_wait(short: Path, address: str) -> None:
     with started(HEATLINE, "run", short):
         with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as states:
             for _ in range(2):

@@ -29,7 +29,7 @@ def test_a_consumer_one_event_behind_is_described_in_the_singular() -> None:
     assert words.startswith("connected; 1 event behind, and 1 is gone:")
 
 
-def test_one_frame_that_was_lost_is_one_frame() -> None:
+def test_one_lost_frame_is_described_in_the_singular() -> None:
     losses = DropMonitor()
     losses.update({"top": Account()}, 0.0)
     (words,) = losses.update({"top": Account(1, failed={"implausible": 1})}, 1.0)
