@@ -65,14 +65,14 @@ def test_the_demo_passes_its_checks_and_names_a_failed_one(
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # another process takes as long to start as two boards to draw
     monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path)])
     demo.main()
-    said = capsys.readouterr().out
-    assert (said.count("passed "), said.count("FAILED")) == (5, 0)
+    output = capsys.readouterr().out
+    assert (output.count("passed "), output.count("FAILED")) == (5, 0)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     shown = Page(page)
     sections = [attributes for tag, attributes in shown.elements if tag == "section"]
     assert len(sections) == boards
     assert sections[0]["data-verdict"] == "DEFECT", "the page opens with what heatline does"
-    counts = re.search(r"of the defects are found: (\d+) of (\d+)", said)
+    counts = re.search(r"of the defects are found: (\d+) of (\d+)", output)
     assert counts is not None
     found, defects = counts.groups()
     assert sum(int(one["data-missed"] or "") for one in sections) == int(defects) - int(found)
@@ -92,8 +92,8 @@ def test_the_demo_passes_its_checks_and_names_a_failed_one(
     with pytest.raises(SystemExit) as ended:
         demo.main()
     assert ended.value.code == 13
-    said, complaint = capsys.readouterr()
-    assert "FAILED" in said
+    output, complaint = capsys.readouterr()
+    assert "FAILED" in output
     assert "not every check passed" in complaint
 
 

@@ -71,8 +71,8 @@ def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys:
     shown: dict[str, Any] = {}
     with chdir(tmp_path):
         exec(example, shown)
-        told = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
-    event = msgspec.json.decode(told.stdout, type=heatline.VerdictEvent)
+        result = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
+    event = msgspec.json.decode(result.stdout, type=heatline.VerdictEvent)
     result = shown["result"]
     assert same(result.event) == same(event)
     assert (result.verdict, bool(result.regions)) == ("DEFECT", True)
@@ -206,9 +206,9 @@ def line(tmp_path: Path, bundle: Bundle, address: str) -> Iterator[Line]:
         yield addresses
 
 
-def verdicts(heard: Any) -> Iterator[heatline.VerdictEvent]:
+def verdicts(received: Any) -> Iterator[heatline.VerdictEvent]:
     """The verdicts on pictures, of messages or of what was delivered."""
-    for each in heard:
+    for each in received:
         assert isinstance(each, heatline.Message | heatline.Delivered)
         if isinstance(each.event, heatline.VerdictEvent) and each.event.verdict != "NO_VERDICT":
             yield each.event
@@ -247,12 +247,12 @@ def test_a_lines_verdicts_equal_the_inspectors_and_the_line_examples_run(
 
 def test_a_missing_or_refusing_line_is_one_sentence(tmp_path: Path) -> None:
     nobody = f"ipc://{tmp_path}/nobody"
-    said = one_sentence(lambda: heatline.status(nobody, timeout_s=0.05), heatline.DeliveryError)
-    assert f"no status came from {nobody} within 0.05 s" in said
-    said = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
-    assert "was not reached" in said
-    said = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
-    assert "line1 is not an address" in said
+    message = one_sentence(lambda: heatline.status(nobody, timeout_s=0.05), heatline.DeliveryError)
+    assert f"no status came from {nobody} within 0.05 s" in message
+    message = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
+    assert "was not reached" in message
+    message = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
+    assert "line1 is not an address" in message
     assert "a line would refuse this request" in one_sentence(
         lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError
     )

@@ -109,8 +109,8 @@ def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> No
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
     own = prepare(load_config(line))
-    said = "; frames of camera dim must keep that camera's own bounds from now on"
-    assert describe_plausibility_change(before, own) == said
+    expected = "; frames of camera dim must keep that camera's own bounds from now on"
+    assert describe_plausibility_change(before, own) == expected
     assert (
         describe_plausibility_change(own, before)
         == "; frames of camera dim need not keep that camera's own bounds any more"

@@ -340,13 +340,13 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     )  # fmt: skip
     pictures = GoodPictures([])
     before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
-    (said,) = _warn_of_newly_plausible(pictures, [], before, wider)
-    assert said.startswith("features may lie up to 3.1 from the product's, and the old bundle allows 2")
+    (warning,) = _warn_of_newly_plausible(pictures, [], before, wider)
+    assert warning.startswith("features may lie up to 3.1 from the product's, and the old bundle allows 2")
     assert (
         _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
         == []
     )
-    (said,) = _warn_of_newly_plausible(
+    (warning,) = _warn_of_newly_plausible(
         pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
     )
-    assert "too few to know the product's features" in said
+    assert "too few to know the product's features" in warning

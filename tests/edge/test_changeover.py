@@ -79,10 +79,10 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
 
 def end(run: RunningLine) -> Heard:
     """What was heard up to its end; each frame is inspected but those that still waited then."""
-    heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}
-    return heard
+    received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert set(received.last.ledger["top"].dropped) <= {"stopped"}
+    return received
 
 
 def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
@@ -91,8 +91,8 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
     with line.running() as run, Commander(line.commands, 60) as to_line:
         first = until_inspected_as(run, "a")
         assert (first.bundle.digest, first.score_threshold) == (bundle.digest, -1.0)
-        said = to_line.select("b")
-        assert (said.product, said.bundle.digest) == ("b", other_bundle.digest)
+        reply = to_line.select("b")
+        assert (reply.product, reply.bundle.digest) == ("b", other_bundle.digest)
         change = until_change(run)
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
@@ -100,13 +100,13 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
         assert to_line.select("b").product == "b", "what is in force already is no change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
-        heard = end(run)
-    assert [product for product, _ in groupby(event.product for event in heard.verdicts)] == ["a", "b", "a"]
-    assert [event.applied for event in heard.changes] == [True, True]
-    assert min(event.seq for event in heard.verdicts if event.product == "b") > heard.changes[0].seq
-    assert heard.last.product == "a"
-    assert heard.last.last_change is not None
-    assert heard.last.last_change.applied
+        received = end(run)
+    assert [product for product, _ in groupby(event.product for event in received.verdicts)] == ["a", "b", "a"]
+    assert [event.applied for event in received.changes] == [True, True]
+    assert min(event.seq for event in received.verdicts if event.product == "b") > received.changes[0].seq
+    assert received.last.product == "a"
+    assert received.last.last_change is not None
+    assert received.last.last_change.applied
 
 
 def test_while_a_product_is_prepared_the_line_is_busy_and_inspects(
@@ -164,11 +164,11 @@ def test_an_unusable_product_is_refused_and_the_former_stays_active(line: Line, 
         assert change.detail is not None
         assert "model.onnx" in change.detail
         until_inspected_as(run, "a")
-        heard = run.end()
+        received = run.end()
     assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert {event.product for event in heard.verdicts} == {"a"}
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+    assert_every_frame_has_its_event(received, ["top"])
+    assert {event.product for event in received.verdicts} == {"a"}
+    assert set(received.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
 def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
@@ -210,8 +210,8 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             file.write_text(good)
         status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
         assert (status.last_change.applied, status.last_change.detail) == (False, refused.detail)
-        heard = end(run)
-    assert [event.applied for event in heard.changes] == [True] + [False] * len(nonsense)
+        received = end(run)
+    assert [event.applied for event in received.changes] == [True] + [False] * len(nonsense)
 
 
 def test_repeated_changes_close_every_unused_engine(line: Line) -> None:
@@ -255,11 +255,13 @@ def test_no_frame_is_judged_for_a_product_with_another_exposure(gige: Line) -> N
             to_line.select("b")
         assert refused.value.reason == "unusable"
         run.until_inspected()
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    seen = {(event.product, event.chunks["ExposureTime"]) for event in heard.verdicts if event.verdict != "NO_VERDICT"}
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    seen = {
+        (event.product, event.chunks["ExposureTime"]) for event in received.verdicts if event.verdict != "NO_VERDICT"
+    }
     assert seen == {("a", 800.0), ("b", 400.0)}
-    assert [event.applied for event in heard.changes] == [True, True, True, False]
+    assert [event.applied for event in received.changes] == [True, True, True, False]
 
 
 def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: Line) -> None:

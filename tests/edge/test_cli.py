@@ -526,9 +526,9 @@ def test_without_extras_help_and_check_work_and_the_rest_names_what_to_install(l
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, timeout=60, check=True
     )
-    *said, codes = result.stderr.splitlines()
+    *sentences, codes = result.stderr.splitlines()
     assert codes == "codes 0 0 10 10"
-    for extra, sentence in zip(("train", "export") * 2, said, strict=True):
+    for extra, sentence in zip(("train", "export") * 2, sentences, strict=True):
         assert sentence.startswith("heatline: ")
         assert f"pip install -e '.[{extra}]'" in sentence
         assert "torch" in sentence

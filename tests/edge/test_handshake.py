@@ -23,8 +23,8 @@ LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING"
 
 def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
     found = Condition("RUNNING", {"top": LIVE, "side": camera("IDLE")}, 0.2).reasons()
-    told = make_handshake(found, 7)
-    assert (told.state, told.reason, told.detail, told.heartbeat) == ("READY", None, None, 7)
+    result = make_handshake(found, 7)
+    assert (result.state, result.reason, result.detail, result.heartbeat) == ("READY", None, None, 7)
     assert Condition("RUNNING", {"top": camera("ENDED")}, 0.0).reasons() == [], "its last frame has come"
 
 
@@ -51,8 +51,8 @@ def test_each_fault_has_its_reason_code_and_sentence(
     wrong: dict[str, object], state: str, word: str, sentence: str
 ) -> None:
     given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
-    told = make_handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
-    assert (told.state, told.reason, told.detail) == (state, word, sentence)
+    result = make_handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
+    assert (result.state, result.reason, result.detail) == (state, word, sentence)
 
 
 @given(
@@ -74,54 +74,54 @@ def test_the_gravest_reason_comes_first_and_none_is_left_out(
     found = Condition(
         state, cameras, quiet_for_s, changing=changing, losses=losses, in_flight_not_logged=why  # type: ignore[arg-type]
     ).reasons()  # fmt: skip
-    told = make_handshake(found, 3)
+    result = make_handshake(found, 3)
     order = [GRAVITY.index(reason.state) for reason in found]
     assert order == sorted(order)
-    assert (told.state == "READY") == (not found)
-    assert (told.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
+    assert (result.state == "READY") == (not found)
+    assert (result.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
     for reason in found:
-        assert told.detail is not None
-        assert reason.sentence in told.detail
+        assert result.detail is not None
+        assert reason.sentence in result.detail
 
 
 # Losses.
 
 
 def test_a_camera_that_loses_frames_is_named_with_its_most_frequent_reason() -> None:
-    losses = DropMonitor()
-    losses.update({"top": Account(), "side": Account()}, 0.0)
+    monitor = DropMonitor()
+    monitor.update({"top": Account(), "side": Account()}, 0.0)
     top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)
-    said = losses.update({"top": top, "side": Account(5, 5)}, 1.0)
-    assert said == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
+    sentences = monitor.update({"top": top, "side": Account(5, 5)}, 1.0)
+    assert sentences == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
 
 
 def test_only_losses_of_the_last_seconds_count() -> None:
-    losses = DropMonitor()
+    monitor = DropMonitor()
     lost = Account(100, 0, {}, {"wrong_size": 100}, 0)
-    losses.update({"top": Account()}, 0.0)
-    assert losses.update({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
+    monitor.update({"top": Account()}, 0.0)
+    assert monitor.update({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
     well = Account(150, 50, {}, {"wrong_size": 100}, 0)
     for second in range(2, 2 + 2 * int(WINDOW_SECONDS)):
-        said = losses.update({"top": well}, float(second))
-    assert said == []
+        sentences = monitor.update({"top": well}, float(second))
+    assert sentences == []
 
 
 def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
-    losses = DropMonitor()
+    monitor = DropMonitor()
     for second in range(30):
         account = Account(captured=10 * second + 4, inspected=10 * second, in_flight=4)
-        assert losses.update({"top": account}, float(second)) == []
+        assert monitor.update({"top": account}, float(second)) == []
 
 
 def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "edge.service.drops")
-    losses = DropMonitor()
-    losses.update({"top": Account()}, 0.0)
+    monitor = DropMonitor()
+    monitor.update({"top": Account()}, 0.0)
     lost = Account(10, 0, {"overload": 10}, {}, 0)
     for second in (1.0, 2.0, 3.0):
-        losses.update({"top": lost}, second)
+        monitor.update({"top": lost}, second)
     for second in range(20, 60):
-        losses.update({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
+        monitor.update({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
     assert [record.getMessage() for record in caplog.records] == [
         "camera top: 0 of 10 frames inspected (dropped.overload)",
         "camera top: its frames are inspected again",

@@ -72,9 +72,9 @@ def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, b
         started(HEATLINE, "run", file) as service,
     ):
         next_event(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
-        said = heatline("status", file, "--json", "--timeout", "20")
-        report = json.loads(said.stdout)
-        assert said.returncode == EXIT_CODES[report["state"]]
+        result = heatline("status", file, "--json", "--timeout", "20")
+        report = json.loads(result.stdout)
+        assert result.returncode == EXIT_CODES[report["state"]]
         assert report["state"] in ("READY", "DEGRADED"), "a busy machine may not keep up"
         assert report["heartbeat"] > 0
         assert report["status"]["product"] == "4711"
@@ -177,5 +177,5 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
         typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
         until(lambda: "your key is not allowed there" in refusal(*listen, *options))
         service.until_inspected()
-        heard = service.end()
-    assert {"events.auth", "commands.auth"} <= heard.last.refused.keys()
+        received = service.end()
+    assert {"events.auth", "commands.auth"} <= received.last.refused.keys()

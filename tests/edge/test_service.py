@@ -40,7 +40,7 @@ BAD = {
 class Ended:
     """A line that ran to its end: what a subscriber and systemd heard."""
 
-    heard: Heard
+    received: Heard
     systemd: list[str]
 
 
@@ -62,24 +62,24 @@ def ended(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Ended:
     line = write_line(folder, bundle.path, address, cameras, 'heatmaps = "always"')
     with notify_socket(folder) as systemd, running(line, address, env=systemd.env) as run:
         before = systemd.wait_for("READY=1")
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-        return Ended(heard, before + systemd.rest())
+        return Ended(received, before + systemd.rest())
 
 
 def test_every_frame_has_its_event_in_order_and_the_ledger_balances(ended: Ended) -> None:
-    heard = ended.heard
-    assert_every_frame_has_its_event(heard, ["top", "side"])
-    assert [(e.frame_id, e.source) for e in heard.of("top")] == [(i, f"{i:03d}.png") for i in range(1, 13)]
-    assert [event.verdict for event in heard.of("top")] == ["GOOD", "GOOD", "DEFECT"] * 4
-    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in heard.verdicts)
-    assert {event.boot_id for event in heard.verdicts} == {heard.last.boot_id}
-    assert heard.last.line == "line"
-    assert heard.last.ledger["top"].inspected == 12
+    received = ended.received
+    assert_every_frame_has_its_event(received, ["top", "side"])
+    assert [(e.frame_id, e.source) for e in received.of("top")] == [(i, f"{i:03d}.png") for i in range(1, 13)]
+    assert [event.verdict for event in received.of("top")] == ["GOOD", "GOOD", "DEFECT"] * 4
+    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in received.verdicts)
+    assert {event.boot_id for event in received.verdicts} == {received.last.boot_id}
+    assert received.last.line == "line"
+    assert received.last.ledger["top"].inspected == 12
 
 
 def test_an_event_names_bundle_thresholds_and_engine(ended: Ended, bundle: Bundle) -> None:
-    event = ended.heard.of("top")[2]
+    event = ended.received.of("top")[2]
     calibration = bundle.manifest.calibration
     assert event.verdict == "DEFECT"
     assert event.frame_score is not None
@@ -97,7 +97,7 @@ def test_an_event_names_bundle_thresholds_and_engine(ended: Ended, bundle: Bundl
 
 
 def test_bad_frames_fail_with_their_reason_and_the_next_is_fine(ended: Ended) -> None:
-    events = ended.heard.of("side")
+    events = ended.received.of("side")
     assert [event.frame_id for event in events] == list(range(1, 10))
     assert {e.source: e.reason for e in events if e.reason is not None} == BAD
     assert [e.verdict for e in events if e.reason is None] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
@@ -106,7 +106,7 @@ def test_bad_frames_fail_with_their_reason_and_the_next_is_fine(ended: Ended) ->
     assert details[2] == "300x240 px came, 300x230 px expected"
     assert details[4] == "Mono8 came, BGR8 expected"
     assert all(event.frame_score is None and not event.regions for event in events if event.reason)
-    assert ended.heard.last.ledger["side"].failed == {"unreadable": 3, "wrong_size": 1, "wrong_colour": 1}
+    assert ended.received.last.ledger["side"].failed == {"unreadable": 3, "wrong_size": 1, "wrong_colour": 1}
 
 
 def test_systemd_is_notified_of_ready_and_of_the_end(ended: Ended) -> None:
@@ -122,11 +122,11 @@ def test_configured_thresholds_acting_and_engine_are_in_every_event(
     line = write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"'}, tables)
     line.write_text("acting = false\n" + line.read_text())
     with running(line, address) as run:
-        heard = run.until_stopped()
-    assert [event.verdict for event in heard.verdicts] == ["GOOD"] * 3
-    assert {(event.score_threshold, event.evidence_threshold) for event in heard.verdicts} == {(50.5, 60.5)}
-    assert not any(event.acting for event in heard.verdicts)
-    assert (heard.last.engine, heard.last.acting) == ("onnxruntime", False)
+        received = run.until_stopped()
+    assert [event.verdict for event in received.verdicts] == ["GOOD"] * 3
+    assert {(event.score_threshold, event.evidence_threshold) for event in received.verdicts} == {(50.5, 60.5)}
+    assert not any(event.acting for event in received.verdicts)
+    assert (received.last.engine, received.last.acting) == ("onnxruntime", False)
 
 
 @pytest.fixture
@@ -152,26 +152,28 @@ def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: st
         for _ in range(4):
             run.next_verdict()
         run.process.send_signal(signal.SIGINT)
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["top"])
+    assert_every_frame_has_its_event(received, ["top"])
 
 
 def test_sigterm_ends_a_line_whose_next_picture_is_due_in_an_hour(short: Path, address: str) -> None:
     short.write_text(short.read_text().replace('name = "top"', 'name = "top"\nrate_fps = 0.00027'))
     with running(short, address) as run:
         run.next_verdict()
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert len(heard.verdicts) == 1
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert len(received.verdicts) == 1
 
 
-@pytest.mark.parametrize("said", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"])
+@pytest.mark.parametrize(
+    "status_text", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"]
+)
 def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
-    tmp_path: Path, endless: Path, said: str
+    tmp_path: Path, endless: Path, status_text: str
 ) -> None:
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", endless, env=systemd.env) as process:
-        systemd.wait_for(said)
+        systemd.wait_for(status_text)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 0, log
@@ -185,7 +187,7 @@ def test_systemd_is_not_notified_of_ready_with_a_bad_bundle(tmp_path: Path, fram
     line = write_line(tmp_path, broken.path, address, {"top": f'path = "{frames}"'})
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", line, env=systemd.env)
-        assert not any(said.startswith("READY") for said in systemd.rest())
+        assert not any(assignment.startswith("READY") for assignment in systemd.rest())
     assert result.returncode == 4
     assert "model_f32.bin" in complaint(result)
 
@@ -202,9 +204,9 @@ def test_frames_are_inspected_although_systemd_does_not_read(
                 filler.send(b"STATUS=somebody else")
         gone = {"NOTIFY_SOCKET": str(tmp_path / "gone")}
         with running(short, address, env=gone if how == "is gone" else systemd.env) as run:
-            heard = run.until_stopped()
+            received = run.until_stopped()
             assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["top"])
+    assert_every_frame_has_its_event(received, ["top"])
 
 
 def test_a_line_without_subscribers_inspects(tmp_path: Path, short: Path) -> None:

@@ -260,6 +260,6 @@ def test_the_service_uses_tuned_settings_and_a_reload_reads_them_again(
         run.until_inspected()
         assert run.end().lost == []
     log = capsys.readouterr().err
-    said = ["ready: ", f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2", "batches of 4"]
-    places = [log.index(words) for words in [*said, "another one, and this is"]]
+    expected = ["ready: ", f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2", "batches of 4"]
+    places = [log.index(words) for words in [*expected, "another one, and this is"]]
     assert places == sorted(places)

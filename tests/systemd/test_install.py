@@ -95,7 +95,7 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
     return result.stderr
 
 
-def put_in_force(pc: LinePc, package: Path) -> None:
+def install_and_check(pc: LinePc, package: Path) -> None:
     """What /opt has; user, unit and commands lie elsewhere."""
     pc.sh(f"sh '{package}/share/rollback.sh' {VERSION}")
 
@@ -135,7 +135,7 @@ def test_every_wheel_but_pips_own_is_pinned_by_its_hash(package: Path) -> None:
 
 def test_an_empty_pc_comes_to_its_first_verdict(pc_in_use: LinePc, package: Path) -> None:
     assert pc_in_use.sh("tail -n +3 /proc/net/dev | cut -d: -f1") == "lo"
-    put_in_force(pc_in_use, package)
+    install_and_check(pc_in_use, package)
     assert pc_in_use.sh("heatline --version") == f"heatline, version {VERSION}"
     pc_in_use.write("/etc/heatline/line1.toml", LINE)
     as_service = "setpriv --reuid=heatline --regid=heatline --clear-groups env HOME=/nowhere"
@@ -151,8 +151,8 @@ def test_an_empty_pc_comes_to_its_first_verdict(pc_in_use: LinePc, package: Path
 
 @pytest.mark.long
 def test_installed_files_have_their_places_owners_and_modes(pc: LinePc, package: Path) -> None:
-    said = pc.sh(f"umask 077; sh '{package}/install.sh'")
-    assert f"heatline {VERSION} is active" in said
+    output = pc.sh(f"umask 077; sh '{package}/install.sh'")
+    assert f"heatline {VERSION} is active" in output
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
     made = "/etc/heatline /etc/heatline/trusted /etc/heatline/keys /etc/heatline/keys/allowed"
@@ -201,8 +201,8 @@ def test_an_installation_that_was_killed_is_repeated(pc: LinePc, package: Path) 
         os.killpg(int(leader), signal.SIGKILL)
         assert installing.wait() != 0
     assert pc.sh("ls /opt/heatline") == VERSION  # incomplete, and nothing points to it
-    said = pc.install(package)
-    assert "an incomplete installation" in said
+    output = pc.install(package)
+    assert "an incomplete installation" in output
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
 
 
@@ -222,11 +222,11 @@ def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path)
 @pytest.mark.long
 def test_upgrade_and_rollback_switch_program_and_unit(pc_in_use: LinePc, package: Path, next_package: Path) -> None:
     pc = pc_in_use
-    put_in_force(pc, package)
+    install_and_check(pc, package)
     pc.write("/opt/heatline/current/share/heatline/heatline@.service", "# the former unit\n")
     pc.write("/etc/heatline/line1.toml", LINE)
-    said = pc.install(next_package)
-    assert f"heatline {NEXT_VERSION} is active.\n{VERSION} stays installed" in said
+    output = pc.install(next_package)
+    assert f"heatline {NEXT_VERSION} is active.\n{VERSION} stays installed" in output
     assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
     assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
 
@@ -252,8 +252,8 @@ def test_older_versions_are_deleted_only_on_request_and_if_unused(pc_in_use: Lin
     ) as line:  # fmt: skip
         assert line.stdout is not None
         assert line.stdout.readline() == "runs\n"
-        said = pc.sh(f"sh '{package}/install.sh' --remove-older")
-        assert "still runs with 0.0.2" in said
+        output = pc.sh(f"sh '{package}/install.sh' --remove-older")
+        assert "still runs with 0.0.2" in output
         line.communicate("\n")
     assert pc.sh("ls /opt/heatline").split() == ["0.0.2", VERSION, "current", "others"]
 
@@ -313,9 +313,9 @@ def test_a_changed_wheel_is_refused(pc_in_use: LinePc, package: Path, tmp_path: 
 def test_a_changed_wheel_with_new_sums_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
     tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed")
-    said = refused(pc_in_use, tampered)
-    assert "pip cannot install the wheels" in said
-    assert f"{VERSION} is still active" in said
+    output = refused(pc_in_use, tampered)
+    assert "pip cannot install the wheels" in output
+    assert f"{VERSION} is still active" in output
 
 
 def test_an_incomplete_installation_is_deleted_also_on_a_full_disk(pc: LinePc, package: Path, tmp_path: Path) -> None:
@@ -336,22 +336,22 @@ def test_a_missing_file_is_refused(pc_in_use: LinePc, package: Path, tmp_path: P
 
 def test_another_architecture_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = (package / "target").read_text().replace("x86_64", "aarch64")
-    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "this machine is x86_64, but the package is for aarch64" in said
+    output = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "this machine is x86_64, but the package is for aarch64" in output
 
 
 def test_an_old_glibc_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = re.sub(r"glibc=.*", "glibc=9.10", (package / "target").read_text())
-    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "but the package needs 9.10 or newer" in said
+    output = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "but the package needs 9.10 or newer" in output
 
 
 def test_another_python_is_refused(pc_in_use: LinePc, package: Path) -> None:
     ours, theirs = f"{sys.version_info[0]}.{sys.version_info[1]}", package.name.rpartition("-cp3")[2]
     if ours == f"3.{theirs}":
         pytest.skip(f"the tests' own Python is that of {LINE_PCS_PYTHON}, and there is no other")
-    said = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
-    assert f"is Python {ours}, but the package is for 3.{theirs}" in said
+    output = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
+    assert f"is Python {ours}, but the package is for 3.{theirs}" in output
 
 
 def test_a_python_that_is_missing_or_hidden_from_the_service_is_refused(pc_in_use: LinePc, package: Path) -> None:
@@ -370,9 +370,9 @@ def test_a_version_that_does_not_work_is_not_activated(
 ) -> None:
     """Here its golden tiles answer something else, as a processor might that computes wrongly."""
     broken = changed(next_package, tmp_path / "package", "share/rehearsal.bundle/manifest.json", "{}")
-    said = refused(pc_in_use, broken)
-    assert f"heatline {NEXT_VERSION} does not work on this machine: " in said
-    assert f"{VERSION} is still active" in said
+    output = refused(pc_in_use, broken)
+    assert f"heatline {NEXT_VERSION} does not work on this machine: " in output
+    assert f"{VERSION} is still active" in output
     assert pc_in_use.sh("/opt/heatline/current/bin/heatline --version") == f"heatline, version {VERSION}"
 
 
