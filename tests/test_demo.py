@@ -40,7 +40,7 @@ def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it(defects: i
     slides = list(slide_defects(open_bundle(BUNDLE), defects, seed=7, step_px=step_px))
     assert {slide.overlap_px for slide in slides} > {2}
     seen = [slide for slide in slides if slide.missed_share < 1]
-    assert len(seen) >= 0.8 * len(slides)  # what the network never sees has no peak to follow
+    assert len(seen) >= 0.8 * len(slides)  # a defect that the network misses has no peak
     assert max(slide.peak_off_px for slide in seen) <= 2 * MAP_CELL_PX
 
 
@@ -54,11 +54,11 @@ def test_the_demo_passes_its_checks_and_names_a_failed_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The line runs once; what it found is judged again by masks that lie elsewhere."""
+    """The line runs once. Its events are then compared with flipped masks, which must fail."""
     monkeypatch.syspath_prepend(DEMO)
     demo = importlib.import_module("demo")
     monkeypatch.setattr(demo, "BOARDS", boards)
-    if size_hw != (1250, 1600):  # which the bundle takes for another product
+    if size_hw != (1250, 1600):  # the bundle refuses other sizes as another product
         monkeypatch.setattr(demo, "LINE", f"{demo.LINE}\n[thresholds]\ncheck_plausibility = false\n")
     monkeypatch.setattr(demo, "write_boards", functools.partial(demo.write_boards, size_hw=size_hw))
     monkeypatch.setattr(demo, "inspect", functools.cache(demo.inspect))

@@ -1,4 +1,4 @@
-"""Every command that takes a path takes one that is no UTF-8: folders of cameras and old disks are full of them."""
+"""Every command accepts paths that are not UTF-8, as they occur on cameras and old disks."""
 
 import os
 import shutil
@@ -15,18 +15,18 @@ from tests.small_bundle import dark_square, white_frame
 from tests.train.trained import SMALL
 
 ODD = os.fsdecode(b"caf\xe9\xff")
-"""As Latin-1 has it."""
+"""A file name in Latin-1."""
 
 
 def write_png(file: Path, rgb: Any) -> None:
-    """OpenCV's own `imwrite` dies of a name that is no UTF-8."""
+    """Write a PNG. OpenCV's own `imwrite` fails on a name that is not UTF-8."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(cv2.imencode(".png", rgb)[1].tobytes())
 
 
 @pytest.fixture(scope="module")
 def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that commands read: bundle, pictures, keys, a line that has run, its journal."""
+    """A folder with everything that commands read: bundle, pictures, keys, a line that has run, its journal."""
     folder = tmp_path_factory.mktemp("names") / ODD
     shutil.copytree(bundle.path, folder / f"bundle-{ODD}")
     (folder / "bundle").symlink_to(folder / f"bundle-{ODD}")  # what a line's file names is UTF-8, its folder need not
@@ -52,7 +52,7 @@ def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path, new: Path) -> int:
-    """Run a command to its end; a traceback comes through as its exception."""
+    """Run a command to its end and return its exit code. An unexpected exception is raised."""
     names = {
         "bundle": folder / f"bundle-{ODD}",
         "pictures": folder / f"pictures-{ODD}",

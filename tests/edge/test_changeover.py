@@ -1,4 +1,4 @@
-"""Another product, configuration or bundle while the line runs: exchanged between two frames, or refused and told."""
+"""A change of product, configuration or bundle while the line runs: activated between two frames, or refused."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def commands(tmp_path: Path) -> str:
 
 
 class Line:
-    """A line with products a and b, and what it needs to be run again."""
+    """A line with the products a and b, which can be run again."""
 
     def __init__(
         self, folder: Path, bundle: Path, other: Path, address: str, commands: str, camera: Any = CAMERA
@@ -78,7 +78,7 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
 
 
 def end(run: RunningLine) -> Heard:
-    """What was heard up to its end; each frame is inspected but those that still waited then."""
+    """End the line and return its events. Every frame is inspected except those that still waited."""
     received = run.end()
     assert_every_frame_has_its_event(received, ["top"])
     assert set(received.last.ledger["top"].dropped) <= {"stopped"}
@@ -112,7 +112,7 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
 def test_while_a_product_is_prepared_the_line_is_busy_and_inspects(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
-    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes its time
+    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes time to prepare
 
     def select() -> str:
         with Commander(commands, 60) as to_line:
@@ -215,14 +215,14 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
 
 
 def test_repeated_changes_close_every_unused_engine(line: Line) -> None:
-    """Each has threads of its own, which end with it."""
+    """Each engine has its own threads, which end with it."""
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         at_first = threads(run)
         for product in "ba" * 4:
             to_line.select(product)
             until_inspected_as(run, product)
-        # Each is let go of once its last frame is told, and a moment later.
+        # Each engine is closed a moment after its last frame is reported.
         run.until(lambda _: threads(run) <= at_first + 4)
         run.end()
 

@@ -1,4 +1,4 @@
-"""The `heatline` command as people and programs use it; real processes where pipes, signals and exits matter."""
+"""The `heatline` command, in the test's process, or in a real one for pipes, signals and exits."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ Run = subprocess.CompletedProcess[str]
 
 
 def one_object(text: str) -> dict[str, Any]:
-    """The one JSON object on one line that is all of `text`."""
+    """Return the only JSON object in `text`, which is one line."""
     assert text.endswith("\n")
     assert text.count("\n") == 1, f"more than one line: {text}"
     value = json.loads(text)
@@ -106,7 +106,7 @@ def test_check_reports_what_the_line_will_use_as_json_and_text(line: Path, bundl
     top = report["cameras"]["top"]
     assert (top["tiles"], top["width"], top["height"]) == (4, 300, 230)
     assert set(report["golden_tiles_off_by"]) == {"logit", "map"}
-    shown = heatline("check", line, env=WIDE)  # again: it starts nothing
+    shown = heatline("check", line, env=WIDE)  # a second time, as check starts no line
     assert shown.returncode == 0, shown.stderr
     for fact in ("can be run", "darkness 1", "openvino", "300x230 px BGR8, 4 tiles", address):
         assert fact in " ".join(shown.stdout.split())
@@ -235,7 +235,7 @@ def test_a_bad_bundle_is_refused_wherever_it_is_used(tmp_path: Path, bundle: Bun
 
 
 def inspected(bundle: Bundle, folder: Path, *more: str | Path, images: Path | None = None) -> Run:
-    """Of `folder/frames` into `folder/out`."""
+    """Inspect `folder/frames` into `folder/out`."""
     wanted = [folder / "frames", *([images] if images else [])]
     shutil.rmtree(folder / "out", ignore_errors=True)
     return heatline("inspect", bundle.path, *wanted, "--out", folder / "out", *more)
@@ -335,7 +335,7 @@ def publisher(address: str) -> Iterator[Publisher]:
 
 
 def watched(publisher: Publisher, address: str, *events: Message | Event, options: tuple[str, ...] = ()) -> str:
-    """What `watch` prints of these events, in this process; that it ends in order is checked here."""
+    """Return what `watch` prints for these events, in this process. Check that it ends in order."""
 
     def say() -> None:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -358,7 +358,7 @@ def good(**what: Any) -> VerdictEvent:
 
 
 def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(address: str, publisher: Publisher) -> None:
-    sent = [GOOD, DEFECT, NO_VERDICT, STATUS]  # the last says STOPPED
+    sent = [GOOD, DEFECT, NO_VERDICT, STATUS]  # the last has the state STOPPED
     rows = watched(publisher, address, *sent, options=("--json",)).splitlines()
     came = [msgspec.json.decode(row, type=type(message.event)) for row, message in zip(rows, sent, strict=True)]
     assert came == [message.event for message in sent]
@@ -369,7 +369,7 @@ def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
         {"source": "[/nothing] [bold]brackets"},
         {"source": "\x1b[2Jclear the screen"},
         {"bundle": BundleName(name="", version="", digest="")},
-        {"times": msgspec.structs.replace(good().times, captured_at_ns=10**30)},  # beyond all calendars
+        {"times": msgspec.structs.replace(good().times, captured_at_ns=10**30)},  # in no calendar
     ]
     goods = [good(seq=1, previous_seq=0), good(seq=7, previous_seq=5), *(good(seq=9, **what) for what in odd)]
     dark = good(
@@ -435,7 +435,7 @@ def test_a_closed_pipe_ends_watch_silently(address: str, publisher: Publisher) -
         assert watching.stderr is not None
         assert json.loads(watching.stdout.readline())["verdict"] == "GOOD"
         watching.stdout.close()
-        publisher.send(DEFECT)  # which it finds out by
+        publisher.send(DEFECT)  # writing this event fails
         assert watching.wait(WITHIN_SECONDS) == 0
         assert watching.stderr.read() == ""
 
@@ -451,7 +451,7 @@ def test_a_closed_pipe_ends_inspect_silently(tmp_path: Path, bundle: Bundle) -> 
 
 
 def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Run:
-    """A process whose other streams are read."""
+    """Run a process and read its other streams."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     return subprocess.run([HEATLINE, *command], **pipes, text=True, env=env, timeout=WITHIN_SECONDS, check=False)
@@ -461,7 +461,7 @@ def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Ru
 def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_is_ignored(
     tmp_path: Path, bundle: Bundle, unbuffered: str
 ) -> None:
-    (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # of which it wants to warn
+    (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # which causes a warning
     inspect = ["inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / "out", "--json"]
     with open("/dev/full", "wb") as full:
         result = redirected("bundle", "show", bundle.path, stdout=full, unbuffered=unbuffered)
@@ -488,7 +488,7 @@ def test_a_closed_standard_output_is_no_fault(bundle: Bundle) -> None:
 
 
 def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
-    """Libraries make some as they are imported, and have them removed at the end."""
+    """Libraries make temporary folders when they are imported, and remove them at the end."""
     fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
     (tmp_path / "tmp").mkdir()
     done = subprocess.run(
@@ -536,7 +536,7 @@ def test_without_extras_help_and_check_work_and_the_rest_names_what_to_install(l
 
 
 def test_no_use_is_recorded_or_sent(bundle: Bundle, tmp_path: Path) -> None:
-    """OpenVINO would write an id and statistics to the home folder, and send them to its maker."""
+    """Without heatline's settings, OpenVINO writes an id and statistics to the home folder and sends them."""
     home = tmp_path / "home"
     home.mkdir()
     assert heatline_process("bundle", "verify", bundle.path, env={"HOME": str(home)}).returncode == 0

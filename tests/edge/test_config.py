@@ -1,4 +1,4 @@
-"""The line's configuration: what is understood, and what is refused before anything starts."""
+"""The line's configuration: accepted keys, and files that are refused before the line starts."""
 
 import re
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         cameras=[top, FolderSettings(name="side-2", path=Path("/data/side"), size="any", pixel_format="any")],
         engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
-        thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # of zero, and not the bundle's
+        thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # zero is a value, not the bundle's default
         events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
         commands=config.commands,
     )
@@ -142,11 +142,11 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, place: str) ->
     ("table", "key", "words"),
     [
         ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes only in f32; set engine.kind"),
-        # Addresses that nobody could subscribe to.
+        # Addresses to which no client could subscribe.
         ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
-        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any that is free
+        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any free port
         ("events", "bind = 'tcp://127.0.0.1:99999'", "expected tcp://HOST:PORT"),  # ZeroMQ would take 34463
-        # Commands are taken from this machine alone.
+        # Without a key, commands are taken only from this machine.
         ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
         ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
         ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
@@ -175,7 +175,7 @@ def test_a_contradictory_configuration_is_refused(tmp_path: Path, table: str, ke
             SMALLEST.replace('"top"', '"top.left"'),
             "expected 1 to 64 letters, digits, hyphens and underscores",
         ),  # a dot would split the topic
-        (SMALLEST.replace('"top"', '"top\\n"'), "expected 1 to 64 letters"),  # a line's end is no letter
+        (SMALLEST.replace('"top"', '"top\\n"'), "expected 1 to 64 letters"),  # a line break is not allowed
         (SMALLEST.replace('"top"', f'"{"x" * 65}"'), "expected 1 to 64 letters"),
         (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
         (SMALLEST + "[cameras]\n", "is not valid TOML"),  # a table and a list of the same name

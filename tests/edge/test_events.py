@@ -1,4 +1,4 @@
-"""From outcomes to events: what a reader can check, pictures only where asked for."""
+"""Events from outcomes: their fields, their order, and their pictures."""
 
 import contextlib
 import threading
@@ -53,12 +53,12 @@ def sent(message: Message) -> Any:
 
 
 def told(outcome: Outcome) -> Any:
-    """The event of a frame's end."""
+    """Return the event of a frame."""
     return sent(verdict_message("boot", outcome))
 
 
 class Kept(NoJournal):
-    """Notes what passes on its way to the socket."""
+    """Records the messages on their way to the socket."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -70,7 +70,7 @@ class Kept(NoJournal):
 
 @contextlib.contextmanager
 def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
-    """All that was emitted is sent at the end."""
+    """Yield an emitter, and send all its events at the end."""
     publisher = Publisher(address, journal)
     publisher.start()
     try:
@@ -80,7 +80,7 @@ def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbea
 
 
 def emitted(setup: Setup, address: str, *emit: Callable[[EventEmitter], object]) -> list[Any]:
-    """The events that come of it."""
+    """Return the events that a subscriber receives."""
     kept = Kept()
     with emitting(setup, address, kept, Heartbeat()) as emitter:
         for each in emit:
@@ -140,7 +140,7 @@ def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
 
 
 class HungJournal(NoJournal):
-    """Lets no message go before its disk answers."""
+    """Holds every message back until its disk answers."""
 
     def __init__(self) -> None:
         self.disk = threading.Event()
@@ -151,7 +151,7 @@ class HungJournal(NoJournal):
 
 
 def test_the_heartbeat_counts_verdicts_and_probes_that_left_the_publisher(setup: Setup, address: str) -> None:
-    """Else a publisher that hangs would go on feeding systemd's watchdog."""
+    """Otherwise a hung publisher would go on feeding systemd's watchdog."""
     journal, heartbeat = HungJournal(), Heartbeat()
     with emitting(setup, address, journal, heartbeat) as emitter:
         emitter.emit_outcome(outcome(setup, dark=False))

@@ -1,4 +1,4 @@
-"""The handshake: the gravest reason first, all of them in words; and cameras whose frames are not inspected."""
+"""The handshake with its reasons, the gravest first; and cameras whose frames are not inspected."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""`heatline journal` shows, verifies and exports what a line told, also while it runs and on a full disk."""
+"""`heatline journal` shows, verifies and exports a line's events, also while it runs and on a full disk."""
 
 import csv
 import io
@@ -72,7 +72,7 @@ def lines(of: list[bytes]) -> bytes:
     return b"".join(header + b"\n" for header in of)
 
 
-# Which journal.
+# Resolving the LINE argument.
 
 
 def test_a_journal_is_named_by_line_folder_or_file(tmp_path: Path, folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_verify_accepts_an_intact_journal_and_an_empty_one(folder: Path) -> None
 
 
 def rot(old: bytes, new: bytes, seq: int = 9) -> Callable[[Path], None]:
-    """Change a header, and its checksum with it: as if it was written so."""
+    """Change a header together with its checksum."""
 
     def damage(folder: Path) -> None:
         with JournalReader.open(folder) as reader:
@@ -331,7 +331,7 @@ def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
 
 def test_deleted_events_are_reported_and_the_others_are_written(tmp_path: Path, folder: Path) -> None:
     discard(folder, 9)
-    exported(folder)  # from the oldest that is there: nothing was asked for that is gone
+    exported(folder)  # from the oldest stored event, so none is missing
     out = tmp_path / "events.jsonl"
     result = run("export", folder, "--after", "4", "--out", out)
     assert result.returncode == 20

@@ -1,4 +1,4 @@
-"""`heatline keys`: what is typed on the line PC to let a client in and out."""
+"""`heatline keys`: allows and revokes clients on the line PC."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from edge.errors import AccessError
 
 
 class Typed:
-    """What is typed with one folder of allow-lists."""
+    """Commands with one folder of allow-lists."""
 
     def __init__(self, folder: Path) -> None:
         self.allowed = folder / "keys" / "allowed"

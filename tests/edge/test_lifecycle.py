@@ -1,4 +1,4 @@
-"""The service's own thread: signals at any instant, and what the last status says when a stage broke."""
+"""The service's main thread: signals at any instant, and the last status after a fault in a stage."""
 
 import contextlib
 import os
@@ -53,7 +53,7 @@ print("ended every time")
 
 
 def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
-    """Also where the loop holds a lock that the signal's handler would wait for, for ever."""
+    """Also while the loop holds a lock that the signal handler would wait for."""
     result = subprocess.run(
         [sys.executable, "-c", SIGNAL_AT_EVERY_LINE],
         capture_output=True,
@@ -85,7 +85,7 @@ def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
 
 @contextlib.contextmanager
 def in_thread(service: Service) -> Iterator[list[BaseException]]:
-    """Runs it, and sees it end; what it raised."""
+    """Run the service to its end and return its exception."""
     caught: list[BaseException] = []
 
     def run() -> None:
@@ -104,13 +104,13 @@ def in_thread(service: Service) -> Iterator[list[BaseException]]:
 def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug in a stage must not look like a line on which nothing happens."""
+    """A bug in a stage must not look like an idle line."""
 
     def breaks(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Inspector, "finish", breaks)
-    # Verdicts are subscribed to as well: the line waits for a subscriber that takes them.
+    # The line waits for a subscriber to verdicts.
     with (
         Subscriber(address, topics=["status", "verdict."], timeout_s=WITHIN_SECONDS) as events,
         in_thread(service) as caught,

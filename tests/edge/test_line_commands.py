@@ -39,7 +39,7 @@ REFUSED, NOT_LET_IN = 15, 21
 
 
 def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
-    """The next one that is wanted."""
+    """Return the next matching event."""
     give_up = time.monotonic() + WITHIN_SECONDS
     for message in events:
         if isinstance(message, Message) and wanted(message.event):
@@ -55,7 +55,7 @@ def next_change(events: Subscriber) -> ChangeEvent:
 
 
 def typed(*arguments: str | Path) -> str:
-    """What a command prints that does what it is asked."""
+    """Return what a successful command prints."""
     result = heatline(*arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -122,7 +122,7 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
         assert found is not None, sentence
         return list(found.groups())
 
-    # Without a key, and with nobody who is allowed, it does not run, and says what to do.
+    # Without a key or an allowed client, the line does not run, and its message says what to do.
     refused = heatline("run", file)
     assert refused.returncode == 3
     assert complaint(heatline("check", file)) == complaint(refused)

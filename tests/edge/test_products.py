@@ -1,4 +1,4 @@
-"""Products in a line's file: what each is inspected by, what is refused, and that the selected one is remembered."""
+"""Products in a line's file: their settings, refused products, and the stored selection."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`heatline reload`: the line's process gets a signal, and the command ends with what became of it.
+"""`heatline reload`: the line's process gets a signal, and the command reports the result.
 
 This process is the line's: what the signal sets off is said before the command goes on.
 """
@@ -23,7 +23,7 @@ OWN = str(os.getpid())
 
 @contextlib.contextmanager
 def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
-    """The signals that came, while this process takes SIGHUP and does something then."""
+    """Receive SIGHUP in this process and call a function then. Return the received signals."""
     came: list[int] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
@@ -38,7 +38,7 @@ def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
 
 
 def an_own_status(**what: Any) -> StatusEvent:
-    """Of a line whose process this is."""
+    """Return a status that names this process as the line's."""
     return a_status(pid=os.getpid(), **what)
 
 
@@ -49,17 +49,17 @@ def done(*arguments: str | Path, **environment: str) -> str:
 
 
 def failed(kind: type[HeatlineError], *arguments: str | Path) -> str:
-    """The sentence with which the command fails."""
+    """Return the sentence with which the command fails."""
     result = heatline("reload", "--timeout", "20", *arguments, env={"MAINPID": ""})
     assert (result.returncode, result.stdout) == (kind.exit_code, "")
     return complaint(result)
 
 
 def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) -> None:
-    """The process is the one that is named, or that systemd names, or that the line itself names."""
+    """--pid, systemd's MAINPID or the line's status names the process."""
 
     def say() -> None:
-        line.say(a_change(change="select", product="1"))  # which is not taken for the reload
+        line.say(a_change(change="select", product="1"))  # not mistaken for the reload
         line.say(a_change(change="reload"))
 
     with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
@@ -77,7 +77,7 @@ def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str
 
 
 def test_an_invalid_file_still_signals_the_line(tmp_path: Path) -> None:
-    """So that the line says so to everybody who listens."""
+    """The line then publishes the error to all its clients."""
     (tmp_path / "line1.toml").write_text("nonsense")
     with on_sighup() as came:
         assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml", "--pid", OWN)
@@ -115,6 +115,6 @@ def test_a_process_that_the_signal_would_end_is_not_signalled(address: str) -> N
 
 
 def test_a_missing_process_is_a_delivery_error(address: str) -> None:
-    gone = 4194304  # more than Linux gives
+    gone = 4194304  # above Linux's largest pid
     with SpokenLine(address, a_status(pid=gone)):
         assert "No such process" in failed(DeliveryError, address, "--pid", str(gone))

@@ -1,4 +1,4 @@
-"""The service as a process of its own, with a real subscriber: every frame has its event, whatever happens."""
+"""The service as a process, with a real subscriber: every frame has its event."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ BAD = {
 
 @dataclass
 class Ended:
-    """A line that ran to its end: what a subscriber and systemd heard."""
+    """The events and systemd notifications of a line that ran to its end."""
 
     received: Heard
     systemd: list[str]
@@ -137,13 +137,13 @@ def frames(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def endless(tmp_path: Path, frames: Path, bundle: Bundle, address: str) -> Path:
-    """A line that shows them again and again."""
+    """A line that shows three pictures in a loop."""
     return write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"\nloop = true\nwaiting_frames = 8'})
 
 
 @pytest.fixture
 def short(tmp_path: Path, frames: Path, bundle: Bundle, address: str) -> Path:
-    """A line that shows each of them once."""
+    """A line that shows each of three pictures once."""
     return write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"'})
 
 

@@ -1,4 +1,4 @@
-"""`heatline status`: what a line says of itself, in words, in JSON and as an exit code."""
+"""`heatline status`: a line's status as text, as JSON and as an exit code."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def handshake(state: HandshakeState, reason: str | None = None, detail: str | No
 
 
 def configured(path: Path, bind: str) -> Path:
-    """A line's file, whose bundle is not there: nothing of it is needed but the address."""
+    """A line's file without its bundle: the command needs only the address."""
     path.write_text(
         f'bundle = "gone"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "gone"\n[events]\nbind = "{bind}"\n'
     )
@@ -103,7 +103,7 @@ def test_control_characters_in_a_detail_are_escaped(address: str) -> None:
     assert "\\x1b[2J[bold]gone" in shown
 
 
-# Which line.
+# Resolving the LINE argument.
 
 
 def test_a_line_is_found_by_its_file_and_by_its_name(

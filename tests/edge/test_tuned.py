@@ -1,4 +1,4 @@
-"""What was tuned for a line counts where the line's file says nothing, on the machine that it was measured with."""
+"""Tuned settings apply to keys that the line's file does not set, on the machine that they were measured with."""
 
 import json
 import logging
@@ -112,7 +112,7 @@ def test_a_damaged_tuned_file_is_a_configuration_error_in_one_sentence(
         load_config(line)
 
 
-# What is in force.
+# The active settings.
 
 
 def test_tuned_settings_apply_to_keys_that_the_lines_file_does_not_set(line: Path, bundle: Bundle) -> None:
@@ -121,7 +121,7 @@ def test_tuned_settings_apply_to_keys_that_the_lines_file_does_not_set(line: Pat
     found = load_config(line).engine_for(bundle.digest)
     assert (found.settings, found.tuned_by, found.not_tuned) == (BEST, str(path), None)
     assert engine_keys_set(line) == frozenset()
-    with_engine(line, "streams = 0\nbatch = 8")  # even a key that is set to its default goes first
+    with_engine(line, "streams = 0\nbatch = 8")  # a key that is set has priority, also with its default
     assert load_config(line).engine_for(bundle.digest).settings == EngineConfig(threads=1, streams=0, batch=8)
     assert engine_keys_set(line) == {"streams", "batch"}
 
@@ -174,7 +174,7 @@ def test_a_bundle_is_prepared_as_tuned(line: Path, bundle: Bundle) -> None:
 def test_a_line_starts_without_tuned_settings_that_do_not_work(
     line: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For example where the driver of a graphics unit is gone."""
+    """For example, the driver of a graphics unit is missing."""
     write_tuned(line, tuned(bundle.digest, replace(BEST, device="GPU.7")))
     prepared = prepare(load_config(line))
     assert (prepared.engine.settings, prepared.engine.tuned_by) == (EngineConfig(), None)
