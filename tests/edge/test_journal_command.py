@@ -358,7 +358,7 @@ def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(
     verified = run("verify", folder)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert f"only the checksums of 21 events were verified: {sentence}\n" in verified.stdout
-    assert "is whole: 24 events" in verified.stdout
+    assert "is intact: 24 events" in verified.stdout
     assert facts("verify", folder)["other_versions"] == 21
     assert exported(folder).encode() == lines(headers(folder))
     result = run("export", folder, "--format", "csv")

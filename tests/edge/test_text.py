@@ -26,7 +26,7 @@ def test_a_calibration_formats_its_frame_counts() -> None:
 def test_a_consumer_one_event_behind_is_described_in_the_singular() -> None:
     journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
     words = describe_consumer(Consumer(acked_seq=1, connected=True), journal)
-    assert words.startswith("connected; 1 event behind, and 1 is gone:")
+    assert words.startswith("connected; 1 event behind, and 1 is lost:")
 
 
 def test_one_lost_frame_is_described_in_the_singular() -> None:

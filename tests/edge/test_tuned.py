@@ -211,7 +211,7 @@ def test_devices_that_change_by_themselves_are_refused(line: Path) -> None:
 
 def test_onnx_runtime_computes_only_on_the_processor(line: Path, bundle: Bundle) -> None:
     with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
-    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes only on CPU"):
+    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', but onnxruntime computes only on CPU"):
         load_config(line)
     with pytest.raises(EngineError, match="onnxruntime cannot compute on GPU, only on CPU"):
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
