@@ -97,7 +97,7 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
         assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
-        assert to_line.select("b").product == "b", "what is in force already is no change"
+        assert to_line.select("b").product == "b", "the active product is no change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
         received = end(run)
@@ -156,7 +156,7 @@ def test_an_unusable_product_is_refused_and_the_former_stays_active(line: Line, 
         broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
         (broken / "model.onnx").write_bytes(b"")
         line.rewrite(str(other_bundle.path), str(broken))
-        assert run.reload().applied, "what is not in force is not opened at a reload"
+        assert run.reload().applied, "a reload opens only the active product"
         with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
             to_line.select("b")
         change = until_change(run)

@@ -301,7 +301,7 @@ def test_only_root_can_install(pc_in_use: LinePc, package: Path) -> None:
         "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-s", "--", stdin=package / "install.sh"
     )
     assert result.returncode == 1
-    assert result.stderr == "install.sh: only root can install to /opt/heatline, and this is nobody; run it as root\n"
+    assert result.stderr == "install.sh: only root can install to /opt/heatline, but you are nobody; run this as root\n"
 
 
 def test_a_changed_wheel_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
