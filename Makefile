@@ -80,7 +80,7 @@ study: ## Train, evaluate and report the study's table on the data in HEATLINE_D
 	@$(MAKE) --no-print-directory .venv/.dev
 	$(BIN)/heatline study --out runs/study --results bench/results/study
 
-demo-bundle: .venv/.dev ## Train and export the demo's bundle anew
+demo-bundle: .venv/.dev ## Train and export the demo's bundle again
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/drawn_boards/rebuild.sh
 
 package: .venv/.runtime ## What line PCs without a network are installed from, for TARGET_PYTHON; writes OUT, or dist/
@@ -99,7 +99,7 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 	@touch $@
 
 # One environment for all. What it holds is remembered by the stamps .made, .runtime and .dev; a stamp older than the
-# package's definition is made anew.
+# package's definition is made again.
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs heatline from the folder that this script lies in, without a network. A version gets a folder of its own in
-# /opt/heatline, and is put in force only once it has verified to work on this machine; until then nothing has changed.
+# Installs heatline from the folder of this script, without a network. Each version gets its own folder in /opt/heatline,
+# and is activated only after it was verified on this machine; until then nothing has changed.
 set -eu
 umask 022 # the service must be able to read what root makes here
 unset PYTHONHOME PYTHONPATH
-export LC_ALL=C PIP_CONFIG_FILE=/dev/null # pip heeds nothing that this machine has set up
+export LC_ALL=C PIP_CONFIG_FILE=/dev/null # pip ignores this machine's configuration
 
 root=/opt/heatline
 python=/usr/bin/python3
@@ -20,12 +20,12 @@ while [ $# -gt 0 ]; do
   -h | --help)
     echo "Usage: sh install.sh [--python PATH] [--remove-older]
 
-Installs this version of heatline to /opt/heatline and puts it in force. The
-version that was in force is kept; heatline-rollback puts it back. Restarts
-no line.
+Installs this version of heatline to /opt/heatline and activates it. The former
+version stays installed; heatline-rollback activates it again. Does not restart
+any line.
 
-  --python PATH   the Python to run heatline by [/usr/bin/python3]
-  --remove-older  delete all versions but this one and the former one
+  --python PATH   the Python to run heatline with [/usr/bin/python3]
+  --remove-older  delete all versions except this one and the former one
 
 Example: sh install.sh"
     exit 0
@@ -41,13 +41,13 @@ Example: sh install.sh"
   shift
 done
 
-[ "$(id -u)" -eq 0 ] || fail "only root can install to $root, and this is $(id -un); run it as root"
+[ "$(id -u)" -eq 0 ] || fail "only root can install to $root, but you are $(id -un); run this as root"
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
 
 # The package.
 if ! damaged=$(sha256sum --check --quiet --strict SHA256SUMS 2>&1); then
-  fail "$(echo "$damaged" | head -n 1), so this is not the package as it was made; copy it here again, and compare the sha256 of the archive"
+  fail "$(echo "$damaged" | head -n 1), so the package is damaged; copy it here again, and compare the sha256 of the archive"
 fi
 while IFS='=' read -r name value; do
   case $name in
@@ -60,31 +60,31 @@ pip=$1/pip
 
 # The machine.
 [ "$(uname -m)" = "$machine" ] ||
-  fail "this machine is $(uname -m), and the package is for $machine; get the one for $(uname -m)"
+  fail "this machine is $(uname -m), but the package is for $machine; get the package for $(uname -m)"
 command -v "$python" >/dev/null ||
   fail "there is no $python; install Debian's python3 from the medium that the PC was set up with, or name a Python $wanted: --python PATH"
 python=$(command -v "$python")
 found=$("$python" -I -c 'import platform, sys; print("%d.%d" % sys.version_info[:2], platform.libc_ver()[1])') ||
-  fail "$python does not run, see above; name a Python $wanted that does: --python PATH"
+  fail "$python does not run, see above; name a Python $wanted that runs: --python PATH"
 [ "${found% *}" = "$wanted" ] ||
-  fail "$python is Python ${found% *}, and the package is for $wanted; name one: --python PATH, or get the package for ${found% *}"
+  fail "$python is Python ${found% *}, but the package is for $wanted; name one: --python PATH, or get the package for ${found% *}"
 [ "$(printf '%s\n' "$glibc" "${found#* }" | sort -V | head -n 1)" = "$glibc" ] ||
-  fail "this machine has glibc ${found#* }, and the package needs $glibc or newer; it takes a newer Debian"
+  fail "this machine has glibc ${found#* }, but the package needs $glibc or newer; install a newer Debian"
 case $(readlink -f "$python") in
 /home/* | /root/* | /tmp/* | /var/tmp/* | /run/*)
-  fail "$python lies in $(readlink -f "$python"), which the service cannot see; name one elsewhere: --python PATH"
+  fail "$python is $(readlink -f "$python"), which the service cannot read; name one elsewhere: --python PATH"
   ;;
 esac
 
 mkdir -p "$root"
 exec 9>"$root/.lock"
-flock -n 9 || fail "another installation is at work in $root; wait for its end"
+flock -n 9 || fail "another installation is running in $root; wait until it has ended"
 current=$(readlink "$root/current" || true)
-unchanged=${current:+$current stays in force}
+unchanged=${current:+$current is still active}
 unchanged=${unchanged:-nothing has changed}
 
-# Whether all of it works, on this processor, with these libraries: every package is there, and both engines answer the
-# golden tiles of a bundle.
+# Verifies an installation on this machine: every package is installed, and both engines compute the golden tiles of a
+# bundle.
 verified() {
   [ "$("$1/bin/heatline" --version)" = "heatline, version $version" ] &&
     "$1/bin/python" -I "$pip" --isolated check &&
@@ -93,7 +93,7 @@ verified() {
     "$1/bin/heatline" bundle verify --engine onnxruntime "$here/share/rehearsal.bundle"
 }
 
-# A folder that has been in force is never touched again, so the same version once more gets another.
+# A folder that has been active is never changed, so the same version with other contents gets another folder.
 log=$(mktemp)
 making=
 trap 'rm -f "$log"; [ -z "$making" ] || rm -rf "$making"' EXIT
@@ -109,7 +109,7 @@ while [ -e "$root/$name" ]; do
       break
     fi
   elif [ "$name" != "$current" ] && [ "$name" != "$(readlink "$root/previous" || true)" ]; then
-    echo "Deleting $root/$name, which an installation left half made."
+    echo "Deleting $root/$name, an incomplete installation."
     rm -rf "${root:?}/$name"
     break
   fi
@@ -120,11 +120,11 @@ done
 if [ ! -e "$root/$name" ]; then
   free_mib=$(($(df -Pk "$root" | awk 'NR == 2 {print $4}') / 1024))
   [ "$free_mib" -ge "$size_mib" ] ||
-    fail "$root has $free_mib MiB free, and heatline $version takes $size_mib MiB; make room, such as by deleting versions that are not in force"
+    fail "$root has $free_mib MiB free, but heatline $version needs $size_mib MiB; make room, for example delete versions that are not active"
   echo "Installing heatline $version to $root/$name; this takes a minute."
   making=$root/$name
   "$python" -I -m venv --without-pip "$making" >"$log" 2>&1 ||
-    fail "$python makes no environment: $(tail -n 1 "$log"); $unchanged"
+    fail "$python cannot make an environment: $(tail -n 1 "$log"); $unchanged"
   "$making/bin/python" -I "$pip" --isolated --disable-pip-version-check --quiet install \
     --no-index --find-links wheels --no-cache-dir --require-hashes --requirement requirements.txt >"$log" 2>&1 ||
     fail "pip cannot install the wheels: $(grep -m 1 ERROR "$log" || tail -n 1 "$log"); $unchanged"
@@ -133,14 +133,14 @@ if [ ! -e "$root/$name" ]; then
   mkdir -p "$making/share"
   cp -r share "$making/share/heatline"
   sync -f "$making"
-  cp SHA256SUMS "$making/share/heatline/SHA256SUMS" # last: from now on it is installed
+  cp SHA256SUMS "$making/share/heatline/SHA256SUMS" # last: it marks a complete installation
   making=
 fi
 
 sh share/rollback.sh "$name"
 
 if [ -n "$remove_older" ]; then
-  cat /proc/[0-9]*/cmdline >"$log" 2>/dev/null || true # what runs; some of it may have ended meanwhile
+  cat /proc/[0-9]*/cmdline >"$log" 2>/dev/null || true # running processes; some may have ended meanwhile
   for each in "$root"/*/; do
     each=${each%/}
     if [ -L "$each" ] || [ ! -f "$each/pyvenv.cfg" ] || [ "${each##*/}" = "$(readlink "$root/current")" ] ||
@@ -148,9 +148,9 @@ if [ -n "$remove_older" ]; then
       continue
     fi
     if grep -qF "$each/" "$log"; then
-      echo "A line still runs with ${each##*/}, which is kept; restart it, then: sh install.sh --remove-older"
+      echo "A line still runs with ${each##*/}, which is not deleted; restart the line, then: sh install.sh --remove-older"
     else
-      echo "Deleting ${each##*/}, which is neither in force nor the former version."
+      echo "Deleting ${each##*/}, which is neither the active nor the former version."
       rm -rf "$each"
     fi
   done

@@ -1,14 +1,14 @@
-"""Builds what a line PC without a network is installed from: a folder, and a .tar.gz of it.
+"""Builds the package from which a line PC without a network is installed: a folder, and a .tar.gz of it.
 
     heatline-0.1.0-linux-x86_64-cp313/
       README.txt  install.sh  docs/  systemd/
-      target            what the wheels are for, in lines that a shell reads
+      target            the target machine of the wheels, in lines that a shell reads
       requirements.txt  every package with its version and its sha256
       SHA256SUMS        of every other file
-      wheels/           heatline, all that it depends on, and pip to install them with
-      share/            the unit, its user and folders, heatline-rollback, a small bundle to try the installation with
+      wheels/           heatline, its dependencies, and pip to install them with
+      share/            the unit, its user and folders, heatline-rollback, a small bundle to test the installation with
 
-Run by `make package`; needs the network. Wheels once downloaded are kept in OUT/wheels.
+`make package` runs it; it needs the network. Downloaded wheels stay in OUT/wheels.
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROOT = HERE.parent
 SHARED = ("heatline@.service", "heatline.sysusers", "heatline.tmpfiles", "rollback.sh")
 REHEARSAL = ROOT / "examples" / "drawn_boards" / "bundle"
 OLD_MANYLINUX = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
-BYTE_CODE = 1.25  # what an installation takes, of what its wheels unpack to: .pyc files come on top
+BYTE_CODE = 1.25  # size of an installation divided by the unpacked size of its wheels: .pyc files are added
 ABOUT_TARGET = """
 import json, sys, sysconfig
 print(json.dumps([
@@ -39,18 +39,18 @@ print(json.dumps([
 README = """heatline {version} for a Linux PC ({machine}, glibc {glibc} or newer) with Python {python}.
 Installing it needs no network.
 
-    sh install.sh           as root: installs it beside what is there, and puts it in force
-    sh install.sh --help    says more
-    heatline-rollback       later, as root: puts the former version back in force
+    sh install.sh           as root: installs it beside other versions, and activates it
+    sh install.sh --help    lists the options
+    heatline-rollback       later, as root: activates the former version again
 
-docs/line-pc.md walks through the rest, from the empty PC to the first verdict.
+docs/line-pc.md describes all steps, from the empty PC to the first verdict.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the package that line PCs are installed from.")
     parser.add_argument("--python", default="/usr/bin/python3", help="a Python as on the line PC [%(default)s]")
-    parser.add_argument("--out", type=Path, default=Path("dist"), help="where it is written to [%(default)s]")
+    parser.add_argument("--out", type=Path, default=Path("dist"), help="folder to write the package to [%(default)s]")
     arguments = parser.parse_args()
     try:
         folder = build(arguments.python, arguments.out.resolve())
@@ -61,22 +61,22 @@ def main() -> None:
 
 
 def build(python: str, out: Path) -> Path:
-    """The package's folder, new or in place of what was there.
+    """Build the package's folder, in place of an older one, and return it.
 
     Raises:
-        subprocess.CalledProcessError: pip could not do it, and has said why.
+        subprocess.CalledProcessError: pip failed, and has printed the reason.
     """
     found = subprocess.run([python, "-c", ABOUT_TARGET], stdout=subprocess.PIPE, check=True, text=True)
     implementation, version, platform = json.loads(found.stdout)
     if implementation != "cpython" or not platform.startswith("linux-"):
-        sys.exit(f"package: {python} is {implementation} on {platform}; name a CPython on Linux, as the line PC has it")
+        sys.exit(f"package: {python} is {implementation} on {platform}; name a CPython on Linux, as on the line PC")
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".package-") as temporary:
         folder = Path(temporary, "package")
         (folder / "wheels").mkdir(parents=True)
-        say("making heatline's own wheel")
+        print_progress("making heatline's own wheel")
         wheel = own_wheel(ROOT, Path(temporary, "own"))
-        say(f"downloading wheels for {python}, Python {version}; those in {out / 'wheels'} are used again")
+        print_progress(f"downloading wheels for {python}, Python {version}; those in {out / 'wheels'} are used again")
         for each in wheels_for(python, wheel, out / "wheels"):
             shutil.copy(each, folder / "wheels")
         for name in SHARED:
@@ -84,7 +84,7 @@ def build(python: str, out: Path) -> Path:
         copy(HERE / "install.sh", folder / "install.sh")
         shutil.copytree(REHEARSAL, folder / "share" / "rehearsal.bundle")
         for document in [*(ROOT / "docs").glob("*.*"), HERE / "README.md"]:
-            copy(document, folder / document.relative_to(ROOT))  # links between them hold
+            copy(document, folder / document.relative_to(ROOT))  # links between documents still work
         seal(folder, python=version, machine=platform.removeprefix("linux-"))
         name = f"heatline-{version_of(wheel)}-{platform}-cp{version.replace('.', '')}"
         shutil.rmtree(out / name, ignore_errors=True)
@@ -93,24 +93,24 @@ def build(python: str, out: Path) -> Path:
 
 
 def own_wheel(source: Path, into: Path) -> Path:
-    """heatline's wheel, made of the sources in a folder."""
+    """Make heatline's wheel from the sources in a folder, and return it."""
     pip("wheel", "--quiet", "--no-deps", "--wheel-dir", into, source)
     return next(into.glob("heatline-*.whl"))
 
 
-def wheels_for(python: str, wheel: Path, kept: Path) -> list[Path]:
-    """heatline's wheel, all that it and its extra `rtsp` need on that Python, and pip.
+def wheels_for(python: str, wheel: Path, downloads: Path) -> list[Path]:
+    """Return heatline's wheel, the wheels that it and its extra `rtsp` need on that Python, and pip.
 
     Args:
-        kept: where wheels lie that were downloaded before, and others are downloaded to.
+        downloads: folder of downloaded wheels. Missing wheels are downloaded to it.
     """
     wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[rtsp] @ {wheel.as_uri()}", "pip"]
-    pip("download", "--dest", kept, *wanted, python=python)
+    pip("download", "--dest", downloads, *wanted, python=python)
     with TemporaryDirectory() as temporary:
         report = Path(temporary, "report.json")
-        offline: list[str | Path] = ["--no-index", "--find-links", kept]
-        only_told: list[str | Path] = ["--dry-run", "--ignore-installed", "--quiet", "--report", report]
-        pip("install", *only_told, *offline, *wanted, python=python)
+        offline: list[str | Path] = ["--no-index", "--find-links", downloads]
+        report_only: list[str | Path] = ["--dry-run", "--ignore-installed", "--quiet", "--report", report]
+        pip("install", *report_only, *offline, *wanted, python=python)
         found = json.loads(report.read_text())["install"]
     return [Path(unquote(urlsplit(each["download_info"]["url"]).path)) for each in found]
 
@@ -123,7 +123,7 @@ def pip(command: str, *options: str | Path, python: str = sys.executable) -> Non
 
 
 def seal(folder: Path, python: str, machine: str) -> None:
-    """Write all that follows from what lies in the folder."""
+    """Write the files that describe the others: target, README.txt, requirements.txt and SHA256SUMS."""
     wheels = sorted((folder / "wheels").glob("*.whl"))
     own = next(each for each in wheels if each.name.startswith("heatline-"))
     target = {
@@ -135,7 +135,7 @@ def seal(folder: Path, python: str, machine: str) -> None:
     }
     write(folder / "target", "".join(f"{name}={value}\n" for name, value in target.items()))
     write(folder / "README.txt", README.format(**target))
-    # pip itself is run out of its wheel, not installed.
+    # pip itself runs from its wheel and is not installed.
     write(folder / "requirements.txt", "".join(map(requirement, (each for each in wheels if each.name[:4] != "pip-"))))
     files = sorted(each for each in folder.rglob("*") if each.is_file() and each.name != "SHA256SUMS")
     write(folder / "SHA256SUMS", "".join(f"{sha256(each)}  {each.relative_to(folder)}\n" for each in files))
@@ -151,10 +151,10 @@ def version_of(wheel: Path) -> str:
 
 
 def glibc_of(wheel: Path) -> tuple[int, int]:
-    """The oldest glibc that a wheel can be used with, from its name; (0, 0) for one that needs none."""
-    named = {(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", wheel.name)}
-    named |= {OLD_MANYLINUX[old] for old in re.findall(r"manylinux(1|2010|2014)_", wheel.name)}
-    return min(named, default=(0, 0))
+    """Return the oldest glibc that a wheel works with, from its name; (0, 0) for one that needs none."""
+    versions = {(int(major), int(minor)) for major, minor in re.findall(r"manylinux_(\d+)_(\d+)_", wheel.name)}
+    versions |= {OLD_MANYLINUX[old] for old in re.findall(r"manylinux(1|2010|2014)_", wheel.name)}
+    return min(versions, default=(0, 0))
 
 
 def unpacked_bytes(wheel: Path) -> int:
@@ -168,17 +168,17 @@ def sha256(path: Path) -> str:
 
 
 def pack(folder: Path) -> Path:
-    """The folder as one .tar.gz beside it, all of it root's."""
+    """Pack a folder as a .tar.gz beside it, in which all files belong to root. Return the archive."""
 
     def of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
         return member
 
-    say("packing")
+    print_progress("packing")
     archive = folder.with_name(f"{folder.name}.tar.gz")
     partial = archive.with_name(f".{archive.name}.partial")
-    with tarfile.open(partial, "w:gz", compresslevel=1) as tar:  # wheels are compressed already
+    with tarfile.open(partial, "w:gz", compresslevel=1) as tar:  # wheels are already compressed
         tar.add(folder, folder.name, filter=of_root)
     return partial.rename(archive)
 
@@ -192,8 +192,8 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def say(what: str) -> None:
-    print(f"package: {what}", file=sys.stderr, flush=True)
+def print_progress(step: str) -> None:
+    print(f"package: {step}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,15 @@ from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
 from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 
-gc.disable()  # until all tests are found: what imports make is kept, and searching it for garbage takes a third longer
+gc.disable()  # until all tests are collected: searching the imported objects for garbage takes a third longer
 
-# Small tensors wait for a second thread longer than they work, and several test processes share the cores.
+# With small tensors, a second thread waits longer than it works, and several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# `ci` draws the same examples in every run; `make test-long` draws new ones, and more. No example is timed: a busy
-# machine is no failure.
+# `ci` draws the same examples in every run; `make test-long` draws more, and new ones. Examples have no deadline,
+# because a busy machine is not a failure.
 settings.register_profile(
     "ci", max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -34,7 +34,7 @@ settings.register_profile("long", settings.get_profile("ci"), max_examples=500, 
 settings.load_profile("ci")
 
 COLLECTED = pytest.StashKey[list[pytest.Item]]()
-"""All tests that were found, those of the other tier too."""
+"""All collected tests, also those of the other tier."""
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
@@ -46,10 +46,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """A TCP address on loopback that nobody else takes before the test ends.
+    """A TCP address on loopback that is reserved until the test ends.
 
-    A socket that is bound and does not listen holds the port: the kernel gives it to nobody, and ZeroMQ, which sets
-    SO_REUSEADDR as we do, may still bind it.
+    A socket that is bound but does not listen reserves the port: the kernel gives it to no other process, and ZeroMQ,
+    which also sets SO_REUSEADDR, can still bind it.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,7 +68,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def one_thread() -> Iterator[None]:
-    """Tensors here are tiny: a second thread waits more than it works, and on a busy machine for very long."""
+    """Limit torch to one thread: with tiny tensors a second one waits more than it works."""
     import torch
 
     before = torch.get_num_threads()
@@ -78,7 +78,7 @@ def one_thread() -> Iterator[None]:
 
 
 def write_picture(path: Path, rgb: NDArray[np.uint8]) -> Path:
-    """Write RGB or grey as the suffix says."""
+    """Write an RGB or grey picture in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     return path
@@ -97,7 +97,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """In any order, the tests that boot and install begin first, one after the other: they wait longest."""
+    """Put the tests that boot and install first, in any order of the others: they take longest."""
     config.stash[COLLECTED] = list(items)
     yield
     items.sort(key=lambda item: item.path.parent.name != "systemd")
@@ -107,12 +107,12 @@ EXPORTING = (
     "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
     "tests/train/test_evaluation_run.py", "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
 )  # fmt: skip
-"""Files that export models: what that imports takes a process some seconds, so one process runs them all."""
+"""Files that export models. Their imports take some seconds per process, so one process runs them all."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """As `--dist loadfile`, but for the files that export."""
+    """Schedule as `--dist loadfile`, with all files that export in one process."""
     from xdist.scheduler.loadfile import LoadFileScheduling
 
     class OneProcessExports(LoadFileScheduling):
@@ -123,14 +123,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """A search for garbage leaves out the million objects that imports and collection made."""
+    """Exclude the million objects of imports and collection from garbage collection."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Test processes send each other UTF-8: what a test printed of a path that is none must not end the run."""
+    """Escape output that is not UTF-8, such as paths: test processes exchange only UTF-8."""
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
@@ -138,9 +138,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where every part is installed, a skipped test is a test that nobody ran."""
+    """With `--no-skips`, fail on a skipped test that `allowed_skips.txt` does not name."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or not session.config.getoption("--no-skips"):  # only the process that reports judges
+    if reporter is None or not session.config.getoption("--no-skips"):  # only the reporting process decides
         return
     allowed = {line.strip() for line in ALLOWED_SKIPS.read_text().splitlines() if line.strip() and line[0] != "#"}
     skipped = {report.nodeid for report in reporter.stats.get("skipped", [])} - allowed

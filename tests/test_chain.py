@@ -19,7 +19,7 @@ FEW_STEPS = ("recipe.steps=4", "recipe.folds=2")
 FEW_COPIES = ("recipe.copies={defective: 1, most: 8}",)
 
 
-def told(*arguments: str | Path) -> Any:
+def run_json(*arguments: str | Path) -> Any:
     """Run a command with --json and return what it printed."""
     done = heatline(*arguments, "--json")
     assert done.returncode == 0, done.stderr
@@ -36,24 +36,24 @@ def train_export_and_run(
     """
     run, bundle = folder / "run", folder / "bundle"
     features = f"features.folder={folder / 'features'}"
-    trained = told("train", f"data={data}", f"out={run}", features, *FEW_STEPS, *training)
+    trained = run_json("train", f"data={data}", f"out={run}", features, *FEW_STEPS, *training)
     assert trained["steps"] == 4
-    exported = told("export", run, "--to", bundle, "--allow", "map", *exporting)  # 4 steps may leave a map stuck
+    exported = run_json("export", run, "--to", bundle, "--allow", "map", *exporting)  # 4 steps may leave a map stuck
     assert max(exported["manifest"]["gate"]["largest_difference"].values()) <= 1e-4
-    assert told("bundle", "verify", bundle, "--engine", "onnxruntime")["digest"] == exported["digest"]
+    assert run_json("bundle", "verify", bundle, "--engine", "onnxruntime")["digest"] == exported["digest"]
     keys = f'path = {json.dumps(str(frames))}\nsize = "any"'
     line = write_line(folder, bundle, address, {"top": keys}, 'heatmaps = "always"')
-    assert told("check", line)["bundle"]["digest"] == exported["digest"]
+    assert run_json("check", line)["bundle"]["digest"] == exported["digest"]
     with running(line, address) as its:
-        heard = its.until_stopped()
+        received = its.until_stopped()
         assert its.exit_code() == 0
-    assert [event.source for event in heard.verdicts] == sorted(path.name for path in frames.iterdir())
-    assert [event.seq for event in heard.verdicts] == list(range(1, len(heard.verdicts) + 1))
-    assert all(event.verdict in ("GOOD", "DEFECT") for event in heard.verdicts)
-    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in heard.verdicts)
-    account = heard.last.ledger["top"]
-    assert account.captured == account.inspected == len(heard.verdicts)
-    return heard
+    assert [event.source for event in received.verdicts] == sorted(path.name for path in frames.iterdir())
+    assert [event.seq for event in received.verdicts] == list(range(1, len(received.verdicts) + 1))
+    assert all(event.verdict in ("GOOD", "DEFECT") for event in received.verdicts)
+    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in received.verdicts)
+    account = received.last.ledger["top"]
+    assert account.captured == account.inspected == len(received.verdicts)
+    return received
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_drawn_boards(
     write_boards(boards, count, seed=3, size_hw=size_hw)
     training = (*training, *tiny_trunk) if training else training
     train_export_and_run(tmp_path, address, boards, boards / "images", training, ("--precision", "f32"))
-    (evaluation,) = told("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
+    (evaluation,) = run_json("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
     figures = evaluation["truths"][0]["figures"]
     assert figures["frame"]["frames"] == count
     assert figures["tile"]["tiles"] == count * 3 * 3

@@ -1,4 +1,4 @@
-"""The documents are held to the code: what is not documented, or no longer true, fails here."""
+"""The documents agree with the code: undocumented and outdated facts fail here."""
 
 import ast
 import contextlib
@@ -70,7 +70,7 @@ def read(name: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """The text below a heading, up to the next one of its level or above."""
+    """Return the text below a heading, up to the next heading of the same or a higher level."""
     level = len(heading) - len(heading.lstrip("#"))
     _, found, below = f"\n{text}".partition(f"\n{heading}\n")
     assert found, f"there is no heading {heading!r}"
@@ -78,13 +78,13 @@ def section(text: str, heading: str) -> str:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """Rows of the tables in a text, by their first cell, which is in backticks."""
+    """Return the rows of the tables in a text by their first cell, which is in backticks."""
     lines = re.findall(r"^\| `([^`]+)` \|(.*)\|$", text, flags=re.MULTILINE)
     return {first: [cell.strip() for cell in rest.split("|")] for first, rest in lines}
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """Fenced blocks of code."""
+    """Return the fenced blocks of code in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -92,7 +92,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all below it, each with its path."""
+    """Return a command and all its subcommands, each with its path."""
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -119,7 +119,7 @@ def test_every_command_and_option_is_documented() -> None:
         assert set(re.findall(r"`(--?[a-z-]+)`", options)) == set(exist), name
 
 
-def test_no_command_is_documented_that_does_not_exist() -> None:
+def test_every_documented_command_exists() -> None:
     exist = {" ".join(("heatline", *path)) for path, _ in commands(heatline)}
     text = "\n".join(document.read_text() for document in DOCUMENTS)
     for line in re.findall(r"^(?:\$ )?(heatline [^\n]*)", "\n".join(blocks(text, "sh")), flags=re.MULTILINE):
@@ -140,7 +140,7 @@ def test_every_exit_code_is_documented() -> None:
 
 
 def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key of a struct and of those inside it, dotted, with its field; a tag has none."""
+    """Return every dotted key of a struct and of its inner structs, with its field; a tag has none."""
     info = msgspec.inspect.type_info(kind)
     if isinstance(info, msgspec.inspect.StructType) and info.tag_field:
         yield prefix + info.tag_field, None
@@ -153,7 +153,7 @@ def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def structs(info: msgspec.inspect.Type) -> list[Any]:
-    """The structs that a type is made of."""
+    """Return the structs that a type contains."""
     match info:
         case msgspec.inspect.StructType(cls=struct):
             return [struct]
@@ -165,7 +165,7 @@ def structs(info: msgspec.inspect.Type) -> list[Any]:
 
 
 def default(field: Any) -> str:
-    """A key's default as JSON; nothing where it must be given."""
+    """Return a key's default as JSON; "" if the key is required."""
     if field.required:
         return ""
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
@@ -173,7 +173,7 @@ def default(field: Any) -> str:
 
 
 KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
-    # What reads it, where it is described, what stands there for a key that must be given and for null.
+    # The struct, its document and heading, and the documented default of a required key and of null.
     (LineFile, "docs/config.md", None, ("required", "none")),
     (Manifest, "docs/bundle.md", "## Manifest", None),
     (VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null")),
@@ -228,7 +228,7 @@ KINDS = {one.__struct_config__.tag: one for one in get_args(CameraSettings)}
 
 
 def keys_in(text: str) -> dict[str, str]:
-    """Keys in the tables of a text, each with what stands for its default."""
+    """Return the keys in the tables of a text, each with its documented default."""
     return {key: cells[1] for key, cells in rows(text).items() if len(cells) == 3}
 
 
@@ -245,14 +245,14 @@ def test_every_kind_of_camera_is_documented_and_each_of_its_keys_with_its_defaul
         for key, stands in (common | own).items():
             if fields[key].required:
                 assert stands == "required", key
-            elif default(fields[key]) == "null":  # what is taken then is said in words
+            elif default(fields[key]) == "null":  # the document describes the default in a sentence
                 assert "`" not in stands, key
             else:
                 assert json.loads(stands.strip("`")) == json.loads(default(fields[key])), key
 
 
 def choices_of(info: msgspec.inspect.Type) -> set[str]:
-    """Every text that stands for itself in a type."""
+    """Return every literal text in a type."""
     match info:
         case msgspec.inspect.LiteralType(values=values):
             return {value for value in values if isinstance(value, str)}
@@ -279,7 +279,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-def test_every_link_points_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     broken = []
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
@@ -302,7 +302,7 @@ def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
             assert len(load_config(file).cameras) == 1
 
 
-def test_the_tours_line_is_shown_before_it_is_used_and_runs_until_it_is_stopped(tmp_path: Path) -> None:
+def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path: Path) -> None:
     tour = section(read("README.md"), "## The tour")
     (shown,) = blocks(tour, "toml")
     assert tour.index(shown) < tour.index(" line.toml")
@@ -345,7 +345,7 @@ def test_the_worked_exchange_consists_of_messages() -> None:
         assert f"art 1 `{event.topic}`" in read("docs/protocol.md")
 
 
-# What the code says in words.
+# Reasons and messages in the code.
 
 
 @functools.cache
@@ -466,7 +466,7 @@ def test_a_heatmap_is_read_as_protocol_md_shows() -> None:
 
 
 def python(document: str, heading: str) -> str:
-    """The one example in Python below a heading."""
+    """Return the only Python example below a heading."""
     (example,) = blocks(section(read(document), heading), "python")
     return example
 
@@ -492,7 +492,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         like(CHANGE, 10),
         like(REFUSED_CHANGE, 11, detail="its bundle is not there"),
         like(GOOD, 1, boot_id="next boot"),
-        STATUS,  # which says STOPPED
+        STATUS,  # with the state STOPPED
     ]
     publisher = Publisher(address)
     publisher.start()
@@ -521,7 +521,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
     ]
 
 
-def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
+def test_the_client_of_security_md_connects_with_its_key(tmp_path: Path) -> None:
     client = python("docs/security.md", "## What a client needs")
     secured, port = Secured(tmp_path), free_port()
     own = tmp_path / "mes.key"
@@ -537,7 +537,7 @@ def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
     assert shown.stdout == "status\n"
 
 
-def test_the_key_of_security_md_is_one(tmp_path: Path) -> None:
+def test_the_key_of_security_md_is_valid(tmp_path: Path) -> None:
     (example,) = blocks(section(read("docs/security.md"), "## Files"), "")
     file = tmp_path / "its.key.pub"
     file.write_text(example)
@@ -545,13 +545,13 @@ def test_the_key_of_security_md_is_one(tmp_path: Path) -> None:
 
 
 def commands_at(address: str, answer: Any) -> CommandServer:
-    """A line that answers every command so."""
+    """Start a line that gives the same answer to every request."""
     server = CommandServer(address, lambda _, reply: reply(answer))
     server.start()
     return server
 
 
-def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:
+def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(address: str, tmp_path: Path) -> None:
     client = python("docs/protocol.md", "### A changeover")
     assert len(client.splitlines()) < 30
     selected = Selected(product="4712", bundle=BundleName(name="boards", version="1", digest="0"))
@@ -579,7 +579,7 @@ def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(addr
     assert (set(busy), last) == ({"BUSY changing"}, "READY")
 
 
-def test_the_changeover_of_protocol_md_ends_where_the_line_refuses(tmp_path: Path) -> None:
+def test_the_changeover_of_protocol_md_ends_if_the_line_refuses(tmp_path: Path) -> None:
     server = commands_at(f"ipc://{tmp_path}/commands", refusal("unknown_product", "there is no product '9'"))
     client = python("docs/protocol.md", "### A changeover")
     with contextlib.closing(server):

@@ -90,11 +90,11 @@ def test_all_six_kinds_occur() -> None:
     assert {defect.kind for seed in SEEDS for defect in defective(seed).defects} == set(DEFECT_KINDS)
 
 
-def test_the_number_of_defects_can_be_asked_for() -> None:
+def test_the_number_of_defects_can_be_chosen() -> None:
     assert len(draw_board(2, size_hw=SIZE_HW, defects=1).defects) == 1
 
 
-def test_absurd_arguments_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_and_write_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="447 x 800 px; expected at least 448"):
         write_boards(tmp_path / "boards", 1, 0, size_hw=(447, 800))
     with pytest.raises(ValueError, match="count is 0"):
@@ -104,7 +104,7 @@ def test_absurd_arguments_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_boards_has_as_many_defects_each_as_are_asked_for(tmp_path: Path) -> None:
+def test_each_board_of_a_folder_has_the_requested_number_of_defects(tmp_path: Path) -> None:
     table = write_boards(tmp_path / "boards", 2, 5, size_hw=SIZE_HW, defects=6)
     with table.open() as file:
         good, defective = csv.DictReader(file)
@@ -153,14 +153,14 @@ def test_a_pool_of_processes_draws_the_same_folder(folder: Path, tmp_path: Path)
     assert contents(tmp_path / "boards") == contents(folder)
 
 
-def test_a_folder_that_exists_is_left_as_it_is(folder: Path) -> None:
+def test_an_existing_folder_is_not_changed(folder: Path) -> None:
     before = contents(folder)
     with pytest.raises(InputError, match="name a new folder"):
         write_boards(folder, 4, 8, size_hw=(448, 500))
     assert contents(folder) == before
 
 
-def test_the_program_draws_what_readme_shows(tmp_path: Path) -> None:
+def test_the_program_draws_as_the_readme_describes(tmp_path: Path) -> None:
     def draw(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True)
 

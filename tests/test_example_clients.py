@@ -1,4 +1,4 @@
-"""The clients that need nothing of heatline, in two languages, against a real line."""
+"""The example clients in Python and Node.js, which do not use heatline, with a real line."""
 
 import contextlib
 import queue
@@ -22,7 +22,7 @@ SILENCE = "silence: nothing is inspected"
 
 
 def command(name: str) -> list[str]:
-    """How a client is run; skips where what it needs is not installed."""
+    """Return the command of a client; skip the test if its packages are not installed."""
     if name.endswith(".py"):
         return [sys.executable, str(CLIENTS / name)]
     node = shutil.which("node")
@@ -47,7 +47,7 @@ class Running:
             ).start()
 
     def prints(self, count: int) -> list[str]:
-        """Its next lines, except those about silence."""
+        """Return the client's next lines, except those about silence."""
         lines: list[str] = []
         while len(lines) < count:
             line = self._output.get(timeout=WITHIN_SECONDS)
@@ -58,7 +58,7 @@ class Running:
         return self._output.get(timeout=WITHIN_SECONDS) == SILENCE
 
     def complains(self, of: str) -> str:
-        """A line on its standard error."""
+        """Wait for a line on the client's standard error."""
         wait_until(lambda: any(of in line for line in self._errors), f"it complains of {of}")
         return next(line for line in self._errors if of in line)
 
@@ -74,7 +74,7 @@ def running(name: str, *arguments: str) -> Iterator[Running]:
             process.kill()
 
 
-def test_a_client_in_python_has_less_than_thirty_lines_and_needs_nothing_of_heatline() -> None:
+def test_a_python_client_has_under_thirty_lines_and_does_not_import_heatline() -> None:
     for name in ("live.py", "durable.py"):
         text = (CLIENTS / name).read_text()
         assert len([line for line in text.splitlines() if line]) < 30
@@ -86,7 +86,7 @@ def test_a_durable_client_gets_every_event_and_reports_what_is_lost(tmp_path: Pa
     """Through a restart of the line, which forgets the acknowledgements; the client in Node.js prints nothing twice."""
     address = f"ipc://{tmp_path}/follow"
     with (
-        running(name, address, "mes1") as older,  # it waits for the line
+        running(name, address, "mes1") as older,  # the client waits for the line
         FollowedLine(tmp_path / "journal", address, heartbeat_s=1.0) as line,
     ):
         events = line.add(GOOD, DEFECT, png=b"a picture") + line.add(*[ALARM] * 3)
@@ -143,7 +143,7 @@ def test_a_live_client_shows_events_exactly_and_reports_silence_and_missed_event
     with running(name, address) as client, contextlib.ExitStack() as first:
         assert client.is_silent()
         with published(f"ipc://{tmp_path}/elsewhere", tmp_path) as elsewhere:
-            publish(elsewhere, GOOD)  # before the client listens: it has not missed this
+            publish(elsewhere, GOOD)  # before the client subscribes, so it is not missed
         publisher = first.enter_context(published(address, tmp_path))
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         publish(publisher, DEFECT, png=b"a picture")
@@ -167,7 +167,7 @@ def test_a_live_client_shows_events_exactly_and_reports_silence_and_missed_event
             assert client.prints(1)[0].split()[:2] == [str(int(seq) + 4), GOOD]
 
 
-def test_a_live_client_in_node_takes_only_the_topics_that_it_names(address: str, tmp_path: Path) -> None:
+def test_a_live_client_in_node_receives_only_its_topics(address: str, tmp_path: Path) -> None:
     with published(address, tmp_path) as publisher, running("live.mjs", address, DEFECT) as client:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         publish(publisher, GOOD, DEFECT, GOOD, GOOD, DEFECT)

@@ -1,4 +1,4 @@
-"""Every command that takes a path takes one that is no UTF-8: folders of cameras and old disks are full of them."""
+"""Every command accepts paths that are not UTF-8, as they occur on cameras and old disks."""
 
 import os
 import shutil
@@ -15,18 +15,18 @@ from tests.small_bundle import dark_square, white_frame
 from tests.train.trained import SMALL
 
 ODD = os.fsdecode(b"caf\xe9\xff")
-"""As Latin-1 has it."""
+"""A file name in Latin-1."""
 
 
 def write_png(file: Path, rgb: Any) -> None:
-    """OpenCV's own `imwrite` dies of a name that is no UTF-8."""
+    """Write a PNG. OpenCV's own `imwrite` fails on a name that is not UTF-8."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(cv2.imencode(".png", rgb)[1].tobytes())
 
 
 @pytest.fixture(scope="module")
 def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that commands read: bundle, pictures, keys, a line that has run, its journal."""
+    """A folder with everything that commands read: bundle, pictures, keys, a line that has run, its journal."""
     folder = tmp_path_factory.mktemp("names") / ODD
     shutil.copytree(bundle.path, folder / f"bundle-{ODD}")
     (folder / "bundle").symlink_to(folder / f"bundle-{ODD}")  # what a line's file names is UTF-8, its folder need not
@@ -52,7 +52,7 @@ def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path, new: Path) -> int:
-    """Run a command to its end; a traceback comes through as its exception."""
+    """Run a command to its end and return its exit code. An unexpected exception is raised."""
     names = {
         "bundle": folder / f"bundle-{ODD}",
         "pictures": folder / f"pictures-{ODD}",
@@ -103,7 +103,9 @@ def run(command: str, folder: Path, new: Path) -> int:
         ("data show {none}", 9),
     ],
 )
-def test_a_command_takes_it(odd: Path, tmp_path: Path, command: str, code: int, as_json: str) -> None:
+def test_a_command_accepts_a_path_that_is_not_utf8(
+    odd: Path, tmp_path: Path, command: str, code: int, as_json: str
+) -> None:
     assert run(command + as_json, odd, tmp_path) == code
 
 
@@ -118,11 +120,15 @@ def test_a_command_takes_it(odd: Path, tmp_path: Path, command: str, code: int, 
         ("follow {line} --name mes --jsonl {new} --heatmaps {new}.folder --timeout 0", 0),
     ],
 )
-def test_a_command_without_json_takes_it(odd: Path, tmp_path: Path, command: str, code: int) -> None:
+def test_a_command_without_json_accepts_a_path_that_is_not_utf8(
+    odd: Path, tmp_path: Path, command: str, code: int
+) -> None:
     assert run(command, odd, tmp_path) == code
 
 
-def test_training_and_what_follows_take_it(odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
+def test_training_and_export_accept_a_path_that_is_not_utf8(
+    odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path
+) -> None:
     trunk = "model=test_efficientnet model.weights={new}.pth features.folder={new}-features"
     shutil.copy(tiny_trunk[1].partition("=")[2], tmp_path / f"{ODD}.pth")
     small = "tiles.tile_px=64 recipe.steps=2 recipe.folds=2"
@@ -136,7 +142,7 @@ def test_training_and_what_follows_take_it(odd: Path, tiny_trunk: tuple[str, str
     assert run("train {none}", odd, tmp_path) == 9
 
 
-def test_a_search_takes_it(odd: Path, tmp_path: Path, one_thread: None) -> None:
+def test_a_search_accepts_a_path_that_is_not_utf8(odd: Path, tmp_path: Path, one_thread: None) -> None:
     small = [each for each in SMALL if each.partition("=")[0] not in ("recipe.batch", "recipe.steps")]
     split = "split.pattern=^(b[0-9]) split.val=[b0] split.test=[b1] recipe.steps=1 recipe.validate_every=1"
     search = f"search data={{folder}} out={{new}} search.trials=1 search.batches=[4,8] {split}"

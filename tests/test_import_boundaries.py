@@ -18,7 +18,7 @@ from edge.delivery.sockets import monitor_event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
-"""Each may import those before it."""
+"""Each package may import the packages before it."""
 EXTRAS = {"torch", "timm", "lightning", "hydra", "torchmetrics", "optuna"}
 FOREIGN = {"torch", "timm", "lightning", "hydra", "train", "export", "bench", "heatline"}
 NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
@@ -37,7 +37,7 @@ DEFAULT_TRAINING = "import train.compose, train.fit"
 WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
 CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
-"""A client needs the protocol and ZeroMQ, nothing that inspects."""
+"""A client needs the protocol and ZeroMQ, and no module that inspects."""
 LIGHTNING = {"lightning", "torchmetrics"}
 """What only the recipes that train the whole network use: seconds of a training of a minute."""
 
@@ -61,7 +61,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         "training by the default recipe",
     ],
 )
-def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) -> None:
+def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> None:
     what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}\n{what}"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -101,7 +101,7 @@ def test_no_module_that_the_default_training_imports_names_lightning() -> None:
 
 @given(event=st.sampled_from([1, 2, 4, 128, 256, 512, 1024, 4096, 16384]), value=st.integers(0, 2**28))
 def test_events_of_a_monitor_are_read_as_pyzmq_reads_them(event: int, value: int) -> None:
-    """Its own reader imports asyncio."""
+    """pyzmq's own reader imports asyncio."""
     parts = [event.to_bytes(2, sys.byteorder) + value.to_bytes(4, sys.byteorder), b"tcp://127.0.0.1:1"]
     expected = parse_monitor_message(parts)
     assert monitor_event(parts) == (int(expected["event"]), int(expected["value"]))
@@ -120,7 +120,7 @@ def imported_by(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_nothing_from_its_right_and_no_tests(package: str) -> None:
+def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) -> None:
     forbidden = {"tests", *PACKAGES[PACKAGES.index(package) + 1 :]} | (FOREIGN if package == "edge" else set())
     forbidden |= {"bench"} if package == "heatline" else set()
     files = sorted((ROOT / package).rglob("*.py"))
@@ -130,7 +130,7 @@ def test_a_package_imports_nothing_from_its_right_and_no_tests(package: str) -> 
 
 
 def test_test_apparatus_is_not_installed() -> None:
-    """It kills processes and fills disks; it lies in tests/system, of which no package imports anything."""
+    """Apparatus that kills processes and fills disks is in tests/system, which no package imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": PACKAGES}
 
@@ -177,7 +177,7 @@ def files_imported_by(path: Path) -> set[Path]:
     return found - {path}
 
 
-def test_no_files_import_each_other_in_a_circle() -> None:
+def test_no_files_import_each_other_in_a_cycle() -> None:
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
     assert len(order) >= len(files) > 400

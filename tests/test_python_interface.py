@@ -51,7 +51,7 @@ def same(event: heatline.VerdictEvent) -> heatline.VerdictEvent:
     return msgspec.structs.replace(event, boot_id="", times=times, latency_ms=0.0)
 
 
-def test_every_name_is_there_and_every_error_is_the_familys() -> None:
+def test_every_public_name_exists_and_every_error_is_in_the_family() -> None:
     for name in heatline.__all__:
         found = getattr(heatline, name)
         if name.endswith("Error"):
@@ -71,8 +71,8 @@ def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys:
     shown: dict[str, Any] = {}
     with chdir(tmp_path):
         exec(example, shown)
-        told = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
-    event = msgspec.json.decode(told.stdout, type=heatline.VerdictEvent)
+        result = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
+    event = msgspec.json.decode(result.stdout, type=heatline.VerdictEvent)
     result = shown["result"]
     assert same(result.event) == same(event)
     assert (result.verdict, bool(result.regions)) == ("DEFECT", True)
@@ -101,9 +101,7 @@ def test_an_array_of_any_format_and_layout_is_the_same_picture(
     np.testing.assert_array_equal(result.overlay(), expected.overlay())
 
 
-def test_many_pictures_come_as_a_folder_as_files_or_as_an_array(
-    inspector: heatline.BundleInspector, tmp_path: Path
-) -> None:
+def test_pictures_come_as_a_folder_as_files_or_as_an_array(inspector: heatline.BundleInspector, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "frames", small_frames(3))
     files = sorted(folder.iterdir())
     arrays = np.stack([*small_frames(3).values()])
@@ -157,7 +155,7 @@ def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
         (__file__, "RGB8", "is not a picture"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_sentence(
+def test_an_invalid_picture_is_refused_in_one_sentence(
     inspector: heatline.BundleInspector, picture: Any, pixel_format: Any, says: str
 ) -> None:
     assert says in one_sentence(lambda: inspector.inspect(picture, pixel_format=pixel_format), heatline.InputError)
@@ -208,15 +206,15 @@ def line(tmp_path: Path, bundle: Bundle, address: str) -> Iterator[Line]:
         yield addresses
 
 
-def verdicts(heard: Any) -> Iterator[heatline.VerdictEvent]:
+def verdicts(received: Any) -> Iterator[heatline.VerdictEvent]:
     """The verdicts on pictures, of messages or of what was delivered."""
-    for each in heard:
+    for each in received:
         assert isinstance(each, heatline.Message | heatline.Delivered)
         if isinstance(each.event, heatline.VerdictEvent) and each.event.verdict != "NO_VERDICT":
             yield each.event
 
 
-def test_a_lines_verdicts_are_the_inspectors_and_the_examples_of_a_line_run(
+def test_a_lines_verdicts_equal_the_inspectors_and_the_line_examples_run(
     line: Line, inspector: heatline.BundleInspector, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = {result.event.source: result.event for result in inspector.inspect_all(line.folder / "frames")}
@@ -247,14 +245,14 @@ def test_a_lines_verdicts_are_the_inspectors_and_the_examples_of_a_line_run(
     assert "part_id='P-1'" in frame
 
 
-def test_a_line_that_is_not_there_or_refuses_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_or_refusing_line_is_one_sentence(tmp_path: Path) -> None:
     nobody = f"ipc://{tmp_path}/nobody"
-    said = one_sentence(lambda: heatline.status(nobody, timeout_s=0.05), heatline.DeliveryError)
-    assert f"no status came from {nobody} within 0.05 s" in said
-    said = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
-    assert "was not reached" in said
-    said = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
-    assert "line1 is not an address" in said
+    message = one_sentence(lambda: heatline.status(nobody, timeout_s=0.05), heatline.DeliveryError)
+    assert f"no status came from {nobody} within 0.05 s" in message
+    message = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
+    assert "was not reached" in message
+    message = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
+    assert "line1 is not an address" in message
     assert "a line would refuse this request" in one_sentence(
         lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError
     )
@@ -262,7 +260,7 @@ def test_a_line_that_is_not_there_or_refuses_is_one_sentence(tmp_path: Path) -> 
     assert "key and line_key go together" in half
 
 
-def test_a_line_that_takes_keys_lets_in_who_is_allowed(tmp_path: Path) -> None:
+def test_a_line_with_keys_accepts_allowed_clients(tmp_path: Path) -> None:
     secured, port = Secured(tmp_path), free_port()
     secured.allow(make_key_pair(tmp_path / "mes.key"), "listen")
     keys = {"key": tmp_path / "mes.key", "line_key": tmp_path / "line.key.pub"}
@@ -286,7 +284,7 @@ def test_the_example_of_inspecting_runs(bundle: Bundle, tmp_path: Path, capsys: 
     assert cv2.imread(str(tmp_path / "overlay.png")).shape == DEFECTIVE.shape
 
 
-def test_the_example_of_training_calls_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_training_calls_existing_functions(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it calls is run by the tests of training and export, which share one run and its bundle."""
     calls: list[tuple[str, dict[str, Any]]] = []
 

@@ -18,7 +18,7 @@ from edge.bundle import Bundle, open_bundle
 from edge.config import LineConfig, engine_keys_set, load_config
 from edge.config.engine import EngineConfig
 from edge.config.products import ThresholdsConfig
-from edge.config.tuned import Tuned, made_with, tuned_file, write_tuned
+from edge.config.tuned import Tuned, measured_with, tuned_file, write_tuned
 from edge.errors import BenchError, BundleError
 from edge.inference import Precision
 from edge.util.processor import cores
@@ -280,7 +280,7 @@ def _passed(bundle: Bundle, precisions: Sequence[Precision]) -> tuple[list[Preci
 def _write(line: Path, bundle: Bundle, chosen: EngineConfig, shown: Sequence[Shown]) -> Path:
     tuned = Tuned(
         bundle=bundle.digest,
-        **made_with(chosen),
+        **measured_with(chosen),
         frames=[str(one) for one in shown],
         at_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         engine=chosen,

@@ -39,7 +39,7 @@ for _command in (diff, keygen, sign, trust):
 @BundleArgument
 @json_option
 def show(bundle_path: Path, as_json: bool) -> None:
-    """Print what BUNDLE says of itself, after verifying its files.
+    """Verify the files of BUNDLE and print its manifest.
 
     --json prints the manifest, its digest, and the fingerprint of the key that signed it.
     """
@@ -87,7 +87,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
     "--keys",
     "folder",
     type=click.Path(path_type=Path),
-    help=f"Refuse BUNDLE unless a key of this folder signed it. Without: only say whether one of {TRUSTED_KEYS} did.",
+    help=f"Refuse BUNDLE unless a key of this folder signed it. Default: only print if a key of {TRUSTED_KEYS} did.",
 )
 @json_option
 def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Path | None, as_json: bool) -> None:

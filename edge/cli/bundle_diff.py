@@ -23,7 +23,7 @@ SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
 PLAUSIBLE = re.compile(r"(?:.*\.)?plausible(?:\.(\w+))?")
 LONGEST_SHOWN = 120
-"""Characters of a value for people; --json has all of it."""
+"""Characters of a value in the table; --json prints all of them."""
 
 
 @click.command(epilog="Example: heatline bundle diff boards.bundle boards-cal1.bundle")
@@ -32,45 +32,47 @@ LONGEST_SHOWN = 120
 @engine_option
 @json_option
 def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
-    """Tell what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
+    """Print what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
 
     Verifies the files of both. Each bundle judges the tiles by its own score threshold.
     """
     a, b = open_bundle(a_path), open_bundle(b_path)
     changes = manifest_changes(a.manifest, b.manifest)
     golden = b.golden()
-    hindrance = _hindrance(a, golden)
-    answers = None if hindrance else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
+    obstacle = _find_obstacle(a, golden)
+    answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
     if as_json:
         print_json(
             {
-                "a": _named(a),
-                "b": _named(b),
+                "a": _identify(a),
+                "b": _identify(b),
                 "same": a.digest == b.digest,
                 "changes": changes,
                 "engine": kind,
                 "golden_tiles_of_b": answers,
-                "not_compared_because": hindrance,
+                "not_compared_because": obstacle,
             }
         )
         return
     console = table_console()
     for section, found in {"signature": _signature_changes(a, b), **changes}.items():
         if found:
-            console.print(_table(section, [_plausible(each) for each in _attempts_as_one(found, a, b)]))
+            console.print(_table(section, [_format_plausible(each) for each in _merge_attempts(found, a, b)]))
             console.print()
     if a.digest == b.digest:
         click.echo(f"{a_path} and {b_path} are the same bundle, digest {a.digest}")
     elif answers is None:
-        console.print(f"golden tiles of B: {hindrance}", markup=False, highlight=False)
+        console.print(f"golden tiles of B: {obstacle}", markup=False, highlight=False)
     else:
         print_facts(f"golden tiles of B, both by {kind} in f32", _facts(answers))
 
 
-def _hindrance(a: Bundle, golden: GoldenTiles) -> str | None:
-    """Why A cannot be asked about B's golden tiles, if it cannot."""
-    tile, came = a.manifest.grid.tile_px, golden.tiles.shape[1]
-    return None if tile == came else f"not compared, as A takes tiles of {tile} px and these are {came} px"
+def _find_obstacle(a: Bundle, golden: GoldenTiles) -> str | None:
+    """Return why A cannot judge B's golden tiles; None if it can."""
+    expected_px, tile_px = a.manifest.grid.tile_px, golden.tiles.shape[1]
+    if tile_px == expected_px:
+        return None
+    return f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
 
 
 def _answers(bundle: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
@@ -78,7 +80,7 @@ def _answers(bundle: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
     return Answers(*infer(engine, golden.tiles), bundle.manifest.calibration.score_threshold)
 
 
-def _named(bundle: Bundle) -> dict[str, object]:
+def _identify(bundle: Bundle) -> dict[str, object]:
     return {
         "name": bundle.manifest.name,
         "version": bundle.manifest.version,
@@ -88,13 +90,13 @@ def _named(bundle: Bundle) -> dict[str, object]:
 
 
 def _signature_changes(a: Bundle, b: Bundle) -> Sequence[Change]:
-    """Not the manifest's, and so apart."""
-    signers = [_named(bundle)["signed_by"] or "nobody" for bundle in (a, b)]
+    """Return the change of the signature, which is not in the manifest."""
+    signers = [_identify(bundle)["signed_by"] or "nobody" for bundle in (a, b)]
     return [] if signers[0] == signers[1] else [Change("signed_by", *signers)]
 
 
-def _attempts_as_one(changes: Sequence[Change], a: Bundle, b: Bundle) -> list[Change]:
-    """With one row for all figures of a precision's attempts; --json has each."""
+def _merge_attempts(changes: Sequence[Change], a: Bundle, b: Bundle) -> list[Change]:
+    """Merge all figures of a precision's attempts into one row; --json prints each."""
     rows = {}
     for change in changes:
         found = ATTEMPTS.match(change.key)
@@ -110,17 +112,19 @@ def _attempts(bundle: Bundle, precision: str) -> str | UnsetType:
     return describe_attempts(gate.precisions[precision].attempts, gate.tiles)
 
 
-def _plausible(change: Change) -> Change:
-    """With ranges of what frames must look like in words; any other change as it is."""
+def _format_plausible(change: Change) -> Change:
+    """Format the ranges of what frames must look like; return any other change as it is."""
     found = PLAUSIBLE.fullmatch(change.key)
-    return (
-        change if found is None else Change(change.key, *(_in_words(found[1], each) for each in (change.a, change.b)))
-    )
+    if found is None:
+        return change
+    return Change(change.key, *(_format_plausible_value(found[1], each) for each in (change.a, change.b)))
 
 
-def _in_words(name: str | None, value: Any) -> Any:
-    """A value of the manifest's `plausible`, by its name there, None: all of it. What is none stays as it is: what a
-    bundle's provenance says has no fixed form.
+def _format_plausible_value(name: str | None, value: Any) -> Any:
+    """Format a value of the manifest's `plausible`. Return other values as they are: provenance has no fixed form.
+
+    Args:
+        name: the value's key; None: the whole table.
     """
     match name, value:
         case None, None:
@@ -136,15 +140,15 @@ def _in_words(name: str | None, value: Any) -> Any:
 
 def _table(section: str, changes: Sequence[Change]) -> Table:
     table = Table(title=section, title_justify="left", box=None, pad_edge=False)
-    table.add_column("", style="bold", no_wrap=True)  # a key that is cut is no key
+    table.add_column("", style="bold", no_wrap=True)  # a key must not be cut
     table.add_column("A", overflow="fold")
     table.add_column("B", overflow="fold")
     for change in changes:
-        table.add_row(escape(visible(change.key)), _shown(change.a), _shown(change.b))
+        table.add_row(escape(visible(change.key)), _format_value(change.a), _format_value(change.b))
     return table
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is UNSET:
         return "-"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -159,19 +163,19 @@ def _facts(answers: AnswersDifference) -> Mapping[str, object]:
     facts: dict[str, object] = {
         "verdicts that flip": f"{len(flips)} of {format_count(answers.tiles, 'tile')}",
         "largest logit difference": f"{answers.largest_logit_difference:.3g}",
-        "map correlation": _correlation_in_words(answers),
+        "map correlation": _describe_correlation(answers),
     }
     for flip in flips:
         facts[f"tile {flip.tile}"] = f"{flip.a} ({flip.a_logit:.3f}) -> {flip.b} ({flip.b_logit:.3f})"
     return facts
 
 
-def _correlation_in_words(answers: AnswersDifference) -> str:
+def _describe_correlation(answers: AnswersDifference) -> str:
     if answers.map_correlation is None:
         return "none, as the maps differ in size or one is the same everywhere"
     each = [one for one in answers.answers if one.map_correlation is not None]
-    words = f"{answers.map_correlation:.4f} over all cells"
+    overall = f"{answers.map_correlation:.4f} over all cells"
     if not each:
-        return words
+        return overall
     lowest = min(each, key=lambda one: one.map_correlation or 0.0)
-    return f"{words}; lowest of one tile {lowest.map_correlation:.4f}, tile {lowest.tile}"
+    return f"{overall}; lowest of one tile {lowest.map_correlation:.4f}, tile {lowest.tile}"

@@ -1,4 +1,4 @@
-"""A bundle for people: what set its thresholds, what frames must look like, and how its precisions agree."""
+"""Describes a bundle: what set its thresholds, what frames must look like, and how its precisions agree."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,26 +10,26 @@ from edge.inference.engine import GRAPHS
 from edge.util.text import format_count
 
 NOT_KNOWN = "not known: every frame gets a verdict"
-"""Of what frames must look like."""
+"""Says that a bundle does not know what frames must look like."""
 
 
 def describe_range(low: float, high: float | None) -> str:
-    """What is plausible from `low` to `high`; None: there is no highest.
+    """Describe the range from `low` to `high`; None: there is no upper limit.
 
     >>> describe_range(224, 224), describe_range(60.04, 140.0), describe_range(0.0512, None)
     ('224', '60 to 140', '0.0512 or more')
     """
     if high is None:
-        return f"{_short(low)} or more"
-    return _short(low) if low == high else f"{_short(low)} to {_short(high)}"
+        return f"{_format_number(low)} or more"
+    return _format_number(low) if low == high else f"{_format_number(low)} to {_format_number(high)}"
 
 
-def _short(number: float) -> str:
+def _format_number(number: float) -> str:
     return str(number) if isinstance(number, int) else f"{number:.3g}"
 
 
 def describe_plausible(plausible: Plausible | None) -> str:
-    """What frames must look like to get a verdict."""
+    """Describe what frames must look like to get a verdict."""
     if plausible is None:
         return NOT_KNOWN
     size = " x ".join(describe_range(*px) for px in (plausible.width_px, plausible.height_px))
@@ -51,29 +51,29 @@ _SCORE_BY: Mapping[ScoreBy | None, str] = {
 
 
 def count_frames(count: int, frames_are: str) -> str:
-    """A count of frames and which they are, as `1 good frame of early`.
+    """Return a count of frames with their description, such as `1 good frame of early`.
 
     Args:
-        frames_are: in the plural, as a calibration keeps it.
+        frames_are: the description in the plural, as a calibration stores it.
     """
     return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
 
 
 def describe_rule(calibration: Calibration) -> str:
-    """What set the thresholds."""
+    """Describe the rule that set the thresholds."""
     if calibration.false_reject_per_frame is None:
         return f"{calibration.rule}: probability above 0.5"
     share = percent(calibration.false_reject_per_frame)
-    words = f"{calibration.rule}: {share} of good frames{_SCORE_BY[calibration.score_by]}"
+    rule = f"{calibration.rule}: {share} of good frames{_SCORE_BY[calibration.score_by]}"
     if calibration.evidence_quantile is None:
-        return words
-    return f"{words}, evidence by the {percent(calibration.evidence_quantile)} quantile of their heatmap cells"
+        return rule
+    return f"{rule}, evidence by the {percent(calibration.evidence_quantile)} quantile of their heatmap cells"
 
 
 def describe_bound(calibration: Calibration) -> str:
-    """What the frames say of the share of good frames that will be rejected."""
+    """Describe the share of good frames that will be rejected, as far as the calibration's frames show it."""
     if calibration.rejected is None or calibration.false_reject_at_most is None:
-        return "not told by this bundle"
+        return "not stored in this bundle"
     return (
         f"{calibration.rejected} of {calibration.frames} of these frames; with {percent(CONFIDENCE)} confidence "
         f"at most {percent(calibration.false_reject_at_most)} of such frames"
@@ -85,7 +85,7 @@ def percent(share: float) -> str:
 
 
 def describe_differences(off_by: Mapping[str, float]) -> str:
-    """How far golden tiles were off, by output, as shares of its scale.
+    """Describe by how much golden tiles differed, per output, as shares of its scale.
 
     >>> describe_differences({"logit": 2.05e-06, "map": 4e-06})
     'logit 2.1e-06, map 4.0e-06'
@@ -94,75 +94,77 @@ def describe_differences(off_by: Mapping[str, float]) -> str:
 
 
 def describe_gate(gate: Gate) -> str:
-    """How far f32 was from the model at the export."""
-    figures = ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())
-    words = f"{figures} of the scale at most on {format_count(gate.tiles, 'golden tile')}, allowed {gate.tolerance:.0e}"
+    """Describe by how much f32 differed from the model at the export."""
+    figures = ", ".join(f"{output} {value:.1e}" for output, value in gate.largest_difference.items())
+    differences = (
+        f"{figures} of the scale at most on {format_count(gate.tiles, 'golden tile')}, allowed {gate.tolerance:.0e}"
+    )
     if not gate.map_rounding:
-        return words
+        return differences
     return (
-        f"{words}; what rounding decides is counted apart, it moved {gate.maps_moved} of the maps by more, by "
-        f"{gate.largest_move:.1e} at most, and could by {gate.map_rounding:.1e}"
+        f"{differences}; rounding is counted separately: it moved {gate.maps_moved} of the maps by more, by "
+        f"{gate.largest_move:.1e} at most, and could move them by {gate.map_rounding:.1e}"
     )
 
 
 def describe_map_checks(checks: MapChecks | None) -> str:
-    """How much of good tiles' maps lies in one place, and what is wrong with it."""
+    """Describe how much of good tiles' maps lies in one place, with the warnings of these checks."""
     if checks is None:
         return "not checked"
     places = {"peaks in the same 3x3 cells": checks.stuck, "evidence in the outermost cells": checks.border}
     figures = [
-        f"{check.share:.0%} of the {what}, {check.chance:.0%} by chance"
-        for what, check in places.items()
+        f"{check.share:.0%} of the {place}, {check.chance:.0%} by chance"
+        for place, check in places.items()
         if check is not None
     ]
     return "; ".join([*figures, f"on {format_count(checks.tiles, 'good tile')}", *checks.warnings])
 
 
 def precision_facts(manifest: Manifest) -> dict[str, str]:
-    """One fact on each precision, and before them on what they were held against."""
+    """Return one fact per precision, after a fact on the tiles that they were compared on."""
     gate = manifest.map_gate
     if gate is None:
-        return {"precisions": "f32 alone"}
+        return {"precisions": "only f32"}
     return {
         "precisions": ", ".join(manifest.precisions),
-        "held to the model": _describe_map_gate(gate, manifest.calibration),
+        "compared with the model": _describe_map_gate(gate, manifest.calibration),
         **{each: _describe_precision(gate.precisions[each], gate.tiles) for each in GRAPHS if each in gate.precisions},
     }
 
 
 def describe_attempts(attempts: Sequence[Attempt], tiles: int) -> str:
-    """The last of the attempts to make a precision, and how it agrees with the model."""
+    """Describe the last attempt to make a precision, and how it agrees with the model."""
     if not attempts:
-        return "not held to the model"
+        return "not compared with the model"
     number = f"{len(attempts)} attempts, the last " if len(attempts) > 1 else ""
     return f"{number}{attempts[-1].how}: {_describe_agreement(attempts[-1].agreement, tiles)}"
 
 
 def _describe_map_gate(gate: MapGate, calibration: Calibration) -> str:
-    words = (
+    described = (
         f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region"
-        f"{'' if gate.tiles_with_region else ', so that no map is judged'}, "
+        f"{'' if gate.tiles_with_region else ', so no map is judged'}, "
         f"{gate.tiles_on_threshold} on the score threshold; flips by the score threshold "
         f"{gate.score_threshold:.3f}, regions by the evidence threshold {gate.evidence_threshold:.3f}"
     )
     thresholds = calibration.score_threshold, calibration.evidence_threshold
     if thresholds == (gate.score_threshold, gate.evidence_threshold):
-        return words
-    return f"{words}, which were those of the export and are others now"
+        return described
+    return f"{described}; both thresholds are those of the export, and the bundle's have changed since"
 
 
 def _describe_precision(gate: PrecisionGate, tiles: int) -> str:
     if gate.graph is None:
-        words = f"left out: {gate.reason}"
+        result = f"left out: {gate.reason}"
     else:
-        words = f"shipped as {gate.graph}" + ("" if gate.reason is None else f", though {gate.reason}")
-    return f"{words}; {describe_attempts(gate.attempts, tiles)}"
+        result = f"shipped as {gate.graph}" + ("" if gate.reason is None else f", although {gate.reason}")
+    return f"{result}; {describe_attempts(gate.attempts, tiles)}"
 
 
 def _describe_agreement(agreement: Sequence[Agreement], tiles: int) -> str:
-    """Each figure at its worst batch size."""
+    """Describe each figure at its worst batch size."""
     if not agreement:
-        return "not held to the model"
+        return "not compared with the model"
     return (
         f"at worst {max(one.flips for one in agreement)} of {format_count(tiles, 'tile')} flip, map correlation "
         f"{_least(one.map_correlation for one in agreement)}, region IoU {_least(one.iou_median for one in agreement)} "

@@ -1,4 +1,4 @@
-"""`heatline bundle keygen`, `sign` and `trust`: whose bundles a line takes."""
+"""`heatline bundle keygen`, `sign` and `trust`: signatures of bundles."""
 
 from pathlib import Path
 
@@ -23,9 +23,9 @@ keys_option = click.option(
 @click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
 @json_option
 def keygen(key_path: Path, as_json: bool) -> None:
-    """Make a key to sign bundles with: KEY, for its owner alone, and KEY.pub, for every machine that is to trust it.
+    """Make a key to sign bundles with: KEY, only for its owner, and KEY.pub, for every machine that shall trust it.
 
-    Neither file is ever overwritten. KEY has no password: keep it where bundles are made, and nowhere else.
+    Neither file is ever overwritten. KEY has no password: keep it only where bundles are made.
     """
     public = make_key(key_path)
     print_made_key(key_path, "ed25519", public.fingerprint, as_json)
@@ -38,7 +38,7 @@ def keygen(key_path: Path, as_json: bool) -> None:
 )
 @json_option
 def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
-    """Verify every file of BUNDLE and sign it. A bundle has one signature: the one it has gives way to the new one."""
+    """Verify every file of BUNDLE and sign it. A bundle has one signature: the new one replaces the old one."""
     key = read_private_key(key_path)
     opened = open_bundle(bundle_path)
     sign_bundle(opened, key)
@@ -60,23 +60,23 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
 @keys_option
 @json_option
 def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) -> None:
-    """Have this machine trust bundles that are signed with the key of KEY.pub. Without one, list the trusted keys.
+    """Make this machine trust bundles that are signed with KEY.pub's key. Without KEY.pub, list the trusted keys.
 
-    Compare the fingerprint with its owner's, by another way than the key came. To trust a key no longer, delete its
-    file.
+    Compare the fingerprint with its owner's over another channel, such as the telephone. To stop trusting a key, delete
+    its file.
     """
     if key_path is None:
         if name is not None:
-            raise click.UsageError("--name names a key that is to be trusted; name its file too")
+            raise click.UsageError("--name needs the key's file: name KEY.pub too")
         listed = trusted_keys(folder)
-        report = {"keys": [_told(each) for each in listed]}
+        report = {"keys": [_to_report(each) for each in listed]}
         facts = {each.name: each.key.fingerprint for each in listed}
         print_report(report, as_json, f"{len(listed)} trusted in {folder}", facts)
         return
     key = read_public_key(key_path)
     taken = trust_key(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
-    print_report(_told(taken), as_json, f"{key_path} is trusted", _told(taken))
+    print_report(_to_report(taken), as_json, f"{key_path} is trusted", _to_report(taken))
 
 
-def _told(trusted: TrustedKey) -> dict[str, str]:
+def _to_report(trusted: TrustedKey) -> dict[str, str]:
     return {"name": trusted.name, "fingerprint": trusted.key.fingerprint, "file": str(trusted.path)}

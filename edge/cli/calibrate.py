@@ -22,7 +22,7 @@ from edge.calibration.recalibration import (
     summarise_shift,
 )
 from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress, widened
+from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
 from edge.cli.options import FiniteRange, engine_option, precision_option
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.errors import InputError
@@ -33,25 +33,25 @@ from edge.util.text import format_count
 FALSE_REJECT = 0.01
 UNLIKELY = 0.01
 SMALLEST = 1e-6
-"""Below it no number of frames that anyone could take shows anything."""
+"""The smallest share except 0. To show a smaller one takes more frames than anyone can take."""
 
 
 class Support(msgspec.Struct, frozen=True):
-    """What so many good frames can and cannot show of the share that was asked for."""
+    """What this number of good frames can show about the requested share of false rejects."""
 
     confidence: float
     beyond_the_frames: bool
-    """There are fewer than 1 / share: the threshold lies above the highest frame of all."""
+    """Whether there are fewer than 1 / share frames, so that the threshold lies above the highest of them."""
     frames_with_none: int | None
-    """How many frames it takes to show the share if none of them reaches the threshold; none: no number does."""
+    """Frames needed to show the share if none of them reaches the threshold; None: no number is enough."""
     frames_with_one: int | None
-    """The same, if one does."""
+    """Frames needed if one of them reaches the threshold."""
     may_reach: int | None
-    """How many of these frames may reach the threshold if they are to show the share; none: they are too few."""
+    """How many of these frames may reach the threshold and still show the share; None: they are too few."""
 
 
 class Before(msgspec.Struct, frozen=True):
-    """The thresholds of the bundle that was calibrated anew, and what became of the good frames at them."""
+    """The thresholds of the old bundle, and how many of the good frames they reject."""
 
     version: str
     digest: str
@@ -61,17 +61,17 @@ class Before(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that the command tells."""
+    """The command's output."""
 
     written: str | None
-    """The new bundle; none: a dry run."""
+    """The new bundle; None: a dry run."""
     digest: str | None
     version: str
     engine: EngineKind
     precision: Precision
-    """What the good frames were computed in."""
+    """The precision that the good frames were computed in."""
     fell_back: str | None
-    """Why not in what was asked for."""
+    """Why this is not the requested precision."""
     calibration: Calibration
     good_frames: Shift
     support: Support
@@ -91,7 +91,7 @@ class Report(msgspec.Struct, frozen=True):
     metavar="FRAMES",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Good frames of another shift, a file or a folder; may be given more than once. They set no threshold.",
+    help="Good frames of another shift, a file or a folder; may be repeated. They only test the thresholds.",
 )
 @click.option(
     "--false-reject",
@@ -119,12 +119,12 @@ def calibrate(
     """Write a copy of BUNDLE with thresholds set from GOOD_FRAMES.
 
     GOOD_FRAMES are pictures of good parts, or folders of them.
-    Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is. Nobody has
-    signed the new one.
+    Prints which false-reject rate the frames can show, and which frames to check. BUNDLE does not change. The new
+    bundle is not signed.
     """
     if 0 < false_reject < SMALLEST:
         raise click.UsageError(
-            f"--false-reject {false_reject} makes no sense; expected 0, or at least {SMALLEST} and below 1"
+            f"--false-reject {false_reject} is too small; expected 0, or at least {SMALLEST} and below 1"
         )
     pictures, second_pictures = GoodPictures(good), GoodPictures(second_paths)
     warnings = _refuse_shared(pictures, second_pictures)
@@ -135,7 +135,7 @@ def calibrate(
     inspector = Inspector(was, verified.engine)
 
     frames, appearances = pictures.run(inspector, progress("good frames"))
-    warnings += odd_ones(pictures, appearances)
+    warnings += warn_of_outliers(pictures, appearances)
     second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
     plausibility = fit_plausibility(appearances)
     frames_are = f"good frames of {pictures.names}"
@@ -155,12 +155,16 @@ def calibrate(
         second = compare_shifts(
             summarise_shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
         )
-        warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
-        warnings += _implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
-    warnings += _unlike(pictures, appearances, parent.plausibility(), plausibility)
+        warnings += [
+            f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
+        ]
+        warnings += _warn_of_implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
+    warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
-    warnings += _look_hot(len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration)
+    warnings += _warn_of_hot_frames(
+        len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
+    )
     manifest = recalibrated_manifest(
         parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
     )
@@ -189,38 +193,37 @@ def calibrate(
     print_report(report, as_json, new.title, _facts(report))
 
 
-def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:
-    """Warns if the old thresholds reject more of the good frames than chance allows: are they good?"""
+def _warn_of_hot_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
+    """Warn if the old thresholds reject more of the good frames than chance allows: some may be defective."""
     allowed = FALSE_REJECT if before.false_reject_per_frame is None else before.false_reject_per_frame
     if not rejected_before or 1 - cdf(rejected_before - 1, frames, allowed) >= UNLIKELY:
         return []
     return [
-        f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
-        f"{percent(allowed)} were to "
-        "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
+        f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, but "
+        f"{percent(allowed)} are expected: check these frames before you use the bundle, as a defective frame among "
+        "them hides similar defects"
     ]
 
 
-def _implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> list[str]:
-    """Warns of good frames that the new bundle would give no verdict."""
+def _warn_of_implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> list[str]:
+    """Warn of good frames that would get no verdict with the new bundle."""
     refused = [(file, words) for file, words in zip(pictures.files, objections, strict=True) if words is not None]
     if not refused:
         return []
     file, words = refused[0]
     return [
         f"{len(refused)} of {format_count(len(objections), 'frame')} of the second shift would get no verdict, as "
-        f"{file}: {words}; "
-        "calibrate on both"
+        f"{file}: {words}; calibrate on both"
     ]
 
 
-def _unlike(
+def _warn_of_newly_plausible(
     pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
 ) -> list[str]:
-    """Warns of good frames that widen what is plausible, and of features that nothing is said of any more."""
+    """Warn of good frames that got no verdict before, and of features whose bounds are much wider or gone."""
     if before is None:
         return []
-    said = []
+    warnings = []
     refused = [
         (file, words)
         for file, appearance in zip(pictures.files, appearances, strict=True)
@@ -228,16 +231,15 @@ def _unlike(
     ]
     if refused:
         file, words = refused[0]
-        said.append(
+        warnings.append(
             f"{len(refused)} of {format_count(len(appearances), 'frame')} got no verdict before, as {file}: {words}; "
-            "look at them, as "
-            "frames like them pass now"
+            "check them, as similar frames get a verdict now"
         )
-    return said + widened(before, now)
+    return warnings + warn_of_wider_bounds(before, now)
 
 
 def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
-    """Warns of copies within a shift.
+    """Warn of copies within a shift.
 
     Raises:
         InputError: the two shifts share a picture.
@@ -247,8 +249,8 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
     for original, copy in found:
         if original < border <= copy:
             raise InputError(
-                f"{files[original]} and {files[copy]} of the second shift are the same picture; a second shift says "
-                "nothing unless its frames are others, name another folder"
+                f"{files[original]} and {files[copy]} of the second shift are the same picture; the frames of a second "
+                "shift must differ from the first, name another folder"
             )
     if not found:
         return []
@@ -256,8 +258,7 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
     return [
         f"{len(found)} of {len(files)} pictures "
         f"{'is a copy of another' if len(found) == 1 else 'are copies of others'}, as {files[copy]} is of "
-        f"{files[original]}; a copy "
-        "shows nothing new and the bounds do not hold, leave it out"
+        f"{files[original]}; with copies the bounds are not valid, remove them"
     ]
 
 
@@ -276,15 +277,15 @@ def _facts(report: Report) -> dict[str, object]:
     facts: dict[str, object] = {
         "version": f"{report.version}, from {before.version}",
         "digest": report.digest or "none, this is a dry run",
-        "signed by": "nobody, as it is another bundle now: heatline bundle sign",
+        "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
         "a frame must be": describe_plausible(calibration.plausible),
-        "false rejects": f"{_outcome(first)}; by the old threshold {before.rejected}",
-        "what they support": _support_in_words(calibration, report.support),
-        "hottest": _hottest(first),
+        "false rejects": f"{_describe_rejects(first)}; by the old threshold {before.rejected}",
+        "what they support": _describe_support(calibration, report.support),
+        "hottest": _describe_hottest(first),
     }
     if report.fell_back is not None:
         facts["fell back"] = report.fell_back
@@ -292,52 +293,51 @@ def _facts(report: Report) -> dict[str, object]:
         second = report.second_shift
         facts["second shift"] = count_frames(second.frames, second.frames_are)
         facts["its false rejects"] = (
-            f"{_outcome(second)}; with {percent(CONFIDENCE)} confidence between {percent(second.interval[0])} and "
-            f"{percent(second.interval[1])}"
+            f"{_describe_rejects(second)}; with {percent(CONFIDENCE)} confidence between "
+            f"{percent(second.interval[0])} and {percent(second.interval[1])}"
         )
-        facts["beside the first"] = (
+        facts["compared with the first"] = (
             f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
             f"rejected counts, p = {second.highest_logits_p:.2g} by ranks of the highest logits"
         )
-        facts["its hottest"] = _hottest(second)
+        facts["its hottest"] = _describe_hottest(second)
     return facts
 
 
-def _support_in_words(calibration: Calibration, support: Support) -> str:
+def _describe_support(calibration: Calibration, support: Support) -> str:
     bound = calibration.false_reject_at_most
     assert bound is not None
     frames = format_count(calibration.frames, "good frame")
-    words = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
+    described = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame
     if not share:
-        return f"{words}; no number of frames shows that none is ever rejected"
-    words += (
+        return f"{described}; no number of frames shows that none is ever rejected"
+    described += (
         f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
-        "reaches the threshold, or "
-        f"{support.frames_with_one} with one"
+        f"reaches the threshold, or {support.frames_with_one} with one"
     )
     if support.may_reach is not None:
-        words += (
+        described += (
             f"; these show it if at most {support.may_reach} of them may reach the threshold, with --false-reject "
             f"{_share_for(support.may_reach, calibration.frames)}"
         )
     if support.beyond_the_frames:
-        words += "; that share lies beyond these frames, the threshold is above the highest of all"
-    return words
+        described += "; these frames are too few for that share, so the threshold is above the highest of them"
+    return described
 
 
 def _share_for(count: int, frames: int) -> str:
-    """The shortest decimal share for which so many of the frames may reach a threshold."""
+    """Return the shortest decimal share with which this many of the frames may reach a threshold."""
     if count == 0:
         return "0"
     candidates = (f"{(count + 0.5) / frames:.{digits}g}" for digits in range(1, 17))
     return next(text for text in candidates if count_allowed_rejects(frames, float(text)) == count)
 
 
-def _outcome(one: Shift) -> str:
-    return f"{one.rejected} of {one.frames}, {percent(one.rejected_share)}"
+def _describe_rejects(shift: Shift) -> str:
+    return f"{shift.rejected} of {shift.frames}, {percent(shift.rejected_share)}"
 
 
-def _hottest(one: Shift) -> str:
-    frames = ", ".join(f"{frame.file} {frame.highest_logit:.3f}" for frame in one.hottest)
-    return f"{frames}; look whether they are truly good"
+def _describe_hottest(shift: Shift) -> str:
+    frames = ", ".join(f"{frame.file} {frame.highest_logit:.3f}" for frame in shift.hottest)
+    return f"{frames}; check that they are truly good"

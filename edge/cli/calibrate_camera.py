@@ -1,4 +1,4 @@
-"""`heatline cameras calibrate`: what the frames of one camera must look like."""
+"""`heatline cameras calibrate`: sets what the frames of one camera must look like."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import fit_plausibility
 from edge.calibration.recalibration import GoodPictures, recalibrated_manifest, record_of_camera
 from edge.cli.bundle_formatting import count_frames, describe_plausible
-from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress, widened
+from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
@@ -19,10 +19,10 @@ from edge.inspection.inspector import Inspector
 
 
 class Report(msgspec.Struct, frozen=True):
-    """All that the command says."""
+    """The command's output."""
 
     written: str | None
-    """The new bundle; none: a dry run."""
+    """The new bundle; None: a dry run."""
     digest: str | None
     version: str
     camera: str
@@ -35,7 +35,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("line", type=click.Path(path_type=Path))
 @click.argument("camera")
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--product", help="Whose bundle and region of interest. Default: the line's.")
+@click.option("--product", help="Product whose bundle and region of interest to use. Default: the line's first.")
 @new_bundle_options
 @json_option
 def calibrate_camera(
@@ -50,8 +50,8 @@ def calibrate_camera(
 ) -> None:
     """Set what frames of CAMERA must look like from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
 
-    Where the cameras of LINE differ in light, distance or view, each is held to its own frames, within its area of
-    interest. Thresholds stay as they are. Nobody has signed the new bundle.
+    Use this if the cameras of LINE differ in light, distance or view. Only the camera's region of interest counts.
+    Thresholds do not change. The new bundle is not signed.
     """
     config = load_config(line)
     config = config.of_product(config.product if product is None else product)
@@ -63,12 +63,12 @@ def calibrate_camera(
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     inspector = Inspector(parent.manifest, verified.engine, overlap_px=config.tiles.overlap_px)
     _, appearances = pictures.run(inspector, progress(f"frames of {camera}"), area)
-    warnings = odd_ones(pictures, appearances)
+    warnings = warn_of_outliers(pictures, appearances)
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)
     everywhere = parent.plausibility()
-    warnings += [] if everywhere is None else widened(everywhere, known)
+    warnings += [] if everywhere is None else warn_of_wider_bounds(everywhere, known)
     plausible = CameraPlausible(
         known.plausible,
         [list(polygon) for polygon in area.roi],
@@ -91,7 +91,7 @@ def calibrate_camera(
     print_warnings(warnings)
     facts = {
         "version": f"{new.version}, from {parent.manifest.version}",
-        "signed by": "nobody, as it is another bundle now: heatline bundle sign",
+        "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
         "set by": f"{count_frames(len(appearances), frames_are)}, in {verified.engine.precision}",
     }
@@ -99,7 +99,7 @@ def calibrate_camera(
 
 
 def _area(line: Path, config: LineConfig, name: str) -> RegionOfInterest:
-    """What of a camera's frames is looked at.
+    """Return the region of interest of a camera.
 
     Raises:
         ConfigError: the line has no camera of that name.

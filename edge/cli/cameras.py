@@ -1,4 +1,4 @@
-"""`heatline cameras`, and `heatline cameras list`: which cameras there are."""
+"""`heatline cameras`, and `heatline cameras list`, which finds cameras."""
 
 import json
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ cameras.add_command(grab)
 @click.option("--interface", metavar="NAME", help="Network interface to ask. Default: all of them, and USB.")
 @json_option
 def list_(interface: str | None, as_json: bool) -> None:
-    """List the cameras that are there, each with its keys for line.toml.
+    """List the connected cameras, each with its keys for line.toml.
 
-    GigE Vision cameras that answer a broadcast within a second, USB3 Vision cameras, and V4L2 devices. Finding none is
-    no error.
+    Finds GigE Vision cameras that answer a broadcast within a second, USB3 Vision cameras, and V4L2 devices. The exit
+    code is 0 also if there are none.
     """
     listed = list_all(interface)
     print_warnings([] if listed.missing is None else [listed.missing])
@@ -42,7 +42,7 @@ def list_(interface: str | None, as_json: bool) -> None:
     else:
         click.echo(
             "no camera was found; check power and cable, that this PC has an address in the camera's network, and that "
-            "the firewall lets UDP from the camera in. One in another network does not answer, and can still be opened "
+            "the firewall accepts UDP from the camera. A camera in another network does not answer, but can be opened "
             "by its address"
         )
 

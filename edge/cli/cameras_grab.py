@@ -1,4 +1,4 @@
-"""`heatline cameras grab`: what a line's cameras really send."""
+"""`heatline cameras grab`: saves and measures what a line's cameras send."""
 
 import signal
 from collections.abc import Callable, Sequence
@@ -20,19 +20,19 @@ from edge.grab.report import Grabbed, Loss, Report
 from edge.util.text import format_count, is_are
 
 POLL_SECONDS = 0.05
-ALWAYS_TOLD = "lost_by_camera", "incomplete"
+ALWAYS_SHOWN = "lost_by_camera", "incomplete"
 
 
 @click.command(epilog="Example: heatline cameras grab line.toml -n 100 --camera top --out first-look")
 @click.argument("line", type=click.Path(path_type=Path))
 @click.option("-n", "count", type=click.IntRange(1, 99_999), default=10, show_default=True, help="Frames per camera.")
-@click.option("--camera", "name", help="The only camera to grab from. Default: all, side by side.")
+@click.option("--camera", "name", help="The only camera to grab from. Default: all at the same time.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default=Path("grabbed"),
     show_default=True,
-    help="Folder for the pictures. What is in it stays.",
+    help="Folder for the pictures. Its other files stay.",
 )
 @click.option(
     "--timeout",
@@ -40,15 +40,15 @@ ALWAYS_TOLD = "lost_by_camera", "incomplete"
     type=FiniteRange(min=0, max=86400, min_open=True),
     default=30.0,
     show_default=True,
-    help="Seconds from when a camera is open until it is given up.",
+    help="Seconds per camera, from when it is open, until the command stops waiting for its frames.",
 )
 @json_option
 def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, as_json: bool) -> None:
     """Take frames from the cameras of LINE, save them, and print rate, jitter and losses. Needs no bundle.
 
     Saves CAMERA-NUMBER-FRAMEID.png as the line sees it: grey for Mono formats, else RGB. Bayer is saved demosaiced, and
-    deeper formats keep their highest 8 bits. Where the line says where to look, CAMERA-area.png shows it. Software
-    triggers are fired, hardware triggers are waited for.
+    deeper formats keep their highest 8 bits. CAMERA-area.png shows the region of interest, if the camera has one.
+    Fires software triggers, and waits for hardware triggers.
     """
     settings = load_config(line).cameras
     chosen = [one for one in settings if name in (None, one.name)]
@@ -73,7 +73,7 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
         _run(grabs, lambda: interruption.came or saver.failed)
     report = Report(str(out), {one.name: one.report() for one in grabs})
     for camera, grabbed in report.cameras.items():
-        print_warnings(f"camera {camera}: {words}" for words in grabbed.warnings)
+        print_warnings(f"camera {camera}: {warning}" for warning in grabbed.warnings)
     if as_json:
         print_json(report)
     else:
@@ -89,9 +89,9 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
 
 
 def _run(grabs: Sequence[Grab], stop: Callable[[], bool]) -> None:
-    """Grab from all side by side, until they have ended or are to stop."""
-    with ThreadPoolExecutor(len(grabs)) as side_by_side:
-        left = running = {side_by_side.submit(one.run) for one in grabs}
+    """Grab from all cameras at the same time, until all have ended or `stop` returns true."""
+    with ThreadPoolExecutor(len(grabs)) as executor:
+        left = running = {executor.submit(one.run) for one in grabs}
         while left:
             done, left = wait(left, POLL_SECONDS, FIRST_EXCEPTION)
             if stop() or any(one.exception() for one in done):
@@ -103,7 +103,7 @@ def _run(grabs: Sequence[Grab], stop: Callable[[], bool]) -> None:
 
 
 class _Interruption:
-    """Ctrl-C ends a grab in order, with what it has; a second one ends the command there and then."""
+    """Makes Ctrl-C end a grab in order, with its frames so far; a second Ctrl-C ends the command at once."""
 
     came = False
 
@@ -120,10 +120,10 @@ class _Interruption:
 
 
 def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
-    """One fact on each thing that is known of it.
+    """Return the known facts about a camera's frames.
 
     Args:
-        out: the folder of its pictures.
+        out: the folder of the pictures.
     """
     facts: dict[str, object] = {}
     if grabbed.problem is not None:
@@ -138,22 +138,24 @@ def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
     facts["rate"] = _describe_rate(grabbed)
     if grabbed.jitter_ms is not None:
         facts["jitter"] = (
-            f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival here"
+            f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival"
         )
     facts["losses"] = _describe_losses(grabbed)
-    facts["identical"] = f"{grabbed.identical} the same as the one before to the last bit"
+    facts["identical"] = f"{grabbed.identical} with exactly the pixels of the frame before"
     if grabbed.died:
         facts["died"] = "; ".join(grabbed.died)
     if grabbed.counters:
         facts["counters"] = ", ".join(f"{name} {count}" for name, count in grabbed.counters.items())
     if grabbed.clock is not None:
-        facts["its clock"] = f"counted {grabbed.clock.camera_ms:.3f} ms, {grabbed.clock.host_ms:.3f} ms passed here"
+        facts["its clock"] = (
+            f"counted {grabbed.clock.camera_ms:.3f} ms while this PC counted {grabbed.clock.host_ms:.3f} ms"
+        )
     facts["saved"] = _describe_saved(grabbed, out)
     if grabbed.area is not None:
         facts["area"] = (
             f"{out / grabbed.area.file}: {grabbed.area.tiles_looked_at} of {format_count(grabbed.area.tiles, 'tile')} "
             f"{is_are(grabbed.area.tiles_looked_at)} inspected, "
-            f"if the bundle's have the usual {TileGrid.tile_px} px"
+            f"for tiles of {TileGrid.tile_px} px"
         )
     return facts
 
@@ -166,14 +168,14 @@ def _describe_rate(grabbed: Grabbed) -> str:
 
 
 def _describe_losses(grabbed: Grabbed) -> str:
-    none = {reason: Loss(0, "") for reason in ALWAYS_TOLD if grabbed.ids_show_gaps}
-    words = [
+    none = {reason: Loss(0, "") for reason in ALWAYS_SHOWN if grabbed.ids_show_gaps}
+    parts = [
         f"{reason} {one.frames}" + f": {one.detail}" * bool(one.frames)
         for reason, one in (none | grabbed.losses).items()
     ]
     if not grabbed.ids_show_gaps:
-        words.append("its frame ids show no gaps, so what the camera itself loses is not seen")
-    return "; ".join(words)
+        parts.append("its frame ids show no gaps, so frames that the camera itself loses are not counted")
+    return "; ".join(parts)
 
 
 def _describe_saved(grabbed: Grabbed, out: Path) -> str:

@@ -22,7 +22,7 @@ from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
 from edge.service.events import bundle_name
 from edge.service.line import OpenCamera, check_address, open_cameras
-from edge.service.loading import Prepared, prepare
+from edge.service.loading import PreparedSetup, prepare
 from edge.service.systemd import state_folder
 from edge.util.text import format_count, utf8_safe
 
@@ -33,22 +33,22 @@ FIRST_FRAME_WITHIN_SECONDS = 10.0
 @click.argument("line", type=click.Path(path_type=Path))
 @json_option
 def check(line: Path, as_json: bool) -> None:
-    """Verify all that `heatline run LINE` will use, and print it. Starts nothing.
+    """Verify everything that `heatline run LINE` uses, and print it. Does not start the line.
 
-    The configuration, every product's bundle, who signed it, its golden tiles on this machine, every camera's first
-    frame, the keys, the addresses, and the journal's place.
+    Checks the configuration, every product's bundle with its signature and its golden tiles on this machine, every
+    camera's first frame, the keys, the addresses, and the journal's folder.
     """
     config = load_config(line)
-    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report says it, or the error
+    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report or the error has the same text
     prepared = prepare(config.of_product(config.product))
-    others = _others(config, prepared)
+    others = _check_other_products(config, prepared)
     setup = prepared.setup
     access = Access.read(config.security.key, config.security.allowed)
     for name, address in config.addresses.items():
         check_address(name, address)
-    warnings = [*_check_journal(line, config.journal), *_extreme_thresholds(config, setup)]
+    warnings = [*_check_journal(line, config.journal), *_warn_of_extreme_threshold(config, setup)]
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
-        cameras = {name: _camera(each, setup) for name, each in opened.items()}
+        cameras = {name: _check_camera(camera, setup) for name, camera in opened.items()}
     verified, engine = setup.verified, prepared.engine
     report: dict[str, Any] = {
         "line": line.stem,
@@ -83,7 +83,7 @@ def check(line: Path, as_json: bool) -> None:
     facts = report | {
         "bundle": describe_bundle(report["bundle"]),
         "signed_by": describe_signer(setup.signed_by),
-        "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
+        "engine_settings": f"{engine.settings}, from {engine.tuned_by or line}",
         "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
@@ -98,10 +98,10 @@ def check(line: Path, as_json: bool) -> None:
 
 
 def _check_journal(line: Path, config: JournalConfig) -> list[str]:
-    """What is to be said of the journal's place, in sentences.
+    """Check the journal's folder and return warnings about it.
 
     Raises:
-        JournalError: the journal cannot be kept there.
+        JournalError: the journal cannot be stored there.
     """
     folder = config.folder or state_folder()
     if folder is None or not config.retain_mib:
@@ -110,8 +110,8 @@ def _check_journal(line: Path, config: JournalConfig) -> list[str]:
     return [] if warning is None else [warning]
 
 
-def _extreme_thresholds(config: LineConfig, setup: Setup) -> list[str]:
-    """Warns of a score threshold of the line's file on one side of all golden tiles, good and defective."""
+def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
+    """Warn if the line's score threshold is above or below the scores of all golden tiles, good and defective."""
     score = config.of_product(config.product).thresholds.score
     if score is None:
         return []
@@ -119,28 +119,28 @@ def _extreme_thresholds(config: LineConfig, setup: Setup) -> list[str]:
     lowest, highest = float(logits.min()), float(logits.max())
     if lowest < score <= highest:
         return []
-    all_are = "GOOD, so that defects may pass" if score > highest else "DEFECT"
+    verdict = "GOOD, so that defects may pass" if score > highest else "DEFECT"
     return [
-        f"thresholds.score is {score:g}, and the golden tiles score {lowest:.2f} to {highest:.2f}: all of them would "
-        f"be {all_are}; the bundle's own threshold is {setup.bundle.manifest.calibration.score_threshold:.2f}"
+        f"thresholds.score is {score:g}, but the golden tiles score {lowest:.2f} to {highest:.2f}: all of them would "
+        f"be {verdict}; the bundle's own threshold is {setup.bundle.manifest.calibration.score_threshold:.2f}"
     ]
 
 
 def _describe_journal(config: JournalConfig) -> str:
     if not config.retain_mib:
-        return "nothing is kept"
-    kept = (
-        "in the state folder of a service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
+        return "no events are stored"
+    stored = (
+        "in the state folder of the service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
     )
-    return kept if config.bind is None else f"{kept}, had at {config.bind}"
+    return stored if config.bind is None else f"{stored}, served at {config.bind}"
 
 
-def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
-    """What the products are inspected by that are not in force at first, all verified as well."""
+def _check_other_products(config: LineConfig, first: PreparedSetup) -> dict[str, Any]:
+    """Verify the products that are not active at first, and return what each is inspected by."""
     found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
-            setup = prepare(config.of_product(name), like=first).setup
+            setup = prepare(config.of_product(name), active=first).setup
         except HeatlineError as error:
             raise type(error)(f"product {name}: {error}") from error
         found[name] = {
@@ -157,17 +157,17 @@ def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
 
 
 def _plausible(setup: Setup) -> Plausible | None:
-    """What its frames must look like; None: nothing is checked."""
+    """Return what frames must look like; None: they are not checked."""
     return None if setup.inspector.plausibility is None else setup.inspector.plausibility.plausible
 
 
 def _describe_plausible(setup: Setup) -> str:
     calibration, inspector = setup.bundle.manifest.calibration, setup.inspector
     if inspector.plausibility is None and calibration.plausible is not None:
-        return "not checked, as thresholds.check_plausibility says"
+        return "not checked, as thresholds.check_plausibility is false"
     described = describe_plausible(calibration.plausible)
-    held = ", ".join(sorted(inspector.plausibility_by_camera))
-    return f"{described}; but of camera {held} by bounds of its own" if held else described
+    cameras = ", ".join(sorted(inspector.plausibility_by_camera))
+    return f"{described}; camera {cameras} has its own bounds" if cameras else described
 
 
 def _describe_product(other: dict[str, Any]) -> str:
@@ -177,20 +177,21 @@ def _describe_product(other: dict[str, Any]) -> str:
     )
 
 
-def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
-    """What a camera is and shows; its first frame is held to what frames of the product in force look like."""
-    camera, settings, inspector = each.camera, each.camera.settings, setup.inspector
-    assert each.opened is not None
-    about: dict[str, Any] = {"found": each.opened.found, "trigger": settings.triggered}
+def _check_camera(open_camera: OpenCamera, setup: Setup) -> dict[str, Any]:
+    """Check a camera's first frame by the active product's setup, and return the facts about both."""
+    camera, settings, inspector = open_camera.camera, open_camera.camera.settings, setup.inspector
+    assert open_camera.opened is not None
+    facts: dict[str, Any] = {"found": open_camera.opened.found, "trigger": settings.triggered}
     if settings.triggered != "free":
-        return about  # it shows nothing until it is triggered, and that is not ours to do
+        return facts  # it sends no frame until it is triggered, and a check must not trigger it
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)
     checked = FrameRule(settings.size, settings.pixel_format).check(frame) if isinstance(frame, Frame) else frame
     if not isinstance(checked, Frame):
         if isinstance(frame, Frame):
             frame.release()
-        why = "none came" if checked is None else checked.detail
-        raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
+        if checked is None:
+            raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
+        raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {checked.detail}")
     height, width = checked.image.shape[:2]
     area = settings.region_of_interest
     tiles = len(inspector.stitcher((height, width), area).grid)
@@ -200,7 +201,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
             implausible = inspector.finish(inspector.start(checked, area)).implausible
     finally:
         checked.release()
-    return about | {
+    return facts | {
         "width": width,
         "height": height,
         "pixel_format": checked.camera_format,
@@ -213,5 +214,7 @@ def _describe_camera(camera: dict[str, Any]) -> str:
     if "width" not in camera:
         return "{found}; waits for its {trigger} trigger".format(**camera)
     frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
-    words = f"{frame}, {format_count(camera['tiles'], 'tile')}"
-    return words if camera["implausible"] is None else f"{words}; IT WOULD GET NO VERDICT: {camera['implausible']}"
+    described = f"{frame}, {format_count(camera['tiles'], 'tile')}"
+    if camera["implausible"] is None:
+        return described
+    return f"{described}; IT WOULD GET NO VERDICT: {camera['implausible']}"

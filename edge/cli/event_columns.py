@@ -1,4 +1,4 @@
-"""Events as rows of a table: the same columns for every kind of event, empty where a kind has no such thing.
+"""Events as rows of a table. All kinds of events have the same columns; a cell that does not apply is empty.
 
 docs/journal.md describes the columns. New ones come at the end.
 """
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 def row_of(record: Record, event: Event) -> list[Cell]:
-    """The row of a journalled event, in the order of `COLUMNS`."""
+    """Return the row of a journalled event, in the order of `COLUMNS`."""
     cells: dict[str, Cell] = {
         "seq": record.seq,
         "journalled_at": utc(record.at_ns),
@@ -52,7 +52,7 @@ def row_of(record: Record, event: Event) -> list[Cell]:
     }
     match event:
         case VerdictEvent():
-            cells |= _of_verdict(event)
+            cells |= _verdict_cells(event)
         case AlarmEvent():
             state = "active" if event.active else "over"
             cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
@@ -65,11 +65,11 @@ def row_of(record: Record, event: Event) -> list[Cell]:
     if isinstance(event, AlarmEvent | ChangeEvent | JournalEvent):
         cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
     if isinstance(event, AlarmEvent | ChangeEvent):
-        cells |= {"acting": _yes(event.acting)}
+        cells |= {"acting": _format_bool(event.acting)}
     return [cells.get(column) for column in COLUMNS]
 
 
-def _of_verdict(event: VerdictEvent) -> dict[str, Cell]:
+def _verdict_cells(event: VerdictEvent) -> dict[str, Cell]:
     peak = event.regions[0].peak_xy if event.regions else (None, None)
     return {
         "journal_id": event.journal_id,
@@ -92,17 +92,17 @@ def _of_verdict(event: VerdictEvent) -> dict[str, Cell]:
         "bundle_version": event.bundle.version,
         "precision": event.precision,
         "latency_ms": event.latency_ms,
-        "acting": _yes(event.acting),
+        "acting": _format_bool(event.acting),
         "source": event.source,
     }
 
 
-def _yes(true: bool) -> str:
-    return "true" if true else "false"
+def _format_bool(value: bool) -> str:
+    return "true" if value else "false"
 
 
 def utc(at_ns: int) -> str:
-    """An instant as ISO 8601 in UTC, to the microsecond; empty for one that no calendar has."""
+    """Format a time in ns since 1970 as ISO 8601 in UTC, to the microsecond; "" if no calendar has it."""
     try:
         moment = datetime.fromtimestamp(at_ns // 1_000_000_000, UTC)
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""What needs an extra says so in one sentence where the extra is missing."""
+"""Refuses a command in one sentence if the extra that it needs is not installed."""
 
 import importlib.util
 
@@ -11,10 +11,10 @@ EXPORT = "torch", "timm", "onnx", "onnxscript", "nncf"
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """See that the modules of an extra are installed, without importing them.
+    """Check that the modules of an extra are installed, without importing them.
 
     Raises:
-        MissingExtraError: one is not.
+        MissingExtraError: a module is not installed.
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
@@ -22,7 +22,7 @@ def require_extra(extra: str, *modules: str) -> None:
 
 
 def how_to_install(extra: str) -> str:
-    """In words. By the folder: nobody may get by its name, from whatever index pip asks, what somebody else put there.
+    """Describe how to install an extra. From the folder, as a package index could hold another package of this name.
 
     >>> how_to_install("export")
     "in heatline's folder, call: pip install -e '.[export]'"

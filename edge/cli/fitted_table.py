@@ -1,4 +1,4 @@
-"""A table of one line per row that fits a terminal: columns go, and texts are cut, where there is no room for them."""
+"""A table with one line per row that fits a terminal. If it is too narrow, columns are left out and texts are cut."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -23,11 +23,11 @@ def fitted_table(
 
     Args:
         headings: of all columns.
-        width: of the terminal, in characters.
-        numbers: columns that are set to the right.
-        go_first: columns that are left out where there is no room, the first of them first.
-        may_be_cut: columns whose texts are cut where there is no room, and how many characters are left at least; what
-            room there is goes to the first of them first.
+        width: width of the terminal in characters.
+        numbers: columns that are aligned to the right.
+        go_first: columns that are left out if the terminal is too narrow, in this order.
+        may_be_cut: columns whose texts may be cut, and to how many characters at most. Spare room goes to the first of
+            them first.
     """
     wanted = {
         heading: max([cell_len(heading), *(_text(row[at]).cell_len for row in rows)])
@@ -55,7 +55,7 @@ def fitted_table(
 
 
 def _total(widths: Mapping[str, int]) -> int:
-    """Characters of a row: each column has a blank behind it, and a divider or an edge on either side."""
+    """Return the characters of a row: each column has a blank behind it, and a divider or an edge on either side."""
     return sum(widths.values()) + 2 * len(widths) + 1
 
 

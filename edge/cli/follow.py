@@ -20,28 +20,32 @@ from edge.wire.following import CONSUMER_NAME, Start
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:
     if not re.fullmatch(CONSUMER_NAME, name):
-        raise click.BadParameter(f"{name!r} is none; expected 1 to 64 letters, digits, dots, hyphens and underscores.")
+        raise click.BadParameter(
+            f"{name!r} is not valid; expected 1 to 64 letters, digits, dots, hyphens and underscores."
+        )
     return name
 
 
 @click.command(epilog="Example: heatline follow line1 --name mes1 --jsonl events.jsonl")
 @click.argument("line")
-@click.option("--name", required=True, callback=_name, help="The consumer's name: the line keeps how far it has got.")
+@click.option(
+    "--name", required=True, callback=_name, help="The consumer's name: the line stores its position under this name."
+)
 @topic_option
-@click.option("--exec", "command", help="A command to run for each event, until it has succeeded.")
-@click.option("--jsonl", type=click.Path(path_type=Path), help="A file to add each event to, once.")
-@click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder to keep heatmaps in (KEY.png).")
+@click.option("--exec", "command", help="Command to run for each event, until it succeeds.")
+@click.option("--jsonl", type=click.Path(path_type=Path), help="File to which each event is appended once.")
+@click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder for heatmaps (KEY.png).")
 @click.option(
     "--from",
     "start",
     type=click.Choice(["first", "next"]),
     default="first",
     show_default=True,
-    help="Where a name that is new begins: with the first event that the line has kept, or with the next one.",
+    help="Where a new name starts: at the first event in the journal, or at the next event.",
 )
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many events.")
-@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when no event came for so many seconds.")
-@click.option("--forget", "to_forget", is_flag=True, help="End this consumer: the line keeps nothing for it any more.")
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop after so many seconds without an event.")
+@click.option("--forget", "to_forget", is_flag=True, help="Delete this consumer: the line keeps no events for it.")
 @key_options
 def follow(
     line: str,
@@ -56,28 +60,29 @@ def follow(
     to_forget: bool,
     key_files: KeyFiles,
 ) -> None:
-    """Get every event of LINE, also those of an outage.
+    """Receive every event of LINE, also those of an outage.
 
-    Begins with the first that was not acknowledged under this name, whatever ended meanwhile.
+    Starts at the first event that was not acknowledged under this name.
     LINE is a line's name, its TOML file, or the address at which it serves its journal.
 
-    Prints one event per line, as JSON. With --jsonl, adds them to a file, each once, and acknowledges what is on the
-    disk. With --exec, runs a command for each, the event on its standard input, its key, topic and picture in
-    HEATLINE_KEY, HEATLINE_TOPIC and HEATLINE_HEATMAP; one that fails is run again, after a pause, until it succeeds.
+    Prints one event per line, as JSON. With --jsonl, appends each event once to a file, and acknowledges it when it is
+    on the disk. With --exec, runs a command for each event. The command gets the event on its standard input, and its
+    key, topic and picture in HEATLINE_KEY, HEATLINE_TOPIC and HEATLINE_HEATMAP. If it fails, it is run again after a
+    pause, until it succeeds.
 
-    Events that are gone for good are said on standard error.
+    Events that are lost are reported on standard error.
     """
     if command is not None and jsonl is not None:
         raise click.UsageError("--exec and --jsonl exclude each other; follow under two names")
     if command is not None and not command.strip():
-        raise click.UsageError("--exec names no command, which would take every event as done with")
+        raise click.UsageError("--exec is empty; name a command to run for each event")
     address, keys = endpoint_of(line, "journal", key_files)
     if to_forget:
         forget(address, name, keys=keys)
-        click.echo(f"{name} is forgotten")
+        click.echo(f"consumer {name} is deleted")
         return
     require_authorized(address, keys, zmq.DEALER)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is in hand is finished
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the events at hand are finished
     with contextlib.ExitStack() as open_:
         pictures = None if heatmaps is None else Heatmaps(heatmaps)
         sink: Sink
@@ -110,7 +115,7 @@ def _follow(events: Follower, sink: Sink, pictures: Heatmaps | None, count: int 
         if not batch:
             return
         if pictures is not None:
-            pictures.keep(batch)
+            pictures.write(batch)
         sink.take(batch)
         if left is not None:
             left -= len(batch)

@@ -1,4 +1,4 @@
-"""Where `heatline follow` puts events: each has what it was given for good when `take` returns."""
+"""Where `heatline follow` puts events. When `take` returns, a sink has stored them for good."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from edge.util.file_lock import open_locked
 from edge.util.os_errors import writing
 from edge.wire.following import LARGEST_WINDOW, Delivered
 
-AN_EVENT_BEGINS = b'{"type":"'
-LAST_LINE_LOOKED_FOR_BYTES = 64 << 10
-"""At a time, from the end of a file."""
+EVENT_PREFIX = b'{"type":"'
+READ_BACKWARD_BYTES = 64 << 10
+"""Bytes read at a time from the end of a file, in search of its last line."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 
@@ -31,18 +31,18 @@ class Sink(Protocol):
     """Takes events, in order."""
 
     at_most: int
-    """Events that it takes at once."""
+    """Most events per call of `take`."""
 
     def take(self, events: Sequence[Delivered]) -> None:
-        """Put them away.
+        """Store events.
 
         Raises:
-            InputError: it cannot, and they are to come again.
+            InputError: they cannot be stored, and must be delivered again.
         """
 
 
 class Standard:
-    """Standard output, a line of JSON for each."""
+    """Writes each event to standard output, as one line of JSON."""
 
     at_most = LARGEST_WINDOW
 
@@ -52,10 +52,10 @@ class Standard:
 
 
 class JsonLines:
-    """A file, to which a line of JSON is added for each event that is not in it yet.
+    """Appends each event that is not in a file yet to it, as one line of JSON.
 
     Raises:
-        InputError: it cannot be used, or another follower is writing in it.
+        InputError: the file cannot be used, or another follower writes to it.
     """
 
     at_most = LARGEST_WINDOW
@@ -92,28 +92,28 @@ class JsonLines:
         self._last = new[-1].journal_id, new[-1].seq
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def _has(self, event: Delivered) -> bool:
         return self._last is not None and self._last[0] == event.journal_id and event.seq <= self._last[1]
 
     def _last_line(self) -> bytes:
-        """The file's last whole line; what a crash has left of another is cut off."""
+        """Return the file's last complete line. Cut off an incomplete line that a crash has left."""
         size = end = os.fstat(self._fd).st_size
         tail = b""
         while end and tail.count(b"\n") < 2:
-            begin = max(0, end - LAST_LINE_LOOKED_FOR_BYTES)
+            begin = max(0, end - READ_BACKWARD_BYTES)
             tail = os.pread(self._fd, end - begin, begin) + tail
             end = begin
-        whole, _, torn = tail.rpartition(b"\n")
-        last = whole.rpartition(b"\n")[2]
+        complete, _, torn = tail.rpartition(b"\n")
+        last = complete.rpartition(b"\n")[2]
         if torn:
-            # Of somebody else's file nothing is cut off.
-            if self._event_of(last) is None and not torn.startswith(AN_EVENT_BEGINS[: len(torn)]):
-                raise InputError(f"{self._path} holds something else than events of a journal; name another file")
+            # Only a file of events is cut.
+            if self._event_of(last) is None and not torn.startswith(EVENT_PREFIX[: len(torn)]):
+                raise InputError(f"{self._path} does not hold events of a journal; name another file")
             os.ftruncate(self._fd, size - len(torn))
-            click.echo(f"heatline: {self._path} ended in the midst of an event, which was cut off", err=True)
+            click.echo(f"heatline: {self._path} ended with an incomplete event, which was cut off", err=True)
         return last
 
     def _event_of(self, line: bytes) -> tuple[str, int] | None:
@@ -122,7 +122,9 @@ class JsonLines:
         try:
             known = msgspec.json.decode(line, type=_Known)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"{self._path} ends in a line that is no event of a journal; name another file") from error
+            raise InputError(
+                f"the last line of {self._path} is not an event of a journal; name another file"
+            ) from error
         return known.journal_id, known.seq
 
 
@@ -132,11 +134,11 @@ class _Known(msgspec.Struct):
 
 
 class Command:
-    """A command of the shell that is run for each event until it has succeeded.
+    """Runs a shell command for each event until it succeeds.
 
     Args:
-        command: what the shell runs, the event's header on its standard input.
-        heatmaps: where the events' pictures are, if they are kept.
+        command: the shell command. It gets the event's header on its standard input.
+        heatmaps: the folder of the events' pictures, if they are stored.
     """
 
     at_most = 1
@@ -148,42 +150,42 @@ class Command:
 
     @property
     def interrupted(self) -> bool:
-        """Whether we were to end while the last one ran."""
+        """Whether the user interrupted the follower while the last command ran."""
         return self._interruptions > 0
 
     def take(self, events: Sequence[Delivered]) -> None:
         for event in events:
             pause_s = FIRST_PAUSE_SECONDS
-            while (failed := self._run(event)) is not None:
+            while (failure := self._run(event)) is not None:
                 if self.interrupted:
                     raise KeyboardInterrupt
                 click.echo(
-                    f"heatline: the command {failed} at event {visible(event.key)}; trying again in {pause_s:g} s",
+                    f"heatline: the command {failure} at event {visible(event.key)}; trying again in {pause_s:g} s",
                     err=True,
                 )
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
 
     def _run(self, event: Delivered) -> str | None:
-        """Run it to its end, whatever comes; how it failed, in words."""
+        """Run the command to its end, also when the user interrupts. Return how it failed; None if it succeeded."""
         picture = None if self._heatmaps is None else self._heatmaps.path_of(event)
         environment = {
             "HEATLINE_KEY": event.key,
             "HEATLINE_TOPIC": event.topic,
             "HEATLINE_HEATMAP": "" if picture is None else str(picture.absolute()),
         }
-        with open(os.memfd_create("event"), "w+b") as header, self._ending_later():
+        with open(os.memfd_create("event"), "w+b") as header, self._deferred_interrupts():
             header.write(_line(event))
             header.flush()
             header.seek(0)
-            # In a group of its own, so that Ctrl-C leaves it whole.
+            # In its own process group, so that Ctrl-C does not reach it.
             try:
                 self._process = subprocess.Popen(
                     self._command, shell=True, stdin=header, env=os.environ | environment, process_group=0
                 )
             except (OSError, ValueError) as error:
                 return f"could not be started ({error})"
-            self._kill_if_wanted()  # that was said while it started
+            self._kill_if_requested()  # the second interrupt may have come while the command started
             code = self._process.wait()
             self._process = None
         if code == 0:
@@ -191,8 +193,8 @@ class Command:
         return f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
 
     @contextlib.contextmanager
-    def _ending_later(self) -> Iterator[None]:
-        """Whoever interrupts us waits for the command; who does it again kills it."""
+    def _deferred_interrupts(self) -> Iterator[None]:
+        """Wait for the command at the first interrupt, and kill it at the second."""
         before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -204,9 +206,9 @@ class Command:
         self._interruptions += 1
         if self._interruptions == 1:
             click.echo("heatline: waiting for the command to end; interrupt again to kill it", err=True)
-        self._kill_if_wanted()
+        self._kill_if_requested()
 
-    def _kill_if_wanted(self) -> None:
+    def _kill_if_requested(self) -> None:
         if self._interruptions > 1 and self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -216,7 +218,7 @@ class Heatmaps:
     """A folder of events' pictures, KEY.png.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -225,14 +227,14 @@ class Heatmaps:
             folder.mkdir(parents=True, exist_ok=True)
 
     def path_of(self, event: Delivered) -> Path | None:
-        """Where an event's picture is; None: it has none."""
+        """Return the path of an event's picture; None if it has none."""
         return None if event.png is None else self._folder / f"{event.key}.png"
 
-    def keep(self, events: Sequence[Delivered]) -> None:
-        """Put their pictures away, each whole or not at all.
+    def write(self, events: Sequence[Delivered]) -> None:
+        """Write the events' pictures. Each write is atomic.
 
         Raises:
-            InputError: one cannot be written.
+            InputError: a picture cannot be written.
         """
         with writing(self._folder):
             for event in events:
@@ -243,4 +245,4 @@ class Heatmaps:
 
 
 def _line(event: Delivered) -> bytes:
-    return event.header.replace(b"\n", b" ") + b"\n"  # JSON has line breaks between its words alone
+    return event.header.replace(b"\n", b" ") + b"\n"  # JSON has line breaks only between its tokens

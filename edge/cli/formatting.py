@@ -1,4 +1,4 @@
-"""How a line is, for people: what `heatline status`, `reload`, `select` and `watch` share."""
+"""Descriptions of a line's state that `heatline status`, `reload`, `select` and `watch` share."""
 
 from datetime import datetime
 
@@ -7,7 +7,7 @@ from edge.wire.events import Account, BundleName, CameraState, Change, Consumer,
 
 
 def describe_handshake(handshake: Handshake) -> str:
-    """The state, and the reason if there is one."""
+    """Describe the state, with the reason if there is one."""
     return handshake.state if handshake.reason is None else f"{handshake.state} ({handshake.reason})"
 
 
@@ -15,16 +15,16 @@ def describe_bundle(bundle: BundleName) -> str:
     return f"{bundle.name} {bundle.version} ({bundle.digest[:12]})"
 
 
-def describe_in_force(product: str | None, bundle: BundleName) -> str:
-    """What frames are inspected as, and with."""
-    named = "" if product is None else f"product {product}, "
-    return f"{named}bundle {describe_bundle(bundle)}"
+def describe_active(product: str | None, bundle: BundleName) -> str:
+    """Describe the active product and bundle."""
+    prefix = "" if product is None else f"product {product}, "
+    return f"{prefix}bundle {describe_bundle(bundle)}"
 
 
 def describe_change(change: Change) -> str:
     at = local_time(change.at_ns, "%Y-%m-%d %H:%M:%S")
     if change.applied:
-        return f"{change.change}, in force since {at}"
+        return f"{change.change}, active since {at}"
     return f"{change.change}, refused at {at}: {change.detail}"
 
 
@@ -33,7 +33,7 @@ def describe_camera(state: CameraState) -> str:
 
 
 def describe_account(account: Account) -> str:
-    """What became of a camera's frames, as a sum."""
+    """Describe the account of a camera's frames as a sum."""
     return (
         f"captured {account.captured} = inspected {account.inspected} + dropped {sum(account.dropped.values())} "
         f"+ failed {sum(account.failed.values())} + in flight {account.in_flight}"
@@ -41,42 +41,41 @@ def describe_account(account: Account) -> str:
 
 
 def describe_journal(journal: JournalState) -> str:
-    """What the journal holds, and whether it goes on."""
+    """Describe the journal's contents, and whether events are stored now."""
     if journal.journal_id is None:
-        held = "it cannot be read"
+        contents = "it cannot be read"
     elif not journal.first_seq:
-        held = f"no event, up to {journal.last_seq}"
+        contents = f"no event, up to {journal.last_seq}"
     else:
-        held = f"events {journal.first_seq} to {journal.last_seq}, {journal.size_bytes / 2**20:.1f} MiB"
-    said = [f"{journal.journal_id or 'none'}: {held}"]
+        contents = f"events {journal.first_seq} to {journal.last_seq}, {journal.size_bytes / 2**20:.1f} MiB"
+    parts = [f"{journal.journal_id or 'none'}: {contents}"]
     if journal.live_only is not None:
-        said.append(f"NOT KEPT NOW ({journal.live_only})")
+        parts.append(f"NOT STORED NOW ({journal.live_only})")
     if journal.unjournalled:
-        said.append(
+        parts.append(
             f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
         )
     if journal.discarded:
-        said.append(f"{journal.discarded} went before all durable consumers had them")
-    return "; ".join(said)
+        parts.append(f"{journal.discarded} were deleted before all durable consumers had received them")
+    return "; ".join(parts)
 
 
 def describe_consumer(consumer: Consumer, journal: JournalState) -> str:
-    """How far a durable consumer has got, and when it was last heard of."""
-    there = "connected"
+    """Describe whether a durable consumer is connected, and how far it is behind."""
+    connection = "connected"
     if not consumer.connected:
         seen = consumer.seen_at_ns
-        there = "away" if seen is None else f"away, last heard of {local_time(seen, '%Y-%m-%d %H:%M:%S')}"
-    gone = max(0, journal.first_seq - 1 - consumer.acked_seq) if journal.first_seq else 0
-    behind = max(0, journal.last_seq - consumer.acked_seq - gone)
-    missed = (
-        f", and {gone} {is_are(gone)} gone: have it come, forget it (heatline follow --forget), or raise "
-        "journal.retain_mib"
+        connection = "away" if seen is None else f"away, last seen {local_time(seen, '%Y-%m-%d %H:%M:%S')}"
+    lost = max(0, journal.first_seq - 1 - consumer.acked_seq) if journal.first_seq else 0
+    behind = max(0, journal.last_seq - consumer.acked_seq - lost)
+    remedy = (
+        f", and {lost} {is_are(lost)} lost: start it, delete it (heatline follow --forget), or raise journal.retain_mib"
     )
-    return f"{there}; {format_count(behind, 'event')} behind{missed if gone else ''}"
+    return f"{connection}; {format_count(behind, 'event')} behind{remedy if lost else ''}"
 
 
 def local_time(at_ns: int, form: str) -> str:
-    """An instant in local time; `?` for one that no calendar has, such as of somebody else's clock."""
+    """Format a time in ns since 1970 as local time; `?` if no calendar has it, as from a wrong clock."""
     try:
         return datetime.fromtimestamp(at_ns / 1e9).strftime(form)
     except (OverflowError, ValueError, OSError):

@@ -7,11 +7,11 @@ import click
 
 
 class CommandGroup(click.Group):
-    """A click group.
+    """A click group with headings.
 
     Args:
-        sections: names of commands by the heading that they stand under; default: one heading for all. A command
-            that is in none stands under `Other commands`.
+        sections: names of commands by heading; default: one heading for all. A command in no section is listed under
+            `Other commands`.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
@@ -19,7 +19,7 @@ class CommandGroup(click.Group):
         self._sections = sections
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands, as click does, but no sentence is cut off."""
+        """Write the commands as click does, but without cutting sentences off."""
         rows = {}
         for name in self.list_commands(ctx):
             command = self.get_command(ctx, name)
@@ -29,7 +29,7 @@ class CommandGroup(click.Group):
         sections = self._sections or {"Commands": list(rows)}
         named = {name for names in sections.values() for name in names}
         for heading, names in {**sections, "Other commands": [name for name in rows if name not in named]}.items():
-            # Names are padded, so that all sections have their sentences in one column.
+            # Names are padded, so that the sentences of all sections are in one column.
             found = [(name.ljust(widest), rows[name]) for name in names if name in rows]
             if found:
                 with formatter.section(heading):

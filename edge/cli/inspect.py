@@ -32,7 +32,7 @@ def inspect(
 ) -> None:
     """Inspect IMAGES, files or folders of them, without a line.
 
-    Writes one picture per image, heatmap and regions drawn in, and one event per image, as JSON, to verdicts.jsonl.
+    Writes one picture per image with its heatmap and regions, and one event per image to verdicts.jsonl, as JSON.
     An image that cannot be inspected gets NO_VERDICT, and the exit code is then 9.
     """
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
@@ -54,15 +54,15 @@ def inspect(
                         new.write_bytes(png(result.overlay()))
                 print_json(event) if as_json else click.echo(str(result))
     if unjudged:
-        raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; each says why above")
+        raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; the reasons are above")
 
 
 def _make_empty(out: Path) -> None:
-    """Make a folder for pictures and verdicts that belong together.
+    """Make the output folder.
 
     Raises:
-        InputError: something is in it.
-        OSError: it cannot be made.
+        InputError: the folder is not empty.
+        OSError: the folder cannot be made.
     """
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

@@ -1,4 +1,4 @@
-"""`heatline journal`: what a line's journal holds, and whether it is whole."""
+"""`heatline journal`: shows and verifies a line's journal."""
 
 from collections.abc import Sequence
 
@@ -23,20 +23,19 @@ from edge.util.text import format_count
 from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
-SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
-"""Characters: more than a fact has."""
+HEADINGS = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
-    """A topic's events."""
+    """The events of a topic."""
 
     events: int
-    """That the journal holds."""
+    """Number of events in the journal."""
     last_seq: int
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """What a journal holds."""
+    """The contents of a journal."""
 
     path: str
     journal_id: str
@@ -51,7 +50,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with a journal."""
+    """The faults of a journal."""
 
     path: str
     journal_id: str
@@ -66,7 +65,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 def journal() -> None:
     """Read, verify and export the journal of a line's events.
 
-    It lies on the line's own disk. Also works while the line runs, and on a disk that is full or read-only.
+    Run this on the line PC. It also works while the line runs, and on a disk that is full or read-only.
     """
 
 
@@ -79,7 +78,7 @@ journal.add_command(export)
 @topic_option
 @json_option
 def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
-    """Say what the journal of LINE holds, and show its newest events.
+    """Print the contents of LINE's journal and its newest events.
 
     LINE is a line's name, its TOML file, the journal's folder, or its file.
     """
@@ -122,7 +121,7 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
 
 def _print_events(newest: Sequence[StoredRecord]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in SHOWN:
+    for heading in HEADINGS:
         table.add_column(
             heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
         )
@@ -132,30 +131,30 @@ def _print_events(newest: Sequence[StoredRecord]) -> None:
 
 
 def _cells(record: Record, faults: Sequence[str]) -> list[str]:
-    """A row of the table that is shown.
+    """Return a row of the table.
 
     Args:
-        faults: what of the event is not what was written.
+        faults: the parts of the event that have changed since they were written.
     """
     try:
         row = dict(zip(COLUMNS, row_of(record, event_from(record.header)), strict=True))
     except MessageError as error:
         return [str(record.seq), _clock(record.at_ns), record.topic, "", "", "", "", str(error)]
-    said = [": ".join(_in_words(row[name]) for name in ("what", "detail") if row[name])]
+    description = ": ".join(_format_cell(row[name]) for name in ("what", "detail") if row[name])
     score = row["frame_score"]
     return [
         str(record.seq),
         _clock(record.at_ns),
         record.topic,
-        _in_words(row["frame_number"]),
-        _in_words(row["part_id"]),
+        _format_cell(row["frame_number"]),
+        _format_cell(row["part_id"]),
         f"{score:.2f}" if isinstance(score, float) else "",
-        _in_words(row["regions"] or None),
-        "; ".join(filter(None, [*said, *faults])),
+        _format_cell(row["regions"] or None),
+        "; ".join(filter(None, [description, *faults])),
     ]
 
 
-def _in_words(cell: Cell) -> str:
+def _format_cell(cell: Cell) -> str:
     return "" if cell is None else str(cell)
 
 
@@ -167,10 +166,10 @@ def _clock(at_ns: int) -> str:
 @click.argument("line")
 @json_option
 def verify(line: str, as_json: bool) -> None:
-    """Read all of the journal of LINE and say what is wrong with it: its structure, gaps, and every event.
+    """Verify all of LINE's journal: its structure, its sequence without gaps, and every event.
 
-    LINE is a line's name, its TOML file, the journal's folder, or its file. Exit code 19 where something is wrong. It
-    reads the whole file: while the line runs, keep it for a quiet hour.
+    LINE is a line's name, its TOML file, the journal's folder, or its file. The exit code is 19 if it has a fault.
+    Reads the whole file, which loads the disk: if the line runs, do this in a quiet hour.
     """
     path = journal_of(line)
     found: list[str] = []
@@ -206,4 +205,4 @@ def verify(line: str, as_json: bool) -> None:
         raise JournalDamagedError(f"{path} is damaged: {format_count(len(found), 'fault')}, the first is: {found[0]}")
     if not as_json:
         events = format_count(last - first + 1, "event") if first else "no event"
-        click.echo(f"{path} is whole: {events}, each as it was written")
+        click.echo(f"{path} is intact: {events}, each as it was written")

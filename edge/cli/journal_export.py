@@ -1,4 +1,4 @@
-"""`heatline journal export`: a journal's events for other programs."""
+"""`heatline journal export`: writes a journal's events for other programs."""
 
 import contextlib
 import csv
@@ -49,8 +49,8 @@ def export(
 ) -> None:
     """Write the events of LINE's journal as JSON lines or CSV, without heatmaps, in their order.
 
-    LINE is a line's name, its TOML file, the journal's folder, or its file. The file gets its name when it is whole.
-    Exit code 20 if events after --after are gone already: the others are written then.
+    LINE is a line's name, its TOML file, the journal's folder, or its file. The output file appears when it is
+    complete. The exit code is 20 if events after --after are already deleted; the others are written.
     """
     path = journal_of(line)
     with JournalReader.open_file(path) as reader:
@@ -58,8 +58,8 @@ def export(
         begin = (first - 1 if first else last) if after_seq is None else after_seq
         if begin > last:
             raise JournalError(
-                f"{path} ends with event {last}, and those after {begin} were asked for; was the number of another "
-                "journal, which this one follows? Its first event says when it began"
+                f"{path} ends with event {last}, so it has none after {begin}; --after may be a number of an earlier "
+                "journal: the first event says when this one began"
             )
         end = last if through_seq is None else min(last, through_seq)
         with _written_to(out) as file, _progress(begin, end, out) as went_on:
@@ -67,7 +67,7 @@ def export(
     if lost:
         runs = ", ".join(f"{after + 1} to {through}" for after, through in lost)
         raise EventsLostError(
-            f"{path}: events {runs} are gone; the others are written",
+            f"{path}: events {runs} are deleted; the others are written",
             journal_id=reader.journal_id,
             after_seq=lost[0][0],
             through_seq=lost[-1][1],
@@ -83,7 +83,7 @@ def _write(
     topics: tuple[str, ...],
     went_on: Callable[[int], None],
 ) -> list[tuple[int, int]]:
-    """Write the events after one up to another; of each run that is gone, after which event and through which."""
+    """Write the events after `begin` through `end`. Return each deleted run: the event before it and its last event."""
     line_of = _csv_line if form == "csv" else _json_line
     if form == "csv":
         file.write(_as_csv(COLUMNS))
@@ -119,7 +119,7 @@ def _as_csv(cells: "tuple[str, ...] | list[str | int | float | None]") -> bytes:
 
 @contextlib.contextmanager
 def _written_to(out: Path | None) -> Iterator[BinaryIO]:
-    """A file that gets its name when all is in it, and is not there otherwise; or standard output."""
+    """Open a file that appears only when it is complete, or standard output."""
     if out is None:
         with writing(Path("standard output")):
             yield sys.stdout.buffer
@@ -131,7 +131,7 @@ def _written_to(out: Path | None) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _progress(begin: int, end: int, out: Path | None) -> Iterator[Callable[[int], None]]:
-    """Shows how far it is, on a terminal that the events do not go to."""
+    """Show progress on the terminal, unless the events themselves go to standard output."""
     with progress_bar(hidden=out is None) as progress:
         task = progress.add_task("events", total=max(0, end - begin))
         yield lambda done: progress.update(task, completed=done)

@@ -1,4 +1,4 @@
-"""`heatline keys new`, `list`, `allow` and `revoke`: who may connect to a line from another machine."""
+"""`heatline keys new`, `list`, `allow` and `revoke`: access to a line from other machines."""
 
 import pwd
 from pathlib import Path
@@ -24,20 +24,20 @@ allowed_option = click.option(
 
 @click.group(cls=CommandGroup, epilog="Example: heatline keys allow mes.key.pub --role follow")
 def keys() -> None:
-    """Make keys of lines and clients, and say who may connect.
+    """Make keys of lines and clients, and allow clients to connect.
 
-    Needed where an address of a line can be reached from other machines.
+    Needed if other machines can reach an address of a line.
     """
 
 
 @keys.command(epilog="Example: heatline keys new /etc/heatline/keys/line.key --owner heatline")
 @click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
-@click.option("--owner", help="User whose KEY is to be, as the service's user heatline for a line's. Default: yours.")
+@click.option("--owner", help="User who shall own KEY, for a line's key the service's user heatline. Default: you.")
 @json_option
 def new(key_path: Path, owner: str | None, as_json: bool) -> None:
-    """Make a key of a line or of a client: KEY, for its owner alone, and KEY.pub, for the others.
+    """Make a key of a line or of a client: KEY, only for its owner, and KEY.pub, for the others.
 
-    Neither file is ever overwritten. KEY has no password: keep it where it is used, and nowhere else.
+    Neither file is ever overwritten. KEY has no password: keep it only where it is used.
     """
     pair = make_key_pair(key_path, None if owner is None else _uid_of(owner))
     print_made_key(key_path, "curve25519", fingerprint(pair.public), as_json)
@@ -47,7 +47,7 @@ def new(key_path: Path, owner: str | None, as_json: bool) -> None:
 @allowed_option
 @json_option
 def list_keys(folder: Path, as_json: bool) -> None:
-    """List who may connect, and as what."""
+    """List the clients that may connect, and their roles."""
     found: dict[tuple[str, str], list[str]] = {}
     for role in ROLES:
         for each in allowed_keys(folder, role):
@@ -65,19 +65,19 @@ def list_keys(folder: Path, as_json: bool) -> None:
     type=click.Choice(ROLES),
     multiple=True,
     required=True,
-    help="What for: live events, the journal and durable consumers, or commands; may be repeated.",
+    help="Access to live events, to the journal as a durable consumer, or to commands; may be repeated.",
 )
 @click.option("--name", help="What to call the key here. Default: its file's name.")
 @allowed_option
 @json_option
 def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder: Path, as_json: bool) -> None:
-    """Let the owner of KEY.pub connect; a line that runs lets it in within seconds.
+    """Allow the owner of KEY.pub to connect. A running line accepts the key within seconds.
 
-    Compare the fingerprint with its owner's, by another way than the key came.
+    Compare the fingerprint with its owner's over another channel, such as the telephone.
     """
     key = read_public_key(key_path)
-    called = _name_of(key_path) if name is None else name
-    allowed = [allow(key, called, folder, role) for role in roles]
+    key_name = _name_of(key_path) if name is None else name
+    allowed = [allow(key, key_name, folder, role) for role in roles]
     report = {
         "name": allowed[0].name,
         "fingerprint": fingerprint(key),
@@ -90,20 +90,20 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
 
 @keys.command("revoke", epilog="Example: heatline keys revoke mes")
 @click.argument("name")
-@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="What for. Default: everything.")
+@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="Role to revoke. Default: all.")
 @allowed_option
 @json_option
 def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) -> None:
-    """Let the key that is called NAME connect no longer; a line that runs has done with it within seconds."""
-    had = revoke(name, folder, roles or ROLES)
+    """Revoke the key NAME. A running line disconnects its clients within seconds."""
+    revoked = revoke(name, folder, roles or ROLES)
     if as_json:
-        print_json({"name": name, "revoked": had})
+        print_json({"name": name, "revoked": revoked})
     else:
-        click.echo(f"{name} is not allowed any more to {' or '.join(had)}")
+        click.echo(f"{name} is no longer allowed to {' or '.join(revoked)}")
 
 
 def _name_of(path: Path) -> str:
-    """`mes` of `mes.key.pub`."""
+    """Return the name of a key, such as `mes` for `mes.key.pub`."""
     return path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")
 
 

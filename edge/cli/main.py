@@ -1,4 +1,4 @@
-"""The `heatline` command: its own subcommands, those that other packages bring, and what becomes of errors."""
+"""The `heatline` command: its own subcommands and those of other packages, and its exit codes."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ COMMANDS = (
     *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
     *("calibrate", "journal", "keys"),
 )
-"""Each in the module of its name, which is imported only when it is asked for: a line starts the sooner."""
+"""Each command is in the module of its name. It is imported only when it is used, so that a line starts faster."""
 
 
 SECTIONS = {
@@ -28,7 +28,7 @@ SECTIONS = {
     "Run a line": ("run", "status", "watch", "follow", "trigger", "select", "reload", "journal"),
     "Measure": ("bench",),
 }
-"""Commands by the headings of the help; those of other packages too, by their names alone."""
+"""Commands by heading of the help, with those of other packages."""
 
 
 class HeatlineGroup(CommandGroup):
@@ -81,10 +81,10 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command to its end and return its exit code; a mistake of the user is one sentence on standard error.
+    """Run one command to its end and return its exit code. Print a user's mistake as one sentence on standard error.
 
     Args:
-        arguments: those of this process where none are given.
+        arguments: the command line; default: that of this process.
     """
     try:
         return int(heatline(arguments, prog_name="heatline", standalone_mode=False) or 0)
@@ -98,13 +98,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo("heatline: interrupted", err=True)
         return INTERRUPTED
     except ReaderHasGoneError:
-        # Nothing is left to say, and the final flush must not say it again.
+        # The final flush must not fail on the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def log_to(stream: TextIO) -> logging.Handler:
-    """Write our own log to a stream; other libraries' logs only from a warning on."""
+    """Write heatline's log to a stream, and warnings of other libraries."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
@@ -113,7 +113,7 @@ def log_to(stream: TextIO) -> logging.Handler:
 
 
 def _takes_all(stream: TextIO) -> bool:
-    """Whether a stream can be flushed: the interpreter's own way out would say again that it cannot."""
+    """Return whether a stream can be flushed. If not, an ordinary exit of Python would report it again."""
     try:
         stream.flush()
     except (OSError, HeatlineError, ReaderHasGoneError):
@@ -122,13 +122,13 @@ def _takes_all(stream: TextIO) -> bool:
 
 
 def _engine_was_loaded() -> bool:
-    """Whether an engine may be at work still; without one, the interpreter's own way out removes temporary folders."""
+    """Return whether an engine may still be working. Otherwise an ordinary exit of Python removes temporary folders."""
     devices = sys.modules.get("edge.inference.devices")
     return "onnxruntime" in sys.modules or (devices is not None and devices.shared_core.cache_info().currsize > 0)
 
 
 def _engine_never_answered() -> bool:
-    """Whether a request was given up, for whose end the interpreter's own way out would wait."""
+    """Return whether an inference was abandoned, for which an ordinary exit of Python would wait."""
     engine = sys.modules.get("edge.inference.engine")
     return engine is not None and bool(engine.ABANDONED_REQUESTS)
 

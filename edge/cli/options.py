@@ -10,12 +10,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class FiniteRange(click.FloatRange):
-    """click's own lets nan through, which is neither below nor above a limit."""
+    """A range of finite numbers. click's own range accepts nan, which is neither below nor above a limit."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
 
@@ -28,7 +28,7 @@ precision_option = click.option(
     type=click.Choice(["f32", "bf16", "int8"]),
     default="f32",
     show_default=True,
-    help="What a bundle is computed in. Where this machine cannot, f32 is used instead, with a warning.",
+    help="Precision to compute in. If this machine cannot, f32 is used instead, with a warning.",
 )
 
 topic_option = click.option(
@@ -37,11 +37,11 @@ topic_option = click.option(
 
 
 def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Command]:
-    """Give a command that asks a line something the option `--timeout`.
+    """Give a command that sends a line a request the option `--timeout`.
 
     Args:
         seconds: the default.
-        until: what is waited for, as in "for the reply".
+        until: the end of the help text, such as "for the reply".
     """
     return click.option(
         "--timeout",

@@ -1,4 +1,4 @@
-"""What commands print, for people or for programs, and how their process ends."""
+"""Prints what commands found, as text or as JSON, and ends their process."""
 
 import contextlib
 import io
@@ -23,54 +23,54 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON a
 
 
 class ReaderHasGoneError(Exception):
-    """Whoever read our output has closed it. Not an OSError: click and rich would turn that into exit code 1."""
+    """The reader of the output has closed it. Not an OSError: click and rich would turn that into exit code 1."""
 
 
 class StandardOutput(io.TextIOWrapper):
-    """Standard output that says in a sentence why it takes no more: its disk may be full, which is no fault of ours."""
+    """Standard output that reports in one sentence why it cannot be written, as on a full disk."""
 
     def write(self, text: str, /) -> int:
-        """As of any text stream.
+        """Write text.
 
         Raises:
-            InputError: it takes no more.
-            ReaderHasGoneError: whoever read it has closed it.
+            InputError: the output cannot be written.
+            ReaderHasGoneError: the reader has closed the output.
         """
-        with _told():
+        with _translated_errors():
             return super().write(text)
 
     def flush(self) -> None:
-        """As of any text stream. Raises as `write`."""
-        with _told():
+        """Flush the stream. Raises as `write`."""
+        with _translated_errors():
             super().flush()
 
 
 class StandardError(io.TextIOWrapper):
-    """Standard error that may take no more: progress that nobody can read costs no result."""
+    """Standard error that ignores failed writes: messages that cannot be shown must not stop a command."""
 
     def write(self, text: str, /) -> int:
-        """As of any text stream, and whether or not it can."""
+        """Write text, if the stream can be written."""
         with contextlib.suppress(OSError):
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As `write`."""
+        """Flush the stream, if it can be written."""
         with contextlib.suppress(OSError):
             super().flush()
 
 
 def replace_standard_streams() -> None:
     """Replace Python's own streams by `StandardOutput` and `StandardError`."""
-    # A file's name that is no text goes out as the bytes that it has.
-    sys.stdout = _instead(sys.stdout, StandardOutput, "surrogateescape")
-    sys.stderr = _instead(sys.stderr, StandardError, "backslashreplace")
+    # A file name that is not UTF-8 is written as its bytes.
+    sys.stdout = _replace(sys.stdout, StandardOutput, "surrogateescape")
+    sys.stderr = _replace(sys.stderr, StandardError, "backslashreplace")
 
 
-def _instead(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
-    if stream is None:  # it was closed by whoever started us
+def _replace(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
+    if stream is None:  # the parent process has closed it
         return open(os.devnull, "w")
-    if type(stream) is not io.TextIOWrapper:  # another one where a test looks on
+    if type(stream) is not io.TextIOWrapper:  # a test has replaced it
         return stream
     return kind(
         stream.buffer,
@@ -82,26 +82,26 @@ def _instead(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
         raise ReaderHasGoneError from error
     except OSError as error:
         raise InputError(
-            f"standard output cannot be written ({error.strerror}); make room there, or send it elsewhere"
+            f"standard output cannot be written ({error.strerror}); make room there, or redirect it"
         ) from error
 
 
 def progress_console() -> "Console":
-    """Where progress is shown: standard error, so that standard output stays the report."""
+    """Return the console for progress: standard error, so that standard output holds only the report."""
     from rich.console import Console
 
     return Console(stderr=True)
 
 
 def progress_bar(*, hidden: bool = False) -> "Progress":
-    """How many of how many things are done, shown on standard error where that is a terminal."""
+    """Return a bar that counts items on standard error, if that is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = progress_console()
@@ -110,26 +110,26 @@ def progress_bar(*, hidden: bool = False) -> "Progress":
 
 
 def print_json(value: object) -> None:
-    """One JSON object on one line of standard output, at once."""
+    """Print a JSON object on one line of standard output, and flush it."""
     sys.stdout.write(encode_json(value).decode() + "\n")
     sys.stdout.flush()
 
 
 def visible(text: str) -> str:
-    """Text that a terminal shows and does not obey: what comes from a bundle may hold its control characters."""
+    """Escape control characters, so that a terminal shows them: text from a bundle or a line may hold some."""
     return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Names and values, for people."""
-    if not facts or not sys.stdout.isatty():  # what is not read on a screen is searched: it is not cut into lines
+    """Print names and values as a table."""
+    if not facts or not sys.stdout.isatty():  # output to a file or a pipe is not wrapped, so that it can be searched
         width = max((len(visible(name)) for name in facts), default=0)
         click.echo(visible(title))
         for name, value in facts.items():
             text = visible(str(value)).replace("\n", "\n" + " " * (width + 2))
             click.echo(f"{visible(name):<{width}}  {text}")
         return
-    from rich.console import Console  # not above: a line starts the sooner without
+    from rich.console import Console  # imported here, so that a line starts faster
     from rich.markup import escape
     from rich.table import Table
 
@@ -137,25 +137,25 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
+        table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path may look like markup
     Console().print(table)
 
 
 def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
-    """Where tables are printed: what is not read on a screen is searched, and must not be cut into lines."""
+    """Return the console for tables. Output to a file or a pipe is not wrapped, so that it can be searched."""
     from rich.console import Console
 
     return Console(markup=markup, quiet=quiet, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """One line each on standard error."""
-    for words in warnings:
-        click.echo(f"warning: {visible(words)}", err=True)
+    """Print each warning as one line on standard error."""
+    for warning in warnings:
+        click.echo(f"warning: {visible(warning)}", err=True)
 
 
 def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, object]) -> None:
-    """Print what a command found: all of it as JSON, or facts for people."""
+    """Print a command's result: the whole report as JSON, or the facts as text."""
     if as_json:
         print_json(report)
     else:
@@ -163,7 +163,7 @@ def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, 
 
 
 def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
-    """Say that a key was made, whose private half is at a path."""
+    """Report a new key, whose private half is at a path."""
     report = {
         "private": str(path),
         "public": str(public_half(path)),
@@ -174,12 +174,12 @@ def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) 
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """End the process, as a command may have stopped while an engine was still at work.
+    """End the process at once, also while an engine works.
 
-    The interpreter's own way out trips over the engine's threads as they answer, and aborts. All that a command had to
-    put in order, it has.
+    An ordinary exit of Python would abort when the engine's threads answer. The command has already closed its
+    resources.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, InputError, ReaderHasGoneError):  # it takes no more, which is said already
+        with contextlib.suppress(OSError, InputError, ReaderHasGoneError):  # the error is already reported
             stream.flush()
     os._exit(code)

@@ -7,7 +7,7 @@ import time
 import click
 import zmq
 
-from edge.cli.formatting import describe_in_force
+from edge.cli.formatting import describe_active
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
@@ -16,9 +16,9 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
 
-HEARD_WITHIN_SECONDS = 5.0
-"""A line says how it is about once a second."""
-LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
+STATUS_WITHIN_SECONDS = 5.0
+"""A running line publishes its status about once a second."""
+POLL_SECONDS = 0.5
 
 
 @click.command(epilog="Example: heatline reload line.toml; of a service: systemctl reload heatline@line1")
@@ -27,91 +27,85 @@ LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
     "--pid",
     type=click.IntRange(min=2),
     envvar="MAINPID",
-    help="The line's process; default: $MAINPID, else as the line says.",
+    help="The line's process. Default: $MAINPID, else the process that the line's status names.",
 )
-@reply_timeout_option(60.0, "for what becomes of it")
+@reply_timeout_option(60.0, "until the file is active or refused")
 @key_options
 def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) -> None:
     """Have a running line read its file again.
 
-    Waits until the file is in force or refused.
+    Waits until the file is active or refused.
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
-    what was in force still is, and the command says why.
+    nothing changes, and the command prints the reason.
     """
     try:
         address, keys = endpoint_of(line, "events", key_files)
     except (AccessError, ConfigError) as error:
         if pid is not None:
-            _tell(pid)  # so that the line says the same to all who listen
-        raise type(error)(f"{error}; what was in force still is") from error
-    with Subscriber(
-        address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS), keys=keys
-    ) as events:
-        heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
-        if heard is None and pid is None:
+            _request_reload(pid)  # the line then publishes the same error to all its clients
+        raise type(error)(f"{error}; nothing has changed") from error
+    with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:
+        status = _first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
+        if status is None and pid is None:
             require_authorized(address, keys, zmq.SUB)
-        pid = _whose(heard, pid, address)
-        _tell(pid)
-        if heard is None:
+        pid = _find_process(status, pid, address)
+        _request_reload(pid)
+        if status is None:
             if (refused := describe_refusal(address, keys, zmq.SUB)) is not None:
-                raise AccessError(f"process {pid} was told to reload, and what became of it is not known, as {refused}")
+                raise AccessError(f"process {pid} was asked to reload, but the result is not known, as {refused}")
             raise DeliveryError(
-                f"process {pid} was told to reload, and what became of it is not known, as nothing was heard from "
-                f"{address}; if its events.bind was changed, restart the line; its log says more"
+                f"process {pid} was asked to reload, but the result is not known, as nothing came from {address}; if "
+                "its events.bind was changed, restart the line, else see its log"
             )
-        change = _outcome(events, heard, timeout_s)
+        change = _wait_for_change(events, status, timeout_s)
     if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
-    click.echo(visible(f"{change.line}: in force is {describe_in_force(change.product, change.bundle)}"))
+    click.echo(visible(f"{change.line}: active is {describe_active(change.product, change.bundle)}"))
 
 
-def _whose(heard: StatusEvent | None, pid: int | None, address: str) -> int:
-    """The process to tell: who is told to reload and is no line would end."""
-    if heard is None:
+def _find_process(status: StatusEvent | None, pid: int | None, address: str) -> int:
+    """Return the line's process. Any other process would be ended by the signal."""
+    if status is None:
         if pid is None:
-            raise DeliveryError(
-                f"nothing was heard from {address}, and nothing was told to reload; is the line running?"
-            )
+            raise DeliveryError(f"nothing came from {address}, so no line was asked to reload; is the line running?")
         return pid
-    if pid not in (None, heard.pid):
-        raise DeliveryError(f"process {pid} is not line {heard.line}'s, which is {heard.pid}; leave out --pid")
-    return heard.pid
+    if pid not in (None, status.pid):
+        raise DeliveryError(f"process {pid} is not line {status.line}'s, which is {status.pid}; leave out --pid")
+    return status.pid
 
 
-def _tell(pid: int) -> None:
+def _request_reload(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGHUP)
     except OSError as error:
         raise DeliveryError(
-            f"process {pid} cannot be told to reload ({error.strerror}); is it the line's, and is this user the line's "
-            "or root?"
+            f"process {pid} cannot be asked to reload ({error.strerror}); check that it is the line's, and run this as "
+            "the line's user or as root"
         ) from error
 
 
 def _first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
-    """The line's word that it is there: from then on nothing that it says is missed."""
-    until_s = time.monotonic() + timeout_s
+    """Wait for a status of the line. Once it is received, no later event is missed."""
+    deadline_s = time.monotonic() + timeout_s
     while True:
-        heard = events.receive()
-        if isinstance(heard, Message) and isinstance(heard.event, StatusEvent):
-            return heard.event
-        if time.monotonic() >= until_s:
+        received = events.receive()
+        if isinstance(received, Message) and isinstance(received.event, StatusEvent):
+            return received.event
+        if time.monotonic() >= deadline_s:
             return None
 
 
-def _outcome(events: Subscriber, heard: StatusEvent, timeout_s: float) -> ChangeEvent:
-    until_s = time.monotonic() + timeout_s
+def _wait_for_change(events: Subscriber, status: StatusEvent, timeout_s: float) -> ChangeEvent:
+    deadline_s = time.monotonic() + timeout_s
     while True:
-        came = events.receive()
-        event = came.event if isinstance(came, Message) else None
+        received = events.receive()
+        event = received.event if isinstance(received, Message) else None
         if isinstance(event, ChangeEvent) and event.change == "reload":
             return event
-        if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != heard.boot_id):
+        if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != status.boot_id):
+            raise DeliveryError(f"line {status.line} stopped before it reported the result of the reload; see its log")
+        if time.monotonic() >= deadline_s:
             raise DeliveryError(
-                f"line {heard.line} stopped before it said what became of the reload; its log says more"
-            )
-        if time.monotonic() >= until_s:
-            raise DeliveryError(
-                f"line {heard.line} did not say within {timeout_s:g} s what became of the reload, and may still do it; "
-                "its change events and its log say"
+                f"line {status.line} did not report the result of the reload within {timeout_s:g} s, and may still "
+                "apply it; see its change events and its log"
             )

@@ -12,7 +12,7 @@ from edge.delivery.client.commander import Commander
 @click.command(epilog="Example: heatline select line1 4711")
 @click.argument("line")
 @click.argument("product")
-@reply_timeout_option(60.0, "until it is in force")
+@reply_timeout_option(60.0, "until the product is active")
 @key_options
 @json_option
 def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
@@ -20,8 +20,7 @@ def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_js
 
     LINE is a line's name, its TOML file, or the address at which it takes requests.
 
-    Its bundle is verified and warmed first, while frames are inspected as before. If that fails, what was in force
-    still is.
+    The bundle is verified and compiled first, while frames are inspected as before. If that fails, nothing changes.
     """
     address, keys = endpoint_of(line, "commands", key_files)
     with Commander(address, timeout_s, keys) as to_line:
@@ -29,4 +28,4 @@ def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_js
     if as_json:
         print_json(reply)
     else:
-        click.echo(visible(f"product {reply.product} is in force, with bundle {describe_bundle(reply.bundle)}"))
+        click.echo(visible(f"product {reply.product} is active, with bundle {describe_bundle(reply.bundle)}"))

@@ -24,17 +24,17 @@ from edge.errors import ConfigError
 from edge.wire.events import HandshakeState, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
-"""Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""
+"""Different from those of errors, so that a script can tell a line that is not ready from a command that failed."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a line said of itself, or that it said nothing."""
+    """The status that a line published, or that none came."""
 
     state: HandshakeState
     reason: str | None
     detail: str | None
     heartbeat: int | None
-    """None: nothing was heard of one."""
+    """None: no status came."""
     address: str
     status: StatusEvent | None
 
@@ -47,45 +47,42 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     type=FiniteRange(min=0, min_open=True, max=3600),
     default=3.0,
     show_default=True,
-    help="Seconds to wait for the line's word; it comes about once a second.",
+    help="Seconds to wait for the line's status, which comes about once a second.",
 )
 @key_options
 @json_option
 def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
-    """Say whether LINE is ready for the next part, and why not.
+    """Print whether LINE is ready for the next part, and if not, why.
 
     The state is READY, BUSY, DEGRADED or NOT_READY.
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
-    18 NOT_READY, also where nothing was heard of the line.
+    18 NOT_READY, also if no status came from the line.
     """
     try:
         address, keys = endpoint_of(line, "events", key_files)
     except ConfigError as error:
-        raise ConfigError(
-            f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
-        ) from error
-    found = _ask(address, timeout_s, keys)
-    of = name_of(line) if found.status is None else found.status.line
+        raise ConfigError(f"{error}; or name the address of the line's events, e.g. tcp://127.0.0.1:5556") from error
+    found = _receive(address, timeout_s, keys)
+    name = name_of(line) if found.status is None else found.status.line
     reason = "" if found.reason is None else f" ({found.reason})"
-    print_report(found, as_json, f"{of}: {found.state}{reason}", _facts(found))
+    print_report(found, as_json, f"{name}: {found.state}{reason}", _facts(found))
     click.get_current_context().exit(EXIT_CODES[found.state])
 
 
-def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
+def _receive(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
     event = next_status(address, timeout_s, keys)
     if event is None:
         require_authorized(address, keys, zmq.SUB)
-        return _not_ready(
-            "unreachable",
-            f"nothing came from {address} within {timeout_s:g} s; is the line running, is this its events.bind, and "
-            "may this user connect to it?",
-            address,
+        return Found(
+            state="NOT_READY",
+            reason="unreachable",
+            detail=f"no status came from {address} within {timeout_s:g} s; check that the line runs, that this is its "
+            "events.bind, and that this user may connect",
+            heartbeat=None,
+            address=address,
+            status=None,
         )
     return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
-
-
-def _not_ready(reason: str, detail: str, address: str, event: StatusEvent | None = None) -> Found:
-    return Found(state="NOT_READY", reason=reason, detail=detail, heartbeat=None, address=address, status=event)
 
 
 def _facts(found: Found) -> dict[str, object]:
@@ -99,13 +96,13 @@ def _facts(found: Found) -> dict[str, object]:
         facts["product"] = event.product
     facts["bundle"] = describe_bundle(event.bundle)
     facts["engine"] = f"{event.engine} in {event.precision}"
-    facts["acting"] = "yes" if event.acting else "no: nobody's ejector may fire"
+    facts["acting"] = "yes" if event.acting else "no: an ejector must not act on its verdicts"
     if found.heartbeat is not None:
         facts["heartbeat"] = found.heartbeat
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)
-        how = "" if state is None else f"{describe_camera(state)}; "
-        facts[f"camera {camera}"] = how + describe_account(account)
+        prefix = "" if state is None else f"{describe_camera(state)}; "
+        facts[f"camera {camera}"] = prefix + describe_account(account)
     if event.journal is not None:
         facts["journal"] = describe_journal(event.journal)
         facts |= {
@@ -113,7 +110,7 @@ def _facts(found: Found) -> dict[str, object]:
             for name, consumer in event.journal.consumers.items()
         }
     if event.refused:
-        facts["refused"] = ", ".join(f"{count} {what}" for what, count in event.refused.items())
+        facts["refused"] = ", ".join(f"{count} {reason}" for reason, count in event.refused.items())
     if event.last_change is not None:
         facts["last change"] = describe_change(event.last_change)
     return facts

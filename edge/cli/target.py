@@ -1,4 +1,4 @@
-"""What the LINE of a command means: a line, its file, the address of one of its sockets, or its journal."""
+"""Resolves the LINE of a command: a line's name, its file, the address of one of its sockets, or its journal."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from edge.service.systemd import LINES, STATE_FOLDERS, published_address
 
 
 class KeyFiles(NamedTuple):
-    """The keys that were named on the command line; None: none."""
+    """The key files that the command line names; None: it names none."""
 
     own: Path | None = None
     line: Path | None = None
@@ -31,12 +31,12 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--key",
         "own_key",
         type=click.Path(path_type=Path),
-        help="Your private key, where the line takes keys. Of a line of this PC the default is the line's own.",
+        help="Your private key, if the line needs one. Default for a line of this PC: the line's own key.",
     )
     @click.option(
         "--line-key",
         type=click.Path(path_type=Path),
-        help="The line's public key, where LINE is an address that takes keys.",
+        help="The line's public key, if LINE is an address that needs keys.",
     )
     @functools.wraps(command)
     def with_keys(*arguments: Any, own_key: Path | None, line_key: Path | None, **options: Any) -> Any:
@@ -46,22 +46,22 @@ def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def name_of(line: str) -> str:
-    """A line's name as its service has it; an address has none and stays."""
+    """Return a line's name as its service has it; return an address as it is."""
     return line if _is_address(line) else file_of(line).stem
 
 
 def file_of(line: str) -> Path:
-    """The file of a line that is named by its name or by its file."""
+    """Return the file of a line that is named by its name or by its file."""
     return Path(line) if "/" in line or line.endswith(".toml") else LINES / f"{line}.toml"
 
 
 def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, ClientKeys | None]:
-    """Where to connect to one of a line's sockets, and by which keys; None: it takes none.
+    """Return the address of one of a line's sockets, and the keys to connect with; None: it needs none.
 
     Raises:
         AccessError: a key cannot be used.
-        ConfigError: the line's file cannot be used, or names no address for that.
-        UsageError: the options do not fit.
+        ConfigError: the line's file cannot be used, or names no address for the socket.
+        UsageError: the key options do not fit the line.
     """
     if _is_address(line):
         return line, _keys_of_address(files)
@@ -70,7 +70,7 @@ def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, Cl
 
 
 def journal_of(line: str) -> Path:
-    """The journal of a line that is named by its name or its file; or of a folder, or a file, as it is named.
+    """Return the journal file of a line that is named by its name, its file, or the journal's folder or file.
 
     Raises:
         ConfigError: the line's file cannot be used, or what was named is neither.
@@ -93,7 +93,7 @@ def _is_address(line: str) -> bool:
 
 
 def _bound(line: str, socket: SocketName) -> str:
-    """As its file says; the events of a line that runs as a service are where it bound them, whatever that says now."""
+    """Return the address in the line's file; for the events of a running service, the address that it has bound."""
     file = file_of(line)
     if socket == "events":
         running_at = published_address(file.stem) if file.absolute().parent == LINES else None
@@ -101,8 +101,8 @@ def _bound(line: str, socket: SocketName) -> str:
     config = load_config(file)
     bound = config.commands.bind if socket == "commands" else config.journal.bind
     if bound is None:
-        what = "takes no requests" if socket == "commands" else "serves its journal to nobody"
-        raise ConfigError(f"line {file.stem} {what}; set {socket}.bind in {file}")
+        problem = "takes no requests" if socket == "commands" else "does not serve its journal"
+        raise ConfigError(f"line {file.stem} {problem}; set {socket}.bind in {file}")
     return bound
 
 
@@ -110,32 +110,32 @@ def _keys_of_address(files: KeyFiles) -> ClientKeys | None:
     if files.own is None and files.line is None:
         return None
     if files.own is None or files.line is None:
-        raise click.UsageError("--key and --line-key go together: your private key and the line's public one")
+        raise click.UsageError("--key and --line-key are needed together: your private key and the line's public one")
     return ClientKeys.read(files.own, files.line)
 
 
 def _keys_of_line(line: str, bound: str, files: KeyFiles) -> ClientKeys | None:
-    """Of a line of this machine: whoever can read the line's own key is let in by it."""
+    """Return the keys for a line of this machine. A user who can read the line's own key may connect with it."""
     if is_local(bound):
         if files != (None, None):
-            raise click.UsageError(f"{line} is reached at {bound}, which takes no keys; leave out --key and --line-key")
+            raise click.UsageError(f"{line} has the address {bound}, which needs no keys; omit --key and --line-key")
         return None
     key = load_config(file_of(line)).security.key
     if key is None:
-        raise ConfigError(f"{file_of(line)} names no key, and the line runs at {bound}; set key under [security]")
+        raise ConfigError(f"{file_of(line)} names no key, but the line has the address {bound}; set security.key")
     if files.own is not None:
         return ClientKeys.read(files.own, files.line or public_half(key))
     if files.line is not None:
-        raise click.UsageError("--line-key goes with --key, your own")
+        raise click.UsageError("--line-key needs --key, your own key")
     try:
         pair = read_key_pair(key)
     except AccessError as error:
-        raise AccessError(f"{error}; or name a key of your own that is allowed (--key)") from error
+        raise AccessError(f"{error}; or name your own allowed key with --key") from error
     return ClientKeys(pair, pair.public)
 
 
 def _to_connect(bound: str) -> str:
-    """What is bound at every address of the machine is no address to connect to."""
+    """Replace a wildcard address by the local one: a client cannot connect to a wildcard."""
     for everywhere, here in (("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")):
         bound = bound.replace(f"tcp://{everywhere}:", f"tcp://{here}:")
     return bound

@@ -17,11 +17,11 @@ from edge.wire.commands import Announced, Triggered
 @key_options
 @json_option
 def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
-    """Have CAMERA of LINE take a frame now.
+    """Trigger CAMERA of LINE to take a frame now.
 
     LINE is a line's name, its TOML file, or the address at which it takes requests.
 
-    A camera with a hardware trigger takes it at the next trigger edge; until then the part id waits for it.
+    A camera with a hardware trigger takes its frame at the next trigger edge; the part id waits for that frame.
     """
     address, keys = endpoint_of(line, "commands", key_files)
     with Commander(address, timeout_s, keys) as to_line:
@@ -29,10 +29,10 @@ def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_f
     if as_json:
         print_json(reply)
     else:
-        click.echo(visible(_sentence(reply)))
+        click.echo(visible(_describe_reply(reply)))
 
 
-def _sentence(reply: Triggered | Announced) -> str:
+def _describe_reply(reply: Triggered | Announced) -> str:
     part = "no part id" if reply.part_id is None else f"part {reply.part_id}"
     if isinstance(reply, Announced):
         return f"{reply.camera}: {part} waits for the next trigger"

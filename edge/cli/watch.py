@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from edge.cli.fitted_table import fitted_table
-from edge.cli.formatting import describe_account, describe_camera, describe_handshake, describe_in_force, local_time
+from edge.cli.formatting import describe_account, describe_active, describe_camera, describe_handshake, local_time
 from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import json_option, print_json, table_console, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
@@ -24,18 +24,18 @@ from edge.errors import MessageError
 from edge.util.os_errors import writing
 from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 
-ROWS_KEPT = 200
+MAX_ROWS = 200
 LINES_BESIDE_ROWS = 8
-ALWAYS_HEARD = "status", "alarm", "change", "journal"
-"""They tell that the line has stopped, that a camera is dead, what is in force, and whether events are kept."""
+ALWAYS_SUBSCRIBED = "status", "alarm", "change", "journal"
+"""These events report that the line has stopped, a camera's death, the active setup, and whether events are stored."""
 SILENT_SECONDS = 5.0
-"""A line says how it is about once a second: after that it is down, or does not let us listen any more."""
+"""A line publishes its status about once a second: after this silence it is down, or refuses this client."""
 HEADINGS = "seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"
 NUMBERS = "seq", "score", "regions", "ms"
 GO_FIRST = "peak x,y", "ms", "score", "seq"
-"""Of a narrow terminal: what stays says when, where, what and why."""
+"""Columns that a narrow terminal does not show."""
 MAY_BE_CUT = {"regions": 24, "frame": 12}
-"""Sentences and file names, to so many characters; the log and --json have all of them."""
+"""Columns of sentences and file names, and the characters that are left at least; --json prints all of them."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
@@ -44,8 +44,8 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 @click.argument("line")
 @topic_option
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
-@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when nothing came for so many seconds.")
-@click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop after so many seconds without an event.")
+@click.option("--save", type=click.Path(path_type=Path), help="Folder for events.jsonl and heatmaps (SEQ.png).")
 @key_options
 @json_option
 def watch(
@@ -59,10 +59,10 @@ def watch(
 ) -> None:
     """Show LINE's events as they come.
 
-    The newest is at the bottom; with --json, every event's header, one per line.
+    The newest event is at the bottom. With --json, prints each event's header on one line.
     LINE is a line's name, its TOML file, or the address of its events.
 
-    Stops by itself when the line says that it has stopped.
+    Ends when the line reports that it has stopped.
     """
     table = EventTable()
     address, keys = endpoint_of(line, "events", key_files)
@@ -71,7 +71,7 @@ def watch(
         _Saver(save) as saver,
         Subscriber(
             address,
-            topics={*topics, *ALWAYS_HEARD},
+            topics={*topics, *ALWAYS_SUBSCRIBED},
             timeout_s=SILENT_SECONDS if timeout_s is None and keys is not None else timeout_s,
             keys=keys,
         ) as events,
@@ -80,25 +80,25 @@ def watch(
         verdicts = 0
         while True:
             try:
-                heard = events.receive()
-            except MessageError as error:  # somebody else's message must not end the watch
+                received = events.receive()
+            except MessageError as error:  # a message of another program must not end the watch
                 click.echo(f"heatline: {error}", err=True)
                 continue
-            if heard is None:
+            if received is None:
                 require_authorized(address, keys, zmq.SUB)  # its key may have been revoked
                 if timeout_s is None:
                     continue
                 return
-            if not isinstance(heard, Message):
+            if not isinstance(received, Message):
                 if as_json:
-                    click.echo(f"heatline: {visible(str(heard))}", err=True)
+                    click.echo(f"heatline: {visible(str(received))}", err=True)
                 else:
-                    table.add_notice(heard)
+                    table.add_notice(received)
                     live.update(table)
                 continue
-            event = heard.event
+            event = received.event
             if event.topic.startswith(topics):
-                saver.keep(heard)
+                saver.save(received)
                 if as_json:
                     print_json(event)
             if not as_json:
@@ -110,7 +110,7 @@ def watch(
 
 
 class _Saver:
-    """Keeps messages in a folder, or nowhere."""
+    """Saves messages in a folder, if there is one."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -123,7 +123,7 @@ class _Saver:
                 self._lines = (self._folder / "events.jsonl").open("wb")
         return self
 
-    def keep(self, message: Message) -> None:
+    def save(self, message: Message) -> None:
         if self._folder is None or self._lines is None:
             return
         with writing(self._folder):
@@ -138,18 +138,18 @@ class _Saver:
 
 
 class EventTable:
-    """A table of the last verdicts, the line's status below it."""
+    """A table of the last events, with the line's status below it."""
 
     def __init__(self) -> None:
-        self._rows: deque[tuple[Text | str, ...]] = deque(maxlen=ROWS_KEPT)
+        self._rows: deque[tuple[Text | str, ...]] = deque(maxlen=MAX_ROWS)
         self._status = Text("waiting for the line", style="dim")
 
     def live(self, hidden: bool) -> Live:
-        """A live display of it; hidden, nothing is drawn."""
+        """Return a live display of the table; if `hidden`, nothing is drawn."""
         return Live(self, console=table_console(quiet=hidden), refresh_per_second=8)
 
     def add(self, event: Event) -> None:
-        """Take one more event in."""
+        """Add an event."""
         if isinstance(event, AlarmEvent):
             what = Text(f"DEAD: {event.alarm}" if event.active else "is back", style="bold red")
             self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
@@ -158,9 +158,9 @@ class EventTable:
             self._status = _status(event)
             return
         if isinstance(event, ChangeEvent):
-            what = Text("in force", style="bold green") if event.applied else Text("refused", style="bold red")
-            said = describe_in_force(event.product, event.bundle) if event.applied else event.detail or ""
-            self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(said), "", ""))
+            what = Text("active", style="bold green") if event.applied else Text("refused", style="bold red")
+            detail = describe_active(event.product, event.bundle) if event.applied else event.detail or ""
+            self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(detail), "", ""))
             return
         if isinstance(event, JournalEvent):
             what = Text(event.kind, style="bold green" if event.kind in ("begun", "recording") else "bold red")
@@ -184,7 +184,7 @@ class EventTable:
         )
 
     def add_notice(self, notice: Notice) -> None:
-        """Say what was missed, that the line was started again, or that it is silent."""
+        """Add a row for missed events, a restart of the line, or its silence."""
         seq, detail = "", visible(str(notice))
         match notice:
             case Gap():
@@ -198,7 +198,7 @@ class EventTable:
         self._rows.append((seq, _clock(time.time_ns()), "", "", *row))
 
     def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
-        # A live display must fit the screen, and the newest rows are those to see; a file takes all.
+        # A live display must fit the screen, so it shows the newest rows; a file gets all rows.
         is_screen = console.is_terminal
         rows = list(self._rows)[-max(console.height - LINES_BESIDE_ROWS, 5) :] if is_screen else list(self._rows)
         yield fitted_table(HEADINGS, rows, console.width, numbers=NUMBERS, go_first=GO_FIRST, may_be_cut=MAY_BE_CUT)
@@ -208,29 +208,29 @@ class EventTable:
 
 
 def _status(event: StatusEvent) -> Text:
-    """The line, whether the next part may come, what is in force, and each camera's frames."""
-    said = Text(f"{event.line}: {event.state}", style="bold")
-    said.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
+    """Describe the line: whether the next part may come, the active product, and each camera's frames."""
+    text = Text(f"{event.line}: {event.state}", style="bold")
+    text.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
     if event.product is not None:
-        said.append(f", product {event.product}")
+        text.append(f", product {event.product}")
     if event.handshake.detail is not None:
-        said.append(f"\n{event.handshake.detail}", style="not bold")
+        text.append(f"\n{event.handshake.detail}", style="not bold")
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)
-        how = "" if state is None else f" {describe_camera(state)}"
-        said.append(f"\n{camera}{how}: {describe_account(account)}", style="not bold")
-    return said
+        suffix = "" if state is None else f" {describe_camera(state)}"
+        text.append(f"\n{camera}{suffix}: {describe_account(account)}", style="not bold")
+    return text
 
 
 def _reason(event: VerdictEvent) -> str | None:
-    """Why there is no verdict; of a frame that was taken and failed, with what was wrong with it."""
+    """Return why there is no verdict; for a frame that failed, with the details."""
     if event.reason is None or event.detail is None or not event.reason.startswith("failed."):
         return event.reason
     return f"{event.reason}: {event.detail}"
 
 
 def _frame(event: VerdictEvent) -> str:
-    """Which frame, or which run of frames, and of which part."""
+    """Describe the frame, or the run of frames, with its part."""
     name = event.source or ("none" if event.frame_id is None else str(event.frame_id))
     if event.frames > 1:
         name += f" to {event.last_frame_id} ({event.frames})"

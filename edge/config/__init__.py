@@ -1,4 +1,4 @@
-"""What `line.toml` says, and what was tuned beside it. docs/config.md describes every key."""
+"""The configuration in `line.toml`, and the tuned settings beside it. docs/config.md describes every key."""
 
 from edge.config.line import (
     EventsConfig,

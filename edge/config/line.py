@@ -1,4 +1,4 @@
-"""The line's configuration: one TOML file. docs/config.md describes every key."""
+"""Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
 import re
 import tomllib
@@ -20,8 +20,8 @@ from edge.cameras.settings import (
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
-from edge.config.products import ProductConfig, ThresholdsConfig, check_products, in_words
-from edge.config.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
+from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
+from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
 from edge.errors import ConfigError
 from edge.util.validation import describe_misfit
@@ -34,13 +34,14 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class TilesConfig(_Table, frozen=True):
-    """How frames are tiled, where not as the bundle says."""
+    """The tiling of frames."""
 
     overlap_px: Annotated[int, Meta(ge=0, le=4095)] | None = None
+    """None: as the bundle says."""
 
 
 class EventsConfig(_Table, frozen=True):
-    """Where events are published, and what goes with them."""
+    """The address of the events, and which heatmaps are sent."""
 
     bind: Address = "tcp://127.0.0.1:5556"
     heatmaps: Literal["never", "defect", "always"] = "defect"
@@ -48,43 +49,43 @@ class EventsConfig(_Table, frozen=True):
 
 
 class CommandsConfig(_Table, frozen=True):
-    """Where requests are taken, such as triggers."""
+    """The address of the command socket, which takes requests such as triggers."""
 
     bind: Address | None = None
-    """None: nowhere."""
+    """None: the line takes no requests."""
 
 
 class JournalConfig(_Table, frozen=True):
-    """Where events are kept, for how long, and where durable consumers get them."""
+    """The journal: its folder, its limits, and the address for durable consumers."""
 
     folder: Path | None = None
-    """None: the state folder that systemd gives the service; without one, nothing is kept."""
+    """None: the service's state folder (systemd); without one, no events are stored."""
     bind: Address | None = None
-    """None: nowhere."""
+    """None: durable consumers are not served."""
     retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
-    """0: nothing is kept."""
+    """0: no events are stored."""
 
 
 class SecurityConfig(_Table, frozen=True):
-    """What protects addresses that other machines can reach."""
+    """The keys that protect addresses which other machines can reach."""
 
     key: Path | None = None
-    """The line's private key. None: it binds none of these."""
+    """The line's private key. None: the line binds only local addresses."""
     allowed: Path | None = None
     """The folder of allow-lists; None: `allowed` beside the key."""
 
 
 class LineFile(_Table, frozen=True):
-    """All of `line.toml`."""
+    """The contents of `line.toml`."""
 
     bundle: Path
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
     product: str | None = None
-    """Which of `products` is in force until one is selected; None where there are none."""
+    """The product that is active until another is selected; None if the line has no products."""
     products: list[ProductConfig] = []
     allow_unsigned: bool = False
-    """Whether a bundle may be used that no trusted key signed."""
+    """Whether a bundle without a trusted signature may be used."""
     trusted_keys: Path = msgspec.field(default_factory=lambda: TRUSTED_KEYS)  # a schema takes no path for a default
     acting: bool = True
     engine: EngineConfig = EngineConfig()
@@ -97,14 +98,14 @@ class LineFile(_Table, frozen=True):
 
 
 class LineConfig(LineFile, frozen=True):
-    """All of `line.toml`, and what was tuned for it."""
+    """The contents of `line.toml`, and the engine settings that were tuned for it."""
 
     tuned: TunedEngines | None = None
-    """None: there is no such file."""
+    """None: there is no file of tuned settings."""
 
     @property
     def addresses(self) -> dict[str, str]:
-        """All that the line binds, by their keys."""
+        """All addresses that the line binds, by their keys."""
         bound = {
             "events.bind": self.events.bind,
             "commands.bind": self.commands.bind,
@@ -112,29 +113,29 @@ class LineConfig(LineFile, frozen=True):
         }
         return {key: address for key, address in bound.items() if address is not None}
 
-    def engine_for(self, digest: str) -> EngineInForce:
-        """With which settings to inspect by the bundle of that digest."""
-        return EngineInForce(self.engine) if self.tuned is None else self.tuned.in_force(self.engine, digest)
+    def engine_for(self, digest: str) -> EngineSelection:
+        """Return the engine settings for the bundle with that digest."""
+        return EngineSelection(self.engine) if self.tuned is None else self.tuned.select(self.engine, digest)
 
     def of_product(self, name: str | None) -> "LineConfig":
-        """The configuration with what it says of a product put in its place.
+        """Return the configuration with the settings of one product in place.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: the line has no product of that name.
         """
         if name is None and not self.products:
             return self
         for product in self.products:
             if product.name == name:
                 return _with_product(self, product)
-        raise ConfigError(f"there is no product {name!r}; expected {in_words(self.products)}")
+        raise ConfigError(f"there is no product {name!r}; expected {describe_products(self.products)}")
 
 
 def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
-    own = {camera.name: camera.told() for camera in product.cameras}
+    own = {camera.name: camera.settings() for camera in product.cameras}
     thresholds = product.thresholds
     if thresholds is None:
-        # Those of the line are logits of the line's bundle; another one has its own calibration.
+        # The line's thresholds are logits of the line's bundle; another bundle has its own calibration.
         thresholds = config.thresholds if product.bundle is None else ThresholdsConfig()
     if thresholds.check_plausibility is None:
         check = config.thresholds.check_plausibility
@@ -149,12 +150,12 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
 
 
 def load_config(path: Path) -> LineConfig:
-    """The configuration in a TOML file, and what was tuned for it; relative paths in it count from its folder.
+    """Read a line's TOML file and its tuned settings. Relative paths in the file start at its folder.
 
     Raises:
-        ConfigError: one of both cannot be read, is no TOML, or says something that is not understood.
+        ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
     """
-    tables = _tables(path)
+    tables = _read_tables(path)
     try:
         file = msgspec.convert(tables, LineFile, dec_hook=to_path)
     except msgspec.ValidationError as error:
@@ -176,7 +177,7 @@ def load_config(path: Path) -> LineConfig:
         journal=config.journal
         if config.journal.folder is None
         else msgspec.structs.replace(config.journal, folder=here / config.journal.folder),
-        security=_found_from(here, config.security),
+        security=_resolve_security(here, config.security),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -192,28 +193,28 @@ def load_config(path: Path) -> LineConfig:
 
 
 def engine_keys_set(path: Path) -> frozenset[str]:
-    """Keys of `[engine]` that a TOML file sets, and that so are not to be tuned.
+    """Return the keys of `[engine]` that a TOML file sets. They are not tuned.
 
     Raises:
-        ConfigError: it cannot be read, or is no TOML.
+        ConfigError: the file cannot be read, or is not TOML.
     """
-    return _engine_keys(_tables(path))
+    return _engine_keys(_read_tables(path))
 
 
 def _engine_keys(tables: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(tables.get("engine", {}))
 
 
-def _tables(path: Path) -> dict[str, Any]:
+def _read_tables(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
-    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
 
 
-def _found_from(here: Path, security: SecurityConfig) -> SecurityConfig:
+def _resolve_security(here: Path, security: SecurityConfig) -> SecurityConfig:
     if security.key is None:
         return security
     key = here / security.key
@@ -222,19 +223,19 @@ def _found_from(here: Path, security: SecurityConfig) -> SecurityConfig:
 
 
 def _check(config: LineConfig) -> None:
-    """What concerns more than one key."""
+    """Check what concerns more than one key."""
     names = [camera.name for camera in config.cameras]
     if len(set(names)) < len(names):
         raise ConfigError(f"two cameras have the same name ({', '.join(names)}); names must differ")
     devices = [_device(camera) for camera in config.cameras]
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
-        raise ConfigError(f"two cameras are the same device ({', '.join(sorted(twice))}); only one can have it")
+        raise ConfigError(f"two cameras use the same device ({', '.join(sorted(twice))}); only one can")
     for camera in config.cameras:
         check_polygons(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
-                f'camera {camera.name} has a deadline and on_overload = "block", under which frames may wait for ever; '
-                'set on_overload = "drop_oldest" or "drop_newest", or leave deadline_ms out'
+                f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '
+                'set on_overload = "drop_oldest" or "drop_newest", or remove deadline_ms'
             )
     check_products(config.products, config.product, config.cameras)
     check_engine(config.engine)
@@ -242,7 +243,7 @@ def _check(config: LineConfig) -> None:
 
 
 def _device(camera: CameraSettings) -> str | None:
-    """What only one can have."""
+    """Return the device that only one camera can use; None if others may use it too."""
     match camera:
         case GenicamSettings():
             return camera.address
@@ -253,12 +254,12 @@ def _device(camera: CameraSettings) -> str | None:
 
 
 def _check_addresses(config: LineConfig) -> None:
-    taken: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for key, address in config.addresses.items():
         _check_address(key, address)
-        if address in taken:
-            raise ConfigError(f"{taken[address]} and {key} are both {address!r}; they must differ")
-        taken[address] = key
+        if address in keys:
+            raise ConfigError(f"{keys[address]} and {key} are both {address!r}; they must differ")
+        keys[address] = key
         if config.security.key is None and not is_local(address):
             raise ConfigError(unprotected(key, address))
 

@@ -1,4 +1,4 @@
-"""Products of a line: what each is inspected by, where not as the line says. docs/config.md describes every key."""
+"""Products of a line, with the settings in which each differs from the line. docs/config.md describes every key."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from edge.cameras.settings import CameraSettings, Name, Polygon, check_polygons
 from edge.errors import ConfigError
 
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
-"""Finite: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""
+"""A finite threshold: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""
 
 
 SET_IN_THE_CAMERA = {"exposure_us", "gain_db", "exposure", "gain"}
-"""Keys of cameras that a product may change and that are kept by the camera itself."""
+"""Keys of cameras that a product may change and that the camera itself holds."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -23,17 +23,17 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ThresholdsConfig(_Table, frozen=True):
-    """Thresholds in logits, where not as the bundle's calibration says."""
+    """Thresholds in logits. None: as the bundle's calibration says."""
 
     score: Logit | None = None
     evidence: Logit | None = None
     check_plausibility: bool | None = None
-    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict; none: it does, or
-    of a product: as its line says."""
+    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict. None: true, or in a
+    product, the line's value."""
 
 
 class ProductCamera(_Table, frozen=True):
-    """What a product has otherwise than its line says of a camera; none: as the line says."""
+    """The settings in which a product's camera differs from the line's. None: as the line says."""
 
     name: Name
     roi: list[Polygon] | None = None
@@ -43,14 +43,14 @@ class ProductCamera(_Table, frozen=True):
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     gain: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
 
-    def told(self) -> dict[str, Any]:
-        """What it sets, by key."""
-        given = msgspec.structs.asdict(self)
-        return {key: value for key, value in given.items() if key != "name" and value is not None}
+    def settings(self) -> dict[str, Any]:
+        """Return the values that are set, by key."""
+        values = msgspec.structs.asdict(self)
+        return {key: value for key, value in values.items() if key != "name" and value is not None}
 
 
 class ProductConfig(_Table, frozen=True):
-    """What one product is inspected by, where not as the line says."""
+    """One product, and the settings in which it differs from the line."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     bundle: Path | None = None
@@ -58,18 +58,18 @@ class ProductConfig(_Table, frozen=True):
     cameras: list[ProductCamera] = []
 
 
-def in_words(products: Sequence[ProductConfig]) -> str:
-    """Their names, for a sentence that says what is expected."""
+def describe_products(products: Sequence[ProductConfig]) -> str:
+    """Return the products' names for the end of a sentence that says what is expected."""
     return f"one of {', '.join(each.name for each in products)}" if products else "none, as the line has no products"
 
 
 def check_products(products: Sequence[ProductConfig], first: str | None, cameras: Sequence[CameraSettings]) -> None:
-    """What concerns products, and the cameras that they change.
+    """Check products, and the cameras that they change.
 
     Args:
-        first: which is in force until one is selected.
+        first: the product that is active until another is selected.
     Raises:
-        ConfigError: what is wrong.
+        ConfigError: a product is not valid.
     """
     names = [product.name for product in products]
     if len(set(names)) < len(names):
@@ -78,40 +78,44 @@ def check_products(products: Sequence[ProductConfig], first: str | None, cameras
         if not name.isprintable():
             raise ConfigError(f"the name of product {name!a} cannot be printed; expected printable characters")
     if first is None and names:
-        raise ConfigError(f"there are products, and none is in force at first; set product to {in_words(products)}")
+        raise ConfigError(
+            f"the line has products, but none is active at first; set product to {describe_products(products)}"
+        )
     if first is not None and first not in names:
-        raise ConfigError(f"product is {first!r}; expected {in_words(products)}")
+        raise ConfigError(f"product is {first!r}; expected {describe_products(products)}")
     for product in products:
         _check_product(product, {camera.name: camera for camera in cameras})
     for camera in cameras:
-        _check_settings_that_stay(camera, products)
+        _check_settings_of_all_products(camera, products)
 
 
 def _check_product(product: ProductConfig, cameras: Mapping[str, CameraSettings]) -> None:
-    where, named = f"product {product.name}", [camera.name for camera in product.cameras]
-    if len(set(named)) < len(named):
-        raise ConfigError(f"{where} names a camera twice ({', '.join(named)}); once is expected")
+    where, names = f"product {product.name}", [camera.name for camera in product.cameras]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{where} names a camera twice ({', '.join(names)}); expected once")
     for own in product.cameras:
         camera = cameras.get(own.name)
         if camera is None:
             raise ConfigError(f"{where} names camera {own.name}; the line has {', '.join(cameras)}")
-        for key in own.told():
+        for key in own.settings():
             if key not in camera.__struct_fields__:
                 kind = type(camera).__struct_config__.tag
-                raise ConfigError(f"{where} sets {key} of camera {own.name}, and cameras of kind {kind!r} have none")
-        check_polygons(msgspec.structs.replace(camera, **own.told()), f"{where}, ")
+                raise ConfigError(
+                    f"{where} sets {key} of camera {own.name}, but cameras of kind {kind!r} do not have this key"
+                )
+        check_polygons(msgspec.structs.replace(camera, **own.settings()), f"{where}, ")
 
 
-def _check_settings_that_stay(camera: CameraSettings, products: Sequence[ProductConfig]) -> None:
-    """What one product sets in a camera would stay for another one that says nothing of it."""
-    told = {
-        product.name: {key for own in product.cameras if own.name == camera.name for key in own.told()}
+def _check_settings_of_all_products(camera: CameraSettings, products: Sequence[ProductConfig]) -> None:
+    """Check that a value which one product sets in a camera does not stay for a product that sets none."""
+    set_keys = {
+        product.name: {key for own in product.cameras if own.name == camera.name for key in own.settings()}
         for product in products
     }
-    for key in sorted(SET_IN_THE_CAMERA & set().union(*told.values())):
-        silent = [name for name, keys in told.items() if key not in keys]
-        if silent and getattr(camera, key) is None:
+    for key in sorted(SET_IN_THE_CAMERA & set().union(*set_keys.values())):
+        without_key = [name for name, keys in set_keys.items() if key not in keys]
+        if without_key and getattr(camera, key) is None:
             raise ConfigError(
-                f"camera {camera.name}: some products set {key}, and {', '.join(silent)} would have it as the product "
-                f"before left it; set {key} in [[cameras]] or in every product"
+                f"camera {camera.name}: some products set {key}, so {', '.join(without_key)} would keep the value of "
+                f"the product before; set {key} in [[cameras]] or in every product"
             )

@@ -1,7 +1,7 @@
-"""What `heatline bench tune` found best: a file beside the line's, which counts where the line's says nothing.
+"""The best engine settings that `heatline bench tune` found, in a file beside the line's, which overrides them.
 
-It holds for the bundle, the processor, the number of cores and the engine's version that it was measured with. On
-others it is not used, and that is said: it may be any good there, and nobody knows.
+They are used only with the bundle, processor, number of cores and engine version that they were measured with. With
+others their effect is unknown, so a warning says that they are not used.
 """
 
 import json
@@ -26,92 +26,94 @@ from edge.util.validation import describe_misfit
 SUFFIX = ".tuned.toml"
 WRITTEN_BY = "heatline bench tune"
 WHERE = ("kind", "device")
-"""Keys of an engine that all others were measured for."""
-MOST_KEPT = 16
-NAMED = 12
-"""Digits of a digest, for people."""
+"""Keys of an engine for which all other settings were measured."""
+MAX_BUNDLES = 16
+DIGEST_DIGITS = 12
+"""Digits of a digest in messages."""
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The best settings for one bundle, and what they were measured with."""
 
     bundle: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="a digest of 64 hexadecimal digits")]
-    """Its digest."""
+    """The bundle's digest."""
     engine_version: str
     processor: str
     cores: int
     frames: list[str] = []
-    """Of each camera, such as `top 2448x2048 at 5/s`, for people."""
+    """One entry per camera, such as `top 2448x2048 at 5/s`; for information only."""
     at_utc: str = ""
     engine: EngineConfig
 
-    def why_not(self, engine: EngineConfig, own: Collection[str]) -> str | None:
-        """Why it is not for a line on this machine, in words.
+    def find_mismatch(self, engine: EngineConfig, own: Collection[str]) -> str | None:
+        """Return why these settings do not fit a line on this machine; None if they fit.
 
         Args:
-            engine: as the line's file has it.
-            own: keys that the file sets.
+            engine: the settings in the line's file.
+            own: the keys that the file sets.
         """
-        for key, is_now in made_with(self.engine).items():
+        for key, is_now in measured_with(self.engine).items():
             if (was := getattr(self, key)) != is_now:
                 return f"it was measured with {key.replace('_', ' ')} {was}, and this is {is_now}"
         for key in own:
             if key in WHERE and getattr(engine, key) != getattr(self.engine, key):
-                return f"it is for {getattr(self.engine, key)}, and the line's file sets engine.{key} otherwise"
+                return f"it is for {getattr(self.engine, key)}, and the line's file sets another engine.{key}"
         try:
             check_engine(replace(self.engine, **{key: getattr(engine, key) for key in own}))
         except ConfigError as error:
-            return f"with what the line's file sets, {error}"
+            return f"with the settings in the line's file, {error}"
         return None
 
 
 class TunedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of it."""
+    """The contents of the file of tuned settings."""
 
     tuned: list[Tuned]
 
 
 @dataclass(frozen=True)
-class EngineInForce:
-    """With which settings a bundle is inspected, and where from."""
+class EngineSelection:
+    """The engine settings for a bundle, and where they come from."""
 
     settings: EngineConfig
     tuned_by: str | None = None
-    """The file that says what the line's leaves open; None: there is none, or it is not used."""
+    """The file of tuned settings; None: there is no file, or it is not used."""
     not_tuned: str | None = None
-    """Why one that is there is not used."""
+    """Why the file of tuned settings is not used."""
 
 
 @dataclass(frozen=True)
 class TunedEngines:
-    """What lies beside a line's file."""
+    """The tuned settings beside a line's file."""
 
     path: Path
     all: Sequence[Tuned]
-    """By bundle."""
+    """One for each bundle."""
     own: frozenset[str]
-    """Keys of `[engine]` that the line's file sets."""
+    """The keys of `[engine]` that the line's file sets."""
 
-    def in_force(self, engine: EngineConfig, digest: str) -> EngineInForce:
-        """What a bundle is inspected with.
+    def select(self, engine: EngineConfig, digest: str) -> EngineSelection:
+        """Return the engine settings for a bundle.
 
         Args:
-            engine: as the line's file has it.
-            digest: the bundle's.
+            engine: the settings in the line's file.
+            digest: the bundle's digest.
         """
         found = next((each for each in self.all if each.bundle == digest), None)
         if found is None:
-            why: str | None = f"nothing in it is for bundle {digest[:NAMED]}"
+            mismatch: str | None = f"it holds nothing for bundle {digest[:DIGEST_DIGITS]}"
         else:
-            why = found.why_not(engine, self.own)
+            mismatch = found.find_mismatch(engine, self.own)
             settings = replace(found.engine, **{key: getattr(engine, key) for key in self.own})
-        if why is None:
-            return EngineInForce(settings, tuned_by=str(self.path))
-        return EngineInForce(engine, not_tuned=f"{self.path} is not used: {why}; run {WRITTEN_BY} again, or delete it")
+        if mismatch is None:
+            return EngineSelection(settings, tuned_by=str(self.path))
+        return EngineSelection(
+            engine, not_tuned=f"{self.path} is not used: {mismatch}; run {WRITTEN_BY} again, or delete the file"
+        )
 
 
 def tuned_file(line: Path) -> Path:
-    """Where it lies.
+    """Return the path of a line's file of tuned settings.
 
     >>> tuned_file(Path("/etc/heatline/line1.toml"))
     PosixPath('/etc/heatline/line1.tuned.toml')
@@ -120,40 +122,40 @@ def tuned_file(line: Path) -> Path:
 
 
 def read_tuned(path: Path) -> list[Tuned]:
-    """What the file holds, by bundle; nothing where there is no file.
+    """Return the tuned settings of each bundle; none if there is no file.
 
     Raises:
-        ConfigError: it cannot be read, or is not what `heatline bench tune` writes.
+        ConfigError: the file cannot be read, or is not one of `heatline bench tune`.
     """
-    mend = f"have {WRITTEN_BY} write it anew, or delete it"
+    remedy = f"run {WRITTEN_BY} again, or delete the file"
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); make it readable, or delete it") from error
-    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
-        raise ConfigError(f"{path} is not valid TOML: {error}; {mend}") from error
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
+        raise ConfigError(f"{path} is not valid TOML: {error}; {remedy}") from error
     try:
         return msgspec.convert(tables, TunedFile).tuned
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {describe_misfit(error, tables, TunedFile)}; {mend}") from error
+        raise ConfigError(f"{path}: {describe_misfit(error, tables, TunedFile)}; {remedy}") from error
 
 
 def write_tuned(line: Path, tuned: Tuned) -> Path:
-    """Put settings into the file of a line, in place of those of the same bundle; whole or not at all.
+    """Write settings to a line's file of tuned settings, in place of those of the same bundle. The write is atomic.
 
-    Whoever may read the line's file may read it.
+    The file gets the permissions of the line's file.
 
     Raises:
-        ConfigError: what is there cannot be read.
-        OSError: it cannot be written.
+        ConfigError: the existing file cannot be read.
+        OSError: the file cannot be written.
     """
     path = tuned_file(line)
     others = [each for each in read_tuned(path) if each.bundle != tuned.bundle]
     text = (
-        f"# Written by {WRITTEN_BY}, for what the line's own file leaves open under [engine]; docs/tune.md.\n"
-        + "".join(f"\n{_to_toml(each)}" for each in [*others[1 - MOST_KEPT :], tuned])
+        f"# Written by {WRITTEN_BY}. The line's own file overrides these settings of [engine]; see docs/tune.md.\n"
+        + "".join(f"\n{_to_toml(each)}" for each in [*others[1 - MAX_BUNDLES :], tuned])
     )
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
@@ -163,15 +165,15 @@ def write_tuned(line: Path, tuned: Tuned) -> Path:
     return path
 
 
-def made_with(engine: EngineConfig) -> dict[str, Any]:
-    """What settings hold for that are measured here and now, beside the bundle."""
-    from importlib.metadata import version  # not above: a line without such a file starts the sooner
+def measured_with(engine: EngineConfig) -> dict[str, Any]:
+    """Return the engine version, processor and cores of this machine, for which settings measured here are valid."""
+    from importlib.metadata import version  # imported here: a line without tuned settings starts faster
 
     return {"engine_version": f"{engine.kind} {version(engine.kind)}", "processor": processor(), "cores": cores()}
 
 
 def _to_toml(tuned: Tuned) -> str:
-    """A table of TOML, whose text, numbers and lists are written as in JSON."""
+    """Return a TOML table. TOML writes text, numbers and lists as JSON does."""
     keys = asdict(tuned)
     engine = asdict(keys.pop("engine"))
     return "\n".join(["[[tuned]]", *map(_key, keys.items()), "[tuned.engine]", *map(_key, engine.items())]) + "\n"

@@ -103,8 +103,8 @@ class Publisher:
             raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
         if self._error is not None:
             raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); is another line using it, "
-                "or is the address not of this machine? Set events.bind"
+                f"{self.address} cannot be bound ({self._error.strerror}); another line may use it, or "
+                "it is not an address of this machine; set events.bind"
             ) from self._error
 
     def send(self, message: Message, sent: Sent | None = None) -> None:

@@ -74,8 +74,8 @@ class RouterServer(ABC, Generic[RequestT]):
         if self._error is not None:
             self._thread.join()
             raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); is another line using it, "
-                f"or is the address not of this machine? Set {self.name}.bind"
+                f"{self.address} cannot be bound ({self._error.strerror}); another line may use it, or "
+                f"it is not an address of this machine; set {self.name}.bind"
             ) from self._error
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The service on the line PC: start, tick, stop."""
+"""The service on the line PC."""

@@ -1,6 +1,6 @@
-"""Another setup in force while the line runs: made ready beside the one that inspects, exchanged between two frames.
+"""Changes what a running line inspects by: prepares a new setup beside the active one, and activates it between frames.
 
-Whatever fails, what was in force stays, and a `change` event says why.
+If anything fails, the active setup stays active, and a `change` event gives the reason.
 """
 
 import logging
@@ -15,9 +15,9 @@ from edge.delivery.command_server import Answer
 from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from edge.service.events import bundle_name
 from edge.service.line import Line
-from edge.service.loading import Prepared, describe, describe_plausibility, prepare
+from edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
 from edge.service.product_memory import ProductMemory
-from edge.service.reconfigure import reconfigure, require_exchangeable, require_known
+from edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
 from edge.service.systemd import notify, notify_reloading
 from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread
@@ -30,34 +30,37 @@ CLOSE_WITHIN_SECONDS = 2.0
 
 
 class Changeover:
-    """One change at a time, on a thread of its own; any thread may ask for one.
+    """Runs one change at a time on its own thread. Any thread may request a change.
 
     Args:
         path: the line's file, read again at a reload.
-        config: the line's, with all its products.
-        in_force: what the line inspects by.
-        memory: keeps which product was selected.
+        config: the line's configuration, with all its products.
+        active: what the line inspects by at first.
+        memory: stores which product was selected.
     """
 
-    def __init__(self, line: Line, path: Path, config: LineConfig, in_force: Prepared, memory: ProductMemory) -> None:
-        self._line, self._path, self._config, self._in_force, self._memory = line, path, config, in_force, memory
+    def __init__(
+        self, line: Line, path: Path, config: LineConfig, active: PreparedSetup, memory: ProductMemory
+    ) -> None:
+        self._line, self._path, self._config, self._active, self._memory = line, path, config, active, memory
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
         self._open = self._closed = False
         self.changing: str | None = None
-        """What is being made ready, in words."""
+        """A description of what is being prepared; None while there is no change."""
         self.last: Change | None = None
+        """The last change, applied or refused."""
 
     def open(self) -> None:
-        """Take requests from now on: cameras are set anew by the threads that grab."""
+        """Accept requests from now on. Call this once cameras grab: their grab threads reconfigure them."""
         self._open = True
 
     def reload(self) -> bool:
-        """Put in force what the line's file says now; False where another change is under way: ask again."""
+        """Read the line's file again and activate it. Return False if another change is running: try again later."""
         return self._begin("the line's file", self._reload)
 
     def select(self, product: str, answer: Answer) -> None:
-        """Put a product in force; the answer comes once it is, or says why it is not."""
+        """Activate a product. Answer once it is active, or with the reason why it is not."""
         try:
             self._config.of_product(product)
         except ConfigError as error:
@@ -68,49 +71,49 @@ class Changeover:
         if self._closed:
             answer(commands.refusal("stopping", "the line is stopping"))
         elif not self._open:
-            answer(commands.refusal("busy", "the line is starting; ask again"))
+            answer(commands.refusal("busy", "the line is starting; try again"))
         else:
-            answer(commands.refusal("busy", f"{self.changing or 'another change'} is being made ready; ask again"))
+            answer(commands.refusal("busy", f"{self.changing or 'another change'} is being prepared; try again"))
 
     @property
-    def unremembered(self) -> str | None:
-        """Why the product in force will not be in force after a restart."""
+    def product_not_stored(self) -> str | None:
+        """Why a restart may activate another product; None if it does not."""
         return self._memory.fault
 
-    def remember_again(self) -> None:
-        """Write down the selected product where that failed: there may be room by now."""
+    def retry_storing_product(self) -> None:
+        """Store the selected product if that failed before: the disk may have room now."""
         selected = self._memory.selected
         if self._memory.fault is not None and selected is not None:
-            self._begin(None, lambda: self._memory.remember(selected))
+            self._begin(None, lambda: self._memory.store(selected))
 
     def close(self) -> None:
-        """Begin no more."""
+        """Start no more changes."""
         with self._lock:
             self._closed = True
 
     def join(self) -> bool:
-        """Give the one that is under way a moment to end; whether it has."""
+        """Wait up to 2 s for the running change. Return whether it has ended."""
         if self._worker is None:
             return True
         self._worker.join(CLOSE_WITHIN_SECONDS)
         return not self._worker.is_alive()
 
-    def _begin(self, what: str | None, work: Callable[[], None]) -> bool:
+    def _begin(self, description: str | None, work: Callable[[], None]) -> bool:
         with self._lock:
             if self.changing is not None or not self._open or self._closed:
                 return False
-            self.changing = what
+            self.changing = description
             former = self._worker
             self._worker = NamedThread("changeover", self._run, work, former)
             self._worker.start()
             return True
 
-    # On the worker's thread. What it changes is over before that is told: who hears of it may ask for the next at once,
-    # which then waits for this one's last lines.
+    # The methods below run on the worker's thread. A change is finished before its event is sent, because a client may
+    # request the next change as soon as it receives the event. The next worker then waits for this one to end.
 
-    def _over(self) -> None:
+    def _finish(self) -> None:
         with self._lock:
-            if self._worker is threading.current_thread():  # else another one has begun
+            if self._worker is threading.current_thread():  # otherwise the next change has begun
                 self.changing = None
 
     def _run(self, work: Callable[[], None], former: threading.Thread | None) -> None:
@@ -118,75 +121,75 @@ class Changeover:
             former.join()
         try:
             work()
-        except DeliveryError:  # nobody is left to hear of it
+        except DeliveryError:  # the publisher is closed, so no client can receive the event
             if not self._closed:
                 raise
         finally:
-            self._over()
+            self._finish()
 
     def _reload(self) -> None:
         notify_reloading()
         try:
             config = load_config(self._path)
             require_exchangeable(self._config, config)
-            # A product that was selected stays in force, unless the file has it no more.
+            # The selected product stays active unless the file no longer has it.
             selected = self._memory.selected
             known = selected in [product.name for product in config.products]
             self._exchange("reload", config, selected if known else config.product)
         except Exception as error:
-            self._refuse("reload", _why(error))
+            self._refuse("reload", _describe_error(error))
         finally:
             if not self._closed:
                 notify("READY=1")
 
     def _select(self, product: str, answer: Answer) -> None:
         try:
-            if self._in_force.setup.product != product:
+            if self._active.setup.product != product:
                 self._exchange("select", self._config, product)
         except Exception as error:
-            why = f"product {product}: {_why(error)}"
-            self._refuse("select", why)
-            answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", why))
+            detail = f"product {product}: {_describe_error(error)}"
+            self._refuse("select", detail)
+            answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", detail))
             return
-        self._memory.remember(product)
-        self._over()
-        answer(commands.Selected(product=product, bundle=bundle_name(self._in_force.setup)))
+        self._memory.store(product)
+        self._finish()
+        answer(commands.Selected(product=product, bundle=bundle_name(self._active.setup)))
 
     def _exchange(self, change: Literal["reload", "select"], config: LineConfig, product: str | None) -> None:
-        """Make ready, and put in force.
+        """Prepare a setup and activate it.
 
         Raises:
-            HeatlineError: why not; what was in force still is.
+            HeatlineError: the setup cannot be used; the former one is still active.
         """
-        before = self._in_force
+        before = self._active
         wanted = config.of_product(product)
-        require_known(before.config, wanted)
-        prepared = prepare(wanted, like=before)
-        told = Change(change=change, applied=True, at_ns=time.time_ns())
+        require_reversible(before.config, wanted)
+        prepared = prepare(wanted, active=before)
+        applied = Change(change=change, applied=True, at_ns=time.time_ns())
 
-        def put_in_force() -> None:
+        def activate() -> None:
             self._line.pipeline.activate(prepared.setup)
-            self._config, self._in_force, self.last = config, prepared, told
-            self._over()
+            self._config, self._active, self.last = config, prepared, applied
+            self._finish()
 
         try:
             with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
-                self._line.events.exchange(told, prepared.setup, put_in_force)
+                self._line.events.emit_activation(applied, prepared.setup, activate)
         except CameraError:
             if prepared.setup.verified is not before.setup.verified:
                 prepared.setup.verified.engine.close()
             raise
-        logger.info("in force: %s%s", describe(prepared), describe_plausibility(before, prepared))
+        logger.info("active: %s%s", describe_setup(prepared), describe_plausibility_change(before, prepared))
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
-        logger.error("%s refused, and what was in force still is: %s", change, detail)
+        logger.error("%s refused, and nothing has changed: %s", change, detail)
         self.last = Change(change=change, applied=False, detail=detail, at_ns=time.time_ns())
-        self._over()
-        self._line.events.refusal(self.last)
+        self._finish()
+        self._line.events.emit_refusal(self.last)
 
 
-def _why(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, HeatlineError):
         return utf8_safe(str(error))
-    logger.error("a change failed, which is a fault of heatline", exc_info=error)
-    return f"heatline failed at it, which is a fault of its own ({type(error).__name__}); see the line's log"
+    logger.error("a change failed because of a fault in heatline", exc_info=error)
+    return f"heatline has a fault ({type(error).__name__}); see the line's log, and report it"

@@ -1,4 +1,4 @@
-"""Frames that get no verdict: for a person who looks at a line that is busy and sees nothing."""
+"""Describes and logs frames that get no verdict, so that a person sees why a busy line reports nothing."""
 
 import logging
 import time
@@ -13,50 +13,50 @@ from edge.util.text import format_count, on_one_line
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 10.0
-FEW = 0.9
-"""A smaller share of frames inspected is worth a word."""
-ENOUGH = 0.98
-"""From this share on it is over: near the limit it would begin and end all the time."""
+BEGINS_BELOW = 0.9
+"""A camera loses frames once a smaller share of its frames is inspected."""
+ENDS_AT = 0.98
+"""It no longer loses frames from this share on. With one limit for both, losses would begin and end all the time."""
 
 
 class DropMonitor:
-    """Looks at the accounts, some times a second. Each camera's losses are logged when they begin and when they end."""
+    """Watches the accounts of a line's frames. Logs when a camera's losses begin and when they end."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, Mapping[str, Account]]] = deque()
+        self._samples: deque[tuple[float, Mapping[str, Account]]] = deque()
         self._dropping: set[str] = set()
 
-    def look(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
-        """What to say of the last seconds, one sentence per camera that loses frames.
+    def update(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
+        """Add the present accounts. Return one sentence per camera that lost frames in the last 10 s.
 
         Args:
             now_s: monotonic.
         """
-        self._looks.append((now_s, accounts))
-        while len(self._looks) > 2 and self._looks[1][0] <= now_s - WINDOW_SECONDS:
-            self._looks.popleft()
-        before = self._looks[0][1]
-        said = []
+        self._samples.append((now_s, accounts))
+        while len(self._samples) > 2 and self._samples[1][0] <= now_s - WINDOW_SECONDS:
+            self._samples.popleft()
+        before = self._samples[0][1]
+        losses = []
         for camera, account in accounts.items():
-            enough = ENOUGH if camera in self._dropping else FEW
-            sentence = _sentence(before[camera], account, enough)
+            required_share = ENDS_AT if camera in self._dropping else BEGINS_BELOW
+            sentence = _describe_losses(before[camera], account, required_share)
             if sentence is not None:
-                said.append(f"camera {camera}: {sentence}")
+                losses.append(f"camera {camera}: {sentence}")
             if (sentence is not None) != (camera in self._dropping):
                 self._dropping ^= {camera}
                 if sentence is not None:
                     logger.warning("camera %s: %s", camera, sentence)
                 else:
                     logger.info("camera %s: its frames are inspected again", camera)
-        return said
+        return losses
 
 
-def _sentence(before: Account, now: Account, enough: float) -> str | None:
+def _describe_losses(before: Account, now: Account, required_share: float) -> str | None:
     inspected = now.inspected - before.inspected
     lost = Counter(_bins(now))
     lost.subtract(_bins(before))
     ended = inspected + sum(lost.values())
-    if inspected >= enough * ended:
+    if inspected >= required_share * ended:
         return None
     (reason, _), *_ = lost.most_common(1)
     return f"{inspected} of {format_count(ended, 'frame')} inspected ({reason})"
@@ -71,8 +71,8 @@ def _bins(account: Account) -> dict[str, int]:
 
 
 class ImplausibleLog:
-    """Logs frames that do not show the product: a camera's first one at once, later ones at most every 10 s, with how
-    many there were. One thread at a time.
+    """Logs frames that do not show the product: a camera's first one at once, later ones at most every 10 s with their
+    number. For one thread at a time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,6 +1,4 @@
-"""From what happens on a line to its events: each is made and handed to the publisher under one lock, so that none
-overtakes another. The publisher numbers it, journals it and sends it.
-"""
+"""Creates a line's events and passes them to the publisher in order. The publisher numbers, journals and sends them."""
 
 import os
 import threading
@@ -45,9 +43,9 @@ class EventEmitter:
     """Emits the events of one boot. Any thread.
 
     Args:
-        heartbeat: beats as a verdict or a probe leaves the publisher.
-        in_flight: notes which frames' events are out.
-        setup: in force at first.
+        heartbeat: beats when a verdict or a probe has left the publisher.
+        in_flight: records the frames whose events are sent.
+        setup: the active setup at first.
     """
 
     def __init__(
@@ -60,35 +58,35 @@ class EventEmitter:
         setup: Setup,
     ) -> None:
         self.events = 0
-        """How many were emitted, statuses not counted."""
+        """Number of events emitted, without statuses."""
         self._line, self._boot_id, self._publisher = line, boot_id, publisher
         self._heartbeat, self._in_flight, self._setup = heartbeat, in_flight, setup
         self._implausible = ImplausibleLog()
         self._lock = threading.Lock()
 
-    def outcome(self, outcome: Outcome) -> None:
-        """A frame's end."""
+    def emit_outcome(self, outcome: Outcome) -> None:
+        """Emit the verdict event of a frame."""
 
         def sent() -> None:
             self._in_flight.reported(outcome.stamp)
-            if outcome.judgement is not None:  # a frame that was not judged is no sign that inspection goes on
+            if outcome.judgement is not None:  # a frame without a verdict does not prove that inspection works
                 self._heartbeat.beat()
 
         with self._lock:
             self._send(verdict_message(self._boot_id, outcome), sent)
             self._implausible.log(outcome)
 
-    def probe(self) -> None:
-        """A probe's end: it takes the way of an event, and is none."""
-        self.call_after_all(self._heartbeat.beat)
+    def pass_probe(self) -> None:
+        """Pass a probe tile through the publisher like an event. It is not published."""
+        self.call_when_sent(self._heartbeat.beat)
 
-    def call_after_all(self, sent: Callable[[], None]) -> None:
-        """Call back, on the publisher's thread, once all that was emitted so far is sent."""
+    def call_when_sent(self, sent: Callable[[], None]) -> None:
+        """Call back, on the publisher's thread, once all events emitted so far are sent."""
         with self._lock:
             self._publisher.probe(sent)
 
-    def alarm(self, alarm: CameraAlarm) -> None:
-        """A camera's death or return."""
+    def emit_alarm(self, alarm: CameraAlarm) -> None:
+        """Emit the death or the return of a camera."""
         with self._lock:
             event = AlarmEvent(
                 boot_id=self._boot_id,
@@ -106,8 +104,8 @@ class EventEmitter:
             )
             self._send(Message(event))
 
-    def unjournalled(self, missing: Unjournalled) -> None:
-        """The journal does not hold all that the boot before told."""
+    def emit_unjournalled(self, missing: Unjournalled) -> None:
+        """Report events of the previous boot that the journal does not hold."""
         how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
         of = f"{how_many} of {', '.join(missing.cameras)}"
         with self._lock:
@@ -117,26 +115,26 @@ class EventEmitter:
                 at_ns=time.time_ns(),
                 line=self._line,
                 kind="unrecorded",
-                detail=f"the boot before told of {of} in events that are not in the journal",
+                detail=f"the previous boot published {of} in events that are not in the journal",
                 events=missing.frames,
                 of_boot=missing.boot_id,
                 previous_seq=NOT_NUMBERED,
             )
             self._send(Message(event))
 
-    def exchange(self, change: Change, setup: Setup, put_in_force: Callable[[], None]) -> None:
-        """Put another setup in force and tell of it: no event of a frame inspected by it comes before."""
+    def emit_activation(self, change: Change, setup: Setup, activate: Callable[[], None]) -> None:
+        """Activate another setup and emit the change, before the event of any frame that this setup inspects."""
         with self._lock:
-            put_in_force()
+            activate()
             self._setup = setup
             self._send_change(change)
 
-    def refusal(self, change: Change) -> None:
-        """What was in force still is."""
+    def emit_refusal(self, change: Change) -> None:
+        """Emit a refused change: the active setup stays active."""
         with self._lock:
             self._send_change(change)
 
-    def status(
+    def emit_status(
         self,
         state: State,
         ledger: Ledger,
@@ -145,7 +143,7 @@ class EventEmitter:
         last_change: Callable[[], Change | None],
         refused: Mapping[str, int],
     ) -> None:
-        """How the line is; the account is taken after all events that it counts, and the last change as well."""
+        """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
             setup = self._setup
             event = StatusEvent(
@@ -155,7 +153,7 @@ class EventEmitter:
                 state=state,
                 last_seq=NOT_NUMBERED,
                 ledger={camera: account_to_wire(account) for camera, account in ledger.accounts().items()},
-                cameras={camera: camera_to_wire(how) for camera, how in cameras.items()},
+                cameras={camera: camera_to_wire(camera_state) for camera, camera_state in cameras.items()},
                 bundle=bundle_name(setup),
                 engine=setup.verified.engine.name,
                 precision=setup.verified.engine.precision,
@@ -192,7 +190,7 @@ class EventEmitter:
 
 
 def verdict_message(boot_id: str, outcome: Outcome) -> Message:
-    """The event of a frame's end, with its heatmap where the setup asks for one; it has no number yet."""
+    """Return the event of a frame, without its number yet, with the heatmap if the setup sends one."""
     judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
     assert setup is not None
     picture, heatmap = _heatmap(judgement, setup)
@@ -228,7 +226,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
 
 
 def bundle_name(setup: Setup) -> BundleName:
-    """The bundle of a setup, as events name it."""
+    """Return the bundle of a setup as events name it."""
     manifest = setup.bundle.manifest
     return BundleName(name=manifest.name, version=manifest.version, digest=setup.bundle.digest)
 

@@ -1,4 +1,4 @@
-"""A line's journal, and the server of those who follow it."""
+"""A line's journal, and the server for its durable consumers."""
 
 import contextlib
 import logging
@@ -21,21 +21,21 @@ SECONDS_PER_DAY = 86400
 def open_journal(
     line: str, boot_id: str, config: JournalConfig, state_folder: Path | None, access: Access
 ) -> Iterator[Numbering]:
-    """What numbers and keeps a line's events. Durable consumers are served as long as this lasts.
+    """Open what numbers and stores a line's events. Serve durable consumers until the block ends.
 
     Args:
-        state_folder: where the journal is if the configuration names no folder; None: no events are kept then.
-        access: who may follow.
+        state_folder: the journal's folder if the configuration names none; None: events are then not stored.
+        access: the clients that may follow.
     Raises:
-        AccessError: others can reach the address, and the line has no key to protect it with.
+        AccessError: other machines can reach the address, and the line has no key to protect it.
         DeliveryError: the address for durable consumers cannot be bound.
-        JournalError: the journal is another line's, or of a newer heatline.
+        JournalError: the journal belongs to another line or to a newer heatline.
     """
     folder = None if config.retain_mib == 0 else config.folder or state_folder
     if folder is None:
         if config.bind is not None:
             logger.warning(
-                "no events are kept, and none can be had at %s: there is no folder; set journal.folder", config.bind
+                "no events are stored, so nothing is served at %s: there is no folder; set journal.folder", config.bind
             )
         yield Numbering()
         return

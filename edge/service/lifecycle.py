@@ -1,4 +1,4 @@
-"""The service's life: start, serve, shut down. The only place that touches signals."""
+"""The service's life cycle: start, serve, shut down. Only this module handles signals."""
 
 import contextlib
 import logging
@@ -23,10 +23,10 @@ from edge.service.changeover import Changeover
 from edge.service.events import EventEmitter
 from edge.service.journal import open_journal
 from edge.service.line import Line, open_cameras, pipeline_cameras
-from edge.service.loading import Prepared, describe, prepare
+from edge.service.loading import PreparedSetup, describe_setup, prepare
 from edge.service.product_memory import ProductMemory
 from edge.service.readiness import Heartbeat
-from edge.service.recovery import find_unjournalled, locked, recover
+from edge.service.recovery import find_unjournalled, lock_folder, recover
 from edge.service.requests import RequestDesk, serve_requests
 from edge.service.status import StatusMonitor
 from edge.service.systemd import notify, notify_starting, publish_address, state_folder
@@ -39,38 +39,38 @@ STOP_WITHIN_SECONDS = 15.0
 
 
 class Service:
-    """Inspects until told to stop or until every camera has shown its last frame.
+    """Inspects until it is stopped or until every camera has sent its last frame.
 
     Args:
-        path: the line's file: its name is the line's, and it is read again at a reload.
-        config: what it says now.
+        path: the line's file. Its stem is the line's name, and a reload reads it again.
+        config: the present contents of the file.
     """
 
     def __init__(self, path: Path, config: LineConfig) -> None:
         self._path, self._config = path, config
-        # Not Events: set by a signal while the main thread waits for them, these would lock up.
+        # Plain attributes: a threading.Event set by a signal handler deadlocks if the main thread holds its lock.
         self._stopping = False
         self._reload_wanted = False
-        self.leaves_work_behind = False
-        """Whether a change is still being made ready at the end: Python's own way out would abort under it."""
+        self.leaves_change_running = False
+        """Whether a change is still being prepared at the end: an ordinary exit of Python would then abort."""
 
     @property
     def _state_folder(self) -> Path | None:
         return state_folder(otherwise=self._config.journal.folder)
 
     def stop(self) -> None:
-        """Ask a running service to finish what it has grabbed and end. Any thread, any number of times."""
+        """Ask a running service to finish the frames in flight and end. Any thread, any number of times."""
         self._stopping = True
 
     def reload(self) -> None:
-        """Ask a running service to put in force what its file says now. Any thread, any number of times."""
+        """Ask a running service to read its file again and activate it. Any thread, any number of times."""
         self._reload_wanted = True
 
     def run(self) -> None:
         """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost.
 
         Raises:
-            HeatlineError: it cannot start, or could not finish what it had grabbed.
+            HeatlineError: the service cannot start, or did not finish the frames in flight.
         """
         with contextlib.ExitStack() as at_end:
             line, changeover = self._start(at_end)
@@ -86,26 +86,26 @@ class Service:
                 )
 
     def _start(self, at_end: contextlib.ExitStack) -> tuple[Line, Changeover]:
-        """Open all that the line needs; what is opened is closed at the end, the last first."""
+        """Open all parts of the line. They are closed at the end in reverse order."""
         config, folder = self._config, self._state_folder
-        at_end.enter_context(locked(folder))
+        at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         self._warn_of_missing_products()
         memory = ProductMemory(folder, [product.name for product in config.products], config.product)
-        prepared = prepare(config.of_product(memory.selected or config.product), say=notify_starting)
+        prepared = prepare(config.of_product(memory.selected or config.product), report_step=notify_starting)
         line = self._open_line(prepared, at_end)
         changeover = Changeover(line, self._path, config, prepared, memory)
         line.pipeline.start()
         line.heartbeat.begin()
-        line.pipeline.probe()  # no part may come before something has gone the whole way
+        line.pipeline.probe()  # the line is READY only after a tile has passed all stages
         desk = RequestDesk(line.cameras, changeover.select)
         at_end.enter_context(serve_requests(config.commands.bind, desk, line.access))
         notify("READY=1")
-        logger.info("ready: %s, publishing on %s", describe(prepared), line.publisher.address)
+        logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
         return line, changeover
 
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
-        """Inspect until told to stop, or until no camera brings another frame."""
+        """Inspect until the service is stopped or no camera has another frame."""
         self._wait_for_subscriber(line, status)
         self._recover(line, status)
         line.pipeline.begin()
@@ -114,7 +114,7 @@ class Service:
 
     def _main_loop(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         while not self._stopping and not line.pipeline.ended:
-            status.look("RUNNING")
+            status.update("RUNNING")
             time.sleep(POLL_SECONDS)
             line.pipeline.check()
             if self._reload_wanted:
@@ -123,19 +123,19 @@ class Service:
                     self._reload_wanted = True
 
     def _shut_down(self, line: Line, changeover: Changeover, status: StatusMonitor) -> bool:
-        """Finish the frames in flight, and say that the line has stopped, also after a fault; whether all were finished
-        in time.
+        """Finish the frames in flight and report that the line has stopped, also after a fault. Return whether all
+        frames were finished in time.
         """
         notify("STOPPING=1")
-        logger.info("stopping: %s", "it was told to" if self._stopping else "no camera brings another frame")
+        logger.info("stopping: %s", "as requested" if self._stopping else "no camera has another frame")
         changeover.close()
-        status.begin_to_stop()
-        in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.look("RUNNING"))
-        self.leaves_work_behind = not changeover.join()
-        status.say_stopped()
+        status.begin_stopping()
+        in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
+        self.leaves_change_running = not changeover.join()
+        status.report_stopped()
         return in_time
 
-    def _open_line(self, prepared: Prepared, at_end: contextlib.ExitStack) -> Line:
+    def _open_line(self, prepared: PreparedSetup, at_end: contextlib.ExitStack) -> Line:
         config, folder, boot_id = self._config, self._state_folder, uuid.uuid4().hex
         name = utf8_safe(self._path.stem)
         access = Access.read(config.security.key, config.security.allowed)
@@ -150,13 +150,13 @@ class Service:
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup)
         notify_starting("opening the cameras")
         opening = open_cameras(
-            prepared.config.cameras, events.alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
+            prepared.config.cameras, events.emit_alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
         )
         opened = at_end.enter_context(opening)
         return Line(
             cameras={camera: each.camera for camera, each in opened.items()},
             pipeline=Pipeline(
-                pipeline_cameras(opened), prepared.setup, ledger, events.outcome, events.probe, in_flight
+                pipeline_cameras(opened), prepared.setup, ledger, events.emit_outcome, events.pass_probe, in_flight
             ),
             ledger=ledger,
             in_flight=in_flight,
@@ -168,43 +168,43 @@ class Service:
         )
 
     def _warn_of_missing_products(self) -> None:
-        """Better than at the changeover; `heatline check` proves all of them."""
+        """Warn at the start, not only when a product is selected. `heatline check` verifies all products in full."""
         for product in self._config.products:
             if product.bundle is not None and not product.bundle.is_dir():
                 logger.warning("product %s cannot be selected: there is no folder %s", product.name, product.bundle)
 
     def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
-        status.look("STARTING")
+        status.update("STARTING")
         wait_s = self._config.events.wait_for_subscriber_s
-        give_up = time.monotonic() + wait_s
+        deadline_s = time.monotonic() + wait_s
         while wait_s and not self._stopping and not line.publisher.wait_for_subscriber(POLL_SECONDS):
-            status.look("STARTING")
-            if time.monotonic() > give_up:
-                logger.warning("nobody subscribed within %g s; inspecting all the same", wait_s)
+            status.update("STARTING")
+            if time.monotonic() > deadline_s:
+                logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
                 return
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
-        """Tell what became of the last run's frames, and note what is in flight from now on."""
+        """Report the frames that were in flight when the previous run died, and log those in flight from now on."""
         journalled = line.journal.progress
         run = read_previous_run(line.in_flight.path, journalled)
         if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
-            line.events.unjournalled(missing)
+            line.events.emit_unjournalled(missing)
 
         def emit(outcome: Outcome) -> None:
-            line.events.outcome(replace(outcome, setup=line.pipeline.setup))
+            line.events.emit_outcome(replace(outcome, setup=line.pipeline.setup))
 
-        def until_sent() -> None:
+        def wait_until_sent() -> None:
             sent = threading.Event()
-            line.events.call_after_all(sent.set)
+            line.events.call_when_sent(sent.set)
             while not sent.wait(POLL_SECONDS) and not self._stopping:
-                status.look("STARTING")
+                status.update("STARTING")
 
-        recover(run, line.ledger, line.in_flight, emit, until_sent)
+        recover(run, line.ledger, line.in_flight, emit, wait_until_sent)
 
 
 @contextlib.contextmanager
-def obeying_signals(service: Service) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the service, SIGHUP reloads it; the handlers that were there are put back at the end."""
+def signal_handlers(service: Service) -> Iterator[None]:
+    """Stop the service at SIGTERM and SIGINT, and reload it at SIGHUP. Restore the former handlers at the end."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         service.stop()
@@ -212,8 +212,8 @@ def obeying_signals(service: Service) -> Iterator[None]:
     def reload(_number: int, _frame: FrameType | None) -> None:
         service.reload()
 
-    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
-    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

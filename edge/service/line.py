@@ -1,4 +1,4 @@
-"""The parts of a running line; its cameras, open and kept going; its addresses."""
+"""The parts of a running line. Opens its cameras and checks its addresses."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Line:
-    """What a running line is made of."""
+    """The parts of a running line."""
 
     cameras: Mapping[str, SupervisedCamera]
     pipeline: Pipeline
@@ -47,37 +47,38 @@ class Line:
 
 @dataclass(frozen=True)
 class OpenCamera:
-    """A camera that is kept going; what was found, or None where it is not open yet."""
+    """A supervised camera and what was found when it was opened."""
 
     camera: SupervisedCamera
     opened: Opened | None
+    """None: the camera is not open yet."""
 
 
 @contextlib.contextmanager
 def open_cameras(
     settings: Sequence[CameraSettings],
-    tell: Callable[[CameraAlarm], None],
+    on_alarm: Callable[[CameraAlarm], None],
     ledger: Ledger | None = None,
     *,
     all_must_open: bool,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, OpenCamera]]:
-    """All cameras by name, opened side by side; closed at the end.
+    """Open all cameras at the same time and return them by name. Close them at the end.
 
     Args:
-        tell: hears of their deaths and returns.
-        ledger: counts their frames; None: nobody does.
-        all_must_open: whether all are waited for, and one that is down is an error; else only a file or a library that
-            is not there is one, and a camera that takes long goes on opening.
+        on_alarm: receives each camera's death and return.
+        ledger: counts the cameras' frames; None: frames are not counted.
+        all_must_open: True: wait for all cameras; one that does not open is an error. False: only a missing file or
+            library is an error, and a slow camera goes on opening in the background.
         stopping: ends the wait.
     Raises:
-        CameraError, MissingExtraError: one cannot be opened.
+        CameraError, MissingExtraError: a camera cannot be opened.
     """
 
     def supervised(camera: CameraSettings) -> SupervisedCamera:
         if ledger is None:
-            return SupervisedCamera(camera, tell)
-        return SupervisedCamera(camera, tell, lambda: ledger.accounts()[camera.name].captured)
+            return SupervisedCamera(camera, on_alarm)
+        return SupervisedCamera(camera, on_alarm, lambda: ledger.accounts()[camera.name].captured)
 
     cameras = list(map(supervised, settings))
 
@@ -95,21 +96,21 @@ def open_cameras(
             camera.interrupt()
 
     with contextlib.ExitStack() as at_end:
-        side_by_side = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
-        at_end.callback(lambda: list(side_by_side.map(SupervisedCamera.close, cameras)))
+        executor = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
+        at_end.callback(lambda: list(executor.map(SupervisedCamera.close, cameras)))
         at_end.callback(interrupt)
-        openings = [side_by_side.submit(opened, camera) for camera in cameras]
+        openings = [executor.submit(opened, camera) for camera in cameras]
         at_end.callback(lambda: wait(openings))
         at_end.callback(interrupt)
         while wait(openings, timeout=POLL_SECONDS).not_done:
             if stopping():
                 interrupt()
-        yield {each.camera.name: each for each in (opening.result() for opening in openings)}
+        yield {opening.result().camera.name: opening.result() for opening in openings}
 
 
 def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
-    """What the pipeline must know of each camera, by name."""
-    return {name: _pipeline_camera(each.camera) for name, each in cameras.items()}
+    """Return each camera as the pipeline needs it, by name."""
+    return {name: _pipeline_camera(opened.camera) for name, opened in cameras.items()}
 
 
 def _pipeline_camera(camera: SupervisedCamera) -> Camera:
@@ -122,10 +123,10 @@ def _pipeline_camera(camera: SupervisedCamera) -> Camera:
 
 
 def check_address(key: str, address: str) -> None:
-    """Bind an address for a moment. One in the service's own folder that systemd has not made yet is taken as it is.
+    """Bind an address for a moment. Accept one in the service's runtime folder if systemd has not created it yet.
 
     Raises:
-        DeliveryError: it cannot be bound.
+        DeliveryError: the address cannot be bound.
     """
     scheme, _, path = address.partition("://")
     if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
@@ -135,6 +136,6 @@ def check_address(key: str, address: str) -> None:
             bind(socket, address)
         except zmq.ZMQError as error:
             raise DeliveryError(
-                f"{address} cannot be bound ({error.strerror}); is another line using it, or is the address "
-                f"not of this machine? Set {key}"
+                f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of "
+                f"this machine; set {key}"
             ) from error

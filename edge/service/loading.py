@@ -1,4 +1,4 @@
-"""From a line's configuration to what its frames are inspected by: everything loaded, verified and verified."""
+"""Prepares what a line inspects by from its configuration: loads and verifies the bundle and opens its engine."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import describe_signer, require_trusted, signer_of
 from edge.config import LineConfig
 from edge.config.engine import EngineConfig
-from edge.config.tuned import EngineInForce
+from edge.config.tuned import EngineSelection
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
@@ -22,32 +22,34 @@ from edge.util.threads import NamedThread, threads_named
 logger = logging.getLogger(__name__)
 
 ENGINE_THREADS = "engine"
-"""What an engine's own threads go by."""
+"""Name of an engine's own threads."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A configuration, of one product where there are products, and the setup that came of it."""
+class PreparedSetup:
+    """A configuration and the setup made from it."""
 
     config: LineConfig
+    """With one product in its place, if the line has products."""
     setup: Setup
-    engine: EngineInForce
-    asked_for: EngineConfig
-    """The engine's settings that were to be used; others are in force where these did not work."""
+    engine: EngineSelection
+    """The settings in use."""
+    requested: EngineConfig
+    """The settings tried first. Others are in use if these did not work."""
 
 
 def prepare(
-    config: LineConfig, like: Prepared | None = None, *, say: Callable[[str], None] = lambda _: None
-) -> Prepared:
-    """Open and verify the bundle, see who signed it, compile it, and run its golden tiles on this machine.
+    config: LineConfig, active: PreparedSetup | None = None, *, report_step: Callable[[str], None] = lambda _: None
+) -> PreparedSetup:
+    """Open and verify the bundle, check its signature, compile it, and run its golden tiles on this machine.
 
     Args:
-        config: of one product, where there are products.
-        like: what is in force; its engine is used on, where bundle and engine are the same.
-        say: hears what is done now, once the bundle is verified.
+        config: with one product in its place, if the line has products.
+        active: the active setup. Its engine is used again if bundle and engine settings are the same.
+        report_step: receives a description of each step once the bundle is verified.
     Raises:
-        BundleError, EngineError: the first thing that is not as it must be.
-        ConfigError: an override that does not fit the bundle.
+        BundleError, EngineError: the first check that fails.
+        ConfigError: a setting does not fit the bundle.
     """
     for camera in config.cameras:
         if camera.triggered == "software" and config.commands.bind is None:
@@ -56,7 +58,7 @@ def prepare(
                 'set commands.bind, e.g. "tcp://127.0.0.1:5557"'
             )
     bundle = open_bundle(config.bundle)
-    # Before any engine reads a graph: who may make graphs may make much happen.
+    # Before any engine reads a graph: a hostile graph could do much damage.
     signed_by = (signer_of if config.allow_unsigned else require_trusted)(bundle, config.trusted_keys)
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
@@ -64,14 +66,15 @@ def prepare(
     engine = config.engine_for(bundle.digest)
     if engine.not_tuned is not None:
         logger.warning("%s", engine.not_tuned)
-    asked_for = engine.settings
-    if like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.asked_for:
-        verified, uses, engine = like.setup.verified, like.setup.uses, like.engine
-    elif like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.engine.settings:
-        verified, uses = like.setup.verified, like.setup.uses
+    requested = engine.settings
+    if active is not None and active.setup.bundle.digest == bundle.digest and requested == active.requested:
+        verified, uses, engine = active.setup.verified, active.setup.uses, active.engine
+    elif active is not None and active.setup.bundle.digest == bundle.digest and requested == active.engine.settings:
+        verified, uses = active.setup.verified, active.setup.uses
     else:
-        # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
-        verified, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
+        # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
+        cache = cache_folder() if active is None else None
+        verified, engine = _open(bundle, engine, config.engine, report_step, cache)
         uses = EngineUses(unused=lambda: _retire(verified))
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
@@ -84,12 +87,11 @@ def prepare(
         plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
     )
     if config.thresholds.check_plausibility and inspector.plausibility is None:
-        held = ", ".join(sorted(inspector.plausibility_by_camera))
+        checked_cameras = ", ".join(sorted(inspector.plausibility_by_camera))
         logger.warning(
-            "%s does not know what its product looks like, so every frame %sgets a verdict; calibrate it: heatline "
-            "calibrate",
+            "%s does not know what its product looks like, so every frame %sgets a verdict; run heatline calibrate",
             config.bundle,
-            f"but those of camera {held} " if held else "",
+            f"except those of camera {checked_cameras} " if checked_cameras else "",
         )
     setup = Setup(
         bundle,
@@ -102,50 +104,55 @@ def prepare(
         heatmaps=config.events.heatmaps,
         uses=uses,
     )
-    return Prepared(config, setup, engine, asked_for)
+    return PreparedSetup(config, setup, engine, requested)
 
 
 def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest]) -> dict[str, Plausibility]:
-    """Of the line's cameras that were calibrated by themselves, with the area that they have now."""
+    """Return the bounds of cameras that were calibrated alone and still have the same region of interest."""
     known = bundle.plausibility_by_camera()
     for camera in known.keys() & areas.keys():
         if known[camera][0] != areas[camera]:
             logger.warning(
-                "camera %s has another region of interest than when it was calibrated, so that it is held to what the "
-                "bundle knows of all cameras; calibrate it again: heatline cameras calibrate",
+                "camera %s has another region of interest than when it was calibrated, so the bounds for all cameras "
+                "are used; run heatline cameras calibrate again",
                 camera,
             )
-    return {camera: one for camera, (area, one) in known.items() if areas.get(camera) == area}
+    return {camera: plausibility for camera, (area, plausibility) in known.items() if areas.get(camera) == area}
 
 
 def _retire(verified: VerifiedEngine) -> None:
-    """Close an engine on a thread of its own: its last answers may take long, and no frame waits for them."""
+    """Close an engine on its own thread: its last answers may take long, and no frame waits for them."""
     try:
         NamedThread("retire", verified.engine.close).start()
     except RuntimeError as error:
-        logger.error("an engine that nothing uses any more stays open: %s", error)
+        logger.error("an engine that is no longer used stays open: %s", error)
 
 
 def _open(
-    bundle: Bundle, engine: EngineInForce, own: EngineConfig, say: Callable[[str], None], cache: Path | None
-) -> tuple[VerifiedEngine, EngineInForce]:
-    """An engine for a bundle. What was tuned must keep no line from starting: without it, the line's own settings are
-    used.
+    bundle: Bundle,
+    engine: EngineSelection,
+    own: EngineConfig,
+    report_step: Callable[[str], None],
+    cache: Path | None,
+) -> tuple[VerifiedEngine, EngineSelection]:
+    """Open an engine for a bundle. If tuned settings do not work, use the line's own, so that the line starts.
 
     Args:
-        own: those.
+        own: the settings of the line's file.
     """
     try:
-        return _verified(bundle, engine.settings, say, cache), engine
+        return _open_verified(bundle, engine.settings, report_step, cache), engine
     except HeatlineError as error:
         if engine.tuned_by is None:
             raise
-        without = EngineInForce(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
-        logger.warning("%s", without.not_tuned)
-    return _verified(bundle, own, say, cache), without
+        untuned = EngineSelection(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
+        logger.warning("%s", untuned.not_tuned)
+    return _open_verified(bundle, own, report_step, cache), untuned
 
 
-def _verified(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None], cache: Path | None) -> VerifiedEngine:
+def _open_verified(
+    bundle: Bundle, settings: EngineConfig, report_step: Callable[[str], None], cache: Path | None
+) -> VerifiedEngine:
     with threads_named(ENGINE_THREADS):
         return open_verified_engine(
             bundle,
@@ -156,7 +163,7 @@ def _verified(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None]
             streams=settings.streams,
             batch=settings.batch,
             cache=cache,
-            say=say,
+            say=report_step,
         )
 
 
@@ -168,8 +175,8 @@ def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:
     )
 
 
-def describe(prepared: Prepared) -> str:
-    """What frames are inspected by."""
+def describe_setup(prepared: PreparedSetup) -> str:
+    """Describe what frames are inspected by: product, bundle, engine, signature and tuning."""
     setup, engine = prepared.setup, prepared.engine
     manifest = setup.bundle.manifest
     tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
@@ -181,19 +188,19 @@ def describe(prepared: Prepared) -> str:
     )
 
 
-def describe_plausibility(before: Prepared, now: Prepared) -> str:
-    """What a change does to frames that do not show the product, for the end of a sentence; nothing if that stays."""
-    was, is_now = (each.setup.inspector for each in (before, now))
-    if (was.plausibility is None) == (is_now.plausibility is None):
-        said = ""
-    elif is_now.plausibility is not None:
-        said = "; frames that do not look like the product get no verdict from now on"
+def describe_plausibility_change(before: PreparedSetup, after: PreparedSetup) -> str:
+    """Describe what a change does to frames that do not show the product, as the end of a sentence; "" if nothing."""
+    old, new = before.setup.inspector, after.setup.inspector
+    if (old.plausibility is None) == (new.plausibility is None):
+        described = ""
+    elif new.plausibility is not None:
+        described = "; frames that do not look like the product get no verdict from now on"
     else:
-        known = now.setup.bundle.manifest.calibration.plausible is not None
-        why = "thresholds.check_plausibility says so" if known else "the bundle does not know what they look like"
-        said = f"; every frame gets a verdict from now on, whatever it looks like, as {why}"
-    if own := sorted(is_now.plausibility_by_camera.keys() - was.plausibility_by_camera.keys()):
-        said += f"; of camera {', '.join(own)}, frames are held to bounds of their own from now on"
-    if lost := sorted(was.plausibility_by_camera.keys() - is_now.plausibility_by_camera.keys()):
-        said += f"; of camera {', '.join(lost)}, frames are not held to bounds of their own any more"
-    return said
+        known = after.setup.bundle.manifest.calibration.plausible is not None
+        reason = "thresholds.check_plausibility is false" if known else "the bundle does not know what they look like"
+        described = f"; every frame gets a verdict from now on, whatever it shows, as {reason}"
+    if gained := sorted(new.plausibility_by_camera.keys() - old.plausibility_by_camera.keys()):
+        described += f"; frames of camera {', '.join(gained)} must keep that camera's own bounds from now on"
+    if lost := sorted(old.plausibility_by_camera.keys() - new.plausibility_by_camera.keys()):
+        described += f"; frames of camera {', '.join(lost)} need not keep that camera's own bounds any more"
+    return described

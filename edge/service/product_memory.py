@@ -1,4 +1,4 @@
-"""Which product was selected last: a line that starts again after a fault must not inspect another one in silence."""
+"""Stores which product was selected last, so that a line that restarts after a fault inspects the same product."""
 
 import logging
 from collections.abc import Sequence
@@ -12,45 +12,45 @@ FILE_NAME = "product"
 
 
 class ProductMemory:
-    """Keeps the selected product over restarts.
+    """Stores the selected product over restarts.
 
     Args:
-        folder: None: nothing is kept.
-        names: the products that the line has.
-        otherwise: the product in force where none was selected.
+        folder: None: nothing is stored.
+        names: the line's products.
+        default: the active product if none was selected.
     """
 
-    def __init__(self, folder: Path | None, names: Sequence[str], otherwise: str | None) -> None:
+    def __init__(self, folder: Path | None, names: Sequence[str], default: str | None) -> None:
         self.selected: str | None = None
-        """The product that was selected, before the start as well; None where none ever was."""
+        """The product that was selected, also before the start; None if none was."""
         self.fault: str | None = None
-        """Why the product in force will not be in force after a restart, in words; None: it will."""
-        self._folder, self._otherwise = folder, otherwise
+        """Why a restart may activate another product; None if it does not."""
+        self._folder, self._default = folder, default
         if not names:
             return
         try:
-            selected = remembered_product(folder)
+            selected = read_stored_product(folder)
         except (OSError, UnicodeDecodeError) as error:
-            self.fault = f"which product was selected before the start cannot be read ({error})"
-            logger.error("%s; %s is in force", self.fault, otherwise)
+            self.fault = f"the product that was selected before the start cannot be read ({error})"
+            logger.error("%s; product %s is active", self.fault, default)
             return
         if selected is None or selected in names:
             self.selected = selected
         else:
-            logger.warning("product %r was selected, and the line has none of that name any more", selected)
+            logger.warning("product %r was selected, but the line no longer has a product of that name", selected)
 
-    def remember(self, product: str) -> None:
-        """Keep it; where it cannot be written, `fault` says so, and where nothing is kept, the log."""
+    def store(self, product: str) -> None:
+        """Store the selected product. If that fails, set `fault`; without a folder, log a warning."""
         self.selected = product
-        if self._folder is None and product != self._otherwise:
+        if self._folder is None and product != self._default:
             logger.warning(
-                "a restart puts product %s in force, not %s: there is no folder to keep the selection in; "
+                "a restart activates product %s, not %s: there is no folder to store the selection in; "
                 "set journal.folder, or run the line as a service",
-                self._otherwise,
+                self._default,
                 product,
             )
         try:
-            remember_product(self._folder, product)
+            store_product(self._folder, product)
             self.fault = None
         except OSError as error:
             if self.fault is None:
@@ -58,11 +58,11 @@ class ProductMemory:
             self.fault = f"{self._folder} cannot be written: a restart may undo the selection"
 
 
-def remembered_product(folder: Path | None) -> str | None:
-    """The product that was selected last; None where none ever was, or nothing is kept.
+def read_stored_product(folder: Path | None) -> str | None:
+    """Return the product that was selected last; None if none was selected or there is no folder.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read.
+        OSError, UnicodeDecodeError: the file cannot be read.
     """
     if folder is None:
         return None
@@ -72,11 +72,11 @@ def remembered_product(folder: Path | None) -> str | None:
         return None
 
 
-def remember_product(folder: Path | None, product: str) -> None:
-    """Keep it; either the old or the new one is there, whatever happens meanwhile.
+def store_product(folder: Path | None, product: str) -> None:
+    """Write the selected product. After a crash the file holds either the old or the new one.
 
     Raises:
-        OSError: it cannot be written, and the old one is there still.
+        OSError: it cannot be written; the file still holds the old one.
     """
     if folder is None:
         return

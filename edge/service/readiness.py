@@ -1,4 +1,4 @@
-"""Whether the next part may come, and why not: the handshake. docs/protocol.md says what a PLC makes of it."""
+"""Whether the next part may come, and if not, why: the handshake. docs/protocol.md says how a PLC must react."""
 
 import threading
 import time
@@ -9,23 +9,23 @@ from edge.cameras.state import CameraState
 from edge.wire.events import Handshake, HandshakeState, State
 
 STALLED_AFTER_SECONDS = 5.0
-"""Nothing came out of the last stage for so long."""
+"""The line is stalled if the last stage had no output for so long."""
 
 
 class Heartbeat:
-    """Counts what went the whole way, from the hand-off to the publisher. Any thread beats and looks."""
+    """Counts frames and probes that passed all stages, from the hand-off to the publisher. For any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._count, self._last_ns = 0, time.monotonic_ns()
 
     def begin(self) -> None:
-        """From now on something should come out."""
+        """Expect output from now on."""
         with self._lock:
             self._last_ns = time.monotonic_ns()
 
     def beat(self) -> None:
-        """Something came out."""
+        """Count one output."""
         with self._lock:
             self._count += 1
             self._last_ns = time.monotonic_ns()
@@ -35,7 +35,7 @@ class Heartbeat:
         return self._count
 
     def quiet_for_s(self) -> float:
-        """For how long nothing came out; before the first beat, since it began."""
+        """Return the seconds since the last beat, or since `begin` before the first beat."""
         with self._lock:
             return (time.monotonic_ns() - self._last_ns) / 1e9
 
@@ -45,90 +45,98 @@ class Reason:
     """Why a line is not READY."""
 
     state: HandshakeState
-    word: str
+    code: str
+    """As in the handshake's `reason`."""
     sentence: str
 
 
 @dataclass(frozen=True)
 class Condition:
-    """All that a line's readiness follows from."""
+    """Everything that decides a line's readiness."""
 
     state: State
     cameras: Mapping[str, CameraState]
     quiet_for_s: float
-    """Since when nothing came out of the last stage."""
-    seen_through: bool = True
-    """Whether anything has come out of it yet."""
+    """Seconds since the last output of the last stage."""
+    has_output: bool = True
+    """Whether anything has passed all stages yet."""
     stopping: bool = False
-    """Whether it takes no new frames any more."""
+    """Whether the line takes no more new frames."""
     changing: str | None = None
-    """What is being made ready."""
+    """A description of what is being prepared."""
     losses: Sequence[str] = ()
-    """Whose frames are not inspected, a sentence each."""
+    """One sentence per camera whose frames are not inspected."""
     fell_back: str | None = None
-    """In which precision it computes, where not in the one that was asked for."""
-    unjournalled: str | None = None
-    """Why events are not kept."""
-    unrecorded: str | None = None
-    """Why nobody would know after a crash what was in flight."""
-    unremembered: str | None = None
-    """Why the product in force would not be in force after a restart."""
+    """The precision in use, if it is not the requested one."""
+    not_journalled: str | None = None
+    """Why events are not stored."""
+    in_flight_not_logged: str | None = None
+    """Why the frames in flight are unknown after a crash."""
+    product_not_stored: str | None = None
+    """Why a restart may activate another product."""
 
     def reasons(self) -> list[Reason]:
-        """All that keeps the line from being READY, the gravest first."""
+        """Return all reasons why the line is not READY, the gravest first."""
         return [*self._not_ready(), *self._busy(), *self._degraded()]
 
     def _not_ready(self) -> Iterator[Reason]:
-        if self.state == "STARTING" or (self.state == "RUNNING" and not self.seen_through):
-            yield Reason("NOT_READY", "starting", "it is starting")
+        if self.state == "STARTING" or (self.state == "RUNNING" and not self.has_output):
+            yield Reason("NOT_READY", "starting", "the line is starting")
         if self.state == "STOPPED" or self.stopping:
-            yield Reason("NOT_READY", "stopping", "it has stopped" if self.state == "STOPPED" else "it is stopping")
+            stopping = "the line has stopped" if self.state == "STOPPED" else "the line is stopping"
+            yield Reason("NOT_READY", "stopping", stopping)
         if self.quiet_for_s > STALLED_AFTER_SECONDS:
-            quiet = f"nothing came out of the inspection for {int(self.quiet_for_s)} s"
-            yield Reason("NOT_READY", "stalled", quiet)
+            stalled = f"the inspection had no output for {int(self.quiet_for_s)} s"
+            yield Reason("NOT_READY", "stalled", stalled)
         opening = self._opening()
-        there = [
-            name for name, how in self.cameras.items() if how.state not in ("DEAD", "ENDED") and name not in opening
+        usable = [
+            name
+            for name, camera in self.cameras.items()
+            if camera.state not in ("DEAD", "ENDED") and name not in opening
         ]
-        if not there and any(how.state != "ENDED" for how in self.cameras.values()):
-            yield Reason("NOT_READY", "no_camera", "no camera is there")
+        if not usable and any(camera.state != "ENDED" for camera in self.cameras.values()):
+            yield Reason("NOT_READY", "no_camera", "no camera is available")
 
     def _busy(self) -> Iterator[Reason]:
         if self.changing is not None:
-            yield Reason("BUSY", "changing", f"{self.changing} is being made ready")
+            yield Reason("BUSY", "changing", f"{self.changing} is being prepared")
 
     def _degraded(self) -> Iterator[Reason]:
-        dead = [f"camera {name} is dead ({how.reason})" for name, how in self.cameras.items() if how.reason is not None]
+        dead = [
+            f"camera {name} is dead ({camera.reason})"
+            for name, camera in self.cameras.items()
+            if camera.reason is not None
+        ]
         for sentence in dead + [f"camera {name} is being opened" for name in self._opening()]:
             yield Reason("DEGRADED", "camera_dead", sentence)
         for sentence in self.losses:
             yield Reason("DEGRADED", "frames_lost", sentence)
         if self.fell_back is not None:
-            yield Reason("DEGRADED", "precision", f"in {self.fell_back}")
-        if self.unjournalled is not None:
-            yield Reason("DEGRADED", "unjournalled", self.unjournalled)
-        if self.unrecorded is not None:
-            yield Reason("DEGRADED", "in_flight_not_logged", self.unrecorded)
-        if self.unremembered is not None:
-            yield Reason("DEGRADED", "product_not_stored", self.unremembered)
+            yield Reason("DEGRADED", "precision", f"the line computes in {self.fell_back}")
+        if self.not_journalled is not None:
+            yield Reason("DEGRADED", "unjournalled", self.not_journalled)
+        if self.in_flight_not_logged is not None:
+            yield Reason("DEGRADED", "in_flight_not_logged", self.in_flight_not_logged)
+        if self.product_not_stored is not None:
+            yield Reason("DEGRADED", "product_not_stored", self.product_not_stored)
 
     def _opening(self) -> list[str]:
-        """Cameras that are being opened. While a change is made ready, that is no fault of theirs."""
-        return [name for name, how in self.cameras.items() if how.state == "OPENING" and self.changing is None]
+        """Return the cameras that are being opened. During a change this is expected, so there are none then."""
+        return [name for name, camera in self.cameras.items() if camera.state == "OPENING" and self.changing is None]
 
 
-def handshake(found: Sequence[Reason], heartbeat: int) -> Handshake:
-    """What all of this comes to."""
-    if not found:
+def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
+    """Return the handshake for these reasons. The first, gravest one decides its state."""
+    if not reasons:
         return Handshake(state="READY", heartbeat=heartbeat)
     return Handshake(
-        state=found[0].state,
-        reason=found[0].word,
-        detail=in_words(found),
+        state=reasons[0].state,
+        reason=reasons[0].code,
+        detail=describe_reasons(reasons),
         heartbeat=heartbeat,
     )
 
 
-def in_words(found: Sequence[Reason]) -> str:
-    """All sentences as one."""
-    return ", ".join(reason.sentence for reason in found)
+def describe_reasons(reasons: Sequence[Reason]) -> str:
+    """Join the reasons' sentences."""
+    return ", ".join(reason.sentence for reason in reasons)

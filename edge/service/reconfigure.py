@@ -1,6 +1,7 @@
-"""What of a line's configuration can change while it runs.
+"""Changes the cameras of a running line, and refuses changes that need a restart.
 
-Cameras whose own settings change, such as their exposure, are closed and opened, so that no frame has the wrong one.
+Cameras whose own settings change, such as the exposure, are closed and opened again, so that each frame has the right
+one.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from edge.config.products import SET_IN_THE_CAMERA
 from edge.errors import CameraError, ConfigError
 
 EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
-"""Keys of cameras that need no restart."""
+"""Keys of cameras that can change without a restart."""
 
 HELD_AT_MOST_SECONDS = 60.0
 
@@ -27,76 +28,76 @@ HELD_AT_MOST_SECONDS = 60.0
 def reconfigure(
     cameras: Mapping[str, SupervisedCamera], before: Sequence[CameraSettings], after: Sequence[CameraSettings]
 ) -> Iterator[None]:
-    """Cameras whose settings differ, opened with the new ones; they bring no frame before the end of the block.
+    """Open the cameras whose own settings differ with the new settings. They send no frame before the block ends.
 
-    Frames that they announced before are brought, and are of the old settings.
+    Frames that were announced before still come, with the old settings.
 
     Raises:
-        CameraError: one cannot be opened so; all have the settings before again.
+        CameraError: a camera cannot be opened with its new settings; all cameras have the old ones again.
     """
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own(old) != _own(new)]
-    go_on = threading.Event()
-    errors = _answers(_want(cameras, [new for _, new in pairs], go_on), len(pairs))
+    pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own_settings(old) != _own_settings(new)]
+    proceed = threading.Event()
+    errors = _wait_for_results(_request(cameras, [new for _, new in pairs], proceed), len(pairs))
     if errors:
         at_once = threading.Event()
         at_once.set()
-        # Wanted before the others go on, so that no frame of the refused settings is inspected.
-        back = _want(cameras, [old for old, _ in pairs], at_once, keep_frames=False)
-        go_on.set()
-        _answers(back, len(pairs))
+        # Requested before the others proceed, so that no frame with the refused settings is inspected.
+        results = _request(cameras, [old for old, _ in pairs], at_once, keep_frames=False)
+        proceed.set()
+        _wait_for_results(results, len(pairs))
         raise CameraError("; ".join(errors))
     try:
         yield
     finally:
-        go_on.set()
+        proceed.set()
 
 
-def _want(
+def _request(
     cameras: Mapping[str, SupervisedCamera],
     wanted: Sequence[CameraSettings],
-    go_on: threading.Event,
+    proceed: threading.Event,
     *,
     keep_frames: bool = True,
 ) -> "queue.SimpleQueue[str | None]":
-    """Have cameras opened with these settings; each answers, and brings nothing until they may go on."""
-    said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    """Have cameras opened with these settings. Each reports its result, then sends no frame until it may proceed."""
+    results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for settings in wanted:
 
         def opened(error: str | None, name: str = settings.name) -> None:
-            said.put(None if error is None else f"camera {name}: {error}")
-            go_on.wait(HELD_AT_MOST_SECONDS)
+            results.put(None if error is None else f"camera {name}: {error}")
+            proceed.wait(HELD_AT_MOST_SECONDS)
 
         cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
-    return said
+    return results
 
 
-def _answers(said: "queue.SimpleQueue[str | None]", count: int) -> list[str]:
-    """What went wrong, once all have answered; each does, as an opening has its limit."""
-    return [error for error in [said.get() for _ in range(count)] if error is not None]
+def _wait_for_results(results: "queue.SimpleQueue[str | None]", count: int) -> list[str]:
+    """Return the errors once all cameras have reported. Each one does, as opening a camera has a time limit."""
+    return [error for error in [results.get() for _ in range(count)] if error is not None]
 
 
-def _own(settings: CameraSettings) -> dict[str, object]:
-    """What the camera itself keeps."""
+def _own_settings(settings: CameraSettings) -> dict[str, object]:
+    """Return the settings that the camera itself holds."""
     return {key: getattr(settings, key, None) for key in SET_IN_THE_CAMERA}
 
 
-def require_known(now: LineConfig, wanted: LineConfig) -> None:
-    """See that of each setting of a camera that changes both values are known: else it could not be set back.
+def require_reversible(now: LineConfig, wanted: LineConfig) -> None:
+    """Check that both values of each camera setting that changes are known: otherwise it could not be set back.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a value is not known.
     """
     for old, new in zip(now.cameras, wanted.cameras, strict=True):
         for key in sorted(SET_IN_THE_CAMERA):
             if (getattr(old, key, None) is None) != (getattr(new, key, None) is None):
-                was, is_now = ("not set", "is") if getattr(old, key) is None else ("set", "is not")
+                was, is_now = ("not set", "set") if getattr(old, key) is None else ("set", "not set")
                 raise ConfigError(
-                    f"{key} of camera {old.name} was {was} and {is_now} now; restart the line to put that in force"
+                    f"{key} of camera {old.name} was {was} and is {is_now} now; restart the line to activate this"
                 )
 
 
 def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
-    """See that nothing differs that only a restart can put in force.
+    """Check that nothing differs that needs a restart.
 
     Raises:
         ConfigError: something does.
@@ -104,29 +105,25 @@ def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
     ours, theirs = _set_at_start(now), _set_at_start(wanted)
     for key in ours:
         if ours[key] != theirs[key]:
-            raise ConfigError(
-                f"{key} was {ours[key]!r} and is {theirs[key]!r} now; restart the line to put that in force"
-            )
+            raise ConfigError(f"{key} was {ours[key]!r} and is {theirs[key]!r} now; restart the line to activate this")
     names = [[camera.name for camera in config.cameras] for config in (now, wanted)]
     if names[0] != names[1]:
         raise ConfigError(
             f"the cameras were {', '.join(names[0])} and are {', '.join(names[1])} now; "
-            "restart the line to put that in force"
+            "restart the line to activate this"
         )
     for old, new in zip(now.cameras, wanted.cameras, strict=True):
         if type(old) is not type(new):
-            raise ConfigError(f"camera {old.name} is of another kind now; restart the line to put that in force")
+            raise ConfigError(f"camera {old.name} is of another kind now; restart the line to activate this")
         differing = [
             key for key in old.__struct_fields__ if key not in EXCHANGEABLE and getattr(old, key) != getattr(new, key)
         ]
         if differing:
-            raise ConfigError(
-                f"{', '.join(differing)} of camera {old.name} changed; restart the line to put that in force"
-            )
+            raise ConfigError(f"{', '.join(differing)} of camera {old.name} changed; restart the line to activate this")
 
 
 def _set_at_start(config: LineConfig) -> dict[str, object]:
-    """Where the line's sockets and its journal are, and by which keys, by their names in its file."""
+    """Return the addresses, the journal and the key files of a line, by their keys in its file."""
     tables = {"journal": config.journal, "security": config.security}
     found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
     for name, table in tables.items():

@@ -1,4 +1,4 @@
-"""After a death: what was in flight then is told first, and what is in flight now is noted for the next time."""
+"""Recovers after a crash: reports the frames that were in flight, then logs the frames in flight from now on."""
 
 import contextlib
 import logging
@@ -21,68 +21,68 @@ _CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a 
 
 
 @contextlib.contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keep other lines out of a folder, as long as this process lives: each would take the other's frames in flight for
-    its own.
+def lock_folder(folder: Path | None) -> Iterator[None]:
+    """Lock a state folder until the block ends. Two lines in one folder would mistake each other's frames in flight for
+    their own.
 
     Raises:
-        DeliveryError: another line has it.
+        DeliveryError: another line has locked it.
     """
     with contextlib.ExitStack() as at_end:
         if folder is not None:
-            # One that cannot be opened has nothing to be kept from others; that nothing can be kept is said later.
+            # A folder that cannot be opened needs no lock; its in-flight log reports the fault.
             with contextlib.suppress(OSError):
                 try:
-                    # The folder itself is locked: that needs no room on a disk, and no right to write.
+                    # The folder itself is locked: this needs neither disk space nor permission to write.
                     at_end.callback(os.close, open_locked(folder, os.O_RDONLY | os.O_DIRECTORY))
                 except BlockingIOError as error:
                     raise DeliveryError(
                         f"{folder} belongs to another line that is running; give each line its own STATE_DIRECTORY, "
-                        "or end the other one"
+                        "or stop the other line"
                     ) from error
         yield
 
 
 @dataclass(frozen=True)
 class Unjournalled:
-    """Frames that a boot told of in events that no journal holds."""
+    """Frames whose events a boot published and no journal holds."""
 
     boot_id: str
     cameras: list[str]
     frames: int | None
-    """How many at least; None: nobody knows."""
+    """The least number; None: unknown."""
 
 
 def find_unjournalled(
     run: PreviousRun, journalled: Mapping[str, Watermark], since_ns: int | None = None
 ) -> Unjournalled | None:
-    """What the last run told of and the journal does not hold.
+    """Return the frames that the previous run reported and the journal does not hold; None if there are none.
 
-    Of a camera that the journal knows nothing of, nothing is missing if the journal is new; if it was there during the
-    run, a death came before the first event of that camera was kept.
+    The journal may know nothing of a camera. If the journal is new, nothing is missing. If it is older than the run,
+    the service died before the first event of that camera was stored.
 
     Args:
-        journalled: per camera, how far its events are in the journal.
-        since_ns: when the journal was made, UTC; None: there is none, or nobody knows.
+        journalled: per camera, the last frame whose event the journal holds.
+        since_ns: when the journal was created, UTC in ns; None: there is no journal, or the time is unknown.
     """
-    was_there = since_ns is not None and since_ns < run.written_at_ns
+    is_older = since_ns is not None and since_ns < run.written_at_ns
     cameras: list[str] = []
     frames: int | None = 0
     boot_id = ""
-    for camera, told in run.reported.items():
-        kept = journalled.get(camera)
-        if not told.frame_number or (kept is None and not was_there):
+    for camera, reported in run.reported.items():
+        stored = journalled.get(camera)
+        if not reported.frame_number or (stored is None and not is_older):
             continue
-        if kept is None:
-            frames = None if frames is None else frames + told.frame_number
-        elif kept.boot_id != told.boot_id:
+        if stored is None:
+            frames = None if frames is None else frames + reported.frame_number
+        elif stored.boot_id != reported.boot_id:
             frames = None
-        elif told.frame_number <= kept.frame_number:
+        elif reported.frame_number <= stored.frame_number:
             continue
         elif frames is not None:
-            frames += told.frame_number - kept.frame_number
+            frames += reported.frame_number - stored.frame_number
         cameras.append(camera)
-        boot_id = told.boot_id
+        boot_id = reported.boot_id
     return Unjournalled(boot_id, cameras, frames) if cameras else None
 
 
@@ -91,23 +91,28 @@ def recover(
     ledger: Ledger,
     in_flight: InFlightLog,
     emit: Callable[[Outcome], None],
-    until_sent: Callable[[], None] = lambda: None,
+    wait_until_sent: Callable[[], None] = lambda: None,
 ) -> None:
-    """Tell of the frames that were in flight when the last run died, and begin to note those of this one.
+    """Emit the frames that were in flight when the previous run died, then log the frames in flight of this run.
 
-    They are booked in this run's ledger, as its first. Of a camera that the line has no more, they are logged.
+    They are the first frames in this run's ledger. Frames of a camera that the line no longer has are only logged.
 
     Args:
-        until_sent: waits until what was told is kept and sent: a death before that must find the record as it was.
+        wait_until_sent: waits until the emitted events are stored and sent. If the service dies before that, the next
+            run must find the old log.
     """
     cameras = ledger.accounts()
     for stamp in run.in_flight:
         if stamp.camera not in cameras:
-            logger.error("camera %s is gone, with %d frames that were in flight", utf8_safe(stamp.camera), stamp.frames)
+            logger.error(
+                "the line no longer has camera %s, of which %d frames were in flight",
+                utf8_safe(stamp.camera),
+                stamp.frames,
+            )
             continue
         number = ledger.captured(stamp.camera, stamp.frames)
         emit(Outcome(stamp.with_number(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     if run.in_flight:
-        until_sent()
+        wait_until_sent()
     in_flight.begin()

@@ -1,4 +1,4 @@
-"""The command socket of a line: triggers for its cameras, selections of its products."""
+"""Serves a line's command socket: triggers its cameras and selects its products."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,13 +13,13 @@ from edge.wire import commands
 
 @contextlib.contextmanager
 def serve_requests(address: str | None, desk: "RequestDesk", access: Access) -> Iterator[None]:
-    """Take requests as long as this lasts.
+    """Serve requests until the block ends.
 
     Args:
-        address: None: nowhere.
+        address: None: the line takes no requests.
     Raises:
-        AccessError: others can reach the address, and the line has no key to protect it with.
-        DeliveryError: it cannot be bound.
+        AccessError: other machines can reach the address, and the line has no key to protect it.
+        DeliveryError: the address cannot be bound.
     """
     if address is None:
         yield
@@ -33,7 +33,7 @@ def serve_requests(address: str | None, desk: "RequestDesk", access: Access) -> 
 
 
 class RequestDesk:
-    """Passes each request on; the reply comes once it is done."""
+    """Passes each request to the line and replies once it is done."""
 
     def __init__(self, cameras: Mapping[str, SupervisedCamera], select: Callable[[str, Answer], None]) -> None:
         self._cameras, self._select = cameras, select
@@ -53,14 +53,14 @@ class RequestDesk:
                 commands.refusal("unknown_camera", f"there is no camera {request.camera!r}; expected one of {known}")
             )
             return
-        camera.trigger(TriggerRequest(request.part_id, lambda said: answer(_reply(request, said))))
+        camera.trigger(TriggerRequest(request.part_id, lambda result: answer(_to_reply(request, result))))
 
 
-def _reply(request: commands.TriggerRequest, said: TriggerAnswer) -> commands.Reply:
-    if said.refused is not None:
-        return commands.refusal(said.refused, utf8_safe(said.detail))
-    if said.frame_id is None:
+def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> commands.Reply:
+    if result.refused is not None:
+        return commands.refusal(result.refused, utf8_safe(result.detail))
+    if result.frame_id is None:
         return commands.Announced(camera=request.camera, part_id=request.part_id)
     return commands.Triggered(
-        camera=request.camera, part_id=request.part_id, frame_id=said.frame_id, frame_number=said.frame_number
+        camera=request.camera, part_id=request.part_id, frame_id=result.frame_id, frame_number=result.frame_number
     )

@@ -1,5 +1,5 @@
-"""Looks at a running line again and again: tells how it is, keeps systemd's watchdog fed while inspection goes on, and
-sends a probe the whole way where no frame comes.
+"""Watches a running line: publishes its status, feeds systemd's watchdog while inspection works, and sends a probe tile
+through all stages while no frame comes.
 """
 
 import time
@@ -7,70 +7,75 @@ import time
 from edge.service.changeover import Changeover
 from edge.service.drops import DropMonitor
 from edge.service.line import Line
-from edge.service.readiness import Condition, Reason, handshake, in_words
+from edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
 from edge.service.systemd import notify
 from edge.util.text import format_count
 from edge.wire.events import State
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
-WRITE_AGAIN_EVERY_SECONDS = 5.0
+RETRY_WRITING_EVERY_SECONDS = 5.0
 
 
 class StatusMonitor:
-    """One thread looks, some 20 times a second."""
+    """Watches a line. One thread calls `update`, about 20 times a second."""
 
     def __init__(self, line: Line, changeover: Changeover) -> None:
         self._line, self._changeover = line, changeover
         self._stopping = False
         self._drops = DropMonitor()
         self._losses: list[str] = []
-        self._tell_at_s = self._write_again_at_s = 0.0
-        self._told: object = None
+        self._report_at_s = self._retry_writing_at_s = 0.0
+        self._reported: object = None
         self._fed_at = -1
-        """The heartbeat of which systemd's watchdog has heard."""
+        """The heartbeat at which systemd's watchdog was last fed."""
 
-    def look(self, state: State) -> None:
-        """Do what is due."""
+    def update(self, state: State) -> None:
+        """Send a probe, retry failed writes, and publish the status, as far as each is due."""
         now_s = time.monotonic()
         if self._line.heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self._stopping:
             self._line.pipeline.probe()
-        if now_s >= self._write_again_at_s and not self._stopping:
-            self._write_again_at_s = now_s + WRITE_AGAIN_EVERY_SECONDS
+        if now_s >= self._retry_writing_at_s and not self._stopping:
+            self._retry_writing_at_s = now_s + RETRY_WRITING_EVERY_SECONDS
             self._line.in_flight.begin_again()
-            self._changeover.remember_again()
-        is_due = now_s >= self._tell_at_s
+            self._changeover.retry_storing_product()
+        is_due = now_s >= self._report_at_s
         if is_due:
-            self._tell_at_s = now_s + STATUS_EVERY_SECONDS
-        self._losses = self._drops.look(self._line.ledger.accounts(), now_s)
-        self._tell(state, only_news=not is_due)
+            self._report_at_s = now_s + STATUS_EVERY_SECONDS
+        self._losses = self._drops.update(self._line.ledger.accounts(), now_s)
+        self._report(state, only_if_changed=not is_due)
 
-    def begin_to_stop(self) -> None:
-        """From now on no new frame is taken."""
+    def begin_stopping(self) -> None:
+        """Report from now on that the line takes no new frames."""
         self._stopping = True
 
-    def say_stopped(self) -> None:
-        """Who listens must hear that nothing is inspected any more."""
-        self._tell("STOPPED")
+    def report_stopped(self) -> None:
+        """Report that nothing is inspected any more."""
+        self._report("STOPPED")
 
-    def _tell(self, state: State, *, only_news: bool = False) -> None:
+    def _report(self, state: State, *, only_if_changed: bool = False) -> None:
         line, last_change = self._line, self._changeover.last
         beats = line.heartbeat.count
         condition = self._condition(state, beats)
-        found = condition.reasons()
-        now = handshake(found, beats)
-        news = state, now.state, now.reason, last_change
-        if only_news and news == self._told:
+        reasons = condition.reasons()
+        handshake = make_handshake(reasons, beats)
+        summary = state, handshake.state, handshake.reason, last_change
+        if only_if_changed and summary == self._reported:
             return
-        self._told = news
-        line.events.status(
-            state, line.ledger, condition.cameras, now, lambda: self._changeover.last, line.access.refusals.counts()
+        self._reported = summary
+        line.events.emit_status(
+            state,
+            line.ledger,
+            condition.cameras,
+            handshake,
+            lambda: self._changeover.last,
+            line.access.refusals.counts(),
         )
-        fed = []
-        if beats != self._fed_at:  # nothing else feeds it
+        watchdog = []
+        if beats != self._fed_at:  # only inspection feeds the watchdog
             self._fed_at = beats
-            fed = ["WATCHDOG=1"]
-        notify(*fed, f"STATUS={now.state}: {self._describe(state, found)}")
+            watchdog = ["WATCHDOG=1"]
+        notify(*watchdog, f"STATUS={handshake.state}: {self._describe(state, reasons)}")
 
     def _condition(self, state: State, beats: int) -> Condition:
         line, verified = self._line, self._line.pipeline.setup.verified
@@ -79,28 +84,28 @@ class StatusMonitor:
             state,
             {name: camera.state() for name, camera in line.cameras.items()},
             line.heartbeat.quiet_for_s(),
-            seen_through=beats > 0,
+            has_output=beats > 0,
             stopping=self._stopping,
             changing=self._changeover.changing,
             losses=self._losses,
             fell_back=None if verified.fell_back is None else verified.computes_in,
-            unjournalled=None if journal is None else journal.live_only,
-            unrecorded=line.in_flight.fault,
-            unremembered=self._changeover.unremembered,
+            not_journalled=None if journal is None else journal.live_only,
+            in_flight_not_logged=line.in_flight.fault,
+            product_not_stored=self._changeover.product_not_stored,
         )
 
-    def _describe(self, state: State, found: list[Reason]) -> str:
-        """How the line is, for `systemctl status`."""
+    def _describe(self, state: State, reasons: list[Reason]) -> str:
+        """Describe the line's condition for `systemctl status`."""
         if self._stopping and state != "STOPPED":
-            doing = "finishing the frames in flight"
+            activity = "finishing the frames in flight"
         else:
-            doing = "starting" if found and found[0].word == "starting" else state.lower()
-        words = [doing, format_count(self._line.events.events, "event")]
+            activity = "starting" if reasons and reasons[0].code == "starting" else state.lower()
+        parts = [activity, format_count(self._line.events.events, "event")]
         product, last_change = self._line.pipeline.setup.product, self._changeover.last
         if product is not None:
-            words.append(f"product {product}")
-        if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:
-            words.append(in_words(why))
+            parts.append(f"product {product}")
+        if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:
+            parts.append(describe_reasons(faults))
         if last_change is not None and not last_change.applied:
-            words.append(f"the last {last_change.change} was refused: {last_change.detail}")
-        return ", ".join(words)
+            parts.append(f"the last {last_change.change} was refused: {last_change.detail}")
+        return ", ".join(parts)

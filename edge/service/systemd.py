@@ -1,4 +1,4 @@
-"""What systemd gives a service and hears of it (sd_notify(3)); nothing happens where systemd did not start it."""
+"""The interface to systemd: its folders, and notifications by sd_notify(3). Without systemd, nothing is notified."""
 
 import contextlib
 import logging
@@ -11,18 +11,18 @@ logger = logging.getLogger(__name__)
 
 SEND_WITHIN_SECONDS = 0.2
 LINES = Path("/etc/heatline")
-"""Where the service of line NAME looks for NAME.toml."""
+"""Folder of the lines' files: the service of line NAME reads NAME.toml."""
 STATE_FOLDERS = Path("/var/lib/heatline")
-"""StateDirectory= of systemd/heatline@.service: one per line in it, with its journal where its file names no other."""
+"""StateDirectory= of systemd/heatline@.service: one folder per line, with its journal unless its file names another."""
 RUNTIME_FOLDERS = Path("/run/heatline")
-"""RuntimeDirectory= of systemd/heatline@.service: one per line in it, gone once the service is."""
+"""RuntimeDirectory= of systemd/heatline@.service: one folder per line, deleted when the service ends."""
 ADDRESS_FILE = "events"
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as `READY=1` or `STATUS=inspecting` to the socket that systemd named.
+    """Send assignments such as `READY=1` or `STATUS=inspecting` to systemd's socket.
 
-    One that cannot be sent is logged: a systemd that does not read must not keep a line from inspecting.
+    Log a warning if they cannot be sent: a systemd that does not read must not stop the inspection.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -35,45 +35,45 @@ def notify(*assignments: str) -> None:
             to_systemd.connect(address)
             to_systemd.sendall("\n".join(assignments).encode(errors="replace"))
         except OSError as error:
-            logger.warning("systemd was not told %s: %s", " ".join(assignments), error)
+            logger.warning("systemd did not receive %s: %s", " ".join(assignments), error)
 
 
-def notify_starting(doing: str) -> None:
-    """Say what the service does before it is ready."""
-    notify(f"STATUS=NOT_READY: {doing}")
+def notify_starting(step: str) -> None:
+    """Notify systemd of a step of the start."""
+    notify(f"STATUS=NOT_READY: {step}")
 
 
 def notify_reloading() -> None:
-    """Say that a reload begins; `READY=1` ends it."""
+    """Notify systemd that a reload begins; `READY=1` ends it."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def state_folder(otherwise: Path | None = None) -> Path | None:
-    """Where the service may keep something (StateDirectory=); None: nowhere.
+    """Return the service's state folder (StateDirectory=); None if there is none.
 
     Args:
-        otherwise: where systemd says nothing.
+        otherwise: the folder if systemd names none.
     """
     return _first_folder("STATE_DIRECTORY") or otherwise
 
 
 def cache_folder() -> Path | None:
-    """Where the service may keep what can be made again (CacheDirectory=); None: nowhere."""
+    """Return the service's cache folder (CacheDirectory=); None if there is none."""
     return _first_folder("CACHE_DIRECTORY")
 
 
 def publish_address(address: str) -> None:
-    """Keep the address of the line's events in the service's runtime folder, if systemd made it one: a command that
-    asks by the line's name must find it, whatever the line's file says by now.
+    """Write the address of the line's events to the service's runtime folder, if systemd made one. Commands that name
+    the line find it there, even if the line's file has changed since.
     """
     folder = _first_folder("RUNTIME_DIRECTORY")
     if folder is not None:
-        with contextlib.suppress(OSError):  # who asks finds it in the line's file then
+        with contextlib.suppress(OSError):  # commands then read it from the line's file
             (folder / ADDRESS_FILE).write_text(address, encoding="utf-8")
 
 
 def published_address(line: str) -> str | None:
-    """The address of a running line's events; None where it does not run, or this user may not know."""
+    """Return the address of a running line's events; None if it does not run or this user may not read the file."""
     try:
         return (RUNTIME_FOLDERS / line / ADDRESS_FILE).read_text(encoding="utf-8") or None
     except (OSError, UnicodeDecodeError):

@@ -15,7 +15,7 @@ from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import describe_plausibility, prepare
+from edge.service.loading import describe_plausibility_change, prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
@@ -109,10 +109,13 @@ def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> No
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
     own = prepare(load_config(line))
-    expected = "; of camera dim, frames are held to bounds of their own from now on"
-    assert describe_plausibility(before, own) == expected
-    assert describe_plausibility(own, before) == "; of camera dim, frames are not held to bounds of their own any more"
-    assert describe_plausibility(own, own) == ""
+    expected = "; frames of camera dim must keep that camera's own bounds from now on"
+    assert describe_plausibility_change(before, own) == expected
+    assert (
+        describe_plausibility_change(own, before)
+        == "; frames of camera dim need not keep that camera's own bounds any more"
+    )
+    assert describe_plausibility_change(own, own) == ""
 
 
 def test_new_thresholds_leave_the_cameras_ranges_unchanged(line: Path) -> None:

@@ -16,7 +16,7 @@ from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Plausibility
 from edge.calibration.binomial import interval, upper_bound
 from edge.calibration.recalibration import GoodPictures
-from edge.cli.calibrate import _share_for, _unlike
+from edge.cli.calibrate import _share_for, _warn_of_newly_plausible
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -67,7 +67,7 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert few.startswith(
         "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95% confidence it is at "
     )
-    assert hot.startswith("warning: the old thresholds reject 4 of these 4 good frames, where 1 % were to be")
+    assert hot.startswith("warning: the old thresholds reject 4 of these 4 good frames, but 1 % are expected")
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
@@ -105,7 +105,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> 
 
     old = open_bundle(edit_manifest(own.path, older)).manifest.calibration
     assert (old.rule, old.rejected, old.false_reject_at_most) == ("false-reject", None, None)
-    assert "not told by this bundle" in shown("bundle", "show", own.path)
+    assert "not stored in this bundle" in shown("bundle", "show", own.path)
     calibrated(own.path, evenly(tmp_path / "good", 250), "--to", tmp_path / "new", "--version", "7")
     new = open_bundle(tmp_path / "new").manifest
     assert (new.schema, new.version, new.provenance["data"]) == (SCHEMA, "7", {"data": "boards"})
@@ -114,11 +114,11 @@ def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> 
 
 def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
-    output = shown("calibrate", own.path, good, "--dry-run")
-    assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in output
-    assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in output
-    assert "beyond these frames, the threshold is above the highest of all" in output
-    assert "000.png" in output
+    words = shown("calibrate", own.path, good, "--dry-run")
+    assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
+    assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in words
+    assert "these frames are too few for that share, so the threshold is above the highest of them" in words
+    assert "000.png" in words
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
     assert report["support"] == {
         "confidence": 0.95, "beyond_the_frames": False, "frames_with_none": None, "frames_with_one": None,
@@ -234,7 +234,7 @@ def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bu
         (9, [own.path, good, "--second-shift", good], "are the same picture"),
         (9, [own.path, good, "--second-shift", copy], "are the same picture"),
         (4, [nowhere, good], "is no bundle"),
-        (4, [own.path, bad, "--to", own.path / "new"], "which stays as it is"),
+        (4, [own.path, bad, "--to", own.path / "new"], "which must not change"),
         (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),
         (4, [own.path, bad, "--to", own.path], "never overwritten"),
     ]
@@ -256,7 +256,7 @@ def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> Non
         assert (result.returncode, result.stdout) == (9, "")
         assert complaint(result).endswith(
             "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
-            "frames like it are to pass, add a second picture that looks like it"
+            "frames like it are good, add a second one"
         )
         assert contents(tmp_path) == before
     report, _ = calibrated(own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
@@ -273,7 +273,7 @@ def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None
         (["--false-reject", "nan"], "nan"),
         (["--false-reject", "1"], "0<=x<1"),
         (["--version", "1"], "'1'"),
-        (["--version", "a\nb"], "no text of one line"),
+        (["--version", "a\nb"], "cannot be printed on one line"),
         (["--false-reject", "1e-7"], "at least 1e-06"),
     ):
         result = heatline("calibrate", own.path, good, *arguments)
@@ -340,8 +340,13 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     )  # fmt: skip
     pictures = GoodPictures([])
     before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
-    (warning,) = _unlike(pictures, [], before, wider)
-    assert warning.startswith("features may lie 3.1 from the product's now, where 2 was the most")
-    assert _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9))) == []
-    (warning,) = _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None)))
+    (warning,) = _warn_of_newly_plausible(pictures, [], before, wider)
+    assert warning.startswith("features may lie up to 3.1 from the product's, and the old bundle allows 2")
+    assert (
+        _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
+        == []
+    )
+    (warning,) = _warn_of_newly_plausible(
+        pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
+    )
     assert "too few to know the product's features" in warning

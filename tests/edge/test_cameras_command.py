@@ -191,15 +191,15 @@ def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(t
     ]
     assert rows[3].startswith("rate       ")
     assert rows[3].endswith(" frames/s, set to 500")
-    assert rows[4].endswith(" ms at worst, by arrival here")
+    assert rows[4].endswith(" ms at worst, by arrival")
     assert rows[5:7] == [
         "losses     lost_by_camera 1: the camera counted it and it never arrived; incomplete 0",
-        "identical  0 the same as the one before to the last bit",
+        "identical  0 with exactly the pixels of the frame before",
     ]
     assert rows[7].startswith("its clock  counted ")
     assert rows[8:12] == [
         "saved      5: grabbed/top-00001-1.png to top-00005-6.png",
-        "area       grabbed/top-area.png: 1 of 1 tile is inspected, if the bundle's have the usual 224 px",
+        "area       grabbed/top-area.png: 1 of 1 tile is inspected, for tiles of 224 px",
         "camera gone: 0 of 5 frames",
         f"problem  {sentence}",
     ]

@@ -1,4 +1,4 @@
-"""Another product, configuration or bundle while the line runs: exchanged between two frames, or refused and told."""
+"""A change of product, configuration or bundle while the line runs: activated between two frames, or refused."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def commands(tmp_path: Path) -> str:
 
 
 class Line:
-    """A line with products a and b, and what it needs to be run again."""
+    """A line with the products a and b, which can be run again."""
 
     def __init__(
         self, folder: Path, bundle: Path, other: Path, address: str, commands: str, camera: Any = CAMERA
@@ -78,41 +78,41 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
 
 
 def end(run: RunningLine) -> Heard:
-    """What was heard up to its end; each frame is inspected but those that still waited then."""
-    heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}
-    return heard
+    """End the line and return its events. Every frame is inspected except those that still waited."""
+    received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert set(received.last.ledger["top"].dropped) <= {"stopped"}
+    return received
 
 
-def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
+def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
     line: Line, bundle: Bundle, other_bundle: Bundle
 ) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
         first = until_inspected_as(run, "a")
         assert (first.bundle.digest, first.score_threshold) == (bundle.digest, -1.0)
-        said = to_line.select("b")
-        assert (said.product, said.bundle.digest) == ("b", other_bundle.digest)
+        reply = to_line.select("b")
+        assert (reply.product, reply.bundle.digest) == ("b", other_bundle.digest)
         change = until_change(run)
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
         assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
-        assert to_line.select("b").product == "b", "what is in force already is no change"
+        assert to_line.select("b").product == "b", "the active product is no change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
-        heard = end(run)
-    assert [product for product, _ in groupby(event.product for event in heard.verdicts)] == ["a", "b", "a"]
-    assert [event.applied for event in heard.changes] == [True, True]
-    assert min(event.seq for event in heard.verdicts if event.product == "b") > heard.changes[0].seq
-    assert heard.last.product == "a"
-    assert heard.last.last_change is not None
-    assert heard.last.last_change.applied
+        received = end(run)
+    assert [product for product, _ in groupby(event.product for event in received.verdicts)] == ["a", "b", "a"]
+    assert [event.applied for event in received.changes] == [True, True]
+    assert min(event.seq for event in received.verdicts if event.product == "b") > received.changes[0].seq
+    assert received.last.product == "a"
+    assert received.last.last_change is not None
+    assert received.last.last_change.applied
 
 
-def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_before(
+def test_while_a_product_is_prepared_the_line_is_busy_and_inspects(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
-    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes its time
+    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes time to prepare
 
     def select() -> str:
         with Commander(commands, 60) as to_line:
@@ -121,7 +121,7 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
     with line.running() as run, ThreadPoolExecutor(1) as aside:
         until_inspected_as(run, "a")
         selected = aside.submit(select)
-        assert run.until_handshake("BUSY", "changing").detail == "product b is being made ready"
+        assert run.until_handshake("BUSY", "changing").detail == "product b is being prepared"
         during = run.next_verdict()
         assert during.product == "a"
         assert during.verdict != "NO_VERDICT"
@@ -131,7 +131,7 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
         end(run)
 
 
-def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
+def test_the_selected_product_is_active_after_a_restart_else_the_files(
     line: Line,
 ) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
@@ -148,7 +148,7 @@ def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_u
         run.end()
 
 
-def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line: Line, other_bundle: Bundle) -> None:
+def test_an_unusable_product_is_refused_and_the_former_stays_active(line: Line, other_bundle: Bundle) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         with pytest.raises(CommandRefusedError, match="there is no product 'z'; expected one of a, b") as unknown:
@@ -156,7 +156,7 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
         broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
         (broken / "model.onnx").write_bytes(b"")
         line.rewrite(str(other_bundle.path), str(broken))
-        assert run.reload().applied, "what is not in force is not opened at a reload"
+        assert run.reload().applied, "a reload opens only the active product"
         with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
             to_line.select("b")
         change = until_change(run)
@@ -164,14 +164,14 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
         assert change.detail is not None
         assert "model.onnx" in change.detail
         until_inspected_as(run, "a")
-        heard = run.end()
+        received = run.end()
     assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert {event.product for event in heard.verdicts} == {"a"}
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+    assert_every_frame_has_its_event(received, ["top"])
+    assert {event.product for event in received.verdicts} == {"a"}
+    assert set(received.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
-def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says_the_old_one_stays(
+def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
     line: Line, bundle: Bundle, address: str
 ) -> None:
     key, file = line.file.with_name("line.key"), line.file
@@ -210,19 +210,19 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
             file.write_text(good)
         status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
         assert (status.last_change.applied, status.last_change.detail) == (False, refused.detail)
-        heard = end(run)
-    assert [event.applied for event in heard.changes] == [True] + [False] * len(nonsense)
+        received = end(run)
+    assert [event.applied for event in received.changes] == [True] + [False] * len(nonsense)
 
 
-def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
-    """Each has threads of its own, which end with it."""
+def test_repeated_changes_close_every_unused_engine(line: Line) -> None:
+    """Each engine has its own threads, which end with it."""
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         at_first = threads(run)
         for product in "ba" * 4:
             to_line.select(product)
             until_inspected_as(run, product)
-        # Each is let go of once its last frame is told, and a moment later.
+        # Each engine is closed a moment after its last frame is reported.
         run.until(lambda _: threads(run) <= at_first + 4)
         run.end()
 
@@ -242,7 +242,7 @@ def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
         yield line
 
 
-def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gige: Line) -> None:
+def test_no_frame_is_judged_for_a_product_with_another_exposure(gige: Line) -> None:
     with gige.running() as run, Commander(gige.commands, 60) as to_line:
         run.until_inspected()
         to_line.select("b")
@@ -255,11 +255,13 @@ def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gi
             to_line.select("b")
         assert refused.value.reason == "unusable"
         run.until_inspected()
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    seen = {(event.product, event.chunks["ExposureTime"]) for event in heard.verdicts if event.verdict != "NO_VERDICT"}
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    seen = {
+        (event.product, event.chunks["ExposureTime"]) for event in received.verdicts if event.verdict != "NO_VERDICT"
+    }
     assert seen == {("a", 800.0), ("b", 400.0)}
-    assert [event.applied for event in heard.changes] == [True, True, True, False]
+    assert [event.applied for event in received.changes] == [True, True, True, False]
 
 
 def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: Line) -> None:
@@ -271,5 +273,5 @@ def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: 
         after = run.until_inspected().chunks
         run.end()
     assert not refused.applied
-    assert refused.detail == ("exposure_us of camera top was not set and is now; restart the line to put that in force")
+    assert refused.detail == ("exposure_us of camera top was not set and is set now; restart the line to activate this")
     assert after == before

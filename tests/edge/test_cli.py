@@ -1,4 +1,4 @@
-"""The `heatline` command as people and programs use it; real processes where pipes, signals and exits matter."""
+"""The `heatline` command, in the test's process, or in a real one for pipes, signals and exits."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ Run = subprocess.CompletedProcess[str]
 
 
 def one_object(text: str) -> dict[str, Any]:
-    """The one JSON object on one line that is all of `text`."""
+    """Return the only JSON object in `text`, which is one line."""
     assert text.endswith("\n")
     assert text.count("\n") == 1, f"more than one line: {text}"
     value = json.loads(text)
@@ -71,7 +71,7 @@ def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
-def test_help_says_a_whole_sentence_of_each_command_on_a_narrow_terminal(group: str) -> None:
+def test_help_has_a_complete_sentence_per_command_on_a_narrow_terminal(group: str) -> None:
     text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
     assert "..." not in text.partition("[ARGS]...")[2]
     assert max(map(len, text.splitlines())) <= 80
@@ -94,7 +94,7 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
 # check
 
 
-def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle: Bundle, address: str) -> None:
+def test_check_reports_what_the_line_will_use_as_json_and_text(line: Path, bundle: Bundle, address: str) -> None:
     result = heatline("check", line, "--json")
     assert result.returncode == 0, result.stderr
     report = one_object(result.stdout)
@@ -106,13 +106,13 @@ def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle:
     top = report["cameras"]["top"]
     assert (top["tiles"], top["width"], top["height"]) == (4, 300, 230)
     assert set(report["golden_tiles_off_by"]) == {"logit", "map"}
-    shown = heatline("check", line, env=WIDE)  # again: it starts nothing
+    shown = heatline("check", line, env=WIDE)  # a second time, as check starts no line
     assert shown.returncode == 0, shown.stderr
     for fact in ("can be run", "darkness 1", "openvino", "300x230 px BGR8, 4 tiles", address):
         assert fact in " ".join(shown.stdout.split())
 
 
-def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path) -> None:
+def test_check_reports_what_would_make_run_fail(tmp_path: Path, line: Path) -> None:
     key, taken, top = tmp_path / "line.key", f"ipc://{tmp_path}/taken", 'path = "frames"'
     make_key_pair(key)
     (write_pictures(tmp_path / "bad", small_frames(1)) / "001.png").write_bytes(b"")
@@ -123,8 +123,8 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
             (top, f"{top}\nsize = [640, 480]", 5, "300x230 px came, 640x480 px expected"),
             (top, f'{top}\npixel_format = "Mono8"', 5, "BGR8 came, Mono8 expected"),
             (top, 'path = "bad"', 5, "001.png"),
-            ("[events]", f'[commands]\nbind = "{taken}"\n[events]', 7, "Set commands.bind"),
-            ("[events]", f'[journal]\nbind = "{taken}"\n[events]', 7, "Set journal.bind"),
+            ("[events]", f'[commands]\nbind = "{taken}"\n[events]', 7, "set commands.bind"),
+            ("[events]", f'[journal]\nbind = "{taken}"\n[events]', 7, "set journal.bind"),
             ("[events]", '[security]\nkey = "line.key"\n[events]', 21, "heatline keys allow"),
         ):
             line.write_text(before.replace(old, new))
@@ -135,7 +135,7 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
 
 
-def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_path: Path, line: Path) -> None:
+def test_check_tests_the_journals_folder_without_writing(tmp_path: Path, line: Path) -> None:
     before = line.read_text()
     (tmp_path / "file").write_text("")
     Journal.open(tmp_path / "other", "line2").close()
@@ -159,7 +159,7 @@ def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_pa
     assert sorted(tmp_path.rglob("*")) == files
 
 
-def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: Path) -> None:
+def test_check_warns_of_a_threshold_outside_all_golden_tiles(line: Path) -> None:
     before = line.read_text()
     for score, words in (("1e9", "would be GOOD, so that defects may pass"), ("-1e9", "would be DEFECT")):
         line.write_text(f"{before}\n[thresholds]\nscore = {score}")
@@ -167,7 +167,7 @@ def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: 
         assert (result.returncode, words in result.stderr) == (0, True), result.stderr
 
 
-def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
+def test_check_reports_the_journals_folder_and_the_lines_key(tmp_path: Path, line: Path) -> None:
     served, key = f"ipc://{tmp_path}/journal", make_key_pair(tmp_path / "line.key")
     (tmp_path / "allowed").mkdir()
     tables = f'[journal]\nbind = "{served}"\nfolder = "kept"\n\n[security]\nkey = "line.key"'
@@ -176,7 +176,7 @@ def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path:
     assert report["journal"] == {"address": served, "folder": str(tmp_path / "kept"), "kept": True}
     assert report["line_key"] == fingerprint(key.public)
     shown = " ".join(heatline("check", line).stdout.split())
-    assert f"journal in {tmp_path}/kept, had at {served} line_key {fingerprint(key.public)}" in shown
+    assert f"journal in {tmp_path}/kept, served at {served} line_key {fingerprint(key.public)}" in shown
     assert not (tmp_path / "kept").exists(), "it starts nothing"
 
 
@@ -204,7 +204,7 @@ def test_bundle_verify_runs_the_golden_tiles(bundle: Bundle) -> None:
     assert re.search(r" off_by logit \S+, map \S+ allowed ", shown)
 
 
-def test_bundle_verify_refuses_where_golden_tiles_come_out_otherwise(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundle_verify_refuses_different_golden_tiles(bundle: Bundle, tmp_path: Path) -> None:
     edited = graph(GAIN * 1.01)
     folder = put(copy_of(bundle, tmp_path / "b"), {"model.onnx": edited, **to_openvino(edited)})
     result = heatline("bundle", "verify", folder, "--json")
@@ -235,7 +235,7 @@ def test_a_bad_bundle_is_refused_wherever_it_is_used(tmp_path: Path, bundle: Bun
 
 
 def inspected(bundle: Bundle, folder: Path, *more: str | Path, images: Path | None = None) -> Run:
-    """Of `folder/frames` into `folder/out`."""
+    """Inspect `folder/frames` into `folder/out`."""
     wanted = [folder / "frames", *([images] if images else [])]
     shutil.rmtree(folder / "out", ignore_errors=True)
     return heatline("inspect", bundle.path, *wanted, "--out", folder / "out", *more)
@@ -262,7 +262,7 @@ def test_inspect_writes_a_picture_and_an_event_per_image(tmp_path: Path, bundle:
     assert (changed.max(axis=0) < (120, 140)).all()
 
 
-def test_inspect_goes_on_after_a_bad_image_and_says_so_in_the_exit_code(tmp_path: Path, bundle: Bundle) -> None:
+def test_inspect_continues_after_a_bad_image_and_ends_with_its_exit_code(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(3))
     (frames / "002.png").write_bytes(b"\x89PNG")
     result = inspected(bundle, tmp_path, "--json", images=tmp_path / "missing.png")
@@ -279,9 +279,7 @@ def test_inspect_goes_on_after_a_bad_image_and_says_so_in_the_exit_code(tmp_path
     assert "regions at (" in rows[2]
 
 
-def test_inspect_takes_pictures_of_every_size_and_depth_and_both_engines_answer_alike(
-    tmp_path: Path, bundle: Bundle
-) -> None:
+def test_inspect_accepts_every_size_and_depth_and_both_engines_agree(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", {
         "a.png": white_frame((1, 1)), "b.png": white_frame((600, 30)), "c.png": np.full((50, 70), 255, np.uint8),
         "d.jpg": white_frame((300, 300)),
@@ -297,7 +295,7 @@ def test_inspect_takes_pictures_of_every_size_and_depth_and_both_engines_answer_
         assert [each["box_xyxy"] for each in first["regions"]] == [each["box_xyxy"] for each in second["regions"]]
 
 
-def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
+def test_inspect_without_images_or_into_an_unusable_folder_is_an_error(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "frames").mkdir()
     nothing = inspected(bundle, tmp_path)
     assert (nothing.returncode, "holds no picture" in complaint(nothing)) == (9, True)
@@ -309,7 +307,7 @@ def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path:
     assert [file.name for file in (tmp_path / "frames").iterdir()] == ["001.png"]
 
 
-def test_a_picture_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_picture_on_a_full_disk_leaves_no_partial_file(tmp_path: Path, bundle: Bundle) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = inspected(bundle, tmp_path)
@@ -337,7 +335,7 @@ def publisher(address: str) -> Iterator[Publisher]:
 
 
 def watched(publisher: Publisher, address: str, *events: Message | Event, options: tuple[str, ...] = ()) -> str:
-    """What `watch` prints of these events, in this process; that it ends in order is checked here."""
+    """Return what `watch` prints for these events, in this process. Check that it ends in order."""
 
     def say() -> None:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -360,18 +358,18 @@ def good(**what: Any) -> VerdictEvent:
 
 
 def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(address: str, publisher: Publisher) -> None:
-    sent = [GOOD, DEFECT, NO_VERDICT, STATUS]  # the last says STOPPED
+    sent = [GOOD, DEFECT, NO_VERDICT, STATUS]  # the last has the state STOPPED
     rows = watched(publisher, address, *sent, options=("--json",)).splitlines()
     came = [msgspec.json.decode(row, type=type(message.event)) for row, message in zip(rows, sent, strict=True)]
     assert came == [message.event for message in sent]
 
 
-def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
+def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
     odd: list[dict[str, Any]] = [
         {"source": "[/nothing] [bold]brackets"},
         {"source": "\x1b[2Jclear the screen"},
         {"bundle": BundleName(name="", version="", digest="")},
-        {"times": msgspec.structs.replace(good().times, captured_at_ns=10**30)},  # beyond all calendars
+        {"times": msgspec.structs.replace(good().times, captured_at_ns=10**30)},  # in no calendar
     ]
     goods = [good(seq=1, previous_seq=0), good(seq=7, previous_seq=5), *(good(seq=9, **what) for what in odd)]
     dark = good(
@@ -389,7 +387,7 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         "failed.implausible: it does not look",
         "brightness 3,",
         r"\[/nothing\] \[bold\]brackets",
-        r"13 .*select +in force +product 4711, bundle boards 2026\.11 \(abababababab\)",
+        r"13 .*select +active +product 4711, bundle boards 2026\.11 \(abababababab\)",
         r"14 .*reload +refused +boards\.bundle: model\.onnx was changed or damaged",
         r"line1: STOPPED, DEGRADED \(camera_dead\), product 4711",
         r"camera side is dead: it is not there",
@@ -398,7 +396,7 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         assert re.search(fact, out), f"{fact}\n{out}"
 
 
-def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least() -> None:
+def test_watch_drops_columns_instead_of_wrapping_rows() -> None:
     dark = good(
         seq=123456, verdict="NO_VERDICT", reason="failed.implausible", source="board_00017_of_the_late_shift.png",
         detail="it does not look like the product: brightness 3, expected 60 to 140",
@@ -418,7 +416,7 @@ def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least(
         assert ("brightness 3, expected 60 to 140" in rows[3]) is (width == 200)
 
 
-def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, publisher: Publisher) -> None:
+def test_watch_ends_after_the_given_verdicts_or_a_silence(address: str, publisher: Publisher) -> None:
     out = watched(publisher, address, CHANGE, GOOD, DEFECT, NO_VERDICT, options=("--json", "--count", "2"))
     assert [json.loads(row).get("verdict") for row in out.splitlines()] == [None, "GOOD", "DEFECT"]
     result = heatline("watch", address, "--json", "--timeout", "0.1")
@@ -428,7 +426,7 @@ def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, 
 # Processes and pipes.
 
 
-def test_a_reader_that_has_seen_enough_ends_watch_without_a_word(address: str, publisher: Publisher) -> None:
+def test_a_closed_pipe_ends_watch_silently(address: str, publisher: Publisher) -> None:
     """`heatline watch --json ADDRESS | head -1`"""
     with started(HEATLINE, "watch", address, "--json") as watching:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -437,12 +435,12 @@ def test_a_reader_that_has_seen_enough_ends_watch_without_a_word(address: str, p
         assert watching.stderr is not None
         assert json.loads(watching.stdout.readline())["verdict"] == "GOOD"
         watching.stdout.close()
-        publisher.send(DEFECT)  # which it finds out by
+        publisher.send(DEFECT)  # writing this event fails
         assert watching.wait(WITHIN_SECONDS) == 0
         assert watching.stderr.read() == ""
 
 
-def test_a_reader_that_has_seen_enough_ends_inspect_without_a_word(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_closed_pipe_ends_inspect_silently(tmp_path: Path, bundle: Bundle) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(12))
     with started(HEATLINE, "inspect", bundle.path, frames, "--out", tmp_path / "out") as inspecting:
         assert inspecting.stdout is not None
@@ -453,27 +451,27 @@ def test_a_reader_that_has_seen_enough_ends_inspect_without_a_word(tmp_path: Pat
 
 
 def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Run:
-    """A process whose other streams are read."""
+    """Run a process and read its other streams."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     return subprocess.run([HEATLINE, *command], **pipes, text=True, env=env, timeout=WITHIN_SECONDS, check=False)
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_costs_no_result(
+def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_is_ignored(
     tmp_path: Path, bundle: Bundle, unbuffered: str
 ) -> None:
-    (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # of which it wants to warn
+    (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # which causes a warning
     inspect = ["inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / "out", "--json"]
     with open("/dev/full", "wb") as full:
         result = redirected("bundle", "show", bundle.path, stdout=full, unbuffered=unbuffered)
         inspected = redirected(*inspect, stderr=full, unbuffered=unbuffered)
     assert result.returncode == 9, result.stderr
-    assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* send it elsewhere\n", result.stderr)
+    assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* redirect it\n", result.stderr)
     assert (inspected.returncode, len(inspected.stdout.splitlines())) == (9, 2)
 
 
-def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> None:
+def test_a_closed_pipe_ends_a_report_silently(bundle: Bundle) -> None:
     for options in (["--json"], []):
         reading, writing = os.pipe()
         os.close(reading)
@@ -490,7 +488,7 @@ def test_a_closed_standard_output_is_no_fault(bundle: Bundle) -> None:
 
 
 def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
-    """Libraries make some as they are imported, and have them removed at the end."""
+    """Libraries make temporary folders when they are imported, and remove them at the end."""
     fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
     (tmp_path / "tmp").mkdir()
     done = subprocess.run(
@@ -523,22 +521,22 @@ print("codes", *codes, file=sys.stderr)
 """
 
 
-def test_without_extras_help_and_check_work_and_commands_and_functions_say_what_to_install(line: Path) -> None:
+def test_without_extras_help_and_check_work_and_the_rest_names_what_to_install(line: Path) -> None:
     commands = ["--help", f"check|{line}", "train|data=boards", "export|runs/boards|--to|b"]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, timeout=60, check=True
     )
-    *said, codes = result.stderr.splitlines()
+    *sentences, codes = result.stderr.splitlines()
     assert codes == "codes 0 0 10 10"
-    for extra, sentence in zip(("train", "export") * 2, said, strict=True):
+    for extra, sentence in zip(("train", "export") * 2, sentences, strict=True):
         assert sentence.startswith("heatline: ")
         assert f"pip install -e '.[{extra}]'" in sentence
         assert "torch" in sentence
     assert all(f"\n  {name} " in result.stdout for name in OWN + JOINED)
 
 
-def test_nothing_is_stored_of_who_used_it_and_so_nothing_can_be_sent(bundle: Bundle, tmp_path: Path) -> None:
-    """OpenVINO would write an id and statistics to the home folder, and send them to its maker."""
+def test_no_use_is_recorded_or_sent(bundle: Bundle, tmp_path: Path) -> None:
+    """Without heatline's settings, OpenVINO writes an id and statistics to the home folder and sends them."""
     home = tmp_path / "home"
     home.mkdir()
     assert heatline_process("bundle", "verify", bundle.path, env={"HOME": str(home)}).returncode == 0

@@ -426,7 +426,7 @@ def test_closing_refuses_all_that_wait_and_ignores_what_is_answered_afterwards(l
 
 def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(either_line: Line) -> None:
     either_line.serve(at_once)
-    with pytest.raises(DeliveryError, match=r"is another line using it.*commands\.bind") as caught:
+    with pytest.raises(DeliveryError, match=r"another line may use it.*commands\.bind") as caught:
         either_line.serve(Desk())
     assert "\n" not in str(caught.value)
     client = either_line.connect(zmq.REQ)
@@ -542,7 +542,7 @@ def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(lin
 
     assert said(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
     assert said(trigger, "side") == "side: no part id waits for the next trigger\n"
-    assert said(select, "4711") == "product 4711 is in force, with bundle boards 2026.11 (abababababab)\n"
+    assert said(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
     assert asked == [
         TriggerRequest(request_id="1", camera="top", part_id="P-1"),
         TriggerRequest(request_id="1", camera="side"),

@@ -1,4 +1,4 @@
-"""The line's configuration: what is understood, and what is refused before anything starts."""
+"""The line's configuration: accepted keys, and files that are refused before the line starts."""
 
 import re
 from pathlib import Path
@@ -72,14 +72,14 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         cameras=[top, FolderSettings(name="side-2", path=Path("/data/side"), size="any", pixel_format="any")],
         engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
-        thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # of zero, and not the bundle's
+        thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # zero is a value, not the bundle's default
         events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
         commands=config.commands,
     )
     assert config.commands.bind == "tcp://127.0.0.1:5557"
 
 
-def test_bundle_and_camera_are_all_that_must_be_said_and_paths_count_from_the_files_folder(
+def test_bundle_and_camera_are_required_and_paths_start_at_the_files_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "etc").mkdir()
@@ -129,7 +129,7 @@ REFUSED: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize("place", REFUSED)
-def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, place: str) -> None:
+def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, place: str) -> None:
     table, _, key = place.rpartition(".")
     for value in REFUSED[place]:
         sentence = refusal(tmp_path, with_key(table, f"{key} = {value}"))
@@ -141,18 +141,18 @@ def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("table", "key", "words"),
     [
-        ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes in f32 alone; set engine.kind"),
-        # Addresses that nobody could subscribe to.
+        ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes only in f32; set engine.kind"),
+        # Addresses to which no client could subscribe.
         ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
-        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any that is free
+        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any free port
         ("events", "bind = 'tcp://127.0.0.1:99999'", "expected tcp://HOST:PORT"),  # ZeroMQ would take 34463
-        # Commands are taken from this machine alone.
+        # Without a key, commands are taken only from this machine.
         ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
         ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
         ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
     ],
 )
-def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: str, words: str) -> None:
+def test_a_contradictory_configuration_is_refused(tmp_path: Path, table: str, key: str, words: str) -> None:
     assert words in refusal(tmp_path, with_key(table, key))
 
 
@@ -175,7 +175,7 @@ def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: s
             SMALLEST.replace('"top"', '"top.left"'),
             "expected 1 to 64 letters, digits, hyphens and underscores",
         ),  # a dot would split the topic
-        (SMALLEST.replace('"top"', '"top\\n"'), "expected 1 to 64 letters"),  # a line's end is no letter
+        (SMALLEST.replace('"top"', '"top\\n"'), "expected 1 to 64 letters"),  # a line break is not allowed
         (SMALLEST.replace('"top"', f'"{"x" * 65}"'), "expected 1 to 64 letters"),
         (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
         (SMALLEST + "[cameras]\n", "is not valid TOML"),  # a table and a list of the same name
@@ -183,7 +183,7 @@ def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: s
         ("a = " + 5000 * "[", "is not valid TOML"),  # deeper than any reader goes
     ],
 )
-def test_a_file_is_refused_that_holds(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_a_file_that_is_not_valid_toml_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
     assert words in refusal(tmp_path, text)
 
 
@@ -208,7 +208,7 @@ def of_kind(kind: str, keys: str) -> str:
 
 
 @pytest.mark.parametrize("kind", CAMERAS)
-def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_path: Path, kind: str) -> None:
+def test_every_kind_of_camera_can_be_configured_and_sent_to_its_process(tmp_path: Path, kind: str) -> None:
     common = 'deadline_ms = 80.0\non_overload = "drop_newest"\nstale_after_ms = 50.0\nfrozen_after_frames = 4'
     (camera,) = load(tmp_path, of_kind(kind, f"{CAMERAS[kind]}\n{common}")).cameras
     assert (camera.deadline_ms, camera.on_overload, camera.frozen_after_frames) == (80.0, "drop_newest", 4)
@@ -244,7 +244,7 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("pattern", "size = [8, 8]\nexclude = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
     ],
 )
-def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
+def test_an_invalid_camera_is_refused(tmp_path: Path, kind: str, keys: str, words: str) -> None:
     assert words in refusal(tmp_path, of_kind(kind, keys))
 
 

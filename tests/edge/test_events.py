@@ -1,4 +1,4 @@
-"""From outcomes to events: what a reader can check, pictures only where asked for."""
+"""Events from outcomes: their fields, their order, and their pictures."""
 
 import contextlib
 import threading
@@ -31,7 +31,7 @@ from tests.small_bundle import dark_square, white_frame
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
 REFUSED = Change(change="reload", applied=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
-STARTING = Handshake(state="NOT_READY", reason="starting", detail="it is starting", heartbeat=0)
+STARTING = Handshake(state="NOT_READY", reason="starting", detail="the line is starting", heartbeat=0)
 DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
 
 
@@ -53,12 +53,12 @@ def sent(message: Message) -> Any:
 
 
 def told(outcome: Outcome) -> Any:
-    """The event of a frame's end."""
+    """Return the event of a frame."""
     return sent(verdict_message("boot", outcome))
 
 
 class Kept(NoJournal):
-    """Notes what passes on its way to the socket."""
+    """Records the messages on their way to the socket."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -70,7 +70,7 @@ class Kept(NoJournal):
 
 @contextlib.contextmanager
 def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
-    """All that was emitted is sent at the end."""
+    """Yield an emitter, and send all its events at the end."""
     publisher = Publisher(address, journal)
     publisher.start()
     try:
@@ -80,7 +80,7 @@ def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbea
 
 
 def emitted(setup: Setup, address: str, *emit: Callable[[EventEmitter], object]) -> list[Any]:
-    """The events that come of it."""
+    """Return the events that a subscriber receives."""
     kept = Kept()
     with emitting(setup, address, kept, Heartbeat()) as emitter:
         for each in emit:
@@ -96,12 +96,12 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     events = emitted(
         setup,
         address,
-        lambda emitter: emitter.outcome(replace(UNJUDGED, setup=setup)),
-        lambda emitter: emitter.alarm(DEATH),
-        lambda emitter: emitter.refusal(REFUSED),
-        lambda emitter: emitter.outcome(outcome(setup, dark=True)),
+        lambda emitter: emitter.emit_outcome(replace(UNJUDGED, setup=setup)),
+        lambda emitter: emitter.emit_alarm(DEATH),
+        lambda emitter: emitter.emit_refusal(REFUSED),
+        lambda emitter: emitter.emit_outcome(outcome(setup, dark=True)),
         lambda emitter: counted.append(emitter.events),
-        lambda emitter: emitter.status("STOPPED", ledger, {}, STARTING, lambda: REFUSED, refused),
+        lambda emitter: emitter.emit_status("STOPPED", ledger, {}, STARTING, lambda: REFUSED, refused),
         lambda emitter: counted.append(emitter.events),
     )
     *others, status = events
@@ -115,32 +115,32 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert (change.applied, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
 
 
-def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told_as_what_is_in_force_then(
+def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     setup: Setup, address: str, tmp_path: Path
 ) -> None:
     ledger, kept = Ledger(["top"]), Kept()
     publisher = Publisher(address, kept)
-    in_flight, in_force = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
+    in_flight, active_at = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
     in_flight.begin()
     stamp = Stamp("top", 1, number=ledger.captured("top"))
     in_flight.announced(stamp)
     publisher.start()
     emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
     assert [each.number for each in read_previous_run(tmp_path / FILE_NAME).in_flight] == [1]
-    emitter.outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
+    emitter.emit_outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
     other = replace(setup, product="pcb-b")
-    emitter.exchange(
-        Change(change="select", applied=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
+    emitter.emit_activation(
+        Change(change="select", applied=True, at_ns=REFUSED.at_ns), other, lambda: active_at.append(emitter.events)
     )
-    emitter.alarm(DEATH)
+    emitter.emit_alarm(DEATH)
     publisher.close()
     assert read_previous_run(tmp_path / FILE_NAME).in_flight == []
-    assert in_force == [1], "put in force before it is told"
+    assert active_at == [1], "activated before it is reported"
     assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 
 
 class HungJournal(NoJournal):
-    """Lets no message go before its disk answers."""
+    """Holds every message back until its disk answers."""
 
     def __init__(self) -> None:
         self.disk = threading.Event()
@@ -150,27 +150,25 @@ class HungJournal(NoJournal):
         return super().commit(messages)
 
 
-def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_not_before(
-    setup: Setup, address: str
-) -> None:
-    """Else a publisher that hangs would go on feeding systemd's watchdog."""
+def test_the_heartbeat_counts_verdicts_and_probes_that_left_the_publisher(setup: Setup, address: str) -> None:
+    """Otherwise a hung publisher would go on feeding systemd's watchdog."""
     journal, heartbeat = HungJournal(), Heartbeat()
     with emitting(setup, address, journal, heartbeat) as emitter:
-        emitter.outcome(outcome(setup, dark=False))
-        emitter.probe()
-        emitter.outcome(replace(UNJUDGED, setup=setup))
+        emitter.emit_outcome(outcome(setup, dark=False))
+        emitter.pass_probe()
+        emitter.emit_outcome(replace(UNJUDGED, setup=setup))
         assert heartbeat.count == 0
         journal.disk.set()
     assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
 
 
-def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
+def test_status_has_the_state_of_each_camera(setup: Setup, address: str) -> None:
     states = {
         "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
     }
     (status,) = emitted(
-        setup, address, lambda emitter: emitter.status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
+        setup, address, lambda emitter: emitter.emit_status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
     )
     assert {name: msgspec.structs.asdict(state) for name, state in status.cameras.items()} == {
         name: msgspec.structs.asdict(state) for name, state in states.items()
@@ -178,13 +176,13 @@ def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
 
 
 @pytest.mark.parametrize("active", [True, False])
-def test_an_alarm_says_which_camera_what_and_since_when(setup: Setup, address: str, active: bool) -> None:
-    (event,) = emitted(setup, address, lambda emitter: emitter.alarm(replace(DEATH, active=active)))
+def test_an_alarm_names_camera_reason_and_begin(setup: Setup, address: str, active: bool) -> None:
+    (event,) = emitted(setup, address, lambda emitter: emitter.emit_alarm(replace(DEATH, active=active)))
     assert (event.line, event.camera, event.alarm, event.detail) == ("line1", "top", DEATH.reason, DEATH.detail)
     assert (event.active, event.began_at_ns, event.acting) == (active, DEATH.began_at_ns, True)
 
 
-def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(setup: Setup) -> None:
+def test_an_event_names_frames_part_and_chunks(setup: Setup) -> None:
     stamp = Stamp("top", 65534, last_frame_id=2, frames=4, number=131069, part_id="P-1", chunks={"ExposureTime": 800.0})
     event = told(replace(UNJUDGED, stamp=stamp, setup=setup))
     assert (event.frame_id, event.last_frame_id, event.frames, event.frame_number) == (65534, 2, 4, 131069)
@@ -194,7 +192,7 @@ def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(setup
     assert (event.frame_id, event.part_id) == (None, "P-1")
 
 
-def test_a_frame_without_a_judgement_says_why_and_claims_nothing(setup: Setup) -> None:
+def test_a_frame_without_a_verdict_has_a_reason_and_no_score(setup: Setup) -> None:
     event = told(replace(UNJUDGED, setup=replace(setup, heatmaps="always")))
     assert (event.verdict, event.reason, event.detail) == ("NO_VERDICT", "dropped.overload", "newer frames came")
     assert (event.frame_score, event.regions, event.heatmap) == (None, [], None)
@@ -203,7 +201,7 @@ def test_a_frame_without_a_judgement_says_why_and_claims_nothing(setup: Setup) -
 @pytest.mark.parametrize(
     ("heatmaps", "good", "defect"), [("never", False, False), ("defect", False, True), ("always", True, True)]
 )
-def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
+def test_heatmaps_are_sent_with_the_configured_verdicts(
     setup: Setup, heatmaps: Heatmaps, good: bool, defect: bool
 ) -> None:
     setup = replace(setup, heatmaps=heatmaps)
@@ -212,7 +210,7 @@ def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
     assert [sent(message).heatmap is not None for message in came] == [good, defect]
 
 
-def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(setup: Setup, bundle: Bundle) -> None:
+def test_the_picture_scales_the_heatmap_between_its_two_values(setup: Setup, bundle: Bundle) -> None:
     judged = outcome(replace(setup, heatmaps="always"), dark=True)
     message = verdict_message("boot", judged)
     assert message.png is not None
@@ -230,6 +228,6 @@ def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(setup: Se
     assert (named.logit_at_0 + named.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
 
 
-def test_a_name_that_is_no_text_is_sent_as_well_as_can_be(setup: Setup) -> None:
+def test_a_file_name_that_is_not_utf8_is_sent_escaped(setup: Setup) -> None:
     odd = Outcome(Stamp("top", 1, "a\udce9.png"), unjudged=Unjudged("failed", "unreadable", "/x/a\udce9.png is empty"))
     assert told(replace(odd, setup=setup)).source == "a?.png"

@@ -88,18 +88,18 @@ def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(
             for file in bundle.iterdir():
                 damage(file)
             assert scores(run) == before, damage
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert heard.last.ledger["top"].failed == {}
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert received.last.ledger["top"].failed == {}
 
 
 def scores(run: RunningLine) -> dict[str | None, tuple[str, float | None]]:
     """The verdict and score of each picture, over a round of all and some more."""
     events = [run.until_inspected() for _ in range(7)]
-    said: dict[str | None, tuple[str, float | None]] = {e.source: (e.verdict, e.frame_score) for e in events}
-    assert [said[event.source] for event in events] == [(event.verdict, event.frame_score) for event in events]
-    assert len(said) == 3
-    return said
+    verdicts: dict[str | None, tuple[str, float | None]] = {e.source: (e.verdict, e.frame_score) for e in events}
+    assert [verdicts[event.source] for event in events] == [(event.verdict, event.frame_score) for event in events]
+    assert len(verdicts) == 3
+    return verdicts
 
 
 def test_a_clock_that_is_set_back_an_hour_and_forth_again_disturbs_no_frame(
@@ -117,14 +117,14 @@ def test_a_clock_that_is_set_back_an_hour_and_forth_again_disturbs_no_frame(
                 run.until(lambda _, leap=leap: leapt(run, leap))
             run.until(lambda event: isinstance(event, StatusEvent) and event.state == "RUNNING")
             run.until_inspected()
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert heard.alarms == []
-    assert {event.reason for event in heard.verdicts} <= {None, "dropped.overload", "dropped.stopped"}
-    assert all(0 < event.latency_ms < WITHIN_SECONDS * 1e3 for event in heard.verdicts)
-    taken = [event.times.captured_monotonic_ns for event in heard.verdicts]
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert received.alarms == []
+    assert {event.reason for event in received.verdicts} <= {None, "dropped.overload", "dropped.stopped"}
+    assert all(0 < event.latency_ms < WITHIN_SECONDS * 1e3 for event in received.verdicts)
+    taken = [event.times.captured_monotonic_ns for event in received.verdicts]
     assert taken == sorted(taken)
-    hours = [round((b.at_ns - a.at_ns) / 1e9 / HOUR_S) for a, b in pairwise(heard.statuses)]
+    hours = [round((b.at_ns - a.at_ns) / 1e9 / HOUR_S) for a, b in pairwise(received.statuses)]
     assert [hour for hour in hours if hour] == [-1, 1], "statuses tell the time of day as it is set"
 
 
@@ -140,9 +140,9 @@ def test_a_burst_ends_in_order_and_every_frame_has_its_event(tmp_path: Path, bun
     with running(line, address) as run:
         run.until(lambda event: getattr(event, "reason", None) == "dropped.overload")
         run.until_inspected()  # since then, all that may wait waits
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    told = [(status.state, status.handshake.reason) for status in heard.statuses]
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    told = [(status.state, status.handshake.reason) for status in received.statuses]
     assert told[-2:] == [("RUNNING", "stopping"), ("STOPPED", "stopping")], "no further part may come"
 
 
@@ -185,7 +185,9 @@ def test_a_line_forks_for_nobody_and_asks_for_no_host(
 def until_status_says(systemd: NotifySocket, words: str) -> list[str]:
     """All that systemd hears up to a status that says so."""
     came: list[str] = []
-    while not any(said.startswith("STATUS=NOT_READY: running, ") and words in said for said in came):
+    while not any(
+        status_text.startswith("STATUS=NOT_READY: running, ") and words in status_text for status_text in came
+    ):
         came += systemd.socket.recv(4096).decode().split("\n")
     return came
 
@@ -204,18 +206,18 @@ def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
         systemd.wait_for("WATCHDOG=1")
         run.until_handshake("READY")
         with hang.hung():
-            until_status_says(systemd, "nothing came out of the inspection")
+            until_status_says(systemd, "the inspection had no output")
             for _ in range(2):
-                assert "WATCHDOG=1" not in until_status_says(systemd, "nothing came out of the inspection")
+                assert "WATCHDOG=1" not in until_status_says(systemd, "the inspection had no output")
         systemd.wait_for("WATCHDOG=1")
         stalled = None if stage == "publish" else run.until_handshake("NOT_READY", "stalled")  # else nobody is told
         after = run.until_handshake("READY")
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    said = [status.handshake for status in heard.statuses]
-    assert [each.heartbeat for each in said] == sorted(each.heartbeat for each in said)
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    handshakes = [status.handshake for status in received.statuses]
+    assert [each.heartbeat for each in handshakes] == sorted(each.heartbeat for each in handshakes)
     if stalled is not None:
-        assert {each.heartbeat for each in said if each.reason == "stalled"} == {stalled.heartbeat}
+        assert {each.heartbeat for each in handshakes if each.reason == "stalled"} == {stalled.heartbeat}
         assert after.heartbeat > stalled.heartbeat
 
 
@@ -225,15 +227,15 @@ def test_a_dead_camera_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) 
     line = write_line_with(tmp_path, bundle.path, address, {"top": dead}, 'heatmaps = "never"')
     with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG}) as run:
         first = run.until_handshake("NOT_READY", "no_camera")
-        until_status_says(systemd, "no camera is there")
+        until_status_says(systemd, "no camera is available")
         for _ in range(2):
             systemd.wait_for("WATCHDOG=1")
         while (last := run.until_handshake("NOT_READY", "no_camera")).heartbeat < first.heartbeat + 2:
             pass
-        heard = run.end()
+        received = run.end()
     assert "camera top is dead" in str(last.detail)
-    assert heard.verdicts == []
-    assert heard.last.ledger["top"].captured == 0, "a probe is no frame"
+    assert received.verdicts == []
+    assert received.last.ledger["top"].captured == 0, "a probe is no frame"
 
 
 # The disk under the state folder is full, read-only, or fails: the line inspects on and says so.
@@ -242,13 +244,13 @@ def test_a_dead_camera_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) 
 def end(run: RunningLine) -> tuple[Heard, str]:
     """What was heard up to its end, of which no frame is lost, and its log."""
     run.process.send_signal(signal.SIGTERM)
-    heard = run.until_stopped()
+    received = run.until_stopped()
     assert run.exit_code() == 0
     log = run.process.log()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert {event.reason for event in heard.verdicts} <= {None, "dropped.stopped"}, "those that waited at the end"
-    assert heard.alarms == []
-    return heard, log
+    assert_every_frame_has_its_event(received, ["top"])
+    assert {event.reason for event in received.verdicts} <= {None, "dropped.stopped"}, "those that waited at the end"
+    assert received.alarms == []
+    return received, log
 
 
 def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_is_noted_once_there_is_room(
@@ -263,11 +265,11 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
             filler.unlink()
             run.until_handshake("READY")
             run.until_inspected_frames(1)
-            heard, log = end(run)
+            received, log = end(run)
         noted = read_previous_run(state / FILE_NAME)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
     assert log.count(NOBODY_WILL_KNOW) == 1
-    assert noted.reported == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.reported == {"top": Watermark(received.last.boot_id, received.last.ledger["top"].captured)}
     assert noted.in_flight == []
 
 
@@ -295,7 +297,7 @@ def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_f
         run.until_handshake("DEGRADED", "unjournalled")
         _, log = end(run)
     assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
-    assert log.count(NOBODY_WILL_KNOW) == 1, "said once, and not with every frame"
+    assert log.count(NOBODY_WILL_KNOW) == 1, "logged once, not with every frame"
 
 
 def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_first_lives(
@@ -342,9 +344,9 @@ def test_after_each_kill_9_the_next_start_tells_what_was_in_flight(
         with lives.boot() as run:
             run.until_inspected()
             run.end()
-        heard = [lives.of(boot) for boot in range(deaths + 1)]
-    assert_every_frame_has_its_event(heard[-1], ["top"])
-    for one, noted, following in zip(heard, died_with, heard[1:], strict=False):
+        received = [lives.of(boot) for boot in range(deaths + 1)]
+    assert_every_frame_has_its_event(received[-1], ["top"])
+    for one, noted, following in zip(received, died_with, received[1:], strict=False):
         assert_the_crash_is_told_first(following)
         told_of_it = [(event.frame_id, event.last_frame_id, event.frames) for event in crashed(following)]
         was_in_flight = [(stamp.frame_id, stamp.last_frame_id, stamp.frames) for stamp in noted]
@@ -362,6 +364,6 @@ def test_after_each_kill_9_the_next_start_tells_what_was_in_flight(
         assert first_in_flight - told[-1] - 1 <= SEND_HIGH_WATER_MARK
 
 
-def own_of(heard: Heard) -> list[VerdictEvent]:
+def own_of(received: Heard) -> list[VerdictEvent]:
     """A boot's events of its own frames."""
-    return [event for event in heard.verdicts if event.reason != "dropped.crashed"]
+    return [event for event in received.verdicts if event.reason != "dropped.crashed"]

@@ -93,7 +93,7 @@ def test_an_unwritable_folder_and_a_missing_camera_are_logged(tmp_path: Path, ca
     begin_log(tmp_path / "f", {"top": 0}).announced(frame(1))
     other = Ledger(["side"])
     recover(read_previous_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), reported.append)
-    assert "camera top is gone" in caplog.text
+    assert "the line no longer has camera top" in caplog.text
     assert reported == []
 
 

@@ -76,7 +76,7 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     assert run(line, *new, "--count", "2").stdout == lines(events[1:])
 
 
-def test_it_waits_for_a_line_and_ends_when_nobody_reads_its_output(tmp_path: Path) -> None:
+def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/follow"
     with following(address) as process:
         assert b"is silent; following again until it answers" in said(process)
@@ -151,9 +151,7 @@ def test_an_event_is_acknowledged_only_after_the_disk_has_it(
     assert line.acked() == (0 if fails else 2)
 
 
-def test_what_the_file_has_already_is_not_added_again_and_an_event_cut_off_is_written_again(
-    line: FollowedLine, file: Path
-) -> None:
+def test_events_in_the_file_are_not_appended_again_and_a_cut_event_is_rewritten(line: FollowedLine, file: Path) -> None:
     """The follower was killed between storing and acknowledging, or the machine while it stored."""
     events = line.add(*[GOOD] * 5)
     for n, torn in enumerate(("", "{", '{"type":"verdict","seq":4', '{"type":"verdict",' + "x" * 200_000)):
@@ -168,7 +166,7 @@ def test_what_the_file_has_already_is_not_added_again_and_an_event_cut_off_is_wr
     [b"hello\n", b"{}\n", b"\xff\n", b"[" * 10_000 + b"\n", b"my only copy of something", b'{"type":"verdict"}\n{"ty'],
     ids=["text", "no event", "no text", "deep", "text without an end", "no event before a cut"],
 )
-def test_a_file_of_something_else_is_not_changed(line: FollowedLine, file: Path, content: bytes) -> None:
+def test_a_file_without_events_is_not_changed(line: FollowedLine, file: Path, content: bytes) -> None:
     file.write_bytes(content)
     line.add(GOOD)
     done = run(line, "--jsonl", file, "--count", "1")
@@ -209,7 +207,7 @@ def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> 
     assert (done.returncode, "is being written by another follower" in complaint(done)) == (InputError.exit_code, True)
 
 
-def test_on_a_full_disk_it_ends_and_what_is_not_on_the_disk_comes_again(line: FollowedLine, tmp_path: Path) -> None:
+def test_a_full_disk_ends_follow_and_unwritten_events_come_again(line: FollowedLine, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         file = disk / "events.jsonl"
         events = line.add(*[GOOD] * 20)
@@ -308,22 +306,22 @@ def test_an_interruption_between_two_tries_leaves_the_event(line: FollowedLine) 
 # What else may happen.
 
 
-def test_a_consumer_can_be_forgotten(line: FollowedLine) -> None:
+def test_a_consumer_can_be_deleted(line: FollowedLine) -> None:
     line.add(GOOD)
     run(line, "--count", "1")
     line.wait_until_gone()
     done = run(line, "--forget")
-    assert (done.returncode, done.stdout) == (0, "mes1 is forgotten\n")
+    assert (done.returncode, done.stdout) == (0, "consumer mes1 is deleted\n")
     assert line.consumers.positions() == {}
     done = run(line, "--forget")
     assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
 
 
-def test_two_places_at_once_and_invalid_names_are_wrong_command_lines(line: FollowedLine, file: Path) -> None:
+def test_two_sinks_and_invalid_names_are_wrong_command_lines(line: FollowedLine, file: Path) -> None:
     both = run(line, "--exec", "true", "--jsonl", file)
     assert (both.returncode, "follow under two names" in both.stderr) == (2, True)
     nothing = run(line, "--exec", " ")
-    assert (nothing.returncode, "names no command" in nothing.stderr) == (2, True)
+    assert (nothing.returncode, "--exec is empty" in nothing.stderr) == (2, True)
     for name in ("mes 1", "", "x" * 65, "a\n"):
         done = heatline("follow", line.address, "--name", name)
         assert (done.returncode, "expected 1 to 64 letters" in done.stderr) == (2, True)
@@ -333,7 +331,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "line1.toml"
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"line line1 serves its journal to nobody; set journal\.bind in"):
+    with pytest.raises(ConfigError, match=r"line line1 does not serve its journal; set journal\.bind in"):
         endpoint_of(str(file), "journal", KeyFiles())
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
     assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)

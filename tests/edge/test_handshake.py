@@ -1,4 +1,4 @@
-"""The handshake: the gravest reason first, all of them in words; and cameras whose frames are not inspected."""
+"""The handshake with its reasons, the gravest first; and cameras whose frames are not inspected."""
 
 import logging
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge.cameras.state import CameraState, State
 from edge.inspection.ledger import Account
 from edge.service.drops import WINDOW_SECONDS, DropMonitor
-from edge.service.readiness import STALLED_AFTER_SECONDS, Condition, handshake
+from edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
 
@@ -23,36 +23,36 @@ LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING"
 
 def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
     found = Condition("RUNNING", {"top": LIVE, "side": camera("IDLE")}, 0.2).reasons()
-    told = handshake(found, 7)
-    assert (told.state, told.reason, told.detail, told.heartbeat) == ("READY", None, None, 7)
+    result = make_handshake(found, 7)
+    assert (result.state, result.reason, result.detail, result.heartbeat) == ("READY", None, None, 7)
     assert Condition("RUNNING", {"top": camera("ENDED")}, 0.0).reasons() == [], "its last frame has come"
 
 
 @pytest.mark.parametrize(
     ("wrong", "state", "word", "sentence"),
     [
-        ({"state": "STARTING"}, "NOT_READY", "starting", "it is starting"),
-        ({"seen_through": False}, "NOT_READY", "starting", "it is starting"),
-        ({"state": "STOPPED"}, "NOT_READY", "stopping", "it has stopped"),
-        ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "nothing came out of the inspection for 7 s"),
-        ({"cameras": {"top": DEAD}}, "NOT_READY", "no_camera", "no camera is there, camera top is dead (silent)"),
-        ({"cameras": {"top": OPENING}}, "NOT_READY", "no_camera", "no camera is there, camera top is being opened"),
-        ({"stopping": True}, "NOT_READY", "stopping", "it is stopping"),
-        ({"changing": "product b"}, "BUSY", "changing", "product b is being made ready"),
-        ({"changing": "b", "cameras": {"top": OPENING}}, "BUSY", "changing", "b is being made ready"),
+        ({"state": "STARTING"}, "NOT_READY", "starting", "the line is starting"),
+        ({"has_output": False}, "NOT_READY", "starting", "the line is starting"),
+        ({"state": "STOPPED"}, "NOT_READY", "stopping", "the line has stopped"),
+        ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "the inspection had no output for 7 s"),
+        ({"cameras": {"top": DEAD}}, "NOT_READY", "no_camera", "no camera is available, camera top is dead (silent)"),
+        ({"cameras": {"top": OPENING}}, "NOT_READY", "no_camera", "no camera is available, camera top is being opened"),
+        ({"stopping": True}, "NOT_READY", "stopping", "the line is stopping"),
+        ({"changing": "product b"}, "BUSY", "changing", "product b is being prepared"),
+        ({"changing": "b", "cameras": {"top": OPENING}}, "BUSY", "changing", "b is being prepared"),
         ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead (silent)"),
         ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
-        ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "in f32 instead of int8"),
-        ({"unrecorded": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
-        ({"unremembered": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
+        ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "the line computes in f32 instead of int8"),
+        ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
+        ({"product_not_stored": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
+def test_each_fault_has_its_reason_code_and_sentence(
     wrong: dict[str, object], state: str, word: str, sentence: str
 ) -> None:
     given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
-    told = handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
-    assert (told.state, told.reason, told.detail) == (state, word, sentence)
+    result = make_handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
+    assert (result.state, result.reason, result.detail) == (state, word, sentence)
 
 
 @given(
@@ -63,7 +63,7 @@ def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
     st.lists(st.just("camera a: 1 of 9 frames inspected"), max_size=2),
     st.none() | st.just("why"),
 )
-def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
+def test_the_gravest_reason_comes_first_and_none_is_left_out(
     state: str,
     cameras: dict[str, CameraState],
     quiet_for_s: float,
@@ -72,56 +72,56 @@ def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
     why: str | None,
 ) -> None:
     found = Condition(
-        state, cameras, quiet_for_s, changing=changing, losses=losses, unrecorded=why  # type: ignore[arg-type]
+        state, cameras, quiet_for_s, changing=changing, losses=losses, in_flight_not_logged=why  # type: ignore[arg-type]
     ).reasons()  # fmt: skip
-    told = handshake(found, 3)
+    result = make_handshake(found, 3)
     order = [GRAVITY.index(reason.state) for reason in found]
     assert order == sorted(order)
-    assert (told.state == "READY") == (not found)
-    assert (told.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
+    assert (result.state == "READY") == (not found)
+    assert (result.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
     for reason in found:
-        assert told.detail is not None
-        assert reason.sentence in told.detail
+        assert result.detail is not None
+        assert reason.sentence in result.detail
 
 
 # Losses.
 
 
-def test_a_camera_whose_frames_are_lost_is_named_with_its_most_frequent_reason() -> None:
-    losses = DropMonitor()
-    losses.look({"top": Account(), "side": Account()}, 0.0)
+def test_a_camera_that_loses_frames_is_named_with_its_most_frequent_reason() -> None:
+    monitor = DropMonitor()
+    monitor.update({"top": Account(), "side": Account()}, 0.0)
     top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)
-    said = losses.look({"top": top, "side": Account(5, 5)}, 1.0)
-    assert said == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
+    sentences = monitor.update({"top": top, "side": Account(5, 5)}, 1.0)
+    assert sentences == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
 
 
 def test_only_losses_of_the_last_seconds_count() -> None:
-    losses = DropMonitor()
+    monitor = DropMonitor()
     lost = Account(100, 0, {}, {"wrong_size": 100}, 0)
-    losses.look({"top": Account()}, 0.0)
-    assert losses.look({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
+    monitor.update({"top": Account()}, 0.0)
+    assert monitor.update({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
     well = Account(150, 50, {}, {"wrong_size": 100}, 0)
     for second in range(2, 2 + 2 * int(WINDOW_SECONDS)):
-        said = losses.look({"top": well}, float(second))
-    assert said == []
+        sentences = monitor.update({"top": well}, float(second))
+    assert sentences == []
 
 
 def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
-    losses = DropMonitor()
+    monitor = DropMonitor()
     for second in range(30):
         account = Account(captured=10 * second + 4, inspected=10 * second, in_flight=4)
-        assert losses.look({"top": account}, float(second)) == []
+        assert monitor.update({"top": account}, float(second)) == []
 
 
 def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "edge.service.drops")
-    losses = DropMonitor()
-    losses.look({"top": Account()}, 0.0)
+    monitor = DropMonitor()
+    monitor.update({"top": Account()}, 0.0)
     lost = Account(10, 0, {"overload": 10}, {}, 0)
     for second in (1.0, 2.0, 3.0):
-        losses.look({"top": lost}, second)
+        monitor.update({"top": lost}, second)
     for second in range(20, 60):
-        losses.look({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
+        monitor.update({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
     assert [record.getMessage() for record in caplog.records] == [
         "camera top: 0 of 10 frames inspected (dropped.overload)",
         "camera top: its frames are inspected again",

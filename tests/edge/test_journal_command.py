@@ -1,4 +1,4 @@
-"""`heatline journal` shows, verifies and exports what a line told, also while it runs and on a full disk."""
+"""`heatline journal` shows, verifies and exports a line's events, also while it runs and on a full disk."""
 
 import csv
 import io
@@ -72,10 +72,10 @@ def lines(of: list[bytes]) -> bytes:
     return b"".join(header + b"\n" for header in of)
 
 
-# Which journal.
+# Resolving the LINE argument.
 
 
-def test_a_journal_is_named_by_its_line_its_folder_or_itself(tmp_path: Path, folder: Path) -> None:
+def test_a_journal_is_named_by_line_folder_or_file(tmp_path: Path, folder: Path) -> None:
     line = tmp_path / "line1.toml"
     line.write_text(
         'bundle = "boards.bundle"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[journal]\nfolder = "state"\n'
@@ -87,7 +87,7 @@ def test_a_journal_is_named_by_its_line_its_folder_or_itself(tmp_path: Path, fol
         assert (shown["last_seq"], shown["line"]) == (events, LINE)
 
 
-def test_what_is_no_journal_to_be_read_is_said_in_a_sentence(tmp_path: Path, folder: Path) -> None:
+def test_a_file_that_is_no_readable_journal_is_refused_in_one_sentence(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "letter").write_text("Dear Sir or Madam, " * 100)
     change(folder, "UPDATE journal SET schema_version = 2")
     named = [
@@ -109,7 +109,7 @@ def test_what_is_no_journal_to_be_read_is_said_in_a_sentence(tmp_path: Path, fol
 # Showing.
 
 
-def test_show_says_what_the_journal_holds(folder: Path) -> None:
+def test_show_prints_the_journals_contents(folder: Path) -> None:
     discard(folder, 3)
     shown = facts("show", folder)
     with JournalReader.open(folder) as reader:
@@ -129,7 +129,7 @@ def test_show_says_what_the_journal_holds(folder: Path) -> None:
         assert said in words
 
 
-def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_be_read(folder: Path) -> None:
+def test_show_prints_the_requested_events_and_skips_unreadable_ones(folder: Path) -> None:
     def shown(*options: str) -> list[int]:
         return [event["seq"] for event in facts("show", folder, *options)["events"]]
 
@@ -146,10 +146,10 @@ def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_b
 # Verifying.
 
 
-def test_verify_finds_a_journal_whole_also_one_that_holds_nothing_any_more(folder: Path) -> None:
+def test_verify_accepts_an_intact_journal_and_an_empty_one(folder: Path) -> None:
     result = run("verify", folder)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "is whole: 21 events" in result.stdout
+    assert "is intact: 21 events" in result.stdout
     found = facts("verify", folder)
     assert (found["first_seq"], found["last_seq"], found["faults"]) == (1, 21, [])
     discard(folder, 21)
@@ -157,7 +157,7 @@ def test_verify_finds_a_journal_whole_also_one_that_holds_nothing_any_more(folde
 
 
 def rot(old: bytes, new: bytes, seq: int = 9) -> Callable[[Path], None]:
-    """Change a header, and its checksum with it: as if it was written so."""
+    """Change a header together with its checksum."""
 
     def damage(folder: Path) -> None:
         with JournalReader.open(folder) as reader:
@@ -207,7 +207,7 @@ DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
 
 
 @pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=range(len(DAMAGES)))
-def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None], expected: list[str]) -> None:
+def test_verify_reports_every_fault(folder: Path, damage: Callable[[Path], None], expected: list[str]) -> None:
     damage(folder)
     result = run("verify", folder, "--json")
     found = json.loads(result.stdout)["faults"]
@@ -217,7 +217,7 @@ def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None],
     assert expected[0] in run("verify", folder).stdout
 
 
-def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -> None:
+def test_verify_reports_garbage_and_where_reading_ends(tmp_path: Path) -> None:
     folder = filled(tmp_path / "state", count=500)
     middle = (folder / FILE_NAME).stat().st_size // 2
     for at, length, last in ((middle, 20_000, ""), (4 * PAGE_BYTES, PAGE_BYTES, "it cannot be read any further: ")):
@@ -230,7 +230,7 @@ def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -
         assert json.loads(result.stdout)["faults"][-1].startswith(last)
 
 
-def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(tmp_path: Path) -> None:
+def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> None:
     journal = journalling(tmp_path, keep_s=100)
     journal.commit(several(4 * EVENTS_AT_ONCE))
     assert journal._file.journal is not None
@@ -267,7 +267,7 @@ def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, fold
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_standard_output_that_takes_no_more_is_one_sentence(folder: Path, form: str) -> None:
+def test_a_full_standard_output_of_an_export_is_one_sentence(folder: Path, form: str) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
             [HEATLINE, "journal", "export", str(folder), "--format", form],
@@ -286,7 +286,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(exported(folder, "--format", "csv"), newline="")))
 
 
-def test_csv_has_the_columns_that_are_documented_in_that_order(folder: Path) -> None:
+def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
     documented = (ROOT / "docs" / "journal.md").read_text().partition("## CSV")[2].partition("\n## ")[0]
     by_seq = {int(row["seq"]): row for row in rows(folder)}
     assert [*by_seq[1]] == [line.split("`")[1] for line in documented.splitlines() if line.startswith("| `")]
@@ -329,17 +329,17 @@ def test_csv_has_the_columns_that_are_documented_in_that_order(folder: Path) -> 
     assert rows(folder)[-1]["part_id"] == nasty
 
 
-def test_events_that_are_gone_are_said_and_the_others_written(tmp_path: Path, folder: Path) -> None:
+def test_deleted_events_are_reported_and_the_others_are_written(tmp_path: Path, folder: Path) -> None:
     discard(folder, 9)
-    exported(folder)  # from the oldest that is there: nothing was asked for that is gone
+    exported(folder)  # from the oldest stored event, so none is missing
     out = tmp_path / "events.jsonl"
     result = run("export", folder, "--after", "4", "--out", out)
     assert result.returncode == 20
-    assert "events 5 to 9 are gone" in complaint(result)
+    assert "events 5 to 9 are deleted" in complaint(result)
     assert out.read_bytes() == lines(headers(folder, after=9))
 
 
-def test_a_header_that_cannot_be_read_is_left_out_of_csv_and_said(folder: Path) -> None:
+def test_an_unreadable_header_is_left_out_of_csv_and_reported(folder: Path) -> None:
     rot(b'{"type"', b'"type"')(folder)
     result = run("export", folder, "--format", "csv")
     assert result.returncode == 0
@@ -358,7 +358,7 @@ def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(
     verified = run("verify", folder)
     assert (verified.returncode, verified.stderr) == (0, "")
     assert f"only the checksums of 21 events were verified: {sentence}\n" in verified.stdout
-    assert "is whole: 24 events" in verified.stdout
+    assert "is intact: 24 events" in verified.stdout
     assert facts("verify", folder)["other_versions"] == 21
     assert exported(folder).encode() == lines(headers(folder))
     result = run("export", folder, "--format", "csv")
@@ -369,7 +369,9 @@ def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(
     assert run("verify", folder).returncode == 19
 
 
-def test_an_interrupt_leaves_no_half_file(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_export_leaves_no_partial_file(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = JournalReader.read
 
     def interrupted(reader: JournalReader, after_seq: int, **what: Any) -> Page:
@@ -383,7 +385,7 @@ def test_an_interrupt_leaves_no_half_file(tmp_path: Path, folder: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
-def test_a_full_disk_leaves_no_half_file(tmp_path: Path, folder: Path) -> None:
+def test_an_export_to_a_full_disk_leaves_no_partial_file(tmp_path: Path, folder: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         out = disk / "events.jsonl"
         out.write_text("of yesterday")

@@ -1,4 +1,4 @@
-"""`heatline keys`: what is typed on the line PC to let a client in and out."""
+"""`heatline keys`: allows and revokes clients on the line PC."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from edge.errors import AccessError
 
 
 class Typed:
-    """What is typed with one folder of allow-lists."""
+    """Commands with one folder of allow-lists."""
 
     def __init__(self, folder: Path) -> None:
         self.allowed = folder / "keys" / "allowed"
@@ -59,7 +59,7 @@ def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) 
     assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
     assert "mes (listen, follow)" in typed.said("list")
 
-    assert "not allowed any more to follow" in typed.said("revoke", "mes", "--role", "follow")
+    assert "no longer allowed to follow" in typed.said("revoke", "mes", "--role", "follow")
     assert json.loads(typed.said("list", "--json"))["keys"][0]["roles"] == ["listen"]
     assert json.loads(typed.said("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen"]}
     assert json.loads(typed.said("list", "--json")) == {"keys": []}
@@ -71,7 +71,7 @@ def test_a_private_key_is_not_allowed_in_place_of_its_public_half(typed: Typed, 
     assert not typed.allowed.exists()
 
 
-def test_a_name_stands_for_one_key_of_a_role_and_leads_nowhere_else(typed: Typed, mes: Path, tmp_path: Path) -> None:
+def test_a_name_is_one_key_per_role_and_no_path(typed: Typed, mes: Path, tmp_path: Path) -> None:
     typed.said("new", tmp_path / "other.key")
     typed.said("allow", f"{mes}.pub", "--role", "command")
     taken = "--role", "command", "--name", "mes"
@@ -86,7 +86,7 @@ def test_a_name_stands_for_one_key_of_a_role_and_leads_nowhere_else(typed: Typed
     assert [path.name for path in typed.allowed.rglob("*.pub")] == ["mes.pub"]
 
 
-def test_a_key_is_made_for_no_user_that_this_machine_does_not_have(typed: Typed, tmp_path: Path) -> None:
+def test_a_key_for_an_unknown_user_is_refused(typed: Typed, tmp_path: Path) -> None:
     assert "no user 'nobody-of-that-name'" in typed.refusal("new", tmp_path / "k", "--owner", "nobody-of-that-name")
     assert list(tmp_path.iterdir()) == []
 

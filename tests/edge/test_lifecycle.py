@@ -1,4 +1,4 @@
-"""The service's own thread: signals at any instant, and what the last status says when a stage broke."""
+"""The service's main thread: signals at any instant, and the last status after a fault in a stage."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from edge.bundle import Bundle
 from edge.config import load_config
 from edge.delivery.client.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
-from edge.service.lifecycle import Service, obeying_signals
+from edge.service.lifecycle import Service, signal_handlers
 from edge.wire.events import Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import small_frames, write_line, write_pictures
@@ -44,7 +44,7 @@ for at in range(1, 80):
             if lines == at:
                 os.kill(os.getpid(), signal.SIGTERM)
         return trace
-    with lifecycle.obeying_signals(service):
+    with lifecycle.signal_handlers(service):
         sys.settrace(trace)
         service._main_loop(Nothing(), Nothing(), Nothing())
         sys.settrace(None)
@@ -53,7 +53,7 @@ print("ended every time")
 
 
 def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
-    """Also where the loop holds a lock that the signal's handler would wait for, for ever."""
+    """Also while the loop holds a lock that the signal handler would wait for."""
     result = subprocess.run(
         [sys.executable, "-c", SIGNAL_AT_EVERY_LINE],
         capture_output=True,
@@ -64,10 +64,10 @@ def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
     assert result.stdout == "ended every time\n", result.stderr
 
 
-def test_handlers_that_were_there_are_put_back() -> None:
+def test_former_signal_handlers_are_restored() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     service = Service(Path("line.toml"), None)  # type: ignore[arg-type]
-    with obeying_signals(service):
+    with signal_handlers(service):
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
@@ -85,7 +85,7 @@ def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
 
 @contextlib.contextmanager
 def in_thread(service: Service) -> Iterator[list[BaseException]]:
-    """Runs it, and sees it end; what it raised."""
+    """Run the service to its end and return its exception."""
     caught: list[BaseException] = []
 
     def run() -> None:
@@ -104,13 +104,13 @@ def in_thread(service: Service) -> Iterator[list[BaseException]]:
 def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bug in a stage must not look like a line on which nothing happens."""
+    """A bug in a stage must not look like an idle line."""
 
     def breaks(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Inspector, "finish", breaks)
-    # Verdicts are subscribed to as well: the line waits for a subscriber that takes them.
+    # The line waits for a subscriber to verdicts.
     with (
         Subscriber(address, topics=["status", "verdict."], timeout_s=WITHIN_SECONDS) as events,
         in_thread(service) as caught,

@@ -39,7 +39,7 @@ REFUSED, NOT_LET_IN = 15, 21
 
 
 def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
-    """The next one that is wanted."""
+    """Return the next matching event."""
     give_up = time.monotonic() + WITHIN_SECONDS
     for message in events:
         if isinstance(message, Message) and wanted(message.event):
@@ -55,13 +55,13 @@ def next_change(events: Subscriber) -> ChangeEvent:
 
 
 def typed(*arguments: str | Path) -> str:
-    """What a command prints that does what it is asked."""
+    """Return what a successful command prints."""
     result = heatline(*arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
+def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
     commands = f"ipc://{tmp_path}/commands"
     cameras = {"top": {"kind": "pattern", "rate_fps": 10.0, "draw_size": [300, 230]}}
     file = write_line_with(
@@ -72,14 +72,14 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         started(HEATLINE, "run", file) as service,
     ):
         next_event(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
-        said = heatline("status", file, "--json", "--timeout", "20")
-        report = json.loads(said.stdout)
-        assert said.returncode == EXIT_CODES[report["state"]]
+        result = heatline("status", file, "--json", "--timeout", "20")
+        report = json.loads(result.stdout)
+        assert result.returncode == EXIT_CODES[report["state"]]
         assert report["state"] in ("READY", "DEGRADED"), "a busy machine may not keep up"
         assert report["heartbeat"] > 0
         assert report["status"]["product"] == "4711"
 
-        assert "product 4712 is in force" in typed("select", commands, "4712")
+        assert "product 4712 is active" in typed("select", commands, "4712")
         assert next_change(events).applied
         next_event(events, lambda event: event.product == "4712")
         for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
@@ -90,7 +90,7 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         assert (change.applied, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
-        assert "in force is product 4712" in heatline("reload", file, env=env).stdout
+        assert "active is product 4712" in heatline("reload", file, env=env).stdout
         next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
         file.write_text("nonsense")
         assert heatline("reload", file, env=env).returncode == 3
@@ -103,9 +103,7 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
     assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (18, "unreachable")
 
 
-def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_while_it_is_allowed(
-    tmp_path: Path, bundle: Bundle
-) -> None:
+def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path, bundle: Bundle) -> None:
     ports = [free_port() for _ in range(3)]
     events, commands, journal = (port.reached for port in ports)
     cameras = {
@@ -124,7 +122,7 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
         assert found is not None, sentence
         return list(found.groups())
 
-    # Without a key, and with nobody who is allowed, it does not run, and says what to do.
+    # Without a key or an allowed client, the line does not run, and its message says what to do.
     refused = heatline("run", file)
     assert refused.returncode == 3
     assert complaint(heatline("check", file)) == complaint(refused)
@@ -179,5 +177,5 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
         typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
         until(lambda: "your key is not allowed there" in refusal(*listen, *options))
         service.until_inspected()
-        heard = service.end()
-    assert {"events.auth", "commands.auth"} <= heard.last.refused.keys()
+        received = service.end()
+    assert {"events.auth", "commands.auth"} <= received.last.refused.keys()

@@ -20,7 +20,7 @@ from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, fi
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import Prepared, describe_plausibility, prepare
+from edge.service.loading import PreparedSetup, describe_plausibility_change, prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
@@ -278,7 +278,7 @@ def test_check_shows_the_plausibility_of_the_active_product(tmp_path: Path) -> N
     assert f"IT WOULD GET NO VERDICT: {refused}" in " ".join(shown.split())
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false"))
     shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
-    assert "not checked, as thresholds.check_plausibility says" in shown
+    assert "not checked, as thresholds.check_plausibility is false" in shown
     assert "NO VERDICT" not in shown
 
 
@@ -290,20 +290,20 @@ def test_a_changeover_logs_that_implausible_frames_now_get_a_verdict(tmp_path: P
     write_bundle(tmp_path / "bundle", knowing, contents_of())
     write_bundle(tmp_path / "unknowing", made, contents_of())
 
-    def prepared(keys: str, bundle: str = "bundle") -> Prepared:
+    def prepared(keys: str, bundle: str = "bundle") -> PreparedSetup:
         text = LINE.format(keys=keys).replace('bundle = "bundle"', f'bundle = "{bundle}"')
         (tmp_path / "line.toml").write_text(text)
         return prepare(load_config(tmp_path / "line.toml").of_product("a"))
 
     on, off, unknown = prepared(""), prepared("check_plausibility = false"), prepared("", "unknowing")
-    every = "every frame gets a verdict from now on, whatever it looks like, as"
-    assert describe_plausibility(on, off) == f"; {every} thresholds.check_plausibility says so"
-    assert describe_plausibility(on, unknown) == f"; {every} the bundle does not know what they look like"
+    every = "every frame gets a verdict from now on, whatever it shows, as"
+    assert describe_plausibility_change(on, off) == f"; {every} thresholds.check_plausibility is false"
+    assert describe_plausibility_change(on, unknown) == f"; {every} the bundle does not know what they look like"
     for before in (off, unknown):
-        assert describe_plausibility(before, on) == (
+        assert describe_plausibility_change(before, on) == (
             "; frames that do not look like the product get no verdict from now on"
         )
-    assert describe_plausibility(on, on) == describe_plausibility(off, unknown) == ""
+    assert describe_plausibility_change(on, on) == describe_plausibility_change(off, unknown) == ""
 
 
 def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_
     for keys in ("", "check_plausibility = false", "check_plausibility = true"):
         (tmp_path / "line.toml").write_text(LINE.format(keys=keys))
         for product in "ab":
-            like = prepare(load_config(tmp_path / "line.toml").of_product(product), like=like)
+            like = prepare(load_config(tmp_path / "line.toml").of_product(product), active=like)
             inspector = like.setup.inspector
             found[keys, product] = inspector.finish(inspector.start(black)).implausible is not None
     assert found == {

@@ -270,7 +270,7 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
         log = run.process.log()
         status = systemd.rest()[-1]
     assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
-    assert status == "STATUS=NOT_READY: stopped, 3 events, in f32 instead of int8"
+    assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
@@ -285,7 +285,7 @@ def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_
     tables = '[engine]\nkind = "onnxruntime"\nprecision = "int8"'
     result = heatline("check", write_line(tmp_path, f32_alone.path, address, FRAMES, tables))
     assert result.returncode == ConfigError.exit_code
-    assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in complaint(result)
+    assert "engine.precision is 'int8', but onnxruntime computes only in f32; set engine.kind" in complaint(result)
 
 
 def test_show_lists_the_result_for_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
@@ -308,7 +308,7 @@ def test_show_works_without_optional_figures(folder: Path) -> None:
             each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
-    assert "shipped as model_f32.xml; as it is: not held to the model" in text
+    assert "shipped as model_f32.xml; as it is: not compared with the model" in text
     assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
 
 
@@ -332,6 +332,6 @@ def test_a_calibration_records_its_precision_and_retains_the_gate(
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
         assert open_precision(open_bundle(target), "int8").engine.precision == came
-    assert "evidence threshold 20.000, which were those of the export and are others now" in shown(
+    assert "evidence threshold 20.000; both thresholds are those of the export" in shown(
         "bundle", "show", tmp_path / "int8"
     )

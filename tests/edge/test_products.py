@@ -1,4 +1,4 @@
-"""Products in a line's file: what each is inspected by, what is refused, and that the selected one is remembered."""
+"""Products in a line's file: their settings, refused products, and the stored selection."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge.cameras.settings import GenicamSettings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
-from edge.service.product_memory import ProductMemory, remember_product, remembered_product
+from edge.service.product_memory import ProductMemory, read_stored_product, store_product
 
 LINE = """
 bundle = "a.bundle"
@@ -45,7 +45,7 @@ def load(folder: Path, text: str) -> LineConfig:
     return load_config(path)
 
 
-def test_a_product_has_what_it_says_and_the_rest_as_the_line_says(tmp_path: Path) -> None:
+def test_a_product_overrides_the_lines_settings(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         LINE
@@ -80,7 +80,7 @@ thresholds = { score = 4.0 }
     assert [len(each.cameras[1].roi) for each in (a, b, c)] == [1, 0, 1]
 
 
-def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_path: Path) -> None:
+def test_a_line_without_products_has_one_configuration_without_a_name(tmp_path: Path) -> None:
     config = load(tmp_path, 'bundle = "a"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
     assert config.of_product(None) is config
     with pytest.raises(ConfigError, match="there is no product 'a'; expected none, as the line has no products"):
@@ -97,7 +97,7 @@ def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_pa
         ('[[products]]\nname = "b"\ncameras = [{ name = "top" }, { name = "top" }]\n', "names a camera twice"),
         (
             '[[products]]\nname = "b"\ncameras = [{ name = "side", exposure_us = 5 }]\n',
-            "product b sets exposure_us of camera side, and cameras of kind 'pattern' have none",
+            "product b sets exposure_us of camera side, but cameras of kind 'pattern' do not have this key",
         ),
         (
             f'[[products]]\nname = "b"\ncameras = [{{ name = "top", exclude = {ALL_OF_IT} }}]\n',
@@ -105,18 +105,18 @@ def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_pa
         ),
         (
             '[[products]]\nname = "b"\ncameras = [{ name = "top", gain_db = 3.0 }]\n',
-            "camera top: some products set gain_db, and a would have it as the product before left it",
+            "camera top: some products set gain_db, so a would keep the value of the product before",
         ),
     ],
 )  # fmt: skip
-def test_what_would_mislead_is_refused_with_its_reason(tmp_path: Path, products: str, complaint: str) -> None:
+def test_misleading_products_are_refused_with_a_reason(tmp_path: Path, products: str, complaint: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, LINE + products)
     assert complaint in str(refused.value)
 
 
-def test_the_product_that_is_in_force_at_first_must_be_named(tmp_path: Path) -> None:
-    for first, complaint in [("", "none is in force at first; set product to"), ('product = "z"', "product is 'z'")]:
+def test_the_first_active_product_must_be_named(tmp_path: Path) -> None:
+    for first, complaint in [("", "none is active at first; set product to"), ('product = "z"', "product is 'z'")]:
         with pytest.raises(ConfigError, match=complaint):
             load(tmp_path, LINE.replace('product = "a"', first))
 
@@ -128,39 +128,37 @@ NAMES = st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_si
 
 @settings(max_examples=10)  # each is synced to the disk
 @given(NAMES)
-def test_the_last_product_that_was_kept_is_remembered(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
+def test_the_product_that_was_stored_last_is_read(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("state")
-    assert remembered_product(folder) is None
+    assert read_stored_product(folder) is None
     for name in names:
-        remember_product(folder, name)
-    assert remembered_product(folder) == names[-1]
+        store_product(folder, name)
+    assert read_stored_product(folder) == names[-1]
     assert [file.name for file in folder.iterdir()] == ["product"]
 
 
-def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
-    remember_product(None, "a")
-    assert remembered_product(None) is None
-    remember_product(tmp_path, "a")
+def test_without_a_folder_nothing_is_stored_and_a_failed_write_keeps_the_old(tmp_path: Path) -> None:
+    store_product(None, "a")
+    assert read_stored_product(None) is None
+    store_product(tmp_path, "a")
     (tmp_path / ".product.new").mkdir()
     with pytest.raises(OSError, match="directory"):
-        remember_product(tmp_path, "b")
-    assert remembered_product(tmp_path) == "a"
+        store_product(tmp_path, "b")
+    assert read_stored_product(tmp_path) == "a"
 
 
-def test_a_selection_that_a_restart_undoes_is_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_selection_that_a_restart_undoes_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder, product, says in ((None, "b", True), (None, "a", False), (tmp_path, "b", False)):
         caplog.clear()
-        ProductMemory(folder, ["a", "b"], "a").remember(product)
-        assert ("a restart puts product a in force, not b" in caplog.text) is says
+        ProductMemory(folder, ["a", "b"], "a").store(product)
+        assert ("a restart activates product a, not b" in caplog.text) is says
 
 
-def test_what_cannot_be_read_is_not_taken_for_no_product(tmp_path: Path) -> None:
+def test_an_unreadable_selection_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "product").write_bytes(b"\xff\xfe")
     with pytest.raises(UnicodeDecodeError):
-        remembered_product(tmp_path)
+        read_stored_product(tmp_path)
     (tmp_path / "product").unlink()
     (tmp_path / "product").mkdir()
     with pytest.raises(IsADirectoryError):
-        remembered_product(tmp_path)
+        read_stored_product(tmp_path)

@@ -1,4 +1,4 @@
-"""`heatline reload`: the line's process gets a signal, and the command ends with what became of it.
+"""`heatline reload`: the line's process gets a signal, and the command reports the result.
 
 This process is the line's: what the signal sets off is said before the command goes on.
 """
@@ -23,7 +23,7 @@ OWN = str(os.getpid())
 
 @contextlib.contextmanager
 def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
-    """The signals that came, while this process takes SIGHUP and does something then."""
+    """Receive SIGHUP in this process and call a function then. Return the received signals."""
     came: list[int] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
@@ -38,7 +38,7 @@ def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
 
 
 def an_own_status(**what: Any) -> StatusEvent:
-    """Of a line whose process this is."""
+    """Return a status that names this process as the line's."""
     return a_status(pid=os.getpid(), **what)
 
 
@@ -49,26 +49,26 @@ def done(*arguments: str | Path, **environment: str) -> str:
 
 
 def failed(kind: type[HeatlineError], *arguments: str | Path) -> str:
-    """The sentence with which the command fails."""
+    """Return the sentence with which the command fails."""
     result = heatline("reload", "--timeout", "20", *arguments, env={"MAINPID": ""})
     assert (result.returncode, result.stdout) == (kind.exit_code, "")
     return complaint(result)
 
 
-def test_a_reload_that_is_in_force_says_what_is(address: str) -> None:
-    """The process is the one that is named, or that systemd names, or that the line itself names."""
+def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) -> None:
+    """--pid, systemd's MAINPID or the line's status names the process."""
 
     def say() -> None:
-        line.say(a_change(change="select", product="1"))  # which is not taken for the reload
+        line.say(a_change(change="select", product="1"))  # not mistaken for the reload
         line.say(a_change(change="reload"))
 
     with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
-        said = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
+        outputs = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
     assert came == [signal.SIGHUP] * 3
-    assert said == {"line1: in force is product 4711, bundle boards 2026.11 (abababababab)\n"}
+    assert outputs == {"line1: active is product 4711, bundle boards 2026.11 (abababababab)\n"}
 
 
-def test_a_reload_that_is_refused_is_the_lines_own_sentence_and_exit_code_15(address: str) -> None:
+def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str) -> None:
     refused = a_change(change="reload", applied=False, detail="events.bind was changed; that needs a restart")
     with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(refused)):
         sentence = failed(CommandRefusedError, address)
@@ -76,35 +76,35 @@ def test_a_reload_that_is_refused_is_the_lines_own_sentence_and_exit_code_15(add
     assert CommandRefusedError.exit_code == 15
 
 
-def test_a_file_of_nonsense_still_signals_the_line(tmp_path: Path) -> None:
-    """So that the line says so to everybody who listens."""
+def test_an_invalid_file_still_signals_the_line(tmp_path: Path) -> None:
+    """The line then publishes the error to all its clients."""
     (tmp_path / "line1.toml").write_text("nonsense")
     with on_sighup() as came:
         assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml", "--pid", OWN)
     assert came == [signal.SIGHUP]
 
 
-def test_a_line_that_is_not_heard_is_signalled_only_where_its_process_is_named(address: str) -> None:
+def test_a_silent_line_is_signalled_only_if_its_process_is_named(address: str) -> None:
     with on_sighup() as came:
         sentence = failed(DeliveryError, address, "--pid", OWN, "--timeout", "0.05")
-        assert "what became of it is not known" in sentence
+        assert "the result is not known" in sentence
         assert came == [signal.SIGHUP]
-        assert "nothing was heard" in failed(DeliveryError, address, "--timeout", "0.05")
+        assert "nothing came from" in failed(DeliveryError, address, "--timeout", "0.05")
     assert came == [signal.SIGHUP]
 
 
 @pytest.mark.parametrize("last", [{"state": "STOPPED"}, {"boot_id": "the next one"}], ids=["stopped", "next-boot"])
-def test_a_line_that_stops_meanwhile_is_not_waited_for(address: str, last: dict[str, str]) -> None:
+def test_reload_ends_when_the_line_stops(address: str, last: dict[str, str]) -> None:
     with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(an_own_status(**last))):
-        assert "stopped before it said what became of the reload" in failed(DeliveryError, address)
+        assert "stopped before it reported the result of the reload" in failed(DeliveryError, address)
 
 
-def test_a_line_that_does_not_say_in_time_may_still_do_it(address: str) -> None:
+def test_a_late_reload_is_an_error_that_says_it_may_still_be_applied(address: str) -> None:
     with SpokenLine(address, an_own_status()), on_sighup():
-        assert "and may still do it" in failed(DeliveryError, address, "--timeout", "0.3")
+        assert "and may still apply it" in failed(DeliveryError, address, "--timeout", "0.3")
 
 
-def test_a_process_that_would_end_is_not_signalled(address: str) -> None:
+def test_a_process_that_the_signal_would_end_is_not_signalled(address: str) -> None:
     for status, kind, words in (
         (an_own_status(schema_version=1), MessageError, "update the line"),
         (a_status(pid=4242), DeliveryError, f"process {OWN} is not line line1's, which is 4242"),
@@ -114,7 +114,7 @@ def test_a_process_that_would_end_is_not_signalled(address: str) -> None:
         assert came == []
 
 
-def test_a_process_that_is_not_there_is_a_delivery_error(address: str) -> None:
-    gone = 4194304  # more than Linux gives
+def test_a_missing_process_is_a_delivery_error(address: str) -> None:
+    gone = 4194304  # above Linux's largest pid
     with SpokenLine(address, a_status(pid=gone)):
         assert "No such process" in failed(DeliveryError, address, "--pid", str(gone))

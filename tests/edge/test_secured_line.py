@@ -334,7 +334,7 @@ def test_a_command_that_listens_in_vain_says_that_it_is_not_let_in(told: Told) -
         said = told(reload, *SOON, "--pid", str(os.getpid()))
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert "was told to reload, and what became of it is not known, as" in said
+    assert "was asked to reload, but the result is not known, as" in said
     assert "your key is not allowed there for this" in said
     assert told_to_reload == [signal.SIGHUP]
 

@@ -1,4 +1,4 @@
-"""The service as a process of its own, with a real subscriber: every frame has its event, whatever happens."""
+"""The service as a process, with a real subscriber: every frame has its event."""
 
 import contextlib
 import os
@@ -38,9 +38,9 @@ BAD = {
 
 @dataclass
 class Ended:
-    """A line that ran to its end: what a subscriber and systemd heard."""
+    """The events and systemd notifications of a line that ran to its end."""
 
-    heard: Heard
+    received: Heard
     systemd: list[str]
 
 
@@ -62,24 +62,24 @@ def ended(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Ended:
     line = write_line(folder, bundle.path, address, cameras, 'heatmaps = "always"')
     with notify_socket(folder) as systemd, running(line, address, env=systemd.env) as run:
         before = systemd.wait_for("READY=1")
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-        return Ended(heard, before + systemd.rest())
+        return Ended(received, before + systemd.rest())
 
 
 def test_every_frame_has_its_event_in_order_and_the_ledger_balances(ended: Ended) -> None:
-    heard = ended.heard
-    assert_every_frame_has_its_event(heard, ["top", "side"])
-    assert [(e.frame_id, e.source) for e in heard.of("top")] == [(i, f"{i:03d}.png") for i in range(1, 13)]
-    assert [event.verdict for event in heard.of("top")] == ["GOOD", "GOOD", "DEFECT"] * 4
-    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in heard.verdicts)
-    assert {event.boot_id for event in heard.verdicts} == {heard.last.boot_id}
-    assert heard.last.line == "line"
-    assert heard.last.ledger["top"].inspected == 12
+    received = ended.received
+    assert_every_frame_has_its_event(received, ["top", "side"])
+    assert [(e.frame_id, e.source) for e in received.of("top")] == [(i, f"{i:03d}.png") for i in range(1, 13)]
+    assert [event.verdict for event in received.of("top")] == ["GOOD", "GOOD", "DEFECT"] * 4
+    assert all(bool(event.regions) == (event.verdict == "DEFECT") for event in received.verdicts)
+    assert {event.boot_id for event in received.verdicts} == {received.last.boot_id}
+    assert received.last.line == "line"
+    assert received.last.ledger["top"].inspected == 12
 
 
-def test_an_event_says_what_it_rests_on(ended: Ended, bundle: Bundle) -> None:
-    event = ended.heard.of("top")[2]
+def test_an_event_names_bundle_thresholds_and_engine(ended: Ended, bundle: Bundle) -> None:
+    event = ended.received.of("top")[2]
     calibration = bundle.manifest.calibration
     assert event.verdict == "DEFECT"
     assert event.frame_score is not None
@@ -97,7 +97,7 @@ def test_an_event_says_what_it_rests_on(ended: Ended, bundle: Bundle) -> None:
 
 
 def test_bad_frames_fail_with_their_reason_and_the_next_is_fine(ended: Ended) -> None:
-    events = ended.heard.of("side")
+    events = ended.received.of("side")
     assert [event.frame_id for event in events] == list(range(1, 10))
     assert {e.source: e.reason for e in events if e.reason is not None} == BAD
     assert [e.verdict for e in events if e.reason is None] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
@@ -106,27 +106,27 @@ def test_bad_frames_fail_with_their_reason_and_the_next_is_fine(ended: Ended) ->
     assert details[2] == "300x240 px came, 300x230 px expected"
     assert details[4] == "Mono8 came, BGR8 expected"
     assert all(event.frame_score is None and not event.regions for event in events if event.reason)
-    assert ended.heard.last.ledger["side"].failed == {"unreadable": 3, "wrong_size": 1, "wrong_colour": 1}
+    assert ended.received.last.ledger["side"].failed == {"unreadable": 3, "wrong_size": 1, "wrong_colour": 1}
 
 
-def test_systemd_hears_ready_once_the_bundle_is_verified_and_how_it_ends(ended: Ended) -> None:
+def test_systemd_is_notified_of_ready_and_of_the_end(ended: Ended) -> None:
     assert ended.systemd[0] == "STATUS=NOT_READY: loading the bundle"
     assert ended.systemd.index("READY=1") < ended.systemd.index("STOPPING=1")
     assert ended.systemd[-1].startswith("STATUS=NOT_READY: stopped, 21 events")
 
 
-def test_thresholds_acting_and_engine_of_the_configuration_are_in_force_and_in_every_event(
+def test_configured_thresholds_acting_and_engine_are_in_every_event(
     frames: Path, tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     tables = '[thresholds]\nscore = 50.5\nevidence = 60.5\n\n[engine]\nkind = "onnxruntime"\nthreads = 1'
     line = write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"'}, tables)
     line.write_text("acting = false\n" + line.read_text())
     with running(line, address) as run:
-        heard = run.until_stopped()
-    assert [event.verdict for event in heard.verdicts] == ["GOOD"] * 3
-    assert {(event.score_threshold, event.evidence_threshold) for event in heard.verdicts} == {(50.5, 60.5)}
-    assert not any(event.acting for event in heard.verdicts)
-    assert (heard.last.engine, heard.last.acting) == ("onnxruntime", False)
+        received = run.until_stopped()
+    assert [event.verdict for event in received.verdicts] == ["GOOD"] * 3
+    assert {(event.score_threshold, event.evidence_threshold) for event in received.verdicts} == {(50.5, 60.5)}
+    assert not any(event.acting for event in received.verdicts)
+    assert (received.last.engine, received.last.acting) == ("onnxruntime", False)
 
 
 @pytest.fixture
@@ -137,13 +137,13 @@ def frames(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def endless(tmp_path: Path, frames: Path, bundle: Bundle, address: str) -> Path:
-    """A line that shows them again and again."""
+    """A line that shows three pictures in a loop."""
     return write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"\nloop = true\nwaiting_frames = 8'})
 
 
 @pytest.fixture
 def short(tmp_path: Path, frames: Path, bundle: Bundle, address: str) -> Path:
-    """A line that shows each of them once."""
+    """A line that shows each of three pictures once."""
     return write_line(tmp_path, bundle.path, address, {"top": f'path = "{frames}"'})
 
 
@@ -152,46 +152,48 @@ def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: st
         for _ in range(4):
             run.next_verdict()
         run.process.send_signal(signal.SIGINT)
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["top"])
+    assert_every_frame_has_its_event(received, ["top"])
 
 
 def test_sigterm_ends_a_line_whose_next_picture_is_due_in_an_hour(short: Path, address: str) -> None:
     short.write_text(short.read_text().replace('name = "top"', 'name = "top"\nrate_fps = 0.00027'))
     with running(short, address) as run:
         run.next_verdict()
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert len(heard.verdicts) == 1
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    assert len(received.verdicts) == 1
 
 
-@pytest.mark.parametrize("said", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"])
-def test_sigterm_during_start_or_while_it_waits_for_a_subscriber_ends_the_service_in_order(
-    tmp_path: Path, endless: Path, said: str
+@pytest.mark.parametrize(
+    "status_text", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"]
+)
+def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
+    tmp_path: Path, endless: Path, status_text: str
 ) -> None:
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", endless, env=systemd.env) as process:
-        systemd.wait_for(said)
+        systemd.wait_for(status_text)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 0, log
     assert "Traceback" not in log
 
 
-def test_systemd_never_hears_ready_for_a_bad_bundle(tmp_path: Path, frames: Path, address: str) -> None:
+def test_systemd_is_not_notified_of_ready_with_a_bad_bundle(tmp_path: Path, frames: Path, address: str) -> None:
     broken = small_bundle(tmp_path / "broken")
     weights = broken.path / "model_f32.bin"
     weights.write_bytes(weights.read_bytes() + b"\x00")
     line = write_line(tmp_path, broken.path, address, {"top": f'path = "{frames}"'})
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", line, env=systemd.env)
-        assert not any(said.startswith("READY") for said in systemd.rest())
+        assert not any(assignment.startswith("READY") for assignment in systemd.rest())
     assert result.returncode == 4
     assert "model_f32.bin" in complaint(result)
 
 
 @pytest.mark.parametrize("how", ["does not read", "is gone"])
-def test_a_systemd_that_does_not_listen_keeps_no_frame_from_being_inspected(
+def test_frames_are_inspected_although_systemd_does_not_read(
     tmp_path: Path, short: Path, address: str, how: str
 ) -> None:
     with notify_socket(tmp_path) as systemd, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
@@ -202,21 +204,21 @@ def test_a_systemd_that_does_not_listen_keeps_no_frame_from_being_inspected(
                 filler.send(b"STATUS=somebody else")
         gone = {"NOTIFY_SOCKET": str(tmp_path / "gone")}
         with running(short, address, env=gone if how == "is gone" else systemd.env) as run:
-            heard = run.until_stopped()
+            received = run.until_stopped()
             assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["top"])
+    assert_every_frame_has_its_event(received, ["top"])
 
 
-def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, short: Path) -> None:
+def test_a_line_without_subscribers_inspects(tmp_path: Path, short: Path) -> None:
     short.write_text(short.read_text().replace("wait_for_subscriber_s = 60", "wait_for_subscriber_s = 0.1"))
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", short, env=systemd.env)
         assert "STATUS=NOT_READY: stopped, 3 events" in systemd.rest()
     assert result.returncode == 0
-    assert "nobody subscribed" in result.stderr
+    assert "no client subscribed" in result.stderr
 
 
-def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
+def test_a_missing_file_or_library_is_one_sentence_with_its_exit_code(
     tmp_path: Path, frames: Path, bundle: Bundle, address: str
 ) -> None:
     good = {"top": f'path = "{frames}"'}
@@ -231,7 +233,7 @@ def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
         (written(bundle.path, address, {"top": 'path = "nowhere"'}), 5, "not a folder"),
         (written(bundle.path, address, good, "[tiles]\noverlap_px = 224"), 3, "expected less"),
         (written(bundle.path, "ipc:///nowhere/at/all", good), 7, "cannot be bound"),
-        (written(bundle.path, address, good, "speed = 3"), 3, "unknown field `speed`"),
+        (written(bundle.path, address, good, "speed = 3"), 3, "has a key speed, which does not exist"),
     ]:
         result = heatline("run", line)
         assert (result.returncode, words in complaint(result)) == (code, True), (words, result.stderr)
@@ -239,7 +241,7 @@ def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
         assert complaint(heatline("check", line)) == complaint(result), "check says beforehand what run would say"
 
 
-def test_a_subscriber_to_the_state_is_not_the_one_that_is_waited_for(short: Path, address: str) -> None:
+def test_a_subscriber_to_status_alone_does_not_end_the_wait(short: Path, address: str) -> None:
     with started(HEATLINE, "run", short):
         with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as states:
             for _ in range(2):

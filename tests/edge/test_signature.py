@@ -274,5 +274,5 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
 def test_a_recalibrated_bundle_is_not_signed(tmp_path: Path, signed: Bundle) -> None:
     good = write_pictures(tmp_path / "good", small_frames(2))
     result = heatline("calibrate", signed.path, good, "--to", tmp_path / "new", env=WIDE)
-    assert "nobody, as it is another bundle now" in result.stdout
+    assert "nobody, as this is a new bundle" in result.stdout
     assert open_bundle(tmp_path / "new").signed_by is None

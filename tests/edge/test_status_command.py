@@ -1,4 +1,4 @@
-"""`heatline status`: what a line says of itself, in words, in JSON and as an exit code."""
+"""`heatline status`: a line's status as text, as JSON and as an exit code."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def handshake(state: HandshakeState, reason: str | None = None, detail: str | No
 
 
 def configured(path: Path, bind: str) -> Path:
-    """A line's file, whose bundle is not there: nothing of it is needed but the address."""
+    """A line's file without its bundle: the command needs only the address."""
     path.write_text(
         f'bundle = "gone"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "gone"\n[events]\nbind = "{bind}"\n'
     )
@@ -39,7 +39,7 @@ def configured(path: Path, bind: str) -> Path:
 
 
 @pytest.mark.parametrize("state", get_args(HandshakeState))
-def test_the_exit_code_says_the_state(address: str, state: HandshakeState) -> None:
+def test_the_exit_code_gives_the_state(address: str, state: HandshakeState) -> None:
     with SpokenLine(address, handshake(state)):
         result = ask(address, "--json")
     assert result.returncode == EXIT_CODES[state] == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}[state]
@@ -47,11 +47,12 @@ def test_the_exit_code_says_the_state(address: str, state: HandshakeState) -> No
 
 
 def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
-    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    document = (ROOT / "docs" / "exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", document, flags=re.MULTILINE)
     assert {"READY": 0} | {state: int(code) for code, state in rows} == EXIT_CODES
 
 
-def test_programs_get_one_json_object(address: str) -> None:
+def test_status_as_json_is_one_object(address: str) -> None:
     event = a_status()
     with SpokenLine(address, event):
         result = ask(address, "--json")
@@ -68,41 +69,41 @@ OF_LINE = (
     *("DEAD (open); captured 0", "reload, refused at 20", "model.onnx was changed or damaged"),
 )
 OF_JOURNAL = (
-    "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT KEPT NOW (the disk is full); 2 events of "
-    "this run are not in it; 16 went before all durable consumers had them",
-    *("consumer mes1", "away, last heard of 20", "3 events behind", "3 events.auth"),
+    "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT STORED NOW (the disk is full); 2 events "
+    "of this run are not in it; 16 were deleted before all durable consumers had received them",
+    *("consumer mes1", "away, last seen 20", "3 events behind", "3 events.auth"),
 )
 
 
 @pytest.mark.parametrize(("event", "facts"), [(a_status(), OF_LINE), (JOURNAL_STATUS.event, OF_JOURNAL)])
-def test_people_read_all_that_matters(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
+def test_status_as_text_has_all_facts(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
     with SpokenLine(address, event):
         shown = ask(address).stdout
     assert [fact for fact in facts if fact not in shown] == []
 
 
-def test_a_line_that_is_not_there_is_not_ready_and_one_of_another_version_an_error(address: str) -> None:
+def test_a_missing_line_is_not_ready_and_another_version_is_an_error(address: str) -> None:
     result = ask(address, "--json", timeout_s=0.05)
     report = json.loads(result.stdout)
     assert (result.returncode, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
     assert (report["heartbeat"], report["status"]) == (None, None)
     shown = ask(address, timeout_s=0.05).stdout
     assert shown.startswith(f"{address}: NOT_READY (unreachable)\n")
-    assert "is the line running" in shown
+    assert "check that the line runs" in shown
     with SpokenLine(address, a_status(schema_version=1)):
         result = ask(address, "--json")
     assert (result.returncode, result.stdout) == (MessageError.exit_code, "")
     assert "an event of schema version 1 came, this reader knows version 2; update the line" in complaint(result)
 
 
-def test_a_detail_of_control_characters_is_shown_and_not_obeyed(address: str) -> None:
+def test_control_characters_in_a_detail_are_escaped(address: str) -> None:
     with SpokenLine(address, handshake("DEGRADED", "camera_dead", "\x1b[2J[bold]gone")):
         shown = ask(address).stdout
     assert "\x1b" not in shown
     assert "\\x1b[2J[bold]gone" in shown
 
 
-# Which line.
+# Resolving the LINE argument.
 
 
 def test_a_line_is_found_by_its_file_and_by_its_name(
@@ -114,7 +115,7 @@ def test_a_line_is_found_by_its_file_and_by_its_name(
         assert ask(file).returncode == ask("line1").returncode == 0
 
 
-def test_what_names_a_line() -> None:
+def test_a_line_is_named_by_name_file_or_address() -> None:
     for line, file, name in (
         ("line1", "/etc/heatline/line1.toml", "line1"),
         ("line1.toml", "line1.toml", "line1"),
@@ -126,7 +127,7 @@ def test_what_names_a_line() -> None:
         assert (endpoint_of(address, "events", KeyFiles()), name_of(address)) == ((address, None), address)
 
 
-def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -> None:
+def test_a_wildcard_address_is_reached_at_loopback(tmp_path: Path) -> None:
     make_key_pair(tmp_path / "line.key")
     for bound, reached in (
         ("tcp://*:5556", "tcp://127.0.0.1:5556"),
@@ -139,9 +140,9 @@ def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -
         assert endpoint_of(str(file), "events", KeyFiles())[0] == reached
 
 
-def test_a_file_that_cannot_be_used_is_refused_with_the_way_around_it(tmp_path: Path) -> None:
+def test_an_unusable_file_is_refused_with_an_alternative(tmp_path: Path) -> None:
     (tmp_path / "line1.toml").write_text("nonsense")
     for name in ("line1.toml", "missing.toml"):
         result = ask(tmp_path / name)
         assert result.returncode == 3
-        assert "or name the address of the line's events instead" in complaint(result)
+        assert "or name the address of the line's events" in complaint(result)

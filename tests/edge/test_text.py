@@ -26,11 +26,11 @@ def test_a_calibration_formats_its_frame_counts() -> None:
 def test_a_consumer_one_event_behind_is_described_in_the_singular() -> None:
     journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
     words = describe_consumer(Consumer(acked_seq=1, connected=True), journal)
-    assert words.startswith("connected; 1 event behind, and 1 is gone:")
+    assert words.startswith("connected; 1 event behind, and 1 is lost:")
 
 
-def test_one_frame_that_was_lost_is_one_frame() -> None:
+def test_one_lost_frame_is_described_in_the_singular() -> None:
     losses = DropMonitor()
-    losses.look({"top": Account()}, 0.0)
-    (words,) = losses.look({"top": Account(1, failed={"implausible": 1})}, 1.0)
+    losses.update({"top": Account()}, 0.0)
+    (words,) = losses.update({"top": Account(1, failed={"implausible": 1})}, 1.0)
     assert words == "camera top: 0 of 1 frame inspected (failed.implausible)"

@@ -1,4 +1,4 @@
-"""What was tuned for a line counts where the line's file says nothing, on the machine that it was measured with."""
+"""Tuned settings apply to keys that the line's file does not set, on the machine that they were measured with."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from edge.bundle import Bundle
 from edge.config import engine_keys_set, load_config
 from edge.config.engine import EngineConfig
-from edge.config.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
+from edge.config.tuned import MAX_BUNDLES, Tuned, measured_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.inference.devices import devices, settings_on
 from edge.inference.opening import open_engine
@@ -29,7 +29,7 @@ OTHERS = {"processor": "another one", "cores": 999, "engine_version": "openvino 
 
 
 def tuned(digest: str, engine: EngineConfig = BEST, **other: Any) -> Tuned:
-    return Tuned(**{"bundle": digest, "engine": engine, **made_with(engine), **other})
+    return Tuned(**{"bundle": digest, "engine": engine, **measured_with(engine), **other})
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def with_engine(line: Path, keys: str) -> None:
 # The file.
 
 
-def test_what_is_written_is_read_and_lies_beside_the_lines_file(line: Path, bundle: Bundle) -> None:
+def test_tuned_settings_are_written_beside_the_lines_file_and_read(line: Path, bundle: Bundle) -> None:
     wanted = tuned(bundle.digest, frames=['top 240x240 at 20/s, "so"'], at_utc="2026-11-26T07:00:00Z")
     path = write_tuned(line, wanted)
     assert path == line.parent / "line.tuned.toml" == tuned_file(line)
@@ -53,7 +53,7 @@ def test_what_is_written_is_read_and_lies_beside_the_lines_file(line: Path, bund
     assert [each.name for each in line.parent.glob("*tuned*")] == ["line.tuned.toml"], "and nothing unfinished"
 
 
-def test_everybody_who_may_read_the_lines_file_may_read_it_whatever_the_umask(line: Path, bundle: Bundle) -> None:
+def test_the_tuned_file_has_the_permissions_of_the_lines_file(line: Path, bundle: Bundle) -> None:
     before = os.umask(0o077)
     try:
         for mode in (0o640, 0o644):
@@ -64,14 +64,14 @@ def test_everybody_who_may_read_the_lines_file_may_read_it_whatever_the_umask(li
         os.umask(before)
 
 
-def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> None:
-    for number in range(MOST_KEPT + 3):
+def test_each_bundle_has_its_own_settings_and_old_ones_are_dropped(line: Path, bundle: Bundle) -> None:
+    for number in range(MAX_BUNDLES + 3):
         path = write_tuned(line, tuned(f"{number:064x}"))
     write_tuned(line, tuned(bundle.digest))
     again = replace(BEST, batch=4)
     write_tuned(line, tuned(bundle.digest, again))
     found = read_tuned(path)
-    assert len(found) == MOST_KEPT
+    assert len(found) == MAX_BUNDLES
     assert [each.engine for each in found if each.bundle == bundle.digest] == [again]
     assert found[0].bundle == f"{4:064x}"
 
@@ -95,7 +95,7 @@ def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> 
         (lambda text: text + "\udcff", "is not valid TOML"),
     ],
 )
-def test_one_that_is_damaged_is_an_error_of_the_configuration_in_one_sentence(
+def test_a_damaged_tuned_file_is_a_configuration_error_in_one_sentence(
     line: Path, bundle: Bundle, spoil: Callable[[str], str], words: str
 ) -> None:
     path = write_tuned(line, tuned(bundle.digest))
@@ -103,7 +103,7 @@ def test_one_that_is_damaged_is_an_error_of_the_configuration_in_one_sentence(
     with pytest.raises(ConfigError) as caught:
         load_config(line)
     sentence = str(caught.value)
-    for part in (str(path), words, "have heatline bench tune write it anew, or delete it"):
+    for part in (str(path), words, "run heatline bench tune again, or delete the file"):
         assert part in sentence
     assert "\n" not in sentence
     path.unlink()
@@ -112,42 +112,42 @@ def test_one_that_is_damaged_is_an_error_of_the_configuration_in_one_sentence(
         load_config(line)
 
 
-# What is in force.
+# The active settings.
 
 
-def test_it_counts_where_the_lines_file_says_nothing(line: Path, bundle: Bundle) -> None:
+def test_tuned_settings_apply_to_keys_that_the_lines_file_does_not_set(line: Path, bundle: Bundle) -> None:
     assert load_config(line).engine_for(bundle.digest).settings == EngineConfig()
     path = write_tuned(line, tuned(bundle.digest))
     found = load_config(line).engine_for(bundle.digest)
     assert (found.settings, found.tuned_by, found.not_tuned) == (BEST, str(path), None)
     assert engine_keys_set(line) == frozenset()
-    with_engine(line, "streams = 0\nbatch = 8")  # even a key that is set to its default goes first
+    with_engine(line, "streams = 0\nbatch = 8")  # a key that is set has priority, also with its default
     assert load_config(line).engine_for(bundle.digest).settings == EngineConfig(threads=1, streams=0, batch=8)
     assert engine_keys_set(line) == {"streams", "batch"}
 
 
 @pytest.mark.parametrize("key", [*OTHERS, "bundle"])
-def test_it_is_not_used_with_another_than_it_was_measured_with(line: Path, bundle: Bundle, key: str) -> None:
+def test_tuned_settings_are_not_used_on_another_machine_or_bundle(line: Path, bundle: Bundle, key: str) -> None:
     known = tuned(bundle.digest)
     write_tuned(line, replace(known, **{key: ({"bundle": "0" * 64} | OTHERS)[key]}))
     found = load_config(line).engine_for(bundle.digest)
     assert (found.settings, found.tuned_by) == (EngineConfig(), None)
-    words = f"nothing in it is for bundle {bundle.digest[:12]}"
+    words = f"it holds nothing for bundle {bundle.digest[:12]}"
     if key != "bundle":
         words = f"{OTHERS[key]}, and this is {getattr(known, key)}"
-    assert f"{words}; run heatline bench tune again, or delete it" in str(found.not_tuned)
+    assert f"{words}; run heatline bench tune again, or delete the file" in str(found.not_tuned)
 
 
 @pytest.mark.parametrize(
     ("keys", "engine", "words"),
     [
-        ('kind = "onnxruntime"', BEST, "it is for openvino, and the line's file sets engine.kind otherwise"),
+        ('kind = "onnxruntime"', BEST, "it is for openvino, and the line's file sets another engine.kind"),
         ('device = "CPU"', replace(BEST, device="GPU"), "it is for GPU"),
         ('kind = "onnxruntime"', EngineConfig(kind="onnxruntime"), None),
-        ('precision = "int8"', EngineConfig(kind="onnxruntime"), "onnxruntime computes in f32 alone"),
+        ('precision = "int8"', EngineConfig(kind="onnxruntime"), "onnxruntime computes only in f32"),
     ],
 )
-def test_it_is_not_used_where_the_lines_file_sets_what_it_was_not_measured_for(
+def test_tuned_settings_are_not_used_with_another_kind_or_device(
     line: Path, bundle: Bundle, keys: str, engine: EngineConfig, words: str | None
 ) -> None:
     with_engine(line, keys)
@@ -164,17 +164,17 @@ def test_a_bundle_is_prepared_as_tuned(line: Path, bundle: Bundle) -> None:
     write_tuned(line, tuned(bundle.digest))
     prepared = prepare(load_config(line))
     assert (prepared.engine.settings, prepared.setup.verified.engine.batch) == (BEST, 2)
-    again = prepare(load_config(line), like=prepared)
+    again = prepare(load_config(line), active=prepared)
     assert again.setup.verified is prepared.setup.verified, "nothing of it changed"
     write_tuned(line, tuned(bundle.digest, replace(BEST, batch=1)))
-    changed = prepare(load_config(line), like=prepared)
+    changed = prepare(load_config(line), active=prepared)
     assert (changed.setup.verified is prepared.setup.verified, changed.setup.verified.engine.batch) == (False, 1)
 
 
-def test_what_was_tuned_and_cannot_be_used_any_more_keeps_no_line_from_starting(
+def test_a_line_starts_without_tuned_settings_that_do_not_work(
     line: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """For example where the driver of a graphics unit is gone."""
+    """For example, the driver of a graphics unit is missing."""
     write_tuned(line, tuned(bundle.digest, replace(BEST, device="GPU.7")))
     prepared = prepare(load_config(line))
     assert (prepared.engine.settings, prepared.engine.tuned_by) == (EngineConfig(), None)
@@ -186,9 +186,7 @@ def test_what_was_tuned_and_cannot_be_used_any_more_keeps_no_line_from_starting(
     assert prepare(load_config(line)).engine.not_tuned is not None, "that bundle has no int8"
 
 
-def test_what_the_line_itself_says_and_cannot_be_used_is_an_error_still(
-    line: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_lines_own_settings_that_do_not_work_are_an_error(line: Path, bundle: Bundle, tmp_path: Path) -> None:
     before = line.read_text()
     with_engine(line, 'device = "GPU.7"')
     for _ in range(2):
@@ -203,7 +201,7 @@ def test_what_the_line_itself_says_and_cannot_be_used_is_an_error_still(
 # Devices.
 
 
-def test_devices_that_change_over_by_themselves_are_refused(line: Path) -> None:
+def test_devices_that_change_by_themselves_are_refused(line: Path) -> None:
     before = line.read_text()
     for device in ("AUTO", "HETERO:GPU,CPU", "BATCH:CPU", "GPU.", "cpu", "CPU\n", "GPU.100"):
         line.write_text(f"{before}\n[engine]\ndevice = {json.dumps(device)}\n")
@@ -211,9 +209,9 @@ def test_devices_that_change_over_by_themselves_are_refused(line: Path) -> None:
             load_config(line)
 
 
-def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle) -> None:
+def test_onnx_runtime_computes_only_on_the_processor(line: Path, bundle: Bundle) -> None:
     with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
-    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes on CPU alone"):
+    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', but onnxruntime computes only on CPU"):
         load_config(line)
     with pytest.raises(EngineError, match="onnxruntime cannot compute on GPU, only on CPU"):
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
@@ -232,7 +230,7 @@ def test_only_the_processor_gets_threads() -> None:
 # The commands and the service.
 
 
-def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundle: Bundle) -> None:
+def test_check_prints_the_active_settings_and_their_source(line: Path, bundle: Bundle) -> None:
     path = write_tuned(line, tuned(bundle.digest))
     result = heatline("check", line, "--json")
     report = json.loads(result.stdout)
@@ -244,7 +242,7 @@ def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundl
     assert f"WARNING edge.service.loading: {report['not_tuned']}" in result.stderr
 
 
-def test_the_service_infers_as_tuned_and_a_reload_reads_that_again(
+def test_the_service_uses_tuned_settings_and_a_reload_reads_them_again(
     line: Path, bundle: Bundle, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_tuned(line, tuned(bundle.digest))
@@ -262,6 +260,6 @@ def test_the_service_infers_as_tuned_and_a_reload_reads_that_again(
         run.until_inspected()
         assert run.end().lost == []
     log = capsys.readouterr().err
-    said = ["ready: ", f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2", "batches of 4"]
-    places = [log.index(words) for words in [*said, "another one, and this is"]]
+    expected = ["ready: ", f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2", "batches of 4"]
+    places = [log.index(words) for words in [*expected, "another one, and this is"]]
     assert places == sorted(places)

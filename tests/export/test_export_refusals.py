@@ -72,8 +72,8 @@ def test_an_unwritable_folder_is_refused_before_the_work(run: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--smoothing", "nan"], "nan is no finite number"),
-        (["--false-reject", "nan"], "nan is no finite number"),
+        (["--smoothing", "nan"], "nan is not a finite number"),
+        (["--false-reject", "nan"], "nan is not a finite number"),
         (["--precision", "int8", "--allow", "bf16"], "--allow names a precision that --precision leaves out"),
     ],
 )

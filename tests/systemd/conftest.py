@@ -13,7 +13,7 @@ from tests.systemd.line_pc import hindrance
 
 @pytest.fixture(scope="session")
 def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
-    """The package's folder, built once for all processes of a run. Downloaded wheels are kept in pytest's cache."""
+    """The package's folder, built once for all processes of a run. Downloaded wheels stay in pytest's cache."""
     why_not = hindrance()
     if why_not is not None:
         pytest.skip(why_not)

@@ -43,14 +43,14 @@ def booted(
 # Install, start, look.
 
 
-def test_it_installs_where_there_is_no_network(booted: Boot) -> None:
+def test_it_installs_without_a_network(booted: Boot) -> None:
     seen = booted.saw("install")
     assert seen["network"] == ["lo"]
     assert seen["exit"] == 0, seen
     assert seen["version"] == f"heatline, version {__version__}"
 
 
-def test_check_says_that_the_line_can_be_run(booted: Boot) -> None:
+def test_check_accepts_the_line(booted: Boot) -> None:
     seen = booted.saw("set_up")
     assert seen["exit"] == 0, seen
     assert seen["stdout"].startswith("/etc/heatline/line1.toml can be run in f32")
@@ -63,14 +63,14 @@ def test_start_returns_once_the_line_is_ready(booted: Boot) -> None:
     assert seen["shown"]["StatusText"].startswith("READY: running, ")
 
 
-def test_both_cameras_are_inspected_by_the_bundle_that_was_brought(booted: Boot, stick: Stick) -> None:
+def test_both_cameras_are_inspected_with_the_new_bundle(booted: Boot, stick: Stick) -> None:
     verdicts = booted.verdicts_in("start") + booted.verdicts_in("status")
     assert {event["camera"] for event in verdicts} == set(CAMERAS)
     assert {event["bundle"]["digest"] for event in verdicts} == {stick.boards.digest}
     assert {event["verdict"] for event in verdicts} <= {"GOOD", "DEFECT"}
 
 
-def test_status_says_ready_to_people_and_to_programs(booted: Boot) -> None:
+def test_status_is_ready_as_text_and_json(booted: Boot) -> None:
     seen = booted.saw("status")
     assert (seen["exit"], seen["in_words"]["exit"]) == (0, 0), seen
     assert seen["report"]["state"] == "READY"
@@ -87,7 +87,7 @@ def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -
 # Reload and select.
 
 
-def test_a_better_bundle_comes_into_force_between_two_frames(booted: Boot, stick: Stick) -> None:
+def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Stick) -> None:
     seen = booted.saw("reload_to_a_better_bundle")
     assert seen["exit"] == 0, seen
     assert seen["same_process"]
@@ -102,7 +102,7 @@ def test_a_better_bundle_comes_into_force_between_two_frames(booted: Boot, stick
     assert all(event["bundle"]["digest"] == stick.boards.digest for event in heard[:at])
 
 
-def test_another_threshold_turns_a_verdict_around(booted: Boot) -> None:
+def test_another_threshold_changes_a_verdict(booted: Boot) -> None:
     seen = booted.saw("reload_to_another_threshold")
     assert seen["exit"] == 0, seen
     assert seen["same_process"]
@@ -115,7 +115,7 @@ def test_another_threshold_turns_a_verdict_around(booted: Boot) -> None:
 @pytest.mark.parametrize(
     ("step", "says"), [("reload_to_a_broken_bundle", "model_f32.bin has sha256"), ("reload_to_nonsense", "rate_fpm")]
 )
-def test_what_cannot_be_used_is_refused_and_what_was_in_force_stays(
+def test_an_unusable_setup_is_refused_and_the_old_one_stays_active(
     booted: Boot, stick: Stick, step: str, says: str
 ) -> None:
     seen = booted.saw(step)
@@ -127,7 +127,7 @@ def test_what_cannot_be_used_is_refused_and_what_was_in_force_stays(
     assert {event["bundle"]["digest"] for event in booted.verdicts_in(step)} == {stick.better.digest}
 
 
-def test_a_selected_product_comes_into_force_and_events_name_it(booted: Boot, stick: Stick) -> None:
+def test_a_selected_product_is_activated_and_events_name_it(booted: Boot, stick: Stick) -> None:
     seen = booted.saw("select_another_product")
     assert seen["exit"] == 0, seen
     assert json.loads(seen["stdout"])["product"] == "lids"
@@ -138,7 +138,7 @@ def test_a_selected_product_comes_into_force_and_events_name_it(booted: Boot, st
         assert last["score_threshold"] == pytest.approx(stick.better.manifest.calibration.score_threshold)
 
 
-def test_no_frame_is_lost_over_all_these_changes(booted: Boot) -> None:
+def test_no_frame_is_lost_during_these_changes(booted: Boot) -> None:
     run = booted.runs()[0]
     last = run[-1]
     assert last["state"] == "STOPPED"
@@ -149,7 +149,7 @@ def test_no_frame_is_lost_over_all_these_changes(booted: Boot) -> None:
         assert account["captured"] == account["inspected"] == len(verdicts)
 
 
-def test_a_product_that_was_selected_is_in_force_after_a_restart(booted: Boot) -> None:
+def test_the_selected_product_is_active_after_a_restart(booted: Boot) -> None:
     verdicts = [event for run in booted.runs()[1:] for event in run if event["type"] == "verdict"]
     assert {event["product"] for event in verdicts} == {"lids"}
 
@@ -157,7 +157,7 @@ def test_a_product_that_was_selected_is_in_force_after_a_restart(booted: Boot) -
 # Upgrade and roll back.
 
 
-def test_an_upgrade_waits_for_the_lines_restart(booted: Boot) -> None:
+def test_an_upgrade_takes_effect_at_the_lines_restart(booted: Boot) -> None:
     seen = booted.saw("upgrade")
     assert seen["exit"] == 0, seen
     assert seen["still_ran"]
@@ -165,7 +165,7 @@ def test_an_upgrade_waits_for_the_lines_restart(booted: Boot) -> None:
     assert seen["runs_in_current"]
 
 
-def test_roll_back_puts_the_version_before_in_force(booted: Boot) -> None:
+def test_rollback_activates_the_former_version(booted: Boot) -> None:
     seen = booted.saw("roll_back")
     assert seen["exit"] == 0, seen
     assert seen["version"] == f"heatline, version {__version__}"
@@ -176,7 +176,7 @@ def test_roll_back_puts_the_version_before_in_force(booted: Boot) -> None:
 # Faults.
 
 
-def test_a_camera_that_is_not_there_does_not_restart_the_service(booted: Boot) -> None:
+def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
     """Probes alone feed the watchdog."""
     seen = booted.saw("no_camera")
     assert seen["exit"] == 0, seen
@@ -195,13 +195,13 @@ def test_a_second_line_on_the_same_address_does_not_disturb_the_first(booted: Bo
     assert seen["same_process"]
 
 
-def test_after_kill_9_it_is_started_again_and_tells_of_every_frame_in_flight(booted: Boot) -> None:
+def test_after_kill_9_the_service_restarts_and_reports_every_frame_in_flight(booted: Boot) -> None:
     assert booted.saw("kill_9")["restarts"] == 1
     assert_crash_is_told(booted, "kill_9")
 
 
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
-def test_a_stage_that_hangs_is_ended_by_the_watchdog_and_the_journal_says_where(booted: Boot, stage: str) -> None:
+def test_the_watchdog_ends_a_hung_stage_and_the_journal_shows_it(booted: Boot, stage: str) -> None:
     seen = booted.saw(f"{stage}_hangs")
     assert seen["restarts"] == 1
     assert any("Watchdog timeout" in said for said in seen["journal"])
@@ -209,11 +209,11 @@ def test_a_stage_that_hangs_is_ended_by_the_watchdog_and_the_journal_says_where(
 
 
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
-def test_after_a_stage_hung_every_frame_in_flight_is_told(booted: Boot, stage: str) -> None:
+def test_after_a_hung_stage_every_frame_in_flight_is_reported(booted: Boot, stage: str) -> None:
     assert_crash_is_told(booted, f"{stage}_hangs")
 
 
-def test_a_stop_is_in_order_and_everything_is_told(booted: Boot) -> None:
+def test_a_stop_is_orderly_and_every_frame_is_reported(booted: Boot) -> None:
     seen = booted.saw("stop")
     assert seen["exit"] == 0
     assert (seen["shown"]["ActiveState"], seen["shown"]["ExecMainStatus"]) == ("inactive", "0")
@@ -222,7 +222,7 @@ def test_a_stop_is_in_order_and_everything_is_told(booted: Boot) -> None:
     assert all(account["in_flight"] == 0 for account in last["ledger"].values())
 
 
-def test_a_start_with_nonsense_is_told_in_a_sentence_and_not_tried_again(booted: Boot) -> None:
+def test_a_start_with_an_invalid_file_is_one_sentence_and_not_repeated(booted: Boot) -> None:
     seen = booted.saw("start_with_nonsense")
     assert seen["exit"] != 0
     shown = seen["shown"]
@@ -241,7 +241,7 @@ def test_every_run_numbers_its_events_without_a_gap(booted: Boot) -> None:
     assert journal_id is not None
 
 
-def test_every_run_tells_of_all_frames_of_each_camera_in_order(booted: Boot) -> None:
+def test_every_run_reports_all_frames_of_each_camera_in_order(booted: Boot) -> None:
     for run in booted.runs():
         told = dict.fromkeys(CAMERAS, 0)
         for event in run:

@@ -95,7 +95,7 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
     return result.stderr
 
 
-def put_in_force(pc: LinePc, package: Path) -> None:
+def install_and_check(pc: LinePc, package: Path) -> None:
     """What /opt has; user, unit and commands lie elsewhere."""
     pc.sh(f"sh '{package}/share/rollback.sh' {VERSION}")
 
@@ -104,7 +104,7 @@ def put_in_force(pc: LinePc, package: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_archive_holds_the_package_and_every_file_as_it_is_listed(package: Path, tmp_path: Path) -> None:
+def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: Path) -> None:
     from systemd.package import pack
 
     archive = pack(package)
@@ -133,9 +133,9 @@ def test_every_wheel_but_pips_own_is_pinned_by_its_hash(package: Path) -> None:
 # Install.
 
 
-def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: LinePc, package: Path) -> None:
+def test_an_empty_pc_comes_to_its_first_verdict(pc_in_use: LinePc, package: Path) -> None:
     assert pc_in_use.sh("tail -n +3 /proc/net/dev | cut -d: -f1") == "lo"
-    put_in_force(pc_in_use, package)
+    install_and_check(pc_in_use, package)
     assert pc_in_use.sh("heatline --version") == f"heatline, version {VERSION}"
     pc_in_use.write("/etc/heatline/line1.toml", LINE)
     as_service = "setpriv --reuid=heatline --regid=heatline --clear-groups env HOME=/nowhere"
@@ -150,9 +150,9 @@ def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: L
 
 
 @pytest.mark.long
-def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> None:
-    said = pc.sh(f"umask 077; sh '{package}/install.sh'")
-    assert f"heatline {VERSION} is in force" in said
+def test_installed_files_have_their_places_owners_and_modes(pc: LinePc, package: Path) -> None:
+    output = pc.sh(f"umask 077; sh '{package}/install.sh'")
+    assert f"heatline {VERSION} is active" in output
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
     made = "/etc/heatline /etc/heatline/trusted /etc/heatline/keys /etc/heatline/keys/allowed"
@@ -167,13 +167,13 @@ def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> Non
 
 
 @pytest.mark.long
-def test_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
+def test_installation_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
     pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind '{package}' '/mnt/USB STICK'")
     pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
-    assert "is in force" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
+    assert "is active" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
 
 
-def test_the_same_package_once_more_changes_nothing(pc_in_use: LinePc, package: Path) -> None:
+def test_installing_the_same_package_again_changes_nothing(pc_in_use: LinePc, package: Path) -> None:
     """Also other versions stay, where nobody asks to remove them."""
     pc_in_use.sh("mkdir -p /opt/heatline/0.0.1/bin && touch /opt/heatline/0.0.1/pyvenv.cfg")
     before = pc_in_use.sh("ls /opt/heatline")
@@ -182,7 +182,7 @@ def test_the_same_package_once_more_changes_nothing(pc_in_use: LinePc, package: 
 
 
 @pytest.mark.long
-def test_a_damaged_installation_is_made_anew_beside_itself(pc_in_use: LinePc, package: Path) -> None:
+def test_a_damaged_installation_is_replaced_by_another_folder(pc_in_use: LinePc, package: Path) -> None:
     pc_in_use.sh("rm -r /opt/heatline/current/lib/python3*/site-packages/openvino")
     pc_in_use.install(package)
     assert pc_in_use.sh("readlink /opt/heatline/current /opt/heatline/previous").splitlines() == [
@@ -193,16 +193,16 @@ def test_a_damaged_installation_is_made_anew_beside_itself(pc_in_use: LinePc, pa
 
 
 @pytest.mark.long
-def test_an_installation_that_was_killed_half_way_is_taken_up_anew(pc: LinePc, package: Path) -> None:
+def test_an_installation_that_was_killed_is_repeated(pc: LinePc, package: Path) -> None:
     with subprocess.Popen(pc.words("setsid", "--wait", "sh", package / "install.sh"), text=True) as installing:
         site = f"/opt/heatline/{VERSION}/lib/python*/site-packages"
         pc.sh(f"until test -d {site}/numpy; do sleep 0.05; done")
         (leader,) = pc.sh("pgrep -f ^sh.*/install.sh$").split()
         os.killpg(int(leader), signal.SIGKILL)
         assert installing.wait() != 0
-    assert pc.sh("ls /opt/heatline") == VERSION  # half made, and nothing points to it
-    said = pc.install(package)
-    assert "half made" in said
+    assert pc.sh("ls /opt/heatline") == VERSION  # incomplete, and nothing points to it
+    output = pc.install(package)
+    assert "an incomplete installation" in output
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
 
 
@@ -213,26 +213,24 @@ def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path)
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        assert "another installation is at work" in refused(pc_in_use, package)
+        assert "another installation is running" in refused(pc_in_use, package)
 
 
 # Upgrade and roll back.
 
 
 @pytest.mark.long
-def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
-    pc_in_use: LinePc, package: Path, next_package: Path
-) -> None:
+def test_upgrade_and_rollback_switch_program_and_unit(pc_in_use: LinePc, package: Path, next_package: Path) -> None:
     pc = pc_in_use
-    put_in_force(pc, package)
+    install_and_check(pc, package)
     pc.write("/opt/heatline/current/share/heatline/heatline@.service", "# the former unit\n")
     pc.write("/etc/heatline/line1.toml", LINE)
-    said = pc.install(next_package)
-    assert f"heatline {NEXT_VERSION} is in force.\n{VERSION} is kept" in said
+    output = pc.install(next_package)
+    assert f"heatline {NEXT_VERSION} is active.\n{VERSION} stays installed" in output
     assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
     assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
 
-    assert f"heatline {VERSION} is in force.\n{NEXT_VERSION} is kept" in pc.sh("heatline-rollback")
+    assert f"heatline {VERSION} is active.\n{NEXT_VERSION} stays installed" in pc.sh("heatline-rollback")
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
     assert pc.sh("cat /usr/local/lib/systemd/system/heatline@.service") == "# the former unit"
 
@@ -244,9 +242,7 @@ def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
     assert pc.sh("cat /etc/heatline/line1.toml") == LINE.strip()
 
 
-def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and_unused(
-    pc_in_use: LinePc, package: Path
-) -> None:
+def test_older_versions_are_deleted_only_on_request_and_if_unused(pc_in_use: LinePc, package: Path) -> None:
     pc = pc_in_use
     pc.sh("cd /opt/heatline && mkdir -p 0.0.1/bin 0.0.2/bin others && ln -s /usr/bin/python3 0.0.2/bin/python")
     pc.sh("cd /opt/heatline && touch 0.0.1/pyvenv.cfg 0.0.2/pyvenv.cfg")
@@ -256,8 +252,8 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
     ) as line:  # fmt: skip
         assert line.stdout is not None
         assert line.stdout.readline() == "runs\n"
-        said = pc.sh(f"sh '{package}/install.sh' --remove-older")
-        assert "still runs with 0.0.2" in said
+        output = pc.sh(f"sh '{package}/install.sh' --remove-older")
+        assert "still runs with 0.0.2" in output
         line.communicate("\n")
     assert pc.sh("ls /opt/heatline").split() == ["0.0.2", VERSION, "current", "others"]
 
@@ -265,19 +261,19 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("heatline-rollback", "no former version is kept"),
+        ("heatline-rollback", "there is no former version"),
         (
             "heatline-rollback 9.9",
-            f"9.9 is not installed, or not to its end, in /opt/heatline; name one of these: {VERSION}",
+            f"9.9 is not installed, or not completely, in /opt/heatline; name one of these: {VERSION}",
         ),
-        ("mkdir -p /opt/heatline/0.0.1/bin; heatline-rollback 0.0.1", "0.0.1 is not installed, or not to its end"),
-        ("heatline-rollback ../../etc", "is no version"),
+        ("mkdir -p /opt/heatline/0.0.1/bin; heatline-rollback 0.0.1", "0.0.1 is not installed, or not completely"),
+        ("heatline-rollback ../../etc", "is not a version"),
         ("heatline-rollback --back", "there is no option --back"),
-        ("heatline-rollback 1 2", "2 words came"),
+        ("heatline-rollback 1 2", "there are 2 arguments"),
         ("setpriv --reuid=65534 --regid=65534 --clear-groups heatline-rollback", "only root"),
     ],
 )
-def test_a_rollback_that_cannot_be_says_why_and_changes_nothing(
+def test_an_impossible_rollback_gives_a_reason_and_changes_nothing(
     pc_in_use: LinePc, package: Path, words: str, sentence: str
 ) -> None:
     pc_in_use.sh(f"install -m 755 '{package}/share/rollback.sh' /usr/local/sbin/heatline-rollback")
@@ -288,102 +284,98 @@ def test_a_rollback_that_cannot_be_says_why_and_changes_nothing(
     assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
 
 
-def test_no_rollback_to_a_version_that_does_not_start(pc_in_use: LinePc, package: Path) -> None:
+def test_a_rollback_to_a_version_that_does_not_start_is_refused(pc_in_use: LinePc, package: Path) -> None:
     marker = "/opt/heatline/0.0.1/share/heatline/SHA256SUMS"
     pc_in_use.sh(f"install -D '{package}/SHA256SUMS' {marker} && ln -s /bin/false /opt/heatline/0.0.1/bin")
     result = pc_in_use.run("sh", package / "share" / "rollback.sh", "0.0.1")
     assert result.returncode == 1
-    assert f"0.0.1 does not start on this machine, see above; {VERSION} stays in force" in result.stderr
+    assert f"0.0.1 does not start on this machine, see above; {VERSION} is still active" in result.stderr
     assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
 
 
-# What is refused, and leaves the former installation in force.
+# Refused installations, which leave the former one active.
 
 
-def test_nobody_but_root(pc_in_use: LinePc, package: Path) -> None:
+def test_only_root_can_install(pc_in_use: LinePc, package: Path) -> None:
     result = pc_in_use.run(
         "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-s", "--", stdin=package / "install.sh"
     )
     assert result.returncode == 1
-    assert result.stderr == "install.sh: only root can install to /opt/heatline, and this is nobody; run it as root\n"
+    assert result.stderr == "install.sh: only root can install to /opt/heatline, but you are nobody; run this as root\n"
 
 
-def test_a_wheel_that_was_tampered_with(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+def test_a_changed_wheel_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
     tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed", sealed=False)
-    assert f"wheels/{wheel}: FAILED, so this is not the package as it was made" in refused(pc_in_use, tampered)
+    assert f"wheels/{wheel}: FAILED, so the package is damaged" in refused(pc_in_use, tampered)
 
 
-def test_a_wheel_that_was_tampered_with_by_somebody_who_wrote_new_sums(
-    pc_in_use: LinePc, package: Path, tmp_path: Path
-) -> None:
+def test_a_changed_wheel_with_new_sums_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
     tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed")
-    said = refused(pc_in_use, tampered)
-    assert "pip cannot install the wheels" in said
-    assert f"{VERSION} stays in force" in said
+    output = refused(pc_in_use, tampered)
+    assert "pip cannot install the wheels" in output
+    assert f"{VERSION} is still active" in output
 
 
-def test_what_an_installation_left_half_made_is_deleted_and_a_disk_that_fills_up_leaves_nothing(
-    pc: LinePc, package: Path, tmp_path: Path
-) -> None:
+def test_an_incomplete_installation_is_deleted_also_on_a_full_disk(pc: LinePc, package: Path, tmp_path: Path) -> None:
     pc.sh(f"mount -t tmpfs -o size=30m small /opt && mkdir -p /opt/heatline/{VERSION}/bin")
     target = re.sub(r"size_mib=.*", "size_mib=1", (package / "target").read_text())
     result = pc.run("sh", changed(package, tmp_path / "package", "target", target) / "install.sh")
     assert result.returncode == 1
-    assert f"Deleting /opt/heatline/{VERSION}, which an installation left half made" in result.stdout
+    assert f"Deleting /opt/heatline/{VERSION}, an incomplete installation" in result.stdout
     assert "No space left on device" in result.stderr
     assert pc.sh("ls /opt/heatline") == ""
 
 
-def test_a_file_that_is_missing(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     lacking = copied(package, tmp_path / "package")
     (lacking / "requirements.txt").unlink()
     assert "requirements.txt" in refused(pc_in_use, lacking)
 
 
-def test_another_architecture(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+def test_another_architecture_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = (package / "target").read_text().replace("x86_64", "aarch64")
-    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "this machine is x86_64, and the package is for aarch64" in said
+    output = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "this machine is x86_64, but the package is for aarch64" in output
 
 
-def test_a_glibc_that_is_too_old(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+def test_an_old_glibc_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = re.sub(r"glibc=.*", "glibc=9.10", (package / "target").read_text())
-    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "and the package needs 9.10 or newer" in said
+    output = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "but the package needs 9.10 or newer" in output
 
 
-def test_another_python(pc_in_use: LinePc, package: Path) -> None:
+def test_another_python_is_refused(pc_in_use: LinePc, package: Path) -> None:
     ours, theirs = f"{sys.version_info[0]}.{sys.version_info[1]}", package.name.rpartition("-cp3")[2]
     if ours == f"3.{theirs}":
         pytest.skip(f"the tests' own Python is that of {LINE_PCS_PYTHON}, and there is no other")
-    said = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
-    assert f"is Python {ours}, and the package is for 3.{theirs}" in said
+    output = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
+    assert f"is Python {ours}, but the package is for 3.{theirs}" in output
 
 
-def test_a_python_that_is_not_there_or_that_the_service_cannot_see(pc_in_use: LinePc, package: Path) -> None:
+def test_a_python_that_is_missing_or_hidden_from_the_service_is_refused(pc_in_use: LinePc, package: Path) -> None:
     assert "there is no /usr/bin/python9" in refused(pc_in_use, package, "--python", "/usr/bin/python9")
     pc_in_use.sh("mount -t tmpfs -o mode=755 home /home && cp -L /usr/bin/python3 /home/python3")
-    assert "which the service cannot see" in refused(pc_in_use, package, "--python", "/home/python3")
+    assert "which the service cannot read" in refused(pc_in_use, package, "--python", "/home/python3")
 
 
-def test_a_disk_that_is_too_small(pc: LinePc, package: Path) -> None:
+def test_a_small_disk_is_refused(pc: LinePc, package: Path) -> None:
     pc.sh("mount -t tmpfs -o size=100m small /opt")
-    assert re.search(r"/opt/heatline has \d+ MiB free, and heatline \S+ takes \d+ MiB", refused(pc, package))
+    assert re.search(r"/opt/heatline has \d+ MiB free, but heatline \S+ needs \d+ MiB", refused(pc, package))
 
 
-def test_a_version_that_does_not_work_on_this_machine(
+def test_a_version_that_does_not_work_is_not_activated(
     pc_in_use: LinePc, package: Path, next_package: Path, tmp_path: Path
 ) -> None:
     """Here its golden tiles answer something else, as a processor might that computes wrongly."""
     broken = changed(next_package, tmp_path / "package", "share/rehearsal.bundle/manifest.json", "{}")
-    said = refused(pc_in_use, broken)
-    assert f"heatline {NEXT_VERSION} does not work on this machine: " in said
-    assert f"{VERSION} stays in force" in said
+    output = refused(pc_in_use, broken)
+    assert f"heatline {NEXT_VERSION} does not work on this machine: " in output
+    assert f"{VERSION} is still active" in output
     assert pc_in_use.sh("/opt/heatline/current/bin/heatline --version") == f"heatline, version {VERSION}"
 
 
 @pytest.mark.parametrize("options", [("--force",), ("--python",)])
-def test_a_wrong_command_line(pc_in_use: LinePc, package: Path, options: tuple[str, ...]) -> None:
+def test_a_wrong_option_is_refused(pc_in_use: LinePc, package: Path, options: tuple[str, ...]) -> None:
     assert options[0] in refused(pc_in_use, package, *options)

@@ -21,7 +21,7 @@ def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["install.sh", "rollback.sh"])
-def test_the_scripts_say_how_they_are_used(script: str) -> None:
+def test_the_scripts_print_their_usage(script: str) -> None:
     result = subprocess.run(["sh", FOLDER / script, "--help"], capture_output=True, text=True, check=False)
     assert result.returncode == 0
     assert result.stdout.startswith("Usage: ")

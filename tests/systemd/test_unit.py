@@ -53,14 +53,14 @@ def exposed(analyze: str, folder: Path) -> dict[str, str]:
     return {each["name"]: each["exposure"] for each in found if each["set"] is False}
 
 
-def test_systemd_accepts_the_unit_without_a_word(analyze: str, tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_without_warnings(analyze: str, tmp_path: Path) -> None:
     result = verify(analyze, tmp_path, UNIT.read_text())
     about_it = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
     assert about_it == []
     assert result.returncode == 0, result.stderr
 
 
-def test_systemd_would_have_said_if_a_line_were_wrong(analyze: str, tmp_path: Path) -> None:
+def test_systemd_warns_of_a_wrong_line_in_the_unit(analyze: str, tmp_path: Path) -> None:
     result = verify(analyze, tmp_path, UNIT.read_text().replace("Type=notify", "Type=telepathy"))
     assert "telepathy" in result.stderr
 
@@ -70,14 +70,14 @@ def test_systemd_finds_little_exposed(analyze: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_systemd_would_have_found_a_unit_that_is_more_exposed(analyze: str, tmp_path: Path) -> None:
+def test_systemd_reports_a_more_exposed_unit(analyze: str, tmp_path: Path) -> None:
     opened = re.sub(
         r"(?m)^(ProtectSystem|PrivateDevices|CapabilityBoundingSet|NoNewPrivileges)=.*\n", "", UNIT.read_text()
     )
     assert security(analyze, tmp_path, opened).returncode != 0
 
 
-def test_each_point_that_stays_exposed_is_documented_and_no_other(analyze: str, tmp_path: Path) -> None:
+def test_the_documented_exposed_points_are_those_of_the_unit(analyze: str, tmp_path: Path) -> None:
     rows = re.findall(r"^\| `(.+?)` \| ([\d.]+) \| \S", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
     assert {point.replace("\\|", "|"): counts for point, counts in rows} == exposed(analyze, tmp_path)
 
@@ -89,7 +89,7 @@ def test_the_unit_waits_for_ready_and_runs_and_reloads_its_own_line() -> None:
     assert re.search(r"(?m)^ExecReload=/\S+/heatline reload --timeout \d+ /etc/heatline/%i\.toml$", text)
 
 
-def test_the_watchdog_has_every_threads_stack_written_to_the_journal_and_no_core() -> None:
+def test_the_watchdog_writes_all_stacks_to_the_journal_and_no_core() -> None:
     text = UNIT.read_text()
     assert re.search(r"(?m)^WatchdogSec=\d+s$", text)
     assert "WatchdogSignal=" not in text  # SIGABRT, which faulthandler answers
@@ -97,7 +97,7 @@ def test_the_watchdog_has_every_threads_stack_written_to_the_journal_and_no_core
     assert re.search(r"(?m)^LimitCORE=0$", text)
 
 
-def test_the_lines_user_and_folders_are_made_as_systemd_reads_them(tmp_path: Path) -> None:
+def test_systemd_makes_the_lines_user_and_folders(tmp_path: Path) -> None:
     if shutil.which("systemd-sysusers") is None or shutil.which("systemd-tmpfiles") is None:
         pytest.skip("systemd-sysusers and systemd-tmpfiles are not installed: apt-get install systemd")
     for name in ("etc", "var/lib"):

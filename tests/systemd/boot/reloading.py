@@ -55,7 +55,7 @@ def _changed(mark: int, pid: int) -> dict[str, Any]:
     change = events.until("word of the change", _is_change, mark)
     told = events.mark()
     until_it_inspects(told)
-    words = "in force" if change["applied"] else f"refused, {change['detail']}"
+    words = "active" if change["applied"] else f"refused, {change['detail']}"
     shown = line.show()
     return {"told": words, "change": change, "told_at": told, "same_process": line.pid() == pid, "shown": shown}
 
