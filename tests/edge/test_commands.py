@@ -71,7 +71,7 @@ BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
 
 
 @given(REQUEST | REPLY)
-def test_a_message_that_is_written_is_the_one_that_is_read(message: Request | Reply) -> None:
+def test_a_message_is_read_as_it_was_written(message: Request | Reply) -> None:
     read: Callable[[bytes], Request | Reply] = request_from if isinstance(message, Request) else reply_from
     assert read(to_bytes(message)) == message
 
@@ -111,7 +111,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
 
 
 @pytest.mark.parametrize(("data", "reason", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_bytes_that_are_no_request_are_refused_in_one_short_sentence(data: bytes, reason: str, words: str) -> None:
+def test_invalid_requests_are_refused_in_one_short_sentence(data: bytes, reason: str, words: str) -> None:
     reply = request_from(data)
     assert isinstance(reply, Refused)
     assert reply.reason == reason
@@ -120,7 +120,7 @@ def test_bytes_that_are_no_request_are_refused_in_one_short_sentence(data: bytes
     assert len(to_bytes(reply)) < 1000, "a refusal does not repeat all of a long request"
 
 
-def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
+def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
     for readable in (changed(part=1), changed(schema_version=3), b'{"request_id":"r"}'):
         assert request_from(readable).request_id == "r"
     for data, words in ((changed(request_id=5), "got `int`"), (changed(request_id="x" * 65), "length <= 64")):
@@ -130,7 +130,7 @@ def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
         assert words in refused.detail
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_ignored_and_another_version_is_refused() -> None:
+def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
     assert reply_from(
         b'{"type":"triggered","schema_version":2,"camera":"a","frame_id":1,"frame_number":2,"exposed_at_ns":3}'
     ) == Triggered(camera="a", frame_id=1, frame_number=2)
@@ -246,7 +246,7 @@ def reason(socket: "zmq.Socket[bytes]") -> str:
     return kind_of(socket.recv())
 
 
-def test_each_kind_of_client_gets_its_reply_with_a_delimiter_if_it_sent_one(either_line: Line) -> None:
+def test_a_reply_has_a_delimiter_if_the_request_had_one(either_line: Line) -> None:
     either_line.serve(at_once)
     requester, dealer = either_line.connect(zmq.REQ), either_line.connect(zmq.DEALER)
     for number in range(3):
@@ -258,7 +258,7 @@ def test_each_kind_of_client_gets_its_reply_with_a_delimiter_if_it_sent_one(eith
             assert dealer.recv_multipart() == [*delimiter, to_bytes(expected)]
 
 
-def test_answers_of_many_threads_in_any_order_reach_those_who_asked(line: Line) -> None:
+def test_answers_from_many_threads_reach_the_right_clients(line: Line) -> None:
     desk = Desk()
     server = line.serve(desk)
     clients = [line.connect(zmq.DEALER) for _ in range(4)]
@@ -282,7 +282,7 @@ def test_answers_of_many_threads_in_any_order_reach_those_who_asked(line: Line) 
     server.close()
 
 
-def test_only_the_first_answer_that_can_be_said_is_sent(line: Line, desk: Desk) -> None:
+def test_only_the_first_valid_answer_is_sent(line: Line, desk: Desk) -> None:
     client = line.connect(zmq.DEALER)
     for expected in (1, 2):
         ask(client)
@@ -297,7 +297,7 @@ def test_only_the_first_answer_that_can_be_said_is_sent(line: Line, desk: Desk) 
         assert came.frame_id == expected
 
 
-def test_a_handler_that_fails_is_told_and_logged_once_and_the_next_request_is_handled(
+def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail_for_some(request: Request, answer: Answer) -> None:
@@ -320,7 +320,7 @@ def test_a_handler_that_fails_is_told_and_logged_once_and_the_next_request_is_ha
     assert "boom" in caplog.text
 
 
-def test_every_message_gets_one_reply_whatever_it_is(line: Line) -> None:
+def test_every_message_gets_exactly_one_reply(line: Line) -> None:
     line.serve(at_once)
     client, plain = line.connect(zmq.DEALER), to_bytes(PLAIN)
     for parts, expected in [
@@ -335,7 +335,7 @@ def test_every_message_gets_one_reply_whatever_it_is(line: Line) -> None:
         assert not client.poll(0)
 
 
-def test_a_client_that_sends_too_much_is_hung_up_on_and_others_are_not(line: Line) -> None:
+def test_a_client_that_sends_an_oversized_request_is_disconnected_alone(line: Line) -> None:
     line.serve(at_once)
     large, other = line.connect(zmq.DEALER), line.connect(zmq.REQ)
     padding = LONGEST_REQUEST_BYTES - len(to_bytes(PLAIN))
@@ -351,7 +351,7 @@ def test_a_client_that_sends_too_much_is_hung_up_on_and_others_are_not(line: Lin
         assert reason(client) == "triggered"
 
 
-def test_a_client_that_reads_no_replies_or_has_gone_keeps_nobody_waiting(
+def test_a_silent_or_closed_client_does_not_block_other_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CommandServer, "send_high_water_mark", 100)
@@ -377,9 +377,7 @@ def test_a_client_that_reads_no_replies_or_has_gone_keeps_nobody_waiting(
         assert replies < count
 
 
-def test_where_too_many_requests_wait_others_are_refused_as_busy(
-    line: Line, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_requests_beyond_the_limit_are_refused_as_busy(line: Line, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 50
     monkeypatch.setattr(command_server, "UNANSWERED_AT_MOST", most)
     flooder, client = line.connect(zmq.DEALER), line.connect(zmq.REQ)
@@ -404,7 +402,7 @@ def test_where_too_many_requests_wait_others_are_refused_as_busy(
 # Starting and stopping.
 
 
-def test_closing_refuses_all_that_wait_and_ignores_what_is_answered_afterwards(line: Line) -> None:
+def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) -> None:
     desk = Desk()
     server = line.serve(desk)
     pipelining, plain = line.connect(zmq.DEALER), line.connect(zmq.REQ)
@@ -424,7 +422,7 @@ def test_closing_refuses_all_that_wait_and_ignores_what_is_answered_afterwards(l
     assert not pipelining.poll(0)
 
 
-def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(either_line: Line) -> None:
+def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(either_line: Line) -> None:
     either_line.serve(at_once)
     with pytest.raises(DeliveryError, match=r"is another line using it.*commands\.bind") as caught:
         either_line.serve(Desk())
@@ -434,7 +432,7 @@ def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(either_l
     assert reason(client) == "triggered"
 
 
-def test_a_closed_server_leaves_nothing_open_and_its_address_free(either_line: Line) -> None:
+def test_a_closed_server_leaves_nothing_open_and_frees_its_address(either_line: Line) -> None:
     CommandServer(either_line.address, Desk()).close()
     with nothing_left_open():
         for _ in range(3):
@@ -463,7 +461,7 @@ def test_ipv6_loopback_can_be_bound() -> None:
 # The client.
 
 
-def test_a_commander_sends_no_name_that_cannot_be_one(line: Line) -> None:
+def test_a_commander_refuses_invalid_names(line: Line) -> None:
     line.serve(at_once)
     commander = line.commander()
     for bad in ("4711\udcff", "4711\n", "", "x" * 65):
@@ -474,7 +472,7 @@ def test_a_commander_sends_no_name_that_cannot_be_one(line: Line) -> None:
     assert isinstance(commander.trigger("top", "P-1"), Triggered)
 
 
-def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
+def test_a_reply_to_another_command_is_a_message_error(line: Line) -> None:
     """Else a part might be taken for triggered, or a product for selected, that is not."""
     other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
     line.serve(lambda _, answer: answer(other.pop(0)))
@@ -485,7 +483,7 @@ def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
         commander.trigger("top")
 
 
-def test_a_line_that_is_not_there_is_a_delivery_error_and_a_later_one_is_not_triggered_for_it(line: Line) -> None:
+def test_a_trigger_that_reaches_no_line_is_not_sent_later(line: Line) -> None:
     """Else a trigger would fire for another part."""
     desk, commander = Desk(), line.commander(0.05)
     with ThreadPoolExecutor(1) as thread:
@@ -498,7 +496,7 @@ def test_a_line_that_is_not_there_is_a_delivery_error_and_a_later_one_is_not_tri
         asking.result()
 
 
-def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> None:
+def test_a_late_reply_does_not_answer_the_next_command(line: Line, desk: Desk) -> None:
     commander = line.commander()
     with ThreadPoolExecutor(1) as thread:
         connected = thread.submit(commander.trigger, "top", "P-0")
@@ -514,7 +512,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> N
         assert asking.result() == Triggered(request_id="3", camera="top", part_id="P-2", frame_id=2, frame_number=2)
 
 
-def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
+def test_an_invalid_address_is_a_delivery_error() -> None:
     for bad in ("tcp://127.0.0.1", "smoke://signals"):
         with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Commander(bad)
@@ -523,7 +521,7 @@ def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
 # The commands.
 
 
-def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(line: Line) -> None:
+def test_trigger_and_select_send_their_arguments_and_print_the_reply(line: Line) -> None:
     asked: list[Request] = []
 
     def handle(request: Request, answer: Answer) -> None:
@@ -553,7 +551,7 @@ def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(lin
     assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
 
 
-def test_a_command_that_is_refused_says_why_and_ends_with_an_exit_code_of_its_own(line: Line) -> None:
+def test_a_refused_command_prints_the_reason_and_has_its_exit_code(line: Line) -> None:
     line.serve(lambda _, answer: answer(refusal("busy", "5 triggers wait; ask more slowly")))
     for command in (trigger, select):
         refused = CliRunner().invoke(command, [line.address, "top"]).exception
@@ -593,7 +591,7 @@ def test_every_reason_and_this_schema_version_are_documented() -> None:
     assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
 
 
-def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
+def test_the_documented_exchange_matches_the_wire_format() -> None:
     messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
     kinds = []
     for text in map(str.encode, messages):
@@ -606,7 +604,7 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
     assert request_from(messages[4].encode()) == reply_from(messages[5].encode())
 
 
-def test_the_client_of_the_document_works(line: Line) -> None:
+def test_the_documented_client_works(line: Line) -> None:
     (client,) = re.findall(r"^```python\n(.*?)^```$", section("## A client"), flags=re.MULTILINE | re.DOTALL)
     assert len(client.splitlines()) < 25
 

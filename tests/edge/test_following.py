@@ -62,7 +62,7 @@ def test_golden_messages_stay_readable_and_equal(name: str) -> None:
     assert json.loads(to_bytes(message)).keys() == {"type", *message.__struct_fields__}, "every field is written"
 
 
-def test_kept_bytes_name_their_schema_version_and_together_every_field() -> None:
+def test_golden_bytes_name_their_schema_version_and_cover_every_field() -> None:
     kept = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
     assert {each["schema_version"] for each in kept} == {SCHEMA_VERSION}
     for kind in [*get_args(Request), *get_args(Reply), Former]:
@@ -77,7 +77,7 @@ def test_kept_bytes_name_their_schema_version_and_together_every_field() -> None
                 assert any(value != default for value in values), f"{field.name} always has its default"
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_accepted_and_another_version_is_refused() -> None:
+def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
     for reply in REPLIES.values():
         assert reply_from(to_bytes(reply)[:-1] + b',"later":[{"x":1}]}') == reply
     later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
@@ -121,7 +121,7 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
 ]
 
 
-def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
+def test_invalid_requests_are_refused_in_one_short_sentence() -> None:
     assert not any(isinstance(request_from(json.dumps(each).encode()), Refused) for each in (FOLLOW, ACK, FORGET))
     for content, words in REFUSED:
         reply = request_from(content if isinstance(content, bytes) else json.dumps(content).encode())
@@ -133,7 +133,7 @@ def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
     assert len(refusal("malformed", "x" * 10_000).detail) == 300
 
 
-def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
+def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
     for request, reason, request_id in [
         (FORGET | {"x": 1}, "malformed", "r"),
         (FORGET | {"schema_version": 3, "type": "x"}, "version", "r"),
@@ -157,9 +157,7 @@ JSON = st.recursive(
 
 
 @given(like=st.sampled_from(list(MESSAGES.values())), data=st.data())
-def test_any_value_in_place_of_a_field_gives_a_message_that_survives_or_a_refusal(
-    like: Request | Reply, data: st.DataObject
-) -> None:
+def test_any_value_in_a_field_gives_a_stable_message_or_a_refusal(like: Request | Reply, data: st.DataObject) -> None:
     field = data.draw(st.sampled_from(["type", *like.__struct_fields__]))
     likely = st.integers(0, 2**63 - 1) | st.text("aZ9_.-", min_size=1, max_size=64) | st.lists(ANY_TEXT)
     content = json.loads(to_bytes(like)) | {field: data.draw(JSON | likely)}
@@ -168,16 +166,14 @@ def test_any_value_in_place_of_a_field_gives_a_message_that_survives_or_a_refusa
 
 
 @given(like=st.sampled_from(list(MESSAGES.values())), at=st.integers(0, 10**4), new=st.binary(max_size=100), whole=...)
-def test_any_bytes_give_a_message_that_survives_or_a_refusal(
-    like: Request | Reply, at: int, new: bytes, whole: bool
-) -> None:
+def test_any_bytes_give_a_stable_message_or_a_refusal(like: Request | Reply, at: int, new: bytes, whole: bool) -> None:
     data = to_bytes(like)
     at %= len(data)
     came = read(new if whole else data[:at] + new + data[at + len(new) :], like)
     assert came is None or read(to_bytes(came), like) == came
 
 
-def test_a_journal_whose_id_could_be_a_path_is_refused() -> None:
+def test_a_journal_id_that_could_be_a_path_is_refused() -> None:
     good = to_bytes(REPLIES["following-v2.bin"])
     for odd in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
         with pytest.raises(MessageError, match="journal_id"):
@@ -191,7 +187,7 @@ def batch(**changes: Any) -> Batch:
     return msgspec.structs.replace(REPLIES["batch-v2.bin"], **changes)
 
 
-def test_events_come_as_they_were_journalled() -> None:
+def test_events_arrive_as_they_were_journalled() -> None:
     first, second = events_of(batch(), parts_of(batch()))
     assert (first.key, first.seq, first.header, first.png) == (f"{JOURNAL}-8", 8, HEADERS[0], PNG)
     assert (second.key, second.seq, second.header, second.png) == (f"{JOURNAL}-10", 10, HEADERS[1], None)
@@ -200,7 +196,7 @@ def test_events_come_as_they_were_journalled() -> None:
     assert (first.topic, second.topic) == (first.event.topic, second.event.topic) == ("verdict.top.DEFECT", "alarm")
 
 
-def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
+def test_events_of_later_types_and_versions_are_passed_on_unparsed() -> None:
     header = b'{"type":"weather","schema_version":9,"journal_id":"j","seq":1,"camera":[1]}'
     one = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
     (event,) = events_of(one, batch_parts(one, [(header, None)]))
@@ -225,14 +221,14 @@ WRONG: list[tuple[Batch, list[bytes], str]] = [
 ]
 
 
-def test_a_batch_that_is_not_as_announced_is_refused() -> None:
+def test_a_batch_that_contradicts_its_header_is_refused() -> None:
     for announced, parts, words in WRONG:
         with pytest.raises(MessageError, match=words):
             events_of(announced, parts)
 
 
 @given(after=st.integers(0, 20), steps=st.lists(st.integers(1, 5), max_size=6), rest=st.integers(0, 3))
-def test_any_run_of_events_is_read_as_it_was_written(after: int, steps: list[int], rest: int) -> None:
+def test_any_batch_is_read_as_it_was_written(after: int, steps: list[int], rest: int) -> None:
     seqs = [after + sum(steps[: count + 1]) for count in range(len(steps))]
     events = [Delivered("j", seq, b'{"journal_id":"j","seq":%d}' % seq, b"png" if seq % 2 else None) for seq in seqs]
     through = max([after, *seqs]) + rest
@@ -269,7 +265,7 @@ def test_every_field_and_reason_and_this_schema_version_are_documented() -> None
     assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
 
 
-def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
+def test_the_documented_exchange_matches_the_wire_format() -> None:
     messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
     kinds: set[str] = set()
     refused: Refused | None = None

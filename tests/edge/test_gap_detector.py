@@ -67,7 +67,7 @@ def steps(most: int) -> st.SearchStrategy[list[tuple[str, int]]]:
 
 @pytest.mark.parametrize("prefixes", [("",), ("verdict.side.DEFECT", "alarm")])
 @given(before=steps(8), after=steps(40))
-def test_a_listener_knows_of_each_event_that_it_missed_and_of_no_other(
+def test_gaps_cover_exactly_the_missed_events(
     prefixes: tuple[str, ...], before: list[tuple[str, int]], after: list[tuple[str, int]]
 ) -> None:
     line = Line()
@@ -116,7 +116,7 @@ def test_without_counts_the_first_event_of_each_topic_is_no_gap() -> None:
     assert gaps.event(numbered(12, 10)) == Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 7, 10)
 
 
-def test_what_was_counted_before_the_first_event_that_came_is_no_gap() -> None:
+def test_events_counted_before_the_first_received_event_are_no_gap() -> None:
     gaps = GapDetector([""])
     assert gaps.event(numbered(7, 5)) is None
     counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 3}, unjournalled={"alarm": 2})
@@ -124,21 +124,21 @@ def test_what_was_counted_before_the_first_event_that_came_is_no_gap() -> None:
     assert gaps.event(numbered(9, 3, ALARM.event)) is None
 
 
-def test_what_was_counted_after_the_first_event_that_came_is_a_gap_even_of_a_topic_that_was_not_heard() -> None:
+def test_events_counted_after_the_first_received_event_are_a_gap() -> None:
     gaps = GapDetector([""])
     assert gaps.event(numbered(7, 5)) is None
     counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 9})
     assert gaps.counts(counts, "another boot") == [Gap("j", "another boot", "alarm", 6, 9)]
 
 
-def test_a_journal_that_could_not_be_read_when_we_joined_has_no_gaps_before_its_first_event() -> None:
+def test_a_journal_unreadable_at_the_join_has_no_gaps_before_it() -> None:
     gaps = GapDetector([""])
     assert gaps.counts(Counts(unjournalled={"alarm": 1}), "boot") == []
     assert gaps.counts(Counts(journal_id="j", journalled={"alarm": 70}, unjournalled={"alarm": 1}), "boot") == []
     assert gaps.event(numbered(75, 70, ALARM.event)) is None
 
 
-def test_memory_is_bounded_over_boots_and_the_journal_in_use_is_remembered() -> None:
+def test_memory_is_bounded_over_boots_and_keeps_the_current_journal() -> None:
     gaps = GapDetector([""])
     for boot in range(3 * COUNTS_KEPT):
         counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}, unjournalled={"alarm": 1})
@@ -161,7 +161,7 @@ def test_memory_is_bounded_over_topics() -> None:
     assert gaps.event(first) == Gap("j", first.boot_id, first.topic, 0, 3), "known topics stay known"
 
 
-def test_the_numbers_of_a_journal_that_went_back_count_again() -> None:
+def test_numbers_of_a_journal_restored_from_a_copy_count_again() -> None:
     gaps = GapDetector(["verdict."])
     gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 5000, "alarm": 4999}), "boot-1")
     assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2") == []

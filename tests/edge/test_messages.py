@@ -53,7 +53,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @given(event=values(Event), png=st.binary(max_size=50))
-def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
+def test_a_message_is_received_as_it_was_sent(event: Event, png: bytes) -> None:
     has_picture = isinstance(event, VerdictEvent) and event.heatmap is not None
     message = Message(event, png if has_picture else None)
     parts = to_frames(message)
@@ -74,7 +74,7 @@ def within(old: Any, new: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_golden_bytes_stay_readable_and_say_the_same(name: str) -> None:
+def test_golden_bytes_stay_readable_and_keep_their_meaning(name: str) -> None:
     topic, header, *png = KEPT_PARTS[name]
     again = to_frames(KEPT[name])
     assert [again[0], *again[2:]] == [topic, *png]
@@ -82,7 +82,7 @@ def test_golden_bytes_stay_readable_and_say_the_same(name: str) -> None:
     assert list(json.loads(again[1])) == ["type", *KEPT[name].event.__struct_fields__], "each field is written"
 
 
-def test_kept_bytes_of_a_defect_mean_what_they_meant() -> None:
+def test_golden_bytes_of_a_defect_keep_their_meaning() -> None:
     event = DEFECT.event
     assert isinstance(event, VerdictEvent)
     assert event.regions == [Region((10, 20, 30, 44), [(10, 20), (10, 43), (29, 43), (29, 20)], 480, (14, 30), 9.5)]
@@ -95,7 +95,7 @@ def test_kept_bytes_of_a_defect_mean_what_they_meant() -> None:
 
 
 @pytest.mark.parametrize("kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.ChangeEvent, wire.JournalEvent])
-def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
+def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
     headers = [json.loads(KEPT_PARTS[name][1]) for name, message in KEPT.items() if isinstance(message.event, kind)]
     assert {header["schema_version"] for header in headers} == {wire.SCHEMA_VERSION}
     assert {field for header in headers for field in header} == {"type", *kind.__struct_fields__}
@@ -136,7 +136,7 @@ def test_fields_with_a_default_may_be_missing(message: Message) -> None:
         assert getattr(came, field.name) == default, field.name
 
 
-def test_a_part_without_a_frame_says_so_and_does_not_leave_the_frame_out() -> None:
+def test_a_part_without_a_frame_has_a_null_frame_id() -> None:
     assert msgspec.json.decode(to_frames(NO_FRAME)[1])["frame_id"] is None
     with pytest.raises(MessageError, match="missing required field `frame_id`"):
         from_frames(changed(NO_FRAME, lambda header: header.pop("frame_id")))
@@ -187,7 +187,7 @@ REFUSED: list[tuple[list[bytes], str]] = [
 
 
 @pytest.mark.parametrize(("parts", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_message_of_ours_is_refused(parts: list[bytes], words: str) -> None:
+def test_invalid_messages_are_refused_with_the_reason(parts: list[bytes], words: str) -> None:
     with pytest.raises(MessageError) as caught:
         from_frames(parts)
     assert words in str(caught.value)
@@ -202,7 +202,7 @@ def test_arbitrary_bytes_are_refused(parts: list[bytes]) -> None:
 
 
 @given(name=st.sampled_from(sorted(KEPT)), place=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_a_changed_byte_gives_a_message_or_a_refusal_and_nothing_else(name: str, place: int, value: int) -> None:
+def test_a_changed_byte_gives_a_message_or_a_message_error(name: str, place: int, value: int) -> None:
     topic, header, *rest = to_frames(KEPT[name])
     damaged = bytearray(header)
     damaged[place % len(damaged)] = value
@@ -223,9 +223,7 @@ JSON = st.recursive(
 
 
 @given(name=st.sampled_from(sorted(KEPT)), data=st.data())
-def test_any_value_in_place_of_a_field_gives_a_message_or_a_refusal_and_nothing_else(
-    name: str, data: st.DataObject
-) -> None:
+def test_any_value_in_a_field_gives_a_message_or_a_message_error(name: str, data: st.DataObject) -> None:
     message = KEPT[name]
     field = data.draw(st.sampled_from(type(message.event).__struct_fields__))
     value = data.draw(JSON)

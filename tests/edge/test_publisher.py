@@ -91,9 +91,7 @@ def join(publisher: Publisher, *subscribers: Subscriber) -> None:
         assert isinstance(message, Message)
 
 
-def test_messages_arrive_in_order_and_whole_even_where_the_subscriber_came_first(
-    publishers: Make, either_address: str
-) -> None:
+def test_messages_arrive_in_order_at_a_subscriber_that_connected_first(publishers: Make, either_address: str) -> None:
     with listening(either_address) as events:
         publisher = publishers(either_address)
         publisher.start()
@@ -104,7 +102,7 @@ def test_messages_arrive_in_order_and_whole_even_where_the_subscriber_came_first
         assert [events.receive() for _ in sent] == sent
 
 
-def test_every_subscriber_gets_all_that_was_handed_over_before_the_end(publisher: Publisher) -> None:
+def test_every_subscriber_gets_all_messages_sent_before_closing(publisher: Publisher) -> None:
     with listening(publisher.address) as first, listening(publisher.address) as second:
         join(publisher, first, second)
         for seq in range(1, 301):
@@ -113,7 +111,7 @@ def test_every_subscriber_gets_all_that_was_handed_over_before_the_end(publisher
         assert seqs(first, 300) == seqs(second, 300) == list(range(1, 301))
 
 
-def test_a_topic_prefix_chooses_what_comes(publisher: Publisher) -> None:
+def test_a_topic_prefix_selects_the_messages(publisher: Publisher) -> None:
     with listening(publisher.address, "verdict.top.DEFECT", "status") as events:
         join(publisher, events)
         for message in (verdict(1), verdict(2, DEFECT), verdict(3), verdict(4, DEFECT)):
@@ -124,7 +122,7 @@ def test_a_topic_prefix_chooses_what_comes(publisher: Publisher) -> None:
 # Addresses.
 
 
-def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(publishers: Make, either_address: str) -> None:
+def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(publishers: Make, either_address: str) -> None:
     owner = publishers(either_address)
     owner.start()
     with pytest.raises(DeliveryError, match="is another line using it"):
@@ -135,7 +133,7 @@ def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(publishe
         assert seqs(events, 1) == [1]
 
 
-def test_an_ipc_path_left_behind_by_a_killed_line_can_be_bound(publishers: Make, tmp_path: Path) -> None:
+def test_the_ipc_path_of_a_killed_line_can_be_bound(publishers: Make, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:
         killed.bind(str(tmp_path / "events"))
     assert (tmp_path / "events").exists()
@@ -154,7 +152,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
+def test_an_invalid_address_is_a_delivery_error(bad: str) -> None:
     publisher = Publisher(bad, access=Access(KeyPair(*zmq.curve_keypair())))
     with pytest.raises(DeliveryError, match="cannot be bound") as caught:
         publisher.start()
@@ -165,7 +163,7 @@ def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
 
 
 @pytest.mark.parametrize("open_to_others", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
-def test_an_address_that_others_can_reach_is_refused_without_a_key(publishers: Make, open_to_others: str) -> None:
+def test_an_address_that_other_machines_reach_is_refused_without_a_key(publishers: Make, open_to_others: str) -> None:
     with pytest.raises(AccessError, match=r"other machines can reach.*make one with heatline keys new"):
         publishers(open_to_others).start()
 
@@ -186,7 +184,7 @@ def sent_without_waiting(publisher: Publisher, count: int, message: Message = GO
     return not sender.is_alive()
 
 
-def test_a_missing_or_deaf_subscriber_keeps_no_message_from_being_sent(
+def test_a_missing_or_slow_subscriber_does_not_block_sending(
     publishers: Make, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
@@ -203,7 +201,7 @@ def test_a_missing_or_deaf_subscriber_keeps_no_message_from_being_sent(
         assert sent_without_waiting(publisher, 50, heavy)
 
 
-def test_a_flood_of_subscriptions_keeps_no_message_from_being_sent(publisher: Publisher) -> None:
+def test_a_flood_of_subscriptions_does_not_block_sending(publisher: Publisher) -> None:
     stop = threading.Event()
 
     def flood() -> None:
@@ -231,13 +229,13 @@ def test_a_flood_of_subscriptions_keeps_no_message_from_being_sent(publisher: Pu
 # What a subscriber and a publisher refuse.
 
 
-def test_a_subscriber_stops_when_nothing_came_for_so_long(address: str) -> None:
+def test_a_subscriber_stops_after_its_timeout(address: str) -> None:
     with Subscriber(address, timeout_s=0.05) as events:
         assert events.receive() is None
         assert list(events) == []
 
 
-def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers: Make, either_address: str) -> None:
+def test_sending_before_the_start_or_after_closing_is_an_error(publishers: Make, either_address: str) -> None:
     """A message that nobody will ever send must not look sent. The address is free after the end."""
     for _ in range(2):
         publisher = publishers(either_address)
@@ -252,7 +250,7 @@ def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers
                 publisher.send(GOOD)
 
 
-def test_a_message_that_cannot_be_encoded_fails_where_it_is_sent(publisher: Publisher) -> None:
+def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(publisher: Publisher) -> None:
     """Not in the publisher's thread, where it would end all publishing and nobody would notice."""
     with pytest.raises(UnicodeEncodeError):
         publisher.send(Message(msgspec.structs.replace(GOOD.event, source="\udcff")))

@@ -96,19 +96,19 @@ def commands(tmp_path: Path) -> Iterator[Guarded]:
 # Who is let in.
 
 
-def test_each_socket_is_of_one_role() -> None:
+def test_each_socket_requires_one_role() -> None:
     assert ROLE_OF == {"events": "listen", "commands": "command", "journal": "follow"}
     assert sorted(ROLE_OF.values()) == sorted(ROLES)
 
 
-def test_clients_that_are_allowed_and_the_lines_own_key_are_served_and_no_refusal(opened: Guarded) -> None:
+def test_allowed_clients_and_the_lines_own_key_are_served_without_refusals(opened: Guarded) -> None:
     for _ in range(2):
         opened.lets_in(opened.keys)
     opened.lets_in(ClientKeys(opened.secured.line, opened.secured.line.public))
     assert opened.access.refusals.counts() == {}
 
 
-def test_a_key_of_no_list_or_of_another_role_a_wrong_line_and_no_key_are_kept_out(opened: Guarded) -> None:
+def test_clients_without_a_key_of_the_role_are_refused(opened: Guarded) -> None:
     opened.keeps_out(opened.secured.client(), "auth")
     opened.keeps_out(opened.secured.client(*[each for each in ROLES if each != opened.role]), "auth")
     own = opened.keys.own
@@ -130,7 +130,7 @@ GARBAGE = [
 ]
 
 
-def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(opened: Guarded) -> None:
+def test_invalid_handshakes_are_counted_and_harm_no_client(opened: Guarded) -> None:
     for count, garbage in enumerate(GARBAGE, 1):
         with sockets.create_connection(("127.0.0.1", opened.port.number), WITHIN_SECONDS) as stranger:
             stranger.sendall(garbage)
@@ -142,7 +142,7 @@ def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(opened: Guarded
     opened.lets_in(opened.keys)
 
 
-def test_a_client_that_does_not_finish_the_handshake_is_hung_up_on(
+def test_an_unfinished_handshake_is_disconnected(
     name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
@@ -160,7 +160,7 @@ def test_a_client_that_does_not_finish_the_handshake_is_hung_up_on(
         until(lambda: opened.refused("handshake") >= 5)
 
 
-def test_a_client_with_a_key_gets_nowhere_at_a_plain_port(name: SocketName, address: str, tmp_path: Path) -> None:
+def test_a_client_with_a_key_is_refused_at_a_plain_port(name: SocketName, address: str, tmp_path: Path) -> None:
     access, secured = Access(), Secured(tmp_path)
     door = DOORS[name](address, access, tmp_path)
     with contextlib.closing(door):
@@ -171,7 +171,7 @@ def test_a_client_with_a_key_gets_nowhere_at_a_plain_port(name: SocketName, addr
             until(lambda: door.serves(client, 100))
 
 
-def test_keys_that_are_allowed_and_revoked_while_the_line_runs_need_no_restart_and_cut_nobody_else_off(
+def test_allowing_and_revoking_a_key_needs_no_restart_and_disconnects_no_other(
     opened: Guarded,
 ) -> None:
     keys = opened.secured.client()
@@ -198,7 +198,9 @@ def test_keys_that_are_allowed_and_revoked_while_the_line_runs_need_no_restart_a
             assert not client.poll(0)
 
 
-def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_authenticator_that_does_not_answer_admits_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unless it is set otherwise, ZeroMQ lets in everybody where nobody answers its question."""
     secured, port = Secured(tmp_path), free_port()
 
@@ -222,7 +224,7 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch
                 client.disable_monitor()
 
 
-def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
+def test_an_authenticator_that_fails_admits_no_client_and_continues(
     commands: Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     look, fail = commands.access.allow_list.refresh, True
@@ -247,7 +249,7 @@ def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MOST_PREFIX_BYTES", 2_000), ("FLOOD", 200)])
-def test_too_many_subscriptions_end_all_connections_and_those_who_come_back_are_served(
+def test_too_many_subscriptions_disconnect_all_and_reconnecting_clients_are_served(
     limit: str, most: int, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for each in ("MOST_PREFIX_BYTES", "FLOOD"):
@@ -269,7 +271,7 @@ def test_too_many_subscriptions_end_all_connections_and_those_who_come_back_are_
         until(lambda: events.serves(listener, 100))
 
 
-def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: Path) -> None:
+def test_an_oversized_subscription_disconnects_its_client(address: str, tmp_path: Path) -> None:
     with contextlib.closing(Events(address, Access(), tmp_path)) as events, connected(address, zmq.SUB) as listener:
         until(lambda: events.serves(listener, 100))
         with connected(address, zmq.XSUB) as other, other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
@@ -282,7 +284,7 @@ def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: P
 # What a client is told.
 
 
-def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.closing(Guarded("commands", tmp_path)) as opened:
         own = opened.keys.own
@@ -324,7 +326,7 @@ def told(events: Guarded, tmp_path: Path) -> Told:
     return ask
 
 
-def test_a_command_that_listens_in_vain_says_that_it_is_not_let_in(told: Told) -> None:
+def test_watch_status_and_reload_report_a_refused_key(told: Told) -> None:
     assert "your key is not allowed there for this" in told(watch), "it does not wait for ever"
     for command in (status, reload):
         assert "your key is not allowed there for this" in told(command, *SOON)
@@ -339,7 +341,7 @@ def test_a_command_that_listens_in_vain_says_that_it_is_not_let_in(told: Told) -
     assert told_to_reload == [signal.SIGHUP]
 
 
-def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
+def test_watch_reports_a_key_revoked_while_it_listens(
     told: Told, events: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = read_key_pair(tmp_path / "mes.key")
@@ -362,7 +364,7 @@ def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
 # Ends.
 
 
-def test_a_socket_that_is_closed_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:
+def test_a_closed_socket_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:
     def once(folder: Path) -> None:
         folder.mkdir()
         with contextlib.closing(Guarded(name, folder)) as opened:

@@ -116,9 +116,7 @@ def numbered(*numbers: int) -> Sequence[Message]:
     return [good(number=number) for number in numbers]
 
 
-def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_event_is_sent_only_after_it_is_on_disk(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     went_ahead = threading.Event()
     append = Journal.append
@@ -152,7 +150,7 @@ def gap(line: Line, topic: str, after_seq: int, through_seq: int) -> Gap:
     return Gap(line.journal.journal_id, GOOD.event.boot_id, topic, after_seq, through_seq)
 
 
-def test_what_was_missed_while_cut_off_is_said_by_the_next_status(line: Line) -> None:
+def test_the_next_status_reveals_events_missed_while_disconnected(line: Line) -> None:
     with line.heard() as events:
         line.tell(*numbered(1, 2))
         assert until(events, 2) == [1, 2]
@@ -166,7 +164,7 @@ def test_what_was_missed_while_cut_off_is_said_by_the_next_status(line: Line) ->
         assert until(events, 5) == [5], "it is said once"
 
 
-def test_what_was_missed_is_said_before_the_next_event_of_its_topic(line: Line) -> None:
+def test_a_gap_comes_before_the_next_event_of_its_topic(line: Line) -> None:
     with line.heard() as events:
         line.tell(*numbered(1))
         until(events, 1)
@@ -179,7 +177,7 @@ def test_what_was_missed_is_said_before_the_next_event_of_its_topic(line: Line) 
         assert until(events, 4) == [gap(line, GOOD.event.topic, first, first + 2), 4]
 
 
-def test_a_listener_to_one_topic_misses_only_events_of_that_topic_and_gets_no_status(line: Line) -> None:
+def test_a_subscriber_to_one_topic_gets_gaps_of_that_topic_only(line: Line) -> None:
     with line.heard(topic=DEFECTS) as events:
         last = line.journal.counts().journalled[DEFECTS]
         line.tell(*numbered(*range(2, 9)), defect(number=9))
@@ -195,7 +193,7 @@ def test_a_listener_to_one_topic_misses_only_events_of_that_topic_and_gets_no_st
 
 
 @pytest.mark.parametrize("line", [False], indirect=True)
-def test_what_was_missed_is_said_where_no_journal_holds_it(line: Line) -> None:
+def test_gaps_are_reported_without_a_journal(line: Line) -> None:
     with line.heard() as events:
         line.tell(*numbered(1))
         until(events, 1)
@@ -206,9 +204,7 @@ def test_what_was_missed_is_said_where_no_journal_holds_it(line: Line) -> None:
         assert said == Gap(None, GOOD.event.boot_id, GOOD.event.topic, 2, 3)
 
 
-def test_a_listener_that_reads_too_slowly_knows_what_was_dropped_for_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """More than waits for one listener anywhere: in the line, in the system, in the listener."""
     monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
     monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
@@ -231,7 +227,7 @@ def test_a_listener_that_reads_too_slowly_knows_what_was_dropped_for_it(
 
 
 @pytest.mark.parametrize("line", [False], indirect=True)
-def test_a_new_boot_and_silence_are_said_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_boot_and_silence_are_reported_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
     monkeypatch.setattr("edge.delivery.client.subscriber.TICK_EVERY_MS", 20)
     status = HANDSHAKE.event
@@ -251,7 +247,7 @@ def test_a_new_boot_and_silence_are_said_once(line: Line, monkeypatch: pytest.Mo
         assert events.receive() is None, "a line that has stopped is not lost"
 
 
-def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, tmp_path: Path) -> None:
+def test_a_consumer_that_reaches_a_damaged_event_continues_in_a_new_journal(line: Line, tmp_path: Path) -> None:
     old_id = line.journal.journal_id
     rotten = "UPDATE events SET header = replace(header, '\"frame_number\":49,', '\"frame_number\":48,')"
     with line.cut_off() as journal:
