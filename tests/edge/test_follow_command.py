@@ -76,7 +76,7 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     assert run(line, *new, "--count", "2").stdout == lines(events[1:])
 
 
-def test_follow_waits_for_a_line_and_ends_when_its_output_closes(tmp_path: Path) -> None:
+def test_it_waits_for_a_line_and_ends_when_nobody_reads_its_output(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/follow"
     with following(address) as process:
         assert b"is silent; following again until it answers" in said(process)
@@ -95,7 +95,9 @@ def test_follow_waits_for_a_line_and_ends_when_its_output_closes(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_a_file_gets_every_event_once_over_kills_of_its_follower(line: FollowedLine, file: Path, kills: int) -> None:
+def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
+    line: FollowedLine, file: Path, kills: int
+) -> None:
     file.touch()
     events: list[Delivered] = []
     for kill in range(kills):
@@ -114,7 +116,7 @@ def test_a_file_gets_every_event_once_over_kills_of_its_follower(line: FollowedL
     assert file.read_text() == lines(events)
 
 
-def test_a_stopped_follower_continues_without_loss(line: FollowedLine, file: Path) -> None:
+def test_a_follower_that_stood_still_continues_and_misses_nothing(line: FollowedLine, file: Path) -> None:
     events = line.add(GOOD)
     with following(line.address, "--jsonl", file) as process:
         line.wait_until_acked(1)
@@ -149,7 +151,9 @@ def test_an_event_is_acknowledged_only_after_the_disk_has_it(
     assert line.acked() == (0 if fails else 2)
 
 
-def test_stored_events_are_not_added_again_and_a_torn_event_is_rewritten(line: FollowedLine, file: Path) -> None:
+def test_what_the_file_has_already_is_not_added_again_and_an_event_cut_off_is_written_again(
+    line: FollowedLine, file: Path
+) -> None:
     """The follower was killed between storing and acknowledging, or the machine while it stored."""
     events = line.add(*[GOOD] * 5)
     for n, torn in enumerate(("", "{", '{"type":"verdict","seq":4', '{"type":"verdict",' + "x" * 200_000)):
@@ -164,7 +168,7 @@ def test_stored_events_are_not_added_again_and_a_torn_event_is_rewritten(line: F
     [b"hello\n", b"{}\n", b"\xff\n", b"[" * 10_000 + b"\n", b"my only copy of something", b'{"type":"verdict"}\n{"ty'],
     ids=["text", "no event", "no text", "deep", "text without an end", "no event before a cut"],
 )
-def test_a_file_with_other_content_is_not_changed(line: FollowedLine, file: Path, content: bytes) -> None:
+def test_a_file_of_something_else_is_not_changed(line: FollowedLine, file: Path, content: bytes) -> None:
     file.write_bytes(content)
     line.add(GOOD)
     done = run(line, "--jsonl", file, "--count", "1")
@@ -186,7 +190,7 @@ def test_losses_are_reported_and_the_next_events_are_added(line: FollowedLine, f
     assert "heatline:" not in run(line, "--timeout", "0.2").stderr
 
 
-def test_an_unwritable_path_is_an_input_error(line: FollowedLine, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_input_error(line: FollowedLine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for option, place in (
         ("--jsonl", tmp_path),
@@ -198,14 +202,14 @@ def test_an_unwritable_path_is_an_input_error(line: FollowedLine, tmp_path: Path
     assert line.consumers.positions() == {}, "nobody followed for it"
 
 
-def test_a_second_follower_cannot_write_the_same_file(line: FollowedLine, file: Path) -> None:
+def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> None:
     line.add(GOOD)
     with contextlib.closing(follow_sinks.JsonLines(file)):
         done = run(line, "--jsonl", file)
     assert (done.returncode, "is being written by another follower" in complaint(done)) == (InputError.exit_code, True)
 
 
-def test_on_a_full_disk_follow_ends_and_unwritten_events_come_again(line: FollowedLine, tmp_path: Path) -> None:
+def test_on_a_full_disk_it_ends_and_what_is_not_on_the_disk_comes_again(line: FollowedLine, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         file = disk / "events.jsonl"
         events = line.add(*[GOOD] * 20)
@@ -241,7 +245,7 @@ def test_a_command_runs_for_each_event_with_its_key_topic_and_picture(line: Foll
     assert run(line, "--exec", "true", "--count", "1").returncode == 0, "a command need not read the event"
 
 
-def test_a_failing_command_is_retried_until_it_succeeds(
+def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_out(
     line: FollowedLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow_sinks, "FIRST_PAUSE_SECONDS", 0.01)
@@ -293,7 +297,7 @@ def test_a_second_interruption_kills_the_command_and_its_event_comes_again(line:
     assert line.acked() == 0
 
 
-def test_an_interruption_between_tries_acknowledges_nothing(line: FollowedLine) -> None:
+def test_an_interruption_between_two_tries_leaves_the_event(line: FollowedLine) -> None:
     line.add(GOOD)
     with following(line.address, "--exec", "exit 1") as process:
         assert b"trying again" in said(process)
@@ -315,7 +319,7 @@ def test_a_consumer_can_be_forgotten(line: FollowedLine) -> None:
     assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
 
 
-def test_two_outputs_and_invalid_names_are_usage_errors(line: FollowedLine, file: Path) -> None:
+def test_two_places_at_once_and_invalid_names_are_wrong_command_lines(line: FollowedLine, file: Path) -> None:
     both = run(line, "--exec", "true", "--jsonl", file)
     assert (both.returncode, "follow under two names" in both.stderr) == (2, True)
     nothing = run(line, "--exec", " ")
@@ -325,7 +329,7 @@ def test_two_outputs_and_invalid_names_are_usage_errors(line: FollowedLine, file
         assert (done.returncode, "expected 1 to 64 letters" in done.stderr) == (2, True)
 
 
-def test_a_line_is_given_as_its_configuration_file(tmp_path: Path) -> None:
+def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "line1.toml"
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)

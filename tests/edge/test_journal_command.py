@@ -75,7 +75,7 @@ def lines(of: list[bytes]) -> bytes:
 # Which journal.
 
 
-def test_a_journal_is_given_as_line_file_folder_or_path(tmp_path: Path, folder: Path) -> None:
+def test_a_journal_is_named_by_its_line_its_folder_or_itself(tmp_path: Path, folder: Path) -> None:
     line = tmp_path / "line1.toml"
     line.write_text(
         'bundle = "boards.bundle"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[journal]\nfolder = "state"\n'
@@ -87,7 +87,7 @@ def test_a_journal_is_given_as_line_file_folder_or_path(tmp_path: Path, folder: 
         assert (shown["last_seq"], shown["line"]) == (events, LINE)
 
 
-def test_an_unreadable_journal_is_one_sentence(tmp_path: Path, folder: Path) -> None:
+def test_what_is_no_journal_to_be_read_is_said_in_a_sentence(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "letter").write_text("Dear Sir or Madam, " * 100)
     change(folder, "UPDATE journal SET schema_version = 2")
     named = [
@@ -109,7 +109,7 @@ def test_an_unreadable_journal_is_one_sentence(tmp_path: Path, folder: Path) -> 
 # Showing.
 
 
-def test_show_prints_what_the_journal_holds(folder: Path) -> None:
+def test_show_says_what_the_journal_holds(folder: Path) -> None:
     discard(folder, 3)
     shown = facts("show", folder)
     with JournalReader.open(folder) as reader:
@@ -129,7 +129,7 @@ def test_show_prints_what_the_journal_holds(folder: Path) -> None:
         assert said in words
 
 
-def test_show_prints_the_selected_events_and_continues_past_damage(folder: Path) -> None:
+def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_be_read(folder: Path) -> None:
     def shown(*options: str) -> list[int]:
         return [event["seq"] for event in facts("show", folder, *options)["events"]]
 
@@ -146,7 +146,7 @@ def test_show_prints_the_selected_events_and_continues_past_damage(folder: Path)
 # Verifying.
 
 
-def test_verify_accepts_a_whole_and_an_empty_journal(folder: Path) -> None:
+def test_verify_finds_a_journal_whole_also_one_that_holds_nothing_any_more(folder: Path) -> None:
     result = run("verify", folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert "is whole: 21 events" in result.stdout
@@ -207,7 +207,7 @@ DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
 
 
 @pytest.mark.parametrize(("damage", "expected"), DAMAGES, ids=range(len(DAMAGES)))
-def test_verify_reports_each_fault(folder: Path, damage: Callable[[Path], None], expected: list[str]) -> None:
+def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None], expected: list[str]) -> None:
     damage(folder)
     result = run("verify", folder, "--json")
     found = json.loads(result.stdout)["faults"]
@@ -217,7 +217,7 @@ def test_verify_reports_each_fault(folder: Path, damage: Callable[[Path], None],
     assert expected[0] in run("verify", folder).stdout
 
 
-def test_verify_finds_garbage_and_reports_where_reading_ends(tmp_path: Path) -> None:
+def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -> None:
     folder = filled(tmp_path / "state", count=500)
     middle = (folder / FILE_NAME).stat().st_size // 2
     for at, length, last in ((middle, 20_000, ""), (4 * PAGE_BYTES, PAGE_BYTES, "it cannot be read any further: ")):
@@ -230,7 +230,7 @@ def test_verify_finds_garbage_and_reports_where_reading_ends(tmp_path: Path) -> 
         assert json.loads(result.stdout)["faults"][-1].startswith(last)
 
 
-def test_verify_reports_no_fault_while_events_are_deleted_and_written(tmp_path: Path) -> None:
+def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(tmp_path: Path) -> None:
     journal = journalling(tmp_path, keep_s=100)
     journal.commit(several(4 * EVENTS_AT_ONCE))
     assert journal._file.journal is not None
@@ -267,7 +267,7 @@ def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, fold
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])
-def test_a_full_standard_output_is_one_sentence(folder: Path, form: str) -> None:
+def test_a_standard_output_that_takes_no_more_is_one_sentence(folder: Path, form: str) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
             [HEATLINE, "journal", "export", str(folder), "--format", form],
@@ -286,7 +286,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(exported(folder, "--format", "csv"), newline="")))
 
 
-def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
+def test_csv_has_the_columns_that_are_documented_in_that_order(folder: Path) -> None:
     documented = (ROOT / "docs" / "journal.md").read_text().partition("## CSV")[2].partition("\n## ")[0]
     by_seq = {int(row["seq"]): row for row in rows(folder)}
     assert [*by_seq[1]] == [line.split("`")[1] for line in documented.splitlines() if line.startswith("| `")]
@@ -329,7 +329,7 @@ def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
     assert rows(folder)[-1]["part_id"] == nasty
 
 
-def test_deleted_events_are_reported_and_the_others_exported(tmp_path: Path, folder: Path) -> None:
+def test_events_that_are_gone_are_said_and_the_others_written(tmp_path: Path, folder: Path) -> None:
     discard(folder, 9)
     exported(folder)  # from the oldest that is there: nothing was asked for that is gone
     out = tmp_path / "events.jsonl"
@@ -339,7 +339,7 @@ def test_deleted_events_are_reported_and_the_others_exported(tmp_path: Path, fol
     assert out.read_bytes() == lines(headers(folder, after=9))
 
 
-def test_an_unreadable_header_is_left_out_of_csv_and_reported(folder: Path) -> None:
+def test_a_header_that_cannot_be_read_is_left_out_of_csv_and_said(folder: Path) -> None:
     rot(b'{"type"', b'"type"')(folder)
     result = run("export", folder, "--format", "csv")
     assert result.returncode == 0
@@ -348,7 +348,7 @@ def test_an_unreadable_header_is_left_out_of_csv_and_reported(folder: Path) -> N
     assert exported(folder).encode() == lines(headers(folder))
 
 
-def test_events_of_schema_version_1_are_shown_verified_and_exported_unchanged(folder: Path) -> None:
+def test_events_of_schema_version_1_are_shown_verified_and_exported_as_they_are(folder: Path) -> None:
     make_version_1(folder)
     filled(folder, count=3)
     shown = run("show", folder, "-n", "24")

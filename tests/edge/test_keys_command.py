@@ -44,7 +44,7 @@ def mes(typed: Typed, tmp_path: Path) -> Path:
     return tmp_path / "mes.key"
 
 
-def test_a_key_is_created_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) -> None:
+def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) -> None:
     mes = tmp_path / "mes.key"
     report = json.loads(typed.said("new", mes, "--json"))
     known = fingerprint(read_key_pair(mes).public)
@@ -66,12 +66,12 @@ def test_a_key_is_created_allowed_listed_and_revoked(typed: Typed, tmp_path: Pat
     assert "has no key 'mes'" in typed.refusal("revoke", "mes")
 
 
-def test_a_private_key_cannot_be_allowed(typed: Typed, mes: Path) -> None:
+def test_a_private_key_is_not_allowed_in_place_of_its_public_half(typed: Typed, mes: Path) -> None:
     assert "stays with its owner" in typed.refusal("allow", mes, "--role", "listen")
     assert not typed.allowed.exists()
 
 
-def test_a_name_is_unique_and_cannot_be_a_path(typed: Typed, mes: Path, tmp_path: Path) -> None:
+def test_a_name_stands_for_one_key_of_a_role_and_leads_nowhere_else(typed: Typed, mes: Path, tmp_path: Path) -> None:
     typed.said("new", tmp_path / "other.key")
     typed.said("allow", f"{mes}.pub", "--role", "command")
     taken = "--role", "command", "--name", "mes"
@@ -86,13 +86,13 @@ def test_a_name_is_unique_and_cannot_be_a_path(typed: Typed, mes: Path, tmp_path
     assert [path.name for path in typed.allowed.rglob("*.pub")] == ["mes.pub"]
 
 
-def test_a_key_for_an_unknown_user_is_refused(typed: Typed, tmp_path: Path) -> None:
+def test_a_key_is_made_for_no_user_that_this_machine_does_not_have(typed: Typed, tmp_path: Path) -> None:
     assert "no user 'nobody-of-that-name'" in typed.refusal("new", tmp_path / "k", "--owner", "nobody-of-that-name")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_root_creates_a_key_for_the_service(typed: Typed, tmp_path: Path) -> None:
+def test_a_key_is_made_for_the_service_by_root(typed: Typed, tmp_path: Path) -> None:
     typed.said("new", tmp_path / "line.key", "--owner", "nobody")
     owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
     assert owners == {"line.key": pwd.getpwnam("nobody").pw_uid, "line.key.pub": 0}

@@ -61,7 +61,7 @@ def typed(*arguments: str | Path) -> str:
     return result.stdout
 
 
-def test_status_select_and_reload_work_on_a_running_line(tmp_path: Path, bundle: Bundle, address: str) -> None:
+def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
     commands = f"ipc://{tmp_path}/commands"
     cameras = {"top": {"kind": "pattern", "rate_fps": 10.0, "draw_size": [300, 230]}}
     file = write_line_with(
@@ -103,7 +103,9 @@ def test_status_select_and_reload_work_on_a_running_line(tmp_path: Path, bundle:
     assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (18, "unreachable")
 
 
-def test_a_reachable_line_names_the_key_commands_and_serves_allowed_keys(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_while_it_is_allowed(
+    tmp_path: Path, bundle: Bundle
+) -> None:
     ports = [free_port() for _ in range(3)]
     events, commands, journal = (port.reached for port in ports)
     cameras = {
