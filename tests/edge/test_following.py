@@ -1,4 +1,4 @@
-"""The durable protocol on the wire: messages survive the way there and back, and other bytes are refused."""
+"""The durable protocol on the wire: messages are read as they were written, and other bytes are refused."""
 
 import json
 import re
@@ -31,16 +31,16 @@ from edge.wire.following import (
     request_from,
 )
 from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
-from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, parts_of
+from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, frames_of
 from tests.edge.wire_examples import unpack
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "durable.md"
 MESSAGES: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
 
 
-def read(data: bytes, like: Request | Reply) -> Request | Reply | None:
-    """A request or a reply, as the example is one; None: it was refused."""
-    if isinstance(like, Request):
+def read(data: bytes, example: Request | Reply) -> Request | Reply | None:
+    """Read a request or a reply, like the example; return None if it is refused."""
+    if isinstance(example, Request):
         request = request_from(data)
         return None if isinstance(request, Refused) else request
     try:
@@ -63,12 +63,12 @@ def test_golden_messages_stay_readable_and_equal(name: str) -> None:
 
 
 def test_golden_bytes_name_their_schema_version_and_cover_every_field() -> None:
-    kept = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
-    assert {each["schema_version"] for each in kept} == {SCHEMA_VERSION}
+    messages = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
+    assert {each["schema_version"] for each in messages} == {SCHEMA_VERSION}
     for kind in [*get_args(Request), *get_args(Reply), Former]:
-        seen = [each for each in kept if each["type"] == kind.__struct_config__.tag]
+        seen = [each for each in messages if each["type"] == kind.__struct_config__.tag]
         if kind is Former:
-            seen = [each["former"] for each in kept if each.get("former")]
+            seen = [each["former"] for each in messages if each.get("former")]
         for field in msgspec.structs.fields(kind):
             values = [each[field.encode_name] for each in seen]
             assert values
@@ -100,8 +100,8 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (b'{"type":"follow","schema_version":2,"name":"\xff"}', "utf-8"),
     (b'{"x":' + b"[" * 60_000, "recursion"),
     ({"schema_version": 2}, "missing required field `type`"),
-    (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # it belongs to another address
-    (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply is no request
+    (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # a request of the command socket
+    (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply, not a request
     (FOLLOW | {"schema_version": 0}, "Expected `int` >= 1"),
     ({"type": "follow", "schema_version": 2, "name": "mes1"}, "missing required field `client`"),
     *((FOLLOW | {"name": name}, "at `$.name`") for name in ("", "x" * 65, "mes 1", "mes/1", "mes1\n", "m\u00e9s")),
@@ -123,11 +123,11 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
 
 def test_invalid_requests_are_refused_in_one_short_sentence() -> None:
     assert not any(isinstance(request_from(json.dumps(each).encode()), Refused) for each in (FOLLOW, ACK, FORGET))
-    for content, words in REFUSED:
+    for content, excerpt in REFUSED:
         reply = request_from(content if isinstance(content, bytes) else json.dumps(content).encode())
         assert isinstance(reply, Refused)
         assert reply.reason == "malformed"
-        assert words in reply.detail, content
+        assert excerpt in reply.detail, content
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
     assert len(refusal("malformed", "x" * 10_000).detail) == 300
@@ -156,28 +156,37 @@ JSON = st.recursive(
 )
 
 
-@given(like=st.sampled_from(list(MESSAGES.values())), data=st.data())
-def test_any_value_in_a_field_gives_a_stable_message_or_a_refusal(like: Request | Reply, data: st.DataObject) -> None:
-    field = data.draw(st.sampled_from(["type", *like.__struct_fields__]))
+@given(example=st.sampled_from(list(MESSAGES.values())), data=st.data())
+def test_any_value_in_a_field_gives_a_stable_message_or_a_refusal(
+    example: Request | Reply, data: st.DataObject
+) -> None:
+    field = data.draw(st.sampled_from(["type", *example.__struct_fields__]))
     likely = st.integers(0, 2**63 - 1) | st.text("aZ9_.-", min_size=1, max_size=64) | st.lists(ANY_TEXT)
-    content = json.loads(to_bytes(like)) | {field: data.draw(JSON | likely)}
-    came = read(json.dumps(content).encode(), like)
-    assert came is None or read(to_bytes(came), like) == came
+    content = json.loads(to_bytes(example)) | {field: data.draw(JSON | likely)}
+    received = read(json.dumps(content).encode(), example)
+    assert received is None or read(to_bytes(received), example) == received
 
 
-@given(like=st.sampled_from(list(MESSAGES.values())), at=st.integers(0, 10**4), new=st.binary(max_size=100), whole=...)
-def test_any_bytes_give_a_stable_message_or_a_refusal(like: Request | Reply, at: int, new: bytes, whole: bool) -> None:
-    data = to_bytes(like)
+@given(
+    example=st.sampled_from(list(MESSAGES.values())),
+    at=st.integers(0, 10**4),
+    new=st.binary(max_size=100),
+    replace_all=...,
+)
+def test_any_bytes_give_a_stable_message_or_a_refusal(
+    example: Request | Reply, at: int, new: bytes, replace_all: bool
+) -> None:
+    data = to_bytes(example)
     at %= len(data)
-    came = read(new if whole else data[:at] + new + data[at + len(new) :], like)
-    assert came is None or read(to_bytes(came), like) == came
+    received = read(new if replace_all else data[:at] + new + data[at + len(new) :], example)
+    assert received is None or read(to_bytes(received), example) == received
 
 
 def test_a_journal_id_that_could_be_a_path_is_refused() -> None:
     good = to_bytes(REPLIES["following-v2.bin"])
-    for odd in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
+    for bad_id in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
         with pytest.raises(MessageError, match="journal_id"):
-            reply_from(good.replace(JOURNAL.encode(), odd))
+            reply_from(good.replace(JOURNAL.encode(), bad_id))
 
 
 # Batches.
@@ -188,7 +197,7 @@ def batch(**changes: Any) -> Batch:
 
 
 def test_events_arrive_as_they_were_journalled() -> None:
-    first, second = events_of(batch(), parts_of(batch()))
+    first, second = events_of(batch(), frames_of(batch()))
     assert (first.key, first.seq, first.header, first.png) == (f"{JOURNAL}-8", 8, HEADERS[0], PNG)
     assert (second.key, second.seq, second.header, second.png) == (f"{JOURNAL}-10", 10, HEADERS[1], None)
     assert isinstance(first.event, VerdictEvent)
@@ -198,8 +207,8 @@ def test_events_arrive_as_they_were_journalled() -> None:
 
 def test_events_of_later_types_and_versions_are_passed_on_unparsed() -> None:
     header = b'{"type":"weather","schema_version":9,"journal_id":"j","seq":1,"camera":[1]}'
-    one = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
-    (event,) = events_of(one, batch_parts(one, [(header, None)]))
+    announced = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
+    (event,) = events_of(announced, batch_parts(announced, [(header, None)]))
     assert (event.header, event.key, event.topic) == (header, "j-1", "weather")
     with pytest.raises(MessageError, match="update this reader"):
         _ = event.event
@@ -207,8 +216,8 @@ def test_events_of_later_types_and_versions_are_passed_on_unparsed() -> None:
         _ = Delivered("j", 1, b'{"journal_id":"j","seq":1}').topic
 
 
-PARTS = parts_of(batch())
-WRONG: list[tuple[Batch, list[bytes], str]] = [
+PARTS = frames_of(batch())
+INVALID_BATCHES: list[tuple[Batch, list[bytes], str]] = [
     (batch(), PARTS[:-1], "a batch of 4 part"),
     (batch(through_seq=9), PARTS, "event .*-10 came after 8 in a batch up to .*-9"),
     (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
@@ -222,8 +231,8 @@ WRONG: list[tuple[Batch, list[bytes], str]] = [
 
 
 def test_a_batch_that_contradicts_its_header_is_refused() -> None:
-    for announced, parts, words in WRONG:
-        with pytest.raises(MessageError, match=words):
+    for announced, parts, excerpt in INVALID_BATCHES:
+        with pytest.raises(MessageError, match=excerpt):
             events_of(announced, parts)
 
 
@@ -232,8 +241,8 @@ def test_any_batch_is_read_as_it_was_written(after: int, steps: list[int], rest:
     seqs = [after + sum(steps[: count + 1]) for count in range(len(steps))]
     events = [Delivered("j", seq, b'{"journal_id":"j","seq":%d}' % seq, b"png" if seq % 2 else None) for seq in seqs]
     through = max([after, *seqs]) + rest
-    one = Batch(journal_id="j", after_seq=after, through_seq=through, last_seq=through, events=len(events))
-    assert events_of(one, batch_parts(one, [(event.header, event.png) for event in events])) == events
+    announced = Batch(journal_id="j", after_seq=after, through_seq=through, last_seq=through, events=len(events))
+    assert events_of(announced, batch_parts(announced, [(event.header, event.png) for event in events])) == events
 
 
 # The document.

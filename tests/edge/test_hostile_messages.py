@@ -42,7 +42,7 @@ from edge.wire.events import Message, StatusEvent, header_of, to_frames
 from edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest
 from edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
-from tests.edge.doors import DOORS, Follow
+from tests.edge.doors import SOCKET_SERVERS, Follow
 from tests.edge.followed_line import BUNDLE, GOOD, event
 from tests.edge.hostile import Memory, Parts, Spoiler, Stranger, knock
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
@@ -71,7 +71,7 @@ def count(request: pytest.FixtureRequest) -> int:
     return found
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=SOCKET_SERVERS)
 def name(request: pytest.FixtureRequest) -> SocketName:
     found: SocketName = request.param
     return found
@@ -129,7 +129,7 @@ SAID: dict[SocketName, tuple[str, list[bytes]]] = {
 def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
     access, (socket_type, said) = Access(), SAID[name]
     with contextlib.ExitStack() as at_end:
-        door = DOORS[name](port.local, access, tmp_path)
+        door = SOCKET_SERVERS[name](port.local, access, tmp_path)
         at_end.callback(door.close)
         if isinstance(door, Follow):
             journal_id = door.fill(20).encode()
@@ -169,7 +169,7 @@ def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: i
             knock(port.number, spoiler.connection("DEALER"), WITHIN_SECONDS)
         until(lambda: sum(access.refusals.counts().values()) >= before + 0.9 * messages)
 
-    with contextlib.closing(DOORS[name](port.bound, access, tmp_path)) as door:
+    with contextlib.closing(SOCKET_SERVERS[name](port.bound, access, tmp_path)) as door:
         spoiler = Spoiler(SEED, [[TRIGGER]])
         require_no_growth(max(count // PER_KNOCK, FEWEST_HANDSHAKES), feed)
         with connected(port.reached, door.kind, keys) as friend:
@@ -179,7 +179,7 @@ def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: i
 # Its clients.
 
 
-PUBLISHED = [*map(to_frames, wire_examples.KEPT.values())]
+PUBLISHED = [*map(to_frames, wire_examples.GOLDEN.values())]
 
 
 def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
@@ -306,7 +306,7 @@ FOLLOWING = following.Following(name="mes1", journal_id=JOURNAL, acked_seq=0, fi
 TOLD: list[Parts] = [
     *([to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
     *([batch(after_seq, through_seq) for after_seq, through_seq in ((0, 2), (0, 5), (2, 5), (5, 5), (0, 0))]),
-    *(follow_examples.parts_of(reply) for reply in follow_examples.REPLIES.values()),
+    *(follow_examples.frames_of(reply) for reply in follow_examples.REPLIES.values()),
 ]
 
 
@@ -429,7 +429,7 @@ def test_a_client_reconnects_after_another_program_had_the_address(
                 visitor, _ = stranger.accept()
                 with visitor, contextlib.suppress(ConnectionError):
                     visitor.sendall(spoiler.connection(socket_type))
-        at_end.callback(DOORS[name](port.local, Access(), tmp_path).close)
+        at_end.callback(SOCKET_SERVERS[name](port.local, Access(), tmp_path).close)
         assert served.result(2 * WITHIN_SECONDS)
 
 

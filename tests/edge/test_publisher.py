@@ -25,29 +25,29 @@ def verdict(seq: int, message: Message = GOOD) -> Message:
 
 
 def seqs(events: Subscriber, count: int) -> list[int]:
-    came: list[int] = []
+    received: list[int] = []
     for _ in range(count):
         message = events.receive()
-        assert isinstance(message, Message), f"only {len(came)} of {count} messages came"
+        assert isinstance(message, Message), f"only {len(received)} of {count} messages arrived"
         assert isinstance(message.event, VerdictEvent)
-        came.append(message.event.seq)
-    return came
+        received.append(message.event.seq)
+    return received
 
 
 @pytest.fixture(params=["tcp", "ipc"])
 def either_address(request: pytest.FixtureRequest, address: str, tmp_path: Path) -> str:
-    """Both kinds: each is bound, taken and let go of in its own way."""
+    """An address of each kind: TCP and ipc differ in how they bind, conflict and close."""
     return address if request.param == "tcp" else f"ipc://{tmp_path}/events"
 
 
 @pytest.fixture
 def publishers() -> Iterator[Callable[[str], Publisher]]:
-    """Makes publishers, and closes them at the end."""
-    with contextlib.ExitStack() as made:
+    """Factory of publishers, which are closed at the end."""
+    with contextlib.ExitStack() as running:
 
         def make(address: str) -> Publisher:
             publisher = Publisher(address)
-            made.callback(publisher.close)
+            running.callback(publisher.close)
             return publisher
 
         yield make
@@ -55,35 +55,35 @@ def publishers() -> Iterator[Callable[[str], Publisher]]:
 
 @pytest.fixture
 def publisher(publishers: Callable[[str], Publisher], address: str) -> Publisher:
-    """One that is running."""
-    made = publishers(address)
-    made.start()
-    return made
+    """A running publisher."""
+    running = publishers(address)
+    running.start()
+    return running
 
 
 Make = Callable[[str], Publisher]
 
 
-def listening(address: str, *topics: str) -> Subscriber:
+def subscribe(address: str, *topics: str) -> Subscriber:
     return Subscriber(address, topics=topics or ("",), timeout_s=WITHIN_SECONDS)
 
 
 def join(publisher: Publisher, *subscribers: Subscriber) -> None:
-    """Send statuses until each has heard one; all that is sent after this comes to each."""
-    heard = threading.Event()
+    """Send statuses until each subscriber has received one; each receives all that is sent afterwards."""
+    joined = threading.Event()
 
-    def call() -> None:
-        while not heard.wait(0.01):
+    def send_statuses() -> None:
+        while not joined.wait(0.01):
             publisher.send(STATUS)
 
-    caller = threading.Thread(target=call)
-    caller.start()
+    sender = threading.Thread(target=send_statuses)
+    sender.start()
     try:
         for subscriber in subscribers:
             assert subscriber.receive() is not None
     finally:
-        heard.set()
-        caller.join()
+        joined.set()
+        sender.join()
     publisher.send(verdict(1, DEFECT))
     for subscriber in subscribers:
         while isinstance(message := subscriber.receive(), Message) and isinstance(message.event, StatusEvent):
@@ -92,7 +92,7 @@ def join(publisher: Publisher, *subscribers: Subscriber) -> None:
 
 
 def test_messages_arrive_in_order_at_a_subscriber_that_connected_first(publishers: Make, either_address: str) -> None:
-    with listening(either_address) as events:
+    with subscribe(either_address) as events:
         publisher = publishers(either_address)
         publisher.start()
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -103,7 +103,7 @@ def test_messages_arrive_in_order_at_a_subscriber_that_connected_first(publisher
 
 
 def test_every_subscriber_gets_all_messages_sent_before_closing(publisher: Publisher) -> None:
-    with listening(publisher.address) as first, listening(publisher.address) as second:
+    with subscribe(publisher.address) as first, subscribe(publisher.address) as second:
         join(publisher, first, second)
         for seq in range(1, 301):
             publisher.send(verdict(seq, DEFECT))
@@ -112,7 +112,7 @@ def test_every_subscriber_gets_all_messages_sent_before_closing(publisher: Publi
 
 
 def test_a_topic_prefix_selects_the_messages(publisher: Publisher) -> None:
-    with listening(publisher.address, "verdict.top.DEFECT", "status") as events:
+    with subscribe(publisher.address, "verdict.top.DEFECT", "status") as events:
         join(publisher, events)
         for message in (verdict(1), verdict(2, DEFECT), verdict(3), verdict(4, DEFECT)):
             publisher.send(message)
@@ -127,7 +127,7 @@ def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(publishers:
     owner.start()
     with pytest.raises(DeliveryError, match="is another line using it"):
         publishers(either_address).start()
-    with listening(either_address) as events:
+    with subscribe(either_address) as events:
         assert owner.wait_for_subscriber(WITHIN_SECONDS)
         owner.send(verdict(1))
         assert seqs(events, 1) == [1]
@@ -162,17 +162,19 @@ def test_an_invalid_address_is_a_delivery_error(bad: str) -> None:
             Subscriber(bad)
 
 
-@pytest.mark.parametrize("open_to_others", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
-def test_an_address_that_other_machines_reach_is_refused_without_a_key(publishers: Make, open_to_others: str) -> None:
+@pytest.mark.parametrize("reachable_address", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
+def test_an_address_that_other_machines_reach_is_refused_without_a_key(
+    publishers: Make, reachable_address: str
+) -> None:
     with pytest.raises(AccessError, match=r"other machines can reach.*make one with heatline keys new"):
-        publishers(open_to_others).start()
+        publishers(reachable_address).start()
 
 
-# Nobody holds up the line.
+# No client blocks the line.
 
 
 def sent_without_waiting(publisher: Publisher, count: int, message: Message = GOOD) -> bool:
-    """Send messages in a thread; whether none waits for a listener."""
+    """Send messages in a thread; return whether none of them blocks."""
 
     def send() -> None:
         for seq in range(1, count + 1):
@@ -192,11 +194,11 @@ def test_a_missing_or_slow_subscriber_does_not_block_sending(
     publisher.start()
     assert not publisher.wait_for_subscriber(0.01)
     assert sent_without_waiting(publisher, 100)
-    heavy = Message(DEFECT.event, b"\x89PNG" + bytes(1 << 20))  # no buffer of the system takes all of them
-    with zmq.Context() as context, context.socket(zmq.SUB) as deaf:
-        deaf.setsockopt(zmq.RCVHWM, 1)
-        deaf.setsockopt(zmq.SUBSCRIBE, b"")
-        deaf.connect(address)
+    heavy = Message(DEFECT.event, b"\x89PNG" + bytes(1 << 20))  # the system's buffers cannot hold all of them
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow:
+        slow.setsockopt(zmq.RCVHWM, 1)
+        slow.setsockopt(zmq.SUBSCRIBE, b"")
+        slow.connect(address)
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         assert sent_without_waiting(publisher, 50, heavy)
 
@@ -217,7 +219,7 @@ def test_a_flood_of_subscriptions_does_not_block_sending(publisher: Publisher) -
     flooding = threading.Thread(target=flood, daemon=True)
     flooding.start()
     try:
-        with listening(publisher.address) as events:
+        with subscribe(publisher.address) as events:
             join(publisher, events)
             assert sent_without_waiting(publisher, 200)
             assert seqs(events, 200) == list(range(1, 201))
@@ -226,7 +228,7 @@ def test_a_flood_of_subscriptions_does_not_block_sending(publisher: Publisher) -
         flooding.join(WITHIN_SECONDS)
 
 
-# What a subscriber and a publisher refuse.
+# Timeouts and refusals.
 
 
 def test_a_subscriber_stops_after_its_timeout(address: str) -> None:
@@ -236,7 +238,7 @@ def test_a_subscriber_stops_after_its_timeout(address: str) -> None:
 
 
 def test_sending_before_the_start_or_after_closing_is_an_error(publishers: Make, either_address: str) -> None:
-    """A message that nobody will ever send must not look sent. The address is free after the end."""
+    """A message that is never sent must not look sent. Closing frees the address."""
     for _ in range(2):
         publisher = publishers(either_address)
         publisher.close()
@@ -251,7 +253,7 @@ def test_sending_before_the_start_or_after_closing_is_an_error(publishers: Make,
 
 
 def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(publisher: Publisher) -> None:
-    """Not in the publisher's thread, where it would end all publishing and nobody would notice."""
+    """In the publisher's thread, the error would end all publishing unnoticed."""
     with pytest.raises(UnicodeEncodeError):
         publisher.send(Message(msgspec.structs.replace(GOOD.event, source="\udcff")))
     publisher.send(GOOD)
