@@ -133,8 +133,8 @@ class RunningLine:
                 heard = self._line.next()
             except BenchError as error:
                 raise AssertionError(f"{error}\n{self._log()}") from error
-            self.heard.lost += self._line.lost
-            self._line.lost.clear()
+            self.heard.lost += self._line.gaps
+            self._line.gaps.clear()
         self.heard.add(heard.event)
         return heard.event
 

@@ -87,11 +87,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b"", "malformed", "truncated"),
     (b'\xef\xbb\xbf{"schema_version":2}', "malformed", "JSON is malformed"),  # a byte order mark
     (b'{"type":"trigger","schema_version":2,"camera":"\xff"}', "malformed", "utf-8"),
-    (
-        b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}',
-        "malformed",
-        "surrogate",
-    ),  # a reply could not repeat it
+    (b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}', "malformed", "surrogate"),  # a reply cannot repeat it
     (b'{"x":' + b"[" * 60_000, "malformed", "recursion"),
     (changed(type="select"), "malformed", "unknown field `camera`"),  # fields of both requests
     (changed(type="x" * 60_000), "malformed", "Invalid value"),
