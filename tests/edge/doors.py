@@ -1,4 +1,4 @@
-"""The three sockets that a line binds, each with what it needs behind it, and how to see that one serves."""
+"""The three sockets that a line binds, each with its server, and a check that a client is served."""
 
 import contextlib
 from pathlib import Path
@@ -20,11 +20,11 @@ from tests.edge.followed_line import GOOD, event
 from tests.edge.spoken_line import SpokenLine, a_status
 
 
-class Door(Protocol):
-    """One of the line's sockets."""
+class SocketServer(Protocol):
+    """One of a line's sockets and its server."""
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        """Whether a client that is connected is served."""
+        """Return whether a connected client is served within a time."""
 
     def close(self) -> None: ...
 
@@ -37,7 +37,7 @@ class Events:
         self._line.start()
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        while client.poll(0):  # what came before
+        while client.poll(0):  # drop earlier messages
             client.recv_multipart()
         return bool(client.poll(within_ms))
 
@@ -71,7 +71,7 @@ class Follow:
         self._server.start()
 
     def fill(self, count: int) -> str:
-        """Journal so many events, with heatmaps; the journal's id."""
+        """Journal a number of events with heatmaps; return the journal's id."""
         journal_id = self.journal.journal_id
         headers = [header_of(event(seq, GOOD, journal_id)) for seq in range(1, count + 1)]
         self.journal.append([Record(seq, seq, GOOD, header, b"png") for seq, header in enumerate(headers, 1)], {})
@@ -95,7 +95,7 @@ def _replies(client: "zmq.Socket[bytes]", request: bytes, within_ms: int) -> boo
     return bool(client.poll(within_ms))
 
 
-DOORS: dict[SocketName, type[Events] | type[Commands] | type[Follow]] = {
+SOCKET_SERVERS: dict[SocketName, type[Events] | type[Commands] | type[Follow]] = {
     "events": Events,
     "commands": Commands,
     "journal": Follow,

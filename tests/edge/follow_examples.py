@@ -1,6 +1,6 @@
-"""Messages of durable consumers in schema version 2, which must stay readable while that is the version.
+"""Messages of durable consumers in schema version 2, which must stay readable as long as that is the version.
 
-`python -m tests.edge.follow_examples` writes the files that are missing. The others are never written again.
+`python -m tests.edge.follow_examples` writes the missing files. A file that exists never changes.
 """
 
 from edge.wire.following import (
@@ -73,7 +73,7 @@ REPLIES: dict[str, Reply] = {
 EVENTS = [Delivered(JOURNAL, 8, HEADERS[0], PNG), Delivered(JOURNAL, 10, HEADERS[1])]
 
 
-def parts_of(reply: Reply) -> list[bytes]:
+def frames_of(reply: Reply) -> list[bytes]:
     if isinstance(reply, Batch):
         return batch_parts(reply, [(event.header, event.png) for event in EVENTS[: reply.events]])
     return [to_bytes(reply)]
@@ -81,6 +81,6 @@ def parts_of(reply: Reply) -> list[bytes]:
 
 if __name__ == "__main__":
     messages = {name: [to_bytes(request)] for name, request in REQUESTS.items()}
-    for name, parts in {**messages, **{name: parts_of(reply) for name, reply in REPLIES.items()}}.items():
+    for name, parts in {**messages, **{name: frames_of(reply) for name, reply in REPLIES.items()}}.items():
         if not (DATA / name).exists():
             (DATA / name).write_bytes(pack(parts))

@@ -1,4 +1,4 @@
-"""A line that other machines can reach: its key, its allow-lists, its clients' keys."""
+"""Files of a line that other machines can reach: its key, its allow-lists and its clients' keys."""
 
 import contextlib
 import gc
@@ -20,13 +20,13 @@ from edge.delivery.security.allow_list import Role, allow, revoke
 from edge.delivery.security.curve import ClientKeys, KeyPair, make_key_pair
 
 WITHIN_SECONDS = 40.0
-"""Bounds what would otherwise hang; never what is measured."""
+"""Bound on waiting, so that a test fails instead of hanging; never a measured time."""
 WITHIN_MS = int(WITHIN_SECONDS * 1000)
 
 
 @dataclass(frozen=True)
 class Port:
-    """A port that is bound at every address of this machine."""
+    """A port to bind at every address of this machine."""
 
     number: int
 
@@ -40,12 +40,12 @@ class Port:
 
     @property
     def reached(self) -> str:
-        """From another address of this machine than loopback, if it has one."""
+        """An address of this machine that is not loopback, if there is one."""
         return f"tcp://{_own_address()}:{self.number}"
 
 
 def free_port() -> Port:
-    """A port that nobody else takes as long as the object lives, as with the fixture `address`."""
+    """Return a port that is reserved as long as the object lives, as with the fixture `address`."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("", 0))
@@ -64,7 +64,7 @@ def _own_address() -> str:
 
 
 class Secured:
-    """A line's files of keys."""
+    """A line's key files and allow-lists."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,11 +75,11 @@ class Secured:
             (self.allowed / role).mkdir(parents=True)
 
     def access(self) -> Access:
-        """As a line reads it at its start."""
+        """Read the access as a line does at its start."""
         return Access.read(self.folder / "line.key", self.allowed)
 
     def client(self, *roles: Role) -> ClientKeys:
-        """A new client's keys, allowed for these roles."""
+        """Create a client's keys and allow them for these roles."""
         pair = make_key_pair(self.folder / f"client{next(self._numbers)}.key")
         for role in roles:
             self.allow(pair, role)
@@ -99,7 +99,7 @@ class Secured:
 def connected(
     address: str, kind: int, keys: ClientKeys | None = None, topic: bytes = b""
 ) -> Iterator["zmq.Socket[bytes]"]:
-    """A bare client's socket."""
+    """Yield a connected bare socket."""
     with zmq.Context() as context, context.socket(kind) as client:
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.RECONNECT_IVL, 20)
@@ -113,22 +113,22 @@ def connected(
         yield client
 
 
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something that comes about by itself."""
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition is true."""
     give_up = time.monotonic() + WITHIN_SECONDS
-    while not happened():
-        assert time.monotonic() < give_up, "what was waited for did not come"
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not become true in time"
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def nothing_left_open() -> Iterator[None]:
-    """Checks that what is done inside leaves no thread and no descriptor. What other tests left may go meanwhile."""
+    """Check that the block leaves no thread and no descriptor open. Leftovers of other tests may close meanwhile."""
 
     def open_things() -> Counter[object]:
         found: Counter[object] = Counter(threading.enumerate())
         for descriptor in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # that of listdir
+            with contextlib.suppress(FileNotFoundError):  # the descriptor of listdir itself
                 found[os.readlink(f"/proc/self/fd/{descriptor}")] += 1
         return found
 

@@ -37,7 +37,7 @@ def secured(tmp_path: Path) -> Secured:
 # Addresses.
 
 
-def test_addresses_that_only_this_machine_can_reach_need_no_key() -> None:
+def test_addresses_that_only_this_machine_reaches_need_no_key() -> None:
     for host in ("127.0.0.1", "127.8.9.10", "localhost", "[::1]"):
         Access().require_protected("commands.bind", f"tcp://{host}:5557")
     Access().require_protected("commands.bind", "ipc://@commands")
@@ -51,7 +51,7 @@ def test_addresses_that_only_this_machine_can_reach_need_no_key() -> None:
         *("tcp://5557", "udp://127.0.0.1:5557", "127.0.0.1:5557", ""),
     ],
 )
-def test_addresses_that_others_can_reach_need_one(secured: Secured, open_to_others: str) -> None:
+def test_addresses_that_other_machines_reach_need_a_key(secured: Secured, open_to_others: str) -> None:
     with pytest.raises(AccessError, match=r"heatline keys new .* --owner heatline and set key = .* under") as caught:
         Access().require_protected("commands.bind", open_to_others)
     assert "\n" not in str(caught.value)
@@ -67,7 +67,7 @@ def test_a_line_without_a_folder_of_allowed_keys_is_refused(tmp_path: Path) -> N
         Access.read(tmp_path / "line.key", tmp_path / "allowed")
 
 
-def test_the_lines_own_key_may_do_everything_and_another_what_it_is_allowed(secured: Secured) -> None:
+def test_the_lines_own_key_has_every_role_and_others_their_own(secured: Secured) -> None:
     client = secured.client("follow").own.public
     allow_list = secured.access().allow_list
     allow_list.refresh()
@@ -77,7 +77,7 @@ def test_the_lines_own_key_may_do_everything_and_another_what_it_is_allowed(secu
     assert not any(allow_list.allows(role, b"") for role in ROLES)
 
 
-def test_keys_that_are_allowed_and_revoked_are_seen_at_the_next_look(secured: Secured) -> None:
+def test_allowed_and_revoked_keys_are_seen_at_the_next_refresh(secured: Secured) -> None:
     client = secured.client()
     allow_list = secured.access().allow_list
     allow_list.refresh()
@@ -107,7 +107,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_key_that_cannot_be_believed_keeps_a_line_from_its_start_and_later_nobody_else_out(
+def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
     secured: Secured, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
@@ -125,7 +125,7 @@ def test_a_key_that_cannot_be_believed_keeps_a_line_from_its_start_and_later_nob
 
 
 @pytest.mark.parametrize("loose", [".", "listen"])
-def test_a_folder_that_others_can_write_lets_nobody_in(
+def test_a_folder_that_others_can_write_admits_no_client(
     secured: Secured, loose: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
@@ -141,9 +141,7 @@ def test_a_folder_that_others_can_write_lets_nobody_in(
     assert allow_list.allows("listen", client.own.public)
 
 
-def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
-    secured: Secured, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_running_out_of_descriptors_changes_no_access(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
     """A client that opens many connections brings that about."""
     client = secured.client("listen")
     allow_list = secured.access().allow_list
@@ -168,7 +166,7 @@ def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
     assert allow_list.allows("listen", other.own.public)
 
 
-def test_a_key_that_is_being_written_is_not_seen_by_halves(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     rename = Path.rename
 
@@ -193,14 +191,14 @@ def question(**changes: bytes) -> list[bytes]:
     return list((parts | changes).values())
 
 
-def test_a_peer_that_is_allowed_is_let_in_under_its_key_and_another_may_try_again() -> None:
+def test_an_allowed_peer_gets_200_and_another_gets_300() -> None:
     asked: list[zap.Peer] = []
     assert zap.answer(question(), lambda peer: not asked.append(peer)) == [b"1.0", b"7", b"200", b"OK", KEY, b""]
     assert asked == [zap.Peer("192.0.2.7", KEY)]
     assert zap.answer(question(), lambda _: False)[:3] == [b"1.0", b"7", b"300"]
 
 
-def test_what_is_no_question_of_zeromq_lets_nobody_in() -> None:
+def test_invalid_zap_requests_are_denied() -> None:
     keys = (question(key=key) for key in (b"", bytes(31), bytes(33), KEY))
     others = question(version=b"2.0"), question(mechanism=b"NULL")
     for asked in ([], [b"1.0"], question()[:-1], [*question(), b"more"], *others, *keys):
@@ -256,14 +254,12 @@ GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
         ([GOT_IN, went(3)], {}),
     ],
 )
-def test_each_connection_that_got_in_nowhere_is_counted_once(
-    events: list[tuple[int, int] | str], refused: dict[str, int]
-) -> None:
+def test_each_failed_connection_is_counted_once(events: list[tuple[int, int] | str], refused: dict[str, int]) -> None:
     assert refusals_of(*events) == refused
 
 
 @given(st.data())
-def test_whatever_the_order_the_sums_are_right(data: st.DataObject) -> None:
+def test_counts_are_right_in_any_order_of_events(data: st.DataObject) -> None:
     """Connections that get in and stay, that give up, and that are no ZeroMQ, all at the same time."""
     kinds = data.draw(st.lists(st.sampled_from(["gets in", "gives up", "garbage"]), max_size=8))
     steps = {"gets in": [GOT_IN], "gives up": ["gave up"], "garbage": ["went"]}
@@ -278,7 +274,7 @@ def test_whatever_the_order_the_sums_are_right(data: st.DataObject) -> None:
     assert refused["protocol"] == kinds.count("garbage")
 
 
-def test_a_scan_is_counted_as_it_ends_and_nobody_who_may_be_innocent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_is_counted_and_only_a_certain_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.delivery.security.handshakes._peer_address", lambda fd: f"10.0.0.{fd}")
     told: list[str] = []
     handshakes = Handshakes(lambda _, detail: told.append(detail))
@@ -299,7 +295,7 @@ def test_a_scan_is_counted_as_it_ends_and_nobody_who_may_be_innocent_is_named(mo
     assert "from 10.0.0.9 " in mismatch
 
 
-def test_what_was_wrong_with_a_handshake_is_said_in_words_and_by_whom() -> None:
+def test_a_handshake_failure_names_its_cause_and_address() -> None:
     told: list[str] = []
     handshakes = Handshakes(lambda _, detail: told.append(detail))
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
@@ -317,7 +313,7 @@ def test_what_was_wrong_with_a_handshake_is_said_in_words_and_by_whom() -> None:
 # Refusals.
 
 
-def test_refusals_are_counted_and_logged_at_once_and_then_in_sums(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_refusal_is_logged_and_later_ones_are_summed_up(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 100.0
     refusals = Refusals(lambda: now_s)
     for number in range(1000):
@@ -335,10 +331,10 @@ def test_refusals_are_counted_and_logged_at_once_and_then_in_sums(caplog: pytest
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
 
 
-def test_what_strangers_send_does_not_write_lines_of_its_own_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_control_characters_of_a_client_are_escaped_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     Refusals().note("commands", "malformed", "field `\nERROR edge: all is lost\x1b[2J`")
     assert caplog.messages == [r"refused (commands.malformed): field `\nERROR edge: all is lost\x1b[2J`"]
 
 
-def test_a_fingerprint_is_of_the_raw_key() -> None:
+def test_a_fingerprint_is_the_digest_of_the_raw_key() -> None:
     assert curve.fingerprint(KEY) == hashlib.sha256(bytes(range(32))).hexdigest()

@@ -1,4 +1,4 @@
-"""Commands over real sockets: each request is answered; a client that asks badly, floods or leaves harms no other."""
+"""Commands over real sockets: each request gets a reply, and a client that floods or leaves harms no other client."""
 
 import contextlib
 import json
@@ -71,15 +71,15 @@ BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
 
 
 @given(REQUEST | REPLY)
-def test_a_message_that_is_written_is_the_one_that_is_read(message: Request | Reply) -> None:
+def test_a_message_is_read_as_it_was_written(message: Request | Reply) -> None:
     read: Callable[[bytes], Request | Reply] = request_from if isinstance(message, Request) else reply_from
     assert read(to_bytes(message)) == message
 
 
-def changed(request: Request = PLAIN, without: str = "", **fields: object) -> bytes:
-    """A request changed by hand."""
+def changed(request: Request = PLAIN, omit: str = "", **fields: object) -> bytes:
+    """Return a request with changed fields."""
     content = {**json.loads(to_bytes(request)), **fields}
-    content.pop(without, None)
+    content.pop(omit, None)
     return json.dumps(content).encode()
 
 
@@ -87,12 +87,12 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b"", "malformed", "truncated"),
     (b'\xef\xbb\xbf{"schema_version":2}', "malformed", "JSON is malformed"),  # a byte order mark
     (b'{"type":"trigger","schema_version":2,"camera":"\xff"}', "malformed", "utf-8"),
-    (b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}', "malformed", "surrogate"),  # could not be echoed
+    (b'{"type":"trigger","schema_version":2,"camera":"\\udc00"}', "malformed", "surrogate"),  # a reply cannot repeat it
     (b'{"x":' + b"[" * 60_000, "malformed", "recursion"),
-    (changed(type="select"), "malformed", "unknown field `camera`"),  # is it one or the other?
+    (changed(type="select"), "malformed", "unknown field `camera`"),  # fields of both requests
     (changed(type="x" * 60_000), "malformed", "Invalid value"),
-    (changed(type="triggered"), "malformed", "Invalid value"),  # a reply is no request
-    (changed(without="schema_version"), "malformed", "missing required field `schema_version`"),
+    (changed(type="triggered"), "malformed", "Invalid value"),  # a reply, not a request
+    (changed(omit="schema_version"), "malformed", "missing required field `schema_version`"),
     (changed(schema_version=True), "malformed", "Expected `int`"),
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 60_000 + b"}", "malformed", "out of range"),
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 400 + b"}", "version", "version 999"),
@@ -103,34 +103,34 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (changed(camera="top\n"), "malformed", "printable characters, got 'top\\n' - at `$.camera`"),
     (changed(part_id=""), "malformed", "length >= 1 - at `$.part_id`"),
     (changed(part_id="P\x1b[2J"), "malformed", "printable characters"),  # would clear a terminal
-    (changed(part_id="P\u202e1"), "malformed", "printable characters"),  # would reverse it
-    (changed(part="P-1"), "malformed", "unknown field `part`"),  # its id would be lost in silence
+    (changed(part_id="P\u202e1"), "malformed", "printable characters"),  # would reverse the terminal's text
+    (changed(part="P-1"), "malformed", "unknown field `part`"),  # otherwise the part id would be lost silently
     (changed(SELECT, product="4711\x1b[2J"), "malformed", "printable characters"),
-    (changed(SELECT, camera="top"), "malformed", "unknown field `camera`"),  # it is for all cameras
+    (changed(SELECT, camera="top"), "malformed", "unknown field `camera`"),  # a selection is for all cameras
 ]
 
 
-@pytest.mark.parametrize(("data", "reason", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_bytes_that_are_no_request_are_refused_in_one_short_sentence(data: bytes, reason: str, words: str) -> None:
+@pytest.mark.parametrize(("data", "reason", "excerpt"), REFUSED, ids=range(len(REFUSED)))
+def test_invalid_requests_are_refused_in_one_short_sentence(data: bytes, reason: str, excerpt: str) -> None:
     reply = request_from(data)
     assert isinstance(reply, Refused)
     assert reply.reason == reason
-    assert words in reply.detail
+    assert excerpt in reply.detail
     assert "\n" not in reply.detail
     assert len(to_bytes(reply)) < 1000, "a refusal does not repeat all of a long request"
 
 
-def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
+def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
     for readable in (changed(part=1), changed(schema_version=3), b'{"request_id":"r"}'):
         assert request_from(readable).request_id == "r"
-    for data, words in ((changed(request_id=5), "got `int`"), (changed(request_id="x" * 65), "length <= 64")):
+    for data, excerpt in ((changed(request_id=5), "got `int`"), (changed(request_id="x" * 65), "length <= 64")):
         refused = request_from(data)
         assert isinstance(refused, Refused)
         assert refused.request_id is None
-        assert words in refused.detail
+        assert excerpt in refused.detail
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_ignored_and_another_version_is_refused() -> None:
+def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
     assert reply_from(
         b'{"type":"triggered","schema_version":2,"camera":"a","frame_id":1,"frame_number":2,"exposed_at_ns":3}'
     ) == Triggered(camera="a", frame_id=1, frame_number=2)
@@ -144,40 +144,40 @@ def test_fields_and_reasons_that_a_later_line_adds_are_ignored_and_another_versi
 # The socket.
 
 
-class Desk:
-    """A handler that leaves every request, all of them triggers, for the test to answer."""
+class PendingTriggers:
+    """Handler that queues every trigger until the test answers it."""
 
     def __init__(self) -> None:
-        self._asked: queue.Queue[tuple[Request, Answer]] = queue.Queue()
+        self._requests: queue.Queue[tuple[Request, Answer]] = queue.Queue()
 
     def __call__(self, request: Request, answer: Answer) -> None:
-        self._asked.put((request, answer))
+        self._requests.put((request, answer))
 
     def next(self) -> tuple[TriggerRequest, Answer]:
-        request, answer = self._asked.get(timeout=WITHIN_SECONDS)
+        request, answer = self._requests.get(timeout=WITHIN_SECONDS)
         assert isinstance(request, TriggerRequest)
         return request, answer
 
     def answer_next(self, frame_id: int = 1) -> TriggerRequest:
         request, answer = self.next()
-        answer(done(request, frame_id))
+        answer(triggered_reply(request, frame_id))
         return request
 
 
-def done(request: Request, frame_id: int = 1) -> Triggered:
+def triggered_reply(request: Request, frame_id: int = 1) -> Triggered:
     assert isinstance(request, TriggerRequest)
-    # The id is not the request's: the server knows whose reply it is.
+    # Not the request's id: the server sets it.
     return Triggered(
         request_id="else", camera=request.camera, part_id=request.part_id, frame_id=frame_id, frame_number=frame_id
     )
 
 
-def at_once(request: Request, answer: Answer) -> None:
-    answer(done(request))
+def answer_at_once(request: Request, answer: Answer) -> None:
+    answer(triggered_reply(request))
 
 
 class Line:
-    """The command socket of a line: starts its server, connects clients, and closes them all at the end."""
+    """Command socket of a line: starts its server, connects clients, and closes all of them at the end."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -191,10 +191,10 @@ class Line:
         server.start()
         return server
 
-    def connect(self, kind: int, messages_kept: int = 0) -> "zmq.Socket[bytes]":
-        """A bare socket; it keeps all messages where 0 are to be kept."""
+    def connect(self, kind: int, receive_queue: int = 0) -> "zmq.Socket[bytes]":
+        """Return a connected bare socket whose receive queue holds so many messages; 0 is any number."""
         socket = self._opened.enter_context(self._context.socket(kind))
-        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, messages_kept), (zmq.SNDHWM, 0), (zmq.RCVTIMEO, WITHIN_MS)):
+        for option, value in ((zmq.LINGER, 0), (zmq.RCVHWM, receive_queue), (zmq.SNDHWM, 0), (zmq.RCVTIMEO, WITHIN_MS)):
             socket.setsockopt(option, value)
         socket.connect(self.address)
         return socket
@@ -211,20 +211,20 @@ def line(address: str) -> Iterator[Line]:
 
 @pytest.fixture(params=["tcp", "ipc"])
 def either_line(request: pytest.FixtureRequest, address: str, tmp_path: Path) -> Iterator[Line]:
-    """The two are bound in different ways."""
+    """A line on TCP and a line on ipc, which bind in different ways."""
     with contextlib.closing(Line(address if request.param == "tcp" else f"ipc://{tmp_path}/commands")) as opened:
         yield opened
 
 
 @pytest.fixture
-def desk(line: Line) -> Desk:
-    """Serves the line."""
-    desk = Desk()
-    line.serve(desk)
-    return desk
+def pending(line: Line) -> PendingTriggers:
+    """Handler of the line's server."""
+    pending = PendingTriggers()
+    line.serve(pending)
+    return pending
 
 
-def ask(socket: "zmq.Socket[bytes]", request: Request | bytes = PLAIN) -> None:
+def send_request(socket: "zmq.Socket[bytes]", request: Request | bytes = PLAIN) -> None:
     socket.send(request if isinstance(request, bytes) else to_bytes(request))
 
 
@@ -237,91 +237,91 @@ def reply(socket: "zmq.Socket[bytes]") -> Reply:
 
 
 def kind_of(data: bytes) -> str:
-    """What a reply says, in a word."""
-    came = reply_from(data)
-    return came.reason if isinstance(came, Refused) else type(came).__name__.lower()
+    """Return the reason of a refusal, or the type of another reply."""
+    received = reply_from(data)
+    return received.reason if isinstance(received, Refused) else type(received).__name__.lower()
 
 
 def reason(socket: "zmq.Socket[bytes]") -> str:
     return kind_of(socket.recv())
 
 
-def test_each_kind_of_client_gets_its_reply_with_a_delimiter_if_it_sent_one(either_line: Line) -> None:
-    either_line.serve(at_once)
+def test_a_reply_has_a_delimiter_if_the_request_had_one(either_line: Line) -> None:
+    either_line.serve(answer_at_once)
     requester, dealer = either_line.connect(zmq.REQ), either_line.connect(zmq.DEALER)
     for number in range(3):
-        ask(requester, numbered(number))
-        expected = msgspec.structs.replace(done(numbered(number)), request_id=str(number))
+        send_request(requester, numbered(number))
+        expected = msgspec.structs.replace(triggered_reply(numbered(number)), request_id=str(number))
         assert reply(requester) == expected
         for delimiter in ([], [b""]):
             dealer.send_multipart([*delimiter, to_bytes(numbered(number))])
             assert dealer.recv_multipart() == [*delimiter, to_bytes(expected)]
 
 
-def test_answers_of_many_threads_in_any_order_reach_those_who_asked(line: Line) -> None:
-    desk = Desk()
-    server = line.serve(desk)
+def test_answers_from_many_threads_reach_the_right_clients(line: Line) -> None:
+    pending = PendingTriggers()
+    server = line.serve(pending)
     clients = [line.connect(zmq.DEALER) for _ in range(4)]
     for number in range(25):
-        for which, client in enumerate(clients):
-            ask(client, numbered(f"{which}-{number}", f"camera{which}"))
-    asked = [desk.next() for _ in range(100)]
-    for which in range(4):
-        of_one = [request.part_id for request, _ in asked if request.camera == f"camera{which}"]
-        assert of_one == [f"P-{which}-{number}" for number in range(25)]
+        for index, client in enumerate(clients):
+            send_request(client, numbered(f"{index}-{number}", f"camera{index}"))
+    requests = [pending.next() for _ in range(100)]
+    for index in range(4):
+        part_ids = [request.part_id for request, _ in requests if request.camera == f"camera{index}"]
+        assert part_ids == [f"P-{index}-{number}" for number in range(25)]
     with ThreadPoolExecutor(8) as threads:
-        for frame_id, (request, answer) in enumerate(reversed(asked)):
-            threads.submit(answer, done(request, frame_id))
+        for frame_id, (request, answer) in enumerate(reversed(requests)):
+            threads.submit(answer, triggered_reply(request, frame_id))
     frame_ids = set()
-    for which, client in enumerate(clients):
-        came = [one for one in (reply(client) for _ in range(25)) if isinstance(one, Triggered)]
-        assert {one.request_id for one in came} == {f"{which}-{number}" for number in range(25)}
-        assert all(one.part_id == f"P-{one.request_id}" for one in came)
-        frame_ids |= {one.frame_id for one in came}
+    for index, client in enumerate(clients):
+        received = [one for one in (reply(client) for _ in range(25)) if isinstance(one, Triggered)]
+        assert {one.request_id for one in received} == {f"{index}-{number}" for number in range(25)}
+        assert all(one.part_id == f"P-{one.request_id}" for one in received)
+        frame_ids |= {one.frame_id for one in received}
     assert frame_ids == set(range(100))
     server.close()
 
 
-def test_only_the_first_answer_that_can_be_said_is_sent(line: Line, desk: Desk) -> None:
+def test_only_the_first_valid_answer_is_sent(line: Line, pending: PendingTriggers) -> None:
     client = line.connect(zmq.DEALER)
     for expected in (1, 2):
-        ask(client)
-        request, answer = desk.next()
-        with pytest.raises(UnicodeEncodeError):  # not in the server's thread, where it would end all commands
+        send_request(client)
+        request, answer = pending.next()
+        with pytest.raises(UnicodeEncodeError):  # in the server's thread, the error would end all commands
             answer(refusal("no_frame", "\udcff"))
-        answer(done(request, expected))
-        answer(done(request, 99))
+        answer(triggered_reply(request, expected))
+        answer(triggered_reply(request, 99))
         answer(refusal("no_frame", "It came too late."))
-        came = reply(client)
-        assert isinstance(came, Triggered)
-        assert came.frame_id == expected
+        received = reply(client)
+        assert isinstance(received, Triggered)
+        assert received.frame_id == expected
 
 
-def test_a_handler_that_fails_is_told_and_logged_once_and_the_next_request_is_handled(
+def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
     line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail_for_some(request: Request, answer: Answer) -> None:
         assert isinstance(request, TriggerRequest)
         if request.part_id == "answered":
-            answer(done(request))
+            answer(triggered_reply(request))
         if request.part_id != "fine":
             raise ZeroDivisionError("boom")
-        answer(done(request))
+        answer(triggered_reply(request))
 
     line.serve(fail_for_some)
     client = line.connect(zmq.REQ)
     reasons = []
     for part_id in ("bad", "bad", "answered", "bad", "fine"):
-        ask(client, TriggerRequest(camera="top", part_id=part_id))
+        send_request(client, TriggerRequest(camera="top", part_id=part_id))
         reasons.append(reason(client))
     assert reasons == ["fault", "fault", "triggered", "fault", "triggered"]
     logged = [record for record in caplog.records if record.name == "edge.delivery.router"]
-    assert len(logged) == 1, "a client that can bring a fault about could fill the disk with it"
+    assert len(logged) == 1, "a client that causes faults could fill the disk"
     assert "boom" in caplog.text
 
 
-def test_every_message_gets_one_reply_whatever_it_is(line: Line) -> None:
-    line.serve(at_once)
+def test_every_message_gets_exactly_one_reply(line: Line) -> None:
+    line.serve(answer_at_once)
     client, plain = line.connect(zmq.DEALER), to_bytes(PLAIN)
     for parts, expected in [
         *(([*delimiter, plain], "triggered") for delimiter in ([], [b""])),
@@ -329,46 +329,46 @@ def test_every_message_gets_one_reply_whatever_it_is(line: Line) -> None:
         *((parts, "malformed") for parts in ([b"", plain, b""], [b"", b"", plain], [b"x", plain], [b"x"] * 1000)),
     ]:
         client.send_multipart(parts)
-        *before, came = client.recv_multipart()
+        *before, received = client.recv_multipart()
         assert before == ([b""] if len(parts) > 1 and parts[0] == b"" else [])
-        assert kind_of(came) == expected
+        assert kind_of(received) == expected
         assert not client.poll(0)
 
 
-def test_a_client_that_sends_too_much_is_hung_up_on_and_others_are_not(line: Line) -> None:
-    line.serve(at_once)
+def test_a_client_that_sends_an_oversized_request_is_disconnected_alone(line: Line) -> None:
+    line.serve(answer_at_once)
     large, other = line.connect(zmq.DEALER), line.connect(zmq.REQ)
     padding = LONGEST_REQUEST_BYTES - len(to_bytes(PLAIN))
-    ask(large, to_bytes(PLAIN) + b" " * padding)  # the longest that is let in
+    send_request(large, to_bytes(PLAIN) + b" " * padding)  # the longest request that is accepted
     assert reason(large) == "triggered"
     with large.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
-        ask(large, to_bytes(PLAIN) + b" " * (padding + 1))
-        assert monitor.poll(WITHIN_MS), "nobody hung up"
+        send_request(large, to_bytes(PLAIN) + b" " * (padding + 1))
+        assert monitor.poll(WITHIN_MS), "the client is still connected"
         recv_monitor_message(monitor)
         large.disable_monitor()
-    for client in (other, large):  # which connects again by itself
-        ask(client)
+    for client in (other, large):  # `large` reconnects by itself
+        send_request(client)
         assert reason(client) == "triggered"
 
 
-def test_a_client_that_reads_no_replies_or_has_gone_keeps_nobody_waiting(
+def test_a_silent_or_closed_client_does_not_block_other_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CommandServer, "send_high_water_mark", 100)
-    desk, count, long_refused = Desk(), 3000, changed(**{"x" * 1000: 1})
-    with contextlib.closing(Line(f"ipc://{tmp_path}/commands")) as line:  # keeps less on its way than TCP
-        line.serve(desk)
+    pending, count, long_refused = PendingTriggers(), 3000, changed(**{"x" * 1000: 1})
+    with contextlib.closing(Line(f"ipc://{tmp_path}/commands")) as line:  # buffers less than TCP
+        line.serve(pending)
         gone, silent, client = line.connect(zmq.DEALER), line.connect(zmq.DEALER, 1), line.connect(zmq.REQ)
-        ask(gone)
-        request_of_gone, answer_to_gone = desk.next()
+        send_request(gone)
+        request_of_gone, answer_to_gone = pending.next()
         gone.close()
         for _ in range(count):
-            ask(silent, long_refused)
-        ask(silent)
-        desk.next()  # so all before it are refused already
-        answer_to_gone(done(request_of_gone))
-        ask(client)
-        desk.answer_next()
+            send_request(silent, long_refused)
+        send_request(silent)
+        pending.next()  # by now all requests before it are refused
+        answer_to_gone(triggered_reply(request_of_gone))
+        send_request(client)
+        pending.answer_next()
         assert reason(client) == "triggered"
         replies = 0
         while silent.poll(50):
@@ -377,75 +377,75 @@ def test_a_client_that_reads_no_replies_or_has_gone_keeps_nobody_waiting(
         assert replies < count
 
 
-def test_where_too_many_requests_wait_others_are_refused_as_busy(
-    line: Line, desk: Desk, monkeypatch: pytest.MonkeyPatch
+def test_requests_beyond_the_limit_are_refused_as_busy(
+    line: Line, pending: PendingTriggers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 50
     monkeypatch.setattr(command_server, "UNANSWERED_AT_MOST", most)
     flooder, client = line.connect(zmq.DEALER), line.connect(zmq.REQ)
     for number in range(most + 20):
-        ask(flooder, numbered(number))
+        send_request(flooder, numbered(number))
     refused = [reply(flooder) for _ in range(20)]
     assert {one.reason for one in refused if isinstance(one, Refused)} == {"busy"}
     assert [one.request_id for one in refused] == [str(most + number) for number in range(20)]
-    ask(client)
+    send_request(client)
     assert reason(client) == "busy"
 
     for _ in range(most):
-        desk.answer_next()
+        pending.answer_next()
     answered = [reply(flooder) for _ in range(most)]
     assert all(isinstance(one, Triggered) for one in answered)
     assert [one.request_id for one in answered] == [str(number) for number in range(most)]
-    ask(client)
-    desk.answer_next()
+    send_request(client)
+    pending.answer_next()
     assert reason(client) == "triggered"
 
 
 # Starting and stopping.
 
 
-def test_closing_refuses_all_that_wait_and_ignores_what_is_answered_afterwards(line: Line) -> None:
-    desk = Desk()
-    server = line.serve(desk)
+def test_closing_refuses_waiting_requests_and_ignores_later_answers(line: Line) -> None:
+    pending = PendingTriggers()
+    server = line.serve(pending)
     pipelining, plain = line.connect(zmq.DEALER), line.connect(zmq.REQ)
     for number in range(30):
-        ask(pipelining, numbered(number))
-    asked = [desk.next() for _ in range(30)]
-    ask(plain)
-    asked.append(desk.next())
-    asked[3][1](done(asked[3][0]))  # answered just in time
+        send_request(pipelining, numbered(number))
+    requests = [pending.next() for _ in range(30)]
+    send_request(plain)
+    requests.append(pending.next())
+    requests[3][1](triggered_reply(requests[3][0]))  # answered before the server closes
     server.close()
-    for request, answer in asked:
-        answer(done(request))
-    came = [reply(pipelining) for _ in range(30)]
-    assert {one.request_id for one in came} == {str(number) for number in range(30)}
-    assert [one.request_id for one in came if isinstance(one, Triggered)] == ["3"]
-    assert {one.reason for one in [*came, reply(plain)] if isinstance(one, Refused)} == {"stopping"}
+    for request, answer in requests:
+        answer(triggered_reply(request))
+    received = [reply(pipelining) for _ in range(30)]
+    assert {one.request_id for one in received} == {str(number) for number in range(30)}
+    assert [one.request_id for one in received if isinstance(one, Triggered)] == ["3"]
+    assert {one.reason for one in [*received, reply(plain)] if isinstance(one, Refused)} == {"stopping"}
     assert not pipelining.poll(0)
 
 
-def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(either_line: Line) -> None:
-    either_line.serve(at_once)
+def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(either_line: Line) -> None:
+    either_line.serve(answer_at_once)
     with pytest.raises(DeliveryError, match=r"another line may use it.*commands\.bind") as caught:
-        either_line.serve(Desk())
+        either_line.serve(PendingTriggers())
     assert "\n" not in str(caught.value)
     client = either_line.connect(zmq.REQ)
-    ask(client)
+    send_request(client)
     assert reason(client) == "triggered"
 
 
-def test_a_closed_server_leaves_nothing_open_and_its_address_free(either_line: Line) -> None:
-    CommandServer(either_line.address, Desk()).close()
+def test_a_closed_server_leaves_nothing_open_and_frees_its_address(either_line: Line) -> None:
+    CommandServer(either_line.address, PendingTriggers()).close()
     with nothing_left_open():
         for _ in range(3):
-            server = either_line.serve(Desk())
+            server = either_line.serve(PendingTriggers())
             server.close()
             server.close()
         for bad in ("tcp://127.0.0.1:x", "ipc:///nowhere/at/all"):
             with pytest.raises(DeliveryError, match="cannot be bound"):
-                CommandServer(bad, Desk()).start()
+                CommandServer(bad, PendingTriggers()).start()
         with pytest.raises(AccessError, match=r"commands\.bind is .*, and the line has no key"):
-            CommandServer("tcp://*:5557", Desk()).start()
+            CommandServer("tcp://*:5557", PendingTriggers()).start()
 
 
 def test_ipv6_loopback_can_be_bound() -> None:
@@ -456,15 +456,15 @@ def test_ipv6_loopback_can_be_bound() -> None:
         except OSError:
             pytest.skip("this machine has no IPv6 loopback")
         with contextlib.closing(Line(f"tcp://[::1]:{holder.getsockname()[1]}")) as line:
-            line.serve(at_once)
+            line.serve(answer_at_once)
             assert isinstance(line.commander().trigger("top"), Triggered)
 
 
 # The client.
 
 
-def test_a_commander_sends_no_name_that_cannot_be_one(line: Line) -> None:
-    line.serve(at_once)
+def test_a_commander_refuses_invalid_names(line: Line) -> None:
+    line.serve(answer_at_once)
     commander = line.commander()
     for bad in ("4711\udcff", "4711\n", "", "x" * 65):
         for act in (commander.select, partial(commander.trigger, "top")):
@@ -474,8 +474,8 @@ def test_a_commander_sends_no_name_that_cannot_be_one(line: Line) -> None:
     assert isinstance(commander.trigger("top", "P-1"), Triggered)
 
 
-def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
-    """Else a part might be taken for triggered, or a product for selected, that is not."""
+def test_a_reply_to_another_command_is_a_message_error(line: Line) -> None:
+    """Otherwise a client could believe in a trigger or a selection that did not happen."""
     other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
     line.serve(lambda _, answer: answer(other.pop(0)))
     commander = line.commander()
@@ -485,36 +485,38 @@ def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
         commander.trigger("top")
 
 
-def test_a_line_that_is_not_there_is_a_delivery_error_and_a_later_one_is_not_triggered_for_it(line: Line) -> None:
-    """Else a trigger would fire for another part."""
-    desk, commander = Desk(), line.commander(0.05)
+def test_a_trigger_that_reaches_no_line_is_not_sent_later(line: Line) -> None:
+    """Otherwise the trigger would fire for another part."""
+    pending, commander = PendingTriggers(), line.commander(0.05)
     with ThreadPoolExecutor(1) as thread:
         with pytest.raises(DeliveryError, match="was not reached within"):
             commander.trigger("top", "P-1")
-        line.serve(desk)
+        line.serve(pending)
         commander.timeout_s = WITHIN_SECONDS
-        asking = thread.submit(commander.trigger, "top", "P-2")
-        assert desk.answer_next().part_id == "P-2"
-        asking.result()
+        pending_reply = thread.submit(commander.trigger, "top", "P-2")
+        assert pending.answer_next().part_id == "P-2"
+        pending_reply.result()
 
 
-def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> None:
+def test_a_late_reply_does_not_answer_the_next_command(line: Line, pending: PendingTriggers) -> None:
     commander = line.commander()
     with ThreadPoolExecutor(1) as thread:
         connected = thread.submit(commander.trigger, "top", "P-0")
-        desk.answer_next()
+        pending.answer_next()
         connected.result()
         commander.timeout_s = 0.05
         with pytest.raises(DeliveryError, match="may have executed the command"):
             commander.trigger("top", "P-1")
         commander.timeout_s = WITHIN_SECONDS
-        asking = thread.submit(commander.trigger, "top", "P-2")
-        assert desk.answer_next(1).part_id == "P-1"
-        assert desk.answer_next(2).part_id == "P-2"
-        assert asking.result() == Triggered(request_id="3", camera="top", part_id="P-2", frame_id=2, frame_number=2)
+        pending_reply = thread.submit(commander.trigger, "top", "P-2")
+        assert pending.answer_next(1).part_id == "P-1"
+        assert pending.answer_next(2).part_id == "P-2"
+        assert pending_reply.result() == Triggered(
+            request_id="3", camera="top", part_id="P-2", frame_id=2, frame_number=2
+        )
 
 
-def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
+def test_an_invalid_address_is_a_delivery_error() -> None:
     for bad in ("tcp://127.0.0.1", "smoke://signals"):
         with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Commander(bad)
@@ -523,15 +525,15 @@ def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
 # The commands.
 
 
-def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(line: Line) -> None:
-    asked: list[Request] = []
+def test_trigger_and_select_send_their_arguments_and_print_the_reply(line: Line) -> None:
+    requests: list[Request] = []
 
     def handle(request: Request, answer: Answer) -> None:
-        asked.append(request)
+        requests.append(request)
         if isinstance(request, SelectRequest):
             answer(Selected(product=request.product, bundle=BUNDLE))
         else:
-            answer(Announced(camera="side") if request.camera == "side" else done(request, 7))
+            answer(Announced(camera="side") if request.camera == "side" else triggered_reply(request, 7))
 
     line.serve(handle)
 
@@ -543,7 +545,7 @@ def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(lin
     assert said(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
     assert said(trigger, "side") == "side: no part id waits for the next trigger\n"
     assert said(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
-    assert asked == [
+    assert requests == [
         TriggerRequest(request_id="1", camera="top", part_id="P-1"),
         TriggerRequest(request_id="1", camera="side"),
         SelectRequest(request_id="1", product="4711"),
@@ -553,7 +555,7 @@ def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(lin
     assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
 
 
-def test_a_command_that_is_refused_says_why_and_ends_with_an_exit_code_of_its_own(line: Line) -> None:
+def test_a_refused_command_prints_the_reason_and_has_its_exit_code(line: Line) -> None:
     line.serve(lambda _, answer: answer(refusal("busy", "5 triggers wait; ask more slowly")))
     for command in (trigger, select):
         refused = CliRunner().invoke(command, [line.address, "top"]).exception
@@ -593,7 +595,7 @@ def test_every_reason_and_this_schema_version_are_documented() -> None:
     assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
 
 
-def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
+def test_the_documented_exchange_matches_the_wire_format() -> None:
     messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
     kinds = []
     for text in map(str.encode, messages):
@@ -606,14 +608,14 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
     assert request_from(messages[4].encode()) == reply_from(messages[5].encode())
 
 
-def test_the_client_of_the_document_works(line: Line) -> None:
+def test_the_documented_client_works(line: Line) -> None:
     (client,) = re.findall(r"^```python\n(.*?)^```$", section("## A client"), flags=re.MULTILINE | re.DOTALL)
     assert len(client.splitlines()) < 25
 
     def handle(request: Request, answer: Answer) -> None:
         assert isinstance(request, TriggerRequest)
         replies: dict[str | None, Reply] = {
-            "P-1": done(request, 65535),
+            "P-1": triggered_reply(request, 65535),
             "P-2": Announced(camera=request.camera, part_id=request.part_id),
         }
         answer(replies.get(request.part_id, refusal("no_frame", "no frame came within 1 s")))

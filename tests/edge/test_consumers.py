@@ -72,7 +72,7 @@ def write_at_once(consumers: Consumers) -> None:
     consumers.write()
 
 
-def test_only_what_is_on_the_disk_counts_as_acknowledged(consumers: Consumers, tmp_path: Path) -> None:
+def test_only_acknowledgements_on_disk_count(consumers: Consumers, tmp_path: Path) -> None:
     """After a crash the consumer continues after what is on the disk: the events after that must still exist."""
     consumers.acknowledge("mes1", JOURNAL, 5)
     assert (consumers.positions()["mes1"].acked_seq, consumers.acked(JOURNAL), acked_on_disk(tmp_path)) == (
@@ -84,7 +84,7 @@ def test_only_what_is_on_the_disk_counts_as_acknowledged(consumers: Consumers, t
     assert consumers._connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: each commit is on the disk"
 
 
-def test_when_a_consumer_was_seen_is_kept(consumers: Consumers, open_: Open) -> None:
+def test_the_time_of_a_consumers_last_message_is_stored(consumers: Consumers, open_: Open) -> None:
     first = consumers.positions()["mes1"].seen_at_ns
     consumers.seen("mes1")
     later = consumers.positions()["mes1"]
@@ -158,7 +158,7 @@ class Model(RuleBasedStateMachine):
     make_folder: Callable[[], Path]
 
 
-def test_any_series_of_changes_is_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_series_of_changes_is_stored(tmp_path_factory: pytest.TempPathFactory) -> None:
     Model.make_folder = staticmethod(lambda: tmp_path_factory.mktemp("consumers"))
     case = Model.TestCase
     case.settings = settings(stateful_step_count=15)
@@ -189,9 +189,7 @@ def test_threads_may_acknowledge_while_another_writes(open_: Open, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["tmpfs", "ext4"])
-def test_on_a_disk_that_became_full_acknowledgements_and_new_consumers_are_kept(
-    kind: Disk, tmp_path: Path, open_: Open
-) -> None:
+def test_acknowledgements_and_new_consumers_are_stored_on_a_full_disk(kind: Disk, tmp_path: Path, open_: Open) -> None:
     """Otherwise a full disk could not be emptied: events that nobody acknowledges must stay. ext4 allocates late."""
     with kind(tmp_path / "disk") as disk:
         consumers = open_(disk)
@@ -217,7 +215,7 @@ def test_on_a_disk_that_became_full_acknowledgements_and_new_consumers_are_kept(
         assert acked_on_disk(disk)[names[1]] == 2**62 + 2
 
 
-def test_on_a_disk_that_was_full_from_the_beginning_nobody_is_registered_until_there_is_room(
+def test_a_disk_full_from_the_start_registers_no_consumer_until_it_has_room(
     tmp_path: Path, open_: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -238,7 +236,7 @@ def test_on_a_disk_that_was_full_from_the_beginning_nobody_is_registered_until_t
 
 
 @pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["read-only", "failing"])
-def test_what_a_disk_does_not_take_is_kept_in_memory_reported_and_written_once_the_disk_takes_it(
+def test_changes_wait_in_memory_until_the_disk_can_be_written(
     kind: Disk, tmp_path: Path, open_: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -271,7 +269,7 @@ def test_what_a_disk_does_not_take_is_kept_in_memory_reported_and_written_once_t
         consumers.close()
 
 
-def test_while_another_process_holds_the_file_acknowledgements_wait(consumers: Consumers, tmp_path: Path) -> None:
+def test_acknowledgements_wait_while_another_process_locks_the_file(consumers: Consumers, tmp_path: Path) -> None:
     with held(tmp_path):
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
@@ -283,7 +281,9 @@ def test_while_another_process_holds_the_file_acknowledgements_wait(consumers: C
     assert (consumers.fault, acked_on_disk(tmp_path)) == (None, {"mes1": 2})
 
 
-def test_until_the_file_was_read_every_event_may_be_needed(consumers: Consumers, open_: Open, tmp_path: Path) -> None:
+def test_until_the_file_is_read_no_event_counts_as_acknowledged(
+    consumers: Consumers, open_: Open, tmp_path: Path
+) -> None:
     consumers.close()
     with held(tmp_path):
         again = open_()
@@ -319,7 +319,7 @@ no_database, no_table = overwrite(0, b"not SQLite at all"), overwrite(16384, b"\
 
 
 @pytest.mark.parametrize("damage", [no_database, no_table, replace_value], ids=["header", "page", "value"])
-def test_a_damaged_file_is_moved_aside_and_consumers_start_with_the_first_event(
+def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
 ) -> None:
     consumers.close()
@@ -339,7 +339,7 @@ def test_a_damaged_file_is_moved_aside_and_consumers_start_with_the_first_event(
 
 
 @pytest.mark.parametrize("how", ["damaged", "deleted", "replaced"])
-def test_a_file_that_is_lost_while_in_use_is_written_again_from_memory(
+def test_a_file_lost_while_in_use_is_written_again_from_memory(
     consumers: Consumers, open_: Open, tmp_path: Path, how: str
 ) -> None:
     consumers.register("mes2", JOURNAL, 6)
@@ -383,7 +383,7 @@ for seq in range(1, 10**9):
 """
 
 
-def test_what_was_written_survives_a_kill(open_: Open, tmp_path: Path) -> None:
+def test_written_acknowledgements_survive_a_kill(open_: Open, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", KILLED, tmp_path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(17)]

@@ -49,7 +49,7 @@ def line(address: str, tmp_path: Path) -> Iterator[FollowedLine]:
 # Events.
 
 
-def test_a_consumer_gets_every_event_in_order_and_continues_after_what_it_acknowledged(line: FollowedLine) -> None:
+def test_a_consumer_gets_events_in_order_and_resumes_after_its_acknowledgement(line: FollowedLine) -> None:
     events = line.add(GOOD, DEFECT, ALARM)
     first = line.client()
     assert first.follow() == Following(
@@ -107,7 +107,7 @@ def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedL
     assert other.events(1) == events[2:]
 
 
-def test_consumers_are_independent_and_get_only_what_they_asked_for(line: FollowedLine) -> None:
+def test_consumers_are_independent_and_get_only_their_topics(line: FollowedLine) -> None:
     events = line.add(*[GOOD, DEFECT] * 10, png=b"a picture")
     bare = [Delivered(each.journal_id, each.seq, each.header) for each in events]
     slow, fast, picky = line.client(), line.client(), line.client()
@@ -129,7 +129,7 @@ def test_consumers_are_independent_and_get_only_what_they_asked_for(line: Follow
     assert all((state.seen_at_ns or 0) > 10**18 for state in states.values())
 
 
-def test_a_new_name_starts_with_the_first_kept_event_or_with_the_next(line: FollowedLine) -> None:
+def test_a_new_consumer_starts_with_the_first_stored_or_the_next_event(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 5)
     line.journal.discard(2)
     first, following = line.client(), line.client()
@@ -149,7 +149,7 @@ def test_a_new_name_starts_with_the_first_kept_event_or_with_the_next(line: Foll
     assert nothing_left.batch()[1] == later
 
 
-def test_after_the_list_of_consumers_was_damaged_a_new_name_starts_with_the_first_event(line: FollowedLine) -> None:
+def test_after_damage_to_the_consumer_list_new_names_start_with_the_first_event(line: FollowedLine) -> None:
     """The name may be one that was in the damaged file."""
     events = line.add(*[GOOD] * 3)
     (line.folder / "consumers.db.damaged").write_bytes(b"")
@@ -179,7 +179,7 @@ def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: Foll
     line.wait_until_on_disk(mes1=14)
 
 
-def test_a_wanted_event_comes_after_more_unwanted_ones_than_one_reading_scans(
+def test_a_matching_event_is_found_beyond_the_limit_of_one_scan(
     line: FollowedLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "SCANNED_AT_MOST", 10)
@@ -190,7 +190,7 @@ def test_a_wanted_event_comes_after_more_unwanted_ones_than_one_reading_scans(
     assert one.events(1) == expected
 
 
-def test_a_loss_is_reported_at_once_and_until_the_consumer_acknowledges_it(line: FollowedLine) -> None:
+def test_a_loss_is_reported_until_the_consumer_acknowledges_it(line: FollowedLine) -> None:
     events = line.add(*[ALARM] * 6)
     one = line.client()
     one.follow(window=1, topics=("alarm",))
@@ -220,7 +220,7 @@ def test_a_loss_is_reported_at_once_and_until_the_consumer_acknowledges_it(line:
 # Names.
 
 
-def test_the_newer_of_two_clients_of_a_name_is_served_and_the_older_cannot_return(line: FollowedLine) -> None:
+def test_a_newer_client_supersedes_the_older_client_of_its_name(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 3)
     older, newer = line.client(), line.client()
     older.follow(client="old")
@@ -257,7 +257,7 @@ def test_a_client_may_change_its_connection_or_its_name(line: FollowedLine) -> N
     now.heartbeat()
 
 
-def test_there_are_sixty_four_consumers_at_most_until_one_that_nobody_follows_as_is_forgotten(
+def test_a_sixty_fifth_consumer_is_refused_until_one_is_forgotten(
     line: FollowedLine,
 ) -> None:
     one, other = line.client(), line.client()
@@ -318,7 +318,7 @@ def frozen(address: str) -> Iterator[None]:
             process.kill()
 
 
-def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_noticed(line: FollowedLine) -> None:
+def test_a_frozen_consumer_has_bounded_memory_delays_nobody_and_is_noticed(line: FollowedLine) -> None:
     line.add(GOOD, png=b"a picture")
     with frozen(line.address):
         subscription = line.server._subscriptions["frozen"]
@@ -335,7 +335,7 @@ def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_n
         line.wait_until_gone("frozen")
 
 
-def test_a_consumer_that_reads_late_gets_all_in_order(tmp_path: Path) -> None:
+def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:
     """More batches wait for it than ZeroMQ keeps; the others come when it reads."""
     address = f"ipc://{tmp_path}/follow"  # keeps less in flight than TCP
     with FollowedLine(tmp_path / "journal", address) as line:
@@ -391,7 +391,7 @@ def test_a_journal_that_replaces_another_is_reported_and_followed_from_its_begin
     assert line.client().follow("picky").former is None
 
 
-def test_without_a_journal_consumers_are_refused_until_there_is_one(line: FollowedLine) -> None:
+def test_consumers_are_refused_until_there_is_a_journal(line: FollowedLine) -> None:
     line.stop()
     line.journal.close()
     shutil.rmtree(line.folder)
@@ -406,7 +406,9 @@ def test_without_a_journal_consumers_are_refused_until_there_is_one(line: Follow
     assert one.follow().journal_id == line.journal_id
 
 
-def test_while_the_journal_cannot_be_read_sessions_wait(line: FollowedLine, caplog: pytest.LogCaptureFixture) -> None:
+def test_subscriptions_wait_while_the_journal_is_unreadable(
+    line: FollowedLine, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     events = line.add(GOOD)
     one = line.client()
@@ -454,7 +456,7 @@ def test_a_consumer_continues_in_an_old_copy_of_the_journal(
     line.wait_until_on_disk(mes1=1)
 
 
-def test_on_a_full_disk_events_are_served_and_acknowledged_also_after_a_restart(address: str, tmp_path: Path) -> None:
+def test_a_full_disk_stops_neither_serving_nor_acknowledging(address: str, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, FollowedLine(disk, address) as line:
         events = line.add(*[GOOD] * 20)
         first = line.client()
@@ -478,7 +480,7 @@ def test_on_a_full_disk_events_are_served_and_acknowledged_also_after_a_restart(
 # Bad requests.
 
 
-def test_acknowledgements_that_cannot_be_taken_are_refused_with_the_reason(line: FollowedLine) -> None:
+def test_invalid_acknowledgements_are_refused_with_the_reason(line: FollowedLine) -> None:
     line.add(*[GOOD] * 5)
     one = line.client()
     one.ack(0)
@@ -501,7 +503,7 @@ def test_acknowledgements_that_cannot_be_taken_are_refused_with_the_reason(line:
     assert line.acked() == 2
 
 
-def test_bytes_that_are_no_request_are_refused_counted_and_logged_now_and_then(
+def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
     line: FollowedLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = line.client()
@@ -518,7 +520,7 @@ def test_bytes_that_are_no_request_are_refused_counted_and_logged_now_and_then(
     one.follow()
 
 
-def test_a_delimiter_is_accepted_and_given_back(line: FollowedLine) -> None:
+def test_a_delimiter_is_accepted_and_returned(line: FollowedLine) -> None:
     (event,) = line.add(GOOD)
     one = line.client()
     one.socket.send_multipart([b"", to_bytes(FollowRequest(name="mes1", client="c"))])
@@ -527,7 +529,7 @@ def test_a_delimiter_is_accepted_and_given_back(line: FollowedLine) -> None:
     assert (delimiter, header) == (b"", event.header)
 
 
-def test_a_fault_of_the_server_is_logged_once_and_the_others_are_served(
+def test_a_server_fault_is_logged_once_and_serving_continues(
     line: FollowedLine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = line.client()
@@ -548,7 +550,7 @@ def test_a_fault_of_the_server_is_logged_once_and_the_others_are_served(
 # Starting and stopping.
 
 
-def test_what_was_journalled_last_is_sent_before_the_server_ends(line: FollowedLine) -> None:
+def test_the_last_journalled_events_are_sent_before_the_server_ends(line: FollowedLine) -> None:
     one = line.client()
     one.follow()
     events = line.add(*[GOOD] * 5, wake=False)
@@ -556,7 +558,7 @@ def test_what_was_journalled_last_is_sent_before_the_server_ends(line: FollowedL
     assert one.events(5) == events
 
 
-def test_a_closed_server_leaves_no_descriptor_no_thread_and_its_address_free(tmp_path: Path, address: str) -> None:
+def test_a_closed_server_leaves_nothing_open_and_frees_its_address(tmp_path: Path, address: str) -> None:
     descriptors, threads = set(os.listdir("/proc/self/fd")), set(threading.enumerate())
     for _ in range(2):
         with FollowedLine(tmp_path, address) as line:

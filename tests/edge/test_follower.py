@@ -56,7 +56,7 @@ def take(follower: Follower, count: int) -> list[Delivered]:
     return came
 
 
-def test_events_come_in_order_until_none_comes_in_time_and_all_are_acknowledged(line: FollowedLine) -> None:
+def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_them(line: FollowedLine) -> None:
     events, came = line.add(*[GOOD, DEFECT, ALARM] * 50), list[Delivered]()
     with follow(line, timeout_s=0.2) as follower:
         wait_until(lambda: came.extend(follower) or len(came) >= 150, "all came")
@@ -69,7 +69,7 @@ def test_events_come_in_order_until_none_comes_in_time_and_all_are_acknowledged(
 # Acknowledging.
 
 
-def test_an_event_is_acknowledged_when_the_next_is_asked_for(line: FollowedLine) -> None:
+def test_an_event_is_acknowledged_when_the_next_is_requested(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 3)
     with follow(line, window=1) as follower:
         assert take(follower, 2) == events[:2]
@@ -78,7 +78,7 @@ def test_an_event_is_acknowledged_when_the_next_is_asked_for(line: FollowedLine)
         line.wait_until_acked(2)
 
 
-def test_the_event_in_hand_when_the_loop_ends_is_not_acknowledged_and_those_before_are(line: FollowedLine) -> None:
+def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 5)
 
     with contextlib.suppress(ZeroDivisionError), follow(line) as follower:
@@ -95,7 +95,7 @@ def test_the_event_in_hand_when_the_loop_ends_is_not_acknowledged_and_those_befo
         assert take(follower, 2) == events[3:]
 
 
-def test_many_events_may_be_taken_and_acknowledged_at_a_time(line: FollowedLine) -> None:
+def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 250)
     with follow(line, window=100) as follower:
         came: list[Delivered] = []
@@ -113,7 +113,7 @@ def test_many_events_may_be_taken_and_acknowledged_at_a_time(line: FollowedLine)
 # The line ends and starts.
 
 
-def test_it_may_start_before_the_line_survives_it_and_gets_nothing_twice(tmp_path: Path) -> None:
+def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: Path) -> None:
     """Also where the line forgot an acknowledgement, as it does when it is killed before it wrote it."""
     address = f"ipc://{tmp_path}/follow"
     with (
@@ -168,7 +168,7 @@ def running_line(folder: Path, address: str) -> Iterator["subprocess.Popen[str]"
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
-def test_a_line_that_is_killed_loses_nothing(tmp_path: Path, address: str, kills: int) -> None:
+def test_a_killed_line_loses_no_event(tmp_path: Path, address: str, kills: int) -> None:
     """All events that it has journalled come, in order and once."""
     folder = tmp_path / "journal"
     came: list[Delivered] = []
@@ -255,7 +255,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
 # Refusals.
 
 
-def test_what_no_line_would_take_is_not_sent(tmp_path: Path) -> None:
+def test_requests_that_a_line_would_refuse_are_not_sent(tmp_path: Path) -> None:
     for name, wanted in [("mes 1", {}), ("m\udcff", {}), ("mes1", {"window": 1001}), ("mes1", {"start": "last"})]:
         with pytest.raises(DeliveryError, match="a line would refuse this request") as caught:
             Follower(f"ipc://{tmp_path}/nobody", name, **wanted)  # type: ignore[arg-type]
@@ -333,7 +333,7 @@ VIOLATIONS = [
 
 
 @pytest.mark.parametrize(("parts", "words"), VIOLATIONS, ids=range(len(VIOLATIONS)))
-def test_a_violation_of_the_protocol_is_a_message_error_and_it_follows_again(
+def test_a_protocol_violation_is_a_message_error_and_the_follower_reconnects(
     fake: tuple[FakeLine, str], parts: list[bytes], words: str
 ) -> None:
     line, address = fake
@@ -349,7 +349,7 @@ def test_a_violation_of_the_protocol_is_a_message_error_and_it_follows_again(
         assert first.client == follower._request.client, "it is the same client"
 
 
-def test_a_refusal_for_a_reason_that_is_new_ends_it(fake: tuple[FakeLine, str]) -> None:
+def test_a_refusal_with_an_unknown_reason_is_final(fake: tuple[FakeLine, str]) -> None:
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as follower:
         line.asked()
@@ -359,7 +359,7 @@ def test_a_refusal_for_a_reason_that_is_new_ends_it(fake: tuple[FakeLine, str]) 
                 follower.receive()
 
 
-def test_after_refusals_that_may_pass_it_follows_again_and_logs_once(
+def test_a_temporary_refusal_is_retried_and_logged_once(
     fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reasons = list(follower.PAUSE_SECONDS)
@@ -382,7 +382,7 @@ def test_after_refusals_that_may_pass_it_follows_again_and_logs_once(
     assert len([record for record in caplog.records if record.name == "edge.delivery.client.follower"]) == 1
 
 
-def test_after_silence_it_follows_again_as_the_same_client_and_logs_once(
+def test_after_silence_the_same_client_follows_again_and_logs_once(
     fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.05)
@@ -434,7 +434,7 @@ def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: p
 # Keys.
 
 
-def test_a_client_that_may_not_follow_gets_an_access_error(
+def test_a_client_without_the_follow_role_gets_an_access_error(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.1)
@@ -457,7 +457,7 @@ def test_a_client_that_may_not_follow_gets_an_access_error(
 # Forgetting, ending.
 
 
-def test_forgetting_without_a_proper_reply_is_an_error(fake: tuple[FakeLine, str], tmp_path: Path) -> None:
+def test_forgetting_without_a_valid_reply_is_an_error(fake: tuple[FakeLine, str], tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match=r"did not reply within 0\.05 s"):
         forget(f"ipc://{tmp_path}/nobody", "mes1", timeout_s=0.05)
     line, address = fake
@@ -567,7 +567,7 @@ class Life(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("lives", [6, pytest.param(60, marks=pytest.mark.long)])
-def test_in_any_order_of_ends_and_starts_nothing_is_lost_without_a_report(
+def test_no_event_is_lost_unreported_in_any_order_of_restarts(
     tmp_path_factory: pytest.TempPathFactory, lives: int
 ) -> None:
     Life.make_folder = staticmethod(lambda: tmp_path_factory.mktemp("life"))

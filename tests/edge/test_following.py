@@ -1,4 +1,4 @@
-"""The durable protocol on the wire: messages survive the way there and back, and other bytes are refused."""
+"""The durable protocol on the wire: messages are read as they were written, and other bytes are refused."""
 
 import json
 import re
@@ -31,16 +31,16 @@ from edge.wire.following import (
     request_from,
 )
 from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
-from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, parts_of
+from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, frames_of
 from tests.edge.wire_examples import unpack
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "durable.md"
 MESSAGES: dict[str, Request | Reply] = {**REQUESTS, **REPLIES}
 
 
-def read(data: bytes, like: Request | Reply) -> Request | Reply | None:
-    """A request or a reply, as the example is one; None: it was refused."""
-    if isinstance(like, Request):
+def read(data: bytes, example: Request | Reply) -> Request | Reply | None:
+    """Read a request or a reply, like the example; return None if it is refused."""
+    if isinstance(example, Request):
         request = request_from(data)
         return None if isinstance(request, Refused) else request
     try:
@@ -62,13 +62,13 @@ def test_golden_messages_stay_readable_and_equal(name: str) -> None:
     assert json.loads(to_bytes(message)).keys() == {"type", *message.__struct_fields__}, "every field is written"
 
 
-def test_kept_bytes_name_their_schema_version_and_together_every_field() -> None:
-    kept = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
-    assert {each["schema_version"] for each in kept} == {SCHEMA_VERSION}
+def test_golden_bytes_name_their_schema_version_and_cover_every_field() -> None:
+    messages = [json.loads(unpack((DATA / name).read_bytes())[0]) for name in MESSAGES]
+    assert {each["schema_version"] for each in messages} == {SCHEMA_VERSION}
     for kind in [*get_args(Request), *get_args(Reply), Former]:
-        seen = [each for each in kept if each["type"] == kind.__struct_config__.tag]
+        seen = [each for each in messages if each["type"] == kind.__struct_config__.tag]
         if kind is Former:
-            seen = [each["former"] for each in kept if each.get("former")]
+            seen = [each["former"] for each in messages if each.get("former")]
         for field in msgspec.structs.fields(kind):
             values = [each[field.encode_name] for each in seen]
             assert values
@@ -77,7 +77,7 @@ def test_kept_bytes_name_their_schema_version_and_together_every_field() -> None
                 assert any(value != default for value in values), f"{field.name} always has its default"
 
 
-def test_fields_and_reasons_that_a_later_line_adds_are_accepted_and_another_version_is_refused() -> None:
+def test_new_fields_and_reasons_are_accepted_and_other_versions_are_refused() -> None:
     for reply in REPLIES.values():
         assert reply_from(to_bytes(reply)[:-1] + b',"later":[{"x":1}]}') == reply
     later = reply_from(b'{"type":"refused","schema_version":2,"reason":"asleep","detail":"It is night."}')
@@ -100,8 +100,8 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (b'{"type":"follow","schema_version":2,"name":"\xff"}', "utf-8"),
     (b'{"x":' + b"[" * 60_000, "recursion"),
     ({"schema_version": 2}, "missing required field `type`"),
-    (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # it belongs to another address
-    (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply is no request
+    (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # a request of the command socket
+    (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply, not a request
     (FOLLOW | {"schema_version": 0}, "Expected `int` >= 1"),
     ({"type": "follow", "schema_version": 2, "name": "mes1"}, "missing required field `client`"),
     *((FOLLOW | {"name": name}, "at `$.name`") for name in ("", "x" * 65, "mes 1", "mes/1", "mes1\n", "m\u00e9s")),
@@ -121,19 +121,19 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
 ]
 
 
-def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
+def test_invalid_requests_are_refused_in_one_short_sentence() -> None:
     assert not any(isinstance(request_from(json.dumps(each).encode()), Refused) for each in (FOLLOW, ACK, FORGET))
-    for content, words in REFUSED:
+    for content, excerpt in REFUSED:
         reply = request_from(content if isinstance(content, bytes) else json.dumps(content).encode())
         assert isinstance(reply, Refused)
         assert reply.reason == "malformed"
-        assert words in reply.detail, content
+        assert excerpt in reply.detail, content
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
     assert len(refusal("malformed", "x" * 10_000).detail) == 300
 
 
-def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
+def test_a_refusal_has_the_request_id_if_it_is_readable() -> None:
     for request, reason, request_id in [
         (FORGET | {"x": 1}, "malformed", "r"),
         (FORGET | {"schema_version": 3, "type": "x"}, "version", "r"),
@@ -156,32 +156,37 @@ JSON = st.recursive(
 )
 
 
-@given(like=st.sampled_from(list(MESSAGES.values())), data=st.data())
-def test_any_value_in_place_of_a_field_gives_a_message_that_survives_or_a_refusal(
-    like: Request | Reply, data: st.DataObject
+@given(example=st.sampled_from(list(MESSAGES.values())), data=st.data())
+def test_any_value_in_a_field_gives_a_stable_message_or_a_refusal(
+    example: Request | Reply, data: st.DataObject
 ) -> None:
-    field = data.draw(st.sampled_from(["type", *like.__struct_fields__]))
+    field = data.draw(st.sampled_from(["type", *example.__struct_fields__]))
     likely = st.integers(0, 2**63 - 1) | st.text("aZ9_.-", min_size=1, max_size=64) | st.lists(ANY_TEXT)
-    content = json.loads(to_bytes(like)) | {field: data.draw(JSON | likely)}
-    came = read(json.dumps(content).encode(), like)
-    assert came is None or read(to_bytes(came), like) == came
+    content = json.loads(to_bytes(example)) | {field: data.draw(JSON | likely)}
+    received = read(json.dumps(content).encode(), example)
+    assert received is None or read(to_bytes(received), example) == received
 
 
-@given(like=st.sampled_from(list(MESSAGES.values())), at=st.integers(0, 10**4), new=st.binary(max_size=100), whole=...)
-def test_any_bytes_give_a_message_that_survives_or_a_refusal(
-    like: Request | Reply, at: int, new: bytes, whole: bool
+@given(
+    example=st.sampled_from(list(MESSAGES.values())),
+    at=st.integers(0, 10**4),
+    new=st.binary(max_size=100),
+    replace_all=...,
+)
+def test_any_bytes_give_a_stable_message_or_a_refusal(
+    example: Request | Reply, at: int, new: bytes, replace_all: bool
 ) -> None:
-    data = to_bytes(like)
+    data = to_bytes(example)
     at %= len(data)
-    came = read(new if whole else data[:at] + new + data[at + len(new) :], like)
-    assert came is None or read(to_bytes(came), like) == came
+    received = read(new if replace_all else data[:at] + new + data[at + len(new) :], example)
+    assert received is None or read(to_bytes(received), example) == received
 
 
-def test_a_journal_whose_id_could_be_a_path_is_refused() -> None:
+def test_a_journal_id_that_could_be_a_path_is_refused() -> None:
     good = to_bytes(REPLIES["following-v2.bin"])
-    for odd in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
+    for bad_id in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
         with pytest.raises(MessageError, match="journal_id"):
-            reply_from(good.replace(JOURNAL.encode(), odd))
+            reply_from(good.replace(JOURNAL.encode(), bad_id))
 
 
 # Batches.
@@ -191,8 +196,8 @@ def batch(**changes: Any) -> Batch:
     return msgspec.structs.replace(REPLIES["batch-v2.bin"], **changes)
 
 
-def test_events_come_as_they_were_journalled() -> None:
-    first, second = events_of(batch(), parts_of(batch()))
+def test_events_arrive_as_they_were_journalled() -> None:
+    first, second = events_of(batch(), frames_of(batch()))
     assert (first.key, first.seq, first.header, first.png) == (f"{JOURNAL}-8", 8, HEADERS[0], PNG)
     assert (second.key, second.seq, second.header, second.png) == (f"{JOURNAL}-10", 10, HEADERS[1], None)
     assert isinstance(first.event, VerdictEvent)
@@ -200,10 +205,10 @@ def test_events_come_as_they_were_journalled() -> None:
     assert (first.topic, second.topic) == (first.event.topic, second.event.topic) == ("verdict.top.DEFECT", "alarm")
 
 
-def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
+def test_events_of_later_types_and_versions_are_passed_on_unparsed() -> None:
     header = b'{"type":"weather","schema_version":9,"journal_id":"j","seq":1,"camera":[1]}'
-    one = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
-    (event,) = events_of(one, batch_parts(one, [(header, None)]))
+    announced = Batch(journal_id="j", after_seq=0, through_seq=1, last_seq=1, events=1)
+    (event,) = events_of(announced, batch_parts(announced, [(header, None)]))
     assert (event.header, event.key, event.topic) == (header, "j-1", "weather")
     with pytest.raises(MessageError, match="update this reader"):
         _ = event.event
@@ -211,8 +216,8 @@ def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
         _ = Delivered("j", 1, b'{"journal_id":"j","seq":1}').topic
 
 
-PARTS = parts_of(batch())
-WRONG: list[tuple[Batch, list[bytes], str]] = [
+PARTS = frames_of(batch())
+INVALID_BATCHES: list[tuple[Batch, list[bytes], str]] = [
     (batch(), PARTS[:-1], "a batch of 4 part"),
     (batch(through_seq=9), PARTS, "event .*-10 came after 8 in a batch up to .*-9"),
     (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
@@ -225,19 +230,19 @@ WRONG: list[tuple[Batch, list[bytes], str]] = [
 ]
 
 
-def test_a_batch_that_is_not_as_announced_is_refused() -> None:
-    for announced, parts, words in WRONG:
-        with pytest.raises(MessageError, match=words):
+def test_a_batch_that_contradicts_its_header_is_refused() -> None:
+    for announced, parts, excerpt in INVALID_BATCHES:
+        with pytest.raises(MessageError, match=excerpt):
             events_of(announced, parts)
 
 
 @given(after=st.integers(0, 20), steps=st.lists(st.integers(1, 5), max_size=6), rest=st.integers(0, 3))
-def test_any_run_of_events_is_read_as_it_was_written(after: int, steps: list[int], rest: int) -> None:
+def test_any_batch_is_read_as_it_was_written(after: int, steps: list[int], rest: int) -> None:
     seqs = [after + sum(steps[: count + 1]) for count in range(len(steps))]
     events = [Delivered("j", seq, b'{"journal_id":"j","seq":%d}' % seq, b"png" if seq % 2 else None) for seq in seqs]
     through = max([after, *seqs]) + rest
-    one = Batch(journal_id="j", after_seq=after, through_seq=through, last_seq=through, events=len(events))
-    assert events_of(one, batch_parts(one, [(event.header, event.png) for event in events])) == events
+    announced = Batch(journal_id="j", after_seq=after, through_seq=through, last_seq=through, events=len(events))
+    assert events_of(announced, batch_parts(announced, [(event.header, event.png) for event in events])) == events
 
 
 # The document.
@@ -269,7 +274,7 @@ def test_every_field_and_reason_and_this_schema_version_are_documented() -> None
     assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
 
 
-def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
+def test_the_documented_exchange_matches_the_wire_format() -> None:
     messages = re.findall(r"^```json\n(.*?)\n```$", section("## A worked exchange"), flags=re.MULTILINE | re.DOTALL)
     kinds: set[str] = set()
     refused: Refused | None = None

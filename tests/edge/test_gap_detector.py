@@ -1,4 +1,4 @@
-"""What a listener knows about events it missed, compared with an observer who saw all events."""
+"""The gaps that a subscriber detects, compared with a record of all events."""
 
 from typing import Any
 
@@ -13,22 +13,27 @@ from edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
 
 
-def of(event: Any, **fields: object) -> CountedEvent:
+def with_fields(event: Any, **fields: object) -> CountedEvent:
     changed: CountedEvent = msgspec.structs.replace(event, **fields)
     return changed
 
 
-GOOD_OF_TOP = of(GOOD.event, camera="top")
-EVENTS = [GOOD_OF_TOP, of(DEFECT.event, camera="top"), of(DEFECT.event, camera="side"), of(ALARM.event)]
+GOOD_OF_TOP = with_fields(GOOD.event, camera="top")
+EVENTS = [
+    GOOD_OF_TOP,
+    with_fields(DEFECT.event, camera="top"),
+    with_fields(DEFECT.event, camera="side"),
+    with_fields(ALARM.event),
+]
 
 
 class Line:
-    """Counts as a line does, through restarts, without a journal and with a new one."""
+    """Counts events as a line does: over restarts, without a journal, and with a new one."""
 
     def __init__(self) -> None:
         self.boots, self.journals = 1, 1
         self.journal: Count | None = Count("journal-1")
-        self.kept = self.journal
+        self.newest_journal = self.journal
         self.boot = Count(None)
 
     @property
@@ -38,47 +43,49 @@ class Line:
     @property
     def counts(self) -> Counts:
         return Counts(
-            journal_id=self.kept.journal_id, journalled=dict(self.kept.topics), unjournalled=dict(self.boot.topics)
+            journal_id=self.newest_journal.journal_id,
+            journalled=dict(self.newest_journal.topics),
+            unjournalled=dict(self.boot.topics),
         )
 
-    def do(self, kind: str, which: int) -> CountedEvent | None:
-        """One step; the event, if one is sent."""
+    def do(self, kind: str, index: int) -> CountedEvent | None:
+        """Take one step; return the event that it sends, if any."""
         match kind:
-            case "heard" | "missed":
-                return of((self.journal or self.boot).next(EVENTS[which]), boot_id=self.boot_id)
+            case "received" | "missed":
+                return with_fields((self.journal or self.boot).next(EVENTS[index]), boot_id=self.boot_id)
             case "fails":
                 self.journal = None
             case "works":
-                self.journal = self.kept
-            case "another":
+                self.journal = self.newest_journal
+            case "new journal":
                 self.journals += 1
-                self.kept = self.journal = Count(f"journal-{self.journals}")
-            case "again":
+                self.newest_journal = self.journal = Count(f"journal-{self.journals}")
+            case "restart":
                 self.boots += 1
                 self.boot = Count(None)
         return None
 
 
 def steps(most: int) -> st.SearchStrategy[list[tuple[str, int]]]:
-    """What the line does, and with which event."""
-    kinds = ["heard"] * 6 + ["missed"] * 4 + ["counts", "fails", "works", "another", "again"]
+    """Return a strategy for steps of the line, each with the index of an event."""
+    kinds = ["received"] * 6 + ["missed"] * 4 + ["counts", "fails", "works", "new journal", "restart"]
     return st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, len(EVENTS) - 1)), max_size=most)
 
 
 @pytest.mark.parametrize("prefixes", [("",), ("verdict.side.DEFECT", "alarm")])
 @given(before=steps(8), after=steps(40))
-def test_a_listener_knows_of_each_event_that_it_missed_and_of_no_other(
+def test_gaps_cover_exactly_the_missed_events(
     prefixes: tuple[str, ...], before: list[tuple[str, int]], after: list[tuple[str, int]]
 ) -> None:
     line = Line()
-    for step in before:  # nobody listens yet
+    for step in before:  # before the subscriber joins
         line.do(*step)
     gaps, found = GapDetector(prefixes), list[Gap]()
     found += gaps.counts(line.counts, line.boot_id)
     assert found == [], "events before the join are no gap"
-    heard, missed = list[CountedEvent](), list[CountedEvent]()
-    for kind, which in [*after, ("counts", 0)]:
-        event = line.do(kind, which)
+    received, missed = list[CountedEvent](), list[CountedEvent]()
+    for kind, index in [*after, ("counts", 0)]:
+        event = line.do(kind, index)
         if kind == "counts":
             found += gaps.counts(line.counts, line.boot_id)
         if event is None or not event.topic.startswith(prefixes):
@@ -87,15 +94,15 @@ def test_a_listener_knows_of_each_event_that_it_missed_and_of_no_other(
             missed.append(event)
             continue
         gap = gaps.event(event)
-        heard.append(event)
+        received.append(event)
         if gap is not None:
             found.append(gap)
-    # If a count ends and is not mentioned again, nobody knows of its last events.
-    going_on = {line.kept.journal_id, line.boot_id}
-    known = [event for event in missed if (event.journal_id or event.boot_id) in going_on]
+    # The last events of a count that is not reported again stay unknown.
+    current_counts = {line.newest_journal.journal_id, line.boot_id}
+    known = [event for event in missed if (event.journal_id or event.boot_id) in current_counts]
     for event in known:
         assert sum(covers(gap, event) for gap in found) == 1, event
-    assert not any(covers(gap, event) for gap in found for event in heard)
+    assert not any(covers(gap, event) for gap in found for event in received)
     assert all(any(covers(gap, event) for event in missed) for gap in found)
 
 
@@ -106,7 +113,7 @@ def covers(gap: Gap, event: CountedEvent) -> bool:
 
 
 def numbered(seq: int, previous_seq: int, event: CountedEvent = GOOD_OF_TOP, **fields: object) -> CountedEvent:
-    return of(event, seq=seq, previous_seq=previous_seq, journal_id="j", **fields)
+    return with_fields(event, seq=seq, previous_seq=previous_seq, journal_id="j", **fields)
 
 
 def test_without_counts_the_first_event_of_each_topic_is_no_gap() -> None:
@@ -116,7 +123,7 @@ def test_without_counts_the_first_event_of_each_topic_is_no_gap() -> None:
     assert gaps.event(numbered(12, 10)) == Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 7, 10)
 
 
-def test_what_was_counted_before_the_first_event_that_came_is_no_gap() -> None:
+def test_events_counted_before_the_first_received_event_are_no_gap() -> None:
     gaps = GapDetector([""])
     assert gaps.event(numbered(7, 5)) is None
     counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 3}, unjournalled={"alarm": 2})
@@ -124,21 +131,21 @@ def test_what_was_counted_before_the_first_event_that_came_is_no_gap() -> None:
     assert gaps.event(numbered(9, 3, ALARM.event)) is None
 
 
-def test_what_was_counted_after_the_first_event_that_came_is_a_gap_even_of_a_topic_that_was_not_heard() -> None:
+def test_events_counted_after_the_first_received_event_are_a_gap() -> None:
     gaps = GapDetector([""])
     assert gaps.event(numbered(7, 5)) is None
     counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 9})
     assert gaps.counts(counts, "another boot") == [Gap("j", "another boot", "alarm", 6, 9)]
 
 
-def test_a_journal_that_could_not_be_read_when_we_joined_has_no_gaps_before_its_first_event() -> None:
+def test_a_journal_unreadable_at_the_join_has_no_gaps_before_it() -> None:
     gaps = GapDetector([""])
     assert gaps.counts(Counts(unjournalled={"alarm": 1}), "boot") == []
     assert gaps.counts(Counts(journal_id="j", journalled={"alarm": 70}, unjournalled={"alarm": 1}), "boot") == []
     assert gaps.event(numbered(75, 70, ALARM.event)) is None
 
 
-def test_memory_is_bounded_over_boots_and_the_journal_in_use_is_remembered() -> None:
+def test_memory_is_bounded_over_boots_and_keeps_the_current_journal() -> None:
     gaps = GapDetector([""])
     for boot in range(3 * COUNTS_KEPT):
         counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}, unjournalled={"alarm": 1})
@@ -161,7 +168,7 @@ def test_memory_is_bounded_over_topics() -> None:
     assert gaps.event(first) == Gap("j", first.boot_id, first.topic, 0, 3), "known topics stay known"
 
 
-def test_the_numbers_of_a_journal_that_went_back_count_again() -> None:
+def test_numbers_of_a_journal_restored_from_a_copy_count_again() -> None:
     gaps = GapDetector(["verdict."])
     gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 5000, "alarm": 4999}), "boot-1")
     assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2") == []

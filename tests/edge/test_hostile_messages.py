@@ -42,7 +42,7 @@ from edge.wire.events import Message, StatusEvent, header_of, to_frames
 from edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest
 from edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
-from tests.edge.doors import DOORS, Follow
+from tests.edge.doors import SOCKET_SERVERS, Follow
 from tests.edge.followed_line import BUNDLE, GOOD, event
 from tests.edge.hostile import Memory, Parts, Spoiler, Stranger, knock
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
@@ -71,7 +71,7 @@ def count(request: pytest.FixtureRequest) -> int:
     return found
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=SOCKET_SERVERS)
 def name(request: pytest.FixtureRequest) -> SocketName:
     found: SocketName = request.param
     return found
@@ -126,10 +126,10 @@ SAID: dict[SocketName, tuple[str, list[bytes]]] = {
 """What a client says to each socket, as a socket of which type: messages of one part."""
 
 
-def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
+def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
     access, (socket_type, said) = Access(), SAID[name]
     with contextlib.ExitStack() as at_end:
-        door = DOORS[name](port.local, access, tmp_path)
+        door = SOCKET_SERVERS[name](port.local, access, tmp_path)
         at_end.callback(door.close)
         if isinstance(door, Follow):
             journal_id = door.fill(20).encode()
@@ -159,9 +159,7 @@ def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port:
             until(lambda: access.refusals.counts()[f"{name}.malformed"] > count / 2)
 
 
-def test_a_line_with_keys_takes_whatever_is_no_handshake(
-    name: SocketName, count: int, port: Port, tmp_path: Path
-) -> None:
+def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
     secured = Secured(tmp_path)
     access, keys = secured.access(), secured.client(ROLE_OF[name])
 
@@ -171,7 +169,7 @@ def test_a_line_with_keys_takes_whatever_is_no_handshake(
             knock(port.number, spoiler.connection("DEALER"), WITHIN_SECONDS)
         until(lambda: sum(access.refusals.counts().values()) >= before + 0.9 * messages)
 
-    with contextlib.closing(DOORS[name](port.bound, access, tmp_path)) as door:
+    with contextlib.closing(SOCKET_SERVERS[name](port.bound, access, tmp_path)) as door:
         spoiler = Spoiler(SEED, [[TRIGGER]])
         require_no_growth(max(count // PER_KNOCK, FEWEST_HANDSHAKES), feed)
         with connected(port.reached, door.kind, keys) as friend:
@@ -181,10 +179,10 @@ def test_a_line_with_keys_takes_whatever_is_no_handshake(
 # Its clients.
 
 
-PUBLISHED = [*map(to_frames, wire_examples.KEPT.values())]
+PUBLISHED = [*map(to_frames, wire_examples.GOLDEN.values())]
 
 
-def test_a_listener_takes_whatever_is_published(count: int, address: str) -> None:
+def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
     spoiler, numbers = Spoiler(SEED, PUBLISHED), itertools.count()
     outcomes: Counter[str] = Counter()
     assert isinstance(wire_examples.STATUS.event, StatusEvent)
@@ -272,7 +270,7 @@ class Answering:
         self._thread.join()
 
 
-def test_a_commander_takes_whatever_is_replied(count: int, address: str) -> None:
+def test_a_commander_survives_hostile_replies(count: int, address: str) -> None:
     spoiler = Spoiler(SEED, [])
     replies: list[commands.Reply] = [
         Triggered(camera="top", part_id="P-1", frame_id=1, frame_number=1),
@@ -308,7 +306,7 @@ FOLLOWING = following.Following(name="mes1", journal_id=JOURNAL, acked_seq=0, fi
 TOLD: list[Parts] = [
     *([to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
     *([batch(after_seq, through_seq) for after_seq, through_seq in ((0, 2), (0, 5), (2, 5), (5, 5), (0, 0))]),
-    *(follow_examples.parts_of(reply) for reply in follow_examples.REPLIES.values()),
+    *(follow_examples.frames_of(reply) for reply in follow_examples.REPLIES.values()),
 ]
 
 
@@ -354,7 +352,7 @@ class HostileLine:
         self._socket.send_multipart([self._client, *of_this])
 
 
-def test_a_follower_takes_whatever_it_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_survives_hostile_batches(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "PAUSE_SECONDS", dict.fromkeys(follower.PAUSE_SECONDS, 0.0))
     address, outcomes = f"ipc://{tmp_path}/journal", Counter[str]()
 
@@ -415,7 +413,7 @@ def a_commander_is_obeyed(address: str) -> bool:
     [("events", a_listener_hears, "XPUB"), ("commands", a_commander_is_obeyed, "ROUTER")],
     ids=["events", "commands"],
 )
-def test_a_client_outlasts_a_program_that_is_no_line_at_its_address(
+def test_a_client_reconnects_after_another_program_had_the_address(
     name: SocketName, is_served: Callable[[str], bool], socket_type: str, port: Port, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -431,11 +429,11 @@ def test_a_client_outlasts_a_program_that_is_no_line_at_its_address(
                 visitor, _ = stranger.accept()
                 with visitor, contextlib.suppress(ConnectionError):
                     visitor.sendall(spoiler.connection(socket_type))
-        at_end.callback(DOORS[name](port.local, Access(), tmp_path).close)
+        at_end.callback(SOCKET_SERVERS[name](port.local, Access(), tmp_path).close)
         assert served.result(2 * WITHIN_SECONDS)
 
 
-def test_a_part_that_is_too_long_does_not_end_listening_for_ever(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subscriber_reconnects_after_an_oversized_part(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(subscriber, "LARGEST_PART_BYTES", 1 << 16)
 

@@ -57,7 +57,7 @@ def found(folder: Path) -> list[Record]:
         return all_records(reader)
 
 
-def test_what_was_appended_is_there_after_opening_again(tmp_path: Path) -> None:
+def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
     folder, progress = tmp_path / "not" / "there" / "yet", {"top": Watermark("boot", 7)}
     with opened(folder) as journal:
         journal_id = journal.journal_id
@@ -81,7 +81,7 @@ def test_every_commit_is_synchronous(tmp_path: Path) -> None:
         assert [run(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
 
 
-def test_events_that_do_not_go_on_where_it_ends_are_refused(tmp_path: Path) -> None:
+def test_events_that_do_not_follow_the_last_are_refused(tmp_path: Path) -> None:
     with opened(tmp_path, *records(1, 3)) as journal:
         for wrong in ([record(3)], [record(5)], [record(4), record(6)]):
             with pytest.raises(ValueError, match="cannot follow event 3"):
@@ -89,7 +89,7 @@ def test_events_that_do_not_go_on_where_it_ends_are_refused(tmp_path: Path) -> N
         journal.append(records(4, 5), {})
 
 
-def test_what_was_counted_outlives_the_events(tmp_path: Path) -> None:
+def test_counts_survive_the_deletion_of_events(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.append([record(1, "change"), *records(2, 9)], {"top": Watermark("boot", 3)})
         assert journal.discard(4) == Deleted(1, 4, {"alarm": 3, "change": 1})
@@ -103,7 +103,7 @@ def test_what_was_counted_outlives_the_events(tmp_path: Path) -> None:
         assert (journal.first_seq, journal.last_seq) == (10, 10)
 
 
-def test_its_size_is_that_of_its_pages_in_use(tmp_path: Path) -> None:
+def test_the_size_is_that_of_the_pages_in_use(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         empty = journal.size_bytes
         journal.append([record(seq, size=10_000) for seq in range(1, 101)], {})
@@ -113,7 +113,7 @@ def test_its_size_is_that_of_its_pages_in_use(tmp_path: Path) -> None:
         assert journal.size_bytes < full - 900_000
 
 
-def test_another_line_gets_no_part_of_it(tmp_path: Path) -> None:
+def test_a_journal_belongs_to_one_line(tmp_path: Path) -> None:
     with opened(tmp_path), pytest.raises(JournalForeignError, match="in use by another running line"):
         Journal.open(tmp_path, LINE)
     with pytest.raises(JournalForeignError, match="is the journal of line line1, not of other; give each line its own"):
@@ -136,7 +136,7 @@ HOW = {
 
 
 @given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 40), st.fixed_dictionaries(HOW))
-def test_a_page_is_what_a_slow_and_obvious_reader_finds(
+def test_a_page_equals_what_a_simple_reader_finds(
     tmp_path_factory: pytest.TempPathFactory, topics: list[str], gone: int, after: int, how: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
@@ -165,14 +165,14 @@ def test_a_page_is_what_a_slow_and_obvious_reader_finds(
     assert page.lost_through == (lost if after < lost else None)
 
 
-def test_a_filter_that_nothing_passes_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_filter_without_matches_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.reader.SCANNED_AT_MOST", 10)
     with opened(tmp_path, *records(1, 25)), JournalReader.open(tmp_path) as reader:
         steps = [reader.read(after, topics=["change"]) for after in (0, 10, 20)]
     assert [(step.records, step.through_seq) for step in steps] == [([], 10), ([], 20), ([], 25)]
 
 
-def test_readers_read_while_it_is_written(tmp_path: Path) -> None:
+def test_readers_read_while_the_journal_is_written(tmp_path: Path) -> None:
     stop, seen, wrong = threading.Event(), threading.Semaphore(0), []
 
     def read() -> None:
@@ -199,7 +199,7 @@ def test_readers_read_while_it_is_written(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_a_reader_of_a_journal_that_was_replaced_says_so(tmp_path: Path) -> None:
+def test_a_reader_notices_that_its_journal_was_replaced(tmp_path: Path) -> None:
     with opened(tmp_path, *records(1, 5)) as journal, JournalReader.open(tmp_path) as reader:
         move_aside(journal.path)
         with pytest.raises(JournalReplacedError):
@@ -218,7 +218,7 @@ def append_until_full(journal: Journal) -> str:
             return str(error)
 
 
-def test_a_disk_that_fills_takes_whole_groups_or_nothing_and_is_read_all_the_same(tmp_path: Path) -> None:
+def test_a_full_disk_takes_whole_groups_or_nothing_and_stays_readable(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, opened(disk, *records(1, 5)) as journal:
         filler = fill(disk)
         assert "make room on its disk" in append_until_full(journal)
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_takes_whole_groups_or_nothing_and_is_read_all_the_sam
         journal.append(records(last + 1, last + 5), {})
 
 
-def test_a_read_only_or_full_disk_is_read_after_the_service_has_ended_and_not_written(tmp_path: Path) -> None:
+def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with opened(disk, *records(1, 50)):
             pass
@@ -248,7 +248,7 @@ def test_a_read_only_or_full_disk_is_read_after_the_service_has_ended_and_not_wr
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_reader_that_found_no_writer_notices_one_that_came(tmp_path: Path, ended: bool) -> None:
+def test_a_reader_without_a_writer_notices_a_new_writer(tmp_path: Path, ended: bool) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with opened(disk, *records(1, 50)):
             pass
@@ -264,7 +264,7 @@ def test_a_reader_that_found_no_writer_notices_one_that_came(tmp_path: Path, end
         assert found(disk) == records(1, 52)
 
 
-def test_a_disk_that_fails_under_it_is_no_damage(tmp_path: Path) -> None:
+def test_a_failing_disk_is_not_reported_as_damage(tmp_path: Path) -> None:
     with failing_disk(tmp_path / "disk") as disk:
         with opened(disk, *records(1, 50)) as journal:
             fail(disk)
@@ -275,7 +275,7 @@ def test_a_disk_that_fails_under_it_is_no_damage(tmp_path: Path) -> None:
         assert found(disk) == records(1, 50)
 
 
-def test_beyond_its_most_bytes_it_is_full(tmp_path: Path) -> None:
+def test_a_journal_is_full_at_its_maximum_size(tmp_path: Path) -> None:
     with opened(tmp_path, most_bytes=100_000) as journal:
         assert "set a larger journal.retain_mib" in append_until_full(journal)
         last = journal.last_seq
@@ -293,7 +293,9 @@ sys.stdin.read()
 """
 
 
-def test_what_grows_under_a_reader_has_a_bound_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_under_a_reader_is_bounded_and_names_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 64 << 10)
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_KEPT_BYTES", 128 << 10)
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_MOST_BYTES", 1 << 20)
@@ -316,14 +318,14 @@ def test_what_grows_under_a_reader_has_a_bound_and_names_it(tmp_path: Path, monk
 # Retention.
 
 
-def test_one_step_makes_up_for_events_that_are_larger_than_those_that_go(tmp_path: Path) -> None:
+def test_one_retention_step_frees_enough_for_one_large_event(tmp_path: Path) -> None:
     with opened(tmp_path, *records(1, 3000), record(3001, size=500_000)) as journal:
         most = journal.size_bytes - 500_000
         assert Retention(1e9, most).discard_some(journal, {}, None) is not None
         assert most - most // 4 <= journal.size_bytes <= most, "and not much more than that"
 
 
-def test_a_step_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retention_step_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 3000)
     with opened(tmp_path, *records(1, 100)) as journal:
         assert Retention(1e9, 4096).discard_some(journal, {}, None) == Deleted(1, 10, {"alarm": 10})
@@ -370,7 +372,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def test_a_journal_that_is_cut_off_or_contradicts_itself_is_damaged(tmp_path: Path, whole: Path) -> None:
+def test_a_truncated_or_inconsistent_journal_is_damaged(tmp_path: Path, whole: Path) -> None:
     for number, (what, damage) in enumerate(DAMAGES.items()):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
@@ -382,7 +384,7 @@ def test_a_journal_that_is_cut_off_or_contradicts_itself_is_damaged(tmp_path: Pa
         pytest.fail(f"it was opened: {what}")
 
 
-def test_damage_in_the_middle_is_found_where_it_is_read(tmp_path: Path, whole: Path) -> None:
+def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "gap")
     change(tmp_path / "gap", "DELETE FROM events WHERE seq = 3")
     with JournalReader.open(tmp_path / "gap") as reader, pytest.raises(JournalDamagedError, match="missing"):
@@ -408,7 +410,7 @@ HEADER, HEATMAP = "its header, its topic or its time", "its heatmap"
         ("heatmap_crc = NULL", HEATMAP, ("",)),
     ],
 )
-def test_an_event_that_is_not_what_was_written_is_never_delivered_and_those_before_it_are(
+def test_a_damaged_event_is_never_delivered_and_events_before_it_are(
     whole: Path, what: str, part: str, topics: tuple[str, ...]
 ) -> None:
     change(whole, f"UPDATE events SET {what} WHERE seq = 6")
@@ -423,7 +425,7 @@ def test_an_event_that_is_not_what_was_written_is_never_delivered_and_those_befo
             assert reader.read(5, topics=topics, at_most=1).records[0].seq == 6
 
 
-def test_what_is_beside_a_journal_that_is_gone_is_not_taken_for_a_new_ones(tmp_path: Path) -> None:
+def test_a_new_journal_ignores_the_log_of_a_deleted_one(tmp_path: Path) -> None:
     with opened(tmp_path / "it", *records(1, 5)):
         shutil.copytree(tmp_path / "it", tmp_path / "copy")
     folder = tmp_path / "copy"
@@ -434,7 +436,7 @@ def test_what_is_beside_a_journal_that_is_gone_is_not_taken_for_a_new_ones(tmp_p
     assert found(folder) == records(1, 1)
 
 
-def test_a_journal_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:
+def test_an_incomplete_new_journal_is_created_again(tmp_path: Path) -> None:
     (tmp_path / f"{FILE_NAME}.new").write_bytes(b"half of it")
     (tmp_path / f"{FILE_NAME}.new-wal").write_bytes(b"half of it")
     with opened(tmp_path, *records(1, 5)):
@@ -452,7 +454,7 @@ def aside(folder: Path) -> dict[str, str]:
     return {path.name.removeprefix(f"{FILE_NAME}.damaged-"): path.read_text() for path in folder.glob("*.damaged-*")}
 
 
-def test_of_those_moved_aside_the_newest_two_are_kept(tmp_path: Path) -> None:
+def test_the_newest_two_damaged_journals_are_kept(tmp_path: Path) -> None:
     for number in range(1, 5):
         write(tmp_path, str(number))
         assert move_aside(tmp_path / FILE_NAME) == tmp_path / f"{FILE_NAME}.damaged-{number}"
@@ -460,7 +462,7 @@ def test_of_those_moved_aside_the_newest_two_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [1, 2])
-def test_a_move_aside_that_was_cut_short_is_ended(tmp_path: Path, moved: int) -> None:
+def test_an_incomplete_move_aside_is_completed(tmp_path: Path, moved: int) -> None:
     (tmp_path / f"{FILE_NAME}.damaged-3").write_text("3")
     write(tmp_path, "4")
     for end in ENDS[:moved]:
@@ -470,7 +472,7 @@ def test_a_move_aside_that_was_cut_short_is_ended(tmp_path: Path, moved: int) ->
     assert aside(tmp_path) == {"3": "3", **{f"4{end}": "4" for end in ENDS}}
 
 
-def test_what_is_left_of_a_journal_that_somebody_deleted_is_put_beside_no_other(tmp_path: Path) -> None:
+def test_the_log_of_a_deleted_journal_is_moved_aside_alone(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
     path.write_text("1")
     first = move_aside(path)

@@ -77,7 +77,7 @@ def is_of_journal(event: Event, kind: str) -> bool:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
-def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows_which(
+def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
     tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
     line, served = kept_line(tmp_path, bundle, address)
@@ -138,7 +138,7 @@ def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows
                 number += event.frames
 
 
-def test_a_line_goes_on_with_a_journal_of_schema_version_1_and_sends_its_events_unchanged(
+def test_a_line_continues_a_version_1_journal_and_sends_its_events_unchanged(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     line, served = kept_line(tmp_path, bundle, address)
@@ -163,9 +163,7 @@ def test_a_line_goes_on_with_a_journal_of_schema_version_1_and_sends_its_events_
     assert got[-1].event == new
 
 
-def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_is_room(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_on_a_full_disk_a_line_sends_live_only_and_reports_it(tmp_path: Path, bundle: Bundle, address: str) -> None:
     line, served = kept_line(tmp_path, bundle, address, "retain_mib = 1\n")
     with small_disk(tmp_path / "state", mib=4) as state:
         with (
@@ -202,7 +200,7 @@ def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_i
     assert [event for event in kept if event.seq >= in_journal[0].seq] == in_journal  # type: ignore[union-attr]
 
 
-def test_what_a_boot_told_only_live_before_it_died_is_told_by_the_next(
+def test_the_next_boot_reports_the_live_only_events_of_a_killed_one(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     line, _ = kept_line(tmp_path, bundle, address)

@@ -116,7 +116,7 @@ def whats(messages: list[Message]) -> list[str]:
 # Numbers.
 
 
-def test_numbers_go_on_over_boots_and_each_names_the_one_before_under_its_topic(tmp_path: Path) -> None:
+def test_numbers_continue_over_boots_and_name_their_predecessor_in_the_topic(tmp_path: Path) -> None:
     with opened(tmp_path, boot_id="first") as journal:
         first = journal.tick() + journal.commit([good(), ALARM, good()])
     with opened(tmp_path, boot_id="second") as journal:
@@ -128,7 +128,7 @@ def test_numbers_go_on_over_boots_and_each_names_the_one_before_under_its_topic(
     assert [(event.kind, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
 
 
-def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
+def test_sent_events_survive_a_power_cut(tmp_path: Path) -> None:
     with failing_disk(tmp_path / "disk") as disk:
         journal = journalling(disk)
         sent = [message for _ in range(5) for message in journal.commit(several(7, png_bytes=100))]
@@ -137,7 +137,7 @@ def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
         assert held(disk) == sent_as(sent)
 
 
-def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it() -> None:
+def test_without_a_journal_each_boot_has_its_own_count() -> None:
     numbering = Numbering()
     sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tick()
     assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
@@ -149,7 +149,7 @@ def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it
     assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
 
 
-def test_a_status_tells_the_counts_of_its_place_in_the_order_and_who_follows(tmp_path: Path) -> None:
+def test_a_status_has_the_counts_at_its_position_and_the_consumers(tmp_path: Path) -> None:
     followers = {"mes1": Consumer(acked_seq=3, connected=True)}
     with opened(tmp_path) as journal:
         journal._consumers = lambda: followers
@@ -165,7 +165,7 @@ def test_a_status_tells_the_counts_of_its_place_in_the_order_and_who_follows(tmp
         assert journal.counts() == second.counts
 
 
-def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clocks: Clocks) -> None:
+def test_watermarks_are_known_at_the_next_start(tmp_path: Path, clocks: Clocks) -> None:
     boot_id, lost = LOST.event.boot_id, LOST.event
     with opened(tmp_path, clocks, keep_s=10) as journal:
         assert journal.progress == {}
@@ -183,7 +183,7 @@ def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clo
             assert held(tmp_path) == []
 
 
-def test_those_who_wait_are_woken_after_each_commit(tmp_path: Path) -> None:
+def test_callbacks_run_after_each_commit(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         seen: list[int] = []
         journal.on_commit.append(lambda: seen.append(len(held(tmp_path))))
@@ -195,9 +195,7 @@ def test_those_who_wait_are_woken_after_each_commit(tmp_path: Path) -> None:
 # Live only.
 
 
-def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_lacks(
-    tmp_path: Path, clocks: Clocks
-) -> None:
+def test_events_of_an_outage_count_by_boot_and_are_reported_after_it(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         kept = journal.commit([good(), good()])
         with somebody_writing(tmp_path):
@@ -226,13 +224,13 @@ def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_l
     assert said.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
 
 
-def test_that_events_are_not_kept_is_told_even_where_none_come(tmp_path: Path) -> None:
+def test_an_outage_is_reported_even_without_events(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     with opened(tmp_path / "file" / "journal") as journal:
         assert [whats(journal.tick()), journal.tick(), journal.journal_id] == [["live_only"], [], None]
 
 
-def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_path: Path, clocks: Clocks) -> None:
+def test_the_retry_interval_grows_while_the_journal_keeps_failing(tmp_path: Path, clocks: Clocks) -> None:
     waited: list[float] = []
     with opened(tmp_path, clocks) as journal:
         for _ in range(7):
@@ -249,7 +247,7 @@ def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_p
     assert waited == [1, 2, 4, 8, 16, MOST_RETRY_SECONDS, MOST_RETRY_SECONDS]
 
 
-def test_what_is_free_in_the_journal_is_used_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_pages_of_the_journal_are_used_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 1 << 20)  # less than SQLite would use by itself
 
     def run(journal: JournalWriter, groups: int) -> None:
@@ -273,7 +271,7 @@ def test_what_is_free_in_the_journal_is_used_on_a_full_disk(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("how", ["full", "read only"])
-def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, clocks: Clocks, how: str) -> None:
+def test_a_writer_recovers_from_an_unwritable_disk_at_its_start(disk: Path, clocks: Clocks, how: str) -> None:
     with opened(disk, clocks) as journal:
         kept = journal.commit([good("top", 3)])
     spoil, mend = (fill, lambda _: (disk / "filler").unlink()) if how == "full" else (make_read_only, make_writable)
@@ -304,7 +302,7 @@ def kept_although_it_failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_what_was_kept_although_it_failed_is_written_again(
+def test_events_stored_by_a_failed_commit_are_written_again(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "state"
@@ -324,7 +322,7 @@ def test_what_was_kept_although_it_failed_is_written_again(
         assert len(held(tmp_path / "copy")) == 9
 
 
-def test_what_waited_is_told_once_though_that_seemed_to_fail(
+def test_an_outage_is_reported_once_although_its_commit_failed(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path, clocks) as journal:
@@ -340,7 +338,7 @@ def test_what_waited_is_told_once_though_that_seemed_to_fail(
 # Disks that do not answer.
 
 
-def test_while_a_call_is_late_no_other_is_made_or_waited_for() -> None:
+def test_while_a_disk_call_is_late_no_other_call_starts() -> None:
     thread, answers, made = DiskThread(Path("/var/lib/heatline/line1")), threading.Event(), list[int]()
     with pytest.raises(JournalHungError, match="the disk of /var/lib/heatline/line1 does not answer; check the disk"):
         thread.run(answers.wait, 0)
@@ -374,7 +372,7 @@ def wait_until_it_answers(journal: JournalWriter) -> None:
     assert last.returned.wait(WITHIN_SECONDS)
 
 
-def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
+def test_a_hung_disk_delays_no_event_no_start_and_no_end(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with failing_disk(tmp_path / "disk") as disk:
@@ -410,7 +408,7 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
 # Faults of ours.
 
 
-def test_an_event_that_cannot_be_written_goes_out_live(tmp_path: Path, clocks: Clocks) -> None:
+def test_an_event_that_cannot_be_encoded_is_sent_live_only(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         kept = journal.commit([good()])
         unkept = journal.commit([good("caf\udce9"), good()])
@@ -421,7 +419,7 @@ def test_an_event_that_cannot_be_written_goes_out_live(tmp_path: Path, clocks: C
     assert of_journal(kept)[-1].by_topic["verdict.caf?.GOOD"] == 1
 
 
-def test_a_folder_whose_name_is_no_text_has_a_journal_like_any_other(tmp_path: Path, clocks: Clocks) -> None:
+def test_a_folder_whose_name_is_not_utf8_can_hold_a_journal(tmp_path: Path, clocks: Clocks) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     with opened(folder, clocks) as journal:
         journal.commit([good()])
@@ -431,9 +429,7 @@ def test_a_folder_whose_name_is_no_text_has_a_journal_like_any_other(tmp_path: P
     assert "/caf?/journal.db was deleted or replaced" in of_journal(told)[0].detail
 
 
-def test_a_callback_that_fails_keeps_no_event_back(
-    tmp_path: Path, clocks: Clocks, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_callback_delays_no_event(tmp_path: Path, clocks: Clocks, caplog: pytest.LogCaptureFixture) -> None:
     def fail_always(*_: object) -> dict[str, Any]:
         raise RuntimeError("a fault of ours")
 
@@ -457,7 +453,7 @@ def overwrite(path: Path, at: int) -> None:
         file.write(b"\xa5" * 8192)
 
 
-def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clocks: Clocks) -> None:
+def test_a_journal_damaged_at_the_start_is_moved_aside(disk: Path, clocks: Clocks) -> None:
     with opened(disk, clocks) as journal:
         journal.commit(several(20))
         old_id = journal.journal_id
@@ -475,7 +471,7 @@ def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clock
     assert (disk / "journal.db.damaged-1").exists()
 
 
-def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path, clocks: Clocks) -> None:
+def test_a_journal_damaged_under_a_running_line_is_replaced(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks, keep_s=1000) as journal:
         journal.commit(several(600, png_bytes=50_000))  # more than SQLite keeps in memory
         assert journal._file.journal is not None
@@ -492,7 +488,7 @@ def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path
     assert (tmp_path / "journal.db.damaged-1").exists()
 
 
-def test_what_sqlite_keeps_beside_it_may_be_deleted_under_a_running_line(tmp_path: Path, clocks: Clocks) -> None:
+def test_sqlite_side_files_may_be_deleted_under_a_running_line(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         sent = journal.commit(several(5))
         for file in database_files(tmp_path / FILE_NAME)[1:]:
@@ -508,7 +504,7 @@ def put_in_place(journal: bytes, folder: Path) -> None:
     (folder / FILE_NAME).write_bytes(journal)
 
 
-def test_another_journal_in_its_place_that_has_events_already_is_told(tmp_path: Path, clocks: Clocks) -> None:
+def test_replacement_by_a_journal_with_events_is_reported(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path / "other") as journal:
         journal.commit(several(5))
         other_id = journal.journal_id
@@ -523,7 +519,7 @@ def test_another_journal_in_its_place_that_has_events_already_is_told(tmp_path: 
     assert f", begun earlier, replaces journal {old_id} and continues after event" in begun.detail
 
 
-def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path, clocks: Clocks) -> None:
+def test_numbering_never_continues_in_an_older_copy(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         journal.commit(several(5))
         old_id = journal.journal_id
@@ -538,7 +534,7 @@ def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path, cloc
         assert held(tmp_path) == sent_as(told)
 
 
-def test_a_journal_older_than_what_was_acknowledged_is_never_numbered_on(tmp_path: Path) -> None:
+def test_numbering_never_continues_in_a_journal_older_than_its_acknowledgements(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.commit(several(5))
         old_id = journal.journal_id
@@ -558,7 +554,7 @@ COLUMNS = {
 }
 
 
-def test_values_of_a_kind_that_was_never_written_end_no_line(tmp_path: Path, clocks: Clocks) -> None:
+def test_values_of_unexpected_types_end_no_line(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path / "whole", clocks) as journal:
         journal.commit([good()])
     for table, column, value in (
@@ -581,7 +577,7 @@ def test_values_of_a_kind_that_was_never_written_end_no_line(tmp_path: Path, clo
                 held(folder)
 
 
-def test_a_journal_of_a_newer_heatline_or_of_another_line_keeps_a_line_from_starting(tmp_path: Path) -> None:
+def test_a_foreign_or_newer_journal_stops_the_start(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.commit(several(5))
         with pytest.raises(JournalForeignError, match="give each line its own"):
@@ -606,7 +602,7 @@ def tend_until_quiet(journal: JournalWriter, folder: Path) -> list[Message]:
             return told
 
 
-def test_what_is_older_than_it_is_kept_goes_if_acknowledged(tmp_path: Path, clocks: Clocks) -> None:
+def test_acknowledged_events_are_deleted_after_the_retention_time(tmp_path: Path, clocks: Clocks) -> None:
     acked = dict[str, int]()
     with opened(tmp_path, clocks, acked, keep_s=100) as journal:
         journal.commit(several(999))
@@ -624,7 +620,7 @@ def test_what_is_older_than_it_is_kept_goes_if_acknowledged(tmp_path: Path, cloc
         assert (state_of(journal).first_seq, state_of(journal).last_seq, state_of(journal).discarded) == (0, 1005, 0)
 
 
-def test_what_cannot_go_yet_is_not_looked_at_after_each_commit(
+def test_events_that_cannot_be_deleted_yet_are_not_checked_at_each_commit(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
@@ -639,7 +635,7 @@ def test_what_cannot_go_yet_is_not_looked_at_after_each_commit(
             clocks.now_s += 1000
 
 
-def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path: Path, clocks: Clocks) -> None:
+def test_only_the_size_limit_deletes_unacknowledged_events_and_reports_it(tmp_path: Path, clocks: Clocks) -> None:
     acked, told = dict[str, int](), list[Message]()
     with opened(tmp_path, clocks, acked, keep_bytes=1 << 20) as journal:
         acked |= {"mes1": 10, "mes2": 5_000}
@@ -662,7 +658,7 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path:
     assert reached == 10 + state.discarded
 
 
-def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
+def test_discarded_events_are_reported_at_the_end_at_the_latest(tmp_path: Path) -> None:
     with opened(tmp_path, None, {"mes1": 0}, keep_bytes=1 << 20) as journal:
         journal.commit(several(2000))
         journal.tick()
@@ -670,7 +666,7 @@ def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> 
     assert (last.kind, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
 
 
-def test_a_wall_clock_that_leaps_deletes_nothing(
+def test_a_jump_of_the_wall_clock_deletes_nothing(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{JOURNAL}.wall_clock.AGREED_SECONDS", 600.0)
@@ -690,7 +686,7 @@ def test_a_wall_clock_that_leaps_deletes_nothing(
             assert held(tmp_path) == left
 
 
-def test_room_is_made_step_by_step_until_there_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_frees_space_in_steps_until_it_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 10_000)
     with opened(tmp_path, keep_bytes=1 << 20) as journal:
         for _ in range(20):

@@ -133,7 +133,7 @@ def test_a_key_is_not_written_through_a_link(kind: Kind, tmp_path: Path) -> None
     assert "cannot be written (No such file or directory)" in kind.refusal(kind.make, tmp_path / "no" / "k")
 
 
-def test_keys_are_exchanged_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
+def test_key_files_work_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
     signing.make_key(tmp_path / "maker")
     private = load_pem_private_key((tmp_path / "maker").read_bytes(), None)
     assert isinstance(private, Ed25519PrivateKey)
@@ -199,7 +199,7 @@ def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) 
         assert message in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
 
 
-def test_keys_of_another_half_or_kind_are_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
+def test_keys_of_the_other_half_or_kind_are_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
     assert "holds a public key and no private one" in kind.refusal(kind.read_private, public_half(key))
     assert f"{key} holds a private key, which stays with its owner" in kind.refusal(kind.read_public, key)
     other = SIGNING if kind is CURVE else CURVE
@@ -208,7 +208,7 @@ def test_keys_of_another_half_or_kind_are_refused(kind: Kind, key: Path, tmp_pat
     assert kind.no_public in kind.refusal(kind.read_public, tmp_path / "other.pub")
 
 
-def test_a_file_of_two_private_keys_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_two_private_keys_is_refused(tmp_path: Path) -> None:
     curve.make_key_pair(tmp_path / "k")
     path = written(tmp_path / "k", (tmp_path / "k").read_bytes() + b'    secret-key = "%b"\n' % zmq.curve_keypair()[1])
     assert "holds a public key and no private one" in CURVE.refusal(curve.read_key_pair, path)
@@ -303,7 +303,7 @@ def test_trusted_keys_that_others_can_write_are_refused(public: signing.PublicKe
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_parent_folder_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+def test_a_parent_folder_writable_by_others_is_refused_unless_sticky(tmp_path: Path) -> None:
     above = tmp_path / "above"
     (above / "keys").mkdir(parents=True)
     (tmp_path / "link").symlink_to(above / "keys")
@@ -328,7 +328,7 @@ def test_trusted_keys_that_belong_to_another_user_are_refused(
     assert f"belongs to user {owner}" in SIGNING.refusal(trusted_keys, trusted)
 
 
-def test_a_file_in_the_trusted_folder_that_is_no_key_is_refused(trusted: Path) -> None:
+def test_a_file_without_a_key_in_the_trusted_folder_is_refused(trusted: Path) -> None:
     trusted.mkdir()
     (trusted / "maker.pub").write_text("none")
     assert f"{trusted / 'maker.pub'} holds no ed25519 public key" in SIGNING.refusal(trusted_keys, trusted)

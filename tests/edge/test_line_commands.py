@@ -35,7 +35,7 @@ bundle = "gone"
 """
 STATES = {0, 16, 17}
 """Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
-REFUSED, NOT_LET_IN = 15, 21
+REFUSED, ACCESS_DENIED = 15, 21
 
 
 def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
@@ -115,8 +115,8 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
     keys, mes = tmp_path / "keys", tmp_path / "mes.key"
     me = pwd.getpwuid(os.geteuid()).pw_name
 
-    def as_told(sentence: str, pattern: str) -> list[str]:
-        """What to type on this machine, which need have no service installed."""
+    def read_advice(sentence: str, pattern: str) -> list[str]:
+        """Return the parts of an advised command, with the paths and the user of this machine."""
         sentence = sentence.replace("/etc/heatline/keys", str(keys)).replace("--owner heatline", f"--owner {me}")
         found = re.search(pattern, sentence.replace("CLIENT.key.pub", f"{mes}.pub"))
         assert found is not None, sentence
@@ -126,17 +126,17 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
     refused = heatline("run", file)
     assert refused.returncode == 3
     assert complaint(heatline("check", file)) == complaint(refused)
-    words, key, table = as_told(
+    command_line, key, table = read_advice(
         complaint(refused), r"make one with heatline (.*?) and set (key = .*?) under (\[security\])"
     )
     keys.mkdir()
-    typed(*shlex.split(words))
+    typed(*shlex.split(command_line))
     file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
     nobody = heatline("check", file)
-    assert nobody.returncode == NOT_LET_IN
-    (words,) = as_told(complaint(nobody), "allow one with heatline (.*)")
+    assert nobody.returncode == ACCESS_DENIED
+    (command_line,) = read_advice(complaint(nobody), "allow one with heatline (.*)")
     typed("keys", "new", mes)
-    typed(*shlex.split(words))
+    typed(*shlex.split(command_line))
 
     own = read_key_pair(keys / "line.key")
     options = ["--key", mes, "--line-key", keys / "line.key.pub"]
@@ -146,10 +146,10 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
 
     def refusal(*arguments: str | Path) -> str:
         refused = heatline(*arguments, "--timeout", "0.3")
-        return complaint(refused) if refused.returncode == NOT_LET_IN else ""
+        return complaint(refused) if refused.returncode == ACCESS_DENIED else ""
 
     def served(*arguments: str | Path) -> dict[str, object]:
-        """What a command prints once it is let in: the line reads its lists again after a moment."""
+        """Return what a command prints once it has access: the line reads its lists again after a moment."""
         printed: list[str] = []
 
         def is_served() -> bool:
@@ -163,9 +163,9 @@ def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path,
 
     with running(file, events, keys=ClientKeys(own, own.public)) as service:
         service.until_inspected()
-        assert heatline("status", file).returncode in STATES, "on the line's own machine nothing more is needed"
-        for asked in (listen, trigger, follow):
-            assert "closed the connection: it requires keys" in refusal(*asked)
+        assert heatline("status", file).returncode in STATES, "the line's own machine needs no other key"
+        for command in (listen, trigger, follow):
+            assert "closed the connection: it requires keys" in refusal(*command)
         assert heatline("status", events, *options).returncode in STATES
         assert served(*listen)["type"] in ("verdict", "status", "alarm")
         assert "your key is not allowed there" in refusal(*trigger, *options)

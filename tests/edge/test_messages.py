@@ -1,4 +1,4 @@
-"""Messages on the wire: what goes in comes out, newer fields do no harm, and other bytes are refused."""
+"""Messages on the wire are read as they were written; unknown fields are ignored, and other bytes are refused."""
 
 import json
 import math
@@ -18,10 +18,10 @@ from tests.edge.wire_examples import (
     ALARM,
     CHANGE,
     DEFECT,
+    GOLDEN,
+    GOLDEN_FRAMES,
     GOOD,
     HANDSHAKE,
-    KEPT,
-    KEPT_PARTS,
     LIVE_ONLY,
     LOST,
     NO_FRAME,
@@ -34,7 +34,7 @@ PLAIN = {str: TEXT, float: FLOAT, int: st.integers(-(2**63), 2**63 - 1), bool: s
 
 
 def values(kind: Any) -> st.SearchStrategy[Any]:
-    """All values of a type of which messages are made; a field that is new is drawn without a change here."""
+    """Return a strategy for all values of a message's type; new fields need no change here."""
     origin, args = get_origin(kind), get_args(kind)
     if kind in PLAIN:
         return PLAIN[kind]
@@ -53,36 +53,36 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @given(event=values(Event), png=st.binary(max_size=50))
-def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
-    has_picture = isinstance(event, VerdictEvent) and event.heatmap is not None
-    message = Message(event, png if has_picture else None)
+def test_a_message_is_received_as_it_was_sent(event: Event, png: bytes) -> None:
+    has_heatmap = isinstance(event, VerdictEvent) and event.heatmap is not None
+    message = Message(event, png if has_heatmap else None)
     parts = to_frames(message)
-    assert len(parts) == (3 if has_picture else 2)
+    assert len(parts) == (3 if has_heatmap else 2)
     assert from_frames(parts) == message
 
 
-# Bytes that are kept.
+# Golden bytes.
 
 
-def within(old: Any, new: Any) -> bool:
-    """Whether all of an old JSON value is in a new one, which may have more fields."""
+def is_contained(old: Any, new: Any) -> bool:
+    """Return whether a new JSON value contains an old one; the new one may have more fields."""
     if isinstance(old, dict):
-        return isinstance(new, dict) and all(key in new and within(value, new[key]) for key, value in old.items())
+        return isinstance(new, dict) and all(key in new and is_contained(value, new[key]) for key, value in old.items())
     if isinstance(old, list):
-        return len(old) == len(new) and all(within(*pair) for pair in zip(old, new, strict=True))
+        return len(old) == len(new) and all(is_contained(*pair) for pair in zip(old, new, strict=True))
     return bool(old == new)
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_golden_bytes_stay_readable_and_say_the_same(name: str) -> None:
-    topic, header, *png = KEPT_PARTS[name]
-    again = to_frames(KEPT[name])
-    assert [again[0], *again[2:]] == [topic, *png]
-    assert within(json.loads(header), json.loads(again[1]))
-    assert list(json.loads(again[1])) == ["type", *KEPT[name].event.__struct_fields__], "each field is written"
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_bytes_stay_readable_and_keep_their_meaning(name: str) -> None:
+    topic, header, *png = GOLDEN_FRAMES[name]
+    rewritten = to_frames(GOLDEN[name])
+    assert [rewritten[0], *rewritten[2:]] == [topic, *png]
+    assert is_contained(json.loads(header), json.loads(rewritten[1]))
+    assert list(json.loads(rewritten[1])) == ["type", *GOLDEN[name].event.__struct_fields__], "each field is written"
 
 
-def test_kept_bytes_of_a_defect_mean_what_they_meant() -> None:
+def test_golden_bytes_of_a_defect_keep_their_meaning() -> None:
     event = DEFECT.event
     assert isinstance(event, VerdictEvent)
     assert event.regions == [Region((10, 20, 30, 44), [(10, 20), (10, 43), (29, 43), (29, 20)], 480, (14, 30), 9.5)]
@@ -90,22 +90,24 @@ def test_kept_bytes_of_a_defect_mean_what_they_meant() -> None:
     assert (event.heatmap.hw, event.heatmap.logit_at_0, event.heatmap.logit_at_255) == ((2, 3), -2.0, 10.25)
     assert (event.frame_score, event.score_threshold, event.evidence_threshold) == (3.25, 1.5, 4.125)
     assert (event.part_id, event.source, event.acting) == ("part 12", "board-é.png", True)
-    assert KEPT["verdict-part"].event.frame_hw == (1250, 1600)
+    assert GOLDEN["verdict-part"].event.frame_hw == (1250, 1600)
     assert (GOOD.event.frames, GOOD.event.last_frame_id, GOOD.event.chunks) == (1, None, {})  # not in these bytes
 
 
 @pytest.mark.parametrize("kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.ChangeEvent, wire.JournalEvent])
-def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
-    headers = [json.loads(KEPT_PARTS[name][1]) for name, message in KEPT.items() if isinstance(message.event, kind)]
+def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
+    headers = [
+        json.loads(GOLDEN_FRAMES[name][1]) for name, message in GOLDEN.items() if isinstance(message.event, kind)
+    ]
     assert {header["schema_version"] for header in headers} == {wire.SCHEMA_VERSION}
     assert {field for header in headers for field in header} == {"type", *kind.__struct_fields__}
 
 
-# Other versions.
+# Other versions of the fields.
 
 
 def changed(message: Message, change: Callable[[dict[str, Any]], Any]) -> list[bytes]:
-    """A message's parts with a header changed by hand."""
+    """Return a message's frames with a changed header."""
     topic, header, *rest = to_frames(message)
     content = msgspec.json.decode(header)
     change(content)
@@ -130,19 +132,19 @@ def test_fields_with_a_default_may_be_missing(message: Message) -> None:
             if field.name != "schema_version":
                 del header[field.name]
 
-    came = from_frames(changed(message, leave_out)).event
+    received = from_frames(changed(message, leave_out)).event
     for field in fields:
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-        assert getattr(came, field.name) == default, field.name
+        assert getattr(received, field.name) == default, field.name
 
 
-def test_a_part_without_a_frame_says_so_and_does_not_leave_the_frame_out() -> None:
+def test_a_part_without_a_frame_has_a_null_frame_id() -> None:
     assert msgspec.json.decode(to_frames(NO_FRAME)[1])["frame_id"] is None
     with pytest.raises(MessageError, match="missing required field `frame_id`"):
         from_frames(changed(NO_FRAME, lambda header: header.pop("frame_id")))
 
 
-# What is refused.
+# Refusals.
 
 REFUSED: list[tuple[list[bytes], str]] = [
     ([], "message of 0 part"),
@@ -155,7 +157,7 @@ REFUSED: list[tuple[list[bytes], str]] = [
     ([b"status", b'{"schema_version": 2, "type": "torque"}'], "Invalid value 'torque'"),
     ([b"status", b'{"schema_version": "1"}'], "Expected `int`"),
     ([b"status", b'{"schema_version": 2, "type": "status", "line": "\xff"}'], "is not an event"),
-    ([b"status", b'{"schema_version": 2, "x": ' + b"[" * 100_000], "is not an event"),  # deeper than any reader goes
+    ([b"status", b'{"schema_version": 2, "x": ' + b"[" * 100_000], "is not an event"),  # too deep for a reader
     (
         changed(STATUS, lambda h: h.update(schema_version=1)),
         "1 came, this reader knows version 2; update the line",
@@ -168,29 +170,29 @@ REFUSED: list[tuple[list[bytes], str]] = [
     (changed(GOOD, lambda h: h.update(verdict="MAYBE")), "Invalid enum value 'MAYBE'"),
     (changed(GOOD, lambda h: h.update(frame_id="1")), "Expected `int | null`, got `str` - at `$.frame_id`"),
     (changed(GOOD, lambda h: h["times"].pop("captured_at_ns")), "missing required field `captured_at_ns`"),
-    (changed(GOOD, lambda h: h.pop("acting")), "missing required field `acting`"),  # nobody's ejector guesses
+    (changed(GOOD, lambda h: h.pop("acting")), "missing required field `acting`"),  # an ejector must not guess it
     (changed(GOOD, lambda h: h.update(score_threshold=None)), "Expected `float`"),
-    (changed(ALARM, lambda h: h.pop("active")), "missing required field `active`"),  # nor whether a camera is back
+    (changed(ALARM, lambda h: h.pop("active")), "missing required field `active`"),  # nor whether it is over
     (changed(CHANGE, lambda h: h.pop("applied")), "missing required field `applied`"),  # nor whether it was applied
     (changed(CHANGE, lambda h: h.pop("product")), "missing required field `product`"),
     (changed(GOOD, lambda h: h.update(previous_seq=None)), "Expected `int`, got `null` - at `$.previous_seq`"),
     (changed(HANDSHAKE, lambda h: h.pop("handshake")), "missing required field `handshake`"),
     (changed(HANDSHAKE, lambda h: h["handshake"].pop("state")), "missing required field `state`"),
     (changed(HANDSHAKE, lambda h: h["handshake"].pop("heartbeat")), "missing required field `heartbeat`"),
-    ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),  # a defect as good
+    ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),  # a defect as GOOD
     ([b"verdict.side.GOOD", to_frames(GOOD)[1]], "belongs under 'verdict.top.GOOD'"),
     ([b"status", to_frames(ALARM)[1]], "belongs under 'alarm'"),
-    (to_frames(DEFECT)[:2], "message of 2 parts came, its header announces 3"),  # the picture is lost
+    (to_frames(DEFECT)[:2], "message of 2 parts came, its header announces 3"),  # the heatmap is missing
     ([*to_frames(GOOD), b"png"], "message of 3 parts came, its header announces 2"),
     ([*to_frames(STATUS), b"png"], "message of 3 parts came, its header announces 2"),
 ]
 
 
-@pytest.mark.parametrize(("parts", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_what_is_no_message_of_ours_is_refused(parts: list[bytes], words: str) -> None:
+@pytest.mark.parametrize(("parts", "excerpt"), REFUSED, ids=range(len(REFUSED)))
+def test_invalid_messages_are_refused_with_the_reason(parts: list[bytes], excerpt: str) -> None:
     with pytest.raises(MessageError) as caught:
         from_frames(parts)
-    assert words in str(caught.value)
+    assert excerpt in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500, "a refusal does not repeat all of a long message"
 
@@ -201,9 +203,9 @@ def test_arbitrary_bytes_are_refused(parts: list[bytes]) -> None:
         from_frames(parts)
 
 
-@given(name=st.sampled_from(sorted(KEPT)), place=st.integers(0, 10**6), value=st.integers(0, 255))
-def test_a_changed_byte_gives_a_message_or_a_refusal_and_nothing_else(name: str, place: int, value: int) -> None:
-    topic, header, *rest = to_frames(KEPT[name])
+@given(name=st.sampled_from(sorted(GOLDEN)), place=st.integers(0, 10**6), value=st.integers(0, 255))
+def test_a_changed_byte_gives_a_message_or_a_message_error(name: str, place: int, value: int) -> None:
+    topic, header, *rest = to_frames(GOLDEN[name])
     damaged = bytearray(header)
     damaged[place % len(damaged)] = value
     try:
@@ -222,16 +224,14 @@ JSON = st.recursive(
 )
 
 
-@given(name=st.sampled_from(sorted(KEPT)), data=st.data())
-def test_any_value_in_place_of_a_field_gives_a_message_or_a_refusal_and_nothing_else(
-    name: str, data: st.DataObject
-) -> None:
-    message = KEPT[name]
+@given(name=st.sampled_from(sorted(GOLDEN)), data=st.data())
+def test_any_value_in_a_field_gives_a_message_or_a_message_error(name: str, data: st.DataObject) -> None:
+    message = GOLDEN[name]
     field = data.draw(st.sampled_from(type(message.event).__struct_fields__))
     value = data.draw(JSON)
     try:
-        came = from_frames(changed(message, lambda header: header.update({field: value})))
+        received = from_frames(changed(message, lambda header: header.update({field: value})))
     except MessageError:
         return
-    assert isinstance(came.event, type(message.event))
-    to_frames(came)
+    assert isinstance(received.event, type(message.event))
+    to_frames(received)

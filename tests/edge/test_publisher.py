@@ -25,29 +25,29 @@ def verdict(seq: int, message: Message = GOOD) -> Message:
 
 
 def seqs(events: Subscriber, count: int) -> list[int]:
-    came: list[int] = []
+    received: list[int] = []
     for _ in range(count):
         message = events.receive()
-        assert isinstance(message, Message), f"only {len(came)} of {count} messages came"
+        assert isinstance(message, Message), f"only {len(received)} of {count} messages arrived"
         assert isinstance(message.event, VerdictEvent)
-        came.append(message.event.seq)
-    return came
+        received.append(message.event.seq)
+    return received
 
 
 @pytest.fixture(params=["tcp", "ipc"])
 def either_address(request: pytest.FixtureRequest, address: str, tmp_path: Path) -> str:
-    """Both kinds: each is bound, taken and let go of in its own way."""
+    """An address of each kind: TCP and ipc differ in how they bind, conflict and close."""
     return address if request.param == "tcp" else f"ipc://{tmp_path}/events"
 
 
 @pytest.fixture
 def publishers() -> Iterator[Callable[[str], Publisher]]:
-    """Makes publishers, and closes them at the end."""
-    with contextlib.ExitStack() as made:
+    """Factory of publishers, which are closed at the end."""
+    with contextlib.ExitStack() as running:
 
         def make(address: str) -> Publisher:
             publisher = Publisher(address)
-            made.callback(publisher.close)
+            running.callback(publisher.close)
             return publisher
 
         yield make
@@ -55,35 +55,35 @@ def publishers() -> Iterator[Callable[[str], Publisher]]:
 
 @pytest.fixture
 def publisher(publishers: Callable[[str], Publisher], address: str) -> Publisher:
-    """One that is running."""
-    made = publishers(address)
-    made.start()
-    return made
+    """A running publisher."""
+    running = publishers(address)
+    running.start()
+    return running
 
 
 Make = Callable[[str], Publisher]
 
 
-def listening(address: str, *topics: str) -> Subscriber:
+def subscribe(address: str, *topics: str) -> Subscriber:
     return Subscriber(address, topics=topics or ("",), timeout_s=WITHIN_SECONDS)
 
 
 def join(publisher: Publisher, *subscribers: Subscriber) -> None:
-    """Send statuses until each has heard one; all that is sent after this comes to each."""
-    heard = threading.Event()
+    """Send statuses until each subscriber has received one; each receives all that is sent afterwards."""
+    joined = threading.Event()
 
-    def call() -> None:
-        while not heard.wait(0.01):
+    def send_statuses() -> None:
+        while not joined.wait(0.01):
             publisher.send(STATUS)
 
-    caller = threading.Thread(target=call)
-    caller.start()
+    sender = threading.Thread(target=send_statuses)
+    sender.start()
     try:
         for subscriber in subscribers:
             assert subscriber.receive() is not None
     finally:
-        heard.set()
-        caller.join()
+        joined.set()
+        sender.join()
     publisher.send(verdict(1, DEFECT))
     for subscriber in subscribers:
         while isinstance(message := subscriber.receive(), Message) and isinstance(message.event, StatusEvent):
@@ -91,10 +91,8 @@ def join(publisher: Publisher, *subscribers: Subscriber) -> None:
         assert isinstance(message, Message)
 
 
-def test_messages_arrive_in_order_and_whole_even_where_the_subscriber_came_first(
-    publishers: Make, either_address: str
-) -> None:
-    with listening(either_address) as events:
+def test_messages_arrive_in_order_at_a_subscriber_that_connected_first(publishers: Make, either_address: str) -> None:
+    with subscribe(either_address) as events:
         publisher = publishers(either_address)
         publisher.start()
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
@@ -104,8 +102,8 @@ def test_messages_arrive_in_order_and_whole_even_where_the_subscriber_came_first
         assert [events.receive() for _ in sent] == sent
 
 
-def test_every_subscriber_gets_all_that_was_handed_over_before_the_end(publisher: Publisher) -> None:
-    with listening(publisher.address) as first, listening(publisher.address) as second:
+def test_every_subscriber_gets_all_messages_sent_before_closing(publisher: Publisher) -> None:
+    with subscribe(publisher.address) as first, subscribe(publisher.address) as second:
         join(publisher, first, second)
         for seq in range(1, 301):
             publisher.send(verdict(seq, DEFECT))
@@ -113,8 +111,8 @@ def test_every_subscriber_gets_all_that_was_handed_over_before_the_end(publisher
         assert seqs(first, 300) == seqs(second, 300) == list(range(1, 301))
 
 
-def test_a_topic_prefix_chooses_what_comes(publisher: Publisher) -> None:
-    with listening(publisher.address, "verdict.top.DEFECT", "status") as events:
+def test_a_topic_prefix_selects_the_messages(publisher: Publisher) -> None:
+    with subscribe(publisher.address, "verdict.top.DEFECT", "status") as events:
         join(publisher, events)
         for message in (verdict(1), verdict(2, DEFECT), verdict(3), verdict(4, DEFECT)):
             publisher.send(message)
@@ -124,18 +122,18 @@ def test_a_topic_prefix_chooses_what_comes(publisher: Publisher) -> None:
 # Addresses.
 
 
-def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(publishers: Make, either_address: str) -> None:
+def test_binding_an_address_in_use_fails_and_leaves_its_owner_served(publishers: Make, either_address: str) -> None:
     owner = publishers(either_address)
     owner.start()
     with pytest.raises(DeliveryError, match="another line may use it"):
         publishers(either_address).start()
-    with listening(either_address) as events:
+    with subscribe(either_address) as events:
         assert owner.wait_for_subscriber(WITHIN_SECONDS)
         owner.send(verdict(1))
         assert seqs(events, 1) == [1]
 
 
-def test_an_ipc_path_left_behind_by_a_killed_line_can_be_bound(publishers: Make, tmp_path: Path) -> None:
+def test_the_ipc_path_of_a_killed_line_can_be_bound(publishers: Make, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:
         killed.bind(str(tmp_path / "events"))
     assert (tmp_path / "events").exists()
@@ -154,7 +152,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
+def test_an_invalid_address_is_a_delivery_error(bad: str) -> None:
     publisher = Publisher(bad, access=Access(KeyPair(*zmq.curve_keypair())))
     with pytest.raises(DeliveryError, match="cannot be bound") as caught:
         publisher.start()
@@ -164,17 +162,19 @@ def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
             Subscriber(bad)
 
 
-@pytest.mark.parametrize("open_to_others", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
-def test_an_address_that_others_can_reach_is_refused_without_a_key(publishers: Make, open_to_others: str) -> None:
+@pytest.mark.parametrize("reachable_address", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
+def test_an_address_that_other_machines_reach_is_refused_without_a_key(
+    publishers: Make, reachable_address: str
+) -> None:
     with pytest.raises(AccessError, match=r"other machines can reach.*make one with heatline keys new"):
-        publishers(open_to_others).start()
+        publishers(reachable_address).start()
 
 
-# Nobody holds up the line.
+# No client blocks the line.
 
 
 def sent_without_waiting(publisher: Publisher, count: int, message: Message = GOOD) -> bool:
-    """Send messages in a thread; whether none waits for a listener."""
+    """Send messages in a thread; return whether none of them blocks."""
 
     def send() -> None:
         for seq in range(1, count + 1):
@@ -186,7 +186,7 @@ def sent_without_waiting(publisher: Publisher, count: int, message: Message = GO
     return not sender.is_alive()
 
 
-def test_a_missing_or_deaf_subscriber_keeps_no_message_from_being_sent(
+def test_a_missing_or_slow_subscriber_does_not_block_sending(
     publishers: Make, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
@@ -194,16 +194,16 @@ def test_a_missing_or_deaf_subscriber_keeps_no_message_from_being_sent(
     publisher.start()
     assert not publisher.wait_for_subscriber(0.01)
     assert sent_without_waiting(publisher, 100)
-    heavy = Message(DEFECT.event, b"\x89PNG" + bytes(1 << 20))  # no buffer of the system takes all of them
-    with zmq.Context() as context, context.socket(zmq.SUB) as deaf:
-        deaf.setsockopt(zmq.RCVHWM, 1)
-        deaf.setsockopt(zmq.SUBSCRIBE, b"")
-        deaf.connect(address)
+    heavy = Message(DEFECT.event, b"\x89PNG" + bytes(1 << 20))  # the system's buffers cannot hold all of them
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow:
+        slow.setsockopt(zmq.RCVHWM, 1)
+        slow.setsockopt(zmq.SUBSCRIBE, b"")
+        slow.connect(address)
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         assert sent_without_waiting(publisher, 50, heavy)
 
 
-def test_a_flood_of_subscriptions_keeps_no_message_from_being_sent(publisher: Publisher) -> None:
+def test_a_flood_of_subscriptions_does_not_block_sending(publisher: Publisher) -> None:
     stop = threading.Event()
 
     def flood() -> None:
@@ -219,7 +219,7 @@ def test_a_flood_of_subscriptions_keeps_no_message_from_being_sent(publisher: Pu
     flooding = threading.Thread(target=flood, daemon=True)
     flooding.start()
     try:
-        with listening(publisher.address) as events:
+        with subscribe(publisher.address) as events:
             join(publisher, events)
             assert sent_without_waiting(publisher, 200)
             assert seqs(events, 200) == list(range(1, 201))
@@ -228,17 +228,17 @@ def test_a_flood_of_subscriptions_keeps_no_message_from_being_sent(publisher: Pu
         flooding.join(WITHIN_SECONDS)
 
 
-# What a subscriber and a publisher refuse.
+# Timeouts and refusals.
 
 
-def test_a_subscriber_stops_when_nothing_came_for_so_long(address: str) -> None:
+def test_a_subscriber_stops_after_its_timeout(address: str) -> None:
     with Subscriber(address, timeout_s=0.05) as events:
         assert events.receive() is None
         assert list(events) == []
 
 
-def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers: Make, either_address: str) -> None:
-    """A message that nobody will ever send must not look sent. The address is free after the end."""
+def test_sending_before_the_start_or_after_closing_is_an_error(publishers: Make, either_address: str) -> None:
+    """A message that is never sent must not look sent. Closing frees the address."""
     for _ in range(2):
         publisher = publishers(either_address)
         publisher.close()
@@ -252,8 +252,8 @@ def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers
                 publisher.send(GOOD)
 
 
-def test_a_message_that_cannot_be_encoded_fails_where_it_is_sent(publisher: Publisher) -> None:
-    """Not in the publisher's thread, where it would end all publishing and nobody would notice."""
+def test_a_message_that_cannot_be_encoded_fails_in_the_sending_thread(publisher: Publisher) -> None:
+    """In the publisher's thread, the error would end all publishing unnoticed."""
     with pytest.raises(UnicodeEncodeError):
         publisher.send(Message(msgspec.structs.replace(GOOD.event, source="\udcff")))
     publisher.send(GOOD)

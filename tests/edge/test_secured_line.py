@@ -1,6 +1,6 @@
-"""Sockets that other machines can reach: a client whose key is allowed is let in, nobody else is, and each is counted.
+"""Sockets that other machines can reach: only clients with an allowed key are admitted, and each refusal is counted.
 
-All over real sockets, bound at every address of this machine.
+Over real sockets, bound at every address of this machine.
 """
 
 import contextlib
@@ -27,94 +27,94 @@ from edge.delivery.security.allow_list import ROLES
 from edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
 from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
 from edge.errors import AccessError
-from tests.edge.doors import DOORS, Events
+from tests.edge.doors import SOCKET_SERVERS, Events
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
 
 SOON = "--timeout", "0.3"
 
 
 @pytest.fixture(autouse=True)
-def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list is read for each client that connects: else one who was allowed a moment ago is turned away once."""
+def _refresh_for_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the list for each client; otherwise a client that was allowed a moment ago is refused once."""
     monkeypatch.setattr(authenticator, "AS_OF_SECONDS", 0.0)
     monkeypatch.setattr(authenticator, "LOOK_EVERY_SECONDS", 0.1)
 
 
-class Guarded:
-    """One of the line's sockets, open to other machines, and the keys of its clients."""
+class ReachableSocket:
+    """One of a line's sockets, reachable by other machines, and the keys of its clients."""
 
     def __init__(self, name: SocketName, folder: Path) -> None:
-        self.name, self.role, self.kind = name, ROLE_OF[name], DOORS[name].kind
+        self.name, self.role, self.kind = name, ROLE_OF[name], SOCKET_SERVERS[name].kind
         self.port, self.secured = free_port(), Secured(folder)
         self.access = self.secured.access()
         self.keys = self.secured.client(self.role)
-        self.door = DOORS[name](self.port.bound, self.access, folder)
-        self.close = self.door.close
+        self.server = SOCKET_SERVERS[name](self.port.bound, self.access, folder)
+        self.close = self.server.close
 
     def connected(self, keys: ClientKeys | None) -> "contextlib.AbstractContextManager[zmq.Socket[bytes]]":
         return connected(self.port.reached, self.kind, keys)
 
-    def serves(self, client: "zmq.Socket[bytes]") -> None:
-        """Checks that a client is served in the end."""
-        until(lambda: self.door.serves(client, 100))
+    def wait_until_served(self, client: "zmq.Socket[bytes]") -> None:
+        """Wait until a client is served."""
+        until(lambda: self.server.serves(client, 100))
 
-    def lets_in(self, keys: ClientKeys | None) -> None:
+    def expect_served(self, keys: ClientKeys | None) -> None:
         with self.connected(keys) as client:
-            self.serves(client)
+            self.wait_until_served(client)
 
-    def keeps_out(self, keys: ClientKeys | None, *reasons: str) -> None:
-        """Checks that a client is refused for one of these reasons, and that nothing comes through to it."""
+    def expect_refused(self, keys: ClientKeys | None, *reasons: str) -> None:
+        """Check that a client is refused for one of these reasons and receives nothing."""
         before = self.refused(*reasons)
         with self.connected(keys) as client:
             until(lambda: self.refused(*reasons) > before)
             assert not client.poll(0)
 
     def refused(self, *reasons: str) -> int:
-        """How many were, for these reasons."""
+        """Count the refusals for these reasons."""
         return sum(self.access.refusals.counts().get(f"{self.name}.{reason}", 0) for reason in reasons)
 
 
-@pytest.fixture(params=DOORS)
+@pytest.fixture(params=SOCKET_SERVERS)
 def name(request: pytest.FixtureRequest) -> SocketName:
     found: SocketName = request.param
     return found
 
 
 @pytest.fixture
-def opened(name: SocketName, tmp_path: Path) -> Iterator[Guarded]:
-    with contextlib.closing(Guarded(name, tmp_path)) as guarded:
-        yield guarded
+def opened(name: SocketName, tmp_path: Path) -> Iterator[ReachableSocket]:
+    with contextlib.closing(ReachableSocket(name, tmp_path)) as reachable:
+        yield reachable
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Guarded]:
-    """Only the socket of commands."""
-    with contextlib.closing(Guarded("commands", tmp_path)) as guarded:
-        yield guarded
+def commands(tmp_path: Path) -> Iterator[ReachableSocket]:
+    """The command socket only."""
+    with contextlib.closing(ReachableSocket("commands", tmp_path)) as reachable:
+        yield reachable
 
 
-# Who is let in.
+# Access.
 
 
-def test_each_socket_is_of_one_role() -> None:
+def test_each_socket_requires_one_role() -> None:
     assert ROLE_OF == {"events": "listen", "commands": "command", "journal": "follow"}
     assert sorted(ROLE_OF.values()) == sorted(ROLES)
 
 
-def test_clients_that_are_allowed_and_the_lines_own_key_are_served_and_no_refusal(opened: Guarded) -> None:
+def test_allowed_clients_and_the_lines_own_key_are_served_without_refusals(opened: ReachableSocket) -> None:
     for _ in range(2):
-        opened.lets_in(opened.keys)
-    opened.lets_in(ClientKeys(opened.secured.line, opened.secured.line.public))
+        opened.expect_served(opened.keys)
+    opened.expect_served(ClientKeys(opened.secured.line, opened.secured.line.public))
     assert opened.access.refusals.counts() == {}
 
 
-def test_a_key_of_no_list_or_of_another_role_a_wrong_line_and_no_key_are_kept_out(opened: Guarded) -> None:
-    opened.keeps_out(opened.secured.client(), "auth")
-    opened.keeps_out(opened.secured.client(*[each for each in ROLES if each != opened.role]), "auth")
+def test_clients_without_a_key_of_the_role_are_refused(opened: ReachableSocket) -> None:
+    opened.expect_refused(opened.secured.client(), "auth")
+    opened.expect_refused(opened.secured.client(*[each for each in ROLES if each != opened.role]), "auth")
     own = opened.keys.own
-    opened.keeps_out(ClientKeys(own, own.public), "protocol")  # it takes another one for the line
-    opened.keeps_out(None, "protocol", "handshake")
-    opened.lets_in(opened.keys)
+    opened.expect_refused(ClientKeys(own, own.public), "protocol")  # a wrong key of the line
+    opened.expect_refused(None, "protocol", "handshake")
+    opened.expect_served(opened.keys)
 
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
@@ -130,7 +130,7 @@ GARBAGE = [
 ]
 
 
-def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(opened: Guarded) -> None:
+def test_invalid_handshakes_are_counted_and_harm_no_client(opened: ReachableSocket) -> None:
     for count, garbage in enumerate(GARBAGE, 1):
         with sockets.create_connection(("127.0.0.1", opened.port.number), WITHIN_SECONDS) as stranger:
             stranger.sendall(garbage)
@@ -139,20 +139,20 @@ def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(opened: Guarded
                     pass
         until(lambda count=count: opened.refused("protocol", "handshake") >= count)  # type: ignore[misc]
     assert opened.refused("protocol", "handshake") == sum(opened.access.refusals.counts().values())
-    opened.lets_in(opened.keys)
+    opened.expect_served(opened.keys)
 
 
-def test_a_client_that_does_not_finish_the_handshake_is_hung_up_on(
+def test_an_unfinished_handshake_is_disconnected(
     name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.ExitStack() as at_end:
-        opened = at_end.enter_context(contextlib.closing(Guarded(name, tmp_path)))
+        opened = at_end.enter_context(contextlib.closing(ReachableSocket(name, tmp_path)))
         address = "127.0.0.1", opened.port.number
         half = [at_end.enter_context(sockets.create_connection(address, WITHIN_SECONDS)) for _ in range(5)]
         for stranger in half:
             stranger.sendall(GREETING + b"CURVE".ljust(52, b"\0"))
-        opened.lets_in(opened.keys)  # meanwhile
+        opened.expect_served(opened.keys)  # at the same time
         for stranger in half:
             with contextlib.suppress(ConnectionError):
                 while stranger.recv(4096):
@@ -160,19 +160,19 @@ def test_a_client_that_does_not_finish_the_handshake_is_hung_up_on(
         until(lambda: opened.refused("handshake") >= 5)
 
 
-def test_a_client_with_a_key_gets_nowhere_at_a_plain_port(name: SocketName, address: str, tmp_path: Path) -> None:
+def test_a_client_with_a_key_is_refused_at_a_plain_port(name: SocketName, address: str, tmp_path: Path) -> None:
     access, secured = Access(), Secured(tmp_path)
-    door = DOORS[name](address, access, tmp_path)
-    with contextlib.closing(door):
-        with connected(address, door.kind, secured.client()) as client:
+    server = SOCKET_SERVERS[name](address, access, tmp_path)
+    with contextlib.closing(server):
+        with connected(address, server.kind, secured.client()) as client:
             until(lambda: sum(access.refusals.counts().values()) >= 1)
             assert not client.poll(0)
-        with connected(address, door.kind) as client:
-            until(lambda: door.serves(client, 100))
+        with connected(address, server.kind) as client:
+            until(lambda: server.serves(client, 100))
 
 
-def test_keys_that_are_allowed_and_revoked_while_the_line_runs_need_no_restart_and_cut_nobody_else_off(
-    opened: Guarded,
+def test_allowing_and_revoking_a_key_needs_no_restart_and_disconnects_no_other(
+    opened: ReachableSocket,
 ) -> None:
     keys = opened.secured.client()
     with opened.connected(keys) as client, opened.connected(opened.keys) as other:
@@ -180,33 +180,35 @@ def test_keys_that_are_allowed_and_revoked_while_the_line_runs_need_no_restart_a
         assert not client.poll(0)
         for _ in range(2):
             opened.secured.allow(keys.own, opened.role)
-            opened.serves(client)
-            opened.serves(other)
+            opened.wait_until_served(client)
+            opened.wait_until_served(other)
             before = opened.refused("auth", "revoked")
 
-            def asks_and_is_refused(before: int = before) -> bool:
-                """By the next message that it sends, or when it was hung up on and comes back."""
-                opened.door.serves(client, 0)
+            def is_refused_again(before: int = before) -> bool:
+                """Return whether the client is refused: at its next message, or when it reconnects."""
+                opened.server.serves(client, 0)
                 return opened.refused("auth", "revoked") > before
 
             opened.secured.revoke(keys.own, opened.role)
-            until(asks_and_is_refused)
-            opened.serves(other)
-            opened.door.serves(client, 0)  # what came until then is let go; where one asks, it asks once more
+            until(is_refused_again)
+            opened.wait_until_served(other)
+            opened.server.serves(client, 0)  # drop earlier messages; send one more request
             for _ in range(3):
-                opened.serves(other)
+                opened.wait_until_served(other)
             assert not client.poll(0)
 
 
-def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it is set otherwise, ZeroMQ lets in everybody where nobody answers its question."""
+def test_an_authenticator_that_does_not_answer_admits_no_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default, ZeroMQ admits every client if no ZAP handler answers."""
     secured, port = Secured(tmp_path), free_port()
 
-    def ends(_: Authenticator, *sockets: "zmq.Socket[bytes]") -> None:
+    def stop_watching(_: Authenticator, *sockets: "zmq.Socket[bytes]") -> None:
         for each in sockets:
             each.close(0)
 
-    monkeypatch.setattr(Authenticator, "_watch", ends)
+    monkeypatch.setattr(Authenticator, "_watch", stop_watching)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         auth = Authenticator(router, secured.access(), "commands", port.bound)
         auth.join()
@@ -222,15 +224,15 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch
                 client.disable_monitor()
 
 
-def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
-    commands: Guarded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_an_authenticator_that_fails_admits_no_client_and_continues(
+    commands: ReachableSocket, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    look, fail = commands.access.allow_list.refresh, True
+    refresh, fail = commands.access.allow_list.refresh, True
 
     def failing(at_most_s_old: float = 0.0) -> None:
         if fail:
             raise ZeroDivisionError("boom")
-        look(at_most_s_old)
+        refresh(at_most_s_old)
 
     monkeypatch.setattr(commands.access.allow_list, "refresh", failing)
     with commands.connected(commands.keys) as client:
@@ -240,14 +242,14 @@ def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
             client.disable_monitor()
         until(lambda: "its authenticator failed" in caplog.text)
         fail = False
-        commands.serves(client)
+        commands.wait_until_served(client)
 
 
 # Subscriptions.
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MOST_PREFIX_BYTES", 2_000), ("FLOOD", 200)])
-def test_too_many_subscriptions_end_all_connections_and_those_who_come_back_are_served(
+def test_too_many_subscriptions_disconnect_all_and_reconnecting_clients_are_served(
     limit: str, most: int, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for each in ("MOST_PREFIX_BYTES", "FLOOD"):
@@ -262,14 +264,14 @@ def test_too_many_subscriptions_end_all_connections_and_those_who_come_back_are_
                 for number in range(1000):
                     with contextlib.suppress(zmq.Again):
                         hostile.send(b"\x01%d" % number, zmq.NOBLOCK)
-                        hostile.send(b"\x00%d" % number, zmq.NOBLOCK)  # given up again
+                        hostile.send(b"\x00%d" % number, zmq.NOBLOCK)  # unsubscribe
                 return access.refusals.counts().get("events.subscriptions", 0)
 
             until(flood)
         until(lambda: events.serves(listener, 100))
 
 
-def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: Path) -> None:
+def test_an_oversized_subscription_disconnects_its_client(address: str, tmp_path: Path) -> None:
     with contextlib.closing(Events(address, Access(), tmp_path)) as events, connected(address, zmq.SUB) as listener:
         until(lambda: events.serves(listener, 100))
         with connected(address, zmq.XSUB) as other, other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
@@ -279,21 +281,21 @@ def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: P
         until(lambda: events.serves(listener, 100))
 
 
-# What a client is told.
+# Error messages of clients.
 
 
-def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
-    with contextlib.closing(Guarded("commands", tmp_path)) as opened:
+    with contextlib.closing(ReachableSocket("commands", tmp_path)) as opened:
         own = opened.keys.own
-        for keys, words in [
+        for keys, excerpt in [
             (None, "closed the connection: it requires keys"),
             (opened.secured.client("listen"), "your key is not allowed there"),
             (ClientKeys(own, own.public), "is not the line of this --line-key"),
         ]:
             with (
                 Commander(opened.port.reached, 0.3, keys) as line,
-                pytest.raises(AccessError, match=f"{words}.*the command was not sent"),
+                pytest.raises(AccessError, match=f"{excerpt}.*the command was not sent"),
             ):
                 line.trigger("top")
         with Commander(opened.port.reached, WITHIN_SECONDS, opened.keys) as line:
@@ -301,20 +303,20 @@ def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.fixture
-def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
-    """Only the socket of events. The key `mes.key` is allowed to do something else."""
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReachableSocket]:
+    """The event socket only. The key `mes.key` has another role."""
     monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 300)
-    with contextlib.closing(Guarded("events", tmp_path)) as guarded:
-        guarded.secured.allow(make_key_pair(tmp_path / "mes.key"), "follow")
-        yield guarded
+    with contextlib.closing(ReachableSocket("events", tmp_path)) as reachable:
+        reachable.secured.allow(make_key_pair(tmp_path / "mes.key"), "follow")
+        yield reachable
 
 
-Told = Callable[..., str]
+ErrorOf = Callable[..., str]
 
 
 @pytest.fixture
-def told(events: Guarded, tmp_path: Path) -> Told:
-    """What a command says that listens there with that key."""
+def error_of(events: ReachableSocket, tmp_path: Path) -> ErrorOf:
+    """Run a command at the event socket with that key; return its error message."""
     keys = ["--key", f"{tmp_path}/mes.key", "--line-key", f"{tmp_path}/line.key.pub"]
 
     def ask(command: click.Command, *options: str) -> str:
@@ -324,51 +326,51 @@ def told(events: Guarded, tmp_path: Path) -> Told:
     return ask
 
 
-def test_a_command_that_listens_in_vain_says_that_it_is_not_let_in(told: Told) -> None:
-    assert "your key is not allowed there for this" in told(watch), "it does not wait for ever"
+def test_watch_status_and_reload_report_a_refused_key(error_of: ErrorOf) -> None:
+    assert "your key is not allowed there for this" in error_of(watch), "watch does not wait for ever"
     for command in (status, reload):
-        assert "your key is not allowed there for this" in told(command, *SOON)
-    told_to_reload: list[int] = []
-    before = signal.signal(signal.SIGHUP, lambda number, _: told_to_reload.append(number))
+        assert "your key is not allowed there for this" in error_of(command, *SOON)
+    signals: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: signals.append(number))
     try:
-        said = told(reload, *SOON, "--pid", str(os.getpid()))
+        said = error_of(reload, *SOON, "--pid", str(os.getpid()))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert "was asked to reload, but the result is not known, as" in said
     assert "your key is not allowed there for this" in said
-    assert told_to_reload == [signal.SIGHUP]
+    assert signals == [signal.SIGHUP]
 
 
-def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
-    told: Told, events: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_watch_reports_a_key_revoked_while_it_listens(
+    error_of: ErrorOf, events: ReachableSocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = read_key_pair(tmp_path / "mes.key")
     events.secured.allow(pair, "listen")
     require_authorized = handshake_probe.require_authorized
-    let_in: list[str] = []
+    authorized: list[str] = []
 
     def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:
         require_authorized(address, keys, socket_type)
-        let_in.append(address)
+        authorized.append(address)
         events.secured.revoke(pair, "listen")
 
     monkeypatch.setattr(
-        "edge.cli.watch.require_authorized", lambda *given: (require_authorized if let_in else then_revoke)(*given)
+        "edge.cli.watch.require_authorized", lambda *given: (require_authorized if authorized else then_revoke)(*given)
     )
-    assert "your key is not allowed there for this" in told(watch, *SOON)
-    assert len(let_in) == 1
+    assert "your key is not allowed there for this" in error_of(watch, *SOON)
+    assert len(authorized) == 1
 
 
-# Ends.
+# Closing.
 
 
-def test_a_socket_that_is_closed_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:
+def test_a_closed_socket_leaves_no_thread_and_no_descriptor(name: SocketName, tmp_path: Path) -> None:
     def once(folder: Path) -> None:
         folder.mkdir()
-        with contextlib.closing(Guarded(name, folder)) as opened:
-            opened.lets_in(opened.keys)
+        with contextlib.closing(ReachableSocket(name, folder)) as opened:
+            opened.expect_served(opened.keys)
 
-    once(tmp_path / "first")  # loads what is loaded once
+    once(tmp_path / "first")  # the first use imports modules
     with nothing_left_open():
         for number in range(3):
             once(tmp_path / str(number))

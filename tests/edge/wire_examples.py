@@ -1,6 +1,6 @@
-"""Messages of schema version 2, from golden bytes that must stay readable while that is the version.
+"""Messages of schema version 2, read from golden files, which must stay readable as long as that is the version.
 
-A file that exists is never written again. A new example is `pack(to_frames(message))` in a file with a new name.
+A file that exists never changes. A new example is `pack(to_frames(message))` in a file with a new name.
 """
 
 import struct
@@ -13,7 +13,7 @@ DATA = Path(__file__).with_name("data")
 
 
 def pack(parts: Sequence[bytes]) -> bytes:
-    """The parts of a message in one file, each after its length in 4 bytes, the lowest first."""
+    """Return a message's frames as one file: before each frame comes its length as a little-endian uint32."""
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)
 
 
@@ -26,7 +26,7 @@ def unpack(data: bytes) -> list[bytes]:
     return parts
 
 
-KEPT_PARTS = {
+GOLDEN_FRAMES = {
     name: unpack((DATA / f"{name}-v2.bin").read_bytes())
     for name in (
         *("verdict-defect", "verdict-good", "no-verdict", "status"),
@@ -39,10 +39,10 @@ KEPT_PARTS = {
         *("journal-live-only", "journal-discarded"),
     )
 }
-KEPT = {name: from_frames(parts) for name, parts in KEPT_PARTS.items()}
+GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}
 
-DEFECT, GOOD, NO_VERDICT = KEPT["verdict-defect"], KEPT["verdict-good"], KEPT["no-verdict"]
-LOST, NO_FRAME = KEPT["no-verdict-lost"], KEPT["no-verdict-no-frame"]
-STATUS, HANDSHAKE, JOURNAL_STATUS = KEPT["status"], KEPT["status-handshake"], KEPT["status-journal"]
-ALARM, CHANGE, REFUSED_CHANGE = KEPT["alarm"], KEPT["change"], KEPT["change-refused"]
-LIVE_ONLY = KEPT["journal-live-only"]
+DEFECT, GOOD, NO_VERDICT = GOLDEN["verdict-defect"], GOLDEN["verdict-good"], GOLDEN["no-verdict"]
+LOST, NO_FRAME = GOLDEN["no-verdict-lost"], GOLDEN["no-verdict-no-frame"]
+STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"], GOLDEN["status-journal"]
+ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
+LIVE_ONLY = GOLDEN["journal-live-only"]
