@@ -11,7 +11,7 @@ from bench.report.tables import Table, cell
 from bench.result_file import NotAResultError, read_result
 from edge.errors import InputError
 
-EVALUATION = ("told", "calibration", "truths")
+EVALUATION = ("subject", "calibration", "truths")
 """Keys that only an `evaluation.json` has."""
 UNKNOWN = "unknown"
 

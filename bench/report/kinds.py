@@ -221,13 +221,13 @@ def _machines_note(before: str, machines: Record) -> Iterator[str]:
 
 
 def _evaluation_view(one: Record) -> Record:
-    told = one["told"]
+    subject = one["subject"]
     return {
         "": [
             {
-                "model": told["model"],
-                "map": told["method"],
-                "groups": told["groups"],
+                "model": subject["model"],
+                "map": subject["method"],
+                "groups": subject["groups"],
                 "by": truth["truth"],
                 "tile AP": truth["figures"]["tile"]["average_precision"],
                 "tile AUROC": truth["figures"]["tile"]["auroc"],
@@ -324,7 +324,7 @@ KINDS = (
         name="evaluation",
         title="Evaluations",
         description="How well trained models separate good and defective tiles, by heatline evaluate.",
-        heading="{told[data]}",
+        heading="{subject[data]}",
         view=_evaluation_view,
         is_joined=True,
     ),

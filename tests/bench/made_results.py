@@ -189,9 +189,9 @@ MADE = {
 def evaluation(model: str, average_precision: float | None, *groups: str, family: str = "cnn") -> bytes:
     """As much of an `evaluation.json` as is looked at, and of what lies beside it enough to recognise it."""
     tile = {"average_precision": average_precision, "auroc": 0.9375}
-    told = {"name": model, "model": model, "family": family, "method": "cam", "data": "boards", "groups": groups}
+    subject = {"name": model, "model": model, "family": family, "method": "cam", "data": "boards", "groups": groups}
     truths = [{"truth": "masks", "figures": {"tile": tile}}]
-    return msgspec.json.encode({"told": told, "calibration": {}, "truths": truths, "schema": 1})
+    return msgspec.json.encode({"subject": subject, "calibration": {}, "truths": truths, "schema": 1})
 
 
 def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **changed: Any) -> VerdictEvent:

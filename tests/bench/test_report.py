@@ -135,7 +135,7 @@ def test_machines_differ_by_what_decides_how_fast_they_are(tmp_path: Path) -> No
         b'{"bench": "soak", "machine": 7}',
         b'{"bench": "map-cost", "machine": {}, "rows": []}',
         b'{"bench": "peers", "machine": {}, "model": "m", "precision": "f32", "systems": [7]}',
-        b'{"told": {"data": "boards"}, "calibration": {}, "truths": [{"figures": []}]}',
+        b'{"subject": {"data": "boards"}, "calibration": {}, "truths": [{"figures": []}]}',
     ],
     ids=range(9),
 )

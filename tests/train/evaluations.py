@@ -1,4 +1,4 @@
-"""Made-up evaluations for tests of the report: every figure is named by the caller or follows from a seed."""
+"""Made-up evaluations for tests of the report; the caller or a seed sets every figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,14 @@ import numpy as np
 
 from edge.bundle import Calibration
 from train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
-from train.evaluation.result import Evaluation, FrameAnswer, GalleryItem, Told, TruthEvaluation, write_evaluation
+from train.evaluation.result import (
+    Evaluation,
+    EvaluationSubject,
+    FrameAnswer,
+    GalleryItem,
+    TruthEvaluation,
+    write_evaluation,
+)
 from train.evaluation.sweep import SweepFigures
 
 FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
@@ -43,16 +50,16 @@ def frame_figures(**known: Any) -> FrameFigures:
     return FrameFigures(**(values | known))
 
 
-def told(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> Told:
+def subject(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> EvaluationSubject:
     is_vit = "vit" in model or "deit" in model
     values: dict[str, Any] = {
         "name": name, "path": f"runs/{name}", "kind": "run", "model": model, "family": "vit" if is_vit else "cnn",
         "method": "rollout-max-discard-0.9" if is_vit else "cam", "map_hw": (7, 7) if model.endswith("s") else (14, 14),
         "engine": "torch f32", "weights": "random", "recipe": "finetune, 600 steps of 32", "steps": 600,
-        "seconds": 5400.0, "taught_by": "boxes", "data": "hripcb", "part": "test", "groups": ["10", "12"],
+        "seconds": 5400.0, "trained_by": "boxes", "data": "hripcb", "part": "test", "groups": ["10", "12"],
         "pictures": 30, "lr": 0.001, "val_loss": 0.1, "val_accuracy": 0.96,
     }  # fmt: skip
-    return Told(**(values | known))
+    return EvaluationSubject(**(values | known))
 
 
 def sweep_figures(seed: int = 0) -> SweepFigures:
@@ -62,7 +69,7 @@ def sweep_figures(seed: int = 0) -> SweepFigures:
 
 
 def evaluation(
-    of: Told,
+    about: EvaluationSubject,
     tile: TileFigures | None = None,
     study: RuleFigures | None = None,
     line: RuleFigures | None = None,
@@ -74,32 +81,32 @@ def evaluation(
     seed: int = 0,
     **known: Any,
 ) -> Evaluation:
-    of_frames = [one for one in gallery or [] if one.tile_yx is None]
+    frame_gallery = [item for item in gallery or [] if item.tile_yx is None]
     figures = Figures(
         tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
     )
-    against = [
+    results = [
         TruthEvaluation(
             truth=truth,
             figures=figures,
             intervals=intervals or {},
             intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
-            sweep=sweep_figures(seed) if of.family == "vit" else None,
-            gallery=[one for one in gallery or [] if one.tile_yx is not None],
+            sweep=sweep_figures(seed) if about.family == "vit" else None,
+            gallery=[item for item in gallery or [] if item.tile_yx is not None],
         )
         for truth in truths
     ]
     calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
     values: dict[str, Any] = {
-        "frames": answers(seed, groups=of.groups) if frames is None else frames,
-        "gallery": of_frames,
+        "frames": answers(seed, groups=about.groups) if frames is None else frames,
+        "gallery": frame_gallery,
         "rests_on": "the test groups (2 groups, 60 frames)",
     }
-    return Evaluation(of, calibration, against, **(values | known))
+    return Evaluation(about, calibration, results, **(values | known))
 
 
 def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence[str] = ()) -> list[FrameAnswer]:
-    """Frames of drawn scores, in turns of each group; each defective one has three defects, of which two are hit."""
+    """Return frames with random scores, alternating between the groups; two of three defects of each are hit."""
     rng = np.random.default_rng(seed)
     scores = [*rng.normal(4, 3, defective), *rng.normal(-2, 2, good)]
     return [
@@ -116,26 +123,26 @@ def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence
     ]
 
 
-def exhibits_of(of: Told, tiles: int = 3) -> list[GalleryItem]:
-    """Three frames, examples and failures of a kind, and of a ViT its fusions and ratios; files are named, not made."""
-    whole = [
+def gallery_of(about: EvaluationSubject, tiles: int = 3) -> list[GalleryItem]:
+    """Return frames, examples and failures, and the fusions and ratios of a ViT; their files are not written."""
+    frames = [
         GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", None, 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
         for kind in ("escaped", "rejected")
         for at in range(tiles)
     ]
-    kinds = ["example", "missed", "false", *(("fusions", "ratios") if of.family == "vit" else ())]
-    return whole + [
+    kinds = ["example", "missed", "false", *(("fusions", "ratios") if about.family == "vit" else ())]
+    return frames + [
         GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
         for kind in kinds
         for at in range(tiles)
     ]
 
 
-def write(what: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
-    """The evaluation in a folder, with its pictures."""
+def write(made: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
+    """Write an evaluation with its gallery into a folder."""
     folder.mkdir(parents=True)
-    write_evaluation(what, folder)
+    write_evaluation(made, folder)
     if with_pictures:
-        for item in [*what.gallery, *(one for truth in what.truths for one in truth.gallery)]:
+        for item in [*made.gallery, *(item for truth in made.truths for item in truth.gallery)]:
             cv2.imwrite(str(folder / item.file), np.full((8, 24, 3), 90, np.uint8))
     return folder

@@ -1,4 +1,4 @@
-"""Folders of white frames with black squares, which the small bundle finds, and `heatline evaluate` on them."""
+"""Folders of white frames with black squares, which the small bundle finds, and runs of `heatline evaluate` on them."""
 
 import json
 import subprocess
@@ -15,12 +15,15 @@ from tests.small_bundle import dark_square, white_frame
 from tests.train.blobs import write_labels
 
 PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
-"""Of the black squares in the defective ones of `grouped`'s pictures."""
+"""Place (y, x) of the black square in each defective picture of `grouped`, px."""
 
 
 def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[str, tuple[int, int]]) -> Path:
-    """White frames of 224x446 px (two tiles) with a black square each where `defects` says, and masks as `marked`
-    says.
+    """Write white frames of 224x446 px (two tiles) and their masks.
+
+    Args:
+        defects: place of a black square in each frame; None: no square.
+        marked: place of the square in the mask of a frame.
     """
     for name in ("images", "masks"):
         (path / name).mkdir(parents=True)
@@ -38,7 +41,7 @@ def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[
 
 
 def grouped(path: Path) -> Path:
-    """Six pictures of three groups, named in labels.csv and by the first letter of the file."""
+    """Write six pictures of three groups, which labels.csv and the first letter of the file name."""
     folder(path, {**PLACES, "a2": None, "c1": None, "c2": None}, PLACES)
     stems = sorted(file.stem for file in (path / "images").iterdir())
     write_labels(path, [(f"{stem}.png", "defective" if stem in PLACES else "good", stem[0]) for stem in stems])
@@ -46,7 +49,7 @@ def grouped(path: Path) -> Path:
 
 
 def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
-    """A second truth for a folder: boxes of 48 px, whatever the masks say."""
+    """Write boxes of 48 px as a second truth, independent of the masks."""
     (path / "boxes").mkdir()
     for stem, place in marked.items():
         y, x = place or (0, 0)
@@ -54,10 +57,10 @@ def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
         (path / "boxes" / f"{stem}.txt").write_text(row)
 
 
-def taught(path: Path, bundle: Bundle, data: str, **groups: list[str]) -> Bundle:
-    """The bundle, as if it had been taught on some data."""
-    told = msgspec.structs.replace(bundle.manifest, provenance={"data": {"data": data, "groups": groups}})
-    return write_bundle(path, told, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
+def with_training_groups(path: Path, bundle: Bundle, data: str, **groups: list[str]) -> Bundle:
+    """Copy the bundle with a record of its training data and groups."""
+    manifest = msgspec.structs.replace(bundle.manifest, provenance={"data": {"data": data, "groups": groups}})
+    return write_bundle(path, manifest, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -73,7 +76,7 @@ def reported(*arguments: str | Path) -> dict[str, Any]:
 
 
 def many_groups(path: Path) -> Path:
-    """Twelve pictures, each a group, in two of which a defect does not show."""
+    """Write twelve pictures, each a group; in two of them, the defect is not visible."""
     squares = {f"d{n}": (80, 80) for n in range(8)}
     shown = {**squares, "d0": None, "d1": None, **{f"g{n}": None for n in range(4)}}
     folder(path, shown, squares)

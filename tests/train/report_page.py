@@ -1,4 +1,4 @@
-"""Reads a report's page for tests: its cells, what it loads, and what follows its sliders."""
+"""Parse a report's page for tests: its cells, the files that it loads, and the items that follow its sliders."""
 
 import json
 from html.parser import HTMLParser
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Item(NamedTuple):
-    """A frame of a list, or a picture, that follows the slider."""
+    """A listed frame or a picture that follows the slider."""
 
     tag: str
     text: str
@@ -16,7 +16,7 @@ class Item(NamedTuple):
 
 
 class Page(HTMLParser):
-    """Reads a page: its tags, its tables' cells, what it loads, and what follows its sliders."""
+    """A parsed page: tags, cells of tables, loaded files, and items that follow the sliders."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Bundles held against known defects, on pictures whose figures can be counted by hand."""
+"""Evaluation of bundles on pictures whose figures can be counted by hand."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +16,13 @@ from edge.images import read_rgb
 from edge.inspection.verdict import Thresholds
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
-from train.evaluation.evaluate import Asked, evaluate_model
+from train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
-from train.evaluation.observe import _Columns, clean_tiles
+from train.evaluation.observe import _ColumnBuilder, clean_tiles
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What an evaluation says where pictures say where they are defective."""
+    """Figures of an evaluation by a truth with places."""
 
     truth: str
     tile: TileFigures
@@ -32,8 +32,8 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def evaluate(path: Path, bundle: Bundle) -> Found:
-    """By the only truth that a folder has."""
-    (found,) = evaluate_model(bundle.path, Asked(path)).truths
+    """Evaluate a bundle by the only truth of a folder."""
+    (found,) = evaluate_model(bundle.path, EvaluationOptions(path)).truths
     figures = found.figures
     assert figures.tile is not None
     assert figures.study is not None
@@ -42,7 +42,7 @@ def evaluate(path: Path, bundle: Bundle) -> Found:
 
 
 def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
-    """A map enlarged to its tile, one axis after the other."""
+    """Enlarge a map to its tile, one axis after the other."""
     centres = (np.arange(len(tile_map)) + 0.5) * TILE / len(tile_map)
     for _ in range(2):
         rows = [np.interp(np.arange(TILE) + 0.5, centres, row) for row in tile_map]
@@ -50,7 +50,7 @@ def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(tile_map, np.float64)
 
 
-def test_what_is_found_where_it_is_scores_full_marks(tmp_path: Path, bundle: Bundle) -> None:
+def test_a_bundle_that_finds_all_defects_has_perfect_figures(tmp_path: Path, bundle: Bundle) -> None:
     places = {"a": (80, 80), "b": (100, 300)}
     found = evaluate(folder(tmp_path / "data", {**places, "c": None}, places), bundle)
     assert (found.tile.tiles, found.tile.defective) == (6, 2)
@@ -88,8 +88,9 @@ def test_misses_false_regions_escapes_and_rejects_are_counted(tmp_path: Path, bu
 
 
 def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bundle: Bundle) -> None:
-    """Frames of several tiles and one smaller than a tile, whose padding does not count; in the oracle, too, only what
-    lies in the frame. One black square is harmless and one defect does not show.
+    """Frames of several tiles, and one smaller than a tile, whose padding does not count.
+
+    One black square is harmless, and one defect is not visible.
     """
     shown = {"seen": (80, 80), "harmless": (90, 150), "unseen": None}
     data = folder(tmp_path / "data", shown, {"seen": (70, 60), "unseen": (10, 10)})
@@ -122,9 +123,7 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
     assert found.f1 == pytest.approx(2 * hit / (2 * hit + false + missed))
 
 
-def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_only(
-    tmp_path: Path, bundle: Bundle
-) -> None:
+def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     before = evaluate(data, bundle)
     cv2.imwrite(str(data / "images" / "d1.png"), white_frame((224, 446)))
@@ -138,17 +137,17 @@ def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_onl
     assert (frame.defects, frame.defects_hit, frame.false_regions) == (3, 3, 0)
     assert (frame.defective_frames, frame.escaped_frames) == (4, 1)
     assert before.frame.auroc == 1
-    assert frame.auroc == pytest.approx((3 + 0.5) / 4)  # it looks as the three good ones do
-    assert "1 of the 7 pictures is only good or defective as a whole" in run(bundle.path, "--data", data).stderr
+    assert frame.auroc == pytest.approx((3 + 0.5) / 4)  # it looks like the three good frames
+    assert "1 of the 7 pictures is only labelled good or defective" in run(bundle.path, "--data", data).stderr
 
 
-def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: Bundle) -> None:
-    """Two of them have one name, in good/ and in defective/."""
+def test_pictures_with_labels_only_count_as_frames(tmp_path: Path, bundle: Bundle) -> None:
+    """Two pictures have the same name, in good/ and in defective/."""
     for name in ("good/white", "good/dark", "defective/dark", "defective/darker"):
         side = {"white": 0, "dark": 48, "darker": 60}[name.partition("/")[2]]
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "data" / f"{name}.png"), dark_square(white_frame((224, 224)), 50, 50, side))
-    (found,) = evaluate_model(bundle.path, Asked(tmp_path / "data")).truths
+    (found,) = evaluate_model(bundle.path, EvaluationOptions(tmp_path / "data")).truths
     figures, frame = found.figures, found.figures.frame
     assert (found.truth, figures.tile, figures.study, figures.line) == ("labels", None, None, None)
     assert (frame.frames, frame.unplaced, frame.defects, frame.defects_hit, frame.false_regions) == (
@@ -162,10 +161,10 @@ def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: 
     assert "not known" in done.stdout
 
 
-def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_were_the_only_one(
+def test_all_truths_are_evaluated_in_one_pass_with_the_figures_of_single_evaluations(
     tmp_path: Path, bundle: Bundle
 ) -> None:
-    """Masks and boxes lie in different places, and one picture is not marked by any box."""
+    """Masks and boxes lie in different places, and one picture has no box."""
     data = grouped(tmp_path / "data")
     boxes(data, {**PLACES, "a1": (10, 250), "b2": None, "a2": None, "c1": None, "c2": None})
     seen: list[Path] = []
@@ -174,12 +173,12 @@ def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_we
         seen.extend(image.path for image in images)
         return images
 
-    both = evaluate_model(bundle.path, Asked(data), track=track).truths
-    assert [one.truth for one in both] == ["masks", "boxes"]
+    both = evaluate_model(bundle.path, EvaluationOptions(data), track=track).truths
+    assert [result.truth for result in both] == ["masks", "boxes"]
     assert len(seen) == len(set(seen)) == 6
-    alone = [evaluate_model(bundle.path, Asked(data, truths=(one.truth,))).truths[0] for one in both]
+    alone = [evaluate_model(bundle.path, EvaluationOptions(data, truths=(result.truth,))).truths[0] for result in both]
     assert both == alone
-    masks, by_boxes = (one.figures for one in both)
+    masks, by_boxes = (result.figures for result in both)
     assert (masks.frame.unplaced, by_boxes.frame.unplaced) == (0, 1)
     assert (masks.frame.defects_hit, by_boxes.frame.defects_hit) == (3, 1)
     assert by_boxes.tile is not None
@@ -187,8 +186,8 @@ def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_we
     assert by_boxes.tile.pointing == 0.5
 
 
-def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
-    """A box is wider than its defect: the tile beside it looks defective, and is by the box."""
+def test_a_tile_is_clean_if_no_truth_touches_it() -> None:
+    """A box is wider than its defect, so the neighbouring tile is defective by the box."""
     masks, boxes = (np.zeros((3, 8, 8), np.bool_) for _ in range(2))
     masks[0, 4, 7] = boxes[0, 4, 5:] = boxes[1, 4, :2] = True
     assert clean_tiles([masks], 3).tolist() == [False, True, True]
@@ -199,27 +198,27 @@ def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
 @pytest.mark.parametrize(
     ("family", "logit", "pointing"), [("vit", -3.0, True), ("vit", 3.0, True), ("cnn", 3.0, True), ("cnn", -3.0, False)]
 )
-def test_a_rollout_peaks_where_the_class_token_looked_whatever_the_logit_is(
+def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     family: str, logit: float, pointing: bool
 ) -> None:
     relevance = np.zeros((4, 4), np.float32)
     relevance[1, 2] = 16
     truth = np.zeros((64, 64), np.bool_)
     truth[16:32, 32:48] = True
-    judged: Any = SimpleNamespace(family=family, cell_px=16.0)
-    columns = _Columns(judged, Thresholds(0.0, 0.0))
+    model: Any = SimpleNamespace(family=family, cell_px=16.0)
+    columns = _ColumnBuilder(model, Thresholds(0.0, 0.0))
     columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64))
-    tiles = columns.observed().tiles
+    tiles = columns.build().tiles
     assert (tiles.distance_px == 0).tolist() == [pointing]
     assert (tiles.on_truth > 0.4).tolist() == [pointing]
 
 
-def test_an_evaluation_names_the_precision_that_was_computed_in(tmp_path: Path) -> None:
+def test_an_evaluation_names_the_precision_of_the_computation(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})
     close, far = bundle_in(tmp_path / "close"), bundle_in(tmp_path / "far", int8_gain=2 * GAIN)
 
     def engine(bundle: Bundle, *options: str) -> Any:
-        return reported(bundle.path, "--data", data, *options)["told"]["engine"]
+        return reported(bundle.path, "--data", data, *options)["subject"]["engine"]
 
     assert engine(close, "--precision", "int8") == "openvino int8"
     assert engine(far, "--precision", "int8") == "openvino f32 instead of int8"

@@ -1,4 +1,4 @@
-"""Runs evaluated as runs and, exported, as bundles, which say the same; and what a frame's regions cover."""
+"""Evaluation of runs and of their exported bundles, which agree; and the pixels of a frame's regions."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from edge.inspection.verdict import Thresholds, judge
 from tests.command import heatline
 from tests.train.blobs import sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.evaluation.evaluate import Asked, evaluate_model
+from train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from train.evaluation.evaluated import open_model
 from train.evaluation.observe import line_mask
 from train.evaluation.result import Evaluation
@@ -46,35 +46,35 @@ def vit_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_vit(blobs, tmp_path_factory.mktemp("vit") / "run", *NAMED_SPLIT)
 
 
-def evaluated(model: Path, asked: Asked, left: Path) -> Evaluation:
-    """With all its pictures left in a folder."""
-    evaluation = evaluate_model(model, asked, left)
+def evaluate_into(model: Path, options: EvaluationOptions, folder: Path) -> Evaluation:
+    """Evaluate a model, and check that its gallery is written into a folder."""
+    evaluation = evaluate_model(model, options, folder)
     (found,) = evaluation.truths
     assert found.gallery
-    assert all((left / one.file).is_file() for one in found.gallery)
+    assert all((folder / item.file).is_file() for item in found.gallery)
     return evaluation
 
 
 def flat(value: Any, name: str = "") -> Mapping[str, Any]:
-    """The leaves of something that JSON can hold, by dotted name."""
+    """Return the leaves of a JSON value, by dotted name."""
     if not isinstance(value, dict):
         return {name: value}
     return {path: leaf for key, below in value.items() for path, leaf in flat(below, f"{name}.{key}").items()}
 
 
 @pytest.mark.parametrize("family", ["cnn", pytest.param("vit", marks=pytest.mark.long)])
-def test_a_run_and_its_bundle_have_the_same_figures_but_for_what_runs_them(
+def test_a_run_and_its_bundle_have_the_same_figures(
     request: pytest.FixtureRequest, blobs: Path, tmp_path: Path, family: str
 ) -> None:
-    """Another engine sums in another order, so a pixel at the very threshold may fall to either side of it."""
+    """Engines sum in different orders, so a pixel exactly at the threshold may fall on either side."""
     run: Path = request.getfixturevalue("trained_run" if family == "cnn" else "vit_run")
     if family == "cnn":
         bundle: Path = request.getfixturevalue("trained_bundle")
     else:
         bundle = tmp_path / "bundle"
         assert heatline("export", run, "--to", bundle, "--precision", "f32").returncode == 0
-    by_run = evaluated(run, Asked(part="all"), tmp_path / "left")
-    by_bundle = evaluate_model(bundle, Asked(blobs, part="all"))
+    by_run = evaluate_into(run, EvaluationOptions(part="all"), tmp_path / "left")
+    by_bundle = evaluate_model(bundle, EvaluationOptions(blobs, part="all"))
     one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (by_run, by_bundle))
     assert one.keys() == other.keys()
     for name, value in one.items():
@@ -89,30 +89,45 @@ def test_a_run_and_its_bundle_have_the_same_figures_but_for_what_runs_them(
     assert by_run.calibration.frames_are == by_bundle.calibration.frames_are
     assert by_bundle.truths[0].sweep is None  # a bundle has one map
 
-    ours, theirs = by_run.told, by_bundle.told
-    assert (ours.kind, ours.engine, theirs.kind, theirs.engine) == ("run", "torch f32", "bundle", "openvino f32")
-    assert (ours.name, ours.path, ours.part, ours.groups) == ("run", str(run), "all", ["a", "b", "c", "d"])
-    for name in ("model", "family", "method", "map_hw", "weights", "steps", "taught_by", "data"):
-        assert getattr(ours, name) == getattr(theirs, name), name
-    assert (ours.map_hw, ours.steps, ours.data, ours.taught_by) == ((4, 4), 6, "blobs", "masks")
-    assert ours.recipe == "finetune, 6 steps of 8"
-    assert ours.seconds is not None
+    run_subject, bundle_subject = by_run.subject, by_bundle.subject
+    assert (run_subject.kind, run_subject.engine, bundle_subject.kind, bundle_subject.engine) == (
+        "run",
+        "torch f32",
+        "bundle",
+        "openvino f32",
+    )
+    assert (run_subject.name, run_subject.path, run_subject.part, run_subject.groups) == (
+        "run",
+        str(run),
+        "all",
+        ["a", "b", "c", "d"],
+    )
+    for name in ("model", "family", "method", "map_hw", "weights", "steps", "trained_by", "data"):
+        assert getattr(run_subject, name) == getattr(bundle_subject, name), name
+    assert (run_subject.map_hw, run_subject.steps, run_subject.data, run_subject.trained_by) == (
+        (4, 4),
+        6,
+        "blobs",
+        "masks",
+    )
+    assert run_subject.recipe == "finetune, 6 steps of 8"
+    assert run_subject.seconds is not None
 
 
-def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
+def test_only_the_run_of_a_vit_has_a_sweep_which_includes_its_own_map(
     trained_run: Path, vit_run: Path, tmp_path: Path
 ) -> None:
-    of_cnn = evaluated(trained_run, Asked(), tmp_path / "cnn").truths[0]
+    of_cnn = evaluate_into(trained_run, EvaluationOptions(), tmp_path / "cnn").truths[0]
     assert of_cnn.sweep is None
-    assert {one.kind for one in of_cnn.gallery} == {"example", "missed", "false"}
-    evaluation = evaluated(vit_run, Asked(part="all"), tmp_path / "vit")
+    assert {item.kind for item in of_cnn.gallery} == {"example", "missed", "false"}
+    evaluation = evaluate_into(vit_run, EvaluationOptions(part="all"), tmp_path / "vit")
     (found,) = evaluation.truths
-    assert {one.kind for one in found.gallery} == {"example", "missed", "false", "fusions", "ratios"}
+    assert {item.kind for item in found.gallery} == {"example", "missed", "false", "fusions", "ratios"}
     assert found.sweep is not None
     assert found.figures.study is not None
     assert found.figures.tile is not None
     fusion, ratio = found.sweep.fusions.index("max"), found.sweep.ratios.index(0.0)  # as the model is configured
-    assert evaluation.told.method == "rollout-max"
+    assert evaluation.subject.method == "rollout-max"
     own = {
         **{name: getattr(found.figures.study, name) for name in ("precision", "recall", "f1", "jaccard", "accuracy")},
         "pointing": found.figures.tile.pointing,
@@ -123,16 +138,16 @@ def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
         assert getattr(found.sweep, name)[fusion][ratio] == pytest.approx(value, abs=1e-4), name
 
 
-def test_a_run_is_evaluated_on_its_own_test_groups_where_nothing_is_asked(trained_run: Path) -> None:
+def test_a_run_is_evaluated_on_its_test_groups_by_default(trained_run: Path) -> None:
     done = heatline("evaluate", trained_run, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     (evaluation,) = json.loads(done.stdout)["evaluations"]
-    assert (evaluation["told"]["part"], evaluation["told"]["groups"]) == ("test", ["d"])
+    assert (evaluation["subject"]["part"], evaluation["subject"]["groups"]) == ("test", ["d"])
     assert evaluation["truths"][0]["figures"]["frame"]["frames"] == 3
 
 
-def test_the_share_of_good_frames_to_reject_is_for_runs(trained_run: Path, trained_bundle: Path) -> None:
-    """One good frame: all of it, or none."""
+def test_the_false_reject_option_sets_the_thresholds_of_runs_only(trained_run: Path, trained_bundle: Path) -> None:
+    """With one good frame, the share is 0 or 1."""
     strict, lax = (open_model(trained_run, false_reject=share).settings.calibration for share in (0.0, 0.5))
     assert (strict.false_reject_per_frame, lax.false_reject_per_frame) == (0.0, 0.5)
     assert strict.frames == lax.frames == 1
@@ -140,33 +155,33 @@ def test_the_share_of_good_frames_to_reject_is_for_runs(trained_run: Path, train
     assert open_model(trained_bundle, false_reject=0.5).settings.calibration == own
 
 
-def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, trained_run: Path, tmp_path: Path) -> None:
+def test_a_run_without_its_pictures_is_refused_in_one_sentence(blobs: Path, trained_run: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(trained_run, tmp_path / "moved"))
     config = moved / "config.yaml"
     config.write_text(config.read_text().replace(str(blobs), str(tmp_path / "gone")))
-    with pytest.raises(InputError, match=r"was taught on .*gone, which is no folder any more") as raised:
-        evaluate_model(moved, Asked(blobs))
+    with pytest.raises(InputError, match=r"was trained on .*gone, which is not a folder any more") as raised:
+        evaluate_model(moved, EvaluationOptions(blobs))
     assert "\n" not in str(raised.value)
 
 
 def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
     run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")
-    evaluation = evaluate_model(run, Asked(), tmp_path / "left")
+    evaluation = evaluate_model(run, EvaluationOptions(), tmp_path / "left")
     (found,) = evaluation.truths
     assert (found.truth, found.sweep, found.gallery, found.figures.tile) == ("labels", None, [], None)
-    assert (evaluation.told.taught_by, evaluation.told.part) == ("labels", "test")
-    assert found.figures.frame.frames == found.figures.frame.unplaced == len(evaluation.told.groups)
+    assert (evaluation.subject.trained_by, evaluation.subject.part) == ("labels", "test")
+    assert found.figures.frame.frames == found.figures.frame.unplaced == len(evaluation.subject.groups)
     assert (tmp_path / "left" / "evaluation.json").is_file()
 
 
-# ----------------------------------------------------------------------------------------------- what the regions cover
+# ----------------------------------------------------------------------------------------------- pixels of the regions
 
 FRAMES = st.tuples(st.integers(30, 150), st.integers(30, 150))
 
 
-def answered(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> PendingFrame:
-    """A frame with random answers: logits and maps of 4x4 cells, a few of them hot."""
+def random_answers(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> PendingFrame:
+    """Return a frame with random logits and maps of 4x4 cells."""
     rng = np.random.default_rng(seed)
     stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
     pending = PendingFrame(
@@ -178,11 +193,11 @@ def answered(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> Pendi
 
 
 @given(FRAMES, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 20.0]), st.sampled_from([-1.0, 0.5, 9.0]))
-def test_the_pixels_of_the_lines_rule_are_those_of_its_regions(
+def test_the_lines_rule_calls_the_pixels_of_its_regions_defective(
     frame_hw: tuple[int, int], seed: int, smoothing_px: float, evidence: float
 ) -> None:
-    """Also where the frame ends within a cell, and where no cell of a tile reaches the threshold: its peak counts."""
-    pending, thresholds = answered(frame_hw, seed, smoothing_px), Thresholds(0.3, evidence)
+    """Also if the frame ends within a cell, and if no cell of a tile reaches the threshold, so that its peak counts."""
+    pending, thresholds = random_answers(frame_hw, seed, smoothing_px), Thresholds(0.3, evidence)
     judgement = judge(pending.logits, pending.maps, pending.stitcher, thresholds)
     mask = line_mask(pending, judgement, thresholds)
     assert mask.shape == frame_hw
@@ -192,17 +207,17 @@ def test_the_pixels_of_the_lines_rule_are_those_of_its_regions(
     boxes = sorted((int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, _ in stats[1:])
     assert boxes == sorted(region.box_xyxy for region in judgement.regions)
     assert all(mask[region.peak_xy[1], region.peak_xy[0]] for region in judgement.regions)
-    assert not (mask & ~near(outlined(judgement.regions, frame_hw), pending.stitcher.cell_px)).any()
+    assert not (mask & ~dilate(fill_outlines(judgement.regions, frame_hw), pending.stitcher.cell_px)).any()
 
 
-def outlined(regions: list[Any], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """All within the regions' outlines, which follow them within a cell; holes are within, too."""
+def fill_outlines(regions: list[Any], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels within the regions' outlines, which are exact to a cell and include holes."""
     drawn = np.zeros(frame_hw, np.uint8)
     for region in regions:
         cv2.fillPoly(drawn, [np.array(region.contour_xy, np.int32)], 1)
     return drawn > 0
 
 
-def near(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+def dilate(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
     side = 2 * reach_px + 1
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0

@@ -1,4 +1,4 @@
-"""What a threshold does to frames, held to the verdict rule frame by frame, and intervals to those of the figures."""
+"""The effect of thresholds, compared with the verdict rule frame by frame, and its intervals with the figures'."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.evaluation.explorer import POSITIONS, Explorer, Scores, explore
-from train.evaluation.figures import FrameColumns, TileColumns, figures_of
-from train.evaluation.intervals import intervals
+from train.evaluation.figures import FrameColumns, TileColumns, compute_figures
+from train.evaluation.intervals import compute_intervals
 
 LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32), st.floats(-1e6, 1e6))
-"""Some are equal."""
+"""Scores, some of them equal."""
 FRAMES = st.lists(st.tuples(LOGITS, st.booleans()), max_size=12)
-"""Score of a frame, and whether it is defective."""
+"""Score of a frame, and whether the frame is defective."""
 
 
-def explored(frames: list[tuple[float, bool]], chosen: float, groups: tuple[str, ...] = ()) -> Explorer:
+def explored(frames: list[tuple[float, bool]], calibrated: float, groups: tuple[str, ...] = ()) -> Explorer:
     of = {
         kind: Scores(
             np.array([score for score, is_bad in frames if is_bad is kind], np.float64),
@@ -23,13 +23,13 @@ def explored(frames: list[tuple[float, bool]], chosen: float, groups: tuple[str,
         )
         for kind in (True, False)
     }
-    return explore(of[True], of[False], chosen)
+    return explore(of[True], of[False], calibrated)
 
 
 @given(FRAMES, st.floats(-25, 25))
-def test_every_position_counts_what_the_verdict_rule_gives(frames: list[tuple[float, bool]], chosen: float) -> None:
-    found = explored(frames, chosen)
-    assert found.thresholds[found.start] == chosen
+def test_every_position_counts_frames_by_the_verdict_rule(frames: list[tuple[float, bool]], calibrated: float) -> None:
+    found = explored(frames, calibrated)
+    assert found.thresholds[found.start] == calibrated
     assert (np.diff(found.thresholds) > 0).all()
     assert len(found.thresholds) <= POSITIONS + 5
     for at, threshold in enumerate(found.thresholds.tolist()):
@@ -40,22 +40,22 @@ def test_every_position_counts_what_the_verdict_rule_gives(frames: list[tuple[fl
 
 
 @given(FRAMES, st.floats(-25, 25))
-def test_a_frame_is_defect_up_to_its_own_position(frames: list[tuple[float, bool]], chosen: float) -> None:
-    found = explored(frames, chosen)
+def test_a_frame_is_judged_defect_before_its_own_position(frames: list[tuple[float, bool]], calibrated: float) -> None:
+    found = explored(frames, calibrated)
     for score, _ in frames:
         for at, threshold in enumerate(found.thresholds.tolist()):
             assert (at < found.at(score)) == (score >= threshold)
 
 
-def test_positions_have_as_many_digits_as_tell_them_apart() -> None:
+def test_positions_are_printed_with_enough_digits_to_differ() -> None:
     for width in (0.0, 0.1, 1.0, 30.0, 5000.0):
         found = explored([(0.3, True), (0.3 + width, False)], 0.3)
         texts = [f"{threshold:.{found.digits}f}" for threshold in found.thresholds]
         assert len(set(texts)) == len(texts)
 
 
-def columns(scores: list[float], defective: list[bool], chosen: float, groups: int) -> FrameColumns:
-    """Frames in turns of the groups."""
+def columns(scores: list[float], defective: list[bool], calibrated: float, groups: int) -> FrameColumns:
+    """Return frames that alternate between the groups."""
     count = len(scores)
     none = np.zeros(count, np.int64)
     logit = np.array(scores, np.float64)
@@ -63,7 +63,7 @@ def columns(scores: list[float], defective: list[bool], chosen: float, groups: i
         group=np.arange(count) % groups,
         logit=logit,
         defective=np.array(defective, np.bool_),
-        rejected=logit >= chosen,
+        rejected=logit >= calibrated,
         placed=none > 0,
         defects=none,
         hit=none,
@@ -72,17 +72,17 @@ def columns(scores: list[float], defective: list[bool], chosen: float, groups: i
     )
 
 
-@pytest.mark.parametrize("chosen", [-1.0, 0.5, 9.0])
-def test_at_the_calibrated_threshold_intervals_are_those_of_the_frames_figures(chosen: float) -> None:
+@pytest.mark.parametrize("calibrated", [-1.0, 0.5, 9.0])
+def test_intervals_at_the_calibrated_threshold_are_those_of_the_figures(calibrated: float) -> None:
     rng = np.random.default_rng(4)
     defective = (rng.random(60) < 0.5).tolist()
     scores = (rng.normal(0, 1, 60) + np.array(defective)).tolist()
-    frames = columns(scores, defective, chosen, groups=12)
+    frames = columns(scores, defective, calibrated, groups=12)
     none = np.zeros(0, np.int64)
     tiles = TileColumns(none, none.astype(np.float64), none > 0, none * 1.0, none * 1.0, none.reshape(0, 4))
-    sure, _ = intervals(lambda weights: figures_of(tiles, frames, chosen, 16.0, weights), 12)
+    sure, _ = compute_intervals(lambda weights: compute_figures(tiles, frames, calibrated, 16.0, weights), 12)
     names = tuple(f"{at % 12:02}" for at in range(60))
-    found = explored(list(zip(scores, defective, strict=True)), chosen, names)
+    found = explored(list(zip(scores, defective, strict=True)), calibrated, names)
     for mine, name in ((found.missed_interval, "escape_rate"), (found.rejected_interval, "false_reject_rate")):
         assert mine[found.start] == pytest.approx(sure.get(f"frame.{name}"))
         assert mine[0] is None, "all resamples agree"

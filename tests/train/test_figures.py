@@ -1,4 +1,4 @@
-"""Figures from columns: the order of scores, rules and frames, held to slow counts; and what a weight means."""
+"""Figures from columns: the order of scores, rules and frames, compared with slow counts; and the effect of weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.evaluation.figures import Figures, FrameColumns, TileColumns, figures_of
+from train.evaluation.figures import Figures, FrameColumns, TileColumns, compute_figures
 from train.evaluation.ordering import auroc, average_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -20,9 +20,9 @@ CELL = 16.0
 THRESHOLD = 1.0
 
 SCORES = st.sampled_from([-2.0, -0.5, 0.0, 1.0, 1.5, 3.0])
-"""Few, so that many are equal."""
+"""Few values, so that many scores are equal."""
 SCORED = st.lists(st.tuples(SCORES, st.booleans(), st.integers(0, 3)), max_size=12)
-"""Score, whether defective, and weight."""
+"""Score, whether the item is defective, and weight."""
 
 
 def scored(items: list[tuple[float, bool, int]]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
@@ -38,7 +38,7 @@ def repeated(items: list[tuple[float, bool, int]]) -> list[tuple[float, bool]]:
 
 
 def slow_average_precision(items: list[tuple[float, bool]]) -> float:
-    """Precision at each threshold that there is, times what it adds to the recall."""
+    """Sum the precision at each threshold times its gain in recall."""
     total, before, all_defective = 0.0, 0.0, sum(defective for _, defective in items)
     for threshold in sorted({score for score, _ in items}, reverse=True):
         called = [defective for score, defective in items if score >= threshold]
@@ -49,13 +49,13 @@ def slow_average_precision(items: list[tuple[float, bool]]) -> float:
 
 
 def slow_auroc(items: list[tuple[float, bool]]) -> float:
-    """All pairs of a defective and a good one."""
+    """Compare all pairs of a defective and a good item."""
     pairs = [(bad, good) for bad, is_bad in items if is_bad for good, is_bad_too in items if not is_bad_too]
     return sum((bad > good) + (bad == good) / 2 for bad, good in pairs) / len(pairs)
 
 
 @given(SCORED)
-def test_the_order_is_judged_as_by_pairs_and_thresholds_and_a_weight_repeats_an_item(
+def test_average_precision_and_auroc_match_slow_counts_with_repeated_items(
     items: list[tuple[float, bool, int]],
 ) -> None:
     every = repeated(items)
@@ -127,7 +127,7 @@ def frame_columns(rows: list[Any]) -> FrameColumns:
 
 def figures(tiles: list[Any], frames: list[Any], weights: list[int] | None = None) -> Figures:
     weight = np.ones(4) if weights is None else np.array(weights, np.float64)
-    return figures_of(tile_columns(tiles), frame_columns(frames), THRESHOLD, CELL, weight)
+    return compute_figures(tile_columns(tiles), frame_columns(frames), THRESHOLD, CELL, weight)
 
 
 def flat(found: Figures) -> Mapping[str, Any]:
@@ -140,9 +140,7 @@ def flat(found: Figures) -> Mapping[str, Any]:
 
 
 @given(TILE_ROWS, FRAME_ROWS, st.lists(st.integers(0, 3), min_size=4, max_size=4))
-def test_figures_under_weights_are_those_of_the_data_with_each_group_repeated(
-    tiles: list[Any], frames: list[Any], weights: list[int]
-) -> None:
+def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: list[Any], weights: list[int]) -> None:
     placed = {row[0] for row in frames if row[3]}
     tiles = [row for row in tiles if row[0] in placed]  # tiles are of placed frames
     again = [[row for row in rows for _ in range(weights[row[0]])] for rows in (tiles, frames)]
@@ -156,7 +154,7 @@ def test_figures_under_weights_are_those_of_the_data_with_each_group_repeated(
 TILES = [
     # group, logit, defective, peak to truth in px, share on truth, px of the study's rule
     (0, 2.0, True, 0.0, 0.5, (30, 10, 20, 40)),  # found, and peaks on the truth
-    (0, 0.5, True, 0.0, 0.25, (0, 10, 50, 40)),  # above one half, below the line's threshold
+    (0, 0.5, True, 0.0, 0.25, (0, 10, 50, 40)),  # above probability 0.5, below the line's threshold
     (1, -1.0, True, CELL, 0.0, (0, 0, 60, 40)),  # missed, its peak just one cell away
     (1, 1.0, False, 0.0, 0.0, (0, 20, 0, 80)),  # good, and exactly at the threshold
     (2, -3.0, False, 0.0, 0.0, (0, 0, 0, 100)),
@@ -171,7 +169,7 @@ FRAMES = [
 ]
 
 
-def test_figures_by_hand() -> None:
+def test_figures_match_a_hand_calculation() -> None:
     found = figures(TILES, FRAMES)
     tile, study, line, frame = found.tile, found.study, found.line, found.frame
     assert tile is not None
@@ -190,17 +188,17 @@ def test_figures_by_hand() -> None:
     assert study.classification_accuracy == pytest.approx(3 / 5)
     assert (line.true_positive_px, line.false_positive_px, line.false_negative_px) == (25, 55, 135)
     assert line.true_negative_px == 585
-    assert line.pointing_gated == pytest.approx(1 / 3)  # at the score threshold, which itself is DEFECT
+    assert line.pointing_gated == pytest.approx(1 / 3)  # a logit equal to the score threshold is DEFECT
     assert line.classification_accuracy == pytest.approx(2 / 5)
 
     assert (frame.frames, frame.unplaced) == (5, 1)
     assert (frame.defects, frame.defects_hit, frame.defects_missed, frame.false_regions) == (3, 1, 2, 3)
-    assert frame.false_regions_per_frame == 3 / 4  # of placed ones
+    assert frame.false_regions_per_frame == 3 / 4  # of placed frames
     assert (frame.defective_frames, frame.escaped_frames, frame.good_frames, frame.rejected_frames) == (3, 1, 2, 1)
     assert (frame.escape_rate, frame.false_reject_rate, frame.auroc) == pytest.approx((1 / 3, 0.5, 5 / 6))
 
 
-def test_tiles_of_one_class_have_no_order_and_good_ones_no_peaks() -> None:
+def test_tiles_of_one_class_have_no_auroc_and_good_tiles_no_pointing() -> None:
     good = figures([row for row in TILES if not row[2]], FRAMES).tile
     assert good is not None
     assert (good.tiles, good.defective, good.majority_share) == (2, 0, 1)
@@ -214,7 +212,7 @@ def test_tiles_of_one_class_have_no_order_and_good_ones_no_peaks() -> None:
     assert (bad.average_precision, bad.majority_share) == (None, 1)
 
 
-def test_nothing_at_all_has_counts_of_zero_and_no_rates() -> None:
+def test_empty_columns_have_counts_of_zero_and_no_rates() -> None:
     for nothing in (figures([], []), figures(TILES, FRAMES, [0, 0, 0, 0])):
         assert (nothing.tile, nothing.study, nothing.line) == (None, None, None)
         assert (nothing.frame.frames, nothing.frame.escape_rate, nothing.frame.auroc) == (0, None, None)

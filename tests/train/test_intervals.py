@@ -1,4 +1,4 @@
-"""Intervals: a bootstrap over groups, held to one whose outcome is known and to one that repeats pictures in loops."""
+"""Intervals by a bootstrap over groups, compared with a known result and with a bootstrap in plain loops."""
 
 from functools import partial
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from train.evaluation.figures import FrameColumns, TileColumns, figures_of
-from train.evaluation.intervals import RESAMPLES, SEED, intervals, rates
+from train.evaluation.figures import FrameColumns, TileColumns, compute_figures
+from train.evaluation.intervals import RESAMPLES, SEED, compute_intervals, rates
 
 NO_TILES = TileColumns(
     group=np.zeros(0, np.int64),
@@ -22,7 +22,7 @@ NO_TILES = TileColumns(
 def frames(
     group: list[int], logit: list[float], defective: list[bool], px: list[tuple[int, int, int, int]] | None = None
 ) -> FrameColumns:
-    """Of no place where no pixels are given; DEFECT from logit 0 on."""
+    """Return frames that are not placed unless `px` is given; a logit of at least 0 is DEFECT."""
     count, logits = len(group), np.array(logit)
     return FrameColumns(
         group=np.array(group, np.int64),
@@ -37,34 +37,34 @@ def frames(
     )
 
 
-def of(columns: FrameColumns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return intervals(partial(figures_of, NO_TILES, columns, 0.0, 16.0), groups)
+def intervals_of(columns: FrameColumns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
+    return compute_intervals(partial(compute_figures, NO_TILES, columns, 0.0, 16.0), groups)
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Between the two values that stand around it, as far as it is from each."""
+    """Return a quantile by linear interpolation."""
     ordered, place = sorted(values), share * (len(values) - 1)
     below = int(place)
     above = min(below + 1, len(values) - 1)
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
 
 
-def test_half_of_ten_groups_escaping_is_a_binomial_share() -> None:
-    """Ten draws of groups of which half escape: at most 1 of 10 has probability 0.011, at most 2 has 0.055; so the
-    2.5 % point is 2 of 10, and the upper one, likewise, 8 of 10.
+def test_the_interval_of_ten_groups_of_which_half_escape_is_binomial() -> None:
+    """In ten draws of groups of which half escape, at most 1 of 10 has probability 0.011 and at most 2 has 0.055. So
+    the 2.5 % quantile is 2 of 10, and the upper quantile 8 of 10.
     """
-    found, said = of(frames(list(range(10)), [1.0] * 5 + [-1.0] * 5, [True] * 10), 10)
+    found, basis = intervals_of(frames(list(range(10)), [1.0] * 5 + [-1.0] * 5, [True] * 10), 10)
     assert found == {"frame.escape_rate": (pytest.approx(0.2), pytest.approx(0.8))}
-    assert said == "95 % intervals by a bootstrap over 10 groups, 1000 resamples, percentiles"
+    assert basis == "95 % intervals by a bootstrap over 10 groups, 1000 resamples, percentiles"
 
 
-def test_intervals_are_those_of_groups_drawn_and_repeated_one_by_one() -> None:
-    """An independent bootstrap with the same draws: pictures are put into a list as often as their group is drawn."""
+def test_intervals_match_a_bootstrap_that_repeats_pictures_one_by_one() -> None:
+    """An independent bootstrap with the same draws lists pictures as often as their group is drawn."""
     rng = np.random.default_rng(7)
     group = [0, 0, 0, 1, 2, 2, 3, 4, 5, 6, 6, 7, 8, 9, 9, 9, 10, 11]
     logit, defective = rng.normal(size=len(group)).round(1).tolist(), (rng.random(len(group)) < 0.6).tolist()
     px = [(int(a), int(b), int(c), 900) for a, b, c in rng.integers(0, 100, (len(group), 3))]
-    found, _ = of(frames(group, logit, defective, px), 12)
+    found, _ = intervals_of(frames(group, logit, defective, px), 12)
 
     escapes: list[float] = []
     precisions: list[float] = []
@@ -87,41 +87,44 @@ def draws(groups: int) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize(
-    ("groups", "says"),
+    ("groups", "reason"),
     [
-        (0, "the pictures tell no groups, and only whole groups are independent"),
+        (0, "the pictures have no groups, and only whole groups are independent"),
         (1, "a bootstrap needs at least 10 groups, and there are 1"),
         (9, "a bootstrap needs at least 10 groups, and there are 9"),
     ],
 )
-def test_too_few_groups_have_no_intervals_and_it_is_said_why(groups: int, says: str) -> None:
+def test_too_few_groups_have_no_intervals_and_the_reason_is_given(groups: int, reason: str) -> None:
     count = max(groups, 1)
-    assert of(frames(list(range(count)), [1.0] * count, [True] * count), groups) == ({}, f"no intervals: {says}")
+    assert intervals_of(frames(list(range(count)), [1.0] * count, [True] * count), groups) == (
+        {},
+        f"no intervals: {reason}",
+    )
 
 
 def test_a_figure_that_many_resamples_lack_has_no_interval() -> None:
-    """One group of ten holds the good frames: it is not drawn in 0.9^10 = 35 % of the resamples. Of four groups of
-    twelve, it is 0.8 %.
+    """One group of ten has all good frames; 0.9^10 = 35 % of the resamples do not draw it. None of four groups of
+    twelve is drawn in 0.8 % of the resamples.
     """
-    rare, _ = of(frames(list(range(10)), [1.0, -1.0] * 5, [False] + [True] * 9), 10)
+    rare, _ = intervals_of(frames(list(range(10)), [1.0, -1.0] * 5, [False] + [True] * 9), 10)
     assert rare.keys() == {"frame.escape_rate"}
-    usual, _ = of(frames(list(range(12)), [1.0, -1.0] * 6, [False] * 4 + [True] * 8), 12)
+    usual, _ = intervals_of(frames(list(range(12)), [1.0, -1.0] * 6, [False] * 4 + [True] * 8), 12)
     assert usual.keys() == {
         f"frame.{name}" for name in ("escape_rate", "false_reject_rate", "average_precision", "auroc")
     }
 
 
-def test_figures_of_pixels_have_no_interval_where_few_groups_say_where_they_are_defective() -> None:
-    """A resample without any of them is not one that found nothing."""
+def test_figures_of_pixels_have_no_interval_if_few_groups_are_placed() -> None:
+    """A resample without placed frames does not know the figures of pixels."""
     columns = frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 0, 0, 90)] * 10)
     columns.placed[1:] = False
-    assert of(columns, 10)[0] == {}
-    # Nor has what is the same in every group: ten of which none escapes do not show that none ever does.
-    assert of(frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 10, 20, 60)] * 10), 10)[0] == {}
+    assert intervals_of(columns, 10)[0] == {}
+    # A figure that is equal in every group has no interval either: 0 escapes of 10 do not prove a rate of 0.
+    assert intervals_of(frames(list(range(10)), [1.0] * 10, [True] * 10, [(10, 10, 20, 60)] * 10), 10)[0] == {}
 
 
-def test_rates_are_all_figures_but_counts_and_unknown_ones() -> None:
-    known = dict(rates(figures_of(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 0.0, 16.0, np.ones(1))))
+def test_rates_are_all_figures_except_counts_and_unknown_values() -> None:
+    known = dict(rates(compute_figures(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 0.0, 16.0, np.ones(1))))
     assert known == {
         "frame.escape_rate": 0.0, "frame.false_reject_rate": 0.0, "frame.average_precision": 1.0, "frame.auroc": 1.0,
     }  # fmt: skip

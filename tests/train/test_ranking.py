@@ -1,4 +1,4 @@
-"""Ranks: against a slow oracle, and against what the study prints."""
+"""Ranks, compared with a slow reference and with the ranks that the study prints."""
 
 import pytest
 from hypothesis import given
@@ -12,7 +12,7 @@ KNOWN = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=8)
 
 
 def oracle(values: list[float | None]) -> list[float | None]:
-    """Stand in a line, best first, and share the places of those who are equal."""
+    """Sort the values, best first, and give equal values the mean of their places."""
     line = sorted((value for value in values if value is not None), reverse=True)
     places: dict[float, list[int]] = {}
     for place, value in enumerate(line, start=1):
@@ -21,11 +21,11 @@ def oracle(values: list[float | None]) -> list[float | None]:
 
 
 @given(SOME)
-def test_ranks_are_those_of_the_oracle(values: list[float | None]) -> None:
+def test_ranks_match_the_slow_reference(values: list[float | None]) -> None:
     assert ranks(values) == oracle(values)
 
 
-def test_ranks_by_hand() -> None:
+def test_ranks_match_a_hand_calculation() -> None:
     assert ranks([0.5, 0.9, 0.5, 0.1]) == [2.5, 1.0, 2.5, 4.0]
     assert ranks([0.5, None, 0.9]) == [2.0, None, 1.0]
     assert mean_ranks([[0.1, 0.9], [None, 0.2], [0.8, 0.3]]) == [1.5, 1.5]
@@ -38,11 +38,11 @@ RECOMPUTED: dict[StudyData, dict[str, float]] = {
     "PCB": {"ViT_tiny fmean": 3.0, "DeiT_tiny fmean": 3.17, "DeiT_tiny fmin": 3.83, "ViT_tiny fmin": 4.83},
     "GID": {"DeiT_tiny fmax": 5.33, "ViT_tiny fmax": 3.67},
 }
-"""Where what is printed does not follow from the values printed."""
+"""Mean ranks that differ from those printed, computed from the printed values."""
 
 
 @pytest.mark.parametrize("data", STUDY_DATA)
-def test_the_published_figures_hold_together_but_for_seven(data: StudyData) -> None:
+def test_the_published_figures_are_consistent_except_for_seven(data: StudyData) -> None:
     names = list(MODELS)
     table = list(zip(*(MAPS[data][name] for name in names), strict=True))
     for name, mean in zip(names, mean_ranks_within(table, [MODELS[name].family for name in names]), strict=True):
@@ -58,7 +58,7 @@ def test_the_published_figures_hold_together_but_for_seven(data: StudyData) -> N
 
 
 @given(KNOWN, st.data())
-def test_spearmans_rho_is_the_correlation_of_the_oracles_ranks(first: list[float], data: st.DataObject) -> None:
+def test_spearmans_rho_is_the_correlation_of_the_ranks(first: list[float], data: st.DataObject) -> None:
     second = data.draw(st.lists(st.integers(-3, 3).map(float), min_size=len(first), max_size=len(first)))
     xs, ys = ([place for place in oracle(list(side)) if place is not None] for side in (first, second))
     n = len(xs)

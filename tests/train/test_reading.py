@@ -13,7 +13,7 @@ from tests.train.blobs import draw_blobs, write_labels
 from tests.train.placed_squares import grouped
 from tests.train.test_near_duplicates import again, scene
 from train.compose import compose
-from train.evaluation.evaluate import Asked, evaluate_model
+from train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from train.readers import LabelledImage
 from train.run import describe_reading, read_as, read_data
 
@@ -86,8 +86,8 @@ def test_evaluation_knows_the_discovered_groups_that_trained_a_bundle(tmp_path: 
         msgspec.structs.replace(bundle.manifest, provenance=provenance),
         {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files},
     )
-    assert evaluate_model(trained.path, Asked(data)).told.groups == ["c"]
-    everything = evaluate_model(trained.path, Asked(data, part="all"))
-    assert everything.warnings[0].startswith("4 of the 6 frames are of groups that trained the model")
-    by_name = evaluate_model(trained.path, Asked(data, part="all", pattern="(.)[.]png$"))
-    assert by_name.told.groups == ["1", "2"]  # named groups take precedence
+    assert evaluate_model(trained.path, EvaluationOptions(data)).subject.groups == ["c"]
+    everything = evaluate_model(trained.path, EvaluationOptions(data, part="all"))
+    assert everything.warnings[0].startswith("The model was trained on the groups of 4 of the 6 frames")
+    by_name = evaluate_model(trained.path, EvaluationOptions(data, part="all", pattern="(.)[.]png$"))
+    assert by_name.subject.groups == ["1", "2"]  # named groups take precedence

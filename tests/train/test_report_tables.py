@@ -16,30 +16,30 @@ from tests.train.evaluations import (
     evaluation,
     frame_figures,
     rule_figures,
+    subject,
     sweep_figures,
     tile_figures,
-    told,
 )
 from train.drawing import to_svg
 from train.evaluation.explorer import Scores, explore
 from train.evaluation.report import charts, line_tables, rank_tables, study_tables
-from train.evaluation.report.alike import compared, unlike
-from train.evaluation.report.rows import Pictures, Read, rows_of
+from train.evaluation.report.alike import compare_rows, describe_mismatch
+from train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
 from train.evaluation.result import Evaluation
 
 
-def read(what: Iterable[Evaluation]) -> list[Pictures]:
-    return rows_of(Read(one, Path("none")) for one in what)
+def rows_of(evaluations: Iterable[Evaluation]) -> list[PictureSet]:
+    return make_rows(StoredEvaluation(made, Path("none")) for made in evaluations)
 
 
-def the(pictures: list[Pictures]) -> Pictures:
+def only_set(pictures: list[PictureSet]) -> PictureSet:
     (only,) = pictures
     return only
 
 
 def line_of(table: Table, name: str) -> dict[str, str]:
-    """The texts of a line, by column."""
+    """Return the texts of a line, by column."""
     line = next(line for line in table.lines if line.cells[0].text == name)
     return {column.name: cell.text for column, cell in zip(table.columns, line.cells, strict=True)}
 
@@ -53,31 +53,33 @@ def column(table: Table, name: str) -> list[str]:
 
 
 def fold(groups: list[str], **known: float) -> Evaluation:
-    return evaluation(told("lite", groups=groups, path=f"runs/{groups[0]}/lite"), tile_figures(**known))
+    return evaluation(subject("lite", groups=groups, path=f"runs/{groups[0]}/lite"), tile_figures(**known))
 
 
-def test_evaluations_of_one_name_with_disjoint_groups_are_one_row_of_means_and_sums() -> None:
-    its = the(read([fold(["a"], auroc=0.9, tiles=10), fold(["b"], auroc=0.7, tiles=30), fold(["c"], auroc=0.2)]))
-    (row,) = its.rows
-    assert [one.told.groups for one in row.folds] == [["a"], ["b"], ["c"]]
+def test_folds_make_one_row_of_means_and_sums() -> None:
+    pictures = only_set(
+        rows_of([fold(["a"], auroc=0.9, tiles=10), fold(["b"], auroc=0.7, tiles=30), fold(["c"], auroc=0.2)])
+    )
+    (row,) = pictures.rows
+    assert [stored.subject.groups for stored in row.folds] == [["a"], ["b"], ["c"]]
     assert row.figure("masks", "tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
     assert row.count("masks", "tile.tiles") == 10 + 30 + 1200
-    table = line_tables.folds(its, "masks")
+    table = line_tables.folds(pictures, "masks")
     assert table is not None
     assert column(table, "groups left out") == ["a", "b", "c"]
-    assert line_of(line_tables.tiles(its, "masks"), "lite")["tile AUROC"] == "0.6000"
+    assert line_of(line_tables.tiles(pictures, "masks"), "lite")["tile AUROC"] == "0.6000"
 
 
-def test_a_figure_that_one_fold_does_not_know_is_unknown_of_the_row() -> None:
-    of = told("lite", "vit_tiny_patch16_224", groups=["b"], val_loss=None, seconds=None)
-    unknown = evaluation(of, frame=frame_figures(auroc=None, defects=None))
-    (against,) = unknown.truths
-    assert against.sweep is not None
-    sweep = msgspec.structs.replace(against.sweep, pointing=[[None] * len(RATIOS)] * 3)
-    figures = msgspec.structs.replace(against.figures, study=None)
-    unknown = msgspec.structs.replace(unknown, truths=[msgspec.structs.replace(against, sweep=sweep, figures=figures)])
-    its = the(read([evaluation(told("lite", "vit_tiny_patch16_224", groups=["a"])), unknown]))
-    (row,) = its.rows
+def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
+    about = subject("lite", "vit_tiny_patch16_224", groups=["b"], val_loss=None, seconds=None)
+    unknown = evaluation(about, frame=frame_figures(auroc=None, defects=None))
+    (result,) = unknown.truths
+    assert result.sweep is not None
+    sweep = msgspec.structs.replace(result.sweep, pointing=[[None] * len(RATIOS)] * 3)
+    figures = msgspec.structs.replace(result.figures, study=None)
+    unknown = msgspec.structs.replace(unknown, truths=[msgspec.structs.replace(result, sweep=sweep, figures=figures)])
+    pictures = only_set(rows_of([evaluation(subject("lite", "vit_tiny_patch16_224", groups=["a"])), unknown]))
+    (row,) = pictures.rows
     assert row.figure("masks", "frame.auroc") is None
     assert row.figure("boxes", "frame.auroc") is None
     assert row.figure("masks", "study.f1") is None
@@ -85,29 +87,31 @@ def test_a_figure_that_one_fold_does_not_know_is_unknown_of_the_row() -> None:
     mean = row.sweep("masks")
     assert mean is not None
     assert (mean.f1, mean.pointing) == (sweep_figures().f1, [[None] * len(RATIOS)] * 3)
-    line = line_of(line_tables.frames(its, "masks"), "lite")
+    line = line_of(line_tables.frames(pictures, "masks"), "lite")
     assert line["defective frames missed"] == "4 of 40"
     assert not {"defects hit", "frame AUROC"} & line.keys(), "no column of dashes"
-    assert line_of(study_tables.trials(its), "lite")["validation loss"] == "-"
+    assert line_of(study_tables.trials(pictures), "lite")["validation loss"] == "-"
 
 
-def test_evaluations_of_overlapping_groups_or_none_or_other_data_are_rows_of_their_own() -> None:
-    its = the(read(evaluation(told("lite", path=path)) for path in ["first/lite", "second/lite", "second/lite"]))
-    assert {row.label for row in its.rows} == {"first/lite", "second/lite (1)", "second/lite (2)"}
-    assert line_tables.folds(its, "masks") is None
-    assert len(the(read([evaluation(told("lite", groups=[])) for _ in range(2)])).rows) == 2
-    pictures = read([evaluation(told("lite")), evaluation(told("lite", data="tiles"))])
-    assert [(its.data, its.rows[0].label) for its in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
+def test_evaluations_without_disjoint_groups_are_separate_rows() -> None:
+    pictures = only_set(
+        rows_of(evaluation(subject("lite", path=path)) for path in ["first/lite", "second/lite", "second/lite"])
+    )
+    assert {row.label for row in pictures.rows} == {"first/lite", "second/lite (1)", "second/lite (2)"}
+    assert line_tables.folds(pictures, "masks") is None
+    assert len(only_set(rows_of([evaluation(subject("lite", groups=[])) for _ in range(2)])).rows) == 2
+    pictures = rows_of([evaluation(subject("lite")), evaluation(subject("lite", data="tiles"))])
+    assert [(each.data, each.rows[0].label) for each in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
 
 
 # The same pictures.
 
 
 def folded(name: str, folds: dict[str, float], model: str = "efficientnetv2_s_d") -> list[Evaluation]:
-    """A row with a fold per group, its figures all following from one value each."""
+    """Return the evaluations of a row with a fold per group, all figures of a fold set by one value."""
     return [
         evaluation(
-            told(name, model, groups=[group], path=f"runs/{group}/{name}"),
+            subject(name, model, groups=[group], path=f"runs/{group}/{name}"),
             tile_figures(average_precision=value, pointing=value),
             rule_figures(value, value),
             rule_figures(value, value),
@@ -117,35 +121,35 @@ def folded(name: str, folds: dict[str, float], model: str = "efficientnetv2_s_d"
     ]
 
 
-def test_rows_of_different_folds_are_ranked_over_those_that_all_have() -> None:
-    """By all its folds, many is the best; on the fold that all have it is the worst."""
+def test_rows_of_different_folds_are_ranked_over_their_common_folds() -> None:
+    """Over all its folds `many` is the best row; on the common fold it is the worst."""
     evaluations = [
         *folded("many", {"a": 0.1, "b": 0.9, "c": 0.95}),
         *folded("one", {"a": 0.3}),
         *folded("two", {"a": 0.2, "b": 0.3}),
     ]
-    its = the(read(evaluations))
-    assert its.rows[0].figure("masks", "study.f1") == pytest.approx(0.65)
-    table = rank_tables.study_ranks(its, "masks")
+    pictures = only_set(rows_of(evaluations))
+    assert pictures.rows[0].figure("masks", "study.f1") == pytest.approx(0.65)
+    table = rank_tables.study_ranks(pictures, "masks")
     means = {name: float(line_of(table, name)["mean across"]) for name in ("many", "one", "two")}
     assert means["one"] < means["two"] < means["many"]
-    assert "over what all have: group a (30 pictures)" in table.warning
+    assert "over the common ones: group a (30 pictures)" in table.warning
     assert f"**{table.warning}**" in markdown(table, 2)
-    assert line_of(rank_tables.agreement(its, "masks"), "frame AUROC")["models"] == "3"
+    assert line_of(rank_tables.agreement(pictures, "masks"), "frame AUROC")["models"] == "3"
 
 
-def test_rows_without_a_common_fold_are_not_ranked_and_it_is_said_why() -> None:
-    its = the(read([*folded("left", {"a": 0.1, "b": 0.9}), *folded("right", {"c": 0.3})]))
-    table = rank_tables.study_ranks(its, "masks")
+def test_rows_without_a_common_fold_are_not_ranked_and_have_a_warning() -> None:
+    pictures = only_set(rows_of([*folded("left", {"a": 0.1, "b": 0.9}), *folded("right", {"c": 0.3})]))
+    table = rank_tables.study_ranks(pictures, "masks")
     for name in ("left", "right"):
         assert set(list(line_of(table, name).values())[2:]) == {"-"}
     assert table.warning.startswith("Not compared: no fold is common to all rows. left: group a (30 pictures) and")
-    assert set(column(rank_tables.agreement(its, "masks"), "models")) == {"0"}
+    assert set(column(rank_tables.agreement(pictures, "masks"), "models")) == {"0"}
 
 
-def test_tables_keep_all_folds_and_call_no_value_the_best_where_rows_rest_on_different_ones() -> None:
+def test_tables_mark_no_best_value_if_rows_rest_on_different_folds() -> None:
     same, other = (
-        the(read([*folded("x", {"a": 0.1, "b": 0.9}), *folded("y", folds)]))
+        only_set(rows_of([*folded("x", {"a": 0.1, "b": 0.9}), *folded("y", folds)]))
         for folds in ({"a": 0.3, "b": 0.4}, {"a": 0.3})
     )
     assert line_of(line_tables.tiles(other, "masks"), "x")["tile AP"] == "0.5000"
@@ -153,8 +157,8 @@ def test_tables_keep_all_folds_and_call_no_value_the_best_where_rows_rest_on_dif
     for make in makers:
         assert make(same, "masks").warning == ""
         assert "**0.5000**" in markdown(make(same, "masks"), 0)
-        (loud,) = [line for line in markdown(make(other, "masks"), 0).splitlines() if "**" in line]
-        assert "y: group a (30 pictures)." in loud
+        (bold,) = [line for line in markdown(make(other, "masks"), 0).splitlines() if "**" in line]
+        assert "y: group a (30 pictures)." in bold
 
 
 @pytest.mark.parametrize(
@@ -168,45 +172,45 @@ def test_tables_keep_all_folds_and_call_no_value_the_best_where_rows_rest_on_dif
         ({"groups": [], "part": "test"}, {"groups": ["a"], "part": "test"}, False),
     ],
 )
-def test_the_same_groups_are_the_same_pictures_and_without_groups_the_same_part_is(
+def test_pictures_are_the_same_by_their_groups_or_without_groups_by_their_part(
     first: dict[str, Any], second: dict[str, Any], is_same: bool
 ) -> None:
-    rows = the(read([evaluation(told("a", **first)), evaluation(told("b", **second))])).rows
-    assert (unlike(rows, "masks") == "") == is_same
-    assert compared(rows, "masks").is_possible == is_same
+    rows = only_set(rows_of([evaluation(subject("a", **first)), evaluation(subject("b", **second))])).rows
+    assert (describe_mismatch(rows, "masks") == "") == is_same
+    assert compare_rows(rows, "masks").is_possible == is_same
 
 
 # Tables.
 
 
-def test_the_models_own_map_has_its_intervals_in_the_table_of_maps_and_other_fusions_have_none() -> None:
+def test_only_the_models_own_map_has_intervals_in_the_table_of_maps() -> None:
     ends = {"study.f1": (0.4, 0.6), "tile.pointing": (0.61, 0.75), "study.classification_accuracy": (0.9, 0.97)}
-    vit = evaluation(told("vit", "vit_tiny_patch16_224", method="rollout-max"), intervals=ends)
-    table = study_tables.maps(the(read([evaluation(told("cut"), intervals=ends), vit])), "masks")
+    vit = evaluation(subject("vit", "vit_tiny_patch16_224", method="rollout-max"), intervals=ends)
+    table = study_tables.maps(only_set(rows_of([evaluation(subject("cut"), intervals=ends), vit])), "masks")
     intervals = {
         line.cells[0].text: {table.columns[at].name for at, cell in enumerate(line.cells) if cell.interval}
         for line in table.lines
         if not line.is_published
     }
-    whole, of_the_model = {"F1", "pointing", "classification"}, {"classification"}
-    assert intervals == {"cut": whole, "vit fmin": of_the_model, "vit fmean": of_the_model, "vit fmax": whole}
+    own_map, other_map = {"F1", "pointing", "classification"}, {"classification"}
+    assert intervals == {"cut": own_map, "vit fmin": other_map, "vit fmean": other_map, "vit fmax": own_map}
     assert "| 0.50 [0.40, 0.60] |" in markdown(table, 0)
     assert line_of(table, "vit fmax")["pointing"] == "0.70"
     assert line_of(table, "vit fmin")["F1"] == f"{sweep_figures().f1[0][0]:.4f}"
 
 
-def test_a_figure_has_as_many_digits_as_its_interval_is_sure_of() -> None:
+def test_a_figure_with_a_wide_interval_has_few_digits() -> None:
     for ends, shown in (
         ((0.5, 0.7), "0.61 [0.50, 0.70]"),
         ((0.604, 0.62), "0.612 [0.604, 0.620]"),
         ((0.6111, 0.6131), "0.6123 [0.6111, 0.6131]"),
         ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
     ):
-        sure = evaluation(told("sure"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
-        assert f"| {shown} |" in markdown(line_tables.tiles(the(read([sure])), "masks"), 0)
+        made = evaluation(subject("lite"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
+        assert f"| {shown} |" in markdown(line_tables.tiles(only_set(rows_of([made])), "masks"), 0)
 
 
-def test_the_best_of_ours_stands_out_even_where_the_study_is_better_and_equal_values_do_not() -> None:
+def test_the_best_of_our_values_is_marked_unless_all_are_equal() -> None:
     lines = (Line((Cell("a"), Cell("0.2", 0.2))), Line((Cell("b"), Cell("0.1", 0.1))))
     theirs = Line((Cell("study"), Cell("0.9", 0.9)), is_published=True)
     for better, best in (("high", "| a | **0.2** |"), ("low", "| b | **0.1** |")):
@@ -215,9 +219,9 @@ def test_the_best_of_ours_stands_out_even_where_the_study_is_better_and_equal_va
     assert "**" not in markdown(Table("t", (Column("F1", "high"),), (Line((Cell("0.2", 0.2),)),) * 2), 2)
 
 
-def test_counts_stand_with_their_share_and_its_interval() -> None:
+def test_counts_have_their_share_and_its_interval() -> None:
     ends = {"frame.escape_rate": (0.021, 0.25)}
-    line = markdown(line_tables.frames(the(read([evaluation(told("one"), intervals=ends)])), "masks"), 0)
+    line = markdown(line_tables.frames(only_set(rows_of([evaluation(subject("one"), intervals=ends)])), "masks"), 0)
     assert "| one | 2 of 20 10.0 % [2.1, 25.0] | 1 of 10 10.0 % | 50 of 60 83.3 % |" in line
 
 
@@ -243,13 +247,13 @@ def test_the_curve_has_a_corner_at_every_position() -> None:
     found = explore(Scores(np.array([1.0, 2.0])), Scores(np.array([0.0, 1.5])), 1.2)
     (axes,) = charts.curve(found).axes
     line, dot = axes.lines
-    assert line.get_drawstyle() == "steps-pre", "between two positions it goes over the worse corner"
+    assert line.get_drawstyle() == "steps-pre", "between two positions the line takes the worse corner"
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([found.rejected / 2, found.missed / 2]))
     np.testing.assert_array_equal(dot.get_xydata(), [[found.rejected[found.start] / 2, found.missed[found.start] / 2]])
 
 
-def test_the_chart_of_scores_has_every_frame_in_its_place() -> None:
-    """Bars of good frames stand on the axis, those of defective ones hang from it; heights are roots of counts."""
+def test_the_chart_of_scores_draws_every_frame_at_its_score() -> None:
+    """Bars of good frames are above the axis, those of defective frames below; heights are roots of counts."""
     found = explore(Scores(np.full(4, 3.0)), Scores(np.array([-3.0])), 0.0)
     (axes,) = charts.scores(np.full(4, 3.0), np.array([-3.0]), found).axes
     assert axes.get_xlim() == (found.thresholds[0], found.thresholds[-1]), "along the slider"

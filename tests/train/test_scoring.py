@@ -1,4 +1,4 @@
-"""Holding what was found against what is true: pixels, the study's mask, peaks and regions, each held to loops."""
+"""Comparison with the truth: pixels, the study's mask, peaks and regions, each checked against plain loops."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from train.evaluation.study_rule import study_mask
 
 CELL, TILE = 16, 12
 MAPS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32))
-"""Of whole numbers, so small that no enlarged value lies on the threshold, where rounding would decide."""
+"""Small maps of whole numbers, so that no enlarged value lies on the threshold, where rounding would decide."""
 
 
 def region(x: int, y: int) -> Region:
@@ -23,7 +23,7 @@ def region(x: int, y: int) -> Region:
 
 
 def mask(*squares: tuple[int, int, int], side: int = 400) -> NDArray[np.bool_]:
-    """True in squares given as (y, x, side)."""
+    """Return a mask that is true in squares (y, x, side)."""
     marked = np.zeros((side, side), np.bool_)
     for y, x, length in squares:
         marked[y : y + length, x : x + length] = True
@@ -37,10 +37,10 @@ def mask(*squares: tuple[int, int, int], side: int = 400) -> NDArray[np.bool_]:
 def test_pixels_are_counted_one_by_one_over_all_masks(masks: list[NDArray[np.bool_]]) -> None:
     pairs = [(bool(f), bool(t)) for found, true in masks for f, t in zip(found.ravel(), true.ravel(), strict=True)]
     slow = PixelCounts(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
-    assert sum((PixelCounts.of(*one) for one in masks), PixelCounts()) == slow
+    assert sum((PixelCounts.of(*pair) for pair in masks), PixelCounts()) == slow
 
 
-def test_rates_of_counts_by_hand() -> None:
+def test_rates_of_counts_match_a_hand_calculation() -> None:
     counts = PixelCounts(true_positive=30, false_positive=10, false_negative=20, true_negative=940)
     assert (counts.precision, counts.recall, counts.accuracy) == (0.75, 0.6, 0.97)
     assert (counts.f1, counts.jaccard) == (pytest.approx(2 / 3), 0.5)
@@ -65,17 +65,17 @@ def test_a_mask_is_that_of_the_studys_rule_pixel_by_pixel(tile_map: NDArray[np.f
     assert (study_mask(tile_map, logit, TILE) == expected).all()
 
 
-def test_the_level_of_the_mask_is_127_of_255_and_is_itself_not_above_it() -> None:
-    """A map as fine as its tile, so nothing lies between its values."""
+def test_pixels_above_level_127_of_255_are_in_the_mask() -> None:
+    """The map has the resolution of its tile, so there are no interpolated values."""
     tile_map = np.array([[0, 126, 127], [127.5, 128, 255], [0, 0, 0]], np.float32)
     above = [[False, False, False], [True, True, True], [False, False, False]]
     assert study_mask(tile_map, 1.0, 3).tolist() == above
-    assert study_mask(tile_map * 0.5 - 300, 1.0, 3).tolist() == above  # stretched, whatever its unit
+    assert study_mask(tile_map * 0.5 - 300, 1.0, 3).tolist() == above  # the stretch removes scale and offset
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e20])
-def test_a_map_that_is_the_same_everywhere_has_no_mask(value: float) -> None:
-    """Also where rounding in the enlargement would leave differences to stretch."""
+def test_a_constant_map_has_an_empty_mask(value: float) -> None:
+    """Also if rounding in the enlargement would leave differences to stretch."""
     assert not study_mask(np.full((7, 7), value, np.float32), 3.0, 224).any()
 
 
@@ -97,7 +97,7 @@ def test_a_defect_is_hit_by_a_peak_within_a_cell_of_it(peaks: list[tuple[int, in
     assert score_frame([region(*peak) for peak in peaks], mask((100, 100, 20)), CELL) == expected
 
 
-def test_one_peak_between_two_defects_hits_both_and_a_flawless_frame_has_only_false_regions() -> None:
+def test_one_peak_hits_two_near_defects_and_a_good_frame_has_false_regions() -> None:
     assert score_frame([region(130, 110)], mask((100, 100, 20), (100, 140, 20)), CELL) == FrameScore(2, 2, 0)
     assert score_frame([region(5, 5)], mask(), CELL) == FrameScore(0, 0, 1)
 
@@ -140,16 +140,16 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding
     arrays(np.bool_, (TILE, TILE)),
     st.tuples(st.integers(1, TILE), st.integers(1, TILE)),
 )
-def test_the_share_on_the_truth_is_that_of_the_positive_evidence_pixel_by_pixel(
+def test_the_share_on_the_truth_sums_positive_evidence_pixel_by_pixel(
     tile_map: NDArray[np.float32], truth: NDArray[np.bool_], inside_hw: tuple[int, int]
 ) -> None:
-    """What is negative everywhere has no share."""
-    all_of_it = on_truth = 0.0
+    """A map that is negative everywhere has a share of 0."""
+    total = on_truth = 0.0
     for y in range(inside_hw[0]):
         for x in range(inside_hw[1]):
             value = max(bilinear(tile_map.astype(np.float64), (y + 0.5) * 3 / TILE, (x + 0.5) * 4 / TILE), 0.0)
-            all_of_it += value
+            total += value
             on_truth += value * bool(truth[y, x])
-    expected = on_truth / all_of_it if all_of_it else 0.0
+    expected = on_truth / total if total else 0.0
     assert share_on_truth(tile_map, truth, inside_hw) == pytest.approx(expected, abs=1e-5)
     assert share_on_truth(-abs(tile_map) - 1, truth, inside_hw) == 0

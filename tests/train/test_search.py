@@ -1,4 +1,4 @@
-"""The search: real trainings of few steps, real processes on one study, real kills."""
+"""The search, with real trainings of few steps, several processes on one study, and kills."""
 
 import csv
 import gc
@@ -31,20 +31,20 @@ from train.sampling import BatchSampler
 from train.search.config import SearchConfig
 from train.search.report import SearchReport
 from train.search.search import search
-from train.search.storage import GRACE_S, hide_password, open_storage, storage_at_work
+from train.search.storage import GRACE_S, hide_password, open_storage, using_storage
 from train.search.study import open_study
 from train.search.trials import run_trials
 from train.search.worker import Worker
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    # Where a test opens a study, or asks it for a trial, by itself.
+    # Raised when a test itself opens a study or asks it for a trial.
     pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage"),
 ]
 
 ROOT = Path(__file__).parents[2]
 TRAINING = [item for item in SMALL if not item.startswith("recipe")]
-"""Without a recipe: a search has a default of its own."""
+"""Overrides without a recipe, as a search has its own default."""
 SHORT = (
     "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]", "search.startup=2",
 )  # fmt: skip
@@ -52,7 +52,7 @@ SHORT = (
 
 @pytest.fixture(scope="module", autouse=True)
 def little_garbage() -> Iterator[None]:
-    """Garbage is collected after every trial: what other tests have left in memory need not be looked through."""
+    """Freeze objects of other tests, so that the garbage collection after every trial does not scan them."""
     gc.freeze()
     yield
     gc.unfreeze()
@@ -60,23 +60,23 @@ def little_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of the test group, d, and their masks cannot be read."""
+    """Draw pictures. Those of the test group d, and their masks, cannot be read."""
     folder = draw_blobs(tmp_path_factory.mktemp("search") / "blobs")
-    spoilt = [file for name in ("images", "masks") for file in (folder / name).glob("d_*")]
-    assert len(spoilt) == 5
-    for file in spoilt:
-        file.write_bytes(b"nobody may read this")
+    unreadable = [file for name in ("images", "masks") for file in (folder / name).glob("d_*")]
+    assert len(unreadable) == 5
+    for file in unreadable:
+        file.write_bytes(b"not a picture")
     return folder
 
 
-def words(data: Path, out: Path, *overrides: str) -> list[str]:
+def overrides_for(data: Path, out: Path, *overrides: str) -> list[str]:
     return [f"data={data}", f"out={out}", *TRAINING, *NAMED_SPLIT, *SHORT, *overrides]
 
 
 class PruneTheSecond(optuna.pruners.BasePruner):
-    """Judges by number, so that a test knows which trial goes."""
+    """Prunes the trial with number 1."""
 
-    def __init__(self, **told: int) -> None:
+    def __init__(self, **settings: int) -> None:
         pass
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
@@ -85,13 +85,13 @@ class PruneTheSecond(optuna.pruners.BasePruner):
 
 @pytest.fixture(scope="module")
 def searched(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport, list[str]]:
-    """A search of three trials, the second pruned; its folder, its report, what it said."""
+    """Run a search of three trials, the second pruned; return its folder, its report and its lines."""
     out = tmp_path_factory.mktemp("searches") / "whole"
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optuna.pruners, "MedianPruner", PruneTheSecond)
-        report = search(words(pictures, out, "search.trials=3"), say=said.append)
-    return out, report, said
+        report = search(overrides_for(pictures, out, "search.trials=3"), report_line=lines.append)
+    return out, report, lines
 
 
 def study_of(out: Path) -> optuna.Study:
@@ -108,15 +108,15 @@ def table_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_search_leaves_a_run_per_trial_and_the_checkpoints_of_the_best(
+def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
     searched: tuple[Path, SearchReport, list[str]],
 ) -> None:
-    out, report, said = searched
+    out, report, lines = searched
     assert states(out) == ["COMPLETE", "PRUNED", "COMPLETE"]
     assert (report.wanted, report.finished, report.running) == (3, 3, 0)
     assert len({row.lr for row in report.trials}) == 3
     assert {row.batch for row in report.trials} <= {4, 8}
-    assert all(1e-4 <= (row.lr or 0) <= 1e-2 for row in report.trials)  # the recipe's, for a CNN
+    assert all(1e-4 <= (row.lr or 0) <= 1e-2 for row in report.trials)  # the recipe's interval for a CNN
     assert sorted(path.name for path in out.iterdir()) == [
         "best.yaml", "parallel_coordinates.svg", "search.yaml", "study.db", "trials", "trials.csv", "workers",
     ]  # fmt: skip
@@ -134,17 +134,17 @@ def test_a_search_leaves_a_run_per_trial_and_the_checkpoints_of_the_best(
         assert [metric["step"] for metric in metrics] == ([2] if row.trial == 1 else [2, 4])
         assert row.reason == ("below the median at step 2" if row.trial == 1 else None)
     assert report.best.value == max(row.value or 0 for row in report.trials if row.state == "complete")
-    assert sum(line.startswith("train: ") for line in said) == 1  # the data are described once, not with every trial
+    assert sum(line.startswith("train: ") for line in lines) == 1  # the data are described only once
 
 
-def test_the_table_the_picture_and_the_best_trial_are_written(searched: tuple[Path, SearchReport, list[str]]) -> None:
+def test_the_table_the_chart_and_the_best_trial_are_written(searched: tuple[Path, SearchReport, list[str]]) -> None:
     out, report, _ = searched
     rows = table_of(out)
     assert [(row["trial"], row["state"]) for row in rows] == [("0", "complete"), ("1", "pruned"), ("2", "complete")]
     assert [float(row["lr"]) for row in rows] == [row.lr for row in report.trials]
     picture = ElementTree.parse(out / "parallel_coordinates.svg")
     (trials,) = [group for group in picture.iter() if group.get("id") == "LineCollection_1"]
-    assert len([path for path in trials.iter() if path.tag.endswith("path")]) == 2  # those that were completed
+    assert len([path for path in trials.iter() if path.tag.endswith("path")]) == 2  # of the completed trials
     best = msgspec.yaml.decode((out / "best.yaml").read_bytes())
     assert best == msgspec.to_builtins(report.best)
     program, command, *overrides = shlex.split(best["command"])
@@ -155,7 +155,7 @@ def test_the_table_the_picture_and_the_best_trial_are_written(searched: tuple[Pa
     assert msgspec.structs.replace(again, out=trained.out) == trained
 
 
-def test_ctrl_c_fails_the_trial_and_the_same_command_goes_on(
+def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
     pictures: Path,
     searched: tuple[Path, SearchReport, list[str]],
     tmp_path: Path,
@@ -165,37 +165,38 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_goes_on(
 
     def interrupt(self: BatchSampler, number: int) -> object:
         drawn.append(number)
-        if len(drawn) == 6:  # of the second trial
+        if len(drawn) == 6:  # in the second trial
             os.kill(os.getpid(), signal.SIGINT)
         return batch(self, number)
 
-    asked = words(pictures, out, "search.trials=2", "search.objective=average_precision")
+    arguments = overrides_for(pictures, out, "search.trials=2", "search.objective=average_precision")
     monkeypatch.setattr(BatchSampler, "draw", interrupt)
     with pytest.raises(
-        Interrupted, match="stopped with 1 of 2 trials finished; go on with the same command"
+        Interrupted, match="stopped with 1 of 2 trials finished; continue with the same command"
     ) as stopped:
-        search(asked)
+        search(arguments)
     assert stopped.value.exit_code == 130
     assert states(out) == ["COMPLETE", "FAIL"]
     assert not (out / "trials" / "0001" / "checkpoints").exists()
-    assert (out / "cache" / "0" / "index.json").exists()  # decoding is not done twice
+    assert (out / "cache" / "0" / "index.json").exists()  # the decoded frames are used again
     written = (out / "trials" / "0000" / "metrics.csv").stat().st_mtime_ns
-    report = search(asked)
+    report = search(arguments)
     assert states(out) == ["COMPLETE", "FAIL", "COMPLETE"]
     assert report.finished == 2
     assert (out / "trials" / "0000" / "metrics.csv").stat().st_mtime_ns == written
     assert not (out / "cache").exists()
-    drawn_there, drawn_here = searched[1].trials, report.trials
-    assert (drawn_here[0].lr, drawn_here[0].batch) == (drawn_there[0].lr, drawn_there[0].batch)  # by seed and number
-    assert drawn_here[1].lr != drawn_here[2].lr
+    others, drawn_trials = searched[1].trials, report.trials
+    # The values of a trial depend only on the seed and its number.
+    assert (drawn_trials[0].lr, drawn_trials[0].batch) == (others[0].lr, others[0].batch)
+    assert drawn_trials[1].lr != drawn_trials[2].lr
     assert report.best is not None
     assert report.best.value == max(row["val_ap"] for row in read_metrics(Path(report.best.run) / "metrics.csv"))
-    monkeypatch.setattr("train.search.objective.fit", None)  # nothing is trained any more
-    assert search(asked).trials == report.trials
+    monkeypatch.setattr("train.search.objective.fit", None)  # nothing is left to train
+    assert search(arguments).trials == report.trials
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ("recipe.steps=5", "recipe.steps is 5 and was 4 when the search 'test_efficientnet' was started"),
         ("search.objective=average_precision", "search.objective is average_precision and was accuracy"),
@@ -206,25 +207,25 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_goes_on(
         ("search.storage=sqlite:///OTHER.db", "holds the search 'test_efficientnet' in"),
     ],
 )
-def test_a_command_that_differs_from_the_searchs_is_refused(
-    searched: tuple[Path, SearchReport, list[str]], pictures: Path, tmp_path: Path, change: str, says: str
+def test_a_command_with_other_settings_is_refused(
+    searched: tuple[Path, SearchReport, list[str]], pictures: Path, tmp_path: Path, change: str, message: str
 ) -> None:
     if change == "data=OTHER":
         draw_blobs(tmp_path / "other", seed=1)
     change = change.replace("OTHER", str(tmp_path / "other"))
-    with pytest.raises(ConfigError, match=says):
-        search(words(pictures, searched[0], "search.trials=3", change))
+    with pytest.raises(ConfigError, match=message):
+        search(overrides_for(pictures, searched[0], "search.trials=3", change))
     assert not (tmp_path / "other.db").exists()
 
 
-def test_trials_that_cannot_be_trained_count_and_end_the_search_with_advice(pictures: Path, tmp_path: Path) -> None:
-    says = r"the (loss|sum of the validation logits) became (nan|inf|-inf) at step \d; lower the learning rate: .*"
+def test_untrainable_trials_count_and_end_the_search_with_advice(pictures: Path, tmp_path: Path) -> None:
+    message = r"the (loss|sum of the validation logits) became (nan|inf|-inf) at step \d; lower the learning rate: .*"
     out = tmp_path / "search"
     hopeless = ("search.lr=[1e19,1e20]", "recipe.warmup=0")
-    with pytest.raises(TrainingError, match=rf"none of 2 trials was completed \({says}\); search lower rates"):
-        search(words(pictures, out, "search.trials=2", *hopeless))
+    with pytest.raises(TrainingError, match=rf"none of 2 trials was completed \({message}\); search lower rates"):
+        search(overrides_for(pictures, out, "search.trials=2", *hopeless))
     assert states(out) == ["PRUNED", "PRUNED"]
-    assert all(re.fullmatch(says, row["reason"]) for row in table_of(out))
+    assert all(re.fullmatch(message, row["reason"]) for row in table_of(out))
     assert not list(out.rglob("*.ckpt"))
 
 
@@ -257,7 +258,7 @@ print(*ran)
 
 @contextmanager
 def started(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that is killed in the end."""
+    """Start a process, and kill it at the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
@@ -276,15 +277,15 @@ def wait_until_ready(processes: list[subprocess.Popen[str]]) -> None:
         assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
 
 
-def go_on(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """Let those that are ready go on together; what they say in the end."""
+def continue_all(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Let waiting processes continue together, and return their outputs."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
-    return [output for output, _ in said]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return [output for output, _ in outputs]
 
 
 @pytest.mark.parametrize(
@@ -295,10 +296,8 @@ def go_on(processes: list[subprocess.Popen[str]]) -> list[str]:
         pytest.param("journal:", 4, marks=pytest.mark.long),
     ],
 )
-def test_workers_in_several_processes_of_which_one_is_killed_run_each_trial_once(
-    tmp_path: Path, kind: str, count: int
-) -> None:
-    """All create the study at once, and each is in a trial when the first is killed."""
+def test_several_processes_of_which_one_is_killed_run_each_trial_once(tmp_path: Path, kind: str, count: int) -> None:
+    """All create the study at the same time, and each runs a trial when the first is killed."""
     url = f"{kind}{tmp_path / 'study'}"
     with ExitStack() as stack:
         folders = [str(tmp_path / ("there" if number % 4 == 1 and count > 2 else "here")) for number in range(count)]
@@ -306,7 +305,7 @@ def test_workers_in_several_processes_of_which_one_is_killed_run_each_trial_once
         wait_until_ready(processes)
         processes[0].kill()
         processes[0].wait()
-        ran = [int(number) for output in go_on(processes[1:]) for number in output.split()]
+        ran = [int(number) for output in continue_all(processes[1:]) for number in output.split()]
     trials = optuna.load_study(study_name="shared", storage=open_storage(url)).trials
     complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == 7
@@ -314,7 +313,7 @@ def test_workers_in_several_processes_of_which_one_is_killed_run_each_trial_once
     assert {trial.state.name for trial in trials} == {"COMPLETE", "FAIL"}
 
 
-# Sharing out, without a training.
+# Sharing of trials, without trainings.
 
 
 @pytest.fixture
@@ -327,7 +326,7 @@ def draw_x(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
 
 
-def test_a_worker_that_loses_the_race_for_the_last_place_runs_nothing(
+def test_a_worker_that_finds_no_place_runs_nothing(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     optimize, ran = study.optimize, []
@@ -337,7 +336,7 @@ def test_a_worker_that_loses_the_race_for_the_last_place_runs_nothing(
         return draw_x(trial)
 
     def another_first(*arguments: object, **named: object) -> None:
-        while len(study.trials) < 2:  # between the look for a place and the trial, others take both
+        while len(study.trials) < 2:  # others take both places before this trial begins
             study.ask()
         optimize(*arguments, **named)  # type: ignore[arg-type]
 
@@ -348,26 +347,26 @@ def test_a_worker_that_loses_the_race_for_the_last_place_runs_nothing(
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL"]
 
 
-def test_a_trial_that_others_gave_up_is_run_again_and_the_search_goes_on(study: optuna.Study, tmp_path: Path) -> None:
-    def slept(trial: optuna.Trial) -> float:
-        if trial.number == 0:  # as another machine does that heard no heartbeat
+def test_a_trial_that_another_machine_failed_is_replaced(study: optuna.Study, tmp_path: Path) -> None:
+    def suspended(trial: optuna.Trial) -> float:
+        if trial.number == 0:  # as another machine does without a heartbeat
             study.tell(0, state=TrialState.FAIL)
         return draw_x(trial)
 
-    def slept_and_reports(trial: optuna.Trial) -> float:
+    def suspended_before_report(trial: optuna.Trial) -> float:
         if trial.number == 3:
             study.tell(3, state=TrialState.FAIL)
             trial.report(0.5, 1)
         return draw_x(trial)
 
     with Worker(tmp_path) as worker:
-        run_trials(study, slept, 2, worker, is_own_storage=True)
+        run_trials(study, suspended, 2, worker, is_own_storage=True)
         assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-        run_trials(study, slept_and_reports, 3, worker, is_own_storage=True)
+        run_trials(study, suspended_before_report, 3, worker, is_own_storage=True)
     assert [trial.state.name for trial in study.trials][3:] == ["FAIL", "COMPLETE"]
 
 
-def test_only_trials_of_dead_workers_are_given_up(study: optuna.Study, tmp_path: Path) -> None:
+def test_only_trials_of_dead_workers_fail(study: optuna.Study, tmp_path: Path) -> None:
     with Worker(tmp_path) as living:
         living.claim(study.ask().number)
         with Worker(tmp_path) as dead:
@@ -380,9 +379,7 @@ def test_only_trials_of_dead_workers_are_given_up(study: optuna.Study, tmp_path:
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "RUNNING", "COMPLETE"]
 
 
-def test_a_trial_that_was_never_claimed_is_given_up_where_no_other_worker_is_left(
-    study: optuna.Study, tmp_path: Path
-) -> None:
+def test_an_unclaimed_trial_fails_if_no_other_worker_is_left(study: optuna.Study, tmp_path: Path) -> None:
     study.ask()
     with Worker(tmp_path) as worker:
         with Worker(tmp_path):
@@ -392,9 +389,9 @@ def test_a_trial_that_was_never_claimed_is_given_up_where_no_other_worker_is_lef
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_a_trial_of_another_machine_is_given_up_when_nothing_was_heard_of_it_for_long(tmp_path: Path) -> None:
+def test_a_trial_of_another_machine_fails_without_a_heartbeat(tmp_path: Path) -> None:
     def die(trial: optuna.Trial) -> float:
-        raise SystemExit  # the storage is told nothing
+        raise SystemExit  # the storage does not learn of it
 
     study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", SearchConfig())
     with Worker(tmp_path / "there") as there, pytest.raises(SystemExit):
@@ -403,15 +400,15 @@ def test_a_trial_of_another_machine_is_given_up_when_nothing_was_heard_of_it_for
         run_trials(study, draw_x, 2, here, is_own_storage=False)
         assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE"]
         with sqlite3.connect(tmp_path / "study.db") as database:
-            heard = f"datetime(heartbeat, '-{GRACE_S + 1} seconds')"
-            assert database.execute(f"UPDATE trial_heartbeats SET heartbeat = {heard}").rowcount == 2
+            last = f"datetime(heartbeat, '-{GRACE_S + 1} seconds')"
+            assert database.execute(f"UPDATE trial_heartbeats SET heartbeat = {last}").rowcount == 2
         database.close()
         run_trials(study, draw_x, 2, here, is_own_storage=False)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-def test_a_trial_is_judged_by_the_median_after_the_warm_up_and_the_first_trials(tmp_path: Path) -> None:
-    def judged(study: optuna.Study, share: int, value: float) -> bool:
+def test_trials_are_pruned_by_the_median_after_warm_up_and_first_trials(tmp_path: Path) -> None:
+    def is_pruned(study: optuna.Study, share: int, value: float) -> bool:
         trial = study.ask()
         trial.report(value, share)
         prune = trial.should_prune()
@@ -420,65 +417,67 @@ def test_a_trial_is_judged_by_the_median_after_the_warm_up_and_the_first_trials(
 
     study = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(startup=2, warmup=0.3))
     for value in (0.8, 0.9):
-        assert not judged(study, 500, 0.1)  # too few to judge by
+        assert not is_pruned(study, 500, 0.1)  # too few completed trials
         trial = study.ask()
         for share in (200, 500):
             trial.report(value, share)
         study.tell(trial, value)
-    assert judged(study, 500, 0.84)
-    assert not judged(study, 500, 0.86)
-    assert not judged(study, 200, 0.1)
+    assert is_pruned(study, 500, 0.84)
+    assert not is_pruned(study, 500, 0.86)
+    assert not is_pruned(study, 200, 0.1)
     never = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(prune=False))
-    assert not judged(never, 500, 0.1)
+    assert not is_pruned(never, 500, 0.1)
 
 
 # Storages.
 
 
-def test_a_search_is_shared_through_its_storage_by_folders_elsewhere(
+def test_other_folders_share_a_search_through_its_storage(
     searched: tuple[Path, SearchReport, list[str]], pictures: Path, tmp_path: Path
 ) -> None:
     out, report, _ = searched
     storage = f"search.storage=sqlite:///{out / 'study.db'}"
     there = tmp_path / "there"
-    for mistake in ("search.storage=sqlite:////nowhere/study.db", "recipe.steps=5"):  # which does not bind the folder
+    for mistake in ("search.storage=sqlite:////nowhere/study.db", "recipe.steps=5"):  # the folder stays free
         with pytest.raises(ConfigError):
-            search(words(pictures, there, "search.trials=3", storage, mistake))
+            search(overrides_for(pictures, there, "search.trials=3", storage, mistake))
         assert not (there / "search.yaml").exists()
-    assert search(words(pictures, there, "search.trials=3", storage)).trials == report.trials
+    assert search(overrides_for(pictures, there, "search.trials=3", storage)).trials == report.trials
     assert (there / "trials.csv").read_text() == (out / "trials.csv").read_text()
     moved = draw_blobs(tmp_path / "same pictures")
     for file in moved.glob("*/d_*"):
-        file.write_bytes(b"")  # of the test group, nothing is looked at
-    assert search(words(moved, tmp_path / "moved", "search.trials=3", storage)).trials == report.trials
+        file.write_bytes(b"")  # files of the test group are not read
+    assert search(overrides_for(moved, tmp_path / "moved", "search.trials=3", storage)).trials == report.trials
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
-        ("nonsense", "search.storage=nonsense is no URL of a database; expected the URL of a database"),
+        ("nonsense", "search.storage=nonsense is not the URL of a database; expected the URL of a database"),
         ("mysql://me:secret@host/x", r"mysql://me:\*\*\*@host/x cannot be opened: its driver is not ins"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened: unable to open database file"),
         ("journal:/nowhere/at/all.journal", "cannot be opened: .*No such file or directory"),
         ("sqlite:///FOLDER/text.db", "cannot be opened: file is not a database"),
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_one_sentence(blobs: Path, tmp_path: Path, url: str, says: str) -> None:
+def test_a_storage_that_cannot_be_opened_is_reported_in_one_sentence(
+    blobs: Path, tmp_path: Path, url: str, message: str
+) -> None:
     (tmp_path / "text.db").write_text("no database " * 100)
     url = url.replace("FOLDER", str(tmp_path))
-    with pytest.raises(ConfigError, match=says) as raised:
-        search(words(blobs, tmp_path / "out", f"search.storage={url}"))
+    with pytest.raises(ConfigError, match=message) as raised:
+        search(overrides_for(blobs, tmp_path / "out", f"search.storage={url}"))
     assert "\n" not in str(raised.value)
     assert "secret" not in str(raised.value)
     assert hide_password("postgresql+psycopg://me:secret@host/x") == "postgresql+psycopg://me:***@host/x"
 
 
-def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
+def test_a_storage_that_disappears_is_reported_in_one_sentence(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
     study = open_study(url, "s", SearchConfig())
     (tmp_path / "study.db").write_bytes(b"gone " * 1000)
-    says = r"the storage sqlite:.* does not answer any more \(.*\); see to it"
-    with pytest.raises(TrainingError, match=says), storage_at_work(url):
+    message = r"the storage sqlite:.* does not answer any more \(.*\); restore it"
+    with pytest.raises(TrainingError, match=message), using_storage(url):
         study.ask()
 
 
@@ -486,15 +485,15 @@ def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "message"),
     [
         (["search.trial=3"], "there is no key 'search.trial'; search has trials, objective, batches, lr,"),
         (["search.trials=0"], "search.trials is 0; expected a whole number of at least 1"),
         (["search.trials="], "'search.trials=' has no value; expected search.trials=VALUE"),
         (["search.lr=[1e-2,1e-4]"], "expected the lower rate first: [0.0001, 0.01]"),
-        (["search.lr=[1e-4"], "search.lr=[1e-4 cannot be understood"),
-        (["recipe.lr=0.1"], "recipe.lr=0.1 cannot be given to a search: the search chooses it: say where"),
-        (["resume=true"], "the same command, given again, goes on by itself"),
+        (["search.lr=[1e-4"], "search.lr=[1e-4 is not YAML"),
+        (["recipe.lr=0.1"], "recipe.lr=0.1 cannot be given to a search: the search chooses it; set its interval"),
+        (["resume=true"], "the same command, given again, continues the search"),
         (["recipe.stepz=3"], "there is no key 'recipe.stepz'"),
         (["recipe=heatline"], "recipe=heatline does not train the whole network; choose recipe=finetune or study"),
         (["trainer.devices=2"], "trainer.devices is 2; a search trains each trial on one device"),
@@ -502,30 +501,30 @@ def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_command_line_is_refused_in_one_sentence(
-    blobs: Path, tmp_path: Path, overrides: list[str], says: str
+    blobs: Path, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=re.escape(says)) as raised:
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
         search([f"data={blobs}", f"out={tmp_path / 'out'}", *overrides])
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_not_searched_in(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_refused(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
     before = set(trained_run.iterdir())
     with pytest.raises(ConfigError, match="holds a run of `heatline train`"):
-        search(words(blobs, trained_run))
+        search(overrides_for(blobs, trained_run))
     assert set(trained_run.iterdir()) == before
     out = tmp_path / "out"
     (out / "trials" / "0000").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="0000 is of another search, which this one does not know"):
-        search(words(blobs, out))
+    with pytest.raises(ConfigError, match="0000 belongs to another search; choose another folder"):
+        search(overrides_for(blobs, out))
 
 
-def test_the_command_reports_to_people_and_to_programs(
+def test_the_command_prints_its_report_as_text_and_as_json(
     searched: tuple[Path, SearchReport, list[str]], pictures: Path
 ) -> None:
     out, report, _ = searched
-    overrides = words(pictures, out, "search.trials=3")
+    overrides = overrides_for(pictures, out, "search.trials=3")
     done = heatline("search", *overrides, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == msgspec.to_builtins(report)

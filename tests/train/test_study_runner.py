@@ -1,6 +1,6 @@
-"""A study: its plan, and runs that are trained, evaluated and reported once, whatever ends it on the way.
+"""A study: its plan, and runs that are trained, evaluated and reported once, also after interruptions.
 
-Trainings are real and tiny. Where a test is not about evaluations, a stand-in writes them.
+Trainings are real and tiny. Tests that are not about evaluations use a stand-in for them.
 """
 
 import json
@@ -24,7 +24,7 @@ from train.locks import is_locked, lock_file
 from train.run import RunFolder
 from train.sampling import BatchSampler
 from train.study.plan import DEFAULT_PLAN, Plan, read_plan
-from train.study.progress import Progress, duration, lock_of, remaining
+from train.study.progress import Progress, estimate_remaining, format_duration, lock_path
 from train.study.runner import Study, StudyStatus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,13 +45,13 @@ FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
 def evaluate(run: Path, data: Path, folder: Path) -> None:
-    """In place of an evaluation."""
+    """Stand in for an evaluation."""
     assert RunFolder(run).read_summary().finished
     (folder / FILE).write_text(json.dumps({"schema": SCHEMA}))
 
 
 def report(folders: Sequence[Path], out: Path, title: str) -> None:
-    """In place of a report."""
+    """Stand in for a report."""
     out.mkdir(exist_ok=True)
     (out / "tables.md").write_text("\n".join("/".join(folder.parts[-4:-1]) for folder in folders))
 
@@ -60,8 +60,8 @@ def plan(text: str = PLAN) -> Plan:
     return msgspec.yaml.decode(text, type=Plan)
 
 
-def work(study: Study, said: list[str] | None = None) -> StudyStatus:
-    return study.work(say=[].append if said is None else said.append, evaluate=evaluate, report=report)
+def work(study: Study, lines: list[str] | None = None) -> StudyStatus:
+    return study.work(report_line=[].append if lines is None else lines.append, evaluate=evaluate, report=report)
 
 
 def states(status: StudyStatus) -> dict[str, str]:
@@ -69,7 +69,7 @@ def states(status: StudyStatus) -> dict[str, str]:
 
 
 def checkpoints(out: Path) -> dict[str, int]:
-    """When each run of the folder was last trained."""
+    """Return the time of each checkpoint of a folder."""
     return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.rglob("*.ckpt"))}
 
 
@@ -80,7 +80,7 @@ def data(blobs: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that nothing interrupted."""
+    """Return the folder of a study that was not interrupted."""
     out = tmp_path_factory.mktemp("finished") / "study"
     status = work(Study(plan(), data, out))
     assert set(states(status).values()) == {"evaluated"}
@@ -91,7 +91,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The plan.
 
 
-def test_the_plan_that_is_shipped_holds_every_model_on_the_first_folds_before_further_ones() -> None:
+def test_the_shipped_plan_runs_every_model_on_the_first_folds_first() -> None:
     runs = read_plan(DEFAULT_PLAN).runs()
     folds = [name.rpartition("/")[0] for name in (run.name for run in runs)][::3]
     assert folds == [
@@ -103,7 +103,7 @@ def test_the_plan_that_is_shipped_holds_every_model_on_the_first_folds_before_fu
     assert {run.steps for run in runs} == {200}
 
 
-def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
+def test_a_run_is_configured_by_the_plan(tmp_path: Path) -> None:
     runs = read_plan(DEFAULT_PLAN).runs()
     configs = {run.name: compose(run.overrides(tmp_path, tmp_path / "it's", "none")) for run in (runs[6], runs[-1])}
     pcb, board = configs["deeppcb/split/efficientnet_lite0_d"], configs["hripcb/08/vit_tiny_patch16_224"]
@@ -111,17 +111,17 @@ def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
     assert (board.data, board.out) == (str(tmp_path / "hripcb_subset"), f"{tmp_path}/it's/hripcb/08/{board.model.name}")
     assert (board.split.group, board.split.val, board.split.test) == ("board", ["10"], ["08"])
     assert (board.recipe.steps, board.recipe.batch, board.recipe.validate_every) == (200, 32, 100)
-    assert [run.difference(config) for run, config in zip((runs[6], runs[-1]), configs.values(), strict=True)] == [
-        None
-    ] * 2
+    assert [
+        run.describe_difference(config) for run, config in zip((runs[6], runs[-1]), configs.values(), strict=True)
+    ] == [None] * 2
     assert (
-        runs[0].difference(board)
+        runs[0].describe_difference(board)
         == "model is efficientnet_lite0_d in the plan and was vit_tiny_patch16_224 in the training"
     )
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (("fractions:", "fraction:"), "unknown field `fraction`"),
         (("test_vit", "test_efficientnet"), "models has test_efficientnet twice"),
@@ -133,16 +133,16 @@ def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
             ("fractions:", "recipe: heatline\nfractions:"),
             "recipe is heatline, and a study trains whole networks; choose",
         ),
-        (("[0.5,", "0.5,"), "is no plan"),
+        (("[0.5,", "0.5,"), "is not a plan"),
         (None, "cannot be read"),
     ],
 )
-def test_a_broken_plan_is_refused_in_one_sentence(tmp_path: Path, change: tuple[str, str] | None, says: str) -> None:
+def test_a_broken_plan_is_refused_in_one_sentence(tmp_path: Path, change: tuple[str, str] | None, message: str) -> None:
     file = tmp_path / "plan.yaml"
     if change is not None:
         assert change[0] in PLAN
         file.write_text(PLAN.replace(*change))
-    with pytest.raises(ConfigError, match=says) as raised:
+    with pytest.raises(ConfigError, match=message) as raised:
         read_plan(file)
     assert "\n" not in str(raised.value)
     assert str(file) in str(raised.value)
@@ -160,29 +160,29 @@ def test_every_key_of_a_plan_is_documented() -> None:
     assert {key for key in documented if key.split(".")[0] in Plan.__struct_fields__} == exist
 
 
-# What is there, and what is not.
+# Data and status.
 
 
 def command(data: Path, out: Path, tmp_path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """`heatline study` by a plan of that text."""
+    """Run `heatline study` with a plan."""
     file = tmp_path / "plan.yaml"
     file.write_text(text)
     return heatline("study", data, "--out", out, "--plan", file, *options)
 
 
-def test_what_cannot_be_studied_is_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere is no folder; name the one that holds the data sets"):
+def test_missing_data_and_unknown_runs_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is not a folder; name the folder of the data sets"):
         Study(plan(), tmp_path / "nowhere", tmp_path)
     with pytest.raises(InputError, match=r"has none of the plan's data sets \(blobs\)"):
         Study(plan(), tmp_path, tmp_path)
     with pytest.raises(
-        ConfigError, match="no run of the plan fits --only x; runs are called like blobs/split/test_eff"
+        ConfigError, match="no run of the plan matches --only x; runs have names such as blobs/split/test_eff"
     ):
         Study(plan(), data, tmp_path, ["x"])
     assert [run.name for run in Study(plan(), data, tmp_path, ["*/test_v*", "other/*"]).runs] == [SECOND]
 
 
-def test_the_status_says_how_far_all_is_and_does_nothing(data: Path, tmp_path: Path) -> None:
+def test_the_status_prints_the_progress_and_does_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     shown = command(data, out, tmp_path, PLAN, "--status")
     assert shown.returncode == 0
@@ -196,11 +196,11 @@ def test_the_status_says_how_far_all_is_and_does_nothing(data: Path, tmp_path: P
 
 
 def progress(run: str, state: str, steps: int = 0, seconds: float | None = None, model: str | None = None) -> Progress:
-    told = {"run": run, "model": model or run, "state": state, "steps": steps, "of_steps": 200, "seconds": seconds}
-    return msgspec.convert(told, Progress)
+    fields = {"run": run, "model": model or run, "state": state, "steps": steps, "of_steps": 200, "seconds": seconds}
+    return msgspec.convert(fields, Progress)
 
 
-def test_what_remains_is_estimated_from_the_trained_runs_of_the_same_model() -> None:
+def test_remaining_time_is_estimated_from_trained_runs_of_the_same_model() -> None:
     todo = [
         progress("a", "to do"),
         progress("b", "half done", 150),
@@ -208,17 +208,17 @@ def test_what_remains_is_estimated_from_the_trained_runs_of_the_same_model() -> 
         progress("d", "done", 200, 9),
     ]
     known = [("a", 100.0), ("a", 300.0), ("b", 4000.0)]
-    left = remaining(todo, [progress(f"{model}{s}", "done", 200, s, model) for model, s in known])
-    assert (left.train, left.evaluate, left.seconds, left.not_known) == (3, 4, 1200.0, ["c"])
-    assert left.in_words() == "3 to train (about 20 min, and for c not known), 4 to evaluate"
-    assert remaining([progress("a", "unlike the plan")]).in_words() == "1 unlike the plan"
-    assert [duration(seconds) for seconds in (4, 61, 3540, 9725)] == ["4 s", "1 min", "59 min", "2 h 42 min"]
+    remaining = estimate_remaining(todo, [progress(f"{model}{s}", "done", 200, s, model) for model, s in known])
+    assert (remaining.train, remaining.evaluate, remaining.seconds, remaining.not_known) == (3, 4, 1200.0, ["c"])
+    assert remaining.describe() == "3 to train (about 20 min, and for c not known), 4 to evaluate"
+    assert estimate_remaining([progress("a", "unlike the plan")]).describe() == "1 unlike the plan"
+    assert [format_duration(seconds) for seconds in (4, 61, 3540, 9725)] == ["4 s", "1 min", "59 min", "2 h 42 min"]
 
 
 # Work.
 
 
-def test_a_study_leaves_runs_evaluations_and_a_report_and_does_nothing_again(data: Path, finished: Path) -> None:
+def test_a_finished_study_has_all_results_and_is_not_repeated(data: Path, finished: Path) -> None:
     for name in (FIRST, SECOND):
         run = RunFolder(finished / name)
         assert (run.read_summary().finished, run.read_summary().steps) == (True, 4)
@@ -226,15 +226,15 @@ def test_a_study_leaves_runs_evaluations_and_a_report_and_does_nothing_again(dat
     assert (finished / "report" / "tables.md").read_text().splitlines() == [FIRST, SECOND]
     before = checkpoints(finished)
     evaluations = {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)}
-    said: list[str] = []
-    assert set(states(work(Study(plan(), data, finished), said)).values()) == {"evaluated"}
-    assert said == []
+    lines: list[str] = []
+    assert set(states(work(Study(plan(), data, finished), lines)).values()) == {"evaluated"}
+    assert lines == []
     assert checkpoints(finished) == before
     assert {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)} == evaluations
 
 
 @pytest.mark.parametrize("why", ["the run is newer", "the schema is old", "it is damaged"])
-def test_an_evaluation_that_is_out_of_date_is_made_again(data: Path, finished: Path, why: str) -> None:
+def test_an_outdated_evaluation_is_repeated(data: Path, finished: Path, why: str) -> None:
     evaluation = finished / SECOND / "evaluation" / FILE
     if why == "the run is newer":
         os.utime(evaluation, ns=(0, 0))
@@ -243,15 +243,15 @@ def test_an_evaluation_that_is_out_of_date_is_made_again(data: Path, finished: P
     (evaluation.parent / "old.png").touch()
     study = Study(plan(), data, finished)
     assert states(study.status())[SECOND] == "done"
-    said: list[str] = []
-    work(study, said)
-    assert said == [f"{SECOND}: evaluating"]
+    lines: list[str] = []
+    work(study, lines)
+    assert lines == [f"{SECOND}: evaluating"]
     assert json.loads(evaluation.read_text()) == {"schema": SCHEMA}
     assert not (evaluation.parent / "old.png").exists()
 
 
-def test_a_study_that_crashed_goes_on_and_ends_with_the_same_runs(data: Path, tmp_path: Path, finished: Path) -> None:
-    """The first model's four batches are drawn; the second run ends after its validation at step 2."""
+def test_a_crashed_study_continues_and_ends_with_the_same_runs(data: Path, tmp_path: Path, finished: Path) -> None:
+    """The first run draws its four batches; the second crashes after its validation at step 2."""
     out, draws, draw = tmp_path / "study", iter(range(1000)), BatchSampler.draw
 
     def draw_or_crash(self: BatchSampler, step: int) -> object:
@@ -268,37 +268,39 @@ def test_a_study_that_crashed_goes_on_and_ends_with_the_same_runs(data: Path, tm
     assert (first.state, first.at_work) == ("evaluated", False)
     assert (second.state, second.steps, second.at_work) == ("half done", 2, False)
     before = checkpoints(out / first.run)
-    said: list[str] = []
-    status = work(study, said)
+    lines: list[str] = []
+    status = work(study, lines)
     assert set(states(status).values()) == {"evaluated"}
-    assert said[0] == f"{second.run}: going on"
+    assert lines[0] == f"{second.run}: continuing"
     assert checkpoints(out / first.run) == before
     for run in (first.run, second.run):
         assert read_metrics(RunFolder(out / run).metrics) == read_metrics(RunFolder(finished / run).metrics)
     assert status.report == str(out / "report")
 
 
-def test_ctrl_c_ends_it_in_good_order(data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_study_in_good_order(data: Path, tmp_path: Path) -> None:
     def interrupt(run: Path, data: Path, folder: Path) -> None:
         raise KeyboardInterrupt
 
     study = Study(plan(ONE_MODEL), data, tmp_path / "study")
-    with pytest.raises(Interrupted, match="stopped with 0 of 1 runs evaluated; go on with the same command") as raised:
+    with pytest.raises(
+        Interrupted, match="stopped with 0 of 1 runs evaluated; continue with the same command"
+    ) as raised:
         study.work(evaluate=interrupt, report=report)
     assert raised.value.exit_code == 130
     (run,) = study.status().runs
     assert (run.state, run.at_work) == ("done", False)
 
 
-def test_a_run_that_fails_does_not_stop_others_and_the_command_ends_with_11(data: Path, tmp_path: Path) -> None:
+def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:
     """There is no group z to test."""
     text = ONE_MODEL.replace("truth: masks", "truth: masks, leave_one_out: [z, a, c]")
     fails, works = "blobs/z/test_efficientnet", "blobs/a/test_efficientnet"
-    said: list[str] = []
-    status = work(Study(plan(text), data, tmp_path / "study", ["*/z/*", "*/a/*"]), said)
+    lines: list[str] = []
+    status = work(Study(plan(text), data, tmp_path / "study", ["*/z/*", "*/a/*"]), lines)
     assert states(status) == {fails: "to do", works: "evaluated"}
     assert status.failed[fails].startswith("there is no group 'z' to split off")
-    assert f"{fails}: failed: {status.failed[fails]}" in said
+    assert f"{fails}: failed: {status.failed[fails]}" in lines
     assert (tmp_path / "study" / "report" / "tables.md").read_text() == works
     failed = command(data, tmp_path / "other", tmp_path, text, "--only", "*/z/*")
     assert failed.returncode == TrainingError.exit_code == 11
@@ -306,11 +308,11 @@ def test_a_run_that_fails_does_not_stop_others_and_the_command_ends_with_11(data
     assert "0 of 1 runs are evaluated; remaining: 1 to train (time not known), 1 to evaluate" in failed.stdout
 
 
-def test_a_run_that_was_trained_otherwise_is_reported_and_left_alone(data: Path, finished: Path) -> None:
+def test_a_run_with_other_settings_is_reported_and_not_changed(data: Path, finished: Path) -> None:
     before = checkpoints(finished)
     status = work(Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished))
     assert set(states(status).values()) == {"unlike the plan"}
-    assert status.remaining.in_words() == "2 unlike the plan"
+    assert status.remaining.describe() == "2 unlike the plan"
     assert status.failed[SECOND] == (
         "recipe.steps is 6 in the plan and was 4 in the training; "
         f"delete {finished.resolve() / SECOND}, or choose another --out"
@@ -320,15 +322,15 @@ def test_a_run_that_was_trained_otherwise_is_reported_and_left_alone(data: Path,
     assert set(states(elsewhere.status()).values()) == {"evaluated"}
 
 
-def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, tmp_path: Path) -> None:
+def test_a_run_that_another_process_works_on_is_skipped(data: Path, tmp_path: Path) -> None:
     study = Study(plan(), data, tmp_path / "study", [SECOND])
-    lock = lock_of(study.runs[0], tmp_path / "study")
+    lock = lock_path(study.runs[0], tmp_path / "study")
     assert not is_locked(lock)
     with lock_file(lock) as ours:
         assert ours
-        said: list[str] = []
-        (run,) = work(study, said).runs
-    assert (run.state, run.at_work, said) == ("to do", True, [])
+        lines: list[str] = []
+        (run,) = work(study, lines).runs
+    assert (run.state, run.at_work, lines) == ("to do", True, [])
     assert not study.status().runs[0].at_work
 
 
@@ -346,12 +348,12 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_hub")
 def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     out = tmp_path / "study"
-    assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), said).failed == {}
-    (loud,) = [line for line in said if "RANDOM START" in line]
-    assert loud.startswith("blobs/a/test_efficientnet: RANDOM START, and so will all runs of test_efficientnet: ")
-    assert "cannot be downloaded from timm/" in loud
+    assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), lines).failed == {}
+    (warning,) = [line for line in lines if "RANDOM START" in line]
+    assert warning.startswith("blobs/a/test_efficientnet: RANDOM START, as will be all runs of test_efficientnet: ")
+    assert "cannot be downloaded from timm/" in warning
     for fold in "ab":
         run = RunFolder(out / "blobs" / fold / "test_efficientnet")
         assert read_config(run.config).model.weights == "none"
@@ -359,33 +361,33 @@ def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data:
     assert {run.weights for run in Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]).status().runs} == {"random"}
 
 
-# All of it.
+# The whole command.
 
 
-def test_figures_are_copied_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
+def test_figures_are_copied_without_pictures_and_without_paths(data: Path, tmp_path: Path) -> None:
     out, results = tmp_path / "study", tmp_path / "results"
     shown = command(data, out, tmp_path, ONE_MODEL, "--results", str(results), "--json")
     assert shown.returncode == 0, shown.stderr
-    told = json.loads(shown.stdout)
-    assert [run["state"] for run in told["runs"]] == ["evaluated"]
-    assert told["report"] == str(out / "report")
+    status = json.loads(shown.stdout)
+    assert [run["state"] for run in status["runs"]] == ["evaluated"]
+    assert status["report"] == str(out / "report")
     assert sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()) == [
         f"{FIRST}.json", "tables.md",
     ]  # fmt: skip
-    kept = msgspec.json.decode((results / f"{FIRST}.json").read_bytes())
-    assert str(tmp_path) not in json.dumps(kept)
-    whole = read_evaluation(out / FIRST / "evaluation")
-    assert any(truth.gallery for truth in whole.truths)
-    assert (whole.told.part, [truth.truth for truth in whole.truths]) == ("test", ["masks"])
-    assert len(whole.told.groups) == 1
-    assert set(whole.told.groups) < set(GROUPS)
-    expected = msgspec.to_builtins(whole)
-    expected["told"]["path"] = FIRST
+    copied = msgspec.json.decode((results / f"{FIRST}.json").read_bytes())
+    assert str(tmp_path) not in json.dumps(copied)
+    evaluation = read_evaluation(out / FIRST / "evaluation")
+    assert any(truth.gallery for truth in evaluation.truths)
+    assert (evaluation.subject.part, [truth.truth for truth in evaluation.truths]) == ("test", ["masks"])
+    assert len(evaluation.subject.groups) == 1
+    assert set(evaluation.subject.groups) < set(GROUPS)
+    expected = msgspec.to_builtins(evaluation)
+    expected["subject"]["path"] = FIRST
     assert expected["gallery"]
     expected["gallery"] = []
     for truth in expected["truths"]:
         truth["gallery"] = []
-    assert kept == json.loads(json.dumps(expected))
+    assert copied == json.loads(json.dumps(expected))
     tables = (results / "tables.md").read_text()
     assert tables == (out / "report" / "tables.md").read_text()
     assert "test_efficientnet" in tables

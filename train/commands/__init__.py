@@ -1,1 +1,1 @@
-"""The subcommands that train adds to `heatline`. They import torch only when they run."""
+"""Subcommands that `train` adds to `heatline`. They import torch only when they run."""

@@ -23,20 +23,27 @@ def data() -> None:
 
 @data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first there is.")
+@click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first that FOLDER has.")
 @click.option(
-    "--group", "column", help="Column of labels.csv that names groups; default: found, and what is assumed said."
+    "--group", "column", help="Column of labels.csv that names groups; default: found, and printed as an assumption."
 )
 @click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
-@click.option("--classes", help="Which annotated classes are defects, with commas between them; default: all.")
-@click.option("--val", default="", help="Groups for validation, with commas between them.")
-@click.option("--test", default="", help="Groups for the test, likewise.")
+@click.option("--classes", help="Annotated classes that are defects, separated by commas; default: all.")
+@click.option("--val", default="", help="Groups for validation, separated by commas.")
+@click.option("--test", default="", help="Groups for the test, separated by commas.")
 @click.option(
-    "--fractions", default="0.7,0.1,0.2", show_default=True, help="Shares for train, val, test where none is named."
+    "--fractions",
+    default="0.7,0.1,0.2",
+    show_default=True,
+    help="Shares of the groups for train, val and test if no groups are named.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split by shares.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the split by shares.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Also draw some pictures and annotations, as a PNG.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="Also draw some pictures with their annotations into this PNG file.",
+)
 @json_option
 def show(
     folder: Path,
@@ -54,8 +61,8 @@ def show(
 ) -> None:
     """Show what FOLDER holds and which files cannot be used.
 
-    Also says why, and what would make a model look better than it is.
-    Options mean what they mean to a training: truth, split.group, split.pattern and so on.
+    It prints the reasons, and what would make a model look better than it is.
+    The options are those of a training: truth, split.group, split.pattern and so on.
     """
     from train.contact_sheet import write_contact_sheet
     from train.summary import ReadingOptions, summarise_folder
@@ -89,14 +96,14 @@ def _shares(text: str) -> list[float]:
     try:
         return [float(share) for share in text.split(",")]
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} are no shares; expected e.g. 0.7,0.1,0.2") from error
+        raise click.BadParameter(f"{text!r} are not shares; expected e.g. 0.7,0.1,0.2") from error
 
 
 def _print(found: "FolderSummary") -> None:
-    """A survey, for people."""
+    """Print the summary of a folder for people."""
     others = [truth for truth in found.truths if truth != found.truth]
     facts: dict[str, object] = {
-        "truth": f"{found.truth} (also there: {', '.join(others)})" if others else found.truth,
+        "truth": f"{found.truth} (also found: {', '.join(others)})" if others else found.truth,
         "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective"
         + (
             f" ({found.labels_only} of them by their label only)"
@@ -105,7 +112,7 @@ def _print(found: "FolderSummary") -> None:
         ),
     }
     if found.sizes:
-        facts["sizes"] = _sizes_in_words(found)
+        facts["sizes"] = _describe_sizes(found)
         facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
     if found.groups:
         facts["groups"] = (
@@ -137,7 +144,7 @@ def _print(found: "FolderSummary") -> None:
     )
 
 
-def _sizes_in_words(found: "FolderSummary") -> str:
+def _describe_sizes(found: "FolderSummary") -> str:
     widths, heights = [size.width for size in found.sizes], [size.height for size in found.sizes]
     common = ", ".join(f"{size.width}x{size.height} ({size.pictures})" for size in found.sizes[:3])
     if len(found.sizes) == 1:

@@ -21,11 +21,11 @@ from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
-    from train.evaluation.evaluate import Chosen
+    from train.evaluation.evaluate import SelectedPictures
     from train.evaluation.result import Evaluation
 
 NAMED = 10
-"""Frames without a verdict that are named on the screen; the report and --json name more."""
+"""Highest number of frames without a verdict that are printed; the report and --json name more."""
 EXAMPLES = """
 Example:
 
@@ -38,30 +38,32 @@ Example:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled pictures.  [default: a run's own]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Folder of labelled pictures.  [default: that of the run]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="New folder for report.html, tables.md and all figures.")
 @click.option(
     "--truth",
     "truths",
     multiple=True,
     type=click.Choice([*TRUTHS, LABELS_ONLY]),
-    help="May be repeated.  [default: all there are]",
+    help="Annotations to compare with; may be repeated.  [default: all in the folder]",
 )
-@click.option("--group", "column", help="Column of labels.csv that names groups.  [default: as MODEL was taught]")
-@click.option("--pattern", help="Instead, a regular expression on file names, its first parenthesis the group.")
-@click.option("--groups", help="Only these groups, with commas between them.")
+@click.option("--group", "column", help="Column of labels.csv that names groups.  [default: as in the training]")
+@click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
+@click.option("--groups", help="Only these groups, separated by commas.")
 @click.option(
     "--part",
     type=click.Choice(["test", "val", "train", "all"]),
-    help="Only the groups that tested, validated or taught, as MODEL itself says.  [default: test, where the data has "
-    "those groups, else all]",
+    help="Only the groups that MODEL names for this part of its training.  [default: test, if the data has those "
+    "groups, else all]",
 )
 @click.option(
     "--engine",
     type=click.Choice(["openvino", "onnxruntime"]),
     default="openvino",
     show_default=True,
-    help="What runs a bundle; runs go through PyTorch.",
+    help="Engine of a bundle; a run uses PyTorch.",
 )
 @precision_option
 @click.option(
@@ -74,7 +76,7 @@ Example:
 @click.option(
     "--study",
     is_flag=True,
-    help="Add a chapter to the report: the study's tables, ranks and published figures beside these models.",
+    help="Add a chapter to the report: the study's tables, ranks and published figures, compared with these models.",
 )
 @json_option
 def evaluate(
@@ -94,22 +96,22 @@ def evaluate(
 ) -> None:
     """Compare what each MODEL finds with known defects.
 
-    It is judged as the line judges, and its maps by the study's rule.
-    A MODEL is the folder of a training, or a bundle, which is judged through the engine that will run it. With --out,
-    one page shows how many defective parts each would miss and how many good parts it would reject, which ones, and
-    what another threshold would do.
+    Verdicts are those of the line; maps are also evaluated by the study's rule.
+    A MODEL is the folder of a training, or a bundle, which is run by the engine of the line. With --out, a page
+    shows how many defective parts each would miss and how many good parts it would reject, which parts these are, and
+    the effect of another threshold.
     """
     require_extra("train", "torch", "timm", "jinja2", "matplotlib")
-    from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
+    from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
     from train.evaluation.evaluated import open_model
 
     if groups is not None and part is not None:
-        raise click.UsageError("--groups and --part both say which groups; leave one away")
+        raise click.UsageError("--groups and --part both select groups; leave one out")
     if study and out is None:
-        raise click.UsageError("--study adds a chapter to the report; name its folder with --out")
+        raise click.UsageError("--study adds a chapter to the report; name the report's folder with --out")
     if pattern is not None and column is not None:
-        raise click.UsageError("--group and --pattern both say where groups are told; leave one away")
-    asked = Asked(
+        raise click.UsageError("--group and --pattern both name the source of groups; leave one out")
+    options = EvaluationOptions(
         data=data,
         truths=truths or None,
         part=part,
@@ -120,21 +122,21 @@ def evaluate(
         precision=precision,
         false_reject=false_reject,
     )
-    names = names_of(models)
+    names = unique_names(models)
     evaluations = []
-    with _written_whole(out) as folder:
-        ready = []
-        for path in models:  # all are opened first: what is wrong with the last is told before the first is run
+    with _atomic_folder(out) as folder:
+        opened = []
+        for path in models:  # all are opened first, so that an error of the last is reported before the first is run
             track = tracked(f"validation frames of {path.name}")
-            judged = open_model(path, engine, precision, false_reject, track)
-            ready.append((path, judged, choose(judged, asked)))
+            model = open_model(path, engine, precision, false_reject, track)
+            opened.append((path, model, select_pictures(model, options)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
-        for path, judged, chosen in ready:
-            _warn(path, chosen)
-            evaluation = evaluate_judged(judged, chosen, folders.get(path), tracked(f"frames for {path.name}"))
+        for path, model, selection in opened:
+            _warn_of_training_pictures(path, selection)
+            evaluation = evaluate_pictures(model, selection, folders.get(path), tracked(f"frames for {path.name}"))
             evaluations.append(evaluation)
             if not as_json:
-                _show(path, evaluation)
+                _print(path, evaluation)
         if folder is not None:
             from train.evaluation.report.write import write_report
 
@@ -146,11 +148,11 @@ def evaluate(
 
 
 @contextmanager
-def _written_whole(out: Path | None) -> Iterator[Path | None]:
-    """A folder to write into, which becomes `out` once all is written, and is gone if something goes wrong.
+def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
+    """Yield a folder to write into. It becomes `out` at the end, and is deleted on an error.
 
     Raises:
-        InputError: `out` is taken or cannot be written.
+        InputError: `out` exists and is not empty, or cannot be written.
     """
     if out is None:
         yield None
@@ -160,27 +162,26 @@ def _written_whole(out: Path | None) -> Iterator[Path | None]:
     with writing(out):
         place = out.absolute()
         place.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
         try:
-            yield half
-            half.chmod(0o755)
-            half.rename(place)  # onto an empty folder, too
+            yield partial
+            partial.chmod(0o755)
+            partial.rename(place)  # also replaces an empty folder
         finally:
-            shutil.rmtree(half, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-def _warn(path: Path, chosen: "Chosen") -> None:
-    if chosen.taught:
+def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> None:
+    if selection.trained_on:
         click.echo(
-            f"{chosen.taught} of the {format_count(len(chosen.pictures), 'picture')} {is_are(chosen.taught)} of groups "
-            f"that taught {path}: leave them out "
-            "with --groups, or take --part test",
+            f"{path} was trained on the groups of {selection.trained_on} of the "
+            f"{format_count(len(selection.pictures), 'picture')}: leave them out with --groups, or choose --part test",
             err=True,
         )
 
 
-def _show(path: Path, evaluation: "Evaluation") -> None:
-    told = evaluation.told
+def _print(path: Path, evaluation: "Evaluation") -> None:
+    subject = evaluation.subject
     if evaluation.implausible:
         defective = sum(frame.defective for frame in evaluation.implausible)
         total = len(evaluation.implausible) + len(evaluation.frames)
@@ -196,11 +197,11 @@ def _show(path: Path, evaluation: "Evaluation") -> None:
         unplaced = each.figures.frame.unplaced
         if unplaced:
             click.echo(
-                f"{unplaced} of the {format_count(told.pictures, 'picture')} {is_are(unplaced)} "
-                "only good or defective as a whole, as nothing says where the defect is",
+                f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(unplaced)} "
+                "only labelled good or defective, without the place of the defect",
                 err=True,
             )
-        click.echo(f"{path} on {told.data} ({told.part}), by {each.truth}")
+        click.echo(f"{path} on {subject.data} ({subject.part}), by {each.truth}")
         for title, part in (
             ("tiles, by the 1 % rule", "tile"),
             ("pixels, by the study's rule", "study"),
@@ -210,14 +211,14 @@ def _show(path: Path, evaluation: "Evaluation") -> None:
             figures = getattr(each.figures, part)
             if figures is not None:
                 facts = {
-                    name: _shown(value, each.intervals.get(f"{part}.{name}"))
+                    name: _format_figure(value, each.intervals.get(f"{part}.{name}"))
                     for name, value in msgspec.structs.asdict(figures).items()
                 }
                 print_facts(title, facts)
         click.echo(each.intervals_are, err=True)
 
 
-def _shown(value: float | None, interval: tuple[float, float] | None) -> str:
+def _format_figure(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return "not known"
     if isinstance(value, int):

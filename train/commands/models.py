@@ -11,10 +11,10 @@ from edge.geometry.tiling import TILE_PX
 from train.evaluation.report.published import STUDY_GFLOPS
 
 DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
-UNITS = "GFLOPs = 2 x GMACs. Counted: convolutions and matrix products of one tile, with map head and rollout."
+UNITS = "GFLOPs = 2 x GMACs, of the convolutions and matrix products for one tile, with map head and rollout."
 CAVEAT = (
-    "The study's Table 1.1 prints multiply-adds: its CNN rows are torchvision's, at native resolution "
-    "(EfficientNetV2-S: 384 px); ViT-tiny and DeiT-tiny are one graph, and yet differ there."
+    "The study's Table 1.1 prints multiply-adds. Its CNN rows are those of torchvision at native resolution "
+    "(EfficientNetV2-S: 384 px); ViT-tiny and DeiT-tiny are the same graph, but differ there."
 )
 
 
@@ -24,10 +24,10 @@ CAVEAT = (
 def models(names: tuple[str, ...], as_json: bool) -> None:
     """List the models that can be trained, with size and cost.
 
-    Parameters, operations for a tile of 224 px, and cells of its map.
-    Without a NAME, those with a file in train/configs/model, and CNNs with the dense head of recipe=heatline. NAME is
-    one of them, or a CNN or plain ViT of timm by its name there, with or without its pretrained tag; of a CNN, also
-    with `_dense` behind it. What `model=NAME` would refuse is refused here.
+    Prints parameters, operations for a tile of 224 px, and the cells of its map.
+    Without a NAME, it lists the models with a file in train/configs/model, and CNNs with the dense head of
+    recipe=heatline. NAME is one of them, or the timm name of a CNN or plain ViT, with or without its pretrained tag;
+    a CNN may have `_dense` after its name. Names that `model=NAME` refuses are refused here.
     """
     require_extra("train", "torch", "timm")
     from train.compose import model_names, read_model
@@ -68,6 +68,6 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
         )
     console = Console()
     if not console.is_terminal:
-        console.width = 140  # names in one piece, for a file or grep
+        console.width = 140  # so that names are not wrapped in a file
     console.print(table)
     console.print(UNITS, CAVEAT, sep="\n", highlight=False)

@@ -31,20 +31,21 @@ Example:
 def search(overrides: tuple[str, ...], as_json: bool) -> None:
     """Search for the batch size and learning rate of a recipe.
 
-    Takes the keys of `heatline train`, with recipe=finetune where none is chosen, and its own: search.trials,
+    Takes the keys of `heatline train`, where the default is recipe=finetune, and these: search.trials,
     search.objective (accuracy or average_precision, on the validation groups), search.batches, search.lr,
     search.startup, search.prune, search.warmup, search.storage, search.name. Each trial is a run in
-    out/trials; groups in split.test are not touched.
+    out/trials; groups in split.test are not used.
 
-    The same command, given again, goes on with a search that ended early; given twice at once, it shares out the
-    trials. With search.storage, a database's URL, many machines share one search. --json prints all trials.
+    The same command, given again, continues a search that ended early; two such commands at a time share the
+    trials. With search.storage, the URL of a database, many machines share one search. --json prints all trials.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "matplotlib")
     from train.search.search import search as run_search
 
     console = progress_console()
     report = run_search(
-        overrides, say=lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal)
+        overrides,
+        report_line=lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal),
     )
     if as_json:
         print_json(msgspec.to_builtins(report))
@@ -64,7 +65,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     title = f"search {report.name} in {report.storage}"
     print_facts(title, facts)
     if best is not None:
-        click.echo(f"To train it again: {best.command}")  # in one line, to be copied
+        click.echo(f"To train it again: {best.command}")  # in one line, for copying
 
 
 def _print_trials(report: "SearchReport") -> None:

@@ -28,17 +28,19 @@ Example:
 @click.command(epilog=EXAMPLES)
 @click.argument("data", envvar="HEATLINE_DATA", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="runs/study", show_default=True, help="The study's folder."
+    "--out", type=click.Path(path_type=Path), default="runs/study", show_default=True, help="Folder of the study."
 )
 @click.option(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
-    help="YAML: models, data and budget.  [default: train/configs/study.yaml]",
+    help="YAML file with models, data and budget.  [default: train/configs/study.yaml]",
 )
-@click.option("--only", metavar="GLOB", multiple=True, help="Only runs DATA/FOLD/MODEL of such a name; may come again.")
-@click.option("--results", type=click.Path(path_type=Path), help="Also copy figures, and no pictures, to this folder.")
-@click.option("--status", "only_status", is_flag=True, help="Print how far all is, and do nothing.")
+@click.option("--only", metavar="GLOB", multiple=True, help="Only runs whose DATA/FOLD/MODEL matches; may be repeated.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="Also copy the figures, without pictures, to this folder."
+)
+@click.option("--status", "only_status", is_flag=True, help="Print the progress, and do nothing.")
 @json_option
 def study(
     data: Path,
@@ -51,11 +53,11 @@ def study(
 ) -> None:
     """Train, evaluate and report every model of a plan on every fold.
 
-    DATA is the folder that holds the data sets; where it is not given, the environment variable HEATLINE_DATA names it.
-    A data set that is not there is left out.
+    DATA is the folder of the data sets; the default is the environment variable HEATLINE_DATA. A data set that does not
+    exist is left out.
 
-    The same command, given again, goes on with what is not done, also after a kill; given twice at once, it shares out
-    the runs. A run that fails is told, and the others go on; the exit code is then 11.
+    The same command, given again, continues with what is not done, also after a kill; two such commands at a time
+    share the runs. If a run fails, it is reported and the others continue; the exit code is then 11.
     """
     require_extra("train", *TRAINING)
     from train.study.plan import DEFAULT_PLAN, read_plan
@@ -78,35 +80,35 @@ def study(
     if status.failed:
         name, why = next(iter(status.failed.items()))
         others = f", and {len(status.failed) - 1} more" if len(status.failed) > 1 else ""
-        raise TrainingError(f"{name} failed ({why}){others}; mend that, then give the same command again")
+        raise TrainingError(f"{name} failed ({why}){others}; correct that, then give the same command again")
 
 
 def _print(status: "StudyStatus") -> None:
-    from train.study.progress import duration
+    from train.study.progress import format_duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("steps", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("began with", overflow="fold")
+    table.add_column("initial weights", overflow="fold")
     table.add_column("", overflow="fold")
     for run in status.runs:
-        why = status.failed.get(run.run) or run.why or ("at work" if run.at_work else "")
+        why = status.failed.get(run.run) or run.why or ("in progress" if run.at_work else "")
         table.add_row(
             run.run,
             run.state,
             f"{run.steps} of {run.of_steps}" if run.steps else "",
-            "" if run.seconds is None else duration(run.seconds),
+            "" if run.seconds is None else format_duration(run.seconds),
             escape(run.weights or ""),
             escape(why),
             style="green" if run.state == "evaluated" else None,
         )
     console = Console()
     if not console.is_terminal:
-        console.width = 160  # names in one piece, for a file or grep
+        console.width = 160  # so that names are not wrapped in a file
     console.print(table)
     done = sum(run.state == "evaluated" for run in status.runs)
-    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining.in_words()}")
+    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining.describe()}")
     if status.report is not None:
         click.echo(f"the report is in {status.report}")

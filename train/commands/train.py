@@ -32,23 +32,23 @@ Example:
 def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """Train a classifier on labelled pictures.
 
-    FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML) or boxes/, and
-    perhaps labels.csv, which alone will do; or good/ and defective/, or good/ alone. Labels and groups are found in it;
-    data=FOLDER finds none, and takes groups from split.group, a column of labels.csv, or split.pattern, a regular
-    expression on file names. Groups stay whole, and those in split.test are left out. See what is there with
-    `heatline data show FOLDER`.
+    FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML), boxes/ or
+    labels.csv; or good/ and defective/, or only good/. The command finds labels and groups in FOLDER. With data=FOLDER
+    it does not, and takes groups from split.group, a column of labels.csv, or split.pattern, a regular expression on
+    file names. Groups are never divided, and those in split.test are left out. `heatline data show FOLDER` shows what
+    is found.
 
     recipe=heatline, the default, trains a head on a frozen CNN in a minute, cross-validates it and writes a report.
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
-    model=... (see `heatline models`), recipe=... and logger=... choose a file each in train/configs, any other key sets
-    a value in them. Ctrl-C stops in good order; resume=true goes on, by recipe=heatline with the features that were
-    extracted. --json prints the run's summary.
+    model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
+    values. After Ctrl-C, resume=true continues; recipe=heatline then uses the features that are already extracted.
+    --json prints the run's summary.
     """
     require_extra("train", *TRAINING)
     from train.compose import compose
 
-    config = compose(_with_folder(overrides))  # before torch is imported: what is wrong is said at once
+    config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
     from train.fit import fit, is_main_process
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))
@@ -62,10 +62,10 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _with_folder(overrides: Sequence[str]) -> list[str]:
-    """A word without `=` is the folder of pictures.
+    """Return the overrides with the folder of pictures, an argument without `=`, as a key.
 
     Raises:
-        ConfigError: there are several.
+        ConfigError: there are several folders.
     """
     folders = [item for item in overrides if "=" not in item]
     if not folders:
@@ -107,7 +107,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 
 
 def _verdicts(folder: Path) -> dict[str, str]:
-    """What the report opens with, out of fold at the threshold that it states."""
+    """Return the first figures of the report: out of fold, at its threshold."""
     from train.evaluation.result import read_evaluation
     from train.run import RunFolder
 

@@ -9,8 +9,8 @@ import numpy as np
 from edge.bundle import Calibration
 from train.adequacy import describe_threshold_transfer
 from train.dense.out_of_fold import OutOfFold
-from train.evaluation.evaluate import Asked, choose, evaluate_judged
-from train.evaluation.evaluated import judge_run
+from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
+from train.evaluation.evaluated import prepare_run
 from train.evaluation.ordering import auroc
 from train.evaluation.report.write import write_report
 from train.evaluation.result import FrameAnswer, write_evaluation
@@ -31,12 +31,13 @@ def write_run_report(run: TrainedRun) -> Path:
         TrainingError: the folder cannot be written.
     """
     folder = RunFolder(run.folder).report
-    judged = judge_run(run, FALSE_REJECT)
+    model = prepare_run(run, FALSE_REJECT)
     recorded = validation_frames(run).recorded
     assert recorded is not None, "the run was cross-validated"
-    judged = replace(judged, engine=recorded, engine_is="answers out of fold")
-    chosen = replace(choose(judged, Asked(truths=(run.data.truth,), part="train")), part="cross-validation", taught=0)
-    evaluation = evaluate_judged(judged, chosen, folder)
+    model = replace(model, engine=recorded, engine_description="answers out of fold")
+    selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
+    selection = replace(selection, part="cross-validation", trained_on=0)
+    evaluation = evaluate_pictures(model, selection, folder)
     folds = run.summary.folds
     evaluation = msgspec.structs.replace(
         evaluation,

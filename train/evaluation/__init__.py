@@ -1,1 +1,1 @@
-"""How well a model finds what is known to be there: by the study's rule, by the line's, and how sure that is."""
+"""Evaluation of models on labelled pictures, by the study's rule and by the line's, with intervals."""

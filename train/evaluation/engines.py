@@ -1,4 +1,4 @@
-"""A trained model, and recorded answers, behind the line's engine interface, so that a run is judged as a bundle is."""
+"""Engines for evaluations of runs: a PyTorch model, or recorded answers, behind the engine interface of the line."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from train.models.explained import ExplainedClassifier
 
 
 class TorchEngine(Engine):
-    """PyTorch in float32, on the processor or where the model lies; answers before `submit` returns."""
+    """PyTorch in float32 on the model's device. Calls `done` before `submit` returns."""
 
     name = "torch"
     batch = 16
@@ -26,15 +26,15 @@ class TorchEngine(Engine):
             with torch.inference_mode():
                 logits, maps = self._model(torch.from_numpy(self._tiles[:count]).to(device))
             done(logits.cpu().numpy(), maps.cpu().numpy())
-        except Exception as error:  # as every engine: whatever it was, it is told of these tiles
+        except Exception as error:  # as in every engine: any error is reported for these tiles
             failed(error)
 
 
 class RecordedEngine(Engine):
-    """Gives recorded answers in their order, whatever the tiles show: they must be those that were recorded.
+    """Returns recorded answers in their order. It does not look at the tiles, so they must be those of the recording.
 
     Args:
-        logits: [N], in the order in which tiles will be submitted.
+        logits: [N], in the order in which tiles are submitted.
         maps: [N, h, w].
     """
 
@@ -47,6 +47,6 @@ class RecordedEngine(Engine):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         start, self._next = self._next, self._next + count
         if self._next > len(self._logits):
-            failed(EngineError(f"{self._next} tiles were asked about, and {len(self._logits)} answers are recorded"))
+            failed(EngineError(f"{self._next} tiles were submitted, and {len(self._logits)} answers are recorded"))
             return
         done(self._logits[start : self._next], self._maps[start : self._next].astype(np.float32))

@@ -1,4 +1,4 @@
-"""From a run or a bundle and labelled pictures to an evaluation."""
+"""Evaluate a run or a bundle on labelled pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +12,15 @@ from edge.errors import InputError
 from edge.inference import EngineKind, Precision
 from edge.util.text import format_count, is_are, utf8_safe
 from train.evaluation.evaluated import EvaluatedModel, open_model
-from train.evaluation.figures import figures_of
-from train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, name_below
-from train.evaluation.intervals import FEWEST_GROUPS, intervals
-from train.evaluation.observe import Observed, Picture, observe
+from train.evaluation.figures import compute_figures
+from train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
+from train.evaluation.intervals import FEWEST_GROUPS, compute_intervals
+from train.evaluation.observe import Picture, TruthColumns, observe
 from train.evaluation.result import (
     Evaluation,
+    EvaluationSubject,
     FrameAnswer,
     ImplausibleFrame,
-    Told,
     TruthEvaluation,
     write_evaluation,
 )
@@ -32,107 +32,113 @@ from train.run import read_as
 
 ALL = "all"
 LOOSE = 0.05
-"""A bound of the false-reject rate above it is worth a warning."""
+"""A warning is given if the bound of the false-reject rate is above this share."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which pictures are held against which truths."""
+class EvaluationOptions:
+    """The pictures, the truths and the engine of an evaluation."""
 
     data: Path | None = None
-    """None: those that taught the run."""
+    """Folder of pictures; None: the folder that the run was trained on."""
     truths: tuple[str, ...] | None = None
-    """None: all that the folder has, or the labels where it has none."""
+    """None: all truths of the folder, or the labels if it has no other."""
     part: str | None = None
-    """test, val, train or all. None: test, where the model names its test groups and the folder has them, else all."""
+    """test, val, train or all. None: test, if the model names test groups and the folder has them, else all."""
     groups: tuple[str, ...] | None = None
-    """Instead of a part."""
+    """These groups instead of a part."""
     column: str | None = None
-    """Of labels.csv, that names groups. None: as the model was taught."""
+    """Column of labels.csv that names groups. None: as in the training."""
     pattern: str | None = None
-    """Instead, a regular expression on file names."""
+    """Instead of a column, a regular expression on file names."""
     engine: EngineKind = "openvino"
-    """For bundles."""
+    """Engine of a bundle."""
     precision: Precision = "f32"
-    """For bundles."""
+    """Precision of a bundle."""
     false_reject: float = 0.01
-    """For runs, which have no thresholds of their own: the share of good frames that theirs may reject."""
+    """Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds."""
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedPictures:
     """The pictures of an evaluation."""
 
     folder: Path
     truths: tuple[str, ...]
     pictures: tuple[Picture, ...]
     groups: tuple[str, ...]
-    """Names, by number; of pictures without groups, their own names."""
+    """Name of each group, by its number; file names if the pictures have no groups."""
     grouped: bool
     part: str
-    """In words."""
-    taught: int
-    """How many of the pictures are of groups that taught the model."""
+    """test, val, train, all, or a description of the groups."""
+    trained_on: int
+    """Number of pictures whose groups the model was trained on."""
 
 
-def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: Track = iter) -> Evaluation:
-    """Hold a model against all that is known of some pictures.
+def evaluate_model(
+    path: Path, options: EvaluationOptions, folder: Path | None = None, track: Track = iter
+) -> Evaluation:
+    """Open a model and evaluate it.
 
     Args:
         path: a run's folder or a bundle.
-        folder: where `evaluation.json` and pictures to look at are written; None: nowhere.
-        track: wraps pictures, to show how far it is.
+        folder: gets `evaluation.json` and the gallery; None: nothing is written.
+        track: wraps the pictures, to show progress.
     Raises:
-        InputError: what was asked for is not there, or a picture or its truth cannot be used.
+        InputError: an option names something that does not exist, or a picture or its truth cannot be used.
         BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
         InputError, TrainingError: `folder` cannot be written.
     """
-    judged = open_model(path, asked.engine, asked.precision, asked.false_reject, track)
-    return evaluate_judged(judged, choose(judged, asked), folder, track)
+    model = open_model(path, options.engine, options.precision, options.false_reject, track)
+    return evaluate_pictures(model, select_pictures(model, options), folder, track)
 
 
-def evaluate_judged(
-    judged: EvaluatedModel, chosen: Chosen, folder: Path | None = None, track: Track = iter
+def evaluate_pictures(
+    model: EvaluatedModel, selection: SelectedPictures, folder: Path | None = None, track: Track = iter
 ) -> Evaluation:
-    """As `evaluate_model`, with what was opened and chosen."""
-    sweep_tiles = _sweep_of(judged)
+    """Evaluate an open model on selected pictures; other arguments and errors as for `evaluate_model`."""
+    sweep_tiles = _sweep_function(model)
     sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
-    galleries = {truth: Gallery(len(chosen.groups)) for truth in chosen.truths}
-    calibration = judged.settings.calibration
-    frame_gallery = None if folder is None else FrameGallery(calibration, chosen.folder)
-    observed, why = observe(judged, chosen.pictures, galleries, sweep, track, frame_gallery)
+    galleries = {truth: Gallery(len(selection.groups)) for truth in selection.truths}
+    calibration = model.settings.calibration
+    frame_gallery = None if folder is None else FrameGallery(calibration, selection.folder)
+    columns, reasons = observe(model, selection.pictures, galleries, sweep, track, frame_gallery)
     implausible = [
-        ImplausibleFrame(*_named(chosen, chosen.pictures[at]), chosen.pictures[at].any.defective, words)
-        for at, words in why.items()
+        ImplausibleFrame(
+            *_image_and_group(selection, selection.pictures[at]), selection.pictures[at].image.defective, reason
+        )
+        for at, reason in reasons.items()
     ]
-    counted = replace(chosen, pictures=tuple(one for at, one in enumerate(chosen.pictures) if at not in why))
+    counted = replace(
+        selection, pictures=tuple(picture for at, picture in enumerate(selection.pictures) if at not in reasons)
+    )
     truths = []
-    for truth, found in observed.items():
-        figures = partial(figures_of, found.tiles, found.frames, calibration.score_threshold, judged.cell_px)
-        sure, sure_by = intervals(figures, len(chosen.groups) if chosen.grouped else 0)
+    for truth, found in columns.items():
+        figures = partial(compute_figures, found.tiles, found.frames, calibration.score_threshold, model.cell_px)
+        intervals, intervals_are = compute_intervals(figures, len(selection.groups) if selection.grouped else 0)
         truths.append(
             TruthEvaluation(
                 truth=truth,
-                figures=figures(np.ones(len(chosen.groups))),
-                intervals=sure,
-                intervals_are=sure_by,
+                figures=figures(np.ones(len(selection.groups))),
+                intervals=intervals,
+                intervals_are=intervals_are,
                 sweep=sweep.figures(truth) if sweep is not None and found.frames.placed.any() else None,
                 gallery=[]
                 if folder is None
                 else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
             )
         )
-    first = next(iter(observed.values()))
-    frames = _frames(counted, first)
-    stand_ins = [] if any(not frame.defective for frame in frames) else first.without_defects.tolist()
+    first = next(iter(columns.values()))
+    frames = _frame_answers(counted, first)
+    stand_ins = [] if any(not frame.defective for frame in frames) else first.scores_without_defects.tolist()
     evaluation = Evaluation(
-        told=_told(judged, counted),
+        subject=_describe_subject(model, counted),
         calibration=calibration,
         truths=truths,
         frames=frames,
         gallery=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
-        rests_on=_rests_on(counted),
-        warnings=[*_no_verdict(implausible), *_warnings(chosen, frames, len(stand_ins), calibration)],
+        rests_on=_describe_pictures(counted),
+        warnings=[*_warn_of_implausible(implausible), *_warnings(selection, frames, len(stand_ins), calibration)],
         good_stand_ins=stand_ins,
         implausible=implausible,
     )
@@ -141,79 +147,81 @@ def evaluate_judged(
     return evaluation
 
 
-def choose(judged: EvaluatedModel, asked: Asked) -> Chosen:
-    """The pictures that are asked for, with all their truths.
+def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> SelectedPictures:
+    """Return the pictures that the options select, with all their truths.
 
     Raises:
         InputError: there is no such folder, truth, part or group.
     """
-    folder = asked.data or judged.data
+    folder = options.data or model.data
     if folder is None:
-        raise InputError(f"{judged.path} does not tell where its pictures lie; name a folder with --data")
-    names = asked.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
-    read = {truth: _read(folder, truth, asked, judged) for truth in names}
-    first = read[names[0]]
-    images, part = _select(judged, asked, first)
-    by_path = {truth: {image.path: image for image in each.images} for truth, each in read.items()}
+        raise InputError(f"{model.path} does not record the folder of its pictures; name a folder with --data")
+    truths = options.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
+    folders = {truth: _read(folder, truth, options, model) for truth in truths}
+    first = folders[truths[0]]
+    images, part = _select(model, options, first)
+    by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
-    group_of = [str(image.group) if grouped else image.path.name for image in images]
-    groups = tuple(sorted(set(group_of)))
+    group_names = [str(image.group) if grouped else image.path.name for image in images]
+    groups = tuple(sorted(set(group_names)))
     number = {group: n for n, group in enumerate(groups)}
     pictures = tuple(
-        Picture({truth: found[image.path] for truth, found in by_path.items()}, number[group])
-        for image, group in zip(images, group_of, strict=True)
+        Picture({truth: images_of[image.path] for truth, images_of in by_path.items()}, number[group])
+        for image, group in zip(images, group_names, strict=True)
     )
-    same = _same_data(judged, first)
-    taught = sum(image.group in judged.groups("train") for image in images) if same else 0
-    return Chosen(folder, names, pictures, groups, grouped, part, 0 if part == "train" else taught)
+    is_same = _is_training_data(model, first)
+    trained_on = sum(image.group in model.groups("train") for image in images) if is_same else 0
+    return SelectedPictures(folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on)
 
 
-def _same_data(judged: EvaluatedModel, folder: LabelledFolder) -> bool:
-    """Whether a folder is, by its name, the one that taught the model."""
-    return bool(judged.summary.get("data") == folder.folder.resolve().name)
+def _is_training_data(model: EvaluatedModel, folder: LabelledFolder) -> bool:
+    """Whether a folder has the name of the folder that the model was trained on."""
+    return bool(model.summary.get("data") == folder.folder.resolve().name)
 
 
-def _read(folder: Path, truth: str, asked: Asked, judged: EvaluatedModel) -> LabelledFolder:
-    """The folder, read as the model's own data was where nothing else is said."""
-    reading = judged.read
-    if asked.column is not None or asked.pattern is not None:
-        reading = {**reading, "group": asked.column, "pattern": asked.pattern, "discover": False}
+def _read(folder: Path, truth: str, options: EvaluationOptions, model: EvaluatedModel) -> LabelledFolder:
+    """Read the folder as the training did, except where the options say otherwise."""
+    reading = model.reading
+    if options.column is not None or options.pattern is not None:
+        reading = {**reading, "group": options.column, "pattern": options.pattern, "discover": False}
     return read_as(reading, folder, truth)
 
 
-def _select(judged: EvaluatedModel, asked: Asked, labelled: LabelledFolder) -> tuple[list[LabelledImage], str]:
-    """The pictures asked for, and which they are in words."""
-    if asked.column is not None:
-        labelled.groups()  # a column that was named must be there, though no group of it may be asked for
-    if asked.groups is not None:
-        return _of_groups(set(asked.groups), labelled), f"groups {', '.join(asked.groups)}"
+def _select(
+    model: EvaluatedModel, options: EvaluationOptions, labelled: LabelledFolder
+) -> tuple[list[LabelledImage], str]:
+    """Return the selected pictures, and the name of their part."""
+    if options.column is not None:
+        labelled.groups()  # raises if the column does not exist, also if no group of it is selected
+    if options.groups is not None:
+        return _select_groups(set(options.groups), labelled), f"groups {', '.join(options.groups)}"
     present = {image.group for image in labelled.images}
-    if asked.part is None:
-        wanted = judged.groups("test")
-        if wanted and wanted <= present and _same_data(judged, labelled):
-            return _of_part("test", judged, labelled), "test"
+    if options.part is None:
+        wanted = model.groups("test")
+        if wanted and wanted <= present and _is_training_data(model, labelled):
+            return _select_part("test", model, labelled), "test"
         return list(labelled.images), ALL
-    if asked.part == ALL:
+    if options.part == ALL:
         return list(labelled.images), ALL
-    return _of_part(asked.part, judged, labelled), asked.part
+    return _select_part(options.part, model, labelled), options.part
 
 
-def _of_part(part: str, judged: EvaluatedModel, labelled: LabelledFolder) -> list[LabelledImage]:
-    """The pictures of all groups that the model names for a part."""
-    wanted = judged.groups(part)
+def _select_part(part: str, model: EvaluatedModel, labelled: LabelledFolder) -> list[LabelledImage]:
+    """Return the pictures of all groups that the model names for a part."""
+    wanted = model.groups(part)
     if not wanted:
-        raise InputError(f"{judged.path} names no groups as {part}; name groups with --groups, or take --part all")
+        raise InputError(f"{model.path} names no groups as {part}; name groups with --groups, or choose --part all")
     images = [image for image in labelled.images if image.group in wanted]
     if missing := wanted - {str(image.group) for image in images}:
         raise InputError(
-            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {judged.path}, "
-            f"{min(missing)!r} is missing; groups were looked for in {labelled.groups_are}: name the folder that was "
-            "trained on, and where groups are told with --group or --pattern"
+            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {model.path}, "
+            f"{min(missing)!r} is missing; groups were read from {labelled.groups_are}: name the folder of the "
+            "training, and choose the source of groups with --group or --pattern"
         )
     return images
 
 
-def _of_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage]:
+def _select_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage]:
     images = [image for image in labelled.images if image.group in wanted]
     if missing := wanted - {str(image.group) for image in images}:
         raise InputError(
@@ -222,28 +230,28 @@ def _of_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage
     return images
 
 
-def _sweep_of(judged: EvaluatedModel) -> SweepTiles | None:
-    """What gives all rollouts of a ViT's run."""
-    if judged.run is None or judged.family != "vit":
+def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
+    """Return the function that computes all rollouts of a ViT's run; None for other models."""
+    if model.run is None or model.family != "vit":
         return None
     from train.models.vit import RolloutClassifier
 
-    model = judged.run.model
-    assert isinstance(model, RolloutClassifier)
-    return model.sweep
+    classifier = model.run.model
+    assert isinstance(classifier, RolloutClassifier)
+    return classifier.sweep
 
 
-def _frames(chosen: Chosen, observed: Observed) -> list[FrameAnswer]:
-    """Every frame by its name, with its defects by the first truth."""
-    of = observed.frames
+def _frame_answers(selection: SelectedPictures, columns: TruthColumns) -> list[FrameAnswer]:
+    """Return an answer per frame, with its defects by the first truth."""
+    of = columns.frames
     answers = []
-    for at, picture in enumerate(chosen.pictures):
+    for at, picture in enumerate(selection.pictures):
         defects, hit, false_regions = (
             int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
         )
         answers.append(
             FrameAnswer(
-                *_named(chosen, picture),
+                *_image_and_group(selection, picture),
                 defective=bool(of.defective[at]),
                 score=float(of.logit[at]),
                 defects=defects,
@@ -254,16 +262,16 @@ def _frames(chosen: Chosen, observed: Observed) -> list[FrameAnswer]:
     return answers
 
 
-def _named(chosen: Chosen, picture: Picture) -> tuple[str, str | None]:
-    """A picture's name and its group's."""
+def _image_and_group(selection: SelectedPictures, picture: Picture) -> tuple[str, str | None]:
+    """Return the names of a picture and of its group."""
     return (
-        name_below(chosen.folder, picture.any.path),
-        utf8_safe(chosen.groups[picture.group]) if chosen.grouped else None,
+        relative_name(selection.folder, picture.image.path),
+        utf8_safe(selection.groups[picture.group]) if selection.grouped else None,
     )
 
 
-def _no_verdict(implausible: Sequence[ImplausibleFrame]) -> list[str]:
-    """That frames get no verdict, if any."""
+def _warn_of_implausible(implausible: Sequence[ImplausibleFrame]) -> list[str]:
+    """Warn of frames without a verdict; empty if there are none."""
     if not implausible:
         return []
     defective = sum(frame.defective for frame in implausible)
@@ -274,45 +282,46 @@ def _no_verdict(implausible: Sequence[ImplausibleFrame]) -> list[str]:
     ]
 
 
-def _rests_on(chosen: Chosen) -> str:
-    """The frames that the figures come from, in words."""
+def _describe_pictures(selection: SelectedPictures) -> str:
+    """Describe the frames that the figures rest on, as `the test groups of pcb (5 groups, 12 frames)`."""
     parts = {
         "test": "the test groups",
         "val": "the validation groups",
         "train": "the training groups",
         ALL: "all frames",
     }
-    counted = [format_count(len(chosen.groups), "group", ",")] * chosen.grouped
-    counted.append(format_count(len(chosen.pictures), "frame", ","))
-    return f"{parts.get(chosen.part, chosen.part)} of {chosen.folder.resolve().name} ({', '.join(counted)})"
+    counted = [format_count(len(selection.groups), "group", ",")] * selection.grouped
+    counted.append(format_count(len(selection.pictures), "frame", ","))
+    return f"{parts.get(selection.part, selection.part)} of {selection.folder.resolve().name} ({', '.join(counted)})"
 
 
-def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, calibration: Calibration) -> list[str]:
-    """What makes the figures worth less than they look."""
+def _warnings(
+    selection: SelectedPictures, frames: Sequence[FrameAnswer], stand_ins: int, calibration: Calibration
+) -> list[str]:
+    """Return the reasons why the figures are worth less than they look."""
     found = []
-    if chosen.part == "train":
-        found.append("These frames trained the model: the figures say nothing of new parts.")
-    elif chosen.taught:
+    if selection.part == "train":
+        found.append("The model was trained on these frames: the figures do not show how it judges new parts.")
+    elif selection.trained_on:
         found.append(
-            f"{chosen.taught:,} of the {format_count(len(chosen.pictures), 'frame', ',')} "
-            f"{is_are(chosen.taught)} of groups that trained the model: the figures are "
-            "better than new parts would give."
+            f"The model was trained on the groups of {selection.trained_on:,} of the "
+            f"{format_count(len(selection.pictures), 'frame', ',')}: the figures are better than those of new parts."
         )
-    if not chosen.grouped:
-        found.append("The frames name no groups: frames of one part may count as several, and no interval is known.")
-    elif len(chosen.groups) < FEWEST_GROUPS:
+    if not selection.grouped:
+        found.append("The frames have no groups: frames of one part may count several times, and no interval is known.")
+    elif len(selection.groups) < FEWEST_GROUPS:
         found.append(
-            f"Too few groups: {len(chosen.groups)}. With at least {FEWEST_GROUPS}, the report says how certain its "
-            "figures are."
+            f"Too few groups: {len(selection.groups)}. With at least {FEWEST_GROUPS}, the report gives intervals of "
+            "its figures."
         )
     if not any(frame.defective for frame in frames):
-        found.append("No frame is defective: nothing is known of misses.")
+        found.append("No frame is defective: the rate of misses is not known.")
     if all(frame.defective for frame in frames):
         instead = (
             f"{format_count(stand_ins, 'defective frame', ',')} {'stands' if stand_ins == 1 else 'stand'} in, without "
             "the tiles that show a defect"
         )
-        found.append(f"No frame is good: {instead if stand_ins else 'nothing is known of false rejects'}.")
+        found.append(f"No frame is good: {instead if stand_ins else 'the rate of false rejects is not known'}.")
     wanted, at_most = calibration.false_reject_per_frame, calibration.false_reject_at_most
     if wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
         found.append(
@@ -322,42 +331,42 @@ def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, cal
     return found
 
 
-def _told(judged: EvaluatedModel, chosen: Chosen) -> Told:
-    summary = judged.summary
+def _describe_subject(model: EvaluatedModel, selection: SelectedPictures) -> EvaluationSubject:
+    summary = model.summary
     steps, batch = summary.get("steps"), summary.get("batch")
     recipe = str(summary.get("recipe", "not known"))
     if steps is not None:
         recipe += f", {format_count(steps, 'step')}" + (f" of {batch}" if batch else "")
     pictures = summary.get("labelled") == "pictures"
-    return Told(
-        name=judged.name,
-        path=str(judged.path),
-        kind=judged.kind,
-        model=judged.model,
-        family=judged.family,
-        method=judged.settings.map.method,
-        map_hw=judged.settings.map.hw,
-        engine=judged.engine_is,
+    return EvaluationSubject(
+        name=model.name,
+        path=str(model.path),
+        kind=model.kind,
+        model=model.model_name,
+        family=model.family,
+        method=model.settings.map.method,
+        map_hw=model.settings.map.hw,
+        engine=model.engine_description,
         weights=str(summary.get("weights", {}).get("source", "not known")),
         recipe=recipe,
         steps=steps,
         seconds=summary.get("seconds"),
-        taught_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
-        data=chosen.folder.resolve().name,
-        part=chosen.part,
-        groups=[utf8_safe(group) for group in chosen.groups] if chosen.grouped else [],
-        pictures=len(chosen.pictures),
+        trained_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
+        data=selection.folder.resolve().name,
+        part=selection.part,
+        groups=[utf8_safe(group) for group in selection.groups] if selection.grouped else [],
+        pictures=len(selection.pictures),
         lr=summary.get("lr"),
         val_loss=summary.get("val", {}).get("val_loss"),
         val_accuracy=summary.get("val", {}).get("val_accuracy"),
     )
 
 
-def names_of(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name of its own for each of several models: the folder's, with as many above it as it takes.
+def unique_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a unique name per model: the name of its folder, with as many parent folders as needed.
 
     Raises:
-        InputError: two of them are one folder.
+        InputError: two paths are one folder.
     """
     places = [path.resolve() for path in paths]
     if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:

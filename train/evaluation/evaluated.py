@@ -1,4 +1,4 @@
-"""What can be evaluated: the run of a training, through PyTorch, or a bundle, through the engine that will run it."""
+"""Models that can be evaluated: the run of a training, by PyTorch, or a bundle, by the engine of the line."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from train.validation_frames import calibrate_on, run_validation, smoothing_px, 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an inspector needs to know, as a bundle's manifest has it."""
+    """Settings of an inspector, as in a bundle's manifest."""
 
     grid: Grid
     map: Map
@@ -33,24 +33,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """One model, ready to be asked."""
+    """An open model, with its engine and thresholds."""
 
     path: Path
     kind: Literal["run", "bundle"]
-    model: str
+    model_name: str
     settings: Settings
     engine: Engine
-    engine_is: str
-    """Its name and precision, in words."""
+    engine_description: str
+    """Name and precision."""
     summary: dict[str, Any]
-    """What is told of its training: keys of `RunSummary`, as far as known."""
+    """Facts of the training: keys of `RunSummary`, as far as known."""
     data: Path | None
-    """The pictures that taught it, where it tells."""
-    read: dict[str, Any]
-    """How they were read, see `train.run.describe_reading`."""
+    """The folder that it was trained on; None if it is not recorded."""
+    reading: dict[str, Any]
+    """How the training read that folder, see `train.run.describe_reading`."""
     run: TrainedRun | None = None
     plausibility: Plausibility | None = None
-    """What its frames must look like; None: it does not know, as no run does."""
+    """What frames of the product look like; None: not known, as of every run."""
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class EvaluatedModel:
         return self.settings.grid.tile_px / min(self.settings.map.hw)
 
     def groups(self, part: str) -> set[str]:
-        """The groups that it names as train, val or test."""
+        """Return the groups that the model names as train, val or test."""
         return set(self.summary.get("groups", {}).get(part, []))
 
     def inspector(self) -> Inspector:
@@ -82,52 +82,52 @@ def open_model(
 ) -> EvaluatedModel:
     """Open a run's folder or a bundle.
 
-    A run has no thresholds yet: it gets those that its export would set, from its validation frames.
+    A run has no thresholds yet. It gets those that its export would set, from its validation frames.
 
     Args:
-        engine, precision: for a bundle.
-        false_reject: wanted share of good frames that a run's thresholds may reject.
-        track: wraps a run's validation frames, to show how far that is.
+        engine, precision: of a bundle.
+        false_reject: share of good frames that the thresholds of a run may reject.
+        track: wraps the validation frames of a run, to show progress.
     Raises:
-        InputError: it is neither, or the pictures that taught a run are gone.
-        BundleError, TrainingError, ExportError: it cannot be used.
+        InputError: the path is neither, or the pictures of the training do not exist.
+        BundleError, TrainingError, ExportError: the model cannot be used.
     """
     if (path / MANIFEST).exists():
-        return _of_bundle(open_bundle(path), engine, precision)
+        return _open_bundle(open_bundle(path), engine, precision)
     if RunFolder(path).summary.exists():
         data = Path(read_config(RunFolder(path).config).data)
         if not data.is_dir():
             raise InputError(
-                f"{path} was taught on {data}, which is no folder any more, and its thresholds come from there; put it "
-                "back, or evaluate a bundle of the run"
+                f"{path} was trained on {data}, which is not a folder any more, and its thresholds come from those "
+                "pictures; restore the folder, or evaluate a bundle of the run"
             )
-        return judge_run(load_run(path), false_reject, track)
+        return prepare_run(load_run(path), false_reject, track)
     raise InputError(
         f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
     )
 
 
-def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> EvaluatedModel:
+def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> EvaluatedModel:
     manifest = bundle.manifest
     verified = open_verified_engine(bundle, kind, precision)
-    told = manifest.provenance.get("data", {})
+    data = manifest.provenance.get("data", {})
     training = manifest.provenance.get("training", {})
     return EvaluatedModel(
         path=bundle.path,
         kind="bundle",
-        model=manifest.model.name,
+        model_name=manifest.model.name,
         settings=Settings(manifest.grid, manifest.map, manifest.calibration),
         engine=verified.engine,
-        engine_is=f"{verified.engine.name} {verified.computes_in}",
-        summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
+        engine_description=f"{verified.engine.name} {verified.computes_in}",
+        summary={**training, **data, "weights": manifest.provenance.get("weights", {})},
         data=None,
-        read=told.get("read", {}),
+        reading=data.get("read", {}),
         plausibility=bundle.plausibility(),
     )
 
 
-def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> EvaluatedModel:
-    """As `open_model`, of a run that is loaded."""
+def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> EvaluatedModel:
+    """Prepare a loaded run, as `open_model` does."""
     tiles, model = run.config.tiles, run.model
     engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
@@ -143,21 +143,21 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Eval
     return EvaluatedModel(
         path=run.folder,
         kind="run",
-        model=run.config.model.name,
+        model_name=run.config.model.name,
         settings=Settings(
             grid,
             Map(model.method, model.map_hw, identity_of(model.top_cells)),
             calibrate_on(validation, frames, false_reject, model.top_cells),
         ),
         engine=engine,
-        engine_is=f"{engine.name} {engine.precision}",
-        summary={**msgspec.to_builtins(summary), **_told_of_recipe(run.config)},
+        engine_description=f"{engine.name} {engine.precision}",
+        summary={**msgspec.to_builtins(summary), **_batch_and_rate(run.config)},
         data=Path(run.config.data),
-        read=describe_reading(run.config, summary.truth),
+        reading=describe_reading(run.config, summary.truth),
         run=run,
     )
 
 
-def _told_of_recipe(config: TrainConfig) -> dict[str, Any]:
+def _batch_and_rate(config: TrainConfig) -> dict[str, Any]:
     recipe = config.recipe
     return {"batch": recipe.batch if isinstance(recipe, RecipeConfig) else None, "lr": recipe.lr}

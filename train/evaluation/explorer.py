@@ -1,7 +1,7 @@
-"""What each score threshold would do: defective frames missed and good frames rejected, with 95 % intervals.
+"""Effect of each score threshold: defective frames missed and good frames rejected, with 95 % intervals.
 
-Thresholds are positions of a slider: evenly spaced in logits, the calibrated one among them, from one that rejects
-every frame to one that rejects none.
+Thresholds are positions of a slider, evenly spaced in logits. They include the calibrated threshold. The first rejects
+every frame, the last rejects none.
 """
 
 import math
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from train.evaluation.intervals import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, draw_groups
 
 POSITIONS = 250
-"""At most so many steps span the scores."""
+"""Highest number of steps between the lowest and the highest score."""
 
 Interval = tuple[float, float] | None
-"""Of a share, 95 %; None where there is none to trust."""
+"""95 % interval of a share; None if too few groups are known."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scores:
     scores: NDArray[np.float64]
     """[N], logits: the highest of each frame's tiles."""
     groups: tuple[str, ...] = ()
-    """[N], of each frame; empty where the frames name none."""
+    """[N], group of each frame; empty if the frames have no groups."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -35,7 +35,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Explorer:
-    """What happens at each position."""
+    """Counts and intervals at each position."""
 
     thresholds: NDArray[np.float64]
     """[positions], logits, ascending."""
@@ -44,30 +44,31 @@ class Explorer:
     rejected: NDArray[np.int64]
     """[positions], good frames judged DEFECT."""
     missed_interval: list[Interval]
-    """[positions], of the share of defective frames."""
+    """[positions], of the share of defective frames that are missed."""
     rejected_interval: list[Interval]
-    """[positions], of the share of good frames."""
+    """[positions], of the share of good frames that are rejected."""
     start: int
     """Position of the calibrated threshold."""
     defective: int
-    """How many frames are defective."""
+    """Number of defective frames."""
     good: int
+    """Number of good frames."""
     digits: int
-    """Behind the point, that tell positions apart."""
+    """Decimals with which all positions are printed differently."""
 
     def at(self, score: float) -> int:
-        """The first position that calls a frame of this score GOOD; before it, the frame is DEFECT."""
+        """Return the first position that judges a frame of this score GOOD; before it, the verdict is DEFECT."""
         return int(np.searchsorted(self.thresholds, score, side="right"))
 
 
-def explore(defective: Scores, good: Scores, chosen: float) -> Explorer:
-    """Count, for each position, what the verdict rule gives.
+def explore(defective: Scores, good: Scores, calibrated: float) -> Explorer:
+    """Count missed and rejected frames at each position.
 
     Args:
-        defective, good: the frames by their labels.
-        chosen: the calibrated score threshold, logits.
+        defective, good: scores of the frames with that label.
+        calibrated: the calibrated score threshold, logits.
     """
-    thresholds, start, digits = _positions(np.concatenate([defective.scores, good.scores]), chosen)
+    thresholds, start, digits = _positions(np.concatenate([defective.scores, good.scores]), calibrated)
     names = sorted({*defective.groups, *good.groups})
     is_grouped = len(defective.groups) == len(defective) and len(good.groups) == len(good)
     resamples = draw_groups(len(names)).T if is_grouped and len(names) >= FEWEST_GROUPS else None
@@ -78,7 +79,7 @@ def explore(defective: Scores, good: Scores, chosen: float) -> Explorer:
         missed=missed,
         rejected=len(good) - passed,
         missed_interval=missed_interval,
-        rejected_interval=[one and (1 - one[1], 1 - one[0]) for one in passed_interval],
+        rejected_interval=[interval and (1 - interval[1], 1 - interval[0]) for interval in passed_interval],
         start=start,
         defective=len(defective),
         good=len(good),
@@ -86,16 +87,16 @@ def explore(defective: Scores, good: Scores, chosen: float) -> Explorer:
     )
 
 
-def _positions(scores: NDArray[np.float64], chosen: float) -> tuple[NDArray[np.float64], int, int]:
-    """Thresholds [positions], which of them is the chosen one, and how many digits tell them apart."""
-    low, high = min(scores.min(initial=chosen), chosen), max(scores.max(initial=chosen), chosen)
+def _positions(scores: NDArray[np.float64], calibrated: float) -> tuple[NDArray[np.float64], int, int]:
+    """Return the thresholds [positions], the position of the calibrated one, and the decimals to print."""
+    low, high = min(scores.min(initial=calibrated), calibrated), max(scores.max(initial=calibrated), calibrated)
     step = _round_step((high - low) / POSITIONS)
-    before, after = (math.ceil(reach / step) + 1 for reach in (chosen - low, high - chosen))
-    return chosen + step * np.arange(-before, after + 1), before, 2 if step >= 0.01 else 3
+    before, after = (math.ceil(reach / step) + 1 for reach in (calibrated - low, high - calibrated))
+    return calibrated + step * np.arange(-before, after + 1), before, 2 if step >= 0.01 else 3
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5 times a power of ten that is not below `least`; 0.001 at least."""
+    """Return the smallest of 1, 2 or 5 times a power of ten that is not below `least`, and at least 0.001."""
     power = 10.0 ** math.floor(math.log10(max(least, 0.001)))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
@@ -103,7 +104,7 @@ def _round_step(least: float) -> float:
 def _below(
     thresholds: NDArray[np.float64], frames: Scores, names: Sequence[str], resamples: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.int64], list[Interval]]:
-    """Frames below each threshold, [positions], and intervals of their share."""
+    """Return the number of frames below each threshold [positions], and intervals of their share."""
     first_below = np.searchsorted(thresholds, frames.scores, side="right")
     if resamples is None:
         counts = np.bincount(first_below, minlength=len(thresholds))

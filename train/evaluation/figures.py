@@ -1,7 +1,7 @@
-"""What an evaluation says in numbers, and from which counts each number comes.
+"""Figures of an evaluation, and the columns that they are computed from.
 
-Everything is computed from columns of tiles and of frames with a weight per group, so that the bootstrap needs no
-second way: it asks for the same figures under other weights.
+Everything is computed from columns of tiles and frames with a weight per group. So the bootstrap uses the same code: it
+computes the same figures with other weights.
 """
 
 from dataclasses import dataclass
@@ -14,33 +14,33 @@ from train.evaluation.ordering import auroc, average_precision
 from train.evaluation.pixels import PixelCounts
 
 Weights = NDArray[np.float64]
-"""How often each group counts, [groups]; ones for the figures themselves."""
+"""[groups], how often each group counts; all 1 for the figures themselves."""
 
 
 class TileFigures(msgspec.Struct, frozen=True):
-    """Over all tiles, by no threshold: how well logits tell defective tiles from good ones, and where maps peak."""
+    """Figures of all tiles without a threshold: how well logits separate defective tiles, and where maps peak."""
 
     tiles: int
     defective: int
     majority_share: float
-    """Accuracy of saying the same of every tile: what any accuracy must be read beside."""
+    """Accuracy of a classifier that gives every tile the more frequent class; the reference for every accuracy."""
     average_precision: float | None
-    """None, as the next, where all tiles are good or all are defective."""
+    """None, as the next, if all tiles are good or all are defective."""
     auroc: float | None
     pointing: float | None
-    """Pointing game: share of defective tiles whose map has its peak on the truth. None, as the next two, where no tile
-    is defective."""
+    """Pointing game: share of defective tiles whose map has its peak on the truth. None, as the next two, if no tile is
+    defective."""
     pointing_within_cell: float | None
-    """The same, for a peak at most one map cell from the truth."""
+    """Share of defective tiles whose map has its peak at most one map cell from the truth."""
     weighting: float | None
     """Weighting game (Raatikainen & Rahtu 2022): mean over defective tiles of the share of the map's positive evidence
     that lies on the truth."""
 
 
 class RuleFigures(msgspec.Struct, frozen=True):
-    """By a rule that makes masks of maps: the study's, per tile, or the line's, on the stitched heatmap.
+    """Figures of a rule that turns maps into masks: the study's, per tile, or the line's, on the stitched heatmap.
 
-    Pixels are pooled, good tiles and frames too; a ratio of nothing to nothing is 0.
+    Pixels of all tiles or frames are pooled, including good ones; 0/0 counts as 0.
     """
 
     true_positive_px: int
@@ -54,20 +54,20 @@ class RuleFigures(msgspec.Struct, frozen=True):
     accuracy: float
     """Of pixels."""
     pointing_gated: float | None
-    """Pointing game, where tiles that the rule calls good count as missed."""
+    """Pointing game in which tiles that the rule classifies as good count as missed."""
     classification_accuracy: float
-    """Share of tiles whose class is as the rule says: at probability 0.5, or at the score threshold."""
+    """Share of tiles that the rule classifies correctly, at probability 0.5 or at the score threshold."""
 
 
 class FrameFigures(msgspec.Struct, frozen=True):
-    """Over whole frames, as the line judges them."""
+    """Figures of whole frames, with the verdicts of the line."""
 
     frames: int
     unplaced: int
-    """Frames of which nothing says where they are defective: they count by their label alone, and not for tiles,
-    pixels, defects and regions."""
+    """Frames with a label only, without the place of the defect. They do not count for tiles, pixels, defects and
+    regions."""
     defects: int | None
-    """None, as the next five, where all frames are unplaced."""
+    """None, as the next five, if all frames are unplaced."""
     defects_hit: int | None
     defects_missed: int | None
     hit_rate: float | None
@@ -82,7 +82,7 @@ class FrameFigures(msgspec.Struct, frozen=True):
     """Good frames judged DEFECT."""
     false_reject_rate: float | None
     average_precision: float | None
-    """Of frames by their highest tile logit; None, as the next, where all are good or all are defective."""
+    """Of frames by their highest tile logit; None, as the next, if all are good or all are defective."""
     auroc: float | None
 
 
@@ -90,7 +90,7 @@ class Figures(msgspec.Struct, frozen=True):
     """All figures of one model against one truth."""
 
     tile: TileFigures | None
-    """None, as the next two, where all frames are unplaced."""
+    """None, as the next two, if all frames are unplaced."""
     study: RuleFigures | None
     line: RuleFigures | None
     frame: FrameFigures
@@ -106,9 +106,9 @@ class TileColumns:
     defective: NDArray[np.bool_]
     """By the 1 % rule."""
     distance_px: NDArray[np.float64]
-    """From the map's peak to the nearest true pixel; NaN of a good tile."""
+    """From the map's peak to the nearest true pixel; NaN for a good tile."""
     on_truth: NDArray[np.float64]
-    """Share of the map's positive evidence that lies on the truth; NaN of a good tile."""
+    """Share of the map's positive evidence that lies on the truth; NaN for a good tile."""
     study_px: NDArray[np.int64]
     """[tiles, 4]: true positive, false positive, false negative, true negative px by the study's rule."""
 
@@ -119,28 +119,28 @@ class FrameColumns:
 
     group: NDArray[np.int64]
     logit: NDArray[np.float64]
-    """The highest of its tiles."""
+    """Highest logit of its tiles."""
     defective: NDArray[np.bool_]
     rejected: NDArray[np.bool_]
-    """EvaluatedModel DEFECT."""
+    """Whether the verdict is DEFECT."""
     placed: NDArray[np.bool_]
     defects: NDArray[np.int64]
-    """Three counts of placed frames, 0 of others."""
+    """This count and the next two are 0 for frames that are not placed."""
     hit: NDArray[np.int64]
     false_regions: NDArray[np.int64]
     line_px: NDArray[np.int64]
-    """[frames, 4], as of tiles, by the line's rule; 0 of frames that are not placed."""
+    """[frames, 4], as `TileColumns.study_px`, by the line's rule; 0 for frames that are not placed."""
 
 
-def figures_of(
+def compute_figures(
     tiles: TileColumns, frames: FrameColumns, score_threshold: float, cell_px: float, weights: Weights
 ) -> Figures:
-    """The figures under weights of groups.
+    """Compute the figures with weights of groups.
 
     Args:
-        score_threshold: in logits, of the line's rule.
+        score_threshold: of the line's rule, logits.
         cell_px: side of a map cell.
-        weights: [groups]; whole numbers, as a bootstrap draws groups, or ones.
+        weights: [groups], whole numbers: the draws of a bootstrap, or all 1.
     """
     frame = _frames(frames, weights)
     if frame.frames == frame.unplaced:

@@ -1,6 +1,6 @@
-"""Pictures to look at: the worst frames and tiles, and some tiles chosen by their names, the same for every model.
+"""Gallery of an evaluation: the worst frames and tiles, and example tiles that are the same for every model.
 
-Collected while a pass goes on, so that no picture is read twice.
+The gallery is collected during the evaluation, so that no picture is read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,28 +29,28 @@ T = TypeVar("T")
 EXAMPLES = 5
 FAILURES = 5
 FRAMES = 6
-"""Of a kind."""
+"""Frames of each kind."""
 FRAME_PX = 900
-"""Longest side of one of a frame's two pictures."""
+"""Longest side of each of a frame's two pictures."""
 TRUTH_RGB = (0, 230, 255)
 FOUND_RGB = (255, 255, 255)
 GAP_PX = 6
 ROLLOUTS_OF = 2
-"""Of so many examples, rollouts by fusion and by discard ratio are drawn."""
+"""Number of examples whose rollouts by fusion and by discard ratio are drawn."""
 RATIO_OF_FUSIONS = 0.8
-"""At which the study's Fig. 3.11 shows fusions."""
+"""Discard ratio of the study's Fig. 3.11, which shows fusions."""
 RATIOS_OF_MEAN = (0.0, 0.2, 0.6, 0.8)
-"""Three of which the study's Fig. 3.12 shows, by mean fusion."""
+"""Discard ratios by mean fusion; the study's Fig. 3.12 shows three of them."""
 TRIPTYCH = "tile; true defects; map, outlined where the study's rule finds a defect"
 LINE_TRIPTYCH = "tile; true defects; map, outlined where it reaches the evidence threshold"
 WHOLE_FRAME = "frame with its true defects; its heatmap with the regions found"
 
 
 class TileView(NamedTuple):
-    """One tile with all there is to show of it."""
+    """One tile with its truth and its map."""
 
     group: int
-    """Tiles of one group may show the same defect again."""
+    """Number of its group; tiles of one group may show the same defect."""
     image: str
     yx: tuple[int, int]
     pixels: NDArray[np.uint8]
@@ -63,23 +63,23 @@ class TileView(NamedTuple):
     """[h, w]"""
 
     @property
-    def lot(self) -> float:
-        """0..1, by its name alone, so that all models draw the same tiles."""
+    def rank(self) -> float:
+        """Pseudo-random number 0..1 from its name only, so that all models show the same examples."""
         return int.from_bytes(sha256(utf8_safe(f"{self.image}:{self.yx}").encode()).digest()[:6]) / 2**48
 
-    def kept(self) -> "TileView":
-        """A copy that does not hold its frame's arrays."""
+    def detached(self) -> "TileView":
+        """Return a copy that does not keep the frame's arrays in memory."""
         return self._replace(pixels=self.pixels.copy(), truth=self.truth.copy(), map=self.map.copy())
 
 
 class FrameView(NamedTuple):
-    """One frame with all there is to show of it."""
+    """One frame with its truth and its heatmap."""
 
     path: Path
     pixels: NDArray[np.uint8]
     """RGB [H, W, 3]."""
     truth: NDArray[np.bool_] | None
-    """[H, W]; None where nothing says where it is defective."""
+    """[H, W]; None if the place of the defect is not known."""
     defective: bool
     judgement: Judgement
     cell_px: int
@@ -87,10 +87,10 @@ class FrameView(NamedTuple):
 
 
 class Gallery:
-    """Picks the tiles of one truth while they pass.
+    """Picks the tiles to show by one truth.
 
     Args:
-        groups: how many the pictures have; where there are enough, each gives one tile of a kind at most.
+        groups: number of groups of the pictures. With enough groups, each gives at most one tile of a kind.
     """
 
     def __init__(self, groups: int, examples: int = EXAMPLES, failures: int = FAILURES) -> None:
@@ -98,47 +98,51 @@ class Gallery:
             _Lowest[TileView](size, spread=groups >= 2 * size) for size in (examples, failures, failures)
         )
 
-    def see(self, views: Iterable[TileView]) -> None:
+    def add(self, views: Iterable[TileView]) -> None:
+        """Offer the tiles of a frame."""
         for view in views:
             if view.defective:
-                self.examples.offer(view.lot, view.group, view.kept)
-                self.missed.offer(view.logit, view.group, view.kept)
-            elif not view.truth.any():  # a tile with a small defect is good by the rule, and no failure if it is hot
-                self.false.offer(-view.logit, view.group, view.kept)
+                self.examples.offer(view.rank, view.group, view.detached)
+                self.missed.offer(view.logit, view.group, view.detached)
+            elif (
+                not view.truth.any()
+            ):  # a tile with a small defect is good by the 1 % rule, but a hot map there is right
+                self.false.offer(-view.logit, view.group, view.detached)
 
 
 _Drawn = tuple[GalleryItem, NDArray[np.uint8]]
-"""What has no file yet, and its picture."""
+"""An item without a file name, and its picture."""
 
 
 class FrameGallery:
-    """Picks the defective frames of the lowest scores and the good ones of the highest while they pass.
+    """Picks the defective frames of the lowest scores and the good frames of the highest scores.
 
     A frame is drawn when it is picked, so that no full-size frame stays in memory.
 
     Args:
-        calibration: its colour scale is that of the line: good frames are cold.
+        calibration: gives the colour scale of the line, in which good frames are cold.
         folder: of the pictures; frames are named by their paths below it.
-        size: frames of a kind.
+        size: number of frames of each kind.
     """
 
     def __init__(self, calibration: Calibration, folder: Path, size: int = FRAMES) -> None:
-        self._scale, self._folder = _scale_of(calibration), folder
+        self._scale, self._folder = _colour_scale(calibration), folder
         self._escaped, self._rejected = (_Lowest[_Drawn](size, spread=False) for _ in range(2))
 
-    def see(self, view: FrameView) -> None:
+    def add(self, view: FrameView) -> None:
+        """Offer a frame."""
         score = view.judgement.score
         kind: Kind = "escaped" if view.defective else "rejected"
         picked, key = (self._escaped, score) if view.defective else (self._rejected, -score)
 
         def draw() -> _Drawn:
             picture = draw_frame(view, self._scale)
-            return GalleryItem(kind, "", name_below(self._folder, view.path), None, score, WHOLE_FRAME), picture
+            return GalleryItem(kind, "", relative_name(self._folder, view.path), None, score, WHOLE_FRAME), picture
 
         picked.offer(key, 0, draw)
 
     def write(self, folder: Path) -> list[GalleryItem]:
-        """Write the pictures into `folder`/pictures, and list them, the worst of each kind first.
+        """Write the pictures into `folder`/pictures; return their items, the worst of each kind first.
 
         Raises:
             InputError, TrainingError: the folder or a picture cannot be written.
@@ -147,80 +151,80 @@ class FrameGallery:
 
 
 class _Lowest(Generic[T]):
-    """Keeps the few items of the lowest keys.
+    """Collects the items of the lowest keys.
 
     Args:
-        size: how many.
-        spread: at most one of each group.
+        size: highest number of items.
+        spread: whether each group gives at most one item.
     """
 
     def __init__(self, size: int, *, spread: bool) -> None:
         self._size, self._spread = size, spread
-        self._kept: list[tuple[float, int, T]] = []
+        self._entries: list[tuple[float, int, T]] = []
 
     def offer(self, key: float, group: int, make: Callable[[], T]) -> None:
-        """Make the item only if it is among the lowest so far."""
-        if len(self._kept) == self._size and key >= self._kept[-1][0]:
+        """Call `make` and add its item if the key is among the lowest so far."""
+        if len(self._entries) == self._size and key >= self._entries[-1][0]:
             return
-        same = [entry for entry in self._kept if self._spread and entry[1] == group]
+        same = [entry for entry in self._entries if self._spread and entry[1] == group]
         if same and key >= same[0][0]:
             return
-        rest = [entry for entry in self._kept if not any(entry is one for one in same)]
-        self._kept = sorted([*rest, (key, group, make())], key=lambda entry: entry[0])[: self._size]
+        rest = [entry for entry in self._entries if not any(entry is other for other in same)]
+        self._entries = sorted([*rest, (key, group, make())], key=lambda entry: entry[0])[: self._size]
 
     def items(self) -> list[T]:
-        """Lowest key first."""
-        return [item for _, _, item in self._kept]
+        """Return the items, lowest key first."""
+        return [item for _, _, item in self._entries]
 
 
 def draw_gallery(
     gallery: Gallery, truth: str, calibration: Calibration, sweep: SweepTiles | None, folder: Path
 ) -> list[GalleryItem]:
-    """Write the pictures of a gallery into `folder`/pictures, and list them.
+    """Write the pictures of a gallery into `folder`/pictures; return their items.
 
     Args:
-        calibration: its colour scale is that of the line: good tiles are cold.
-        sweep: of a ViT's run, what gives rollouts by fusion and ratio.
+        calibration: gives the colour scale of the line, in which good tiles are cold.
+        sweep: computes rollouts by fusion and ratio, for a ViT's run.
     Raises:
         InputError, TrainingError: the folder or a picture cannot be written.
     """
-    scale = _scale_of(calibration)
+    scale = _colour_scale(calibration)
     examples = gallery.examples.items()
-    drawn = [_of_tile("example", view, _triptych(view, scale, _by_study(view)), TRIPTYCH) for view in examples]
+    drawn = [_tile_item("example", view, _triptych(view, scale, _study_mask(view)), TRIPTYCH) for view in examples]
     failures: list[tuple[Kind, list[TileView]]] = [("missed", gallery.missed.items()), ("false", gallery.false.items())]
     for kind, views in failures:
         for view in views:
-            picture = _triptych(view, scale, _enlarged(view) >= calibration.evidence_threshold)
-            drawn.append(_of_tile(kind, view, picture, LINE_TRIPTYCH))
+            picture = _triptych(view, scale, _enlarge(view) >= calibration.evidence_threshold)
+            drawn.append(_tile_item(kind, view, picture, LINE_TRIPTYCH))
     if sweep is not None:
         for view in examples[:ROLLOUTS_OF]:
-            drawn += [_of_tile(kind, view, picture, caption) for kind, picture, caption in _rollouts(view, sweep)]
+            drawn += [_tile_item(kind, view, picture, caption) for kind, picture, caption in _rollouts(view, sweep)]
     return _write(drawn, truth, folder)
 
 
-def name_below(folder: Path, path: Path) -> str:
-    """What a report calls a picture: its path below the folder of pictures, or its name where it lies elsewhere."""
+def relative_name(folder: Path, path: Path) -> str:
+    """Return a picture's name for reports: its path below the folder of pictures, or its file name."""
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
     return utf8_safe(name)
 
 
 def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
-    """The frame with its truth outlined, and under its heatmap, RGB: side by side, of a wide frame one below the other.
+    """Draw the frame with its truth outlined, and the frame under its heatmap, RGB.
 
-    Each is at most `FRAME_PX` long.
+    The two stand side by side; those of a wide frame stand one below the other. Each is at most `FRAME_PX` long.
     """
     height, width = view.pixels.shape[:2]
     thick = max(2, round(max(height, width) / 200))
-    truth = view.pixels if view.truth is None else _outlined(view.pixels, view.truth, TRUTH_RGB, thick)
+    truth = view.pixels if view.truth is None else _outline(view.pixels, view.truth, TRUTH_RGB, thick)
     heat = overlay(view.pixels, view.judgement.heatmap, view.cell_px, view.judgement.regions, scale)
     shrink = min(1.0, FRAME_PX / max(height, width))
     size_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
-    both = [np.asarray(cv2.resize(one, size_wh, interpolation=cv2.INTER_AREA), np.uint8) for one in (truth, heat)]
-    return _joined(both, axis=0 if width > 1.4 * height else 1)
+    both = [np.asarray(cv2.resize(each, size_wh, interpolation=cv2.INTER_AREA), np.uint8) for each in (truth, heat)]
+    return _join(both, axis=0 if width > 1.4 * height else 1)
 
 
 def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem]:
-    """Write pictures into `folder`/pictures, their files named by `name` and their number."""
+    """Write pictures into `folder`/pictures; files are named by `name`, their number and their kind."""
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -235,28 +239,28 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem
     return gallery
 
 
-def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
+def _tile_item(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
     return GalleryItem(kind, "", utf8_safe(view.image), view.yx, view.logit, caption), picture
 
 
-def _scale_of(calibration: Calibration) -> ColourScale:
+def _colour_scale(calibration: Calibration) -> ColourScale:
     return ColourScale.from_calibration(
         calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold)
     )
 
 
-def _by_study(view: TileView) -> NDArray[np.bool_]:
+def _study_mask(view: TileView) -> NDArray[np.bool_]:
     return study_mask(view.map, view.logit, len(view.pixels))
 
 
-def _enlarged(view: TileView) -> NDArray[np.float32]:
+def _enlarge(view: TileView) -> NDArray[np.float32]:
     tile_px = len(view.pixels)
     return np.asarray(cv2.resize(view.map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _triptych(view: TileView, scale: ColourScale, found: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    heat = tint(view.pixels, scale.grey(_enlarged(view)), 1)
-    return _joined([view.pixels, _outlined(view.pixels, view.truth, TRUTH_RGB), _outlined(heat, found, FOUND_RGB)])
+    heat = tint(view.pixels, scale.grey(_enlarge(view)), 1)
+    return _join([view.pixels, _outline(view.pixels, view.truth, TRUTH_RGB), _outline(heat, found, FOUND_RGB)])
 
 
 def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray[np.uint8], str]]:
@@ -264,36 +268,36 @@ def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray
 
     ratios = tuple(sorted({RATIO_OF_FUSIONS, *RATIOS_OF_MEAN}))
     logits, maps = sweep(torch.from_numpy(view.pixels[None].copy()), FUSIONS, ratios)
-    looked = (maps[0] * logits.sign()).cpu().numpy()  # [fusions, ratios, h, w]
+    relevance = (maps[0] * logits.sign()).cpu().numpy()  # [fusions, ratios, h, w]
     of = {
-        (fusion, ratio): looked[row, column]
+        (fusion, ratio): relevance[row, column]
         for row, fusion in enumerate(FUSIONS)
         for column, ratio in enumerate(ratios)
     }
-    truth = _outlined(view.pixels, view.truth, TRUTH_RGB)
-    by_fusion = [_relative(view.pixels, of[fusion, RATIO_OF_FUSIONS]) for fusion in FUSIONS]
+    truth = _outline(view.pixels, view.truth, TRUTH_RGB)
+    by_fusion = [_tint_relative(view.pixels, of[fusion, RATIO_OF_FUSIONS]) for fusion in FUSIONS]
     yield (
         "fusions",
-        _joined([truth, *by_fusion]),
+        _join([truth, *by_fusion]),
         f"truth; {', '.join(FUSIONS)} fusion at discard ratio {RATIO_OF_FUSIONS:g}, each on its own scale",
     )
-    by_ratio = [_relative(view.pixels, of["mean", ratio]) for ratio in RATIOS_OF_MEAN]
+    by_ratio = [_tint_relative(view.pixels, of["mean", ratio]) for ratio in RATIOS_OF_MEAN]
     yield (
         "ratios",
-        _joined([truth, *by_ratio]),
+        _join([truth, *by_ratio]),
         f"truth; mean fusion at discard ratios {', '.join(f'{ratio:g}' for ratio in RATIOS_OF_MEAN)}, each on its own "
         "scale",
     )
 
 
-def _relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The tile under its map, from the map's lowest to its highest value: how a rollout is usually shown."""
+def _tint_relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Tint the tile by its map on the map's own scale, lowest to highest value, as rollouts are usually shown."""
     enlarged = cv2.resize(tile_map, pixels.shape[:2], interpolation=cv2.INTER_LINEAR)
     scale = ColourScale(float(enlarged.min()), float(max(enlarged.max(), enlarged.min() + 1e-12)))
     return tint(pixels, scale.grey(np.asarray(enlarged, np.float32)), 1)
 
 
-def _outlined(
+def _outline(
     rgb: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], thick: int = 2
 ) -> NDArray[np.uint8]:
     picture = np.ascontiguousarray(rgb.copy())
@@ -302,8 +306,8 @@ def _outlined(
     return picture
 
 
-def _joined(pictures: Sequence[NDArray[np.uint8]], axis: int = 1) -> NDArray[np.uint8]:
-    """Pictures of one size side by side (axis 1) or one below the other (axis 0), with a white gap between them."""
+def _join(pictures: Sequence[NDArray[np.uint8]], axis: int = 1) -> NDArray[np.uint8]:
+    """Join pictures of one size side by side (axis 1) or one below the other (axis 0), with a white gap."""
     height, width = pictures[0].shape[:2]
     gap = np.full((GAP_PX, width, 3) if axis == 0 else (height, GAP_PX, 3), 255, np.uint8)
     parts: list[NDArray[np.uint8]] = []

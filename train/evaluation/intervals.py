@@ -1,7 +1,7 @@
-"""How sure figures are: a bootstrap over groups (Efron & Tibshirani 1993, percentile intervals).
+"""Confidence intervals of figures: a bootstrap over groups (Efron & Tibshirani 1993, percentile intervals).
 
-Tiles and pictures of one group show the same thing, so they are no independent draws: whole groups are drawn, with
-replacement. Where there are few groups the interval itself is not to be trusted, and none is given.
+Tiles and pictures of one group show the same thing and are not independent, so whole groups are drawn, with
+replacement. With few groups an interval is not reliable, and none is given.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,24 +15,24 @@ from train.evaluation.figures import Figures, Weights
 FEWEST_GROUPS = 10
 RESAMPLES = 1000
 FEWEST_KNOWN = 0.95 * RESAMPLES
-"""A figure that fewer of the resamples have, for want of a class, gets no interval."""
+"""A figure gets no interval if fewer resamples have it, because others lack a class."""
 _TAIL = (1 - 0.95) / 2
 ENDS = (_TAIL, 1 - _TAIL)
-"""Of a 95 % interval, as quantiles."""
+"""Quantiles at the ends of a 95 % interval."""
 SEED = 0
 
 
-def intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    """95 % intervals of all rates, by dotted name, and in words what they rest on.
+def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
+    """Return 95 % intervals of all rates, by dotted name, and a description of their basis.
 
-    A figure that is the same in all resamples gets none: none of four frames rejected is not sure to be none.
+    A figure that is equal in all resamples gets none: with 0 of 4 frames rejected, the rate is not certain to be 0.
 
     Args:
-        figures: from weights [groups] to the figures.
-        groups: how many there are; 0 where pictures tell none.
+        figures: returns the figures for weights [groups].
+        groups: number of groups; 0 if the pictures have none.
     """
     if groups == 0:
-        return {}, "no intervals: the pictures tell no groups, and only whole groups are independent"
+        return {}, "no intervals: the pictures have no groups, and only whole groups are independent"
     if groups < FEWEST_GROUPS:
         return {}, f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
     drawn: dict[str, list[float]] = {}
@@ -42,18 +42,18 @@ def intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[
     ends = {
         name: tuple(np.quantile(values, ENDS).tolist()) for name, values in drawn.items() if len(values) >= FEWEST_KNOWN
     }
-    said = f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
-    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, said
+    basis = f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
+    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, basis
 
 
 def draw_groups(groups: int) -> NDArray[np.float64]:
-    """How often each resample draws each group, [resamples, groups]; always the same."""
+    """Return how often each resample draws each group, [resamples, groups]; the seed is fixed."""
     drawn = np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
     return drawn.astype(np.float64)
 
 
 def rates(figures: Figures) -> Iterator[tuple[str, float]]:
-    """All figures that are rates (not counts) and known, by dotted name, as `study.f1`."""
+    """Yield all known figures that are rates and not counts, by dotted name, as `study.f1`."""
     for part, values in msgspec.structs.asdict(figures).items():
         if values is None:
             continue

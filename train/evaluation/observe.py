@@ -1,4 +1,4 @@
-"""One pass over labelled pictures: each is inspected once, as the line would, and held against every truth."""
+"""Inspect each labelled picture once, as the line does, and compare the result with every truth."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,53 +25,55 @@ from train.tiles import DEFECTIVE_SHARE
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture with what each truth says of it."""
+    """One picture with its annotation by each truth."""
 
     by_truth: Mapping[str, LabelledImage]
     group: int
     """Number of its group."""
 
     @property
-    def any(self) -> LabelledImage:
+    def image(self) -> LabelledImage:
+        """The picture with its first truth."""
         return next(iter(self.by_truth.values()))
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What the pass leaves of one truth."""
+class TruthColumns:
+    """Columns of all pictures by one truth."""
 
     tiles: TileColumns
     frames: FrameColumns
-    without_defects: NDArray[np.float64]
-    """Of each placed defective frame that has such tiles, the highest logit of its tiles without a true pixel by any
-    truth."""
+    scores_without_defects: NDArray[np.float64]
+    """Per placed defective frame, the highest logit of its clean tiles (without a true pixel by any truth); frames
+    without clean tiles are left out."""
 
 
 def observe(
-    judged: EvaluatedModel,
+    model: EvaluatedModel,
     pictures: Sequence[Picture],
     galleries: Mapping[str, Gallery],
     sweep: Sweep | None,
     track: Track,
     frame_gallery: FrameGallery | None = None,
-) -> tuple[dict[str, Observed], dict[int, str]]:
-    """Inspect all pictures; per truth, what figures are made of.
+) -> tuple[dict[str, TruthColumns], dict[int, str]]:
+    """Inspect all pictures, and collect the columns that figures are computed from.
 
-    Pictures that the line would give no verdict, as they do not show the product, are in no figure and no gallery.
+    Pictures that do not show the product get no verdict from the line. They are in no column and no gallery.
 
     Args:
-        galleries: by truth, what picks tiles to be shown.
-        sweep: of a ViT's run, all variants of its map.
-        frame_gallery: picks frames to be shown, with their truth by the first of `galleries`.
-    Returns: by truth; and by their places in `pictures`, why pictures do not show the product.
+        galleries: pick the tiles to show, by truth.
+        sweep: counts all variants of the map of a ViT's run.
+        frame_gallery: picks the frames to show, with their truth by the first of `galleries`.
+    Returns:
+        The columns by truth; and why pictures do not show the product, by their index in `pictures`.
     Raises:
         InputError: a picture or its truth cannot be used.
-        EngineError: the engine has no usable answer.
+        EngineError: the engine gives no usable answer.
     """
-    inspector = judged.inspector()
-    columns = {truth: _Columns(judged, inspector.thresholds) for truth in galleries}
+    inspector = model.inspector()
+    columns = {truth: _ColumnBuilder(model, inspector.thresholds) for truth in galleries}
     implausible: dict[int, str] = {}
-    tracked = track([picture.any for picture in pictures])
+    tracked = track([picture.image for picture in pictures])
     for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True), start=1):
         rgb = image.pixels()
         pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
@@ -91,7 +93,7 @@ def observe(
             found.add_frame(picture, picture.by_truth[truth].defective, pending, judgement, placed.get(truth), clean)
         if frame_gallery is not None:
             mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
-            frame_gallery.see(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px))
+            frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px))
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
@@ -99,14 +101,14 @@ def observe(
         pixels = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
         grid.cut(rgb, pixels)
         for truth, masks in tile_masks.items():
-            galleries[truth].see(_views(picture, grid, pixels, masks, pending))
+            galleries[truth].add(_views(picture, grid, pixels, masks, pending))
         if sweep is not None:
             sweep.add(pixels, pending.logits, tile_masks, inside_hw)
-    return {truth: found.observed() for truth, found in columns.items()}, implausible
+    return {truth: found.build() for truth, found in columns.items()}, implausible
 
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
-    """The mask in each tile, bool [tiles, tile, tile]; what sticks out of the frame is not defective."""
+    """Cut a mask into tiles, bool [tiles, tile, tile]; pixels beyond the frame are not defective."""
     tiles = np.zeros((len(grid), grid.tile_px, grid.tile_px), np.bool_)
     for tile, (y, x) in zip(tiles, grid.origins_yx, strict=True):
         part = mask[y : y + grid.tile_px, x : x + grid.tile_px]
@@ -115,11 +117,13 @@ def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
 
 
 def clean_tiles(masks: Iterable[NDArray[np.bool_]], tiles: int) -> NDArray[np.bool_]:
-    """The tiles without a true pixel by any truth, [tiles]: what lies in a box beside the defect is not clean.
+    """Return which tiles have no true pixel by any truth, bool [tiles].
+
+    So a tile in a box, beside the defect itself, is not clean.
 
     Args:
         masks: of each truth, [tiles, tile, tile].
-        tiles: how many there are.
+        tiles: number of tiles.
     """
     clean = np.ones(tiles, np.bool_)
     for mask in masks:
@@ -128,13 +132,13 @@ def clean_tiles(masks: Iterable[NDArray[np.bool_]], tiles: int) -> NDArray[np.bo
 
 
 def _add_tiles(
-    columns: "Mapping[str, _Columns]",
+    columns: "Mapping[str, _ColumnBuilder]",
     picture: Picture,
     pending: PendingFrame,
     tile_masks: Mapping[str, NDArray[np.bool_]],
     inside_hw: tuple[int, int],
 ) -> None:
-    """Each tile's mask by the study's rule is made once and held against every truth."""
+    """Compute each tile's mask by the study's rule once, and add it for every truth."""
     inside = np.s_[: inside_hw[0], : inside_hw[1]]
     for tile, (logit, tile_map) in enumerate(zip(pending.logits, pending.maps, strict=True)):
         found = study_mask(tile_map, float(logit), pending.stitcher.grid.tile_px)[inside]
@@ -152,7 +156,7 @@ def _views(
     for tile, yx in enumerate(grid.origins_yx):
         yield TileView(
             picture.group,
-            picture.any.path.name,
+            picture.image.path.name,
             yx,
             pixels[tile],
             masks[tile],
@@ -162,18 +166,18 @@ def _views(
         )
 
 
-class _Columns:
-    """Columns while they grow."""
+class _ColumnBuilder:
+    """Collects the rows of the columns by one truth."""
 
-    def __init__(self, judged: EvaluatedModel, thresholds: Thresholds) -> None:
-        self._is_rollout = judged.family == "vit"
+    def __init__(self, model: EvaluatedModel, thresholds: Thresholds) -> None:
+        self._is_rollout = model.family == "vit"
         self._thresholds = thresholds
-        self._cell_px = judged.cell_px
+        self._cell_px = model.cell_px
         self._tiles: list[tuple[int, float, bool, float, float]] = []
         self._study_px: list[PixelCounts] = []
         self._frames: list[tuple[int, float, bool, bool, bool, int, int, int]] = []
         self._line_px: list[PixelCounts] = []
-        self._without_defects: list[float] = []
+        self._scores_without_defects: list[float] = []
 
     def add_tile(
         self,
@@ -187,10 +191,10 @@ class _Columns:
         defective = bool(mask.mean() > DEFECTIVE_SHARE)
         distance_px = on_truth = float("nan")
         if defective:
-            # A rollout times a negative logit is coldest where the class token looked most.
-            looked = tile_map * np.sign(np.float32(logit)) if self._is_rollout else tile_map
-            distance_px = peak_distance_px(looked, mask, inside_hw)
-            on_truth = share_on_truth(looked, mask, inside_hw)
+            # A rollout's map is relevance times logit: with a negative logit, its lowest value is the most relevant.
+            relevance = tile_map * np.sign(np.float32(logit)) if self._is_rollout else tile_map
+            distance_px = peak_distance_px(relevance, mask, inside_hw)
+            on_truth = share_on_truth(relevance, mask, inside_hw)
         self._tiles.append((group, logit, defective, distance_px, on_truth))
         self._study_px.append(PixelCounts.of(found, mask[: inside_hw[0], : inside_hw[1]]))
 
@@ -203,23 +207,23 @@ class _Columns:
         mask: NDArray[np.bool_] | None,
         clean: NDArray[np.bool_],
     ) -> None:
-        """A frame as the line judged it; without a mask it is not placed."""
+        """Add a frame with its verdict; a frame without a mask is not placed."""
         counts, pixels = (0, 0, 0), PixelCounts()
         if mask is not None:
             score = score_frame(judgement.regions, mask, self._cell_px)
             counts = score.defects, score.hit, score.false_regions
             pixels = PixelCounts.of(line_mask(pending, judgement, self._thresholds), mask)
             if defective and clean.any():
-                self._without_defects.append(float(pending.logits[clean].max()))
+                self._scores_without_defects.append(float(pending.logits[clean].max()))
         self._frames.append(
             (picture.group, judgement.score, defective, judgement.verdict == "DEFECT", mask is not None, *counts)
         )
         self._line_px.append(pixels)
 
-    def observed(self) -> Observed:
+    def build(self) -> TruthColumns:
         tile = list(zip(*self._tiles, strict=True)) or [()] * 5
         frame = list(zip(*self._frames, strict=True)) or [()] * 8
-        return Observed(
+        return TruthColumns(
             TileColumns(
                 group=np.array(tile[0], np.int64),
                 logit=np.array(tile[1], np.float64),
@@ -239,12 +243,12 @@ class _Columns:
                 false_regions=np.array(frame[7], np.int64),
                 line_px=_counts(self._line_px),
             ),
-            np.array(self._without_defects),
+            np.array(self._scores_without_defects),
         )
 
 
 def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Thresholds) -> NDArray[np.bool_]:
-    """The px of a frame that lie in its regions, bool [H, W]."""
+    """Return the pixels of a frame that lie in its regions, bool [H, W]."""
     stitcher = pending.stitcher
     defective = pending.logits.astype(np.float64) >= thresholds.score
     if not defective.any():
@@ -255,5 +259,5 @@ def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Threshold
 
 
 def _counts(pixels: Sequence[PixelCounts]) -> NDArray[np.int64]:
-    rows = [(one.true_positive, one.false_positive, one.false_negative, one.true_negative) for one in pixels]
+    rows = [(each.true_positive, each.false_positive, each.false_negative, each.true_negative) for each in pixels]
     return np.array(rows, np.int64).reshape(-1, 4)

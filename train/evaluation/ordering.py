@@ -1,7 +1,7 @@
-"""How well scores put defective ones before good ones: average precision and AUROC, with a weight per item.
+"""Average precision and AUROC with a weight per item.
 
-Both rest on the order alone; equal scores are one step. Torchmetrics has both without weights, and a bootstrap over
-groups needs them a thousand times: so they are written here, and held to torchmetrics in the tests.
+Both depend only on the order of the scores; equal scores are one step. Torchmetrics has both without weights, and a
+bootstrap over groups needs weights. The tests compare these functions with torchmetrics.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def average_precision(
     scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> float | None:
-    """Sum over the thresholds of precision times the gain in recall; None where a class is missing.
+    """Return the sum over all thresholds of precision times the gain in recall; None if a class is missing.
 
     Args:
         scores, defective, weight: [N], weights not negative.
@@ -27,7 +27,10 @@ def average_precision(
 
 
 def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]) -> float | None:
-    """Chance that a defective one scores above a good one, equal scores counting half; None without both classes."""
+    """Return the probability that a defective item scores above a good one; None if a class is missing.
+
+    Equal scores count half. Arguments as for `average_precision`.
+    """
     steps = _steps(scores, defective, weight)
     if steps is None:
         return None
@@ -39,7 +42,7 @@ def auroc(scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDA
 def _steps(
     scores: NDArray[np.float64], defective: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Weight of the defective and of the good ones at each score there is, highest score first."""
+    """Return the weight of the defective and of the good items at each score, highest score first."""
     values, step = np.unique(-scores, return_inverse=True)
     positive = np.bincount(step, weight * defective, len(values)).astype(np.float64)
     negative = np.bincount(step, weight * ~defective, len(values)).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Pixels counted by what was found and what is true, and the rates of a count. Needs no torch."""
+"""Pixel counts of a prediction against a truth, and their rates. Needs no torch."""
 
 from dataclasses import astuple, dataclass
 
@@ -8,10 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels by what was found (positive) and what is true, over any number of tiles or frames.
-
-    A rate of nothing to nothing is 0.
-    """
+    """Pixels of any number of tiles or frames, by prediction (positive: found) and truth. A rate of 0/0 is 0."""
 
     true_positive: int = 0
     false_positive: int = 0
@@ -20,7 +17,7 @@ class PixelCounts:
 
     @classmethod
     def of(cls, found: NDArray[np.bool_], true: NDArray[np.bool_]) -> "PixelCounts":
-        """Of two masks of one shape."""
+        """Count the pixels of two masks of the same shape."""
         hit, positive, defective = (int(np.count_nonzero(mask)) for mask in (found & true, found, true))
         return cls(hit, positive - hit, defective - hit, true.size - positive - defective + hit)
 
@@ -51,5 +48,5 @@ class PixelCounts:
 
 
 def ratio(part: float, whole: float) -> float:
-    """A share; of nothing it is 0."""
+    """Return `part / whole`, and 0 if `whole` is 0."""
     return part / whole if whole else 0.0

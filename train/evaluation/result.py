@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: `evaluation.json`, and pictures beside it. Reports are made from these alone."""
+"""The stored result of an evaluation: `evaluation.json` and its gallery. Reports read nothing else."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,14 +12,14 @@ from train.evaluation.figures import Figures
 from train.evaluation.sweep import SweepFigures
 from train.files import write_atomically
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "evaluation.json"
 
 Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
 
 
 class GalleryItem(msgspec.Struct, frozen=True):
-    """A picture for the report, a file beside `evaluation.json`.
+    """A picture of the report, in a file beside `evaluation.json`.
 
     `escaped` and `rejected` show a whole frame twice: with its truth outlined, and under its heatmap. `example`,
     `missed` and `false` show three squares side by side: the tile, the tile with its truth outlined, the tile under its
@@ -35,15 +35,15 @@ class GalleryItem(msgspec.Struct, frozen=True):
     """Relative to the folder of `evaluation.json`."""
     image: str
     tile_yx: tuple[int, int] | None
-    """Top left corner, px; None of a whole frame."""
+    """Top left corner, px; None for a whole frame."""
     logit: float
-    """Of the tile; of a frame, its score."""
+    """Logit of the tile, or score of the frame."""
     caption: str
     """What the picture shows, from left to right or from top to bottom."""
 
 
 class FrameAnswer(msgspec.Struct, frozen=True):
-    """What the line says of one frame. Its verdict is DEFECT where the score reaches the score threshold."""
+    """The line's answer for one frame. The verdict is DEFECT if the score reaches the score threshold."""
 
     image: str
     """Path below the folder of pictures."""
@@ -53,14 +53,14 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     score: float
     """Highest logit of its tiles."""
     defects: int | None = None
-    """By the first truth; None, as the next two, where nothing says where the frame is defective."""
+    """Defects by the first truth; None, as the next two, if the place of the defect is not known."""
     hit: int | None = None
-    """Of its defects, at the calibrated thresholds."""
+    """Defects that are hit at the calibrated thresholds."""
     false_regions: int | None = None
 
 
 class ImplausibleFrame(msgspec.Struct, frozen=True):
-    """A frame that the line gives no verdict, as it does not show the product."""
+    """A frame without a verdict, because it does not show the product."""
 
     image: str
     """Path below the folder of pictures."""
@@ -68,11 +68,11 @@ class ImplausibleFrame(msgspec.Struct, frozen=True):
     defective: bool
     """By its label."""
     why: str
-    """In words, with the numbers."""
+    """The reason, with its figures."""
 
 
 class TruthEvaluation(msgspec.Struct, frozen=True):
-    """Against one truth."""
+    """Result by one truth."""
 
     truth: str
     """masks, derived_masks, polygons, coco, boxes or labels."""
@@ -80,74 +80,74 @@ class TruthEvaluation(msgspec.Struct, frozen=True):
     intervals: dict[str, tuple[float, float]]
     """95 % intervals by dotted name, as `study.f1`, from a bootstrap over groups; empty where there are too few."""
     intervals_are: str
-    """In words: over how many groups, or why there are none."""
+    """Basis of the intervals, or why there are none."""
     sweep: SweepFigures | None
-    """Of ViTs evaluated from their run: all fusions and discard ratios."""
+    """All fusions and discard ratios; None unless a ViT is evaluated from its run."""
     gallery: list[GalleryItem]
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What was evaluated, and on what."""
+class EvaluationSubject(msgspec.Struct, frozen=True):
+    """The model that was evaluated, its training, and the pictures."""
 
     name: str
-    """How reports call it: the folder's name."""
+    """Name in reports: that of the model's folder."""
     path: str
     kind: Literal["run", "bundle"]
     model: str
     family: Literal["cnn", "vit"]
     method: str
-    """How the map is made: `cam`, `rollout-max`, ..."""
+    """Method of the map: `cam`, `rollout-max`, ..."""
     map_hw: tuple[int, int]
     engine: str
     """torch, openvino or onnxruntime, with its precision."""
     weights: str
-    """Where the training's first weights came from."""
+    """Source of the initial weights of the training."""
     recipe: str
-    """In words, with its steps and batch."""
+    """Name of the recipe, with steps and batch."""
     steps: int | None
     seconds: float | None
-    """Of training."""
-    taught_by: str
-    """The truth that its training tiles were cut from, or that whole pictures taught it."""
+    """Duration of the training."""
+    trained_by: str
+    """The truth of the training tiles, or `labels of whole pictures`."""
     data: str
     """Name of the folder of pictures."""
     part: str
-    """test, val, train, or which groups in words."""
+    """test, val, train, all, or a description of the groups."""
     groups: list[str]
     pictures: int
-    """How many the figures are of: those that get a verdict."""
+    """Number of pictures that the figures count: those with a verdict."""
     lr: float | None = None
     """The highest learning rate."""
     val_loss: float | None = None
-    """On the validation groups at the checkpoint that was kept."""
+    """On the validation groups, at the checkpoint that was stored."""
     val_accuracy: float | None = None
-    """The same, of tiles at probability 0.5."""
+    """Accuracy of the validation tiles at probability 0.5, at the same checkpoint."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """`evaluation.json`."""
+    """Content of `evaluation.json`."""
 
-    told: Told
+    subject: EvaluationSubject
     calibration: Calibration
     truths: list[TruthEvaluation]
     frames: list[FrameAnswer]
-    """In the order of the pictures, without `implausible`."""
+    """In the order of the pictures, without those in `implausible`."""
     gallery: list[GalleryItem]
-    """Of whole frames, the worst of each kind first."""
+    """Pictures of whole frames, the worst of each kind first."""
     rests_on: str
-    """What the figures rest on, as `the test groups (5 groups, 12 frames)`, or `5-fold cross-validation over 38
+    """Basis of the figures, as `the test groups of pcb (5 groups, 12 frames)` or `5-fold cross-validation over 38
     groups`."""
     warnings: list[str] = []
-    """Sentences that a reader must see before any figure."""
+    """Sentences that the report shows before any figure."""
     good_stand_ins: list[float] = []
-    """Where no frame is good: the scores of defective frames without the tiles that a truth touches, in their place."""
+    """If no frame is good: scores of defective frames computed without the tiles that a truth touches."""
     implausible: list[ImplausibleFrame] = []
-    """Frames that get no verdict; no figure counts them."""
+    """Frames without a verdict; no figure counts them."""
     schema: int = SCHEMA
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
-    """Write `evaluation.json` into a folder, whole or not at all."""
+    """Write `evaluation.json` into a folder, atomically; return its path."""
     text = msgspec.json.format(encode_json(evaluation)) + b"\n"
     file = folder / FILE
     write_atomically(file, lambda place: place.write_bytes(text))
@@ -155,10 +155,10 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What `write_evaluation` wrote.
+    """Read what `write_evaluation` wrote.
 
     Raises:
-        InputError: there is none, or it is not of this version.
+        InputError: the file cannot be read, or has another schema.
     """
     try:
         read = msgspec.json.decode((folder / FILE).read_bytes(), type=Evaluation)

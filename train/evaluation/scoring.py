@@ -1,4 +1,4 @@
-"""Whether what was found is where the defects are. Needs no torch."""
+"""Compare regions and maps with the true defects. Needs no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from edge.geometry import Region
 
 @dataclass(frozen=True)
 class FrameScore:
-    """One frame's regions held against its true defects."""
+    """Counts of one frame's regions and true defects."""
 
     defects: int
     hit: int
-    """Defects with a region whose peak lies on them or within the tolerance of them."""
+    """Defects with a region whose peak lies on them or at most the tolerance away."""
     false_regions: int
-    """Regions whose peak lies within the tolerance of no defect."""
+    """Regions whose peak is farther than the tolerance from every defect."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Matches:
     """Which defects of one frame were found, and which regions are false."""
 
     defects: NDArray[np.int32]
-    """Number of the defect that each pixel belongs to, as `label_defects`."""
+    """Number of the defect of each pixel, as by `label_defects`."""
     hit: frozenset[int]
     """Numbers of the defects that were found."""
     false: tuple[Region, ...]
-    """Regions near no defect."""
+    """Regions that are near no defect."""
 
     @property
     def score(self) -> FrameScore:
@@ -38,7 +38,7 @@ class Matches:
 
 
 def score_frame(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> FrameScore:
-    """Score the regions of a frame; arguments as of `match_regions`."""
+    """Score the regions of a frame; arguments as for `match_regions`."""
     return match_regions(regions, mask, tolerance_px).score
 
 
@@ -46,19 +46,19 @@ def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_
     """Compare the regions of a frame with its true defects.
 
     Args:
-        mask: true defective pixels [H, W]. Parts of it closer to each other than the tolerance are one defect.
+        mask: true defective pixels [H, W]. Parts closer to each other than the tolerance are one defect.
         tolerance_px: usually one map cell.
     """
     defects = label_defects(mask, tolerance_px)
-    near = [_within(defects, region.peak_xy, tolerance_px) for region in regions]
+    near = [_defects_near(defects, region.peak_xy, tolerance_px) for region in regions]
     false = tuple(region for region, found in zip(regions, near, strict=True) if not found)
     return Matches(defects, frozenset().union(*near), false)
 
 
 def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
-    """Number of the defect that each pixel belongs to, from 1; 0 where there is none. Shape as the mask's.
+    """Return the number of the defect of each pixel, from 1, and 0 for other pixels; the mask's shape.
 
-    Parts of the mask closer than `gap_px` are one defect: masks derived from pictures are often in pieces.
+    Parts of the mask closer than `gap_px` are one defect, as masks derived from pictures are often in pieces.
     """
     reach = 2 * (int(gap_px) // 2) + 1
     joined = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
@@ -69,12 +69,12 @@ def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
 def peak_distance_px(
     tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
 ) -> float:
-    """How far the peak of a tile's map, enlarged to the tile, lies from the nearest true pixel, px; 0 on it.
+    """Return the distance from the peak of a tile's enlarged map to the nearest true pixel, px.
 
     Args:
         tile_map: [h, w].
         mask: [tile, tile], with at least one true pixel.
-        inside_hw: how much of the tile, from its top left, is in the frame: no peak is looked for in padding.
+        inside_hw: part of the tile, from its top left, that is in the frame; padding beyond it has no peak.
     """
     large = enlarged(tile_map, mask.shape[0], inside_hw)
     y, x = np.unravel_index(int(large.argmax()), large.shape)
@@ -85,12 +85,12 @@ def peak_distance_px(
 def share_on_truth(
     tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
 ) -> float:
-    """Weighting game (Raatikainen & Rahtu 2022): the share of a map's positive evidence that lies on the truth.
+    """Return the share of a map's positive evidence on the truth: the weighting game (Raatikainen & Rahtu 2022).
 
-    Where no evidence is positive, nothing is said in favour of the defect, and the share is 0.
+    The share is 0 if no evidence is positive.
 
     Args:
-        tile_map, mask, inside_hw: as of `peak_distance_px`.
+        tile_map, mask, inside_hw: as for `peak_distance_px`.
     """
     positive = np.maximum(enlarged(tile_map, mask.shape[0], inside_hw), 0, dtype=np.float64)
     height, width = positive.shape
@@ -101,19 +101,19 @@ def share_on_truth(
 def enlarged(
     tile_map: NDArray[np.float32], tile_px: int, inside_hw: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """A tile's map [h, w] enlarged to the tile, bilinear and half-pixel correct, without its padding.
+    """Enlarge a tile's map [h, w] to the tile, bilinear and half-pixel correct, without the padding.
 
     Args:
         tile_px: side of the tile, px.
-        inside_hw: how much of the tile, from its top left, is in the frame; default: all.
+        inside_hw: part of the tile, from its top left, that is in the frame; default: all.
     """
     height, width = inside_hw or (tile_px, tile_px)
     large = cv2.resize(tile_map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
     return np.asarray(large[:height, :width], np.float32)
 
 
-def _within(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_px: float) -> set[int]:
-    """The defects with a pixel at most `reach_px` from a point."""
+def _defects_near(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_px: float) -> set[int]:
+    """Return the numbers of the defects with a pixel at most `reach_px` from a point."""
     x, y = point_xy
     reach = int(reach_px)
     top, left = max(y - reach, 0), max(x - reach, 0)

@@ -1,8 +1,8 @@
-"""The study's map rule, as it stands in its tables (section 2.5). Needs no torch.
+"""The study's rule that turns a map into a mask (its section 2.5), for comparison with its tables. Needs no torch.
 
-A tile's map becomes a mask by itself: enlarged to the tile, stretched to 0..255, cut off at 127, and empty where the
-classifier calls the tile good. So it shows *where* a tile is hottest and not how hot it is; the line judges by evidence
-in logits instead. It is here to be held beside the study's figures.
+Each tile's map becomes a mask by itself: enlarged to the tile, stretched to 0..255 and thresholded at 127. The mask is
+empty if the classifier calls the tile good. So a mask shows *where* a tile is hottest and not how hot it is; the line
+judges by evidence in logits instead.
 """
 
 import cv2
@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 GATE_LOGIT = 0.0
-"""A tile whose logit is not above it has no mask: probability 0.5."""
+"""Probability 0.5: a tile whose logit is not above it has an empty mask."""
 LEVEL = 127
-"""Of 0..255; what is above it is defective."""
+"""Of 0..255; pixels above it are defective."""
 
 
 def study_mask(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> NDArray[np.bool_]:
-    """What the rule takes for defective in one tile, bool [tile, tile].
+    """Return the pixels of one tile that the rule calls defective, bool [tile, tile].
 
-    The enlargement is bilinear and half-pixel correct: the value of a cell is met at its centre. Levels are not rounded
-    to whole ones. A map that is the same everywhere has nothing to stretch, and no mask.
+    The enlargement is bilinear and half-pixel correct: the value of a cell lies at its centre. Levels are not rounded
+    to integers. A map with the same value everywhere has an empty mask.
 
     Args:
         tile_map: [h, w], finite; in any unit.
-        logit: of the tile.
+        logit: of the tile; at most 0: the mask is empty.
         tile_px: side of the tile, px.
     """
     if logit <= GATE_LOGIT or tile_map.min() == tile_map.max():

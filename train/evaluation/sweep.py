@@ -1,8 +1,8 @@
-"""The figures of a ViT's map for every fusion of heads and discard ratio, from one forward pass per tile.
+"""Figures of a ViT's map for every fusion of heads and discard ratio, from one forward pass per tile.
 
-Which of the variants is best is a question to the validation tiles: the classifier is the same for all of them. Pixels
-and peaks count as everywhere (`study_rule`, `scoring`); to them comes the weighting game (Raatikainen & Rahtu 2022),
-which asks of the whole map what the pointing game asks of its peak.
+The classifier is the same for all variants; choose the best variant on validation tiles. Pixels and peaks count as
+elsewhere (`study_rule`, `scoring`). The weighting game (Raatikainen & Rahtu 2022) measures the whole map, where the
+pointing game measures its peak.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from train.tiles import DEFECTIVE_SHARE
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 BATCH = 16
-"""Tiles per forward pass at most: what a sweep keeps of them is 90 MB for a ViT-tiny, and grows with the tokens."""
+"""Highest number of tiles per forward pass: a sweep of a ViT-tiny needs 90 MB for them, and more with more tokens."""
 
 SweepTiles = Callable[[Tensor, Sequence[Fusion], Sequence[float]], tuple[Tensor, Tensor]]
 """Logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, tile, tile, 3]: `RolloutClassifier.sweep`."""
@@ -31,16 +31,16 @@ SweepTiles = Callable[[Tensor, Sequence[Fusion], Sequence[float]], tuple[Tensor,
 Table = list[list[float]]
 """[fusions][ratios]"""
 TableOfDefective = list[list[float | None]]
-"""The same, over defective tiles; None where no tile is defective."""
+"""[fusions][ratios], over defective tiles; None if no tile is defective."""
 
 
 class SweepFigures(msgspec.Struct, frozen=True):
-    """One table [fusions][ratios] per figure; a ratio of nothing to nothing is 0."""
+    """One table [fusions][ratios] per figure; 0/0 counts as 0."""
 
     fusions: list[str]
     ratios: list[float]
     precision: Table
-    """Of pixels by the study's rule, pooled over all tiles, good ones too; so are the next four."""
+    """This table and the next four: of pixels by the study's rule, pooled over all tiles, including good ones."""
     recall: Table
     f1: Table
     jaccard: Table
@@ -48,16 +48,16 @@ class SweepFigures(msgspec.Struct, frozen=True):
     pointing: TableOfDefective
     """Share of defective tiles whose map has its peak on the truth."""
     pointing_gated: TableOfDefective
-    """The same, where tiles of a probability of at most 0.5 count as missed."""
+    """The same share, if tiles of a probability of at most 0.5 count as missed."""
     weighting: TableOfDefective
-    """The share of a map's mass that lies on the truth, mean over defective tiles."""
+    """Share of a map's mass that lies on the truth, mean over defective tiles."""
 
 
 class Sweep:
-    """Adds up the figures over tiles, for several truths at once.
+    """Accumulates the figures over tiles, for several truths at once.
 
-    Only tiles that are defective by some truth or called so are run: another tile finds nothing and has no peak to
-    judge, whatever the variant.
+    Only tiles that a truth or the classifier calls defective are run: in other tiles, no variant finds a pixel, and
+    their peaks do not count.
 
     Args:
         sweep_tiles: usually the `sweep` of a `RolloutClassifier` in evaluation mode.
@@ -82,13 +82,13 @@ class Sweep:
         masks: Mapping[str, NDArray[np.bool_]],
         inside_hw: tuple[int, int],
     ) -> None:
-        """Add tiles that lie alike in their frame.
+        """Add tiles that have the same part inside their frame.
 
         Args:
             tiles: RGB [N, tile, tile, 3].
-            logits: [N], as judged; they gate, even if a sweep's own should differ by rounding.
-            masks: by truth, its defective pixels [N, tile, tile]. A truth that is not named does not count these tiles.
-            inside_hw: how much of each tile lies in the frame; the padding beyond does not count.
+            logits: [N], of the verdict. They gate, also if the logits of the sweep differ by rounding.
+            masks: defective pixels [N, tile, tile] by truth. A truth that is missing does not count these tiles.
+            inside_hw: part of each tile that is in the frame; the padding beyond it does not count.
         """
         if not masks:
             return
@@ -96,22 +96,22 @@ class Sweep:
         defective = {truth: mask.mean(axis=(1, 2)) > DEFECTIVE_SHARE for truth, mask in masks.items()}
         inside = np.s_[: inside_hw[0], : inside_hw[1]]
         for truth, mask in masks.items():
-            self._tallies[truth].expect(mask[:, *inside])
+            self._tallies[truth].add_truth(mask[:, *inside])
         needed = np.flatnonzero(np.logical_or.reduce([called, *defective.values()]))
-        for tile, maps in self._looked_at(tiles, needed):
+        for tile, maps in self._relevance_maps(tiles, needed):
             if called[tile]:
                 found = [study_mask(one, float(logits[tile]), tiles.shape[1])[inside] for one in maps]
                 for truth, mask in masks.items():
-                    self._tallies[truth].find(found, mask[tile][inside])
-            hit_by = [truth for truth in masks if defective[truth][tile]]
-            if hit_by:
-                # Bilinear enlargement keeps what is nowhere negative so: there is nothing to clip.
+                    self._tallies[truth].add_found(found, mask[tile][inside])
+            truths_of_tile = [truth for truth in masks if defective[truth][tile]]
+            if truths_of_tile:
+                # The maps are not negative, and bilinear enlargement keeps them so: nothing must be clipped.
                 large = np.stack([enlarged(one, tiles.shape[1], inside_hw).ravel() for one in maps])
-                for truth in hit_by:
-                    self._tallies[truth].point(large, masks[truth][tile][inside], float(logits[tile]))
+                for truth in truths_of_tile:
+                    self._tallies[truth].add_maps(large, masks[truth][tile][inside], float(logits[tile]))
 
     def figures(self, truth: str) -> SweepFigures:
-        """By one truth.
+        """Return the figures by one truth.
 
         Raises:
             KeyError: no tile was added with it.
@@ -143,21 +143,21 @@ class Sweep:
             weighting=of_defective(tally.weighting()),
         )
 
-    def _looked_at(
+    def _relevance_maps(
         self, tiles: NDArray[np.uint8], needed: NDArray[np.intp]
     ) -> Iterable[tuple[int, NDArray[np.float32]]]:
-        """Needed tiles by number, each with where the class token looked: [variants, h, w], nowhere negative."""
+        """Yield the number of each needed tile, with the relevance of its tokens [variants, h, w], not negative."""
         for start in range(0, len(needed), BATCH):
             batch = needed[start : start + BATCH]
             run = torch.from_numpy(tiles[batch])
             logits, maps = self._sweep_tiles(run, self._fusions, self._ratios)
-            # A rollout times a negative logit is coldest where the class token looked most.
-            looked = (maps * logits.sign()[:, None, None, None, None]).flatten(1, 2).cpu().numpy()
-            yield from zip(batch.tolist(), looked, strict=True)
+            # A rollout's map is relevance times logit: with a negative logit, its lowest value is the most relevant.
+            relevance = (maps * logits.sign()[:, None, None, None, None]).flatten(1, 2).cpu().numpy()
+            yield from zip(batch.tolist(), relevance, strict=True)
 
 
 class _Tally:
-    """What is kept of all tiles by one truth, per variant."""
+    """Counts over all tiles by one truth, per variant."""
 
     def __init__(self, variants: int) -> None:
         self._pixels, self._true = 0, 0
@@ -167,19 +167,19 @@ class _Tally:
         self._mass_on_truth: list[NDArray[np.float64]] = []
         self._logits: list[float] = []
 
-    def expect(self, true: NDArray[np.bool_]) -> None:
-        """Tiles to be judged, by their true pixels: as long as nothing is found in them, all those are missed."""
+    def add_truth(self, true: NDArray[np.bool_]) -> None:
+        """Add the true pixels of tiles: all are missed until `add_found` finds them."""
         self._pixels += true.size
         self._true += int(np.count_nonzero(true))
 
-    def find(self, found: Sequence[NDArray[np.bool_]], true: NDArray[np.bool_]) -> None:
-        """What the variants found in one of these tiles."""
+    def add_found(self, found: Sequence[NDArray[np.bool_]], true: NDArray[np.bool_]) -> None:
+        """Add the pixels that the variants found in one of these tiles."""
         self._found += [np.count_nonzero(one) for one in found]
         if true.any():
             self._hit += [np.count_nonzero(one & true) for one in found]
 
-    def point(self, large: NDArray[np.float32], true: NDArray[np.bool_], logit: float) -> None:
-        """The enlarged maps [variants, pixels] of a defective tile."""
+    def add_maps(self, large: NDArray[np.float32], true: NDArray[np.bool_], logit: float) -> None:
+        """Add the enlarged maps [variants, pixels] of a defective tile."""
         flat = true.ravel()
         mass, on_truth = large.sum(axis=1, dtype=np.float64), large[:, flat].sum(axis=1, dtype=np.float64)
         self._on_truth.append(flat[large.argmax(axis=1)])
@@ -193,7 +193,7 @@ class _Tally:
         ]
 
     def pointing(self, *, gated: bool = False) -> NDArray[np.float64] | None:
-        """Share of defective tiles with their peak on the truth; gated, and called defective."""
+        """Return the share of defective tiles with their peak on the truth; gated, in tiles called defective only."""
         called = np.array(self._logits) > GATE_LOGIT
         return self._mean([peaks & (called[tile] | (not gated)) for tile, peaks in enumerate(self._on_truth)])
 
@@ -201,5 +201,5 @@ class _Tally:
         return self._mean(self._mass_on_truth)
 
     def _mean(self, of_tiles: Sequence[NDArray[np.generic]]) -> NDArray[np.float64] | None:
-        """Per variant, over defective tiles; None where there is none."""
+        """Return the mean per variant over defective tiles; None if no tile is defective."""
         return np.asarray(np.array(of_tiles, np.float64).mean(axis=0)) if of_tiles else None

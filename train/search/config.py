@@ -1,4 +1,4 @@
-"""What a search is told: keys that begin with `search.`; all others are the training's."""
+"""Keys of a search, which begin with `search.`; all other keys are those of the training."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -13,22 +13,22 @@ Rate = Annotated[float, Meta(gt=0)]
 
 PREFIX = "search."
 _TEXTS = ("storage", "name")
-"""Taken as they are written; all other values are YAML."""
+"""Keys whose values are texts; all other values are YAML."""
 _CHOSEN = {
-    "recipe.lr": "the search chooses it: say where with search.lr=[1e-4,1e-2]",
-    "recipe.batch": "the search chooses it: say among which with search.batches=[32,64]",
-    "recipe.select": "a trial keeps the checkpoint that is best by search.objective",
-    "resume": "the same command, given again, goes on by itself",
+    "recipe.lr": "the search chooses it; set its interval with search.lr=[1e-4,1e-2]",
+    "recipe.batch": "the search chooses it; set the batch sizes with search.batches=[32,64]",
+    "recipe.select": "a trial stores the checkpoint that is best by search.objective",
+    "resume": "the same command, given again, continues the search",
 }
 
 
 class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How a recipe's batch size and learning rate are searched for."""
+    """Settings of the search for a recipe's batch size and learning rate."""
 
     trials: Annotated[int, Meta(ge=1)] = 10
-    """How many, all workers together; pruned ones count."""
+    """Number of trials of all workers; pruned trials count."""
     objective: Literal["accuracy", "average_precision"] = "accuracy"
-    """On the validation groups, the best of a trial's validations."""
+    """Metric of the validation groups; a trial's value is the best of its validations."""
     batches: Annotated[list[Annotated[int, Meta(ge=2)]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [32, 64]
     )
@@ -36,31 +36,32 @@ class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     lr: tuple[Rate, Rate] | None = None
     """Lowest and highest learning rate, drawn log-uniformly; None: the recipe's interval for the model's family."""
     startup: Annotated[int, Meta(ge=0)] = 4
-    """Trials drawn at random before TPE models what is good, and completed before any is pruned."""
+    """Number of trials that are drawn at random before TPE starts, and completed before any is pruned."""
     prune: bool = True
     """End a trial whose best validation so far is below the median of the others' at the same share of the training."""
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.3
-    """Share of a trial that is never judged."""
+    """Share of a trial before which it is never pruned."""
     storage: str | None = None
-    """Any database URL of Optuna's, or `journal:FILE`; None: a SQLite file in the search's folder."""
+    """URL of a database for Optuna, or `journal:FILE`; None: a SQLite file in the search's folder."""
     name: str | None = None
-    """The study's, in a storage that holds several; None: the model's."""
+    """Name of the study in the storage; None: the model's name."""
 
     def __post_init__(self) -> None:
         if self.lr is not None and self.lr[0] >= self.lr[1]:
             raise ValueError(f"the interval is {list(self.lr)}, expected the lower rate first: {sorted(self.lr)}")
 
 
-class _Whole(msgspec.Struct):
+class _Overrides(msgspec.Struct):
+    """The outer level of the keys, so that messages name keys as users write them."""
+
     search: SearchConfig
-    """So that messages name keys as they are written."""
 
 
 def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
-    """The search's own keys, and what is left for `train.compose.compose`.
+    """Return the keys of the search, and the overrides that remain for `train.compose.compose`.
 
     Raises:
-        ConfigError: an unknown key, a value of the wrong kind, or a key that the search chooses itself.
+        ConfigError: a key is unknown or chosen by the search itself, or a value has the wrong type.
     """
     values: dict[str, Any] = {}
     others = []
@@ -78,15 +79,15 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
             raise ConfigError(f"{item!r} has no value; expected {key}=VALUE")
         values[name] = text if name in _TEXTS else _read(key, text)
     try:
-        whole = msgspec.convert({"search": values}, _Whole, strict=False)  # YAML takes 1e-4 for a text
+        read = msgspec.convert({"search": values}, _Overrides, strict=False)  # YAML reads 1e-4 as a text
     except msgspec.ValidationError as error:
-        misfit = describe_misfit(error, {"search": values}, _Whole)
+        misfit = describe_misfit(error, {"search": values}, _Overrides)
         raise ConfigError(f"the command line does not fit a search: {misfit}") from error
-    return whole.search, others
+    return read.search, others
 
 
 def _read(key: str, text: str) -> Any:
     try:
         return msgspec.yaml.decode(text)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{key}={text} cannot be understood; expected a value such as 10 or [32,64]") from error
+        raise ConfigError(f"{key}={text} is not YAML; expected a value such as 10 or [32,64]") from error

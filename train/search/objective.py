@@ -1,4 +1,4 @@
-"""One trial: a training with the batch size and learning rate that the sampler draws."""
+"""A trial: a training with the batch size and learning rate that the sampler draws."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +17,23 @@ from train.search.study import PER_MILLE
 from train.search.worker import Worker
 
 METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
-"""Columns of a run's metrics, by objective."""
+"""Column of a run's metrics, by objective."""
 
 
 def trial_folder(out: Path, number: int) -> Path:
-    """Where a trial's run lies in the search's folder."""
+    """Return the folder of a trial's run, in the folder of the search."""
     return out / "trials" / f"{number:04d}"
 
 
 class Objective:
-    """Trains, and returns the best of the run's validations.
+    """Objective of the study: trains, and returns the best of the run's validations.
 
     Args:
-        config: of the training; batch size and learning rate are replaced.
-        search: what is searched.
-        lr: the interval of learning rates.
-        worker: this process; runs are left in its folder.
-        say: takes lines for people.
+        config: of the training; its batch size and learning rate are replaced.
+        search: settings of the search.
+        lr: interval of learning rates.
+        worker: this process; runs are written into its folder.
+        report_line: gets lines for people.
     """
 
     def __init__(
@@ -42,19 +42,19 @@ class Objective:
         search: SearchConfig,
         lr: tuple[float, float],
         worker: Worker,
-        say: Callable[[str], None],
+        report_line: Callable[[str], None],
     ) -> None:
-        self._config, self._search, self._lr, self._worker, self._say = config, search, lr, worker, say
-        self._say_of_data = say
+        self._config, self._search, self._lr, self._worker = config, search, lr, worker
+        self._report_line = self._report_data = report_line
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Errors as `fit`, and:
+        """Train a trial; errors as for `fit`, and:
 
         Raises:
-            optuna.TrialPruned: it is below the median, or this batch size and learning rate cannot be trained.
-            ConfigError: its folder is another search's.
+            optuna.TrialPruned: the trial is below the median, or its batch size and learning rate cannot be trained.
+            ConfigError: the folder of the trial belongs to another search.
         """
-        # A seed of the trial's own: workers, and sittings of one worker, do not draw the same trial twice.
+        # Each trial has its own seed, so that different workers, and a restarted one, do not draw the same values.
         seed = int(np.random.SeedSequence((self._config.seed, trial.number)).generate_state(1)[0])
         trial.study.sampler = optuna.samplers.TPESampler(
             n_startup_trials=self._search.startup, seed=seed, constant_liar=True
@@ -63,23 +63,23 @@ class Objective:
         lr = trial.suggest_float("lr", *self._lr, log=True)
         folder = trial_folder(self._worker.folder, trial.number)
         if folder.exists():
-            raise ConfigError(f"{folder} is of another search, which this one does not know; choose another out=")
+            raise ConfigError(f"{folder} belongs to another search; choose another folder with out=")
         trial.set_user_attr("run", str(folder))
-        self._say(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
-        reports = _Reports(trial, METRICS[self._search.objective])
+        self._report_line(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
+        validations = _ValidationReporter(trial, METRICS[self._search.objective])
         recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
         config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
         try:
-            fit(config, report_line=self._say_of_data, callbacks=[reports], cache=self._worker.cache)
-        except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may do
-            raise _hopeless(trial, str(error).splitlines()[0]) from error
-        self._say_of_data = _say_nothing  # all trials have the same
-        assert reports.best is not None, "a training that ends was validated"
-        return reports.best
+            fit(config, report_line=self._report_data, callbacks=[validations], cache=self._worker.cache)
+        except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
+            raise _prune_untrainable(trial, str(error).splitlines()[0]) from error
+        self._report_data = _ignore_line  # the data are the same for all trials
+        assert validations.best is not None, "a finished training was validated"
+        return validations.best
 
 
-class _Reports(Callback):
-    """Tells the study of each validation, and ends a training that the pruner gives up."""
+class _ValidationReporter(Callback):
+    """Reports each validation to the study, and ends a training that the pruner stops."""
 
     def __init__(self, trial: optuna.Trial, metric: str) -> None:
         self._trial, self._metric = trial, metric
@@ -91,17 +91,20 @@ class _Reports(Callback):
             self.best = value
             self._trial.set_user_attr("step", trainer.global_step)
         self._trial.report(value, round(PER_MILLE * trainer.global_step / trainer.max_steps))
-        is_last = trainer.global_step >= trainer.max_steps  # nothing is saved by pruning what is trained
+        is_last = trainer.global_step >= trainer.max_steps  # pruning a finished training saves nothing
         if not is_last and self._trial.should_prune():
             self._trial.set_user_attr("reason", f"below the median at step {trainer.global_step}")
             raise optuna.TrialPruned
 
 
-def _hopeless(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
-    """Pruned, not failed: it counts, so that a search among hopeless ones ends, and TPE learns to keep away."""
+def _prune_untrainable(trial: optuna.Trial, reason: str) -> optuna.TrialPruned:
+    """Return the exception that prunes a trial which cannot be trained.
+
+    It is pruned, not failed, so that it counts and the search ends, and so that TPE avoids its values.
+    """
     trial.set_user_attr("reason", reason)
     return optuna.TrialPruned(reason)
 
 
-def _say_nothing(line: str) -> None:
+def _ignore_line(line: str) -> None:
     pass

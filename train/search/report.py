@@ -1,4 +1,4 @@
-"""What a search leaves beside its runs: a table, its best trial, a picture."""
+"""Files that a search writes beside its runs: a table, the best trial, a chart."""
 
 import csv
 import shlex
@@ -16,7 +16,7 @@ from train.yaml_text import encode_yaml
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One trial."""
+    """A row of `trials.csv`."""
 
     trial: int
     state: str
@@ -24,9 +24,9 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
     lr: float | None
     batch: int | None
     value: float | None
-    """Best of its validations; None before the first."""
+    """Best of its validations; None before the first validation."""
     step: int | None
-    """Of that validation."""
+    """Step of that validation."""
     seconds: float | None
     reason: str | None
     """Why it was pruned."""
@@ -35,7 +35,7 @@ class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """`best.yaml`."""
+    """Content of `best.yaml`."""
 
     trial: int
     objective: str
@@ -44,30 +44,30 @@ class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
     lr: float
     batch: int
     run: str
-    """Its run, with checkpoints, on the machine that trained it."""
+    """Folder of its run with checkpoints, on the machine that trained it."""
     command: str
-    """Trains it again."""
+    """Command that trains it again."""
 
 
 class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a search so far."""
+    """State and results of a search."""
 
     name: str
     storage: str
     objective: str
     wanted: int
-    """Trials."""
+    """Number of trials that the search shall have."""
     finished: int
-    """Complete and pruned ones, all workers together."""
+    """Number of completed and pruned trials of all workers."""
     running: int
-    """By other workers."""
+    """Number of trials that other workers run."""
     trials: list[TrialRow]
     best: BestTrial | None
     files: list[str]
 
 
-def rows_of(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
-    """A row per trial that was begun; those that found no place are left out, as nothing was drawn for them."""
+def trial_rows(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
+    """Return a row per trial that was begun. Trials without a place are left out, as nothing was drawn for them."""
     return [
         TrialRow(
             trial=trial.number,
@@ -86,18 +86,18 @@ def rows_of(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
 
 
 def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
-    """The best completed trial.
+    """Return the best completed trial; None if there is none.
 
     Args:
-        training: the overrides of `heatline train` that the search was given.
-        out: the search's folder.
+        training: overrides of `heatline train` that the search was given.
+        out: folder of the search.
     """
     best = best_of(trials)
     if best is None or best.value is None:
         return None
     lr, batch = float(best.params["lr"]), int(best.params["batch"])
-    words = [item for item in training if not item.startswith("out=")]
-    words += [f"recipe.select={objective}", f"recipe.lr={lr!r}", f"recipe.batch={batch}", f"out={out / 'best'}"]
+    overrides = [item for item in training if not item.startswith("out=")]
+    overrides += [f"recipe.select={objective}", f"recipe.lr={lr!r}", f"recipe.batch={batch}", f"out={out / 'best'}"]
     return BestTrial(
         trial=best.number,
         objective=objective,
@@ -106,12 +106,12 @@ def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence
         lr=lr,
         batch=batch,
         run=best.user_attrs["run"],
-        command=shlex.join(["heatline", "train", *words]),
+        command=shlex.join(["heatline", "train", *overrides]),
     )
 
 
 def write_report(report: SearchReport, study: Study, out: Path) -> list[Path]:
-    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`.
+    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`; return the files.
 
     Raises:
         TrainingError: the disk is full, or cannot be written.
@@ -134,18 +134,19 @@ def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
 
 
 def _draw(file: Path, study: Study, objective: str) -> None:
-    """Draw completed trials as in the study's figures 3.2 and 3.3: a line each across learning rate and batch size."""
+    """Draw a line per completed trial over learning rate and batch size, as in the study's Figs. 3.2 and 3.3."""
     import matplotlib as mpl
     from matplotlib import pyplot
     from optuna.visualization.matplotlib import plot_parallel_coordinate
 
-    # Optuna chooses a style of its own. No window is opened.
+    # Optuna sets its own style. The agg backend opens no window.
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # all trials had the same value
+        # Matplotlib warns if all trials have the same value.
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
         axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
         axes.set_title(f"{study.study_name}: completed trials")
         figure = axes.get_figure(root=True)
         assert figure is not None
-        figure.set_size_inches(10, 5)  # narrower, the colour bar hides the ticks beside it
+        figure.set_size_inches(10, 5)  # in a narrower chart, the colour bar covers the ticks beside it
         figure.savefig(file, format="svg", bbox_inches="tight")
         pyplot.close(figure)

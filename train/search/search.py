@@ -1,7 +1,7 @@
-"""From the command line's words to a finished search: Optuna's TPE over batch size and learning rate, driven directly.
+"""Run a search from its overrides to its report: Optuna's TPE over batch size and learning rate.
 
-A sampler behind Hydra's multirun sees only what a job returns, so it can prune nothing; here each validation is
-reported to the study as it happens.
+Optuna is called directly and not through Hydra's multirun, whose sampler sees only the final value of a job and cannot
+prune. Here each validation is reported to the study at once.
 """
 
 import logging
@@ -23,9 +23,9 @@ from train.files import write_atomically
 from train.run import RunFolder
 from train.search.config import SearchConfig, parse
 from train.search.objective import Objective, trial_folder
-from train.search.report import SearchReport, best_trial, rows_of, write_report
-from train.search.storage import hide_password, storage_at_work
-from train.search.study import hold_to_settings, open_study, settings_of
+from train.search.report import SearchReport, best_trial, trial_rows, write_report
+from train.search.storage import hide_password, using_storage
+from train.search.study import check_settings, open_study, shared_settings
 from train.search.trials import best_of, run_trials
 from train.search.worker import Worker
 from train.yaml_text import decode_yaml, encode_yaml
@@ -33,174 +33,175 @@ from train.yaml_text import decode_yaml, encode_yaml
 logger = logging.getLogger(__name__)
 
 
-def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -> SearchReport:
-    """Take part in a search until its trials are finished or being run by others, and report on it.
+def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger.info) -> SearchReport:
+    """Run trials of a search until all are finished or run by other workers; return a report.
 
     Args:
-        overrides: `key=value`; those of `search.` are the search's, all others those of `train.compose.compose`.
-        say: takes lines for people.
+        overrides: `key=value`; keys with `search.` are those of the search, others those of `train.compose.compose`.
+        report_line: gets lines for people.
     Raises:
-        ConfigError: what was asked for cannot be, or is not what the study was started with.
-        InputError, WeightsError, TrainingError: as `fit`; the storage does not answer; no trial was completed.
-        Interrupted: Ctrl-C; the same command goes on.
+        ConfigError: an override is wrong, or differs from the settings that the study was started with.
+        InputError, WeightsError, TrainingError: as for `fit`; the storage does not answer; no trial was completed.
+        Interrupted: Ctrl-C; the same command continues.
     """
-    asked, training = parse(overrides)
-    training = with_recipe(training, "finetune")  # the default trains no whole network, and has no batch to choose
+    options, training = parse(overrides)
+    # The default recipe does not train the whole network, and has no batch size.
+    training = with_recipe(training, "finetune")
     config = compose(training)
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
-    _see_to_one_device(config)
-    lr = asked.lr or config.finetune.lr_interval
+    _check_one_device(config)
+    lr = options.lr or config.finetune.lr_interval
     if lr[0] >= lr[1]:
         raise ConfigError(f"recipe.lr_interval is {list(lr)}; expected the lower rate first")
     out = Path(config.out).resolve()
-    name = asked.name or config.model.name
-    url = asked.storage or f"sqlite:///{out / 'study.db'}"
-    shown = hide_password(url)
-    settings = settings_of(config, asked, lr)
+    name = options.name or config.model.name
+    url = options.storage or f"sqlite:///{out / 'study.db'}"
+    printed_url = hide_password(url)
+    settings = shared_settings(config, options, lr)
 
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what happens is told here
-    held = _Held(shown, name)
-    _see_that_it_is_free(out, held)  # before anything is written there
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # `report_line` reports the trials
+    reference = _StudyReference(printed_url, name)
+    _check_folder(out, reference)  # before anything is written there
     with Worker(out) as worker, warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        with worker.writing():
-            _see_that_it_is_free(out, held)  # before another folder's study is opened, or one is created by mistake
-            study = open_study(url, name, asked)
-            with storage_at_work(url):
-                hold_to_settings(study, settings)
-            _hold_folder(out, held)
-        sitting = _Sitting(study, asked, shown, training, worker, say)
+        with worker.write_lock():
+            _check_folder(out, reference)  # again, as another worker may have written it meanwhile
+            study = open_study(url, name, options)
+            with using_storage(url):
+                check_settings(study, settings)
+            _write_reference(out, reference)
+        reporter = _Reporter(study, options, printed_url, training, worker, report_line)
         try:
-            with storage_at_work(url):
+            with using_storage(url):
                 run_trials(
                     study,
-                    Objective(config, asked, lr, worker, say),
-                    asked.trials,
+                    Objective(config, options, lr, worker, report_line),
+                    options.trials,
                     worker,
-                    is_own_storage=asked.storage is None,
-                    after_each=sitting.after_trial,
+                    is_own_storage=options.storage is None,
+                    after_each=reporter.after_trial,
                 )
         except (Interrupted, KeyboardInterrupt) as error:
-            with storage_at_work(url):
-                report = sitting.report()
+            with using_storage(url):
+                report = reporter.report()
             raise Interrupted(
-                f"stopped with {report.finished} of {format_count(asked.trials, 'trial')} finished; go on with the "
-                "same command"
+                f"stopped with {report.finished} of {format_count(options.trials, 'trial')} finished; continue with "
+                "the same command"
             ) from error
-        with storage_at_work(url):
-            report = sitting.report()
+        with using_storage(url):
+            report = reporter.report()
         if not report.running:
             worker.clear_caches()
     if report.best is None and not report.running:
         reason = next(row.reason for row in reversed(report.trials) if row.state == "pruned")
         raise TrainingError(
-            f"none of {format_count(report.finished, 'trial')} was completed ({reason}); search lower rates, "
-            f"search.lr=[low,high], in another folder; {out / 'trials.csv'} lists them"
+            f"none of {format_count(report.finished, 'trial')} was completed ({reason}); search lower rates "
+            f"with search.lr=[low,high] in another folder; {out / 'trials.csv'} lists the trials"
         )
     return report
 
 
-class _Sitting:
-    """What one worker does beside training."""
+class _Reporter:
+    """Reports the trials of a worker, and deletes checkpoints that are not the best."""
 
     def __init__(
         self,
         study: optuna.Study,
-        asked: SearchConfig,
+        options: SearchConfig,
         storage: str,
         training: Sequence[str],
         worker: Worker,
-        say: Callable[[str], None],
+        report_line: Callable[[str], None],
     ) -> None:
-        self._study, self._asked, self._storage, self._training = study, asked, storage, training
-        self._worker, self._say = worker, say
+        self._study, self._options, self._storage, self._training = study, options, storage, training
+        self._worker, self._report_line = worker, report_line
 
     def after_trial(self) -> None:
-        """Tell how it went, and keep only the checkpoints of the best."""
+        """Report the last trial, and delete all checkpoints except those of the best trial."""
         trials = self._study.get_trials(deepcopy=False)
         best = best_of(trials)
-        for row in rows_of([trial for trial in trials if trial.number == self._worker.claimed]):
-            value = "no value" if row.value is None else f"{self._asked.objective} {row.value:.4f}"
+        for row in trial_rows([trial for trial in trials if trial.number == self._worker.claimed]):
+            value = "no value" if row.value is None else f"{self._options.objective} {row.value:.4f}"
             so_far = "" if best is None else f"; best so far {best.value:.4f}, trial {best.number}"
-            self._say(f"trial {row.trial} {row.state}: {value}{so_far}")
-        self._keep_best(trials)
+            self._report_line(f"trial {row.trial} {row.state}: {value}{so_far}")
+        self._delete_checkpoints(trials)
 
     def report(self) -> SearchReport:
-        """Of all workers; written into the folder, too."""
-        with self._worker.writing():
+        """Return the report on the trials of all workers, and write its files."""
+        with self._worker.write_lock():
             trials, out = self._study.get_trials(deepcopy=False), self._worker.folder
-            self._keep_best(trials)
+            self._delete_checkpoints(trials)
             states = [trial.state for trial in trials]
             report = SearchReport(
                 name=self._study.study_name,
                 storage=self._storage,
-                objective=self._asked.objective,
-                wanted=self._asked.trials,
+                objective=self._options.objective,
+                wanted=self._options.trials,
                 finished=states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED),
                 running=states.count(TrialState.RUNNING),
-                trials=rows_of(trials),
-                best=best_trial(trials, self._asked.objective, self._training, out),
+                trials=trial_rows(trials),
+                best=best_trial(trials, self._options.objective, self._training, out),
                 files=[],
             )
             return msgspec.structs.replace(report, files=[str(file) for file in write_report(report, self._study, out)])
 
-    def _keep_best(self, trials: Sequence[FrozenTrial]) -> None:
-        """Delete the checkpoints of all trials that are done, but the best's."""
+    def _delete_checkpoints(self, trials: Sequence[FrozenTrial]) -> None:
+        """Delete the checkpoints of all finished trials except the best."""
         best = best_of(trials)
         for trial in trials:
             if trial.state.is_finished() and trial is not best:
                 shutil.rmtree(trial_folder(self._worker.folder, trial.number) / "checkpoints", ignore_errors=True)
 
 
-def _see_to_one_device(config: TrainConfig) -> None:
+def _check_one_device(config: TrainConfig) -> None:
     devices = config.trainer.devices
     if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
         raise ConfigError(
-            f"trainer.devices is {devices}; a search trains each trial on one device: start a worker for each, with "
+            f"trainer.devices is {devices}; a search trains each trial on one device: start a worker per device, with "
             "trainer.devices=[0], trainer.devices=[1], ... and the same out="
         )
 
 
-class _Held(msgspec.Struct, frozen=True):
-    """`search.yaml`: which study a folder is of."""
+class _StudyReference(msgspec.Struct, frozen=True):
+    """Content of `search.yaml`: the study that a folder belongs to."""
 
     storage: str
     name: str
 
 
-def _held_file(out: Path) -> Path:
+def _reference_file(out: Path) -> Path:
     return out / "search.yaml"
 
 
-def _see_that_it_is_free(out: Path, asked: _Held) -> None:
-    """A new folder is, and one of the same study.
+def _check_folder(out: Path, reference: _StudyReference) -> None:
+    """Check that a folder is new or belongs to the same study.
 
     Raises:
-        ConfigError: it is another study's, or something else.
+        ConfigError: it belongs to another study, or holds something else.
     """
-    file = _held_file(out)
+    file = _reference_file(out)
     if not file.exists():
         if RunFolder(out).config.exists():
             raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
         return
     try:
-        was = decode_yaml(file.read_bytes(), _Held)
+        stored = decode_yaml(file.read_bytes(), _StudyReference)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); choose another folder with out=") from error
-    if was != asked:
+    if stored != reference:
         raise ConfigError(
-            f"{out} holds the search {was.name!r} in {was.storage}, not {asked.name!r} in {asked.storage}; go on with "
-            "that one, or choose another folder with out="
+            f"{out} holds the search {stored.name!r} in {stored.storage}, not {reference.name!r} in "
+            f"{reference.storage}; continue that search, or choose another folder with out="
         )
 
 
-def _hold_folder(out: Path, asked: _Held) -> None:
-    """Note in a new folder which study it is of.
+def _write_reference(out: Path, reference: _StudyReference) -> None:
+    """Record in a new folder which study it belongs to.
 
     Raises:
-        TrainingError: it cannot be written.
+        TrainingError: the file cannot be written.
     """
-    file = _held_file(out)
+    file = _reference_file(out)
     if not file.exists():
-        write_atomically(file, lambda path: path.write_bytes(encode_yaml(asked)))
+        write_atomically(file, lambda path: path.write_bytes(encode_yaml(reference)))

@@ -1,4 +1,4 @@
-"""Where Optuna keeps a study: a database, or a journal file that many machines append to."""
+"""Storage of an Optuna study: a database, or a journal file that many machines append to."""
 
 import time
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from edge.util.text import utf8_safe
 
 HEARTBEAT_S = 60
 GRACE_S = 180
-"""A trial of another folder is given up if nothing was heard of it for so long, seconds; a journal hears nothing."""
+"""A trial of another folder fails if it sends no heartbeat for this time; a journal has no heartbeats."""
 _TRIES = 5
-"""How often a storage is opened that another worker is creating at this moment."""
+"""Attempts to open a storage that another worker is creating."""
 _JOURNAL = "journal:"
 _EXPECTED = (
     "expected the URL of a database that can be reached, e.g. sqlite:////srv/searches.db or "
@@ -27,10 +27,10 @@ _EXPECTED = (
 
 
 def open_storage(url: str) -> BaseStorage:
-    """The storage of that URL, or of `journal:FILE`; within `storage_being_opened`."""
+    """Open the storage at a URL, or at `journal:FILE`; call it within `opening_storage`."""
     if url.startswith(_JOURNAL):
         return JournalStorage(JournalFileBackend(str(Path(url.removeprefix(_JOURNAL)).resolve())))
-    # SQLite lets one write at a time; the others wait for so many seconds.
+    # SQLite allows one writer at a time; the others wait for up to so many seconds.
     engine_kwargs = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
     for attempt in range(_TRIES):
         try:
@@ -38,30 +38,30 @@ def open_storage(url: str) -> BaseStorage:
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             if attempt + 1 == _TRIES or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 raise
-            time.sleep(0.1)  # until the other is done
+            time.sleep(0.1)  # until the other worker is done
     raise AssertionError("the last try returns or raises")
 
 
 def hide_password(url: str) -> str:
-    """A storage's URL as it may be printed.
+    """Return the URL of a storage without its password.
 
     Raises:
-        ConfigError: it is no URL of a database, and no journal.
+        ConfigError: the text is neither the URL of a database nor a journal.
     """
     if url.startswith(_JOURNAL):
         return url
     try:
         return make_url(utf8_safe(url)).render_as_string(hide_password=True)
     except ArgumentError as error:
-        raise ConfigError(f"search.storage={url} is no URL of a database; {_EXPECTED}") from error
+        raise ConfigError(f"search.storage={url} is not the URL of a database; {_EXPECTED}") from error
 
 
 @contextmanager
-def storage_being_opened(url: str) -> Iterator[None]:
-    """Tells of a storage that cannot be opened in one sentence.
+def opening_storage(url: str) -> Iterator[None]:
+    """Translate the errors of opening a storage.
 
     Raises:
-        ConfigError: so.
+        ConfigError: the storage cannot be opened.
     """
     try:
         yield
@@ -73,17 +73,17 @@ def storage_being_opened(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def storage_at_work(url: str) -> Iterator[None]:
-    """Tells of a storage that does not answer any more in one sentence.
+def using_storage(url: str) -> Iterator[None]:
+    """Translate the errors of an open storage.
 
     Raises:
-        TrainingError: so.
+        TrainingError: the storage does not answer any more.
     """
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise TrainingError(
-            f"the storage {hide_password(url)} does not answer any more ({reason}); see to it, then give the same "
-            "command again to go on"
+            f"the storage {hide_password(url)} does not answer any more ({reason}); restore it, then give the "
+            "same command again to continue"
         ) from error

@@ -1,4 +1,4 @@
-"""Optuna's study: opened in its storage, and held to what it was started with."""
+"""The Optuna study of a search: opened in its storage, and checked against the settings it was started with."""
 
 import json
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from edge.util.text import format_count
 from train.config import TrainConfig
 from train.run import read_data, split_data
 from train.search.config import SearchConfig
-from train.search.storage import open_storage, storage_being_opened
+from train.search.storage import open_storage, opening_storage
 
 _SETTINGS = "settings"
 
 
 def open_study(url: str, name: str, search: SearchConfig) -> optuna.Study:
-    """The study of that name, created if there is none.
+    """Open the study of this name, or create it.
 
     Raises:
         ConfigError: the storage cannot be opened.
@@ -31,20 +31,21 @@ def open_study(url: str, name: str, search: SearchConfig) -> optuna.Study:
         if search.prune
         else optuna.pruners.NopPruner()
     )
-    with storage_being_opened(url):
+    with opening_storage(url):
         return optuna.create_study(
             storage=open_storage(url), study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
         )
 
 
 PER_MILLE = 1000
-"""Validations are reported at their share of the training: batch sizes differ in their steps per epoch."""
+"""Validations are reported at their share of the training, as steps per epoch depend on the batch size."""
 
 
-def settings_of(config: TrainConfig, search: SearchConfig, lr: tuple[float, float]) -> dict[str, Any]:
-    """What all workers of a study must agree on, by key: not where things lie, nor what a worker runs on.
+def shared_settings(config: TrainConfig, search: SearchConfig, lr: tuple[float, float]) -> dict[str, Any]:
+    """Return the settings that must be equal for all workers of a study, by key.
 
-    Pictures are told by names, sizes and labels of what trains and validates; none is opened.
+    Paths and devices may differ. Pictures are compared by the names, sizes and labels of those that train and validate;
+    no picture is opened.
     """
     values = msgspec.to_builtins(config)
     for key in ("data", "out", "resume", "trainer", "logger"):
@@ -54,37 +55,37 @@ def settings_of(config: TrainConfig, search: SearchConfig, lr: tuple[float, floa
     values["search"] = {"objective": search.objective, "batches": sorted(set(search.batches)), "lr": lr} | {
         name: getattr(search, name) for name in ("startup", "prune", "warmup")
     }
-    flat = dict(_flattened(values)) | {"data": _described_data(config)}
-    plain: dict[str, Any] = json.loads(json.dumps(flat))  # as the storage gives it back
+    flat = dict(_flatten(values)) | {"data": _describe_data(config)}
+    plain: dict[str, Any] = json.loads(json.dumps(flat))  # as the storage returns it
     return plain
 
 
-def hold_to_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
-    """Note what a new study is started with; an old one must have been started with the same.
+def check_settings(study: optuna.Study, settings: dict[str, Any]) -> None:
+    """Record the settings of a new study, or compare them with those of an existing one.
 
     Raises:
-        ConfigError: it was not.
+        ConfigError: the study was started with other settings.
     """
     if _SETTINGS not in study.user_attrs:
         study.set_user_attr(_SETTINGS, settings)
-    was = study.user_attrs[_SETTINGS]  # read back: of two that began at once, one may have been overruled
-    for key in sorted(settings.keys() | was.keys()):
-        if settings.get(key) != was.get(key):
+    stored = study.user_attrs[_SETTINGS]  # read again, as another worker may have written its settings meanwhile
+    for key in sorted(settings.keys() | stored.keys()):
+        if settings.get(key) != stored.get(key):
             raise ConfigError(
-                f"{key} is {settings.get(key)} and was {was.get(key)} when the search {study.study_name!r} was "
-                "started; go on with it unchanged, or start another with out= and search.name="
+                f"{key} is {settings.get(key)} and was {stored.get(key)} when the search {study.study_name!r} was "
+                "started; continue with the old value, or start another search with out= and search.name="
             )
 
 
-def _flattened(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 
 
-def _described_data(config: TrainConfig) -> str:
+def _describe_data(config: TrainConfig) -> str:
     data = read_data(config)
     split = split_data(config, data)
     digest = sha256(data.truth.encode())

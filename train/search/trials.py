@@ -1,10 +1,9 @@
-"""The trials of a study, shared out among workers: never one too many, and none lost to a worker that died.
+"""Share the trials of a study among workers: never too many, and none lost if a worker dies.
 
-Optuna gives each trial a number of its own, in the order in which they are begun. A trial has a *place* if fewer than
-`trials` trials with lower numbers have not failed. Numbers never change and a failed trial stays failed, so what has a
-place keeps it; and of any `trials` + 1 that have not failed, the last has none. So no race can finish more than
-`trials`, without a lock between machines. (`MaxTrialsCallback` counts what is finished, so each worker may begin one
-too many.)
+Optuna numbers trials in the order in which they begin. A trial has a *place* if fewer than `trials` trials with lower
+numbers have not failed. Numbers never change and a failed trial stays failed, so a trial never loses its place; and of
+any `trials` + 1 trials that have not failed, the last has none. So no race can finish more than `trials` trials,
+without a lock between machines. (`MaxTrialsCallback` counts finished trials, so each worker may begin one too many.)
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from train.search.worker import Worker
 
 
 class _NoPlaceError(Exception):
-    """Another worker was quicker."""
+    """Other workers took all places."""
 
 
 def run_trials(
@@ -31,46 +30,46 @@ def run_trials(
     is_own_storage: bool,
     after_each: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run trials until all are finished or being run by others.
+    """Run trials until all are finished or run by other workers.
 
     Args:
-        objective: runs one and returns its value.
-        trials: how many the study is to have, all workers together; pruned ones count, failed ones do not.
+        objective: runs a trial and returns its value.
+        trials: number of trials of all workers; pruned trials count, failed ones do not.
         worker: this process.
-        is_own_storage: whether no worker outside this worker's folder can take part.
+        is_own_storage: whether only workers of this folder can use the storage.
         after_each: called after each trial.
     Raises:
-        Exception: whatever `objective` raises but `optuna.TrialPruned`; that trial has failed.
+        Exception: any exception of `objective` except `optuna.TrialPruned`; the trial has then failed.
     """
     while True:
-        fail_stale_trials(study)  # those of other machines, by their heartbeat
+        fail_stale_trials(study)  # trials of other machines without a heartbeat
         _fail_abandoned(study, worker, is_own_storage)
-        if len(_standing(study)) >= trials:
+        if len(_not_failed(study)) >= trials:
             return
-        placed = _Placed(study, objective, trials, worker)
+        placed = _PlacedObjective(study, objective, trials, worker)
         try:
-            # One at a time: its heart beats within, and what it leaves is collected after.
+            # One trial per call, so that its heartbeat runs only meanwhile and its garbage is collected afterwards.
             study.optimize(placed, n_trials=1, catch=(_NoPlaceError,), gc_after_trial=True)
         except (UpdateFinishedTrialError, ValueError):
             if not placed.ended:
                 raise
-            # Others gave it up, as this machine was asleep or cut off for longer than they wait. It counts as failed.
+            # Another machine failed this trial, as this one was suspended or disconnected for too long.
         after_each()
 
 
-class _Placed:
-    """An objective that turns back trials that have no place."""
+class _PlacedObjective:
+    """An objective that rejects trials without a place."""
 
     def __init__(
         self, study: optuna.Study, objective: Callable[[optuna.Trial], float], trials: int, worker: Worker
     ) -> None:
         self._study, self._objective, self._trials, self._worker = study, objective, trials, worker
         self.ended = False
-        """Whether the objective did, in good order: what is raised after that is of telling the storage so."""
+        """Whether the objective returned or pruned; a later exception comes from reporting that to the storage."""
 
     def __call__(self, trial: optuna.Trial) -> float:
         self._worker.claim(trial.number)
-        if sum(other.number < trial.number for other in _standing(self._study)) >= self._trials:
+        if sum(other.number < trial.number for other in _not_failed(self._study)) >= self._trials:
             raise _NoPlaceError
         try:
             value = self._objective(trial)
@@ -82,22 +81,22 @@ class _Placed:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The completed trial with the highest value; of equals, the first."""
+    """Return the completed trial with the highest value, the first of equal ones; None if there is none."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
 
-def _standing(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials that have not failed."""
+def _not_failed(study: optuna.Study) -> list[FrozenTrial]:
+    """Return all trials that have not failed."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
 
 
 def _fail_abandoned(study: optuna.Study, worker: Worker, is_own_storage: bool) -> None:
-    """Fail the trials whose workers died here."""
+    """Fail the trials of dead workers of this folder."""
     running = {trial.number for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])}
-    # A worker may die before it claims its trial: that is seen where nobody is left to run it. Asked after the trials,
-    # as whoever comes now has none among them.
-    dead = running if is_own_storage and worker.is_alone() else running & worker.abandoned()
+    # A worker may die before it claims its trial; this shows when no other worker is left. The workers are checked
+    # after the trials were read, so that a worker that starts meanwhile has none of these trials.
+    dead = running if is_own_storage and worker.is_alone() else running & worker.abandoned_trials()
     for number in sorted(dead):
         with suppress(UpdateFinishedTrialError):  # another worker saw it too
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)

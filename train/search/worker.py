@@ -1,6 +1,6 @@
-"""The processes that work in one search's folder, each with a lock of its own.
+"""The worker processes of a search's folder, each with a file lock.
 
-Optuna's heartbeat is for other folders: it takes minutes to give up a trial, and a journal has none.
+Optuna's heartbeat serves only for other folders: it needs minutes to fail a trial, and a journal has none.
 """
 
 import itertools
@@ -14,60 +14,60 @@ from train.locks import lock_file
 
 
 class Worker:
-    """This process. Its number is the lowest that no living worker of the folder has; a context, entered for its life.
+    """This process, as a context. Its number is the lowest that no living worker of the folder has.
 
     Args:
-        folder: the search's.
+        folder: of the search.
     Raises:
         TrainingError: the folder cannot be written (on entering).
     """
 
     number: int
     claimed: int | None = None
-    """The trial it trains, or trained last."""
+    """The trial that it trains, or trained last."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._locks = folder / "workers"
-        self._life = ExitStack()
+        self._locked = ExitStack()
 
     def __enter__(self) -> Self:
         for self.number in itertools.count():
-            if self._life.enter_context(lock_file(self._lock(self.number))):
+            if self._locked.enter_context(lock_file(self._lock(self.number))):
                 return self
-            self._life.close()
+            self._locked.close()
         raise AssertionError("there is always another number")
 
     def __exit__(self, *exception: object) -> None:
-        self._life.close()
+        self._locked.close()
 
     @property
     def cache(self) -> Path:
-        """Decoded frames: a worker's own, as two must not write one; the next of its number finds them."""
+        """Folder of decoded frames. Two workers must not share one; the next worker of this number uses it again."""
         return self._cache_of(self.number)
 
     def claim(self, trial: int) -> None:
-        """Note, where others look once this process has died, which trial it is about to train."""
+        """Record which trial this process trains, for other workers in case it dies."""
         self.claimed = trial
         self._lock(self.number).write_text(str(trial))
 
-    def abandoned(self) -> set[int]:
-        """The trials that dead workers of this folder were training, and this one's last: ask between trials."""
-        return {int(claimed) for _, claimed in self._idle() if claimed}
+    def abandoned_trials(self) -> set[int]:
+        """Return the last trials of dead workers and of this one; call it between trials."""
+        return {int(claimed) for _, claimed in self._claims() if claimed}
 
     def is_alone(self) -> bool:
         """Whether no other worker of this folder is alive."""
-        return len(list(self._idle())) == len(self._numbers())
+        return len(list(self._claims())) == len(self._numbers())
 
     def clear_caches(self) -> None:
         """Delete the decoded frames of this worker and of dead ones."""
-        for number, _ in self._idle():
+        for number, _ in self._claims():
             shutil.rmtree(self._cache_of(number), ignore_errors=True)
-        with suppress(OSError):  # a living worker has its own in there
+        with suppress(OSError):  # it holds the cache of a living worker
             (self.folder / "cache").rmdir()
 
-    def writing(self) -> AbstractContextManager[bool]:
-        """Only one worker of the folder at a time is in here."""
+    def write_lock(self) -> AbstractContextManager[bool]:
+        """Return a lock that one worker of the folder holds at a time."""
         return lock_file(self._locks / "writing", wait=True)
 
     def _cache_of(self, number: int) -> Path:
@@ -79,8 +79,8 @@ class Worker:
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in self._locks.glob("*.lock"))
 
-    def _idle(self) -> Iterator[tuple[int, str]]:
-        """This worker's number and those of dead ones, each with its last claim; nobody takes a yielded one."""
+    def _claims(self) -> Iterator[tuple[int, str]]:
+        """Yield the numbers of this worker and of dead ones, locked meanwhile, each with its last claim."""
         for number in self._numbers():
             with lock_file(self._lock(number)) as is_dead:
                 if is_dead or number == self.number:

@@ -1,4 +1,4 @@
-"""What a study makes of trained runs: evaluations, a report, and figures to keep."""
+"""Results of a study: evaluations of its runs, a report, and copies of the figures."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,52 +13,52 @@ from train.files import write_atomically
 from train.progress import tracked
 
 Evaluate = Callable[[Path, Path, Path], object]
-"""Takes a run's folder, its folder of pictures, and where `evaluation.json` shall lie."""
+"""Takes a run's folder, its folder of pictures, and the folder for `evaluation.json`."""
 WriteReport = Callable[[Sequence[Path], Path, str], object]
-"""Takes the folders of evaluations, the report's, and its title."""
+"""Takes the folders of evaluations, the folder of the report, and its title."""
 TABLES = "tables.md"
 
 
 def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
-    """Hold a run to all truths of the pictures that it never saw; errors as `evaluate_model`."""
-    from train.evaluation.evaluate import Asked, evaluate_model
+    """Evaluate a run on its test groups by all truths; errors as for `evaluate_model`."""
+    from train.evaluation.evaluate import EvaluationOptions, evaluate_model
 
-    evaluate_model(run, Asked(data=data, part="test"), folder, tracked("evaluating"))
+    evaluate_model(run, EvaluationOptions(data=data, part="test"), folder, tracked("evaluating"))
 
 
 def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
-    """Errors as `write_report`."""
+    """Write the report of a study; errors as for `write_report`."""
     from train.evaluation.report.write import write_report
 
     write_report(folders, out, title, study=True)
 
 
-def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> list[Path]:
-    """Copy figures, and neither pictures nor places on this machine, into a folder that can be published.
+def copy_figures(evaluations: dict[str, Path], report: Path, results: Path) -> list[Path]:
+    """Copy figures, without pictures and without paths of this machine, into a folder that can be published.
 
     Args:
-        evaluations: folder of each, by the run's name.
-        report: the report's folder.
-        results: gets a file per run, `<name>.json`, and the report's tables.
+        evaluations: folder of each evaluation, by the run's name.
+        report: folder of the report.
+        results: gets a file `<name>.json` per run, and the report's tables.
     Returns:
         The files.
     Raises:
         InputError: an evaluation cannot be read.
         TrainingError: the folder cannot be written.
     """
-    kept = {}
+    contents = {}
     for name, folder in evaluations.items():
-        read = read_evaluation(folder)
+        evaluation = read_evaluation(folder)
         plain = msgspec.structs.replace(
-            read,
-            told=msgspec.structs.replace(read.told, path=name),
-            truths=[msgspec.structs.replace(truth, gallery=[]) for truth in read.truths],
+            evaluation,
+            subject=msgspec.structs.replace(evaluation.subject, path=name),
+            truths=[msgspec.structs.replace(truth, gallery=[]) for truth in evaluation.truths],
             gallery=[],
         )
-        kept[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
+        contents[results / f"{name}.json"] = msgspec.json.format(encode_json(plain)) + b"\n"
     if (report / TABLES).exists():
-        kept[results / TABLES] = (report / TABLES).read_bytes()
-    for file, content in kept.items():
+        contents[results / TABLES] = (report / TABLES).read_bytes()
+    for file, content in contents.items():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -66,4 +66,4 @@ def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> l
                 f"{file.parent} cannot be made ({error.strerror}); choose another place with --results"
             ) from error
         write_atomically(file, partial(Path.write_bytes, data=content))
-    return list(kept)
+    return list(contents)

@@ -1,4 +1,4 @@
-"""What a study is told: a YAML file, the structs that check it, and the runs that follow from it."""
+"""Plan of a study: its YAML file, the structs that check it, and its runs."""
 
 import json
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from train.config import TrainConfig
 DEFAULT_PLAN = Path(__file__).parents[1] / "configs" / "study.yaml"
 AUTO = "auto"
 WHOLE_NETWORK = ("finetune", "study")
-"""Recipes that have a batch, and validate on the way."""
+"""Recipes that train the whole network: they have a batch size and validate during the training."""
 SPLIT = "split"
-"""The one fold of a data set that is divided by fractions."""
+"""Name of the only fold of a data set that is split by fractions."""
 RESERVED = ("locks", "report")
-"""Folders beside those of the data sets."""
+"""Folders of the study that are not data sets."""
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
-"""What can be a folder's name on any disk."""
+"""A name that can be a folder on any file system."""
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _PlanStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
-class Budget(_Part, frozen=True, kw_only=True):
-    """What every training may spend."""
+class Budget(_PlanStruct, frozen=True, kw_only=True):
+    """Budget of every training."""
 
     steps: Positive
     batch: Annotated[int, Meta(ge=2)]
@@ -41,79 +41,80 @@ class Budget(_Part, frozen=True, kw_only=True):
     """Steps between validations."""
 
 
-class StudyModel(_Part, frozen=True, kw_only=True):
-    """A model by its name for `heatline train`."""
+class StudyModel(_PlanStruct, frozen=True, kw_only=True):
+    """A model, by its name in `heatline train`."""
 
     name: Name
     weights: str = AUTO
-    """What `model.weights` takes, or "auto": ImageNet's if they can be had, else a random start."""
+    """A value of `model.weights`, or "auto": ImageNet weights if they can be downloaded, else a random start."""
 
 
-class StudyData(_Part, frozen=True, kw_only=True):
-    """A data set, and how it is divided."""
+class StudyData(_PlanStruct, frozen=True, kw_only=True):
+    """A data set, and its split."""
 
     name: Name
     folder: str
-    """In the folder of all data."""
+    """Folder below the folder of all data sets."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None = None
-    """What teaches; None: the first that is there."""
+    """Truth of the training; None: the first that the folder has."""
     group: str | None = None
-    """Column of `labels.csv` that names the group; None: "group"."""
+    """Column of `labels.csv` that names groups; None: "group"."""
     pattern: str | None = None
-    """Instead, a regular expression on the file name, its first parenthesis the group."""
+    """Instead, a regular expression on file names; its first parenthesis is the group."""
     leave_one_out: Annotated[list[Name], Meta(min_length=3)] | None = None
     """Groups that are tested one at a time, in this order; None: one split by fractions."""
 
     def __post_init__(self) -> None:
         if self.name in RESERVED:
-            raise ValueError(f"a data set cannot be called {self.name}, as a folder of the study is")
+            raise ValueError(f"a data set cannot be called {self.name}, as the study has a folder of that name")
         if self.group is not None and self.pattern is not None:
             raise ValueError(f"{self.name} has group and pattern; expected one of them")
-        _see_that_no_name_comes_twice(f"leave_one_out of {self.name}", self.leave_one_out or [])
+        _check_unique(f"leave_one_out of {self.name}", self.leave_one_out or [])
 
     def folds(self) -> list[str]:
-        """Names of the folds, in the order of work."""
+        """Return the names of the folds, in the order of work."""
         return self.leave_one_out or [SPLIT]
 
     def settings(self, fold: str) -> dict[str, Any]:
-        """Keys of `heatline train` that divide the data for a fold.
+        """Return the keys of `heatline train` that split the data for a fold.
 
-        The group after the tested one, in sorted order and round again, chooses the best checkpoint; all others train.
+        The group after the tested one in sorted order, and the first after the last, chooses the best checkpoint. All
+        other groups train.
         """
-        told = {"truth": self.truth, "split.group": self.group, "split.pattern": self.pattern}
-        named = {key: value for key, value in told.items() if value is not None}
+        keys = {"truth": self.truth, "split.group": self.group, "split.pattern": self.pattern}
+        chosen = {key: value for key, value in keys.items() if value is not None}
         if self.leave_one_out is None:
-            return named
+            return chosen
         order = sorted(self.leave_one_out)
         validating = order[(order.index(fold) + 1) % len(order)]
-        return named | {"split.val": [validating], "split.test": [fold]}
+        return chosen | {"split.val": [validating], "split.test": [fold]}
 
 
-class Plan(_Part, frozen=True, kw_only=True):
-    """The whole study."""
+class Plan(_PlanStruct, frozen=True, kw_only=True):
+    """Plan of a study."""
 
     budget: Budget
     recipe: str = "finetune"
     seed: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """Shares of the groups for train, val, test, where none are left out one at a time."""
+    """Shares of the groups for train, val and test, for data sets without `leave_one_out`."""
     models: Annotated[list[StudyModel], Meta(min_length=1)]
     data: Annotated[list[StudyData], Meta(min_length=1)]
     settings: dict[str, Any] = {}
-    """Further keys of `heatline train`, the same for all runs, such as `trainer.precision`."""
+    """Further keys of `heatline train` for all runs, such as `trainer.precision`."""
 
     def __post_init__(self) -> None:
-        _see_that_no_name_comes_twice("models", [model.name for model in self.models])
-        _see_that_no_name_comes_twice("data", [data.name for data in self.data])
+        _check_unique("models", [model.name for model in self.models])
+        _check_unique("data", [data.name for data in self.data])
         if self.recipe not in WHOLE_NETWORK:
             raise ValueError(f"recipe is {self.recipe}, and a study trains whole networks; choose finetune or study")
         own = {"data", "out", "resume", "model.weights", "recipe.epochs", *self._own_settings(self.models[0])}
         own |= {"truth", "split.group", "split.pattern", "split.val", "split.test"}
-        if taken := sorted(own & self.settings.keys()):
-            raise ValueError(f"settings has {taken[0]}, which the study sets itself; leave it out")
+        if fixed := sorted(own & self.settings.keys()):
+            raise ValueError(f"settings has {fixed[0]}, which the study sets itself; leave it out")
 
     def runs(self) -> list["Run"]:
-        """All runs, in the order of work: every model on the first fold of every data set, then further folds."""
+        """Return all runs in the order of work: every model on the first fold of every data set, then further folds."""
         rounds = zip_longest(*([(data, fold) for fold in data.folds()] for data in self.data))
         return [
             Run(data, fold, model, self._own_settings(model) | data.settings(fold) | self.settings)
@@ -142,78 +143,81 @@ class Run:
     fold: str
     model: StudyModel
     settings: dict[str, Any]
-    """Keys of `heatline train` that the plan says, with their values."""
+    """Keys of `heatline train` that the plan sets, with their values."""
 
     @property
     def name(self) -> str:
-        """Its folder in that of the study."""
+        """Its folder below the folder of the study."""
         return f"{self.data.name}/{self.fold}/{self.model.name}"
 
     @property
     def steps(self) -> int:
-        """That it shall train."""
+        """Number of steps of its training."""
         return int(self.settings["recipe.steps"])
 
     def overrides(self, data: Path, out: Path, weights: str) -> list[str]:
-        """What `train.compose.compose` takes to begin it.
+        """Return the overrides for `train.compose.compose` that start the training.
 
         Args:
-            data: the folder of all data sets.
-            out: the study's folder.
-            weights: for `model.weights`.
+            data: folder of all data sets.
+            out: folder of the study.
+            weights: value of `model.weights`.
         """
-        told = {"data": str(data / self.data.folder), "out": str(out / self.name), "model.weights": weights}
-        return [f"{key}={_as_hydra_reads(key, value)}" for key, value in (told | self.settings).items()]
+        keys = {"data": str(data / self.data.folder), "out": str(out / self.name), "model.weights": weights}
+        return [f"{key}={_format_override(key, value)}" for key, value in (keys | self.settings).items()]
 
-    def difference(self, config: TrainConfig) -> str | None:
-        """In words, the first of the plan's settings that a run was not trained with; None if it had all.
+    def describe_difference(self, config: TrainConfig) -> str | None:
+        """Describe the first setting of the plan that a training did not have; None if it had all.
 
-        What it ran on, and where its metrics went, does not matter.
+        Keys of `trainer` and `logger` may differ.
         """
         values = msgspec.to_builtins(config)
-        asked = {key: value for key, value in self.settings.items() if key.split(".")[0] not in ("trainer", "logger")}
+        planned = {key: value for key, value in self.settings.items() if key.split(".")[0] not in ("trainer", "logger")}
         if self.model.weights != AUTO:
-            asked["model.weights"] = self.model.weights
-        for key, wanted in asked.items():
-            was = values
+            planned["model.weights"] = self.model.weights
+        for key, wanted in planned.items():
+            trained = values
             for part in key.split("."):
-                was = was[part] if isinstance(was, dict) and part in was else None
-            if key in ("model", "recipe") and isinstance(was, dict):
-                was = was["name"]
-            if _comparable(was) != _comparable(wanted):
-                return f"{key} is {wanted} in the plan and was {was} in the training"
+                trained = trained[part] if isinstance(trained, dict) and part in trained else None
+            if key in ("model", "recipe") and isinstance(trained, dict):
+                trained = trained["name"]
+            if _comparable(trained) != _comparable(wanted):
+                return f"{key} is {wanted} in the plan and was {trained} in the training"
         return None
 
 
 def read_plan(file: Path) -> Plan:
-    """The plan in a YAML file.
+    """Read the plan in a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or is no plan.
+        ConfigError: the file cannot be read, or is not a plan.
     """
     try:
         return msgspec.yaml.decode(file.read_bytes(), type=Plan)
     except OSError as error:
-        raise ConfigError(f"{file} cannot be read ({error.strerror}); name the plan of a study: --plan FILE") from error
+        raise ConfigError(
+            f"{file} cannot be read ({error.strerror}); name the plan of a study with --plan FILE"
+        ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} is no plan of a study: {reason}; docs/study.md describes its keys") from error
+        raise ConfigError(f"{file} is not a plan of a study: {reason}; docs/study.md describes its keys") from error
 
 
-def _see_that_no_name_comes_twice(where: str, names: Sequence[str]) -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{where} has {twice[0]} twice; each needs a name of its own")
+def _check_unique(where: str, names: Sequence[str]) -> None:
+    """Raise a `ValueError` if a name occurs twice."""
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where} has {repeated[0]} twice; each needs a unique name")
 
 
-def _as_hydra_reads(key: str, value: Any) -> str:
-    """A value in Hydra's grammar: texts in quotes, so that nothing is read into them, but for choices of a file."""
+def _format_override(key: str, value: Any) -> str:
+    """Format a value in Hydra's grammar; texts are quoted, unless they choose a file."""
     if isinstance(value, str):
         return value if key in ("model", "recipe", "logger") else "'" + value.replace("'", "\\'") + "'"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(_as_hydra_reads("", item) for item in value) + "]"
+        return "[" + ",".join(_format_override("", item) for item in value) + "]"
     return str(value) if isinstance(value, float) else json.dumps(value)
 
 
 def _comparable(value: Any) -> Any:
-    """Groups that were named on a command line may have been read as numbers."""
+    """Return a value for comparison; groups on a command line may have been read as numbers."""
     return [str(item) for item in value] if isinstance(value, list | tuple) else value

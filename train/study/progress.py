@@ -1,4 +1,4 @@
-"""How far each run of a study is, and what remains: read from its folder, nothing else is kept."""
+"""Progress of each run of a study, and an estimate of the remaining work, read from the folders of the runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,24 +19,25 @@ State = Literal["to do", "half done", "done", "evaluated", "unlike the plan"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one run."""
+    """Progress of one run."""
 
     run: str
-    """Its folder in that of the study: data/fold/model."""
+    """Its folder below the folder of the study: data/fold/model."""
     model: str
     state: State
-    """"done" is trained, and not evaluated, or not since."""
+    """"done": trained, and not evaluated since."""
     steps: int = 0
-    """Trained so far; what a kill left may be a validation less."""
+    """Steps trained so far; after a kill, those up to the last validation."""
     of_steps: int
+    """Steps of the whole training."""
     seconds: float | None = None
-    """Of training, once it is done."""
+    """Duration of the training, once it is done."""
     weights: str | None = None
-    """Where the first weights came from, once it was begun."""
+    """Source of the initial weights, once the training has begun."""
     at_work: bool = False
-    """A process is working on it."""
+    """Whether a process works on it."""
     why: str | None = None
-    """In words, what is unlike the plan."""
+    """What differs from the plan."""
 
     @property
     def trained(self) -> bool:
@@ -44,26 +45,26 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Remaining(msgspec.Struct, frozen=True, kw_only=True):
-    """What is left to do."""
+    """Remaining work."""
 
     train: int
-    """Runs."""
+    """Number of runs to train."""
     evaluate: int
-    """Runs: those to train, and those that are trained."""
+    """Number of runs to evaluate, including those to train."""
     seconds: float | None
-    """Of training, by the mean of the trained runs of the same model; None where none of the models left has any."""
+    """Estimated time to train, by the mean of the trained runs of each model; None if no model has trained runs."""
     not_known: list[str]
-    """Models to train of which no run is done, so that their time is not in `seconds`."""
-
+    """Models without trained runs, whose time is not in `seconds`."""
     unlike: int
-    """Runs that are in the way: not as the plan says, and left as they are."""
+    """Number of runs that were trained with other settings than the plan's; the study does not change them."""
 
-    def in_words(self) -> str:
+    def describe(self) -> str:
+        """Return the text that the command prints."""
         parts = []
         if self.train:
-            known = "time not known" if self.seconds is None else f"about {duration(self.seconds)}"
-            but = f", and for {', '.join(self.not_known)} not known" if self.seconds and self.not_known else ""
-            parts.append(f"{self.train} to train ({known}{but})")
+            known = "time not known" if self.seconds is None else f"about {format_duration(self.seconds)}"
+            unknown = f", and for {', '.join(self.not_known)} not known" if self.seconds and self.not_known else ""
+            parts.append(f"{self.train} to train ({known}{unknown})")
         if self.evaluate:
             parts.append(f"{self.evaluate} to evaluate")
         if self.unlike:
@@ -71,46 +72,46 @@ class Remaining(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(parts) or "nothing"
 
 
-def lock_of(run: Run, out: Path) -> Path:
-    """The lock of whoever works on a run."""
+def lock_path(run: Run, out: Path) -> Path:
+    """Return the lock file of the process that works on a run."""
     return out / "locks" / f"{run.name}.lock"
 
 
-def evaluation_of(run: Run, out: Path) -> Path:
-    """The folder of a run's evaluation."""
+def evaluation_folder(run: Run, out: Path) -> Path:
+    """Return the folder of a run's evaluation."""
     return out / run.name / "evaluation"
 
 
-def look(run: Run, out: Path) -> Progress:
-    """How far a run is; what is there in its place and is no such run is `unlike the plan`."""
+def read_progress(run: Run, out: Path) -> Progress:
+    """Read the progress of a run. Another run in its folder is `unlike the plan`."""
     folder = RunFolder(out / run.name)
-    told = Progress(
-        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_locked(lock_of(run, out))
+    progress = Progress(
+        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_locked(lock_path(run, out))
     )
     if not folder.config.exists():
-        return told
+        return progress
     try:
-        difference = run.difference(read_config(folder.config))
+        difference = run.describe_difference(read_config(folder.config))
         summary = folder.read_summary() if folder.summary.exists() else None
     except HeatlineError as error:
-        return msgspec.structs.replace(told, state="unlike the plan", why=str(error))
+        return msgspec.structs.replace(progress, state="unlike the plan", why=str(error))
     if summary is not None:
-        told = msgspec.structs.replace(told, weights=summary.weights.source)
+        progress = msgspec.structs.replace(progress, weights=summary.weights.source)
     if difference is not None:
-        return msgspec.structs.replace(told, state="unlike the plan", why=difference)
+        return msgspec.structs.replace(progress, state="unlike the plan", why=difference)
     if summary is None or not summary.finished:
-        return msgspec.structs.replace(told, state="half done", steps=_steps_kept(folder, summary))
-    evaluated = _is_evaluated(evaluation_of(run, out) / FILE, folder.summary)
+        return msgspec.structs.replace(progress, state="half done", steps=_count_stored_steps(folder, summary))
+    evaluated = _is_evaluated(evaluation_folder(run, out) / FILE, folder.summary)
     return msgspec.structs.replace(
-        told, state="evaluated" if evaluated else "done", steps=summary.steps, seconds=summary.seconds
+        progress, state="evaluated" if evaluated else "done", steps=summary.steps, seconds=summary.seconds
     )
 
 
-def remaining(runs: Iterable[Progress], done: Sequence[Progress] = ()) -> Remaining:
-    """What is left of some runs.
+def estimate_remaining(runs: Iterable[Progress], done: Sequence[Progress] = ()) -> Remaining:
+    """Estimate the remaining work of some runs.
 
     Args:
-        done: whose times are known: usually all runs of the study.
+        done: further runs whose times are known, usually all runs of the study.
     """
     runs = list(runs)
     times: dict[str, list[float]] = {}
@@ -128,16 +129,16 @@ def remaining(runs: Iterable[Progress], done: Sequence[Progress] = ()) -> Remain
     )
 
 
-def duration(seconds: float) -> str:
-    """To the minute, as people say it."""
+def format_duration(seconds: float) -> str:
+    """Format a duration, rounded to minutes, as `2 h 05 min`."""
     minutes = round(seconds / 60)
     if minutes < 1:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _steps_kept(folder: RunFolder, summary: RunSummary | None) -> int:
-    """Of a training that is not finished: that of a killed one tells no steps, but there is a row per validation."""
+def _count_stored_steps(folder: RunFolder, summary: RunSummary | None) -> int:
+    """Return the steps of an unfinished training; after a kill, those of the last row of its metrics."""
     if not folder.last.exists():
         return 0
     validated = [int(row["step"]) for row in read_metrics(folder.metrics)]
@@ -149,7 +150,7 @@ class _Schema(msgspec.Struct):
 
 
 def _is_evaluated(evaluation: Path, summary: Path) -> bool:
-    """Whether the evaluation is of the run as it is, and can be read by this heatline."""
+    """Whether the evaluation is newer than the run, and has the schema of this version."""
     try:
         if evaluation.stat().st_mtime_ns < summary.stat().st_mtime_ns:
             return False

@@ -1,1 +1,1 @@
-"""The report of evaluations: ranks, the study's published figures, Markdown tables, and one self-contained page."""
+"""The report of evaluations: one self-contained page, Markdown tables, ranks, and the study's published figures."""

@@ -1,4 +1,4 @@
-"""The report's charts, by matplotlib. The page's script moves the slider's marks over the first two."""
+"""Charts of the report, by matplotlib. The page's script moves marks over the first two with the slider."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,26 +13,26 @@ from train.drawing import report_style
 from train.evaluation.explorer import Explorer
 
 FIRST, SECOND = "#6c8ebf", "#d98032"
-"""Two hues that colour-blind eyes tell apart, also by their lightness: good and defective, full and cut."""
+"""Two hues that colour-blind readers can distinguish, also by lightness: good and defective, full and cut."""
 BINS = 60
 LEAST_HEIGHT = 0.05
-"""Of a bar that stands for a single frame among many."""
+"""Least height of a bar, so that a single frame is visible."""
 CURVE_BOX = (0.22, 0.17, 0.72, 0.78)
 """Left, bottom, width and height of the curve's axes, as shares of its figure."""
 
 
 @report_style()
 def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: Explorer) -> Figure:
-    """Draw how many frames score what: good ones above the axis, defective ones below it, along the slider.
+    """Draw the histogram of scores along the slider: good frames above the axis, defective frames below it.
 
-    Heights grow with the square root of the count, so that a single frame is seen beside a thousand.
+    Heights are square roots of the counts, so that a single frame is visible beside a thousand.
     """
     edges = np.linspace(explorer.thresholds[0], explorer.thresholds[-1], BINS + 1)
     counts = [np.histogram(each, edges)[0] for each in (good, defective)]
     most = max(1, *(int(each.max()) for each in counts))
     figure = Figure((10, 1.2))
     figure.set_layout_engine("none")
-    figure.patch.set_visible(False)  # the page's own ground, light or dark
+    figure.patch.set_visible(False)  # the page has a light and a dark background
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(edges[0], edges[-1])
@@ -47,12 +47,12 @@ def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: 
 
 @report_style()
 def curve(explorer: Explorer) -> Figure:
-    """Draw misses against false rejects, a corner for each position of the slider, a dot for the calibrated one."""
+    """Draw misses against false rejects: a corner for each position of the slider, a dot for the calibrated one."""
     missed, rejected = explorer.missed / explorer.defective, explorer.rejected / explorer.good
     figure = Figure((3.6, 3.6))
     figure.set_layout_engine("none")
     axes = figure.add_axes(CURVE_BOX)
-    # Between two positions nothing is known: the line goes over the worse corner.
+    # Between two positions nothing is known, so the line takes the worse corner.
     axes.step(rejected, missed, where="pre", color=FIRST, linewidth=2.5, clip_on=False)
     axes.plot(
         [rejected[explorer.start]], [missed[explorer.start]], "o", color=SECOND, markeredgecolor="#333", clip_on=False
@@ -73,10 +73,10 @@ class Bars(NamedTuple):
 
 @report_style()
 def bars(groups: Sequence[Bars], names: tuple[str, str]) -> Figure:
-    """Draw grouped bars from 0 to 1, values above them.
+    """Draw grouped bars from 0 to 1, with their values above them.
 
     Args:
-        names: of the two models, in the legend.
+        names: names of the two models for the legend.
     """
     figure = Figure((1.2 + 0.95 * len(groups), 3.0))
     axes = figure.subplots()
@@ -96,7 +96,7 @@ def bars(groups: Sequence[Bars], names: tuple[str, str]) -> Figure:
 
 @report_style()
 def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
-    """Draw a cell per value, its value in it, colours from the lowest to the highest value; the best is ringed.
+    """Draw a cell per value with the value in it, coloured from the lowest to the highest; the best is ringed.
 
     Args:
         values: [rows][columns].

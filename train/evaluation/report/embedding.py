@@ -1,4 +1,4 @@
-"""Pictures inside a page, so that it needs no other file."""
+"""Pictures embedded in a page, so that it needs no other file."""
 
 import base64
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, or the words that it is not there."""
+    """An embedded picture, or a place for one that is missing."""
 
     uri: str | None
-    """None: it was not kept."""
+    """None: the file is missing."""
     name: str
-    """Of the frame, or of the tile in its frame."""
+    """Name of the frame, or of the tile in its frame."""
     caption: str
-    """Its score."""
+    """Score of the frame or logit of the tile."""
     shows: str
-    """What is to be seen."""
+    """Description of the content."""
     at: int | None = None
-    """The slider's first position that calls it GOOD; None where it does not follow the slider."""
+    """First position of the slider that judges it GOOD; None if it does not follow the slider."""
 
 
 def jpeg_uri(bgr: NDArray[np.uint8]) -> str:
-    """Encode a picture [H, W, 3], blue first, as a data URI."""
+    """Encode a BGR picture [H, W, 3] as a data URI."""
     jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()

@@ -11,16 +11,16 @@ from edge.heatmap_picture import ColourScale, tint
 from train.evaluation.report.embedding import jpeg_uri
 
 GROUND = 112
-"""Grey of the picture that the scale tints: cold places of a heatmap show the picture itself."""
+"""Grey of the picture that the scale tints, as cold places of a heatmap show the picture itself."""
 STEPS, HEIGHT_PX = 512, 16
 
 
 class Mark(NamedTuple):
-    """A value on the scale."""
+    """A labelled value on the scale."""
 
     text: str
     percent: float
-    """Of the scale's width, from its left."""
+    """Position from the left, % of the scale's width."""
 
 
 class Outline(NamedTuple):
@@ -32,10 +32,10 @@ class Outline(NamedTuple):
 
 @dataclass(frozen=True)
 class Legend:
-    """What a reader of the pictures must know."""
+    """Colour scale and outlines of the pictures."""
 
     uri: str
-    """The scale's colours, as in the pictures."""
+    """Picture of the scale, in the colours of the pictures."""
     ends: tuple[str, str]
     marks: Sequence[Mark]
     outlines: Sequence[Outline]
@@ -47,8 +47,8 @@ def make_legend(
     """Make the legend of pictures that share a colour scale.
 
     Args:
-        thresholds: logits by what is printed beside them. The scale reaches as far as they do.
-        ends: what is printed at the scale's ends.
+        thresholds: logits by the text that is printed beside them. The scale includes all of them.
+        ends: texts at the ends of the scale.
     """
     low, high = min(scale.low, *thresholds.values()), max(scale.high, *thresholds.values())
     grey = scale.grey(np.linspace(low, high, STEPS, dtype=np.float32)[None])

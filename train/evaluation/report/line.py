@@ -1,4 +1,4 @@
-"""What the page shows of one model on the line: the slider, and the frames on its wrong side."""
+"""The page's part on one model: the slider, and the frames on its wrong side."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,61 +16,60 @@ from train.evaluation.gallery import TRUTH_RGB
 from train.evaluation.report import charts
 from train.evaluation.report.embedding import Picture
 from train.evaluation.report.legend import Legend, Outline, make_legend
-from train.evaluation.report.line_tables import percent
-from train.evaluation.report.pictures import picture
-from train.evaluation.report.rows import Read, Row
+from train.evaluation.report.line_tables import format_percent
+from train.evaluation.report.pictures import embed_item
+from train.evaluation.report.rows import Row, StoredEvaluation
 from train.evaluation.result import Kind
 
 NAMES = 30
-"""Of a list, at most; the rest is counted."""
+"""Highest number of names in a list; the others are counted."""
 NOT_KNOWN = "not known"
 
 
 @dataclass(frozen=True)
-class Named:
-    """A frame of a list."""
+class ListedFrame:
+    """A frame in a list."""
 
     name: str
     note: str
     at: int | None = None
-    """The slider's first position that calls it GOOD; None where it does not follow the slider."""
+    """First position of the slider that judges it GOOD; None if it does not follow the slider."""
 
 
 @dataclass(frozen=True)
 class LineView:
-    """One model on the line."""
+    """Content of the page's part on one model."""
 
     label: str
     rests_on: list[str]
     warnings: list[str]
     scale: str
-    """What thresholds are counted in."""
+    """Unit of the thresholds."""
     explorer: Explorer
     positions: str
-    """JSON: what the page's script says at each position of the slider."""
-    missed: list[Named]
-    """Defective frames, the lowest score first; which of them are missed follows the slider."""
-    rejected: list[Named]
-    """Good frames, the highest score first."""
+    """JSON: the texts for each position of the slider, for the page's script."""
+    missed: list[ListedFrame]
+    """Defective frames, the lowest score first; the slider shows those that are missed."""
+    rejected: list[ListedFrame]
+    """Good frames, the highest score first; the slider shows those that are rejected."""
     has_stand_ins: bool
-    """Whether good frames are defective ones without their defects, which no list names."""
-    partly_missed: list[Named]
-    """Frames that are rejected while some of their defects are not found, the most missed first."""
+    """Whether defective frames, without their defects, stand in for good ones; they have no names."""
+    partly_missed: list[ListedFrame]
+    """Rejected frames with defects that are not found, the most missed defects first."""
     more_partly_missed: int
-    no_verdict: list[Named]
-    """Frames that do not show the product, with why."""
+    no_verdict: list[ListedFrame]
+    """Frames that do not show the product, with the reason."""
     more_no_verdict: int
     pictures: dict[Kind, list[Picture]]
-    """Of whole frames by `escaped` and `rejected`, of tiles by `missed` and `false`; the worst first."""
+    """Whole frames: `escaped` and `rejected`; tiles: `missed` and `false`; the worst first."""
     legend: Legend
-    """Of the pictures."""
     scores: Markup
     curve: Markup | None
-    """None unless there are defective and good frames."""
+    """None unless there are both defective and good frames."""
 
     @property
     def start(self) -> dict[str, str]:
-        """What the page says at the calibrated threshold, by the names that its script uses."""
+        """Return the texts at the calibrated threshold, by the names in the page's script."""
         of, at = self.explorer, self.explorer.start
         missed, rejected = int(of.missed[at]), int(of.rejected[at])
         return {
@@ -79,29 +78,29 @@ class LineView:
             "rejected": f"{rejected:,}",
             "caught": f"{of.defective - missed:,}",
             "passed": f"{of.good - rejected:,}",
-            "missedShare": share(missed, of.defective, of.missed_interval[at]),
-            "rejectedShare": share(rejected, of.good, of.rejected_interval[at]),
+            "missedShare": format_share(missed, of.defective, of.missed_interval[at]),
+            "rejectedShare": format_share(rejected, of.good, of.rejected_interval[at]),
         }
 
 
-def line_view(row: Row, truth: str) -> LineView:
-    """One model as the line sees it.
+def make_line_view(row: Row, truth: str) -> LineView:
+    """Return the page's part on one model.
 
     Args:
-        truth: which one's tiles are shown.
+        truth: the truth whose tiles are shown.
     """
     thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
     is_one = len(thresholds) == 1
 
-    def shifted(fold: Read, score: float) -> float:
-        """On one scale for all folds."""
+    def shift(fold: StoredEvaluation, score: float) -> float:
+        """Return a score on a scale that all folds share."""
         return score if is_one else score - fold.evaluation.calibration.score_threshold
 
-    defective, good = _scores(row, True, shifted), _scores(row, False, shifted)
+    defective, good = _scores(row, True, shift), _scores(row, False, shift)
     explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
-    partly_missed = _partly_missed(row)
+    partly_missed = _list_partly_missed(row)
     no_verdict = [
-        Named(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
+        ListedFrame(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
         for fold in row.folds
         for frame in fold.evaluation.implausible
     ]
@@ -121,15 +120,15 @@ def line_view(row: Row, truth: str) -> LineView:
         warnings=list(dict.fromkeys(warning for fold in row.folds for warning in fold.evaluation.warnings)),
         scale="logits" if is_one else "logits above the threshold of each fold",
         explorer=explorer,
-        positions=_positions(explorer),
-        missed=_listed(row, True, shifted, explorer),
-        rejected=_listed(row, False, shifted, explorer),
+        positions=_encode_positions(explorer),
+        missed=_list_frames(row, True, shift, explorer),
+        rejected=_list_frames(row, False, shift, explorer),
         has_stand_ins=any(fold.evaluation.good_stand_ins for fold in row.folds),
         partly_missed=partly_missed[:NAMES],
         more_partly_missed=max(0, len(partly_missed) - NAMES),
         no_verdict=no_verdict[:NAMES],
         more_no_verdict=max(0, len(no_verdict) - NAMES),
-        pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
+        pictures={kind: _pictures(row, kind, truth, shift, explorer) for kind in kinds},
         legend=_legend(row),
         scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
         curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
@@ -137,7 +136,7 @@ def line_view(row: Row, truth: str) -> LineView:
 
 
 def _legend(row: Row) -> Legend:
-    """The colour scale of the pictures. Each fold has its own, so with several the scale has no figures."""
+    """Return the colour scale of the pictures. Folds have scales of their own, so with several it has no figures."""
     calibrations = [fold.evaluation.calibration for fold in row.folds]
     one = calibrations[0]
     thresholds = Thresholds(one.score_threshold, one.evidence_threshold)
@@ -155,31 +154,31 @@ def _legend(row: Row) -> Legend:
     )
 
 
-Shift = Callable[[Read, float], float]
+Shift = Callable[[StoredEvaluation, float], float]
 
 
-def _scores(row: Row, defective: bool, shifted: Shift) -> Scores:
-    """Of the frames of one class; of good ones, of what stands in for them where there are none."""
+def _scores(row: Row, defective: bool, shift: Shift) -> Scores:
+    """Return the scores of the frames of one class, and those that stand in for missing good frames."""
     scores, groups = [], []
     for fold in row.folds:
         for frame in fold.evaluation.frames:
             if frame.defective == defective:
-                scores.append(shifted(fold, frame.score))
+                scores.append(shift(fold, frame.score))
                 groups += [frame.group] if frame.group is not None else []
         if not defective:
-            scores += [shifted(fold, score) for score in fold.evaluation.good_stand_ins]
+            scores += [shift(fold, score) for score in fold.evaluation.good_stand_ins]
     return Scores(np.array(scores, np.float64), tuple(groups))
 
 
-def _positions(explorer: Explorer) -> str:
+def _encode_positions(explorer: Explorer) -> str:
     missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
     rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
     shown = {
         "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
         "missed": explorer.missed.tolist(),
         "rejected": explorer.rejected.tolist(),
-        "missedShare": [share(some, explorer.defective, interval) for some, interval in missed],
-        "rejectedShare": [share(some, explorer.good, interval) for some, interval in rejected],
+        "missedShare": [format_share(some, explorer.defective, interval) for some, interval in missed],
+        "rejectedShare": [format_share(some, explorer.good, interval) for some, interval in rejected],
         "defective": explorer.defective,
         "good": explorer.good,
         "start": explorer.start,
@@ -187,28 +186,28 @@ def _positions(explorer: Explorer) -> str:
     return msgspec.json.encode(shown).decode()
 
 
-def share(some: int, total: int, interval: Interval) -> str:
-    return percent(some / total, interval) if total else NOT_KNOWN
+def format_share(some: int, total: int, interval: Interval) -> str:
+    return format_percent(some / total, interval) if total else NOT_KNOWN
 
 
-def _listed(row: Row, defective: bool, shifted: Shift, explorer: Explorer) -> list[Named]:
-    """The frames of one class, the most wrong first, no more than a list shows."""
+def _list_frames(row: Row, defective: bool, shift: Shift, explorer: Explorer) -> list[ListedFrame]:
+    """Return the frames of one class, the worst first, at most `NAMES` of them."""
     found = sorted(
         (
-            (shifted(fold, frame.score) * (1 if defective else -1), frame.image, fold, frame)
+            (shift(fold, frame.score) * (1 if defective else -1), frame.image, fold, frame)
             for fold in row.folds
             for frame in fold.evaluation.frames
             if frame.defective == defective
         ),
-        key=lambda one: one[:2],
+        key=lambda entry: entry[:2],
     )
     return [
-        Named(name, f"{frame.score:.{explorer.digits}f}", explorer.at(shifted(fold, frame.score)))
+        ListedFrame(name, f"{frame.score:.{explorer.digits}f}", explorer.at(shift(fold, frame.score)))
         for _, name, fold, frame in found[:NAMES]
     ]
 
 
-def _partly_missed(row: Row) -> list[Named]:
+def _list_partly_missed(row: Row) -> list[ListedFrame]:
     found = [
         (
             frame.hit - frame.defects,
@@ -220,16 +219,16 @@ def _partly_missed(row: Row) -> list[Named]:
         if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects
         if frame.score >= fold.evaluation.calibration.score_threshold
     ]
-    return [Named(name, note) for _, name, note in sorted(found)]
+    return [ListedFrame(name, note) for _, name, note in sorted(found)]
 
 
-def _pictures(row: Row, kind: Kind, truth: str, shifted: Shift, explorer: Explorer) -> list[Picture]:
-    """Exhibits of a kind, the worst first."""
+def _pictures(row: Row, kind: Kind, truth: str, shift: Shift, explorer: Explorer) -> list[Picture]:
+    """Return the gallery's pictures of a kind, the worst first."""
     found = []
     for fold in row.folds:
-        against = fold.against(truth)
-        gallery = [*fold.evaluation.gallery, *(against.gallery if against else ())]
-        found += [(shifted(fold, one.logit), fold, one) for one in gallery if one.kind == kind]
+        result = fold.by_truth(truth)
+        gallery = [*fold.evaluation.gallery, *(result.gallery if result else ())]
+        found += [(shift(fold, item.logit), fold, item) for item in gallery if item.kind == kind]
     is_missed = kind in ("escaped", "missed")
-    ordered = sorted(found, key=lambda one: one[0] if is_missed else -one[0])
-    return [picture(fold.folder, item, explorer.at(score), explorer.digits) for score, fold, item in ordered]
+    ordered = sorted(found, key=lambda entry: entry[0] if is_missed else -entry[0])
+    return [embed_item(fold.folder, item, explorer.at(score), explorer.digits) for score, fold, item in ordered]

@@ -1,4 +1,4 @@
-"""The figures that reports compare models by, and a row per map: a ViT has one for each fusion of its sweep."""
+"""Figures by which reports compare models, and a row per map: a ViT has a map per fusion of its sweep."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,18 +7,20 @@ from train.evaluation.report.rows import Row
 from train.evaluation.sweep import SweepFigures
 
 RATIO_OF_TABLES = 0.0
-"""Discard ratio at which a ViT's three fusions stand in the table of maps; the study does not state its own."""
+"""Discard ratio of a ViT's three fusions in the table of maps; the study does not state its ratio."""
 
 
 class Metric(NamedTuple):
-    """A figure, by its name in the report and its dotted name in an evaluation."""
+    """A figure of the table of maps."""
 
     name: str
+    """Name in the report."""
     field: str
+    """Field of a sweep, or dotted name in an evaluation."""
 
     @property
-    def own(self) -> str:
-        """The dotted name, in an evaluation, of a field of the table of maps."""
+    def own_field(self) -> str:
+        """Dotted name of the same figure, of the model's own map, in an evaluation."""
         return "tile.pointing" if self.field == "pointing" else f"study.{self.field}"
 
 
@@ -30,12 +32,12 @@ STUDY_METRICS = (
     Metric("recall", "recall"),
     Metric("pointing", "pointing"),
 )
-"""The six by which the study ranks, in its order; the fields are those of its rule, of a sweep and of `MapFigures`."""
+"""The six figures by which the study ranks, in its order; fields of `RuleFigures`, `SweepFigures` and `MapFigures`."""
 POINTING_GATED = Metric("pointing, gated", "pointing_gated")
 CLASSIFICATION = Metric("classification", "classification_accuracy")
-"""The same of every fusion: the classifier is one."""
+"""Equal for all fusions, as they share the classifier."""
 MAP_METRICS = (*STUDY_METRICS, POINTING_GATED, CLASSIFICATION)
-"""Of the table of maps."""
+"""Columns of the table of maps."""
 
 
 class MapRow(NamedTuple):
@@ -44,18 +46,18 @@ class MapRow(NamedTuple):
     label: str
     row: Row
     fusion: str | None
-    """None of CNNs."""
+    """None for a CNN."""
     figures: dict[str, float | None]
     """By the fields of `MAP_METRICS`."""
     is_own: bool = True
-    """Whether this is the map that the model itself makes; else it is one of its sweep."""
+    """Whether this is the model's own map; else it is a map of its sweep."""
 
 
 def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
-    """A row per model, of a ViT with a sweep one per fusion, and its own where it discards something."""
+    """Return a row per model. A ViT with a sweep has a row per fusion, and one for its own map if it discards."""
     found: list[MapRow] = []
     for row in rows:
-        own = {metric.field: row.figure(truth, metric.own) for metric in MAP_METRICS}
+        own = {metric.field: row.figure(truth, metric.own_field) for metric in MAP_METRICS}
         sweep = row.sweep(truth)
         swept = [] if sweep is None or RATIO_OF_TABLES not in sweep.ratios else sweep.fusions
         for fusion in swept:
@@ -70,7 +72,7 @@ def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
 
 
 def _swept(sweep: SweepFigures, fusion: str) -> dict[str, float | None]:
-    """A fusion's figures of the table of maps, but for the classification, which no sweep changes."""
+    """Return the figures of a fusion, except the classification, which is the same for all fusions."""
     line, at = sweep.fusions.index(fusion), sweep.ratios.index(RATIO_OF_TABLES)
     fields = [metric.field for metric in MAP_METRICS if metric != CLASSIFICATION]
     return {field: getattr(sweep, field)[line][at] for field in fields}

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as the page holds them: inside it, so that it needs no other file."""
+"""Embed the gallery of an evaluation in the page."""
 
 from pathlib import Path
 
@@ -9,27 +9,27 @@ from train.evaluation.report.embedding import Picture, jpeg_uri
 from train.evaluation.result import GalleryItem
 
 
-def picture(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
-    """An item of an evaluation.
+def embed_item(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
+    """Embed an item of a gallery.
 
     Args:
         folder: of the evaluation; no file outside it is read.
-        at: the slider's first position that calls it GOOD.
-        digits: of its score.
+        at: first position of the slider that judges it GOOD.
+        digits: decimals of its score.
     """
     kind = "score" if item.tile_yx is None else "logit"
     caption = f"{kind} {item.logit:.{digits}f}"
-    return Picture(_embedded(folder, item.file), name_of(item), caption, item.caption, at)
+    return Picture(_embed(folder, item.file), item_name(item), caption, item.caption, at)
 
 
-def name_of(item: GalleryItem) -> str:
+def item_name(item: GalleryItem) -> str:
     if item.tile_yx is None:
         return item.image
     return f"{item.image}, tile at y {item.tile_yx[0]}, x {item.tile_yx[1]}"
 
 
-def _embedded(folder: Path, name: str) -> str | None:
-    """The picture as a data URI; None if it is not there, is no picture, or lies outside the folder."""
+def _embed(folder: Path, name: str) -> str | None:
+    """Return the picture as a data URI; None if it is missing, is not a picture, or lies outside the folder."""
     file = (folder / name).resolve()
     if not file.is_relative_to(folder.resolve()) or not file.is_file():
         return None

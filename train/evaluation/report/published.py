@@ -1,9 +1,9 @@
-"""The study's published figures, to be held beside ours.
+"""The study's published figures, for comparison with ours.
 
 Source: L. Zabulis, "Analysis of Defect Localization in Images Employing Explainability Methods within Deep Learning
 Models", Kaunas University of Technology, 2024; each figure names its table there. The study has two sets of pictures:
-PCB (circuit boards) and GID (grey pictures of gears). It does not say at which discard ratio its rollouts were judged,
-and not whether its pointing game is gated by the classifier.
+PCB (circuit boards) and GID (grey pictures of gears). It states neither the discard ratio of its rollouts nor whether
+its pointing game is gated by the classifier.
 """
 
 from typing import Literal, NamedTuple
@@ -25,12 +25,12 @@ STUDY_GFLOPS = {
     "vit_tiny_patch16_224": 1.30,
     "deit_tiny_patch16_224": 1.08,
 }
-"""Table 1.1 by our models' names, as printed: multiply-adds, those of CNNs at the native resolution of torchvision's V1
-weights."""
+"""Table 1.1 as printed, by our models' names: multiply-adds; those of CNNs are at the native resolution of
+torchvision's V1 weights."""
 
 
 class BestTrial(NamedTuple):
-    """A row of Table 3.2 (PCB) or 3.3 (GID): the best of ten trials. Accuracies in %."""
+    """A row of Table 3.2 (PCB) or 3.3 (GID): the best of ten trials; accuracies in %."""
 
     lr: float
     batch: int
@@ -40,7 +40,7 @@ class BestTrial(NamedTuple):
 
 
 class MapFigures(NamedTuple):
-    """A row of Table 3.4 (PCB) or 3.6 (GID): maps against the test set's annotations, in the study's order."""
+    """A row of Table 3.4 (PCB) or 3.6 (GID): maps against the test set's annotations; fields in the study's order."""
 
     f1: float
     precision: float
@@ -48,16 +48,16 @@ class MapFigures(NamedTuple):
     accuracy: float
     recall: float
     pointing: float
-    """Not said whether gated by the classifier."""
+    """The study does not state whether it is gated by the classifier."""
 
 
 class StudyModel(NamedTuple):
-    """What the study calls it, and by which of our names it is known."""
+    """A model's name in the study, and our name of it."""
 
     name: str
     ours: str
     fusion: str | None
-    """Of heads; None of CNNs."""
+    """Fusion of heads; None for a CNN."""
 
     @property
     def family(self) -> str:
@@ -179,15 +179,15 @@ MEAN_RANKS: dict[StudyData, dict[str, float]] = {
 
 
 def study_model(ours: str, fusion: str | None) -> StudyModel | None:
-    """The study's row of a model of ours, None where it has none.
+    """Return the study's row of one of our models; None if it has none.
 
     Args:
-        fusion: of heads; None of CNNs.
+        fusion: of heads; None for a CNN.
     """
     return next((model for model in MODELS.values() if (model.ours, model.fusion) == (ours, fusion)), None)
 
 
 def closer_first(data: str) -> tuple[StudyData, ...]:
-    """The study's data by likeness to ours, as far as its name tells: boards stand beside PCB, all else beside GID."""
+    """Return the study's data, the more similar first, judged by the name of ours: PCB for boards, GID for others."""
     boards = any(word in data.lower() for word in ("pcb", "board"))
     return STUDY_DATA if boards else STUDY_DATA[::-1]

@@ -1,31 +1,31 @@
-"""Who comes before whom, ours and the study's, and whether the study's figure foretells the line."""
+"""Tables of ranks, ours and the study's, and whether the study's F1 predicts the line's figures."""
 
 from collections.abc import Sequence
 
 from train.evaluation.report import published
-from train.evaluation.report.alike import Compared, compared
+from train.evaluation.report.alike import Comparison, compare_rows
 from train.evaluation.report.metrics import STUDY_METRICS, Metric, map_rows
 from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
-from train.evaluation.report.rows import Pictures, Row
+from train.evaluation.report.rows import PictureSet, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
 
 
-def study_ranks(pictures: Pictures, truth: str) -> Table:
-    """By the study's six metrics, within families and across."""
-    among = compared(pictures.against(truth), truth)
-    rows = map_rows(among.rows, truth)
-    return _ranked(
+def study_ranks(pictures: PictureSet, truth: str) -> Table:
+    """Return the ranks by the study's six metrics, within families and across."""
+    common = compare_rows(pictures.rows_with(truth), truth)
+    rows = map_rows(common.rows, truth)
+    return _rank_table(
         "Ranks by the study's metrics",
-        among,
+        common,
         [mine.label for mine in rows],
-        [mine.row.told.family for mine in rows],
+        [mine.row.subject.family for mine in rows],
         [metric.name for metric in STUDY_METRICS],
         [[mine.figures[metric.field] for mine in rows] for metric in STUDY_METRICS],
     )
 
 
 def published_ranks(data: published.StudyData) -> Table:
-    """The study's mean ranks as printed, beside those that follow from its own values."""
+    """Return the study's mean ranks as printed, with those computed from its published values."""
     names = list(published.MODELS)
     families = [published.MODELS[name].family for name in names]
     values: list[Values] = [
@@ -38,7 +38,7 @@ def published_ranks(data: published.StudyData) -> Table:
         *(Column(metric.name) for metric in STUDY_METRICS),
         Column("mean within family"),
         Column("as printed"),
-        Column("printed follows", is_text=True),
+        Column("agrees", is_text=True),
         Column("mean across"),
     )
     lines = []
@@ -65,11 +65,11 @@ def published_ranks(data: published.StudyData) -> Table:
     return Table(f"Study, {data}: ranks", columns, tuple(lines), (note,))
 
 
-def agreement(pictures: Pictures, truth: str) -> Table:
-    """Whether the study's figure puts models into the order in which the line would."""
-    among = compared(pictures.against(truth), truth)
-    rows = among.rows if among.is_possible else []
-    asked = (
+def agreement(pictures: PictureSet, truth: str) -> Table:
+    """Return the rank correlation between the study's F1 and the line's figures."""
+    common = compare_rows(pictures.rows_with(truth), truth)
+    rows = common.rows if common.is_possible else []
+    metrics = (
         Metric("frame AP", "frame.average_precision"),
         Metric("frame AUROC", "frame.auroc"),
         Metric("defects hit, share", "frame.hit_rate"),
@@ -79,28 +79,29 @@ def agreement(pictures: Pictures, truth: str) -> Table:
         Metric("line F1", "line.f1"),
     )
     lines = []
-    for metric in asked:
+    for metric in metrics:
         pairs = [(row.figure(truth, "study.f1"), _more_is_better(row, truth, metric.field)) for row in rows]
-        known = [(one, other) for one, other in pairs if one is not None and other is not None]
-        rho = spearman([one for one, _ in known], [other for _, other in known]) if len(known) > 2 else None
+        known = [(f1, value) for f1, value in pairs if f1 is not None and value is not None]
+        rho = spearman([f1 for f1, _ in known], [value for _, value in known]) if len(known) > 2 else None
         lines.append(Line((Cell(metric.name), number(rho, 2), count(len(known)))))
-    columns = (Column("held against", is_text=True), Column("Spearman's rho"), Column("models"))
+    columns = (Column("compared with", is_text=True), Column("Spearman's rho"), Column("models"))
     note = (
-        "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: it says nothing of it; -1: "
-        "the other way round. A dash: fewer than three models, or all are equal. Of few models it is a hint."
+        "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: the ranks are independent; "
+        "-1: the ranks are reversed. A dash: fewer than three models, or all are equal. With few models it is "
+        "only a hint."
     )
-    return Table("Does the study's F1 foretell the line?", columns, tuple(lines), (note,), among.warning)
+    return Table("Does the study's F1 predict the line's figures?", columns, tuple(lines), (note,), common.warning)
 
 
-def _ranked(
+def _rank_table(
     title: str,
-    among: Compared,
+    common: Comparison,
     labels: Sequence[str],
     families: Sequence[str],
     names: Sequence[str],
     values: Sequence[Values],
 ) -> Table:
-    if not among.is_possible:
+    if not common.is_possible:
         values = [[None] * len(labels) for _ in values]
     columns = (
         Column("name", is_text=True),
@@ -125,10 +126,10 @@ def _ranked(
         for at, label in enumerate(labels)
     ]
     note = (
-        "1 is best; equal values share the mean of their places. Ranks per metric are across families. What is not "
-        "known has no rank, and a mean leaves out a metric that any of those compared lacks."
+        "1 is best; equal values share the mean of their ranks. Ranks per metric are across families. An unknown value "
+        "has no rank, and a mean leaves out a metric that is unknown for any of the compared rows."
     )
-    return Table(title, columns, tuple(lines), (note,), among.warning)
+    return Table(title, columns, tuple(lines), (note,), common.warning)
 
 
 def _ranks_within(values: Values, families: Sequence[str]) -> list[float | None]:
@@ -143,7 +144,7 @@ def _rank(place: float | None) -> Cell:
 
 
 def _more_is_better(row: Row, truth: str, field: str) -> float | None:
-    """A figure turned so that more is better: mistakes are negative."""
+    """Return a figure for which more is better: mistakes are negative."""
     value = row.figure(truth, field)
     if value is None:
         return None

@@ -1,7 +1,7 @@
 """Ranks as in the study's tables: per metric, and their mean. 1 is best, and for every metric more is better.
 
-Equal values share the mean of their places. A value that is missing has no rank: nothing is known of it, so it is not
-called the worst. A mean rank must rest on the same metrics for everyone, so it leaves out a metric that any peer lacks.
+Equal values share the mean of their ranks. A missing value has no rank; it is not ranked last, as it is not known. Mean
+ranks of all peers must rest on the same metrics, so they leave out a metric that any peer lacks.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Values = Sequence[float | None]
 
 
 def ranks(values: Values) -> list[float | None]:
-    """The place of each value among its peers, from 1; ties shared, None where the value is missing.
+    """Return the rank of each value among its peers, from 1; ties share a rank, a missing value has None.
 
     Args:
         values: unrounded, of one metric, one per peer; higher is better.
@@ -20,7 +20,7 @@ def ranks(values: Values) -> list[float | None]:
 
 
 def mean_ranks(table: Sequence[Values]) -> list[float | None]:
-    """The mean over metrics of each peer's rank; None for all where no metric is known of all.
+    """Return each peer's mean rank over metrics; None for all peers if no metric is known for all.
 
     Args:
         table: [metrics][peers], unrounded; higher is better.
@@ -31,10 +31,11 @@ def mean_ranks(table: Sequence[Values]) -> list[float | None]:
 
 
 def mean_ranks_within(table: Sequence[Values], families: Sequence[str]) -> list[float | None]:
-    """The same, where only peers of one family are ranked against each other.
+    """Return each peer's mean rank within its family.
 
     Args:
-        families: [peers], the name of each one's family.
+        table: as for `mean_ranks`.
+        families: [peers], the family of each peer.
     """
     means: list[float | None] = [None] * len(families)
     for family in set(families):
@@ -45,10 +46,10 @@ def mean_ranks_within(table: Sequence[Values], families: Sequence[str]) -> list[
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rho: the correlation of the ranks, ties shared; None where either side is one single tie.
+    """Return Spearman's rho, the correlation of the ranks; None if all values of a side are equal.
 
     Args:
-        first, second: [peers], two values of each.
+        first, second: [peers], two values per peer.
     """
     xs, ys = _centred(first), _centred(second)
     spread = (sum(x * x for x in xs) * sum(y * y for y in ys)) ** 0.5

@@ -1,4 +1,4 @@
-"""Chapters of the report as data: tables, drawings and pictures below headings; the tables also as Markdown."""
+"""Sections of the report as data: tables, charts and pictures below headings; the tables also as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from train.evaluation.report.table import Table, markdown
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with what is said below it."""
+    """A chart with its caption."""
 
     svg: Markup
     caption: str = ""
@@ -19,7 +19,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """Rows of tiles, a column per model; None where a model has no picture of a tile."""
+    """A row per tile and a column per model; None if a model has no picture of a tile."""
 
     heads: list[str]
     rows: list[tuple[str, list[Picture | None]]]
@@ -27,7 +27,7 @@ class PictureTable:
 
 @dataclass
 class Block:
-    """What stands below one heading."""
+    """Content below one heading."""
 
     heading: str
     notes: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks below one heading."""
+    """Blocks below one section heading."""
 
     id: str
     title: str
@@ -48,7 +48,7 @@ class Section:
 
 
 def as_markdown(title: str, sections: Sequence[Section], notes: Sequence[str]) -> str:
-    """The tables of all sections as one Markdown file."""
+    """Return the tables of all sections as one Markdown text."""
     parts = [f"# {' '.join(title.split())}\n"]
     for section in sections:
         blocks = [block for block in section.blocks if block.tables]

@@ -1,17 +1,17 @@
-"""The study's tables, and its published figures beside ours."""
+"""Tables in the form of the study's, with its published figures below ours."""
 
 from collections.abc import Sequence
 
 from train.evaluation.report import published
-from train.evaluation.report.alike import unlike
-from train.evaluation.report.line_tables import held, intervals_are, sure
+from train.evaluation.report.alike import describe_mismatch
+from train.evaluation.report.line_tables import describe_intervals, figure_cell, with_mismatch_warning
 from train.evaluation.report.metrics import CLASSIFICATION, MAP_METRICS, RATIO_OF_TABLES, STUDY_METRICS, map_rows
-from train.evaluation.report.rows import Pictures, mean_if_known
+from train.evaluation.report.rows import PictureSet, mean_if_known
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, number
 
 
-def trials(pictures: Pictures) -> Table:
-    """What each training reached, and below it the best trials of the same model in the study's Tables 3.2 and 3.3."""
+def trials(pictures: PictureSet) -> Table:
+    """Return the table of trainings, with the best trials of the same model in the study's Tables 3.2 and 3.3."""
     columns = (
         Column("name", is_text=True),
         Column("figures of", is_text=True),
@@ -24,17 +24,17 @@ def trials(pictures: Pictures) -> Table:
     order = published.closer_first(pictures.data)
     lines = []
     for row in pictures.rows:
-        tolds = [fold.told for fold in row.folds]
-        of_test = [sure(row, truth, CLASSIFICATION.own) for truth in pictures.truths]
+        subjects = [fold.subject for fold in row.folds]
+        of_test = [figure_cell(row, truth, CLASSIFICATION.own_field) for truth in pictures.truths]
         ours = (
-            Cell(row.told.recipe),
-            Cell(" to ".join(f"{lr:g}" for lr in _ends([told.lr for told in tolds])) or UNKNOWN.text),
-            number(mean_if_known([told.val_loss for told in tolds]), 3),
-            number(mean_if_known([told.val_accuracy for told in tolds])),
+            Cell(row.subject.recipe),
+            Cell(" to ".join(f"{lr:g}" for lr in _ends([subject.lr for subject in subjects])) or UNKNOWN.text),
+            number(mean_if_known([subject.val_loss for subject in subjects]), 3),
+            number(mean_if_known([subject.val_accuracy for subject in subjects])),
         )
         lines.append(Line((Cell(row.label), Cell("ours"), *ours, *of_test), starts_group=True))
         for data in order:
-            trial = published.TRIALS[data].get(row.told.model)
+            trial = published.TRIALS[data].get(row.subject.model)
             if trial is None:
                 continue
             theirs = (
@@ -45,66 +45,69 @@ def trials(pictures: Pictures) -> Table:
                 number(trial.test_accuracy / 100),
             )
             blank = [Cell("")] * (len(pictures.truths) - 1)
-            lines.append(Line((Cell(row.told.model), Cell(_study(data, order)), *theirs, *blank), is_published=True))
-    absent = sorted({row.told.model for row in pictures.rows} - set(published.TRIALS["PCB"]))
+            lines.append(Line((Cell(row.subject.model), Cell(_study(data, order)), *theirs, *blank), is_published=True))
+    absent = sorted({row.subject.model for row in pictures.rows} - set(published.TRIALS["PCB"]))
     tables = " and ".join(f"{number} ({data})" for data, number in published.TRIALS_TABLE.items())
     notes = (
-        "Ours: the highest learning rate; loss and accuracy of validation tiles at the best checkpoint; test "
-        "accuracy is the share of the tiles evaluated whose class is as probability 0.5 says. Of folds, all are means. "
-        "Losses of different recipes, labels and data do not compare.",
+        "Ours: the highest learning rate; loss and accuracy of the validation tiles at the best checkpoint; the test "
+        "accuracy is the share of the evaluated tiles that are classified correctly at probability 0.5. Figures of "
+        "folds are means. Losses of different recipes, labels and data are not comparable.",
         f"Published: {published.SOURCE}, Tables {tables}; {published.TRAINING_OF_STUDY}.",
         *((f"Not in the study: {', '.join(absent)}.",) if absent else ()),
     )
-    warning = next((said for truth in pictures.truths if (said := unlike(pictures.against(truth), truth))), "")
-    return Table("Beside the study's Tables 3.2 and 3.3", columns, tuple(lines), notes, warning)
+    mismatches = (describe_mismatch(pictures.rows_with(truth), truth) for truth in pictures.truths)
+    warning = next(filter(None, mismatches), "")
+    return Table("Trainings, with the study's Tables 3.2 and 3.3", columns, tuple(lines), notes, warning)
 
 
-def maps(pictures: Pictures, truth: str) -> Table:
-    """Maps by the study's rule, as in its Tables 3.4 and 3.6, and its figures of the same model below ours."""
+def maps(pictures: PictureSet, truth: str) -> Table:
+    """Return the table of maps by the study's rule, with the same model of its Tables 3.4 and 3.6 below ours."""
     columns = (
         Column("name", is_text=True),
         Column("figures of", is_text=True),
         *(Column(metric.name, "high") for metric in MAP_METRICS),
     )
     order = published.closer_first(pictures.data)
-    rows = map_rows(pictures.against(truth), truth)
+    rows = map_rows(pictures.rows_with(truth), truth)
     lines = []
     absent: list[str] = []
     for mine in rows:
         figures = [
-            sure(mine.row, truth, metric.own)
+            figure_cell(mine.row, truth, metric.own_field)
             if mine.is_own or metric == CLASSIFICATION
             else number(mine.figures[metric.field])
             for metric in MAP_METRICS
         ]
         lines.append(Line((Cell(mine.label), Cell("ours"), *figures), starts_group=True))
-        theirs = published.study_model(mine.row.told.model, mine.fusion)
+        theirs = published.study_model(mine.row.subject.model, mine.fusion)
         if theirs is None:
-            absent.append(mine.row.told.model)
+            absent.append(mine.row.subject.model)
             lines.append(Line((Cell(""), Cell("not in the study"), *[Cell("")] * len(MAP_METRICS)), is_published=True))
             continue
         for data in order:
             printed = published.MAPS[data][theirs.name]
             cells = [number(getattr(printed, metric.field)) for metric in STUDY_METRICS]
             classification = number(published.MAP_CLASSIFICATION[data][theirs.ours])
-            said = Cell(_study(data, order))
-            lines.append(Line((Cell(theirs.name), said, *cells, UNKNOWN, classification), is_published=True))
+            source = Cell(_study(data, order))
+            lines.append(Line((Cell(theirs.name), source, *cells, UNKNOWN, classification), is_published=True))
     notes = [
-        "The study's rule: each tile's map is stretched to 0..255 and cut off at 127; it is empty at a probability of "
-        f"at most 0.5. Published: {published.SOURCE}, Tables 3.4 (PCB) and 3.6 (GID); it does not say whether its "
-        "pointing game is gated.",
-        *intervals_are(pictures, truth),
+        "The study's rule: each tile's map is stretched to 0..255 and thresholded at 127; the mask is empty at a "
+        f"probability of at most 0.5. Published: {published.SOURCE}, Tables 3.4 (PCB) and 3.6 (GID); it does not state "
+        "whether its pointing game is gated.",
+        *describe_intervals(pictures, truth),
     ]
     if any(mine.fusion for mine in rows):
         notes.append(
-            f"ViT rows fmin, fmean and fmax are at a discard ratio of {RATIO_OF_TABLES:g} where a sweep is there: the "
-            "study does not state the ratio behind its tables."
+            f"Rows fmin, fmean and fmax of a ViT with a sweep are at a discard ratio of {RATIO_OF_TABLES:g}: the study "
+            "does not state the ratio of its tables."
         )
     if any(not mine.is_own for mine in rows):
-        notes.append("Rows of swept fusions other than the model's own have no intervals, but of the classification.")
+        notes.append("Rows of fusions other than the model's own have an interval only for the classification.")
     if absent:
         notes.append(f"Not in the study: {', '.join(sorted(set(absent)))}.")
-    return held(Table("Maps by the study's rule", columns, tuple(lines), tuple(notes)), pictures, truth)
+    return with_mismatch_warning(
+        Table("Maps by the study's rule", columns, tuple(lines), tuple(notes)), pictures, truth
+    )
 
 
 def _study(data: published.StudyData, order: Sequence[published.StudyData]) -> str:
@@ -112,6 +115,6 @@ def _study(data: published.StudyData, order: Sequence[published.StudyData]) -> s
 
 
 def _ends(values: Sequence[float | None]) -> list[float]:
-    """The lowest and the highest of what is known, once if they are equal."""
+    """Return the lowest and the highest known value; one value if they are equal."""
     known = sorted({value for value in values if value is not None})
     return known if len(known) < 2 else [known[0], known[-1]]

@@ -1,4 +1,4 @@
-"""A table of the report: made once, written as Markdown and as HTML. Of each column the best value stands out."""
+"""A table of the report, written as Markdown and as HTML, with the best value of each column in bold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,21 +8,21 @@ Better = Literal["high", "low"]
 
 
 class Column(NamedTuple):
-    """One column."""
+    """A column."""
 
     name: str
     better: Better | None = None
-    """Which value is best and stands out; None where none is."""
+    """Which value is best and printed in bold; None if no value is better than another."""
     is_text: bool = False
 
 
 class Cell(NamedTuple):
-    """What is printed, and what it is compared by."""
+    """A printed text, and the value by which it is compared."""
 
     text: str
     value: float | None = None
     interval: str = ""
-    """As `[0.52, 0.70]`; behind the text, or below it."""
+    """As `[0.52, 0.70]`; printed after the text or below it."""
 
 
 UNKNOWN = Cell("-")
@@ -30,12 +30,12 @@ UNKNOWN = Cell("-")
 
 @dataclass(frozen=True)
 class Line:
-    """A row. Figures of the study stand beside ours and are not compared with them."""
+    """A row. The study's figures are not compared with ours."""
 
     cells: tuple[Cell, ...]
     is_published: bool = False
     starts_group: bool = False
-    """A line of the page is drawn above it."""
+    """Whether the page draws a line above the row."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ class Table:
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
     warning: str = ""
-    """What must not be overlooked; the first of the notes, and louder."""
+    """Printed in bold before the notes."""
     is_compared: bool = True
-    """Whether a best value may stand out."""
+    """Whether best values are printed in bold."""
 
-    def best(self, line: Line, at: int) -> bool:
-        """Whether a cell has the best value among ours; with a single value, or none but equal ones, no cell has."""
+    def is_best(self, line: Line, at: int) -> bool:
+        """Whether a cell has the best value among our rows; if all values are equal, no cell has."""
         better, value = self.columns[at].better, line.cells[at].value
         if better is None or value is None or line.is_published or not self.is_compared:
             return False
-        found = [one.cells[at].value for one in self.lines if not one.is_published]
+        found = [each.cells[at].value for each in self.lines if not each.is_published]
         values = [value for value in found if value is not None]
         return min(values) < max(values) and value == (max(values) if better == "high" else min(values))
 
 
 def known_columns(table: Table) -> Table:
-    """The table without columns of figures that are known of no line."""
+    """Return the table without columns of figures in which no value is known."""
     known = [
         at
         for at, column in enumerate(table.columns)
@@ -73,7 +73,7 @@ def known_columns(table: Table) -> Table:
 
 
 def number(value: float | None, digits: int = 4, interval: tuple[float, float] | None = None) -> Cell:
-    """A figure, with its interval as `0.61 [0.52, 0.70]`; one that is not known is a dash."""
+    """Return a cell with a figure and its interval, as `0.61 [0.52, 0.70]`; a dash if the figure is not known."""
     if value is None:
         return UNKNOWN
     shown = f"{value:.{digits}f}"
@@ -81,16 +81,19 @@ def number(value: float | None, digits: int = 4, interval: tuple[float, float] |
 
 
 def count(value: float | None) -> Cell:
-    """A whole number."""
+    """Return a cell with a whole number; a dash if it is not known."""
     return UNKNOWN if value is None else Cell(f"{value:,.0f}", value)
 
 
 def markdown(table: Table, level: int) -> str:
-    """The table as GitHub's Markdown, below a heading of that level; 0: without its title."""
+    """Return the table as GitHub Markdown, below a heading of this level; level 0: without a heading."""
     lines = [f"{'#' * level} {_plain(table.title)}", ""] if level else []
     lines.append(_row([_plain(column.name) for column in table.columns]))
     lines.append(_row(["---" if column.is_text else "---:" for column in table.columns]))
-    lines += [_row([_shown(cell, table.best(line, at)) for at, cell in enumerate(line.cells)]) for line in table.lines]
+    lines += [
+        _row([_format_cell(cell, table.is_best(line, at)) for at, cell in enumerate(line.cells)])
+        for line in table.lines
+    ]
     lines += ["", f"**{_plain(table.warning)}**"] if table.warning else []
     for note in table.notes:
         lines += ["", _plain(note)]
@@ -101,13 +104,13 @@ def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _shown(cell: Cell, best: bool) -> str:
+def _format_cell(cell: Cell, best: bool) -> str:
     text = _plain(cell.text)
     return f"**{text}** {cell.interval}".rstrip() if best else f"{text} {cell.interval}".rstrip()
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown would take for its own; names come from users' files."""
+    """Escape what Markdown would interpret; names come from users' files."""
     for sign in ("\\", "|", "*", "`", "<"):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("](", "]\\(").split())

@@ -1,4 +1,4 @@
-// Moves everything that follows a threshold. Without a script the page shows the calibrated one.
+// Updates everything that follows the slider. Without a script the page shows the calibrated threshold.
 for (const part of document.querySelectorAll("[data-positions]")) {
   const positions = JSON.parse(part.dataset.positions), last = positions.threshold.length - 1;
   const slider = part.querySelector("input"), mark = part.querySelector(".mark"), hand = part.querySelector(".hand");

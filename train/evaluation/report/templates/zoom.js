@@ -1,4 +1,4 @@
-// A picture as large as the window; a click or Escape closes it.
+// Enlarges a picture to the size of the window; a click or Escape closes it.
 const zoom = document.querySelector("dialog");
 for (const button of document.querySelectorAll("button.zoom")) {
   button.addEventListener("click", () => {
