@@ -1,4 +1,4 @@
-"""A frame's tiles through each engine, in f32."""
+"""Inference of a frame's tiles in each engine, in f32."""
 
 import numpy as np
 import pytest

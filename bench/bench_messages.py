@@ -1,4 +1,4 @@
-"""A verdict event with ten regions, to the wire and back."""
+"""Encoding and decoding of a verdict event with ten regions."""
 
 from pytest_benchmark.fixture import BenchmarkFixture
 

@@ -1,6 +1,6 @@
-"""Every stage of a 5 MP frame's way by itself, as `heatline bench stages` prepares it.
+"""Each stage of a 5 MP frame on its own, as `heatline bench stages` prepares it.
 
-Grabbing begins with the trigger here, and publishing ends once word of the receipt is back.
+Grabbing begins with the trigger here, and publishing ends when the receipt is confirmed.
 """
 
 from contextlib import ExitStack

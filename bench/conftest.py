@@ -1,4 +1,4 @@
-"""Fixtures of the micro-benches: a bundle and a 5 MP frame; and the machine by which runs are compared."""
+"""Fixtures of the micro-benches, a bundle and a 5 MP frame, and the check that compared runs have the same machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,20 +17,20 @@ FRAME_HW = (2048, 2448)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bundle", type=Path, default=SHIPPED_BUNDLE, help="bundle to bench; default: the demo's")
+    parser.addoption("--bundle", type=Path, default=SHIPPED_BUNDLE, help="bundle to measure; default: the demo's")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
     if config.getoption("benchmark_compare") is True and not any(folder.rglob("*.json")):
-        raise pytest.UsageError(f"no run is kept in {folder} to compare with; keep one with --benchmark-autosave")
+        raise pytest.UsageError(f"{folder} has no saved run to compare with; save one with --benchmark-autosave")
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, object]:
-    """Describe the machine by what must agree between two runs.
+    """Describe the machine by the values that must agree between two runs.
 
-    The description of pytest-benchmark itself changes from day to day, and takes a second to make.
+    pytest-benchmark's own description changes from day to day, and takes a second to create.
     """
     kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())._asdict()))
     return kind
@@ -40,7 +40,7 @@ def pytest_benchmark_generate_machine_info() -> dict[str, object]:
 def pytest_benchmark_compare_machine_info(
     machine_info: Mapping[str, object], compared_benchmark: Mapping[str, Any]
 ) -> None:
-    """Refuse to compare runs of two machines before anything is measured."""
+    """Refuse, before the measurement, to compare runs of two machines."""
     other = compared_benchmark["machine_info"]
     differ = [f"{key} {other.get(key)}, here {here}" for key, here in machine_info.items() if other.get(key) != here]
     if differ:

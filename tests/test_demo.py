@@ -20,7 +20,7 @@ MAP_CELL_PX = 8
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-def test_the_shipped_bundle_is_complete_and_works_here(kind: EngineKind) -> None:
+def test_the_shipped_bundle_reproduces_its_golden_tiles(kind: EngineKind) -> None:
     bundle = open_bundle(BUNDLE)
     differences = check_golden(bundle.golden(), open_engine(kind, bundle.path, 224), bundle.manifest)
     assert max(differences.values()) <= 1e-4
@@ -36,7 +36,7 @@ def test_the_shipped_bundle_is_small_and_was_trained_on_drawn_boards() -> None:
 
 
 @pytest.mark.parametrize(("defects", "step_px"), [(1, 24), pytest.param(12, 1, marks=pytest.mark.long)])
-def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it(defects: int, step_px: int) -> None:
+def test_the_peak_follows_a_defect_across_a_seam(defects: int, step_px: int) -> None:
     slides = list(slide_defects(open_bundle(BUNDLE), defects, seed=7, step_px=step_px))
     assert {slide.overlap_px for slide in slides} > {2}
     seen = [slide for slide in slides if slide.missed_share < 1]
@@ -47,22 +47,22 @@ def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it(defects: i
 @pytest.mark.parametrize(
     ("boards", "size_hw"), [(5, (560, 800)), pytest.param(24, (1250, 1600), marks=pytest.mark.long)]
 )
-def test_the_demo_passes_its_checks_and_names_a_failed_one(
+def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     boards: int,
     size_hw: tuple[int, int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The line runs once. Its events are then compared with flipped masks, which must fail."""
+    """The line runs once; its events are then compared with other masks, so that checks fail."""
     monkeypatch.syspath_prepend(DEMO)
     demo = importlib.import_module("demo")
     monkeypatch.setattr(demo, "BOARDS", boards)
-    if size_hw != (1250, 1600):  # the bundle refuses other sizes as another product
+    if size_hw != (1250, 1600):  # the bundle takes boards of another size for another product
         monkeypatch.setattr(demo, "LINE", f"{demo.LINE}\n[thresholds]\ncheck_plausibility = false\n")
     monkeypatch.setattr(demo, "write_boards", functools.partial(demo.write_boards, size_hw=size_hw))
     monkeypatch.setattr(demo, "inspect", functools.cache(demo.inspect))
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # another process takes as long to start as two boards to draw
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # another process takes as long to start as two boards take to draw
     monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path)])
     demo.main()
     output = capsys.readouterr().out
@@ -71,7 +71,7 @@ def test_the_demo_passes_its_checks_and_names_a_failed_one(
     shown = Page(page)
     sections = [attributes for tag, attributes in shown.elements if tag == "section"]
     assert len(sections) == boards
-    assert sections[0]["data-verdict"] == "DEFECT", "the page opens with what heatline does"
+    assert sections[0]["data-verdict"] == "DEFECT", "the page begins with a board that has defects"
     counts = re.search(r"of the defects are found: (\d+) of (\d+)", output)
     assert counts is not None
     found, defects = counts.groups()
@@ -92,9 +92,9 @@ def test_the_demo_passes_its_checks_and_names_a_failed_one(
     with pytest.raises(SystemExit) as ended:
         demo.main()
     assert ended.value.code == 13
-    output, complaint = capsys.readouterr()
+    output, error = capsys.readouterr()
     assert "FAILED" in output
-    assert "not every check passed" in complaint
+    assert "not every check passed" in error
 
 
 def test_the_demo_refuses_a_folder_that_cannot_be_made(

@@ -1,4 +1,4 @@
-"""Drawn boards: exact masks, reproducible bytes, whole folders."""
+"""Drawn boards have exact masks and reproducible bytes; folders are written completely or not at all."""
 
 import csv
 import subprocess
@@ -59,7 +59,7 @@ def test_every_defect_is_one_component_of_the_mask(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_defects_have_a_sensible_extent_and_lie_apart_inside_the_frame(seed: int) -> None:
+def test_defects_have_a_bounded_size_and_a_minimum_distance(seed: int) -> None:
     boxes = [defect.box_xyxy for defect in defective(seed).defects]
     for left, top, right, bottom in boxes:
         assert 20 <= max(right - left, bottom - top) <= 150
@@ -73,10 +73,10 @@ def test_defects_have_a_sensible_extent_and_lie_apart_inside_the_frame(seed: int
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_only_the_defects_set_a_board_apart_from_its_flawless_twin(seed: int) -> None:
+def test_a_board_differs_from_its_flawless_twin_only_at_defects(seed: int) -> None:
     board, twin = defective(seed), flawless(seed)
     changed = (board.image != twin.image).any(axis=2)
-    # Relief, lens and JPEG blocks carry a change a little beyond the pixels that were altered.
+    # Relief, lens and JPEG blocks spread a change slightly beyond the changed pixels.
     reach = cv2.dilate(board.mask.astype(np.uint8), np.ones((81, 81), np.uint8)) > 0
     assert not (changed & ~reach).any()
     difference = np.abs(board.image.astype(int) - twin.image).max(axis=2)
@@ -86,15 +86,15 @@ def test_only_the_defects_set_a_board_apart_from_its_flawless_twin(seed: int) ->
         assert np.median(difference[top:bottom, left:right][inside]) >= 8, defect
 
 
-def test_all_six_kinds_occur() -> None:
+def test_all_six_kinds_of_defects_occur() -> None:
     assert {defect.kind for seed in SEEDS for defect in defective(seed).defects} == set(DEFECT_KINDS)
 
 
-def test_the_number_of_defects_can_be_chosen() -> None:
+def test_a_board_has_the_requested_number_of_defects() -> None:
     assert len(draw_board(2, size_hw=SIZE_HW, defects=1).defects) == 1
 
 
-def test_invalid_arguments_are_refused_and_write_nothing(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_and_leave_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="447 x 800 px; expected at least 448"):
         write_boards(tmp_path / "boards", 1, 0, size_hw=(447, 800))
     with pytest.raises(ValueError, match="count is 0"):
@@ -104,7 +104,7 @@ def test_invalid_arguments_are_refused_and_write_nothing(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_each_board_of_a_folder_has_the_requested_number_of_defects(tmp_path: Path) -> None:
+def test_each_defective_board_of_a_folder_has_the_requested_number_of_defects(tmp_path: Path) -> None:
     table = write_boards(tmp_path / "boards", 2, 5, size_hw=SIZE_HW, defects=6)
     with table.open() as file:
         good, defective = csv.DictReader(file)
@@ -112,7 +112,7 @@ def test_each_board_of_a_folder_has_the_requested_number_of_defects(tmp_path: Pa
     assert len(defective["defects"].split()) == 6
 
 
-def test_without_defects_all_boards_of_a_folder_are_flawless(tmp_path: Path) -> None:
+def test_a_folder_drawn_without_defects_has_only_flawless_boards(tmp_path: Path) -> None:
     with write_boards(tmp_path / "boards", 2, 5, size_hw=SIZE_HW, defects=0).open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["good", "good"]
 
@@ -160,7 +160,7 @@ def test_an_existing_folder_is_not_changed(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def test_the_program_draws_as_the_readme_describes(tmp_path: Path) -> None:
+def test_the_program_draws_boards_and_reports_errors_in_one_line(tmp_path: Path) -> None:
     def draw(*options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True)
 

@@ -1,7 +1,7 @@
-"""Runs the service on drawn boards, in under a minute, and writes a page of what it found.
+"""Runs the service on drawn boards, in under a minute, and writes a page with the result.
 
-Draws boards that training never saw, runs the service on them with the shipped bundle, receives every event in
-another process, and compares the events with the drawn defects. Fails unless all checks pass.
+The demo draws boards that were not used for training, runs the service on them with the shipped bundle, receives every
+event in another process, and compares the events with the drawn defects. It fails unless all checks pass.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from boards import write_boards
-from page import BoardOnPage, write_page
+from page import InspectedBoard, write_page
 from rich.console import Console
 
 from bench.watched_line import free_address, has_stopped, line_process
@@ -31,12 +31,12 @@ from train.evaluation.scoring import match_regions
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"
 BOARDS, SEED = 24, 2026
-"""A third of the boards has no defect. The bundle was trained on boards of another seed (rebuild.sh)."""
+"""Every third board is flawless. The bundle was trained on boards of another seed (see rebuild.sh)."""
 SERVICE_WITHIN_SECONDS = 50
 SILENCE_SECONDS = 30
 
 LINE = """\
-# Written by the demo. `heatline check` and `heatline run` take it as it is.
+# Written by the demo. `heatline check` and `heatline run` accept this file without changes.
 bundle = {bundle}
 allow_unsigned = true  # the demo's bundle is not signed
 acting = false  # a trial: no ejector may fire
@@ -55,9 +55,9 @@ wait_for_subscriber_s = 20
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that the demo checks."""
+    """A check of the demo, its measured value and its result."""
 
-    what: str
+    name: str
     measured: str
     passed: bool
 
@@ -65,7 +65,9 @@ class Check:
 def main() -> None:
     """Run the demo; exit code 0 only if every check passes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything the demo makes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo-out"), help="folder for all files of the demo; default: demo-out"
+    )
     out: Path = parser.parse_args().out
     try:
         run(out)
@@ -77,10 +79,10 @@ def main() -> None:
 
 
 def run(out: Path) -> None:
-    """Draw, inspect, score, write the page.
+    """Draw the boards, inspect them, check the result and write the page.
 
     Raises:
-        DemoError: a check fails, or the folder cannot be made.
+        DemoError: a check failed, or the folder cannot be made.
         BenchError: a process failed.
     """
     console = Console()
@@ -98,27 +100,28 @@ def run(out: Path) -> None:
     boards = [compare(out, event, manifest) for event in events]
     checks = check(boards, final)
     with writing(out):
-        page = write_page(out / "index.html", boards, final, [(c.what, c.measured, c.passed) for c in checks], manifest)
-    for each in checks:
+        page = write_page(out / "index.html", boards, final, [(c.name, c.measured, c.passed) for c in checks], manifest)
+    for one in checks:
         console.print(
-            f"  [{'green]passed' if each.passed else 'red]FAILED'}[/]  {each.what}: {each.measured}", highlight=False
+            f"  [{'green]passed' if one.passed else 'red]FAILED'}[/]  {one.name}: {one.measured}", highlight=False
         )
     console.print(
         f"\n{len(boards)} boards: drawn in {drawn - started:.0f} s, inspected in {inspected - drawn:.0f} s, "
-        f"{time.monotonic() - started:.0f} s in all\nlook at {page}",
+        f"{time.monotonic() - started:.0f} s in total\nopen {page} in a browser",
         highlight=False,
     )
-    if not all(each.passed for each in checks):
-        raise DemoError("not every check passed; see above")
+    if not all(one.passed for one in checks):
+        raise DemoError("not every check passed; see the output above")
 
 
 def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
-    """Run the service until its camera has no more boards, and `heatline watch`, each in a process of its own.
+    """Run the service until its camera has no more boards; `heatline watch` receives the events in another process.
 
     Returns:
-        Every verdict event, and the last status.
+        All verdict events, and the last status event.
+
     Raises:
-        BenchError: a process failed or did not end in time, or no status says that the line has stopped.
+        BenchError: a process failed or did not end in time, or the last event does not report a stopped line.
     """
     address, line, received = free_address(), out / "line.toml", out / "received"
     with writing(line):
@@ -131,24 +134,24 @@ def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
         service.require_success(SERVICE_WITHIN_SECONDS)
         subscriber.require_success()
     lines = (received / "events.jsonl").read_bytes().splitlines()
-    events: list[Event] = [msgspec.json.decode(each, type=Event) for each in lines]
+    events: list[Event] = [msgspec.json.decode(text, type=Event) for text in lines]
     last = events[-1] if events else None
     if not isinstance(last, StatusEvent) or not has_stopped(last):
-        raise BenchError("no status of the line says that it has stopped; see the output above")
+        raise BenchError("the last event does not report that the line has stopped; see the output above")
     return [event for event in events if isinstance(event, VerdictEvent)], last
 
 
-def compare(out: Path, event: VerdictEvent, manifest: Manifest) -> BoardOnPage:
-    """Compare one event with the defects that were drawn."""
+def compare(out: Path, event: VerdictEvent, manifest: Manifest) -> InspectedBoard:
+    """Match the regions of an event with the drawn defects of its board."""
     image = out / "boards" / "images" / str(event.source)
     mask = read_image(out / "boards" / "masks" / str(event.source))[0] > 0
     map_cell_px = manifest.grid.tile_px / min(manifest.map.hw)
     heatmap = out / "received" / f"{event.seq:06d}.png"
-    return BoardOnPage(event, image, heatmap, match_regions(event.regions, np.asarray(mask), map_cell_px))
+    return InspectedBoard(event, image, heatmap, match_regions(event.regions, np.asarray(mask), map_cell_px))
 
 
-def check(boards: list[BoardOnPage], final: StatusEvent) -> list[Check]:
-    """Check the events and the counts of frames."""
+def check(boards: list[InspectedBoard], final: StatusEvent) -> list[Check]:
+    """Check the events and the frame counts."""
     account = final.ledger["top"]
     sources = [board.event.source for board in boards]
     scores = [board.matches.score for board in boards]

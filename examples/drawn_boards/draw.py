@@ -17,18 +17,20 @@ from edge.util.text import format_count
 def main() -> None:
     """Draw a folder of boards."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a new folder")
-    parser.add_argument("--count", type=int, required=True, help="how many boards; every third is flawless")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same boards; default: 0")
+    parser.add_argument("folder", type=Path, help="new folder for the boards")
+    parser.add_argument("--count", type=int, required=True, help="number of boards; every third board is flawless")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the boards: the same seed draws the same boards; default: 0"
+    )
     parser.add_argument(
         "--defects",
         type=int,
-        help="how many each defective board has, where it has room; 0: all boards are flawless; default: 1 to 5",
+        help="defects per defective board, fewer if there is no room; 0: all boards are flawless; default: 1 to 5",
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     workers = len(os.sched_getaffinity(0))
     try:
-        write_boards(asked.folder, asked.count, asked.seed, defects=asked.defects, workers=workers)
+        write_boards(arguments.folder, arguments.count, arguments.seed, defects=arguments.defects, workers=workers)
     except ValueError as error:
         parser.error(str(error))
     except HeatlineError as error:
@@ -36,7 +38,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"{asked.folder} holds {format_count(asked.count, 'board')} of seed {asked.seed}")
+    print(f"{arguments.folder} holds {format_count(arguments.count, 'board')} of seed {arguments.seed}")
 
 
 if __name__ == "__main__":

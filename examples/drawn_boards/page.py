@@ -1,4 +1,4 @@
-"""The demo's page: per board the picture, its heatmap with the regions found, and the true defects; one file."""
+"""The demo's page, one self-contained file: each board's picture, its heatmap with regions, and its true defects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from train.evaluation.scoring import Matches
 SHOWN_WIDTH_PX = 800
 FOUND_RGB, MISSED_RGB, FALSE_RGB = (0, 230, 255), (255, 70, 220), (255, 150, 0)
 MARGIN_PX = 16
-"""Between a defect or a false region and the ring around it, which leaves it uncovered."""
+"""Distance between a defect or a false region and the ring around it, so that the ring does not cover it."""
 
 
 @dataclass(frozen=True)
-class BoardOnPage:
-    """One board: its event, and how that compares with the true defects."""
+class InspectedBoard:
+    """A board's verdict event, and how its regions match the true defects."""
 
     event: VerdictEvent
     image: Path
     heatmap: Path
-    """The heatmap PNG that came with the event."""
+    """Path of the heatmap PNG that was sent with the event."""
     matches: Matches
 
     @property
@@ -50,45 +50,50 @@ class BoardOnPage:
 
     @property
     def pictures(self) -> list[Picture]:
-        """The board, what was found, and the truth; no truth where there is no defect."""
+        """The picture, the heatmap with its regions and, if the board has defects, the true defects."""
         rgb, defects = read_rgb(self.image), self.matches.score.defects
         regions = format_count(len(self.event.regions), "region")
-        shown = [(rgb, "picture"), (self._found(rgb), f"heatmap, {regions} found, {self.false_regions} false")]
+        captioned = [
+            (rgb, "picture"),
+            (self._draw_found_regions(rgb), f"heatmap with {regions}, {self.false_regions} false"),
+        ]
         if defects:
-            shown.append((self._truth(rgb), f"{format_count(defects, 'true defect')}, {self.missed} missed"))
-        return [Picture(_embedded(picture), self.name, self.event.verdict, shows) for picture, shows in shown]
+            caption = f"{format_count(defects, 'true defect')}, {self.missed} missed"
+            captioned.append((self._draw_true_defects(rgb), caption))
+        return [Picture(_embed(picture), self.name, self.event.verdict, caption) for picture, caption in captioned]
 
-    def _found(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The board under its heatmap, with the regions' outlines, and a label at those that are false."""
+    def _draw_found_regions(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the picture under its heatmap, with outlined regions and a label at each false region."""
         found = rgb
         if self.event.heatmap is not None:
             grey = cv2.imread(str(self.heatmap), cv2.IMREAD_GRAYSCALE)
             found = tint(rgb, np.asarray(grey, np.uint8), self.event.heatmap.cell_px)
         found = outline_regions(found, self.event.regions)
         for region in self.matches.false:
-            _ring(found, _filled(region, rgb.shape[:2]), FALSE_RGB, "false")
+            _draw_ring(found, _region_mask(region, rgb.shape[:2]), FALSE_RGB, "false")
         return found
 
-    def _truth(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The board with a ring around each true defect, and a label at those that were missed."""
+    def _draw_true_defects(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the picture with a ring around each true defect and a label at each missed one."""
         truth = np.ascontiguousarray(rgb.copy())
         for number in range(1, self.matches.score.defects + 1):
             hit = number in self.matches.hit
-            _ring(truth, self.matches.defects == number, FOUND_RGB if hit else MISSED_RGB, "" if hit else "missed")
+            colour, label = (FOUND_RGB, "") if hit else (MISSED_RGB, "missed")
+            _draw_ring(truth, self.matches.defects == number, colour, label)
         return truth
 
 
 def write_page(
     path: Path,
-    boards: Sequence[BoardOnPage],
+    boards: Sequence[InspectedBoard],
     final: StatusEvent,
     checks: Sequence[tuple[str, str, bool]],
     manifest: Manifest,
 ) -> Path:
-    """Write the page and return where it is. It needs no other file.
+    """Write the page, which needs no other file, and return its path.
 
     Args:
-        checks: what is checked, what was measured, whether it passed.
+        checks: name, measured value and result of each check; true if the check passed.
     """
     environment = Environment(
         loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("train.evaluation.report")]),
@@ -111,8 +116,8 @@ def write_page(
     return path
 
 
-def _clearest_first(board: BoardOnPage) -> tuple[bool, bool, int]:
-    """DEFECT without a mistake first, the most defects first."""
+def _clearest_first(board: InspectedBoard) -> tuple[bool, bool, int]:
+    """Sort key: boards with the verdict DEFECT and no mistake first, then by the number of found defects."""
     return board.event.verdict != "DEFECT", bool(board.missed or board.false_regions), -board.matches.score.hit
 
 
@@ -124,37 +129,39 @@ def _legend(manifest: Manifest) -> Legend:
             f"region from {evidence:.2f} logits": evidence,
             f"board DEFECT from {score:.2f} logits": score,
         },
-        ("cold: as on good boards", "hot: a defect"),
+        ("cold: as on good boards", "hot: like a defect"),
         [
-            Outline(OUTLINE_RGB, "region found, with its peak"),
-            Outline(FALSE_RGB, "false region: no defect there"),
+            Outline(OUTLINE_RGB, "region that heatline found, with its peak"),
+            Outline(FALSE_RGB, "false region: no true defect lies there"),
             Outline(FOUND_RGB, "true defect, found"),
             Outline(MISSED_RGB, "true defect, missed"),
         ],
     )
 
 
-def _filled(region: Region, frame_hw: tuple[int, ...]) -> NDArray[np.bool_]:
+def _region_mask(region: Region, frame_hw: tuple[int, ...]) -> NDArray[np.bool_]:
     mask = np.zeros(frame_hw, np.uint8)
     cv2.fillPoly(mask, [np.array(region.contour_xy, np.int32)], 1)
     return mask > 0
 
 
-def _ring(picture: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int], label: str) -> None:
-    """Draw a ring around a mask in place, and a label beside it."""
-    near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * MARGIN_PX + 1,) * 2, np.uint8))
-    contours, _ = cv2.findContours(near, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+def _draw_ring(picture: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int], label: str) -> None:
+    """Draw a ring around the mask, with a label next to it; changes `picture`."""
+    surrounding = cv2.dilate(mask.astype(np.uint8), np.ones((2 * MARGIN_PX + 1,) * 2, np.uint8))
+    contours, _ = cv2.findContours(surrounding, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     draw_outlines(picture, [np.asarray(contour, np.int32) for contour in contours], rgb, 5)
     if label:
         font, scale = cv2.FONT_HERSHEY_SIMPLEX, picture.shape[1] / 800
-        (wide, high), _ = cv2.getTextSize(label, font, scale, 9)
-        x, y, _, tall = cv2.boundingRect(near)
-        place = (min(x, picture.shape[1] - wide), y - 12 if y > high + 12 else y + tall + high + 12)
-        for colour, thick in (((0, 0, 0), 14), (rgb, 5)):
-            cv2.putText(picture, label, place, font, scale, colour, thick, cv2.LINE_AA)
+        (text_width, text_height), _ = cv2.getTextSize(label, font, scale, 9)
+        x, y, _, height = cv2.boundingRect(surrounding)
+        baseline_y = y - 12 if y > text_height + 12 else y + height + text_height + 12
+        position = min(x, picture.shape[1] - text_width), baseline_y
+        for colour, thickness in (((0, 0, 0), 14), (rgb, 5)):
+            cv2.putText(picture, label, position, font, scale, colour, thickness, cv2.LINE_AA)
 
 
-def _embedded(rgb: NDArray[np.uint8]) -> str:
+def _embed(rgb: NDArray[np.uint8]) -> str:
+    """Return the picture, `SHOWN_WIDTH_PX` wide, as the URI of a JPEG."""
     height = round(rgb.shape[0] * SHOWN_WIDTH_PX / rgb.shape[1])
     small = cv2.resize(rgb, (SHOWN_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     return jpeg_uri(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), np.uint8))

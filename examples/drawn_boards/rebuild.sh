@@ -1,6 +1,6 @@
 #!/bin/sh
-# Rebuilds the demo's bundle from nothing: draws boards, trains on them, exports, and sets the thresholds by flawless boards that
-# were not trained on. Needs heatline[export]. Usage: rebuild.sh [FOLDER FOR BOARDS AND RUN] [NEW BUNDLE]
+# Rebuilds the demo's bundle from nothing: draws boards, trains on them, exports, and calibrates the thresholds on flawless boards
+# that were not used for training. Needs heatline[export]. Usage: rebuild.sh [FOLDER FOR BOARDS AND RUN] [NEW BUNDLE]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-runs/drawn-boards}

@@ -1,4 +1,4 @@
-"""Result files of every kind of bench, and events, made up: what comes of them can be counted by hand."""
+"""Made-up result files of every kind of bench, and events, with figures that can be computed by hand."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ def spread(median: float) -> Spread:
 
 
 def a_machine(**changed: Any) -> dict[str, object]:
-    """A line PC with bf16."""
+    """Describe a line PC with bf16, with some values changed."""
     one = Machine(
         processor="Example CPU 9", extensions=["avx2", "avx512f", "avx512_bf16"], flags="fpu avx2 avx512f avx512_bf16",
         governor="performance", cores=2, affinity=[0, 1], cores_in_all=8, memory_mb=16_384, load=[0.25, 0.5, 0.75],
@@ -118,7 +118,7 @@ def startup() -> StartUp:
 
     return StartUp(
         bundle="m.bundle", model=MODEL, precision="bf16", frame_hw=(2048, 2448), bytes_of_bundle=8_000_000,
-        repetitions=10, conditions={"warm": starts(2.35), "cached": starts(1.45)}, why_not_cold="it takes root",
+        repetitions=10, conditions={"warm": starts(2.35), "cached": starts(1.45)}, why_not_cold="it requires root",
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def peers() -> PeersBench:
         model=MODEL, precision="f32", frame_hw=(2048, 2448), tiles_per_frame=120, frames=4, rounds=7, threads=2,
         systems=[
             SystemSpeed(
-                name=name, what="made of this and that", libraries={}, settings={"batch": 8}, tried=[],
+                name=name, what="made of several parts", libraries={}, settings={"batch": 8}, tried=[],
                 heatmap_hw=None if name == ENGINE else (128, 153), frames_per_s=spread(6.25 * share),
                 tiles_per_s=spread(750 * share), to_engine=share, to_engine_spread=spread(share),
                 ours_to_it=SHARES[OURS] / share, ours_to_it_spread=spread(SHARES[OURS] / share),
@@ -187,7 +187,7 @@ MADE = {
 
 
 def evaluation(model: str, average_precision: float | None, *groups: str, family: str = "cnn") -> bytes:
-    """As much of an `evaluation.json` as is looked at, and of what lies beside it enough to recognise it."""
+    """Return the parts of an `evaluation.json` that the report reads, and those by which it recognises the file."""
     tile = {"average_precision": average_precision, "auroc": 0.9375}
     subject = {"name": model, "model": model, "family": family, "method": "cam", "data": "boards", "groups": groups}
     truths = [{"truth": "masks", "figures": {"tile": tile}}]
@@ -195,7 +195,7 @@ def evaluation(model: str, average_precision: float | None, *groups: str, family
 
 
 def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **changed: Any) -> VerdictEvent:
-    """What a line says of a frame; where there is a reason, it has no verdict."""
+    """Return the event of a frame; with a reason, it is NO_VERDICT."""
     event = VerdictEvent(
         boot_id="a", seq=number, camera="a", frame_id=number, frame_number=number, reason=reason, score_threshold=0.0,
         times=Times(captured_at_ns=0, captured_monotonic_ns=round(captured_ms * 1e6)), evidence_threshold=0.0,
@@ -205,22 +205,22 @@ def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **
     return msgspec.structs.replace(event, **changed)
 
 
-def told(
+def received_verdict(
     number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any
 ) -> ReceivedVerdict:
-    """A frame that was stamped so late, and heard of so long after it was due."""
+    """Return a frame that was due at `due_ms`, stamped `late_ms` later and received `ms` after it was due."""
     return ReceivedVerdict(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
 
 
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:
-    """A result file of this kind, by default the one made here, on `a_machine` or one that differs in something."""
+    """Write a result file of this kind, by default that of `MADE`, from `a_machine` with some values changed."""
     path = folder / f"{kind}.json"
     keep(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
     return path
 
 
 def write_all(folder: Path) -> Path:
-    """One of each kind, and an evaluation."""
+    """Write one result file of each kind, and an evaluation."""
     for kind in MADE:
         write(folder, kind)
     (folder / "evaluation.json").write_bytes(evaluation(MODEL, 0.875, "a"))

@@ -1,4 +1,4 @@
-"""`heatline bench` as a whole: how it is called, what a line PC needs for it, and what becomes of a result."""
+"""The command `heatline bench`: options, requirements on a line PC, result files, and the machine description."""
 
 import errno
 import os
@@ -28,14 +28,14 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_EXTRAS = """
 import sys
 extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
-sys.modules.update(dict.fromkeys(extras))  # an import of one fails
+sys.modules.update(dict.fromkeys(extras))  # importing any of these fails
 import bench.command, bench.tune.tune, bench.startup, bench.stages.stages, bench.peers.peers
 from bench.machine import machine
 print(machine()["affinity"])
 """
 
 
-def test_a_line_pc_needs_no_extra_and_only_cores_that_may_be_used_count() -> None:
+def test_benches_import_no_extra_and_count_only_usable_cores() -> None:
     core = min(os.sched_getaffinity(0))
     pinned = ["taskset", "-c", str(core), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
     result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -58,7 +58,7 @@ bench.main(["startup"], standalone_mode=False)
 """
 
 
-def test_sigterm_ends_a_bench_in_order() -> None:
+def test_sigterm_ends_a_bench_with_its_code_and_removes_temporary_files() -> None:
     result = subprocess.run([sys.executable, "-c", ENDED_BY_SIGTERM], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 128 + 15, result.stderr
     assert not Path(result.stdout.strip()).exists()
@@ -67,15 +67,15 @@ def test_sigterm_ends_a_bench_in_order() -> None:
 # Results.
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_result_is_read_as_it_was_written_also_through_a_link(tmp_path: Path, there: bool) -> None:
+@pytest.mark.parametrize("file_exists", [True, False])
+def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Path, file_exists: bool) -> None:
     (tmp_path / "results").mkdir()
     file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
     link.symlink_to("results/a.json")
-    if there:
+    if file_exists:
         file.write_text("{}")
     claim(link, None)
-    assert (link.is_symlink(), file.exists()) == (True, there)
+    assert (link.is_symlink(), file.exists()) == (True, file_exists)
     report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
     keep(link, report)
     assert link.is_symlink()
@@ -85,8 +85,8 @@ def test_a_result_is_read_as_it_was_written_also_through_a_link(tmp_path: Path, 
     assert Path("/dev/null").is_char_device()
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
-    (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
+def test_an_unwritable_result_file_is_refused_before_the_measurement(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.new").mkdir()  # blocks the temporary file that replaces a.json
     for out in (tmp_path / "nowhere" / "a.json", tmp_path / "a.json", tmp_path / ("l" * 252)):
         result = CliRunner().invoke(command, ["startup", "--out", str(out)])
         assert isinstance(result.exception, BenchError)
@@ -95,14 +95,14 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_pat
     assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
 
 
-def test_a_result_that_the_disk_does_not_take_is_printed(
+def test_a_result_is_printed_if_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object, **__: object) -> None:
+    def fail_with_full_disk(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "flops.json"
-    monkeypatch.setattr("bench.result_file.replacing", full)
+    monkeypatch.setattr("bench.result_file.replacing", fail_with_full_disk)
     with pytest.raises(BenchError, match="No space left on device"):
         write_and_print({"macs": 5}, lambda: print("the table"), out, as_json=False)
     assert capsys.readouterr().out == "the table\n"
@@ -112,7 +112,7 @@ def test_a_result_that_the_disk_does_not_take_is_printed(
 
 
 @pytest.mark.parametrize("command_name", ["plausibility", "robustness"])
-def test_figures_are_not_written_where_their_table_goes(tmp_path: Path, command_name: str) -> None:
+def test_out_must_not_be_the_file_of_the_table(tmp_path: Path, command_name: str) -> None:
     out = tmp_path / "found.md"
     refused = CliRunner().invoke(command, [command_name, "--data", str(tmp_path), "--out", str(out)])
     assert refused.exit_code == 2
@@ -127,14 +127,14 @@ def test_figures_are_not_written_where_their_table_goes(tmp_path: Path, command_
         (["end-to-end", "b", "--saturate", "--seconds", "4"], "--seconds counts for --fps and --find-max"),
     ],
 )
-def test_an_option_that_does_nothing_is_refused(arguments: list[str], reason: str) -> None:
+def test_an_option_without_effect_is_refused(arguments: list[str], reason: str) -> None:
     refused = CliRunner().invoke(command, arguments)
     assert refused.exit_code == 2
     assert reason in refused.output
 
 
 @pytest.mark.parametrize(("data", "word"), [(b"{", "not JSON"), (b"[]", "list"), (None, "cannot be read")])
-def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes | None, word: str) -> None:
+def test_an_invalid_result_file_is_refused_with_the_reason(tmp_path: Path, data: bytes | None, word: str) -> None:
     path = tmp_path / "a.json"
     if data is not None:
         path.write_bytes(data)
@@ -142,7 +142,7 @@ def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes 
         read_result(path)
 
 
-def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
+def test_an_unusable_bundle_or_precision_is_refused_before_the_measurement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
@@ -155,7 +155,7 @@ def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
             engine_in(bundle, precision)
         refused = CliRunner().invoke(command, [*arguments, str(bundle.path), "--precision", precision])
         assert (type(refused.exception), str(refused.exception)) == (kind, str(expected.value))
-        assert refused.output == "", "nothing was drawn or started"
+        assert refused.output == "", "the command drew or started nothing"
     gone = ROOT / "nowhere" / "bundle"
     monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
     result = CliRunner().invoke(command, ["startup", str(gone)])
@@ -165,8 +165,10 @@ def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
 # The machine.
 
 
-def test_a_machine_is_described_as_the_system_describes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, env = msgspec.convert(machine(), Machine), {"PATH": os.environ["PATH"]}  # nproc heeds OMP_NUM_THREADS
+def test_the_machine_description_agrees_with_the_operating_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, env = msgspec.convert(machine(), Machine), {"PATH": os.environ["PATH"]}  # nproc reads OMP_NUM_THREADS
     assert found.cores == len(found.affinity) == int(subprocess.check_output(["nproc"], env=env))
     assert found.cores_in_all == int(subprocess.check_output(["nproc", "--all"], env=env))
     assert found.kernel == subprocess.check_output(["uname", "-r"], text=True).strip()
@@ -178,10 +180,10 @@ def test_a_machine_is_described_as_the_system_describes_it(tmp_path: Path, monke
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "lib").mkdir()
     monkeypatch.setattr(bench.machine, "CODE", tmp_path / "lib")
-    assert machine()["commit"] is None, "code that lies in somebody else's checkout has none"
+    assert machine()["commit"] is None, "code in the checkout of another project has no commit"
 
 
-def test_the_file_system_of_a_folder_is_not_that_of_one_whose_name_begins_alike(
+def test_the_file_system_is_that_of_the_deepest_mount_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mounts = "disk / ext4 rw 0 0\nmemory /data tmpfs rw 0 0\nother /data/deep btrfs rw 0 0\n"
@@ -200,7 +202,7 @@ def test_the_file_system_of_a_folder_is_not_that_of_one_whose_name_begins_alike(
         ("4:cpu,cpuacct:/x", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
     ],
 )
-def test_the_processor_time_that_is_granted_is_that_of_the_tightest_control_group(
+def test_the_processor_quota_is_that_of_the_tightest_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], quota: float | None
 ) -> None:
     for name, content in files.items():

@@ -1,4 +1,4 @@
-"""`heatline bench end-to-end`: a real service beside a real engine, and every event held to its picture."""
+"""`heatline bench end-to-end`: a real service and a real engine; every event is compared with its picture."""
 
 import json
 import os
@@ -50,7 +50,7 @@ HW = (300, 400)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four, of which the last one is the darkest."""
+    """Write four pictures; the last one is the darkest."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(4):
         cv2.imwrite(str(folder / f"{number}.bmp"), dark_square(white_frame(HW), 20, 30, 8 + 20 * number))
@@ -66,10 +66,10 @@ def scene(bundle: Bundle, pictures: Path) -> Scene:
     return Scene(bundle, "f32", pictures, expected_of(pictures, bundle, 0.25), 2, 2, {"threads": 1})
 
 
-# What a line must say.
+# Expected events.
 
 
-def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(
+def test_the_threshold_makes_the_requested_share_of_pictures_defective(
     bundle: Bundle, pictures: Path, scene: Scene
 ) -> None:
     expected = scene.expected
@@ -78,33 +78,33 @@ def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(
     assert [expected_of(pictures, bundle, share).defective for share in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("stood_still_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
-def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scene, stood_still_s: float) -> None:
-    """Also after it stood still; ZeroMQ hangs up on who does so for long, and its clock cannot be set."""
-    heard: list[ReceivedEvent] = []
+@pytest.mark.parametrize("stopped_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
+def test_events_of_a_real_line_have_no_gap_and_agree_with_its_pictures(scene: Scene, stopped_s: float) -> None:
+    """The line may be stopped meanwhile, also for longer than the time-out of its connections."""
+    received: list[ReceivedEvent] = []
     with running(scene, None, waits=True) as line:
         line.settle(scene.cameras)
         with line.watched.paused():
-            time.sleep(stood_still_s)
-        seen = [line.wait() for _ in range(60)]
-        while len(heard) < 20:
+            time.sleep(stopped_s)
+        verdicts = [line.wait() for _ in range(60)]
+        while len(received) < 20:
             if (one := line.watched.next()) is not None and isinstance(one.event, VerdictEvent):
-                heard.append(one)
+                received.append(one)
         cameras = line.watched.camera_pids()
         line.watched.require_cameras(cameras)
         os.kill(cameras[0], signal.SIGKILL)
         wait_until(lambda: cameras[0] not in line.watched.camera_pids(), "the camera's process is gone")
         with pytest.raises(BenchError, match="1 of 2 cameras' processes ended while they were measured"):
             line.watched.require_cameras(cameras)
-    assert {one.event.camera for one in seen} == {"cam0", "cam1"}
-    assert {one.event.verdict for one in seen} == {"GOOD", "DEFECT"}
-    assert count_unreported(seen) == 0
-    assert all(one.at_ns > one.captured_ns for one in seen)
+    assert {one.event.camera for one in verdicts} == {"cam0", "cam1"}
+    assert {one.event.verdict for one in verdicts} == {"GOOD", "DEFECT"}
+    assert count_unreported(verdicts) == 0
+    assert all(one.at_ns > one.captured_ns for one in verdicts)
 
     def replay(**claimed: Any) -> None:
-        watched: Any = SimpleNamespace(next=iter(heard).__next__)
+        watched: Any = SimpleNamespace(next=iter(received).__next__)
         line = Line(watched, partial(require_as_expected, replace(expected, **claimed)))
-        assert all(line.next() is not None for _ in heard)
+        assert all(line.next() is not None for _ in received)
 
     expected = scene.expected
     replay()
@@ -118,7 +118,7 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
             replay(**claimed)
 
 
-ONE_THAT_IS_KILLED = """
+KILLED_BENCH = """
 import os, signal, sys
 from pathlib import Path
 from bench.watched_line import WatchedLine
@@ -131,79 +131,80 @@ with WatchedLine(Path(sys.argv[1]), Path(sys.argv[2]), "f32", [camera]) as line:
 """
 
 
-def test_no_service_outlives_a_bench_that_is_killed(bundle: Bundle, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ONE_THAT_IS_KILLED, str(tmp_path), str(bundle.path)]
+def test_the_service_ends_if_its_bench_is_killed(bundle: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED_BENCH, str(tmp_path), str(bundle.path)]
     killed = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     assert killed.returncode == -signal.SIGKILL
     service = Path(f"/proc/{int(killed.stdout)}/stat")
     wait_until(lambda: not service.exists() or service.read_text().rpartition(")")[2].split()[0] in "ZX", "it ended")
 
 
-# What came of a window.
+# Figures of a window.
 
 
-def told(
+def received_verdict(
     number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0
 ) -> ReceivedVerdict:
-    """A frame of a camera that takes 10 a second, heard of so late, and stamped a tenth of that late."""
-    return made.told(number, 100.0 * number, ms / 10, ms, reason, camera=camera, frames=frames)
+    """Return a frame of a camera at 10 frames/s, received `ms` after it was due and stamped a tenth of that late."""
+    return made.received_verdict(number, 100.0 * number, ms / 10, ms, reason, camera=camera, frames=frames)
 
 
 MEMORY_MB = 100.0, 200.0, 30.0
 
 
-def test_frames_are_counted_once_by_what_became_of_them() -> None:
-    of = [
-        *(told(number, ms=5.0 + number) for number in (1, 2, 3)),
-        told(4, frames=3, reason="dropped.overload"),
-        told(8, reason="failed.engine"),  # nothing was heard of 7
-        told(1, camera="cam1", ms=250.0),  # more than two periods
-        told(2, camera="cam1", ms=0.0),
+def test_each_frame_counts_once_by_its_outcome() -> None:
+    verdicts = [
+        *(received_verdict(number, ms=5.0 + number) for number in (1, 2, 3)),
+        received_verdict(4, frames=3, reason="dropped.overload"),
+        received_verdict(8, reason="failed.engine"),  # frame 7 has no event
+        received_verdict(1, camera="cam1", ms=250.0),  # more than two periods
+        received_verdict(2, camera="cam1", ms=0.0),
     ]
-    window = window_of(of, 2, 10.0, 1.0, {}, MEMORY_MB)
+    window = window_of(verdicts, 2, 10.0, 1.0, {}, MEMORY_MB)
     assert (window.frames, window.inspected, window.unheard, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
     assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
-    assert window.came_fps == 2.0, "of the slower camera"
+    assert window.came_fps == 2.0, "the rate of the slower camera"
     assert window.latency is not None
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
-    none = window_of([told(1, reason="dropped.overload")], 2, 10.0, 1.0, {}, MEMORY_MB)
+    none = window_of([received_verdict(1, reason="dropped.overload")], 2, 10.0, 1.0, {}, MEMORY_MB)
     assert (none.latency, none.jitter_periods, none.inspected, none.came_fps) == (None, None, 0, 0.0)
 
 
-def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() -> None:
-    window = window_of([told(1, ms=0.0), told(2, ms=40.0), told(3, ms=0.0)], 1, 10.0, 1.0, {}, MEMORY_MB)
+def test_latency_begins_when_a_frame_was_due_despite_a_late_stamp() -> None:
+    verdicts = [received_verdict(1, ms=0.0), received_verdict(2, ms=40.0), received_verdict(3, ms=0.0)]
+    window = window_of(verdicts, 1, 10.0, 1.0, {}, MEMORY_MB)
     assert window.latency is not None
     assert window.latency.most == pytest.approx(40.0)
     assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
 
 
 def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedVerdict]:
-    """A camera at 100 frames a second, each frame later by so much than the one before."""
-    return [made.told(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
+    """Return frames of a camera at 100 frames/s; the latency of each is `later_ms` above that of the last."""
+    return [made.received_verdict(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
 
 
 @pytest.mark.parametrize(
-    ("of", "cameras", "why_not"),
+    ("verdicts", "cameras", "why_not"),
     [
         (at_rate(100), 1, None),
-        (at_rate(99), 1, None),  # the window's ends may fall before or after a frame
+        (at_rate(99), 1, None),  # an end of the window may fall before or after a frame
         (at_rate(90), 1, "cameras came at 90.0/s"),
-        (at_rate(200), 2, "cameras came at 0.0/s"),  # nothing came of the other one
+        (at_rate(200), 2, "cameras came at 0.0/s"),  # the other camera has no frame
         (at_rate(100, later_ms=0.2), 1, None),  # 2 % of the time
         (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
         (at_rate(3), 1, "cameras came at 3.0/s"),
-        ([*at_rate(99), told(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
+        ([*at_rate(99), received_verdict(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
         ([one for one in at_rate(100) if one.number != 50], 1, "lost: unheard 1"),
     ],
 )
-def test_a_rate_is_kept_up_with_if_all_frames_came_and_none_later_than_the_ones_before(
-    of: list[ReceivedVerdict], cameras: int, why_not: str | None
+def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
+    verdicts: list[ReceivedVerdict], cameras: int, why_not: str | None
 ) -> None:
-    assert window_of(of, cameras, 100.0, 1.0, {}, MEMORY_MB).not_kept_up == why_not
+    assert window_of(verdicts, cameras, 100.0, 1.0, {}, MEMORY_MB).not_kept_up == why_not
 
 
-def test_too_few_frames_are_a_reason_of_their_own_and_the_answer_is_that_of_the_rule() -> None:
+def test_keeping_up_is_described_with_the_reason_or_too_few_frames() -> None:
     few = window_of(at_rate(3), 1, 100.0, 0.03, {}, MEMORY_MB)
     assert few.inspected == few.frames == 3
     assert describe_keeping_up(few) == "no: too few frames to see whether they came later and later; it takes 4"
@@ -213,7 +214,7 @@ def test_too_few_frames_are_a_reason_of_their_own_and_the_answer_is_that_of_the_
     assert describe_keeping_up(late) == "no: 2 of 100 frames came later than 20 ms"
 
 
-def test_a_camera_that_falls_silent_after_a_window_is_waited_for_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_stops_after_a_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "LAST_WITHIN_SECONDS", 0.0)
     watched: Any = SimpleNamespace(next=lambda: None, process=SimpleNamespace(log_tail=lambda: "its log is empty"))
     silent = r"1 of 1 cameras fell silent: .* within 0 s; its log is empty"
@@ -221,8 +222,8 @@ def test_a_camera_that_falls_silent_after_a_window_is_waited_for_by_its_rate(mon
         Line(watched, lambda event: None).receive_past([], 1, 1000.0, lambda one: True)
 
 
-def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two cameras, by an engine that does two frames of each a second."""
+def test_the_highest_rate_is_given_as_a_share_of_the_bare_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine infers two frames per second of each of two cameras."""
     window = made.end_to_end().window
     assert window is not None
 
@@ -234,7 +235,7 @@ def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: py
     tries = Tries(seconds=0.5, search_seconds=0.5, search=4, holds=1)
     found = highest_rate.find_highest_rate(scene, 2.0 * 2 * scene.tiles, tries, lambda _: None)
     assert found.tried[0].rate_fps == pytest.approx(1.8)
-    assert found.tried[0].seconds == pytest.approx(highest_rate.LEAST_FRAMES / 1.8), "long enough for some frames"
+    assert found.tried[0].seconds == pytest.approx(highest_rate.LEAST_FRAMES / 1.8), "time for the fewest frames"
     assert found.rate_fps is not None
     assert 1.8 <= found.rate_fps <= 2.0
     assert found.share_of_bare == pytest.approx(found.rate_fps / 2.0)
@@ -244,7 +245,7 @@ def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: py
 # The bare engine.
 
 
-def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) -> None:
+def test_wrong_answers_of_the_bare_engine_are_detected(bundle: Bundle) -> None:
     tiles = np.zeros((2, TILE, TILE, 3), np.uint8)
     engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
     engine.run(3)
@@ -257,13 +258,11 @@ def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) 
     assert "its logits are off" in (find_wrong_answer(engine, logits, 1e-3) or "")
 
 
-def wrong_at_once(path: Path) -> None:
+def fail_at_once(path: Path) -> None:
     raise BenchError(f"there is no bundle in {path}")
 
 
-def test_what_loads_the_engine_is_another_process_that_tells_of_its_errors_and_ends_with_this_one(
-    bundle: Bundle, pictures: Path
-) -> None:
+def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bundle, pictures: Path) -> None:
     with in_own_process(Bare, bundle.path, "f32") as bare:
         assert bare.expect(pictures, 0.25).tiles == 4
         chosen = bare.choose(0.001, 1)
@@ -273,12 +272,14 @@ def test_what_loads_the_engine_is_another_process_that_tells_of_its_errors_and_e
         assert bare.frame_ms() > 0
         with pytest.raises(InputError, match="picture"):
             bare.expect(bundle.path)
-    with pytest.raises(BenchError, match="there is no bundle in"), in_own_process(wrong_at_once, bundle.path):
+    with pytest.raises(BenchError, match="there is no bundle in"), in_own_process(fail_at_once, bundle.path):
         pass
     with in_own_process(Doomed) as doomed, pytest.raises(BenchError, match="process ended with -9"):
         doomed.end()
     loaded = "import sys, bench.commands.end_to_end, bench.end_to_end.end_to_end; sys.exit('openvino' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, "a bench maps no engine itself"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, (
+        "the process of the bench does not load the engine"
+    )
 
 
 class Doomed:
@@ -286,10 +287,10 @@ class Doomed:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-# Where the processor's time goes.
+# Processor time.
 
 
-def test_the_time_of_threads_is_known_by_their_names() -> None:
+def test_processor_time_is_read_per_thread_name() -> None:
     done, go_on = threading.Barrier(3), threading.Event()
 
     def work(took_ns: int) -> None:
@@ -309,7 +310,7 @@ def test_the_time_of_threads_is_known_by_their_names() -> None:
         for thread in threads:
             thread.join()
     found = {thread.name: times[thread.native_id or 0] for thread in threads}
-    # The kernel adds up what a running thread takes at its ticks, which are 10 ms apart at the most.
+    # The kernel updates the time of a running thread at its ticks, which are at most 10 ms apart.
     assert [name for name, _ in found.values()] == ["spins", "spins again"]
     assert found["spins"].ns >= 50_000_000
     assert found["spins again"].ns >= 20_000_000
@@ -317,10 +318,10 @@ def test_the_time_of_threads_is_known_by_their_names() -> None:
     assert thread_times(2**22 + 1) == {}, "no such process"
 
 
-def test_the_time_beside_inference_is_split_over_those_that_take_most() -> None:
+def test_processor_time_is_split_into_inference_and_the_largest_other_parts() -> None:
     before = {1: ThreadTime("main", 5), 2: ThreadTime("grab left", 10), 3: ThreadTime("grab right", 20)}
     after = {1: ThreadTime("main", 6), 2: ThreadTime("grab left", 14), 4: ThreadTime("grab right", 7)}
-    assert taken_between(before, after) == {"main": 1, "grab": 11}, "one has ended, and one begun"
+    assert taken_between(before, after) == {"main": 1, "grab": 11}, "one thread has ended, and one has begun"
     small = dict.fromkeys(("a", "b", "c", "d", "e"), 0.01)
     processor = processor_of([{"engine": 90.0 + n, "infer": 6.0 + n, **small} for n in (0, 1, 5)], cameras_ms=2.97)
     assert processor is not None
@@ -329,10 +330,10 @@ def test_the_time_beside_inference_is_split_over_those_that_take_most() -> None:
     assert processor.rest_ms["others"] == pytest.approx(0.01)
     assert sum(processor.rest_ms.values()) == pytest.approx(10.02)
     assert processor.rest_share == pytest.approx(10.02 / 101.02)
-    assert processor_of([{"main": 1.0, "engine": 0.0}], cameras_ms=1.0) is None, "the kernel says nothing of the engine"
+    assert processor_of([{"main": 1.0, "engine": 0.0}], cameras_ms=1.0) is None, "the kernel has no time of the engine"
 
 
-# All of it.
+# Whole runs.
 
 
 def run(bundle: Bundle, pictures: Path, *arguments: str | Path) -> Result:
@@ -340,7 +341,7 @@ def run(bundle: Bundle, pictures: Path, *arguments: str | Path) -> Result:
     return CliRunner().invoke(bench, list(map(str, given)))
 
 
-def test_a_real_run_follows_every_frame_and_its_file_is_its_struct(
+def test_a_real_run_inspects_frames_and_its_file_matches_its_struct(
     bundle: Bundle, pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "end-to-end.json"
@@ -356,7 +357,7 @@ def test_a_real_run_follows_every_frame_and_its_file_is_its_struct(
 
 
 @pytest.mark.long
-def test_the_service_is_measured_beside_the_engine_and_at_its_highest_rate(
+def test_the_service_is_compared_with_the_engine_and_at_its_highest_rate(
     bundle: Bundle, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (
@@ -381,14 +382,12 @@ def test_the_service_is_measured_beside_the_engine_and_at_its_highest_rate(
     assert 0 < processor.rest_share < 1
 
 
-def test_a_run_that_did_not_end_well_says_so_in_its_file(
-    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_file_of_a_failed_run_has_the_reason(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = SimpleNamespace(expect=lambda folder: scene.expected, choose=lambda *_: Chosen(Settings(1, 1), 9.0, []))
     out = tmp_path / "end-to-end.json"
 
     def fail(*_: object, **__: object) -> None:
-        assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"  # as a kill would leave it
+        assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"  # the state of the file after a kill
         raise BenchError("the service judged 1.png GOOD, and it is DEFECT")
 
     monkeypatch.setattr(measuring, "in_own_process", lambda *_: nullcontext(bare))

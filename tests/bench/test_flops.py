@@ -1,4 +1,4 @@
-"""`heatline bench flops`: held to arithmetic, to published figures, and to what `heatline models` says."""
+"""`heatline bench flops`, compared with arithmetic, published figures and `heatline models`."""
 
 import json
 import math
@@ -25,8 +25,8 @@ CNN = CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=1
 VIT = VitConfig(name="small", timm="test_vit", weights="none", fusion="max", discard_ratio=0.0)
 
 
-def by_hand(config: CnnConfig | VitConfig, tile_px: int) -> dict[str, int]:
-    """Multiply-adds of each layer, from its definition and from what it really gives."""
+def count_by_hand(config: CnnConfig | VitConfig, tile_px: int) -> dict[str, int]:
+    """Return the multiply-adds of each layer, from its definition and the shape of its real output."""
     classifier = Classifier(build_model(config, tile_px)[0])
     found: dict[str, int] = {}
 
@@ -49,8 +49,8 @@ def by_hand(config: CnnConfig | VitConfig, tile_px: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("config", "tile_px"), [(CNN, 96), (VIT, 64)], ids=["cnn", "vit"])
-def test_multiply_adds_are_those_of_every_layer_by_hand(config: CnnConfig | VitConfig, tile_px: int) -> None:
-    found, layers = count(config, tile_px=tile_px), by_hand(config, tile_px)
+def test_multiply_adds_agree_with_a_count_layer_by_layer(config: CnnConfig | VitConfig, tile_px: int) -> None:
+    found, layers = count(config, tile_px=tile_px), count_by_hand(config, tile_px)
     assert found.macs == sum(layers.values())
     assert found.gflops == 2 * found.macs / 1e9
     assert found.gflops_with_map == 2 * found.macs_with_map / 1e9
@@ -58,7 +58,7 @@ def test_multiply_adds_are_those_of_every_layer_by_hand(config: CnnConfig | VitC
     assert all(f".{name.rpartition('.')[2]} " in table for name in layers)
 
 
-def test_a_map_adds_its_layer_once_per_further_cell_or_a_row_times_each_layers_matrix() -> None:
+def test_a_map_adds_the_expected_multiply_adds() -> None:
     found = count(CNN, tile_px=96)
     channels = build_model(CNN, 96)[0].head.weight.shape[1]
     assert found.map_hw == (6, 6)
@@ -69,25 +69,25 @@ def test_a_map_adds_its_layer_once_per_further_cell_or_a_row_times_each_layers_m
 
 
 @pytest.mark.parametrize(
-    ("name", "tile_px", "of_the_head", "published", "within"),
+    ("name", "tile_px", "head_macs", "published", "within"),
     [
         ("vit_tiny_patch16_224", 224, 0, 1.25e9, 0.003),
-        # Howard et al. 2019 give 219 M; torchvision 0.217 G. Ours ends in one neuron after pooling.
+        # Howard et al. 2019 give 219 M, torchvision 0.217 G. heatline's network ends in one neuron after pooling.
         pytest.param("mobilenetv3_large", 224, 960 * 1280 + 1280 * 1000 - 960, 0.217e9, 0.003, marks=pytest.mark.long),
         pytest.param("efficientnetv2_s", 384, 1280 * 999, 8.366e9, 1e-3, marks=pytest.mark.long),
     ],
 )
 def test_known_networks_have_their_published_counts(
-    name: str, tile_px: int, of_the_head: int, published: float, within: float
+    name: str, tile_px: int, head_macs: int, published: float, within: float
 ) -> None:
     found, size = count(read_model(name), tile_px=tile_px), size_of(read_model(name), tile_px)
-    assert found.macs + of_the_head == pytest.approx(published, rel=within)
-    # A ViT's head is no matrix product for `heatline models`, but a sum of products.
+    assert found.macs + head_macs == pytest.approx(published, rel=within)
+    # `heatline models` does not count a ViT's head, which is a sum of products and not a matrix product.
     head = 192 if name.startswith("vit") else 0
     assert (found.parameters, found.macs_with_map, found.map_hw) == (size.parameters, size.macs + head, size.map_hw)
 
 
-def test_the_command_gives_systems_and_machine_as_json_or_a_sentence(tmp_path: Path) -> None:
+def test_the_command_writes_systems_and_machine_as_json(tmp_path: Path) -> None:
     def invoke(*arguments: str) -> str:
         return CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
 

@@ -1,4 +1,4 @@
-"""`heatline bench map-cost`: what it plans, what it runs, and what it divides by what."""
+"""`heatline bench map-cost`: its plan, its measurements and its ratios."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,26 +32,26 @@ def tiles_of(count: int, tile_px: int = TILE_PX) -> NDArray[np.uint8]:
     return np.random.default_rng(4).integers(0, 256, (count, tile_px, tile_px, 3), np.uint8)
 
 
-def quiet(_line: str) -> None:
+def ignore_line(_line: str) -> None:
     pass
 
 
-def planned(config: CnnConfig | VitConfig, **asked: Any) -> list[Setting]:
-    return plan(config, tile_px=TILE_PX, threads=1, rounds=3, **asked)
+def planned(config: CnnConfig | VitConfig, **options: Any) -> list[Setting]:
+    return plan(config, tile_px=TILE_PX, threads=1, rounds=3, **options)
 
 
-class _Small:
+class _SmallModel:
     top_cells = None
 
     def __call__(self, tiles: torch.Tensor) -> list[torch.Tensor]:
         return [torch.from_numpy(one) for one in small_bundle.answer(tiles.numpy())]
 
 
-class Darkness:
-    """In place of exports, which take seconds: the small bundle's graph, which is the same with a map and without."""
+class SmallGraphs:
+    """Replaces exports, which take seconds: the small bundle's graph serves as the graph with and without a map."""
 
     def model(self, setting: Setting) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-        return _Small()
+        return _SmallModel()
 
     def onnx(self, setting: Setting) -> dict[str, bytes]:
         return {WITH_MAP: small_bundle.graph(), "pooling": small_bundle.graph()}
@@ -60,18 +60,18 @@ class Darkness:
         return to_ir(graph)
 
 
-def measured(graphs: Any, config: CnnConfig | VitConfig, **asked: Any) -> Cost:
-    (setting,) = planned(config, **asked)
-    tiles = tiles_of(setting.batch, small_bundle.TILE if isinstance(graphs, Darkness) else TILE_PX)
-    return measure(setting, graphs, tiles, quiet)
+def measured(graphs: Any, config: CnnConfig | VitConfig, **options: Any) -> Cost:
+    (setting,) = planned(config, **options)
+    tiles = tiles_of(setting.batch, small_bundle.TILE if isinstance(graphs, SmallGraphs) else TILE_PX)
+    return measure(setting, graphs, tiles, ignore_line)
 
 
-# What is planned.
+# Plan.
 
 
-def test_rows_are_the_models_own_or_those_that_are_named() -> None:
-    def rows(config: CnnConfig | VitConfig, **asked: Any) -> list[tuple[object, ...]]:
-        return [(row.method, row.engine, row.precision, row.batch) for row in planned(config, **asked)]
+def test_planned_rows_are_the_models_defaults_or_the_named_ones() -> None:
+    def rows(config: CnnConfig | VitConfig, **options: Any) -> list[tuple[object, ...]]:
+        return [(row.method, row.engine, row.precision, row.batch) for row in planned(config, **options)]
 
     assert rows(VIT) == [("rollout-max-discard-0.5", "openvino", "f32", 1)]
     assert rows(CNN, engines=["openvino", "onnxruntime"], batches=[1, 8, 8]) == [
@@ -83,16 +83,16 @@ def test_rows_are_the_models_own_or_those_that_are_named() -> None:
     ]
 
 
-# What is run.
+# Measurement.
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("config", [None, *(pytest.param(one, marks=pytest.mark.long) for one in (CNN, VIT))], ids=str)
-def test_a_graph_with_a_map_is_timed_beside_the_fastest_without(
+def test_a_graph_with_a_map_is_compared_with_the_fastest_without(
     config: CnnConfig | VitConfig | None, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure_module, "SECONDS_PER_ROUND", 1e-6)
-    graphs: Any = Darkness() if config is None else ModelGraphs(config, TILE_PX, tiles_of(2))
+    graphs: Any = SmallGraphs() if config is None else ModelGraphs(config, TILE_PX, tiles_of(2))
     found = measured(graphs, config or CNN, engines=[engine], batches=[2])
     assert found.bare in ("pooling", "fused attention", "explicit attention")
     assert found.tiles_per_round == 2, "whole batches"
@@ -101,10 +101,10 @@ def test_a_graph_with_a_map_is_timed_beside_the_fastest_without(
     assert 0 < found.ratio_spread.lowest <= found.ratio_spread.median <= found.ratio_spread.highest
 
 
-def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_counts(
+def test_every_graph_runs_in_every_round_and_the_fastest_classifier_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a clock that stands still except for what each graph is charged per batch."""
+    """The clock moves only by the cost of each graph per batch."""
     now_s, order = 0.0, []
 
     class Charged:
@@ -124,41 +124,41 @@ def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_coun
     (setting,) = planned(VIT, batches=[2])
     costs = {WITH_MAP: 3.0, "fused attention": 2.0, "explicit attention": 2.5}
     charged: Any = {name: Charged(name, seconds) for name, seconds in costs.items()}
-    found = measure_module._timed(setting, charged, quiet)
-    timed = order[2 + 3 :]  # after it was seen how long a turn is, and all have settled
-    forth = ["explicit attention", "fused attention", WITH_MAP]
-    assert [name for name, _ in timed[:6]] == [*forth, *forth[::-1]]
-    assert {batches for _, batches in timed} == {1}, "a batch takes longer than a turn should"
+    found = measure_module._timed(setting, charged, ignore_line)
+    timed = order[2 + 3 :]  # after the runs that determine the length of a turn, and the warm-up
+    expected = ["explicit attention", "fused attention", WITH_MAP]
+    assert [name for name, _ in timed[:6]] == [*expected, *expected[::-1]]
+    assert {batches for _, batches in timed} == {1}, "a batch takes longer than a turn"
     assert (found.bare, found.tiles_per_round) == ("fused attention", 2)
     assert found.ratio == pytest.approx(1.5)
     assert found.map_ms_per_tile.median == pytest.approx(1500)
     quick: Any = {name: Charged(name, seconds / 100) for name, seconds in costs.items()}
-    found = measure_module._timed(setting, quick, quiet)
-    assert found.tiles_per_round == 2 * 25, "half a second of what takes 20 ms per batch"
+    found = measure_module._timed(setting, quick, ignore_line)
+    assert found.tiles_per_round == 2 * 25, "half a second of batches of 20 ms"
 
 
-def test_a_precision_that_is_not_there_or_passed_over_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    never: Any = None  # nothing is exported
+def test_a_precision_that_openvino_lacks_or_ignores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_graphs: Any = None  # nothing is exported
     with monkeypatch.context() as patch:
         patch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
         with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
-            measured(never, VIT, precisions=["bf16"])
+            measured(no_graphs, VIT, precisions=["bf16"])
     compile_model = openvino.Core.compile_model
 
     def without_bf16(core: openvino.Core, model: Any, device: str, settings: dict[str, Any]) -> Any:
-        """OpenVINO takes the hint, computes in f32 and says so only if it is asked."""
+        """OpenVINO accepts the hint, computes in f32 and reports that only on request."""
         return compile_model(core, model, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
 
     monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
     monkeypatch.setattr(measure_module, "require_processor", lambda precision: None)
     with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
-        measured(Darkness(), CNN, precisions=["bf16"])
+        measured(SmallGraphs(), CNN, precisions=["bf16"])
 
 
-# What is timed does its work.
+# Checks of the answers.
 
 
-def test_answers_that_skip_work_are_found_out() -> None:
+def test_wrong_or_missing_answers_are_detected() -> None:
     settings = planned(CNN, precisions=["f32", "bf16", "int8"])
     logits, maps = small_bundle.answer(
         tiles_of(3, small_bundle.TILE) // np.array([1, 2, 8], np.uint8)[:, None, None, None]
@@ -181,26 +181,26 @@ def test_answers_that_skip_work_are_found_out() -> None:
 @pytest.mark.parametrize(
     ("skips_from", "words"), [(0, "not timed, as it gives no maps"), (2, "after the rounds it gives")]
 )
-def test_what_skips_its_work_before_it_is_timed_or_meanwhile_ends_the_row(
+def test_an_engine_that_stops_giving_maps_ends_the_row(
     skips_from: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    runs: list[object] = []
     answers = measure_module.InOpenVino.answers
 
     def lazy(run: Any) -> list[Answers]:
-        asked.append(run)
-        skips = len(asked) > skips_from
+        runs.append(run)
+        skips = len(runs) > skips_from
         return [(logits, None if maps is None else maps * (not skips)) for logits, maps in answers(run)]
 
     monkeypatch.setattr(measure_module.InOpenVino, "answers", lazy)
     with pytest.raises(BenchError, match=f"small_cnn, cam: openvino, f32, batches of 1: .*{words}"):
-        measured(Darkness(), CNN)
+        measured(SmallGraphs(), CNN)
 
 
 # A sweep.
 
 
-def test_what_cannot_be_measured_is_a_row_with_the_reason_unless_it_is_the_only_one(
+def test_a_setting_that_cannot_run_is_a_row_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cost = Cost(
@@ -216,10 +216,10 @@ def test_what_cannot_be_measured_is_a_row_with_the_reason_unless_it_is_the_only_
     monkeypatch.setattr(measure_module, "measure", measure_but_bf16)
     monkeypatch.setattr(measure_module, "ModelGraphs", lambda *_: None)
     settings, configs = planned(CNN, precisions=["f32", "bf16", "int8"]), {CNN.name: CNN}
-    rows = list(measured_rows(settings, configs, quiet))
+    rows = list(measured_rows(settings, configs, ignore_line))
     assert [(row.precision, row.cost, row.not_done) for row in rows] == [
         ("f32", cost, None), ("bf16", None, "this processor has no bf16"), ("int8", cost, None)
     ]  # fmt: skip
     assert all(row.at_utc and len(row.load or []) == 3 for row in rows)
     with pytest.raises(PrecisionError):
-        list(measured_rows(settings[1:2], configs, quiet))
+        list(measured_rows(settings[1:2], configs, ignore_line))

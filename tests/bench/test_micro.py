@@ -1,4 +1,4 @@
-"""The micro-benches that `make bench` runs: that each runs, and that they are compared on one machine only."""
+"""The micro-benches of `make bench`: each of them runs, and only runs of one machine are compared."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from edge.bundle import Bundle
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_run_of_another_machine_is_refused() -> None:
+def test_a_comparison_with_a_run_of_another_machine_is_refused() -> None:
     here = pytest_benchmark_generate_machine_info()
     pytest_benchmark_compare_machine_info(here, {"machine_info": here})
     for key, other in (("processor", "Another"), ("cores", 99)):
@@ -24,10 +24,10 @@ def test_a_run_of_another_machine_is_refused() -> None:
 
 
 @pytest.mark.long
-def test_all_benches_run_and_are_compared_with_a_run_that_was_kept(bundle: Bundle, tmp_path: Path) -> None:
-    """One round of each: whether it runs, not how fast."""
+def test_all_micro_benches_run_and_compare_with_a_saved_run(bundle: Bundle, tmp_path: Path) -> None:
+    """One round of each: the test checks that it runs, not its speed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    kept = tmp_path / "kept.json"
+    saved = tmp_path / "saved.json"
 
     def run(*options: str) -> str:
         once = ["--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
@@ -36,8 +36,8 @@ def test_all_benches_run_and_are_compared_with_a_run_that_was_kept(bundle: Bundl
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    run(f"--benchmark-json={kept}")
-    names = {bench["name"] for bench in json.loads(kept.read_bytes())["benchmarks"]}
+    run(f"--benchmark-json={saved}")
+    names = {bench["name"] for bench in json.loads(saved.read_bytes())["benchmarks"]}
     assert names >= {f"bench_stage_5mp[{name}]" for name in STAGES} | {"bench_encode", "bench_decode"}
     assert names >= {f"bench_infer_48_tiles[{kind}-8]" for kind in ("openvino", "onnxruntime")}
-    assert "bench_encode" in run("-k", "code", f"--benchmark-compare={kept}")
+    assert "bench_encode" in run("-k", "code", f"--benchmark-compare={saved}")

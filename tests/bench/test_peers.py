@@ -1,4 +1,4 @@
-"""`heatline bench peers`: turns between processes, and what each system must answer for its time to count."""
+"""`heatline bench peers`: interleaved turns of processes, and the answers that each system must give."""
 
 import json
 import re
@@ -61,8 +61,8 @@ class System:
 """
 
 
-def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> Worker:
-    """On three frames, whose means are 0, 1 and 2."""
+def make_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> Worker:
+    """Return a worker with a simple system and three frames, whose means are 0, 1 and 2."""
     monkeypatch.setenv("PYTHONPATH", str(folder))
     (folder / "stand_in.py").write_text(STAND_IN)
     np.save(folder / "frames.npy", np.stack([np.full((6, 8, 3), number, np.uint8) for number in range(3)]))
@@ -71,10 +71,8 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> W
     return Worker("one", Path(sys.executable), "stand_in", folder / "job.json", folder)
 
 
-def test_a_system_runs_all_frames_in_its_turn_with_its_fastest_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with stand_in(tmp_path, monkeypatch, fails=False) as worker:
+def test_a_system_runs_all_frames_with_its_fastest_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make_worker(tmp_path, monkeypatch, fails=False) as worker:
         ready = worker.become_ready(lambda line: None)
         turn = worker.turn()
         folder = Path(f"/proc/{worker.pid}")
@@ -88,9 +86,9 @@ def test_a_system_runs_all_frames_in_its_turn_with_its_fastest_setting(
     assert turn.answers["hw"].tolist() == [[6, 8]] * 3
 
 
-def test_a_system_that_cannot_run_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_cannot_run_is_reported_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for worker, words in (
-        (stand_in(tmp_path, monkeypatch, fails=True), "one failed: ValueError: there is no such model"),
+        (make_worker(tmp_path, monkeypatch, fails=True), "one failed: ValueError: there is no such model"),
         (Worker("one", Path("/bin/false"), "x", tmp_path / "job", tmp_path), "one has ended"),
         (Worker("one", Path("/no/python"), "x", tmp_path / "job", tmp_path), "/no/python cannot be run (No such file"),
     ):
@@ -98,7 +96,7 @@ def test_a_system_that_cannot_run_is_a_sentence(tmp_path: Path, monkeypatch: pyt
             worker.become_ready(lambda line: None)
 
 
-def test_systems_on_different_libraries_are_not_compared_but_a_build_for_processors_is_the_same_version() -> None:
+def test_systems_are_compared_only_on_the_same_library_versions() -> None:
     def require(ours: str, other: str) -> None:
         ready: dict[SystemName, Ready] = {
             OURS: Ready({}, [], {"torch": ours}),
@@ -112,13 +110,13 @@ def test_systems_on_different_libraries_are_not_compared_but_a_build_for_process
             require("2.13.0", other)
 
 
-# What must be answered.
+# Expected answers.
 
 
-def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() -> None:
+def test_the_graph_for_anomalib_has_its_scales_and_our_answers() -> None:
     ir, scale = to_ir(small_bundle.graph()), Scale(threshold=60.0, range=90.0)
     tiles = np.random.default_rng(3).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
-    tiles[1] //= 8  # darker, so more of a defect
+    tiles[1] //= 8  # darker, so a stronger defect
     logits, maps = small_bundle.answer(tiles)
     model = as_anomalib_exports(ir, TILE, scale).read()
     compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -134,10 +132,8 @@ def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() ->
 @given(
     hw=st.tuples(st.integers(40, 300), st.integers(40, 300)), tile_px=st.integers(8, 40), overlap_px=st.integers(0, 7)
 )
-def test_anomalibs_tiler_cuts_as_many_tiles_as_ours_a_step_apart(
-    hw: tuple[int, int], tile_px: int, overlap_px: int
-) -> None:
-    """By its own rule: the frame is made larger until a whole number of steps fits."""
+def test_anomalibs_tiler_cuts_the_same_number_of_tiles(hw: tuple[int, int], tile_px: int, overlap_px: int) -> None:
+    """anomalib's rule: the frame is enlarged until a whole number of steps fits."""
     grid, step = TileGrid(hw, tile_px, overlap_px), tile_px - overlap_px
     origins = expected.padded_origins(grid)
     assert len(origins) == len(grid)
@@ -145,7 +141,7 @@ def test_anomalibs_tiler_cuts_as_many_tiles_as_ours_a_step_apart(
     assert set(origins) >= {(y, x) for y, x in grid.origins_yx if y % step == 0 and x % step == 0}
 
 
-def test_constant_maps_make_constant_heatmaps_in_each_systems_units() -> None:
+def test_constant_maps_give_constant_heatmaps_in_each_systems_units() -> None:
     grid, scale = TileGrid((70, 100), 32, 2), Scale(threshold=1.0, range=8.0)
     maps = np.full((2, len(grid), 4, 4), 3.0, np.float32)
     tiles = TileAnswers(maps.mean(axis=(2, 3)), maps)
@@ -161,16 +157,16 @@ Answers = list[tuple[Any, Any, bool]]
 RNG = np.random.default_rng(0)
 LOGITS, HEATMAPS = RNG.normal(size=(2, 6)).astype(np.float32), RNG.normal(size=(2, 40, 30)).astype(np.float32)
 LOGITS[1, 3] = 5.0
-WANT = Expected(LOGITS, HEATMAPS)
-RIGHT: Answers = [(one, heatmap, bool(one.max() >= 4)) for one, heatmap in zip(LOGITS, HEATMAPS, strict=True)]
-"""Two frames of 6 tiles each, the second one defective."""
+EXPECTED = Expected(LOGITS, HEATMAPS)
+CORRECT: Answers = [(one, heatmap, bool(one.max() >= 4)) for one, heatmap in zip(LOGITS, HEATMAPS, strict=True)]
+"""Two frames of 6 tiles each; the second frame is defective."""
 PREPARED = Prepared(
     Job(
         frames="", graphs={}, precision="f32", hint="f32", threads=1, batches=(1,), tile_px=8, overlap_px=0,
         origins_yx=[(0, 0)], map_hw=(1, 1), score_threshold=4.0, evidence_threshold=0.0, score_range=1.0, sample_px=4,
     ),
     Path(),
-    dict.fromkeys([ENGINE, OURS, *PEERS], WANT),
+    dict.fromkeys([ENGINE, OURS, *PEERS], EXPECTED),
 )  # fmt: skip
 
 
@@ -184,25 +180,25 @@ def changed(array: Any, place: Any, value: float) -> Any:
     return copy
 
 
-FIRST, SECOND = RIGHT
+FIRST, SECOND = CORRECT
 
 
 @pytest.mark.parametrize(
     ("answers", "wrong"),
     [
-        (RIGHT, None),
-        ([(logits[:-1], *rest) for logits, *rest in RIGHT], "its logits are off by inf"),
+        (CORRECT, None),
+        ([(logits[:-1], *rest) for logits, *rest in CORRECT], "its logits are off by inf"),
         ([(changed(FIRST[0], 2, 0.0), *FIRST[1:]), SECOND], r"its logits are off by 0\.\d+ of their spread"),
         ([(FIRST[0] * np.nan, *FIRST[1:]), SECOND], "its logits are off by nan"),
         ([SECOND, SECOND], "its logits are off"),
         ([FIRST, (*SECOND[:2], False)], "its verdicts are not those of its logits"),
         ([FIRST, (SECOND[0], None, True)], "it makes no heatmap of some frame"),
-        ([(logits, heatmap[:20], bad) for logits, heatmap, bad in RIGHT], r"its heatmaps are .* all \[40, 30\]"),
+        ([(logits, heatmap[:20], bad) for logits, heatmap, bad in CORRECT], r"its heatmaps are .* all \[40, 30\]"),
         ([(FIRST[0], changed(FIRST[1], np.s_[20:, 10:], 0.0), False), SECOND], "its heatmaps are off by"),
         ([(FIRST[0], changed(FIRST[1], (1, 1), 99.0), False), SECOND], "its heatmaps peak where"),  # between samples
     ],
 )  # fmt: skip
-def test_a_system_that_skips_work_is_found_out(answers: Answers, wrong: str | None) -> None:
+def test_wrong_answers_of_a_system_are_detected(answers: Answers, wrong: str | None) -> None:
     if wrong is None:
         assert check_turn(OURS, turn_of(answers), PREPARED) == 0.0
         near = [(logits + np.float32(5e-4) * LOGITS.std(), heatmap, bad) for logits, heatmap, bad in answers]
@@ -212,11 +208,11 @@ def test_a_system_that_skips_work_is_found_out(answers: Answers, wrong: str | No
             check_turn("anomalib", turn_of(answers), PREPARED)
 
 
-def test_unknown_maps_must_be_no_nonsense_and_the_engine_alone_answers_in_every_request() -> None:
+def test_heatmaps_must_be_finite_and_vary_and_every_request_must_answer() -> None:
     def differs(*answers: tuple[Any, Any, bool]) -> str | None:
-        return find_difference(turn_of(list(answers)).answers, replace(WANT, heatmaps=None), "f32", 4, 4.0)
+        return find_difference(turn_of(list(answers)).answers, replace(EXPECTED, heatmaps=None), "f32", 4, 4.0)
 
-    assert differs(*RIGHT) is None
+    assert differs(*CORRECT) is None
     assert "not finite" in str(differs(FIRST, (SECOND[0], SECOND[1] * np.nan, True)))
     assert differs(FIRST, (SECOND[0], SECOND[1] * 0, True)) == "1 of its 2 heatmaps are flat"
     requests: Answers = [(LOGITS[0, :2], None, False)] * 3
@@ -225,10 +221,10 @@ def test_unknown_maps_must_be_no_nonsense_and_the_engine_alone_answers_in_every_
         check_turn(ENGINE, turn_of([*requests[:2], (np.zeros(2, np.float32), None, False)]), PREPARED)
 
 
-# The real ones.
+# Real systems.
 
 
-def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_path: Path) -> None:
+def test_heatline_and_the_bare_engine_give_the_expected_answers(tmp_path: Path) -> None:
     white = small_bundle.white_frame((300, 460))
     frames = np.stack([white, small_bundle.dark_square(white, 40, 250, side=100)] * 2)
     grid = TileGrid((300, 460), TILE, 2)
@@ -253,7 +249,7 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
     np.testing.assert_allclose(found.maps, answers.maps, atol=1e-3)
     one_row = TileGrid((224, 300), TILE, 2)
     padded = expected.on_padded_grid(engine, small_bundle.white_frame((224, 300))[None], one_row)
-    black = 1 - (300 - 222) / TILE  # where the frame ends
+    black = 1 - (300 - 222) / TILE  # share of the tile beyond the frame
     assert padded.logits[0].tolist() == pytest.approx([-2.0, black * 100.0 - 2.0], abs=1e-2)
     engine.close()
     for name, module in ((ENGINE, "engine_alone"), (OURS, "heatline_inspector")):
@@ -268,8 +264,8 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_grad_cam_of_a_cnn_is_its_map_up_to_scale_where_that_speaks_for_a_defect() -> None:
-    """Its weights are the head's, divided by the number of cells."""
+def test_grad_cam_of_a_cnn_is_proportional_to_its_positive_map() -> None:
+    """Grad-CAM's weights are the weights of the head, divided by the number of cells."""
     from bench.peers.workers.grad_cam import GradCam  # imports SciPy, scikit-learn and Matplotlib: only here
 
     torch.manual_seed(3)
@@ -287,7 +283,7 @@ def test_grad_cam_of_a_cnn_is_its_map_up_to_scale_where_that_speaks_for_a_defect
 
 
 @pytest.mark.long
-def test_the_command_times_ours_and_grad_cam_on_one_network_beside_the_engine_alone(tmp_path: Path) -> None:
+def test_the_command_compares_heatline_and_grad_cam_with_the_bare_engine(tmp_path: Path) -> None:
     options = ["--size", "230x226", "--frames", "2", "--rounds", "2", "--peer", "grad-cam", "--json"]
     arguments = ["--model", "test_efficientnet", *options, "--out", str(tmp_path / "peers.json")]
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
@@ -306,7 +302,7 @@ def test_the_command_times_ours_and_grad_cam_on_one_network_beside_the_engine_al
     assert found.systems[0].to_engine == found.systems[1].ours_to_it == 1.0
 
 
-def test_a_run_in_which_others_were_not_idle_and_what_cannot_be_run_are_faults() -> None:
+def test_a_disturbed_run_and_an_impossible_run_are_faults() -> None:
     assert faults(made.peers()) == []
     (fault,) = faults(msgspec.structs.replace(made.peers(), others_cpu=0.06))
     assert "took 0.060 of a core, expected at most 0.05" in fault

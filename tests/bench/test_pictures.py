@@ -1,4 +1,4 @@
-"""The pictures that benches make where none are given."""
+"""The pictures that benches make if none are given."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from edge.images import list_images, read_rgb
 
 
 def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:
-    golden, of = bundle.golden(), bundle.manifest.grid
-    pitch = of.tile_px - of.overlap_px
-    frame = golden_mosaic(bundle, (3 * pitch + of.overlap_px, 4 * pitch + of.overlap_px), seed=1)
-    grid = TileGrid(frame.shape[:2], of.tile_px, of.overlap_px)
+    golden, tiling = bundle.golden(), bundle.manifest.grid
+    pitch = tiling.tile_px - tiling.overlap_px
+    frame = golden_mosaic(bundle, (3 * pitch + tiling.overlap_px, 4 * pitch + tiling.overlap_px), seed=1)
+    grid = TileGrid(frame.shape[:2], tiling.tile_px, tiling.overlap_px)
     assert len(grid) == 12
     for y, x in grid.origins_yx:
         assert any(np.array_equal(frame[y : y + pitch, x : x + pitch], tile[:pitch, :pitch]) for tile in golden.tiles)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.long
-def test_black_frames_and_another_size_are_told_and_good_ones_pass(tmp_path: Path) -> None:
+def test_black_frames_and_frames_of_another_size_are_refused(tmp_path: Path) -> None:
     for name, hw in (("blobs", (150, 180)), ("wide", (150, 400))):
         draw_blobs(tmp_path / "data" / name, per_group=2, frame_hw=hw)
     sets = [DataSet(name=name, truth="masks", group="group") for name in ("blobs", "wide")]
@@ -52,9 +52,7 @@ def test_black_frames_and_another_size_are_told_and_good_ones_pass(tmp_path: Pat
     assert len(table) == 2 + 2 + len(SPOILT) + 1 + len(STILL_GOOD) + 1 + 1
 
 
-def test_a_set_of_one_group_is_refused_before_anything_is_inferred(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_data_set_of_one_group_is_refused_before_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_blobs(tmp_path / "data" / "blobs", per_group=1)
     monkeypatch.setattr("bench.plausibility.build_model", lambda *_: pytest.fail("a model was built"))
     one = DataSet(name="blobs", truth="masks", pattern="^[a-d](_)")
@@ -62,7 +60,7 @@ def test_a_set_of_one_group_is_refused_before_anything_is_inferred(
         measure([one], tmp_path / "data", tmp_path, [0], 9, print)
 
 
-def test_what_is_spoilt_is_spoilt_and_has_the_type_of_a_picture() -> None:
+def test_every_change_alters_the_picture_and_preserves_its_type() -> None:
     rgb = np.random.default_rng(0).integers(60, 200, (90, 120, 3), np.uint8)
     for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
         found = spoil(rgb, np.random.default_rng(1))
@@ -71,7 +69,7 @@ def test_what_is_spoilt_is_spoilt_and_has_the_type_of_a_picture() -> None:
         assert (kind == "good") == np.array_equal(found, rgb), kind
 
 
-def test_the_table_has_shares_and_how_many_frames_they_are_of() -> None:
+def test_the_table_has_shares_and_the_number_of_frames() -> None:
     kinds = {kind: Refused(kind, 1, 8) for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD)}
     one = SetResult(
         set="blobs",

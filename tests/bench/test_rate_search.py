@@ -1,4 +1,4 @@
-"""The highest rate without a lost frame: how it is looked for."""
+"""The search for the highest rate without a lost frame."""
 
 from typing import Any, NamedTuple
 
@@ -15,16 +15,14 @@ class Trial(NamedTuple):
 
 
 def search(answers: Any, first_fps: float, tries: Tries) -> tuple[list[Trial], list[Trial]]:
-    def tried_at(rate_fps: float, _seconds: float) -> Trial:
+    def run_trial(rate_fps: float, _seconds: float) -> Trial:
         return Trial(rate_fps, None if answers(rate_fps) else "lost")
 
-    return find_highest(tried_at, first_fps, 1000.0, tries, lambda _: None)
+    return find_highest(run_trial, first_fps, 1000.0, tries, lambda _: None)
 
 
 @given(capacity_fps=st.floats(10, 900), first_fps=st.floats(10, 900))
-def test_the_rate_that_is_found_lies_within_a_tenth_below_what_can_be_kept_up_with(
-    capacity_fps: float, first_fps: float
-) -> None:
+def test_the_rate_found_is_at_most_a_tenth_below_the_capacity(capacity_fps: float, first_fps: float) -> None:
     tries = Tries(seconds=2.0, search_seconds=1.0, search=40, holds=3)
     held, tried = search(lambda rate_fps: rate_fps <= capacity_fps, first_fps, tries)
     assert len(held) == 3
@@ -42,11 +40,11 @@ def test_the_rate_that_is_found_lies_within_a_tenth_below_what_can_be_kept_up_wi
         ([False, False], 100, [100, 73.5], []),
     ],
 )
-def test_a_rate_must_be_held_again_and_none_lies_above_the_highest_there_is(
+def test_a_rate_must_be_confirmed_and_stays_below_the_upper_bound(
     answers: list[bool], first_fps: float, tried_fps: list[float], held_fps: list[float]
 ) -> None:
-    said = iter(answers)
+    kept_up = iter(answers)
     tries = Tries(seconds=2.0, search_seconds=1.0, search=2, holds=2)
-    held, tried = search(lambda _: next(said), first_fps, tries)
+    held, tried = search(lambda _: next(kept_up), first_fps, tries)
     assert [trial.rate_fps for trial in tried] == pytest.approx(tried_fps)
     assert [trial.rate_fps for trial in held] == pytest.approx(held_fps)

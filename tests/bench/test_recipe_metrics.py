@@ -1,4 +1,4 @@
-"""Figures of the bench of recipes, held against their definitions, worked out pixel by pixel."""
+"""Figures of `heatline bench recipes`, compared with their definitions, computed pixel by pixel."""
 
 from itertools import pairwise
 
@@ -23,11 +23,11 @@ masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 13), st.integers(1, 13)
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
-def test_pixel_ap_is_that_of_pixels_one_by_one(cells: list[tuple[int, int, int]]) -> None:
-    """Every pixel has the evidence of its cell; recall times precision, threshold by threshold, by its definition."""
+def test_pixel_average_precision_agrees_with_its_definition(cells: list[tuple[int, int, int]]) -> None:
+    """The definition: each pixel has its cell's evidence; sum recall gain times precision over all thresholds."""
     ranking = PixelRanking()
     half = len(cells) // 2
-    for part in (cells[:half], cells[half:]):  # it grows tile by tile
+    for part in (cells[:half], cells[half:]):  # the ranking is built tile by tile
         evidence, defective, good = np.array(part or [(0, 0, 0)]).T
         ranking.add(evidence.astype(np.float32), defective, good)
     pixels = [(value, kind) for value, bad, good in cells for kind in [True] * bad + [False] * good]
@@ -44,7 +44,7 @@ def test_pixel_ap_is_that_of_pixels_one_by_one(cells: list[tuple[int, int, int]]
 
 
 @given(masks, st.integers(1, 5))
-def test_cells_count_the_pixels_that_they_cover(mask: NDArray[np.bool_], cell_px: int) -> None:
+def test_each_cell_counts_the_pixels_that_it_covers(mask: NDArray[np.bool_], cell_px: int) -> None:
     counts = count_in_cells(mask, cell_px)
     expected = np.zeros_like(counts)
     for y, x in zip(*np.nonzero(mask), strict=True):
@@ -54,15 +54,15 @@ def test_cells_count_the_pixels_that_they_cover(mask: NDArray[np.bool_], cell_px
 
 
 @given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=60), st.floats(0, 0.99))
-def test_the_threshold_is_the_lowest_that_rejects_no_more_than_the_share(scores: list[float], share: float) -> None:
+def test_the_threshold_is_the_lowest_that_rejects_at_most_the_share(scores: list[float], share: float) -> None:
     threshold = threshold_rejecting(np.array(scores), share)
     assert sum(score >= threshold for score in scores) <= share * len(scores)
     lower = np.nextafter(threshold, -np.inf)
     assert sum(score >= lower for score in scores) > int(share * len(scores))
 
 
-def flooded(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
-    """Connected areas, neighbour by neighbour."""
+def flood_areas(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Return the connected areas, found by flooding from neighbour to neighbour."""
     left = set(zip(*(axis.tolist() for axis in np.nonzero(mask)), strict=True))
     areas = []
     while left:
@@ -78,8 +78,8 @@ def flooded(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
 
 
 @given(masks.map(lambda mask: mask.repeat(3, axis=0).repeat(3, axis=1)), st.integers(1, 6), st.integers(0, 9))
-def test_a_defect_is_hit_by_a_found_cell_on_one_of_its_pixels(mask: NDArray[np.bool_], cell: int, seed: int) -> None:
-    defects = [area for area in flooded(mask) if len(area) >= LEAST_DEFECT_PX]
+def test_a_found_cell_on_a_pixel_of_a_defect_is_a_hit(mask: NDArray[np.bool_], cell: int, seed: int) -> None:
+    defects = [area for area in flood_areas(mask) if len(area) >= LEAST_DEFECT_PX]
     labels, count = label_defects(mask)
     assert count == len(defects)
     assert {int(labels[place]) for area in defects for place in area} == set(range(1, count + 1))
@@ -97,11 +97,13 @@ def fold(seed: int, number: int, **figures: float | None) -> FoldFigures:
 
 
 def result(recipe: str, *folds: FoldFigures) -> RecipeResult:
-    took = [Training(seed=0, fold=None, seconds=20.0, tiles_per_s=None)]
-    return RecipeResult(set="s", recipe=recipe, overrides=["a=1|2"], truth="masks", folds=list(folds), trainings=took)
+    trainings = [Training(seed=0, fold=None, seconds=20.0, tiles_per_s=None)]
+    return RecipeResult(
+        set="s", recipe=recipe, overrides=["a=1|2"], truth="masks", folds=list(folds), trainings=trainings
+    )
 
 
-def test_the_table_has_means_and_deviations_over_folds_and_seeds_and_the_targets_below() -> None:
+def test_the_table_has_means_and_deviations_and_the_targets_below() -> None:
     measured = result("heatline", fold(0, 0, hit=0.5), fold(0, 1, hit=0.7, pixel_ap=0.25), fold(1, 0, hit=0.9))
     assert measured.mean_and_spread("hit") == pytest.approx((0.7, np.std([0.5, 0.7, 0.9])))
     assert measured.mean_and_spread("rejected") is None

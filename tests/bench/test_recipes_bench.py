@@ -1,4 +1,4 @@
-"""`heatline bench recipes`: real trainings of small pictures, judged by their masks, and what goes on after a kill."""
+"""`heatline bench recipes`: trainings on small pictures, evaluated by masks, and continued after an interruption."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
 TILES = ("tiles.tile_px=64", "trainer.precision=32-true")
 DENSE = (*TILES, "recipe.steps=10", "recipe.folds=2", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 10}")
-WHOLE = (
+WHOLE_NETWORK = (
     *TILES,
     "model=test_efficientnet",
     "model.stride=16",
@@ -52,7 +52,7 @@ WHOLE = (
 
 @pytest.fixture(scope="module")
 def dense(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What makes a training of the recipe `heatline` a small one; all here share a feature cache."""
+    """Overrides that make a training of the recipe `heatline` small; all tests share a feature cache."""
     return (*DENSE, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
 
 
@@ -69,8 +69,8 @@ def truth(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Truth:
     return Truth.of(config, tmp_path_factory.mktemp("frames") / "decoded")
 
 
-def perfect(truth: Truth, tested: Sequence[int], smear: float = 0.0) -> Answers:
-    """Maps 8x8 of 2 where a cell is defective and -2 elsewhere, moved to the left by so much of the tile."""
+def perfect_answers(truth: Truth, tested: Sequence[int], smear: float = 0.0) -> Answers:
+    """Return maps 8x8 of 2 in defective cells and -2 elsewhere, shifted to the right by `smear` of a tile's width."""
     maps = np.stack([np.where(cv2.resize(truth.mask(row).astype(np.float32), (8, 8), interpolation=cv2.INTER_AREA) > 0,
         2, -2) for row in range(len(truth.tiles))]).astype(np.float16)  # fmt: skip
     maps = np.roll(maps, round(8 * smear), axis=2)
@@ -79,7 +79,7 @@ def perfect(truth: Truth, tested: Sequence[int], smear: float = 0.0) -> Answers:
 
 
 def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
-    found = judge_fold(truth, perfect(truth, range(6)))
+    found = judge_fold(truth, perfect_answers(truth, range(6)))
     for name in ("tile_ap_clear", "picture_auroc", "pointing_near", "hit"):
         assert getattr(found, name) == 1, name
     assert found.rejected == 0
@@ -88,21 +88,23 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
         counts = (each.good, each.rejected, each.defective, each.escaped, each.escaped_oracle)
         assert counts == (6, 0, truth.defective[:6].sum(), 0, 0)
         assert 0 < each.bound < 1
-    assert (found.frames, found.good_frames) == (6, 6)  # 6 good ones set thresholds: all frames, less defective tiles
+    assert (found.frames, found.good_frames) == (6, 6)  # 6 good frames set the thresholds; defective tiles do not count
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
-    assert 0.5 < found.pixel_ap < 1  # a cell of 8 px is more than its defective pixels
-    assert judge_fold(truth, dataclasses.replace(perfect(truth, range(6)), knows_defects=False)).study_f1 is None
+    assert 0.5 < found.pixel_ap < 1  # a cell of 8 px is larger than its defective pixels
+    assert (
+        judge_fold(truth, dataclasses.replace(perfect_answers(truth, range(6)), knows_defects=False)).study_f1 is None
+    )
 
 
-def test_maps_that_look_elsewhere_find_tiles_and_neither_pixels_nor_places(truth: Truth) -> None:
-    right, wrong = (judge_fold(truth, perfect(truth, range(6), smear)) for smear in (0.0, 0.5))
+def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
+    right, wrong = (judge_fold(truth, perfect_answers(truth, range(6), smear)) for smear in (0.0, 0.5))
     assert right.tile_ap == wrong.tile_ap
     for name in ("pixel_ap", "study_f1", "pointing", "pointing_near"):
         assert getattr(wrong, name) < getattr(right, name) - 0.2, name
 
 
-def test_a_table_sums_verdicts_over_folds() -> None:
+def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:
     def fold(seed: int, rejected: int, escaped: int) -> FoldFigures:
         verdicts = [
             Verdicts(
@@ -118,9 +120,9 @@ def test_a_table_sums_verdicts_over_folds() -> None:
     assert "| heatline | 1 % | 15.0 % (3 of 20) | 1 of 2 | 15.0 % | 5.0 % |" in tables([one], {}).splitlines()
 
 
-def test_figures_are_those_of_the_tested_frames(truth: Truth) -> None:
-    """Whatever a model says of frames that are neither tested nor calibrating."""
-    answers = perfect(truth, [0, 1, 2])
+def test_figures_depend_only_on_tested_and_calibrating_frames(truth: Truth) -> None:
+    """Answers for all other frames have no effect."""
+    answers = perfect_answers(truth, [0, 1, 2])
     calibrating = answers.calibrating & (np.arange(len(truth.store)) < 9)
     before = msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating)))
     others = np.flatnonzero(truth.tiles.table.frame >= 9)
@@ -128,8 +130,8 @@ def test_figures_are_those_of_the_tested_frames(truth: Truth) -> None:
     assert msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating))) == before
 
 
-def test_nothing_beyond_the_frame_counts(tmp_path: Path) -> None:
-    """Tiles that stick out show the frame's edge again, and a defect there is not a bigger one."""
+def test_pixels_beyond_the_frame_do_not_count(tmp_path: Path) -> None:
+    """Tiles that extend beyond the frame repeat its edge, which does not enlarge a defect there."""
     draw_blobs(tmp_path / "blobs", frame_hw=(50, 150))
     for file in (tmp_path / "blobs" / "masks").iterdir():
         mask = np.zeros((50, 150), np.uint8)
@@ -140,7 +142,7 @@ def test_nothing_beyond_the_frame_counts(tmp_path: Path) -> None:
     tiles = [truth.mask(row) for row in range(len(truth.tiles))]
     assert sum(tile[50:].sum() for tile in tiles) == 0
     assert [int(tile.sum()) for tile in tiles] == truth.tiles.table.defect_px.tolist()
-    found = judge_fold(truth, perfect(truth, range(12)[::2]))
+    found = judge_fold(truth, perfect_answers(truth, range(12)[::2]))
     assert (found.tile_ap, found.pointing) == (1, 1)
 
 
@@ -148,7 +150,7 @@ def _of(answers: Answers) -> tuple[NDArray[np.float32], NDArray[np.float16], NDA
     return answers.logit, answers.map, answers.tested
 
 
-def test_out_of_fold_answers_are_matched_to_pictures_by_name(truth: Truth) -> None:
+def test_out_of_fold_answers_are_assigned_to_pictures_by_name(truth: Truth) -> None:
     names, frames = truth.tiles.pictures[:10], truth.tiles.table.frame
     logit = np.arange(np.count_nonzero(frames < 10), dtype=np.float32)
     maps = np.zeros((len(logit), 8, 8), np.float16)
@@ -162,14 +164,14 @@ def test_out_of_fold_answers_are_matched_to_pictures_by_name(truth: Truth) -> No
         next(answers_of(OutOfFold(np.array(names), found.fold, logit[1:], maps[1:]), truth, seed=3))
 
 
-def test_each_recipe_is_measured_once_and_more_is_added(
+def test_a_repeated_measurement_adds_only_missing_results(
     data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
 ) -> None:
-    said: list[str] = []
+    report_lines: list[str] = []
 
     def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
         places = (data, tmp_path / "work", tmp_path / "results")
-        one = Measurement(BLOBS, recipe, overrides, *places, report_line=said.append, **more)  # type: ignore[arg-type]
+        one = Measurement(BLOBS, recipe, overrides, *places, report_line=report_lines.append, **more)  # type: ignore[arg-type]
         found = one.measure(seeds)
         assert read_recipe(one.file) == found
         return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds], "found": found}
@@ -179,13 +181,13 @@ def test_each_recipe_is_measured_once_and_more_is_added(
     before = Path(str(ours["file"])).read_bytes()
     assert measure("heatline", [0], dense)["folds"] == ours["folds"]
     assert Path(str(ours["file"])).read_bytes() == before
-    assert said[-1].endswith("seed 0 is done")
+    assert report_lines[-1].endswith("seed 0 is done")
 
     run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(ours["file"])).stem / "seed0" / "out_of_fold.npz")
     recipe = compose(["data=.", *dense]).recipe
     assert isinstance(recipe, DenseRecipeConfig)
     _, first = np.unique(truth.tiles.table.frame, return_index=True)
-    divided = divide_groups(truth.tiles, recipe, seed=0)  # as bank, finetune and study are
+    divided = divide_groups(truth.tiles, recipe, seed=0)  # as for bank, finetune and study
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
 
     labels = measure("heatline", [0], [*dense, "truth=labels"])
@@ -195,11 +197,11 @@ def test_each_recipe_is_measured_once_and_more_is_added(
     count = [fold.frames for fold in ours["found"].folds]  # type: ignore[attr-defined]
     assert [fold.frames for fold in bank["found"].folds] == count  # type: ignore[attr-defined]
 
-    assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
-    assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
+    assert measure("finetune", [0], WHOLE_NETWORK, folds=[1])["folds"] == [(0, 1)]
+    assert measure("finetune", [0], WHOLE_NETWORK, folds=[1])["folds"] == [(0, 1)]
 
 
-def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
+def test_results_before_an_interruption_are_retained(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
     def end(line: str) -> None:
         if "seed 2: training" in line:
             raise KeyboardInterrupt
@@ -209,14 +211,14 @@ def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path, d
     one = Measurement(BLOBS, "bank", overrides, *places, report_line=end)
     with pytest.raises(KeyboardInterrupt):
         one.measure([1, 2])
-    kept = read_recipe(one.file)
-    assert [(fold.seed, fold.fold) for fold in kept.folds] == [(1, 0), (1, 1)]
+    stored = read_recipe(one.file)
+    assert [(fold.seed, fold.fold) for fold in stored.folds] == [(1, 0), (1, 1)]
     found = Measurement(BLOBS, "bank", overrides, *places).measure([1, 2])
-    assert found.folds[:2] == kept.folds
+    assert found.folds[:2] == stored.folds
     assert {fold.seed for fold in found.folds} == {1, 2}
 
 
-def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(
+def test_the_command_writes_results_and_tables_and_refuses_reserved_overrides(
     data: Path, tmp_path: Path, dense: tuple[str, ...]
 ) -> None:
     sets = tmp_path / "sets.yaml"
@@ -230,21 +232,21 @@ def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(
             raise done.exception
         return done.stdout
 
-    kept = json.loads(run(*dense))
-    assert [one.split()[:2] for one in kept["results"]] == [["blobs:", "bank"]]
+    printed = json.loads(run(*dense))
+    assert [one.split()[:2] for one in printed["results"]] == [["blobs:", "bank"]]
     (file,) = (tmp_path / "results").glob("blobs/*.json")
     assert [one.machine["cores"] for one in read_recipe(file).trainings] == [len(os.sched_getaffinity(0))]
-    assert "*0.9*" in Path(kept["tables"]).read_text()
+    assert "*0.9*" in Path(printed["tables"]).read_text()
     with pytest.raises(ConfigError, match="the bench sets seed itself"):
         run(*dense, "seed=3")
     with pytest.raises(BenchError, match="blobs has no fold 9; name one of 0 to 1"):
         run(*dense, "--fold", "9")
-    (tmp_path / "results" / ".tables.md.new").mkdir()  # in the way of what is written first
+    (tmp_path / "results" / ".tables.md.new").mkdir()  # blocks the temporary file
     with pytest.raises(BenchError, match="name another file with --results"):
         run(*dense)
 
 
-def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp_path: Path) -> None:
+def test_good_pictures_of_a_separate_folder_are_linked_into_the_data_set(tmp_path: Path) -> None:
     source = tmp_path / "data" / "pcb"
     for name in ("images", "templates", "derived_masks"):
         (source / name).mkdir(parents=True)
@@ -267,7 +269,7 @@ def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp
         )
 
 
-def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth: Truth, tmp_path: Path) -> None:
+def test_pictures_without_annotation_keep_their_labels(data: Path, truth: Truth, tmp_path: Path) -> None:
     def read(count: int, seed: int) -> set[str]:
         folder = BLOBS.partly_annotated(truth.store.images, count, seed, tmp_path)
         known = read_folder(folder, "masks", mixed=True)
@@ -282,7 +284,7 @@ def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth
         read(99, 0)
 
 
-def test_few_annotated_pictures_train_and_all_masks_judge(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
+def test_some_masks_train_and_all_masks_evaluate(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
     overrides = [*dense]
     places = (data, tmp_path / "work", tmp_path / "results")
     found = Measurement(BLOBS, "heatline", overrides, *places, annotated=2).measure([0])
@@ -300,26 +302,26 @@ def test_few_annotated_pictures_train_and_all_masks_judge(data: Path, tmp_path: 
         ("nothing", "no list of data sets"),
     ],
 )
-def test_a_file_of_sets_that_makes_no_sense_is_refused_in_a_sentence(tmp_path: Path, text: str, reason: str) -> None:
+def test_an_invalid_file_of_data_sets_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "sets.yaml").write_text(text)
     with pytest.raises(ConfigError, match=reason):
         read_sets(tmp_path / "sets.yaml")
 
 
-def test_the_shipped_sets_can_be_read_and_chosen() -> None:
+def test_the_shipped_data_sets_can_be_read_and_selected() -> None:
     assert [one.name for one in read_sets(SHIPPED, ["deeppcb", "bsdata"])] == ["bsdata", "deeppcb"]
     with pytest.raises(ConfigError, match="no data set 'magnetic'; it has magnetic_tile, "):
         read_sets(SHIPPED, ["magnetic"])
 
 
-def test_cells_hold_all_channels_of_strides_8_and_16_over_the_same_pixels() -> None:
+def test_a_cell_has_the_channels_of_strides_8_and_16_of_its_pixels() -> None:
     fine, coarse = np.zeros((1, 4, 4, 2), np.float16), np.arange(4, dtype=np.float16).reshape(1, 2, 2, 1)
     fine[0, 2:, :2, 1] = [[1, 2], [3, 6]]
     cells = pooled([np.ones((1, 8, 8, 3), np.float16), fine, coarse])
     np.testing.assert_array_equal(cells[0], [[0, 0, 0], [0, 0, 1], [0, 3, 2], [0, 0, 3]])
 
 
-def test_good_pictures_alone_train_and_all_masks_judge(
+def test_good_pictures_train_and_all_masks_evaluate(
     data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
 ) -> None:
     overrides = [*dense, "recipe.folds=3"]
@@ -354,7 +356,7 @@ np.savez(scratch / "answers.npz", logit=logit, map=maps, seconds=1.5, epochs=3, 
 seen = {**job, "good": sorted(file.name for file in (folder / "good").iterdir())}
 Path(job["weights"]).with_name("seen.json").write_text(json.dumps(seen))
 """
-"""In place of anomalib, which has an environment of its own: what differs from the mean good tile is a defect."""
+"""Replaces anomalib, which has an environment of its own: a difference from the mean good tile is a defect."""
 
 
 @pytest.fixture
@@ -366,7 +368,7 @@ def stand_in(tmp_path: Path) -> Peers:
     return Peers(python, minutes=2)
 
 
-def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
+def test_anomalibs_models_train_on_clean_tiles_of_other_folds(
     data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...], stand_in: Peers
 ) -> None:
     overrides = [*dense, "recipe.folds=3"]
@@ -386,15 +388,15 @@ def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
     tile = np.empty((64, 64, 3), np.uint8)
     cut(truth.store, int(of[5]), int(truth.tiles.table.y[5]), int(truth.tiles.table.x[5]), tile)
     (tiles,) = (tmp_path / "work" / "blobs").glob("tiles_*")
-    kept = cv2.imread(str(tiles / "000005.png"))
-    np.testing.assert_array_equal(np.asarray(kept)[..., ::-1], tile)
+    stored = cv2.imread(str(tiles / "000005.png"))
+    np.testing.assert_array_equal(np.asarray(stored)[..., ::-1], tile)
     assert set(torch.load(job["weights"], weights_only=True)) == set(
         timm.create_model("tf_efficientnet_lite0").state_dict()
     )
     assert figures.study_f1 is None
     assert figures.tile_ap_clear is not None
-    assert figures.tile_ap_clear > 0.9  # blobs are darker than all else
-    assert figures.evidence_threshold < 100 < figures.score_threshold  # two scales
+    assert figures.tile_ap_clear > 0.9  # blobs are the darkest parts
+    assert figures.evidence_threshold < 100 < figures.score_threshold  # two different scales
     assert job["ours"] is None
     timed = dataclasses.replace(one, peers=dataclasses.replace(stand_in, timed=True), folds=[1]).measure([0])
     assert [(each.graph_mb, each.speed) for each in timed.trainings] == [(2.5, None), (2.5, 0.25)]
@@ -402,7 +404,7 @@ def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
     assert f"| {timed.name} | 3 | 2.5 | 0.25 |" in tables([timed], {}).splitlines()
 
 
-def test_what_anomalib_cannot_do_is_one_sentence(
+def test_a_failure_of_anomalib_is_reported_in_one_sentence(
     data: Path, tmp_path: Path, dense: tuple[str, ...], stand_in: Peers
 ) -> None:
     places = (data, tmp_path / "work", tmp_path / "results")
@@ -414,7 +416,7 @@ def test_what_anomalib_cannot_do_is_one_sentence(
     assert not list((tmp_path / "work" / "blobs").glob("tmp*"))
 
 
-def test_a_second_table_has_the_folds_that_all_recipes_have() -> None:
+def test_a_second_table_has_the_folds_that_all_recipes_share() -> None:
     def result(recipe: str, hits: Sequence[float]) -> RecipeResult:
         values = dict.fromkeys(FIGURES, 0.5)
         more = {"frames": 1, "good_frames": 1, "score_threshold": 0.0, "evidence_threshold": 0.0, "hit_by_class": {}}

@@ -1,4 +1,4 @@
-"""`heatline bench report`: its figures are those of its files, never of two machines at once."""
+"""`heatline bench report`: its figures come from its files, and no table or plot mixes machines."""
 
 import html
 import json
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parents[2] / "bench" / "results"
 
 
 def articles(page: str) -> list[list[str]]:
-    """The cells of each article's tables."""
+    """Return the cells of each article's tables."""
     return [
         [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", article, flags=re.DOTALL)]
         for article in re.findall(r"<article>.*?</article>", page, flags=re.DOTALL)
@@ -37,7 +37,7 @@ def replaced(found: Any, **changed: Any) -> Any:
 
 
 def rows_of(report: Report, section: str, first: str = "") -> list[dict[str, str]]:
-    """The rows of a section's tables that begin with this cell, by column."""
+    """Return the rows of a section's tables that begin with `first`, as cells by column."""
     found, head = [], list[str]()
     lines = report.tables.partition(f"## {section}\n")[2].partition("\n## ")[0].replace("\\", "").splitlines()
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
@@ -54,19 +54,19 @@ def all_made(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return make_report([made.write_all(tmp_path_factory.mktemp("made"))])
 
 
-@pytest.mark.parametrize("files", ["kept", "made"])
-def test_a_page_of_every_result_stands_alone_and_has_the_tables_in_markdown_too(files: str, all_made: Report) -> None:
-    report = make_report([RESULTS]) if files == "kept" else all_made
+@pytest.mark.parametrize("files", ["published", "made"])
+def test_the_page_needs_no_other_file_and_markdown_has_the_same_tables(files: str, all_made: Report) -> None:
+    report = make_report([RESULTS]) if files == "published" else all_made
     assert not {"script", "img", "link", "iframe"} & set(re.findall(r"<([a-z]+)", report.page))
     assert not re.search(r"url\([^#]|@import|https?://|(src|href)=\"[^#]", report.page)
     unescaped = re.sub(r"\\(.)", r"\1", report.tables)
     cells = [cell for article in articles(report.page) for cell in article]
     assert len(cells) > 100
-    assert [sentence for sentence in report.unusable if "does not hold" in sentence] == [], "older files can be read"
+    assert [sentence for sentence in report.unusable if "does not hold" in sentence] == [], "older files are readable"
     assert [cell for cell in cells if " ".join(cell.split()) not in unescaped] == []
 
 
-def test_the_page_opens_with_figures_and_machines_come_last(all_made: Report) -> None:
+def test_the_page_begins_with_the_summary_and_ends_with_the_machines(all_made: Report) -> None:
     summary = all_made.page.partition('<section id="summary">')[2].partition("</section>")[0]
     text = " ".join(html.unescape(re.sub("<[^>]*>", " ", summary)).split())
     for figures in (
@@ -81,8 +81,8 @@ def test_the_page_opens_with_figures_and_machines_come_last(all_made: Report) ->
     assert (sections[0], sections[-1]) == ("summary", "machines")
 
 
-def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_made: Report) -> None:
-    """A row of each kind, worked out by hand from `made_results`."""
+def test_every_kind_of_result_has_its_figures_in_the_right_columns(all_made: Report) -> None:
+    """One row of each kind, computed by hand from `made_results`."""
     rows: Mapping[tuple[str, str], Mapping[str, str]] = {
         ("Time per stage", "480"): {"whole ms per tile": "0.594 (0.535 to 0.683)"},
         ("Time per stage", "2448x2048"): {"tiles": "120", "ms": "0.625 (0.562 to 0.719)"},
@@ -100,7 +100,7 @@ def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_mad
         assert expected.items() <= row.items(), f"{section}: {row}"
 
 
-def test_nothing_of_two_machines_stands_in_one_plot_or_table(tmp_path: Path) -> None:
+def test_no_plot_or_table_mixes_machines(tmp_path: Path) -> None:
     for machine, cores in (("here", 2), ("there", 8)):
         (tmp_path / machine).mkdir()
         made.write(tmp_path / machine, "map-cost", made.map_costs(ms=cores), cores=cores)
@@ -115,7 +115,7 @@ def test_nothing_of_two_machines_stands_in_one_plot_or_table(tmp_path: Path) -> 
         assert [set(re.findall("machine [A-Z]", block)) for block in blocks] == [{"machine A"}, {"machine B"}]
 
 
-def test_machines_differ_by_what_decides_how_fast_they_are(tmp_path: Path) -> None:
+def test_machines_differ_by_what_affects_their_speed(tmp_path: Path) -> None:
     def kind(**changed: Any) -> object:
         return read(made.write(tmp_path, "peers", **changed)).machine_kind
 
@@ -139,7 +139,7 @@ def test_machines_differ_by_what_decides_how_fast_they_are(tmp_path: Path) -> No
     ],
     ids=range(9),
 )
-def test_a_file_that_cannot_be_used_is_named_and_the_others_are_shown(tmp_path: Path, data: bytes) -> None:
+def test_an_unusable_file_is_named_and_the_others_are_shown(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.json").write_bytes(data)
     with pytest.raises(BenchError, match=r"nothing can be shown: .*bad\.json"):
         make_report([tmp_path])
@@ -154,18 +154,18 @@ def test_a_file_that_cannot_be_used_is_named_and_the_others_are_shown(tmp_path: 
 HOSTILE = "</script></style></title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;|`*[a](b)"
 
 
-def hostile(value: Any) -> Any:
-    """With hostile names, on which nothing depends."""
+def insert_hostile_text(value: Any) -> Any:
+    """Return the value with hostile text in fields that the report only shows."""
     if isinstance(value, dict):
         chosen = ("model", "what", "reason", "why_not_cold", "units", "variant", "bare", "journal_on", "limited_by")
-        return {key: HOSTILE if key in chosen else hostile(one) for key, one in value.items()}
-    return [hostile(one) for one in value] if isinstance(value, list) else value
+        return {key: HOSTILE if key in chosen else insert_hostile_text(one) for key, one in value.items()}
+    return [insert_hostile_text(one) for one in value] if isinstance(value, list) else value
 
 
-def test_what_a_file_says_is_never_taken_for_html_or_markdown(tmp_path: Path) -> None:
+def test_text_from_files_is_escaped_in_html_and_markdown(tmp_path: Path) -> None:
     for kind in made.MADE:
         file = made.write(tmp_path, kind, processor=HOSTILE, commit=HOSTILE, governor=HOSTILE)
-        file.write_text(json.dumps(hostile(json.loads(file.read_text()))))
+        file.write_text(json.dumps(insert_hostile_text(json.loads(file.read_text()))))
     report = make_report([tmp_path])
     assert "<script" not in report.page
     assert "<img" not in report.page
@@ -175,22 +175,22 @@ def test_what_a_file_says_is_never_taken_for_html_or_markdown(tmp_path: Path) ->
         assert not re.search(r"(?<!\\)<|(?<!\\)`|\]\(", line), line
 
 
-def test_the_command_writes_both_files_and_says_what_is_left_out(tmp_path: Path) -> None:
+def test_the_command_writes_both_files_and_names_those_left_out(tmp_path: Path) -> None:
     file, to = made.write(tmp_path, "startup"), tmp_path / "out" / "report"
     for name in ("bad.json", "other.json"):
         (tmp_path / name).write_text("{}")
     done = CliRunner().invoke(command, [str(file), str(tmp_path), "--to", str(to), "--json"])
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert (said["page"], said["files"]) == (str(to / "report.html"), 1), "a file that is named twice counts once"
-    (sentence,) = said["left_out"]
-    assert "2 files of other measurements" in sentence, "they were found in a folder"
+    printed = json.loads(done.stdout)
+    assert (printed["page"], printed["files"]) == (str(to / "report.html"), 1), "a file that is given twice counts once"
+    (sentence,) = printed["left_out"]
+    assert "2 files of other measurements" in sentence, "files of a folder are only counted"
     assert sentence.endswith("bad.json, other.json")
     assert "<h2>Start</h2>" in (to / "report.html").read_text()
     assert (to / "report.md").read_text().startswith("# heatline bench\n")
 
 
-def test_a_file_that_was_named_is_named_where_it_has_no_section(tmp_path: Path) -> None:
+def test_a_file_given_by_name_is_reported_if_it_has_no_section(tmp_path: Path) -> None:
     made.write(tmp_path, "startup")
     for kind in ("soak", "telepathy"):
         (tmp_path / f"{kind}.json").write_text(f'{{"bench": "{kind}", "machine": {{}}}}')
@@ -202,7 +202,7 @@ def test_a_file_that_was_named_is_named_where_it_has_no_section(tmp_path: Path) 
     assert "2 files of other measurements" in both
 
 
-def test_parts_of_several_machines_are_credited_to_their_own(tmp_path: Path) -> None:
+def test_trainings_of_several_machines_are_listed_with_their_machine(tmp_path: Path) -> None:
     def training(fold: int, commit: str) -> Training:
         machine = {"processor": "Example CPU 9", "commit": commit}
         return Training(seed=0, fold=fold, seconds=9, tiles_per_s=None, machine=machine)
@@ -218,7 +218,7 @@ def test_parts_of_several_machines_are_credited_to_their_own(tmp_path: Path) -> 
     assert f"heatline a=1: measured on: {first}; {second}." in page_of("abc", "def")
 
 
-def test_of_the_checkouts_own_results_those_of_other_apparatus_are_only_counted(
+def test_default_results_that_do_not_belong_to_the_report_are_only_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.commands.report.RESULTS", tmp_path / "results")
@@ -232,7 +232,7 @@ def test_of_the_checkouts_own_results_those_of_other_apparatus_are_only_counted(
 
 
 @given(st.floats(1e-6, 1e9), st.integers(2, 5))
-def test_a_figure_is_shown_to_its_digits_and_without_a_power_of_ten(value: float, digits: int) -> None:
+def test_a_figure_is_shown_to_its_digits_without_an_exponent(value: float, digits: int) -> None:
     text = shown(value, digits)
     assert "e" not in text
     assert float(text.replace(",", "")) == pytest.approx(value, rel=0.5 * 10 ** (1 - digits))

@@ -1,4 +1,4 @@
-"""`heatline bench robustness`: frames that are changed a little, on small pictures and by hand."""
+"""`heatline bench robustness`: slightly changed frames, in runs on small pictures and in examples by hand."""
 
 import json
 from pathlib import Path
@@ -49,26 +49,26 @@ SMALL = (
 
 
 def run(out: Path, *arguments: str) -> str:
-    """Of the data set `blobs` beside `out`; what was said meanwhile."""
+    """Run the command on the data set `blobs` next to `out`; return its standard error."""
     sets = out.with_name("sets.yaml")
     sets.write_bytes(msgspec.yaml.encode([DataSet(name="blobs", truth="masks", group="group")]))
     places = {"--data": out.parent, "--sets": sets, "--work": out.with_name("work"), "--out": out}
-    said = [str(each) for pair in places.items() for each in pair]
-    done = CliRunner().invoke(command, ["robustness", *said, f"features.folder={out.parent}", *arguments])
+    options = [str(each) for pair in places.items() for each in pair]
+    done = CliRunner().invoke(command, ["robustness", *options, f"features.folder={out.parent}", *arguments])
     if done.exception is not None:
         raise done.exception
     return done.stderr
 
 
-def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(
+def test_a_fold_is_inspected_unchanged_and_changed_by_a_bundle_of_the_others(
     tmp_path: Path, tiny_trunk: tuple[str, str]
 ) -> None:
     small = (*SMALL, *tiny_trunk)
-    draw_blobs(tmp_path / "blobs", per_group=2)  # four groups, so each fold is one: a good frame and two others
+    draw_blobs(tmp_path / "blobs", per_group=2)  # four groups, one per fold: a good frame and two defective frames each
     out = tmp_path / "found.json"
-    said = run(out, *small)
-    assert "training without 1 group\n" in said
-    assert "3 groups" in said, "of the training"
+    log = run(out, *small)
+    assert "training without 1 group\n" in log
+    assert "3 groups" in log, "the groups of the training"
     found = json.loads(out.read_text())
     (one,) = found["sets"]
     assert (found["bench"], one["set"], one["groups"]) == ("robustness", "blobs", 1)
@@ -77,17 +77,18 @@ def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(
     unchanged = changes[UNCHANGED]
     assert (unchanged["frames"], unchanged["refused"], unchanged["good"], unchanged["defective"]) == (3, 0, 1, 2)
     assert (unchanged["found"], unchanged["hit"], unchanged["iou_median"]) == (2, unchanged["defects"], 1)
-    assert 2 <= unchanged["defects"] <= 4, "two discs a frame, which may touch"
+    assert 2 <= unchanged["defects"] <= 4, "two discs per frame, which may touch"
     for each in changes.values():
         assert (each["frames"], each["good"] + each["defective"]) == (3, 3 - each["refused"])
     assert changes[BESIDE]["iou_median"] > 0.5, "regions are compared where they lie in the unchanged frame"
     assert out.with_suffix(".md").read_text() == table(read_robustness(out))
-    assert not list((tmp_path / "work").glob("tmp*")), "runs and bundles"
+    assert not list((tmp_path / "work").glob("tmp*")), "temporary runs and bundles"
 
     before = out.read_bytes()
     assert run(out, *small) == "blobs is done\n"
     assert out.read_bytes() == before
-    with pytest.raises(BenchError, match="blobs has no fold 4; name one of 0 to 3"):  # other settings: measured again
+    # Other settings are measured again.
+    with pytest.raises(BenchError, match="blobs has no fold 4; name one of 0 to 3"):
         run(out, *small, "--fold", "4")
     with pytest.raises(ConfigError, match=r"the bench sets split\.test itself"):
         run(out, "split.test=[a]")
@@ -98,8 +99,8 @@ def cells(sides: tuple[int, int]) -> st.SearchStrategy[NDArray[np.bool_]]:
 
 
 @st.composite
-def sightings(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]]:
-    """A frame's height and width, and found cells of 4 px of it unchanged and changed, the first never empty."""
+def found_cells(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Draw a frame's height and width, and its found cells of 4 px, unchanged and changed; neither is empty."""
     height, width = draw(st.integers(11, 30)), draw(st.integers(11, 30))
     before, after = (draw(cells((-(-height // 4), -(-width // 4)))) for _ in range(2))
     before[0, 0] = after[0, 0] = after[2, 2] = True
@@ -107,7 +108,7 @@ def sightings(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.bool_], NDAr
 
 
 def pixels_by_hand(found: NDArray[np.bool_], frame_hw: tuple[int, int], beside_px: int) -> set[tuple[int, int]]:
-    """The (y, x) in the unchanged frame of every pixel whose cell is found, one at a time."""
+    """Return the (y, x) in the unchanged frame of every pixel whose cell is found."""
     height, width = frame_hw
     return {
         (y - beside_px, x - beside_px)
@@ -117,7 +118,7 @@ def pixels_by_hand(found: NDArray[np.bool_], frame_hw: tuple[int, int], beside_p
     }
 
 
-@given(sightings(), st.integers(0, 2**32 - 1))
+@given(found_cells(), st.integers(0, 2**32 - 1))
 def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_frame(
     drawn: tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]], seed: int
 ) -> None:
@@ -135,7 +136,7 @@ def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_fra
     )
 
 
-def test_a_change_that_moves_a_frame_moves_it_as_regions_are_moved_back() -> None:
+def test_regions_of_a_moved_frame_are_moved_back_by_the_same_distance() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
     moved = CHANGES[BESIDE](rgb, np.random.default_rng(0))
     assert np.array_equal(moved[BESIDE_PX:, BESIDE_PX:], rgb[:-BESIDE_PX, :-BESIDE_PX])
@@ -144,7 +145,7 @@ def test_a_change_that_moves_a_frame_moves_it_as_regions_are_moved_back() -> Non
     assert np.array_equal(moved[0, BESIDE_PX:], rgb[BESIDE_PX, :-BESIDE_PX])  # mirrored
 
 
-def test_the_line_sees_a_square_where_it_was_though_the_frame_is_moved(bundle: Bundle) -> None:
+def test_a_square_in_a_moved_frame_is_found_at_its_original_place(bundle: Bundle) -> None:
     frame = dark_square(white_frame(), 96, 304)
     shown = [Appearance((500, 700), Vitals.of(each), None) for each in (frame, white_frame())]
     engine = open_engine("openvino", bundle.path, TILE, threads=1)
@@ -156,20 +157,20 @@ def test_the_line_sees_a_square_where_it_was_though_the_frame_is_moved(bundle: B
     for seen in (unchanged, moved):
         shown = square[: seen.pixels.shape[0], : seen.pixels.shape[1]]
         assert seen.verdict == "DEFECT"
-        assert (seen.pixels & shown).sum() / (seen.pixels | shown).sum() > 0.6  # map cells are of 16 px
+        assert (seen.pixels & shown).sum() / (seen.pixels | shown).sum() > 0.6  # map cells have 16 px
     assert inspect_frame(inspector, white_frame()).verdict == "GOOD"
     assert not inspect_frame(inspector, white_frame()).pixels.any()
     assert inspect_frame(inspector, white_frame() * 0).verdict == "NO_VERDICT"
     engine.close()
 
 
-def test_figures_count_frames_with_a_verdict_and_flips_of_those_with_two() -> None:
+def test_figures_count_verdicts_and_changed_verdicts() -> None:
     found = count_figures(
         "darker",
         [
             Comparison(False, "GOOD", "GOOD", None, 0, 0, 0),
             Comparison(False, "GOOD", "DEFECT", None, 0, 0, 0),
-            Comparison(False, "DEFECT", "DEFECT", 0.9, 0, 0, 0),  # a good one: its regions are not held to anything
+            Comparison(False, "DEFECT", "DEFECT", 0.9, 0, 0, 0),  # a good frame: its regions have no figure
             Comparison(False, "DEFECT", "NO_VERDICT", None, 0, 0, 0),
             Comparison(False, "NO_VERDICT", "DEFECT", None, 0, 0, 0),
             Comparison(True, "DEFECT", "DEFECT", 0.8, 3, 3, 2),
@@ -198,7 +199,7 @@ def test_figures_count_frames_with_a_verdict_and_flips_of_those_with_two() -> No
     )
 
 
-def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> None:
+def test_the_table_has_a_row_per_figure_and_change() -> None:
     none = count_figures("", [])
     compared = [Comparison(True, "DEFECT", "DEFECT", 0.5, 4, 3, 2), Comparison(False, "GOOD", "DEFECT", None, 0, 0, 0)]
     some = count_figures("", compared)
@@ -227,7 +228,7 @@ def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> Non
     assert rows[-1] == "| groups left out | 7 | 1 |"
 
 
-def test_results_by_other_settings_stay_and_keep_their_machine(
+def test_results_with_other_settings_are_retained_with_their_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measure(one: DataSet, data: Path, work: Path, settings: Settings, *_: object) -> SetResult:
@@ -243,14 +244,14 @@ def test_results_by_other_settings_stay_and_keep_their_machine(
     found = json.loads(out.read_text())
     assert [(one["groups"], one["machine"]) for one in found["sets"]] == [(7, {"cores": 2}), (5, {"cores": 4})]
 
-    for one in found["sets"]:  # as of an older version
+    for one in found["sets"]:  # as in a file of an older version
         del one["machine"]
     out.write_text(json.dumps(found))
     assert [one.machine for one in read_robustness(out)] == [{"cores": 4}, {"cores": 4}]
     assert table(read_robustness(out)).splitlines()[len(CHANGES) + 2] == f"| {[*CHANGES][-1]} | - | - |"
 
 
-def test_another_result_in_the_place_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_result_file_of_another_bench_is_refused(tmp_path: Path) -> None:
     assert read_robustness(tmp_path / "none.json") == []
     (tmp_path / "other.json").write_text('{"bench": "plausibility", "sets": [{"set": "blobs", "seeds": [0]}]}')
     with pytest.raises(BenchError, match="no result of heatline bench robustness"):

@@ -1,4 +1,4 @@
-"""`heatline bench stages`: each stage does what the line does, and is found out where it does not."""
+"""`heatline bench stages`: each stage does the line's work, and its check detects a wrong output."""
 
 import time
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ from tests import oracles
 from tests.small_bundle import TILE, dark_square, white_frame
 
 HW = (210, 500)
-"""Lower than a tile, so that some of each tile is padding; three tiles."""
+"""Three tiles; the frame is lower than a tile, so each tile has padding."""
 OVERLAP, CELL_PX = 2, 4
 
 
 def squares(bundle: Bundle, hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
-    """Dark squares, over and over until the frame is full."""
+    """Return a frame full of dark squares, in a repeated pattern."""
     once = dark_square(dark_square(white_frame((250, 250)), 20, 30), 150, 90, side=20)
     return np.ascontiguousarray(once[np.arange(hw[0])[:, None] % 250, np.arange(hw[1]) % 250])
 
@@ -42,10 +42,10 @@ def prepared(bundle: Bundle) -> Iterator[Prepared]:
         yield prepare(bundle, open_verified_engine(bundle), HW)
 
 
-# What each stage does.
+# Work of the stages.
 
 
-def test_tiles_heatmap_and_regions_are_those_of_the_whole_way(prepared: Prepared) -> None:
+def test_tiles_heatmap_and_regions_agree_with_a_whole_inspection(prepared: Prepared) -> None:
     inputs = tile(prepared).run()
     cut = [each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)]
     for place, each in {number % len(inputs): each for number, each in enumerate(cut)}.items():
@@ -55,7 +55,7 @@ def test_tiles_heatmap_and_regions_are_those_of_the_whole_way(prepared: Prepared
     assert judging(prepared, defects=True).run().regions == expected.regions
 
 
-def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(prepared: Prepared) -> None:
+def test_the_engine_alone_infers_exactly_the_tiles_of_the_frame(prepared: Prepared) -> None:
     tiles = np.stack([each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)])
     logits, others = infer(prepared.engine, tiles)[0], np.full((8, TILE, TILE, 3), 255, np.uint8)
     ready = ReadyInputs(prepared)
@@ -67,16 +67,16 @@ def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(p
         require_answers(found, prepared)
     with pytest.raises(BenchError, match="the engine's answers for the same tiles changed"):
         require_answers([*found[:2], logits[0] + 1], prepared)
-    infer(prepared.engine, others)  # others used its inputs
+    infer(prepared.engine, others)  # overwrites the inputs of the engine
     ready.refill()
     require_answers(ready.infer(6), prepared, frames=2)
 
 
-# Whether it is found out.
+# Checks of the outputs.
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_does_its_work_and_its_work_of_before_is_found_out(prepared: Prepared, name: str) -> None:
+def test_a_stage_passes_its_check_and_an_old_output_fails_it(prepared: Prepared, name: str) -> None:
     with ExitStack() as at_end:
         stage = STAGES[name](prepared, at_end)
         first = stage.run()
@@ -84,12 +84,12 @@ def test_a_stage_does_its_work_and_its_work_of_before_is_found_out(prepared: Pre
         again = stage.run()
         assert stage.seconds is None or stage.seconds(again) > 0
         stage.check(again)
-        if name.startswith(("grab", "publish", "tile")):  # of the others, each run makes the same
+        if name.startswith(("grab", "publish", "tile")):  # each run of the other stages has the same output
             with pytest.raises(BenchError, match="so its time counts for nothing"):
                 stage.check(first)
 
 
-def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> None:
+def test_a_wrong_output_of_a_stage_is_detected(prepared: Prepared) -> None:
     good, defects = (judging(prepared, defects=has_any) for has_any in (False, True))
     with_map, without = (encode(prepared, heatmap=has_one) for has_one in (True, False))
     for stage, made in (
@@ -105,11 +105,11 @@ def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> N
             stage.check(made)
 
 
-# What it costs.
+# Cost.
 
 
-class Made:
-    """A stage whose n-th run takes n ms per frame by its own stamps, and that makes the number of the run."""
+class CountingStage:
+    """A stage whose n-th run reports n ms per frame and returns n."""
 
     def __init__(self) -> None:
         self.runs, self.checked = 0, list[int]()
@@ -120,19 +120,19 @@ class Made:
         return self.runs
 
 
-def test_a_cost_is_of_all_rounds_without_settling_and_per_frame() -> None:
-    made, rounds = Made(), list[int]()
+def test_the_cost_per_frame_covers_all_rounds_but_the_warm_up() -> None:
+    made, rounds = CountingStage(), list[int]()
     recorder = Recorder(made.stage, lambda: rounds.append(made.runs))
     recorder.settle()
     for frames in (3, 2):
         recorder(frames)
-    assert rounds == made.checked == [3, 6, 8], "the last run of each round is looked at"
+    assert rounds == made.checked == [3, 6, 8], "the last run of each round is checked"
     cost = recorder.cost()
     assert cost.ms == pytest.approx(Spread(6.25, 5.0, 7.5))
     assert cost.p99_ms == pytest.approx(np.percentile([4, 5, 6, 7, 8], 99))
 
 
-def test_processor_time_is_that_of_the_runs_per_frame() -> None:
+def test_processor_time_is_measured_per_frame() -> None:
     def spin() -> None:
         began_ns = time.thread_time_ns()
         while time.thread_time_ns() - began_ns < 20_000_000:
@@ -143,11 +143,11 @@ def test_processor_time_is_that_of_the_runs_per_frame() -> None:
     assert recorder.cost().cpu_ms >= 20.0
 
 
-# All of it.
+# Whole runs.
 
 
 @given(tiles=st.integers(1, 600), tile_px=st.integers(2, 300), data=st.data())
-def test_a_frame_is_made_that_has_so_many_tiles(tiles: int, tile_px: int, data: st.DataObject) -> None:
+def test_the_frame_size_gives_the_requested_number_of_tiles(tiles: int, tile_px: int, data: st.DataObject) -> None:
     overlap_px = data.draw(st.integers(0, tile_px - 1))
     height, width = hw_of(tiles, tile_px, overlap_px)
     assert height <= width
@@ -156,24 +156,24 @@ def test_a_frame_is_made_that_has_so_many_tiles(tiles: int, tile_px: int, data: 
 
 
 @pytest.mark.usefixtures("prepared")
-def test_the_picture_of_a_frame_adds_up(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_add_up_to_the_whole_inspection(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.stages.tile_counts.TILES_PER_RUN", 15)
-    told: list[None] = []
+    finished_steps: list[None] = []
     found = measure_stages(
         bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, report_line=lambda line: None,
-        done=lambda: told.append(None),
+        done=lambda: finished_steps.append(None),
     )  # fmt: skip
-    assert len(told) == steps([HW], [2, 6], rounds=1)
+    assert len(finished_steps) == steps([HW], [2, 6], rounds=1)
     assert [f"{row.stage} ({row.variant})" if row.variant else row.stage for row in found.rows] == list(STAGES)
     assert len([row for row in found.rows if row.stacked]) == len(STACKED)
     assert {(row.size, row.tiles, row.ms.median > 0) for row in found.rows} == {("500x210", 3, True)}
     times = {(row.stage, row.variant): row.ms.median for row in found.rows}
-    assert [way.variant for way in found.whole] == ["good", "defects"]
-    for way in found.whole:
-        parts = [times["tile", ""], times["infer", ""], times["stitch", ""], times["judge", way.variant]]
-        assert way.stages_ms == pytest.approx(sum(parts))
-        assert way.stages_ms + way.hand_offs_ms.median == pytest.approx(way.ms.median)
-        assert (way.regions > 0) == (way.variant == "defects")
+    assert [inspection.variant for inspection in found.whole] == ["good", "defects"]
+    for inspection in found.whole:
+        parts = [times["tile", ""], times["infer", ""], times["stitch", ""], times["judge", inspection.variant]]
+        assert inspection.stages_ms == pytest.approx(sum(parts))
+        assert inspection.stages_ms + inspection.hand_offs_ms.median == pytest.approx(inspection.ms.median)
+        assert (inspection.regions > 0) == (inspection.variant == "defects")
     assert [(one.tiles, one.size, one.frames) for one in found.cost_per_tile] == [(2, "446x224", 8), (6, "668x446", 6)]
     costs = [one.whole_ms_per_tile.median for one in found.cost_per_tile]
     for one in found.cost_per_tile:

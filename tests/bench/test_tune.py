@@ -1,4 +1,4 @@
-"""`heatline bench tune`: what it tries, what it calls better, and what becomes of the line's settings."""
+"""`heatline bench tune`: its candidates, its comparison, and the settings that it writes for the line."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
 from edge.config.engine import EngineConfig
-from edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
+from edge.config.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BenchError, ConfigError
 from edge.frames import Frame, Stamp
 from tests.bench import made_results as made
@@ -33,14 +33,14 @@ from tests.small_bundle import bundle_in
 
 CAMERA: Mapping[str, Any] = {"kind": "pattern", "draw_size": [300, 240], "rate_fps": 200}
 SECONDS = 0.02
-FEW = "\n[engine]\nkind = 'openvino'\nthreads = 1"
-"""Leaves nothing to choose but batch and precision: that is soon tried."""
-ONE = EngineConfig(threads=1, streams=1, batch=2)
+FEW_CANDIDATES = "\n[engine]\nkind = 'openvino'\nthreads = 1"
+"""Leaves only batch and precision open, so that few settings are tried."""
+BEST = EngineConfig(threads=1, streams=1, batch=2)
 
 
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
-    """Opening cameras quiets theirs."""
+    """Restore the level of the cameras' logger, which opening cameras changes."""
     logger = logging.getLogger("edge.cameras")
     before = logger.level
     yield
@@ -52,7 +52,9 @@ def line(tmp_path: Path, bundle: Bundle) -> Path:
     return line_of(tmp_path, bundle, {"top": CAMERA})
 
 
-def line_of(folder: Path, bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], tables: str = FEW) -> Path:
+def line_of(
+    folder: Path, bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]], tables: str = FEW_CANDIDATES
+) -> Path:
     return write_line_with(folder, bundle.path, "tcp://127.0.0.1:5999", cameras, tables)
 
 
@@ -68,15 +70,15 @@ def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
 
 @pytest.fixture
 def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
-    """Have frames come as if one setting was the best: nothing but the clock differs from a real search."""
+    """Return a function that makes one setting the fastest; only the clock differs from a real search."""
     best: list[EngineConfig] = []
     times_as_fast = Trial.times_as_fast
 
-    def latency_ms(of: EngineConfig) -> float:
-        return 1.0 if of == best[-1] else 2.0 + of.batch
+    def latency_ms(engine: EngineConfig) -> float:
+        return 1.0 if engine == best[-1] else 2.0 + engine.batch
 
     def fast(trial: Trial, seconds: float) -> float:
-        times_as_fast(trial, seconds)  # for its answers
+        times_as_fast(trial, seconds)  # checks the answers
         return 9.0
 
     def alone_ms(trial: Trial, _seconds: float) -> list[float]:
@@ -90,19 +92,17 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
     return best.append
 
 
-# What is tried.
+# Candidates.
 
 
 KEYS = st.sets(st.sampled_from(["kind", "device", "precision", "threads", "streams", "batch"]))
 
 
 @given(cores=st.integers(1, 64), most_tiles=st.integers(1, 500), own=KEYS)
-def test_what_the_lines_file_sets_stays_and_no_candidate_comes_twice(
-    cores: int, most_tiles: int, own: set[str]
-) -> None:
+def test_candidates_respect_the_lines_settings_and_are_unique(cores: int, most_tiles: int, own: set[str]) -> None:
     fixed = EngineConfig(precision="int8", threads=1, streams=1, batch=1)
-    asked: dict[str, Any] = {"precisions": ["f32", "int8"], "devices": ["CPU", "GPU"], "most_tiles": most_tiles}
-    found = candidates(fixed, own, cores=cores, **asked)
+    options: dict[str, Any] = {"precisions": ["f32", "int8"], "devices": ["CPU", "GPU"], "most_tiles": most_tiles}
+    found = candidates(fixed, own, cores=cores, **options)
     assert found
     assert len(set(found)) == len(found)
     for each in found:
@@ -122,31 +122,31 @@ def test_what_the_lines_file_sets_stays_and_no_candidate_comes_twice(
 # Trials.
 
 
-def test_frames_of_all_cameras_are_inspected_and_held_to_their_own_score(tmp_path: Path, bundle: Bundle) -> None:
+def test_each_cameras_frames_have_the_expected_score(tmp_path: Path, bundle: Bundle) -> None:
     cameras = {"a": CAMERA, "b": {**CAMERA, "rate_fps": 50, "draw_size": [64, 64]}}
     config, shown = shows(line_of(tmp_path, bundle, cameras), bundle)
     with opened(Tried(engine=EngineConfig(threads=1)), config) as setup:
         assert setup is not None
-        seen: list[tuple[str, float]] = []
-        answers: Any = SimpleNamespace(check=lambda _, scores: seen.extend(scores))
+        scores: list[tuple[str, float]] = []
+        answers: Any = SimpleNamespace(check=lambda _, found: scores.extend(found))
         trial = Trial(setup, shown, answers)
         latencies_ms = trial.alone_ms(0.0)
         assert len(latencies_ms) == 2 * LEAST_FRAMES
-        assert len(seen) == 2 + 2 * LEAST_FRAMES, "the first ones do not count"
+        assert len(scores) == 2 + 2 * LEAST_FRAMES, "the first frames do not count"
         assert all(latency_ms > 0 for latency_ms in latencies_ms)
-        seen.clear()
+        scores.clear()
         assert trial.times_as_fast(0.0) > 0
-        counts = [sum(camera == name for camera, _ in seen) for name in ("a", "b")]
-        assert counts[0] == 4 * counts[1], "as their rates are"
+        counts = [sum(camera == name for camera, _ in scores) for name in ("a", "b")]
+        assert counts[0] == 4 * counts[1], "in proportion to their rates"
         expected = {}
         for each in shown:
             pending = setup.inspector.start(Frame(Stamp(each.camera, 1, number=1), each.picture, "RGB8"))
             expected[each.camera] = setup.inspector.finish(pending).score
-        for camera, score in seen:
+        for camera, score in scores:
             assert score == pytest.approx(expected[camera], rel=1e-5)
 
 
-def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, bundle: Bundle) -> None:
+def test_settings_with_another_score_or_precision_are_detected(line: Path, bundle: Bundle) -> None:
     answers = Answers(bundle)
     answers.check("f32", [("top", 1.0), ("side", 7.0)])
     answers.check("f32", [("top", 1.0 + 1e-6), ("side", 7.0)])
@@ -166,46 +166,46 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
     require_same_score(EngineConfig(), answers, made.verdict(2, reason="dropped.overload", frame_score=None))
 
 
-def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
+def test_the_service_runs_the_line_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
     area = {"size": [300, 240], "roi": [[[0, 0], [200, 0], [200, 200]]]}
     cameras = {"a": {**CAMERA, **area, "rate_fps": 50}, "b": {**CAMERA, "rate_fps": 25, "draw_size": [64, 80]}}
-    config, shown = shows(line_of(tmp_path, bundle, cameras, f"{FEW}\n[tiles]\noverlap_px = 8"), bundle)
+    config, shown = shows(line_of(tmp_path, bundle, cameras, f"{FEW_CANDIDATES}\n[tiles]\noverlap_px = 8"), bundle)
     answers = Answers(bundle)
-    with opened(Tried(engine=ONE), config) as setup:
+    with opened(Tried(engine=BEST), config) as setup:
         assert setup is not None
         Trial(setup, shown, answers).times_as_fast(0.01)
-    seen = on_the_line(ONE, config, bundle, shown, answers, seconds=0.0)
+    seen = on_the_line(BEST, config, bundle, shown, answers, seconds=0.0)
     in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
     assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3
     assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
     assert seen.inspected_fps == pytest.approx(len(seen.latencies_ms) * 25 / LEAST_ON_THE_LINE)
 
 
-def test_a_latency_counts_from_when_the_frame_was_due_and_lost_frames_have_none() -> None:
-    starved = [made.told(number, 100.0 * number, 0.0 if number < 3 else 60.0, 70.0) for number in range(9)]
-    other = [made.told(number, 50.0 * number, 0.0, 20.0, camera="b") for number in range(18)]
-    # A frame due before the time has its stamp within, and one due within has it after.
+def test_latency_begins_when_the_frame_was_due_and_lost_frames_have_none() -> None:
+    starved = [made.received_verdict(number, 100.0 * number, 0.0 if number < 3 else 60.0, 70.0) for number in range(9)]
+    other = [made.received_verdict(number, 50.0 * number, 0.0, 20.0, camera="b") for number in range(18)]
+    # One frame is due before the window and stamped within it; another is due within and stamped after it.
     seen = measure_window([*starved, *other], {"a": 10.0, "b": 20.0}, 310_000_000, 750_000_000, not_received=0)
     assert seen.latencies_ms == pytest.approx([70.0] * 4 + [20.0] * 8)
     assert (seen.lost, seen.inspected_fps) == (0, pytest.approx(12 / 0.44))
-    of = [made.told(number, 100.0 * number, 0.0, 5.0) for number in range(4)]
-    of.append(made.told(4, 400.0, 0.0, 5.0, "dropped.overload"))
-    seen = measure_window(of, {"a": 10.0}, 150_000_000, 500_000_000, not_received=2)
+    verdicts = [made.received_verdict(number, 100.0 * number, 0.0, 5.0) for number in range(4)]
+    verdicts.append(made.received_verdict(4, 400.0, 0.0, 5.0, "dropped.overload"))
+    seen = measure_window(verdicts, {"a": 10.0}, 150_000_000, 500_000_000, not_received=2)
     assert (len(seen.latencies_ms), seen.lost) == (2, 3)
 
 
 # Ranks and gains.
 
 
-def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer_threads() -> None:
+def test_rank_is_by_headroom_then_latency_then_number_of_threads() -> None:
     def tried(latency_ms: float, fastest: float, **engine: int) -> Tried:
-        of = EngineConfig(**engine)  # type: ignore[arg-type]
-        return Tried(engine=of, latencies_ms=[latency_ms] * 4, times_as_fast=[fastest])
+        settings = EngineConfig(**engine)  # type: ignore[arg-type]
+        return Tried(engine=settings, latencies_ms=[latency_ms] * 4, times_as_fast=[fastest])
 
-    soonest, alike, later = tried(10.0, 2.0, threads=4), tried(10.2, 1.5, threads=2), tried(12.0, 3.0, threads=1)
+    fastest, similar, slower = tried(10.0, 2.0, threads=4), tried(10.2, 1.5, threads=2), tried(12.0, 3.0, threads=1)
     without_headroom, slow = tried(1.0, 1.1, threads=1, batch=4), tried(1.0, 0.5, threads=1, batch=8)
-    everything = [slow, later, without_headroom, soonest, alike]
-    assert rank(everything) == [alike, soonest, later, without_headroom, slow]
+    all_tried = [slow, slower, without_headroom, fastest, similar]
+    assert rank(all_tried) == [similar, fastest, slower, without_headroom, slow]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer
         ((40, False), (30, False), 5, 4, False, "more frames were inspected in 4"),
     ],
 )
-def test_a_gain_is_one_that_is_more_than_chance(
+def test_settings_are_better_only_beyond_chance(
     before: tuple[float, bool], after: tuple[float, bool], earlier_in: int, more_in: int, better: bool, words: str
 ) -> None:
     def side(p90_ms: float, sustains: bool) -> Side:
@@ -241,13 +241,13 @@ def test_a_gain_is_one_that_is_more_than_chance(
     assert words in found[1]
 
 
-# All of it.
+# Whole runs.
 
 Prefer = Callable[[EngineConfig], None]
 
 
-def test_the_best_is_written_and_the_line_uses_it(line: Path, bundle: Bundle, prefer: Prefer) -> None:
-    prefer(ONE)
+def test_the_best_settings_are_written_and_the_line_uses_them(line: Path, bundle: Bundle, prefer: Prefer) -> None:
+    prefer(BEST)
     out = line.with_name("tune.json")
     arguments = [bundle.path, line, "--seconds", SECONDS, "--dry-run", "--out", out]
     shown = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
@@ -256,37 +256,35 @@ def test_the_best_is_written_and_the_line_uses_it(line: Path, bundle: Bundle, pr
     assert (report["bench"], report["digest"], report["written_to"]) == ("tune", bundle.digest, None)
     assert not tuned_file(line).exists()
     found = tuned(bundle, line)
-    assert (found.chosen, found.written_to) == (ONE, str(tuned_file(line)))
+    assert (found.chosen, found.written_to) == (BEST, str(tuned_file(line)))
     now = load_config(line).engine_for(bundle.digest)
-    assert (now.settings, now.tuned_by) == (ONE, found.written_to)
+    assert (now.settings, now.tuned_by) == (BEST, found.written_to)
     (written,) = read_tuned(tuned_file(line))
     assert written.frames == ["top 300x240 at 200/s"]
-    assert {key: getattr(written, key) for key in measured_with(ONE)} == measured_with(ONE)
+    assert {key: getattr(written, key) for key in made_with(BEST)} == made_with(BEST)
     assert found.comparison is not None
     assert found.comparison.earlier_in == found.comparison.turns
     again = tuned(bundle, line)
-    assert (again.present, again.chosen, again.comparison, again.written_to) == (ONE, ONE, None, None)
+    assert (again.present, again.chosen, again.comparison, again.written_to) == (BEST, BEST, None, None)
     assert again.present_by == found.written_to
 
 
-def test_what_the_line_would_not_start_with_is_the_same_sentence_here(
-    line: Path, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_an_unknown_rate_or_an_invalid_file_is_refused(line: Path, bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    of_unknown_rate = line_of(tmp_path / "x", bundle, {"b": {"kind": "genicam", "address": "x", "size": [64, 48]}})
+    line_of_unknown_rate = line_of(tmp_path / "x", bundle, {"b": {"kind": "genicam", "address": "x", "size": [64, 48]}})
     with pytest.raises(BenchError, match="the rate of camera b is unknown; give it with --fps"):
-        tuned(bundle, of_unknown_rate)
+        tuned(bundle, line_of_unknown_rate)
     tuned_file(line).write_text("nonsense")
     with pytest.raises(ConfigError, match=r"line\.tuned\.toml is not valid TOML"):
         tuned(bundle, line)
 
 
-def test_a_file_for_another_machine_is_replaced_even_by_what_is_in_force(
+def test_a_file_for_another_machine_is_replaced_even_by_the_present_settings(
     line: Path, bundle: Bundle, prefer: Prefer
 ) -> None:
     prefer(EngineConfig(threads=1, streams=1, batch=1))
     engine = EngineConfig(threads=1, streams=1, batch=8)
-    stale = {"bundle": bundle.digest, "engine": engine, **measured_with(engine), "processor": "another one"}
+    stale = {"bundle": bundle.digest, "engine": engine, **made_with(engine), "processor": "another one"}
     write_tuned(line, Tuned(**stale))
     found = tuned(bundle, line)
     assert (found.present.batch, found.chosen) == (1, found.present)
@@ -294,7 +292,7 @@ def test_a_file_for_another_machine_is_replaced_even_by_what_is_in_force(
     assert load_config(line).engine_for(bundle.digest).settings == found.chosen
 
 
-def test_precisions_that_the_bundle_has_and_that_work_here_are_tried(tmp_path: Path, prefer: Prefer) -> None:
+def test_precisions_that_the_bundle_has_and_the_machine_runs_are_tried(tmp_path: Path, prefer: Prefer) -> None:
     def precisions(found: Tune) -> set[str]:
         return {one.engine.precision for one in found.tried if one.left_out is None}
 
@@ -305,7 +303,7 @@ def test_precisions_that_the_bundle_has_and_that_work_here_are_tried(tmp_path: P
     assert (precisions(found), found.chosen.precision) == ({"f32", "int8"}, "int8")
     (left_out,) = [one for one in found.tried if one.engine.precision == "bf16"]
     assert left_out.left_out == "the bundle has none: its regions are elsewhere"
-    sets = line_of(tmp_path, both, {"top": CAMERA}, f'{FEW}\nbatch = 3\nprecision = "f32"')
+    sets = line_of(tmp_path, both, {"top": CAMERA}, f'{FEW_CANDIDATES}\nbatch = 3\nprecision = "f32"')
     found = tuned(both, sets, dry_run=True)
     assert {(one.engine.precision, one.engine.threads, one.engine.batch) for one in found.tried} == {("f32", 1, 3)}
     with pytest.raises(BenchError, match="remove it to have the precision chosen, or leave --precision out"):

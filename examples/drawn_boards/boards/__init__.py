@@ -1,6 +1,6 @@
 """Drawn photographs of printed circuit boards with exact defect masks.
 
-`draw_board` draws one board, `write_boards` a folder of them.
+`draw_board` draws one board; `write_boards` draws a folder of boards.
 """
 
 from .board import DrawnBoard, DrawnDefect, draw_board

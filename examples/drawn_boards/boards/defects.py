@@ -1,7 +1,7 @@
-"""The six defects, each an alteration of the copper or the drill layer.
+"""The six kinds of defects; each changes the copper or the drill layer.
 
-Every defect is a set of pixels that are flipped in one layer. It is proposed at a random site and kept only if the
-result is what its name says: an open circuit really cuts a track, a short really joins two nets, and so on.
+A defect is a set of pixels that are flipped in one layer. A defect is proposed at a random site and accepted only if
+it has the effect of its kind: an open circuit cuts a track, a short connects two nets, and so on.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ DefectKind = Literal["missing_hole", "mouse_bite", "open_circuit", "short", "spu
 DEFECT_KINDS: tuple[DefectKind, ...] = get_args(DefectKind)
 
 _WINDOW_PX = 100
-"""Half the side of the window in which a defect is drawn."""
+"""Half of the side of the window in which a defect is drawn."""
 _EXTENT_PX = (24, 140)
 _APART_PX = 76
-"""A little more than the 64 px that are promised, since the camera's perspective may shrink distances."""
+"""Smallest distance between defects: more than the documented 64 px, as perspective may shrink distances."""
 _TYPICAL_AREA_PX = 600
 _FAINT_AREA_PX = 320
 _FAINT_SHARE = 0.08
@@ -34,7 +34,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True)
 class PlacedDefect:
-    """A defect on the drawing plane: `pixels` [h, w] are the flipped pixels below and right of `corner_xy_px`."""
+    """A defect on the drawing plane: `pixels` [h, w] are flipped; their top left corner is `corner_xy_px`."""
 
     kind: DefectKind
     corner_xy_px: tuple[int, int]
@@ -42,26 +42,26 @@ class PlacedDefect:
 
     @property
     def region(self) -> tuple[slice, slice]:
-        """The rows and columns of the plane that `pixels` covers."""
+        """Rows and columns of the plane that `pixels` covers."""
         (x, y), (height, width) = self.corner_xy_px, self.pixels.shape
         return slice(y, y + height), slice(x, x + width)
 
 
 def place_defects(rng: np.random.Generator, layers: Layers, count: int, border_px: int) -> tuple[PlacedDefect, ...]:
-    """Up to `count` defects, fewer if the board offers no more sites.
+    """Place up to `count` defects; fewer if the board has no more sites.
 
-    All lie at least `border_px` inside the plane and apart from each other. `layers` is not changed.
+    All defects lie at least `border_px` inside the plane, at a distance from each other. `layers` is not changed.
     """
-    workshop = _Workshop(rng, layers, border_px)
+    placer = _DefectPlacer(rng, layers, border_px)
     for _ in range(count):
-        if not any(workshop.try_to_place(DEFECT_KINDS[k]) for k in rng.permutation(len(DEFECT_KINDS))):
+        if not any(placer.try_to_place(DEFECT_KINDS[k]) for k in rng.permutation(len(DEFECT_KINDS))):
             break
-    return tuple(workshop.placed)
+    return tuple(placer.placed)
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """A spot on a straight track: position, unit vectors along and across it, its width and reach."""
+    """A spot on a straight track: position, unit vectors along and across the track, its width and half its length."""
 
     centre_xy: Vector
     along: Vector
@@ -70,13 +70,13 @@ class _Stretch:
     half_length_px: float
 
     def at(self, along_px: float, across_px: float) -> Vector:
-        """The point that far along and across the track."""
+        """Return the point at these distances along and across the track."""
         point: Vector = self.centre_xy + self.along * along_px + self.across * across_px
         return point
 
 
-class _Workshop:
-    """Proposes defects and keeps those that are what they should be."""
+class _DefectPlacer:
+    """Proposes defects and accepts those that have the effect of their kind."""
 
     def __init__(self, rng: np.random.Generator, layers: Layers, border_px: int) -> None:
         self.placed: list[PlacedDefect] = []
@@ -97,20 +97,20 @@ class _Workshop:
         }
 
     def try_to_place(self, kind: DefectKind) -> bool:
-        """Add one defect of this kind, if a reasonable number of attempts finds a place for it."""
+        """Place one defect of this kind; return False if a limited number of attempts finds no site."""
         smallest = _FAINT_AREA_PX if self._rng.random() < _FAINT_SHARE else _TYPICAL_AREA_PX
         for _ in range(_ATTEMPTS_PER_KIND):
             proposal = self._makers[kind]()
             if proposal is None:
                 continue
-            defect = self._trimmed(kind, *proposal)
+            defect = self._trim(kind, *proposal)
             if defect is not None and np.count_nonzero(defect.pixels) >= smallest and self._fits(defect):
                 self.placed.append(defect)
                 return True
         return False
 
-    def _trimmed(self, kind: DefectKind, centre_xy: Vector, flipped: Layer) -> PlacedDefect | None:
-        """The proposal cut to its bounding box; None if it is not in one piece."""
+    def _trim(self, kind: DefectKind, centre_xy: Vector, flipped: Layer) -> PlacedDefect | None:
+        """Cut the proposal to its bounding box; return None if it is not one connected component."""
         count, _ = cv2.connectedComponents(flipped, connectivity=8)
         if count != 2:
             return None
@@ -154,7 +154,7 @@ class _Workshop:
         return left >= 0 and top >= 0 and left + 2 * _WINDOW_PX <= plane_w and top + 2 * _WINDOW_PX <= plane_h
 
     def _polygon(self, centre_xy: Vector, corners_xy: list[Vector], roughness_px: float) -> Layer:
-        """A polygon with an etched, uneven outline, drawn in the window around `centre_xy`."""
+        """Draw a polygon with an uneven outline, as from etching, in the window around `centre_xy`."""
         outline: list[Vector] = []
         for a, b in zip(corners_xy, corners_xy[1:] + corners_xy[:1], strict=True):
             pieces = max(1, round(float(np.linalg.norm(b - a)) / 7))
@@ -167,7 +167,7 @@ class _Workshop:
     # Sites
 
     def _stretch(self, needed_px: float) -> _Stretch | None:
-        """A random spot on a straight track with `needed_px` of undisturbed track around it and nothing attached."""
+        """Return a random spot in the middle of `needed_px` of straight track with no copper next to it, or None."""
         pieces = self._layers.tracks_px
         if not pieces:
             return None
@@ -180,19 +180,19 @@ class _Workshop:
         across = np.array([-along[1], along[0]]) * (1 if self._rng.random() < 0.5 else -1)
         centre = start + along * self._rng.uniform(needed_px / 2, length - needed_px / 2)
         stretch = _Stretch(centre, along, across, width, needed_px / 2)
-        return stretch if self._is_inside(centre) and self._is_plain(stretch) else None
+        return stretch if self._is_inside(centre) and self._is_plain_track(stretch) else None
 
-    def _is_plain(self, stretch: _Stretch) -> bool:
-        """Whether there is just track here: copper along the middle, none right beside it."""
+    def _is_plain_track(self, stretch: _Stretch) -> bool:
+        """Return whether the spot is plain track: copper along the middle, no copper next to the track."""
         steps = np.linspace(-stretch.half_length_px, stretch.half_length_px, 15)
-        beside = stretch.width_px / 2 + 4
+        outside_px = stretch.width_px / 2 + 4
 
-        def copper(across_px: float) -> NDArray[np.bool_]:
+        def has_copper(across_px: float) -> NDArray[np.bool_]:
             points = np.rint([stretch.at(step, across_px) for step in steps]).astype(int)
-            there: NDArray[np.bool_] = self._layers.copper[points[:, 1], points[:, 0]] > 0
-            return there
+            copper: NDArray[np.bool_] = self._layers.copper[points[:, 1], points[:, 0]] > 0
+            return copper
 
-        return bool(copper(0).all() and not copper(beside).any() and not copper(-beside).any())
+        return bool(has_copper(0).all() and not has_copper(outside_px).any() and not has_copper(-outside_px).any())
 
     # The defects
 
@@ -209,7 +209,7 @@ class _Workshop:
         return centre, canvas & self._window(self._layers.drill, centre)
 
     def _open_circuit(self) -> tuple[Vector, Layer] | None:
-        """The track is gone over some length; its ends are worn and a little oblique."""
+        """Propose a gap in a track; the ends of the track are uneven and slightly oblique."""
         rng = self._rng
         gap = float(rng.uniform(22, 85))
         s = self._stretch(gap + 40)
@@ -227,7 +227,7 @@ class _Workshop:
         return s.centre_xy, cut & self._window(self._layers.copper, s.centre_xy)
 
     def _mouse_bite(self) -> tuple[Vector, Layer] | None:
-        """A ragged bite out of one edge of a track, which stays connected."""
+        """Propose a ragged bite out of one edge of a track; the track stays connected."""
         rng = self._rng
         length = float(rng.uniform(34, 100))
         s = self._stretch(length + 24)
@@ -244,7 +244,7 @@ class _Workshop:
         return s.centre_xy, bite & self._window(self._layers.copper, s.centre_xy)
 
     def _short(self) -> tuple[Vector, Layer] | None:
-        """A ragged clot of copper left between two nets, wider where it clings to them."""
+        """Propose a ragged bridge of copper between two nets; it is wider where it touches them."""
         rng = self._rng
         width = float(rng.uniform(16, 46))
         s = self._stretch(width + 16)
@@ -265,12 +265,12 @@ class _Workshop:
             s.at(shift / 2 + waists[1], edge + gap * float(rng.uniform(0.35, 0.65))),
             s.at(flares[3], edge - 3),
         ]
-        bridge = self._free_of_copper(s, corners, 1.8)
-        touched = self._nets_near(s.centre_xy, bridge, 3)
-        return (s.centre_xy, bridge) if len(touched) == 2 else None
+        bridge = self._draw_added_copper(s, corners, 1.8)
+        touched_nets = self._nets_near(s.centre_xy, bridge, 3)
+        return (s.centre_xy, bridge) if len(touched_nets) == 2 else None
 
     def _gap_across(self, stretch: _Stretch) -> float | None:
-        """Distance from the track's edge to the next copper of another net; None if it is not near."""
+        """Return the distance from the track's edge to the next copper of another net, px; None beyond 55 px."""
         own = self._net[tuple(np.rint(stretch.centre_xy[::-1]).astype(int))]
         for distance in range(8, 56):
             x, y = np.rint(stretch.at(0, stretch.width_px / 2 + distance)).astype(int)
@@ -280,7 +280,7 @@ class _Workshop:
         return None
 
     def _spur(self) -> tuple[Vector, Layer] | None:
-        """A spike that sticks out from a track and ends in nothing."""
+        """Propose a spike that sticks out from a track and touches no other copper."""
         rng = self._rng
         base = float(rng.uniform(18, 36))
         s = self._stretch(base + 20)
@@ -295,11 +295,11 @@ class _Workshop:
             s.at(lean + tip / 2, edge + length + 1),
             s.at(base / 2, edge - 2),
         ]
-        spike = self._free_of_copper(s, corners, 1.3)
+        spike = self._draw_added_copper(s, corners, 1.3)
         return (s.centre_xy, spike) if len(self._nets_near(s.centre_xy, spike, 8)) == 1 else None
 
     def _spurious_copper(self) -> tuple[Vector, Layer] | None:
-        """An island of copper that belongs to no net: a strip along the tracks or a blot."""
+        """Propose an island of copper that belongs to no net: a strip along the tracks, or a blot."""
         rng = self._rng
         rows, columns = self._open_spots
         if not rows.size:
@@ -310,30 +310,30 @@ class _Workshop:
             return None
         angle = float(rng.integers(4)) * np.pi / 4 + float(rng.normal(0, 0.06))
         length, width = (rng.uniform(45, 125), rng.uniform(13, 24)) if rng.random() < 0.5 else rng.uniform(28, 68, 2)
-        turns = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        # A superellipse, between a strip with round ends and a blot.
-        shape = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+        # A superellipse: a shape between a strip with round ends and a blot.
+        shape = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         shape = np.sign(shape) * np.abs(shape) ** 0.6 * np.array([length, width]) / 2
         shape *= rng.uniform(0.85, 1.15, (14, 1))
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        island = self._polygon(centre, list(centre + shape @ turn), 0.8)
+        rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        island = self._polygon(centre, list(centre + shape @ rotation), 0.8)
         distances = self._window(self._copper_distance, centre)[island > 0]
         return (centre, island) if distances.min() > 7 else None
 
-    def _free_of_copper(self, stretch: _Stretch, corners_xy: list[Vector], roughness_px: float) -> Layer:
+    def _draw_added_copper(self, stretch: _Stretch, corners_xy: list[Vector], roughness_px: float) -> Layer:
         shape = self._polygon(stretch.centre_xy, corners_xy, roughness_px)
         added: Layer = shape & (1 - self._window(self._layers.copper, stretch.centre_xy))
         return added
 
     def _nets_near(self, centre_xy: Vector, added: Layer, distance_px: int) -> set[int]:
-        """The nets (connected copper) that come within `distance_px` of the added pixels."""
+        """Return the nets (connected copper) within `distance_px` of the added pixels."""
         side = 2 * distance_px + 1
         near = cv2.dilate(added, np.ones((side, side), np.uint8)) > 0
         return set(np.unique(self._window(self._net, centre_xy)[near])) - {0}
 
 
 def _gap_px(a: PlacedDefect, b: PlacedDefect) -> int:
-    """Distance between two bounding boxes, along the axis on which it is larger."""
+    """Return the distance between two bounding boxes along the axis on which it is larger, px."""
     (a_rows, a_columns), (b_rows, b_columns) = a.region, b.region
     gaps = (
         b_rows.start - a_rows.stop,

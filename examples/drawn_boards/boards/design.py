@@ -1,6 +1,6 @@
-"""A board's design before anything is drawn: components, tracks and vias as numbers.
+"""A board's design as numbers, before it is drawn: components, tracks and vias.
 
-Tracks and pads sit on the nodes of a grid; sizes are in cells of this grid unless a name says pixels.
+Tracks and pads lie on the nodes of a grid. Sizes are in cells of this grid; names that end in `_px` are in pixels.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ Layer = NDArray[np.uint8]
 
 
 def as_layer(picture: NDArray[Any]) -> Layer:
-    """What OpenCV returns for a layer, whose stubs do not know that it keeps its type."""
+    """Return OpenCV's result as a layer: OpenCV keeps the type, but its stubs do not declare it."""
     return picture.astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True)
 class Track:
-    """A routed path with its width at every node, in cells; narrower where it squeezes past foreign pads."""
+    """A routed path with its width at every node, in cells; it is narrower next to pads of other nets."""
 
     nodes: tuple[Node, ...]
     widths_cells: tuple[float, ...]
@@ -31,19 +31,19 @@ class Track:
 
 @dataclass(frozen=True)
 class Via:
-    """A plated hole that joins layers; a tented one is covered by solder mask."""
+    """A plated hole that connects layers; solder mask covers a tented via."""
 
     node: Node
     diameter_cells: float
     drill_cells: float
     tented: bool
     grounded: bool
-    """Tied straight into the ground pour."""
+    """Whether the via is connected directly to the ground pour."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the board lies on the drawing plane: `edge_px` is the margin around it, None if it fills the picture."""
+    """The board's place on the drawing plane; `edge_px` is its margin, None if the board fills the picture."""
 
     plane_hw: tuple[int, int]
     edge_px: int | None
@@ -53,7 +53,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Design:
-    """Everything that is etched, drilled and printed; `pixel_xy` turns grid positions into pixels."""
+    """Everything that is etched, drilled and printed on one board."""
 
     frame: Frame
     pitch_px: int
@@ -75,10 +75,10 @@ class Design:
     etched_title_node: Node | None
 
     def pixel_xy(self, row: float, column: float) -> tuple[int, int]:
-        """The pixel (x, y) of a grid position on the drawing plane."""
+        """Return the pixel (x, y) of a grid position on the drawing plane."""
         x, y = self.origin_xy_px
         return round(x + column * self.pitch_px), round(y + row * self.pitch_px)
 
     def pads(self) -> list[Pad]:
-        """The pads of all components."""
+        """Return the pads of all components."""
         return [pad for part in self.parts for pad in part.pads]

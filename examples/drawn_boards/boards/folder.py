@@ -37,11 +37,11 @@ def write_boards(
 
     Writes `images/board_00000.png` (RGB), `masks/board_00000.png` (0 and 255, one plane, same size; all zero for a
     flawless board) and `labels.csv` (image, label, group, defects). Every third board is flawless; the others have 1
-    to 5 defects each, or `defects` where that is given and there is room. With `defects` of 0 all are flawless. Board
-    i depends on `seed`, `size_hw`, `defects` and i alone. The folder appears when all of it is drawn.
+    to 5 defects each, or `defects` if given and if there is room. With `defects` of 0, all boards are flawless. Board i
+    depends only on `seed`, `size_hw`, `defects` and i. The folder appears when all boards are drawn.
 
     Raises:
-        ValueError: there is no such count, seed, size or number of defects.
+        ValueError: `count`, `seed`, `size_hw` or `defects` is out of range.
         InputError: the folder exists, or cannot be written.
     """
     if count < 1 or seed < 0:
@@ -49,14 +49,14 @@ def write_boards(
     if folder.exists():
         raise InputError(f"{folder} exists; name a new folder")
     with writing(folder):
-        _write_whole(folder, count, seed, size_hw, defects, workers)
+        _write_atomically(folder, count, seed, size_hw, defects, workers)
     return folder / "labels.csv"
 
 
-def _write_whole(
+def _write_atomically(
     folder: Path, count: int, seed: int, size_hw: tuple[int, int], defects: int | None, workers: int
 ) -> None:
-    """Draw beside the folder's place, and move all of it there at the end."""
+    """Draw into a temporary folder next to `folder`, and rename it when all boards are drawn."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         drawn = Path(temporary) / folder.name
@@ -74,12 +74,12 @@ def _write_whole(
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then draws no further board
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C; it then draws no further board
     cv2.setNumThreads(1)
 
 
 def _draw_one(folder: Path, index: int, *, seed: int, size_hw: tuple[int, int], defects: int | None) -> str:
-    """Draw one board and return the kinds of its defects, with blanks between them."""
+    """Draw one board and return the kinds of its defects, separated by blanks."""
     board = draw_board((seed, index), size_hw=size_hw, defects=0 if index % 3 == 0 else defects)
     name = f"{_name(index)}.png"
     image, mask = cv2.cvtColor(board.image, cv2.COLOR_RGB2BGR), board.mask.astype(np.uint8) * 255
@@ -87,7 +87,7 @@ def _draw_one(folder: Path, index: int, *, seed: int, size_hw: tuple[int, int], 
         (folder / "images" / name, image, _FAST_PNG),
         (folder / "masks" / name, mask, _BILEVEL_PNG),
     ):
-        path.write_bytes(cv2.imencode(".png", picture, settings)[1].tobytes())  # `imwrite` takes no name but UTF-8
+        path.write_bytes(cv2.imencode(".png", picture, settings)[1].tobytes())  # `imwrite` accepts only UTF-8 names
     return " ".join(defect.kind for defect in board.defects)
 
 
@@ -95,8 +95,8 @@ def _write_labels(path: Path, kinds: Sequence[str]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["image", "label", "group", "defects"])
-        for index, found in enumerate(kinds):
-            rows.writerow([f"{_name(index)}.png", "defective" if found else "good", _name(index), found])
+        for index, defects in enumerate(kinds):
+            rows.writerow([f"{_name(index)}.png", "defective" if defects else "good", _name(index), defects])
 
 
 def _name(index: int) -> str:

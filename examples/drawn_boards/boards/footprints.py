@@ -1,7 +1,7 @@
-"""The component footprints a board is populated with, in grid cells.
+"""Component footprints, in grid cells.
 
-Lengths here are in cells of the routing grid (one cell = one track pitch) and positions are (row, column), so that the
-same footprint serves boards photographed at different scales.
+Lengths are in cells of the routing grid (one cell is one track pitch) and positions are (row, column). A footprint is
+therefore the same on boards that are photographed at different scales.
 """
 
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ OutlineShape = Literal["box", "chip", "circle", "body_and_leads", "none"]
 
 @dataclass(frozen=True)
 class Pad:
-    """A pad centred on a grid node; `drill_cells` is 0 for a surface pad."""
+    """A pad with its centre on a grid node; `drill_cells` is 0 for a surface pad."""
 
     row: int
     column: int
@@ -35,11 +35,11 @@ class Footprint:
     outline_cells: tuple[float, float, float, float]
 
     def pad_nodes(self) -> list[tuple[int, int]]:
-        """The (row, column) of every pad."""
+        """Return the (row, column) of every pad."""
         return [(pad.row, pad.column) for pad in self.pads]
 
-    def turned(self) -> "Footprint":
-        """The same component with rows and columns exchanged."""
+    def transposed(self) -> "Footprint":
+        """Return the component with rows and columns exchanged."""
         top, left, bottom, right = self.outline_cells
         pads = tuple(
             replace(pad, row=pad.column, column=pad.row, height_cells=pad.width_cells, width_cells=pad.height_cells)
@@ -48,26 +48,26 @@ class Footprint:
         return replace(self, pads=pads, outline_cells=(left, top, right, bottom))
 
     def moved(self, rows: int, columns: int) -> "Footprint":
-        """The same component shifted by whole cells."""
+        """Return the component shifted by whole cells."""
         top, left, bottom, right = self.outline_cells
         pads = tuple(replace(pad, row=pad.row + rows, column=pad.column + columns) for pad in self.pads)
         return replace(self, pads=pads, outline_cells=(top + rows, left + columns, bottom + rows, right + columns))
 
     def extent_cells(self) -> tuple[int, int]:
-        """Rows and columns spanned by the pad centres, for a footprint that starts at (0, 0)."""
+        """Return the rows and columns that the pad centres span; the footprint must start at (0, 0)."""
         return max(pad.row for pad in self.pads), max(pad.column for pad in self.pads)
 
 
 @dataclass(frozen=True)
 class PadFamily:
-    """How this board's designer draws through-hole pads."""
+    """Shape and size of the through-hole pads of one board."""
 
     shape: PadShape
     diameter_cells: float
     drill_cells: float
 
     def pad(self, row: int, column: int, first: bool = False) -> Pad:
-        """A through-hole pad; pin 1 is square, as on real boards."""
+        """Return a through-hole pad; the pad of pin 1 (`first`) is square, as on real boards."""
         if first:
             return Pad(row, column, self.diameter_cells, self.diameter_cells, "square", self.drill_cells)
         height = self.diameter_cells * (1.35 if self.shape == "oval" else 1.0)
@@ -75,11 +75,11 @@ class PadFamily:
 
 
 def draw_footprint(rng: np.random.Generator, family: PadFamily, smd_share: float) -> Footprint:
-    """A random component in a random orientation, starting at node (0, 0)."""
+    """Draw a random component in a random orientation; it starts at node (0, 0)."""
     surface = rng.random() < smd_share
     makers = (_chip, _chip, _soic, _sot) if surface else (_dip, _header, _header, _axial, _radial, _transistor, _screw)
     footprint = makers[int(rng.integers(len(makers)))](rng, family)
-    return footprint.turned() if rng.random() < 0.5 else footprint
+    return footprint.transposed() if rng.random() < 0.5 else footprint
 
 
 def _dip(rng: np.random.Generator, family: PadFamily) -> Footprint:

@@ -1,7 +1,7 @@
-"""The design as rasters: which pixel of the drawing plane carries copper, a drill hole, print and so on.
+"""Rasters of a design: the pixels of the drawing plane with copper, drill holes, print and so on.
 
-All layers are uint8 arrays [H, W] of 0 and 1 on the drawing plane, without anti-aliasing: defects are then exact sets
-of pixels, and the camera's blur smooths the edges of sound copper and of defects alike.
+All layers are uint8 arrays [H, W] of 0 and 1 on the drawing plane, without anti-aliasing. Defects are therefore exact
+sets of pixels, and the camera's blur smooths the edges of intact copper and of defects in the same way.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MASK_EXPANSION_PX = 4
 
 @dataclass(frozen=True)
 class DrillSite:
-    """A component's drilled pad: centre and hole diameter in plane pixels."""
+    """A component's drilled pad: centre and hole diameter, in pixels of the plane."""
 
     centre_xy_px: tuple[int, int]
     diameter_px: int
@@ -29,18 +29,18 @@ class DrillSite:
 
 @dataclass(frozen=True)
 class Layers:
-    """The rasters of one board, and what the defects need to know of its geometry."""
+    """The rasters of one board, and the geometry that the placing of defects needs."""
 
     copper: Layer
     opening: Layer
-    """Where the solder mask is left open."""
+    """Openings of the solder mask."""
     drill: Layer
     silk: Layer
     dimple: Layer
-    """Holes closed by solder mask."""
+    """Holes that solder mask covers."""
     board: Layer
     tracks_px: tuple[tuple[tuple[int, int], tuple[int, int], int], ...]
-    """Straight pieces of track: (x, y) of both ends and width."""
+    """Straight pieces of track: (x, y) of both ends, and the width."""
     drill_sites: tuple[DrillSite, ...]
 
 
@@ -97,18 +97,18 @@ def _draw_tracks(design: Design, copper: Layer) -> list[tuple[tuple[int, int], t
             _draw_tapered(copper, points[i], points[i + 1], widths[i], widths[i + 1])
         pieces += _straight_pieces(points, widths)
         if design.teardrops:
-            for here, there in ((0, 1), (-1, -2)):
-                pad = pads.get(track.nodes[here])
+            for end, neighbour in ((0, 1), (-1, -2)):
+                pad = pads.get(track.nodes[end])
                 if pad is not None and pad.drill_cells:
                     base = round(min(pad.width_cells, pad.height_cells) * design.pitch_px * 0.85)
-                    _draw_tapered(copper, points[here], points[there], base, widths[there])
+                    _draw_tapered(copper, points[end], points[neighbour], base, widths[neighbour])
     return pieces
 
 
 def _straight_pieces(
     points: Sequence[tuple[int, int]], widths: Sequence[int]
 ) -> list[tuple[tuple[int, int], tuple[int, int], int]]:
-    """The path cut where it turns or changes width."""
+    """Cut the path where it turns or changes its width."""
     pieces = []
     start = 0
     for i in range(1, len(points)):
@@ -124,7 +124,7 @@ def _straight_pieces(
 
 
 def _draw_tapered(layer: Layer, a: tuple[int, int], b: tuple[int, int], width_a: int, width_b: int) -> None:
-    """A piece of track with round ends whose width may differ from end to end."""
+    """Draw a piece of track with round ends, which may differ in width."""
     if width_a == width_b:
         cv2.line(layer, a, b, 1, width_a)
         return
@@ -143,7 +143,7 @@ def _draw_tapered(layer: Layer, a: tuple[int, int], b: tuple[int, int], width_a:
 
 
 def _draw_small_pads(design: Design, copper: Layer, opening: Layer, drill: Layer, dimple: Layer) -> None:
-    """Vias, test points and fiducials."""
+    """Draw vias, test points and fiducials."""
     pitch = design.pitch_px
     for via in design.vias:
         centre = design.pixel_xy(*via.node)

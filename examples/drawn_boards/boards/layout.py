@@ -1,4 +1,4 @@
-"""Makes designs: places components on the grid and joins them the way a board designer would."""
+"""Random designs: components are placed on the grid and connected as on real boards."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,29 +11,29 @@ from .footprints import Footprint, Pad, PadFamily, PadShape, draw_footprint
 from .routing import FREE, WALL, Grid, Node
 
 _SMALLEST_WHOLE_BOARD_PX = 700
-"""A smaller picture shows a detail of a board; a whole one would be too small to carry components."""
+"""A smaller picture shows a detail of a board: a whole board would be too small for components."""
 GROUND = 1
-"""The net that a ground pour belongs to; routed nets have higher numbers."""
+"""Net number of the ground pour; routed nets have higher numbers."""
 
 
 def draw_design(rng: np.random.Generator, plane_hw: tuple[int, int]) -> Design:
-    """A random design for a drawing plane of `plane_hw` pixels."""
+    """Draw a random design for a drawing plane of `plane_hw` pixels."""
     pitch = int(rng.integers(38, 51))
     frame = _draw_frame(rng, plane_hw)
-    # A board that fills the picture goes on beyond it, so components and tracks are cut off by the picture's edge.
+    # A board that fills the picture extends beyond it, so the picture's edge cuts off components and tracks.
     inset = pitch // 4 - 2 * pitch if frame.edge_px is None else frame.edge_px + int(rng.integers(36, 60))
     rows, columns = (1 + (side - 2 * inset) // pitch for side in plane_hw)
     slack_y, slack_x = ((side - 2 * inset) % pitch // 2 for side in plane_hw)
 
     layout = _Layout(rng, Grid(rows, columns), pitch, poured=bool(rng.random() < 0.4))
     if frame.mounting_hole_px:
-        layout.keep_corners_free(2 + frame.mounting_hole_px // pitch)
+        layout.reserve_corners(2 + frame.mounting_hole_px // pitch)
     etched_title = layout.reserve_etched_title() if rng.random() < 0.3 else None
     layout.place_parts()
     layout.connect_parts()
     layout.add_test_points()
     layout.fill_with_tracks()
-    layout.add_lone_vias()
+    layout.add_isolated_vias()
     return Design(
         frame=frame,
         pitch_px=pitch,
@@ -76,7 +76,7 @@ def _draw_title(rng: np.random.Generator) -> str:
 
 @dataclass
 class _Layout:
-    """The design while it is being made."""
+    """A design in progress."""
 
     rng: np.random.Generator
     grid: Grid
@@ -102,19 +102,19 @@ class _Layout:
         self._net_width: dict[int, float] = {}
         self._paths: list[tuple[int, list[Node]]] = []
         self._next_net = GROUND + 1
-        self._taken = np.zeros((self.grid.rows, self.grid.columns), bool)
+        self._occupied = np.zeros((self.grid.rows, self.grid.columns), bool)
 
-    # Placing
+    # Placement
 
-    def keep_corners_free(self, cells: int) -> None:
-        """Leave room for the mounting holes."""
+    def reserve_corners(self, cells: int) -> None:
+        """Reserve room for the mounting holes."""
         rows, columns = self.grid.rows, self.grid.columns
         for top in (0, rows - cells):
             for left in (0, columns - cells):
                 self._reserve(top, left, top + cells - 1, left + cells - 1)
 
     def reserve_etched_title(self) -> Node | None:
-        """Keep a spot free for a title etched in copper; None where it does not fit."""
+        """Reserve room for a title etched in copper, and return its node; None if the title does not fit."""
         height, width = 1, 7
         if self.grid.rows < 14 or self.grid.columns < 20:
             return None
@@ -124,15 +124,15 @@ class _Layout:
         return row, column
 
     def _reserve(self, top: int, left: int, bottom: int, right: int) -> None:
-        self._taken[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = True
+        self._occupied[max(top, 0) : bottom + 1, max(left, 0) : right + 1] = True
         self.grid.claim(((r, c) for r in range(top, bottom + 1) for c in range(left, right + 1)), WALL)
 
     def place_parts(self) -> None:
-        """Put components at random free places until the board is about as full as boards are."""
-        rng, (rows, columns) = self.rng, self._taken.shape
-        wanted = rng.uniform(0.5, 0.85) * rows * columns
+        """Put components at random free places until the board is about as full as real boards."""
+        rng, (rows, columns) = self.rng, self._occupied.shape
+        target = rng.uniform(0.5, 0.85) * rows * columns
         for _ in range(400):
-            if self._taken.sum() >= wanted:
+            if self._occupied.sum() >= target:
                 break
             part = draw_footprint(rng, self._family, self._smd_share)
             height, width = part.extent_cells()
@@ -151,8 +151,8 @@ class _Layout:
                 max(0, min(row, floor(top)) - margin) : max(row + height, ceil(bottom)) + margin + 1,
                 max(0, min(column, floor(left)) - margin) : max(column + width, ceil(right)) + margin + 1,
             ]
-            if not self._taken[room].any():
-                self._taken[room] = True
+            if not self._occupied[room].any():
+                self._occupied[room] = True
                 self._add_part(part)
 
     def _add_part(self, part: Footprint) -> None:
@@ -168,7 +168,7 @@ class _Layout:
             self.grid.claim(_nodes_under(pad), net, pad=True)
 
     def part_names(self) -> list[str]:
-        """Reference designators: prefix and running number."""
+        """Return the reference designators: prefix and running number."""
         counts: dict[str, int] = {}
         names = []
         for part in self.parts:
@@ -176,7 +176,7 @@ class _Layout:
             names.append(f"{part.prefix}{counts[part.prefix]}")
         return names
 
-    # Connecting
+    # Connections
 
     def _new_net(self) -> int:
         self._next_net += 1
@@ -185,16 +185,16 @@ class _Layout:
         return self._next_net
 
     def connect_parts(self) -> None:
-        """Buses between components first, then single connections, then short stubs to vias."""
+        """Route buses between components first, then single connections, then short stubs to vias."""
         order = self.rng.permutation(len(self.parts))
         for index in order:
             part = self.parts[index]
             others = sorted((p for p in self.parts if p is not part), key=lambda other: _distance(part, other))
             if len(part.pads) >= 4 and others:
                 self._connect_bus(part, next((o for o in others if len(o.pads) >= 4), others[0]))
-        lonely = [node for part in self.parts for node in part.pad_nodes()]
-        lonely = [node for node in lonely if not self._is_connected(node)]
-        for node in lonely:
+        unconnected = [node for part in self.parts for node in part.pad_nodes()]
+        unconnected = [node for node in unconnected if not self._is_connected(node)]
+        for node in unconnected:
             draw = self.rng.random()
             if draw < 0.55:
                 self._connect_to_near_pad(node)
@@ -203,16 +203,16 @@ class _Layout:
 
     def _connect_bus(self, part: Footprint, other: Footprint) -> None:
         count = min(len(part.pads), len(other.pads), int(self.rng.integers(4, 13)))
-        ours = _pads_facing(part, other)[:count]
-        theirs = _pads_facing(other, part)[:count]
-        for start, goal in zip(sorted(ours), sorted(theirs), strict=True):
-            self._join(start, goal)
+        own_pads = _pads_facing(part, other)[:count]
+        other_pads = _pads_facing(other, part)[:count]
+        for start, goal in zip(sorted(own_pads), sorted(other_pads), strict=True):
+            self._connect(start, goal)
 
     def _connect_to_near_pad(self, node: Node) -> None:
-        """Join a node to a pad of another component close by."""
+        """Connect a node to a pad of another component nearby."""
         near = [(max(abs(r - node[0]), abs(c - node[1])), (r, c)) for part in self.parts for r, c in part.pad_nodes()]
         for _, other in sorted(near)[1:9]:
-            if self._join(node, other):
+            if self._connect(node, other):
                 return
 
     def _connect_to_via(self, node: Node) -> None:
@@ -230,12 +230,12 @@ class _Layout:
                 self._add_via(end)
 
     def fill_with_tracks(self) -> None:
-        """Buses from via to via through the areas that are still empty, as the other layer's nets would need."""
+        """Route buses from via to via through the empty areas, as nets of the other layer need them."""
         rng = self.rng
-        wanted = rng.uniform(0.1, 0.4) * len(self.grid.free_nodes())
+        target = rng.uniform(0.1, 0.4) * len(self.grid.free_nodes())
         for _ in range(40):
             free = self.grid.free_nodes()
-            if len(free) < max(wanted, 2):
+            if len(free) < max(target, 2):
                 return
             start = free[int(rng.integers(len(free)))]
             reach = int(rng.integers(5, 18))
@@ -245,13 +245,13 @@ class _Layout:
             goal = goals[int(rng.integers(len(goals)))]
             flat = abs(goal[1] - start[1]) >= abs(goal[0] - start[0])
             for i in range(int(rng.integers(1, 6))):
-                # Every second track starts a cell further in, so that the vias have room.
+                # Every second track starts one cell further in, so that the vias have room.
                 shift = (i, i % 2) if flat else (i % 2, i)
-                self._lay_between_vias(
+                self._route_between_vias(
                     (start[0] + shift[0], start[1] + shift[1]), (goal[0] + shift[0], goal[1] + shift[1])
                 )
 
-    def _lay_between_vias(self, start: Node, goal: Node) -> None:
+    def _route_between_vias(self, start: Node, goal: Node) -> None:
         if start == goal or not (self._has_room_for_via(start) and self._has_room_for_via(goal)):
             return
         net = self._new_net()
@@ -266,10 +266,10 @@ class _Layout:
     def _is_connected(self, node: Node) -> bool:
         return self.grid.owner(node) == GROUND or len(self._net_nodes[self.grid.owner(node)]) > 1
 
-    def _join(self, start: Node, goal: Node) -> bool:
-        """Merge the goal's net into the start's by a track between them; both stay as they are if there is no way.
+    def _connect(self, start: Node, goal: Node) -> bool:
+        """Route a track and merge the net of `goal` into the net of `start`; return False if there is no route.
 
-        Two pads of one component are not joined: on a picture that would look like a short.
+        Two pads of one component are not connected: in a picture, the track would look like a short.
         """
         net, other = self.grid.owner(start), self.grid.owner(goal)
         if net == other or GROUND in (net, other) or self._net_parts[net] & self._net_parts[other]:
@@ -283,7 +283,7 @@ class _Layout:
         return True
 
     def _route(self, start: Node, goals: Iterable[Node]) -> Node | None:
-        """Lay a track and return its far end, None if there is no way."""
+        """Route a track and return its far end; None if there is no route."""
         path = self.grid.route(start, goals)
         if path is None:
             return None
@@ -292,7 +292,7 @@ class _Layout:
         self._net_nodes[net].extend(path)
         return path[-1]
 
-    # Vias, test points
+    # Vias and test points
 
     def _add_via(self, node: Node) -> None:
         tented = self._tented if self.rng.random() < 0.9 else not self._tented
@@ -305,7 +305,7 @@ class _Layout:
         return self.grid.owner(node) == FREE and not any(self.grid.is_foreign_pad(other, FREE) for other in around)
 
     def add_test_points(self) -> None:
-        """Bare round pads without a hole: some at the end of a track, some alone; and a few fiducials."""
+        """Add round test points without a hole, some connected and some isolated, and a few fiducials."""
         rng = self.rng
         for _ in range(int(rng.integers(3, 9))):
             node = self._open_node()
@@ -324,8 +324,8 @@ class _Layout:
                 self.grid.claim([(r, c) for r in range(row - 1, row + 2) for c in range(column - 1, column + 2)], WALL)
                 self.fiducials.append(node)
 
-    def add_lone_vias(self) -> None:
-        """Vias that no track on this layer reaches; in a pour they stitch the ground."""
+    def add_isolated_vias(self) -> None:
+        """Add vias that no track on this layer reaches; in a pour, they connect it to the ground of other layers."""
         for _ in range(int(self.rng.integers(4, 16))):
             node = self._open_node()
             if node is not None:
@@ -333,7 +333,7 @@ class _Layout:
                 self._add_via(node)
 
     def _open_node(self) -> Node | None:
-        """A free node with free neighbours, or None if a few tries find none."""
+        """Return a random free node with free neighbours; None if a few tries find none."""
         free = self.grid.free_nodes()
         for _ in range(20 if free else 0):
             row, column = free[int(self.rng.integers(len(free)))]
@@ -346,21 +346,21 @@ class _Layout:
     # Result
 
     def tracks(self) -> list[Track]:
-        """All routed paths with their widths; next to a foreign pad a track necks down."""
+        """Return all routed paths with their widths; a track is narrower next to a foreign pad."""
         tracks = []
         for net, path in self._paths:
             width = self._net_width[net]
             widths = []
             for row, column in path:
                 around = ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
-                squeezed = any(self.grid.is_foreign_pad(node, net) for node in around)
-                widths.append(min(width, 0.34) if squeezed else width)
+                next_to_foreign_pad = any(self.grid.is_foreign_pad(node, net) for node in around)
+                widths.append(min(width, 0.34) if next_to_foreign_pad else width)
             tracks.append(Track(tuple(path), tuple(widths)))
         return tracks
 
 
 def _nodes_under(pad: Pad) -> list[Node]:
-    """The grid nodes on which a foreign track would come too close to the pad."""
+    """Return the grid nodes on which a track of another net would come too close to the pad."""
     down = int(pad.height_cells / 2 + 0.35)
     across = int(pad.width_cells / 2 + 0.35)
     return [(pad.row + r, pad.column + c) for r in range(-down, down + 1) for c in range(-across, across + 1)]
@@ -377,7 +377,7 @@ def _middle(part: Footprint) -> tuple[float, float]:
 
 
 def _pads_facing(part: Footprint, other: Footprint) -> list[Node]:
-    """A component's pads, those nearest to the other component first."""
+    """Return a component's pads, those nearest to the other component first."""
     row, column = _middle(other)
     nodes = part.pad_nodes()
     return sorted(nodes, key=lambda node: (node[0] - row) ** 2 + (node[1] - column) ** 2)

@@ -1,6 +1,6 @@
-"""What a board is made of: the colours and surfaces that turn its layers into a reflectance picture.
+"""A board's look: the colours and surfaces that turn its layers into a reflectance picture.
 
-Colours are float32 RGB reflectances with 1.0 as white.
+Colours are float32 RGB reflectances; 1.0 is white.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Picture = NDArray[np.float32]
 """A colour picture [H, W, 3] or a single plane [H, W]."""
 Colour = NDArray[np.float32]
 
-# Solder mask over bare substrate and over copper, in 8-bit RGB, with how often each is seen.
+# Share of boards, and 8-bit RGB of the solder mask over bare substrate and over copper.
 _MASKS: tuple[tuple[float, tuple[int, int, int], tuple[int, int, int]], ...] = (
     (0.30, (6, 76, 20), (10, 138, 40)),
     (0.20, (14, 70, 44), (30, 124, 74)),
@@ -25,7 +25,7 @@ _MASKS: tuple[tuple[float, tuple[int, int, int], tuple[int, int, int]], ...] = (
     (0.12, (98, 14, 20), (172, 38, 36)),
     (0.12, (22, 23, 26), (68, 68, 70)),
 )
-# Pad finish: tin, gold, bare copper.
+# Share of boards, and 8-bit RGB of the pad finish: tin, gold, bare copper.
 _FINISHES: tuple[tuple[float, tuple[int, int, int]], ...] = (
     (0.6, (178, 178, 172)),
     (0.25, (214, 176, 104)),
@@ -52,7 +52,7 @@ class Look:
 
 
 def draw_look(rng: np.random.Generator) -> Look:
-    """Random materials, each a variation of a common one."""
+    """Draw random materials, each a variation of a common one."""
     weights = np.array([entry[0] for entry in _MASKS])
     _, dark, light = _MASKS[int(rng.choice(len(_MASKS), p=weights / weights.sum()))]
     _, metal = _FINISHES[int(rng.choice(len(_FINISHES), p=[entry[0] for entry in _FINISHES]))]
@@ -75,7 +75,7 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def paint(rng: np.random.Generator, look: Look, layers: Layers) -> Picture:
-    """The board's reflectance [H, W, 3]. What is drawn from `rng` does not depend on the layers' content."""
+    """Return the board's reflectance [H, W, 3]. The numbers drawn from `rng` do not depend on the layers' content."""
     height, width = layers.copper.shape
     mottle = smooth_noise(rng, (height, width), 90)
     grain = smooth_noise(rng, (height, width), 4)
@@ -107,7 +107,7 @@ def paint(rng: np.random.Generator, look: Look, layers: Layers) -> Picture:
 
 
 def smooth_noise(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: float) -> Picture:
-    """Random relief [H, W] of unit variance, about, with features of `scale_px`."""
+    """Return random relief [H, W] of about unit variance, with features of `scale_px`."""
     height, width = (max(2, round(side / scale_px)) for side in size_hw)
     coarse = rng.standard_normal((height, width), dtype=np.float32)
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
@@ -122,7 +122,7 @@ def _soft(layer: Layer, sigma_px: float) -> Picture:
 
 
 def _slopes(layer: Layer, sigma_px: float) -> tuple[Picture, Picture]:
-    """The slopes of a layer's rounded edges along x and y; about 1 at most."""
+    """Return the slopes of a layer's rounded edges along x and y; their maximum is about 1."""
     relief = _soft(layer, sigma_px)
     x = cv2.Sobel(relief, cv2.CV_32F, 1, 0, scale=sigma_px / 4)
     y = cv2.Sobel(relief, cv2.CV_32F, 0, 1, scale=sigma_px / 4)
@@ -135,14 +135,14 @@ def _mix(low: Colour, high: Colour, share: Picture) -> Picture:
 
 
 def _weave(period_px: float, size_hw: tuple[int, int]) -> Picture:
-    """The glass cloth that shows through the substrate."""
+    """Return the pattern [H, W] of the glass cloth that shows through the substrate."""
     rows, columns = (np.sin(np.arange(side, dtype=np.float32) * np.float32(2 * np.pi / period_px)) for side in size_hw)
     weave: Picture = rows[:, None] + columns[None, :]
     return weave
 
 
 def _glare(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
-    """A broad reflection of the lamp in the glossy solder mask."""
+    """Return a broad reflection [H, W] of the lamp in the glossy solder mask."""
     centre, spread = rng.uniform(0, 1, 2), rng.uniform(0.2, 0.5, 2)
     rows, columns = (
         np.exp(-(((np.linspace(0, 1, side) - centre[i]) / spread[i]) ** 2)).astype(np.float32)
@@ -161,7 +161,7 @@ def _print_silk(picture: Picture, look: Look, printed: Layer, grain: Picture) ->
 def _open_mask(
     picture: Picture, look: Look, layers: Layers, copper: Picture, tarnish: Picture, grain: Picture
 ) -> Picture:
-    """Bare metal or bare substrate where the solder mask has its openings."""
+    """Paint bare metal or bare substrate in the openings of the solder mask."""
     metal_layer = layers.copper & layers.opening
     slope_x, slope_y = _slopes(metal_layer, 5.0)
     facing = slope_x * np.float32(np.cos(look.light_angle)) + slope_y * np.float32(np.sin(look.light_angle))
@@ -173,7 +173,7 @@ def _open_mask(
 
 
 def _bore(look: Look, drill: Layer) -> Picture:
-    """The dark of a drilled hole, with its lit plated wall."""
+    """Return the colours [H, W, 3] of drilled holes: dark, with a lit plated wall."""
     dx, dy = 3 * np.cos(look.light_angle), 3 * np.sin(look.light_angle)
     shifted = cv2.warpAffine(_soft(drill, 1.0), np.array([[1, 0, -dx], [0, 1, -dy]], np.float32), drill.shape[::-1])
     wall = np.clip(1 - shifted, 0, 1).astype(np.float32, copy=False)
@@ -181,7 +181,7 @@ def _bore(look: Look, drill: Layer) -> Picture:
 
 
 def _lay_on_table(picture: Picture, look: Look, board: Layer, grain: Picture) -> Picture:
-    """Put the board with its pale cut edge on a plain surface, with a soft shadow."""
+    """Paint the board's pale cut edge, and a plain table with a soft shadow around the board."""
     share = _soft(board, 0.8)[..., None]
     inner = as_layer(cv2.erode(board, np.ones((7, 7), np.uint8)))
     cut = (share - _soft(inner, 0.8)[..., None]).clip(0, 1)
@@ -193,7 +193,7 @@ def _lay_on_table(picture: Picture, look: Look, board: Layer, grain: Picture) ->
 
 
 def _specks(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
-    """Dust: how much darker (or, if negative, brighter) every pixel is."""
+    """Return dust [H, W]: positive where a pixel is darker, negative where it is brighter."""
     height, width = size_hw
     specks = np.zeros(size_hw, np.float32)
     for _ in range(int(rng.integers(20, 120))):
@@ -202,20 +202,24 @@ def _specks(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
         axes = int(rng.integers(1, 4)), int(rng.integers(1, 4))
         cv2.ellipse(specks, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, tone, -1)
     for _ in range(int(rng.integers(0, 6))):
-        cv2.polylines(specks, [_wriggle(rng, size_hw, 9, 8.0)], False, float(rng.uniform(-0.35, 0.3)), 1)
+        cv2.polylines(specks, [_wandering_line(rng, size_hw, 9, 8.0)], False, float(rng.uniform(-0.35, 0.3)), 1)
     return cv2.GaussianBlur(specks, (0, 0), 0.8).astype(np.float32, copy=False)
 
 
 def _scratches(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
-    """Fine bright lines in the solder mask's surface."""
+    """Return fine bright lines [H, W] in the surface of the solder mask."""
     scratches = np.zeros(size_hw, np.float32)
     for _ in range(int(rng.integers(0, 9))):
-        cv2.polylines(scratches, [_wriggle(rng, size_hw, 5, 26.0)], False, float(rng.uniform(0.3, 1.0)), 1, cv2.LINE_AA)
+        cv2.polylines(
+            scratches, [_wandering_line(rng, size_hw, 5, 26.0)], False, float(rng.uniform(0.3, 1.0)), 1, cv2.LINE_AA
+        )
     return cv2.GaussianBlur(scratches, (0, 0), 0.7).astype(np.float32, copy=False)
 
 
-def _wriggle(rng: np.random.Generator, size_hw: tuple[int, int], count: int, step_px: float) -> NDArray[np.int32]:
-    """A line of `count` points that wanders off in one direction."""
+def _wandering_line(
+    rng: np.random.Generator, size_hw: tuple[int, int], count: int, step_px: float
+) -> NDArray[np.int32]:
+    """Return a line of `count` points that wanders in one direction."""
     start = rng.uniform(0, 1, 2) * size_hw[::-1]
     headings = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.25, count))
     steps = np.stack([np.cos(headings), np.sin(headings)], axis=1) * step_px

@@ -1,4 +1,4 @@
-"""The photograph: a slightly tilted view, uneven light, a soft lens, sensor noise and a little compression."""
+"""Photographs of a board: a slightly tilted view, uneven light, a soft lens, sensor noise and some compression."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from .design import Layer
 from .look import Picture, smooth_noise
 
 PLANE_MARGIN_PX = 32
-"""How much the drawing plane reaches beyond the picture on each side, so that a tilted view stays filled."""
+"""Width of the drawing plane beyond the picture on each side, so that a tilted view shows no empty area."""
 
 
 def photograph(
@@ -29,46 +29,51 @@ def photograph(
     light = _draw_light(rng, size_hw)
     blur_px, shot_noise, read_noise = rng.uniform(0.6, 1.2), rng.uniform(0.0002, 0.0008), rng.uniform(0.003, 0.008)
     jpeg_quality = int(rng.integers(82, 96)) if rng.random() < 0.5 else None
-    seen = cv2.warpPerspective(
+    exposed = cv2.warpPerspective(
         reflectance, view, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    seen = cv2.GaussianBlur(seen, (0, 0), blur_px) * light
+    exposed = cv2.GaussianBlur(exposed, (0, 0), blur_px) * light
     luminance = rng.standard_normal((height, width, 1), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
     noise = luminance + 0.7 * cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
-    np.clip(seen, 0, 1, out=seen)
-    seen += noise * np.sqrt(shot_noise * seen + read_noise**2)
-    photo = np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8)
+    np.clip(exposed, 0, 1, out=exposed)
+    exposed += noise * np.sqrt(shot_noise * exposed + read_noise**2)
+    photo = np.clip(exposed * 255 + 0.5, 0, 255).astype(np.uint8)
     if jpeg_quality is not None:
-        photo = _through_jpeg(photo, jpeg_quality)
-    seen_labels = cv2.warpPerspective(labels, view, (width, height), flags=cv2.INTER_NEAREST)  # mixes no labels
+        photo = _compress_as_jpeg(photo, jpeg_quality)
+    seen_labels = cv2.warpPerspective(labels, view, (width, height), flags=cv2.INTER_NEAREST)  # does not mix labels
     return photo, np.asarray(seen_labels, np.uint8)
 
 
-def _through_jpeg(photo: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """The photo with the artefacts of JPEG compression."""
+def _compress_as_jpeg(photo: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return the photo with the artefacts of JPEG compression."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    _, packed = cv2.imencode(".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), settings)
-    decoded = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(photo, cv2.COLOR_RGB2BGR), settings)
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     if decoded is None:
-        raise RuntimeError("OpenCV could not decode the JPEG it wrote")
+        raise RuntimeError("OpenCV cannot decode the JPEG that it encoded")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _draw_view(rng: np.random.Generator, size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """Turned by up to about one degree and tilted by a few pixels; the plane's margin covers what this uncovers."""
+    """Return a random view, as a 3x3 matrix: turned by up to about one degree and tilted by a few pixels.
+
+    The drawing plane's margin fills the corners.
+    """
     height, width = size_hw
-    turn = np.deg2rad(rng.uniform(-0.9, 0.9))
+    angle = np.deg2rad(rng.uniform(-0.9, 0.9))
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], float)
     middle = np.array([width, height]) / 2
-    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    seen_from = (corners - middle) @ rotation + middle + rng.uniform(-0.004, 0.004, (4, 2)) * size_hw[::-1]
-    view = cv2.getPerspectiveTransform((seen_from + PLANE_MARGIN_PX).astype(np.float32), corners.astype(np.float32))
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    corners_on_plane = (corners - middle) @ rotation + middle + rng.uniform(-0.004, 0.004, (4, 2)) * size_hw[::-1]
+    view = cv2.getPerspectiveTransform(
+        (corners_on_plane + PLANE_MARGIN_PX).astype(np.float32), corners.astype(np.float32)
+    )
     return np.asarray(view, np.float64)
 
 
 def _draw_light(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
-    """Uneven light with a colour cast, as a factor [H, W, 3]."""
+    """Return uneven light with a colour cast, as a factor [H, W, 3]."""
     rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in size_hw)
     angle, fall = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.22)
     gradient = fall * (np.float32(np.sin(angle)) * rows[:, None] + np.float32(np.cos(angle)) * columns[None, :])

@@ -1,4 +1,4 @@
-"""Ground pours: the copper that fills what tracks and pads leave free."""
+"""Ground pours: copper that fills the area between tracks and pads."""
 
 from math import ceil
 
@@ -9,11 +9,11 @@ from .design import Design, Layer, as_layer
 from .footprints import Pad
 
 _SMALLEST_POUR_PX = 15_000
-"""Smaller leftovers of a pour are removed, as board design programs do; they would look like spurious copper."""
+"""Area of the smallest part of a pour; board design programs remove smaller parts, which look like spurious copper."""
 
 
 def pour_ground(design: Design, copper: Layer, ground: Layer, board: Layer) -> None:
-    """Fill what is left with ground copper; its pads are tied in by thermal spokes. Changes `ground`."""
+    """Fill the free area of `ground` with copper, and connect the ground pads to it by thermal spokes."""
     clearance = design.pour_clearance_px
     room = _farther_than(copper | ground, clearance)
     if design.frame.edge_px is not None:
@@ -57,7 +57,7 @@ def _draw_thermal_spokes(design: Design, ground: Layer, pour: Layer, pad: Pad) -
 
 
 def _mesh_windows(design: Design, pour: Layer) -> Layer:
-    """The small square windows of a hatched pour, which keeps a solid rim."""
+    """Return the small square windows of a hatched pour; its rim stays solid."""
     step = max(16, design.pitch_px // 3)
     rows, columns = (np.arange(side) % step < step - 7 for side in pour.shape)
     inner = cv2.distanceTransform(pour, cv2.DIST_L2, 3) > 12
@@ -70,6 +70,6 @@ def _farther_than(layer: Layer, distance_px: float) -> Layer:
 
 
 def _opened(layer: Layer, radius_px: float) -> Layer:
-    """The layer without parts thinner than twice the radius."""
+    """Return the layer without parts that are thinner than twice the radius."""
     core = (cv2.distanceTransform(layer, cv2.DIST_L2, 3) > radius_px).astype(np.uint8)
     return (cv2.distanceTransform(1 - core, cv2.DIST_L2, 3) <= radius_px).astype(np.uint8) & layer

@@ -1,7 +1,7 @@
-"""A small maze router: joins grid nodes by 45/90 degree tracks that keep clear of each other.
+"""A small maze router: it connects grid nodes by tracks at 45 and 90 degrees that keep a distance from each other.
 
-One grid cell is one track pitch, so two tracks on neighbouring nodes, or on neighbouring diagonals, never touch as long
-as no track is wider than about 0.6 cells. Everything drawn along these paths is therefore free of accidental shorts.
+One grid cell is one track pitch. Tracks on neighbouring nodes or diagonals do not touch if no track is wider than about
+0.6 cells, so tracks drawn along these paths cause no accidental short.
 """
 
 import heapq
@@ -16,26 +16,26 @@ WALL = -1
 _STRAIGHT_COST = 10
 _DIAGONAL_COST = 14
 _TURN_COST = (0, 3, 16)
-"""Price of turning by 0, 45 and 90 degrees; sharper turns are not made."""
+"""Cost of a turn by 0, 45 and 90 degrees; the router makes no sharper turn."""
 _CROWDED_COST = 5
 _SEARCH_LIMIT = 1500
-"""Nodes looked at before a connection is given up."""
+"""Number of visited nodes after which the router gives up a connection."""
 
 
 class Grid:
-    """Who owns which node of the routing grid: `FREE`, `WALL` or a net number (1, 2, ...)."""
+    """The owner of each node of the routing grid: `FREE`, `WALL` or a net number (1, 2, ...)."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows = rows
         self.columns = columns
-        self._stride = columns + 2  # a wall all around spares every bounds check
+        self._stride = columns + 2  # a wall around the grid replaces bounds checks
         self._owner = [WALL] * (self._stride * (rows + 2))
         self._is_pad = bytearray(len(self._owner))
         for row in range(rows):
             start = self._index((row, 0))
             self._owner[start : start + columns] = [FREE] * columns
         s = self._stride
-        # Clockwise from east; for a diagonal, its two neighbours in this ring are the corners it squeezes between.
+        # Clockwise from east; the two neighbours of a diagonal in this ring are the corners that it passes between.
         self._steps = (1, s + 1, s, s - 1, -1, -s - 1, -s, -s + 1)
 
     def _index(self, node: Node) -> int:
@@ -45,33 +45,34 @@ class Grid:
         return index // self._stride - 1, index % self._stride - 1
 
     def owner(self, node: Node) -> int:
-        """The owner of a node; nodes outside the grid are walls."""
+        """Return the owner of a node; nodes outside the grid are walls."""
         if not (0 <= node[0] < self.rows and 0 <= node[1] < self.columns):
             return WALL
         return self._owner[self._index(node)]
 
     def is_foreign_pad(self, node: Node, net: int) -> bool:
-        """Whether a pad of another net than `net` sits on this node."""
+        """Return whether a pad of another net than `net` lies on this node."""
         if self.owner(node) == WALL:
             return False
         index = self._index(node)
         return bool(self._is_pad[index]) and self._owner[index] != net
 
     def claim(self, nodes: Iterable[Node], owner: int, *, pad: bool = False) -> None:
-        """Give nodes to an owner; nodes outside the grid are ignored."""
+        """Set the owner of nodes; nodes outside the grid are ignored."""
         for node in nodes:
             if 0 <= node[0] < self.rows and 0 <= node[1] < self.columns:
                 self._owner[self._index(node)] = owner
                 self._is_pad[self._index(node)] = pad
 
     def free_nodes(self) -> list[Node]:
-        """All nodes nothing has been put on, row by row."""
+        """Return all free nodes, row by row."""
         return [self._node(index) for index, owner in enumerate(self._owner) if owner == FREE]
 
     def route(self, start: Node, goals: Iterable[Node]) -> list[Node] | None:
-        """The cheapest track from `start` to one of `goals`, or None if a reasonable search finds none.
+        """Return the track of lowest cost from `start` to one of `goals`, or None if the limited search finds no track.
 
-        The track may run over free nodes and over nodes of the two nets it joins; its free nodes become the start's.
+        The track may cross free nodes and nodes of the two nets that it connects. The net of `start` then owns its free
+        nodes.
         """
         net = self.owner(start)
         goal_indices = {self._index(goal) for goal in goals}
@@ -84,13 +85,13 @@ class Grid:
         return [self._node(index) for index in path]
 
     def merge(self, net: int, into: int) -> None:
-        """Make one net of two."""
+        """Give all nodes of `net` to the net `into`."""
         self._owner = [into if owner == net else owner for owner in self._owner]
 
     def _search(self, start: int, goals: set[int]) -> list[int] | None:
         stride, owner, is_pad, steps = self._stride, self._owner, self._is_pad, self._steps
-        ours = {owner[start], *(owner[goal] for goal in goals)} - {FREE}
-        effort = _SEARCH_LIMIT
+        own_nets = {owner[start], *(owner[goal] for goal in goals)} - {FREE}
+        visits_left = _SEARCH_LIMIT
         top, bottom = min(g // stride for g in goals), max(g // stride for g in goals)
         left, right = min(g % stride for g in goals), max(g % stride for g in goals)
 
@@ -101,39 +102,41 @@ class Grid:
             return _STRAIGHT_COST * max(dx, dy) + (_DIAGONAL_COST - _STRAIGHT_COST) * min(dx, dy)
 
         best = {start: 0}
-        came: dict[int, tuple[int, int]] = {}
+        previous: dict[int, tuple[int, int]] = {}
         heap = [(remaining(start), 0, start, -1)]
-        while heap and effort > 0:
-            _, cost, here, heading = heapq.heappop(heap)
-            if cost > best[here]:
+        while heap and visits_left > 0:
+            _, cost, current, heading = heapq.heappop(heap)
+            if cost > best[current]:
                 continue
-            if here in goals:
-                path = [here]
+            if current in goals:
+                path = [current]
                 while path[-1] != start:
-                    path.append(came[path[-1]][0])
+                    path.append(previous[path[-1]][0])
                 return path[::-1]
-            effort -= 1
+            visits_left -= 1
             for direction in range(8):
                 turn = 0 if heading < 0 else min((direction - heading) % 8, (heading - direction) % 8)
                 if turn > 2:
                     continue
-                there = here + steps[direction]
-                if owner[there] != FREE and owner[there] not in ours:
+                neighbour = current + steps[direction]
+                if owner[neighbour] != FREE and owner[neighbour] not in own_nets:
                     continue
-                price = _STRAIGHT_COST
+                step_cost = _STRAIGHT_COST
                 if direction & 1:
-                    one, other = here + steps[direction - 1], here + steps[(direction + 1) % 8]
-                    # A diagonal passes too close to a foreign pad, and may not cross a foreign diagonal.
-                    if any(is_pad[corner] and owner[corner] not in ours for corner in (one, other)):
+                    one, other = current + steps[direction - 1], current + steps[(direction + 1) % 8]
+                    # A diagonal would pass too close to a foreign pad, and must not cross a foreign diagonal.
+                    if any(is_pad[corner] and owner[corner] not in own_nets for corner in (one, other)):
                         continue
                     if owner[one] == owner[other] and owner[one] > 0:
                         continue
-                    price = _DIAGONAL_COST
-                elif any(is_pad[there + s] and owner[there + s] not in ours for s in (1, -1, stride, -stride)):
-                    price += _CROWDED_COST
-                total = cost + price + _TURN_COST[turn]
-                if total < best.get(there, 1 << 30):
-                    best[there] = total
-                    came[there] = (here, direction)
-                    heapq.heappush(heap, (total + remaining(there), total, there, direction))
+                    step_cost = _DIAGONAL_COST
+                elif any(
+                    is_pad[neighbour + s] and owner[neighbour + s] not in own_nets for s in (1, -1, stride, -stride)
+                ):
+                    step_cost += _CROWDED_COST
+                total = cost + step_cost + _TURN_COST[turn]
+                if total < best.get(neighbour, 1 << 30):
+                    best[neighbour] = total
+                    previous[neighbour] = (current, direction)
+                    heapq.heappush(heap, (total + remaining(neighbour), total, neighbour, direction))
         return None

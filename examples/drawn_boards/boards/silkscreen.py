@@ -18,15 +18,15 @@ def draw_print(design: Design, printed: Layer, opening: Layer) -> None:
         text = _text(f"TP{i + 1}", round(text_px * 0.8))
         (x, y), reach = design.pixel_xy(*node), design.pitch_px // 2
         right, left = (x + reach, y - text.shape[0]), (x - reach - text.shape[1], y - text.shape[0])
-        spot = min((right, left), key=lambda spot: _blocked(printed | opening, text, spot))
-        if not _blocked(printed | opening, text, spot):
+        spot = min((right, left), key=lambda spot: _count_covered(printed | opening, text, spot))
+        if not _count_covered(printed | opening, text, spot):
             _stamp(printed, text, spot)
     edge = design.frame.edge_px
     if edge is not None:
         title = _text(design.title, text_px + 6)
         bottom = design.frame.plane_hw[0] - edge - title.shape[0] - 12
         for corner in ((edge + 190, edge + 12), (edge + 190, bottom)):
-            if not _blocked(printed | opening, title, corner):
+            if not _count_covered(printed | opening, title, corner):
                 _stamp(printed, title, corner)
                 break
 
@@ -51,7 +51,7 @@ def _draw_outline(design: Design, printed: Layer, part: Footprint, thickness_px:
 
 
 def _draw_name(design: Design, printed: Layer, opening: Layer, part: Footprint, name: str, text_px: int) -> None:
-    """Print the designator where it hits the fewest pads and lines: inside the outline, or beside it."""
+    """Print the designator inside the outline or next to it, where it covers the fewest pads and lines."""
     top, left, bottom, right = part.outline_cells
     text = _text(name, text_px)
     if bottom - top > right - left:
@@ -67,12 +67,12 @@ def _draw_name(design: Design, printed: Layer, opening: Layer, part: Footprint, 
         (x_end + 4, middle_y),
         (x - width - 4, middle_y),
     )
-    taken = opening | printed
-    _stamp(printed, text, min(spots, key=lambda spot: _blocked(taken, text, spot)))
+    occupied = opening | printed
+    _stamp(printed, text, min(spots, key=lambda spot: _count_covered(occupied, text, spot)))
 
 
 def _text(text: str, height_px: int) -> Layer:
-    """A patch with a line of print."""
+    """Return a patch with one line of text."""
     scale = height_px / 22
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     patch = np.zeros((height + 6, width + 6), np.uint8)
@@ -80,16 +80,16 @@ def _text(text: str, height_px: int) -> Layer:
     return patch
 
 
-def _blocked(taken: Layer, patch: Layer, corner_xy: tuple[int, int]) -> int:
-    """How many taken pixels a patch would cover; all of its own if it reaches beyond the plane."""
+def _count_covered(occupied: Layer, patch: Layer, corner_xy: tuple[int, int]) -> int:
+    """Count the occupied pixels that a patch would cover: all pixels of the patch if it reaches beyond the plane."""
     (x, y), (height, width) = corner_xy, patch.shape
-    if x < 0 or y < 0 or x + width > taken.shape[1] or y + height > taken.shape[0]:
+    if x < 0 or y < 0 or x + width > occupied.shape[1] or y + height > occupied.shape[0]:
         return int(height * width)
-    return int(cv2.countNonZero(taken[y : y + height, x : x + width]))
+    return int(cv2.countNonZero(occupied[y : y + height, x : x + width]))
 
 
 def _stamp(printed: Layer, patch: Layer, corner_xy: tuple[int, int]) -> None:
-    """Print a patch with its top left corner at `corner_xy`; what reaches beyond the plane is cut off."""
+    """Print a patch with its top left corner at `corner_xy`; cut it off at the edges of the plane."""
     x, y = corner_xy
     target = printed[max(y, 0) : max(y + patch.shape[0], 0), max(x, 0) : max(x + patch.shape[1], 0)]
     top, left = max(-y, 0), max(-x, 0)
