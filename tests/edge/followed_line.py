@@ -28,7 +28,7 @@ from edge.wire.following import (
 from edge.wire.requests import Refused, to_bytes
 
 WITHIN_SECONDS = 40.0
-"""Bounds what would otherwise hang; never what is measured."""
+"""Bound on waiting, so that a test fails instead of hanging; never a measured time."""
 HEARTBEAT_SECONDS = 0.1
 BOOT = "0123456789abcdef0123456789abcdef"
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
@@ -36,7 +36,7 @@ GOOD, DEFECT, ALARM = "verdict.top.GOOD", "verdict.top.DEFECT", "alarm"
 
 
 def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> CountedEvent:
-    """An event under a topic."""
+    """Return an event with a topic."""
     if topic == "alarm":
         return AlarmEvent(
             boot_id=BOOT, seq=seq, at_ns=seq, line="line1", camera="top", alarm="silent", detail=detail, active=True,
@@ -64,9 +64,9 @@ class FollowedLine:
         self._clients: list[Client] = []
         self.start()
 
-    def client(self, messages_kept: int = 0) -> "Client":
-        """A new client of the line, closed with it at the latest."""
-        self._clients.append(Client(self._context, self.address, messages_kept))
+    def client(self, receive_queue: int = 0) -> "Client":
+        """Return a new client, which is closed with the line at the latest."""
+        self._clients.append(Client(self._context, self.address, receive_queue))
         return self._clients[-1]
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class FollowedLine:
         self.start()
 
     def add(self, *topics: str, png: bytes | None = None, detail: str = "", wake: bool = True) -> list[Delivered]:
-        """Journal one event under each topic in one commit; what a consumer gets."""
+        """Journal one event for each topic in one commit; return what a consumer gets."""
         first = self.journal.last_seq + 1
         headers = [header_of(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
@@ -94,7 +94,7 @@ class FollowedLine:
         return [Delivered(self.journal_id, first + n, header, png) for n, header in enumerate(headers)]
 
     def replace_journal(self) -> None:
-        """Begin another journal, as the service does when the old one is damaged."""
+        """Start another journal, as the service does when the old one is damaged."""
         path = self.journal.path
         self.journal.close()
         for file in list(path.parent.glob(f"{path.name}*")):
@@ -106,7 +106,7 @@ class FollowedLine:
         return self.journal.journal_id
 
     def acked(self, name: str = "mes1") -> int:
-        """What the line has taken as acknowledged; -1: it has no consumer of this name."""
+        """Return the last event that a consumer acknowledged; -1 if there is no consumer of this name."""
         position = self.consumers.positions().get(name)
         return position.acked_seq if position else -1
 
@@ -117,7 +117,7 @@ class FollowedLine:
         """Wait until the disk holds exactly these acknowledgements."""
         wait_until(lambda: self.consumers.acked(self.journal_id) == acked, f"{acked} is on the disk")
 
-    def wait_until_gone(self, name: str = "mes1") -> None:
+    def wait_until_disconnected(self, name: str = "mes1") -> None:
         wait_until(lambda: not self.server.states()[name].connected, f"{name} is disconnected")
 
     def __enter__(self) -> Self:
@@ -135,22 +135,22 @@ class FollowedLine:
 
 
 class Client:
-    """A bare DEALER socket that follows, and sends only what the test says."""
+    """A bare DEALER socket that follows and sends only what the test requests."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, messages_kept: int = 0) -> None:
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, receive_queue: int = 0) -> None:
         self._name, self._journal_id = "mes1", "none"
         self._reached = 0
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, messages_kept)  # 0: all
+        self.socket.setsockopt(zmq.RCVHWM, receive_queue)  # 0: all
         self.socket.setsockopt(zmq.RCVTIMEO, int(WITHIN_SECONDS * 1000))
         self.socket.connect(address)
 
     def send(self, request: Request | bytes) -> None:
         self.socket.send(request if isinstance(request, bytes) else to_bytes(request))
 
-    def follow(self, name: str = "mes1", client: str = "c1", **wanted: Any) -> Following:
-        self.send(FollowRequest(name=name, client=client, **wanted))
+    def follow(self, name: str = "mes1", client: str = "c1", **options: Any) -> Following:
+        self.send(FollowRequest(name=name, client=client, **options))
         return self.following()
 
     def ack(self, seq: int, journal_id: str | None = None) -> None:
@@ -158,7 +158,7 @@ class Client:
         self.send(AckRequest(name=self._name, journal_id=journal_id or self._journal_id, seq=seq))
 
     def receive(self) -> tuple[Reply, list[Delivered]]:
-        """The next message; that batches leave no gap is checked here."""
+        """Receive the next message; check that batches leave no gap."""
         parts = self.socket.recv_multipart()
         reply = reply_from(parts[0])
         if isinstance(reply, Following):
@@ -170,38 +170,38 @@ class Client:
         return reply, events_of(reply, parts)
 
     def following(self) -> Following:
-        reply, _ = self._other_than_heartbeats()
+        reply, _ = self._receive_content()
         assert isinstance(reply, Following), reply
         return reply
 
     def refused(self) -> Refused:
-        reply, _ = self._other_than_heartbeats()
+        reply, _ = self._receive_content()
         assert isinstance(reply, Refused), reply
         return reply
 
     def batch(self) -> tuple[Batch, list[Delivered]]:
-        """The next batch that says anything."""
-        reply, events = self._other_than_heartbeats()
+        """Receive the next batch that is no heartbeat."""
+        reply, events = self._receive_content()
         assert isinstance(reply, Batch), reply
         return reply, events
 
     def events(self, count: int) -> list[Delivered]:
-        """The next events, from any number of batches."""
-        came: list[Delivered] = []
-        while len(came) < count:
-            came += self.batch()[1]
-        assert len(came) == count, "more came at once than the test knows of"
-        return came
+        """Receive events from any number of batches."""
+        received: list[Delivered] = []
+        while len(received) < count:
+            received += self.batch()[1]
+        assert len(received) == count, "a batch had more events than the test expects"
+        return received
 
     def heartbeat(self) -> Batch:
-        """The next message, which must be an empty batch: the line had nothing else to send."""
+        """Receive the next message, which must be an empty batch: the line has nothing else to send."""
         reply, events = self.receive()
         assert isinstance(reply, Batch), reply
         assert (events, reply.lost_through) == ([], None)
         return reply
 
     def heartbeat_through(self, seq: int) -> None:
-        """Only heartbeats come, until one reaches an event."""
+        """Receive only heartbeats, until one reaches an event."""
         give_up = time.monotonic() + WITHIN_SECONDS
         while (beat := self.heartbeat()).through_seq != seq:
             assert time.monotonic() < give_up, beat
@@ -209,16 +209,16 @@ class Client:
     def close(self) -> None:
         self.socket.close()
 
-    def _other_than_heartbeats(self) -> tuple[Reply, list[Delivered]]:
+    def _receive_content(self) -> tuple[Reply, list[Delivered]]:
         while True:
             reply, events = self.receive()
             if not isinstance(reply, Batch) or events or reply.lost_through is not None:
                 return reply, events
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Look again and again; the bound is generous."""
+def wait_until(condition: Callable[[], bool], description: str) -> None:
+    """Check a condition until it is true; the bound is generous."""
     give_up = time.monotonic() + WITHIN_SECONDS
-    while not true():
-        assert time.monotonic() < give_up, f"not within {WITHIN_SECONDS:.0f} s: {what}"
+    while not condition():
+        assert time.monotonic() < give_up, f"not within {WITHIN_SECONDS:.0f} s: {description}"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What no client and no line of ours says: messages made from valid ones by a seed, and bytes that are no handshake."""
+"""Hostile traffic: messages that a seed mutates from valid ones, and invalid handshakes."""
 
 import contextlib
 import ctypes
@@ -27,11 +27,11 @@ _VALUES: Sequence[Any] = (
 )  # fmt: skip
 
 
-class Spoiler:
-    """Makes messages from valid ones; a few of them come out valid.
+class Mutator:
+    """Mutates valid messages; a few of the results are still valid.
 
     Args:
-        valid: the parts of each.
+        valid: the frames of each message.
     """
 
     def __init__(self, seed: int, valid: Sequence[Parts]) -> None:
@@ -39,11 +39,11 @@ class Spoiler:
         self._valid = valid
 
     def message(self) -> Parts:
-        """One of which up to three things were changed."""
-        return self.spoilt(self._draw.choice(self._valid))
+        """Return a valid message with up to three changes."""
+        return self.mutated(self._draw.choice(self._valid))
 
-    def spoilt(self, message: Parts) -> Parts:
-        """Another one, made of this."""
+    def mutated(self, message: Parts) -> Parts:
+        """Return this message with up to three changes."""
         parts = list(message)
         for _ in range(self._draw.choice((1, 1, 1, 2, 3))):
             if self._draw.random() < 0.2:
@@ -54,26 +54,26 @@ class Spoiler:
         return parts
 
     def connection(self, socket_type: str) -> bytes:
-        """All that somebody says who connects over TCP: a handshake and a message, and not quite.
+        """Return all bytes of a TCP connection: a handshake and a message, usually damaged.
 
         Args:
-            socket_type: of ZeroMQ, as it stands in a handshake.
+            socket_type: ZeroMQ's name of the socket's type in a handshake.
         """
         draw = self._draw
         mechanism = draw.choice((b"NULL", b"NULL", b"NULL", b"CURVE", b"PLAIN", b"", draw.randbytes(20)))
-        whole = _greeting(draw.choice((0, 1, 1, 9, 255)), mechanism)
-        whole += _ready(socket_type, draw.randbytes(draw.choice((0, 5)))) + _message(self.message())
+        stream = _greeting(draw.choice((0, 1, 1, 9, 255)), mechanism)
+        stream += _ready(socket_type, draw.randbytes(draw.choice((0, 5)))) + _message(self.message())
         match draw.randrange(5):
             case 0:
                 return draw.randbytes(_size(draw, 600))
             case 1:
-                return whole[: draw.randrange(len(whole))]
+                return stream[: draw.randrange(len(stream))]
             case 2:
-                return _flipped(draw, whole)
+                return _flipped(draw, stream)
             case 3:
-                said = draw.choice((b"\x04PING\xff\xff", b"\x09SUBSCRIBE", b"\xffX", b"", b"\x05ERROR\xff"))
-                return whole + _frame(4, said) + draw.randbytes(_size(draw, 100))
-        return whole + bytes([draw.choice((2, 3, 6, 7))]) + draw.choice((b"\x7f" + b"\xff" * 7, draw.randbytes(8)))
+                command = draw.choice((b"\x04PING\xff\xff", b"\x09SUBSCRIBE", b"\xffX", b"", b"\x05ERROR\xff"))
+                return stream + _frame(4, command) + draw.randbytes(_size(draw, 100))
+        return stream + bytes([draw.choice((2, 3, 6, 7))]) + draw.choice((b"\x7f" + b"\xff" * 7, draw.randbytes(8)))
 
     def _other_parts(self, parts: Parts) -> Parts:
         draw, place = self._draw, self._draw.randrange(len(parts))
@@ -95,7 +95,7 @@ class Spoiler:
                 return self._with_another_value(part)
             case "a field" if found := _object(part):
                 name = draw.choice(list(found))
-                return part.rstrip()[:-1] + b"," + _text({name: draw.choice(_VALUES)})[1:]  # it is there twice
+                return part.rstrip()[:-1] + b"," + _text({name: draw.choice(_VALUES)})[1:]  # a duplicate key
             case "all":
                 return draw.randbytes(TOO_LONG_BYTES if draw.random() < 0.01 else _size(draw, 3000))
             case "its end":
@@ -109,7 +109,7 @@ class Spoiler:
         return part
 
     def _with_another_value(self, part: bytes) -> bytes:
-        """Of a JSON object, wherever it stands in it."""
+        """Change a value or a key at any depth of a JSON object."""
         draw, found = self._draw, _object(part)
         if not found:
             return part
@@ -135,27 +135,27 @@ class Spoiler:
         return _text(found).replace(_text(_DEEP), nested)
 
 
-class Stranger:
-    """Speaks ZMTP to somebody who takes no keys, as a socket of some type, and says what no such socket would.
+class RawClient:
+    """Speaks ZMTP without keys, as a socket of some type, and sends what no real socket sends.
 
-    Hung up on, it comes back.
+    Reconnects when the other side disconnects.
     """
 
     def __init__(self, port: int, socket_type: str, within_s: float) -> None:
         self._port, self._within_s = port, within_s
         self._hello = _greeting(1, b"NULL") + _ready(socket_type, b"")
         self._socket = self._connected()
-        self.hung_up = 0
+        self.disconnects = 0
 
     def send(self, parts: Parts) -> None:
-        """One message; it may be lost where it is hung up on. What comes back is let go."""
+        """Send one message, which a disconnect may lose, and drop what comes back."""
         try:
             self._socket.sendall(_message(parts))
             while select.select([self._socket], [], [], 0)[0]:
                 if not self._socket.recv(1 << 16):
                     raise ConnectionResetError
         except ConnectionError:
-            self.hung_up += 1
+            self.disconnects += 1
             self._socket.close()
             self._socket = self._connected()
 
@@ -165,46 +165,46 @@ class Stranger:
     def _connected(self) -> socket.socket:
         give_up_s = time.monotonic() + self._within_s
         while True:
-            with contextlib.ExitStack() as if_not:
+            with contextlib.ExitStack() as on_failure:
                 try:
                     connected = socket.create_connection(("127.0.0.1", self._port), self._within_s)
-                    if_not.callback(connected.close)
+                    on_failure.callback(connected.close)
                     connected.sendall(self._hello)
-                    said = b""
-                    while b"\x05READY" not in said:  # before, no message may come
+                    received = b""
+                    while b"\x05READY" not in received:  # no message may be sent before it
                         if not (more := connected.recv(1 << 16)):
                             raise ConnectionResetError
-                        said += more
-                    if_not.pop_all()
+                        received += more
+                    on_failure.pop_all()
                     return connected
-                except ConnectionError:  # it hangs up on all, and is bound again in a moment
-                    assert time.monotonic() < give_up_s, "it is not bound again"
+                except ConnectionError:  # it disconnects all clients and binds again soon
+                    assert time.monotonic() < give_up_s, "the server did not bind again"
                     time.sleep(0.01)
 
 
-def knock(port: int, data: bytes, within_s: float) -> None:
-    """Connect over TCP, say that, and be gone without a word. Others may have it hang up on all meanwhile."""
+def send_and_reset(port: int, data: bytes, within_s: float) -> None:
+    """Connect over TCP, send bytes and reset. The server may disconnect all clients meanwhile."""
     with (
         contextlib.suppress(ConnectionError),
-        socket.create_connection(("127.0.0.1", port), within_s) as stranger,
+        socket.create_connection(("127.0.0.1", port), within_s) as peer,
     ):
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves the kernel nothing
-        stranger.sendall(data)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+        peer.sendall(data)
 
 
 class Memory:
-    """What this process has of it, each time that one looks."""
+    """Memory and descriptors of this process, measured several times."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)
         self.rss_bytes: list[int] = []
         self.blocks: list[int] = []
-        """Of Python's own allocator: some for every object."""
+        """Blocks of Python's allocator, which every object takes."""
         self.descriptors: list[int] = []
 
-    def look(self) -> None:
+    def measure(self) -> None:
         gc.collect()
-        self._libc.malloc_trim(0)  # what was given back is gone: what stays is kept
+        self._libc.malloc_trim(0)  # return freed memory, so that the rest is in use
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.rss_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
         self.blocks.append(sys.getallocatedblocks())
@@ -212,7 +212,7 @@ class Memory:
 
 
 def _size(draw: random.Random, most: int) -> int:
-    """Small ones as likely as large ones."""
+    """Return a random size up to `most`, uniform in its logarithm."""
     return round(most ** draw.random())
 
 
@@ -224,7 +224,7 @@ def _flipped(draw: random.Random, data: bytes) -> bytes:
 
 
 def _object(part: bytes) -> dict[str, Any]:
-    """The JSON object in a part; empty where there is none."""
+    """Return the JSON object in a frame; empty if there is none."""
     if not part.startswith(b"{"):
         return {}
     try:
@@ -246,10 +246,10 @@ def _greeting(minor: int, mechanism: bytes) -> bytes:
 
 
 def _ready(socket_type: str, identity: bytes) -> bytes:
-    """What a socket says of itself in a handshake without keys."""
+    """Return the READY command of a handshake without keys."""
     properties = {b"Socket-Type": socket_type.encode(), b"Identity": identity}
-    said = [bytes([len(name)]) + name + struct.pack(">I", len(value)) + value for name, value in properties.items()]
-    return _frame(4, b"\x05READY" + b"".join(said))
+    fields = [bytes([len(name)]) + name + struct.pack(">I", len(value)) + value for name, value in properties.items()]
+    return _frame(4, b"\x05READY" + b"".join(fields))
 
 
 def _message(parts: Parts) -> bytes:

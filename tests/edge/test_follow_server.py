@@ -55,11 +55,11 @@ def test_a_consumer_gets_events_in_order_and_resumes_after_its_acknowledgement(l
     assert first.follow() == Following(
         name="mes1", journal_id=line.journal_id, acked_seq=0, first_seq=1, last_seq=3, heartbeat_s=HEARTBEAT_SECONDS
     )
-    batch, came = first.batch()
+    batch, received = first.batch()
     assert (batch.after_seq, batch.through_seq, batch.last_seq, batch.lost_through) == (0, 3, 3, None)
-    assert came == events
+    assert received == events
     events += line.add(GOOD) + line.add(ALARM)
-    assert came + first.events(2) == events
+    assert received + first.events(2) == events
     assert first.follow().acked_seq == 0
     assert first.events(5) == events, "without an acknowledgement, a consumer that follows again gets the same events"
     first.ack(2)
@@ -81,7 +81,7 @@ def test_at_most_the_window_is_unacknowledged(line: FollowedLine) -> None:
     one = line.client()
     one.follow(window=3)
     assert one.events(3) == events[:3]
-    one.heartbeat()  # so there was nothing else to send
+    one.heartbeat()  # there was nothing else to send
     events += line.add(GOOD)
     one.heartbeat()
     for acked, expected in ((1, events[3:4]), (4, events[4:7])):
@@ -110,21 +110,21 @@ def test_at_most_four_mebibytes_and_one_event_are_unacknowledged(line: FollowedL
 def test_consumers_are_independent_and_get_only_their_topics(line: FollowedLine) -> None:
     events = line.add(*[GOOD, DEFECT] * 10, png=b"a picture")
     bare = [Delivered(each.journal_id, each.seq, each.header) for each in events]
-    slow, fast, picky = line.client(), line.client(), line.client()
+    slow, fast, filtered = line.client(), line.client(), line.client()
     slow.follow("slow", window=1)
     fast.follow("fast", window=1000, heatmaps=True)
-    picky.follow("picky", topics=(DEFECT,))
+    filtered.follow("filtered", topics=(DEFECT,))
     assert fast.events(20) == events
-    assert picky.events(10) == bare[1::2]
+    assert filtered.events(10) == bare[1::2]
     assert slow.events(1) == bare[:1]
     fast.ack(20)
-    picky.ack(10)
-    line.wait_until_on_disk(slow=0, fast=20, picky=10)
+    filtered.ack(10)
+    line.wait_until_on_disk(slow=0, fast=20, filtered=10)
     slow.close()
-    line.wait_until_gone("slow")
+    line.wait_until_disconnected("slow")
     states = line.server.states()
     assert {name: (state.acked_seq, state.connected) for name, state in states.items()} == {
-        "slow": (0, False), "fast": (20, True), "picky": (10, True),
+        "slow": (0, False), "fast": (20, True), "filtered": (10, True),
     }  # fmt: skip
     assert all((state.seen_at_ns or 0) > 10**18 for state in states.values())
 
@@ -134,13 +134,13 @@ def test_a_new_consumer_starts_with_the_first_stored_or_the_next_event(line: Fol
     line.journal.discard(2)
     first, following = line.client(), line.client()
     assert first.follow("a").acked_seq == 2
-    batch, came = first.batch()
-    assert (came, batch.lost_through) == (events[2:], None), "a new consumer has lost nothing"
+    batch, received = first.batch()
+    assert (received, batch.lost_through) == (events[2:], None), "a new consumer has lost nothing"
     assert following.follow("b", start="next").acked_seq == 5
     following.heartbeat()
     later = line.add(ALARM)
     assert following.events(1) == later
-    assert line.client().follow("b", client="c2", start="first").acked_seq == 5, "the name is not new any more"
+    assert line.client().follow("b", client="c2", start="first").acked_seq == 5, "the name is no longer new"
     line.journal.discard(6)
     nothing_left = line.client()
     started = nothing_left.follow("c")
@@ -162,8 +162,8 @@ def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: Foll
     events = line.add(GOOD, DEFECT, "verdict.side.DEFECT", ALARM, GOOD)
     one = line.client()
     one.follow(topics=("verdict.top.D", "alarm"))
-    batch, came = one.batch()
-    assert came == [events[1], events[3]]
+    batch, received = one.batch()
+    assert received == [events[1], events[3]]
     assert (batch.after_seq, batch.through_seq) == (0, 5)
     one.ack(4)
     line.wait_until_on_disk(mes1=5)
@@ -199,17 +199,17 @@ def test_a_loss_is_reported_until_the_consumer_acknowledges_it(line: FollowedLin
     for _ in range(2):
         again = line.client()
         again.follow(topics=("alarm",))
-        batch, came = again.batch()
-        assert (batch.after_seq, batch.lost_through, batch.through_seq, came) == (0, 4, 6, events[4:])
+        batch, received = again.batch()
+        assert (batch.after_seq, batch.lost_through, batch.through_seq, received) == (0, 4, 6, events[4:])
     again.ack(4)
     line.wait_until_acked(4)
     assert again.follow(window=1, topics=("alarm",)).acked_seq == 4
-    batch, came = again.batch()
-    assert (batch.lost_through, came) == (None, events[4:5])
+    batch, received = again.batch()
+    assert (batch.lost_through, received) == (None, events[4:5])
     line.journal.discard(6)
     again.ack(5)
-    batch, came = again.batch()
-    assert (batch.after_seq, batch.lost_through, batch.through_seq, came) == (5, 6, 6, [])
+    batch, received = again.batch()
+    assert (batch.after_seq, batch.lost_through, batch.through_seq, received) == (5, 6, 6, [])
     line.add(GOOD)
     again.heartbeat()
     assert line.acked() == 5, "the loss is not acknowledged yet"
@@ -279,7 +279,7 @@ def test_a_sixty_fifth_consumer_is_refused_until_one_is_forgotten(
     assert (reason, "64 consumers already; remove one" in detail) == ("too_many_consumers", True)
     assert line.acked("one-more") == -1
     one.close()
-    line.wait_until_gone()
+    line.wait_until_disconnected()
     other.send(mes1)
     assert other.receive()[0] == Forgotten(request_id="f", name="mes1")
     other.follow("one-more")
@@ -305,7 +305,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def frozen(address: str) -> Iterator[None]:
-    """A consumer that received an event and then stands still, with its connection open."""
+    """A consumer process that received an event and is then stopped, with its connection open."""
     with subprocess.Popen(
         [sys.executable, "-c", FROZEN, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -332,24 +332,24 @@ def test_a_frozen_consumer_has_bounded_memory_delays_nobody_and_is_noticed(line:
             reached = added.seq
             assert subscription.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
         assert line.acked("frozen") == 0
-        line.wait_until_gone("frozen")
+        line.wait_until_disconnected("frozen")
 
 
 def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:
-    """More batches wait for it than ZeroMQ keeps; the others come when it reads."""
-    address = f"ipc://{tmp_path}/follow"  # keeps less in flight than TCP
+    """More batches wait for it than ZeroMQ queues; the others come when it reads."""
+    address = f"ipc://{tmp_path}/follow"  # buffers less than TCP
     with FollowedLine(tmp_path / "journal", address) as line:
-        late, watcher = line.client(messages_kept=1), line.client()
+        late, watcher = line.client(receive_queue=1), line.client()
         late.follow("late", window=1000)
         watcher.follow("watcher", window=1000)
         events = []
         for _ in range(150):
             (one,) = line.add(GOOD, detail="x" * 20_000)
-            assert watcher.events(1) == [one]  # so it was sent by itself
+            assert watcher.events(1) == [one]  # each event is a batch of its own
             watcher.ack(one.seq)
             events.append(one)
         subscription = line.server._subscriptions["late"]
-        assert subscription.full_s > 0, "its queue must become full, else this shows nothing"
+        assert subscription.full_s > 0, "its queue must become full, otherwise the test shows nothing"
         assert subscription.scanned_through < events[-1].seq
         assert late.events(150) == events
 
@@ -360,12 +360,12 @@ def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:
 def test_a_journal_that_replaces_another_is_reported_and_followed_from_its_beginning(line: FollowedLine) -> None:
     line.add(*[GOOD] * 3)
     former = line.journal_id
-    one, picky = line.client(), line.client()
+    one, filtered = line.client(), line.client()
     one.follow()
     one.events(3)
     one.ack(2)
     line.wait_until_acked(2)
-    picky.follow("picky", topics=("alarm",))
+    filtered.follow("filtered", topics=("alarm",))
     line.replace_journal()
     now = line.journal_id
     events = line.add(DEFECT)
@@ -377,18 +377,20 @@ def test_a_journal_that_replaces_another_is_reported_and_followed_from_its_begin
     refused = one.refused()
     assert (refused.reason, now in refused.detail) == ("other_journal", True)
     again = line.client()
-    assert again.follow().former == following.former, "until it acknowledges something of the new one"
+    assert again.follow().former == following.former, "until it acknowledges an event of the new journal"
     assert again.events(1) == events
     again.ack(1)
-    line.wait_until_on_disk(mes1=1, picky=0)
+    line.wait_until_on_disk(mes1=1, filtered=0)
     assert line.client().follow().former is None
 
-    assert picky.following().former is not None
-    picky.heartbeat_through(1)
-    assert line.consumers.positions()["picky"].journal_id == former, "skipped events do not acknowledge the new journal"
-    picky.ack(0)
-    line.wait_until_on_disk(mes1=1, picky=1)
-    assert line.client().follow("picky").former is None
+    assert filtered.following().former is not None
+    filtered.heartbeat_through(1)
+    assert line.consumers.positions()["filtered"].journal_id == former, (
+        "skipped events do not acknowledge the new journal"
+    )
+    filtered.ack(0)
+    line.wait_until_on_disk(mes1=1, filtered=1)
+    assert line.client().follow("filtered").former is None
 
 
 def test_consumers_are_refused_until_there_is_a_journal(line: FollowedLine) -> None:
@@ -487,7 +489,7 @@ def test_invalid_acknowledgements_are_refused_with_the_reason(line: FollowedLine
     assert one.refused().reason == "not_following"
     one.follow(window=2)
     one.events(2)
-    for bad, reason, words in [
+    for bad, reason, excerpt in [
         (AckRequest(name="mes1", journal_id=line.journal_id, seq=3), "not_sent", "event 3 .* only events up to 2 were"),
         (AckRequest(name="mes1", journal_id="b" * 32, seq=1), "other_journal", line.journal_id),
         (AckRequest(name="mes2", journal_id=line.journal_id, seq=1), "not_following", "does not follow as mes2"),
@@ -495,10 +497,10 @@ def test_invalid_acknowledgements_are_refused_with_the_reason(line: FollowedLine
         one.send(bad)
         refused = one.refused()
         assert refused.reason == reason
-        assert re.search(words, refused.detail)
+        assert re.search(excerpt, refused.detail)
     assert line.acked() == 0
     one.ack(2)
-    one.ack(1)  # an old one does no harm
+    one.ack(1)  # an old acknowledgement is ignored
     one.events(2)
     assert line.acked() == 2
 
@@ -514,7 +516,7 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
         assert one.refused().reason == "malformed"
     assert line.server.refused == {"version": 1, "malformed": 203}
     logged = [record for record in caplog.records if record.name == "edge.delivery.security.refusals"]
-    assert 2 <= len(logged) < 12, "a stranger could fill the disk"
+    assert 2 <= len(logged) < 12, "any client could fill the disk"
     assert all(record.getMessage().isprintable() for record in logged)
     assert line.server.states() == {}
     one.follow()

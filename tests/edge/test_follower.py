@@ -1,4 +1,4 @@
-"""A durable consumer loses nothing and gets nothing twice, whatever ends, is killed and starts again."""
+"""A durable consumer loses no event and gets none twice, whatever is killed and restarted."""
 
 import contextlib
 import logging
@@ -42,28 +42,28 @@ def line(tmp_path: Path) -> Iterator[FollowedLine]:
         yield line
 
 
-def follow(line: FollowedLine, name: str = "mes1", **wanted: Any) -> Follower:
-    return Follower(line.address, name, **{"timeout_s": WITHIN_SECONDS, **wanted})
+def follow(line: FollowedLine, name: str = "mes1", **options: Any) -> Follower:
+    return Follower(line.address, name, **{"timeout_s": WITHIN_SECONDS, **options})
 
 
 def take(follower: Follower, count: int) -> list[Delivered]:
-    """The next events; the follower is not asked for more."""
-    came = []
+    """Receive a number of events, and request no more."""
+    received = []
     for _ in range(count):
         event = follower.receive()
-        assert event is not None, f"only {len(came)} of {count} came"
-        came.append(event)
-    return came
+        assert event is not None, f"only {len(received)} of {count} came"
+        received.append(event)
+    return received
 
 
 def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_them(line: FollowedLine) -> None:
-    events, came = line.add(*[GOOD, DEFECT, ALARM] * 50), list[Delivered]()
+    events, received = line.add(*[GOOD, DEFECT, ALARM] * 50), list[Delivered]()
     with follow(line, timeout_s=0.2) as follower:
-        wait_until(lambda: came.extend(follower) or len(came) >= 150, "all came")
+        wait_until(lambda: received.extend(follower) or len(received) >= 150, "all events came")
         line.wait_until_acked(150)
         events += line.add(GOOD)
-        wait_until(lambda: came.extend(follower) or len(came) >= 151, "the iteration can continue")
-        assert came == events
+        wait_until(lambda: received.extend(follower) or len(received) >= 151, "the iteration can continue")
+        assert received == events
 
 
 # Acknowledging.
@@ -98,14 +98,14 @@ def test_the_last_event_of_an_interrupted_loop_is_not_acknowledged(line: Followe
 def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) -> None:
     events = line.add(*[GOOD] * 250)
     with follow(line, window=100) as follower:
-        came: list[Delivered] = []
+        received: list[Delivered] = []
         for batch in follower.batches(at_most=60):
             assert 0 < len(batch) <= 60
-            assert line.acked() <= len(came), "the batch in hand is not acknowledged"
-            came += batch
-            if len(came) == 250:
+            assert line.acked() <= len(received), "the batch in hand is not acknowledged"
+            received += batch
+            if len(received) == 250:
                 break
-        assert came == events
+        assert received == events
         follower.acknowledge()
     line.wait_until_acked(250)
 
@@ -114,17 +114,17 @@ def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) 
 
 
 def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: Path) -> None:
-    """Also where the line forgot an acknowledgement, as it does when it is killed before it wrote it."""
+    """Also if the line lost an acknowledgement, as it does when it is killed before writing it."""
     address = f"ipc://{tmp_path}/follow"
     with (
         Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=10) as follower,
         FollowedLine(tmp_path / "journal", address) as line,
     ):
         events = line.add(*[GOOD] * 5)
-        came = take(follower, 3)
+        received = take(follower, 3)
         line.restart()
         events += line.add(DEFECT, ALARM)
-        came += take(follower, 4)
+        received += take(follower, 4)
         follower.acknowledge()
         line.wait_until_acked(7)
         line.stop()
@@ -133,7 +133,7 @@ def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: P
         line.start()
         assert line.acked() == 1
         events += line.add(DEFECT)
-        assert came + take(follower, 1) == events
+        assert received + take(follower, 1) == events
         wait_until(lambda: line.acked() >= 7, "the events that came again are acknowledged")
 
 
@@ -152,7 +152,7 @@ while True:
 
 @contextlib.contextmanager
 def running_line(folder: Path, address: str) -> Iterator["subprocess.Popen[str]"]:
-    """A line in a process of its own that journals all the time; killed at the end."""
+    """A line in a process of its own that journals continuously and is killed at the end."""
     with subprocess.Popen(
         [sys.executable, "-c", LINE, str(folder), address],
         stdout=subprocess.PIPE,
@@ -169,20 +169,20 @@ def running_line(folder: Path, address: str) -> Iterator["subprocess.Popen[str]"
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_a_killed_line_loses_no_event(tmp_path: Path, address: str, kills: int) -> None:
-    """All events that it has journalled come, in order and once."""
+    """All journalled events come, in order and once."""
     folder = tmp_path / "journal"
-    came: list[Delivered] = []
+    received: list[Delivered] = []
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=20) as follower:
         for kill in range(kills):
             with running_line(folder, address):
-                came += take(follower, 1 + 30 * kill)
+                received += take(follower, 1 + 30 * kill)
         with FollowedLine(folder, address), JournalReader.open(folder) as reader:
             records = reader.read(0, at_most=10**6, at_most_bytes=1 << 40).records
-            came += take(follower, len(records) - len(came))
-            assert [(event.seq, event.header) for event in came] == [(each.seq, each.header) for each in records]
+            received += take(follower, len(records) - len(received))
+            assert [(event.seq, event.header) for event in received] == [(each.seq, each.header) for each in records]
 
 
-# What is lost.
+# Losses.
 
 
 def test_a_loss_is_reported_once_to_each_follower_until_it_is_acknowledged(line: FollowedLine) -> None:
@@ -220,7 +220,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         assert take(follower, 2) == events[:2]
         line.replace_journal()
         (event,) = line.add(DEFECT)
-        assert take(follower, 1) == events[2:], "it was there already"
+        assert take(follower, 1) == events[2:], "the follower had received it already"
         with pytest.raises(EventsLostError, match=f"{line.journal_id}: events of {former} after event 3") as caught:
             follower.receive()
         lost = caught.value
@@ -234,7 +234,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
         events = line.add(DEFECT)
         with pytest.raises(EventsLostError, match="began another journal"):
             follower.receive()
-        assert take(follower, 1) == events, "the follower notices it where the line has lost its consumers"
+        assert take(follower, 1) == events, "the follower notices it even if the line has lost its consumers"
     line.stop()
     (line.folder / "elsewhere").rename(line.folder / "consumers.db")
     line.start()
@@ -256,9 +256,9 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
 
 
 def test_requests_that_a_line_would_refuse_are_not_sent(tmp_path: Path) -> None:
-    for name, wanted in [("mes 1", {}), ("m\udcff", {}), ("mes1", {"window": 1001}), ("mes1", {"start": "last"})]:
+    for name, options in [("mes 1", {}), ("m\udcff", {}), ("mes1", {"window": 1001}), ("mes1", {"start": "last"})]:
         with pytest.raises(DeliveryError, match="a line would refuse this request") as caught:
-            Follower(f"ipc://{tmp_path}/nobody", name, **wanted)  # type: ignore[arg-type]
+            Follower(f"ipc://{tmp_path}/nobody", name, **options)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
     with pytest.raises(DeliveryError, match="a line would refuse this request"):
         forget(f"ipc://{tmp_path}/nobody", "mes 1")
@@ -273,7 +273,7 @@ def test_requests_that_a_line_would_refuse_are_not_sent(tmp_path: Path) -> None:
 
 
 class FakeLine:
-    """A ROUTER socket that says what the test says."""
+    """A ROUTER socket that sends only what the test requests."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
         self.socket = context.socket(zmq.ROUTER)
@@ -282,18 +282,18 @@ class FakeLine:
         self.socket.bind(address)
         self.client = b""
 
-    def asked(self) -> Any:
+    def receive_request(self) -> Any:
         self.client, part = self.socket.recv_multipart()
         return request_from(part)
 
-    def say(self, *parts: bytes) -> None:
+    def send(self, *parts: bytes) -> None:
         self.socket.send_multipart([self.client, *parts])
 
     def follow(self, acked_seq: int = 0, heartbeat_s: float = 3600.0) -> FollowRequest:
-        """Answer who follows."""
-        while not isinstance(request := self.asked(), FollowRequest):
+        """Answer the next follow request."""
+        while not isinstance(request := self.receive_request(), FollowRequest):
             pass
-        self.say(to_bytes(following(acked_seq=acked_seq, heartbeat_s=heartbeat_s)))
+        self.send(to_bytes(following(acked_seq=acked_seq, heartbeat_s=heartbeat_s)))
         return request
 
 
@@ -332,17 +332,17 @@ VIOLATIONS = [
 ]
 
 
-@pytest.mark.parametrize(("parts", "words"), VIOLATIONS, ids=range(len(VIOLATIONS)))
+@pytest.mark.parametrize(("parts", "excerpt"), VIOLATIONS, ids=range(len(VIOLATIONS)))
 def test_a_protocol_violation_is_a_message_error_and_the_follower_reconnects(
-    fake: tuple[FakeLine, str], parts: list[bytes], words: str
+    fake: tuple[FakeLine, str], parts: list[bytes], excerpt: str
 ) -> None:
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as follower:
         first = line.follow()
-        line.say(*parts)
-        with pytest.raises(MessageError, match=words):
+        line.send(*parts)
+        with pytest.raises(MessageError, match=excerpt):
             follower.receive()
-        answering = threading.Thread(target=lambda: (line.follow(), line.say(*batch_of(0, [1, 2]))))
+        answering = threading.Thread(target=lambda: (line.follow(), line.send(*batch_of(0, [1, 2]))))
         answering.start()
         assert [event.seq for event in take(follower, 2)] == [1, 2]
         answering.join()
@@ -352,8 +352,8 @@ def test_a_protocol_violation_is_a_message_error_and_the_follower_reconnects(
 def test_a_refusal_with_an_unknown_reason_is_final(fake: tuple[FakeLine, str]) -> None:
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as follower:
-        line.asked()
-        line.say(to_bytes(Refused(reason="asleep", detail="it is night")))
+        line.receive_request()
+        line.send(to_bytes(Refused(reason="asleep", detail="it is night")))
         for _ in range(2):
             with pytest.raises(DeliveryError, match=r"refuses mes1 \(asleep\): it is night"):
                 follower.receive()
@@ -368,11 +368,11 @@ def test_a_temporary_refusal_is_retried_and_logged_once(
 
     def answer() -> None:
         for reason in reasons:
-            line.asked()
-            line.say(to_bytes(refusal(reason, "a while")))
+            line.receive_request()
+            line.send(to_bytes(refusal(reason, "a while")))
         line.follow()
-        line.say(to_bytes(refusal("other_journal", "an acknowledgement of before came late")))
-        line.say(*batch_of(0, [1]))
+        line.send(to_bytes(refusal("other_journal", "an acknowledgement of before came late")))
+        line.send(*batch_of(0, [1]))
 
     answering = threading.Thread(target=answer)
     answering.start()
@@ -392,15 +392,15 @@ def test_after_silence_the_same_client_follows_again_and_logs_once(
 
     def answer_the_first_and_the_fourth() -> None:
         while not done.is_set():
-            if not line.socket.poll(10) or not isinstance(request := line.asked(), FollowRequest):
+            if not line.socket.poll(10) or not isinstance(request := line.receive_request(), FollowRequest):
                 continue
             names.add(request.client)
             connections.append(line.client)
             if len(connections) == 1:
-                line.say(to_bytes(following(heartbeat_s=0.05)))
+                line.send(to_bytes(following(heartbeat_s=0.05)))
             elif len(connections) >= 4:
-                line.say(to_bytes(following()))
-                line.say(*batch_of(0, [1]))
+                line.send(to_bytes(following()))
+                line.send(*batch_of(0, [1]))
 
     answering = threading.Thread(target=answer_the_first_and_the_fourth)
     answering.start()
@@ -419,12 +419,12 @@ def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: p
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=100) as events:
         line.follow()
-        line.say(*batch_of(0, list(range(1, 101))))
+        line.send(*batch_of(0, list(range(1, 101))))
         take(events, 100)
         events.acknowledge()
         seqs: list[int] = []
         while 100 not in seqs:
-            request = line.asked()
+            request = line.receive_request()
             assert isinstance(request, AckRequest)
             seqs.append(request.seq)
         assert seqs == sorted(set(seqs))
@@ -450,18 +450,18 @@ def test_a_client_without_the_follow_role_gets_an_access_error(
                     refused.receive()
         with pytest.raises(AccessError, match="closed the connection"):
             forget(port.reached, "mes1", timeout_s=0.5)
-        line.wait_until_gone()
+        line.wait_until_disconnected()
         forget(port.reached, "mes1", keys=allowed)
 
 
-# Forgetting, ending.
+# Forgetting and closing.
 
 
 def test_forgetting_without_a_valid_reply_is_an_error(fake: tuple[FakeLine, str], tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match=r"did not reply within 0\.05 s"):
         forget(f"ipc://{tmp_path}/nobody", "mes1", timeout_s=0.05)
     line, address = fake
-    answering = threading.Thread(target=lambda: (line.asked(), line.say(to_bytes(following()))))
+    answering = threading.Thread(target=lambda: (line.receive_request(), line.send(to_bytes(following()))))
     answering.start()
     with pytest.raises(MessageError, match="not a reply to a forget request"):
         forget(address, "mes1", timeout_s=WITHIN_SECONDS)
@@ -472,7 +472,7 @@ def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
     line.add(GOOD)
     with follow(line) as follower:  # the line opens the journal
         take(follower, 1)
-    line.wait_until_gone()
+    line.wait_until_disconnected()
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         follower = follow(line)
@@ -484,22 +484,22 @@ def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
     wait_until(lambda: set(os.listdir("/proc/self/fd")) <= before, "descriptors are closed")
 
 
-# Any order.
+# Any order of restarts.
 
 
-class Life(RuleBasedStateMachine):
-    """A line and its consumer, both ended and begun again in any order, beside a list of what was journalled."""
+class RestartsInAnyOrder(RuleBasedStateMachine):
+    """A line and its consumer, restarted in any order, compared with a list of the journalled events."""
 
     @initialize()
     def begin(self) -> None:
         folder = self.make_folder()
         self.line = FollowedLine(folder / "journal", f"ipc://{folder}/follow", heartbeat_s=0.05)
         self.added: list[Delivered] = []
-        self.came: list[Delivered] = []
-        """Each once: what came to an earlier follower of the name may come again."""
+        self.received: list[Delivered] = []
+        """Each event once; an event that came to an earlier follower of the name may come again."""
         self.lost_through = 0
         self.events = follow(self.line, window=4)
-        wait_until(lambda: "mes1" in self.line.server.states(), "from now on all is kept for it")
+        wait_until(lambda: "mes1" in self.line.server.states(), "the consumer is registered")
 
     @rule(topics=st.lists(st.sampled_from([GOOD, DEFECT, ALARM]), min_size=1, max_size=9))
     def add(self, topics: list[str]) -> None:
@@ -517,19 +517,19 @@ class Life(RuleBasedStateMachine):
                 self.lost_through = max(self.lost_through, lost.through_seq)
                 continue
             except DeliveryError as error:
-                # The last words of the follower before, to a line that had just begun, may reach it after ours.
+                # The last request of the follower before may reach a restarted line after the new one's.
                 if "superseded" not in str(error):
                     raise
                 self.restart_the_consumer()
                 continue
             assert event is not None
             assert event == self.added[event.seq - 1]
-            if self.came and event.seq <= self.came[-1].seq:
+            if self.received and event.seq <= self.received[-1].seq:
                 assert event.seq > self.began_after, "twice from one follower"
                 self.began_after = event.seq
             else:
-                assert event.seq == max(self._reached(), self.lost_through) + 1, "one was left out"
-                self.came.append(event)
+                assert event.seq == max(self._reached(), self.lost_through) + 1, "an event is missing"
+                self.received.append(event)
                 self.began_after = event.seq
 
     @rule()
@@ -559,18 +559,18 @@ class Life(RuleBasedStateMachine):
             self.line.close()
 
     def _reached(self) -> int:
-        return max(self.came[-1].seq if self.came else 0, self.lost_through)
+        return max(self.received[-1].seq if self.received else 0, self.lost_through)
 
     make_folder: Callable[[], Path]
     began_after = 0
     discarded = 0
 
 
-@pytest.mark.parametrize("lives", [6, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=pytest.mark.long)])
 def test_no_event_is_lost_unreported_in_any_order_of_restarts(
-    tmp_path_factory: pytest.TempPathFactory, lives: int
+    tmp_path_factory: pytest.TempPathFactory, examples: int
 ) -> None:
-    Life.make_folder = staticmethod(lambda: tmp_path_factory.mktemp("life"))
-    case = Life.TestCase
-    case.settings = settings(max_examples=lives, stateful_step_count=12)
+    RestartsInAnyOrder.make_folder = staticmethod(lambda: tmp_path_factory.mktemp("life"))
+    case = RestartsInAnyOrder.TestCase
+    case.settings = settings(max_examples=examples, stateful_step_count=12)
     case("runTest").runTest()

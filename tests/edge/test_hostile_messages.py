@@ -1,8 +1,8 @@
-"""Hostile messages, on every socket that reads, of a line and of its clients: nothing ends, nothing grows, and honest
-ones are served after them.
+"""Hostile messages at every socket of a line and of its clients: no program ends, no memory grows, and valid messages
+are still served.
 
-Messages are made from valid ones, by a seed. What is kept of each would show: the memory of this process is looked at
-after equal rounds, the first of which warms it up.
+A seed mutates valid messages. The memory of this process is measured after equal rounds, the first of which warms it
+up, so anything that is stored for each message shows.
 """
 
 import contextlib
@@ -44,29 +44,29 @@ from edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
 from tests.edge.doors import SOCKET_SERVERS, Follow
 from tests.edge.followed_line import BUNDLE, GOOD, event
-from tests.edge.hostile import Memory, Parts, Spoiler, Stranger, knock
+from tests.edge.hostile import Memory, Mutator, Parts, RawClient, send_and_reset
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
 
 SEED = 20261126
 ROUNDS = 5
-KEPT_BYTES = 4 << 20
-"""What this process may take more after the last round than after the first. Of 100,000 messages, 80,000 come between:
-100 bytes kept of each would be twice as much."""
-KEPT_BLOCKS_PER_MESSAGE, KEPT_BLOCKS = 0.5, 300
-"""Objects of Python that may be kept."""
-KEPT_DESCRIPTORS = 8
-"""A connection may be on its way."""
-PER_KNOCK = 20
-"""With so many messages comes one who gets through no handshake."""
-AT_ONCE = 100
+GROWTH_BYTES = 4 << 20
+"""Bound on this process's growth from the first round to the last. Of 100,000 messages, 80,000 come between them: 100
+bytes stored for each would be twice as much."""
+GROWTH_BLOCKS_PER_MESSAGE, GROWTH_BLOCKS = 0.5, 300
+"""Bounds on Python objects that stay."""
+GROWTH_DESCRIPTORS = 8
+"""Connections may be in progress."""
+MESSAGES_PER_HANDSHAKE = 20
+"""One invalid handshake comes with so many messages."""
+BURST = 100
 FEW, MANY = 2_000, 100_000
 FEWEST_HANDSHAKES = 1_000
-"""Fewer could each leave an object within what a process may keep."""
+"""Fewer handshakes could each leave an object without reaching a bound."""
 
 
 @pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.long)])
 def count(request: pytest.FixtureRequest) -> int:
-    """How many messages come."""
+    """Number of messages."""
     found: int = request.param
     return found
 
@@ -83,21 +83,21 @@ def port() -> Port:
 
 
 def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
-    """Feed messages in equal rounds.
+    """Feed messages in equal rounds and check that the memory does not grow.
 
     Args:
-        feed: so many; returns once they were taken.
+        feed: sends a number of messages; returns once they were read.
     """
     memory = Memory()
     for _ in range(ROUNDS):
         feed(count // ROUNDS)
-        memory.look()
+        memory.measure()
     between = count * (ROUNDS - 1) // ROUNDS
-    more_bytes, more_blocks = (kept[-1] - kept[0] for kept in (memory.rss_bytes, memory.blocks))
+    more_bytes, more_blocks = (samples[-1] - samples[0] for samples in (memory.rss_bytes, memory.blocks))
     print(f"{between} messages: {more_bytes:+} bytes, {more_blocks:+} blocks; RSS {memory.rss_bytes}")
-    assert more_bytes < KEPT_BYTES, memory.rss_bytes
-    assert more_blocks < KEPT_BLOCKS + KEPT_BLOCKS_PER_MESSAGE * between, memory.blocks
-    assert memory.descriptors[-1] - memory.descriptors[0] < KEPT_DESCRIPTORS, memory.descriptors
+    assert more_bytes < GROWTH_BYTES, memory.rss_bytes
+    assert more_blocks < GROWTH_BLOCKS + GROWTH_BLOCKS_PER_MESSAGE * between, memory.blocks
+    assert memory.descriptors[-1] - memory.descriptors[0] < GROWTH_DESCRIPTORS, memory.descriptors
 
 
 # A line.
@@ -105,7 +105,7 @@ def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
 
 JOURNAL = follow_examples.JOURNAL
 TRIGGER = to_bytes(TriggerRequest(request_id="r", camera="top", part_id="P-1"))
-SAID: dict[SocketName, tuple[str, list[bytes]]] = {
+CLIENT_MESSAGES: dict[SocketName, tuple[str, list[bytes]]] = {
     "events": (
         "SUB",
         [b"\x01verdict.top.DEFECT", b"\x00verdict.top.DEFECT", b"\x01", b'\x01{"type":"verdict"}'],
@@ -123,38 +123,38 @@ SAID: dict[SocketName, tuple[str, list[bytes]]] = {
         ],
     ),
 }
-"""What a client says to each socket, as a socket of which type: messages of one part."""
+"""The type of a client's socket for each of a line's sockets, and its messages of one frame."""
 
 
 def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
-    access, (socket_type, said) = Access(), SAID[name]
+    access, (socket_type, valid) = Access(), CLIENT_MESSAGES[name]
     with contextlib.ExitStack() as at_end:
-        door = SOCKET_SERVERS[name](port.local, access, tmp_path)
-        at_end.callback(door.close)
-        if isinstance(door, Follow):
-            journal_id = door.fill(20).encode()
-            said = [part.replace(JOURNAL.encode(), journal_id) for part in said]
+        server = SOCKET_SERVERS[name](port.local, access, tmp_path)
+        at_end.callback(server.close)
+        if isinstance(server, Follow):
+            journal_id = server.fill(20).encode()
+            valid = [part.replace(JOURNAL.encode(), journal_id) for part in valid]
         delimiter: Parts = [b""] if socket_type == "REQ" else []
-        spoiler = Spoiler(SEED, [[*delimiter, part] for part in said])
+        mutator = Mutator(SEED, [[*delimiter, part] for part in valid])
 
         def feed(messages: int) -> None:
-            """Over a connection of its own, since no socket of ZeroMQ would say most of this."""
-            with contextlib.closing(Stranger(port.number, socket_type, WITHIN_SECONDS)) as stranger:
+            """Send over a raw connection, since no ZeroMQ socket sends most of these bytes."""
+            with contextlib.closing(RawClient(port.number, socket_type, WITHIN_SECONDS)) as raw_client:
                 for number in range(messages):
-                    stranger.send(spoiler.message())
-                    if number % PER_KNOCK == 0:
-                        knock(port.number, spoiler.connection(socket_type), WITHIN_SECONDS)
-                    if number % AT_ONCE == 0:
-                        assert door.serves(friend, WITHIN_MS), "meanwhile"
-            with connected(port.local, door.kind) as another:
-                for _ in range(20):  # each time some of what was said was taken before
-                    until(lambda: door.serves(another, 100))
+                    raw_client.send(mutator.message())
+                    if number % MESSAGES_PER_HANDSHAKE == 0:
+                        send_and_reset(port.number, mutator.connection(socket_type), WITHIN_SECONDS)
+                    if number % BURST == 0:
+                        assert server.serves(honest, WITHIN_MS), "at the same time"
+            with connected(port.local, server.kind) as another:
+                for _ in range(20):  # the server reads some of the earlier messages each time
+                    until(lambda: server.serves(another, 100))
 
-        friend = at_end.enter_context(connected(port.local, door.kind))
-        until(lambda: door.serves(friend, 100))
+        honest = at_end.enter_context(connected(port.local, server.kind))
+        until(lambda: server.serves(honest, 100))
         require_no_growth(count, feed)
         refused = access.refusals.counts()
-        assert refused[f"{name}.protocol"] + refused[f"{name}.handshake"] > count / PER_KNOCK / 2
+        assert refused[f"{name}.protocol"] + refused[f"{name}.handshake"] > count / MESSAGES_PER_HANDSHAKE / 2
         if name != "events":
             until(lambda: access.refusals.counts()[f"{name}.malformed"] > count / 2)
 
@@ -166,14 +166,14 @@ def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: i
     def feed(messages: int) -> None:
         before = sum(access.refusals.counts().values())
         for _ in range(messages):
-            knock(port.number, spoiler.connection("DEALER"), WITHIN_SECONDS)
+            send_and_reset(port.number, mutator.connection("DEALER"), WITHIN_SECONDS)
         until(lambda: sum(access.refusals.counts().values()) >= before + 0.9 * messages)
 
-    with contextlib.closing(SOCKET_SERVERS[name](port.bound, access, tmp_path)) as door:
-        spoiler = Spoiler(SEED, [[TRIGGER]])
-        require_no_growth(max(count // PER_KNOCK, FEWEST_HANDSHAKES), feed)
-        with connected(port.reached, door.kind, keys) as friend:
-            until(lambda: door.serves(friend, 100))
+    with contextlib.closing(SOCKET_SERVERS[name](port.bound, access, tmp_path)) as server:
+        mutator = Mutator(SEED, [[TRIGGER]])
+        require_no_growth(max(count // MESSAGES_PER_HANDSHAKE, FEWEST_HANDSHAKES), feed)
+        with connected(port.reached, server.kind, keys) as honest:
+            until(lambda: server.serves(honest, 100))
 
 
 # Its clients.
@@ -183,7 +183,7 @@ PUBLISHED = [*map(to_frames, wire_examples.GOLDEN.values())]
 
 
 def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
-    spoiler, numbers = Spoiler(SEED, PUBLISHED), itertools.count()
+    mutator, numbers = Mutator(SEED, PUBLISHED), itertools.count()
     outcomes: Counter[str] = Counter()
     assert isinstance(wire_examples.STATUS.event, StatusEvent)
 
@@ -197,7 +197,7 @@ def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
             except MessageError as error:
                 outcomes[type(error).__name__] += 1
                 continue
-            assert message is not None, "nothing came any more"
+            assert message is not None, "no message came in time"
             if not isinstance(message, Message):
                 outcomes[type(message).__name__] += 1
                 continue
@@ -206,9 +206,9 @@ def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
                 return
 
     def feed(messages: int) -> None:
-        for _ in range(messages // AT_ONCE):
-            for _ in range(AT_ONCE):
-                publishing.send_multipart(spoiler.message())
+        for _ in range(messages // BURST):
+            for _ in range(BURST):
+                publishing.send_multipart(mutator.message())
             last = f"mark {next(numbers)}"
             publishing.send_multipart(mark(last))
             until_marked(last)
@@ -231,22 +231,22 @@ def test_a_subscriber_survives_hostile_events(count: int, address: str) -> None:
     assert min(outcomes[kind] for kind in good) > count / 500
 
 
-class Answering:
-    """A line that answers each request with what is given, spoilt, and with the truth after it."""
+class HostileReplies:
+    """A line that answers each request with given replies."""
 
     def __init__(self, address: str, answers: Callable[[bytes], Sequence[Parts]]) -> None:
         self._address, self._answers = address, answers
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._answer)
         self.outcomes: Counter[str] = Counter()
-        self._said = 0
+        self._answered = 0
 
-    def feed(self, messages: int, ask: Callable[[], object]) -> None:
-        """Ask until so many were answered; what came of each is counted, errors by their class."""
-        until_said = self._said + messages
-        while self._said < until_said:
+    def feed(self, messages: int, send_request: Callable[[], object]) -> None:
+        """Send requests until so many are answered; count the outcomes, errors by their class."""
+        limit = self._answered + messages
+        while self._answered < limit:
             try:
-                self.outcomes[str(ask())] += 1
+                self.outcomes[str(send_request())] += 1
             except (MessageError, CommandRefusedError, JournalError) as error:
                 self.outcomes[type(error).__name__] += 1
 
@@ -257,7 +257,7 @@ class Answering:
             while not self._ended.is_set():
                 while socket.poll(50):
                     client, request = socket.recv_multipart()
-                    self._said += 1
+                    self._answered += 1
                     for parts in self._answers(request):
                         socket.send_multipart([client, *parts])
 
@@ -271,39 +271,40 @@ class Answering:
 
 
 def test_a_commander_survives_hostile_replies(count: int, address: str) -> None:
-    spoiler = Spoiler(SEED, [])
+    mutator = Mutator(SEED, [])
     replies: list[commands.Reply] = [
         Triggered(camera="top", part_id="P-1", frame_id=1, frame_number=1),
         Announced(camera="top"),
         Selected(product="4711", bundle=BUNDLE),
         commands.refusal("busy", "ask again"),
     ]
-    turns = itertools.cycle(replies)
+    valid_replies = itertools.cycle(replies)
 
     def answers(request: bytes) -> list[Parts]:
         request_id = msgspec.json.decode(request)["request_id"]
-        turn, honest = (
-            to_bytes(msgspec.structs.replace(reply, request_id=request_id)) for reply in (next(turns), replies[0])
+        valid, honest = (
+            to_bytes(msgspec.structs.replace(reply, request_id=request_id))
+            for reply in (next(valid_replies), replies[0])
         )
-        # Not one that is hung up on for its length: what comes after it shall come.
-        while max(map(len, spoilt := spoiler.spoilt([turn]))) > commander.LONGEST_REPLY_BYTES:
+        # Not so long that the client disconnects: the valid reply after it must arrive.
+        while max(map(len, mutated := mutator.mutated([valid]))) > commander.LONGEST_REPLY_BYTES:
             pass
-        return [spoilt, [honest]]
+        return [mutated, [honest]]
 
-    with Answering(address, answers) as line, Commander(address, WITHIN_SECONDS) as client:
+    with HostileReplies(address, answers) as line, Commander(address, WITHIN_SECONDS) as client:
         require_no_growth(count, lambda messages: line.feed(messages, lambda: type(client.trigger("top")).__name__))
     assert min(line.outcomes[kind] for kind in ("MessageError", "CommandRefusedError", "Triggered")) > count / 100
 
 
 def batch(after_seq: int, through_seq: int) -> Parts:
-    """All events of a journal of five after one of them up to another."""
+    """Return the batch of a journal of five events after one event up to another."""
     events = [(header_of(event(seq, GOOD, JOURNAL)), b"png") for seq in range(after_seq + 1, through_seq + 1)]
-    told = Batch(journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5, events=len(events))
-    return following.batch_parts(told, events)
+    header = Batch(journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5, events=len(events))
+    return following.batch_parts(header, events)
 
 
 FOLLOWING = following.Following(name="mes1", journal_id=JOURNAL, acked_seq=0, first_seq=1, last_seq=5, heartbeat_s=1.0)
-TOLD: list[Parts] = [
+LINE_MESSAGES: list[Parts] = [
     *([to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
     *([batch(after_seq, through_seq) for after_seq, through_seq in ((0, 2), (0, 5), (2, 5), (5, 5), (0, 0))]),
     *(follow_examples.frames_of(reply) for reply in follow_examples.REPLIES.values()),
@@ -311,32 +312,32 @@ TOLD: list[Parts] = [
 
 
 class HostileLine:
-    """Begins with each connection of a follower as a line does, of another journal each, then tells what is spoilt."""
+    """Answers each connection of a follower as a line does, each with a new journal, then sends mutated messages."""
 
-    def __init__(self, socket: "zmq.Socket[bytes]", spoiler: Spoiler) -> None:
-        self._socket, self._spoiler = socket, spoiler
+    def __init__(self, socket: "zmq.Socket[bytes]", mutator: Mutator) -> None:
+        self._socket, self._mutator = socket, mutator
         self._client, self._journal_id = b"", JOURNAL
         self._journals = itertools.count()
 
-    def tell(self) -> bool:
-        """Whether it told something spoilt; it does not before the follower has come."""
-        self._take()
+    def send_mutated(self) -> bool:
+        """Send a mutated message; return False if no follower is connected yet."""
+        self._read_requests()
         if self._client:
-            self._send(self._spoiler.message())
+            self._send(self._mutator.message())
         return bool(self._client)
 
-    def tell_the_truth(self) -> None:
-        """From the beginning, of a journal of five events."""
-        self._take()
+    def send_valid(self) -> None:
+        """Begin a journal and send its five events."""
+        self._read_requests()
         if self._client:
             self._begin()
             self._send(batch(0, 5))
 
-    def has_lost_it(self) -> None:
-        """The follower hung up, and will come again."""
+    def note_disconnect(self) -> None:
+        """Note that the follower disconnected; it will follow again."""
         self._client = b""
 
-    def _take(self) -> None:
+    def _read_requests(self) -> None:
         while self._socket.poll(0):
             client, request = self._socket.recv_multipart()
             if b'"follow"' in request:
@@ -348,8 +349,8 @@ class HostileLine:
         self._send([to_bytes(FOLLOWING)])
 
     def _send(self, parts: Parts) -> None:
-        of_this = [part.replace(JOURNAL.encode(), self._journal_id.encode()) for part in parts]
-        self._socket.send_multipart([self._client, *of_this])
+        renamed = [part.replace(JOURNAL.encode(), self._journal_id.encode()) for part in parts]
+        self._socket.send_multipart([self._client, *renamed])
 
 
 def test_a_follower_survives_hostile_batches(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,42 +365,42 @@ def test_a_follower_survives_hostile_batches(count: int, tmp_path: Path, monkeyp
     def listen() -> list[int]:
         nonlocal events
         try:
-            came = [each.seq for each in events.receive_batch()]
+            seqs = [each.seq for each in events.receive_batch()]
         except EventsLostError as error:
             outcomes[type(error).__name__] += 1
         except HeatlineError as error:
             outcomes[type(error).__name__] += 1
-            line.has_lost_it()
-            if not isinstance(error, MessageError):  # it is refused for good
+            line.note_disconnect()
+            if not isinstance(error, MessageError):  # the refusal is final
                 events.close()
                 events = follow()
         else:
-            outcomes["events" if came else "nothing"] += 1
-            return came
+            outcomes["events" if seqs else "nothing"] += 1
+            return seqs
         return []
 
     def feed(messages: int) -> None:
-        told = 0
-        while told < messages:
-            told += line.tell()
+        sent = 0
+        while sent < messages:
+            sent += line.send_mutated()
             listen()
 
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.setsockopt(zmq.LINGER, 0)
         socket.bind(address)
-        line = HostileLine(socket, Spoiler(SEED, TOLD))
+        line = HostileLine(socket, Mutator(SEED, LINE_MESSAGES))
         require_no_growth(count, feed)
-        until(lambda: line.tell_the_truth() or listen() == [1, 2, 3, 4, 5])
+        until(lambda: line.send_valid() or listen() == [1, 2, 3, 4, 5])
         events.close()
     assert min(outcomes[kind] for kind in ("MessageError", "EventsLostError", "events")) > count / 500
 
 
-def a_listener_hears(address: str) -> bool:
+def subscriber_is_served(address: str) -> bool:
     with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
         return events.receive() is not None
 
 
-def a_commander_is_obeyed(address: str) -> bool:
+def commander_is_served(address: str) -> bool:
     with Commander(address, 0.5) as line:
         give_up_s = time.monotonic() + WITHIN_SECONDS
         while time.monotonic() < give_up_s:
@@ -410,25 +411,25 @@ def a_commander_is_obeyed(address: str) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "is_served", "socket_type"),
-    [("events", a_listener_hears, "XPUB"), ("commands", a_commander_is_obeyed, "ROUTER")],
+    [("events", subscriber_is_served, "XPUB"), ("commands", commander_is_served, "ROUTER")],
     ids=["events", "commands"],
 )
 def test_a_client_reconnects_after_another_program_had_the_address(
     name: SocketName, is_served: Callable[[str], bool], socket_type: str, port: Port, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """After some of what comes then, ZeroMQ connects no more by itself, for ever."""
+    """After some of these bytes, ZeroMQ never reconnects by itself."""
     monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
-    spoiler = Spoiler(SEED, PUBLISHED)
+    mutator = Mutator(SEED, PUBLISHED)
     with contextlib.ExitStack() as at_end:
         client = at_end.enter_context(ThreadPoolExecutor(1))
-        with sockets.create_server(("127.0.0.1", port.number)) as stranger:
-            stranger.settimeout(WITHIN_SECONDS)
+        with sockets.create_server(("127.0.0.1", port.number)) as impostor:
+            impostor.settimeout(WITHIN_SECONDS)
             served = client.submit(is_served, port.local)
             for _ in range(4):
-                visitor, _ = stranger.accept()
-                with visitor, contextlib.suppress(ConnectionError):
-                    visitor.sendall(spoiler.connection(socket_type))
+                connection, _ = impostor.accept()
+                with connection, contextlib.suppress(ConnectionError):
+                    connection.sendall(mutator.connection(socket_type))
         at_end.callback(SOCKET_SERVERS[name](port.local, Access(), tmp_path).close)
         assert served.result(2 * WITHIN_SECONDS)
 
@@ -442,17 +443,17 @@ def test_a_subscriber_reconnects_after_an_oversized_part(address: str, monkeypat
             return events.receive()
 
     def until_subscribed() -> None:
-        said = b""
-        while said != b"\x01":  # to everything
+        subscription = b""
+        while subscription != b"\x01":  # to all topics
             assert publishing.poll(WITHIN_MS)
-            said = publishing.recv()
+            subscription = publishing.recv()
 
     with zmq.Context() as context, context.socket(zmq.XPUB) as publishing, ThreadPoolExecutor(1) as client:
         publishing.setsockopt(zmq.LINGER, 0)
         publishing.bind(address)
-        heard = client.submit(listen)
+        received = client.submit(listen)
         until_subscribed()
         publishing.send_multipart([b"status", bytes((1 << 16) + 1)])
         until_subscribed()
         publishing.send_multipart(to_frames(wire_examples.STATUS))
-        assert heard.result(WITHIN_SECONDS) == wire_examples.STATUS
+        assert received.result(WITHIN_SECONDS) == wire_examples.STATUS
