@@ -34,7 +34,7 @@ def command(name: str) -> list[str]:
 
 
 class Running:
-    """A client, and its output so far."""
+    """A running client and its output."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -57,10 +57,10 @@ class Running:
     def is_silent(self) -> bool:
         return self._output.get(timeout=WITHIN_SECONDS) == SILENCE
 
-    def complains(self, of: str) -> str:
+    def wait_for_error(self, text: str) -> str:
         """Wait for a line on the client's standard error."""
-        wait_until(lambda: any(of in line for line in self._errors), f"it complains of {of}")
-        return next(line for line in self._errors if of in line)
+        wait_until(lambda: any(text in line for line in self._errors), f"it reports {text}")
+        return next(line for line in self._errors if text in line)
 
 
 @contextlib.contextmanager
@@ -81,9 +81,9 @@ def test_a_python_client_has_under_thirty_lines_and_does_not_import_heatline() -
         assert "edge" not in text
 
 
-@pytest.mark.parametrize(("name", "again"), [("durable.py", 5), ("durable.mjs", 0)])
-def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, name: str, again: int) -> None:
-    """Through a restart of the line, which forgets the acknowledgements; the client in Node.js prints nothing twice."""
+@pytest.mark.parametrize(("name", "repeated"), [("durable.py", 5), ("durable.mjs", 0)])
+def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, name: str, repeated: int) -> None:
+    """The line restarts and loses the acknowledgements; the client in Node.js prints no event twice."""
     address = f"ipc://{tmp_path}/follow"
     with (
         running(name, address, "mes1") as older,  # the client waits for the line
@@ -96,31 +96,31 @@ def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, na
         (line.folder / "consumers.db").unlink()
         line.start()
         events += line.add(*[DEFECT] * 150)
-        assert older.prints(again + 150) == [each.header.decode() for each in events[5 - again :]]
+        assert older.prints(repeated + 150) == [each.header.decode() for each in events[5 - repeated :]]
         line.wait_until_on_disk(mes1=155)
         with running(name, address, "mes1") as newer:
             assert older.process.wait(WITHIN_SECONDS) == 1
-            assert '"superseded"' in older.complains("superseded")
+            assert '"superseded"' in older.wait_for_error("superseded")
             (event,) = line.add(DEFECT)
-            assert newer.prints(1) == [event.header.decode()], "only what was not acknowledged"
+            assert newer.prints(1) == [event.header.decode()], "only the unacknowledged event"
             line.wait_until_on_disk(mes1=156)
         events = line.add(*[GOOD] * 5)
         line.journal.discard(159)
         with running(name, address, "mes1") as client:
-            assert '"lost_through":159' in client.complains("LOST")
+            assert '"lost_through":159' in client.wait_for_error("LOST")
             assert client.prints(2) == [each.header.decode() for each in events[3:]]
             line.wait_until_on_disk(mes1=161)
             former = line.journal_id
             line.replace_journal()
             (event,) = line.add(DEFECT)
             assert client.prints(1) == [event.header.decode()]
-            client.complains(f'"former":{{"journal_id":"{former}","acked_seq":161}}')
+            client.wait_for_error(f'"former":{{"journal_id":"{former}","acked_seq":161}}')
             line.wait_until_on_disk(mes1=1)
 
 
 @contextlib.contextmanager
 def published(address: str, folder: Path) -> Iterator[Publisher]:
-    """A line's events, journalled and sent."""
+    """Yield a publisher that journals and sends a line's events."""
     writer = JournalWriter("line1", BOOT, folder, 1e9, 1 << 30, lambda _: {})
     publisher = Publisher(address, writer)
     publisher.start()
@@ -169,4 +169,4 @@ def test_a_live_node_client_gets_only_its_topics(address: str, tmp_path: Path) -
     with published(address, tmp_path) as publisher, running("live.mjs", address, DEFECT) as client:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
         publish(publisher, GOOD, DEFECT, GOOD, GOOD, DEFECT)
-        assert [line.split()[1] for line in client.prints(2)] == [DEFECT, DEFECT], "and misses no others"
+        assert [line.split()[1] for line in client.prints(2)] == [DEFECT, DEFECT], "and reports no others as missed"

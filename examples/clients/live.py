@@ -1,10 +1,10 @@
-# Shows a line's events as they come, and which were missed, with nothing but pyzmq: python live.py ADDRESS
+# Prints a line's events and the events that were missed, with pyzmq alone: python live.py ADDRESS
 import json
 import sys
 
 import zmq
 
-since, heard, joined = {}, {}, False  # by count, of a journal or a boot: what was before us, and the last of each topic
+since, last_seqs, joined = {}, {}, False  # by count, of a journal or a boot: the number before us; each topic's last
 with zmq.Context.instance().socket(zmq.SUB) as line:
     line.subscribe("")
     line.connect(sys.argv[1])
@@ -21,10 +21,10 @@ with zmq.Context.instance().socket(zmq.SUB) as line:
         for count, topics in counted.items():
             since.setdefault(count, 0 if joined else max([event.get("seq", 1) - 1, *topics.values()]))
             for each, seq in topics.items():
-                known = heard.get((count, each), since[count])
+                known = last_seqs.get((count, each), since[count])
                 if seq > known:
                     print(f"missed events of {each} after {known} up to {seq}", flush=True)
-                heard[count, each] = event.get("seq", seq)
+                last_seqs[count, each] = event.get("seq", seq)
         joined = joined or "counts" in event
         if "seq" in event:
             print(event["seq"], topic, event.get("times", {}).get("captured_at_ns", ""), flush=True)

@@ -117,7 +117,7 @@ class FollowedLine:
         """Wait until the disk holds exactly these acknowledgements."""
         wait_until(lambda: self.consumers.acked(self.journal_id) == acked, f"{acked} is on the disk")
 
-    def wait_until_disconnected(self, name: str = "mes1") -> None:
+    def wait_until_gone(self, name: str = "mes1") -> None:
         wait_until(lambda: not self.server.states()[name].connected, f"{name} is disconnected")
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Journals for tests: events to put in, what is in them, and clocks that stand still."""
+"""Journals for tests: messages to store, the rows of a journal, and clocks that a test moves."""
 
 import contextlib
 import sqlite3
@@ -21,8 +21,8 @@ LINE = "line1"
 LONG_S, LARGE = 30 * 86400.0, 1 << 30
 """Retention that deletes nothing: seconds and bytes."""
 
-Held = tuple[int, str, bytes, bytes | None]
-"""What a journal holds of a message: seq, topic, header, heatmap."""
+Row = tuple[int, str, bytes, bytes | None]
+"""A message's row in a journal: seq, topic, header, heatmap."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Clocks:
 
     now_s: float = 1000.0
     leapt_s: float = 0.0
-    """How far only the wall clock was set forward."""
+    """Seconds by which only the wall clock was set forward."""
 
     def monotonic_s(self) -> float:
         return self.now_s
@@ -48,13 +48,13 @@ def defect(camera: str = "top", number: int = 1, png: bytes = b"\x89PNG") -> Mes
     return Message(msgspec.structs.replace(DEFECT.event, camera=camera, frame_number=number), png)
 
 
-def several(count: int, png_bytes: int = 0) -> list[Message]:
-    """Verdicts, alarms and changes in turns."""
-    turns = [good(), defect(png=bytes(png_bytes)), good("side"), ALARM, CHANGE]
-    return [turns[number % len(turns)] for number in range(count)]
+def mixed_messages(count: int, png_bytes: int = 0) -> list[Message]:
+    """Return verdicts, alarms and changes in rotation."""
+    kinds = [good(), defect(png=bytes(png_bytes)), good("side"), ALARM, CHANGE]
+    return [kinds[number % len(kinds)] for number in range(count)]
 
 
-def journalling(
+def make_writer(
     folder: Path | None,
     clocks: Clocks | None = None,
     acked: dict[str, int] | None = None,
@@ -67,28 +67,30 @@ def journalling(
     if folder is None:
         return Numbering()
     clocks = clocks or Clocks()
-    given = {} if acked is None else acked
+    acked_seqs = {} if acked is None else acked
     clock, wall_ns = clocks.monotonic_s, clocks.wall_ns
-    return JournalWriter(LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(given), clock=clock, wall_ns=wall_ns)
+    return JournalWriter(
+        LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(acked_seqs), clock=clock, wall_ns=wall_ns
+    )
 
 
 def counted(messages: Sequence[Message]) -> list[CountedEvent]:
-    """The events that have a number."""
+    """Return the events that have a number."""
     return [message.event for message in messages if not isinstance(message.event, StatusEvent)]
 
 
-def of_journal(messages: Sequence[Message]) -> list[JournalEvent]:
+def journal_events(messages: Sequence[Message]) -> list[JournalEvent]:
     return [message.event for message in messages if isinstance(message.event, JournalEvent)]
 
 
-def sent_as(messages: Sequence[Message]) -> list[Held]:
-    """What a journal must hold of messages."""
+def rows_of(messages: Sequence[Message]) -> list[Row]:
+    """Return the rows that a journal must hold of messages."""
     with_number = [message for message in messages if not isinstance(message.event, StatusEvent)]
     return [(m.event.seq, m.event.topic, header_of(m.event), m.png) for m in with_number]
 
 
-def held(folder: Path) -> list[Held]:
-    """All that a journal holds."""
+def stored_rows(folder: Path) -> list[Row]:
+    """Return all rows of a journal."""
     with JournalReader.open(folder) as reader:
         return [(record.seq, record.topic, record.header, record.heatmap) for record in all_records(reader)]
 
@@ -106,7 +108,7 @@ def all_records(reader: JournalReader) -> list[Record]:
 
 
 def events_in(folder: Path) -> list[Event]:
-    return [msgspec.json.decode(header, type=Event) for _, _, header, _ in held(folder)]
+    return [msgspec.json.decode(header, type=Event) for _, _, header, _ in stored_rows(folder)]
 
 
 def make_version_1(folder: Path) -> None:
@@ -125,6 +127,6 @@ def make_version_1(folder: Path) -> None:
 
 
 def change(folder: Path, statement: str, *values: object) -> None:
-    """Change a journal behind its back."""
+    """Change a journal's database directly."""
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
         connection.execute(statement, values)

@@ -1,4 +1,4 @@
-"""Who may connect, as files say it; what is made of what ZeroMQ says; what is counted and logged."""
+"""Access to a line's sockets: addresses, key files, ZAP requests, handshakes, and the log of refusals."""
 
 import contextlib
 import hashlib
@@ -44,18 +44,18 @@ def test_addresses_that_only_this_machine_reaches_need_no_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "open_to_others",
+    "reachable_address",
     [
         *(f"tcp://{host}:5557" for host in ("*", "0.0.0.0", "[::]", "[::ffff:192.0.2.1]", "192.168.0.4")),
         *(f"tcp://{host}:5557" for host in ("localhost.example.com", "127.0.0.1;192.0.2.1")),
         *("tcp://5557", "udp://127.0.0.1:5557", "127.0.0.1:5557", ""),
     ],
 )
-def test_addresses_that_other_machines_reach_need_a_key(secured: Secured, open_to_others: str) -> None:
+def test_addresses_that_other_machines_reach_need_a_key(secured: Secured, reachable_address: str) -> None:
     with pytest.raises(AccessError, match=r"heatline keys new .* --owner heatline and set key = .* under") as caught:
-        Access().require_protected("commands.bind", open_to_others)
+        Access().require_protected("commands.bind", reachable_address)
     assert "\n" not in str(caught.value)
-    secured.access().require_protected("commands.bind", open_to_others)
+    secured.access().require_protected("commands.bind", reachable_address)
 
 
 # Files.
@@ -84,18 +84,18 @@ def test_allowed_and_revoked_keys_are_seen_at_the_next_refresh(secured: Secured)
     assert not allow_list.allows("listen", client.own.public)
     secured.allow(client.own, "listen")
     allow_list.refresh(at_most_s_old=3600.0)
-    assert not allow_list.allows("listen", client.own.public), "it has not looked"
-    for gone in (lambda: secured.revoke(client.own, "listen"), lambda: shutil.rmtree(secured.allowed)):
+    assert not allow_list.allows("listen", client.own.public), "the list is not read again yet"
+    for remove in (lambda: secured.revoke(client.own, "listen"), lambda: shutil.rmtree(secured.allowed)):
         allow_list.refresh()
         assert allow_list.allows("listen", client.own.public)
-        gone()
+        remove()
         allow_list.refresh()
         assert not allow_list.allows("listen", client.own.public)
         assert allow_list.allows("listen", secured.line.public)
         secured.allow(client.own, "listen")
 
 
-SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+UNTRUSTWORTHY: dict[str, tuple[Callable[[Path], object], str]] = {
     "secret": (lambda bad: bad.write_bytes((bad.parents[2] / "line.key").read_bytes()), "holds a private key"),
     "damaged": (lambda bad: bad.write_text("nonsense"), "holds no CurveZMQ public key"),
     "link": (lambda bad: bad.symlink_to(bad.parents[2] / "line.key.pub"), "it is a symbolic link"),
@@ -103,24 +103,24 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda bad: bad.mkdir(), "it is a folder"),
     "loose file": (lambda bad: (bad.write_bytes(curve.to_file(KEY)), bad.chmod(0o666)), "can be written by others"),
 }
-"""What should not be believed, by how it comes about at a path."""
+"""Key files that a line must not trust: how to create each at a path, and the message."""
 
 
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("kind", UNTRUSTWORTHY)
 def test_an_untrustworthy_key_file_stops_a_start_and_later_excludes_no_other(
-    secured: Secured, how: str, caplog: pytest.LogCaptureFixture
+    secured: Secured, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
     allow_list = secured.access().allow_list
-    spoil, words = SPOILT[how]
-    spoil(secured.allowed / "listen" / "bad.pub")
+    create, excerpt = UNTRUSTWORTHY[kind]
+    create(secured.allowed / "listen" / "bad.pub")
     for _ in range(3):
         allow_list.refresh()
         assert allow_list.allows("listen", client.own.public)
     assert not allow_list.allows("listen", KEY)
     (logged,) = caplog.messages
-    assert words in logged
-    with pytest.raises(AccessError, match=words):
+    assert excerpt in logged
+    with pytest.raises(AccessError, match=excerpt):
         secured.access()
 
 
@@ -142,7 +142,7 @@ def test_a_folder_that_others_can_write_admits_no_client(
 
 
 def test_running_out_of_descriptors_changes_no_access(secured: Secured, caplog: pytest.LogCaptureFixture) -> None:
-    """A client that opens many connections brings that about."""
+    """A client that opens many connections can cause this."""
     client = secured.client("listen")
     allow_list = secured.access().allow_list
     allow_list.refresh()
@@ -170,11 +170,11 @@ def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pyt
     seen: list[list[str]] = []
     rename = Path.rename
 
-    def looked_first(path: Path, to: Path) -> Path:
+    def list_first(path: Path, to: Path) -> Path:
         seen.append([each.name for each in allowed_keys(secured.allowed, "listen")])
         return rename(path, to)
 
-    monkeypatch.setattr(Path, "rename", looked_first)
+    monkeypatch.setattr(Path, "rename", list_first)
     allow(KEY, "mes", secured.allowed, "listen")
     assert seen == [[]]
     assert [(each.name, each.key) for each in allowed_keys(secured.allowed, "listen")] == [("mes", KEY)]
@@ -183,7 +183,7 @@ def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pyt
 # ZAP.
 
 
-def question(**changes: bytes) -> list[bytes]:
+def zap_request(**changes: bytes) -> list[bytes]:
     parts = {
         "version": b"1.0", "request_id": b"7", "domain": b"listen", "address": b"192.0.2.7", "identity": b"",
         "mechanism": b"CURVE", "key": z85.decode(KEY),
@@ -192,17 +192,17 @@ def question(**changes: bytes) -> list[bytes]:
 
 
 def test_an_allowed_peer_gets_200_and_another_gets_300() -> None:
-    asked: list[zap.Peer] = []
-    assert zap.answer(question(), lambda peer: not asked.append(peer)) == [b"1.0", b"7", b"200", b"OK", KEY, b""]
-    assert asked == [zap.Peer("192.0.2.7", KEY)]
-    assert zap.answer(question(), lambda _: False)[:3] == [b"1.0", b"7", b"300"]
+    peers: list[zap.Peer] = []
+    assert zap.answer(zap_request(), lambda peer: not peers.append(peer)) == [b"1.0", b"7", b"200", b"OK", KEY, b""]
+    assert peers == [zap.Peer("192.0.2.7", KEY)]
+    assert zap.answer(zap_request(), lambda _: False)[:3] == [b"1.0", b"7", b"300"]
 
 
 def test_invalid_zap_requests_are_denied() -> None:
-    keys = (question(key=key) for key in (b"", bytes(31), bytes(33), KEY))
-    others = question(version=b"2.0"), question(mechanism=b"NULL")
-    for asked in ([], [b"1.0"], question()[:-1], [*question(), b"more"], *others, *keys):
-        answer = zap.answer(asked, lambda _: True)
+    keys = (zap_request(key=key) for key in (b"", bytes(31), bytes(33), KEY))
+    others = zap_request(version=b"2.0"), zap_request(mechanism=b"NULL")
+    for request in ([], [b"1.0"], zap_request()[:-1], [*zap_request(), b"more"], *others, *keys):
+        answer = zap.answer(request, lambda _: True)
         assert (len(answer), answer[2], answer[4]) == (6, b"300", b"")
 
 
@@ -222,15 +222,15 @@ def refusals_of(*events: tuple[int, int] | str) -> Counter[str]:
     return counted
 
 
-def came(fd: int) -> tuple[int, int]:
+def accepted(fd: int) -> tuple[int, int]:
     return zmq.EVENT_ACCEPTED, fd
 
 
-def went(fd: int) -> tuple[int, int]:
+def disconnected(fd: int) -> tuple[int, int]:
     return zmq.EVENT_DISCONNECTED, fd
 
 
-GOT_IN = (zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
+SUCCEEDED = (zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
 MISMATCH = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, 0x11000002)
 GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
 
@@ -238,20 +238,20 @@ GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
 @pytest.mark.parametrize(
     ("events", "refused"),
     [
-        ([came(7), GOT_IN, went(7)], {}),
-        ([came(7), MISMATCH, went(7)], {"protocol": 1}),
-        ([came(7), GAVE_UP, went(7)], {"handshake": 1}),
-        ([came(7), went(7)], {"protocol": 1}),  # no ZeroMQ at all
-        ([came(7), "not allowed", went(7)], {}),  # counted when ZeroMQ asked
-        ([came(7), "not allowed", GAVE_UP, went(7)], {}),
-        ([came(7), came(8), GOT_IN, went(8), went(7)], {"protocol": 1}),
-        ([came(7), came(8), GOT_IN, GOT_IN, went(8), went(7)], {}),
-        ([came(7), came(8), GOT_IN, GAVE_UP, went(8), went(7)], {"handshake": 1}),
-        ([came(7), came(8), GOT_IN, went(7), went(8)], {"protocol": 1}),
-        ([came(7), GOT_IN, MISMATCH, went(7), came(7), went(7)], {"protocol": 2}),  # one went wrong later
-        ([came(7), "all gone", came(7), GOT_IN, went(7)], {}),
-        ([came(7), "not allowed", "all gone", came(8), went(8)], {"protocol": 1}),
-        ([GOT_IN, went(3)], {}),
+        ([accepted(7), SUCCEEDED, disconnected(7)], {}),
+        ([accepted(7), MISMATCH, disconnected(7)], {"protocol": 1}),
+        ([accepted(7), GAVE_UP, disconnected(7)], {"handshake": 1}),
+        ([accepted(7), disconnected(7)], {"protocol": 1}),  # no ZeroMQ at all
+        ([accepted(7), "not allowed", disconnected(7)], {}),  # counted at the ZAP request
+        ([accepted(7), "not allowed", GAVE_UP, disconnected(7)], {}),
+        ([accepted(7), accepted(8), SUCCEEDED, disconnected(8), disconnected(7)], {"protocol": 1}),
+        ([accepted(7), accepted(8), SUCCEEDED, SUCCEEDED, disconnected(8), disconnected(7)], {}),
+        ([accepted(7), accepted(8), SUCCEEDED, GAVE_UP, disconnected(8), disconnected(7)], {"handshake": 1}),
+        ([accepted(7), accepted(8), SUCCEEDED, disconnected(7), disconnected(8)], {"protocol": 1}),
+        ([accepted(7), SUCCEEDED, MISMATCH, disconnected(7), accepted(7), disconnected(7)], {"protocol": 2}),
+        ([accepted(7), "all gone", accepted(7), SUCCEEDED, disconnected(7)], {}),
+        ([accepted(7), "not allowed", "all gone", accepted(8), disconnected(8)], {"protocol": 1}),
+        ([SUCCEEDED, disconnected(3)], {}),
     ],
 )
 def test_each_failed_connection_is_counted_once(events: list[tuple[int, int] | str], refused: dict[str, int]) -> None:
@@ -260,54 +260,58 @@ def test_each_failed_connection_is_counted_once(events: list[tuple[int, int] | s
 
 @given(st.data())
 def test_counts_are_right_in_any_order_of_events(data: st.DataObject) -> None:
-    """Connections that get in and stay, that give up, and that are no ZeroMQ, all at the same time."""
+    """Connections that succeed, that give up, and that do not speak ZeroMQ, all at the same time."""
     kinds = data.draw(st.lists(st.sampled_from(["gets in", "gives up", "garbage"]), max_size=8))
-    steps = {"gets in": [GOT_IN], "gives up": ["gave up"], "garbage": ["went"]}
-    left = [[came(fd), *steps[kind]] for fd, kind in enumerate(kinds)]
+    steps = {"gets in": [SUCCEEDED], "gives up": ["gave up"], "garbage": ["went"]}
+    left = [[accepted(fd), *steps[kind]] for fd, kind in enumerate(kinds)]
     events: list[tuple[int, int] | str] = []
     while any(left):
         fd = data.draw(st.sampled_from([fd for fd, steps in enumerate(left) if steps]))
         step = left[fd].pop(0)
-        events += {"went": [went(fd)], "gave up": [GAVE_UP, went(fd)]}.get(str(step), [step])
-    refused = refusals_of(*events, *(went(fd) for fd, kind in enumerate(kinds) if kind == "gets in"))
+        events += {"went": [disconnected(fd)], "gave up": [GAVE_UP, disconnected(fd)]}.get(str(step), [step])
+    refused = refusals_of(*events, *(disconnected(fd) for fd, kind in enumerate(kinds) if kind == "gets in"))
     assert refused["handshake"] == kinds.count("gives up")
     assert refused["protocol"] == kinds.count("garbage")
 
 
 def test_a_scan_is_counted_and_only_a_certain_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.delivery.security.handshakes._peer_address", lambda fd: f"10.0.0.{fd}")
-    told: list[str] = []
-    handshakes = Handshakes(lambda _, detail: told.append(detail))
+    details: list[str] = []
+    handshakes = Handshakes(lambda _, detail: details.append(detail))
 
     def note(*events: tuple[int, int]) -> list[str]:
-        told.clear()
+        details.clear()
         for event in events:
             handshakes.note(*event)
-        return told
+        return details
 
-    assert not note(came(7), GOT_IN)
-    (scan,) = note(came(8), went(8))
+    assert not note(accepted(7), SUCCEEDED)
+    (scan,) = note(accepted(8), disconnected(8))
     assert "from 10.0.0.8 " in scan
-    assert not note(went(7))
-    (one_of_two,) = note(came(7), came(8), GOT_IN, went(7))
+    assert not note(disconnected(7))
+    (one_of_two,) = note(accepted(7), accepted(8), SUCCEEDED, disconnected(7))
     assert "from an unknown address " in one_of_two
-    (mismatch,) = note(came(9), MISMATCH, went(9))
+    (mismatch,) = note(accepted(9), MISMATCH, disconnected(9))
     assert "from 10.0.0.9 " in mismatch
 
 
 def test_a_handshake_failure_names_its_cause_and_address() -> None:
-    told: list[str] = []
-    handshakes = Handshakes(lambda _, detail: told.append(detail))
+    details: list[str] = []
+    handshakes = Handshakes(lambda _, detail: details.append(detail))
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
         peer, _ = server.accept()
         with peer:
             for value in (0x11000002, 0x10000000, 0x7FFFFFFF, 0):
-                for event in (came(peer.fileno()), (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value), went(peer.fileno())):
+                for event in (
+                    accepted(peer.fileno()),
+                    (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value),
+                    disconnected(peer.fileno()),
+                ):
                     handshakes.note(*event)
-            peer.getpeername()  # it was not closed
-    assert "from 127.0.0.1" in told[0]
-    assert "mechanism mismatch" in told[0]
-    assert len(told) == 4
+            peer.getpeername()  # the descriptor is still open
+    assert "from 127.0.0.1" in details[0]
+    assert "mechanism mismatch" in details[0]
+    assert len(details) == 4
 
 
 # Refusals.

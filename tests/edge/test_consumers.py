@@ -1,4 +1,4 @@
-"""The positions of consumers are kept: on disks that become full, fail or are read-only, and in damaged files."""
+"""The positions of consumers are stored, also on full, failing and read-only disks and after damage to the file."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ Disk = Callable[[Path], contextlib.AbstractContextManager[Path]]
 
 @pytest.fixture
 def open_(tmp_path: Path) -> Iterator[Open]:
-    """Opens consumers of a folder, and closes them at the end."""
+    """Factory of a folder's consumers, which are closed at the end."""
     with contextlib.ExitStack() as opened:
 
         def open_(folder: Path = tmp_path) -> Consumers:
@@ -39,7 +39,7 @@ def open_(tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture
 def consumers(open_: Open) -> Consumers:
-    """With one consumer, which has acknowledged event 1."""
+    """Consumers with one entry, which has acknowledged event 1."""
     consumers = open_()
     consumers.register("mes1", JOURNAL, 1)
     return consumers
@@ -47,14 +47,14 @@ def consumers(open_: Open) -> Consumers:
 
 @contextlib.contextmanager
 def file_in(folder: Path) -> Iterator[sqlite3.Connection]:
-    """The file as another process sees it."""
+    """Open the file as another process does."""
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as connection:
         yield connection
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Another process holds the file."""
+def locked(folder: Path) -> Iterator[None]:
+    """Lock the file as another process does."""
     with file_in(folder) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         yield
@@ -95,7 +95,7 @@ def test_the_time_of_a_consumers_last_message_is_stored(consumers: Consumers, op
 
 
 class Model(RuleBasedStateMachine):
-    """Consumers beside two dictionaries, of what is in memory and of what is on the disk, through restarts."""
+    """Consumers compared with two dictionaries, of the memory and of the disk, over restarts."""
 
     names = Bundle("names")
 
@@ -190,17 +190,17 @@ def test_threads_may_acknowledge_while_another_writes(open_: Open, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["tmpfs", "ext4"])
 def test_acknowledgements_and_new_consumers_are_stored_on_a_full_disk(kind: Disk, tmp_path: Path, open_: Open) -> None:
-    """Otherwise a full disk could not be emptied: events that nobody acknowledges must stay. ext4 allocates late."""
+    """Otherwise a full disk could never be freed: unacknowledged events must stay. ext4 allocates late."""
     with kind(tmp_path / "disk") as disk:
         consumers = open_(disk)
         fill(disk)
         consumers.register("mes1", JOURNAL, 0)
-        for seq in (1, 250, 70_000, 2**40, 2**62):  # of any length in the file
+        for seq in (1, 250, 70_000, 2**40, 2**62):  # of each length that an integer has in the file
             consumers.acknowledge("mes1", JOURNAL, seq)
             consumers.write()
             assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": seq})
         names = ["mes1", *(f"{number:064}" for number in range(MOST_CONSUMERS - 1))]
-        for name in names[1:]:  # with the longest names, as many as are allowed
+        for name in names[1:]:  # as many as are allowed, with the longest names
             consumers.register(name, JOURNAL, 2**62)
         for name in names:
             consumers.acknowledge(name, OTHER, 2**62 + 1)
@@ -208,10 +208,10 @@ def test_acknowledgements_and_new_consumers_are_stored_on_a_full_disk(kind: Disk
         assert (consumers.fault, acked_on_disk(disk)) == (None, dict.fromkeys(names, 2**62 + 1))
         consumers.forget("mes1")
         consumers.close()
-        again = open_(disk)
-        assert (again.fault, again.positions().keys()) == (None, set(names[1:]))
-        again.acknowledge(names[1], OTHER, 2**62 + 2)
-        again.close()
+        reopened = open_(disk)
+        assert (reopened.fault, reopened.positions().keys()) == (None, set(names[1:]))
+        reopened.acknowledge(names[1], OTHER, 2**62 + 2)
+        reopened.close()
         assert acked_on_disk(disk)[names[1]] == 2**62 + 2
 
 
@@ -226,7 +226,7 @@ def test_a_disk_full_from_the_start_registers_no_consumer_until_it_has_room(
             with pytest.raises(JournalError, match="no room"):
                 consumers.register("mes1", JOURNAL, 0)
             assert consumers.acked(JOURNAL) == consumers.positions() == {}, "without a file there is no consumer"
-        assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "each logs it once, with every try"
+        assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "each object logs it once"
         filler.unlink()
         write_at_once(consumers)
         assert (consumers.fault, consumers.positions()) == (None, {})
@@ -244,12 +244,12 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
         consumers = open_(disk)
         consumers.register("mes1", JOURNAL, 1)
         if kind is failing_disk:
-            fail(disk)  # in use
+            fail(disk)  # while the file is open
         else:
             consumers.close()
             make_read_only(disk)
             consumers = open_(disk)
-            assert consumers.positions()["mes1"].acked_seq == 1, "it can be read"
+            assert consumers.positions()["mes1"].acked_seq == 1, "the file can be read"
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
         write_at_once(consumers)
@@ -270,13 +270,13 @@ def test_changes_wait_in_memory_until_the_disk_can_be_written(
 
 
 def test_acknowledgements_wait_while_another_process_locks_the_file(consumers: Consumers, tmp_path: Path) -> None:
-    with held(tmp_path):
+    with locked(tmp_path):
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
         assert "locked by another process" in (consumers.fault or "")
     consumers._try_again_s = float("inf")
     consumers.write()
-    assert acked_on_disk(tmp_path) == {"mes1": 1}, "after a failure the disk rests for a while"
+    assert acked_on_disk(tmp_path) == {"mes1": 1}, "writing pauses after a failure"
     write_at_once(consumers)
     assert (consumers.fault, acked_on_disk(tmp_path)) == (None, {"mes1": 2})
 
@@ -285,15 +285,15 @@ def test_until_the_file_is_read_no_event_counts_as_acknowledged(
     consumers: Consumers, open_: Open, tmp_path: Path
 ) -> None:
     consumers.close()
-    with held(tmp_path):
-        again = open_()
-        assert again.acked(JOURNAL) == {NOT_KNOWN: 0}
+    with locked(tmp_path):
+        reopened = open_()
+        assert reopened.acked(JOURNAL) == {NOT_KNOWN: 0}
         with pytest.raises(JournalError, match="locked by another process"):
-            again.positions()
+            reopened.positions()
         with pytest.raises(JournalError, match="locked by another process"):
-            again.register("mes1", JOURNAL, 9)
-    write_at_once(again)
-    assert (again.fault, again.acked(JOURNAL)) == (None, {"mes1": 1})
+            reopened.register("mes1", JOURNAL, 9)
+    write_at_once(reopened)
+    assert (reopened.fault, reopened.acked(JOURNAL)) == (None, {"mes1": 1})
 
 
 # Files.
@@ -315,7 +315,7 @@ def overwrite(at: int, data: bytes) -> Callable[[Path], None]:
 
 
 no_database, no_table = overwrite(0, b"not SQLite at all"), overwrite(16384, b"\xff" * 400)
-"""A page's first bytes say what it holds."""
+"""The first bytes of a page are its type."""
 
 
 @pytest.mark.parametrize("damage", [no_database, no_table, replace_value], ids=["header", "page", "value"])
@@ -325,35 +325,35 @@ def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
     consumers.close()
     assert not consumers.lost_consumers
     damage(tmp_path / FILE_NAME)
-    again = open_()
-    assert (again.positions(), again.fault, again.lost_consumers) == ({}, None, True)
-    for end in ("", "-journal"):  # else SQLite could take the journal for the new file's
+    reopened = open_()
+    assert (reopened.positions(), reopened.fault, reopened.lost_consumers) == ({}, None, True)
+    for end in ("", "-journal"):  # otherwise SQLite could apply the old journal to the new file
         assert (tmp_path / f"{FILE_NAME}.damaged{end}").stat().st_size > 0
     (record,) = caplog.records
     assert re.search("is damaged.*the first event in the journal", record.getMessage())
-    again.register("mes1", JOURNAL, 0)
-    again.close()
-    assert open_().lost_consumers, "until somebody deletes it"
+    reopened.register("mes1", JOURNAL, 0)
+    reopened.close()
+    assert open_().lost_consumers, "until the damaged file is deleted"
     (tmp_path / f"{FILE_NAME}.damaged").unlink()
     assert not open_().lost_consumers
 
 
-@pytest.mark.parametrize("how", ["damaged", "deleted", "replaced"])
+@pytest.mark.parametrize("loss", ["damaged", "deleted", "replaced"])
 def test_a_file_lost_while_in_use_is_written_again_from_memory(
-    consumers: Consumers, open_: Open, tmp_path: Path, how: str
+    consumers: Consumers, open_: Open, tmp_path: Path, loss: str
 ) -> None:
     consumers.register("mes2", JOURNAL, 6)
-    if how == "damaged":
+    if loss == "damaged":
         no_database(tmp_path / FILE_NAME)
     else:
         (tmp_path / FILE_NAME).unlink()
-    if how == "replaced":
+    if loss == "replaced":
         other = open_(tmp_path / "other")
         other.register("mes9", OTHER, 1)
         other.close()
         (tmp_path / "other" / FILE_NAME).rename(tmp_path / FILE_NAME)
     consumers.acknowledge("mes1", JOURNAL, 7)
-    consumers.write()  # finds it
+    consumers.write()  # notices the loss
     write_at_once(consumers)
     assert (consumers.fault, consumers.acked(JOURNAL)) == (None, {"mes1": 7, "mes2": 6})
     assert acked_on_disk(tmp_path).items() >= {"mes1": 7, "mes2": 6}.items()

@@ -87,7 +87,7 @@ def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Pat
             process.stdout.close()
             line.add(GOOD)
             assert process.wait(WITHIN_SECONDS) == 0
-            line.wait_until_disconnected()
+            line.wait_until_gone()
             assert line.acked() == 1, "what nobody read comes again"
 
 
@@ -110,7 +110,7 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
                 return count >= at_least
 
             wait_until(stored, "it can be killed")
-    line.wait_until_disconnected()
+    line.wait_until_gone()
     events += line.add(ALARM)
     assert run(line, "--jsonl", file, "--count", str(len(events) - line.acked())).returncode == 0
     assert file.read_text() == lines(events)
@@ -121,7 +121,7 @@ def test_a_follower_that_stood_still_continues_and_misses_nothing(line: Followed
     with following(line.address, "--jsonl", file) as process:
         line.wait_until_acked(1)
         process.send_signal(signal.SIGSTOP)
-        line.wait_until_disconnected()
+        line.wait_until_gone()
         events += line.add(*[DEFECT] * 50)
         process.send_signal(signal.SIGCONT)
         line.wait_until_acked(51)
@@ -147,7 +147,7 @@ def test_an_event_is_acknowledged_only_after_the_disk_has_it(
     both = len(lines(events))
     assert synced == [9, 9, both], "the pictures, then the events"
     assert (done.returncode, file.stat().st_size) == ((InputError.exit_code, 0) if fails else (0, both))
-    line.wait_until_disconnected()
+    line.wait_until_gone()
     assert line.acked() == (0 if fails else 2)
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_ends_follow_and_unwritten_events_come_again(line: FollowedL
         assert (full.returncode, "No space left" in complaint(full)) == (InputError.exit_code, True)
         kept = file.read_text().count("\n")
         assert file.read_text() == lines(events[:kept]), "no half event"
-        line.wait_until_disconnected()
+        line.wait_until_gone()
         assert line.acked() <= kept
         filler.unlink()
         assert run(line, "--jsonl", file, "--count", str(120 - line.acked())).returncode == 0
@@ -309,7 +309,7 @@ def test_an_interruption_between_two_tries_leaves_the_event(line: FollowedLine) 
 def test_a_consumer_can_be_deleted(line: FollowedLine) -> None:
     line.add(GOOD)
     run(line, "--count", "1")
-    line.wait_until_disconnected()
+    line.wait_until_gone()
     done = run(line, "--forget")
     assert (done.returncode, done.stdout) == (0, "consumer mes1 is deleted\n")
     assert line.consumers.positions() == {}

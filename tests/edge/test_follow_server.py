@@ -121,7 +121,7 @@ def test_consumers_are_independent_and_get_only_their_topics(line: FollowedLine)
     filtered.ack(10)
     line.wait_until_on_disk(slow=0, fast=20, filtered=10)
     slow.close()
-    line.wait_until_disconnected("slow")
+    line.wait_until_gone("slow")
     states = line.server.states()
     assert {name: (state.acked_seq, state.connected) for name, state in states.items()} == {
         "slow": (0, False), "fast": (20, True), "filtered": (10, True),
@@ -279,7 +279,7 @@ def test_a_sixty_fifth_consumer_is_refused_until_one_is_forgotten(
     assert (reason, "64 consumers already; remove one" in detail) == ("too_many_consumers", True)
     assert line.acked("one-more") == -1
     one.close()
-    line.wait_until_disconnected()
+    line.wait_until_gone()
     other.send(mes1)
     assert other.receive()[0] == Forgotten(request_id="f", name="mes1")
     other.follow("one-more")
@@ -332,7 +332,7 @@ def test_a_frozen_consumer_has_bounded_memory_delays_nobody_and_is_noticed(line:
             reached = added.seq
             assert subscription.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
         assert line.acked("frozen") == 0
-        line.wait_until_disconnected("frozen")
+        line.wait_until_gone("frozen")
 
 
 def test_a_slow_consumer_gets_all_events_in_order(tmp_path: Path) -> None:

@@ -450,7 +450,7 @@ def test_a_client_without_the_follow_role_gets_an_access_error(
                     refused.receive()
         with pytest.raises(AccessError, match="closed the connection"):
             forget(port.reached, "mes1", timeout_s=0.5)
-        line.wait_until_disconnected()
+        line.wait_until_gone()
         forget(port.reached, "mes1", keys=allowed)
 
 
@@ -472,7 +472,7 @@ def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
     line.add(GOOD)
     with follow(line) as follower:  # the line opens the journal
         take(follower, 1)
-    line.wait_until_disconnected()
+    line.wait_until_gone()
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         follower = follow(line)

@@ -1,4 +1,4 @@
-"""The journal's file: what was appended is there, byte for byte, whatever becomes of the process or the disk."""
+"""The journal's file holds what was appended, byte for byte, whatever happens to the process or the disk."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, mak
 from tests.edge.journals import LINE, all_records, change
 
 JOURNAL = "edge.delivery.journal"
-ENDS = "", "-wal", "-shm"
+SUFFIXES = "", "-wal", "-shm"
 
 
 def record(seq: int, topic: str = "alarm", size: int = 300) -> Record:
@@ -45,14 +45,14 @@ def records(first: int, last: int) -> list[Record]:
     return [record(seq) for seq in range(first, last + 1)]
 
 
-def opened(folder: Path, *holding: Record, most_bytes: int | None = None) -> contextlib.closing[Journal]:
-    """The journal of a folder, after more was appended."""
+def opened(folder: Path, *appended: Record, most_bytes: int | None = None) -> contextlib.closing[Journal]:
+    """Open the journal of a folder and append records."""
     journal = Journal.open(folder, LINE, most_bytes=most_bytes)
-    journal.append(holding, {})
+    journal.append(appended, {})
     return contextlib.closing(journal)
 
 
-def found(folder: Path) -> list[Record]:
+def read_all(folder: Path) -> list[Record]:
     with JournalReader.open(folder) as reader:
         return all_records(reader)
 
@@ -64,10 +64,10 @@ def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
         assert (journal.first_seq, journal.last_seq, journal.topics, journal.progress) == (0, 0, {}, {})
         journal.append([record(1), record(2, "change")], progress)
         journal.append([record(3)], {})
-    for there in (journal, Journal.open(folder, LINE)):
-        assert (there.journal_id, there.first_seq, there.last_seq) == (journal_id, 1, 3)
-        assert (there.topics, there.progress) == ({"alarm": 3, "change": 2}, progress)
-        there.close()
+    for reopened in (journal, Journal.open(folder, LINE)):
+        assert (reopened.journal_id, reopened.first_seq, reopened.last_seq) == (journal_id, 1, 3)
+        assert (reopened.topics, reopened.progress) == ({"alarm": 3, "change": 2}, progress)
+        reopened.close()
     with JournalReader.open(folder) as reader:
         assert all_records(reader) == [record(1), record(2, "change"), record(3)]
         assert (reader.journal_id, reader.line) == (journal_id, LINE)
@@ -75,7 +75,7 @@ def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
 
 
 def test_every_commit_is_synchronous(tmp_path: Path) -> None:
-    """Where a disk can be mounted, test_journalling.py cuts its power."""
+    """Where a disk can be mounted, test_journal_writer.py cuts its power."""
     with opened(tmp_path) as journal:
         run = journal._connection.execute
         assert [run(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
@@ -126,7 +126,7 @@ def test_a_journal_belongs_to_one_line(tmp_path: Path) -> None:
 
 
 TOPIC = st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"])
-HOW = {
+OPTIONS = {
     "topics": st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
     "through_seq": st.none() | st.integers(0, 40),
     "at_most": st.integers(1, 8),
@@ -135,33 +135,34 @@ HOW = {
 }
 
 
-@given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 40), st.fixed_dictionaries(HOW))
+@given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 40), st.fixed_dictionaries(OPTIONS))
 def test_a_page_equals_what_a_simple_reader_finds(
-    tmp_path_factory: pytest.TempPathFactory, topics: list[str], gone: int, after: int, how: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, topics: list[str], deleted: int, after: int, options: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
-    put_in = [record(seq, topic) for seq, topic in enumerate(topics, start=1)]
-    with opened(folder, *put_in) as journal:
-        journal.discard(gone)
+    stored = [record(seq, topic) for seq, topic in enumerate(topics, start=1)]
+    with opened(folder, *stored) as journal:
+        journal.discard(deleted)
     with JournalReader.open(folder) as reader:
-        page = reader.read(after, **how)
+        page = reader.read(after, **options)
     shutil.rmtree(folder)
-    end = len(topics) if how["through_seq"] is None else min(how["through_seq"], len(topics))
-    wanted = [
-        each if how["heatmaps"] else each._replace(heatmap=None)
-        for each in put_in[gone:]
-        if after < each.seq <= end and any(each.topic.encode().startswith(prefix.encode()) for prefix in how["topics"])
+    end = len(topics) if options["through_seq"] is None else min(options["through_seq"], len(topics))
+    matching = [
+        each if options["heatmaps"] else each._replace(heatmap=None)
+        for each in stored[deleted:]
+        if after < each.seq <= end
+        and any(each.topic.encode().startswith(prefix.encode()) for prefix in options["topics"])
     ]
     count = len(page.records)
-    assert page.records == wanted[:count]
-    assert count <= how["at_most"]
-    sizes = [len(each.header) + len(each.heatmap or b"") for each in wanted]
-    assert count == 1 or sum(sizes[:count]) <= how["at_most_bytes"]
-    assert all(each.seq > page.through_seq for each in wanted[count:]), "nothing wanted is missing up to there"
-    if count < len(wanted):  # then it had a reason
-        assert count == how["at_most"] or sum(sizes[: count + 1]) > how["at_most_bytes"]
+    assert page.records == matching[:count]
+    assert count <= options["at_most"]
+    sizes = [len(each.header) + len(each.heatmap or b"") for each in matching]
+    assert count == 1 or sum(sizes[:count]) <= options["at_most_bytes"]
+    assert all(each.seq > page.through_seq for each in matching[count:]), "no matching record is missing up to there"
+    if count < len(matching):  # only a limit ends a page early
+        assert count == options["at_most"] or sum(sizes[: count + 1]) > options["at_most_bytes"]
         assert page.through_seq == page.records[-1].seq
-    lost = min(gone, end)
+    lost = min(deleted, end)
     assert page.lost_through == (lost if after < lost else None)
 
 
@@ -210,7 +211,7 @@ def test_a_reader_notices_that_its_journal_was_replaced(tmp_path: Path) -> None:
 
 
 def append_until_full(journal: Journal) -> str:
-    """Append until there is no room; why."""
+    """Append until the journal is full; return the reason."""
     while True:
         try:
             journal.append(records(journal.last_seq + 1, journal.last_seq + 5), {})
@@ -223,7 +224,7 @@ def test_a_full_disk_takes_whole_groups_or_nothing_and_stays_readable(tmp_path: 
         filler = fill(disk)
         assert "make room on its disk" in append_until_full(journal)
         last = journal.last_seq
-        assert found(disk) == records(1, last)
+        assert read_all(disk) == records(1, last)
         filler.unlink()
         journal.reload_state()
         assert journal.last_seq == last
@@ -235,14 +236,14 @@ def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> Non
         with opened(disk, *records(1, 50)):
             pass
         make_read_only(disk)
-        assert found(disk) == records(1, 50)
+        assert read_all(disk) == records(1, 50)
         for write_it in (lambda: Journal.open(disk, LINE), lambda: move_aside(disk / FILE_NAME)):
             with pytest.raises(JournalReadOnlyError):
                 write_it()
         make_writable(disk)
         fill(disk)
         for _ in range(2):  # the first attempt leaves files behind
-            assert found(disk) == records(1, 50)
+            assert read_all(disk) == records(1, 50)
         with pytest.raises(JournalFullError, match="no room"):
             Journal.open(disk, LINE)
 
@@ -261,7 +262,7 @@ def test_a_reader_without_a_writer_notices_a_new_writer(tmp_path: Path, ended: b
                     still_open.close()
                 with pytest.raises(JournalReplacedError):
                     reader.read(0)
-        assert found(disk) == records(1, 52)
+        assert read_all(disk) == records(1, 52)
 
 
 def test_a_failing_disk_is_not_reported_as_damage(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_a_failing_disk_is_not_reported_as_damage(tmp_path: Path) -> None:
                 journal.append(records(51, 52), {})
         with pytest.raises((JournalFailedError, JournalReadOnlyError)), opened(disk, *records(51, 52)):
             pass
-        assert found(disk) == records(1, 50)
+        assert read_all(disk) == records(1, 50)
 
 
 def test_a_journal_is_full_at_its_maximum_size(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_a_journal_is_full_at_its_maximum_size(tmp_path: Path) -> None:
         journal.append(records(last + 1, last + 5), {})
 
 
-READS_IN_ONE_GO = """
+LONG_READ = """
 import sqlite3, sys
 connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
 connection.execute("BEGIN")
@@ -300,12 +301,13 @@ def test_growth_under_a_reader_is_bounded_and_names_the_process(
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_KEPT_BYTES", 128 << 10)
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_MOST_BYTES", 1 << 20)
     with opened(tmp_path, *records(1, 5)) as journal:
-        command = [sys.executable, "-c", READS_IN_ONE_GO, journal.path]
+        command = [sys.executable, "-c", LONG_READ, journal.path]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
             reader.stdout.readline()
-            why = append_until_full(journal)
+            reason = append_until_full(journal)
             assert (
-                f"journal.db-wal has grown to 1 MiB, because process {reader.pid} keeps a read transaction open" in why
+                f"journal.db-wal has grown to 1 MiB, because process {reader.pid} keeps a read transaction open"
+                in reason
             )
             assert 1 << 20 < journal.wal_bytes < 2 << 20
             assert not journal.checkpoint()
@@ -322,7 +324,7 @@ def test_one_retention_step_frees_enough_for_one_large_event(tmp_path: Path) -> 
     with opened(tmp_path, *records(1, 3000), record(3001, size=500_000)) as journal:
         most = journal.size_bytes - 500_000
         assert Retention(1e9, most).discard_some(journal, {}, None) is not None
-        assert most - most // 4 <= journal.size_bytes <= most, "and not much more than that"
+        assert most - most // 4 <= journal.size_bytes <= most, "and it deletes not much more than that"
 
 
 def test_a_retention_step_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +342,7 @@ def test_a_retention_step_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
-    """The folder of a journal of some pages, closed, so that all is in its file."""
+    """Folder of a closed journal of several pages, which are all in its main file."""
     folder = tmp_path / "whole"
     with opened(folder, *records(1, 500)):
         pass
@@ -373,7 +375,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 def test_a_truncated_or_inconsistent_journal_is_damaged(tmp_path: Path, whole: Path) -> None:
-    for number, (what, damage) in enumerate(DAMAGES.items()):
+    for number, (name, damage) in enumerate(DAMAGES.items()):
         folder = tmp_path / str(number)
         shutil.copytree(whole, folder)
         damage(folder)
@@ -381,7 +383,7 @@ def test_a_truncated_or_inconsistent_journal_is_damaged(tmp_path: Path, whole: P
             Journal.open(folder, LINE).close()
         except JournalDamagedError:
             continue
-        pytest.fail(f"it was opened: {what}")
+        pytest.fail(f"it was opened: {name}")
 
 
 def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path, whole: Path) -> None:
@@ -391,14 +393,14 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path, whole: Pa
         reader.read(0)
     overwrite(whole, (whole / FILE_NAME).stat().st_size // 2, 30_000)
     with pytest.raises(JournalDamagedError):
-        found(whole)
+        read_all(whole)
 
 
 HEADER, HEATMAP = "its header, its topic or its time", "its heatmap"
 
 
 @pytest.mark.parametrize(
-    ("what", "part", "topics"),
+    ("assignment", "part", "topics"),
     [
         ("header = X'7B7D'", HEADER, ("",)),
         ("header = X'7B7D'", HEADER, ("alarm", "change")),
@@ -411,9 +413,9 @@ HEADER, HEATMAP = "its header, its topic or its time", "its heatmap"
     ],
 )
 def test_a_damaged_event_is_never_delivered_and_events_before_it_are(
-    whole: Path, what: str, part: str, topics: tuple[str, ...]
+    whole: Path, assignment: str, part: str, topics: tuple[str, ...]
 ) -> None:
-    change(whole, f"UPDATE events SET {what} WHERE seq = 6")
+    change(whole, f"UPDATE events SET {assignment} WHERE seq = 6")
     heatmaps = part == HEATMAP
     with JournalReader.open(whole) as reader:
         page = reader.read(0, topics=topics, heatmaps=heatmaps)
@@ -421,7 +423,7 @@ def test_a_damaged_event_is_never_delivered_and_events_before_it_are(
         with pytest.raises(JournalDamagedError, match=rf"is damaged \(event 6: {part} is not what was written"):
             reader.read(5, topics=topics, heatmaps=heatmaps)
         assert reader.read(6, topics=topics, heatmaps=heatmaps, at_most=1).records[0].seq == 7
-        if heatmaps:  # a reader that wants none gets the event
+        if heatmaps:  # a reader without heatmaps gets the event
             assert reader.read(5, topics=topics, at_most=1).records[0].seq == 6
 
 
@@ -433,7 +435,7 @@ def test_a_new_journal_ignores_the_log_of_a_deleted_one(tmp_path: Path) -> None:
     assert (folder / f"{FILE_NAME}-wal").stat().st_size
     with opened(folder, *records(1, 1)):
         pass
-    assert found(folder) == records(1, 1)
+    assert read_all(folder) == records(1, 1)
 
 
 def test_an_incomplete_new_journal_is_created_again(tmp_path: Path) -> None:
@@ -445,12 +447,12 @@ def test_an_incomplete_new_journal_is_created_again(tmp_path: Path) -> None:
 
 
 def write(folder: Path, text: str) -> None:
-    for end in ENDS:
+    for end in SUFFIXES:
         (folder / f"{FILE_NAME}{end}").write_text(text)
 
 
-def aside(folder: Path) -> dict[str, str]:
-    """What lies aside: by name, what is in it."""
+def moved_aside(folder: Path) -> dict[str, str]:
+    """Return the contents of the files moved aside, by the end of their names."""
     return {path.name.removeprefix(f"{FILE_NAME}.damaged-"): path.read_text() for path in folder.glob("*.damaged-*")}
 
 
@@ -458,18 +460,18 @@ def test_the_newest_two_damaged_journals_are_kept(tmp_path: Path) -> None:
     for number in range(1, 5):
         write(tmp_path, str(number))
         assert move_aside(tmp_path / FILE_NAME) == tmp_path / f"{FILE_NAME}.damaged-{number}"
-    assert aside(tmp_path) == {f"{number}{end}": str(number) for number in (3, 4) for end in ENDS}
+    assert moved_aside(tmp_path) == {f"{number}{end}": str(number) for number in (3, 4) for end in SUFFIXES}
 
 
 @pytest.mark.parametrize("moved", [1, 2])
 def test_an_incomplete_move_aside_is_completed(tmp_path: Path, moved: int) -> None:
     (tmp_path / f"{FILE_NAME}.damaged-3").write_text("3")
     write(tmp_path, "4")
-    for end in ENDS[:moved]:
+    for end in SUFFIXES[:moved]:
         (tmp_path / f"{FILE_NAME}{end}").rename(tmp_path / f"{FILE_NAME}.damaged-4{end}")
     with opened(tmp_path) as journal:
         assert journal.last_seq == 0
-    assert aside(tmp_path) == {"3": "3", **{f"4{end}": "4" for end in ENDS}}
+    assert moved_aside(tmp_path) == {"3": "3", **{f"4{end}": "4" for end in SUFFIXES}}
 
 
 def test_the_log_of_a_deleted_journal_is_moved_aside_alone(tmp_path: Path) -> None:
@@ -480,4 +482,4 @@ def test_the_log_of_a_deleted_journal_is_moved_aside_alone(tmp_path: Path) -> No
     wal.write_text("2")
     os.utime(wal, ns=(0, first.stat().st_ctime_ns + 1))
     move_aside(path)
-    assert aside(tmp_path) == {"1": "1", "2-wal": "2"}
+    assert moved_aside(tmp_path) == {"1": "1", "2-wal": "2"}

@@ -25,7 +25,17 @@ from edge.util.text import format_count
 from edge.wire.events import Message
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, make_version_1, several
+from tests.edge.journals import (
+    LINE,
+    Clocks,
+    all_records,
+    change,
+    good,
+    make_version_1,
+    make_writer,
+    mixed_messages,
+    stored_rows,
+)
 
 ROOT = Path(__file__).parents[2]
 INTERRUPTED = 130
@@ -47,8 +57,8 @@ def exported(folder: Path, *options: str | Path) -> str:
 
 def filled(folder: Path, *messages: Message, count: int = 20) -> Path:
     """A journal with messages, or so many, after its first event."""
-    journal = journalling(folder)
-    journal.commit(messages or several(count, png_bytes=100))
+    journal = make_writer(folder)
+    journal.commit(messages or mixed_messages(count, png_bytes=100))
     journal.close()
     return folder
 
@@ -65,7 +75,9 @@ def discard(folder: Path, through_seq: int) -> None:
 
 
 def headers(folder: Path, *, after: int = 0, through: int = 1 << 40, topic: str = "") -> list[bytes]:
-    return [header for seq, found, header, _ in held(folder) if after < seq <= through and found.startswith(topic)]
+    return [
+        header for seq, found, header, _ in stored_rows(folder) if after < seq <= through and found.startswith(topic)
+    ]
 
 
 def lines(of: list[bytes]) -> bytes:
@@ -231,8 +243,8 @@ def test_verify_reports_garbage_and_where_reading_ends(tmp_path: Path) -> None:
 
 
 def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> None:
-    journal = journalling(tmp_path, keep_s=100)
-    journal.commit(several(4 * EVENTS_AT_ONCE))
+    journal = make_writer(tmp_path, keep_s=100)
+    journal.commit(mixed_messages(4 * EVENTS_AT_ONCE))
     assert journal._file.journal is not None
     looked_at = []
     other_versions: list[SchemaVersionError] = []
@@ -240,7 +252,7 @@ def test_verify_ignores_events_deleted_or_written_meanwhile(tmp_path: Path) -> N
     def went_on(done: int, of: int) -> None:
         looked_at.append((done, of))
         journal._file.journal.discard(done + EVENTS_AT_ONCE // 2)
-        journal.commit(several(10))
+        journal.commit(mixed_messages(10))
 
     with JournalReader.open(tmp_path) as reader:
         assert list(faults(reader, went_on, other_versions.append)) == []

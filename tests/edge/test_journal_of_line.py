@@ -1,4 +1,4 @@
-"""A real line and its journal: what its events say of it, over kills, and over a disk that fills."""
+"""A real line and its journal, over kills and over a full disk."""
 
 import contextlib
 import itertools
@@ -23,21 +23,21 @@ from tests.edge.lines import assert_every_frame_has_its_event, running, write_li
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0}
 
 
-def kept_line(folder: Path, bundle: Bundle, address: str, journal: str = "") -> tuple[Path, str]:
-    """A line that serves its journal, and where."""
+def write_line_with_journal(folder: Path, bundle: Bundle, address: str, journal: str = "") -> tuple[Path, str]:
+    """Write the file of a line that serves its journal; return it and the journal's address."""
     served = f"ipc://{folder}/journal"
     tables = f'heatmaps = "never"\n\n[journal]\nbind = "{served}"\n{journal}'
     return write_line_with(folder, bundle.path, address, {"top": CAMERA}, tables), served
 
 
 def journalled(state: Path) -> list[bytes]:
-    """The headers in a journal, in their order."""
+    """Return the headers of a journal in order."""
     with JournalReader.open(state) as reader:
         return [record.header for record in reader.read(0, at_most=100_000, at_most_bytes=1 << 30).records]
 
 
-def says(event: Event, live_only: str | None) -> bool:
-    """Whether a status says why events are not kept, also where a busy machine gives a graver reason."""
+def has_outage(event: Event, live_only: str | None) -> bool:
+    """Return whether a status has this outage, also if a busy machine has a graver reason."""
     if not isinstance(event, StatusEvent) or event.journal is None:
         return False
     if live_only is None:
@@ -47,7 +47,7 @@ def says(event: Event, live_only: str | None) -> bool:
 
 
 class Listener(threading.Thread):
-    """A live subscriber that reads all the time, as ZeroMQ subscribes again only while it is used."""
+    """A live subscriber that reads continuously, as ZeroMQ subscribes again only while its socket is used."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ class Listener(threading.Thread):
         self.heard: list[Received] = []
         self.heard_verdict = threading.Event()
         self.counted = 0
-        """As the newest status says."""
+        """The last number in the newest status."""
         self.until: int | None = None
-        """The last event that a status must have counted."""
+        """The event after which to end, once a status has counted it."""
 
     def run(self) -> None:
         with Subscriber(self._address, timeout_s=WITHIN_SECONDS) as subscriber:
@@ -80,10 +80,10 @@ def is_of_journal(event: Event, kind: str) -> bool:
 def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
     tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
-    line, served = kept_line(tmp_path, bundle, address)
+    line, served = write_line_with_journal(tmp_path, bundle, address)
     state = tmp_path / "state"
     state.mkdir()
-    got: list[bytes] = []
+    received: list[bytes] = []
     listener = Listener(address)
     with (
         boots(line, address, state) as lives,
@@ -95,21 +95,21 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
                 if kill == 0:
                     assert listener.heard_verdict.wait(WITHIN_SECONDS)
                     consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
-                    got.append(next(iter(consumer)).header)
+                    received.append(next(iter(consumer)).header)
                 for _ in range(5):
                     run.until_inspected()
                 die(run)
         with lives.boot() as run:
             last = run.until_inspected()
             for delivered in consumer:
-                got.append(delivered.header)
+                received.append(delivered.header)
                 if delivered.seq >= last.seq:
                     break
-            listener.until = last.seq  # by the next status it knows of all
+            listener.until = last.seq  # the next status completes its gaps
             listener.join()
             run.end()
         boot_ids = list(lives.heard)
-    assert listener.counted >= last.seq, "it heard of all"
+    assert listener.counted >= last.seq, "a status has counted all events"
     seqs = [m.event.seq for m in listener.heard if isinstance(m, Message) and not isinstance(m.event, StatusEvent)]
     gaps = [gap for gap in listener.heard if isinstance(gap, Gap)]
     assert seqs == sorted(set(seqs)), "each comes once, in order"
@@ -123,16 +123,16 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
         assert any(gap.topic == topic and gap.after_seq < seq <= gap.through_seq for gap in gaps), f"{seq} {topic}"
     for gap in gaps:
         assert any(topic == gap.topic and gap.after_seq < seq <= gap.through_seq for seq, topic in missed.items())
-    kept = journalled(state)
-    assert got == kept[: len(got)], "each event as it was journalled"
-    told = [event_from(header) for header in kept]
-    assert [event.seq for event in told] == list(range(1, len(told) + 1))  # type: ignore[union-attr]
-    assert {event.journal_id for event in told} == {last.journal_id}
-    assert is_of_journal(told[0], "begun")
-    assert list(dict.fromkeys(event.boot_id for event in told)) == boot_ids
-    for boot_id in boot_ids:  # no frame is told of twice, as crashed and otherwise
+    stored = journalled(state)
+    assert received == stored[: len(received)], "each event as it was journalled"
+    events = [event_from(header) for header in stored]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))  # type: ignore[union-attr]
+    assert {event.journal_id for event in events} == {last.journal_id}
+    assert is_of_journal(events[0], "begun")
+    assert list(dict.fromkeys(event.boot_id for event in events)) == boot_ids
+    for boot_id in boot_ids:  # no frame has two events, also after a crash
         number = 0
-        for event in told:
+        for event in events:
             if isinstance(event, VerdictEvent) and event.boot_id == boot_id:
                 assert event.frame_number == number + 1
                 number += event.frames
@@ -141,7 +141,7 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
 def test_a_line_continues_a_version_1_journal_and_sends_its_events_unchanged(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
-    line, served = kept_line(tmp_path, bundle, address)
+    line, served = write_line_with_journal(tmp_path, bundle, address)
     state = tmp_path / "state"
     state.mkdir()
     with boots(line, address, state) as lives:
@@ -152,58 +152,59 @@ def test_a_line_continues_a_version_1_journal_and_sends_its_events_unchanged(
         old = journalled(state)
         with lives.boot() as run, Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
             new = run.until_inspected()
-            got = list(itertools.islice(consumer, new.seq))
+            received = list(itertools.islice(consumer, new.seq))
             heard = run.end()
-    assert heard.of_journal == [], "it is no new journal"
-    assert [delivered.header for delivered in got[: len(old)]] == old
-    assert [delivered.topic for delivered in got][-1] == new.topic
-    for delivered in got[: len(old)]:
+    assert heard.of_journal == [], "the journal is not a new one"
+    assert [delivered.header for delivered in received[: len(old)]] == old
+    assert [delivered.topic for delivered in received][-1] == new.topic
+    for delivered in received[: len(old)]:
         with pytest.raises(MessageError, match="schema version 1 came"):
             _ = delivered.event
-    assert got[-1].event == new
+    assert received[-1].event == new
 
 
 def test_on_a_full_disk_a_line_sends_live_only_and_reports_it(tmp_path: Path, bundle: Bundle, address: str) -> None:
-    line, served = kept_line(tmp_path, bundle, address, "retain_mib = 1\n")
+    line, served = write_line_with_journal(tmp_path, bundle, address, "retain_mib = 1\n")
     with small_disk(tmp_path / "state", mib=4) as state:
         with (
             running(line, address, env={"STATE_DIRECTORY": str(state)}) as run,
             Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer,
         ):
-            run.until(lambda event: says(event, None))
-            got = [next(iter(consumer)).seq]
+            run.until(lambda event: has_outage(event, None))
+            received = [next(iter(consumer)).seq]
             filler = fill(state)
             began = run.until(lambda event: is_of_journal(event, "live_only"))
-            run.until(lambda event: says(event, "no room"))
+            run.until(lambda event: has_outage(event, "no room"))
             for _ in range(5):
                 assert run.until_inspected().journal_id is None
             filler.unlink()
             again = run.until(lambda event: is_of_journal(event, "recording"))
-            run.until(lambda event: says(event, None))
+            run.until(lambda event: has_outage(event, None))
             run.until_inspected()
             for delivered in consumer:  # what was acknowledged on the full disk does not come again
-                got.append(delivered.seq)
+                received.append(delivered.seq)
                 if delivered.seq >= again.seq:
                     break
             heard = run.end()
-        kept = [event_from(header) for header in journalled(state)]
+        stored = [event_from(header) for header in journalled(state)]
     assert_every_frame_has_its_event(heard, ["top"])
     assert (began.journal_id, began.seq) == (None, 1)
     numbered = [event for event in heard.came if not isinstance(event, StatusEvent)]
-    outages = [event for event in heard.of_journal if event.kind == "recording"]  # it may fill once more meanwhile
-    told_of = [seq for each in outages for seq in range(each.first_seq or 0, (each.last_seq or 0) + 1)]
-    assert told_of == [event.seq for event in numbered if event.journal_id is None]
+    # The disk may fill once more meanwhile.
+    outages = [event for event in heard.of_journal if event.kind == "recording"]
+    reported = [seq for each in outages for seq in range(each.first_seq or 0, (each.last_seq or 0) + 1)]
+    assert reported == [event.seq for event in numbered if event.journal_id is None]
     assert [each.events for each in outages] == [sum(each.by_topic.values()) for each in outages]
     assert {each.of_boot for each in outages} == {again.boot_id}
-    assert got == list(range(got[0], again.seq + 1))
+    assert received == list(range(received[0], again.seq + 1))
     in_journal = [event for event in numbered if event.journal_id is not None]
-    assert [event for event in kept if event.seq >= in_journal[0].seq] == in_journal  # type: ignore[union-attr]
+    assert [event for event in stored if event.seq >= in_journal[0].seq] == in_journal  # type: ignore[union-attr]
 
 
 def test_the_next_boot_reports_the_live_only_events_of_a_killed_one(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
-    line, _ = kept_line(tmp_path, bundle, address)
+    line, _ = write_line_with_journal(tmp_path, bundle, address)
     with small_disk(tmp_path / "state", mib=24) as state, boots(line, address, state) as lives:
         with lives.boot() as run:
             run.until_inspected()
@@ -216,8 +217,8 @@ def test_the_next_boot_reports_the_live_only_events_of_a_killed_one(
         with lives.boot() as run:
             run.until_inspected()
             heard = run.end()
-    (told,) = [event for event in heard.of_journal if event.kind == "unrecorded"]
-    assert told.of_boot == last.boot_id
-    assert told.events is not None
-    assert told.events >= 3  # of the newest, the death may have come before they were noted as told
-    assert told.journal_id is not None
+    (report,) = [event for event in heard.of_journal if event.kind == "unrecorded"]
+    assert report.of_boot == last.boot_id
+    assert report.events is not None
+    assert report.events >= 3  # the newest may not have been logged before the kill
+    assert report.journal_id is not None

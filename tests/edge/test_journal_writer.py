@@ -1,4 +1,4 @@
-"""From events to the journal and out: one gapless count per journal, and another for what no journal holds."""
+"""The writer numbers and stores events: one gapless count per journal, and one for events that no journal holds."""
 
 import contextlib
 import os
@@ -39,11 +39,11 @@ from tests.edge.journals import (
     counted,
     events_in,
     good,
-    held,
-    journalling,
-    of_journal,
-    sent_as,
-    several,
+    journal_events,
+    make_writer,
+    mixed_messages,
+    rows_of,
+    stored_rows,
 )
 from tests.edge.wire_examples import ALARM, LOST, STATUS
 
@@ -52,7 +52,7 @@ JOURNAL = "edge.delivery.journal"
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no disk that hangs; others who hold the file are not waited for; the clock is trusted."""
+    """Do not take a busy machine for a hung disk, do not wait for locks, and trust the clock at once."""
     monkeypatch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(f"{JOURNAL}.discarding.ROOM_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(f"{JOURNAL}.journal.BUSY_SECONDS", 0.0)
@@ -72,21 +72,21 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, clocks: Clocks | None = None, *of: Any, **what: Any) -> Iterator[JournalWriter]:
-    with contextlib.closing(journalling(folder, clocks, *of, **what)) as journal:
+def opened(folder: Path, clocks: Clocks | None = None, *arguments: Any, **options: Any) -> Iterator[JournalWriter]:
+    with contextlib.closing(make_writer(folder, clocks, *arguments, **options)) as journal:
         yield journal
 
 
 @contextlib.contextmanager
-def somebody_writing(folder: Path) -> Iterator[None]:
-    """Somebody else has the journal in hand, so that nothing can be kept."""
+def locked(folder: Path) -> Iterator[None]:
+    """Lock the journal as another process does, so that nothing can be stored."""
     with contextlib.closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
 
 
-def ticked(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
-    """What is sent as it is tended that much later."""
+def tick_after(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
+    """Advance the clock, tick, and return the messages to send."""
     clocks.now_s += after_s
     return journal.tick()
 
@@ -109,8 +109,8 @@ def statuses(messages: list[Message]) -> list[StatusEvent]:
     return [message.event for message in messages if isinstance(message.event, StatusEvent)]
 
 
-def whats(messages: list[Message]) -> list[str]:
-    return [event.kind for event in of_journal(messages)]
+def journal_kinds(messages: list[Message]) -> list[str]:
+    return [event.kind for event in journal_events(messages)]
 
 
 # Numbers.
@@ -120,21 +120,21 @@ def test_numbers_continue_over_boots_and_name_their_predecessor_in_the_topic(tmp
     with opened(tmp_path, boot_id="first") as journal:
         first = journal.tick() + journal.commit([good(), ALARM, good()])
     with opened(tmp_path, boot_id="second") as journal:
-        second = journal.commit([good(), ALARM, *several(3, png_bytes=100)])
-        assert held(tmp_path) == sent_as(first + second)
+        second = journal.commit([good(), ALARM, *mixed_messages(3, png_bytes=100)])
+        assert stored_rows(tmp_path) == rows_of(first + second)
         assert ids(first + second) == {journal.journal_id}
     expected = [(1, 0), (2, 0), (3, 0), (4, 2), (5, 4), (6, 3), (7, 5), (8, 0), (9, 0)]
     assert [(seq, before) for _, seq, before in numbers(first + second)] == expected
-    assert [(event.kind, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
+    assert [(event.kind, event.boot_id) for event in journal_events(first + second)] == [("begun", "first")]
 
 
 def test_sent_events_survive_a_power_cut(tmp_path: Path) -> None:
     with failing_disk(tmp_path / "disk") as disk:
-        journal = journalling(disk)
-        sent = [message for _ in range(5) for message in journal.commit(several(7, png_bytes=100))]
+        journal = make_writer(disk)
+        sent = [message for _ in range(5) for message in journal.commit(mixed_messages(7, png_bytes=100))]
         with power_cut(disk):
             journal.close()
-        assert held(disk) == sent_as(sent)
+        assert stored_rows(disk) == rows_of(sent)
 
 
 def test_without_a_journal_each_boot_has_its_own_count() -> None:
@@ -154,11 +154,11 @@ def test_a_status_has_the_counts_at_its_position_and_the_consumers(tmp_path: Pat
     with opened(tmp_path) as journal:
         journal._consumers = lambda: followers
         first, second = statuses(journal.commit([good(), STATUS, ALARM, STATUS]))
-        kept = {"journal": 1, "verdict.top.GOOD": 2}
+        stored = {"journal": 1, "verdict.top.GOOD": 2}
         assert (first.last_seq, first.journal_id) == (2, journal.journal_id)
-        assert first.counts == Counts(journal_id=journal.journal_id, journalled=kept)
+        assert first.counts == Counts(journal_id=journal.journal_id, journalled=stored)
         assert second.last_seq == 3
-        assert second.counts == Counts(journal_id=journal.journal_id, journalled=kept | {"alarm": 3})
+        assert second.counts == Counts(journal_id=journal.journal_id, journalled=stored | {"alarm": 3})
         assert second.journal is not None
         assert (second.journal.first_seq, second.journal.last_seq, second.journal.live_only) == (1, 3, None)
         assert (second.journal.consumers, state_of(journal).consumers) == (followers, {})
@@ -171,23 +171,23 @@ def test_watermarks_are_known_at_the_next_start(tmp_path: Path, clocks: Clocks) 
         assert journal.progress == {}
         endless = Message(msgspec.structs.replace(lost, camera="endless", frames=2**63))  # more than SQLite can count
         journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST, endless])
-        with somebody_writing(tmp_path):
+        with locked(tmp_path):
             journal.commit([good("side", 9)])  # in an outage as well
-        assert whats(ticked(journal, clocks)) == ["recording"]
+        assert journal_kinds(tick_after(journal, clocks)) == ["recording"]
     clocks.now_s += 10_000
     for _ in range(2):
         with opened(tmp_path, clocks, keep_s=10) as journal:
             last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
             assert journal.progress == {camera: Watermark(boot_id, number) for camera, number in last.items()}
-            journal.tick()  # the events go, and that stays
-            assert held(tmp_path) == []
+            journal.tick()  # deletes the events and keeps the watermarks
+            assert stored_rows(tmp_path) == []
 
 
 def test_callbacks_run_after_each_commit(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         seen: list[int] = []
-        journal.on_commit.append(lambda: seen.append(len(held(tmp_path))))
-        for messages in ([good()], [STATUS], [good(), good()]):  # a status is nothing to read
+        journal.on_commit.append(lambda: seen.append(len(stored_rows(tmp_path))))
+        for messages in ([good()], [STATUS], [good(), good()]):  # a status is not journalled
             journal.commit(messages)
     assert seen == [2, 4]
 
@@ -197,53 +197,55 @@ def test_callbacks_run_after_each_commit(tmp_path: Path) -> None:
 
 def test_events_of_an_outage_count_by_boot_and_are_reported_after_it(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
-        kept = journal.commit([good(), good()])
-        with somebody_writing(tmp_path):
-            unkept = journal.commit([good(), STATUS, ALARM])
-            unkept += journal.commit([good("side")])
-            unkept += ticked(journal, clocks)  # tries in vain, and says nothing twice
+        stored = journal.commit([good(), good()])
+        with locked(tmp_path):
+            unstored = journal.commit([good(), STATUS, ALARM])
+            unstored += journal.commit([good("side")])
+            unstored += tick_after(journal, clocks)  # a retry that fails is not reported again
             state = state_of(journal)
             assert state.live_only is not None
             assert "locked by another process" in state.live_only
             assert (state.journal_id, state.last_seq, state.unjournalled) == (journal.journal_id, 3, 4)
         assert journal.tick() == [], "it is not time to try again"
-        again = ticked(journal, clocks) + journal.commit([good()])
-        assert held(tmp_path) == sent_as(kept + again)
-    assert numbers(unkept) == [(None, 1, 0), (None, 2, 0), (None, 3, 0), (None, 4, 0)]
-    assert whats(unkept) == ["live_only"]
-    (status,) = statuses(unkept)
+        resumed = tick_after(journal, clocks) + journal.commit([good()])
+        assert stored_rows(tmp_path) == rows_of(stored + resumed)
+    assert numbers(unstored) == [(None, 1, 0), (None, 2, 0), (None, 3, 0), (None, 4, 0)]
+    assert journal_kinds(unstored) == ["live_only"]
+    (status,) = statuses(unstored)
     assert (status.last_seq, status.journal_id) == (2, None)
     assert status.counts == Counts(
         journal_id=journal.journal_id,
         journalled={"journal": 1, "verdict.top.GOOD": 3},
         unjournalled={"journal": 1, "verdict.top.GOOD": 2},
     )
-    assert numbers(again) == [(journal.journal_id, 4, 1), (journal.journal_id, 5, 3)]
-    (said,) = of_journal(again)
-    assert (said.kind, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
-    assert said.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
+    assert numbers(resumed) == [(journal.journal_id, 4, 1), (journal.journal_id, 5, 3)]
+    (report,) = journal_events(resumed)
+    assert (report.kind, report.events, report.of_boot, report.first_seq, report.last_seq) == (
+        "recording", 4, "boot", 1, 4,
+    )  # fmt: skip
+    assert report.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
 
 
 def test_an_outage_is_reported_even_without_events(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way of a folder")
     with opened(tmp_path / "file" / "journal") as journal:
-        assert [whats(journal.tick()), journal.tick(), journal.journal_id] == [["live_only"], [], None]
+        assert [journal_kinds(journal.tick()), journal.tick(), journal.journal_id] == [["live_only"], [], None]
 
 
 def test_the_retry_interval_grows_while_the_journal_keeps_failing(tmp_path: Path, clocks: Clocks) -> None:
     waited: list[float] = []
     with opened(tmp_path, clocks) as journal:
         for _ in range(7):
-            with somebody_writing(tmp_path):
+            with locked(tmp_path):
                 journal.commit([good()])
             began_s = clocks.now_s
-            while not whats(ticked(journal, clocks, 0.5)):
+            while not journal_kinds(tick_after(journal, clocks, 0.5)):
                 pass
             waited.append(clocks.now_s - began_s)
         clocks.now_s += STEADY_SECONDS
-        with somebody_writing(tmp_path):
+        with locked(tmp_path):
             journal.commit([good()])
-        assert whats(ticked(journal, clocks)) == ["recording"]
+        assert journal_kinds(tick_after(journal, clocks)) == ["recording"]
     assert waited == [1, 2, 4, 8, 16, MOST_RETRY_SECONDS, MOST_RETRY_SECONDS]
 
 
@@ -252,53 +254,55 @@ def test_free_pages_of_the_journal_are_used_on_a_full_disk(tmp_path: Path, monke
 
     def run(journal: JournalWriter, groups: int) -> None:
         for _ in range(groups):
-            assert None not in ids(journal.commit(several(20, png_bytes=2000)))
+            assert None not in ids(journal.commit(mixed_messages(20, png_bytes=2000)))
             journal.tick()
 
     with small_disk(tmp_path / "disk", mib=16) as disk:
         with opened(disk, keep_bytes=2 << 20) as journal:
-            run(journal, 100)  # more than it may keep
+            run(journal, 100)  # more than its size limit
             filler = fill(disk)
             run(journal, 20)
             filler.unlink()
-        with opened(disk, keep_bytes=2 << 20) as journal:  # what SQLite had beside the file is gone
+        with opened(disk, keep_bytes=2 << 20) as journal:  # SQLite's side files are gone
             run(journal, 1)
             fill(disk)
             before = state_of(journal).last_seq
             run(journal, 150)
             assert (state_of(journal).live_only, state_of(journal).last_seq) == (None, before + 3000)
-            assert state_of(journal).first_seq > before, "all that was there has made room since"
+            assert state_of(journal).first_seq > before, "all earlier events were deleted to make room"
 
 
-@pytest.mark.parametrize("how", ["full", "read only"])
-def test_a_writer_recovers_from_an_unwritable_disk_at_its_start(disk: Path, clocks: Clocks, how: str) -> None:
+@pytest.mark.parametrize("fault", ["full", "read only"])
+def test_a_writer_recovers_from_an_unwritable_disk_at_its_start(disk: Path, clocks: Clocks, fault: str) -> None:
     with opened(disk, clocks) as journal:
-        kept = journal.commit([good("top", 3)])
-    spoil, mend = (fill, lambda _: (disk / "filler").unlink()) if how == "full" else (make_read_only, make_writable)
-    spoil(disk)
+        stored = journal.commit([good("top", 3)])
+    break_disk, repair_disk = (
+        (fill, lambda _: (disk / "filler").unlink()) if fault == "full" else (make_read_only, make_writable)
+    )
+    break_disk(disk)
     with opened(disk, clocks) as journal:
         assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
-        (said, *_) = of_journal(journal.commit([good()]))
-        assert said.kind == "live_only"
-        assert ("make room on its disk" if how == "full" else "cannot be written") in said.detail
+        (report, *_) = journal_events(journal.commit([good()]))
+        assert report.kind == "live_only"
+        assert ("make room on its disk" if fault == "full" else "cannot be written") in report.detail
         assert journal.counts().journalled == {"journal": 1, "verdict.top.GOOD": 2}
-        assert ids(kept) == {state_of(journal).journal_id}
-        mend(disk)
-        kept += ticked(journal, clocks) + journal.commit([good()])
-        assert whats(kept) == ["begun", "recording"]
-        assert held(disk) == sent_as(kept)
+        assert ids(stored) == {state_of(journal).journal_id}
+        repair_disk(disk)
+        stored += tick_after(journal, clocks) + journal.commit([good()])
+        assert journal_kinds(stored) == ["begun", "recording"]
+        assert stored_rows(disk) == rows_of(stored)
 
 
 @contextlib.contextmanager
-def kept_although_it_failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def failing_after_storing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     append = Journal.append
 
-    def kept_all_the_same(self: Journal, *what: Any) -> None:
-        append(self, *what)
+    def append_and_fail(self: Journal, *arguments: Any) -> None:
+        append(self, *arguments)
         raise JournalFailedError("the disk failed at the very end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", kept_all_the_same)
+        patch.setattr(Journal, "append", append_and_fail)
         yield
 
 
@@ -306,33 +310,33 @@ def test_events_stored_by_a_failed_commit_are_written_again(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "state"
-    # With a reader: SQLite writes all again as the last one who has the file open lets go.
+    # With a reader: SQLite copies its log into the file when the last connection closes.
     with opened(folder, clocks) as journal, JournalReader.open(folder):
-        kept = journal.commit(several(5))
-        with kept_although_it_failed(monkeypatch):
-            unkept = journal.commit(several(3))
-        assert ids(unkept) == {None}
-        again = ticked(journal, clocks)
-        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
-        assert [topic for _, topic, *_ in held(folder)[6:9]] == [event.topic for event in counted(unkept)[1:]]
-        assert held(folder)[:6] == sent_as(kept)
-        # What the disk had not written may only be in its memory: it is in the file itself by now.
+        stored = journal.commit(mixed_messages(5))
+        with failing_after_storing(monkeypatch):
+            unstored = journal.commit(mixed_messages(3))
+        assert ids(unstored) == {None}
+        resumed = tick_after(journal, clocks)
+        assert [(event.kind, event.seq, event.events) for event in journal_events(resumed)] == [("recording", 10, 4)]
+        assert [topic for _, topic, *_ in stored_rows(folder)[6:9]] == [event.topic for event in counted(unstored)[1:]]
+        assert stored_rows(folder)[:6] == rows_of(stored)
+        # The failed commit may only have been in the disk's memory; by now the file itself holds it.
         (tmp_path / "copy").mkdir()
         shutil.copy(folder / FILE_NAME, tmp_path / "copy")
-        assert len(held(tmp_path / "copy")) == 9
+        assert len(stored_rows(tmp_path / "copy")) == 9
 
 
 def test_an_outage_is_reported_once_although_its_commit_failed(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path, clocks) as journal:
-        with kept_although_it_failed(monkeypatch):
+        with failing_after_storing(monkeypatch):
             journal.commit([good()])
-            ticked(journal, clocks)
+            tick_after(journal, clocks)
             journal.commit([good()])
-        ticked(journal, clocks)
-    said = of_journal([Message(event) for event in events_in(tmp_path)])
-    assert [(event.kind, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
+        tick_after(journal, clocks)
+    reports = journal_events([Message(event) for event in events_in(tmp_path)])
+    assert [(event.kind, event.events) for event in reports] == [("begun", None), ("recording", 2), ("recording", 1)]
 
 
 # Disks that do not answer.
@@ -348,7 +352,7 @@ def test_while_a_disk_call_is_late_no_other_call_starts() -> None:
     assert not thread.close(lambda: made.append(2), 0)
     answers.set()
     wait_until_ended(thread)
-    assert made == [2], "the last call is made all the same"
+    assert made == [2], "the closing call still runs"
 
 
 def wait_until_ended(disk: DiskThread) -> None:
@@ -358,15 +362,15 @@ def wait_until_ended(disk: DiskThread) -> None:
 
 
 @contextlib.contextmanager
-def not_answering(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The disk does not answer, and nobody waits for it."""
+def hung(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Freeze the disk, and do not wait for it."""
     with frozen(disk), monkeypatch.context() as patch:
         patch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS", 0.05)
         patch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS_AT_START", 0.05)
         yield
 
 
-def wait_until_it_answers(journal: JournalWriter) -> None:
+def wait_until_disk_answers(journal: JournalWriter) -> None:
     last = journal._file._disk._last
     assert last is not None
     assert last.returned.wait(WITHIN_SECONDS)
@@ -377,46 +381,46 @@ def test_a_hung_disk_delays_no_event_no_start_and_no_end(
 ) -> None:
     with failing_disk(tmp_path / "disk") as disk:
         with opened(disk, clocks) as journal:
-            kept = journal.commit(several(5))
-            with not_answering(disk, monkeypatch):
-                unkept = journal.commit(several(3))
+            stored = journal.commit(mixed_messages(5))
+            with hung(disk, monkeypatch):
+                unstored = journal.commit(mixed_messages(3))
                 assert journal._file.busy
-                unkept += journal.commit([good("side")])
+                unstored += journal.commit([good("side")])
                 for _ in range(3):
-                    assert ticked(journal, clocks) == []
+                    assert tick_after(journal, clocks) == []
                 assert f"the disk of {disk} does not answer" in str(state_of(journal).live_only)
-            wait_until_it_answers(journal)
-            again = ticked(journal, clocks) + journal.commit(several(5))
-        assert ids(unkept) == {None}
-        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 5)]
-        # The late call kept three of them.
-        assert [topic for _, topic, *_ in held(disk)[6:9]] == [event.topic for event in counted(unkept)[1:4]]
-        with not_answering(disk, monkeypatch):
-            ended = journalling(disk, clocks)
-            assert whats(ended.commit([good()])) == ["live_only"]
+            wait_until_disk_answers(journal)
+            resumed = tick_after(journal, clocks) + journal.commit(mixed_messages(5))
+        assert ids(unstored) == {None}
+        assert [(event.kind, event.seq, event.events) for event in journal_events(resumed)] == [("recording", 10, 5)]
+        # The late call stored three of them.
+        assert [topic for _, topic, *_ in stored_rows(disk)[6:9]] == [event.topic for event in counted(unstored)[1:4]]
+        with hung(disk, monkeypatch):
+            ended = make_writer(disk, clocks)
+            assert journal_kinds(ended.commit([good()])) == ["live_only"]
             ended.close()
-        wait_until_ended(ended._file._disk)  # it lets go of the file as soon as the disk answers
-        with not_answering(disk, monkeypatch):
-            journal = journalling(disk, clocks)
-            assert whats(journal.commit([good()])) == ["live_only"]
+        wait_until_ended(ended._file._disk)  # it closes the file as soon as the disk answers
+        with hung(disk, monkeypatch):
+            journal = make_writer(disk, clocks)
+            assert journal_kinds(journal.commit([good()])) == ["live_only"]
         with contextlib.closing(journal):
-            wait_until_it_answers(journal)
-            again += ticked(journal, clocks)
-        assert held(disk)[:6] + held(disk)[9:] == sent_as(kept + again)
+            wait_until_disk_answers(journal)
+            resumed += tick_after(journal, clocks)
+        assert stored_rows(disk)[:6] + stored_rows(disk)[9:] == rows_of(stored + resumed)
 
 
-# Faults of ours.
+# Faults of the program.
 
 
 def test_an_event_that_cannot_be_encoded_is_sent_live_only(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
-        kept = journal.commit([good()])
-        unkept = journal.commit([good("caf\udce9"), good()])
-        kept += ticked(journal, clocks) + journal.commit([good()])
-        assert held(tmp_path) == sent_as(kept)
-    assert ids(unkept) == {None}
-    assert "UnicodeEncodeError" in of_journal(unkept)[0].detail
-    assert of_journal(kept)[-1].by_topic["verdict.caf?.GOOD"] == 1
+        stored = journal.commit([good()])
+        unstored = journal.commit([good("caf\udce9"), good()])
+        stored += tick_after(journal, clocks) + journal.commit([good()])
+        assert stored_rows(tmp_path) == rows_of(stored)
+    assert ids(unstored) == {None}
+    assert "UnicodeEncodeError" in journal_events(unstored)[0].detail
+    assert journal_events(stored)[-1].by_topic["verdict.caf?.GOOD"] == 1
 
 
 def test_a_folder_whose_name_is_not_utf8_can_hold_a_journal(tmp_path: Path, clocks: Clocks) -> None:
@@ -424,9 +428,9 @@ def test_a_folder_whose_name_is_not_utf8_can_hold_a_journal(tmp_path: Path, cloc
     with opened(folder, clocks) as journal:
         journal.commit([good()])
         (folder / FILE_NAME).unlink()
-        told = ticked(journal, clocks, LOOK_SECONDS)
-        assert held(folder) == sent_as(told)
-    assert "/caf?/journal.db was deleted or replaced" in of_journal(told)[0].detail
+        sent = tick_after(journal, clocks, LOOK_SECONDS)
+        assert stored_rows(folder) == rows_of(sent)
+    assert "/caf?/journal.db was deleted or replaced" in journal_events(sent)[0].detail
 
 
 def test_a_failing_callback_delays_no_event(tmp_path: Path, clocks: Clocks, caplog: pytest.LogCaptureFixture) -> None:
@@ -437,11 +441,11 @@ def test_a_failing_callback_delays_no_event(tmp_path: Path, clocks: Clocks, capl
         journal._consumers = fail_always
         journal.on_commit.append(fail_always)
         sent = journal.commit([good(), STATUS]) + journal.commit([good()])
-        assert held(tmp_path) == sent_as(sent)
+        assert stored_rows(tmp_path) == rows_of(sent)
         journal._discarding._acked = fail_always
-        unkept = ticked(journal, clocks, 1000) + journal.commit([good()])
-        assert ids(unkept) == {None}
-    assert sum(record.exc_info is not None for record in caplog.records) == 2, "not each time"
+        unstored = tick_after(journal, clocks, 1000) + journal.commit([good()])
+        assert ids(unstored) == {None}
+    assert sum(record.exc_info is not None for record in caplog.records) == 2, "the fault is not logged each time"
 
 
 # Damage.
@@ -455,50 +459,50 @@ def overwrite(path: Path, at: int) -> None:
 
 def test_a_journal_damaged_at_the_start_is_moved_aside(disk: Path, clocks: Clocks) -> None:
     with opened(disk, clocks) as journal:
-        journal.commit(several(20))
+        journal.commit(mixed_messages(20))
         old_id = journal.journal_id
     overwrite(disk / FILE_NAME, 0)
     make_read_only(disk)
-    with opened(disk, clocks) as journal:  # as long as it cannot be moved aside, events go out live
-        assert whats(journal.commit([good()])) == ["live_only"]
+    with opened(disk, clocks) as journal:  # until it can be moved aside, events are sent live only
+        assert journal_kinds(journal.commit([good()])) == ["live_only"]
         make_writable(disk)
-        sent = ticked(journal, clocks) + journal.commit(several(3))
-        assert held(disk) == sent_as(sent)
+        sent = tick_after(journal, clocks) + journal.commit(mixed_messages(3))
+        assert stored_rows(disk) == rows_of(sent)
         assert journal.journal_id != old_id
-    assert [(event.kind, event.seq) for event in of_journal(sent)] == [("begun", 1), ("recording", 2)]
-    assert "is damaged" in of_journal(sent)[0].detail
-    assert "journal.db.damaged-1" in of_journal(sent)[0].detail
+    assert [(event.kind, event.seq) for event in journal_events(sent)] == [("begun", 1), ("recording", 2)]
+    assert "is damaged" in journal_events(sent)[0].detail
+    assert "journal.db.damaged-1" in journal_events(sent)[0].detail
     assert (disk / "journal.db.damaged-1").exists()
 
 
 def test_a_journal_damaged_under_a_running_line_is_replaced(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks, keep_s=1000) as journal:
-        journal.commit(several(600, png_bytes=50_000))  # more than SQLite keeps in memory
+        journal.commit(mixed_messages(600, png_bytes=50_000))  # more than SQLite's cache
         assert journal._file.journal is not None
         journal._file.journal.checkpoint()
         old_id = journal.journal_id
         for at in range(4096, (tmp_path / FILE_NAME).stat().st_size, 8192):
             overwrite(tmp_path / FILE_NAME, at)
-        clocks.now_s += 2000  # all are due
+        clocks.now_s += 2000  # all events are due for deletion
         lost = [message for _ in range(10) for message in journal.tick()]
-        again = journal.commit(several(5))
+        resumed = journal.commit(mixed_messages(5))
         assert journal.journal_id not in (None, old_id)
-        assert whats(lost) in (["begun", "recording"], ["live_only", "begun", "recording"])
-        assert held(tmp_path) == sent_as([message for message in lost if message.event.journal_id] + again)
+        assert journal_kinds(lost) in (["begun", "recording"], ["live_only", "begun", "recording"])
+        assert stored_rows(tmp_path) == rows_of([message for message in lost if message.event.journal_id] + resumed)
     assert (tmp_path / "journal.db.damaged-1").exists()
 
 
 def test_sqlite_side_files_may_be_deleted_under_a_running_line(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
-        sent = journal.commit(several(5))
+        sent = journal.commit(mixed_messages(5))
         for file in database_files(tmp_path / FILE_NAME)[1:]:
             file.unlink()
-        sent += ticked(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
-        assert held(tmp_path) == sent_as(sent), "all that was in them is in the file by now"
+        sent += tick_after(journal, clocks, LOOK_SECONDS) + journal.commit(mixed_messages(5))
+        assert stored_rows(tmp_path) == rows_of(sent), "the file itself holds their content by now"
 
 
-def put_in_place(journal: bytes, folder: Path) -> None:
-    """Another journal takes the place of one that is in use."""
+def replace_journal(journal: bytes, folder: Path) -> None:
+    """Replace a journal that is in use by another one."""
     for file in database_files(folder / FILE_NAME):
         file.unlink()
     (folder / FILE_NAME).write_bytes(journal)
@@ -506,44 +510,44 @@ def put_in_place(journal: bytes, folder: Path) -> None:
 
 def test_replacement_by_a_journal_with_events_is_reported(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path / "other") as journal:
-        journal.commit(several(5))
+        journal.commit(mixed_messages(5))
         other_id = journal.journal_id
     with opened(tmp_path / "state", clocks) as journal:
-        journal.commit(several(2))
+        journal.commit(mixed_messages(2))
         old_id = journal.journal_id
-        put_in_place((tmp_path / "other" / FILE_NAME).read_bytes(), tmp_path / "state")
-        told = ticked(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
-        assert held(tmp_path / "state")[6:] == sent_as(told)
-    (begun,) = of_journal(told)
+        replace_journal((tmp_path / "other" / FILE_NAME).read_bytes(), tmp_path / "state")
+        sent = tick_after(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
+        assert stored_rows(tmp_path / "state")[6:] == rows_of(sent)
+    (begun,) = journal_events(sent)
     assert (begun.kind, begun.seq, begun.journal_id) == ("begun", 7, other_id)
     assert f", begun earlier, replaces journal {old_id} and continues after event" in begun.detail
 
 
 def test_numbering_never_continues_in_an_older_copy(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
-        journal.commit(several(5))
+        journal.commit(mixed_messages(5))
         old_id = journal.journal_id
     older = (tmp_path / FILE_NAME).read_bytes()
     with opened(tmp_path, clocks) as journal:
-        journal.commit(several(5))
-        put_in_place(older, tmp_path)
-        told = ticked(journal, clocks, LOOK_SECONDS) + journal.commit(several(5))
+        journal.commit(mixed_messages(5))
+        replace_journal(older, tmp_path)
+        sent = tick_after(journal, clocks, LOOK_SECONDS) + journal.commit(mixed_messages(5))
         assert journal.journal_id not in (None, old_id)
-        assert whats(told) == ["begun"]
-        assert "it ends with event 6, and had event 11" in of_journal(told)[0].detail
-        assert held(tmp_path) == sent_as(told)
+        assert journal_kinds(sent) == ["begun"]
+        assert "it ends with event 6, and had event 11" in journal_events(sent)[0].detail
+        assert stored_rows(tmp_path) == rows_of(sent)
 
 
 def test_numbering_never_continues_in_a_journal_older_than_its_acknowledgements(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.commit(several(5))
+        journal.commit(mixed_messages(5))
         old_id = journal.journal_id
-    for acked, goes_on in ({"mes1": 6}, True), ({"mes1": 9, "mes2": 2}, False):
+    for acked, continues in ({"mes1": 6}, True), ({"mes1": 9, "mes2": 2}, False):
         given = {old_id: acked}
         journal = JournalWriter(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda of, given=given: given.get(of, {}))
         with contextlib.closing(journal):
-            assert (journal.journal_id == old_id) is goes_on
-            assert whats(journal.commit([good()])) == ([] if goes_on else ["begun"])
+            assert (journal.journal_id == old_id) is continues
+            assert journal_kinds(journal.commit([good()])) == ([] if continues else ["begun"])
 
 
 COLUMNS = {
@@ -571,83 +575,83 @@ def test_values_of_unexpected_types_end_no_line(tmp_path: Path, clocks: Clocks) 
             contextlib.suppress(JournalForeignError, JournalTooNewError),
             opened(folder, clocks, keep_s=10) as journal,
         ):
-            told = [*ticked(journal, clocks, 100), *journal.commit([good()]), *journal.tick()]
-            assert counted(told)[-1].journal_id
+            sent = [*tick_after(journal, clocks, 100), *journal.commit([good()]), *journal.tick()]
+            assert counted(sent)[-1].journal_id
             with contextlib.suppress(JournalError):
-                held(folder)
+                stored_rows(folder)
 
 
 def test_a_foreign_or_newer_journal_stops_the_start(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.commit(several(5))
+        journal.commit(mixed_messages(5))
         with pytest.raises(JournalForeignError, match="give each line its own"):
-            journalling(tmp_path)
+            make_writer(tmp_path)
     change(tmp_path, "UPDATE journal SET schema_version = 2")
     change(tmp_path, "ALTER TABLE journal RENAME COLUMN line TO something_else")
     with pytest.raises(JournalTooNewError, match="version 2, this heatline knows up to 1; update heatline"):
-        journalling(tmp_path)
+        make_writer(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [FILE_NAME, "journal.lock"], "nothing is moved aside"
 
 
 # Retention.
 
 
-def tend_until_quiet(journal: JournalWriter, folder: Path) -> list[Message]:
-    """Tend until nothing goes any more."""
-    told: list[Message] = []
+def tick_until_idle(journal: JournalWriter, folder: Path) -> list[Message]:
+    """Tick until no event is deleted; return the messages to send."""
+    sent: list[Message] = []
     while True:
-        before = held(folder)
-        told += journal.tick()
-        if held(folder) == before:
-            return told
+        before = stored_rows(folder)
+        sent += journal.tick()
+        if stored_rows(folder) == before:
+            return sent
 
 
 def test_acknowledged_events_are_deleted_after_the_retention_time(tmp_path: Path, clocks: Clocks) -> None:
     acked = dict[str, int]()
     with opened(tmp_path, clocks, acked, keep_s=100) as journal:
-        journal.commit(several(999))
+        journal.commit(mixed_messages(999))
         clocks.now_s += 60
-        journal.commit(several(5))
+        journal.commit(mixed_messages(5))
         for mes1, mes2, after_s, first in ((900, 500, 60, 501), (900, 800, 1, 801), (1002, 1003, 1, 1001)):
             acked |= {"mes1": mes1, "mes2": mes2}
             clocks.now_s += after_s
-            assert tend_until_quiet(journal, tmp_path) == []
-            assert [seq for seq, *_ in held(tmp_path)] == list(range(first, 1006))
+            assert tick_until_idle(journal, tmp_path) == []
+            assert [seq for seq, *_ in stored_rows(tmp_path)] == list(range(first, 1006))
         acked.clear()
         clocks.now_s += 100
-        tend_until_quiet(journal, tmp_path)
-        assert held(tmp_path) == []
+        tick_until_idle(journal, tmp_path)
+        assert stored_rows(tmp_path) == []
         assert (state_of(journal).first_seq, state_of(journal).last_seq, state_of(journal).discarded) == (0, 1005, 0)
 
 
 def test_events_that_cannot_be_deleted_yet_are_not_checked_at_each_commit(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[int] = []
+    checks: list[int] = []
     oldest = Journal.oldest
-    monkeypatch.setattr(Journal, "oldest", lambda self, much: looks.append(1) or oldest(self, much))
+    monkeypatch.setattr(Journal, "oldest", lambda self, much: checks.append(1) or oldest(self, much))
     with opened(tmp_path, clocks, {"mes1": 0}, keep_s=100) as journal:
-        for looked in (0, 1):
+        for expected in (0, 1):
             for _ in range(10):
                 journal.commit([good()])
                 journal.tick()
-            assert len(looks) == looked
+            assert len(checks) == expected
             clocks.now_s += 1000
 
 
 def test_only_the_size_limit_deletes_unacknowledged_events_and_reports_it(tmp_path: Path, clocks: Clocks) -> None:
-    acked, told = dict[str, int](), list[Message]()
+    acked, sent = dict[str, int](), list[Message]()
     with opened(tmp_path, clocks, acked, keep_bytes=1 << 20) as journal:
         acked |= {"mes1": 10, "mes2": 5_000}
         for _ in range(30):
-            told += journal.commit(several(100))
-            told += ticked(journal, clocks, 0.05)
-        told += tend_until_quiet(journal, tmp_path)
+            sent += journal.commit(mixed_messages(100))
+            sent += tick_after(journal, clocks, 0.05)
+        sent += tick_until_idle(journal, tmp_path)
         state = state_of(journal)
         assert state.size_bytes <= 1 << 20
         assert 0 < state.discarded == state.first_seq - 1 - 10
-        told += ticked(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
-    discarded = [event for event in of_journal(told) if event.kind == "discarded"]
+        sent += tick_after(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
+    discarded = [event for event in journal_events(sent) if event.kind == "discarded"]
     assert 1 <= len(discarded) <= 2, "30 chunks and more, in less than 10 s"
     reached = 10
     for event in discarded:
@@ -660,7 +664,7 @@ def test_only_the_size_limit_deletes_unacknowledged_events_and_reports_it(tmp_pa
 
 def test_discarded_events_are_reported_at_the_end_at_the_latest(tmp_path: Path) -> None:
     with opened(tmp_path, None, {"mes1": 0}, keep_bytes=1 << 20) as journal:
-        journal.commit(several(2000))
+        journal.commit(mixed_messages(2000))
         journal.tick()
     (*_, last) = events_in(tmp_path)
     assert (last.kind, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
@@ -670,35 +674,35 @@ def test_a_jump_of_the_wall_clock_deletes_nothing(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{JOURNAL}.wall_clock.AGREED_SECONDS", 600.0)
-    with opened(tmp_path, clocks) as journal:  # kept for 30 days
-        kept = journal.commit(several(5))
+    with opened(tmp_path, clocks) as journal:  # retained for 30 days
+        stored = journal.commit(mixed_messages(5))
         clocks.now_s += 3600
-        for clocks.leapt_s in (31 * 86400, 0):  # and back, as it is set right
+        for clocks.leapt_s in (31 * 86400, 0):  # and back, as the clock is corrected
             for _ in range(11):
-                assert tend_until_quiet(journal, tmp_path) == []
+                assert tick_until_idle(journal, tmp_path) == []
                 clocks.now_s += 50
-        assert held(tmp_path) == sent_as(kept)
+        assert stored_rows(tmp_path) == rows_of(stored)
     clocks.leapt_s = 31 * 86400
     with opened(tmp_path, clocks) as journal:
-        for seconds, left in ((599, sent_as(kept)), (1, [])):  # by then the clock has proved itself
+        for seconds, left in ((599, rows_of(stored)), (1, [])):  # by then the clock is trusted
             clocks.now_s += seconds
-            tend_until_quiet(journal, tmp_path)
-            assert held(tmp_path) == left
+            tick_until_idle(journal, tmp_path)
+            assert stored_rows(tmp_path) == left
 
 
 def test_retention_frees_space_in_steps_until_it_suffices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 10_000)
     with opened(tmp_path, keep_bytes=1 << 20) as journal:
         for _ in range(20):
-            assert None not in ids(journal.commit(several(20, png_bytes=50_000))), "more than goes at once"
+            assert None not in ids(journal.commit(mixed_messages(20, png_bytes=50_000))), "more than one step frees"
 
 
-# Whatever happens, in whatever order.
+# Any order of events and faults.
 
 BUDGET, KEEP_S = 100 << 10, 100.0
 
 
-class WhateverHappens(RuleBasedStateMachine):
+class AnyOrderOfFaults(RuleBasedStateMachine):
     """A line's events over boots and faults, compared with lists."""
 
     @initialize()
@@ -708,23 +712,23 @@ class WhateverHappens(RuleBasedStateMachine):
         self.clocks, self.acked = Clocks(), dict[str, int]()
         self.boots = 0
         self.counts: dict[str | None, list[Message]] = defaultdict(list)
-        """All that was sent, by the count that it is in; of those that no journal holds, this boot's."""
+        """All sent messages by their count; under None, this boot's messages that no journal holds."""
         self.accounted_for = 0
-        """Of this boot's events that no journal holds: those that a journal says that it lacks."""
-        self.discarded = self.discarded_told = 0
-        self.others = contextlib.ExitStack()
+        """Number of this boot's unjournalled events that the journal has reported as missing."""
+        self.discarded = self.discarded_reported = 0
+        self.locks = contextlib.ExitStack()
         self.boot()
 
     def boot(self) -> None:
         self.boots += 1
-        self.counts[None], self.accounted_for, self.discarded, self.discarded_told = [], 0, 0, 0
-        self.journal = journalling(
+        self.counts[None], self.accounted_for, self.discarded, self.discarded_reported = [], 0, 0, 0
+        self.journal = make_writer(
             self.folder, self.clocks, self.acked, boot_id=f"boot {self.boots}", keep_s=KEEP_S, keep_bytes=BUDGET
         )
 
     def teardown(self) -> None:
         if hasattr(self, "journal"):
-            self.others.close()
+            self.locks.close()
             self.journal.close()
             self.place.cleanup()
 
@@ -732,49 +736,49 @@ class WhateverHappens(RuleBasedStateMachine):
     def state(self) -> JournalState:
         return state_of(self.journal)
 
-    # What happens.
+    # Steps.
 
     @rule(count=st.integers(0, 40), png_bytes=st.sampled_from([0, 3000, 20_000]), status=st.booleans())
     def commit(self, count: int, png_bytes: int, status: bool) -> None:
-        messages = [*several(count, png_bytes), *([STATUS] if status else [])]
-        sent = self.held_against_retention(lambda: self.journal.commit(messages))
+        messages = [*mixed_messages(count, png_bytes), *([STATUS] if status else [])]
+        sent = self.check_retention(lambda: self.journal.commit(messages))
         ours = [message.event.topic for message in messages]
         assert [message.event.topic for message in sent][len(sent) - len(ours) :] == ours
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 11.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
-        self.held_against_retention(lambda: ticked(self.journal, self.clocks, seconds))
+        self.check_retention(lambda: tick_after(self.journal, self.clocks, seconds))
 
     @rule(name=st.sampled_from("ab"), share=st.floats(0, 1))
-    def somebody_acknowledges(self, name: str, share: float) -> None:
+    def a_consumer_acknowledges(self, name: str, share: float) -> None:
         self.acked[name] = max(self.acked.get(name, 0), int(share * self.state.last_seq))
 
     @rule(name=st.sampled_from("ab"))
-    def somebody_is_forgotten(self, name: str) -> None:
+    def a_consumer_is_forgotten(self, name: str) -> None:
         self.acked.pop(name, None)
 
     @precondition(lambda self: (self.folder / FILE_NAME).exists())
     @rule()
-    def somebody_writes_in_it(self) -> None:
-        self.others.close()
+    def another_process_locks_the_journal(self) -> None:
+        self.locks.close()
         with contextlib.suppress(sqlite3.OperationalError):
-            self.others.enter_context(somebody_writing(self.folder))
+            self.locks.enter_context(locked(self.folder))
 
     @rule()
-    def nobody_else_writes_in_it(self) -> None:
-        self.others.close()
+    def the_lock_ends(self) -> None:
+        self.locks.close()
 
     @rule(dies=st.booleans())
-    def the_service_starts_again(self, dies: bool) -> None:
-        """Start again, and take over what the end itself has still put into the journal."""
-        if dies and self.journal._file.journal is not None:  # nothing is written any more
+    def the_service_restarts(self, dies: bool) -> None:
+        """Restart, and add the events that closing itself has journalled."""
+        if dies and self.journal._file.journal is not None:  # a killed process writes nothing more
             self.journal._file.journal.close()
             self.journal._file.journal = None
         if dies:
             self.journal._file._disk.close(lambda: None, WITHIN_SECONDS)
         else:
             self.journal.close()
-        self.others.close()
+        self.locks.close()
         self.boot()
         known = self.counts[self.journal.journal_id]
         for event in events_in(self.folder):
@@ -782,43 +786,43 @@ class WhateverHappens(RuleBasedStateMachine):
                 assert event.kind in ("begun", "discarded")  # type: ignore[union-attr]
                 known.append(Message(event))
 
-    @rule(how=st.sampled_from(["deleted", "damaged"]))
-    def the_journal_is_lost(self, how: str) -> None:
-        if how == "damaged":
+    @rule(fault=st.sampled_from(["deleted", "damaged"]))
+    def the_journal_is_lost(self, fault: str) -> None:
+        if fault == "damaged":
             self.journal.distrust("of another", "it is not this one")
             self.time_passes(0)
             self.journal.distrust(str(self.journal.journal_id), "it reads wrong")
         else:
             for file in database_files(self.folder / FILE_NAME):
                 file.unlink(missing_ok=True)
-        self.others.close()
+        self.locks.close()
         self.acked.clear()
-        self.discarded_told = self.discarded  # of a journal that is gone, nothing is told
+        self.discarded_reported = self.discarded  # a lost journal is not reported on
         self.time_passes(LOOK_SECONDS)
 
-    # What must be true.
+    # Invariants.
 
-    def take(self, sent: list[Message]) -> None:
-        """Each event goes on where its count ends, and where its topic does."""
+    def add_to_counts(self, sent: list[Message]) -> None:
+        """Check that each event continues its count and its topic, and add it."""
         for message in sent:
             for event in counted([message]):
                 count = self.counts[event.journal_id]
                 before = [each.event.seq for each in count if each.event.topic == event.topic]  # type: ignore[union-attr]
                 assert (event.seq, event.previous_seq) == (len(count) + 1, before[-1] if before else 0)
                 count.append(message)
-        for event in of_journal(sent):
+        for event in journal_events(sent):
             if event.kind == "recording":
-                lacking = self.counts[None][self.accounted_for :]
-                assert event.events == len(lacking)
-                assert event.by_topic == Counter(message.event.topic for message in lacking)
-                if lacking:
+                unreported = self.counts[None][self.accounted_for :]
+                assert event.events == len(unreported)
+                assert event.by_topic == Counter(message.event.topic for message in unreported)
+                if unreported:
                     assert (event.first_seq, event.last_seq) == (self.accounted_for + 1, len(self.counts[None]))
                 self.accounted_for = len(self.counts[None])
             if event.kind == "discarded":
-                self.discarded_told += event.events or 0
+                self.discarded_reported += event.events or 0
 
-    def held_against_retention(self, step: Callable[[], list[Message]]) -> list[Message]:
-        """What goes was acknowledged by all, or there was no room."""
+    def check_retention(self, step: Callable[[], list[Message]]) -> list[Message]:
+        """Take a step; check that it deletes only acknowledged events, unless there is no room."""
         before, acked = self.state, min(self.acked.values(), default=None)
         sent = step()
         after = self.state
@@ -829,33 +833,33 @@ class WhateverHappens(RuleBasedStateMachine):
             was_first = before.first_seq or before.last_seq + 1
             unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
             if unacked:
-                assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for what comes meanwhile
+                assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for events meanwhile
             self.discarded += unacked
             assert after.discarded == self.discarded
-        self.take(sent)
+        self.add_to_counts(sent)
         return sent
 
     @precondition(lambda self: self.state.live_only is None)
     @rule()
-    def all_is_quiet_for_a_while(self) -> None:
-        """Then what is due has gone, and what nobody got has been told."""
+    def the_line_is_idle(self) -> None:
+        """Check that all due events are deleted, and all discarded events are reported."""
         for _ in range(20):
             self.time_passes(0)
         self.time_passes(SECONDS_BETWEEN_DISCARDED_TOLD)
         if self.state.live_only is None:
             assert self.state.size_bytes <= BUDGET
-            assert self.discarded_told == self.discarded
+            assert self.discarded_reported == self.discarded
 
     @invariant()
     def the_journal_holds_what_was_sent(self) -> None:
         state = self.state
         if state.live_only is None:
             assert self.accounted_for == len(self.counts[None])
-            sent = sent_as(self.counts[state.journal_id])
+            sent = rows_of(self.counts[state.journal_id])
             assert state.last_seq == len(sent)
-            assert held(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
+            assert stored_rows(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
 
 
-EXAMPLES = min(100, settings().max_examples)  # each is many boots of a line, with a real disk
-WhateverHappens.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
-TestWhateverHappens = WhateverHappens.TestCase
+EXAMPLES = min(100, settings().max_examples)  # each example boots a line many times on a real disk
+AnyOrderOfFaults.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
+TestAnyOrderOfFaults = AnyOrderOfFaults.TestCase

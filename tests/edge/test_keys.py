@@ -1,7 +1,6 @@
-"""Files of keys, of both kinds: those that sign bundles, and those by which a line and its clients know each other.
+"""Key files of both kinds: keys that sign bundles, and CurveZMQ keys of lines and clients.
 
-They are made for their owner only, read only where nobody else could have changed them, and never taken for what they
-are not.
+Only its owner can read a new private key, and a key file that others could have changed is refused.
 """
 
 import dataclasses
@@ -36,12 +35,12 @@ from edge.errors import AccessError, BundleError, HeatlineError
 from edge.key_files import LARGEST_KEY_FILE, public_half
 
 LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
-"""Modes by which others may use a file."""
+"""Modes that give others access to a file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of keys: how they are made and read, and the refusal of a file without one."""
+    """One kind of keys: functions that create and read them, and the messages for files without a key."""
 
     make: Callable[[Path], Any]
     read_private: Callable[[Path], Any]
@@ -50,10 +49,10 @@ class Kind:
     no_private: str
     no_public: str
 
-    def refusal(self, action: Callable[..., object], *given: object) -> str:
-        """The one sentence with which something is refused."""
+    def refusal(self, action: Callable[..., object], *arguments: object) -> str:
+        """Return the one sentence with which an action is refused."""
         with pytest.raises(self.error) as caught:
-            action(*given)
+            action(*arguments)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -86,7 +85,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 @pytest.fixture
 def key(kind: Kind, tmp_path: Path) -> Path:
-    """A private key's file, its public half beside it."""
+    """File of a private key, next to its public half."""
     kind.make(tmp_path / "own.key")
     return tmp_path / "own.key"
 
@@ -96,13 +95,13 @@ def mode(path: Path) -> int:
 
 
 def written(path: Path, data: bytes) -> Path:
-    """A file that only its owner may use."""
+    """Write a file that only its owner can access."""
     path.write_bytes(data)
     path.chmod(0o600)
     return path
 
 
-# Making.
+# Creating.
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -171,7 +170,7 @@ def with_password() -> bytes:
 
 
 def swapped(data: bytes, name: bytes) -> bytes:
-    """One character of a key is changed: it is still Z85, and another key."""
+    """Change one character of a key, which stays valid Z85 but becomes another key."""
     at = data.index(name + b' = "') + len(name) + 4
     return data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :]
 
@@ -228,7 +227,7 @@ def test_a_key_that_is_not_a_plain_file_is_refused_at_once(kind: Kind, key: Path
         assert message in kind.refusal(kind.read_public, path)
 
 
-def is_taken_by_zeromq(key: bytes) -> bool:
+def zeromq_accepts(key: bytes) -> bool:
     with zmq.Context() as context, context.socket(zmq.SUB) as socket:
         try:
             socket.setsockopt(zmq.CURVE_SERVERKEY, key)
@@ -238,11 +237,11 @@ def is_taken_by_zeromq(key: bytes) -> bool:
 
 
 @given(st.binary(min_size=32, max_size=32).map(z85.encode) | st.text("09azAZ.-#@%~", min_size=39, max_size=40))
-@example("#" * 40)  # each five characters stand for more than 32 bits can hold
+@example("#" * 40)  # each five characters encode more than 32 bits
 def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> None:
     value = text.encode() if isinstance(text, str) else text
     data = b'curve\n    public-key = "%b"\n' % value
-    if is_taken_by_zeromq(value):
+    if zeromq_accepts(value):
         assert curve.parse_public_key(data, Path("k.pub")) == value
     else:
         assert CURVE.no_public in CURVE.refusal(curve.parse_public_key, data, Path("k.pub"))
@@ -258,7 +257,7 @@ def public(tmp_path: Path) -> signing.PublicKey:
 
 @pytest.fixture
 def trusted(tmp_path: Path) -> Path:
-    """Where the folder of trusted keys belongs; it is not there yet."""
+    """Path of the folder of trusted keys, which does not exist yet."""
     return tmp_path / "keys"
 
 
@@ -272,7 +271,7 @@ def test_a_key_is_trusted_under_its_name(public: signing.PublicKey, trusted: Pat
         os.umask(before)
     assert taken.path == trusted / "maker.pub"
     assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
-    assert trust_key(public, "another-name", trusted) == taken, "it is there already"
+    assert trust_key(public, "another-name", trusted) == taken, "the key is there already"
     (trusted / "README").write_text("whose keys these are")
     assert trusted_keys(trusted) == [taken]
 
@@ -314,15 +313,15 @@ def test_a_parent_folder_writable_by_others_is_refused_unless_sticky(tmp_path: P
     assert trusted_keys(above / "keys") == []
 
 
-@pytest.mark.parametrize("what", ["keys", "keys/maker.pub", "."])
+@pytest.mark.parametrize("path", ["keys", "keys/maker.pub", "."])
 def test_trusted_keys_that_belong_to_another_user_are_refused(
-    public: signing.PublicKey, trusted: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    public: signing.PublicKey, trusted: Path, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust_key(public, "maker", trusted)
     if os.geteuid() == 0:
-        os.chown(tmp_path / what, 4242, -1)
+        os.chown(tmp_path / path, 4242, -1)
         owner = 4242
-    else:  # only root can give a file away, so be somebody else
+    else:  # only root can change a file's owner, so act as another user
         owner = os.geteuid()
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     assert f"belongs to user {owner}" in SIGNING.refusal(trusted_keys, trusted)

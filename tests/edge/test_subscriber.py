@@ -18,7 +18,7 @@ from edge.delivery.publisher import Publisher
 from edge.errors import EventsLostError
 from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
-from tests.edge.journals import change, defect, good, journalling
+from tests.edge.journals import change, defect, good, make_writer
 from tests.edge.wire_examples import ALARM, GOOD, HANDSHAKE
 
 DEFECTS = "verdict.top.DEFECT"
@@ -29,7 +29,7 @@ class Line:
 
     def __init__(self, place: Path, journal: bool) -> None:
         self.address, self.served = f"ipc://{place}/events", f"ipc://{place}/journal"
-        self.journal = journalling(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
+        self.journal = make_writer(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
         self._server: FollowServer | None = None
         if journal:
             self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))

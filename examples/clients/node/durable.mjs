@@ -1,4 +1,4 @@
-// Gets every event of a line, in order, whatever ends meanwhile: node durable.mjs ADDRESS NAME [TOPIC...] >> FILE
+// Prints every event of a line in order, over restarts of the line: node durable.mjs ADDRESS NAME [TOPIC...] >> FILE
 import { randomUUID } from "node:crypto";
 import { Dealer } from "zeromq";
 import { parse } from "./exact.mjs";
@@ -6,11 +6,11 @@ import { parse } from "./exact.mjs";
 const [address, name, ...topics] = process.argv.slice(2);
 const identity = { schema_version: 2, name };
 const follow = { type: "follow", client: randomUUID(), topics: topics.length ? topics : [""], ...identity };
-const PASSING = ["not_following", "other_journal", "unavailable", "busy"]; // silence comes after it: follow again then
-const stored = new Map(); // by journal: the last event that is; those that come again are left out
+const PASSING = ["not_following", "other_journal", "unavailable", "busy"]; // temporary: follow again after the silence
+const stored = new Map(); // the last event of each journal; repeated events are skipped
 
 for (;;) {
-  // On a new connection each time, as the line was silent for three heartbeats.
+  // A new connection after each three heartbeats of silence.
   const line = new Dealer({ receiveTimeout: 3000, linger: 0 });
   line.connect(address);
   await line.send(JSON.stringify(follow));
@@ -31,7 +31,7 @@ async function handle(line, [first, ...events]) {
   if (reply.type === "refused") return;
   if (reply.lost_through || reply.former) console.error(`LOST ${first}`);
   for (let place = 0; place < events.length; place += 2) {
-    const header = events[place]; // events[place + 1] is its heatmap, or empty
+    const header = events[place]; // events[place + 1] is its heatmap, or an empty frame
     const { journal_id, seq } = parse(header);
     if (seq <= (stored.get(journal_id) ?? 0)) continue;
     process.stdout.write(`${header}\n`);

@@ -1,4 +1,4 @@
-// JSON whose integers of 16 digits and more, which a number here cannot hold, come as text and stay exact: times in ns.
+// Parses JSON; integers of 16 digits and more, such as times in ns, become text, which keeps them exact.
 const TEXT_OR_LONG_INTEGER = /"(?:[^"\\]|\\.)*"|(?<=[:,[\s])-?\d{16,}(?=[,}\]\s])/g;
 
 export function parse(bytes) {

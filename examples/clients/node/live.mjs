@@ -1,29 +1,29 @@
-// Shows a line's events as they come, and which were missed: node live.mjs ADDRESS [TOPIC...]
+// Prints a line's events and the events that were missed: node live.mjs ADDRESS [TOPIC...]
 import { Subscriber } from "zeromq";
 import { parse } from "./exact.mjs";
 
 const [address, ...named] = process.argv.slice(2);
 const topics = named.length ? named : [""];
-const heard = new Map(); // the last event, by count and topic: a journal has a count, what a boot tells without one too
-const since = new Map(); // by count: what was counted before we joined, and is not missed
+const lastSeqs = new Map(); // the last number, by count and topic; each journal and each boot has a count
+const since = new Map(); // by count: the last number before the join, which is not missed
 let joined = false;
 
-// The line has counted topics up to an event each: were those up to it heard?
-function reached(count, counted, before = 0) {
+// Report the events of each topic up to its counted number that were not received.
+function reportMissed(count, counted, before = 0) {
   if (!since.has(count)) since.set(count, joined ? 0 : Math.max(before, ...Object.values(counted)));
   for (const [topic, seq] of Object.entries(counted)) {
     const key = `${count} ${topic}`;
-    const known = heard.get(key) ?? since.get(count);
+    const known = lastSeqs.get(key) ?? since.get(count);
     if (seq > known && topics.some((prefix) => topic.startsWith(prefix))) {
       console.log(`missed events of ${topic} after ${known} up to ${seq}`);
     }
-    heard.set(key, Math.max(seq, known));
+    lastSeqs.set(key, Math.max(seq, known));
   }
 }
 
 const line = new Subscriber({ receiveTimeout: 3000, linger: 0 });
 line.subscribe(...new Set([...topics, "status"]));
-line.connect(address); // connects again by itself
+line.connect(address); // reconnects by itself
 for (;;) {
   let parts;
   try {
@@ -37,13 +37,13 @@ for (;;) {
   const event = parse(parts[1]);
   if (event.schema_version !== 2) throw new Error(`this client reads schema version 2; the line sends ${event.schema_version}`);
   if (event.counts) {
-    reached(event.boot_id, event.counts.unjournalled);
-    reached(event.counts.journal_id, event.counts.journalled);
+    reportMissed(event.boot_id, event.counts.unjournalled);
+    reportMissed(event.counts.journal_id, event.counts.journalled);
   }
   if (event.seq !== undefined) {
     const count = event.journal_id ?? event.boot_id;
-    reached(count, { [topic]: event.previous_seq }, event.seq - 1);
-    heard.set(`${count} ${topic}`, event.seq);
+    reportMissed(count, { [topic]: event.previous_seq }, event.seq - 1);
+    lastSeqs.set(`${count} ${topic}`, event.seq);
     console.log(event.seq, topic, event.times?.captured_at_ns ?? "");
   }
   joined ||= Boolean(event.counts);
