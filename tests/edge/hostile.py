@@ -160,6 +160,11 @@ class RawClient:
             self._socket = self._connected()
 
     def close(self) -> None:
+        """End the connection after the peer has read all of it: a reset would discard what it has not read."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._socket.recv(1 << 16):
+                pass
         self._socket.close()
 
     def _connected(self) -> socket.socket:
