@@ -24,7 +24,7 @@ from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
 from edge.config.engine import EngineConfig
-from edge.config.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
+from edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BenchError, ConfigError
 from edge.frames import Frame, Stamp
 from tests.bench import made_results as made
@@ -261,7 +261,7 @@ def test_the_best_settings_are_written_and_the_line_uses_them(line: Path, bundle
     assert (now.settings, now.tuned_by) == (BEST, found.written_to)
     (written,) = read_tuned(tuned_file(line))
     assert written.frames == ["top 300x240 at 200/s"]
-    assert {key: getattr(written, key) for key in made_with(BEST)} == made_with(BEST)
+    assert {key: getattr(written, key) for key in measured_with(BEST)} == measured_with(BEST)
     assert found.comparison is not None
     assert found.comparison.earlier_in == found.comparison.turns
     again = tuned(bundle, line)
@@ -284,7 +284,7 @@ def test_a_file_for_another_machine_is_replaced_even_by_the_present_settings(
 ) -> None:
     prefer(EngineConfig(threads=1, streams=1, batch=1))
     engine = EngineConfig(threads=1, streams=1, batch=8)
-    stale = {"bundle": bundle.digest, "engine": engine, **made_with(engine), "processor": "another one"}
+    stale = {"bundle": bundle.digest, "engine": engine, **measured_with(engine), "processor": "another one"}
     write_tuned(line, Tuned(**stale))
     found = tuned(bundle, line)
     assert (found.present.batch, found.chosen) == (1, found.present)
