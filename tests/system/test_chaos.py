@@ -245,5 +245,5 @@ def test_broken_promises_dead_processes_and_a_disk_that_was_not_felt_are_faults(
         "mes ended with exit code 1",
     ]
     assert len(faults(chaos_with([lost] * 100, []))) == 21
-    assert "on the disk that was full" in faults(chaos_with([], [], False))[0]
+    assert "on the full disk" in faults(chaos_with([], [], False))[0]
     assert "100 a second, NOT 200 AS ASKED FOR" in to_facts(chaos_with([], []))["events"]
