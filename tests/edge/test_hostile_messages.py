@@ -156,7 +156,8 @@ def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Po
         refused = access.refusals.counts()
         assert refused[f"{name}.protocol"] + refused[f"{name}.handshake"] > count / MESSAGES_PER_HANDSHAKE / 2
         if name != "events":
-            until(lambda: access.refusals.counts()[f"{name}.malformed"] > count / 2)
+            # A message that is too large ends the connection, and the messages sent after it are lost.
+            until(lambda: access.refusals.counts()[f"{name}.malformed"] > count / 10)
 
 
 def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
