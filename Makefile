@@ -56,7 +56,7 @@ bench: .venv/.dev ## The micro-benches
 # Test apparatus: it kills, fills disks and takes the machine for itself. Options in CHAOS_ARGS, SOAK_ARGS and so on;
 # `--help` lists them.
 
-chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Wants root
+chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Needs root
 	@$(BIN)/python -m tests.system.chaos $(CHAOS_ARGS)
 
 soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow?
@@ -74,7 +74,7 @@ cameras: .venv/.dev ## How fast cameras may be, and how soon a line is over thei
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -m edge.wire.schemas.generate
 
-study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; goes on where it was ended
+study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; continues where it was stopped
 	@test -n "$$HEATLINE_DATA" || { \
 	  echo "make: HEATLINE_DATA is not set; name the folder of the data sets: make study HEATLINE_DATA=..." >&2; exit 1; }
 	@$(MAKE) --no-print-directory .venv/.dev
@@ -88,7 +88,7 @@ package: .venv/.runtime ## What line PCs without a network are installed from, f
 
 node-clients: examples/clients/node/node_modules/.made ## What the example clients in Node.js need
 
-peers-env: .venv-peers/.made ## What `heatline bench peers` times ours beside, in .venv-peers; some GB
+peers-env: .venv-peers/.made ## Install what `heatline bench peers` compares heatline with, in .venv-peers; some GB
 
 clean: ## Delete all that make makes: .venv, demo-out, caches
 	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

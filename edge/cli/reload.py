@@ -60,7 +60,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
         change = _wait_for_change(events, status, timeout_s)
     if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
-    click.echo(visible(f"{change.line}: active is {describe_active(change.product, change.bundle)}"))
+    click.echo(visible(f"{change.line}: {describe_active(change.product, change.bundle)} is active"))
 
 
 def _find_process(status: StatusEvent | None, pid: int | None, address: str) -> int:

@@ -174,14 +174,16 @@ class Service:
                 logger.warning("product %s cannot be selected: there is no folder %s", product.name, product.bundle)
 
     def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
-        status.update("STARTING")
         wait_s = self._config.events.wait_for_subscriber_s
+        status.waits_for_s = wait_s or None
+        status.update("STARTING")
         deadline_s = time.monotonic() + wait_s
         while wait_s and not self._stopping and not line.publisher.wait_for_subscriber(POLL_SECONDS):
             status.update("STARTING")
             if time.monotonic() > deadline_s:
                 logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
-                return
+                break
+        status.waits_for_s = None
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Report the frames that were in flight when the previous run died, and log those in flight from now on."""

@@ -60,6 +60,8 @@ class Condition:
     """Seconds since the last output of the last stage."""
     has_output: bool = True
     """Whether anything has passed all stages yet."""
+    waits_for_s: float | None = None
+    """How long the line waits for a first subscriber; None: it does not wait."""
     stopping: bool = False
     """Whether the line takes no more new frames."""
     changing: str | None = None
@@ -81,7 +83,10 @@ class Condition:
 
     def _not_ready(self) -> Iterator[Reason]:
         if self.state == "STARTING" or (self.state == "RUNNING" and not self.has_output):
-            yield Reason("NOT_READY", "starting", "the line is starting")
+            waiting = ""
+            if self.waits_for_s is not None:
+                waiting = f", and waits up to {self.waits_for_s:g} s for a subscriber (events.wait_for_subscriber_s)"
+            yield Reason("NOT_READY", "starting", f"the line is starting{waiting}")
         if self.state == "STOPPED" or self.stopping:
             stopping = "the line has stopped" if self.state == "STOPPED" else "the line is stopping"
             yield Reason("NOT_READY", "stopping", stopping)

@@ -29,6 +29,8 @@ class StatusMonitor:
         self._reported: object = None
         self._fed_at = -1
         """The heartbeat at which systemd's watchdog was last fed."""
+        self.waits_for_s: float | None = None
+        """How long the line waits for a first subscriber now; None: it does not wait."""
 
     def update(self, state: State) -> None:
         """Send a probe, retry failed writes, and publish the status, as far as each is due."""
@@ -85,6 +87,7 @@ class StatusMonitor:
             {name: camera.state() for name, camera in line.cameras.items()},
             line.heartbeat.quiet_for_s(),
             has_output=beats > 0,
+            waits_for_s=self.waits_for_s,
             stopping=self._stopping,
             changing=self._changeover.changing,
             losses=self._losses,

@@ -32,6 +32,10 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
     ("wrong", "state", "word", "sentence"),
     [
         ({"state": "STARTING"}, "NOT_READY", "starting", "the line is starting"),
+        (
+            {"state": "STARTING", "waits_for_s": 60.0}, "NOT_READY", "starting",
+            "the line is starting, and waits up to 60 s for a subscriber (events.wait_for_subscriber_s)",
+        ),
         ({"has_output": False}, "NOT_READY", "starting", "the line is starting"),
         ({"state": "STOPPED"}, "NOT_READY", "stopping", "the line has stopped"),
         ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "the inspection had no output for 7 s"),

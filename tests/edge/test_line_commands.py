@@ -90,7 +90,7 @@ def test_a_line_reports_its_status_changes_product_and_reloads(tmp_path: Path, b
         assert (change.applied, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
-        assert "active is product 4712" in heatline("reload", file, env=env).stdout
+        assert ": product 4712, bundle " in heatline("reload", file, env=env).stdout
         next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
         file.write_text("nonsense")
         assert heatline("reload", file, env=env).returncode == 3

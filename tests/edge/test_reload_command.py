@@ -65,7 +65,7 @@ def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) ->
     with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
         outputs = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
     assert came == [signal.SIGHUP] * 3
-    assert outputs == {"line1: active is product 4711, bundle boards 2026.11 (abababababab)\n"}
+    assert outputs == {"line1: product 4711, bundle boards 2026.11 (abababababab) is active\n"}
 
 
 def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str) -> None:
