@@ -43,7 +43,7 @@ DESCRIPTIONS: Mapping[Condition, str] = {
     "warm": "files in memory, no model cache",
     "cached": "files in memory, with the model cache",
 }
-CacheUse = Literal["taken from", "left alone", "filled anew"]
+CacheUse = Literal["taken from", "left alone", "refilled"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
 """Starts with the model cache: of a line PC at power-on, and of a service that starts again."""
@@ -272,7 +272,7 @@ def _use_of(cache: Path) -> Iterator[Callable[[], CacheUse]]:
         def use() -> CacheUse:
             after = {path: path.stat() for path in cache.iterdir()}
             if after.keys() != before.keys() or not all(os.path.samestat(after[path], before[path]) for path in after):
-                return "filled anew"
+                return "refilled"
             used = any(after[path].st_mtime_ns != before[path].st_mtime_ns for path in after)
             return "taken from" if used else "left alone"
 

@@ -67,7 +67,7 @@ LATER_NS = itertools.count(1)
     [
         (lambda cache: os.utime(cache / "graph.blob", ns=(0, next(LATER_NS))), None),
         (lambda cache: None, "left alone"),
-        (lambda cache: (cache / "another.blob").write_bytes(b"compiled again"), "filled anew"),
+        (lambda cache: (cache / "another.blob").write_bytes(b"compiled again"), "refilled"),
     ],
 )
 def test_a_start_that_does_not_use_the_cache_is_an_error(
