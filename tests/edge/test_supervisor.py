@@ -234,7 +234,7 @@ def test_a_trigger_while_another_waits_is_refused_and_its_part_reported() -> Non
 
 
 def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
-    with watched(part_camera(ignore_triggers=[2]), captured=7) as camera:
+    with watched(part_camera(5_000.0, ignore_triggers=[2]), captured=7) as camera:
         camera.triggered("P-1", "P-2", "P-3")
         numbers = [camera.answer_to(part_id).frame_number for part_id in ("P-1", "P-3")]
         assert numbers == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
