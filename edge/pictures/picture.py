@@ -1,0 +1,49 @@
+"""A judged frame with its pixels, as programs beside the line get it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.wire.events import VerdictEvent
+
+
+@dataclass(frozen=True)
+class TileScores:
+    """The inspected tiles of a frame."""
+
+    origins_yx: NDArray[np.int32]
+    """[tiles, 2], top left corner of each, px of the frame."""
+    logits: NDArray[np.float32]
+    """[tiles]."""
+    tile_px: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the verdict of a frame rests on."""
+
+    heatmap: NDArray[np.float32]
+    """[H, W] cells, logits; NaN where no tile was inspected."""
+    cell_px: int
+    """Side of a cell, px of the frame."""
+    scale: tuple[float, float]
+    """Logits at the two ends of the bundle's colour scale; the evidence threshold lies in its middle."""
+    tiles: TileScores
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame with its verdict. The arrays are views of shared memory until `release` is called."""
+
+    event: VerdictEvent
+    """The frame's event as it is published, but not numbered: `seq` and `previous_seq` are 0, `journal_id` is None."""
+    image: NDArray[np.uint8]
+    """Grey [H, W], or RGB [H, W, 3]."""
+    evidence: Evidence | None
+    """None: the frame was not judged, e.g. because it does not show the product."""
+    skipped: int = 0
+    """Number of pictures that this program wanted since the one before and did not get, as it was too slow."""
+    release: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Call this when the arrays are no longer used; the line can then send another picture."""
