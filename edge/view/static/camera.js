@@ -1,0 +1,157 @@
+// One camera: its verdict, its newest picture, and the strip of its last verdicts.
+
+import { Stage, drawScale } from "./stage.js";
+import { Strip } from "./strip.js";
+import { cameraWords, logit, make, rowWords, setShape, span, wordOf } from "./words.js";
+
+/** A DEFECT or NO VERDICT stays for so long before a GOOD replaces it, so that eyes can follow a fast line. */
+const HOLD_MS = 400;
+
+export class Camera {
+  #name;
+  #root;
+  #stage;
+  #heldUntil = 0;
+  #waiting = null;
+  #row = null;
+  #picture = null;
+  #state = null;
+  #stateAt = 0;
+
+  constructor(name, onOpen) {
+    this.#name = name;
+    const template = document.getElementById("camera-template").content.cloneNode(true);
+    this.#root = template.firstElementChild;
+    this.#root.dataset.camera = name;
+    this.#find(".name").textContent = name;
+    this.#stage = new Stage(this.#find(".stage"));
+    this.strip = new Strip(this.#find(".strip"), name, onOpen);
+    drawScale(this.#find(".legend canvas"));
+    this.#find(".legend").classList.add("is-empty");
+  }
+
+  get root() {
+    return this.#root;
+  }
+
+  get opacityInput() {
+    return this.#find(".opacity input");
+  }
+
+  set opacity(percent) {
+    this.#stage.opacity = percent / 100;
+    this.opacityInput.value = percent;
+    this.#find(".opacity output").textContent = percent > 0 ? `${percent} %` : "off";
+  }
+
+  setState(state) {
+    this.#state = state;
+    this.#stateAt = performance.now();
+  }
+
+  /** Show a verdict, now or when the one before it was there for long enough. */
+  setVerdict(row) {
+    this.strip.add(row);
+    if (row.verdict === "GOOD" && performance.now() < this.#heldUntil) {
+      this.#waiting = row;
+      return;
+    }
+    this.#waiting = null;
+    this.#row = row;
+    if (row.verdict !== "GOOD") this.#heldUntil = performance.now() + HOLD_MS;
+  }
+
+  async draw(message, frame, heat) {
+    const { event, heatmap, hw } = message;
+    const label = `Newest picture of ${this.#name}: ${wordOf(event.verdict)}, ${rowWords({
+      ...event,
+      regions: event.regions.length,
+    })}`;
+    await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions }, label);
+    this.#picture = { event, takenAt: performance.now() - message.age_ms };
+    this.#root.dataset.picture = message.id;
+    const legend = this.#find(".legend");
+    legend.classList.toggle("is-empty", !heatmap);
+    if (heatmap) fillTicks(legend, heatmap, event.evidence_threshold);
+  }
+
+  /** Write what changes with time: the verdict, the ages, and whether they are current. */
+  refresh(lostFor) {
+    if (this.#waiting && performance.now() >= this.#heldUntil) {
+      this.#row = this.#waiting;
+      this.#waiting = null;
+    }
+    const lost = this.#lostSentence(lostFor);
+    const [shape, word, detail] = this.#band(lost, lostFor);
+    const band = this.#find(".band");
+    if (band.dataset.shape !== shape) {
+      band.dataset.shape = shape;
+      setShape(band.querySelector(".shape"), shape);
+    }
+    write(this.#find(".word"), word);
+    write(this.#find(".verdict-detail"), detail);
+    this.#stage.lost = lost;
+    this.#writeFacts();
+  }
+
+  /** Return the shape, the word and the sentence that a wall screen shows. */
+  #band(lost, lostFor) {
+    const last = this.#row ? `The last verdict was ${wordOf(this.#row.verdict)}.` : "";
+    if (lostFor) return ["NONE", "NO CONNECTION", last];
+    if (this.#state?.state === "DEAD") return ["DEAD", "CAMERA DEAD", this.#state.detail ?? last];
+    if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
+    if (this.#state?.state === "UNKNOWN") return ["NONE", "NOT RUNNING", last];
+    if (lost || !this.#row) return ["NONE", "NO FRAME", last];
+    return [this.#row.verdict, wordOf(this.#row.verdict), rowWords(this.#row)];
+  }
+
+  #lostSentence(lostFor) {
+    if (lostFor) return `no connection for ${span(Math.floor(lostFor))}`.replace(".0", "");
+    if (!this.#state?.stale) return null;
+    if (this.#state.newest_age_ms === null) return "no frame yet";
+    const seconds = (this.#state.newest_age_ms + performance.now() - this.#stateAt) / 1000;
+    return `no frame for ${span(Math.floor(seconds))}`.replace(".0", "");
+  }
+
+  #writeFacts() {
+    const { event, takenAt } = this.#picture ?? {};
+    const facts = event
+      ? [
+          ["Picture", `${span((performance.now() - takenAt) / 1000)} ago`, "age"],
+          ["Its verdict", wordOf(event.verdict)],
+          ["Score", logit(event.frame_score)],
+          ["Threshold", logit(event.score_threshold)],
+          ["Regions", String(event.regions.length)],
+          ["Frame", String(event.frame_number)],
+          ["Part", event.part_id],
+          ["File", event.source],
+        ]
+      : [["Camera", cameraWords(this.#state?.state ?? "OPENING")]];
+    const list = this.#find("dl.facts");
+    const shown = facts.filter(([, value]) => value);
+    const key = shown.map(([name]) => name).join();
+    if (list.dataset.key !== key) {
+      list.dataset.key = key;
+      list.replaceChildren(
+        ...shown.flatMap(([name, , className = ""]) => [make("dt", {}, name), make("dd", { className })]),
+      );
+    }
+    list.querySelectorAll("dd").forEach((cell, index) => write(cell, shown[index][1]));
+  }
+
+  #find(selector) {
+    return this.#root.querySelector(selector);
+  }
+}
+
+function fillTicks(legend, { logit_at_0: low, logit_at_255: high }, threshold) {
+  write(legend.querySelector(".low"), logit(low));
+  write(legend.querySelector(".high"), logit(high));
+  const tick = legend.querySelector(".threshold");
+  write(tick, `threshold ${logit(threshold)}`);
+  tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
+}
+
+function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

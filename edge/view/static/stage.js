@@ -1,0 +1,106 @@
+// A picture with its heatmap and outlines.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** Matplotlib's colour map "inferno" as polynomials of degree 6 (public domain, Matt Zucker), as in heatline's overlays. */
+const INFERNO = [
+  [0.0002, 0.1065, 11.6025, -41.704, 77.1629, -71.3194, 25.1311],
+  [0.0017, 0.564, -3.9729, 17.4364, -33.4024, 32.6261, -12.2427],
+  [-0.0195, 3.9327, -15.9424, 44.3541, -81.8073, 73.2095, -23.0703],
+];
+const COLOURS = Array.from({ length: 256 }, (_, grey) =>
+  INFERNO.map((terms) => 255 * terms.reduceRight((sum, term) => sum * (grey / 255) + term, 0)),
+);
+
+/** Paint an image of grey values in the colours of evidence, in place. The cover grows with the evidence. */
+function colour(image, cover) {
+  const { data } = image;
+  for (let i = 0; i < data.length; i += 4) {
+    const grey = data[i];
+    [data[i], data[i + 1], data[i + 2]] = COLOURS[grey];
+    data[i + 3] = cover(grey);
+  }
+  return image;
+}
+
+export function drawScale(canvas) {
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(256, 1);
+  for (let grey = 0; grey < 256; grey++) image.data[4 * grey] = grey;
+  context.putImageData(colour(image, () => 255), 0, 0);
+}
+
+export class Stage {
+  #picture;
+  #frame;
+  #heat;
+  #marks;
+  #lost;
+
+  constructor(place) {
+    place.append(document.getElementById("stage-template").content.cloneNode(true));
+    this.#picture = place.firstElementChild;
+    [this.#frame, this.#heat, this.#marks, this.#lost] = this.#picture.children;
+  }
+
+  /**
+   * Draw a picture; the promise resolves when it is on the page.
+   * @param frame blob of the frame, of any size.
+   * @param heat blob of the grey heatmap, or nothing.
+   * @param seen {hw, heatmap, regions, tile: {yx, px}, cells: [[x, y]]}: sizes and positions in px of the frame.
+   */
+  async draw(frame, heat, { hw, heatmap, regions, tile, cells = [] }, label) {
+    const [pixels, evidence] = await Promise.all([
+      createImageBitmap(frame),
+      heat ? createImageBitmap(heat, { colorSpaceConversion: "none" }) : null,
+    ]);
+    const [height, width] = hw;
+    this.#picture.style.setProperty("--aspect", width / height);
+    this.#frame.width = pixels.width;
+    this.#frame.height = pixels.height;
+    this.#frame.getContext("2d").drawImage(pixels, 0, 0);
+    pixels.close();
+    this.#heat.hidden = !evidence;
+    if (evidence) this.#drawHeat(evidence, hw, heatmap);
+    this.#marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const outlines = regions.map((region) => ["polygon", { points: region.contour_xy.join(" ") }]);
+    const shapes = [...outlines.map((each) => [...each, "under"]), ...outlines.map((each) => [...each, "region"])];
+    if (tile) {
+      const box = { x: tile.yx[1], y: tile.yx[0], width: tile.px, height: tile.px };
+      shapes.push(["rect", box, "under"], ["rect", box, "tile"]);
+    }
+    shapes.push(...cells.map(([x, y]) => ["rect", { x, y, width: heatmap.cell_px, height: heatmap.cell_px }, "cell"]));
+    this.#marks.replaceChildren(...shapes.map(shape));
+    this.#picture.ariaLabel = label;
+  }
+
+  set opacity(share) {
+    this.#heat.style.opacity = share;
+  }
+
+  /** Grey the picture and say why in a sentence; null: the picture is current. */
+  set lost(sentence) {
+    this.#picture.classList.toggle("is-lost", sentence !== null);
+    this.#lost.hidden = sentence === null;
+    if (this.#lost.textContent !== (sentence ?? "")) this.#lost.textContent = sentence ?? "";
+  }
+
+  #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell }) {
+    this.#heat.width = columns;
+    this.#heat.height = rows;
+    const context = this.#heat.getContext("2d", { willReadFrequently: true });
+    context.drawImage(evidence, 0, 0);
+    evidence.close();
+    context.putImageData(colour(context.getImageData(0, 0, columns, rows), (grey) => grey), 0, 0);
+    // The last cells may reach beyond the frame; the picture cuts them off.
+    this.#heat.style.width = `${(100 * columns * cell) / width}%`;
+    this.#heat.style.height = `${(100 * rows * cell) / height}%`;
+  }
+}
+
+function shape([tag, attributes, className]) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.setAttribute("class", className);
+  return element;
+}

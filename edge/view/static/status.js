@@ -1,0 +1,128 @@
+// The state of the line: the handshake in the header, and tables for the engineer.
+
+import { bytes, cameraWords, count, handshakeWords, make, number, plural, setShape, span } from "./words.js";
+
+const HANDSHAKE_SHAPES = { READY: "GOOD", BUSY: "NONE", DEGRADED: "NO_VERDICT", NOT_READY: "DEAD" };
+
+export class Status {
+  #place = document.getElementById("status");
+  #parts = new Map();
+
+  show(state) {
+    showHandshake(state);
+    document.title = `${state.line} · ${state.handshake.state.replace("_", " ")}`;
+    document.getElementById("line").textContent = state.line;
+    document.getElementById("trial").hidden = state.acting !== false;
+    this.#sentences(state);
+    const names = Object.keys(state.cameras);
+    this.#table("Cameras", names, cameraRows(Object.values(state.cameras)));
+    this.#table("Journal", [], journalRows(state.journal));
+    const consumers = Object.entries(state.consumers ?? {});
+    if (consumers.length) this.#table("Consumers", ["state", "behind"], consumers.map((each) => consumerRow(each, state)));
+    this.#table("Evidence", [], evidenceRows(state.evidence, state.now_ns));
+    this.#table("Bundle", [], bundleRows(state));
+  }
+
+  /** The server's sentences, but not the one that the header shows. */
+  #sentences({ words, handshake }) {
+    const shown = words.filter((each) => !each.startsWith(`${handshake.state}: `));
+    const list = this.#part("words", () => make("ul", { className: "words" }));
+    update(list, shown, () => shown.map((each) => make("li", {}, each)));
+  }
+
+  /** Show a table; rows are a heading and one value per column, and rows without a value are left out. */
+  #table(title, columns, rows) {
+    const table = this.#part(title, () => make("table"));
+    update(table, [columns, rows], () => [
+      make("caption", {}, title),
+      ...(columns.length > 0
+        ? [make("thead", {}, make("tr", {}, make("td"), ...columns.map((each) => make("th", { scope: "col" }, each))))]
+        : []),
+      make("tbody", {}, ...rows
+        .filter(([, ...values]) => values.some((value) => value !== null))
+        .map(([name, ...values]) =>
+          make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value) => make("td", {}, value ?? "–"))))),
+    ]);
+  }
+
+  #part(name, makePart) {
+    if (!this.#parts.has(name)) {
+      this.#parts.set(name, makePart());
+      this.#place.append(this.#parts.get(name));
+    }
+    return this.#parts.get(name);
+  }
+}
+
+/** Replace an element's content if what it shows has changed. */
+function update(element, shown, makeChildren) {
+  const key = JSON.stringify(shown);
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  element.replaceChildren(...makeChildren());
+}
+
+function showHandshake({ handshake }) {
+  const place = document.getElementById("handshake");
+  place.dataset.state = handshake.state;
+  setShape(place.querySelector("svg"), HANDSHAKE_SHAPES[handshake.state] ?? "NONE");
+  place.querySelector("strong").textContent = handshake.state.replace("_", " ");
+  place.querySelector("span").textContent = handshakeWords(handshake);
+}
+
+function cameraRows(cameras) {
+  const row = (name, value) => [name, ...cameras.map(value)];
+  const bins = (bin) =>
+    [...new Set(cameras.flatMap(({ ledger }) => Object.keys(ledger?.[bin] ?? {})))].map((reason) =>
+      row(`${bin}: ${reason.replaceAll("_", " ")}`, ({ ledger }) => count(ledger?.[bin][reason] ?? 0)));
+  return [
+    row("state", ({ state }) => cameraWords(state)),
+    row("frames/s", ({ rate_fps: rate }) => number(rate, 1)),
+    row("latency, ms", ({ latency_ms: latency }) => number(latency?.median, 0)),
+    row("95 % below, ms", ({ latency_ms: latency }) => number(latency?.p95, 0)),
+    row("captured", ({ ledger }) => (ledger ? count(ledger.captured) : null)),
+    row("inspected", ({ ledger }) => (ledger ? count(ledger.inspected) : null)),
+    ...bins("dropped"),
+    ...bins("failed"),
+    row("in flight", ({ ledger }) => (ledger ? count(ledger.in_flight) : null)),
+  ];
+}
+
+function journalRows(journal) {
+  if (!journal) return [["state", "this line has none"]];
+  return [
+    ["state", journal.live_only ? "does not store events" : "stores every event"],
+    ["events", `${count(journal.first_seq)} to ${count(journal.last_seq)}`],
+    ["size", bytes(journal.size_bytes)],
+    ["not stored", journal.unjournalled ? plural(journal.unjournalled, "event") : null],
+    ["discarded", journal.discarded ? plural(journal.discarded, "event") : null],
+  ];
+}
+
+function consumerRow([name, { acked_seq: acked, connected, seen_at_ns: seen }], { journal, now_ns: now }) {
+  const away = seen ? `away for ${span((now - seen) / 1e9)}` : "away";
+  const behind = journal ? journal.last_seq - Math.max(acked, journal.first_seq - 1) : 0;
+  return [name, connected ? "connected" : away, count(Math.max(0, behind))];
+}
+
+function evidenceRows(evidence, now) {
+  if (!evidence) return [["state", "this line stores none"]];
+  return [
+    ["state", evidence.fault ? "does not store pictures" : "stores pictures"],
+    ["stored", `${plural(evidence.stored, "picture")}, ${bytes(evidence.size_bytes)}`],
+    ["since start", plural(evidence.kept, "picture")],
+    ["skipped", count(evidence.skipped)],
+    ["oldest", evidence.oldest_at_ns ? span((now - evidence.oldest_at_ns) / 1e9) : null],
+  ];
+}
+
+function bundleRows({ bundle, precision, product, thresholds }) {
+  return [
+    ["name", bundle && `${bundle.name} ${bundle.version}`],
+    ["digest", bundle && `${bundle.digest.slice(0, 12)}…`],
+    ["precision", precision],
+    ["product", product],
+    ["score threshold", thresholds && number(thresholds.score)],
+    ["evidence threshold", thresholds && number(thresholds.evidence)],
+  ];
+}

@@ -1,0 +1,100 @@
+// The last verdicts of a camera, the newest at the right.
+
+import { LETTERS, clock, make, rowWords, wordOf } from "./words.js";
+
+const LENGTH = 50;
+
+export class Strip {
+  #place;
+  #onOpen;
+  #rows = new Map();
+
+  /** @param onOpen is called with the row that a click or the Enter key chose. */
+  constructor(place, camera, onOpen) {
+    this.#place = place;
+    this.#onOpen = onOpen;
+    place.ariaLabel = `Last verdicts of ${camera}, the newest at the end`;
+    place.addEventListener("click", ({ target }) => this.#open(target.closest("button")));
+    place.addEventListener("keydown", (event) => this.#move(event));
+    place.addEventListener("focusin", ({ target }) => this.#makeReachable(target));
+  }
+
+  add(row) {
+    if (this.#rows.has(row.id)) return;
+    const wasAtEnd = this.#place.lastElementChild?.tabIndex === 0;
+    const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
+      make("span", {}, LETTERS[row.verdict]));
+    const time = clock(row.at_ns, true);
+    cell.ariaLabel = `${wordOf(row.verdict)}, ${time}, frame ${row.frame_number}`;
+    cell.title = `${wordOf(row.verdict)} · ${time} · frame ${row.frame_number}\n${rowWords(row)}`;
+    this.#rows.set(row.id, row);
+    this.#place.append(cell);
+    // The Tab key reaches the newest cell, unless the keyboard is on another one.
+    if (!this.#place.querySelector('[tabindex="0"]') || (wasAtEnd && !this.#hasFocus)) this.#makeReachable(cell);
+    while (this.#place.children.length > LENGTH) this.#dropOldest();
+  }
+
+  clear() {
+    this.#rows.clear();
+    this.#place.replaceChildren();
+  }
+
+  /** The row so many places after this one, or undefined. */
+  neighbour(id, steps) {
+    const ids = [...this.#rows.keys()];
+    const place = ids.indexOf(id);
+    return place < 0 ? undefined : this.#rows.get(ids[place + steps]);
+  }
+
+  row(id) {
+    return this.#rows.get(id);
+  }
+
+  /** Mark the row that the panel explains, or none. */
+  mark(id) {
+    for (const cell of this.#place.children) cell.ariaPressed = String(cell.dataset.id === id);
+  }
+
+  focus(id) {
+    (this.#cell(id) ?? this.#place.lastElementChild)?.focus();
+  }
+
+  get #hasFocus() {
+    return this.#place.contains(document.activeElement);
+  }
+
+  #cell(id) {
+    return this.#place.querySelector(`[data-id="${CSS.escape(id)}"]`);
+  }
+
+  #open(cell) {
+    if (cell) this.#onOpen(this.#rows.get(cell.dataset.id));
+  }
+
+  #dropOldest() {
+    const oldest = this.#place.firstElementChild;
+    const next = oldest.nextElementSibling;
+    if (oldest === document.activeElement) next.focus();
+    else if (oldest.tabIndex === 0) this.#makeReachable(next);
+    this.#rows.delete(oldest.dataset.id);
+    oldest.remove();
+  }
+
+  #makeReachable(cell) {
+    this.#place.querySelectorAll('[tabindex="0"]').forEach((other) => (other.tabIndex = -1));
+    cell.tabIndex = 0;
+  }
+
+  #move(event) {
+    const at = document.activeElement;
+    const next = {
+      ArrowLeft: at.previousElementSibling,
+      ArrowRight: at.nextElementSibling,
+      Home: this.#place.firstElementChild,
+      End: this.#place.lastElementChild,
+    }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    next?.focus();
+  }
+}

@@ -1,0 +1,243 @@
+// The panel that explains one verdict.
+
+import { getBlob, getJson } from "./live.js";
+import { Stage } from "./stage.js";
+import { LETTERS, clock, dateAndClock, fillFacts, logit, make, number, setShape, wordOf } from "./words.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const CELLS_LISTED = 8;
+/** A crop shows at least so many px of the frame around its region. */
+const SMALLEST_CROP_PX = 128;
+
+export class Why {
+  #root = document.getElementById("why");
+  #stage = new Stage(this.#root.querySelector(".stage"));
+  #navigation;
+  #row = null;
+  #others = [];
+  /** Counts openings: an answer that belongs to an earlier one is ignored. */
+  #opening = 0;
+
+  /** @param navigation {neighbour(row, steps), open(row), opened(row), closed(row)}: how the panel moves along the strip. */
+  constructor(navigation) {
+    this.#navigation = navigation;
+    this.#find(".close").onclick = () => this.close();
+    this.#find(".earlier").onclick = () => this.#step(-1);
+    this.#find(".later").onclick = () => this.#step(1);
+    this.#root.addEventListener("keydown", ({ key }) => {
+      if (key === "ArrowLeft") this.#step(-1);
+      if (key === "ArrowRight") this.#step(1);
+    });
+    document.addEventListener("keydown", ({ key }) => key === "Escape" && this.close());
+  }
+
+  set opacity(percent) {
+    this.#stage.opacity = percent / 100;
+  }
+
+  /**
+   * Explain a verdict.
+   * @param row its picture may no longer exist.
+   * @param others rows of the camera's pictures in memory, oldest first.
+   */
+  async open(row, others) {
+    const opening = ++this.#opening;
+    this.#row = row;
+    this.#others = others;
+    this.#root.hidden = false;
+    this.#root.focus();
+    this.#root.scrollTop = 0;
+    this.#navigation.opened(row);
+    this.#showHead(row);
+    this.#find(".evidence").hidden = true;
+    fillFacts(this.#find(".facts tbody"), rowFacts(row));
+    try {
+      const picture = row.picture === null ? null : await getJson(`/api/pictures/${row.id}`);
+      if (opening !== this.#opening) return;
+      if (picture) await this.#showPicture(row, picture, opening);
+      else this.#say("Its picture is not stored any more.");
+    } catch (error) {
+      if (opening === this.#opening) this.#say(`Its picture cannot be shown: ${error.message}.`);
+    }
+  }
+
+  close() {
+    if (this.#root.hidden) return;
+    this.#opening++;
+    this.#root.hidden = true;
+    this.#navigation.closed(this.#row);
+  }
+
+  #step(steps) {
+    const row = this.#navigation.neighbour(this.#row, steps);
+    if (row) this.#navigation.open(row);
+  }
+
+  #showHead(row) {
+    setShape(this.#find(".shape"), row.verdict);
+    this.#root.dataset.verdict = row.verdict;
+    this.#find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
+    this.#say("");
+    this.#find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
+    this.#find(".later").disabled = !this.#navigation.neighbour(row, 1);
+  }
+
+  #say(sentence) {
+    this.#find(".reason").textContent = [reasonOf(this.#row), sentence].filter(Boolean).join(" ");
+  }
+
+  async #showPicture(row, picture, opening) {
+    const { event, heatmap, tiles, tile_px: tilePx, cells } = picture;
+    const path = `/api/pictures/${row.id}`;
+    const [frame, heat] = await Promise.all([
+      getBlob(`${path}/frame.jpg`),
+      heatmap ? getBlob(`${path}/heatmap.png`) : null,
+    ]);
+    if (opening !== this.#opening) return;
+    const tile = tiles?.length ? { yx: tiles[0].yx, px: tilePx, logit: tiles[0].logit } : null;
+    const hw = event.frame_hw ?? (await sizeOf(frame));
+    const marks = { hw, heatmap, regions: event.regions, tile, cells: (cells ?? []).map((cell) => cell.xy) };
+    await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its hottest tile and cells`);
+    if (opening !== this.#opening) return;
+    this.#say(tile ? tileWords(tile, event) : "");
+    this.#showBar(tile, event, heatmap);
+    this.#showCells(cells ?? []);
+    this.#showRegions(row, event, tile, hw);
+    fillFacts(this.#find(".facts tbody"), eventFacts(row, picture));
+    this.#find(".evidence").hidden = false;
+  }
+
+  #showBar(tile, event, heatmap) {
+    const bar = this.#find(".bar");
+    bar.toggleAttribute("hidden", !tile);
+    this.#find(".scale").hidden = !tile;
+    if (!tile) return;
+    const threshold = event.score_threshold;
+    const ends = [tile.logit, threshold, heatmap?.logit_at_0 ?? threshold - 1, heatmap?.logit_at_255 ?? threshold + 1];
+    const low = Math.min(...ends);
+    const share = (value) => `${(100 * (value - low)) / (Math.max(...ends) - low)}%`;
+    const draw = (tag, attributes) => {
+      const element = document.createElementNS(SVG, tag);
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+      return element;
+    };
+    bar.replaceChildren(
+      draw("rect", { class: "track", x: 0, y: 8, width: "100%", height: 12 }),
+      draw("rect", { class: "value", x: 0, y: 8, width: share(tile.logit), height: 12 }),
+      draw("line", { class: "threshold", x1: share(threshold), x2: share(threshold), y1: 0, y2: 28 }),
+    );
+    this.#find(".scale").replaceChildren(
+      make("span", { className: "value" }, `tile ${logit(tile.logit)}`),
+      make("span", { className: "threshold" }, `threshold ${logit(threshold)}`),
+    );
+  }
+
+  #showCells(cells) {
+    this.#find(".cells tbody").replaceChildren(
+      ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
+        make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
+    );
+  }
+
+  #showRegions(row, event, tile, hw) {
+    const choices = event.regions.map((region, index) =>
+      make("button", { type: "button", onclick: () => this.#showRegion(row, event, index, hw) }, String(index + 1)));
+    this.#find(".regions").replaceChildren(...(choices.length > 1 ? choices : []));
+    if (event.regions.length) return this.#showRegion(row, event, 0, hw);
+    if (tile) {
+      const [y, x] = tile.yx;
+      return this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The hottest tile at full resolution");
+    }
+    this.#showPlace(row, null, hw, "");
+    return undefined;
+  }
+
+  #showRegion(row, event, index, hw) {
+    const { box_xyxy: [x0, y0, x1, y1], score } = event.regions[index];
+    this.#find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
+    const words = `Region ${index + 1} of ${event.regions.length} at full resolution: ` +
+      `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), evidence ${logit(score)}`;
+    return this.#showPlace(row, [x0, y0, x1, y1], hw, words);
+  }
+
+  /** Show a place of the frame at full resolution, and the same place on the frames before. */
+  #showPlace(row, box, hw, title) {
+    const crop = this.#find(".crop");
+    const places = this.#find(".same-place");
+    this.#find(".region-title").textContent = title;
+    crop.hidden = !box;
+    places.replaceChildren();
+    if (!box) return;
+    const query = new URLSearchParams(Object.entries(around(box, hw)));
+    crop.alt = title;
+    crop.src = `/api/pictures/${row.id}/crop.png?${query}`;
+    places.replaceChildren(...this.#others.map((each) => this.#smallCrop(each, row, query)));
+    places.scrollLeft = places.querySelector("[aria-current]")?.offsetLeft - places.clientWidth / 2;
+  }
+
+  #smallCrop({ id, at_ns: at, verdict }, row, query) {
+    const image = make("img", { alt: "", src: `/api/pictures/${id}/crop.png?${query}` });
+    image.onerror = () => image.replaceWith("not stored any more");
+    const item = make("li", { "data-verdict": verdict },
+      image, make("span", {}, make("b", {}, LETTERS[verdict]), ` ${clock(at)}`));
+    if (id === row.id) item.ariaCurrent = "true";
+    return item;
+  }
+
+  #find(selector) {
+    return this.#root.querySelector(selector);
+  }
+}
+
+async function sizeOf(blob) {
+  const pixels = await createImageBitmap(blob);
+  return [pixels.height, pixels.width];
+}
+
+/** A box and its surroundings, within the frame. */
+function around([x0, y0, x1, y1], [height, width]) {
+  const side = Math.max(SMALLEST_CROP_PX, 1.5 * (x1 - x0), 1.5 * (y1 - y0));
+  const along = (low, high, limit) => {
+    const length = Math.min(limit, Math.round(side));
+    const start = Math.min(Math.max(0, Math.round((low + high - length) / 2)), limit - length);
+    return [start, start + length];
+  };
+  const [left, right] = along(x0, x1, width);
+  const [top, bottom] = along(y0, y1, height);
+  return { x0: left, y0: top, x1: right, y1: bottom };
+}
+
+function reasonOf({ verdict, reason, detail }) {
+  if (verdict !== "NO_VERDICT") return "";
+  return `The frame has no verdict: ${detail ?? reason}. It does not count as good.`;
+}
+
+function tileWords({ yx: [y, x], logit: value }, { score_threshold: threshold, verdict }) {
+  const difference = number(Math.abs(value - threshold));
+  return verdict === "DEFECT"
+    ? `The hottest tile, at (${x}, ${y}), has the logit ${logit(value)}. This is ${difference} above the threshold.`
+    : `The hottest tile, at (${x}, ${y}), has the logit ${logit(value)}. This is ${difference} below the threshold.`;
+}
+
+const rowFacts = (row) => [
+  ["Captured", dateAndClock(row.at_ns)],
+  ["Verdict", wordOf(row.verdict)],
+  ["Reason", row.detail ?? row.reason],
+  ["Score", row.frame_score === null ? null : logit(row.frame_score)],
+  ["Threshold", logit(row.score_threshold)],
+  ["Part", row.part_id],
+  ["Camera's frame", row.frame_id === null ? null : String(row.frame_id)],
+  ["File", row.source],
+  ["Latency", `${number(row.latency_ms, 0)} ms`],
+  ["Product", row.product],
+];
+
+const eventFacts = (row, { event, source }) => [
+  ...rowFacts(row),
+  ["Evidence threshold", logit(event.evidence_threshold)],
+  ["Bundle", `${event.bundle.name} ${event.bundle.version}`],
+  ["Bundle's digest", event.bundle.digest],
+  ["Precision", event.precision],
+  ["Acting", event.acting ? "yes" : "no, this is a trial"],
+  ["Picture", `${event.picture ?? row.id}, from ${source === "memory" ? "memory" : "the stored evidence"}`],
+];

@@ -1,0 +1,91 @@
+// How the page writes numbers, times and states.
+
+export const LETTERS = { GOOD: "G", DEFECT: "D", NO_VERDICT: "N" };
+export const wordOf = (verdict) => verdict.replace("_", " ");
+
+const HANDSHAKES = {
+  READY: "The next part may come.",
+  BUSY: "The line is busy.",
+  DEGRADED: "The line inspects, but not as it should.",
+  NOT_READY: "No part may come.",
+};
+
+const CAMERAS = {
+  OPENING: "is being opened",
+  LIVE: "live",
+  IDLE: "waits for a trigger",
+  DEAD: "dead",
+  ENDED: "ended",
+  UNKNOWN: "unknown",
+};
+
+const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
+export const handshakeWords = ({ state, detail }) => sentence(detail) || HANDSHAKES[state] || "";
+export const cameraWords = (state) => CAMERAS[state] ?? state.toLowerCase();
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export const count = (number) => whole.format(number);
+/** The minus sign is as wide as a digit, so that columns stay aligned. */
+export const number = (value, digits = 2) =>
+  value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
+export const logit = (value) => number(value, 2);
+
+export function bytes(size) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  const power = size < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(size) / 3));
+  return `${number(size / 1000 ** power, power ? 1 : 0)} ${units[power]}`;
+}
+
+/** A span of time in words: "0.3 s", "14 s", "3 min", "5 h", "19 days". */
+export function span(seconds) {
+  if (seconds < 9.95) return `${number(Math.max(0, seconds), 1)} s`;
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} days`;
+}
+
+const twoDigits = (value) => String(value).padStart(2, "0");
+
+export function clock(atNs, withMs = false) {
+  const at = new Date(atNs / 1e6);
+  const time = [at.getHours(), at.getMinutes(), at.getSeconds()].map(twoDigits).join(":");
+  return withMs ? `${time}.${String(at.getMilliseconds()).padStart(3, "0")}` : time;
+}
+
+export function dateAndClock(atNs) {
+  const at = new Date(atNs / 1e6);
+  return `${at.getFullYear()}-${twoDigits(at.getMonth() + 1)}-${twoDigits(at.getDate())} ${clock(atNs, true)}`;
+}
+
+export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+/** Why a frame has its verdict, in a few words. */
+export function rowWords(row) {
+  if (row.verdict === "NO_VERDICT") return sentence(row.detail) || row.reason || "";
+  const against = `score ${logit(row.frame_score)}, threshold ${logit(row.score_threshold)}`;
+  return row.verdict === "DEFECT" ? `${plural(row.regions, "region")}; ${against}` : against;
+}
+
+/** Create an element with properties, attributes of `data-` and ARIA, and children. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Fill a table's body with rows of a heading and a value; rows without a value are left out. */
+export function fillFacts(body, facts) {
+  body.replaceChildren(
+    ...facts
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, value))),
+  );
+}
+
+export const setShape = (svg, shape) => svg.firstElementChild.setAttribute("href", `#shape-${shape}`);
