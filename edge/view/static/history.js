@@ -1,7 +1,7 @@
 // Rate and latency of the last minutes, by uPlot.
 
 import uPlot from "./uplot/uPlot.esm.js";
-import { getJson } from "./live.js";
+import { exceptUnreachable, getJson } from "./live.js";
 import { number } from "./words.js";
 
 const SECONDS = 600;
@@ -17,7 +17,11 @@ export class History {
     new ResizeObserver(() => this.#resize()).observe(document.getElementById("history"));
   }
 
-  async load() {
+  load() {
+    return this.#load().catch(exceptUnreachable);
+  }
+
+  async #load() {
     const history = await getJson(`/api/history?seconds=${SECONDS}`);
     for (const each of this.#plots) this.#show(each, history.t, history[each.place.dataset.series]);
   }

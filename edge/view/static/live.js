@@ -33,7 +33,14 @@ export class Live {
       if (typeof data === "string") this.#take(JSON.parse(data));
       else this.#takePixels(data);
     };
-    socket.onclose = () => setTimeout(() => this.#open(), RETRY_MS);
+    socket.onclose = () => setTimeout(() => this.#retry(), RETRY_MS);
+  }
+
+  async #retry() {
+    const answer = await fetch("/api/state").catch(() => null);
+    if (answer?.status === 401) location.reload(); // the login has expired
+    else if (answer) this.#open();
+    else setTimeout(() => this.#retry(), RETRY_MS);
   }
 
   #take(message) {
@@ -57,16 +64,29 @@ export class Live {
   }
 }
 
+/** The server cannot be reached; the page shows this already where it shows the connection. */
+export class Unreachable extends Error {}
+
+export function exceptUnreachable(error) {
+  if (!(error instanceof Unreachable)) throw error;
+}
+
+async function get(path) {
+  return fetch(path).catch(() => {
+    throw new Unreachable("the server cannot be reached");
+  });
+}
+
 /** Get JSON from the server; an answer that is an error becomes an Error with the server's sentence. */
 export async function getJson(path) {
-  const answer = await fetch(path);
+  const answer = await get(path);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
   return body;
 }
 
 export async function getBlob(path) {
-  const answer = await fetch(path);
+  const answer = await get(path);
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   return answer.blob();
 }

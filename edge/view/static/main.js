@@ -10,7 +10,7 @@ import { Why } from "./why.js";
 
 const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
-const SCORES_MS = 30_000;
+const SCORES_MS = 10_000;
 const ROWS_PER_CAMERA = 60;
 const SAME_PLACES = 20;
 
@@ -43,7 +43,8 @@ function setOpacity(percent) {
 
 /** Open the panel for a row. Pictures leave the server's memory, so it is asked which ones it still has. */
 async function openWhy(row) {
-  const { rows } = await getJson(`/api/verdicts?limit=${Math.min(2000, ROWS_PER_CAMERA * cameras.size)}`);
+  const path = `/api/verdicts?limit=${Math.min(2000, ROWS_PER_CAMERA * cameras.size)}`;
+  const { rows } = await getJson(path).catch(() => ({ rows: [row] }));
   const inMemory = rows.filter((each) => each.camera === row.camera && each.picture === "memory");
   why.open(
     rows.find((each) => each.id === row.id) ?? { ...row, picture: null },
@@ -87,10 +88,9 @@ setInterval(() => {
   cameras.forEach((camera) => camera.refresh(lostFor));
 }, REFRESH_MS);
 
-const whileConnected = (load) => () => live.lostFor === 0 && load();
 history.load();
-setInterval(whileConnected(() => history.load()), HISTORY_MS);
-setInterval(whileConnected(() => cameras.size && scores.load()), SCORES_MS);
+setInterval(() => live.lostFor === 0 && history.load(), HISTORY_MS);
+setInterval(() => live.lostFor === 0 && scores.load(), SCORES_MS);
 
 document.addEventListener("keydown", (event) => {
   const isTyping = ["INPUT", "SELECT"].includes(event.target.tagName) && event.target.type !== "range";

@@ -1,6 +1,6 @@
 // The histogram of the last scores, with a threshold to try. It changes nothing on the line.
 
-import { getJson } from "./live.js";
+import { exceptUnreachable, getJson } from "./live.js";
 import { clock, count, logit, make, plural } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -43,8 +43,12 @@ export class Scores {
     if (names.length) this.load();
   }
 
-  async load() {
+  load() {
     const camera = this.#find(".camera-choice").value;
+    return camera ? this.#load(camera).catch(exceptUnreachable) : null;
+  }
+
+  async #load(camera) {
     const query = new URLSearchParams({ camera, n: this.#find(".count").value });
     const answer = await getJson(`/api/scores?${query}`);
     const isFirst = this.#answer?.score_threshold !== answer.score_threshold || this.#camera !== camera;

@@ -1,0 +1,285 @@
+"""The page in a real browser, of a real line. An error in the console, a failed request or a server's error fails."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bench.watched_line import free_address
+from bench.watched_process import WatchedProcess
+from edge.bundle import Bundle
+from edge.wire.events import VerdictEvent
+from tests.command import process_env
+from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
+from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
+
+ON_THE_PAGE_WITHIN_MS = 1000
+LAST = ".strip button:last-child"
+FRAMES_PER_S = 4
+
+
+class View(NamedTuple):
+    """A line that runs, and the address of its page."""
+
+    run: RunningLine
+    url: str
+
+
+@contextlib.contextmanager
+def served(line: Path, port: int) -> Iterator[WatchedProcess]:
+    """Serve the page of a line; errors of the server fail the test."""
+    log = line.with_name("view.log")
+    command = [sys.executable, "-m", "edge.view.server", line, "--listen", f"127.0.0.1:{port}"]
+    with WatchedProcess("the page's server", command, log, env=process_env(None)) as server:
+        server.start()
+        yield server
+        server.terminate()
+        assert server.wait(30) == 0
+    wrong = [text for text in log.read_text().splitlines() if text.startswith(("Traceback", "ERROR"))]
+    assert not wrong, log.read_text()
+
+
+def free_port() -> int:
+    return int(free_address().rpartition(":")[2])
+
+
+def looped(folder: Path, **keys: Any) -> Mapping[str, Any]:
+    """A camera that shows small frames again and again; every third one is a DEFECT."""
+    pictures = write_pictures(folder / "pictures", small_frames(9))
+    return {"kind": "folder", "path": str(pictures), "loop": True, "rate_fps": FRAMES_PER_S, **keys}
+
+
+@contextlib.contextmanager
+def viewed(folder: Path, bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]]) -> Iterator[View]:
+    address, port = free_address(), free_port()
+    line = write_line_with(folder, bundle.path, address, cameras, top="acting = false")
+    with running(line, address) as run, served(line, port):
+        run.until_inspected()
+        yield View(run, f"http://127.0.0.1:{port}/")
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Browser]:
+    """One browser for all tests: starting one takes seconds."""
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def expected() -> list[str]:
+    """Parts of messages that a test causes on purpose; it appends them."""
+    return []
+
+
+@pytest.fixture
+def browser(started: Browser, expected: list[str]) -> Iterator[Browser]:
+    started.resize(WIDE)
+    started.prefer("light")
+    yield started
+    problems = started.problems(expected)
+    for handle in started.driver.window_handles[1:]:
+        started.driver.switch_to.window(handle)
+        started.driver.close()
+    started.driver.switch_to.window(started.driver.window_handles[0])
+    started.leave()
+    assert not problems
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
+    """A line of one camera, for tests that only look."""
+    folder = tmp_path_factory.mktemp("viewed")
+    with viewed(folder, bundle, {"top": looped(folder)}) as view:
+        yield view
+
+
+def picture_id(event: VerdictEvent) -> str:
+    return f"{event.boot_id[:8]}-{event.camera}-{event.frame_number}"
+
+
+def next_defect(run: RunningLine) -> VerdictEvent:
+    found = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict == "DEFECT")
+    assert isinstance(found, VerdictEvent)
+    return found
+
+
+def newest_defect(browser: Browser) -> str:
+    """Return the selector of a DEFECT whose picture the server still has."""
+    found = browser.until("[...document.querySelectorAll('.strip [data-verdict=DEFECT]')].at(-1)?.dataset.id")
+    return f'.strip [data-id="{found}"]'
+
+
+def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    shown = picture_id(next_defect(view.run))
+    browser.until(f"window.seen.verdicts[{shown!r}]")
+    browser.until("window.seen.words.includes('DEFECT')")
+    browser.until("document.querySelector('.marks .region')")
+    assert browser.js("document.querySelector('canvas.frame').width") == 300
+    # The square is dark: there the heatmap covers the frame, elsewhere it is transparent.
+    cover = "[...document.querySelector('canvas.heat').getContext('2d').getImageData(0, 0, {}).data]"
+    assert max(browser.js(cover.format("300, 230"))[3::4]) > 200
+    assert max(browser.js(cover.format("1, 1"))[3::4]) == 0
+    assert browser.text(".legend .threshold").startswith("threshold ")
+    assert browser.text(".facts .age").endswith("s ago")
+
+
+def test_h_hides_the_heatmap_and_shows_it_again(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    opacity = "document.querySelector('canvas.heat').style.opacity"
+    before = browser.js(opacity)
+    browser.press("h")
+    assert browser.js(opacity) == "0"
+    browser.press("h")
+    assert browser.js(opacity) == before
+
+
+def test_a_click_tells_why_and_escape_closes_it(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
+    browser.until("document.querySelector('#why .crop').naturalWidth")
+    browser.until("[...document.querySelectorAll('#why .same-place img')].every((image) => image.naturalWidth > 0)")
+    why = browser.text("#why")
+    assert "DEFECT: top, frame" in why
+    assert "above the threshold" in why
+    assert "Bundle's digest" in why
+    assert browser.js("document.querySelectorAll('#why .marks .tile').length") == 1
+    assert browser.js("document.querySelectorAll('#why .cells tbody tr').length") > 0
+    browser.press(ESCAPE)
+    assert browser.js("document.querySelector('#why').hidden")
+    assert browser.js("document.activeElement.closest('.strip') !== null")
+
+
+def test_the_keyboard_alone_reaches_the_verdicts_and_opens_them(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    browser.until("document.querySelectorAll('.strip button').length > 4")
+    browser.driver.execute_script("document.querySelector('.opacity input').focus()")
+    browser.until(f"document.querySelector('{LAST}').tabIndex === 0")
+    browser.driver.execute_script("document.querySelector('.strip [tabindex=\"0\"]').focus()")
+    browser.press(END, LEFT, LEFT)
+    chosen = browser.js("document.activeElement.dataset.id")
+    browser.press(ENTER)
+    browser.until(f"document.querySelector('.strip [aria-pressed=true]')?.dataset.id === {chosen!r}")
+    title = browser.text("#why-title")
+    browser.press(LEFT)
+    browser.until(f"document.querySelector('#why-title').textContent !== {title!r}")
+
+
+def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    browser.until("document.querySelector('#scores .outcome').textContent")
+    before = browser.text("#scores .outcome")
+    assert "now:" in before
+    browser.drag_to_left_of("#scores .handle", "#scores .bars")
+    assert browser.text("#scores .outcome") != before
+    assert browser.text("#scores .lines").startswith("[thresholds]\nscore = ")
+    tried = "Number(document.querySelector('#scores .handle').getAttribute('aria-valuenow'))"
+    lowest = browser.js(tried)
+    browser.press(RIGHT)
+    assert browser.js(tried) > lowest
+    later = next_defect(view.run)
+    browser.find("#scores .reset").click()
+    assert browser.js(tried) == pytest.approx(later.score_threshold, abs=0.01)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, view: View, theme: str) -> None:
+    browser.resize(PHONE)
+    browser.prefer(theme)
+    browser.open(view.url)
+    browser.until("document.querySelector('#history canvas') && document.querySelector('#scores .outcome').innerText")
+    assert browser.js("document.documentElement.scrollWidth") == PHONE[0]
+    ground = browser.js("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(ground) < 64) == (theme == "dark")
+    browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
+    browser.until("document.querySelector('#why .crop').naturalWidth")
+    assert browser.js("document.querySelector('#why').scrollWidth") <= PHONE[0]
+
+
+def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    choose = "const s = document.querySelector('#theme'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
+    browser.driver.execute_script(choose.format("dark"))
+    browser.open(view.url)
+    assert browser.js("document.documentElement.dataset.theme") == "dark"
+    assert browser.js("getComputedStyle(document.body).colorScheme") == "dark"
+    browser.driver.execute_script(choose.format("auto"))
+
+
+@pytest.mark.long
+def test_each_new_defect_is_on_the_page_within_a_second_of_its_event(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    opened_ns = time.time_ns()
+    delays_ms: list[float] = []
+    while len(delays_ms) < 20:
+        event = next_defect(view.run)
+        if event.times.captured_at_ns < opened_ns:  # it came while another test ran
+            continue
+        shown_ms = browser.until(f"window.seen.verdicts['{picture_id(event)}']")
+        delays_ms.append(shown_ms - event.times.captured_at_ns / 1e6 - event.latency_ms)
+    delays_ms.sort()
+    print(f"a defect is on the page after {[round(delay) for delay in delays_ms]} ms")
+    assert delays_ms[17] < ON_THE_PAGE_WITHIN_MS, "two of twenty may be late on a busy machine"
+
+
+@pytest.mark.long
+def test_two_viewers_get_the_same_pictures(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    first = browser.driver.current_window_handle
+    second = browser.open_beside(view.url)
+    seen = {}
+    for handle in (second, first):
+        browser.driver.switch_to.window(handle)
+        browser.until("window.seen.pictures.length > 12")
+        seen[handle] = dict(browser.js("window.seen.pictures"))
+    both = seen[first].keys() & seen[second].keys()
+    assert len(both) > 5
+    assert all(seen[first][each] == seen[second][each] for each in both)
+    assert len(set(seen[first].values())) > 1
+
+
+@pytest.mark.long
+def test_the_page_goes_on_after_a_restart_of_line_and_server(
+    browser: Browser, expected: list[str], tmp_path: Path, bundle: Bundle
+) -> None:
+    expected += ["/live", "ERR_CONNECTION_REFUSED"]
+    address, port = free_address(), free_port()
+    line = write_line_with(tmp_path, bundle.path, address, {"top": looped(tmp_path)})
+    with running(line, address) as run, served(line, port):
+        run.until_inspected()
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.until("document.querySelector('.word').textContent !== 'NO FRAME'")
+    browser.until("document.querySelector('.word').textContent === 'NO CONNECTION'")
+    assert browser.text(".picture .lost").startswith("no connection for ")
+    with running(line, address) as run, served(line, port):
+        event = next_defect(run)
+        browser.until(f"window.seen.verdicts['{picture_id(event)}']")
+        browser.until(f"document.querySelector('.camera').dataset.picture.startsWith('{event.boot_id[:8]}')")
+        browser.until("document.querySelector('.picture .lost').hidden")
+
+
+@pytest.mark.long
+def test_a_camera_that_dies_is_shown_dead_and_the_other_goes_on(
+    browser: Browser, tmp_path: Path, bundle: Bundle
+) -> None:
+    cameras = {name: looped(tmp_path / name, silent_after_periods=8) for name in ("left", "right")}
+    with viewed(tmp_path, bundle, cameras) as view:
+        browser.open(view.url)
+        browser.until("document.querySelectorAll('.camera[data-picture]').length === 2")
+        hung = children(view.run.process.pid)[0]
+        os.kill(hung, signal.SIGSTOP)
+        alarm = view.run.next_alarm()
+        word = f"document.querySelector('[data-camera={alarm.camera}] .word').textContent"
+        browser.until(f"{word} === 'CAMERA DEAD' || window.seen.words.includes('CAMERA DEAD')")
+        other = "left" if alarm.camera == "right" else "right"
+        event = view.run.until_inspected(other)
+        browser.until(f"window.seen.verdicts['{picture_id(event)}']")
+        assert not view.run.next_alarm().active
+        browser.until(f"['GOOD', 'DEFECT'].includes({word})")
+        browser.leave()
