@@ -21,7 +21,7 @@ from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Bro
 
 ON_THE_PAGE_WITHIN_MS = 1000
 LAST = ".strip button:last-child"
-FRAMES_PER_S = 4
+FRAMES_PER_S = 3
 
 
 class View(NamedTuple):

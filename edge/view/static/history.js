@@ -2,11 +2,11 @@
 
 import uPlot from "./uplot/uPlot.esm.js";
 import { exceptUnreachable, getJson } from "./live.js";
-import { number } from "./words.js";
+import { count, number } from "./words.js";
 
 const SECONDS = 600;
 const STEP_SECONDS = 10;
-const HEIGHT_PX = 140;
+const HEIGHT_PX = 150;
 /** Cameras differ by their dashes, not by colours. */
 const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3]];
 
@@ -56,8 +56,8 @@ export class History {
       legend: { show: names.length > 1, live: false },
       cursor: { show: false },
       axes: [
-        { ...axis, values: "{HH}:{mm}", space: 80 },
-        { ...axis, size: 48, space: 36, values: (_, ticks) => ticks.map((tick) => number(tick, tick % 1 ? 1 : 0)) },
+        { ...axis, values: "{HH}:{mm}", space: 80, size: 28 },
+        { ...axis, size: 48, space: 28, values: (_, ticks) => ticks.map((tick) => tick % 1 ? number(tick, 1) : count(tick)) },
       ],
       scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(1, 1.15 * (high ?? 1))] } },
       series: [

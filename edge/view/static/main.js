@@ -12,7 +12,8 @@ const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
 const SCORES_MS = 10_000;
 const ROWS_PER_CAMERA = 60;
-const SAME_PLACES = 20;
+/** Share of the pictures in memory that may leave it while the panel loads; they are not asked for. */
+const LEAVING = 0.2;
 
 const cameras = new Map();
 const announcer = new Announcer();
@@ -46,10 +47,9 @@ async function openWhy(row) {
   const path = `/api/verdicts?limit=${Math.min(2000, ROWS_PER_CAMERA * cameras.size)}`;
   const { rows } = await getJson(path).catch(() => ({ rows: [row] }));
   const inMemory = rows.filter((each) => each.camera === row.camera && each.picture === "memory");
-  why.open(
-    rows.find((each) => each.id === row.id) ?? { ...row, picture: null },
-    inMemory.sort((a, b) => a.at_ns - b.at_ns).slice(-SAME_PLACES),
-  );
+  inMemory.sort((a, b) => a.at_ns - b.at_ns);
+  const others = inMemory.slice(Math.floor(LEAVING * inMemory.length));
+  why.open(rows.find((each) => each.id === row.id) ?? { ...row, picture: null }, others);
 }
 
 function cameraOf(name) {

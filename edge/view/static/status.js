@@ -70,6 +70,8 @@ function showHandshake({ handshake }) {
   place.querySelector("span").textContent = handshakeWords(handshake);
 }
 
+const milliseconds = (value) => (value === undefined ? "–" : count(value));
+
 function cameraRows(cameras) {
   const row = (name, value) => [name, ...cameras.map(value)];
   const bins = (bin) =>
@@ -78,8 +80,8 @@ function cameraRows(cameras) {
   return [
     row("state", ({ state }) => cameraWords(state)),
     row("frames/s", ({ rate_fps: rate }) => number(rate, 1)),
-    row("latency, ms", ({ latency_ms: latency }) => number(latency?.median, 0)),
-    row("95 % below, ms", ({ latency_ms: latency }) => number(latency?.p95, 0)),
+    row("latency, ms", ({ latency_ms: latency }) => milliseconds(latency?.median)),
+    row("95 % below, ms", ({ latency_ms: latency }) => milliseconds(latency?.p95)),
     row("captured", ({ ledger }) => (ledger ? count(ledger.captured) : null)),
     row("inspected", ({ ledger }) => (ledger ? count(ledger.inspected) : null)),
     ...bins("dropped"),

@@ -115,7 +115,7 @@ export class Why {
     const threshold = event.score_threshold;
     const ends = [tile.logit, threshold, heatmap?.logit_at_0 ?? threshold - 1, heatmap?.logit_at_255 ?? threshold + 1];
     const low = Math.min(...ends);
-    const share = (value) => `${(100 * (value - low)) / (Math.max(...ends) - low)}%`;
+    const share = (value) => `${(95 * (value - low)) / (Math.max(...ends) - low)}%`;
     const draw = (tag, attributes) => {
       const element = document.createElementNS(SVG, tag);
       for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -172,7 +172,8 @@ export class Why {
     crop.alt = title;
     crop.src = `/api/pictures/${row.id}/crop.png?${query}`;
     places.replaceChildren(...this.#others.map((each) => this.#smallCrop(each, row, query)));
-    places.scrollLeft = places.querySelector("[aria-current]")?.offsetLeft - places.clientWidth / 2;
+    const current = places.querySelector("[aria-current]") ?? places.lastElementChild;
+    places.scrollLeft = (current?.offsetLeft ?? 0) - places.clientWidth / 2;
   }
 
   #smallCrop({ id, at_ns: at, verdict }, row, query) {
