@@ -2,10 +2,12 @@
 
 from edge.config.line import (
     EventsConfig,
+    EvidenceConfig,
     JournalConfig,
     LineConfig,
     LineFile,
     TilesConfig,
+    WebConfig,
     engine_keys_set,
     load_config,
 )
@@ -13,11 +15,13 @@ from edge.config.products import ThresholdsConfig
 
 __all__ = [
     "EventsConfig",
+    "EvidenceConfig",
     "JournalConfig",
     "LineConfig",
     "LineFile",
     "ThresholdsConfig",
     "TilesConfig",
+    "WebConfig",
     "engine_keys_set",
     "load_config",
 ]

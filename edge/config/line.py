@@ -4,10 +4,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from edge.bundle.trusted import TRUSTED_KEYS
 from edge.cameras.settings import (
@@ -31,6 +32,9 @@ Address = Annotated[str, Meta(pattern="^(tcp|ipc)://.+", description="tcp://HOST
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
+
+
+AnyTable = TypeVar("AnyTable", bound=_Table)
 
 
 class TilesConfig(_Table, frozen=True):
@@ -67,6 +71,35 @@ class JournalConfig(_Table, frozen=True):
     """0: no events are stored."""
 
 
+class EvidenceConfig(_Table, frozen=True):
+    """The evidence store: which pictures are stored, where, and its limits."""
+
+    folder: Path | None = None
+    """None: `evidence` in the line's state folder."""
+    retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
+    retain_mib: Annotated[int, Meta(ge=1, le=1 << 24)] = 2048
+    good_every: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    """Of the GOOD frames of each camera, each n-th is stored; 0: none."""
+
+
+class WebConfig(_Table, frozen=True):
+    """The web page: its address, and what protects it."""
+
+    listen: Annotated[str, Meta(pattern="^.+:[0-9]+$", description="HOST:PORT")] = "127.0.0.1:8420"
+    token_file: Path | None = None
+    """None: the page asks for no token."""
+    certificate: Path | None = None
+    key: Path | None = None
+    """The certificate's private key. None: the page is served without TLS."""
+    client_ca: Path | None = None
+    """Browsers must show a certificate of this authority. None: they need none."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the page."""
+        return is_local(f"tcp://{self.listen}")
+
+
 class SecurityConfig(_Table, frozen=True):
     """The keys that protect addresses which other machines can reach."""
 
@@ -95,6 +128,10 @@ class LineFile(_Table, frozen=True):
     commands: CommandsConfig = CommandsConfig()
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
+    evidence: EvidenceConfig | None = None
+    """None: no pictures are stored."""
+    web: WebConfig | None = None
+    """None: there is no web page."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -178,6 +215,8 @@ def load_config(path: Path) -> LineConfig:
         if config.journal.folder is None
         else msgspec.structs.replace(config.journal, folder=here / config.journal.folder),
         security=_resolve_security(here, config.security),
+        evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
+        web=None if config.web is None else _resolve_paths(here, config.web),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -222,6 +261,12 @@ def _resolve_security(here: Path, security: SecurityConfig) -> SecurityConfig:
     return SecurityConfig(key=key, allowed=allowed)
 
 
+def _resolve_paths(here: Path, table: AnyTable) -> AnyTable:
+    """Return a table whose relative paths start at the file's folder."""
+    paths = {key: here / value for key, value in asdict(table).items() if isinstance(value, Path)}
+    return msgspec.structs.replace(table, **paths)
+
+
 def _check(config: LineConfig) -> None:
     """Check what concerns more than one key."""
     names = [camera.name for camera in config.cameras]
@@ -240,6 +285,8 @@ def _check(config: LineConfig) -> None:
     check_products(config.products, config.product, config.cameras)
     check_engine(config.engine)
     _check_addresses(config)
+    if config.web is not None:
+        _check_web(config.web)
 
 
 def _device(camera: CameraSettings) -> str | None:
@@ -269,3 +316,24 @@ def _check_address(key: str, address: str) -> None:
     port = rest.rpartition(":")[2]
     if scheme == "tcp" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535):
         raise ConfigError(f"{key} is {address!r}; expected tcp://HOST:PORT, PORT 1 to 65535")
+
+
+def _check_web(web: WebConfig) -> None:
+    port = int(web.listen.rpartition(":")[2])
+    if not 0 < port <= 65535:
+        raise ConfigError(f"web.listen is {web.listen!r}; expected HOST:PORT, PORT 1 to 65535")
+    if (web.certificate is None) != (web.key is None):
+        missing, given = ("certificate", "key") if web.certificate is None else ("key", "certificate")
+        raise ConfigError(
+            f"web.{given} is set and web.{missing} is not; a page with TLS needs both, so set both or neither"
+        )
+    if web.client_ca is not None and web.certificate is None:
+        raise ConfigError(
+            "web.client_ca is set and web.certificate is not; browsers show their certificate only to a page with TLS, "
+            "so set web.certificate and web.key"
+        )
+    if not web.is_local and web.token_file is None and web.client_ca is None:
+        raise ConfigError(
+            f"web.listen is {web.listen!r}, which other machines can reach, and nothing protects the page; set "
+            "web.token_file or web.client_ca, or listen on this machine alone, e.g. 127.0.0.1:8420"
+        )

@@ -1,1 +1,1 @@
-"""Judged frames with their pixels, from a running line to other programs of this PC: the evidence store, the live view."""
+"""Judged frames with their pixels, from a running line to other programs of this PC such as the evidence store."""

@@ -123,10 +123,11 @@ def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
 
 
 def _set_at_start(config: LineConfig) -> dict[str, object]:
-    """Return the addresses, the journal and the key files of a line, by their keys in its file."""
-    tables = {"journal": config.journal, "security": config.security}
+    """Return the addresses and the tables of a line that only a start reads, by their keys in its file."""
     found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
-    for name, table in tables.items():
-        for key, value in asdict(table).items():
+    for name in ("journal", "security", "evidence", "web"):
+        table = getattr(config, name)
+        found[f"[{name}]"] = "absent" if table is None else "present"
+        for key, value in ({} if table is None else asdict(table)).items():
             found[f"{name}.{key}"] = str(value) if isinstance(value, Path) else value
     return found

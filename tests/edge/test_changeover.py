@@ -187,6 +187,11 @@ def test_a_reload_activates_the_file_and_an_invalid_file_changes_nothing(
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
             ("[commands]", "[journal]\nretain_days = 1.5\n\n[commands]", "journal.retain_days was 30.0 and is 1.5 now"),
+            (
+                "[commands]",
+                "[evidence]\n\n[commands]",
+                "[evidence] was 'absent' and is 'present' now; restart the line",
+            ),
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
-from edge.config import EventsConfig, LineConfig, ThresholdsConfig, TilesConfig, load_config
+from edge.config import (
+    EventsConfig,
+    EvidenceConfig,
+    LineConfig,
+    ThresholdsConfig,
+    TilesConfig,
+    WebConfig,
+    load_config,
+)
 from edge.config.engine import EngineConfig
 from edge.errors import ConfigError
 
@@ -22,6 +30,8 @@ tiles = {overlap_px = 32}
 thresholds = {score = 0, evidence = -2}
 events = {bind = "ipc:///run/heatline/events", heatmaps = "always", wait_for_subscriber_s = 2.5}
 commands = {bind = "tcp://127.0.0.1:5557"}
+evidence = {folder = "evidence", retain_days = 7, retain_mib = 512, good_every = 100}
+web = {listen = "*:8420", token_file = "token", certificate = "page.pem", key = "/etc/page.key", client_ca = "ca.pem"}
 
 [[cameras]]
 kind = "folder"
@@ -75,6 +85,14 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # zero is a value, not the bundle's default
         events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
         commands=config.commands,
+        evidence=EvidenceConfig(folder=tmp_path / "evidence", retain_days=7.0, retain_mib=512, good_every=100),
+        web=WebConfig(
+            listen="*:8420",
+            token_file=tmp_path / "token",
+            certificate=tmp_path / "page.pem",
+            key=Path("/etc/page.key"),
+            client_ca=tmp_path / "ca.pem",
+        ),
     )
     assert config.commands.bind == "tcp://127.0.0.1:5557"
 
@@ -100,7 +118,7 @@ def with_key(table: str, key: str) -> str:
 
 def test_a_typo_is_an_error_at_every_level(tmp_path: Path) -> None:
     tables = {"": "actin", "cameras": "exposure_us", "engine": "cores", "tiles": "overlap", "thresholds": "scores"}
-    for table, key in {**tables, "events": "port", "commands": "binds"}.items():
+    for table, key in {**tables, "events": "port", "commands": "binds", "evidence": "mib", "web": "port"}.items():
         assert f" has a key {key}, which does not exist; expected " in refusal(tmp_path, with_key(table, f"{key} = 3"))
 
 
@@ -125,6 +143,10 @@ REFUSED: dict[str, list[str]] = {
     "thresholds.evidence": ["nan", "inf"],
     "events.bind": ["'udp://127.0.0.1:5556'", "''", "'tcp://'"],
     "commands.bind": ["'udp://127.0.0.1:1'"],
+    "evidence.retain_mib": ["0"],
+    "evidence.good_every": ["-1", "0.5"],
+    "web.listen": ["'127.0.0.1'", "8420", "':8420'"],
+    "web.key": ["''"],
 }
 
 
@@ -150,6 +172,12 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, place: str) ->
         ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
         ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
         ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
+        # Nothing would protect the page.
+        ("web", "listen = '0.0.0.0:8420'", "set web.token_file or web.client_ca, or listen on this machine alone"),
+        ("web", "listen = '[::1]:0'", "expected HOST:PORT, PORT 1 to 65535"),
+        ("web", "certificate = 'a'", "web.certificate is set and web.key is not"),
+        ("web", "key = 'a'", "web.key is set and web.certificate is not"),
+        ("web", "client_ca = 'a'", "so set web.certificate and web.key"),
     ],
 )
 def test_a_contradictory_configuration_is_refused(tmp_path: Path, table: str, key: str, words: str) -> None:
