@@ -57,7 +57,6 @@ function cameraOf(name) {
     const camera = new Camera(name, openWhy);
     cameras.set(name, camera);
     document.getElementById("cameras").append(camera.root);
-    document.body.dataset.cameras = cameras.size;
     camera.opacity = opacity;
     camera.opacityInput.oninput = ({ target }) => setOpacity(Number(target.value));
   }

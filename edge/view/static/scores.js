@@ -45,7 +45,8 @@ export class Scores {
 
   load() {
     const camera = this.#find(".camera-choice").value;
-    return camera ? this.#load(camera).catch(exceptUnreachable) : null;
+    const isDragged = this.#find(".handle:active") !== null;
+    return camera && !isDragged ? this.#load(camera).catch(exceptUnreachable) : null;
   }
 
   async #load(camera) {

@@ -46,10 +46,6 @@ export class Strip {
     return place < 0 ? undefined : this.#rows.get(ids[place + steps]);
   }
 
-  row(id) {
-    return this.#rows.get(id);
-  }
-
   /** Mark the row that the panel explains, or none. */
   mark(id) {
     for (const cell of this.#place.children) cell.ariaPressed = String(cell.dataset.id === id);
