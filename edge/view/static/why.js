@@ -99,12 +99,12 @@ export class Why {
     const marks = { hw, heatmap, regions: event.regions, tile, cells: (cells ?? []).map((cell) => cell.xy) };
     await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its hottest tile and cells`);
     if (opening !== this.#opening) return;
+    this.#find(".evidence").hidden = false;
     this.#say(tile ? tileWords(tile, event) : "");
     this.#showBar(tile, event, heatmap);
     this.#showCells(cells ?? []);
     this.#showRegions(row, event, tile, hw);
     fillFacts(this.#find(".facts tbody"), eventFacts(row, picture));
-    this.#find(".evidence").hidden = false;
   }
 
   #showBar(tile, event, heatmap) {
