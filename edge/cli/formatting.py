@@ -3,7 +3,17 @@
 from datetime import datetime
 
 from edge.util.text import format_count, is_are
-from edge.wire.events import Account, BundleName, CameraState, Change, Consumer, Handshake, JournalState
+from edge.wire.events import (
+    Account,
+    BundleName,
+    CameraState,
+    Change,
+    Consumer,
+    EvidenceState,
+    Handshake,
+    JournalState,
+    WebState,
+)
 
 
 def describe_handshake(handshake: Handshake) -> str:
@@ -58,6 +68,22 @@ def describe_journal(journal: JournalState) -> str:
     if journal.discarded:
         parts.append(f"{journal.discarded} were deleted before all durable consumers had received them")
     return "; ".join(parts)
+
+
+def describe_evidence(evidence: EvidenceState) -> str:
+    """Describe what the evidence store holds, and whether pictures are stored now."""
+    parts = [f"{format_count(evidence.stored, 'picture')}, {evidence.size_bytes / 2**20:.1f} MiB"]
+    if evidence.oldest_at_ns is not None:
+        parts.append(f"the oldest of {local_time(evidence.oldest_at_ns, '%Y-%m-%d %H:%M:%S')}")
+    if evidence.skipped:
+        parts.append(f"{format_count(evidence.skipped, 'picture')} of this run {is_are(evidence.skipped)} not in it")
+    if evidence.fault is not None:
+        parts.append(f"NOT STORED NOW ({evidence.fault})")
+    return "; ".join(parts)
+
+
+def describe_web(web: WebState) -> str:
+    return "served" if web.fault is None else f"NOT SERVED NOW ({web.fault})"
 
 
 def describe_consumer(consumer: Consumer, journal: JournalState) -> str:

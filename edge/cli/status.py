@@ -12,7 +12,9 @@ from edge.cli.formatting import (
     describe_camera,
     describe_change,
     describe_consumer,
+    describe_evidence,
     describe_journal,
+    describe_web,
 )
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_report
@@ -109,6 +111,10 @@ def _facts(found: Found) -> dict[str, object]:
             f"consumer {name}": describe_consumer(consumer, event.journal)
             for name, consumer in event.journal.consumers.items()
         }
+    if event.evidence is not None:
+        facts["evidence"] = describe_evidence(event.evidence)
+    if event.web is not None:
+        facts["page"] = describe_web(event.web)
     if event.refused:
         facts["refused"] = ", ".join(f"{count} {reason}" for reason, count in event.refused.items())
     if event.last_change is not None:

@@ -215,6 +215,8 @@ def _status(event: StatusEvent) -> Text:
         text.append(f", product {event.product}")
     if event.handshake.detail is not None:
         text.append(f"\n{event.handshake.detail}", style="not bold")
+    if event.web is not None and event.web.fault is not None:
+        text.append(f"\nthe page is not served: {event.web.fault}", style="not bold")
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)
         suffix = "" if state is None else f" {describe_camera(state)}"

@@ -86,6 +86,11 @@ class TileGrid:
         side, mask = self.tile_px, self.region_of_interest.mask(self.frame_hw)
         return tuple((y, x) for y, x in origins if mask[y : y + side, x : x + side].any())
 
+    @cached_property
+    def origins(self) -> NDArray[np.int32]:
+        """`origins_yx` as an array [tiles, 2]."""
+        return np.array(self.origins_yx, np.int32)
+
     @property
     def covers_whole_frame(self) -> bool:
         """Whether all tiles of the frame are inspected."""

@@ -20,6 +20,17 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
+class TileScores:
+    """The inspected tiles of a frame."""
+
+    origins_yx: NDArray[np.int32]
+    """[tiles, 2], top left corner of each, px of the frame."""
+    logits: NDArray[np.float32]
+    """[tiles]."""
+    tile_px: int
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The verdict on one frame, and what it is based on."""
 
@@ -31,6 +42,7 @@ class Judgement:
     heatmap: NDArray[np.float32]
     """[H, W] cells, logits. NaN where no tile was inspected: the evidence there is unknown, not low."""
     regions: list[Region]
+    tiles: TileScores
     implausible: str | None = None
     """Why the frame does not show the product; the verdict must then not be used. None: the frame shows it, or the
     bundle does not say what the product looks like."""
@@ -54,4 +66,5 @@ def judge(
     defective = logits.astype(np.float64) >= thresholds.score
     regions = find_regions(heatmap, stitcher, defective, thresholds.evidence)
     verdict: Verdict = "DEFECT" if defective.any() else "GOOD"
-    return Judgement(verdict, stitcher.grid.frame_hw, float(logits.max()), heatmap, regions)
+    tiles = TileScores(stitcher.grid.origins, logits, stitcher.grid.tile_px)
+    return Judgement(verdict, stitcher.grid.frame_hw, float(logits.max()), heatmap, regions, tiles)

@@ -6,18 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.inspection.verdict import TileScores
 from edge.wire.events import VerdictEvent
 
-
-@dataclass(frozen=True)
-class TileScores:
-    """The inspected tiles of a frame."""
-
-    origins_yx: NDArray[np.int32]
-    """[tiles, 2], top left corner of each, px of the frame."""
-    logits: NDArray[np.float32]
-    """[tiles]."""
-    tile_px: int
+__all__ = ["Evidence", "Picture", "TileScores"]
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class Condition:
     """Why the frames in flight are unknown after a crash."""
     product_not_stored: str | None = None
     """Why a restart may activate another product."""
+    evidence_not_stored: str | None = None
+    """Why no pictures are stored although they should be."""
 
     def reasons(self) -> list[Reason]:
         """Return all reasons why the line is not READY, the gravest first."""
@@ -124,6 +126,8 @@ class Condition:
             yield Reason("DEGRADED", "in_flight_not_logged", self.in_flight_not_logged)
         if self.product_not_stored is not None:
             yield Reason("DEGRADED", "product_not_stored", self.product_not_stored)
+        if self.evidence_not_stored is not None:
+            yield Reason("DEGRADED", "evidence_not_stored", self.evidence_not_stored)
 
     def _opening(self) -> list[str]:
         """Return the cameras that are being opened. During a change this is expected, so there are none then."""

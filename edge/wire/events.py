@@ -111,6 +111,8 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     heatmap: HeatmapPng | None = None
     chunks: dict[str, float] = {}
     """Values that the camera measured with the frame, by name of the chunk."""
+    picture: str | None = None
+    """Id of the frame's picture, by which the evidence store and the page find it; null if its pixels did not come."""
 
     @property
     def topic(self) -> str:
@@ -188,6 +190,29 @@ class JournalState(msgspec.Struct, frozen=True, kw_only=True):
     consumers: dict[str, Consumer] = {}
 
 
+class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the evidence store."""
+
+    kept: int = 0
+    """Number of pictures stored since its process started."""
+    skipped: int = 0
+    """Number of pictures that were to be stored since its process started, and were not."""
+    stored: int = 0
+    """Number of pictures in the store."""
+    size_bytes: int = 0
+    oldest_at_ns: int | None = None
+    """When the oldest picture was stored: UTC, ns since 1970; null if there is none."""
+    fault: str | None = None
+    """Why no pictures are stored now, as a sentence; null while they are."""
+
+
+class WebState(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the line's page."""
+
+    fault: str | None = None
+    """Why the page is not served now, as a sentence; null while it is."""
+
+
 State = Literal["STARTING", "RUNNING", "STOPPED"]
 HandshakeState = Literal["READY", "BUSY", "DEGRADED", "NOT_READY"]
 
@@ -248,6 +273,10 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line has no journal."""
     refused: dict[str, int] = {}
     """Number of refusals since the start, by socket and reason."""
+    evidence: EvidenceState | None = None
+    """Null if the line stores no pictures."""
+    web: WebState | None = None
+    """Null if the line serves no page."""
 
     @property
     def topic(self) -> str:

@@ -49,6 +49,7 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
         ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "the line computes in f32 instead of int8"),
         ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
         ({"product_not_stored": "the disk is full"}, "DEGRADED", "product_not_stored", "the disk is full"),
+        ({"evidence_not_stored": "the disk is full"}, "DEGRADED", "evidence_not_stored", "the disk is full"),
     ],
 )  # fmt: skip
 def test_each_fault_has_its_reason_code_and_sentence(

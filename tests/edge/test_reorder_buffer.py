@@ -19,11 +19,12 @@ from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.reorder_buffer import ReorderBuffer
 from edge.inspection.setup import EngineUses, Setup
-from edge.inspection.verdict import Judgement
+from edge.inspection.verdict import Judgement, TileScores
 
 WITHIN_SECONDS = 20.0
 CAMERAS = ["top", "side", "back"]
-GOOD = Judgement("GOOD", (4, 4), -1.0, np.zeros((1, 1), np.float32), [])
+TILES = TileScores(np.zeros((1, 2), np.int32), np.array([-1], np.float32), 4)
+GOOD = Judgement("GOOD", (4, 4), -1.0, np.zeros((1, 1), np.float32), [], TILES)
 OVERLOAD = Unjudged("dropped", "overload", "too many")
 SETUP = Setup(None, None, None)  # type: ignore[arg-type]  # nothing is inspected here
 LOST = Unjudged("dropped", "lost_by_camera", "never arrived")

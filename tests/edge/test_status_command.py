@@ -17,7 +17,7 @@ from edge.errors import MessageError
 from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
-from tests.edge.wire_examples import JOURNAL_STATUS
+from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,23 @@ OF_JOURNAL = (
 )
 
 
-@pytest.mark.parametrize(("event", "facts"), [(a_status(), OF_LINE), (JOURNAL_STATUS.event, OF_JOURNAL)])
+OF_EVIDENCE = (
+    *("line1: DEGRADED (evidence_not_stored)", "480 pictures, 1024.0 MiB; the oldest of 2026-11-1"),
+    *(
+        "3 pictures of this run are not in it; NOT STORED NOW (the disk is full)",
+        "NOT SERVED NOW (its process was ended",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("event", "facts"),
+    [
+        (a_status(), OF_LINE),
+        (JOURNAL_STATUS.event, OF_JOURNAL),
+        (GOLDEN["status-evidence"].event, OF_EVIDENCE),
+    ],
+)
 def test_status_as_text_has_all_facts(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
     with SpokenLine(address, event):
         shown = ask(address).stdout

@@ -37,6 +37,8 @@ GOLDEN_FRAMES = {
         # With a journal.
         *("verdict-journalled", "alarm-journalled", "change-journalled", "status-journal"),
         *("journal-live-only", "journal-discarded"),
+        # With an evidence store and a page.
+        *("verdict-picture", "status-evidence"),
     )
 }
 GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from edge.bundle import Calibration
 from edge.errors import InputError, TrainingError
 from edge.images import read_rgb
-from edge.inspection.verdict import Judgement
+from edge.inspection.verdict import Judgement, TileScores
 from train.evaluation.gallery import (
     FOUND_RGB,
     FRAME_PX,
@@ -169,7 +169,8 @@ def frame(name: str, score: float, *, defective: bool, hw: tuple[int, int] = (10
     truth[20:60, 30:70] = defective
     heatmap = np.full((hw[0] // 10, hw[1] // 10), -1, np.float32)
     heatmap[2, 3] = score
-    judgement = Judgement("GOOD", hw, score, heatmap, [])
+    tiles = TileScores(np.zeros((1, 2), np.int32), np.array([score], np.float32), 100)
+    judgement = Judgement("GOOD", hw, score, heatmap, [], tiles)
     return FrameView(Path("data") / name, np.full((*hw, 3), 90, np.uint8), truth, defective, judgement, 10)
 
 
