@@ -7,6 +7,7 @@ from typing import Self
 
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
+from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import DeliveryError, JournalError, MessageError
@@ -100,6 +101,8 @@ class Collector:
                     if isinstance(event, VerdictEvent):
                         self._memory.add_verdict(event, live=False)
                 return last
+        except JournalMissingError:  # the line has not run yet, or has no journal
+            return 0
         except JournalError as error:
             logger.info("no earlier verdicts: %s", error)
             return 0

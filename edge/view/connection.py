@@ -52,7 +52,7 @@ class DeadlineProtocol(H11Protocol):
 
 
 def listening_socket(listen: str) -> socket.socket:
-    """Return a socket that is bound to `HOST:PORT`; port 0 is any free one.
+    """Return a socket that listens on `HOST:PORT`; port 0 is any free one.
 
     Raises:
         DeliveryError: the address cannot be bound.
@@ -66,6 +66,7 @@ def listening_socket(listen: str) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these options
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READ_WITHIN_SECONDS * 1000)
         found.bind(("" if host == "*" else host, int(port)))
+        found.listen()
     except (OSError, OverflowError, ValueError) as problem:
         found.close()
         reason = problem.strerror if isinstance(problem, OSError) else problem

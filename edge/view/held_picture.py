@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.heatmap_picture import ColourScale, png
-from edge.pictures.picture import Evidence, Picture, TileScores
+from edge.inspection.verdict import TileScores
+from edge.pictures.picture import Evidence, Picture
 from edge.wire.events import HeatmapPng, VerdictEvent
 
 SHOWN_WIDTH_PX = 1600
@@ -156,8 +157,7 @@ class Jpeg:
 
 def picture_id(event: VerdictEvent) -> str:
     """Return the id under which a frame's picture is found, also if the event names none."""
-    named: str | None = getattr(event, "picture", None)
-    return named or f"{event.boot_id[:8]}-{event.camera}-{event.frame_number}"
+    return event.picture or f"{event.boot_id[:8]}-{event.camera}-{event.frame_number}"
 
 
 class PictureMemory:

@@ -212,14 +212,14 @@ def _row(event: VerdictEvent) -> VerdictRow:
         score_threshold=event.score_threshold,
         latency_ms=event.latency_ms,
         regions=len(event.regions),
-        picture=None if getattr(event, "picture", None) is None else "memory",
+        picture=None if event.picture is None else "memory",
         product=event.product,
     )
 
 
 def _shows_frame(event: VerdictEvent) -> bool:
     """Return whether the camera delivered the frame, also if it got no verdict."""
-    return event.verdict != "NO_VERDICT" or event.frame_hw is not None or getattr(event, "picture", None) is not None
+    return event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None
 
 
 def _add_to_history(seconds: deque[Second], event: VerdictEvent) -> None:

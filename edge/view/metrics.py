@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -16,10 +16,20 @@ from edge import __version__
 from edge.view.held_picture import HeldPicture
 from edge.view.memory import NS, Memory
 from edge.view.state import is_running, lag, readiness
-from edge.wire.events import Account, CameraState, HandshakeState, JournalState, StatusEvent, Verdict, VerdictEvent
+from edge.wire.events import (
+    Account,
+    CameraState,
+    EvidenceState,
+    HandshakeState,
+    JournalState,
+    StatusEvent,
+    Verdict,
+    VerdictEvent,
+)
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
+disable_created_metrics()  # they would double the number of series, and nothing reads them
 CAMERA_STATES: tuple[str, ...] = get_args(CameraState.__annotations__["state"])
 
 
@@ -97,7 +107,8 @@ class _LineCollector(Collector):
             yield from _of_cameras(memory, status)
             if status.journal is not None:
                 yield from _of_journal(status.journal)
-            yield from _of_evidence(status)
+            if status.evidence is not None:
+                yield from _of_evidence(status.evidence)
 
 
 def _of_line(status: StatusEvent) -> Iterator[Metric]:
@@ -197,12 +208,9 @@ def _of_journal(journal: JournalState) -> Iterator[Metric]:
     yield from (lags, connected)
 
 
-def _of_evidence(status: StatusEvent) -> Iterator[Metric]:
-    evidence = getattr(status, "evidence", None)
-    if evidence is None:
-        return
+def _of_evidence(evidence: EvidenceState) -> Iterator[Metric]:
     yield CounterMetricFamily(
-        "heatline_evidence_kept_pictures", "Stored pictures, since the line started.", evidence.kept
+        "heatline_evidence_kept_pictures", "Stored pictures, since the evidence store's process started.", evidence.kept
     )
     yield CounterMetricFamily(
         "heatline_evidence_skipped_pictures", "Pictures that should have been stored and were not.", evidence.skipped

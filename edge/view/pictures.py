@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edge.evidence.entry import EvidenceEntry, Tiles
 from edge.evidence.store import EvidenceStore
 from edge.images import read_image, read_rgb
-from edge.pictures.picture import Evidence, TileScores
+from edge.inspection.verdict import TileScores
+from edge.pictures.picture import Evidence
 from edge.view.held_picture import HeldPicture, PictureMemory
 from edge.view.memory import VerdictRow
 

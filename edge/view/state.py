@@ -1,7 +1,6 @@
 """Describes a line as it is now, for the page, the API and `/readyz`: facts, and sentences for people."""
 
 from statistics import median, quantiles
-from typing import Any
 
 import msgspec
 
@@ -13,6 +12,7 @@ from edge.wire.events import (
     BundleName,
     CameraState,
     Consumer,
+    EvidenceState,
     Handshake,
     HandshakeState,
     JournalState,
@@ -69,8 +69,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     cameras: dict[str, Camera]
     journal: JournalState | None
     consumers: dict[str, Consumer]
-    evidence: Any
-    """`EvidenceState` of the status; null: no evidence is stored."""
+    evidence: EvidenceState | None
+    """Null: no pictures are stored."""
     bundle: BundleName | None
     product: str | None
     acting: bool | None
@@ -99,7 +99,7 @@ def describe(memory: Memory, line: str) -> State:
             cameras=cameras,
             journal=journal,
             consumers=journal.consumers if journal else {},
-            evidence=getattr(status, "evidence", None),
+            evidence=status.evidence if status else None,
             bundle=status.bundle if status else None,
             product=status.product if status else None,
             acting=status.acting if status else None,
@@ -165,7 +165,7 @@ def _p95(values: list[float]) -> float:
 
 
 def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: int) -> list[str]:
-    """Return what a person should know, the gravest first."""
+    """Return what a person should know, the gravest first. The handshake's detail has dead cameras and full disks."""
     status = memory.status
     words = [] if running else [_why_not_running(memory)]
     if not running and any(camera.newest_age_ms is not None for camera in cameras.values()):
@@ -173,12 +173,12 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: in
     if status is not None and running:
         if status.handshake.state != "READY" and status.handshake.detail is not None:
             words.append(f"{status.handshake.state}: {_sentence(status.handshake.detail)}")
-        for name, state in status.cameras.items():
-            if state.state == "DEAD":
-                words.append(_dead(name, state, memory.wall_ns()))
-            elif state.state != "ENDED" and cameras[name].stale:
-                words.append(_no_frame(name, cameras[name], state))
-        words += _about_storage(status)
+        words += [
+            _no_frame(name, cameras[name], state)
+            for name, state in status.cameras.items()
+            if state.state not in ("DEAD", "ENDED") and cameras[name].stale
+        ]
+        words += _about_consumers(status)
         if memory.pictures_fault is not None:
             words.append(f"No pictures come from the line: {_sentence(memory.pictures_fault)}")
         if not status.acting:
@@ -188,33 +188,21 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: in
     return words
 
 
-def _dead(name: str, state: CameraState, now_ns: int) -> str:
-    why = state.detail or state.reason or "it gives no reason"
-    seconds = max(0, now_ns - state.since_at_ns) / NS
-    return f"Camera {name} is dead for {seconds:.0f} s, and nothing that it sees is inspected: {_sentence(why)}"
-
-
 def _no_frame(name: str, camera: Camera, state: CameraState) -> str:
     if camera.newest_age_ms is None:
         return f"Camera {name} ({state.state}): no frame came since this page's program started."
     return f"Camera {name} ({state.state}): no frame for {camera.newest_age_ms / 1000:.0f} s."
 
 
-def _about_storage(status: StatusEvent) -> list[str]:
-    words = []
-    journal, evidence = status.journal, getattr(status, "evidence", None)
-    if journal is not None:
-        if journal.live_only is not None:
-            words.append(f"Events are not stored now: {_sentence(journal.live_only)}")
-        for name, consumer in journal.consumers.items():
-            behind = lag(consumer, journal)
-            if not consumer.connected and behind:
-                words.append(
-                    f"Consumer {name} is away, and {format_count(behind, 'event')} {is_are(behind)} stored for it."
-                )
-    if evidence is not None and evidence.fault is not None:
-        words.append(f"Pictures are not stored now: {_sentence(evidence.fault)}")
-    return words
+def _about_consumers(status: StatusEvent) -> list[str]:
+    journal = status.journal
+    away = [] if journal is None else [each for each in journal.consumers.items() if not each[1].connected]
+    behind = {name: lag(consumer, journal) for name, consumer in away if journal is not None}
+    return [
+        f"Consumer {name} is away, and {format_count(count, 'event')} {is_are(count)} stored for it."
+        for name, count in behind.items()
+        if count
+    ]
 
 
 def lag(consumer: Consumer, journal: JournalState) -> int:

@@ -128,8 +128,6 @@ def test_words_put_the_gravest_first() -> None:
     words = state_of(memory).words
     begins = (
         "DEGRADED: camera side is dead",
-        "Camera side is dead for ",
-        "Events are not stored now: the disk is full.",
         "Consumer mes1 is away, and 3 events are stored for it.",
         "No pictures come from the line: the line refuses.",
         "The line is being commissioned",

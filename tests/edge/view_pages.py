@@ -17,7 +17,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from edge.config import WebConfig
 from edge.evidence.store import EvidenceStore
-from edge.pictures.picture import Evidence, Picture, TileScores
+from edge.inspection.verdict import TileScores
+from edge.pictures.picture import Evidence, Picture
 from edge.view.connection import listening_socket
 from edge.view.held_picture import HeldPicture
 from edge.view.memory import Memory
@@ -139,7 +140,6 @@ def page(
         app = application(memory, pictures, metrics, lambda: describe(memory, LINE), workers)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
-        bound.listen()  # clients can connect before the thread has started
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

@@ -1,0 +1,150 @@
+"""The page's process beside a line: what it shows of a line that runs, restarts, stops or never ran, and its end."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from edge.bundle import Bundle
+from edge.view.memory import Memory
+from edge.view.metrics import Metrics
+from edge.wire.events import StatusEvent
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline_process
+from tests.edge.journals import counted, make_writer, mixed_messages
+from tests.edge.lines import (
+    assert_every_frame_has_its_event,
+    running,
+    small_frames,
+    started,
+    write_line,
+    write_pictures,
+)
+from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.view_pages import Page, next_message
+
+
+def line_file(folder: Path, address: str, tables: str = "") -> Path:
+    """The file of a line that need not run."""
+    return write_line(folder, Path("boards.bundle"), address, {"top": 'path = "pictures"'}, tables)
+
+
+@contextlib.contextmanager
+def viewing(line: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], Page]]:
+    """The real command, and its page."""
+    with started(HEATLINE, "view", line, "--listen", "127.0.0.1:0", *options) as process:
+        assert process.stdout is not None
+        announced = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", announced)
+        assert found, announced
+        memory = Memory()
+        yield process, Page(int(found[1]), memory, Metrics(memory))
+
+
+def until(page: Page, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the first state that is wanted."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    with page.live() as viewer:
+        while time.monotonic() < give_up:
+            state = next_message(viewer, "state")
+            if wanted(state):
+                return state
+    raise AssertionError(f"the state that was waited for did not come, but {state}")
+
+
+def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, address: str) -> None:
+    with viewing(line_file(tmp_path, address)) as (_, page):
+        never = until(page, lambda state: not state["running"])
+        assert never["words"][0].startswith("The line does not run, or has not reported yet")
+        assert page.get("/readyz").status == 503
+        with SpokenLine(address, a_status()) as line:
+            state = until(page, lambda state: state["running"])
+            assert state["bundle"]["name"] == "boards"
+            line.status = a_status(boot_id="another")
+            until(page, lambda state: any("was started again" in word for word in state["words"]))
+            line.status = a_status(boot_id="another", state="STOPPED")
+            stopped = until(page, lambda state: not state["running"])
+            assert stopped["words"][0].startswith("The line has stopped at ")
+        with SpokenLine(address, a_status(boot_id="third")):
+            until(page, lambda state: state["running"])
+        silent = until(page, lambda state: not state["running"])
+        assert silent["words"][0].startswith("Nothing came from the line for ")
+
+
+def test_a_line_that_never_ran_since_shows_its_journal(tmp_path: Path, address: str) -> None:
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    journal = make_writer(folder)
+    messages = journal.append(mixed_messages(20))
+    journal.close()
+    verdicts = [event for event in counted(messages) if event.topic.startswith("verdict.")]
+    with viewing(line_file(tmp_path, address, f'[journal]\nfolder = "{folder}"')) as (_, page):
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while not (rows := page.get("/api/verdicts").json["rows"]):
+            assert time.monotonic() < give_up
+        assert [row["frame_number"] for row in rows] == [event.frame_number for event in verdicts]  # type: ignore[union-attr]
+        assert page.get("/api/state").json["running"] is False
+
+
+def test_it_ends_in_order_at_sigterm_while_pages_are_open(tmp_path: Path, address: str) -> None:
+    with viewing(line_file(tmp_path, address)) as (process, page), contextlib.ExitStack() as viewers:
+        opened = [viewers.enter_context(page.live()) for _ in range(5)]
+        for viewer in opened:
+            next_message(viewer, "state")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WITHIN_SECONDS) == 0
+        for viewer in opened:
+            with pytest.raises(ConnectionClosed):
+                next_message(viewer, "nothing more")
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_ends_it(tmp_path: Path, address: str) -> None:
+    with viewing(line_file(tmp_path, address)) as (process, page):
+        assert page.get("/").status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WITHIN_SECONDS) == 130
+
+
+def test_a_mistake_is_one_sentence(tmp_path: Path, address: str) -> None:
+    line = line_file(tmp_path, address)
+    for listen, words in (
+        ("0.0.0.0:0", "other machines can reach 0.0.0.0:0, and nothing protects the page; set token_file"),
+        ("nonsense", "nonsense"),
+        ("127.0.0.1:99999", "the page cannot listen on 127.0.0.1:99999"),
+    ):
+        result = heatline_process("view", line, "--listen", listen)
+        assert words in complaint(result), listen
+        assert result.returncode in (3, 7)
+    assert "cannot be read" in complaint(heatline_process("view", tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+def test_a_line_does_not_notice_the_end_of_its_page(
+    how: signal.Signals, bundle: Bundle, tmp_path: Path, address: str
+) -> None:
+    write_pictures(tmp_path / "pictures", small_frames(20))
+    line = write_line(
+        tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 20\nloop = true'}
+    )
+    with (
+        running(line, address) as one,
+        started(sys.executable, "-m", "edge.view.server", line, "--listen", "127.0.0.1:0") as page,
+    ):
+        assert page.stderr is not None
+        assert "the page of the line is http://127.0.0.1:" in page.stderr.readline()
+        one.until_inspected_frames(10)
+        page.send_signal(how)
+        one.until_inspected_frames(30)
+        status = one.until(lambda event: isinstance(event, StatusEvent))
+        assert status.handshake.state in ("READY", "BUSY")
+        page.kill()
+        assert_every_frame_has_its_event(one.end(), ["top"])
