@@ -35,7 +35,6 @@ from edge.cameras.channel import (
     ReleaseSlot,
     TriggerResult,
 )
-from edge.cameras.ring import RingWriter
 from edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
@@ -49,6 +48,7 @@ from edge.cameras.settings import (
 from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
+from edge.util.ring import RingWriter
 from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread
 
@@ -57,8 +57,10 @@ logger = logging.getLogger(__name__)
 GRAB_TIMEOUT_SECONDS = 0.5
 SLOT_WITHIN_SECONDS = 0.25
 """A line that drops the oldest frame frees a slot sooner. After this time the line is overloaded."""
-SPARE_SLOTS = 3
-"""Slots besides those of the frames that wait: one is written, one is cut into tiles, one is on its way between."""
+SPARE_SLOTS = 11
+"""Slots besides those of the frames that wait to be inspected: a frame's pixels are held until its event is sent. One
+is written, one is on its way to the line, one is cut into tiles, two are with the engine, one is judged, two wait with
+their judgement and two without one to be reported, and one is reported."""
 
 
 def make_source(settings: CameraSettings) -> FrameSource:
@@ -99,7 +101,8 @@ class CameraServer:
         self._slots = settings.waiting_frames + SPARE_SLOTS
         self._ring: RingWriter | None = None
         self._generation = 0
-        self._free: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        # The slot that was freed last comes first, so that the kernel gives memory only to slots that are needed.
+        self._free: queue.LifoQueue[tuple[int, int]] = queue.LifoQueue()
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -136,7 +139,7 @@ class CameraServer:
             return
         assert self._ring is not None
         try:
-            to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width)))
+            to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width, 3)))
         except InputError as error:
             self._free.put((self._generation, slot))
             self._send_bad_frame(BadFrame(frame.stamp, "wrong_colour", str(error)))

@@ -28,9 +28,9 @@ from edge.cameras.channel import (
     ReleaseSlot,
     TriggerResult,
 )
-from edge.cameras.ring import RingReader
 from edge.cameras.settings import CameraSettings, to_bytes
 from edge.frames import BadFrame, Frame
+from edge.util.ring import RingReader
 
 _BUFFER_BYTES = 1 << 20
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET")
@@ -153,7 +153,7 @@ class CameraProcess:
                 release_slot = ReleaseSlot(self._generation, slot)
                 frame = Frame(
                     stamp,
-                    self._ring.view(slot, hw),
+                    self._ring.view(slot, (*hw, 3)),
                     "RGB8",
                     sent_as=sent_as,
                     release=lambda: self._line.send(release_slot),

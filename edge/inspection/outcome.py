@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge.frames import Stamp
+from edge.frames import Frame, Stamp
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Judgement
 
@@ -17,13 +17,21 @@ class Outcome:
     unjudged: "Unjudged | None" = None
     setup: Setup | None = field(default=None, compare=False)
     """The setup by which the frame was, or would have been, inspected; the reorder buffer adds it."""
+    frame: Frame | None = field(default=None, compare=False)
+    """The frame with its pixels, which the holder of the outcome must release; None: no pixels came, or the frame was
+    dropped."""
+
+    def release(self) -> None:
+        """Release the pixels, if there are any."""
+        if self.frame is not None:
+            self.frame.release()
 
 
-def outcome_of(stamp: Stamp, judgement: Judgement) -> Outcome:
+def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -> Outcome:
     """Return the outcome of a judged frame. A frame that does not show the product counts as failed."""
     if judgement.implausible is None:
-        return Outcome(stamp, judgement=judgement)
-    return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
+        return Outcome(stamp, judgement=judgement, frame=frame)
+    return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible), frame=frame)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Pipeline:
     Args:
         cameras: by name.
         setup: inspects frames until another setup is activated.
-        report: called with each outcome, on one thread; those of one camera come in the order of its frames.
+        report: called with each outcome, on one thread; those of one camera come in the order of its frames. The
+            outcome's pixels are released when it returns.
         probed: called on the same thread when a probe was judged, after all earlier reports.
         in_flight: the log of each announced frame.
     """
@@ -185,21 +186,14 @@ class Pipeline:
             if self._in_flight is not None:
                 self._in_flight.announced(item.stamp)
             self._reorder_buffer.register(item.stamp)
-            if isinstance(item, Frame):
-                item = self._check_frame(item)
-            if isinstance(item, BadFrame):
-                self._reorder_buffer.complete(_unjudged(item))
+            checked = self._cameras[name].rule.check(item) if isinstance(item, Frame) else item
+            if isinstance(checked, BadFrame):
+                self._reorder_buffer.complete(_unjudged(checked, item if isinstance(item, Frame) else None))
                 continue
-            dropped = self._grabbed.put(name, item)
+            dropped = self._grabbed.put(name, checked)
             if dropped is not None:
                 dropped.release()
                 self._reorder_buffer.complete(_dropped(dropped, "stopped" if self._grabbed.closed else "overload"))
-
-    def _check_frame(self, frame: Frame) -> Frame | BadFrame:
-        checked = self._cameras[frame.stamp.camera].rule.check(frame)
-        if isinstance(checked, BadFrame):
-            frame.release()
-        return checked
 
     def _infer(self) -> None:
         engine: Engine | None = None
@@ -209,10 +203,10 @@ class Pipeline:
                 if engine is not None:
                     engine.drain()  # otherwise its last answers would wait until this engine gets a frame again
                 engine = setup.verified.engine
-            pending = None if setup is None else self._start(frame, setup)
-            frame.release()
             if setup is None:
+                frame.release()
                 continue
+            pending = self._start(frame, setup)
             if pending is None:
                 self._reorder_buffer.release_setup(setup)
             else:
@@ -240,10 +234,12 @@ class Pipeline:
         except GeometryError as error:
             reason, detail = "wrong_size", str(error)
         except InputError as error:
-            reason, detail = "wrong_colour", str(error)
+            frame.release()  # such pixels make no picture
+            self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, "wrong_colour", str(error))))
+            return None
         except EngineError as error:
             reason, detail = "engine", str(error)
-        self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, reason, detail)))
+        self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, reason, detail), frame))
         return None
 
     def _judge(self) -> None:
@@ -258,6 +254,7 @@ class Pipeline:
                 self._report_probe(outcome)
                 continue
             self._report(outcome)
+            outcome.release()
             camera, frames = outcome.stamp.camera, outcome.stamp.frames
             if outcome.unjudged is None:
                 self._ledger.inspected(camera)
@@ -289,10 +286,10 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
     try:
         judgement = setup.inspector.finish(pending)
     except EngineError as error:
-        return _unjudged(BadFrame(stamp, "engine", str(error)))
+        return _unjudged(BadFrame(stamp, "engine", str(error)), pending.frame)
     if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count
         return Outcome(stamp, judgement=judgement)
-    return outcome_of(stamp, judgement)
+    return outcome_of(stamp, judgement, pending.frame)
 
 
 def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:
@@ -303,8 +300,8 @@ def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:
     return Outcome(frame.stamp, unjudged=Unjudged("dropped", reason, details[reason]))
 
 
-def _unjudged(bad: BadFrame) -> Outcome:
-    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail))
+def _unjudged(bad: BadFrame, frame: Frame | None = None) -> Outcome:
+    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail), frame=frame)
 
 
 def _join(threads: Sequence[threading.Thread], deadline: float, meanwhile: Callable[[], None]) -> bool:

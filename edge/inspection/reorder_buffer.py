@@ -4,6 +4,9 @@ A frame is registered when its camera announces it. It gets exactly one outcome,
 its camera have left. Consecutive frames that were lost for the same reason leave as one outcome. A frame without an
 outcome at its deadline becomes `dropped[deadline]`; a later outcome for it is ignored. One lock protects the frames and
 the active setup, so that each frame has one setup.
+
+Outcomes hold the pixels of their frames. The buffer releases those of outcomes that it ignores or merges, and of frames
+that were dropped. Who pops an outcome releases the rest.
 """
 
 import threading
@@ -16,6 +19,8 @@ from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Setup
 
+UNJUDGED_WITH_PIXELS = 2
+"""How many frames of a camera may wait here with their pixels and without a judgement: nothing else bounds them."""
 _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadline")
 
 
@@ -88,21 +93,37 @@ class ReorderBuffer:
             setup.uses.release()
 
     def complete(self, outcome: Outcome) -> bool:
-        """Add a frame's outcome; a judgement waits for room. Return False if it came too late and is ignored."""
+        """Add a frame's outcome, and take over its pixels; a judgement waits for room. Return False if it came too late
+        and is ignored.
+        """
         key = outcome.stamp.camera, outcome.stamp.number
         with self._changed:
             if outcome.judgement is not None:
                 self._changed.wait_for(lambda: self._judged < self._judged_waiting or self._closed)
             entry = self._open.pop(key, None)
             if entry is None:
+                outcome.release()
                 return False
             self._changed.notify_all()
             if outcome.judgement is not None and _is_due(entry.stamp, time.monotonic_ns()):
+                outcome.release()
                 entry.outcome = Outcome(entry.stamp, unjudged=_TOO_LATE)
                 return False
             self._judged += outcome.judgement is not None
-            entry.outcome = outcome
+            entry.outcome = self._with_bounded_pixels(outcome)
             return True
+
+    def _with_bounded_pixels(self, outcome: Outcome) -> Outcome:
+        if outcome.judgement is not None or outcome.frame is None:
+            return outcome
+        waiting = self._entries[outcome.stamp.camera]
+        unjudged = sum(
+            e.outcome is not None and e.outcome.judgement is None and e.outcome.frame is not None for e in waiting
+        )
+        if unjudged < UNJUDGED_WITH_PIXELS and not self._closed:
+            return outcome
+        outcome.release()
+        return replace(outcome, frame=None)
 
     def pop(self) -> Outcome | None:
         """Wait for the next outcome in order and return it; None once the buffer is closed and has no outcome left."""
@@ -147,8 +168,10 @@ class ReorderBuffer:
             self._judged -= 1
             self._changed.notify_all()
             # It may have waited here beyond its deadline.
-            late = _is_due(outcome.stamp, time.monotonic_ns())
-            return Outcome(outcome.stamp, unjudged=_TOO_LATE, setup=entry.setup) if late else outcome
+            if not _is_due(outcome.stamp, time.monotonic_ns()):
+                return outcome
+            outcome.release()
+            return Outcome(outcome.stamp, unjudged=_TOO_LATE, setup=entry.setup)
         while (
             entries
             and (following := entries[0].outcome) is not None
@@ -156,6 +179,7 @@ class ReorderBuffer:
             and _same_loss(outcome, following)
         ):
             entries.popleft().setup.uses.release()
+            following.release()
             outcome = replace(outcome, stamp=outcome.stamp.extended_to(following.stamp))
         return outcome
 

@@ -1,20 +1,49 @@
 """Receives pictures from a running line."""
 
+import contextlib
+import math
+import os
+import select
+import socket
 from pathlib import Path
 from typing import Self
 
-from edge.pictures.picture import Picture
+import msgspec
+import numpy as np
+
+from edge.errors import DeliveryError
+from edge.pictures.channel import (
+    MAX_MESSAGE_BYTES,
+    VERSION,
+    Hello,
+    Layout,
+    NewRing,
+    PictureReady,
+    Refused,
+    ReleaseSlot,
+    Report,
+    ToClient,
+    ToLine,
+    decode_to_client,
+    encode,
+    peer_uid,
+)
+from edge.pictures.picture import Evidence, Picture, TileScores
+from edge.util.ring import RingReader
+from edge.wire.events import VerdictEvent
+
+_decode_event = msgspec.json.Decoder(VerdictEvent).decode
 
 
 class PictureClient:
-    """A connection to a line's pictures. One thread uses it.
+    """A connection to a line's pictures. One thread uses it; any thread may release pictures.
 
     The line sends a picture only while this program holds fewer than `slots`; others it skips and counts. So a slow
     program gets fewer pictures, never old ones, and never delays the line.
 
     Args:
         path: the line's socket, see `picture_socket`.
-        slots: number of pictures that this program can hold at once.
+        slots: number of pictures that this program can hold at once, 1 to 16.
         good_every: of the GOOD frames of each camera, send each n-th; 0: none. Frames with another verdict are always
             wanted.
     Raises:
@@ -22,7 +51,23 @@ class PictureClient:
     """
 
     def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1) -> None:
-        raise NotImplementedError
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ring: RingReader | None = None
+        self._generation = 0
+        try:
+            self._socket.connect(os.fspath(path))
+            if os.geteuid() not in (peer_uid(self._socket), 0):
+                raise DeliveryError(f"the program at {path} is another user's; expected a line of this user")
+            self._send(Hello(VERSION, slots, good_every))
+        except OSError as error:
+            self._socket.close()
+            raise DeliveryError(
+                f"there are no pictures at {path} ({error.strerror or error}); check that the line runs, and that this "
+                "user is the line's user or root"
+            ) from error
+        except DeliveryError:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -32,7 +77,7 @@ class PictureClient:
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a picture waits, or the line has ended."""
-        raise NotImplementedError
+        return self._socket.fileno()
 
     def receive(self, timeout_s: float | None) -> Picture | None:
         """Return the next picture; None if none came in time.
@@ -40,12 +85,68 @@ class PictureClient:
         Raises:
             DeliveryError: the line has ended.
         """
-        raise NotImplementedError
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while poll.poll(None if timeout_s is None else timeout_s * 1e3):
+            message, fd = self._receive()
+            match message:
+                case NewRing(generation, slots, slot_bytes) if fd is not None:
+                    self._ring, self._generation = RingReader(fd, slots, slot_bytes), generation
+                case PictureReady() if self._ring is not None:
+                    return self._picture(message, self._ring)
+                case Refused(reason):
+                    raise DeliveryError(f"the line refuses {reason}")
+                case _:
+                    raise DeliveryError("the line sent what this version does not know; update this program")
+        return None
 
     def report(self, state: bytes) -> None:
-        """Send the line this program's state, which its status then shows; MessagePack of `EvidenceState`."""
-        raise NotImplementedError
+        """Send the line this program's state, which its status then shows; MessagePack of `EvidenceState`.
+
+        The recorder reports as soon as it is connected, and then about once a second: a line that hears nothing for
+        some seconds says in its status that no pictures are stored.
+        """
+        with contextlib.suppress(OSError):  # `receive` then says that the line has ended
+            self._send(Report(state))
 
     def close(self) -> None:
-        """Close the connection."""
-        raise NotImplementedError
+        """Close the connection. Pictures that were received can still be read."""
+        self._socket.close()
+
+    def _send(self, message: ToLine) -> None:
+        self._socket.send(encode(message), socket.MSG_NOSIGNAL)
+
+    def _receive(self) -> tuple[ToClient, int | None]:
+        try:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+            except ConnectionResetError:  # raised once if the line ended with unread messages; its own messages follow
+                data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+            if data:
+                return decode_to_client(data), (fds[0] if fds else None)
+        except OSError:
+            pass
+        except msgspec.MsgspecError as error:
+            raise DeliveryError("the line sent what this version does not know; update this program") from error
+        raise DeliveryError("the line has ended")
+
+    def _picture(self, ready: PictureReady, ring: RingReader) -> Picture:
+        slot, size = ready.slot, ready.evidence
+        layout = Layout.of(ready.event_bytes, math.prod(ready.image_shape), size)
+        event = _decode_event(ring.view(slot, (ready.event_bytes,)).data)
+        evidence = None
+        if size is not None:
+            tiles = TileScores(
+                ring.view(slot, (size.tiles, 2), np.int32, layout.origins),
+                ring.view(slot, (size.tiles,), np.float32, layout.logits),
+                size.tile_px,
+            )
+            heatmap = ring.view(slot, size.heatmap_hw, np.float32, layout.heatmap)
+            evidence = Evidence(heatmap, size.cell_px, size.scale, tiles)
+        released = [ReleaseSlot(ready.generation, slot)]
+
+        def release() -> None:
+            with contextlib.suppress(OSError, IndexError):  # the line has ended, or it was released before
+                self._send(released.pop())
+
+        return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, ready.skipped, release)

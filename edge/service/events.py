@@ -9,7 +9,7 @@ from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.publisher import Publisher
 from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
 from edge.frames import Stamp
-from edge.heatmap_picture import png
+from edge.heatmap_picture import png as to_png
 from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
@@ -26,6 +26,7 @@ from edge.wire.events import (
     ChangeEvent,
     Counts,
     Event,
+    EvidenceState,
     Handshake,
     HeatmapPng,
     JournalEvent,
@@ -34,6 +35,7 @@ from edge.wire.events import (
     StatusEvent,
     Times,
     VerdictEvent,
+    WebState,
 )
 
 NOT_NUMBERED = 0
@@ -43,6 +45,7 @@ class EventEmitter:
     """Emits the events of one boot. Any thread.
 
     Args:
+        offer: called with each verdict event and its outcome after the event was passed on, on the thread that reports.
         heartbeat: beats when a verdict or a probe has left the publisher.
         in_flight: records the frames whose events are sent.
         setup: the active setup at first.
@@ -56,11 +59,13 @@ class EventEmitter:
         heartbeat: Heartbeat,
         in_flight: InFlightLog,
         setup: Setup,
+        offer: Callable[[VerdictEvent, Outcome], None] = lambda _event, _outcome: None,
     ) -> None:
         self.events = 0
         """Number of events emitted, without statuses."""
         self._line, self._boot_id, self._publisher = line, boot_id, publisher
         self._heartbeat, self._in_flight, self._setup = heartbeat, in_flight, setup
+        self._offer = offer
         self._implausible = ImplausibleLog()
         self._lock = threading.Lock()
 
@@ -73,8 +78,11 @@ class EventEmitter:
                 self._heartbeat.beat()
 
         with self._lock:
-            self._send(verdict_message(self._boot_id, outcome), sent)
+            message = verdict_message(self._boot_id, outcome)
+            self._send(message, sent)
             self._implausible.log(outcome)
+        assert isinstance(message.event, VerdictEvent)
+        self._offer(message.event, outcome)
 
     def pass_probe(self) -> None:
         """Pass a probe tile through the publisher like an event. It is not published."""
@@ -142,6 +150,8 @@ class EventEmitter:
         handshake: Handshake,
         last_change: Callable[[], Change | None],
         refused: Mapping[str, int],
+        evidence: EvidenceState | None = None,
+        web: WebState | None = None,
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
@@ -164,6 +174,8 @@ class EventEmitter:
                 last_change=last_change(),
                 counts=Counts(),
                 refused=dict(refused),
+                evidence=evidence,
+                web=web,
             )
             self._send(Message(event))
 
@@ -193,7 +205,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     """Return the event of a frame, without its number yet, with the heatmap if the setup sends one."""
     judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
     assert setup is not None
-    picture, heatmap = _heatmap(judgement, setup)
+    png, heatmap = _heatmap(judgement, setup)
     event = VerdictEvent(
         boot_id=boot_id,
         seq=NOT_NUMBERED,
@@ -221,8 +233,9 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         acting=setup.acting,
         heatmap=heatmap,
         chunks=dict(stamp.chunks),
+        picture=None if outcome.frame is None else f"{boot_id[:8]}-{stamp.camera}-{stamp.number}",
     )
-    return Message(event, picture)
+    return Message(event, png)
 
 
 def bundle_name(setup: Setup) -> BundleName:
@@ -238,7 +251,7 @@ def _heatmap(judgement: Judgement | None, setup: Setup) -> tuple[bytes | None, H
         return None, None
     grey = setup.scale.grey(judgement.heatmap)
     height, width = grey.shape
-    return png(grey), HeatmapPng(
+    return to_png(grey), HeatmapPng(
         hw=(height, width),
         cell_px=setup.bundle.manifest.grid.heatmap_cell_px,
         logit_at_0=setup.scale.low,

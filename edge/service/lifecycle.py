@@ -14,12 +14,15 @@ from types import FrameType
 from edge.config import LineConfig
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
-from edge.errors import EngineError
+from edge.errors import ConfigError, DeliveryError, EngineError
 from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Pipeline
+from edge.pictures.feed import PictureFeed
+from edge.pictures.place import picture_socket
 from edge.service.changeover import Changeover
+from edge.service.children import Children
 from edge.service.events import EventEmitter
 from edge.service.journal import open_journal
 from edge.service.line import Line, open_cameras, pipeline_cameras
@@ -88,6 +91,11 @@ class Service:
     def _start(self, at_end: contextlib.ExitStack) -> tuple[Line, Changeover]:
         """Open all parts of the line. They are closed at the end in reverse order."""
         config, folder = self._config, self._state_folder
+        if config.evidence is not None and config.evidence.folder is None and folder is None:
+            raise ConfigError(
+                f"{self._path} has [evidence], and this line has no state folder to store pictures in; set "
+                "evidence.folder or journal.folder, or run the line as a service"
+            )
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         self._warn_of_missing_products()
@@ -102,11 +110,15 @@ class Service:
         at_end.enter_context(serve_requests(config.commands.bind, desk, line.access))
         notify("READY=1")
         logger.info("ready: %s, publishing on %s", describe_setup(prepared), line.publisher.address)
+        line.children.start()
         return line, changeover
 
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         """Inspect until the service is stopped or no camera has another frame."""
         self._wait_for_subscriber(line, status)
+        while line.children.recorder_is_starting and not self._stopping:
+            status.update("STARTING")
+            time.sleep(POLL_SECONDS)
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
@@ -147,7 +159,11 @@ class Service:
         ledger = Ledger([camera.name for camera in prepared.config.cameras])
         in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
         heartbeat = Heartbeat()
-        events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup)
+        feed = self._open_feed()
+        children = Children(self._path, config, feed)
+        at_end.callback(children.close)
+        offer = {} if feed is None else {"offer": feed.offer}
+        events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
@@ -165,7 +181,16 @@ class Service:
             journal=journal,
             access=access,
             heartbeat=heartbeat,
+            children=children,
         )
+
+    def _open_feed(self) -> PictureFeed | None:
+        """Serve the line's pictures. If that is not possible, inspect without."""
+        try:
+            return PictureFeed(picture_socket(self._path), count_unstored=self._config.evidence is not None)
+        except DeliveryError as error:
+            logger.error("%s", error)
+            return None
 
     def _warn_of_missing_products(self) -> None:
         """Warn at the start, not only when a product is selected. `heatline check` verifies all products in full."""

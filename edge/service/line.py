@@ -22,6 +22,7 @@ from edge.inspection.handoff import Lane
 from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Camera, Pipeline
+from edge.service.children import Children
 from edge.service.events import EventEmitter
 from edge.service.readiness import Heartbeat
 from edge.service.systemd import RUNTIME_FOLDERS
@@ -43,6 +44,7 @@ class Line:
     journal: Numbering
     access: Access
     heartbeat: Heartbeat
+    children: Children
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ class StatusMonitor:
             handshake,
             lambda: self._changeover.last,
             line.access.refusals.counts(),
+            line.children.evidence(),
+            line.children.web(),
         )
         watchdog = []
         if beats != self._fed_at:  # only inspection feeds the watchdog
@@ -81,7 +83,7 @@ class StatusMonitor:
 
     def _condition(self, state: State, beats: int) -> Condition:
         line, verified = self._line, self._line.pipeline.setup.verified
-        journal = line.journal.state()
+        journal, evidence = line.journal.state(), line.children.evidence()
         return Condition(
             state,
             {name: camera.state() for name, camera in line.cameras.items()},
@@ -95,6 +97,7 @@ class StatusMonitor:
             not_journalled=None if journal is None else journal.live_only,
             in_flight_not_logged=line.in_flight.fault,
             product_not_stored=self._changeover.product_not_stored,
+            evidence_not_stored=None if evidence is None else evidence.fault,
         )
 
     def _describe(self, state: State, reasons: list[Reason]) -> str:
@@ -109,6 +112,9 @@ class StatusMonitor:
             parts.append(f"product {product}")
         if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:
             parts.append(describe_reasons(faults))
+        web = self._line.children.web()
+        if web is not None and web.fault is not None:
+            parts.append(web.fault)
         if last_change is not None and not last_change.applied:
             parts.append(f"the last {last_change.change} was refused: {last_change.detail}")
         return ", ".join(parts)

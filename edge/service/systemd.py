@@ -62,11 +62,16 @@ def cache_folder() -> Path | None:
     return _first_folder("CACHE_DIRECTORY")
 
 
+def runtime_folder() -> Path | None:
+    """Return the service's runtime folder (RuntimeDirectory=); None if there is none."""
+    return _first_folder("RUNTIME_DIRECTORY")
+
+
 def publish_address(address: str) -> None:
     """Write the address of the line's events to the service's runtime folder, if systemd made one. Commands that name
     the line find it there, even if the line's file has changed since.
     """
-    folder = _first_folder("RUNTIME_DIRECTORY")
+    folder = runtime_folder()
     if folder is not None:
         with contextlib.suppress(OSError):  # commands then read it from the line's file
             (folder / ADDRESS_FILE).write_text(address, encoding="utf-8")

@@ -24,14 +24,12 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from edge.cli.target import KeyFiles, endpoint_of, file_of, journal_of, name_of
-from edge.config import LineConfig, WebConfig, load_config
+from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
+from edge.config import WebConfig, load_config
 from edge.delivery.security.access import is_local
 from edge.errors import AccessError, ConfigError, HeatlineError
-from edge.evidence.place import evidence_folder
 from edge.evidence.store import EvidenceStore
 from edge.pictures.place import picture_socket
-from edge.service.systemd import STATE_FOLDERS, state_folder
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
@@ -68,7 +66,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
     collector = Collector(
         memory, metrics, address=address, keys=keys, journal=journal_of(line), pictures=picture_socket(file)
     )
-    pictures = Pictures(memory.pictures, _evidence_store(line, config))
+    pictures = Pictures(memory.pictures, _evidence_store(line))
     with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers, collector:
         app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
@@ -164,14 +162,10 @@ def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
     return config
 
 
-def _evidence_store(line: str, config: LineConfig) -> EvidenceStore | None:
-    if config.evidence is None:
-        return None
-    file = file_of(line)
-    beside = state_folder(STATE_FOLDERS / file.stem if file.is_relative_to("/etc/heatline") else None)
+def _evidence_store(line: str) -> EvidenceStore | None:
     try:
-        return EvidenceStore(evidence_folder(file, config, beside))
-    except ConfigError:  # the line itself reports it
+        return EvidenceStore(evidence_of(line))
+    except ConfigError:  # it stores no pictures, or has no folder for them, which the line itself reports
         return None
 
 

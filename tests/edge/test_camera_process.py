@@ -27,6 +27,7 @@ from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread,
 
 SLOTS = 2 + SPARE_SLOTS
 """Slots of a camera of which two frames may wait."""
+NEXT_THREE = [SLOTS + 1, SLOTS + 2, SLOTS + 3]
 
 
 class Running:
@@ -79,7 +80,7 @@ def shown(messages: list[ProcessMessage]) -> list[int]:
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
-    """Wait until frames 6, 7 and 8 are sent and unread and the camera has read all messages; return the held frames."""
+    """Wait until three more frames are sent and unread and the camera has read all messages; return the held frames."""
     camera.opened()
     kept = camera.frames(SLOTS)
     for frame in kept[:3]:
@@ -184,7 +185,7 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped
             if isinstance(message, ReceivedFrame):
                 assert shown_by(message.frame) == frame_id
                 message.frame.release()
-        assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, 4, 5]
+        assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, *range(4, SLOTS + 1)]
 
 
 def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
@@ -194,7 +195,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
         camera.process.request_health(camera=False)
         assert camera.next() == HealthReply(None, {}), "it waits for a slot, and answers meanwhile"
         assert camera.process.receive() is None
-        assert [shown_by(frame) for frame in kept] == [1, 2, 3, 4, 5]
+        assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
         for frame_id in range(SLOTS + 1, 31):
             releasing = in_thread(kept.pop(0).release)  # any thread may release
             kept += camera.frames(1)
@@ -253,10 +254,10 @@ def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> Non
         process = camera.process._process
         messages = camera.process.close(WITHIN_SECONDS)
         assert process.returncode == 0, "nobody killed it"
-        assert shown(messages[:3]) == [6, 7, 8]
+        assert shown(messages[:3]) == NEXT_THREE
         # One more frame may have waited for a slot: the stop dropped it, not an overload.
         waited = [(message.stamp.frame_id, message.reason) for message in messages[3:] if isinstance(message, BadFrame)]
-        assert waited in ([(9, "stopped")], [])
+        assert waited in ([(SLOTS + 4, "stopped")], [])
 
 
 def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() -> None:
@@ -266,7 +267,7 @@ def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() 
         process = camera.process._process
         messages = camera.process.close(0.05)
         assert process.returncode == -signal.SIGKILL
-        assert shown(messages) == [6, 7, 8]
+        assert shown(messages) == NEXT_THREE
 
 
 @pytest.mark.parametrize("read_all", [True, False])
@@ -280,7 +281,7 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
         os.kill(camera.process.pid, signal.SIGKILL)
         camera.process._process.wait()
         messages = [camera.next() for _ in range(4)]
-        assert shown(messages) == [6, 7, 8]
+        assert shown(messages) == NEXT_THREE
         assert messages[3] == ProcessDied("its process was ended by SIGKILL")
         assert camera.next() == messages[3], "and so whenever it is asked"
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.cameras.ring import RingReader, RingWriter
+from edge.util.ring import RingReader, RingWriter
 from tests.edge.supervised import held, mappings
 
 
@@ -39,22 +39,22 @@ def test_a_slot_is_read_as_it_was_written_and_other_slots_are_untouched(
     slots = list(range(len(hws)))
     order.shuffle(slots)
     for slot in slots:
-        writer.view(slot, hws[slot])[:] = noise(slot, hws[slot])
+        writer.view(slot, (*hws[slot], 3))[:] = noise(slot, hws[slot])
     for slot, hw in enumerate(hws):
-        assert np.array_equal(reader.view(slot, hw), noise(slot, hw))
+        assert np.array_equal(reader.view(slot, (*hw, 3)), noise(slot, hw))
 
 
 def test_a_reader_shares_the_memory_read_only_within_its_bounds() -> None:
     writer, reader = made(2, 12)
-    seen = reader.view(1, (2, 2))
+    seen = reader.view(1, (2, 2, 3))
     assert not seen.any()
-    writer.view(1, (2, 2))[:] = noise(1, (2, 2))
+    writer.view(1, (2, 2, 3))[:] = noise(1, (2, 2))
     assert np.array_equal(seen, noise(1, (2, 2)))
     with pytest.raises(ValueError, match="read-only"):
         seen[0, 0, 0] = 1
     for view in (writer.view, reader.view):
         with pytest.raises(ValueError, match="buffer"):
-            view(1, (3, 2))
+            view(1, (3, 2, 3))
 
 
 def test_the_memory_cannot_be_resized() -> None:
@@ -73,8 +73,8 @@ def test_a_view_outlives_writer_and_reader_and_leaves_nothing_behind() -> None:
     gc.collect()
     before, mapped_before = held(), mappings()
     writer, reader = made(3, 300)
-    writer.view(2, (10, 10))[:] = noise(1, (10, 10))
-    seen = reader.view(2, (10, 10))
+    writer.view(2, (10, 10, 3))[:] = noise(1, (10, 10))
+    seen = reader.view(2, (10, 10, 3))
     mapped = mappings() - mapped_before
     assert len(mapped) == 2
     assert all("/memfd:" in one for one in mapped), "it has no name in /dev/shm"

@@ -1,0 +1,32 @@
+"""Runs a module as a child of the line: `python -m edge.service.child LINE_PID MODULE ARGUMENT...`.
+
+The kernel kills the child when the line ends, however it ends. The child has the lowest priority, so that inspection
+has the processor first.
+"""
+
+import contextlib
+import ctypes
+import os
+import runpy
+import signal
+import sys
+
+LOWEST_PRIORITY = 19
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Become a child of the line that dies with it, and run the module."""
+    line, module = int(sys.argv[1]), sys.argv[2]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != line:  # the line ended before
+        sys.exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the line, which ends this process
+    with contextlib.suppress(PermissionError):  # a sandbox may forbid even to be nice
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    sys.argv = sys.argv[2:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

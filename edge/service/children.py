@@ -1,0 +1,193 @@
+"""The programs beside a line: the recorder of evidence and the web page, each in a process of its own.
+
+They are started when the line is up, started again when they end, and ended with the line. They never delay inspection.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edge.config import LineConfig
+from edge.pictures.feed import PictureFeed
+from edge.util.threads import NamedThread
+from edge.wire.events import EvidenceState, WebState
+
+logger = logging.getLogger(__name__)
+
+WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+"""Variables of systemd that are meant for the line's own process."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 60.0
+STEADY_AFTER_SECONDS = 60.0
+"""A child that ran for so long is started again after the shortest pause."""
+RUNS_AFTER_SECONDS = 5.0
+"""A child that was started again and ran for so long is not at fault any more."""
+POLL_SECONDS = 0.1
+ENDS_WITHIN_SECONDS = 3.0
+CONNECTS_WITHIN_SECONDS = 5.0
+REPORTS_WITHIN_SECONDS = 10.0
+
+
+class Child:
+    """A program that is started again whenever it ends. One thread uses it; any thread may read `fault`.
+
+    Args:
+        name: for the log and the fault, such as `the web page`.
+        command: the module to run and its arguments.
+        ends_with_feed: whether it ends by itself once it has handled the last picture.
+        clock: monotonic, in seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        ends_with_feed: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name, self.ends_with_feed, self._command, self._clock = name, ends_with_feed, command, clock
+        self.process: subprocess.Popen[bytes] | None = None
+        self.fault: str | None = None
+        """Why it does not run, as a sentence; None: it runs, or is being started for the first time. A child that is
+        started again keeps its fault until it has run for a while."""
+        self._pause_s = 0.0
+        self.started_s = self._start_at_s = clock()
+
+    def step(self) -> None:
+        """Start the program if that is due; notice its end, and schedule its next start."""
+        now_s = self._clock()
+        if self.process is None:
+            if now_s >= self._start_at_s:
+                self._start(now_s)
+        elif (code := self.process.poll()) is not None:
+            self._schedule(now_s, f"{self.name} {_describe_end(code)}")
+        elif now_s - self.started_s >= RUNS_AFTER_SECONDS:
+            self.fault = None
+
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to the program, if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def wait(self, within_s: float) -> None:
+        """Wait until the program has ended, at most so long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process is not None:
+                self.process.wait(within_s)
+
+    def _start(self, now_s: float) -> None:
+        try:
+            self.process = subprocess.Popen(
+                # -P: import nothing from the working directory.
+                [sys.executable, "-P", "-m", "edge.service.child", str(os.getpid()), *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,
+                env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},
+                process_group=0,  # Ctrl-C in a terminal must reach the line only
+            )
+        except OSError as error:
+            self._schedule(now_s, f"{self.name} cannot be started: {error}")
+            return
+        self.started_s = now_s
+
+    def _schedule(self, now_s: float, fault: str) -> None:
+        if self.process is not None and now_s - self.started_s >= STEADY_AFTER_SECONDS:
+            self._pause_s = 0.0
+        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        self._start_at_s = now_s + self._pause_s
+        self.process, self.fault = None, fault
+        logger.error("%s; it is started again in %g s", fault, self._pause_s)
+
+
+class Children:
+    """Starts and supervises the programs that a line's file asks for, on a thread of its own.
+
+    The thread lives as long as the children: the kernel kills a child when the thread that started it ends.
+
+    Args:
+        line: the line's file.
+        feed: the line's pictures; None: there are none, as their socket cannot be bound.
+    """
+
+    def __init__(self, line: Path, config: LineConfig, feed: PictureFeed | None) -> None:
+        self._feed = feed
+        self._recorder = self._web = None
+        if config.evidence is not None:
+            command = ["edge.evidence.recorder", str(line)]
+            self._recorder = Child("the recorder of evidence", command, ends_with_feed=True)
+        if config.web is not None:
+            self._web = Child("the web page", ["edge.view.server", str(line)])
+        self._all = [child for child in (self._recorder, self._web) if child is not None]
+        self._closing = threading.Event()
+        self._thread = NamedThread("children", self._run)
+
+    def start(self) -> None:
+        """Start all programs."""
+        if self._all:
+            self._thread.start()
+
+    def evidence(self) -> EvidenceState | None:
+        """Return the state of the evidence store; None: the line has none."""
+        if self._recorder is None:
+            return None
+        state, report = (EvidenceState(), None) if self._feed is None else self._feed.evidence()
+        started_s = self._recorder.started_s
+        if report is not None and report.at_monotonic_s >= started_s:
+            fault, heard_s = state.fault, report.at_monotonic_s
+        else:
+            fault, heard_s = self._recorder.fault, started_s
+        silent_s = time.monotonic() - heard_s
+        if fault is None and silent_s > REPORTS_WITHIN_SECONDS:
+            fault = f"{self._recorder.name} has not answered for {silent_s:.0f} s"
+        return msgspec.structs.replace(state, fault=fault)
+
+    def web(self) -> WebState | None:
+        """Return the state of the page; None: the line has none."""
+        return None if self._web is None else WebState(fault=self._web.fault)
+
+    @property
+    def recorder_is_starting(self) -> bool:
+        """Whether the recorder will soon take pictures, and does not yet."""
+        if self._recorder is None or self._feed is None or self._recorder.fault is not None:
+            return False
+        waited_s = time.monotonic() - self._recorder.started_s
+        return waited_s < CONNECTS_WITHIN_SECONDS and self._feed.evidence()[1] is None
+
+    def close(self) -> None:
+        """Close the feed and end all programs; kill those that do not end in time."""
+        if self._feed is not None:
+            self._feed.close()
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            for child in self._all:
+                child.step()
+            self._closing.wait(POLL_SECONDS)
+        self._end(signal.SIGTERM, [child for child in self._all if not child.ends_with_feed])
+        self._end(signal.SIGTERM, self._all)
+        self._end(signal.SIGKILL, self._all)
+
+    def _end(self, number: signal.Signals, children: Sequence[Child]) -> None:
+        """Send a signal to children, and wait for the end of all."""
+        for child in children:
+            child.end(number)
+        give_up_s = time.monotonic() + ENDS_WITHIN_SECONDS
+        for child in self._all:
+            child.wait(max(give_up_s - time.monotonic(), 0))
+
+
+def _describe_end(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,0 +1,465 @@
+"""A line's pictures, received by programs through the real socket; and programs that misbehave."""
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import DeliveryError
+from edge.frames import Frame, Stamp
+from edge.inference import Engine
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import Setup
+from edge.pictures import feed as feed_module
+from edge.pictures.channel import VERSION, Hello, ReleaseSlot, Report, encode
+from edge.pictures.client import PictureClient
+from edge.pictures.feed import MOST_CLIENTS, PictureFeed
+from edge.pictures.picture import Picture
+from edge.pictures.place import picture_socket
+from edge.service.events import verdict_message
+from edge.wire.events import EvidenceState, VerdictEvent
+from tests.command import process_env
+from tests.edge.secured import until
+from tests.edge.setups import setup_of
+from tests.edge.supervised import held, stop
+from tests.small_bundle import dark_square, white_frame
+
+WITHIN_SECONDS = 20.0
+WHITE, DARK = white_frame(), dark_square(white_frame(), 100, 300)
+
+
+@pytest.fixture
+def setup(bundle: Bundle, openvino: Engine) -> Setup:
+    return setup_of(bundle, openvino)
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Iterator[PictureFeed]:
+    feed = PictureFeed(tmp_path / "pictures" / "line")
+    yield feed
+    feed.close()
+
+
+class Line:
+    """Judges frames, and offers their outcomes as the line does."""
+
+    def __init__(self, feed: PictureFeed, setup: Setup, path: Path) -> None:
+        self.feed, self.setup, self.path, self.number = feed, setup, path, 0
+
+    def connect(self, *, slots: int = 1, good_every: int = 1) -> PictureClient:
+        """Connect a client, and wait until the line has read what it wants."""
+        before = self.known()
+        client = PictureClient(self.path, slots=slots, good_every=good_every)
+        until(lambda: self.known() == before + 1)
+        return client
+
+    def known(self) -> int:
+        return sum(client.slots > 0 for client in self.feed._clients)
+
+    def judge(self, image: NDArray[np.uint8], camera: str = "top", sent_as: str | None = None) -> Outcome:
+        self.number += 1
+        frame = Frame(Stamp(camera, self.number, number=self.number), image, "RGB8", sent_as=sent_as)  # type: ignore[arg-type]
+        judgement = self.setup.inspector.finish(self.setup.inspector.start(frame))
+        return Outcome(frame.stamp, judgement=judgement, setup=self.setup, frame=frame)
+
+    def offer(self, outcome: Outcome) -> VerdictEvent:
+        event = verdict_message("0123456789ab", outcome).event
+        assert isinstance(event, VerdictEvent)
+        self.feed.offer(event, outcome)
+        return event
+
+    def show(self, *images: NDArray[np.uint8]) -> list[VerdictEvent]:
+        return [self.offer(self.judge(image)) for image in images]
+
+
+@pytest.fixture
+def line(feed: PictureFeed, setup: Setup) -> Line:
+    return Line(feed, setup, feed._path)
+
+
+def received(client: PictureClient) -> Picture:
+    picture = client.receive(WITHIN_SECONDS)
+    assert picture is not None, "no picture came"
+    return picture
+
+
+# Pictures.
+
+
+@pytest.mark.parametrize("sent_as", ["RGB8", "Mono8", "Mono12", "BayerRG8"])
+def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line: Line, sent_as: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (*WHITE.shape[:2], 1), np.uint8)
+    image = (
+        np.repeat(noise, 3, axis=2)
+        if sent_as.startswith("Mono")
+        else np.concatenate([noise, noise // 2, noise // 3], 2)
+    )
+    with line.connect() as client:
+        outcome = line.judge(image, sent_as=sent_as)
+        event = line.offer(outcome)
+        picture = received(client)
+        assert picture.event == event
+        assert (event.picture, event.seq, event.journal_id) == ("01234567-top-1", 0, None)
+        assert np.array_equal(picture.image, image[..., 0] if sent_as.startswith("Mono") else image)
+        judgement, evidence = outcome.judgement, picture.evidence
+        assert judgement is not None
+        assert evidence is not None
+        assert np.array_equal(evidence.heatmap, judgement.heatmap, equal_nan=True)
+        assert evidence.cell_px == line.setup.bundle.manifest.grid.heatmap_cell_px
+        assert evidence.scale == (line.setup.scale.low, line.setup.scale.high)
+        assert [tuple(origin) for origin in evidence.tiles.origins_yx] == list(
+            line.setup.inspector.stitcher(WHITE.shape[:2]).grid.origins_yx  # type: ignore[arg-type]
+        )
+        assert evidence.tiles.logits.max() == np.float32(event.frame_score)
+        assert not picture.image.flags.writeable
+
+
+def test_a_frame_that_was_not_judged_comes_without_evidence_and_one_without_pixels_not_at_all(line: Line) -> None:
+    with line.connect() as client:
+        judged = line.judge(WHITE)
+        refused = Outcome(judged.stamp, unjudged=Unjudged("failed", "implausible", "dark"), setup=line.setup)
+        assert line.offer(refused).picture is None
+        event = line.offer(replace(refused, frame=judged.frame))
+        picture = received(client)
+        assert (picture.event, picture.evidence) == (event, None)
+        assert np.array_equal(picture.image, WHITE)
+        assert client.receive(0) is None
+
+
+def test_a_client_gets_what_it_wants_of_each_camera(line: Line) -> None:
+    with line.connect(slots=16, good_every=3) as some, line.connect(slots=16, good_every=0) as bad:
+        for _ in range(7):
+            line.offer(line.judge(WHITE))
+            line.offer(line.judge(WHITE, "side"))
+        line.show(DARK)
+        cameras = [(picture.event.camera, picture.event.verdict) for picture in (received(some) for _ in range(5))]
+        assert cameras == [("top", "GOOD"), ("side", "GOOD")] * 2 + [("top", "DEFECT")]
+        assert received(bad).event.verdict == "DEFECT"
+        assert (some.receive(0), bad.receive(0)) == (None, None)
+
+
+def test_a_client_that_holds_its_pictures_gets_no_more_and_learns_how_many_it_missed(line: Line) -> None:
+    with line.connect(slots=2) as slow, line.connect(slots=16) as quick:
+        line.show(*[WHITE] * 5)
+        first, second = received(slow), received(slow)
+        assert slow.receive(0) is None
+        assert (first.skipped, second.skipped) == (0, 0)
+        second.release()
+        second.release()  # once is enough
+        until(lambda: len(line.feed._clients[0].held) == 1)
+        line.show(DARK, WHITE)
+        third = received(slow)
+        assert (third.event.frame_number, third.skipped) == (6, 3)
+        assert np.array_equal(third.image, DARK)
+        assert np.array_equal(first.image, WHITE), "nobody writes to a slot that is held"
+        assert [received(quick).event.frame_number for _ in range(7)] == list(range(1, 8))
+
+
+def test_larger_pictures_get_new_memory_and_earlier_ones_stay_valid(line: Line) -> None:
+    large = white_frame((900, 1400))
+    with line.connect(slots=2) as client:
+        line.show(DARK, large)
+        small, big = received(client), received(client)
+        assert np.array_equal(small.image, DARK)
+        assert np.array_equal(big.image, large)
+        small.release()
+        until(lambda: len(line.feed._clients[0].held) == 1)
+        line.show(DARK, WHITE)
+        assert np.array_equal(received(client).image, DARK)
+        assert np.array_equal(big.image, large)
+        assert client.receive(0) is None, "it holds two"
+
+
+def test_memory_is_bounded_over_all_clients(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "MOST_BYTES", 3 * 2 * feed_module.SLOT_STEP_BYTES)
+    assert feed_module.SLOT_STEP_BYTES < WHITE.nbytes < 1.5 * feed_module.SLOT_STEP_BYTES
+    with line.connect(slots=2) as one, line.connect(slots=2) as two, line.connect(slots=2) as three:
+        line.show(*[WHITE] * 2)
+        numbers = [
+            [received(client).event.frame_number for _ in range(count)] for client, count in ((one, 2), (two, 1))
+        ]
+        assert numbers == [[1, 2], [1]]
+        assert (two.receive(0), three.receive(0)) == (None, None)
+
+
+def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None:
+    with line.connect(slots=2) as client:
+        line.show(DARK, WHITE)
+        first = received(client)
+        line.feed.close()
+        assert np.array_equal(received(client).image, WHITE), "what was sent before comes first"
+        with pytest.raises(DeliveryError, match="the line has ended"):
+            client.receive(WITHIN_SECONDS)
+        first.release()
+        assert np.array_equal(first.image, DARK)
+    with pytest.raises(DeliveryError, match="check that the line runs"):
+        PictureClient(line.path)
+    line.feed = PictureFeed(line.path)
+    assert line.known() == 0
+    line.feed.close()
+
+
+def test_nothing_is_done_for_nobody(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a picture was prepared")
+
+    outcome = line.judge(WHITE)
+    monkeypatch.setattr(feed_module, "_Content", fail)
+    line.offer(outcome)
+    with line.connect(good_every=0) as client:
+        line.offer(outcome)
+        assert client.receive(0) is None
+
+
+# The evidence store's state.
+
+
+def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_counted(
+    tmp_path: Path, setup: Setup
+) -> None:
+    feed = PictureFeed(tmp_path / "pictures" / "line", count_unstored=True)
+    line = Line(feed, setup, feed._path)
+    try:
+        line.show(DARK, WHITE, DARK)
+        assert feed.evidence() == (EvidenceState(skipped=2), None)
+        with line.connect() as store:
+            store.report(msgspec.msgpack.encode(EvidenceState(kept=5, skipped=1, stored=7, fault="full")))
+            until(lambda: feed.evidence()[1] is not None)
+            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7, fault="full")
+            line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
+        until(lambda: feed.evidence()[1] is None)
+        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5)
+    finally:
+        feed.close()
+
+
+# Programs that misbehave.
+
+
+@contextlib.contextmanager
+def raw(path: Path, *messages: bytes) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+        end.settimeout(WITHIN_SECONDS)
+        end.connect(os.fspath(path))
+        for message in messages:
+            end.send(message)
+        yield end
+
+
+def is_disconnected(end: socket.socket) -> bool:
+    """Wait for the end of a connection; messages may come before."""
+    with contextlib.suppress(ConnectionError):
+        while end.recv(1 << 16):
+            pass
+    return True
+
+
+HELLO = encode(Hello(VERSION, 1, 1))
+HOSTILE: list[tuple[bytes, ...]] = [
+    (b"\xc1",),
+    (b"x" * 100_000,),
+    (HELLO, HELLO),
+    (encode(ReleaseSlot(1, 0)),),
+    (HELLO, encode(ReleaseSlot(1, 0))),
+    (HELLO, encode(ReleaseSlot(-1, -1))),
+    (encode(Hello(VERSION + 1, 1, 1)),),
+    (encode(Hello(VERSION, 0, 1)),),
+    (encode(Hello(VERSION, 1000, 1)),),
+    (encode(Hello(VERSION, 1, -1)),),
+    (encode(Report(b"")),),
+    (HELLO, encode(Report(b"nonsense"))),
+    (HELLO, encode(Report(msgspec.msgpack.encode({"kept": "many"})))),
+    (HELLO, encode(["NewRing", 1, 1, 1])),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("messages", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_client_that_sends_what_is_not_valid_is_disconnected_and_others_are_not(
+    line: Line, messages: tuple[bytes, ...]
+) -> None:
+    with line.connect() as client:
+        with raw(line.path, *messages) as end:
+            assert is_disconnected(end)
+        (event,) = line.show(DARK)
+        assert received(client).event == event
+    until(lambda: not line.feed._clients)
+
+
+@settings(deadline=None)
+@given(messages=st.lists(st.binary(min_size=1, max_size=80), max_size=5))
+def test_arbitrary_bytes_leave_no_client_behind(
+    tmp_path_factory: pytest.TempPathFactory, messages: list[bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("feed") / "p" / "line"
+    feed = PictureFeed(path)
+    with raw(path) as end, contextlib.suppress(ConnectionError):
+        for message in messages:
+            end.send(message)
+    until(lambda: not feed._clients)
+    assert feed._thread.is_alive()
+    feed.close()
+    assert not path.exists()
+
+
+def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
+    with raw(line.path, encode(Hello(VERSION, 2, 1))) as end:
+        until(lambda: line.known() == 1)
+        line.show(WHITE)
+        end.send(encode(ReleaseSlot(1, 1)))
+        assert is_disconnected(end)
+    line.show(WHITE)  # for nobody
+
+
+def test_a_flood_of_valid_messages_ends_the_client(line: Line) -> None:
+    report = encode(Report(msgspec.msgpack.encode(EvidenceState())))
+    with raw(line.path, HELLO) as end, contextlib.suppress(ConnectionError):
+        for _ in range(50 * feed_module.MOST_MESSAGES_PER_SECOND):
+            end.send(report)
+        raise AssertionError("it was not disconnected")
+    until(lambda: not line.feed._clients)
+
+
+def test_too_many_programs_are_refused_with_the_reason_until_one_leaves(line: Line) -> None:
+    with contextlib.ExitStack() as clients:
+        first, *_ = [clients.enter_context(line.connect()) for _ in range(MOST_CLIENTS)]
+        with PictureClient(line.path) as one_more, pytest.raises(DeliveryError, match="refuses more than 8 programs"):
+            one_more.receive(WITHIN_SECONDS)
+        first.close()
+        until(lambda: len(line.feed._clients) == MOST_CLIENTS - 1)
+        clients.enter_context(line.connect())
+
+
+def test_a_client_that_says_nothing_is_disconnected(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "HELLO_WITHIN_SECONDS", 0.0)
+    monkeypatch.setattr(feed_module, "TICK_SECONDS", 0.01)
+    with raw(line.path) as end:
+        assert is_disconnected(end)
+
+
+def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "peer_uid", lambda _: 12345)
+    with PictureClient(line.path) as client, pytest.raises(DeliveryError, match="refuses other users than its own"):
+        client.receive(WITHIN_SECONDS)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(DeliveryError, match="is another user's"):
+        PictureClient(line.path)
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from edge.pictures.client import PictureClient
+with PictureClient(Path(sys.argv[1]), slots=2) as client:
+    while True:
+        picture = client.receive(None)
+        print(picture.event.frame_number, flush=True)
+        if sys.argv[2] == "releases":
+            picture.release()
+"""
+
+
+@contextlib.contextmanager
+def program(line: Line, what: str) -> Iterator[subprocess.Popen[str]]:
+    """A real process that receives pictures and prints their numbers."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, str(line.path), what], stdout=subprocess.PIPE, text=True, env=process_env(None)
+    ) as process:
+        try:
+            until(lambda: line.known() == 1)
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("end", ["killed while it holds pictures", "stopped and never reads", "stopped and killed"])
+def test_a_program_that_is_killed_or_stands_still_delays_nothing(line: Line, end: str) -> None:
+    gc.collect()
+    with program(line, "releases" if end.startswith("stopped") else "holds") as process:
+        assert process.stdout is not None
+        line.show(WHITE)
+        assert process.stdout.readline() == "1\n"
+        if end.startswith("stopped"):
+            stop(process.pid)
+        line.show(*[DARK] * 30)
+        assert len(line.feed._clients[0].held) <= 2
+        assert line.feed._clients[0].skipped >= 28
+        if end == "stopped and never reads":
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "2\n", "it goes on with what was sent"
+        process.kill()
+        process.wait()
+    until(lambda: not line.feed._clients)
+    line.show(WHITE)
+
+
+def test_clients_that_come_and_go_leave_nothing_behind(line: Line) -> None:
+    line.connect().close()
+    until(lambda: not line.feed._clients)
+    gc.collect()
+    before = held()
+    for turn in range(12):
+        with line.connect(slots=2) as client:
+            line.show(WHITE, DARK, DARK)
+            if turn % 2:
+                received(client)
+        until(lambda: not line.feed._clients)
+    del client
+    gc.collect()
+    assert held() - before == set()
+
+
+# The socket.
+
+
+def test_only_this_user_can_reach_the_socket(line: Line) -> None:
+    assert stat.S_IMODE(line.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(line.path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("make", [lambda p: (p.mkdir(), p.chmod(0o777)), lambda p: p.symlink_to("/tmp"), Path.touch])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "shared")
+    with pytest.raises(DeliveryError, match="shared"):
+        PictureFeed(tmp_path / "shared" / "line")
+
+
+def test_a_socket_that_a_killed_line_left_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pictures" / "line"
+    path.parent.mkdir(0o700)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(os.fspath(path))
+    with pytest.raises(DeliveryError, match="Connection refused"):
+        PictureClient(path)
+    feed = PictureFeed(path)
+    PictureClient(path).close()
+    feed.close()
+
+
+def test_each_line_has_a_socket_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
+    monkeypatch.chdir(tmp_path)
+    a, b = tmp_path / "a" / ("line" * 30 + ".toml"), tmp_path / "b" / ("line" * 30 + ".toml")
+    assert picture_socket(a) != picture_socket(b)
+    assert picture_socket(a) == picture_socket(Path("a") / a.name) == picture_socket(Path("b/../a") / a.name)
+    assert picture_socket(a).parent.name == f"heatline-{os.geteuid()}"
+    assert len(os.fspath(picture_socket(a))) < 108
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert picture_socket(a).parent == tmp_path / "heatline"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/heatline/line1")
+    assert picture_socket(a) == Path("/run/heatline/line1/pictures")
