@@ -239,9 +239,9 @@ def test_tls_files_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Path)
 
 
 def test_an_address_in_use_is_reported_with_what_to_do() -> None:
-    with listening_socket("127.0.0.1:0") as bound:
-        with pytest.raises(DeliveryError, match=r"cannot listen on .*in use.*--listen HOST:PORT"):
-            listening_socket(f"127.0.0.1:{bound.getsockname()[1]}")
+    in_use = pytest.raises(DeliveryError, match=r"cannot listen on .*in use.*--listen HOST:PORT")
+    with listening_socket("127.0.0.1:0") as bound, in_use:
+        listening_socket(f"127.0.0.1:{bound.getsockname()[1]}")
     with pytest.raises(DeliveryError, match=r"cannot listen on no\.such\.host\.example:1"):
         listening_socket("no.such.host.example:1")
 

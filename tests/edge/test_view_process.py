@@ -135,10 +135,10 @@ def test_a_line_does_not_notice_the_end_of_its_page(
     line = write_line(
         tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 20\nloop = true'}
     )
-    with (
-        running(line, address) as one,
-        started(sys.executable, "-m", "edge.view.server", line, "--listen", "127.0.0.1:0") as page,
-    ):
+    page_command = sys.executable, "-m", "edge.view.server", line, "--listen", "127.0.0.1:0"
+    with running(line, address) as one, contextlib.ExitStack() as ended:
+        one.until_inspected()  # the line began when the test subscribed, not when the page did
+        page = ended.enter_context(started(*page_command))
         assert page.stderr is not None
         assert "the page of the line is http://127.0.0.1:" in page.stderr.readline()
         one.until_inspected_frames(10)
