@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -42,6 +43,7 @@ from edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2
+LOWEST_PRIORITY = 19
 END_WITHIN_SECONDS = 1
 """Open connections are closed after this time at the end."""
 
@@ -71,6 +73,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
+        os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
         announce(_url(listen, bound, web))
         server.run(sockets=[bound])
 

@@ -1,8 +1,10 @@
 """The page's process beside a line: what it shows of a line that runs, restarts, stops or never ran, and its end."""
 
 import contextlib
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -21,6 +25,7 @@ from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline_process
 from tests.edge.journals import counted, make_writer, mixed_messages
 from tests.edge.lines import (
     assert_every_frame_has_its_event,
+    children,
     running,
     small_frames,
     started,
@@ -28,7 +33,7 @@ from tests.edge.lines import (
     write_pictures,
 )
 from tests.edge.spoken_line import SpokenLine, a_status
-from tests.edge.view_pages import Page, next_message
+from tests.edge.view_pages import Page, acknowledge, next_message, next_picture
 
 
 def line_file(folder: Path, address: str, tables: str = "") -> Path:
@@ -82,7 +87,7 @@ def test_a_line_that_never_ran_since_shows_its_journal(tmp_path: Path, address: 
     folder = tmp_path / "journal"
     folder.mkdir()
     journal = make_writer(folder)
-    messages = journal.append(mixed_messages(20))
+    messages = journal.commit(mixed_messages(20))
     journal.close()
     verdicts = [event for event in counted(messages) if event.topic.startswith("verdict.")]
     with viewing(line_file(tmp_path, address, f'[journal]\nfolder = "{folder}"')) as (_, page):
@@ -148,3 +153,85 @@ def test_a_line_does_not_notice_the_end_of_its_page(
         assert status.handshake.state in ("READY", "BUSY")
         page.kill()
         assert_every_frame_has_its_event(one.end(), ["top"])
+
+
+def test_a_defect_of_a_running_line_is_on_its_own_page(bundle: Bundle, tmp_path: Path, address: str) -> None:
+    """The line starts the page as its child, and the page shows a defect with its picture, its heatmap and why."""
+    write_pictures(tmp_path / "pictures", small_frames(20))
+    camera = {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 10\nloop = true'}
+    tables = f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n'
+    with running(write_line(tmp_path, bundle.path, address, camera, tables), address) as one:
+        one.until_inspected()
+        with viewing(tmp_path / "line.toml") as (_, page), page.live() as viewer:
+            message, jpeg, heatmap = next_picture(viewer)
+            while message["verdict"] != "DEFECT":
+                acknowledge(viewer, message)
+                message, jpeg, heatmap = next_picture(viewer)
+            assert message["hw"] == [230, 300]
+            assert message["event"]["picture"] == message["id"]
+            assert jpeg.startswith(b"\xff\xd8")
+            assert heatmap is not None
+            assert heatmap.startswith(b"\x89PNG")
+            why = page.get(f"/api/pictures/{message['id']}").json
+            assert why["source"] == "memory"
+            threshold = message["event"]["score_threshold"]
+            assert why["tiles"][0]["logit"] == pytest.approx(message["event"]["frame_score"])
+            assert why["tiles"][0]["logit"] >= threshold
+            assert why["cells"][0]["logit"] == pytest.approx(message["event"]["regions"][0]["score"])
+            defect = message["event"]["source"]
+            frame = page.get(f"/api/pictures/{message['id']}/frame.png").body
+            shown = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_COLOR)
+            np.testing.assert_array_equal(shown, cv2.imread(str(tmp_path / "pictures" / defect)))
+            until(page, lambda state: state["running"])
+            metrics = page.get("/metrics").body.decode()
+            assert 'heatline_camera_state{camera="top",state="LIVE"} 1.0' in metrics
+            assert re.search(r'heatline_frame_evidence_logits_count\{camera="top"\} [1-9]', metrics)
+        assert_every_frame_has_its_event(one.end(), ["top"])
+    with viewing(tmp_path / "line.toml") as (_, page):  # the line has ended: its evidence is still there
+        why = page.get(f"/api/pictures/{message['id']}").json
+        assert (why["source"], why["event"]["source"]) == ("evidence", defect)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port on loopback that is reserved until the test ends, as `address` does."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def test_a_line_starts_its_page_again_when_it_is_killed(
+    bundle: Bundle, tmp_path: Path, address: str, port: int
+) -> None:
+    write_pictures(tmp_path / "pictures", small_frames(20))
+    camera = {"top": f'path = "{tmp_path / "pictures"}"\nrate_fps = 10\nloop = true'}
+    line = write_line(tmp_path, bundle.path, address, camera, f'[web]\nlisten = "127.0.0.1:{port}"\n')
+    memory = Memory()
+    page = Page(port, memory, Metrics(memory))
+
+    def answers() -> None:
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while True:
+            try:
+                assert page.get("/healthz").status == 200
+                return
+            except OSError:
+                assert time.monotonic() < give_up
+
+    with running(line, address) as one:
+        one.until_inspected()
+        answers()
+        (web,) = [pid for pid in children(one.process.pid) if b"edge.view.server" in command_of(pid)]
+        os.kill(web, signal.SIGKILL)
+        one.until(
+            lambda event: isinstance(event, StatusEvent) and event.web is not None and event.web.fault is not None
+        )
+        answers()
+        assert_every_frame_has_its_event(one.end(), ["top"])
+    with pytest.raises(OSError, match="refused"):
+        page.get("/healthz")
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
