@@ -1,9 +1,13 @@
 """Fills the memory from a line: its journal at the start, its events, and its pictures."""
 
 import logging
+import math
+import os
+import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
@@ -30,7 +34,7 @@ class Collector:
     """Two threads, one for events and one for pictures. Use it as a context.
 
     Args:
-        journal: file of the line's journal; None or missing: there are no earlier verdicts.
+        journal: file of the line's journal; it need not exist.
         pictures: the line's socket for pictures.
     """
 
@@ -41,14 +45,17 @@ class Collector:
         *,
         address: str,
         keys: ClientKeys | None,
-        journal: Path | None,
+        journal: Path,
         pictures: Path,
     ) -> None:
         self._memory, self._metrics = memory, metrics
         self._address, self._keys, self._journal, self._pictures = address, keys, journal, pictures
         self._ended = threading.Event()
         self._log = RateLimitedLog(logger)
-        self._threads = [NamedThread("view events", self._events), NamedThread("view pictures", self._read_pictures)]
+        self._threads = [
+            NamedThread("view events", _ending_the_process(self._events)),
+            NamedThread("view pictures", _ending_the_process(self._read_pictures)),
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -63,7 +70,9 @@ class Collector:
     def _events(self) -> None:
         try:
             with Subscriber(self._address, timeout_s=TICK_SECONDS, keys=self._keys) as events:
-                after = self._read_journal(0, None)
+                start = self._read_journal("verdict.", 0)
+                for event in start.events:
+                    self._memory.add_verdict(event, live=False)
                 while not self._ended.is_set():
                     try:
                         received = events.receive()
@@ -73,46 +82,45 @@ class Collector:
                     match received:
                         case Message(event=StatusEvent() as status):
                             self._memory.add_status(status)
-                        case Message(event=VerdictEvent() as verdict):
-                            if verdict.journal_id is None or verdict.seq > after:  # not read in the journal before
-                                self._memory.add_verdict(verdict, live=True)
-                                self._metrics.add_verdict(verdict)
-                        case Gap(journal_id=str()) as gap:
-                            self._read_journal(max(after, gap.after_seq), gap.through_seq)
+                        case Message(event=VerdictEvent() as verdict) if not start.holds(verdict):
+                            self._memory.add_verdict(verdict, live=True)
+                            self._metrics.add_verdict(verdict)
+                        case Gap() as gap:
+                            self._fill(gap, start)
         except DeliveryError as error:
             self._memory.fault = str(error)
             self._memory.changed()
 
-    def _read_journal(self, after_seq: int, through_seq: int | None) -> int:
-        """Read verdicts from the journal, the newest if they are many; return the number of its last event."""
-        if self._journal is None:
-            return 0
+    def _fill(self, gap: Gap, start: "_Read") -> None:
+        """Read verdicts in the journal that did not come live."""
+        if gap.journal_id is None or not gap.topic.startswith("verdict."):
+            return
+        for event in self._read_journal(gap.topic, gap.after_seq, gap.through_seq).events:
+            if event.journal_id == gap.journal_id and not start.holds(event):
+                self._memory.add_verdict(event, live=False)
+                self._metrics.add_verdict(event)
+
+    def _read_journal(self, topic: str, after_seq: int, through_seq: float = math.inf) -> "_Read":
+        """Read verdicts in the journal, the newest if they are many."""
         try:
             with JournalReader.open_file(self._journal) as reader:
-                last = reader.last_seq
-                for stored in reader.newest(ROWS, ["verdict."]):
-                    record = stored.record
-                    if record.seq <= after_seq or (through_seq is not None and record.seq > through_seq):
-                        continue
-                    try:
-                        event = event_from(record.header)
-                    except MessageError:  # of another schema version
-                        continue
-                    if isinstance(event, VerdictEvent):
-                        self._memory.add_verdict(event, live=False)
-                return last
+                last_seq = reader.last_seq
+                records = [stored.record for stored in reader.newest(ROWS, [topic])]
+                events = [_verdict(each.header) for each in records if after_seq < each.seq <= through_seq]
+                return _Read(reader.journal_id, last_seq, [event for event in events if event is not None])
         except JournalMissingError:  # the line has not run yet, or has no journal
-            return 0
+            pass
         except JournalError as error:
-            logger.info("no earlier verdicts: %s", error)
-            return 0
+            self._log.error("earlier verdicts are not shown: %s", error)
+        return _Read(None, 0, [])
 
     def _read_pictures(self) -> None:
         while not self._ended.is_set():
             try:
                 with PictureClient(self._pictures) as client:
+                    self._memory.pictures_fault = None
                     self._receive(client)
-            except (DeliveryError, NotImplementedError) as error:
+            except DeliveryError as error:
                 if self._memory.pictures_fault != str(error):
                     self._memory.pictures_fault = str(error)
                     self._memory.changed()
@@ -129,3 +137,37 @@ class Collector:
                 picture.release()
             self._metrics.add_picture(held)
             self._memory.add_picture(held)
+
+
+class _Read(NamedTuple):
+    """What was read in the journal at once."""
+
+    journal_id: str | None
+    last_seq: int
+    """The last event that the journal held then."""
+    events: list[VerdictEvent]
+
+    def holds(self, event: VerdictEvent) -> bool:
+        """Return whether the journal held an event then."""
+        return event.journal_id is not None and event.journal_id == self.journal_id and event.seq <= self.last_seq
+
+
+def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
+    """Return work whose bug ends this process, which the line starts again: a page that stands still is worse."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception("the page ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return run
+
+
+def _verdict(header: bytes) -> VerdictEvent | None:
+    try:
+        event = event_from(header)
+    except MessageError:  # of another schema version, or damaged
+        return None
+    return event if isinstance(event, VerdictEvent) else None

@@ -119,7 +119,7 @@ class Memory:
         """Monotonic time at which another boot of the line was noticed."""
         self.fault: str | None = None
         """Why no event can come, as a sentence."""
-        self.pictures_fault: str | None = "no picture was asked for yet"
+        self.pictures_fault: str | None = None
         """Why no picture comes, as a sentence."""
         self.cameras: dict[str, CameraMemory] = {}
         self.thresholds: Thresholds | None = None
@@ -166,8 +166,6 @@ class Memory:
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Remember a picture as the newest one of its camera."""
-        with self.lock:
-            self.pictures_fault = None
         self.pictures.add(picture)
         self.listener()
 

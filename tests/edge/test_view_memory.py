@@ -25,7 +25,6 @@ def ready(**what: object) -> StatusEvent:
 def running(clock: Clock) -> Memory:
     """The memory of a line that gives a verdict every 100 ms."""
     memory = memory_with(clock)
-    memory.pictures_fault = None
     for number in range(1, 31):
         clock.now_s += 0.1
         memory.add_verdict(verdict(number, clock), live=True)
