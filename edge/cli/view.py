@@ -2,8 +2,6 @@
 
 import click
 
-from edge.cli.extras import require_extra
-
 
 @click.command(epilog="Example: heatline view line1")
 @click.argument("line")
@@ -16,7 +14,6 @@ def view(line: str, listen: str | None) -> None:
     The page shows pictures, verdicts, and why. The line need not run: then the page shows what its journal and its
     evidence store hold. LINE is a line's name or its TOML file, on this PC.
     """
-    require_extra("view", "starlette", "uvicorn", "websockets", "prometheus_client")
-    from edge.view.server import serve
+    from edge.view.server import serve_page
 
-    serve(line, listen, lambda url: click.echo(f"open {url} (Ctrl-C ends the page)"))
+    serve_page(line, listen, lambda url: click.echo(f"open {url} (Ctrl-C ends the page)"))

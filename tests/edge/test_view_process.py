@@ -1,6 +1,8 @@
 """The page's process beside a line: what it shows of a line that runs, restarts, stops or never ran, and its end."""
 
 import contextlib
+import importlib.util
+import json
 import os
 import re
 import signal
@@ -21,7 +23,7 @@ from edge.bundle import Bundle
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.wire.events import StatusEvent
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline_process
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
 from tests.edge.journals import counted, make_writer, mixed_messages
 from tests.edge.lines import (
     assert_every_frame_has_its_event,
@@ -58,10 +60,11 @@ def until(page: Page, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any
     give_up = time.monotonic() + WITHIN_SECONDS
     with page.live() as viewer:
         while time.monotonic() < give_up:
-            state = next_message(viewer, "state")
-            if wanted(state):
-                return state
-    raise AssertionError(f"the state that was waited for did not come, but {state}")
+            message = viewer.recv(WITHIN_SECONDS)
+            found: dict[str, Any] = json.loads(message) if isinstance(message, str) else {"type": "picture"}
+            if found["type"] == "state" and wanted(found):
+                return found
+    raise AssertionError("the state that was waited for did not come")
 
 
 def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, address: str) -> None:
@@ -130,6 +133,14 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, address: str) -> None:
         assert words in complaint(result), listen
         assert result.returncode in (3, 7)
     assert "cannot be read" in complaint(heatline_process("view", tmp_path / "none.toml"))
+
+
+def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    result = heatline("view", tmp_path / "line.toml")
+    assert result.returncode == 10
+    assert "starlette and uvicorn and websockets and prometheus_client, not installed here" in complaint(result)
+    assert "'.[view]'" in result.stderr
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])

@@ -23,8 +23,8 @@ from edge.view.connection import listening_socket
 from edge.view.held_picture import HeldPicture
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
+from edge.view.page import application, server_of
 from edge.view.pictures import Pictures
-from edge.view.server import application, server_of
 from edge.view.state import describe
 from edge.wire.events import VerdictEvent
 from tests.command import WITHIN_SECONDS
