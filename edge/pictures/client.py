@@ -58,7 +58,8 @@ class PictureClient:
             self._socket.connect(os.fspath(path))
             if os.geteuid() not in (peer_uid(self._socket), 0):
                 raise DeliveryError(f"the program at {path} is another user's; expected a line of this user")
-            self._send(Hello(VERSION, slots, good_every))
+            with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
+                self._send(Hello(VERSION, slots, good_every))
         except OSError as error:
             self._socket.close()
             raise DeliveryError(

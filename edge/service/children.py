@@ -23,6 +23,7 @@ from edge.wire.events import EvidenceState, WebState
 
 logger = logging.getLogger(__name__)
 
+RECORDER_MODULE, WEB_MODULE = "edge.evidence.recorder", "edge.view.server"
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables of systemd that are meant for the line's own process."""
 FIRST_PAUSE_SECONDS = 0.5
@@ -123,10 +124,10 @@ class Children:
         self._feed = feed
         self._recorder = self._web = None
         if config.evidence is not None:
-            command = ["edge.evidence.recorder", str(line)]
+            command = [RECORDER_MODULE, str(line)]
             self._recorder = Child("the recorder of evidence", command, ends_with_feed=True)
         if config.web is not None:
-            self._web = Child("the web page", ["edge.view.server", str(line)])
+            self._web = Child("the web page", [WEB_MODULE, str(line)])
         self._all = [child for child in (self._recorder, self._web) if child is not None]
         self._closing = threading.Event()
         self._thread = NamedThread("children", self._run)

@@ -365,6 +365,7 @@ import sys
 from pathlib import Path
 from edge.pictures.client import PictureClient
 with PictureClient(Path(sys.argv[1]), slots=2) as client:
+    print("connected", flush=True)
     while True:
         picture = client.receive(None)
         print(picture.event.frame_number, flush=True)
@@ -374,16 +375,25 @@ with PictureClient(Path(sys.argv[1]), slots=2) as client:
 
 
 @contextlib.contextmanager
-def program(line: Line, what: str) -> Iterator[subprocess.Popen[str]]:
-    """A real process that receives pictures and prints their numbers."""
+def program_of(path: Path, what: str) -> Iterator[subprocess.Popen[str]]:
+    """A real process that receives pictures and prints their numbers; it is connected once it prints `connected`."""
     with subprocess.Popen(
-        [sys.executable, "-c", CLIENT, str(line.path), what], stdout=subprocess.PIPE, text=True, env=process_env(None)
+        [sys.executable, "-c", CLIENT, str(path), what], stdout=subprocess.PIPE, text=True, env=process_env(None)
     ) as process:
         try:
-            until(lambda: line.known() == 1)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connected\n"
             yield process
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def program(line: Line, what: str) -> Iterator[subprocess.Popen[str]]:
+    """A real process that receives a line's pictures."""
+    with program_of(line.path, what) as process:
+        until(lambda: line.known() == 1)
+        yield process
 
 
 @pytest.mark.parametrize("end", ["killed while it holds pictures", "stopped and never reads", "stopped and killed"])

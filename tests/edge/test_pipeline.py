@@ -11,6 +11,7 @@ import pytest
 from edge.bundle import Bundle
 from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.cameras.base import EndOfFrames
+from edge.cameras.child import SPARE_SLOTS
 from edge.errors import EngineError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
@@ -20,7 +21,8 @@ from edge.inspection.handoff import Lane
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.ledger import Account, Ledger
 from edge.inspection.outcome import Outcome
-from edge.inspection.pipeline import Camera, Pipeline
+from edge.inspection.pipeline import FRAMES_WITH_ENGINE, Camera, Pipeline
+from edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
 from tests.edge.secured import until
@@ -163,6 +165,106 @@ def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
     assert run.run_to_the_end() == expected
     (account,) = run.ledger.accounts().values()
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
+
+
+class Pixels:
+    """Frames whose releases are counted."""
+
+    def __init__(self) -> None:
+        self.releases: list[list[str]] = []
+
+    def __call__(self, show: Callable[[Stamp], Frame]) -> Grab:
+        """Return a step of a script whose frame is counted."""
+
+        def grab(stamp: Stamp) -> Frame:
+            own: list[str] = []
+            self.releases.append(own)
+            return replace(show(stamp), release=lambda: own.append(threading.current_thread().name))
+
+        return grab
+
+
+def due(show: Callable[[Stamp], Frame]) -> Callable[[Stamp], Frame]:
+    """Return a step whose frame comes too late for its deadline."""
+    return lambda stamp: show(replace(stamp, due_monotonic_ns=1))
+
+
+def resized(stamp: Stamp) -> Frame:
+    return Frame(stamp, WHITE[:100], "RGB8")
+
+
+def grey(stamp: Stamp) -> Frame:
+    return Frame(stamp, WHITE[..., 0], "RGB8")
+
+
+class FailsAtEach(Inspector):
+    """The engine fails when frame 3 is started, and when frame 5 is finished."""
+
+    def start(self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME) -> PendingFrame:
+        if frame.stamp.frame_id == 3:
+            raise EngineError("no answer")
+        return super().start(frame, area)
+
+    def finish(self, pending: PendingFrame) -> Any:
+        judgement = super().finish(pending)
+        if pending.frame.stamp.frame_id == 5:
+            raise EngineError("no answer")
+        return judgement
+
+
+@pytest.mark.parametrize(
+    ("script", "lane"),
+    [
+        ([good, defective] * 6, Lane(2, "block")),
+        ([good] * 60, Lane(1, "drop_oldest")),
+        ([good] * 60, Lane(1, "drop_newest")),
+        ([good, due(good)] * 10, Lane(2, "block")),
+        ([good, *[resized, grey] * 20, good], Lane(2, "block")),
+    ],
+    ids=["judged", "drop_oldest", "drop_newest", "deadline", "bad"],
+)
+def test_each_frames_pixels_are_released_once_after_its_report(
+    bundle: Bundle, openvino: Engine, script: list[Callable[[Stamp], Frame]], lane: Lane
+) -> None:
+    pixels, with_pixels = Pixels(), list[int]()
+
+    def report(outcome: Outcome) -> None:
+        if outcome.frame is not None:
+            assert pixels.releases[outcome.stamp.number - 1] == [], "they can still be read"
+            assert outcome.frame.stamp.number == outcome.stamp.number
+            with_pixels.append(outcome.stamp.number)
+        assert outcome.unjudged is None or outcome.unjudged.kind == "failed" or outcome.frame is None
+        assert outcome.judgement is None or outcome.frame is not None
+
+    inspector = FailsAtEach(bundle.manifest, openvino)
+    run = Run(setup_of(bundle, openvino, inspector), Scripted("top", *map(pixels, script)), report=report, lane=lane)
+    run.run_to_the_end()
+    assert [len(own) for own in pixels.releases] == [1] * len(script)
+    assert {own[0] for place, own in enumerate(pixels.releases, 1) if place in with_pixels} == {"report"}
+    (account,) = run.ledger.accounts().values()
+    assert account.balanced
+    assert account.captured == len(script)
+
+
+def test_pixels_of_frames_that_a_stop_drops_are_released(bundle: Bundle, openvino: Engine) -> None:
+    pixels, held = Pixels(), HeldInspector(bundle, openvino, "start")
+    source = Scripted("top", *[pixels(good)] * 8, ends=False)
+    run = Run(setup_of(bundle, openvino, held), source, lane=Lane(9, "block"))
+    run.start()
+    assert source.shown_all.wait(WITHIN_SECONDS)
+    assert held.begun.wait(WITHIN_SECONDS)
+    run.pipeline.stop(0.1, lambda: held.released.set() if not run.pipeline._grabbed.waiting() else None)
+    held.released.set()
+    for stage in run.pipeline._stages:
+        stage.join(WITHIN_SECONDS)
+    assert [len(own) for own in pixels.releases] == [1] * 8
+    assert run.ledger.accounts()["top"] == Account(8, 1, {"stopped": 7})
+
+
+def test_a_camera_has_slots_for_all_frames_that_the_line_may_hold() -> None:
+    written, on_its_way, cut, judged, reported = [1] * 5
+    waiting = FRAMES_WITH_ENGINE + UNJUDGED_WITH_PIXELS  # in the reorder buffer
+    assert written + on_its_way + cut + FRAMES_WITH_ENGINE + judged + waiting + reported == SPARE_SLOTS
 
 
 def test_an_engine_failure_affects_only_one_frames_verdict(bundle: Bundle, openvino: Engine) -> None:

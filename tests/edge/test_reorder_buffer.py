@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge.frames import Stamp
+from edge.frames import Frame, Stamp
 from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.reorder_buffer import ReorderBuffer
+from edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS, ReorderBuffer
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Judgement, TileScores
 
@@ -43,12 +43,31 @@ def stamp(
     return Stamp(camera, number if frame_id == 0 else frame_id, number=number, due_monotonic_ns=due_ns, part_id=part_id)
 
 
-def good(of: Stamp) -> Outcome:
-    return Outcome(of, judgement=GOOD)
+def good(of: Stamp, frame: Frame | None = None) -> Outcome:
+    return Outcome(of, judgement=GOOD, frame=frame)
 
 
-def lost(of: Stamp, unjudged: Unjudged = OVERLOAD) -> Outcome:
-    return Outcome(of, unjudged=unjudged)
+def lost(of: Stamp, unjudged: Unjudged = OVERLOAD, frame: Frame | None = None) -> Outcome:
+    return Outcome(of, unjudged=unjudged, frame=frame)
+
+
+class CountedFrames:
+    """Frames that count how often their pixels are released."""
+
+    def __init__(self) -> None:
+        self.releases: list[int] = []
+
+    def frame(self, of: Stamp) -> Frame:
+        place = len(self.releases)
+        self.releases.append(0)
+
+        def release() -> None:
+            self.releases[place] += 1
+
+        return Frame(of, np.zeros((1, 1, 3), np.uint8), "RGB8", release=release)
+
+    def all_released_once(self) -> bool:
+        return set(self.releases) <= {1}
 
 
 def reason(outcome: Outcome | None) -> str:
@@ -222,6 +241,58 @@ def test_a_waiting_pop_wakes_at_the_earliest_deadline() -> None:
     assert (outcome.stamp.camera, reason(outcome), at_ns >= due_ns) == ("side", "dropped.deadline", True)
 
 
+# Pixels.
+
+
+def test_pixels_of_ignored_merged_and_late_outcomes_are_released_and_others_are_handed_on(clock: Clock) -> None:
+    reorder_buffer, counted = ReorderBuffer(CAMERAS, 9, SETUP), CountedFrames()
+    for number in range(1, 6):
+        reorder_buffer.register(stamp(number, due_ns=clock.now_ns + 100 if number == 4 else None))
+    for number in (1, 2):
+        reorder_buffer.complete(lost(stamp(number), BROKEN, counted.frame(stamp(number))))
+    for number in (3, 4, 5, 5):  # the last one twice
+        due = stamp(number, due_ns=clock.now_ns + 100 if number == 4 else None)
+        reorder_buffer.complete(good(due, counted.frame(due)))
+    assert counted.releases == [0, 0, 0, 0, 0, 1]
+    run = reorder_buffer.pop()
+    assert run is not None
+    assert (run.stamp.frames, run.frame is not None) == (2, True)
+    assert counted.releases == [0, 1, 0, 0, 0, 1]
+    clock.now_ns += 100
+    judged, late, last = reorder_buffer.pop(), reorder_buffer.pop(), reorder_buffer.pop()
+    assert (judged and judged.frame is not None, late and late.frame, last and last.frame is not None) == (
+        True,
+        None,
+        True,
+    )
+    assert counted.releases == [0, 1, 0, 1, 0, 1]
+    for outcome in (run, judged, last):
+        assert outcome is not None
+        outcome.release()
+    assert counted.all_released_once()
+
+
+def test_few_frames_without_a_judgement_wait_with_their_pixels() -> None:
+    reorder_buffer, counted = ReorderBuffer(CAMERAS, 9, SETUP), CountedFrames()
+    reorder_buffer.register(stamp(1))
+    for number in range(2, 10):
+        reorder_buffer.register(stamp(number, frame_id=10 * number))
+        reorder_buffer.complete(lost(stamp(number, frame_id=10 * number), BROKEN, counted.frame(stamp(number))))
+    assert counted.releases == [0] * UNJUDGED_WITH_PIXELS + [1] * (8 - UNJUDGED_WITH_PIXELS)
+    reorder_buffer.complete(good(stamp(1)))
+    for outcome in rest(reorder_buffer):
+        outcome.release()
+    assert counted.all_released_once()
+
+
+def test_a_closed_buffer_takes_no_pixels() -> None:
+    reorder_buffer, counted = ReorderBuffer(CAMERAS, 9, SETUP), CountedFrames()
+    reorder_buffer.register(stamp(1))
+    reorder_buffer.close()
+    reorder_buffer.complete(lost(stamp(1), BROKEN, counted.frame(stamp(1))))
+    assert counted.releases == [1]
+
+
 # Calls in any order, compared with a reference model.
 
 
@@ -243,6 +314,7 @@ class ReferenceMachine(RuleBasedStateMachine):
         self.reorder_buffer = ReorderBuffer(CAMERAS, self.ROOM, self.setups[0])
         self.expected: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
         self.captured, self.reported = Counter[str](), Counter[str]()
+        self.counted = CountedFrames()
         self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
         self.patch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
         self.patch.setattr(self.reorder_buffer._changed, "wait", self.must_not_wait)
@@ -295,7 +367,7 @@ class ReferenceMachine(RuleBasedStateMachine):
     @rule(data=st.data(), unjudged=st.sampled_from([OVERLOAD, LOST, BROKEN]))
     def lose(self, data: st.DataObject, unjudged: Unjudged) -> None:
         entry = data.draw(st.sampled_from(self.open_entries()))
-        entry.outcome = lost(entry.stamp, unjudged)
+        entry.outcome = lost(entry.stamp, unjudged, self.counted.frame(entry.stamp))
         assert self.reorder_buffer.complete(entry.outcome)
 
     @precondition(lambda self: self.open_entries())
@@ -305,7 +377,7 @@ class ReferenceMachine(RuleBasedStateMachine):
         if len(waiting) >= self.ROOM:
             return  # `complete` would wait
         entry = data.draw(st.sampled_from(self.open_entries()))
-        entry.outcome = good(entry.stamp)
+        entry.outcome = good(entry.stamp, self.counted.frame(entry.stamp))
         assert self.reorder_buffer.complete(entry.outcome)
 
     @rule(data=st.data())
@@ -313,7 +385,8 @@ class ReferenceMachine(RuleBasedStateMachine):
         completed = [entry for entries in self.expected.values() for entry in entries if entry.outcome]
         if completed:
             entry = data.draw(st.sampled_from(completed))
-            assert not self.reorder_buffer.complete(lost(entry.stamp, BROKEN))
+            assert not self.reorder_buffer.complete(lost(entry.stamp, BROKEN, self.counted.frame(entry.stamp)))
+            assert self.counted.releases[-1] == 1
             assert not is_open(self.reorder_buffer, entry.stamp)
 
     @rule(which=st.sampled_from([0, 1]))
@@ -325,6 +398,12 @@ class ReferenceMachine(RuleBasedStateMachine):
         for setup in self.setups:
             frames = sum(entry.setup is setup for entries in self.expected.values() for entry in entries)
             assert setup.uses._count == frames + (self.reorder_buffer.setup is setup)
+
+    @invariant()
+    def few_pixels_are_held(self) -> None:
+        assert set(self.counted.releases) <= {0, 1}
+        held = self.counted.releases.count(0)
+        assert held <= self.ROOM + UNJUDGED_WITH_PIXELS * len(CAMERAS)
 
     @rule(later_ns=st.integers(0, 200))
     def advance_time(self, later_ns: int) -> None:
@@ -339,6 +418,7 @@ class ReferenceMachine(RuleBasedStateMachine):
 
     def check(self, outcome: Outcome) -> None:
         """Check that an outcome is its camera's first, and that all its frames have the same result."""
+        outcome.release()
         popped, entries = outcome.stamp, self.expected[outcome.stamp.camera]
         assert popped.camera in self.ready()
         for each in self.expected.values():
@@ -371,6 +451,7 @@ class ReferenceMachine(RuleBasedStateMachine):
             for outcome in rest(self.reorder_buffer):
                 self.check(outcome)
             assert self.reported == self.captured, "every frame's event has left"
+            assert self.counted.all_released_once()
         finally:
             self.patch.undo()
 

@@ -1,0 +1,54 @@
+"""Stands in for the programs beside a line: `python -m tests.edge.stand_in LINE_FILE`.
+
+It writes how it was started to `LINE_FILE.PID`, then does what the contents of LINE_FILE say.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from edge.errors import DeliveryError
+from edge.pictures.client import PictureClient
+from edge.pictures.place import picture_socket
+from edge.wire.events import EvidenceState
+
+
+def main() -> None:
+    line = Path(sys.argv[1])
+    facts = {"pid": os.getpid(), "nice": os.getpriority(os.PRIO_PROCESS, 0), "argv": sys.argv, "env": dict(os.environ)}
+    (line.parent / f"{os.getpid()}.json").write_text(json.dumps(facts))
+    match line.read_text():
+        case "record":
+            record(line)
+        case "wait":
+            signal.pause()
+        case "ignore":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                signal.pause()
+        case code:
+            sys.exit(int(code))
+
+
+def record(line: Path) -> None:
+    """Report the number of pictures that came, until the line has ended."""
+    kept = 0
+    with PictureClient(picture_socket(line), slots=2) as client:
+        while True:
+            client.report(msgspec.msgpack.encode(EvidenceState(kept=kept, stored=kept)))
+            try:
+                picture = client.receive(0.05)
+            except DeliveryError:
+                (line.parent / "ended").write_text(str(kept))
+                return
+            if picture is not None:
+                picture.release()
+                kept += 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Real lines whose pictures programs receive, or not: the ledger and the events are the same."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle
+from edge.cameras.pattern import frame_id_of
+from edge.errors import DeliveryError
+from edge.pictures.client import PictureClient
+from edge.pictures.picture import Picture
+from edge.pictures.place import picture_socket
+from edge.wire.events import StatusEvent, VerdictEvent
+from tests.command import heatline
+from tests.edge.lines import assert_every_frame_has_its_event, children, running, write_line_with
+from tests.edge.secured import until
+from tests.edge.supervised import in_thread
+from tests.edge.test_pictures import program_of
+
+FRAMES = 300
+OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "frames": FRAMES, "draw_size": [640, 480], "deadline_ms": 150.0}
+
+
+@contextlib.contextmanager
+def nobody(_path: Path) -> Iterator[None]:
+    yield
+
+
+@contextlib.contextmanager
+def quick(path: Path) -> Iterator[list[Picture]]:
+    """Receive all pictures, copy their pixels and release them; check each against its event."""
+    pictures: list[Picture] = []
+
+    def receive() -> None:
+        with PictureClient(path, slots=4) as client, contextlib.suppress(DeliveryError):
+            while True:
+                picture = client.receive(None)
+                assert picture is not None
+                assert frame_id_of(np.array(picture.image)) == picture.event.frame_id
+                pictures.append(picture)
+                picture.release()
+
+    thread = in_thread(receive)
+    yield pictures
+    thread.join()
+
+
+@contextlib.contextmanager
+def holding(path: Path) -> Iterator[None]:
+    with PictureClient(path, slots=2):
+        yield
+
+
+@contextlib.contextmanager
+def stopped(path: Path) -> Iterator[None]:
+    with program_of(path, "releases") as process:
+        process.send_signal(signal.SIGSTOP)
+        yield
+
+
+@pytest.mark.parametrize("client", [nobody, quick, holding, stopped])
+def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
+    tmp_path: Path, bundle: Bundle, address: str, client: object
+) -> None:
+    line = write_line_with(tmp_path, bundle.path, address, {"top": OVERLOADED, "side": OVERLOADED})
+    path = picture_socket(line)
+    with contextlib.ExitStack() as at_end:
+        run = at_end.enter_context(running(line, address))
+        until(path.exists)
+        pictures = at_end.enter_context(client(path))  # type: ignore[operator]
+        heard = run.until_stopped()
+        assert run.exit_code() == 0
+    assert_every_frame_has_its_event(heard, ["top", "side"])
+    for account in heard.last.ledger.values():
+        assert account.captured == FRAMES
+        assert account.inspected > 0
+        assert sum(account.dropped.values()) > 0, "it was overloaded"
+    inspecting = heard.verdicts[next(i for i, event in enumerate(heard.verdicts) if event.verdict != "NO_VERDICT") :]
+    assert "there was no memory free to hold it" not in {event.detail for event in inspecting}
+    assert all((event.picture is not None) == (event.verdict != "NO_VERDICT") for event in heard.verdicts)
+    if pictures:
+        published = {event.picture: event for event in heard.verdicts}
+        assert all(picture.event.frame_score == published[picture.event.picture].frame_score for picture in pictures)
+        assert not path.exists()
+    assert pictures is None or pictures
+
+
+def test_evidence_needs_a_folder(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    cameras = {"top": {"kind": "pattern"}}
+    line = write_line_with(tmp_path, bundle.path, address, cameras, "[evidence]")
+    result = heatline("run", line)
+    assert (result.returncode, "set evidence.folder or journal.folder" in result.stderr) == (3, True)
+
+
+def test_a_line_whose_page_and_recorder_die_inspects_and_says_so(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    cameras = {"top": {"kind": "pattern", "rate_fps": 20.0}}
+    tables = f'[evidence]\nfolder = "evidence"\n[web]\nlisten = "127.0.0.1:1"\ntoken_file = "{tmp_path}/none"'
+    line = write_line_with(tmp_path, bundle.path, address, cameras, tables)
+    with running(line, address) as run:
+        run.until_inspected()
+
+        def kill() -> None:
+            for pid in children(run.process.pid):
+                if b"edge.service.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+        def both_are_down(event: object) -> bool:
+            kill()
+            return (
+                isinstance(event, StatusEvent)
+                and event.evidence is not None
+                and event.web is not None
+                and None not in (event.evidence.fault, event.web.fault)
+            )
+
+        status = run.until(both_are_down)
+        assert status.handshake.state == "DEGRADED"
+        assert status.evidence.fault in status.handshake.detail
+        assert status.web.fault not in status.handshake.detail, "a page that is not served stops no part"
+        assert "the recorder of evidence" in status.evidence.fault
+        assert "the web page" in status.web.fault
+        before = status.ledger["top"].inspected
+        after = run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["top"].inspected > before + 20)
+        assert after.ledger["top"].balanced
+        verdict = run.next_verdict()
+        assert isinstance(verdict, VerdictEvent)
+        shown = heatline("status", line).stdout
+        assert "NOT STORED NOW (the recorder of evidence" in shown
+        assert "NOT SERVED NOW (the web page" in shown
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
