@@ -1,7 +1,7 @@
-"""Stores the pictures of a running line: `python -m edge.evidence.recorder FILE [FOLDER]`.
+"""Stores the pictures of a running line: `python -m edge.evidence.recorder FILE`, with the line's file.
 
-FILE is the line's file, FOLDER its evidence store if the file does not name it. The line starts and ends this process,
-which may be killed at any moment. If the disk is slow, it takes fewer pictures, and the line skips and counts others.
+The line starts this process with the lowest priority. It may be killed at any moment. If the disk is slow, it takes
+fewer pictures, and the line skips and counts others. Once the line has ended, it stores the pictures that wait.
 """
 
 import contextlib
@@ -14,17 +14,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+import cv2
 import msgspec
 
 from edge.config import load_config
-from edge.errors import ConfigError, DeliveryError, HeatlineError
+from edge.errors import DeliveryError, HeatlineError
 from edge.evidence.place import evidence_folder
 from edge.evidence.retention import Limits
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
+from edge.pictures.place import picture_socket
 from edge.service.systemd import state_folder
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.text import utf8_safe
@@ -88,6 +90,13 @@ class Recorder:
         self._reported_s = self._tidied_s = float("-inf")
         self._scanned_s = clock()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wake.close()
+        self._waker.close()
+
     def stop(self) -> None:
         """End after the entry in hand. Any thread, also a signal handler."""
         self._stopping = True
@@ -104,9 +113,12 @@ class Recorder:
         give_up_s = self._clock() + LEAVE_WITHIN_SECONDS
         while self._began_s is not None and self._clock() < give_up_s:
             self._wait(give_up_s - self._clock())
-        if self._began_s is None and self._writer is not None:
+        if self._began_s is not None:
+            return False
+        self._pictures.report(msgspec.msgpack.encode(self.state()))
+        if self._writer is not None:
             self._writer.close()
-        return self._began_s is None
+        return True
 
     def state(self) -> EvidenceState:
         """Return what is stored and skipped, and what is wrong now."""
@@ -206,32 +218,30 @@ class Recorder:
         )
 
     def _wake_up(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is awake already
+        with contextlib.suppress(OSError):  # it is awake already, or has ended
             self._waker.send(b"\0")
 
 
 def main() -> int:
     """Store the pictures of the line whose file the first argument names; return the exit code."""
-    os.nice(19)
+    cv2.setNumThreads(1)  # the other cores belong to inspection
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        return _record(Path(sys.argv[1]), *map(Path, sys.argv[2:3]))
+        return _record(Path(sys.argv[1]))
     except HeatlineError as error:
         logger.error("no pictures are stored: %s", error)
         return error.exit_code
 
 
-def _record(file: Path, folder: Path | None = None) -> int:
-    from edge.pictures.place import picture_socket
-
+def _record(file: Path) -> int:
     config = load_config(file)
-    store = folder or evidence_folder(file, config, state_folder())
-    if config.evidence is None:
-        raise ConfigError(f"{file} has no table [evidence]; add it, or do not start the recorder")
+    store = evidence_folder(file, config, state_folder())
+    assert config.evidence is not None  # or it has no folder
     limits = Limits(keep_s=config.evidence.retain_days * 86400, keep_bytes=config.evidence.retain_mib * MIB)
-    with PictureClient(picture_socket(file), slots=SLOTS, good_every=config.evidence.good_every) as client:
-        recorder = Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the line, which ends this process
+    with (
+        PictureClient(picture_socket(file), slots=SLOTS, good_every=config.evidence.good_every) as client,
+        Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits)) as recorder,
+    ):
         signal.signal(signal.SIGTERM, lambda *_: recorder.stop())
         if not recorder.run():
             logger.warning("the disk of %s does not answer; the entry in hand is given up", store)
