@@ -36,6 +36,7 @@ class Collector:
     Args:
         journal: file of the line's journal; it need not exist.
         pictures: the line's socket for pictures.
+        slots: pictures that the line may have sent and that are not copied yet.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Collector:
         keys: ClientKeys | None,
         journal: Path,
         pictures: Path,
+        slots: int = 2,
     ) -> None:
         self._memory, self._metrics = memory, metrics
         self._address, self._keys, self._journal, self._pictures = address, keys, journal, pictures
+        self._slots = slots
         self._ended = threading.Event()
         self._log = RateLimitedLog(logger)
         self._threads = [
@@ -117,7 +120,7 @@ class Collector:
     def _read_pictures(self) -> None:
         while not self._ended.is_set():
             try:
-                with PictureClient(self._pictures) as client:
+                with PictureClient(self._pictures, slots=self._slots) as client:
                     self._memory.pictures_fault = None
                     self._receive(client)
             except DeliveryError as error:

@@ -24,6 +24,7 @@ from edge.config import WebConfig, load_config
 from edge.delivery.security.access import is_local
 from edge.errors import AccessError, ConfigError
 from edge.evidence.store import EvidenceStore
+from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
 from edge.view.access import Access, read_token
 from edge.view.api import Api
@@ -60,7 +61,13 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
     memory = Memory()
     metrics = Metrics(memory)
     collector = Collector(
-        memory, metrics, address=address, keys=keys, journal=journal_of(line), pictures=picture_socket(file)
+        memory,
+        metrics,
+        address=address,
+        keys=keys,
+        journal=journal_of(line),
+        pictures=picture_socket(file),
+        slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
     )
     pictures = Pictures(memory.pictures, _evidence_store(line))
     with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers, collector:
@@ -87,6 +94,17 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
         cookie=f"heatline-{bound.getsockname()[1]}",
     )
     return uvicorn.Server(_uvicorn_config(protected, web))
+
+
+def check(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        AccessError: a file that protects it cannot be used.
+        DeliveryError: it cannot listen there.
+    """
+    with listening_socket(web.listen) as bound:
+        server_of(Starlette(), bound, web, only_local=web.is_local)
 
 
 def application(

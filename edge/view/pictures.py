@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.evidence.entry import EvidenceEntry, Tiles
+from edge.evidence.entry import EvidenceEntry, Tiles, day_of
 from edge.evidence.store import EvidenceStore
 from edge.images import read_image, read_rgb
 from edge.inspection.verdict import TileScores
@@ -71,7 +71,9 @@ class Pictures:
     def _place(self, row: VerdictRow, held: set[str]) -> Literal["memory", "evidence"] | None:
         if row.id in held:
             return "memory"
-        return "evidence" if row.picture and self._store is not None and self._store.frame_path(row.id) else None
+        if row.picture is None or self._store is None:
+            return None
+        return None if self._store.frame_path(row.id, day_of(row.at_ns)) is None else "evidence"
 
     def _open(self, wanted: str) -> HeldPicture | None:
         entry = None if self._store is None else self._store.get(wanted)

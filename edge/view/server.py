@@ -9,7 +9,11 @@ import sys
 from collections.abc import Callable
 
 from edge.cli.extras import require_extra
+from edge.config import WebConfig
 from edge.errors import HeatlineError
+
+MODULES = "starlette", "uvicorn", "websockets", "prometheus_client"
+"""Modules of the extra `view`."""
 
 logger = logging.getLogger("edge.view")
 
@@ -24,10 +28,23 @@ def serve_page(line: str, listen: str | None, announce: Callable[[str], None]) -
         MissingExtraError: the extra `view` is not installed.
         HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
     """
-    require_extra("view", "starlette", "uvicorn", "websockets", "prometheus_client")
+    require_extra("view", *MODULES)
     from edge.view.page import serve
 
     serve(line, listen, announce)
+
+
+def check_page(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        MissingExtraError: the extra `view` is not installed.
+        HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
+    """
+    require_extra("view", *MODULES)
+    from edge.view.page import check
+
+    check(web)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from edge.evidence.store import EvidenceStore
 from edge.view.memory import Memory
 from edge.wire.events import HeatmapPng
 from tests.edge.spoken_line import a_status
-from tests.edge.view_pages import NS, Clock, frame, memory_with, page, picture, verdict
+from tests.edge.view_pages import NS, Clock, frame, memory_with, next_message, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
 
 
@@ -220,3 +220,18 @@ def test_the_page_and_its_files_are_served() -> None:
         assert served.get("/static/index.html").status == 200
         assert served.get("/static/../server.py").status == 404
         assert served.request("POST", "/api/state", "", {}).status == 405
+
+
+def test_rows_say_where_their_pictures_are(tmp_path: Path) -> None:
+    memory = Memory()
+    name = stored(tmp_path, speckled())
+    memory.add_verdict(verdict(1, picture=name), live=True)
+    memory.add_verdict(verdict(2, picture="01234567-top-2"), live=True)
+    memory.add_verdict(verdict(3, picture="01234567-top-3"), live=True)
+    memory.add_picture(picture(verdict(3)))
+    memory.add_verdict(verdict(4), live=True)
+    with page(memory, store=EvidenceStore(tmp_path)) as served:
+        rows = served.get("/api/verdicts").json["rows"]
+        assert [row["picture"] for row in rows] == ["evidence", None, "memory", None]
+        with served.live() as viewer:
+            assert next_message(viewer, "verdicts")["rows"] == rows

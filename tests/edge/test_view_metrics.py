@@ -126,7 +126,8 @@ def test_prometheus_gets_the_metrics_over_http() -> None:
     assert b"heatline_up 0.0" in answer.body
 
 
-def test_the_alert_rules_fire_as_their_tests_say() -> None:
+def test_the_example_configuration_is_valid_and_the_alert_rules_fire_as_their_tests_say() -> None:
+    promtool("check", "config", MONITORING / "prometheus.yml")
     promtool("check", "rules", MONITORING / "alerts.yml")
     promtool("test", "rules", MONITORING / "alerts_test.yml")
 

@@ -246,3 +246,18 @@ def test_a_line_starts_its_page_again_when_it_is_killed(
 
 def command_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_check_verifies_the_files_of_the_page(bundle: Bundle, tmp_path: Path, address: str, port: int) -> None:
+    write_pictures(tmp_path / "pictures", small_frames(1))
+    token = tmp_path / "token"
+    web = f'[web]\nlisten = "0.0.0.0:{port}"\ntoken_file = "token"\n'
+    line = write_line(tmp_path, bundle.path, address, {"top": f'path = "{tmp_path / "pictures"}"'}, web)
+    missing = heatline("check", line)
+    assert (missing.returncode, "make a token with: " in complaint(missing)) == (21, True)
+    token.write_text("0123456789abcdef")
+    token.chmod(0o600)
+    assert heatline("check", line).returncode == 0
+    with socket.create_server(("0.0.0.0", port)):
+        taken = heatline("check", line)
+    assert (taken.returncode, "the page cannot listen on" in complaint(taken)) == (7, True)
