@@ -182,8 +182,10 @@ def test_a_hostile_message_ends_its_own_connection_only(message: str | bytes, co
             hostile.send(message)
         with pytest.raises(ConnectionClosed) as closed:
             next_message(hostile, "nothing more")
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == code
+        if closed.value.rcvd is None:  # the kernel's reset has overtaken the reason
+            assert len(message) > 1_000_000
+        else:
+            assert closed.value.rcvd.code == code
         served.memory.add_verdict(verdict(1), live=True)
         assert next_message(other, "verdict")["frame_number"] == 1
 
