@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle, written once. Tests that change it make their own."""
     return small_bundle(tmp_path_factory.mktemp("bundles") / "darkness")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder() -> Iterator[None]:
+    """Sockets of lines that tests kill are deleted with this folder."""
+    with tempfile.TemporaryDirectory(prefix="heatline-run-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture

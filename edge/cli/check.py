@@ -12,7 +12,7 @@ from edge.bundle.trusted import describe_signer
 from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report, print_warnings
-from edge.config import JournalConfig, LineConfig, load_config
+from edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
 from edge.delivery.journal.place import check_place
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
@@ -74,9 +74,11 @@ def check(line: Path, as_json: bool) -> None:
         "commands": config.commands.bind,
         "journal": {
             "address": config.journal.bind,
-            "folder": None if config.journal.folder is None else str(config.journal.folder),
+            "folder": _text_or_none(config.journal.folder),
             "kept": config.journal.retain_mib > 0,
         },
+        "evidence": None if config.evidence is None else {"folder": _text_or_none(config.evidence.folder)},
+        "page": None if config.web is None else config.web.listen,
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
@@ -87,6 +89,7 @@ def check(line: Path, as_json: bool) -> None:
         "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
+        "evidence": None if config.evidence is None else _describe_evidence(config.evidence),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
@@ -126,6 +129,10 @@ def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
     ]
 
 
+def _text_or_none(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
 def _describe_journal(config: JournalConfig) -> str:
     if not config.retain_mib:
         return "no events are stored"
@@ -133,6 +140,12 @@ def _describe_journal(config: JournalConfig) -> str:
         "in the state folder of the service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
     )
     return stored if config.bind is None else f"{stored}, served at {config.bind}"
+
+
+def _describe_evidence(config: EvidenceConfig) -> str:
+    where = "in the line's state folder" if config.folder is None else f"in {config.folder}"
+    goods = f" and 1 of {config.good_every} GOOD frames" if config.good_every else ""
+    return f"pictures with DEFECT and NO_VERDICT{goods} are stored {where}"
 
 
 def _check_other_products(config: LineConfig, first: PreparedSetup) -> dict[str, Any]:

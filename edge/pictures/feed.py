@@ -44,7 +44,9 @@ from edge.pictures.channel import (
     peer_uid,
 )
 from edge.pictures.place import make_private
+from edge.util.rate_limited_log import RateLimit
 from edge.util.ring import RingWriter
+from edge.util.text import format_count
 from edge.util.threads import NamedThread
 from edge.wire.events import EvidenceState, VerdictEvent, header_of
 
@@ -134,6 +136,7 @@ class PictureFeed:
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._listener = _bind(path)
         self._accept_at_s = 0.0
+        self._invalid = RateLimit()
         self._thread = NamedThread("pictures", self._run)
         self._thread.start()
 
@@ -176,7 +179,12 @@ class PictureFeed:
             slots = min(client.slots, (MOST_BYTES - others) // slot_bytes)
             if slots < 1:
                 return False
-            client.ring = RingWriter(slots, slot_bytes)
+            try:
+                client.ring = RingWriter(slots, slot_bytes)
+            except OSError as error:  # no memory, or no descriptor is left
+                logger.warning("a program that gets pictures is disconnected, as there is no memory for it: %s", error)
+                client.disconnect()
+                return False
             client.generation += 1
             client.send(NewRing(client.generation, slots, slot_bytes), client.ring.fd)
             client.ring.close()
@@ -278,7 +286,12 @@ class PictureFeed:
             if client.messages > MOST_MESSAGES_PER_SECOND:
                 raise ValueError(f"more than {MOST_MESSAGES_PER_SECOND} messages in a second")
         except (msgspec.MsgspecError, ValueError) as error:
-            logger.warning("a program that gets pictures is disconnected, as it sent what is not valid: %s", error)
+            self._invalid.add()
+            if count := self._invalid.due():
+                what = format_count(count, "program")
+                logger.warning(
+                    "%s disconnected from the pictures for a message that is not valid; last: %s", what, error
+                )
             return False
         return True
 

@@ -116,9 +116,7 @@ class Service:
     def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         """Inspect until the service is stopped or no camera has another frame."""
         self._wait_for_subscriber(line, status)
-        while line.children.recorder_is_starting and not self._stopping:
-            status.update("STARTING")
-            time.sleep(POLL_SECONDS)
+        self._wait_for_recorder(line, status)
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
@@ -209,6 +207,14 @@ class Service:
                 logger.warning("no client subscribed within %g s; inspection starts without one", wait_s)
                 break
         status.waits_for_s = None
+
+    def _wait_for_recorder(self, line: Line, status: StatusMonitor) -> None:
+        """Have also the first frames stored, if no camera loses frames meanwhile."""
+        if any(camera.settings.on_overload != "block" for camera in line.cameras.values()):
+            return
+        while line.children.recorder_is_starting and not self._stopping:
+            status.update("STARTING")
+            time.sleep(POLL_SECONDS)
 
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Report the frames that were in flight when the previous run died, and log those in flight from now on."""

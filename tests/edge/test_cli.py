@@ -27,7 +27,7 @@ from edge.delivery.journal.journal import Journal
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
-from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent
+from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
 from tests.edge.lines import small_frames, started, write_line, write_pictures
@@ -165,6 +165,14 @@ def test_check_warns_of_a_threshold_outside_all_golden_tiles(line: Path) -> None
         line.write_text(f"{before}\n[thresholds]\nscore = {score}")
         result = heatline("check", line)
         assert (result.returncode, words in result.stderr) == (0, True), result.stderr
+
+
+def test_check_reports_which_pictures_are_stored_and_the_address_of_the_page(tmp_path: Path, line: Path) -> None:
+    line.write_text(f'{line.read_text()}\n[evidence]\nfolder = "kept"\ngood_every = 50\n[web]\nlisten = "[::1]:8421"')
+    report = one_object(heatline("check", line, "--json").stdout)
+    assert (report["evidence"], report["page"]) == ({"folder": str(tmp_path / "kept")}, "[::1]:8421")
+    shown = " ".join(heatline("check", line, env=WIDE).stdout.split())
+    assert f"and 1 of 50 GOOD frames are stored in {tmp_path}/kept" in shown
 
 
 def test_check_reports_the_journals_folder_and_the_lines_key(tmp_path: Path, line: Path) -> None:
@@ -378,7 +386,7 @@ def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
     )  # fmt: skip
     others = [dark, DEFECT, NO_VERDICT, LIVE_ONLY, CHANGE, REFUSED_CHANGE]
     assert isinstance(HANDSHAKE.event, StatusEvent)
-    last = msgspec.structs.replace(HANDSHAKE.event, state="STOPPED")
+    last = msgspec.structs.replace(HANDSHAKE.event, state="STOPPED", web=WebState(fault="its process was killed"))
     out = watched(publisher, address, *goods, *others, last)
     assert out.count("GOOD") == len(goods) + 1, "the topic of what was missed, too"
     for fact in (
@@ -392,6 +400,7 @@ def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:
         r"line1: STOPPED, DEGRADED \(camera_dead\), product 4711",
         r"camera side is dead: it is not there",
         r"side DEAD \(open\): captured 0 = inspected 0",
+        "the page is not served: its process was killed",
     ):
         assert re.search(fact, out), f"{fact}\n{out}"
 

@@ -226,6 +226,17 @@ def test_nothing_is_done_for_nobody(line: Line, monkeypatch: pytest.MonkeyPatch)
         assert client.receive(0) is None
 
 
+def test_a_client_for_which_there_is_no_memory_is_disconnected(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with line.connect() as client:
+        monkeypatch.setattr(feed_module, "RingWriter", fail)
+        line.show(WHITE)
+        with pytest.raises(DeliveryError, match="the line has ended"):
+            client.receive(WITHIN_SECONDS)
+
+
 # The evidence store's state.
 
 
