@@ -198,15 +198,12 @@ class PictureFeed:
         report of that one; None: none is connected.
         """
         with self._lock:
-            report = self._store()
-            if report is None:
-                return self._former, None
-            state = report.state
-            former = self._former
-            return (
-                msgspec.structs.replace(state, kept=former.kept + state.kept, skipped=former.skipped + state.skipped),
-                report,
-            )
+            store, former = self._store(), self._former
+            if store is None or store.report is None:
+                return former, None
+            # It does not know yet how many pictures it missed since the last one that it got.
+            state = _plus(store.report.state, kept=former.kept, skipped=former.skipped + store.skipped)
+            return state, store.report
 
     def close(self) -> None:
         """Disconnect all clients, which can still read what they have, and remove the socket."""
@@ -220,8 +217,8 @@ class PictureFeed:
         self._selector.close()
         os.close(self._wake)
 
-    def _store(self) -> StoreReport | None:
-        return next((client.report for client in self._clients if client.report is not None), None)
+    def _store(self) -> _Client | None:
+        return next((client for client in self._clients if client.report is not None), None)
 
     # On the feed's own thread.
 

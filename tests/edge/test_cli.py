@@ -70,7 +70,7 @@ def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
     assert heatline("--version").stdout.strip() == f"heatline, version {__version__}"
 
 
-@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
+@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "evidence", "journal", "keys"])
 def test_help_has_a_complete_sentence_per_command_on_a_narrow_terminal(group: str) -> None:
     text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
     assert "..." not in text.partition("[ARGS]...")[2]

@@ -39,14 +39,25 @@ from tests.edge.evidences import (
 from tests.edge.fault_disks import failing_disk, fill, make_read_only, make_writable, power_cut, small_disk
 
 ROOT = Path(__file__).parents[2]
-WRITE_FOR_EVER = """
-import sys
+KILLED_AT_A_STEP = """
+import os, signal, sys
 from pathlib import Path
 from tests.edge.evidences import frame, picture, writer
-with writer(Path(sys.argv[1])) as into:
-    for number in range(int(sys.argv[2]), 1_000_000):
-        into.write(picture(number, image=frame(number, (230, 300))))
-        print(number, flush=True)
+folder, number, steps = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def count(event, arguments):
+    global steps
+    if event in ("open", "os.mkdir", "os.chmod", "os.utime", "os.rename", "os.remove"):
+        steps -= 1
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+with writer(folder) as into:
+    into.write(picture(number, image=frame(number, (230, 300))))
+    one = picture(number + 1, image=frame(number + 1, (230, 300)))
+    sys.addaudithook(count)
+    into.write(one)
+    steps = -1
 """
 
 
@@ -238,6 +249,20 @@ def test_it_never_exceeds_its_budget_and_deletes_the_oldest_first(
         assert (again.retention.entries, again.retention.size_bytes) == (len(left) if steps else 0, room(folder))
 
 
+@given(order=st.permutations(range(6)))
+def test_the_oldest_by_capture_goes_first_in_whatever_order_they_were_stored(
+    tmp_path_factory: pytest.TempPathFactory, order: Sequence[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("evidence")
+    with writer(folder) as into:
+        for number in order:
+            into.write(picture(number, at_ns=NOON_NS + number))
+            assert into.retention.oldest_at_ns == NOON_NS + min(order[: order.index(number) + 1])
+        for left in range(5, 0, -1):
+            into.retention.make_room(ALL.keep_bytes - room(folder) + 1, None)
+            assert stored(folder) == [f"b007b007-top-{number}" for number in range(6 - left, 6)]
+
+
 def test_what_is_deleted_leaves_no_file_and_no_folder(tmp_path: Path) -> None:
     clock = Clock()
     with writer(tmp_path, replace(ALL, keep_s=86400.0), clock) as into:
@@ -387,34 +412,27 @@ def test_leftovers_of_a_killed_writer_are_deleted_at_the_next_start_and_nothing_
     assert all(path.exists() for path in others)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_a_writer_that_is_killed_at_any_moment_leaves_whole_entries_only(tmp_path: Path, kills: int) -> None:
-    random = np.random.default_rng(kills)
-    number = 0
-    for _ in range(kills):
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITE_FOR_EVER, tmp_path, str(number)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout is not None
-            for _ in range(int(random.integers(1, 8))):
-                number = int(process.stdout.readline()) + 1
-            # At a moment of the next writing that is as random as the scheduler.
-            for _ in range(int(random.integers(0, 20_000))):
-                pass
-            process.send_signal(signal.SIGKILL)
-            written = [int(line) for line in process.stdout]
-            process.wait(WITHIN_SECONDS)
-            number = max([number, *(each + 1 for each in written)])
-        found = EvidenceStore(tmp_path)
+@pytest.mark.parametrize("steps", [(4, 9, 10), pytest.param(range(1, 12), marks=pytest.mark.long)])
+def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path: Path, steps: Sequence[int]) -> None:
+    whole: list[int] = []
+    ends = []
+    for number, step in enumerate(steps):
+        command = [sys.executable, "-c", KILLED_AT_A_STEP, tmp_path, str(2 * number), str(step)]
+        ends.append(subprocess.run(command, cwd=ROOT, timeout=WITHIN_SECONDS, check=False).returncode)
+        before, found = whole, EvidenceStore(tmp_path)
         whole = sorted(entry.event.frame_number for entry in found.entries())
-        assert whole[:number] == list(range(number)), "what was reported as written is there"
+        assert whole[: len(before) + 1] == [*before, 2 * number], "what was written is there"
         for entry in found.entries():
-            path = found.frame_path(entry.picture)
+            path, heatmap = found.frame_path(entry.picture), found.heatmap_path(entry.picture)
             assert path is not None
+            assert heatmap is not None
             np.testing.assert_array_equal(read_rgb(path), frame(entry.event.frame_number, (230, 300)))
-        number = len(whole)
+            assert read_rgb(heatmap).shape == (29, 38, 3)
+    assert ends[:3] == [-signal.SIGKILL] * 3
+    assert len(ends) == 3 or ends[-1] == 0, "each step was one of them"
+    assert {1, 2 * len(ends) - 1} & set(whole) == {2 * len(ends) - 1}, "killed early, and after the rename"
     writer(tmp_path).close()
-    assert len(names(tmp_path)) == 3 * number, "the next start deletes what the killed one left"
+    assert len(names(tmp_path)) == 3 * len(whole), "the next start deletes what the killed one left"
 
 
 def test_the_day_of_any_time_is_a_day() -> None:

@@ -253,6 +253,7 @@ def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_count
             until(lambda: feed.evidence()[1] is not None)
             assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7, fault="full")
             line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
+            assert feed.evidence()[0].skipped == 4
         until(lambda: feed.evidence()[1] is None)
         assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5)
     finally:

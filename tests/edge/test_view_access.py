@@ -219,7 +219,7 @@ def test_with_an_authority_only_browsers_with_its_certificates_see_the_page(tmp_
     with page(web=web, only_local=False, tls=with_certificate) as served:
         assert served.get("/api/state").status == 200
         without = Page(served.port, served.memory, served.metrics, ssl.create_default_context(cafile=str(authority)))
-        with pytest.raises(OSError, match=r"certificate required|[Bb]roken pipe|reset|closed"):
+        with pytest.raises(OSError):  # noqa: PT011  # OpenSSL reports a refusal in many ways
             without.get("/api/state")
         assert served.get("/api/state").status == 200
 
