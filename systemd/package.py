@@ -99,12 +99,12 @@ def own_wheel(source: Path, into: Path) -> Path:
 
 
 def wheels_for(python: str, wheel: Path, downloads: Path) -> list[Path]:
-    """Return heatline's wheel, the wheels that it and its extra `rtsp` need on that Python, and pip.
+    """Return heatline's wheel, the wheels that it and its extras `rtsp` and `view` need on that Python, and pip.
 
     Args:
         downloads: folder of downloaded wheels. Missing wheels are downloaded to it.
     """
-    wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[rtsp] @ {wheel.as_uri()}", "pip"]
+    wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[rtsp,view] @ {wheel.as_uri()}", "pip"]
     pip("download", "--dest", downloads, *wanted, python=python)
     with TemporaryDirectory() as temporary:
         report = Path(temporary, "report.json")

@@ -25,6 +25,7 @@ from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.loading import PreparedSetup, prepare
 from edge.service.systemd import state_folder
 from edge.util.text import format_count, utf8_safe
+from edge.view.server import check_page
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -36,7 +37,7 @@ def check(line: Path, as_json: bool) -> None:
     """Verify everything that `heatline run LINE` uses, and print it. Does not start the line.
 
     Checks the configuration, every product's bundle with its signature and its golden tiles on this machine, every
-    camera's first frame, the keys, the addresses, and the journal's folder.
+    camera's first frame, the keys, the addresses, the files of its page, and the journal's folder.
     """
     config = load_config(line)
     logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report or the error has the same text
@@ -46,6 +47,8 @@ def check(line: Path, as_json: bool) -> None:
     access = Access.read(config.security.key, config.security.allowed)
     for name, address in config.addresses.items():
         check_address(name, address)
+    if config.web is not None:
+        check_page(config.web)
     warnings = [*_check_journal(line, config.journal), *_warn_of_extreme_threshold(config, setup)]
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _check_camera(camera, setup) for name, camera in opened.items()}

@@ -17,7 +17,7 @@ from edge.errors import HeatlineError
 INTERRUPTED = 130
 COMMANDS = (
     *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
-    *("calibrate", "journal", "keys"),
+    *("calibrate", "journal", "evidence", "keys", "view"),
 )
 """Each command is in the module of its name. It is imported only when it is used, so that a line starts faster."""
 
@@ -25,7 +25,7 @@ COMMANDS = (
 SECTIONS = {
     "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export"),
     "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
-    "Run a line": ("run", "status", "watch", "follow", "trigger", "select", "reload", "journal"),
+    "Run a line": ("run", "status", "view", "watch", "follow", "trigger", "select", "reload", "journal", "evidence"),
     "Measure": ("bench",),
 }
 """Commands by heading of the help, with those of other packages."""

@@ -1,4 +1,4 @@
-"""Resolves the LINE of a command: a line's name, its file, the address of one of its sockets, or its journal."""
+"""Resolves the LINE of a command: a line's name, its file, the address of a socket, its journal or its pictures."""
 
 import functools
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from edge.delivery.security.access import is_local
 from edge.delivery.security.authenticator import SocketName
 from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError, ConfigError
+from edge.evidence.place import FOLDER, evidence_folder
 from edge.key_files import public_half
 from edge.service.systemd import LINES, STATE_FOLDERS, published_address
 
@@ -86,6 +87,29 @@ def journal_of(line: str) -> Path:
     if named.exists() or "/" in line:
         return named
     return STATE_FOLDERS / line / FILE_NAME
+
+
+def evidence_of(line: str) -> Path:
+    """Return the folder of the pictures of a line that is named by its name, its file, or that folder.
+
+    Raises:
+        ConfigError: the line's file cannot be used, or what was named is neither.
+    """
+    if _is_address(line):
+        raise ConfigError(
+            f"{line} is an address, and pictures are in a folder; name the line, its TOML file, or the folder"
+        )
+    named = Path(line)
+    if line.endswith(".toml") or (not named.exists() and (LINES / f"{line}.toml").exists()):
+        file = file_of(line)
+        is_service = file.absolute().parent == LINES
+        return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
+    found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
+    if not found.is_dir():
+        raise ConfigError(
+            f"{found} is no folder of pictures; name a line that stores pictures, its TOML file, or the folder"
+        )
+    return found
 
 
 def _is_address(line: str) -> bool:

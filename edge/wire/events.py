@@ -201,7 +201,7 @@ class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
     """Number of pictures in the store."""
     size_bytes: int = 0
     oldest_at_ns: int | None = None
-    """When the oldest picture was stored: UTC, ns since 1970; null if there is none."""
+    """When the frame of the oldest picture was captured: UTC, ns since 1970; null if there is none."""
     fault: str | None = None
     """Why no pictures are stored now, as a sentence; null while they are."""
 

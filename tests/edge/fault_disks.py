@@ -21,11 +21,11 @@ def small_disk(place: Path, mib: int = 1) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def failing_disk(place: Path) -> Iterator[Path]:
+def failing_disk(place: Path, mib: int = 8) -> Iterator[Path]:
     """An ext4 that takes itself read-only at the first error (`fail`); skips where none can be mounted."""
     image = place.with_suffix(".img")
     with image.open("wb") as file:
-        file.truncate(8 << 20)
+        file.truncate(mib << 20)
     made = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
     if made is None:
         pytest.skip("there is no mkfs.ext4 to make a disk with: apt-get install e2fsprogs")

@@ -35,8 +35,8 @@ from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY,
 from tests.small_bundle import GAIN, copy_of, dark_square, graph, put, white_frame
 
 OWN = [
-    "bundle", "cameras", "calibrate", "check", "follow", "inspect", "journal", "keys", "reload", "run", "select",
-    "status", "trigger", "watch",
+    "bundle", "cameras", "calibrate", "check", "evidence", "follow", "inspect", "journal", "keys", "reload", "run",
+    "select", "status", "trigger", "view", "watch",
 ]  # fmt: skip
 JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
 WIDE = {"COLUMNS": "200"}
@@ -70,7 +70,7 @@ def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
     assert heatline("--version").stdout.strip() == f"heatline, version {__version__}"
 
 
-@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
+@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "evidence", "journal", "keys"])
 def test_help_has_a_complete_sentence_per_command_on_a_narrow_terminal(group: str) -> None:
     text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
     assert "..." not in text.partition("[ARGS]...")[2]

@@ -1,0 +1,193 @@
+"""`heatline evidence`: lists, shows and exports the pictures that a line stored."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+
+from edge.cli.evidence_export import export
+from edge.cli.evidence_options import DAY, VERDICT
+from edge.cli.formatting import describe_bundle
+from edge.cli.group import CommandGroup
+from edge.cli.output import json_option, print_facts, print_json, table_console, visible
+from edge.cli.target import evidence_of
+from edge.errors import InputError
+from edge.evidence.entry import EvidenceEntry, require_picture
+from edge.evidence.store import EvidenceStore
+from edge.geometry import Region
+from edge.heatmap_picture import outline_regions, png, tint
+from edge.images import read_image, read_rgb
+from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
+from edge.wire.events import Verdict
+
+HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "id"
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries of an evidence store."""
+
+    folder: str
+    entries: list[EvidenceEntry]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry, and the files of its pictures; null: there is none."""
+
+    frame: str | None
+    heatmap: str | None
+    entry: EvidenceEntry
+
+
+@click.group(cls=CommandGroup, epilog="Example: heatline evidence list line1 --verdict DEFECT")
+def evidence() -> None:
+    """List, show and export the pictures that a line stored with its verdicts.
+
+    Run this on the line PC. It also works while the line runs, and while it does not.
+    """
+
+
+evidence.add_command(export)
+
+
+@evidence.command("list", epilog="Example: heatline evidence list line1 --day 2026-11-28 --verdict DEFECT")
+@click.argument("line")
+@click.option("--day", type=DAY, help="Only pictures of this UTC day, as 2026-11-28.")
+@click.option("--verdict", type=VERDICT, help="Only pictures with this verdict.")
+@click.option("--camera", help="Only pictures of this camera.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Pictures to list.")
+@json_option
+def list_(line: str, day: str | None, verdict: Verdict | None, camera: str | None, limit: int, as_json: bool) -> None:
+    """List the pictures that LINE stored, the newest first.
+
+    LINE is a line's name, its TOML file, or the folder of the pictures. Times and days are UTC.
+    """
+    store = EvidenceStore(evidence_of(line))
+    found = list(store.entries(limit=limit, day=day, verdict=verdict, camera=camera))
+    if as_json:
+        print_json(Listed(folder=str(store.folder), entries=found))
+        return
+    if not found:
+        click.echo(f"{store.folder} holds no such picture")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading == "score" else "left", overflow="fold")
+    for entry in found:
+        table.add_row(*map(visible, _cells(entry)))
+    table_console(markup=False).print(table)
+
+
+@evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281 --out defect.png")
+@click.argument("line")
+@click.argument("picture", metavar="ID")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG to write: the frame, its heatmap and regions."
+)
+@json_option
+def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
+    """Print what LINE stored with the picture ID, and where.
+
+    LINE is as for `list`. ID is the field `picture` of an event, or the last column of `list`. Without --out, the
+    command writes nothing.
+    """
+    store = EvidenceStore(evidence_of(line))
+    entry = store.get(require_picture(picture))
+    if entry is None:
+        raise InputError(
+            f"{store.folder} holds no picture {picture}; it was not stored or is deleted, heatline evidence list shows "
+            "what there is"
+        )
+    frame = store.frame_path(picture, entry.day)
+    heatmap = store.heatmap_path(picture, entry.day)
+    if out is not None:
+        if out.suffix.lower() != ".png":
+            raise InputError(f"--out is {out}, and the picture is a PNG; name a file that ends in .png")
+        shown = draw(entry, frame, heatmap)
+        with writing(out), replacing(out, unique=True) as new:
+            new.write_bytes(png(shown))
+    if as_json:
+        print_json(Shown(frame=_name(frame), heatmap=_name(heatmap), entry=entry))
+    else:
+        print_facts(f"{entry.event.verdict}, picture {picture}", _facts(entry, frame, heatmap))
+    if out is not None and not as_json:
+        without = "" if heatmap else ": the frame, as it has no heatmap"
+        click.echo(f"{out} is written{without}")
+
+
+def draw(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> NDArray[np.uint8]:
+    """Return the frame with its heatmap and regions, as far as it has them: RGB uint8 [H, W, 3].
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    if frame is None:
+        raise InputError(f"the frame of picture {entry.picture} is gone; it was deleted by hand, or a moment ago")
+    rgb = read_rgb(frame)
+    if heatmap is not None and entry.heatmap is not None:
+        grey, _ = read_image(heatmap)
+        if grey.shape != entry.heatmap.hw or grey.dtype != np.uint8:
+            raise InputError(f"{heatmap} is not the heatmap that its entry describes; the frame is {frame}")
+        rgb = tint(rgb, grey.astype(np.uint8), entry.heatmap.cell_px)
+    regions = [Region(**msgspec.structs.asdict(region)) for region in entry.event.regions]
+    return outline_regions(rgb, regions)
+
+
+def _cells(entry: EvidenceEntry) -> list[str]:
+    event = entry.event
+    score = "" if event.frame_score is None else f"{event.frame_score:.2f}"
+    return [
+        _utc(event.times.captured_at_ns),
+        event.verdict,
+        event.camera,
+        event.part_id or "",
+        score,
+        event.reason or "",
+        entry.picture,
+    ]
+
+
+def _facts(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> dict[str, object]:
+    event = entry.event
+    facts: dict[str, object | None] = {
+        "line, camera": f"{entry.line}, {event.camera}",
+        "captured at (UTC)": _utc(event.times.captured_at_ns),
+        "stored at (UTC)": _utc(entry.stored_at_ns),
+        "part": event.part_id,
+        "frame": f"{event.frame_number}" + ("" if event.source is None else f", {event.source}"),
+        "reason": None if event.reason is None else f"{event.reason}: {event.detail}",
+        "score": None
+        if event.frame_score is None
+        else f"{event.frame_score:.2f}, threshold {event.score_threshold:.2f}",
+    }
+    for number, region in enumerate(event.regions, 1):
+        x, y = region.peak_xy
+        facts[f"region {number}"] = f"peak {region.score:.2f} at ({x}, {y}), {region.area_px} px"
+    if entry.tiles is not None and entry.tiles.logits:
+        hottest = int(np.argmax(entry.tiles.logits))
+        y, x = entry.tiles.origins_yx[hottest]
+        facts["hottest tile"] = f"{entry.tiles.logits[hottest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
+    facts |= {
+        "product": event.product,
+        "bundle": f"{describe_bundle(event.bundle)}, {event.precision}",
+        "boot": event.boot_id,
+        "picture": frame or "deleted",
+        "heatmap": heatmap,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _name(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _utc(at_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(at_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "?"

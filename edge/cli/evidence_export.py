@@ -1,0 +1,131 @@
+"""`heatline evidence export`: copies frames into a folder to train on."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from edge.cli.evidence_options import DAY, VERDICT
+from edge.cli.output import json_option, print_json, print_warnings, progress_bar
+from edge.cli.target import evidence_of
+from edge.errors import InputError
+from edge.evidence.entry import EvidenceEntry
+from edge.evidence.store import EvidenceStore
+from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
+from edge.util.text import encode_json, format_count
+from edge.wire.events import Verdict, VerdictEvent
+
+FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDICT": "no_verdict"}
+"""Subfolder of each verdict; `heatline train` reads the first two."""
+MANIFEST = "manifest.jsonl"
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written."""
+
+    folder: str
+    pictures: dict[str, int]
+    """Number of pictures by subfolder."""
+    missing: int
+    """Number of pictures that were deleted before they were copied."""
+
+
+class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the manifest: a copied picture, and the event that it belongs to."""
+
+    file: str
+    picture: str
+    line: str
+    day: str
+    event: VerdictEvent
+
+
+@click.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")
+@click.argument("line")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--since", type=DAY, help="Only pictures of this UTC day and later ones, as 2026-11-28.")
+@click.option(
+    "--verdict",
+    "verdicts",
+    type=VERDICT,
+    multiple=True,
+    default=("GOOD", "DEFECT"),
+    show_default=True,
+    help="Only pictures with this verdict; may be repeated.",
+)
+@json_option
+def export(line: str, out: Path, since: str | None, verdicts: tuple[Verdict, ...], as_json: bool) -> None:
+    """Copy the frames that LINE stored into the new folder OUT, which `heatline train OUT` reads.
+
+    LINE is as for `list`. Frames with GOOD go to good/, with DEFECT to defective/. These labels are the line's own
+    verdicts: look at the pictures, and move what is wrong, before you train. manifest.jsonl has the event of each
+    picture. After Ctrl-C, the pictures copied so far are complete.
+    """
+    store = EvidenceStore(evidence_of(line))
+    entries = store.entries(newest_first=False, since=since)
+    wanted = [(entry.day, entry.picture) for entry in entries if entry.event.verdict in verdicts]
+    if not wanted:
+        raise InputError(f"{store.folder} holds no picture to export; heatline evidence list shows what there is")
+    copied: Counter[str] = Counter()
+    with writing(out), progress_bar() as progress:
+        _make_empty(out)
+        task = progress.add_task("pictures", total=len(wanted))
+        with (out / MANIFEST).open("wb") as manifest:
+            for day, picture in wanted:
+                entry = store.read(day, picture)
+                folder = None if entry is None else _copy(store, entry, out, manifest)
+                copied[folder or ""] += 1
+                progress.advance(task)
+    missing = copied.pop("", 0)
+    if missing:
+        print_warnings([f"{format_count(missing, 'picture')} could not be copied, as they were deleted meanwhile"])
+    if as_json:
+        print_json(Exported(folder=str(out), pictures=dict(copied), missing=missing))
+        return
+    for folder, count in sorted(copied.items()):
+        click.echo(f"{format_count(count, 'picture')} in {out / folder}")
+    click.echo("The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train")
+
+
+def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO) -> str | None:
+    """Copy a frame and write its row, and return its subfolder; None: the frame is gone.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    folder = FOLDERS[entry.event.verdict]
+    # The day keeps pictures of one id apart. Both are checked to be safe in a path.
+    target = out / folder / f"{entry.day}_{entry.picture}.png"
+    frame = store.frame_path(entry.picture, entry.day)
+    if frame is None:
+        return None
+    target.parent.mkdir(exist_ok=True)
+    with replacing(target) as new:
+        shutil.copyfile(frame, new)
+        row = ManifestRow(
+            file=f"{folder}/{target.name}",
+            picture=entry.picture,
+            line=entry.line,
+            day=entry.day,
+            event=entry.event,
+        )
+        # Before the picture gets its name, so that no picture is without its row after Ctrl-C.
+        manifest.write(encode_json(row) + b"\n")
+        manifest.flush()
+    return folder
+
+
+def _make_empty(out: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        InputError: the folder is not empty.
+        OSError: the folder cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise InputError(f"{out} is not empty, and its files would be mixed with new ones; name a new folder")

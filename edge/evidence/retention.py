@@ -1,0 +1,174 @@
+"""Deletes the oldest entries of an evidence store, by their age, by their size and by the free space of the disk."""
+
+import contextlib
+import heapq
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import InputError
+from edge.evidence.entry import day_of
+from edge.evidence.store import ENTRY, FRAME, HEATMAP, EvidenceStore, StoredEntry, scan_day
+
+MIB = 1 << 20
+DAY_NS = 86_400 * 10**9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an evidence store may hold."""
+
+    keep_s: float
+    """Entries older than this are deleted, seconds."""
+    keep_bytes: int
+    """Most room of all entries."""
+    spare_bytes: int = 1 << 30
+    spare_share: float = 0.05
+    """The disk keeps the larger of both free: bytes, and a share of its size."""
+
+
+class NoRoomError(InputError):
+    """An entry that does not fit the limits."""
+
+
+@dataclass
+class _Day:
+    """The entries of a day."""
+
+    entries: int = 0
+    size_bytes: int = 0
+
+
+class Retention:
+    """Counts what a store holds, and deletes what is beyond its limits. Only one program may do this in a folder.
+
+    The entries of a day that lies in the future, which a wrong clock named, are deleted before all others.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder, self._limits = folder, limits
+        self.deleted = 0
+        """Number of entries that were deleted."""
+        self.scan()
+
+    @property
+    def entries(self) -> int:
+        return sum(day.entries for day in self._days.values())
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(day.size_bytes for day in self._days.values())
+
+    @property
+    def oldest_at_ns(self) -> int | None:
+        """Time of capture of the oldest entry: UTC, ns since 1970."""
+        found = self._oldest_of(min(self._days)) if self._days else []
+        return found[0].captured_at_ns if found else None
+
+    def scan(self) -> None:
+        """Count again what the folder holds, as others may have deleted some of it.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        self._days: dict[str, _Day] = {}
+        self._heap: tuple[str, list[StoredEntry]] = ("", [])
+        for name in EvidenceStore(self._folder).days():
+            if found := scan_day(self._folder / name):
+                self._days[name] = _Day(len(found), sum(each.size_bytes for each in found))
+
+    def add(self, day: str, entry: StoredEntry) -> None:
+        """Count a new entry."""
+        counted = self._days.setdefault(day, _Day())
+        counted.entries += 1
+        counted.size_bytes += entry.size_bytes
+        if self._heap[0] == day:
+            heapq.heappush(self._heap[1], entry)
+
+    def make_room(self, size_bytes: int, now_ns: int | None) -> None:
+        """Delete entries until the limits hold with another entry.
+
+        Args:
+            size_bytes: room of the other entry.
+            now_ns: UTC, ns since 1970; None: the time is not known, and no entry is deleted for its age.
+        Raises:
+            NoRoomError: no deletion can make that much room; nothing was deleted for it.
+            InputError: the folder cannot be read.
+            OSError: an entry cannot be deleted.
+        """
+        self._delete_old(now_ns)
+        held = self.size_bytes
+        if size_bytes > self._limits.keep_bytes:
+            raise NoRoomError(
+                f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
+                f"{self._limits.keep_bytes / MIB:.0f}; set more"
+            )
+        lacking = self._lacking_bytes(size_bytes)
+        if lacking > held:
+            raise NoRoomError(
+                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep, which "
+                f"is more than all stored pictures take ({held / MIB:.0f} MiB); make room on the disk"
+            )
+        target = min(held - lacking, self._limits.keep_bytes - size_bytes)
+        while self._days and self.size_bytes > target:
+            self._delete_first(self._first_day(now_ns))
+
+    def _lacking_bytes(self, size_bytes: int) -> int:
+        """Return the bytes of free space that the disk lacks for another entry; 0: none."""
+        disk = os.statvfs(self._folder)
+        spare = max(self._limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * self._limits.spare_share))
+        return max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+
+    def _delete_old(self, now_ns: int | None) -> None:
+        before_ns = 0 if now_ns is None else now_ns - int(self._limits.keep_s * 1e9)
+        while self._days and (day := min(self._days)) <= day_of(before_ns):
+            oldest = self._oldest_of(day)
+            if oldest and oldest[0].captured_at_ns >= before_ns:
+                return
+            self._delete_first(day)
+
+    def _first_day(self, now_ns: int | None) -> str:
+        """Return the day of which the oldest entry is deleted next."""
+        if now_ns is not None:
+            tomorrow = day_of(now_ns + DAY_NS)
+            future = [day for day in self._days if day > tomorrow]
+            if future:
+                return min(future)
+        return min(self._days)
+
+    def _oldest_of(self, day: str) -> list[StoredEntry]:
+        """Return the entries of a day as a heap. Its count is corrected, as others may have deleted some."""
+        if self._heap[0] != day:
+            heap = scan_day(self._folder / day)
+            heapq.heapify(heap)
+            self._heap = day, heap
+            self._days[day] = _Day(len(heap), sum(each.size_bytes for each in heap))
+        return self._heap[1]
+
+    def _delete_first(self, day: str) -> None:
+        """Delete the oldest entry of a day; also the day, if it has no more."""
+        oldest = self._oldest_of(day)
+        if oldest:
+            delete_entry(self._folder / day, oldest[0].picture)
+            entry = heapq.heappop(oldest)
+            self._days[day].entries -= 1
+            self._days[day].size_bytes -= entry.size_bytes
+            self.deleted += 1
+        if not oldest:
+            del self._days[day]
+            self._heap = "", []
+            with contextlib.suppress(OSError):  # it holds files of others, or is gone
+                (self._folder / day).rmdir()
+
+
+def delete_entry(folder: Path, picture: str) -> None:
+    """Delete an entry. Its JSON file goes first, as an entry exists only with it.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    for ending in (ENTRY, HEATMAP, FRAME):
+        (folder / f"{picture}{ending}").unlink(missing_ok=True)

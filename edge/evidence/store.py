@@ -1,0 +1,162 @@
+"""Reads the evidence store: one folder per UTC day, in which an entry exists if and only if its JSON file does."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.errors import InputError
+from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture
+from edge.util.plain_file import read_plain
+from edge.wire.events import Verdict
+
+logger = logging.getLogger(__name__)
+
+ENTRY, FRAME, HEATMAP = ".json", ".png", ".heatmap.png"
+"""Endings of an entry's files, after the id of its picture."""
+
+
+class StoredEntry(NamedTuple):
+    """An entry on the disk, in the order of capture."""
+
+    captured_at_ns: int
+    picture: str
+    size_bytes: int
+    """Room of its files on the disk."""
+
+
+class EvidenceStore:
+    """The evidence that a line stores. Any number of programs may read it, also while the line runs.
+
+    Args:
+        folder: need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def entries(
+        self,
+        *,
+        newest_first: bool = True,
+        limit: int | None = None,
+        day: str | None = None,
+        since: str | None = None,
+        verdict: Verdict | None = None,
+        camera: str | None = None,
+    ) -> Iterator[EvidenceEntry]:
+        """Return entries in the order of capture, read as they are asked for. One that cannot be read is logged.
+
+        Args:
+            limit: number of entries; None: all.
+            day: only of this UTC day, `YYYY-MM-DD`.
+            since: only of this UTC day and later ones.
+            verdict: only with this verdict.
+            camera: only of this camera.
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        left = limit
+        for name in sorted(self.days(), reverse=newest_first):
+            if day not in (None, name) or name < (since or ""):
+                continue
+            for stored in sorted(scan_day(self.folder / name), reverse=newest_first):
+                if left == 0:
+                    return
+                entry = self.read(name, stored.picture)
+                if entry is None or verdict not in (None, entry.event.verdict):
+                    continue
+                if camera in (None, entry.event.camera):
+                    left = None if left is None else left - 1
+                    yield entry
+
+    def get(self, picture: str) -> EvidenceEntry | None:
+        """Return the entry of a picture, the newest one if several have its id; None: there is none."""
+        day = self._day_of(picture)
+        return None if day is None else self.read(day, picture)
+
+    def read(self, day: str, picture: str) -> EvidenceEntry | None:
+        """Return the entry of a picture that was captured on a UTC day; None: there is none, or it cannot be read."""
+        if not (is_day(day) and is_picture(picture)):
+            return None
+        path = self.folder / day / f"{picture}{ENTRY}"
+        try:
+            return decode_entry(read_plain(path, LARGEST_BYTES))
+        except FileNotFoundError:  # it was deleted a moment ago
+            return None
+        except OSError as error:
+            logger.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
+        except InputError as error:
+            logger.warning("%s is left out: %s", path, error)
+        return None
+
+    def frame_path(self, picture: str, day: str | None = None) -> Path | None:
+        """Return the lossless PNG of a frame; None: there is none.
+
+        Args:
+            day: UTC day of its capture; None: the newest.
+        """
+        return self._path(picture, day, FRAME)
+
+    def heatmap_path(self, picture: str, day: str | None = None) -> Path | None:
+        """Return the heatmap of a frame, a grey PNG on the scale of its entry; None: there is none. As `frame_path`."""
+        return self._path(picture, day, HEATMAP)
+
+    def days(self) -> list[str]:
+        """Return the UTC days that have a folder.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        try:
+            return [each.name for each in self.folder.iterdir() if is_day(each.name) and each.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(
+                f"{self.folder} cannot be read ({error.strerror}); check the folder and its permissions"
+            ) from error
+
+    def _path(self, picture: str, day: str | None, ending: str) -> Path | None:
+        found = self._day_of(picture) if day is None else day
+        if found is None or not (is_day(found) and is_picture(picture)):
+            return None
+        path = self.folder / found / f"{picture}{ending}"
+        return path if path.is_file() else None
+
+    def _day_of(self, picture: str) -> str | None:
+        if not is_picture(picture):
+            return None
+        days = sorted(self.days(), reverse=True)
+        return next((day for day in days if (self.folder / day / f"{picture}{ENTRY}").is_file()), None)
+
+
+def scan_day(folder: Path) -> list[StoredEntry]:
+    """Return the entries of a day's folder in any order. A JSON file has the time of capture as its own time.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    sizes: dict[str, int] = {}
+    times: dict[str, int] = {}
+    try:
+        for file in folder.iterdir():
+            picture, _, ending = file.name.partition(".")
+            if f".{ending}" not in (ENTRY, FRAME, HEATMAP) or not is_picture(picture):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                sizes[picture] = sizes.get(picture, 0) + room_of(status.st_size)
+                if f".{ending}" == ENTRY:
+                    times[picture] = status.st_mtime_ns
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror}); check the folder and its permissions") from error
+    return [StoredEntry(at_ns, picture, sizes[picture]) for picture, at_ns in times.items()]
+
+
+def room_of(size_bytes: int) -> int:
+    """Return the room of a file on the disk, which is in blocks of 4 KiB on most file systems."""
+    return -(-size_bytes // 4096) * 4096

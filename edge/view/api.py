@@ -1,0 +1,267 @@
+"""Answers questions of the page and of other programs: state, verdicts, scores, and what a verdict rests on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edge.errors import HeatlineError
+from edge.view.held_picture import Cell, HeldPicture, Tile
+from edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
+from edge.view.metrics import Metrics
+from edge.view.pictures import Found, Pictures
+from edge.view.responses import error, json
+from edge.view.state import State
+from edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+FOREVER = "private, max-age=86400, immutable"
+"""The pixels under an id never change."""
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+LARGEST_COORDINATE = 1 << 20
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """Rate and latency of each camera, one value per second; null: no verdict came in it."""
+
+    t: list[int]
+    """UTC, s since 1970."""
+    rate: dict[str, list[int | None]]
+    latency_ms: dict[str, list[float | None]]
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """The last scores of a camera, oldest first."""
+
+    scores: list[float]
+    verdicts: list[Verdict]
+    score_threshold: float | None
+    """Of the newest; null: no frame has a score."""
+    from_ns: int | None
+    to_ns: int | None
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """What the verdict of a frame rests on."""
+
+    event: VerdictEvent
+    heatmap: HeatmapPng | None
+    tiles: list[Tile]
+    """Hottest first."""
+    tile_px: int | None
+    cells: list[Cell]
+    """The hottest ones, hottest first."""
+    source: Literal["memory", "evidence"]
+
+
+class OtherPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """Another picture of a camera."""
+
+    id: str
+    at_ns: int
+    verdict: Verdict
+
+
+class SamePlace(msgspec.Struct, frozen=True, kw_only=True):
+    """The same place on the last pictures of a camera."""
+
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom, px."""
+    pictures: list[OtherPicture]
+    """In memory, newest first."""
+
+
+class _Refused(Exception):
+    """A request that cannot be answered."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Api:
+    """The API of one line.
+
+    Args:
+        workers: threads that read the disk and encode pictures.
+    """
+
+    def __init__(
+        self, memory: Memory, pictures: Pictures, metrics: Metrics, state: Callable[[], State], workers: Executor
+    ) -> None:
+        self._memory, self._pictures, self._metrics = memory, pictures, metrics
+        self._state, self._workers = state, workers
+
+    def routes(self) -> list[Route]:
+        """Return all routes."""
+        handlers: dict[str, Handler] = {
+            "/healthz": self.healthz,
+            "/readyz": self.readyz,
+            "/metrics": self.metrics,
+            "/api/state": self.state,
+            "/api/verdicts": self.verdicts,
+            "/api/history": self.history,
+            "/api/scores": self.scores,
+            "/api/pictures/{id}": self.why,
+            "/api/pictures/{id}/frame.jpg": self.frame_jpg,
+            "/api/pictures/{id}/frame.png": self.frame_png,
+            "/api/pictures/{id}/heatmap.png": self.heatmap_png,
+            "/api/pictures/{id}/crop.png": self.crop_png,
+            "/api/pictures/{id}/same-place": self.same_place,
+        }
+        return [Route(path, _answering(handler)) for path, handler in handlers.items()]
+
+    async def healthz(self, _: Request) -> Response:
+        return json({"status": "the program of the page works; /readyz says whether the line does"})
+
+    async def readyz(self, _: Request) -> Response:
+        handshake = self._state().handshake
+        return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(await self._work(self._metrics.exposition), media_type=METRICS_TYPE)
+
+    async def state(self, _: Request) -> Response:
+        return json(self._state())
+
+    async def verdicts(self, request: Request) -> Response:
+        rows, _ = self._memory.rows(_number(request, "limit", 50, 1, ROWS))
+        return json({"rows": await self._work(self._pictures.located, rows)})
+
+    async def history(self, request: Request) -> Response:
+        return json(history(self._memory, _number(request, "seconds", 600, 1, HISTORY_SECONDS)))
+
+    async def scores(self, request: Request) -> Response:
+        camera = request.query_params.get("camera", "")
+        if camera not in self._state().cameras:
+            raise _Refused(
+                404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(self._state().cameras)}"
+            )
+        rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
+        scored = [(row.frame_score, row.verdict) for row in rows if row.frame_score is not None]
+        return json(
+            Scores(
+                scores=[score for score, _ in scored],
+                verdicts=[verdict for _, verdict in scored],
+                score_threshold=rows[-1].score_threshold if rows else None,
+                from_ns=rows[0].at_ns if rows else None,
+                to_ns=rows[-1].at_ns if rows else None,
+            )
+        )
+
+    async def why(self, request: Request) -> Response:
+        found = await self._find(request)
+        evidence = found.picture.evidence
+        return json(
+            Why(
+                event=found.picture.event,
+                heatmap=found.picture.heatmap(),
+                tiles=found.picture.hottest_tiles(),
+                tile_px=None if evidence is None else evidence.tiles.tile_px,
+                cells=found.picture.hottest_cells(),
+                source=found.source,
+            )
+        )
+
+    async def frame_jpg(self, request: Request) -> Response:
+        jpeg = await self._work((await self._find(request)).picture.jpeg)
+        return _picture(jpeg.data, "image/jpeg")
+
+    async def frame_png(self, request: Request) -> Response:
+        return _picture(await self._work((await self._find(request)).picture.png))
+
+    async def heatmap_png(self, request: Request) -> Response:
+        found = await self._find(request)
+        data = await self._work(found.picture.heatmap_png)
+        if data is None:
+            raise _Refused(404, f"picture {found.picture.id} has no heatmap: the frame was not judged")
+        return _picture(data)
+
+    async def crop_png(self, request: Request) -> Response:
+        x0, y0, x1, y1 = (_number(request, key, None, -LARGEST_COORDINATE, LARGEST_COORDINATE) for key in _BOX)
+        found = await self._find(request)
+        try:
+            return _picture(await self._work(found.picture.png, (x0, y0, x1, y1)))
+        except ValueError as problem:
+            raise _Refused(400, str(problem)) from problem
+
+    async def same_place(self, request: Request) -> Response:
+        picture = (await self._find(request)).picture
+        regions = picture.event.regions
+        index = _number(request, "region", 0, 0, 10_000)
+        if index >= len(regions):
+            raise _Refused(404, f"picture {picture.id} has no region {index}; it has {len(regions)}")
+        others = self._memory.pictures.of_camera(picture.event.camera)
+        return json(SamePlace(box=regions[index].box_xyxy, pictures=[_other(each) for each in others]))
+
+    async def _find(self, request: Request) -> Found:
+        wanted = request.path_params["id"]
+        found = await self._work(self._pictures.find, wanted)
+        if found is None:
+            raise _Refused(
+                404,
+                f"there is no picture {wanted[:200]!r}: it was not stored, or is deleted already; [evidence] in the "
+                "line's file says which are stored, and for how long",
+            )
+        return found
+
+    async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+_BOX = "x0", "y0", "x1", "y1"
+
+
+def history(memory: Memory, seconds: int) -> History:
+    """Return the last seconds of each camera, up to the last whole one."""
+    end = memory.wall_ns() // NS
+    times = list(range(end - seconds, end))
+    rate: dict[str, list[int | None]] = {}
+    latency: dict[str, list[float | None]] = {}
+    with memory.lock:
+        for name, camera in memory.cameras.items():
+            by_second = {each.at_s: each for each in camera.seconds}
+            found = [by_second.get(at_s) for at_s in times]
+            rate[name] = [None if each is None else each.frames for each in found]
+            latency[name] = [None if each is None else round(each.latency_ms, 3) for each in found]
+    return History(t=times, rate=rate, latency_ms=latency)
+
+
+def _answering(handler: Handler) -> Handler:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except _Refused as problem:
+            return error(problem.status, str(problem))
+        except HeatlineError as problem:  # a disk that cannot be read
+            return error(500, str(problem))
+
+    return answer
+
+
+def _number(request: Request, key: str, default: int | None, least: int, most: int) -> int:
+    text = request.query_params.get(key)
+    if text is None and default is not None:
+        return default
+    try:
+        number = int(text or "")
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise _Refused(400, f"{key} is {(text or '')[:40]!r}; expected a whole number from {least} to {most}")
+    return number
+
+
+def _picture(data: bytes, kind: str = "image/png") -> Response:
+    return Response(data, headers={"cache-control": FOREVER}, media_type=kind)
+
+
+def _other(picture: HeldPicture) -> OtherPicture:
+    event = picture.event
+    return OtherPicture(id=picture.id, at_ns=event.times.captured_at_ns, verdict=event.verdict)

@@ -1,0 +1,176 @@
+"""Fills the memory from a line: its journal at the start, its events, and its pictures."""
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Subscriber
+from edge.delivery.journal.errors import JournalMissingError
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.security.curve import ClientKeys
+from edge.errors import DeliveryError, JournalError, MessageError
+from edge.pictures.client import PictureClient
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.threads import NamedThread
+from edge.view.held_picture import HeldPicture
+from edge.view.memory import ROWS, Memory
+from edge.view.metrics import Metrics
+from edge.wire.events import Message, StatusEvent, VerdictEvent, event_from
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+"""How soon a thread notices that it must end."""
+RETRY_SECONDS = 1.0
+
+
+class Collector:
+    """Two threads, one for events and one for pictures. Use it as a context.
+
+    Args:
+        journal: file of the line's journal; it need not exist.
+        pictures: the line's socket for pictures.
+        slots: pictures that the line may have sent and that are not copied yet.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        metrics: Metrics,
+        *,
+        address: str,
+        keys: ClientKeys | None,
+        journal: Path,
+        pictures: Path,
+        slots: int = 2,
+    ) -> None:
+        self._memory, self._metrics = memory, metrics
+        self._address, self._keys, self._journal, self._pictures = address, keys, journal, pictures
+        self._slots = slots
+        self._ended = threading.Event()
+        self._log = RateLimitedLog(logger)
+        self._threads = [
+            NamedThread("view events", _ending_the_process(self._events)),
+            NamedThread("view pictures", _ending_the_process(self._read_pictures)),
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=2 * TICK_SECONDS)
+
+    def _events(self) -> None:
+        try:
+            with Subscriber(self._address, timeout_s=TICK_SECONDS, keys=self._keys) as events:
+                start = self._read_journal("verdict.", 0)
+                for event in start.events:
+                    self._memory.add_verdict(event, live=False)
+                while not self._ended.is_set():
+                    try:
+                        received = events.receive()
+                    except MessageError as error:
+                        self._log.error("%s", error)
+                        continue
+                    match received:
+                        case Message(event=StatusEvent() as status):
+                            self._memory.add_status(status)
+                        case Message(event=VerdictEvent() as verdict) if not start.holds(verdict):
+                            self._memory.add_verdict(verdict, live=True)
+                            self._metrics.add_verdict(verdict)
+                        case Gap() as gap:
+                            self._fill(gap, start)
+        except DeliveryError as error:
+            self._memory.fault = str(error)
+            self._memory.changed()
+
+    def _fill(self, gap: Gap, start: "_Read") -> None:
+        """Read verdicts in the journal that did not come live."""
+        if gap.journal_id is None or not gap.topic.startswith("verdict."):
+            return
+        for event in self._read_journal(gap.topic, gap.after_seq, gap.through_seq).events:
+            if event.journal_id == gap.journal_id and not start.holds(event):
+                self._memory.add_verdict(event, live=False)
+                self._metrics.add_verdict(event)
+
+    def _read_journal(self, topic: str, after_seq: int, through_seq: float = math.inf) -> "_Read":
+        """Read verdicts in the journal, the newest if they are many."""
+        try:
+            with JournalReader.open_file(self._journal) as reader:
+                last_seq = reader.last_seq
+                records = [stored.record for stored in reader.newest(ROWS, [topic])]
+                events = [_verdict(each.header) for each in records if after_seq < each.seq <= through_seq]
+                return _Read(reader.journal_id, last_seq, [event for event in events if event is not None])
+        except JournalMissingError:  # the line has not run yet, or has no journal
+            pass
+        except JournalError as error:
+            self._log.error("earlier verdicts are not shown: %s", error)
+        return _Read(None, 0, [])
+
+    def _read_pictures(self) -> None:
+        while not self._ended.is_set():
+            try:
+                with PictureClient(self._pictures, slots=self._slots) as client:
+                    self._memory.pictures_fault = None
+                    self._receive(client)
+            except DeliveryError as error:
+                if self._memory.pictures_fault != str(error):
+                    self._memory.pictures_fault = str(error)
+                    self._memory.changed()
+            self._ended.wait(RETRY_SECONDS)
+
+    def _receive(self, client: PictureClient) -> None:
+        while not self._ended.is_set():
+            picture = client.receive(TICK_SECONDS)
+            if picture is None:
+                continue
+            try:
+                held = HeldPicture.copy_of(picture)
+            finally:
+                picture.release()
+            self._metrics.add_picture(held)
+            self._memory.add_picture(held)
+
+
+class _Read(NamedTuple):
+    """What was read in the journal at once."""
+
+    journal_id: str | None
+    last_seq: int
+    """The last event that the journal held then."""
+    events: list[VerdictEvent]
+
+    def holds(self, event: VerdictEvent) -> bool:
+        """Return whether the journal held an event then."""
+        return event.journal_id is not None and event.journal_id == self.journal_id and event.seq <= self.last_seq
+
+
+def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
+    """Return work whose bug ends this process, which the line starts again: a page that stands still is worse."""
+
+    def run() -> None:
+        try:
+            work()
+        except Exception:
+            logger.exception("the page ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return run
+
+
+def _verdict(header: bytes) -> VerdictEvent | None:
+    try:
+        event = event_from(header)
+    except MessageError:  # of another schema version, or damaged
+        return None
+    return event if isinstance(event, VerdictEvent) else None

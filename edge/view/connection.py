@@ -1,0 +1,77 @@
+"""Bounds what a client that is slow or hostile can hold: time, memory, and connections."""
+
+import asyncio
+import socket
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edge.errors import DeliveryError
+
+REQUEST_WITHIN_SECONDS = 5.0
+"""A client must send a whole request in this time."""
+READ_WITHIN_SECONDS = 20
+"""A client that reads nothing for this time is disconnected by the kernel."""
+MOST_CONNECTIONS = 64
+
+
+class DeadlineProtocol(H11Protocol):
+    """HTTP/1.1 that closes a connection whose request does not come."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start to wait for the first request."""
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+            return
+        self._wait_for_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a request, or stop waiting if it is complete."""
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._stop_waiting()
+        elif self._deadline is None:
+            self._wait_for_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_request(self) -> None:
+        self._deadline = self.loop.call_later(REQUEST_WITHIN_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def listening_socket(listen: str) -> socket.socket:
+    """Return a socket that listens on `HOST:PORT`; port 0 is any free one.
+
+    Raises:
+        DeliveryError: the address cannot be bound.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these options
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READ_WITHIN_SECONDS * 1000)
+        found.bind(("" if host == "*" else host, int(port)))
+        found.listen()
+    except (OSError, OverflowError, ValueError) as problem:
+        found.close()
+        reason = problem.strerror if isinstance(problem, OSError) else problem
+        raise DeliveryError(
+            f"the page cannot listen on {listen} ({reason}); end the program that uses this address, or name another "
+            "with --listen HOST:PORT or web.listen"
+        ) from problem
+    return found

@@ -1,0 +1,197 @@
+"""Serves the page of a line: starts what reads the line, and the server that answers browsers."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
+from edge.config import WebConfig, load_config
+from edge.delivery.security.access import is_local
+from edge.errors import AccessError, ConfigError
+from edge.evidence.store import EvidenceStore
+from edge.pictures.channel import MOST_SLOTS
+from edge.pictures.place import picture_socket
+from edge.view.access import Access, read_token
+from edge.view.api import Api
+from edge.view.collector import Collector
+from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket
+from edge.view.live import LARGEST_MESSAGE, Live
+from edge.view.memory import Memory
+from edge.view.metrics import Metrics
+from edge.view.pictures import Pictures
+from edge.view.state import State, describe
+
+STATIC = Path(__file__).with_name("static")
+WORKERS = 2
+LOWEST_PRIORITY = 19
+END_WITHIN_SECONDS = 1
+"""Open connections are closed after this time at the end."""
+
+
+def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> None:
+    """Serve the page of a line until SIGTERM or Ctrl-C.
+
+    Args:
+        listen: `HOST:PORT`; None: as the line's file says.
+        announce: is given the page's address once it can be opened.
+    Raises:
+        HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
+    """
+    file = file_of(line)
+    config = load_config(file)
+    web = config.web or WebConfig()
+    listen = listen or web.listen
+    _require_protected(listen, web)
+    address, keys = endpoint_of(line, "events", KeyFiles())
+    memory = Memory()
+    metrics = Metrics(memory)
+    collector = Collector(
+        memory,
+        metrics,
+        address=address,
+        keys=keys,
+        journal=journal_of(line),
+        pictures=picture_socket(file),
+        slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
+    )
+    pictures = Pictures(memory.pictures, _evidence_store(line))
+    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers, collector:
+        app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
+        server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
+        signal.signal(signal.SIGTERM, _leave)
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
+        announce(_url(listen, bound, web))
+        server.run(sockets=[bound])
+
+
+def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
+    """Return the server of an application, protected as the configuration says.
+
+    Raises:
+        AccessError: a file that protects it cannot be used.
+    """
+    protected = Access(
+        app,
+        token=None if web.token_file is None else read_token(web.token_file),
+        only_local=only_local,
+        secure=web.certificate is not None,
+        cookie=f"heatline-{bound.getsockname()[1]}",
+    )
+    return uvicorn.Server(_uvicorn_config(protected, web))
+
+
+def check(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        AccessError: a file that protects it cannot be used.
+        DeliveryError: it cannot listen there.
+    """
+    with listening_socket(web.listen) as bound:
+        server_of(Starlette(), bound, web, only_local=web.is_local)
+
+
+def application(
+    memory: Memory, pictures: Pictures, metrics: Metrics, state: Callable[[], State], workers: ThreadPoolExecutor
+) -> Starlette:
+    """Return the application, which is not protected yet."""
+    live = Live(memory, pictures, state, workers)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def notify() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(live.notify)
+
+        memory.listener = notify
+        yield
+        memory.listener = lambda: None
+
+    async def page(_: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            WebSocketRoute("/live", live.serve),
+            *Api(memory, pictures, metrics, state, workers).routes(),
+            Mount("/static", StaticFiles(directory=STATIC)),
+        ],
+        lifespan=lifespan,
+    )
+
+
+def _require_protected(listen: str, web: WebConfig) -> None:
+    if not is_local(f"tcp://{listen}") and web.token_file is None and web.client_ca is None:
+        raise ConfigError(
+            f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
+            "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"
+        )
+
+
+def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http=DeadlineProtocol,
+        ws="websockets-sansio",
+        ws_max_size=LARGEST_MESSAGE,
+        ws_per_message_deflate=False,
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=END_WITHIN_SECONDS,
+        ssl_certfile=web.certificate,
+        ssl_keyfile=web.key,
+        ssl_ca_certs=None if web.client_ca is None else str(web.client_ca),
+        ssl_cert_reqs=ssl.CERT_NONE if web.client_ca is None else ssl.CERT_REQUIRED,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(each) for each in (web.certificate, web.key, web.client_ca) if each is not None)
+        raise AccessError(
+            f"the page cannot be served with TLS from {files} ({error.strerror or error}); expected PEM files that "
+            "this user can read, and the certificate's own key"
+        ) from error
+    return config
+
+
+def _evidence_store(line: str) -> EvidenceStore | None:
+    try:
+        return EvidenceStore(evidence_of(line))
+    except ConfigError:  # it stores no pictures, or has no folder for them, which the line itself reports
+        return None
+
+
+def _url(listen: str, bound: socket.socket, web: WebConfig) -> str:
+    host = listen.rpartition(":")[0]
+    if host in ("*", "0.0.0.0", "[::]"):
+        host = socket.gethostname()
+    return f"{'http' if web.certificate is None else 'https'}://{host}:{bound.getsockname()[1]}/"
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """End in order, also when uvicorn raises SIGTERM again after its own end."""
+    raise SystemExit(0)

@@ -1,0 +1,66 @@
+"""The program of a line's page: `python -m edge.view.server LINE [--listen HOST:PORT]`.
+
+LINE is a line's name or its file. The line may start this program and ends it; it may be killed at any moment.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from edge.cli.extras import require_extra
+from edge.config import WebConfig
+from edge.errors import HeatlineError
+
+MODULES = "starlette", "uvicorn", "websockets", "prometheus_client"
+"""Modules of the extra `view`."""
+
+logger = logging.getLogger("edge.view")
+
+
+def serve_page(line: str, listen: str | None, announce: Callable[[str], None]) -> None:
+    """Serve the page of a line until SIGTERM or Ctrl-C.
+
+    Args:
+        listen: `HOST:PORT`; None: as the line's file says.
+        announce: is given the page's address once it can be opened.
+    Raises:
+        MissingExtraError: the extra `view` is not installed.
+        HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
+    """
+    require_extra("view", *MODULES)
+    from edge.view.page import serve
+
+    serve(line, listen, announce)
+
+
+def check_page(web: WebConfig) -> None:
+    """Check that a page can be served as its table says.
+
+    Raises:
+        MissingExtraError: the extra `view` is not installed.
+        HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
+    """
+    require_extra("view", *MODULES)
+    from edge.view.page import check
+
+    check(web)
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m edge.view.server")
+    parser.add_argument("line")
+    parser.add_argument("--listen")
+    arguments = parser.parse_args()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("edge").setLevel(logging.INFO)
+    try:
+        serve_page(arguments.line, arguments.listen, lambda url: logger.info("the page of the line is %s", url))
+    except HeatlineError as error:
+        logger.error("%s", error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

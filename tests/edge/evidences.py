@@ -1,0 +1,113 @@
+"""Evidence for tests: pictures of made-up frames, stores that hold some, and what a store's folder holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.evidence.retention import Limits
+from edge.evidence.store import EvidenceStore, room_of
+from edge.evidence.writer import EvidenceWriter
+from edge.pictures.picture import Evidence, Picture, TileScores
+from edge.wire.events import Verdict, VerdictEvent
+from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
+
+LINE = "line1"
+NOON_NS = int(datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()) * 10**9
+SECOND_NS, HOUR_NS, DAY_NS = 10**9, 3600 * 10**9, 86_400 * 10**9
+MIB = 1 << 20
+ALL = Limits(keep_s=30 * 86400.0, keep_bytes=1 << 30, spare_bytes=0, spare_share=0.0)
+"""Deletes nothing of a test."""
+EXAMPLES: dict[Verdict, VerdictEvent] = {
+    verdict: msgspec.convert(msgspec.to_builtins(message.event), VerdictEvent)
+    for verdict, message in (("GOOD", GOOD), ("DEFECT", DEFECT), ("NO_VERDICT", NO_VERDICT))
+}
+
+
+@dataclass
+class Clock:
+    """The clocks of a recorder; they stand still until a test moves them."""
+
+    wall_ns: int = NOON_NS
+    seconds: float = 1000.0
+
+    def pass_(self, seconds: float) -> None:
+        self.wall_ns += int(seconds * 1e9)
+        self.seconds += seconds
+
+    def read_wall_ns(self) -> int:
+        return self.wall_ns
+
+    def read_seconds(self) -> float:
+        return self.seconds
+
+
+def frame(number: int, hw: tuple[int, int] = (48, 64), *, grey: bool = False) -> NDArray[np.uint8]:
+    """A frame that no other number has."""
+    shape = hw if grey else (*hw, 3)
+    return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+
+
+def picture(
+    number: int = 1,
+    verdict: Verdict = "DEFECT",
+    *,
+    camera: str = "top",
+    boot: str = "b007b007",
+    at_ns: int = NOON_NS,
+    image: NDArray[np.uint8] | None = None,
+    name: str | None = None,
+    skipped: int = 0,
+    release: Callable[[], None] = lambda: None,
+) -> Picture:
+    """The picture of a frame as a line offers it. A frame with NO_VERDICT has no heatmap."""
+    example = EXAMPLES[verdict]
+    event = msgspec.structs.replace(
+        example,
+        camera=camera,
+        boot_id=boot,
+        frame_number=number,
+        times=msgspec.structs.replace(example.times, captured_at_ns=at_ns),
+        picture=name or f"{boot}-{camera}-{number}",
+        heatmap=None,
+        regions=[] if verdict == "NO_VERDICT" else example.regions,
+        seq=0,
+        previous_seq=0,
+        journal_id=None,
+    )
+    image = frame(number) if image is None else image
+    cells = -(-image.shape[0] // 8), -(-image.shape[1] // 8)
+    heatmap = np.linspace(-9, 9, cells[0] * cells[1], dtype=np.float32).reshape(cells)
+    heatmap[0, 0] = np.nan
+    tiles = TileScores(np.array([[0, 0], [0, 16]], np.int32), np.array([-3.5, 4.25], np.float32), 48)
+    evidence = None if verdict == "NO_VERDICT" else Evidence(heatmap, 8, (-4.0, 6.0), tiles)
+    return Picture(event, image, evidence, skipped, release)
+
+
+def writer(folder: Path, limits: Limits = ALL, clock: Clock | None = None) -> EvidenceWriter:
+    clock = clock or Clock()
+    return EvidenceWriter(folder, LINE, limits, clock.read_wall_ns, clock.read_seconds)
+
+
+def store(folder: Path, *pictures: Picture) -> EvidenceStore:
+    """A store that holds these."""
+    with writer(folder) as into:
+        for each in pictures:
+            into.write(each)
+    return EvidenceStore(folder)
+
+
+def names(folder: Path) -> list[str]:
+    """All files of a store, but its lock."""
+    return sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and file.parent != folder
+    )
+
+
+def room(folder: Path) -> int:
+    """The room of all entries on the disk, counted without the store."""
+    return sum(room_of((folder / name).stat().st_size) for name in names(folder))

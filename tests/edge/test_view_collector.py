@@ -1,0 +1,77 @@
+"""What the page reads of a line: each verdict once, from the journal and from the events, also those that it missed."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.delivery.publisher import Publisher
+from edge.view.collector import Collector
+from edge.view.memory import Memory
+from edge.view.metrics import Metrics
+from edge.wire.events import Message
+from tests.command import WITHIN_SECONDS
+from tests.edge.journals import good, make_writer
+
+
+def until(fact: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + WITHIN_SECONDS
+    while not fact():
+        assert time.monotonic() < give_up
+
+
+def numbers(memory: Memory) -> list[int]:
+    return [row.frame_number for row in memory.rows(100)[0]]
+
+
+def collector(folder: Path, address: str, memory: Memory) -> Collector:
+    journal, pictures = folder / "journal.db", folder / "no-pictures"
+    return Collector(memory, Metrics(memory), address=address, keys=None, journal=journal, pictures=pictures)
+
+
+def test_verdicts_that_did_not_come_live_are_read_in_the_journal(tmp_path: Path, address: str) -> None:
+    writer, memory, publisher = make_writer(tmp_path), Memory(), Publisher(address)
+    held = _verdicts(writer.commit([good(number=number) for number in (1, 2)]))
+    publisher.start()
+    try:
+        with collector(tmp_path, address, memory):
+            until(lambda: numbers(memory) == [1, 2])
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            later = _verdicts(writer.commit([good(number=number) for number in (3, 4, 5, 6)]))
+            for message in (held[1], later[0], later[3]):  # one that it has read already; and two that it misses
+                publisher.send(message)
+            until(lambda: 6 in numbers(memory))
+    finally:
+        publisher.close()
+        writer.close()
+    assert numbers(memory) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_new_journal_begins_again_at_its_first_event(tmp_path: Path, address: str) -> None:
+    former, other, memory, publisher = make_writer(tmp_path), tmp_path / "other", Memory(), Publisher(address)
+    former.commit([good(number=number) for number in range(1, 6)])
+    former.close()
+    other.mkdir()
+    writer = make_writer(other)
+    publisher.start()
+    try:
+        with collector(tmp_path, address, memory):
+            until(lambda: len(numbers(memory)) == 5)
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            for message in _verdicts(writer.commit([good(number=11)])):
+                publisher.send(message)
+            until(lambda: 11 in numbers(memory))
+    finally:
+        publisher.close()
+        writer.close()
+
+
+def test_missing_pictures_are_a_sentence(tmp_path: Path, address: str) -> None:
+    memory = Memory()
+    with collector(tmp_path, address, memory):
+        until(lambda: memory.pictures_fault is not None)
+    assert memory.pictures_fault is not None
+    assert "check that the line runs" in memory.pictures_fault
+
+
+def _verdicts(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if message.event.topic.startswith("verdict.")]
