@@ -350,8 +350,10 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_advice(blobs: Path, tm
 
 
 def test_a_folder_that_holds_no_run_or_no_checkpoint_is_not_loaded(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no run of `heatline train`"):
+    with pytest.raises(InputError, match=r"is no run of `heatline train`: it has no run\.json; name the folder"):
         load_run(tmp_path)
+    with pytest.raises(InputError, match="nowhere is no run of `heatline train`: it does not exist; name the folder"):
+        load_run(tmp_path / "nowhere")
     for name in ("config.yaml", "run.json"):
         (tmp_path / name).write_bytes((run.folder / name).read_bytes())
     with pytest.raises(TrainingError, match=r"has no best\.ckpt"):
