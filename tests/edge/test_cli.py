@@ -87,6 +87,10 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert (result.returncode, result.stdout) == (2, "")
         assert "Error:" in result.stderr
         assert "Traceback" not in result.stderr
+    for typed, suggested in (("tran", "Did you mean 'train'"), ("qqq", ""), ("bundle shw", "Did you mean 'show'?")):
+        message = heatline(*typed.split()).stderr
+        assert suggested in message
+        assert ("Did you mean" in message) == bool(suggested)
     result = heatline("watch", "smoke://signals")
     assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
 
@@ -362,6 +366,16 @@ def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(addre
     rows = watched(publisher, address, *sent, options=("--json",)).splitlines()
     came = [msgspec.json.decode(row, type=type(message.event)) for row, message in zip(rows, sent, strict=True)]
     assert came == [message.event for message in sent]
+
+
+def test_watch_saves_only_into_a_new_folder(address: str, publisher: Publisher, tmp_path: Path) -> None:
+    saving = ("--save", str(tmp_path / "saved"))
+    watched(publisher, address, DEFECT, STATUS, options=saving)
+    saved = (tmp_path / "saved" / "events.jsonl").read_bytes()
+    assert saved.count(b"\n") == 2
+    refused = heatline("watch", address, *saving)
+    assert "saved is not empty" in complaint(refused)
+    assert (tmp_path / "saved" / "events.jsonl").read_bytes() == saved
 
 
 def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:

@@ -66,10 +66,11 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     events = line.add(GOOD, DEFECT, ALARM)
     done = run(line, "--count", "2")
     assert (done.returncode, done.stdout) == (0, lines(events[:2]))
+    assert f"2 events received, the last is {events[1].key}\n" in done.stderr
     events += line.add(GOOD)
     assert run(line, "--count", "2").stdout == lines(events[2:])
     done = run(line, "--timeout", "0.2")
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, done.stdout, "0 events received\n" in done.stderr) == (0, "", True)
     new = ("--name", "new", "--from", "next", "--topic", DEFECT, "--topic", "alarm")
     wait_until(lambda: run(line, *new, "--timeout", "0.2").stdout == "" and line.acked("new") == 4, "it is registered")
     events = line.add(GOOD, DEFECT, ALARM)
@@ -330,7 +331,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "line1.toml"
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"line line1 does not serve its journal; set journal\.bind in"):
+    with pytest.raises(ConfigError, match=r"line1\.toml does not serve its journal; set journal\.bind there"):
         endpoint_of(str(file), "journal", KeyFiles())
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
     assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)

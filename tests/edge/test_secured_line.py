@@ -291,7 +291,7 @@ def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeyp
         for keys, excerpt in [
             (None, "closed the connection: it requires keys"),
             (opened.secured.client("listen"), "your key is not allowed there"),
-            (ClientKeys(own, own.public), "is not the line of this --line-key"),
+            (ClientKeys(own, own.public), "is not the line of this public key"),
         ]:
             with (
                 Commander(opened.port.reached, 0.3, keys) as line,
