@@ -173,7 +173,7 @@ def bundle_in(
         evidence_threshold=calibration.evidence_threshold,
         limits={"int8": {"flips": 4, "map_correlation": 0.95}},
         precisions={
-            precision: PrecisionGate(graphs[precision], None, [Attempt("as it is", agreement, [])])
+            precision: PrecisionGate(graphs[precision], None, [Attempt("without changes", agreement, [])])
             if precision in precisions
             else PrecisionGate(None, LEFT_OUT, [Attempt("all of it", agreement, [LEFT_OUT])])
             for precision in PRECISIONS["openvino"]

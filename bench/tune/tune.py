@@ -248,8 +248,8 @@ def is_better(comparison: Comparison) -> tuple[bool, str]:
         count, gain = comparison.more_in, comparison.inspected_fps.median - 1
         of, by = "more frames were inspected", "more" if gain >= 0 else "fewer"
     better = count == rounds and gain >= LEAST_GAIN
-    than_chance = "" if better else f"; it takes all {rounds} and {LEAST_GAIN:.0%} to be more than chance"
-    return better, f"{of} in {count} of {rounds} rounds, at the median {abs(gain):.0%} {by}{than_chance}"
+    than_chance = "" if better else f"; it takes all {rounds} and {100 * LEAST_GAIN:.0f} % to be more than chance"
+    return better, f"{of} in {count} of {rounds} rounds, at the median {100 * abs(gain):.0f} % {by}{than_chance}"
 
 
 def _with_bundle(config: LineConfig, path: Path) -> LineConfig:

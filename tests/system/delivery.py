@@ -288,7 +288,8 @@ def faults(found: Delivery) -> list[str]:
 def to_facts(found: Delivery) -> dict[str, str]:
     """Describe the medians of the windows of a kind for people, by name and value."""
     facts = {
-        "load": f"{found.inspected_fps:.0f} frames/s inspected, {SHARE_OF_HIGHEST:.0%} of {found.highest_fps:.0f}; "
+        "load": f"{found.inspected_fps:.0f} frames/s inspected, {100 * SHARE_OF_HIGHEST:.0f} % of "
+        f"{found.highest_fps:.0f}; "
         f"{found.refused_fps:.0f} of a wrong size; events wanted: {found.events_per_s:.0f} a second",
         "journal on": found.disk,
     }
