@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from edge.bundle import Bundle, open_bundle, open_verified_engine
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
-from edge.inference import Precision, infer, open_engine, openvino_engine
+from edge.inference import Precision, infer, open_engine
 from export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
@@ -148,11 +149,19 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
+_get_property = openvino.Core.get_property
+
+
+def _without_bf16(core: openvino.Core, device: str, name: str) -> Any:
+    found = _get_property(core, device, name)
+    return [each for each in found if each != "BF16"] if name == "OPTIMIZATION_CAPABILITIES" else found
+
+
+def test_a_processor_that_would_emulate_bf16_uses_f32(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
-    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
+    monkeypatch.setattr(openvino.Core, "get_property", _without_bf16)
+    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 or emulate"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
     verified = open_precision(all_three, "bf16")
     assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")

@@ -32,6 +32,9 @@ echo ready
 cat >/dev/null # until our standard input is closed
 """
 
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""An environment of Python that is active here must not be found on the line PC."""
+
 
 def hindrance() -> str | None:
     """Why there can be no line PC here, if there can be none."""
@@ -84,7 +87,13 @@ class LinePc:
         """Run a command on it to its end, however that is."""
         with stdin.open() as file:
             return subprocess.run(
-                self.words(*command), stdin=file, capture_output=True, text=True, timeout=600, check=False
+                self.words(*command),
+                env=ENVIRONMENT,
+                stdin=file,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
             )
 
     def sh(self, script: str) -> str:
