@@ -179,7 +179,7 @@ def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: 
                     and event.cameras["cam"].counters.get("failures") == event.ledger["cam"].failed.get("incomplete")
                 )
             )
-            before = list(run.heard.verdicts)
+            before = list(run.received.verdicts)
             wire.pull()
             alarm = died(run)
             wire.plug()
@@ -239,21 +239,21 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
         with running(line, address) as run:
 
             def good_again(event: Event) -> bool:
-                alarms = run.heard.alarms
+                alarms = run.received.alarms
                 return (
                     isinstance(event, VerdictEvent) and event.verdict == "GOOD" and not (alarms and alarms[-1].active)
                 )
 
             for name, wrong in WRONGS.items():
                 run.until_inspected()
-                verdicts_before, alarms_before = len(run.heard.verdicts), len(run.heard.alarms)
+                verdicts_before, alarms_before = len(run.received.verdicts), len(run.received.alarms)
                 wrong.begin(device)
                 for _ in range(3 if wrong.end else 1):  # also after the camera was opened again
                     until_failed(run, wrong.reason)
                 if wrong.end:
                     wrong.end(device)
                 run.until(good_again)
-                verdicts, alarms = run.heard.verdicts[verdicts_before:], run.heard.alarms[alarms_before:]
+                verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
                 expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
                 assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, name
                 bad = [n for n, event in enumerate(verdicts) if event.reason == f"failed.{wrong.reason}"]

@@ -16,7 +16,7 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
-    Heard,
+    ReceivedEvents,
     assert_every_frame_has_its_event,
     notify_socket,
     running,
@@ -40,7 +40,7 @@ BAD = {
 class Ended:
     """The events and systemd notifications of a line that ran to its end."""
 
-    received: Heard
+    received: ReceivedEvents
     systemd: list[str]
 
 
