@@ -232,11 +232,11 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     camera = {"kind": "genicam", "address": wired_camera.address, **keys}
     tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
     line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
-    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as asking:
+    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
         run.next()
         for number, part in enumerate(names(count), start=1):
             wired_camera.show(255 - 2 * number)
-            assert asking.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
+            assert commander.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
             if number == no_edge:
                 continue
             if number == no_frame:
@@ -260,8 +260,8 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     assert events[no_edge - 1].reason == "dropped.no_frame"
     assert events[no_frame - 1].reason == "dropped.lost_by_camera"
     assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
-    (of_no_part,) = [event for event in received.verdicts if event.part_id is None]
-    assert of_no_part.frame_score == score_of_grey(254)
+    (without_part,) = [event for event in received.verdicts if event.part_id is None]
+    assert without_part.frame_score == score_of_grey(254)
     assert received.alarms == []
 
 

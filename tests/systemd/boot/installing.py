@@ -37,9 +37,8 @@ def roll_back() -> dict[str, Any]:
 
 
 def _restarted(ended: dict[str, Any]) -> dict[str, Any]:
-    mark = events.mark()
     line.systemctl("restart")
-    until_it_inspects(mark)
+    until_it_inspects(events.mark())  # no event of the boot before counts
     libraries = Path(f"/proc/{line.pid()}/maps").read_text()
     return {**_installed(ended), "runs_in_current": f"{os.path.realpath(CURRENT)}/" in libraries}
 
