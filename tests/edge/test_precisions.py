@@ -274,11 +274,11 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
         systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
-        heard = run.until_stopped()
+        received = run.until_stopped()
         run.exit_code()
         log = run.process.log()
         status = systemd.rest()[-1]
-    assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
+    assert {event.precision for event in [*received.verdicts, *received.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log

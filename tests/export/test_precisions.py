@@ -273,9 +273,9 @@ def test_tiles_without_a_region_are_warned_of(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     find = RegionFinder(GRID, (validation.map.shape[1], validation.map.shape[2]), 1e6, golden.scale("map"))
-    said: list[str] = []
-    made(f32, graphs, dataclasses.replace(validation, find_regions=find), golden, precisions=[], say=said.append)
-    assert said[0].startswith("warning: no validation tile has a region, ")
+    lines: list[str] = []
+    made(f32, graphs, dataclasses.replace(validation, find_regions=find), golden, precisions=[], say=lines.append)
+    assert lines[0].startswith("warning: no validation tile has a region, ")
 
 
 def test_f32_that_cannot_be_run_ends_the_export(

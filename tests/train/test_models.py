@@ -174,7 +174,7 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "excerpt"),
     [
         (
             ["model=resnet5"],
@@ -194,10 +194,10 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
         ),
     ],
 )
-def test_unknown_models_and_keys_are_refused_in_a_sentence(overrides: list[str], says: str) -> None:
+def test_unknown_models_and_keys_are_refused_in_a_sentence(overrides: list[str], excerpt: str) -> None:
     with pytest.raises(ConfigError) as raised:
         compose(["data=x", *overrides])
-    assert says in str(raised.value)
+    assert excerpt in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
