@@ -34,7 +34,7 @@ LEFT_OUT = "its regions are elsewhere"
 
 
 def answer(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the bundle's graph says of tiles [N, 224, 224, 3], in numpy."""
+    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy."""
     dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
     cell = TILE // CELLS
     maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN - BIAS

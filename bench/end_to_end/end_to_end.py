@@ -226,7 +226,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
             "at a rate": f"{window.rate_fps:.3g} frames/s of each camera for {window.seconds:g} s",
             "frames of it": f"{window.frames} captured, {window.inspected} inspected, "
             f"{sum(window.dropped.values())} dropped, "
-            f"{sum(window.failed.values())} failed, {window.unheard} not reported, {window.late} later than "
+            f"{sum(window.failed.values())} failed, {window.unreported} not reported, {window.late} later than "
             f"{window.late_after_ms:.0f} ms",
             "due to event": str(window.latency or "none was inspected"),
             "p99 - p50": "-" if window.jitter_periods is None else f"{window.jitter_periods:.3f} frame periods",

@@ -175,7 +175,7 @@ def measure_tune(
         if better:
             chosen = best.engine
     written = None
-    # A file of another machine or version is replaced, even by the settings in force.
+    # A file of another machine or version is replaced, even by the present settings.
     if not dry_run and (chosen != present or in_force.not_tuned is not None):
         written = _write(line, bundle, chosen, shown)
     return Tune(
@@ -322,7 +322,7 @@ def to_facts(found: Tune) -> dict[str, object]:
             facts[f"not sustained by {side.engine}"] = f"{side.lost} frames were lost at the rate"
     facts["written to"] = found.written_to or "nothing"
     if found.written_to is not None:
-        facts["in force"] = "after a reload or a restart of the line"
+        facts["applied"] = "after a reload or a restart of the line"
     return facts
 
 

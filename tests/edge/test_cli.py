@@ -252,14 +252,14 @@ def test_inspect_writes_a_picture_and_an_event_per_image(tmp_path: Path, bundle:
     events = [msgspec.json.decode(row, type=VerdictEvent) for row in result.stdout.splitlines()]
     assert [(event.frame_id, event.verdict) for event in events] == [(1, "GOOD"), (2, "GOOD"), (3, "DEFECT")]
     assert [event.source for event in events] == [str(frames / f"00{i}.png") for i in (1, 2, 3)]
-    assert not any(event.acting for event in events), "nobody's ejector fires on an archive"
+    assert not any(event.acting for event in events), "no ejector may fire for an archive"
     out = tmp_path / "out"
     assert (out / "verdicts.jsonl").read_text() == result.stdout
     pictures = [out / f"0000{i}_00{i}.png" for i in (1, 2, 3)]
     assert sorted(out.iterdir()) == [*pictures, out / "verdicts.jsonl"]
     good, marked = read_rgb(pictures[0]), read_rgb(pictures[2])
     assert good.shape == (230, 300, 3)
-    assert (good == 255).all(), "a cold frame keeps its own look"
+    assert (good == 255).all(), "a frame without regions is unchanged"
     changed = np.argwhere((marked != read_rgb(frames / "003.png")).any(axis=2))
     assert len(changed) > 500
     assert (changed.min(axis=0) > (10, 30)).all(), "nothing is painted far from the defect at (40..88, 60..108)"

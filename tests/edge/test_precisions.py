@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from edge.bundle import Bundle, open_bundle, open_verified_engine
 from edge.bundle.manifest import Gate
 from edge.cli.bundle_formatting import describe_gate
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
-from edge.inference import Precision, infer, open_engine, openvino_engine
+from edge.inference import Precision, infer, open_engine
 from export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
@@ -150,11 +151,19 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
+_get_property = openvino.Core.get_property
+
+
+def _without_bf16(core: openvino.Core, device: str, name: str) -> Any:
+    found = _get_property(core, device, name)
+    return [each for each in found if each != "BF16"] if name == "OPTIMIZATION_CAPABILITIES" else found
+
+
+def test_a_processor_that_would_emulate_bf16_uses_f32(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
-    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
+    monkeypatch.setattr(openvino.Core, "get_property", _without_bf16)
+    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 or emulate"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
     verified = open_precision(all_three, "bf16")
     assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
@@ -267,11 +276,11 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
         systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
-        heard = run.until_stopped()
+        received = run.until_stopped()
         run.exit_code()
         log = run.process.log()
         status = systemd.rest()[-1]
-    assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
+    assert {event.precision for event in [*received.verdicts, *received.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
