@@ -2,73 +2,73 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# How many processes share the tests. Many tests wait for a camera, a service or a disk, so that four keep two cores busy.
+# Number of processes that run the tests. Many tests wait for a camera, a service or a disk, so four keep two cores busy.
 JOBS ?= 4
-# A file's tests share one process, as they share what takes long to make; those that boot and install begin first.
+# The tests of a file share one process, because they share slow fixtures; those that boot and install start first.
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
 SOAK_ARGS ?=
 DELIVERY_ARGS ?=
 HOSTILE_ARGS ?=
 CAMERAS_ARGS ?=
-# For `make package`: a Python as on the line PC, and where the package is written to.
+# For `make package`: a Python as on the line PC, and the folder that the package is written to.
 TARGET_PYTHON ?= /usr/bin/python3
 OUT ?= dist
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
-# What an installation depends on: the dependencies, and the version that it tells.
+# An installation is repeated if one of these changes: they have the dependencies and the version.
 PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-long check format bench chaos soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
 
-help: ## List these targets
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.runtime ## The main job on drawn boards, without torch; writes demo-out/
+demo: .venv/.runtime ## Inspect drawn boards, without torch; writes demo-out/
 	@$(BIN)/python examples/drawn_boards/demo.py --out demo-out
 
 # Threads that wait for each other must not spin: other processes need the cores.
 test test-long: export OMP_WAIT_POLICY = PASSIVE
-# Hundreds of processes import the same modules: what one compiled, the others read.
+# Hundreds of processes import the same modules: only the first one compiles each module.
 test test-long: export PYTHONDONTWRITEBYTECODE =
 
-test: .venv/.dev ## The tests, in JOBS processes; more options in PYTEST_ARGS
+test: .venv/.dev ## Run the tests, in JOBS processes; more options in PYTEST_ARGS
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
-test-long: .venv/.dev ## The long forms of these tests, and many more examples of every property
+test-long: .venv/.dev ## Run the long forms of these tests, and many more examples of every property
 	$(BIN)/python -m pytest $(PARALLEL) -m "long or hypothesis" --hypothesis-profile long $(PYTEST_ARGS)
 
-check: .venv/.dev ## Lint, format and types
+check: .venv/.dev ## Check lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/.dev ## Format the code and mend what the linter can
+format: .venv/.dev ## Format the code, and fix what the linter can fix
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev ## The micro-benches
+bench: .venv/.dev ## Run the micro-benches
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
-# Test apparatus: it kills, fills disks and takes the machine for itself. Options in CHAOS_ARGS, SOAK_ARGS and so on;
-# `--help` lists them.
+# Test apparatus: it kills processes, fills disks and needs the whole machine. CHAOS_ARGS, SOAK_ARGS and so on have its
+# options; `--help` lists them.
 
-chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Needs root
+chaos: .venv/.runtime ## Check that kills, faulty links and a full disk lose no event; needs root
 	@$(BIN)/python -m tests.system.chaos $(CHAOS_ARGS)
 
-soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow?
+soak: .venv/.runtime ## Check that the service does not grow in 100,000 frames and 30 minutes
 	@$(BIN)/python -m tests.system.soak $(SOAK_ARGS)
 
-delivery: .venv/.runtime ## 500 events a second beside inspection: how late are they?
+delivery: .venv/.runtime ## Measure the delay of 500 events a second during inspection
 	@$(BIN)/python -m tests.system.delivery $(DELIVERY_ARGS)
 
-hostile: .venv/.runtime ## Malformed messages on every socket: what does a frame cost meanwhile?
+hostile: .venv/.runtime ## Measure the cost of a frame under malformed messages
 	@$(BIN)/python -m tests.system.hostile $(HOSTILE_ARGS)
 
-cameras: .venv/.dev ## How fast cameras may be, and how soon a line is over their deaths
+cameras: .venv/.dev ## Measure the highest rates of cameras, and the time until a line recovers from their faults
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
@@ -83,14 +83,14 @@ study: ## Train, evaluate and report the study's table on the data in HEATLINE_D
 demo-bundle: .venv/.dev ## Train and export the demo's bundle again
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/drawn_boards/rebuild.sh
 
-package: .venv/.runtime ## What line PCs without a network are installed from, for TARGET_PYTHON; writes OUT, or dist/
+package: .venv/.runtime ## Build the package for line PCs without a network, for TARGET_PYTHON; writes OUT, or dist/
 	@$(BIN)/python systemd/package.py --python $(TARGET_PYTHON) --out $(OUT)
 
-node-clients: examples/clients/node/node_modules/.made ## What the example clients in Node.js need
+node-clients: examples/clients/node/node_modules/.made ## Install the packages of the example clients in Node.js
 
 peers-env: .venv-peers/.made ## Install what `heatline bench peers` compares heatline with, in .venv-peers; some GB
 
-clean: ## Delete all that make makes: .venv, demo-out, caches
+clean: ## Delete everything that make makes: .venv, demo-out, caches
 	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench edge examples export heatline tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
@@ -98,8 +98,8 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 	@cd examples/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-# One environment for all. What it holds is remembered by the stamps .made, .runtime and .dev; a stamp older than the
-# package's definition is made again.
+# All targets share one environment. The stamps .made, .runtime and .dev record what is installed; a stamp that is older
+# than the package's definition is made again.
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -116,12 +116,12 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 	@touch $@
 
 .venv/.dev: $(PACKAGE) .venv/.runtime
-	@echo "installing all that development needs into .venv: some GB, some minutes"
+	@echo "installing the dependencies of development into .venv: some GB, some minutes"
 	@$(PIP) -e '.[dev]'
 	@touch $@
 
-# The peers may want other versions than ours: they get an environment of their own, with our OpenVINO, PyTorch and NumPy.
-# What stands behind a + names a build, as in 2.13.0+cpu, which not every index has; the bench compares without it.
+# The peers may need other versions than heatline, so they have their own environment, with heatline's OpenVINO, PyTorch
+# and NumPy. The build after a +, as in 2.13.0+cpu, is left out: not every index has it, and the bench ignores it.
 .venv-peers/.made: bench/peers/requirements.txt | .venv/.dev
 	@echo "installing the peers into .venv-peers: some GB, some minutes"
 	@$(PYTHON) -m venv .venv-peers

@@ -43,8 +43,8 @@ from train.progress import tracked
     "--allow",
     multiple=True,
     type=click.Choice(["bf16", "int8", "map"]),
-    help="A precision that enters the bundle although it fails the map gate, as its last attempt made it, unless the "
-    "golden tiles differ by half their scale; or `map`, which enters although it fails its checks. May be repeated.",
+    help="bf16 or int8: put this precision into the bundle although its verdicts or maps differ too much from the "
+    "model's, except by more than half the scale. map: export although the map fails its checks. May be repeated.",
 )
 @json_option
 def export(

@@ -61,8 +61,9 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
             continue
         limit = REFUSE if check.beyond_chance > REFUSE else WARN
         sentence = (
-            f"{fault}: {check.share:.0%} of the {subject.format(len(maps))}, which are {check.chance:.0%} of the map; "
-            f"expected at most {check.chance + limit * (1 - check.chance):.0%}; train longer, or on more good frames"
+            f"{fault}: {100 * check.share:.0f} % of the {subject.format(len(maps))}, which are "
+            f"{100 * check.chance:.0f} % of the map; expected at most "
+            f"{100 * (check.chance + limit * (1 - check.chance)):.0f} %; train longer, or on more good frames"
         )
         if limit == WARN:
             checks.warnings.append(f"the map may be {sentence}")

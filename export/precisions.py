@@ -140,7 +140,7 @@ def make_precisions(
         shared = evaluated["bf16"].made
         if shared is not None and shared.graph == OPENVINO_GRAPH:
             f32 = shared.ir
-    unchanged = [Candidate("as it is", lambda: f32, OPENVINO_GRAPH)]
+    unchanged = [Candidate("without changes", lambda: f32, OPENVINO_GRAPH)]
     evaluated["f32"] = evaluate_candidates("f32", unchanged, validation, golden, allow=True, say=say)
     if evaluated["f32"].made is None:
         reason = evaluated["f32"].gate.reason
@@ -156,9 +156,9 @@ def bf16_candidates(f32: Ir, for_bf16: Callable[[], Ir] | None) -> Iterator[Cand
     ir, graph = (f32, OPENVINO_GRAPH) if for_bf16 is None else (for_bf16(), GRAPHS["bf16"][-1])
     model = ir.read()
     for share in FIRST_IN_F32_UNDER_BF16:
-        description = "the last layer" + (f" and the first {share:.0%} of the layers" if share else "") + " in f32"
+        first = f" and the first {100 * share:.0f} % of the layers" if share else ""
         in_f32 = first_layers(model, share) + output_layer(model)
-        yield Candidate(description, partial(in_f32_under_bf16, ir, in_f32), graph)
+        yield Candidate(f"the last layer{first} in f32", partial(in_f32_under_bf16, ir, in_f32), graph)
 
 
 def int8_candidates(f32: Ir, tiles: NDArray[np.uint8], *, transformer: bool) -> Iterator[Candidate]:
@@ -199,7 +199,7 @@ def evaluate_candidates(
             unsupported = isinstance(error, PrecisionError)
             missed = [f"the machine of the export has no {precision}" if unsupported else str(error)]
         attempt = Attempt(candidate.description, figures, missed)
-        say(f"{precision}, {candidate.description}: {'; '.join(missed) or 'passed'}")
+        say(f"{precision}, {candidate.description}: {'; '.join(missed) or 'agrees with the model'}")
         if made is not None and not missed:
             return EvaluatedModel(PrecisionGate(made.graph, None, [*failed, attempt]), made)
         failed.append(attempt)

@@ -37,7 +37,7 @@ class Quantisation:
         if self.layers_only:
             parts.append("convolutions and matrix products alone")
         shares = {"first": self.first_in_f32, "last": self.last_in_f32}
-        kept = [f"the {end} {share:.0%}" for end, share in shares.items() if share]
+        kept = [f"the {end} {100 * share:.0f} %" for end, share in shares.items() if share]
         if kept:
             parts.append(f"{' and '.join(kept)} of the layers in f32")
         return ", ".join(parts)

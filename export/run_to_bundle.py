@@ -217,7 +217,7 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
     summary, config = msgspec.to_builtins(run.summary), run.config
     return {
         "data": {
-            **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "tiles")},
+            **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "digests", "tiles")},
             "read": describe_reading(config, summary["truth"]),
         },
         "weights": summary["weights"],

@@ -62,7 +62,7 @@ pip=$1/pip
 [ "$(uname -m)" = "$machine" ] ||
   fail "this machine is $(uname -m), but the package is for $machine; get the package for $(uname -m)"
 command -v "$python" >/dev/null ||
-  fail "there is no $python; install Debian's python3 from the medium that the PC was set up with, or name a Python $wanted: --python PATH"
+  fail "there is no $python; install Debian's python3 from the medium that Debian was installed from, or name a Python $wanted: --python PATH"
 python=$(command -v "$python")
 found=$("$python" -I -c 'import platform, sys; print("%d.%d" % sys.version_info[:2], platform.libc_ver()[1])') ||
   fail "$python does not run, see above; name a Python $wanted that runs: --python PATH"

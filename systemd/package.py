@@ -1,10 +1,10 @@
-"""Builds the package from which a line PC without a network is installed: a folder, and a .tar.gz of it.
+"""Builds the package from which a line PC without a network is installed: a folder, and its .tar.gz.
 
     heatline-0.1.0-linux-x86_64-cp313/
       README.txt  install.sh  docs/  systemd/
       target            the target machine of the wheels, in lines that a shell reads
       requirements.txt  every package with its version and its sha256
-      SHA256SUMS        of every other file
+      SHA256SUMS        the sha256 of every other file
       wheels/           heatline, its dependencies, and pip to install them with
       share/            the unit, its user and folders, heatline-rollback, a small bundle to test the installation with
 

@@ -95,7 +95,7 @@ if [ -d /run/systemd/system ]; then
   systemctl daemon-reload
   running=$(systemctl list-units --plain --no-legend --state=active,activating 'heatline@*' | cut -d' ' -f1 | tr '\n' ' ')
   [ -z "$running" ] ||
-    echo "Running lines go on with the version that they started with. When production stops: systemctl restart $running"
+    echo "Running lines continue with the version that they started with. When production stops: systemctl restart $running"
 else
   echo "systemd does not run here, so it was not reloaded."
 fi

@@ -34,7 +34,7 @@ LEFT_OUT = "its regions are elsewhere"
 
 
 def answer(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the bundle's graph says of tiles [N, 224, 224, 3], in numpy."""
+    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy."""
     dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
     cell = TILE // CELLS
     maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN - BIAS
@@ -173,7 +173,7 @@ def bundle_in(
         evidence_threshold=calibration.evidence_threshold,
         limits={"int8": {"flips": 4, "map_correlation": 0.95}},
         precisions={
-            precision: PrecisionGate(graphs[precision], None, [Attempt("as it is", agreement, [])])
+            precision: PrecisionGate(graphs[precision], None, [Attempt("without changes", agreement, [])])
             if precision in precisions
             else PrecisionGate(None, LEFT_OUT, [Attempt("all of it", agreement, [LEFT_OUT])])
             for precision in PRECISIONS["openvino"]

@@ -13,7 +13,7 @@ import pytest
 
 from examples.drawn_boards.boards import write_boards
 from tests.command import heatline
-from tests.edge.lines import Heard, running, write_line
+from tests.edge.lines import ReceivedEvents, running, write_line
 
 FEW_STEPS = ("recipe.steps=4", "recipe.folds=2")
 FEW_COPIES = ("recipe.copies={defective: 1, most: 8}",)
@@ -28,7 +28,7 @@ def run_json(*arguments: str | Path) -> Any:
 
 def train_export_and_run(
     folder: Path, address: str, data: Path, frames: Path, training: Sequence[str], exporting: Sequence[str] = ()
-) -> Heard:
+) -> ReceivedEvents:
     """Train a few steps, export, check, and run the line: its events.
 
     Args:

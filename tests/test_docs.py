@@ -50,9 +50,9 @@ from edge.wire.events import (
     from_frames,
 )
 from edge.wire.schemas.generate import FOLDER, schemas
-from tests.edge.doors import Events
 from tests.edge.secured import Secured, free_port
-from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.socket_servers import Events
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
 from tests.system.cameras.measure import Plan as CamerasPlan
@@ -526,14 +526,14 @@ def test_the_client_of_security_md_connects_with_its_key(tmp_path: Path) -> None
     secured, port = Secured(tmp_path), free_port()
     own = tmp_path / "mes.key"
     secured.allow(make_key_pair(own), "listen")
-    door = Events(port.bound, secured.access(), tmp_path)
+    server = Events(port.bound, secured.access(), tmp_path)
     try:
         shown = subprocess.run(
             [sys.executable, "-c", client, port.reached, own, tmp_path / "line.key.pub"],
             capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
     finally:
-        door.close()
+        server.close()
     assert shown.stdout == "status\n"
 
 
@@ -561,7 +561,7 @@ def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(addr
     command = [sys.executable, "-c", client, address, server.address, "4712"]
     with (
         contextlib.closing(server),
-        SpokenLine(address, a_status(product="4712", handshake=changing)) as line,
+        StatusOnlyLine(address, a_status(product="4712", handshake=changing)) as line,
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
     ):
         try:
@@ -569,7 +569,7 @@ def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(addr
             give_up = time.monotonic() + 30
             while not select.select([process.stdout], [], [], 0.1)[0]:  # until it has subscribed, and says so
                 assert time.monotonic() < give_up
-                line.say(a_status(product="4711", handshake=ready))  # of the old product
+                line.send(a_status(product="4711", handshake=ready))  # of the old product
             line.status = a_status(product="4712", handshake=ready)
             output, _ = process.communicate(timeout=30)
         finally:

@@ -23,7 +23,7 @@ from tests import command
 from tests.conftest import write_picture
 from tests.edge.lines import line_started, small_frames, write_line_with, write_pictures
 from tests.edge.secured import Secured, free_port
-from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.small_bundle import dark_square, white_frame
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("picture", "pixel_format", "says"),
+    ("picture", "pixel_format", "excerpt"),
     [
         (DEFECTIVE[..., 0], "RGB8", "expected 3 channel(s) of uint8"),
         (DEFECTIVE.astype(np.float32), "RGB8", "type float32"),
@@ -156,9 +156,9 @@ def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
     ],
 )
 def test_an_invalid_picture_is_refused_in_one_sentence(
-    inspector: heatline.BundleInspector, picture: Any, pixel_format: Any, says: str
+    inspector: heatline.BundleInspector, picture: Any, pixel_format: Any, excerpt: str
 ) -> None:
-    assert says in one_sentence(lambda: inspector.inspect(picture, pixel_format=pixel_format), heatline.InputError)
+    assert excerpt in one_sentence(lambda: inspector.inspect(picture, pixel_format=pixel_format), heatline.InputError)
 
 
 def test_missing_folders_and_a_closed_inspector_are_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_line_with_keys_accepts_allowed_clients(tmp_path: Path) -> None:
     secured, port = Secured(tmp_path), free_port()
     secured.allow(make_key_pair(tmp_path / "mes.key"), "listen")
     keys = {"key": tmp_path / "mes.key", "line_key": tmp_path / "line.key.pub"}
-    with SpokenLine(port.bound, a_status(line="line7"), secured.access()):
+    with StatusOnlyLine(port.bound, a_status(line="line7"), secured.access()):
         assert heatline.status(port.reached, timeout_s=WITHIN_SECONDS, **keys).line == "line7"
         assert "it requires keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
 

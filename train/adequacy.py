@@ -52,14 +52,14 @@ def describe_small_defects(
     warnings = []
     if areas_px and (middle := median(areas_px)) < FEWEST_CELLS * CELL_PX**2:
         warnings.append(
-            f"defects are small: half of the {len(areas_px)} have at most {middle:.0f} px, {middle / tile_px**2:.2%} "
-            f"of a {tile_px} px tile and {middle / CELL_PX**2:.1f} cells ({CELL_PX}x{CELL_PX} px) of the map, too few "
-            "to show their outline; take pictures with more px per mm"
+            f"defects are small: half of the {len(areas_px)} have at most {middle:.0f} px, "
+            f"{100 * middle / tile_px**2:.2f} % of a {tile_px} px tile and {middle / CELL_PX**2:.1f} cells "
+            f"({CELL_PX}x{CELL_PX} px) of the map, too few to show their outline; take pictures with more px per mm"
         )
     if ambiguous > MOST_AMBIGUOUS * (ambiguous + defective):
         warnings.append(
             f"{ambiguous} of the {format_count(ambiguous + defective, 'tile')} with a defect "
-            f"{'has' if ambiguous == 1 else 'have'} at most {defective_share:.1%} of "
+            f"{'has' if ambiguous == 1 else 'have'} at most {100 * defective_share:.1f} % of "
             "the area defective: the recipe heatline counts them as defective, finetune does not train on them, and "
             "study counts them as good; use heatline, or a lower tiles.defective_share"
         )
@@ -71,22 +71,23 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
     if any(image.group is None for image in images):
         return []
     warnings = []
-    with_defects = {image.group for image in images if image.defective}
+    with_defects = {str(image.group) for image in images if image.defective}
     if 0 < len(with_defects) < FEW_GROUPS:
         warnings.append(
-            f"{_count_groups(len(with_defects))} a defective picture: figures depend on these few things and may "
-            f"differ on others; add defective pictures of other things, {FEW_GROUPS} or more"
+            f"{_count_groups(len(with_defects))} a defective picture: the figures depend on "
+            f"{', '.join(sorted(with_defects))} and may differ on others; add defective pictures of other groups, "
+            f"{FEW_GROUPS} or more"
         )
     with_good = {image.group for image in images if not image.defective}
     if not with_good:
         warnings.append(
             "no picture is good: thresholds come from the clean tiles of defective pictures, if those are marked; add "
-            f"good pictures of {FEW_GROUPS} things or more"
+            f"good pictures of {FEW_GROUPS} groups or more"
         )
     elif len(with_good) < FEW_GROUPS:
         warnings.append(
             f"{_count_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts "
-            f"than it promises; add good pictures of other things, {FEW_GROUPS} or more"
+            f"than it promises; add good pictures of other groups, {FEW_GROUPS} or more"
         )
     return warnings
 
@@ -122,7 +123,7 @@ def describe_threshold_transfer(
     worst = ", ".join(description for _, description in sorted(worse, reverse=True)[:3])
     return [
         f"a threshold does not suit every group: set by the other groups, it would reject {worst}, all good, where "
-        f"{share:.1%} was wanted; before you use the line for a new group (place, board, lot), calibrate with "
+        f"{100 * share:.1f} % was wanted; before you use the line for a new group (place, board, lot), calibrate with "
         f"{format_count(frames_to_show(share, 0), 'good frame') if share else 'many good frames'} of it (heatline "
         "calibrate)"
     ]

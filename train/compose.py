@@ -115,7 +115,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     for named in map(_key_of, overrides):
-        if named.split(".")[0] == "hydra":  # Hydra would take it, and nothing would come of it
+        if named.split(".")[0] == "hydra":  # Hydra would accept the key without effect
             raise _no_such_key(named)
     for choice in (item.removeprefix("model=").strip("'\"") for item in overrides if item.startswith("model=")):
         if choice not in _choices("model"):

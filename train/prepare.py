@@ -103,7 +103,7 @@ def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str
     if labelled == "pictures":
         return f"{counts}{format_count(sum(tiles.values()), 'tile')}"
     share = tiles["defective"] / sum(tiles.values())
-    return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({share:.1%})"
+    return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({100 * share:.1f} %)"
 
 
 def _list_names(names: Sequence[str]) -> str:

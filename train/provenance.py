@@ -1,6 +1,13 @@
 """The provenance of pretrained weights. Needs no torch, so that a run can be read without it."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import msgspec
+import xxhash
+
+from edge.errors import InputError
+from train.readers.labelled import LabelledImage
 
 
 class Provenance(msgspec.Struct, frozen=True):
@@ -10,3 +17,23 @@ class Provenance(msgspec.Struct, frozen=True):
     """A package and its version, a hub and its model, a file, or "random"."""
     sha256: str | None = None
     licence: str | None = None
+
+
+def digest_groups(images: Iterable[LabelledImage]) -> list[str]:
+    """Return the digest of one picture of each group, so that the pictures are recognised wherever they lie.
+
+    Raises:
+        InputError: a picture cannot be read.
+    """
+    first: dict[str | None, Path] = {}
+    for image in images:
+        first.setdefault(image.group, image.path)
+    return [digest_picture(path) for path in first.values()]
+
+
+def digest_picture(path: Path) -> str:
+    """Return the digest of a picture's file; errors as `digest_groups`."""
+    try:
+        return xxhash.xxh3_64_hexdigest(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error

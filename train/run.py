@@ -63,6 +63,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """Duration of training and validation, including earlier starts of a resumed training."""
     versions: dict[str, str]
+    digests: list[str] = []
+    """From `digest_groups`, of the training groups; empty: an older version trained the run."""
     folds: int | None = None
     """Folds of the cross-validation; None: there was none, and `val` is measured on the validation groups."""
 
@@ -121,6 +123,9 @@ class RunFolder:
                 f"the training in {self.folder} is not finished; resume it with: heatline train out={self.folder} "
                 "resume=true"
             )
+        if not self.summary.exists():
+            lacks = f"it has no {self.summary.name}" if self.folder.exists() else "it does not exist"
+            raise InputError(f"{self.folder} is no run of `heatline train`: {lacks}; name the folder it wrote")
         try:
             return msgspec.json.decode(self.summary.read_bytes(), type=RunSummary)
         except (OSError, msgspec.MsgspecError) as error:

@@ -28,6 +28,7 @@ from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
 from train.prepare import prepare
+from train.provenance import digest_groups
 from train.run import RunFolder, RunSummary
 
 
@@ -70,6 +71,7 @@ def train_whole_network(
         data=prepared.data.name,
         truth=prepared.data.truth,
         groups={part: list(getattr(prepared.split, part)) for part in ("train", "val", "test")},
+        digests=digest_groups(prepared.split.images(prepared.data, "train")),
         labelled=prepared.labelled,
         tiles=prepared.counts,
         weights=weights,
@@ -190,7 +192,7 @@ def _describe_plan(assembly: Assembly) -> str:
     balance = (
         "batches hold good and defective samples in their natural proportion"
         if share is None
-        else f"{share:.0%} of each batch is defective, and the loss corrects the odds for it "
+        else f"{100 * share:.0f} % of each batch is defective, and the loss corrects the odds for it "
         f"({assembly.training.shift:+.2f} logits)"
     )
     return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"

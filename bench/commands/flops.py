@@ -83,7 +83,7 @@ def _systems(found: "FlopsBench") -> Table:
             f"{one.macs_with_map / 1e9:.4f}",
             f"{one.gflops:.4f}",
             f"{one.gflops_with_map:.4f}",
-            f"{one.macs_with_map / one.macs - 1:.3%}",
+            f"{100 * (one.macs_with_map / one.macs - 1):.3f} %",
             "x".join(map(str, one.map_hw)),
             "" if one.study_gflops is None else f"{one.study_gflops:.2f}",
         )

@@ -187,7 +187,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     height, width = found.frame_hw
     facts: dict[str, object] = {
         "frames": f"{width}x{height} px, {found.tiles_per_frame} tiles, {found.cameras} camera(s); "
-        f"{found.defective:.0%} DEFECT",
+        f"{100 * found.defective:.0f} % DEFECT",
     }
     if found.engine_alone is not None:
         facts["bare engine"] = (
@@ -203,8 +203,8 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
         }
         if (processor := saturated.processor) is not None:
             facts["processor, saturated"] = (
-                f"{processor.inference_ms:.1f} ms a frame for inference; {processor.rest_share:.1%} is for all else: "
-                + ", ".join(f"{name} {ms:.2f} ms" for name, ms in processor.rest_ms.items())
+                f"{processor.inference_ms:.1f} ms a frame for inference; {100 * processor.rest_share:.1f} % is for all "
+                "else: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in processor.rest_ms.items())
             )
     if (idle := found.idle) is not None:
         facts["idle service"] = (
@@ -226,7 +226,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
             "at a rate": f"{window.rate_fps:.3g} frames/s of each camera for {window.seconds:g} s",
             "frames of it": f"{window.frames} captured, {window.inspected} inspected, "
             f"{sum(window.dropped.values())} dropped, "
-            f"{sum(window.failed.values())} failed, {window.unheard} not reported, {window.late} later than "
+            f"{sum(window.failed.values())} failed, {window.unreported} not reported, {window.late} later than "
             f"{window.late_after_ms:.0f} ms",
             "due to event": str(window.latency or "none was inspected"),
             "p99 - p50": "-" if window.jitter_periods is None else f"{window.jitter_periods:.3f} frame periods",

@@ -36,7 +36,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     inspected: int
     dropped: dict[str, int]
     failed: dict[str, int]
-    unheard: int
+    unreported: int
     """Frames that no event reported."""
     late: int
     """Inspected frames whose event came later than `late_after_ms`."""
@@ -59,7 +59,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     most_mb: float
     """The same if these processes shared no library with each other or with other processes."""
     pictures_mb: float
-    """Part of it: the pictures that cameras hold, all of them in each. A real camera's process holds none."""
+    """The part that the pictures of the simulated cameras take; a real camera's process holds none."""
 
 
 def run_window(scene: Scene, rate_fps: float, seconds: float) -> Window:
@@ -126,7 +126,7 @@ def window_of(
         rate_fps=rate_fps,
         seconds=seconds,
         fewest=fewest,
-        lost=gone | ({"unheard": unreported} if unreported else {}),
+        lost=gone | ({"unreported": unreported} if unreported else {}),
         growth_ms=growth_ms,
     )
     pss_mb, most_mb, pictures_mb = memory_mb
@@ -138,7 +138,7 @@ def window_of(
         inspected=len(late_ms),
         dropped=dict(lost["dropped"]),
         failed=dict(lost["failed"]),
-        unheard=unreported,
+        unreported=unreported,
         late=sum(one > late_after_ms for one in late_ms),
         late_after_ms=late_after_ms,
         latency=latency,

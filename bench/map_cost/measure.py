@@ -21,10 +21,11 @@ from bench.map_cost.plan import Cost, Row, Setting
 from bench.pictures import draw_shapes
 from bench.spread import SETTLE_BATCHES, Spread, time_interleaved
 from edge.bundle.pooling import identity_of, pool
-from edge.errors import BenchError, HeatlineError, PrecisionError
+from edge.errors import BenchError, HeatlineError
 from edge.geometry import TileGrid
 from edge.inference import Precision
-from edge.inference.devices import shared_core
+from edge.inference.devices import require_bf16, shared_core
+from edge.inference.engine import PROCESSOR
 from edge.inference.opening import require_precision
 from export.openvino_ir import Ir
 from train.config import CnnConfig, VitConfig
@@ -149,8 +150,8 @@ def measure(
         ExportError: the model cannot be exported.
     """
     require_precision(setting.engine, setting.precision)
-    if setting.engine == "openvino":
-        require_processor(setting.precision)
+    if setting.engine == "openvino" and setting.precision == "bf16":
+        require_bf16(shared_core(), PROCESSOR)
     report_line("exporting")
     exported = graphs.onnx(setting)
     report_line("compiling")
@@ -247,15 +248,3 @@ def find_wrong_answer(
     if setting.precision == "f32" and (off := np.abs(maps - true_maps).max() / scale) > allowed:
         return f"its maps differ from the model's by {off:.1e}"
     return None
-
-
-def require_processor(precision: Precision) -> None:
-    """Check that OpenVINO computes in a precision on this machine, before a graph is exported.
-
-    Raises:
-        PrecisionError: it does not.
-    """
-    if precision == "bf16" and "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise PrecisionError(
-            "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
-        )

@@ -1,7 +1,7 @@
 """Heatline compared with other systems: the same frames, network, precision and machine, in interleaved rounds.
 
 Each system is a warm process, idle while another one works, with the fastest of its settings. Figures are relative to
-the engine alone, which moves no pixel.
+the engine alone, which copies no pixel.
 """
 
 import statistics

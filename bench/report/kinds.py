@@ -53,7 +53,7 @@ def _end_to_end_headlines(one: Record) -> Iterator[str]:
 
 def _end_to_end_notes(one: Record) -> Iterator[str]:
     if (ended := one.get("ended", "whole")) != "whole":
-        yield f"This run did not reach its end, and no figure of it counts: {ended}."
+        yield f"This run did not reach its end, so none of its figures is valid: {ended}."
 
 
 def _end_to_end_plots(one: Record) -> Iterator[Markup]:

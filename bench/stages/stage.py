@@ -63,7 +63,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
     """Over all runs."""
     cpu_ms: float
-    """Processor time of all processes that do a part of it, also shortly after it: threads may spin."""
+    """Processor time of all processes that take part, also shortly after the stage, because threads may spin."""
 
 
 class Recorder:

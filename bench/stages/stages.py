@@ -217,7 +217,7 @@ def to_facts(found: StagesBench) -> dict[str, str]:
             f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the engine alone"
         )
     if found.cost_per_tile_spread is not None:
-        facts["most expensive tile over the cheapest"] = f"{found.cost_per_tile_spread:+.1%}"
+        facts["most expensive tile over the cheapest"] = f"{100 * found.cost_per_tile_spread:+.1f} %"
     return facts
 
 

@@ -175,7 +175,7 @@ def measure_tune(
         if better:
             chosen = best.engine
     written = None
-    # A file of another machine or version is replaced, even by the settings in force.
+    # A file of another machine or version is replaced, even by the present settings.
     if not dry_run and (chosen != present or in_force.not_tuned is not None):
         written = _write(line, bundle, chosen, shown)
     return Tune(
@@ -248,8 +248,8 @@ def is_better(comparison: Comparison) -> tuple[bool, str]:
         count, gain = comparison.more_in, comparison.inspected_fps.median - 1
         of, by = "more frames were inspected", "more" if gain >= 0 else "fewer"
     better = count == rounds and gain >= LEAST_GAIN
-    than_chance = "" if better else f"; it takes all {rounds} and {LEAST_GAIN:.0%} to be more than chance"
-    return better, f"{of} in {count} of {rounds} rounds, at the median {abs(gain):.0%} {by}{than_chance}"
+    than_chance = "" if better else f"; it takes all {rounds} and {100 * LEAST_GAIN:.0f} % to be more than chance"
+    return better, f"{of} in {count} of {rounds} rounds, at the median {100 * abs(gain):.0f} % {by}{than_chance}"
 
 
 def _with_bundle(config: LineConfig, path: Path) -> LineConfig:
@@ -322,7 +322,7 @@ def to_facts(found: Tune) -> dict[str, object]:
             facts[f"not sustained by {side.engine}"] = f"{side.lost} frames were lost at the rate"
     facts["written to"] = found.written_to or "nothing"
     if found.written_to is not None:
-        facts["in force"] = "after a reload or a restart of the line"
+        facts["applied"] = "after a reload or a restart of the line"
     return facts
 
 

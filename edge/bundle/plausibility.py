@@ -177,7 +177,9 @@ class Plausibility:
             distance = math.nan if features is None else self.tiles.distance(features)
             if not distance <= plausible.distance:  # an unknown distance is not plausible either
                 limit = plausible.distance
-                deviations.append(f"features {distance:.3g} from the product's, expected up to {limit:.3g}")
+                deviations.append(
+                    f"features {distance:.3g} standard deviations from those of the product, expected up to {limit:.3g}"
+                )
         return deviations
 
 

@@ -159,8 +159,8 @@ def describe_support(calibration: Calibration) -> str | None:
     )
     frames = f"{format_count(calibration.frames, 'good frame')}{of_groups}"
     return (
-        f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {CONFIDENCE:.0%} confidence it is at "
-        f"most {100 * bound:.3g} %; {format_count(needed, 'good frame')} of the line of which none reaches the "
+        f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {100 * CONFIDENCE:.0f} % confidence it "
+        f"is at most {100 * bound:.3g} %; {format_count(needed, 'good frame')} of the line of which none reaches the "
         "threshold would show it "
         "(heatline calibrate)"
     )

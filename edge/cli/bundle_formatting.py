@@ -5,12 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from edge.bundle import Calibration, Manifest
 from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, Plausible, PrecisionGate, ScoreBy
 from edge.bundle.plausibility import SLACK
+from edge.bundle.pooling import top_cells_of
 from edge.calibration.binomial import CONFIDENCE
 from edge.inference.engine import GRAPHS
 from edge.util.text import format_count
 
 NOT_KNOWN = "not known: every frame gets a verdict"
 """Says that a bundle does not know what frames must look like."""
+IDENTITY = " - logit"
+"""End of the name of the difference between a pooled map and its logit, see `GoldenTiles.off_identity`."""
 
 
 def describe_range(low: float, high: float | None) -> str:
@@ -37,7 +40,7 @@ def describe_plausible(plausible: Plausible | None) -> str:
     features = (
         "features of tiles are not known"
         if plausible.distance is None
-        else f"features up to {plausible.distance:.3g} from the product's"
+        else f"features at most {plausible.distance:.3g} standard deviations from those of the product"
     )
     return f"{size} px; {vitals}; {features}; by {format_count(plausible.frames, 'frame')}"
 
@@ -95,10 +98,18 @@ def describe_differences(off_by: Mapping[str, float]) -> str:
 
 def describe_gate(gate: Gate) -> str:
     """Describe by how much f32 differed from the model at the export."""
-    figures = ", ".join(f"{output} {value:.1e}" for output, value in gate.largest_difference.items())
+    answers = {name: value for name, value in gate.largest_difference.items() if not name.endswith(IDENTITY)}
     differences = (
-        f"{figures} of the scale at most on {format_count(gate.tiles, 'golden tile')}, allowed {gate.tolerance:.0e}"
+        f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a share of the "
+        f"scale: {describe_differences(answers)}, allowed {gate.tolerance:.0e}"
     )
+    for name in gate.largest_difference.keys() - answers.keys():
+        top_cells = top_cells_of(name)
+        cells = "its cells" if top_cells is None else f"its {top_cells} highest cells"
+        differences += (
+            f"; the map explains the logit: the mean of {cells} differs from the logit by at most "
+            f"{gate.largest_difference[name]:.1e} of the scale"
+        )
     if not gate.map_rounding:
         return differences
     return (
@@ -113,7 +124,7 @@ def describe_map_checks(checks: MapChecks | None) -> str:
         return "not checked"
     places = {"peaks in the same 3x3 cells": checks.stuck, "evidence in the outermost cells": checks.border}
     figures = [
-        f"{check.share:.0%} of the {place}, {check.chance:.0%} by chance"
+        f"{100 * check.share:.0f} % of the {place}, {100 * check.chance:.0f} % by chance"
         for place, check in places.items()
         if check is not None
     ]

@@ -314,7 +314,7 @@ def _describe_support(calibration: Calibration, support: Support) -> str:
         return f"{described}; no number of frames shows that none is ever rejected"
     described += (
         f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
-        f"reaches the threshold, or {support.frames_with_one} with one"
+        f"reaches the threshold, or {support.frames_with_one} frames of which one reaches it"
     )
     if support.may_reach is not None:
         described += (

@@ -32,7 +32,7 @@ ALWAYS_SHOWN = "lost_by_camera", "incomplete"
     type=click.Path(path_type=Path),
     default=Path("grabbed"),
     show_default=True,
-    help="Folder for the pictures. Its other files stay.",
+    help="Folder for the pictures. Its files stay: the numbers of new pictures follow those that are there.",
 )
 @click.option(
     "--timeout",

@@ -57,7 +57,7 @@ def row_of(record: Record, event: Event) -> list[Cell]:
             state = "active" if event.active else "over"
             cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
         case ChangeEvent():
-            state = "in force" if event.applied else "refused"
+            state = "applied" if event.applied else "refused"
             cells |= {"what": f"{event.change} {state}", "product": event.product}
             cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case JournalEvent():

@@ -15,6 +15,7 @@ from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.client.handshake_probe import require_authorized
 from edge.errors import EventsLostError
+from edge.util.text import format_count
 from edge.wire.following import CONSUMER_NAME, Start
 
 
@@ -70,7 +71,7 @@ def follow(
     key, topic and picture in HEATLINE_KEY, HEATLINE_TOPIC and HEATLINE_HEATMAP. If it fails, it is run again after a
     pause, until it succeeds.
 
-    Events that are lost are reported on standard error.
+    Events that are lost are reported on standard error, and at the end the number of events received.
     """
     if command is not None and jsonl is not None:
         raise click.UsageError("--exec and --jsonl exclude each other; follow under two names")
@@ -105,24 +106,22 @@ def follow(
 
 
 def _follow(events: Follower, sink: Sink, pictures: Heatmaps | None, count: int | None) -> None:
-    left = count
-    while True:
+    received, last = 0, ""
+    while count is None or received < count:
         try:
-            batch = events.receive_batch(sink.at_most if left is None else min(left, sink.at_most))
+            batch = events.receive_batch(sink.at_most if count is None else min(count - received, sink.at_most))
         except EventsLostError as lost:
             click.echo(f"heatline: {visible(str(lost))}", err=True)
             continue
         if not batch:
-            return
+            break
         if pictures is not None:
             pictures.write(batch)
         sink.take(batch)
-        if left is not None:
-            left -= len(batch)
+        received, last = received + len(batch), f", the last is {visible(batch[-1].key)}"
         interrupted = isinstance(sink, Command) and sink.interrupted
-        if left == 0 or interrupted:
+        if received == count or interrupted:
             events.acknowledge()
         if interrupted:
             raise KeyboardInterrupt
-        if left == 0:
-            return
+    click.echo(f"{format_count(received, 'event')} received{last}", err=True)

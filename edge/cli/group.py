@@ -18,6 +18,18 @@ class CommandGroup(click.Group):
         super().__init__(*args, **more)
         self._sections = sections
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command as click does; suggest similar names for an unknown one."""
+        name, known = args[0], self.list_commands(ctx)
+        if not name.startswith("-") and name not in known:
+            from difflib import get_close_matches  # imported here, so that a line starts faster
+
+            similar = " or ".join(map(repr, get_close_matches(name, known)))
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {similar}?" if similar else ""))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands as click does, but without cutting sentences off."""
         rows = {}

@@ -7,7 +7,7 @@ import msgspec
 
 from edge.bundle import open_bundle, open_verified_engine
 from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, print_json
+from edge.cli.output import json_option, make_empty, print_json
 from edge.errors import InputError
 from edge.heatmap_picture import png
 from edge.images import list_images
@@ -40,7 +40,7 @@ def inspect(
     inspector = BundleInspector(bundle, open_verified_engine(bundle, kind, precision))
     unjudged = 0
     with inspector, writing(out):
-        _make_empty(out)
+        make_empty(out, "--out")
         with (out / "verdicts.jsonl").open("wb") as lines:
             for result in inspector.inspect_all(files):
                 event = result.event
@@ -55,17 +55,3 @@ def inspect(
                 print_json(event) if as_json else click.echo(str(result))
     if unjudged:
         raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; the reasons are above")
-
-
-def _make_empty(out: Path) -> None:
-    """Make the output folder.
-
-    Raises:
-        InputError: the folder is not empty.
-        OSError: the folder cannot be made.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise InputError(
-            f"{out} is not empty, and its files would be mixed with new ones; name a new folder with --out"
-        )

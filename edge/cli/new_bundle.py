@@ -124,6 +124,6 @@ def warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:
     if is_now <= FAR_WIDER * was:
         return []
     return [
-        f"features may lie up to {is_now:.3g} from the product's, and the old bundle allows {was:.3g}: the frames are "
-        "too few, or some do not show the product; name more, and remove those"
+        f"features may lie up to {is_now:.3g} standard deviations from those of the product, and the old bundle allows "
+        f"{was:.3g}: the frames are too few, or some do not show the product; name more, and remove those"
     ]

@@ -109,6 +109,20 @@ def progress_bar(*, hidden: bool = False) -> "Progress":
     return Progress(*columns, console=console, disable=hidden or not console.is_terminal)
 
 
+def make_empty(folder: Path, option: str) -> None:
+    """Make the folder that an option names for the output.
+
+    Raises:
+        InputError: the folder is not empty.
+        OSError: the folder cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is not empty, and its files would be mixed with new ones; name a new folder with {option}"
+        )
+
+
 def print_json(value: object) -> None:
     """Print a JSON object on one line of standard output, and flush it."""
     sys.stdout.write(encode_json(value).decode() + "\n")

@@ -103,9 +103,11 @@ def _wait_for_change(events: Subscriber, status: StatusEvent, timeout_s: float) 
         if isinstance(event, ChangeEvent) and event.change == "reload":
             return event
         if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != status.boot_id):
-            raise DeliveryError(f"line {status.line} stopped before it reported the result of the reload; see its log")
+            raise DeliveryError(
+                f"the line {status.line!r} stopped before it reported the result of the reload; see its log"
+            )
         if time.monotonic() >= deadline_s:
             raise DeliveryError(
-                f"line {status.line} did not report the result of the reload within {timeout_s:g} s, and may still "
-                "apply it; see its change events and its log"
+                f"the line {status.line!r} did not report the result of the reload within {timeout_s:g} s, and may "
+                "still apply it; see its change events and its log"
             )

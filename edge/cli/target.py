@@ -126,7 +126,7 @@ def _bound(line: str, socket: SocketName) -> str:
     bound = config.commands.bind if socket == "commands" else config.journal.bind
     if bound is None:
         problem = "takes no requests" if socket == "commands" else "does not serve its journal"
-        raise ConfigError(f"line {file.stem} {problem}; set {socket}.bind in {file}")
+        raise ConfigError(f"the line of {file} {problem}; set {socket}.bind there")
     return bound
 
 

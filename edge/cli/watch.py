@@ -15,7 +15,7 @@ from rich.text import Text
 from edge.cli.fitted_table import fitted_table
 from edge.cli.formatting import describe_account, describe_active, describe_camera, describe_handshake, local_time
 from edge.cli.options import FiniteRange, topic_option
-from edge.cli.output import json_option, print_json, table_console, visible
+from edge.cli.output import json_option, make_empty, print_json, table_console, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_authorized
@@ -45,7 +45,7 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 @topic_option
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
 @click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop after so many seconds without an event.")
-@click.option("--save", type=click.Path(path_type=Path), help="Folder for events.jsonl and heatmaps (SEQ.png).")
+@click.option("--save", type=click.Path(path_type=Path), help="New folder for events.jsonl and heatmaps (SEQ.png).")
 @key_options
 @json_option
 def watch(
@@ -119,7 +119,7 @@ class _Saver:
     def __enter__(self) -> Self:
         if self._folder is not None:
             with writing(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_empty(self._folder, "--save")
                 self._lines = (self._folder / "events.jsonl").open("wb")
         return self
 

@@ -17,8 +17,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edge.errors import EngineError, PrecisionError, last_line
-from edge.inference.devices import require_device, settings_on, shared_core
+from edge.errors import EngineError, last_line
+from edge.inference.devices import require_bf16, require_device, settings_on, shared_core
 from edge.inference.engine import (
     ABANDONED_REQUESTS,
     ANSWER_WITHIN_SECONDS,
@@ -67,6 +67,8 @@ class OpenVinoEngine(Engine):
         try:
             core = shared_core()
             require_device(core, device)
+            if hint == "bf16":
+                require_bf16(core, device)
             self._cache = cache
             self._variant = _variant(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
             cached = None if cache is None else cache.load(self._variant)
@@ -76,7 +78,6 @@ class OpenVinoEngine(Engine):
                 model = core.read_model(folder / graph, folder / weights_of(graph))
                 model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
                 compiled = core.compile_model(model, device, settings)
-            effective = _effective_precision(compiled)
             parallel = streams or (
                 threads if device == PROCESSOR else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             )
@@ -88,10 +89,6 @@ class OpenVinoEngine(Engine):
             ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
-        if effective != hint:
-            raise PrecisionError(
-                f"this processor has no {hint}, OpenVINO would compute in {effective} instead; choose another precision"
-            )
         self._compiled = compiled
         self._idle, self._at_work = requests, deque[_Request]()
         """Requests at work, in the order in which they were started."""
@@ -217,11 +214,6 @@ class _Request:
 
 def _nothing(*_: object) -> None:
     """Ignore the answer of a request that was never started."""
-
-
-def _effective_precision(compiled: ov.CompiledModel) -> str:
-    """Return the precision that will be used: OpenVINO silently ignores a hint that the processor cannot follow."""
-    return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
 
 def _variant(core: ov.Core, device: str, settings: Mapping[str, object], graph: str, shape: Sequence[int]) -> str:

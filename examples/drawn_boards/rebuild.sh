@@ -17,4 +17,4 @@ else
 fi
 [ -e "$work/exported" ] || heatline export "$work/run" --to "$work/exported" --name drawn-boards
 heatline calibrate "$work/exported" "$work/good/images" --to "$bundle" --version 2
-echo "to ship it: rm -r $here/bundle && cp -r $bundle $here/bundle"
+echo "to ship this bundle: rm -r $here/bundle && cp -r $bundle $here/bundle"

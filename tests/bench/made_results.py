@@ -47,7 +47,7 @@ def a_machine(**changed: Any) -> dict[str, object]:
 
 def end_to_end() -> EndToEnd:
     window = Window(
-        rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
+        rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unreported=0,
         late=0, late_after_ms=172.0, latency=Latency(p50=32.5, p95=43.5, p99=44.5, most=44.75), latency_growth_ms=0.5,
         camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
         cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,

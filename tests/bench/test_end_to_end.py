@@ -161,7 +161,7 @@ def test_each_frame_counts_once_by_its_outcome() -> None:
         received_verdict(2, camera="cam1", ms=0.0),
     ]
     window = window_of(verdicts, 2, 10.0, 1.0, {}, MEMORY_MB)
-    assert (window.frames, window.inspected, window.unheard, window.late) == (10, 5, 1, 1)
+    assert (window.frames, window.inspected, window.unreported, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
     assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
     assert window.came_fps == 2.0, "the rate of the slower camera"
@@ -195,7 +195,7 @@ def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[ReceivedV
         (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
         (at_rate(3), 1, "cameras came at 3.0/s"),
         ([*at_rate(99), received_verdict(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
-        ([one for one in at_rate(100) if one.number != 50], 1, "lost: unheard 1"),
+        ([one for one in at_rate(100) if one.number != 50], 1, "lost: unreported 1"),
     ],
 )
 def test_a_line_keeps_up_without_lost_frames_or_growing_latency(
@@ -228,7 +228,7 @@ def test_the_highest_rate_is_given_as_a_share_of_the_bare_engine(scene: Scene, m
     assert window is not None
 
     def run_window(_scene: Scene, rate_fps: float, seconds: float) -> Window:
-        why = "lost: unheard 3" if rate_fps > 2.0 else None
+        why = "lost: unreported 3" if rate_fps > 2.0 else None
         return msgspec.structs.replace(window, rate_fps=rate_fps, seconds=seconds, not_kept_up=why)
 
     monkeypatch.setattr(highest_rate, "run_window", run_window)
@@ -239,7 +239,7 @@ def test_the_highest_rate_is_given_as_a_share_of_the_bare_engine(scene: Scene, m
     assert found.rate_fps is not None
     assert 1.8 <= found.rate_fps <= 2.0
     assert found.share_of_bare == pytest.approx(found.rate_fps / 2.0)
-    assert found.limited_by == "lost: unheard 3"
+    assert found.limited_by == "lost: unreported 3"
 
 
 # The bare engine.

@@ -137,22 +137,11 @@ def test_every_graph_runs_in_every_round_and_the_fastest_classifier_counts(
     assert found.tiles_per_round == 2 * 25, "half a second of batches of 20 ms"
 
 
-def test_a_precision_that_openvino_lacks_or_ignores_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     no_graphs: Any = None  # nothing is exported
-    with monkeypatch.context() as patch:
-        patch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
-        with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
-            measured(no_graphs, VIT, precisions=["bf16"])
-    compile_model = openvino.Core.compile_model
-
-    def without_bf16(core: openvino.Core, model: Any, device: str, settings: dict[str, Any]) -> Any:
-        """OpenVINO accepts the hint, computes in f32 and reports that only on request."""
-        return compile_model(core, model, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
-
-    monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
-    monkeypatch.setattr(measure_module, "require_processor", lambda precision: None)
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
-        measured(SmallGraphs(), CNN, precisions=["bf16"])
+        measured(no_graphs, VIT, precisions=["bf16"])
 
 
 # Checks of the answers.

@@ -211,8 +211,8 @@ def test_rank_is_by_headroom_then_latency_then_number_of_threads() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "earlier_in", "more_in", "better", "words"),
     [
-        ((40, True), (30, True), 5, 0, True, "p90 of the latency was lower in 5 of 5 rounds, at the median 25% lower"),
-        ((40, True), (30, True), 4, 0, False, "it takes all 5 and 2% to be more than chance"),
+        ((40, True), (30, True), 5, 0, True, "p90 of the latency was lower in 5 of 5 rounds, at the median 25 % lower"),
+        ((40, True), (30, True), 4, 0, False, "it takes all 5 and 2 % to be more than chance"),
         ((40, True), (39.9, True), 5, 0, False, "more than chance"),
         ((40, False), (50, True), 0, 0, True, "they keep up with the rate"),
         ((40, True), (30, False), 5, 0, False, "they do not keep up"),

@@ -1,4 +1,4 @@
-"""A line that dies and starts again, and one client that stays."""
+"""A line that is killed and started again, with one subscriber that stays connected."""
 
 import contextlib
 import os
@@ -15,36 +15,36 @@ from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_
 from edge.inspection.ledger import Ledger
 from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
-from tests.edge.lines import Heard, RunningLine, children, line_started
+from tests.edge.lines import ReceivedEvents, RunningLine, children, line_started
 
 
 class Boots:
-    """Hears all boots of one line, one after the other, over one subscription that is never given up."""
+    """Receives the events of all boots of one line, over one subscription."""
 
     def __init__(self, events: Subscriber, line: Path, env: Mapping[str, str]) -> None:
         self._events, self._line, self._env = events, line, env
-        self.heard: dict[str, Heard] = {}
-        """Per boot id, in the order of the boots."""
+        self.received: dict[str, ReceivedEvents] = {}
+        """Events by boot id, in the order of the boots."""
 
     @contextlib.contextmanager
     def boot(self, command: Sequence[str | Path] = (HEATLINE, "run")) -> Iterator[RunningLine]:
-        """The line's next life. What is still on the wire of the one before comes first, and is kept with that one."""
+        """Start the next boot. Late events of the boot before are added to that boot."""
         with line_started(self._line, self._env, command) as process:
             run = RunningLine(process, self._events)
-            first = run.until(lambda event: event.boot_id not in self.heard)
-            self._sort(run)
-            run.heard = Heard([], [], [])
-            run.heard.add(first)
-            self.heard[first.boot_id] = run.heard
+            first = run.until(lambda event: event.boot_id not in self.received)
+            self._add_to_earlier_boots(run)
+            run.received = ReceivedEvents([], [], [])
+            run.received.add(first)
+            self.received[first.boot_id] = run.received
             yield run
 
-    def of(self, boot: int) -> Heard:
-        return list(self.heard.values())[boot]
+    def of(self, boot: int) -> ReceivedEvents:
+        return list(self.received.values())[boot]
 
-    def _sort(self, run: RunningLine) -> None:
-        for event in run.heard.came:
-            if event.boot_id in self.heard:
-                self.heard[event.boot_id].add(event)
+    def _add_to_earlier_boots(self, run: RunningLine) -> None:
+        for event in run.received.in_order:
+            if event.boot_id in self.received:
+                self.received[event.boot_id].add(event)
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def boots(line: Path, address: str, state: Path) -> Iterator[Boots]:
 
 
 def die(run: RunningLine) -> None:
-    """Kill it by SIGKILL, and see its cameras' processes gone as well."""
+    """Kill the line by SIGKILL, and check that its cameras' processes end too."""
     cameras = [os.pidfd_open(pid) for pid in children(run.process.pid)]
     run.process.kill()
     run.process.wait(WITHIN_SECONDS)
@@ -65,23 +65,23 @@ def die(run: RunningLine) -> None:
             os.close(camera)
 
 
-def crashed(heard: Heard) -> list[VerdictEvent]:
-    """What a boot tells of the one before."""
-    return [event for event in heard.verdicts if event.reason == "dropped.crashed"]
+def crashed(received: ReceivedEvents) -> list[VerdictEvent]:
+    """Return the events of frames that were in flight when the boot before was killed."""
+    return [event for event in received.verdicts if event.reason == "dropped.crashed"]
 
 
-def assert_the_crash_is_told_first(heard: Heard) -> None:
-    """And in order: numbers and seq go on without a gap as far as the boot was heard."""
-    told = crashed(heard)
-    assert told == heard.verdicts[: len(told)]
+def assert_the_crash_is_reported_first(received: ReceivedEvents) -> None:
+    """Check also that frame numbers and seq have no gap."""
+    in_flight = crashed(received)
+    assert in_flight == received.verdicts[: len(in_flight)]
     number = 0
-    told = sorted([*heard.verdicts, *heard.of_journal], key=lambda event: event.seq)
-    first = told[0].seq if told else 0  # it may have died before it told of anything
-    assert [event.seq for event in told] == list(range(first, first + len(told)))
-    for event in heard.verdicts:
+    events = sorted([*received.verdicts, *received.journal_events], key=lambda event: event.seq)
+    first = events[0].seq if events else 0  # the boot may have been killed before its first event
+    assert [event.seq for event in events] == list(range(first, first + len(events)))
+    for event in received.verdicts:
         assert event.frame_number == number + 1
         number += event.frames
-    assert all(account.balanced for status in heard.statuses for account in status.ledger.values())
+    assert all(account.balanced for status in received.statuses for account in status.ledger.values())
 
 
 def in_flight(state: Path) -> list[Stamp]:
@@ -89,19 +89,19 @@ def in_flight(state: Path) -> list[Stamp]:
     try:
         with JournalReader.open(state) as reader:
             journalled = reader.progress()
-    except JournalMissingError:  # it crashed before it created one
+    except JournalMissingError:  # the line crashed before it created a journal
         journalled = {}
     return read_previous_run(state / FILE_NAME, journalled).in_flight
 
 
 def ids(events: Sequence[VerdictEvent]) -> list[int]:
-    """The frame ids that events tell of, one by one."""
-    told: list[int] = []
+    """Return the frame ids that events report, runs expanded."""
+    frame_ids: list[int] = []
     for event in events:
         assert event.frame_id is not None
-        told += range(event.frame_id, event.frame_id + event.frames)
-        assert event.last_frame_id == (told[-1] if event.frames > 1 else None)
-    return told
+        frame_ids += range(event.frame_id, event.frame_id + event.frames)
+        assert event.last_frame_id == (frame_ids[-1] if event.frames > 1 else None)
+    return frame_ids
 
 
 def begin_log(path: Path, reported: Mapping[str, int], boot_id: str = "") -> InFlightLog:

@@ -15,14 +15,14 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(place: Path, mib: int = 1) -> Iterator[Path]:
-    """An empty disk of so many mebibytes; skips where none can be mounted."""
+    """Mount an empty disk of this size; skip the test if that is not possible."""
     with _mounted(place, "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs"):
         yield place
 
 
 @contextlib.contextmanager
 def failing_disk(place: Path, mib: int = 8) -> Iterator[Path]:
-    """An ext4 that takes itself read-only at the first error (`fail`); skips where none can be mounted."""
+    """Mount an ext4 that becomes read-only at the first error (`fail`); skip the test if that is not possible."""
     image = place.with_suffix(".img")
     with image.open("wb") as file:
         file.truncate(mib << 20)
@@ -35,7 +35,7 @@ def failing_disk(place: Path, mib: int = 8) -> Iterator[Path]:
 
 
 def fail(disk: Path) -> None:
-    """Have the file system of a `failing_disk` find an error."""
+    """Trigger an error of the file system of a `failing_disk`."""
     device = _tool("findmnt", "--noheadings", "--output", "SOURCE", str(disk)).stdout.strip()
     (Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error").write_text("a test")
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
@@ -43,7 +43,7 @@ def fail(disk: Path) -> None:
 
 
 def fill(disk: Path) -> Path:
-    """Write until there is no room; the file that took it."""
+    """Write until the disk is full; return the file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -54,7 +54,7 @@ def fill(disk: Path) -> Path:
 
 @contextlib.contextmanager
 def power_cut(disk: Path) -> Iterator[None]:
-    """Lose all that was written and not synchronised; close all files within. Of a `failing_disk`."""
+    """Discard all unsynchronised writes to a `failing_disk`; close all its files within the block."""
     shut_down_without_flushing = 0x8004587D, struct.pack("I", 2)  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
     fd = os.open(disk, os.O_RDONLY)
     try:
@@ -69,7 +69,7 @@ def power_cut(disk: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def frozen(disk: Path) -> Iterator[None]:
-    """The disk does not answer who writes; whoever asked is stuck until this ends. Of a `failing_disk`."""
+    """Freeze a `failing_disk`: all calls that write to it block until the end of the block."""
     done = _tool("fsfreeze", "--freeze", str(disk))
     if done.returncode != 0:
         pytest.skip(f"no disk can be frozen here: {done.stderr.strip()}")
@@ -80,13 +80,13 @@ def frozen(disk: Path) -> Iterator[None]:
 
 
 def make_read_only(disk: Path, how: str = "ro") -> None:
-    """As somebody who looks after the machine does; refused where a file on it is open to be written."""
+    """Remount a disk read-only, as an administrator does; no file may be open for writing."""
     done = _tool("mount", "-o", f"remount,{how}", str(disk))
     assert done.returncode == 0, done.stderr
 
 
 def make_writable(disk: Path) -> None:
-    """What was read-only is so no more."""
+    """Remount a disk so that it can be written again."""
     make_read_only(disk, "rw")
 
 

@@ -1,4 +1,4 @@
-"""Faults put into a real line from outside: stages that hang, a clock that leaps."""
+"""Faults injected into a real line: stages that hang, and a clock that leaps."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ STAGES = {
     "judge": "edge.inspection.inspector:Inspector.finish",
     "publish": "zmq:Socket.send_multipart",
 }
-"""What each stage calls for every frame."""
+"""The function that each stage calls for every frame."""
 
 _CODE = """
 import functools, importlib, os, sys, time
@@ -31,16 +31,16 @@ def hang(name, while_there):
 
     setattr(owner, method, hanging)
 
-if any(os.path.basename(argument) == "heatline" for argument in sys.orig_argv):  # and no camera's process
+if any(os.path.basename(argument) == "heatline" for argument in sys.orig_argv):  # not in the processes of cameras
     hang({name!r}, {hung!r})
 """
 
 
 def at_start(folder: Path, code: str) -> Mapping[str, str]:
-    """The environment of a Python that runs `code` when it starts, and else imports what this one would.
+    """Return environment variables with which Python runs `code` at its start, and has the same import path otherwise.
 
     Args:
-        folder: a new one.
+        folder: a new folder for the code.
     """
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
@@ -48,10 +48,10 @@ def at_start(folder: Path, code: str) -> Mapping[str, str]:
 
 
 class Hang:
-    """Hangs a line's stage while it is told to.
+    """Hangs a stage of a line within `hung`.
 
     Args:
-        folder: a new one.
+        folder: a new folder.
         stage: one of `STAGES`.
     """
 
@@ -70,12 +70,12 @@ class Hang:
 
 
 class LeapingClock:
-    """A wall clock that leaps, for a process and its children; their monotonic clock stays as it is.
+    """A wall clock that leaps, for a process and its children; their monotonic clock is unchanged.
 
-    Skips where libfaketime is not installed.
+    Skips the test if libfaketime is not installed.
 
     Args:
-        folder: where the leap is written, which every look at the clock reads.
+        folder: for the file with the leap, which is read at every use of the clock.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,11 +89,11 @@ class LeapingClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._leap),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_DISABLE_SHM": "1",  # it would stay in /dev/shm, as a service ends without the library's end
+            "FAKETIME_DISABLE_SHM": "1",  # it would remain in /dev/shm
         }
 
     def leap(self, seconds: int) -> None:
-        """Set the clock so far before or behind the true time."""
+        """Set the clock this far ahead of the true time, or behind it if negative."""
         new = self._leap.with_suffix(".new")
         new.write_text(f"{seconds:+d}")
         os.replace(new, self._leap)

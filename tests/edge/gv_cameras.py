@@ -247,7 +247,9 @@ def need_aravis() -> None:
         pytest.skip(str(error))
 
 
-def noise(count: int, height: int, width: int, channels: int = 1, dtype: type = np.uint8) -> list[Picture]:
+def noise(
+    count: int, height: int, width: int, channels: int = 1, dtype: type[np.uint8 | np.uint16] = np.uint8
+) -> list[Picture]:
     """Return pictures that differ in every region: [height, width] or [height, width, channels]."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     top = np.iinfo(dtype).max

@@ -1,4 +1,4 @@
-"""A line as a line engineer runs it: a folder with line.toml and pictures, and the real `heatline` command."""
+"""A line as in production: a folder with line.toml and pictures, and the real `heatline` command."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ from tests.small_bundle import dark_square, white_frame
 
 
 def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
-    """Pictures by file name, RGB or grey."""
+    """Write pictures, RGB or grey, by their file names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         assert cv2.imwrite(str(folder / name), picture if picture.ndim == 2 else picture[..., ::-1])
@@ -39,7 +39,7 @@ def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> P
 
 
 def small_frames(count: int, hw: tuple[int, int] = (230, 300)) -> dict[str, NDArray[np.uint8]]:
-    """White frames; every third one has a black square."""
+    """Return white frames; every third one has a black square."""
     white = white_frame(hw)
     return {f"{i:03d}.png": dark_square(white, 40, 60) if i % 3 == 0 else white for i in range(1, count + 1)}
 
@@ -53,7 +53,13 @@ def write_line(
     *,
     trust: str = "allow_unsigned = true",
 ) -> Path:
-    """A configuration: whom it trusts, each camera's own keys by its name, then whatever tables are to follow."""
+    """Write the configuration of a line with folder cameras.
+
+    Args:
+        cameras: further keys of each camera, by its name.
+        tables: text at the end.
+        trust: the keys of the signature.
+    """
     parts = [f'bundle = "{bundle}"\n{trust}']
     parts += [f'[[cameras]]\nkind = "folder"\nname = "{name}"\n{keys}' for name, keys in cameras.items()]
     parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
@@ -65,14 +71,15 @@ def write_line(
 def write_line_with(
     folder: Path, bundle: Path, address: str, cameras: Mapping[str, Mapping[str, Any]], tables: str = "", top: str = ""
 ) -> Path:
-    """A configuration with cameras of any kind: each one's keys by its name, its `kind` among them.
+    """Write the configuration of a line with cameras of any kind.
 
     Args:
-        tables: follow at the end.
-        top: keys that stand before all tables.
+        cameras: keys of each camera, also its `kind`, by its name.
+        tables: text at the end.
+        top: keys before all tables.
     """
     parts = [f'bundle = "{bundle}"\nallow_unsigned = true\n{top}']
-    for name, keys in cameras.items():  # what these keys hold is written in JSON as in TOML
+    for name, keys in cameras.items():  # JSON and TOML write these values alike
         parts.append("\n".join(["[[cameras]]", *(f"{k} = {json.dumps(v)}" for k, v in {"name": name, **keys}.items())]))
     parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
     path = folder / "line.toml"
@@ -81,21 +88,21 @@ def write_line_with(
 
 
 @dataclass
-class Heard:
-    """Everything that a subscriber heard until the line said that it had stopped."""
+class ReceivedEvents:
+    """All events that a subscriber has received from a line, by their types."""
 
     verdicts: list[VerdictEvent]
     statuses: list[StatusEvent]
     alarms: list[AlarmEvent]
     changes: list[ChangeEvent] = field(default_factory=list)
-    of_journal: list[JournalEvent] = field(default_factory=list)
-    lost: list[Gap] = field(default_factory=list)
-    """What the subscriber knows that it missed."""
-    came: list[Event] = field(default_factory=list)
-    """All events, in their order."""
+    journal_events: list[JournalEvent] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    """Events that the subscriber knows it missed."""
+    in_order: list[Event] = field(default_factory=list)
+    """All events, in the order of receipt."""
 
     def add(self, event: Event) -> None:
-        self.came.append(event)
+        self.in_order.append(event)
         match event:
             case VerdictEvent():
                 self.verdicts.append(event)
@@ -104,7 +111,7 @@ class Heard:
             case ChangeEvent():
                 self.changes.append(event)
             case JournalEvent():
-                self.of_journal.append(event)
+                self.journal_events.append(event)
             case StatusEvent():
                 self.statuses.append(event)
 
@@ -117,35 +124,35 @@ class Heard:
 
 
 class RunningLine:
-    """A line that runs, and all that was heard of it; a test that waits in vain fails with its log."""
+    """A running line and its received events. A test whose event does not come in time fails with the line's log."""
 
     def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
         self.process = process
         self._line = watched_line.RunningLine(process, events)
-        self.heard = Heard([], [], [])
+        self.received = ReceivedEvents([], [], [])
 
     def next(self) -> Event:
         give_up = time.monotonic() + WITHIN_SECONDS
-        heard = None
-        while heard is None:
-            assert time.monotonic() < give_up, f"nothing came any more\n{self._log()}"
+        message = None
+        while message is None:
+            assert time.monotonic() < give_up, f"no further event came\n{self._log()}"
             try:
-                heard = self._line.next()
+                message = self._line.next()
             except BenchError as error:
                 raise AssertionError(f"{error}\n{self._log()}") from error
-            self.heard.lost += self._line.gaps
+            self.received.gaps += self._line.gaps
             self._line.gaps.clear()
-        self.heard.add(heard.event)
-        return heard.event
+        self.received.add(message.event)
+        return message.event
 
     def until(self, wanted: Callable[[Event], bool]) -> Any:
-        """The next event that is wanted; whoever waits for one that does not come is cut off in the end."""
+        """Wait for the next event that is wanted, up to a time limit, and return it."""
         give_up = time.monotonic() + WITHIN_SECONDS
         while time.monotonic() < give_up:
             event = self.next()
             if wanted(event):
                 return event
-        raise AssertionError(f"what was waited for did not come\n{self._log()}")
+        raise AssertionError(f"the wanted event did not come\n{self._log()}")
 
     def next_verdict(self) -> VerdictEvent:
         while not isinstance(event := self.next(), VerdictEvent):
@@ -158,30 +165,30 @@ class RunningLine:
         return found
 
     def until_handshake(self, state: str, reason: str | None = None) -> Handshake:
-        """The next status that says so."""
+        """Wait for the next status with this state and reason; return its handshake."""
 
         def wanted(event: Event) -> bool:
-            said = event.handshake if isinstance(event, StatusEvent) else None
-            return said is not None and (said.state, said.reason) == (state, reason)
+            handshake = event.handshake if isinstance(event, StatusEvent) else None
+            return handshake is not None and (handshake.state, handshake.reason) == (state, reason)
 
         found = self.until(wanted).handshake
         assert isinstance(found, Handshake)
         return found
 
     def until_inspected_frames(self, count: int) -> None:
-        """Wait for verdicts on so many more frames."""
+        """Wait for verdicts on this many more frames."""
         for _ in range(count):
             self.until_inspected()
 
     def reload(self) -> ChangeEvent:
-        """Have it read its file again; what became of it."""
+        """Reload the line's file; return the change event."""
         self.process.send_signal(signal.SIGHUP)
         found = self.until(lambda event: isinstance(event, ChangeEvent))
         assert isinstance(found, ChangeEvent)
         return found
 
     def until_inspected(self, camera: str | None = None) -> VerdictEvent:
-        """The next verdict on a frame, of any camera or of this one."""
+        """Wait for the next verdict on a frame of any camera, or of this one; return its event."""
         found = self.until(
             lambda event: (
                 isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT" and camera in (None, event.camera)
@@ -190,21 +197,21 @@ class RunningLine:
         assert isinstance(found, VerdictEvent)
         return found
 
-    def end(self) -> Heard:
-        """Tell it to end as systemd does, and hear it out; that it ends in order is checked here."""
+    def end(self) -> ReceivedEvents:
+        """End the line as systemd does, check its exit code, and return all events."""
         self.process.send_signal(signal.SIGTERM)
-        heard = self.until_stopped()
+        received = self.until_stopped()
         assert self.exit_code() == 0
-        return heard
+        return received
 
-    def until_stopped(self) -> Heard:
-        """Hear it out."""
-        while not (self.heard.statuses and self.heard.last.state == "STOPPED"):
+    def until_stopped(self) -> ReceivedEvents:
+        """Receive all events until the line has stopped."""
+        while not (self.received.statuses and self.received.last.state == "STOPPED"):
             self.next()
-        return self.heard
+        return self.received
 
     def exit_code(self) -> int:
-        """Its exit code; its log goes to standard error, which is shown where a test fails."""
+        """Return the exit code; print the log to standard error, which pytest shows if the test fails."""
         code = self.process.wait(WITHIN_SECONDS)
         print(self.process.log(), file=sys.stderr)
         return code
@@ -218,7 +225,7 @@ class RunningLine:
 def running(
     line: Path, address: str, env: Mapping[str, str] | None = None, keys: ClientKeys | None = None
 ) -> Iterator[RunningLine]:
-    """Run a line; whatever happens, its process is gone at the end."""
+    """Run a line with a subscriber; the line's process is killed at the end."""
     with Subscriber(address, timeout_s=POLL_SECONDS, keys=keys) as events, line_started(line, env=env) as process:
         yield RunningLine(process, events)
 
@@ -227,7 +234,7 @@ def running(
 def line_started(
     line: Path, env: Mapping[str, str] | None = None, command: Sequence[str | Path] = (HEATLINE, "run")
 ) -> Iterator[WatchedProcess]:
-    """A line's process."""
+    """Start the process of a line; it is killed at the end."""
     with (
         tempfile.NamedTemporaryFile(prefix="heatline-line-") as log,
         WatchedProcess("the line", [*command, line], Path(log.name), env=process_env(env)) as process,
@@ -238,7 +245,7 @@ def line_started(
 
 @contextlib.contextmanager
 def started(*command: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended at the end, if it has not ended by itself."""
+    """Start a process; it is killed at the end."""
     with subprocess.Popen(
         command, env=process_env(env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -250,14 +257,14 @@ def started(*command: str | Path, env: Mapping[str, str] | None = None) -> Itera
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process started and that it has not buried yet."""
+    """Return the child processes of a process, zombies included."""
     return [
         int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
 
 
 class NotifySocket:
-    """The datagram socket on which systemd listens."""
+    """The datagram socket to which a service sends its notifications, in place of systemd's."""
 
     def __init__(self, path: Path) -> None:
         self.env = {"NOTIFY_SOCKET": str(path)}
@@ -266,22 +273,22 @@ class NotifySocket:
         self.socket.settimeout(WITHIN_SECONDS)
 
     def wait_for(self, assignment: str) -> list[str]:
-        """All that came up to and with an assignment."""
-        came: list[str] = []
+        """Wait for an assignment; return all that came, up to it."""
+        assignments: list[str] = []
         give_up = time.monotonic() + WITHIN_SECONDS
-        while assignment not in came:
-            assert time.monotonic() < give_up, f"{assignment} did not come, but {came}"
-            came += self.socket.recv(4096).decode().split("\n")
-        return came
+        while assignment not in assignments:
+            assert time.monotonic() < give_up, f"{assignment} did not come, but {assignments}"
+            assignments += self.socket.recv(4096).decode().split("\n")
+        return assignments
 
     def rest(self) -> list[str]:
-        """What has come and was not read yet."""
+        """Return the assignments that came and are unread."""
         self.socket.setblocking(False)
-        came: list[str] = []
+        assignments: list[str] = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                came += self.socket.recv(4096).decode().split("\n")
-        return came
+                assignments += self.socket.recv(4096).decode().split("\n")
+        return assignments
 
 
 @contextlib.contextmanager
@@ -293,25 +300,25 @@ def notify_socket(folder: Path) -> Iterator[NotifySocket]:
         listening.socket.close()
 
 
-def assert_every_frame_has_its_event(heard: Heard, cameras: Sequence[str]) -> None:
-    """No event is missing, each camera's tell of all its frames in order, and the account says the same."""
-    for journal_id in {event.journal_id for event in heard.came}:
-        seqs = [e.seq for e in heard.came if not isinstance(e, StatusEvent) and e.journal_id == journal_id]
-        # Earlier boots count in a journal too, and that there is one, or cannot be, is told before anybody listens.
-        first = seqs[0] if heard.last.journal is not None and seqs else 1
+def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Sequence[str]) -> None:
+    """Check that no event is missing, that each frame is reported once and in order, and that the ledger agrees."""
+    for journal_id in {event.journal_id for event in received.in_order}:
+        seqs = [e.seq for e in received.in_order if not isinstance(e, StatusEvent) and e.journal_id == journal_id]
+        # A journal continues the count of earlier boots, and its own event is sent before the subscriber connects.
+        first = seqs[0] if received.last.journal is not None and seqs else 1
         assert seqs == list(range(first, first + len(seqs)))
-        if journal_id == heard.last.journal_id and seqs:
-            assert seqs[-1] == heard.last.last_seq
-    assert set(heard.last.ledger) == set(cameras)
-    for status in heard.statuses:
-        assert_account_agrees(status, heard)
-    for camera, account in heard.last.ledger.items():
-        events, told = heard.of(camera), 0
+        if journal_id == received.last.journal_id and seqs:
+            assert seqs[-1] == received.last.last_seq
+    assert set(received.last.ledger) == set(cameras)
+    for status in received.statuses:
+        assert_account_agrees(status, received)
+    for camera, account in received.last.ledger.items():
+        events, reported = received.of(camera), 0
         for event in events:
-            assert event.frame_number == told + 1, f"{camera}: {event} follows number {told}"
-            told += event.frames
+            assert event.frame_number == reported + 1, f"{camera}: {event} follows number {reported}"
+            reported += event.frames
         assert account.in_flight == 0
-        assert account.captured == told
+        assert account.captured == reported
         assert account.inspected == sum(event.verdict != "NO_VERDICT" for event in events)
         for kind, bins in (("dropped", account.dropped), ("failed", account.failed)):
             reasons: Counter[str] = Counter()
@@ -321,11 +328,11 @@ def assert_every_frame_has_its_event(heard: Heard, cameras: Sequence[str]) -> No
             assert bins == reasons
 
 
-def assert_account_agrees(status: StatusEvent, heard: Heard) -> None:
-    """What an account says is what had been told by then, but for the event that was just being told."""
+def assert_account_agrees(status: StatusEvent, received: ReceivedEvents) -> None:
+    """Check that the ledger of a status has the frames of all earlier events; the newest event may be missing."""
     for camera, account in status.ledger.items():
         assert account.balanced
-        before = heard.came[: next(place for place, event in enumerate(heard.came) if event is status)]
-        told = [event.frames for event in before if isinstance(event, VerdictEvent) and event.camera == camera]
-        booked = account.captured - account.in_flight
-        assert booked in (sum(told), sum(told[:-1])), f"{account} after events of {sum(told)} frames"
+        before = received.in_order[: next(place for place, event in enumerate(received.in_order) if event is status)]
+        reported = [event.frames for event in before if isinstance(event, VerdictEvent) and event.camera == camera]
+        counted = account.captured - account.in_flight
+        assert counted in (sum(reported), sum(reported[:-1])), f"{account} after events of {sum(reported)} frames"

@@ -65,7 +65,7 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
     few, hot = complaints.splitlines()
     assert few.startswith(
-        "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95% confidence it is at "
+        "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95 % confidence it is at "
     )
     assert hot.startswith("warning: the old thresholds reject 4 of these 4 good frames, but 1 % are expected")
     assert contents(own.path) == before, "the old one is untouched"
@@ -116,7 +116,10 @@ def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> 
     good = evenly(tmp_path / "good", 250)
     words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
-    assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in words
+    assert (
+        "to show 1 % takes 299 frames of which none reaches the threshold, or 473 frames of which one reaches it"
+        in words
+    )
     assert "these frames are too few for that share, so the threshold is above the highest of them" in words
     assert "000.png" in words
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
@@ -341,7 +344,7 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     pictures = GoodPictures([])
     before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
     (warning,) = _warn_of_newly_plausible(pictures, [], before, wider)
-    assert warning.startswith("features may lie up to 3.1 from the product's, and the old bundle allows 2")
+    assert warning.startswith("features may lie up to 3.1 standard deviations from those of the product, and the old ")
     assert (
         _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
         == []

@@ -87,7 +87,7 @@ def test_hours_of_drift_between_two_quartz_clocks_are_not_mistaken_for_age(drift
     for taken_ns in hours_of_frames(1, SECOND // 2):
         oldest_ns = max(oldest_ns, camera.age_ns(taken_ns, 10_000_000 + int(rng.integers(spread_ns))))
     assert oldest_ns <= spread_ns + 1000, "200 ppm are 0.7 s in an hour"
-    assert oldest_ns > spread_ns / 2, "what varies in transport is seen all the same"
+    assert oldest_ns > spread_ns / 2, "variations of the transport are still noticed"
 
 
 def test_drift_is_not_mistaken_for_age_at_ten_thousand_frames_a_second() -> None:
@@ -118,7 +118,7 @@ def test_a_lag_that_grows_faster_than_clocks_drift_is_noticed(drift_ppm: int) ->
 
 def test_a_faster_frame_makes_later_frames_older() -> None:
     camera = Simulated()
-    assert camera.age_ns(0, 50_000_000) == 0, "of the first frame nobody can tell"
+    assert camera.age_ns(0, 50_000_000) == 0, "the age of the first frame is unknown"
     assert camera.age_ns(SECOND, 50_000_000) <= 50_000
     assert camera.age_ns(2 * SECOND, 10_000_000) == 0
     assert camera.age_ns(3 * SECOND, 50_000_000) == pytest.approx(40_000_000, abs=SKEW * 2 * SECOND)

@@ -179,7 +179,7 @@ def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: 
                     and event.cameras["cam"].counters.get("failures") == event.ledger["cam"].failed.get("incomplete")
                 )
             )
-            before = list(run.heard.verdicts)
+            before = list(run.received.verdicts)
             wire.pull()
             alarm = died(run)
             wire.plug()
@@ -204,7 +204,7 @@ def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: 
 # What a camera sends.
 
 
-class Wrong(NamedTuple):
+class Misbehaviour(NamedTuple):
     """A wrong behaviour of a camera, the reason of its frames, and the alarm of the line."""
 
     begin: Callable[[AravisCamera], None]
@@ -214,19 +214,19 @@ class Wrong(NamedTuple):
     alarm: str | None
 
 
-WRONGS = {
-    "its picture is frozen": Wrong(lambda it: it.freeze(), lambda it: it.freeze(False), "frozen", "frozen"),
-    "its clock runs back": Wrong(lambda it: it.turn_clock_back(2.0), None, "clock", "clock"),
-    "its clock stands": Wrong(lambda it: it.stop_clock(), lambda it: it.stop_clock(False), "clock", "clock"),
-    "its frames come late": Wrong(lambda it: it.fall_behind(2.4), None, "stale", "stale"),
-    "its frame ids leap": Wrong(lambda it: it.leave_out(40_000), None, "frame_ids", "frame_ids"),
-    "its frames are smaller": Wrong(
+MISBEHAVIOURS = {
+    "its picture is frozen": Misbehaviour(lambda it: it.freeze(), lambda it: it.freeze(False), "frozen", "frozen"),
+    "its clock runs back": Misbehaviour(lambda it: it.turn_clock_back(2.0), None, "clock", "clock"),
+    "its clock stops": Misbehaviour(lambda it: it.stop_clock(), lambda it: it.stop_clock(False), "clock", "clock"),
+    "its frames come late": Misbehaviour(lambda it: it.fall_behind(2.4), None, "stale", "stale"),
+    "its frame ids leap": Misbehaviour(lambda it: it.leave_out(40_000), None, "frame_ids", "frame_ids"),
+    "its frames are smaller": Misbehaviour(
         lambda it: it.resize(200, 200), lambda it: it.resize(TILE, TILE), "wrong_size", None
     ),
-    "its frames outgrow their memory": Wrong(
+    "its frames outgrow their memory": Misbehaviour(
         lambda it: it.resize(300, 280), lambda it: it.resize(TILE, TILE), "wrong_size", "broken"
     ),
-    "its colour is another": Wrong(
+    "its colour format changes": Misbehaviour(
         lambda it: it.resize(TILE, TILE, "BayerRG8"), lambda it: it.resize(TILE, TILE, "Mono8"), "wrong_colour", None
     ),
 }
@@ -239,21 +239,21 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
         with running(line, address) as run:
 
             def good_again(event: Event) -> bool:
-                alarms = run.heard.alarms
+                alarms = run.received.alarms
                 return (
                     isinstance(event, VerdictEvent) and event.verdict == "GOOD" and not (alarms and alarms[-1].active)
                 )
 
-            for name, wrong in WRONGS.items():
+            for name, wrong in MISBEHAVIOURS.items():
                 run.until_inspected()
-                verdicts_before, alarms_before = len(run.heard.verdicts), len(run.heard.alarms)
+                verdicts_before, alarms_before = len(run.received.verdicts), len(run.received.alarms)
                 wrong.begin(device)
                 for _ in range(3 if wrong.end else 1):  # also after the camera was opened again
                     until_failed(run, wrong.reason)
                 if wrong.end:
                     wrong.end(device)
                 run.until(good_again)
-                verdicts, alarms = run.heard.verdicts[verdicts_before:], run.heard.alarms[alarms_before:]
+                verdicts, alarms = run.received.verdicts[verdicts_before:], run.received.alarms[alarms_before:]
                 expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
                 assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, name
                 bad = [n for n, event in enumerate(verdicts) if event.reason == f"failed.{wrong.reason}"]
@@ -277,14 +277,14 @@ def test_an_rtsp_server_that_hangs_or_dies_is_dead_and_opened_again(
             server.freeze()
             hung = died(run)
             server.freeze(False)
-            went = came_back(run)
+            hung_over = came_back(run)
             run.until_inspected()
             server.kill()
             killed = died(run)
             server.start()
-            back = came_back(run)
+            killed_over = came_back(run)
             run.until_inspected()
             received = run.end()
     assert_every_frame_has_its_event(received, ["cam"])
-    assert received.alarms == [hung, went, killed, back]
+    assert received.alarms == [hung, hung_over, killed, killed_over]
     assert (hung.alarm, killed.alarm) == ("broken", "broken")

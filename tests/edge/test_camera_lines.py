@@ -18,7 +18,7 @@ from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge import gv_cameras
 from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis
-from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 from tests.small_bundle import TILE, answer
 
 MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
@@ -101,17 +101,17 @@ def trigger_parts(
     return replies
 
 
-def until_told(run: RunningLine, part: str | None) -> None:
+def until_reported(run: RunningLine, part: str | None) -> None:
     """Wait for the event of a part, or of a frame without a part."""
     run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
 
 
-def events_of_parts(received: Heard) -> list[VerdictEvent]:
+def events_of_parts(received: ReceivedEvents) -> list[VerdictEvent]:
     return [event for event in received.verdicts if event.part_id is not None]
 
 
 def assert_one_part_has_no_verdict_and_every_other_its_own(
-    received: Heard, replies: dict[str, Triggered | str]
+    received: ReceivedEvents, replies: dict[str, Triggered | str]
 ) -> list[VerdictEvent]:
     """Check that reply and event of each part name the same frame, and that ids after the lost one do not shift.
 
@@ -232,22 +232,22 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     camera = {"kind": "genicam", "address": wired_camera.address, **keys}
     tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
     line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
-    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as asking:
+    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
         run.next()
         for number, part in enumerate(names(count), start=1):
             wired_camera.show(255 - 2 * number)
-            assert asking.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
+            assert commander.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
             if number == no_edge:
                 continue
             if number == no_frame:
                 wired_camera.device.leave_out(1)
                 continue
             wired_camera.edge()
-            until_told(run, part)
+            until_reported(run, part)
             if number == edge_too_many:
                 wired_camera.show(254)
                 wired_camera.edge()
-                until_told(run, None)
+                until_reported(run, None)
         received = run.end()
     assert_every_frame_has_its_event(received, ["top"])
     events = events_of_parts(received)
@@ -260,8 +260,8 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     assert events[no_edge - 1].reason == "dropped.no_frame"
     assert events[no_frame - 1].reason == "dropped.lost_by_camera"
     assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
-    (of_no_part,) = [event for event in received.verdicts if event.part_id is None]
-    assert of_no_part.frame_score == score_of_grey(254)
+    (without_part,) = [event for event in received.verdicts if event.part_id is None]
+    assert without_part.frame_score == score_of_grey(254)
     assert received.alarms == []
 
 
@@ -298,7 +298,7 @@ def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
     with running(line, address) as run:
         run.next()
         reply = trigger_until_a_frame_comes(commands, "parts")
-        until_told(run, reply.part_id)
+        until_reported(run, reply.part_id)
         run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["in_time"].inspected == 1)
         received = run.end()
     assert_every_frame_has_its_event(received, list(cameras))

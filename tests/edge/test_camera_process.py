@@ -42,7 +42,7 @@ class Running:
         poll = select.poll()
         poll.register(self.process.fileno(), select.POLLIN)
         while (message := self.process.receive()) is None:
-            assert time.monotonic() < give_up, "it says nothing"
+            assert time.monotonic() < give_up, "no message came"
             poll.poll(1000)
         return message
 
@@ -139,7 +139,7 @@ def test_pictures_of_every_format_arrive_as_rgb(tmp_path: Path) -> None:
             one = camera.arrived()
             assert np.array_equal(one.frame.image, rgb), name
             assert (one.frame.camera_format, one.frame.stamp.source) == (sent_as, name)
-            assert (one.frame.stamp.frame_id, one.digest) == (frame_id, None), "no folder is looked at for frozen ones"
+            assert (one.frame.stamp.frame_id, one.digest) == (frame_id, None), "a folder cannot freeze"
         bad = camera.next()
         assert isinstance(bad, BadFrame)
         assert (bad.stamp.frame_id, bad.reason, bad.kind) == (5, "unreadable", "failed")
@@ -181,7 +181,7 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped
         for frame_id in range(SLOTS + 3, 30):
             message = camera.next()
             stamp = message.frame.stamp if isinstance(message, ReceivedFrame) else message.stamp  # type: ignore[union-attr]
-            assert stamp.frame_id == frame_id, "none is lost in silence"
+            assert stamp.frame_id == frame_id, "each frame is delivered or reported"
             if isinstance(message, ReceivedFrame):
                 assert shown_by(message.frame) == frame_id
                 message.frame.release()
@@ -193,7 +193,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
         camera.opened()
         kept = camera.frames(SLOTS)
         camera.process.request_health(camera=False)
-        assert camera.next() == HealthReply(None, {}), "it waits for a slot, and answers meanwhile"
+        assert camera.next() == HealthReply(None, {}), "it answers while it waits for a slot"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
         for frame_id in range(SLOTS + 1, 31):
@@ -253,7 +253,7 @@ def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> Non
         with_three_frames_in_the_socket(camera)
         process = camera.process._process
         messages = camera.process.close(WITHIN_SECONDS)
-        assert process.returncode == 0, "nobody killed it"
+        assert process.returncode == 0, "it was not killed"
         assert shown(messages[:3]) == NEXT_THREE
         # One more frame may have waited for a slot: the stop dropped it, not an overload.
         waited = [(message.stamp.frame_id, message.reason) for message in messages[3:] if isinstance(message, BadFrame)]
@@ -283,7 +283,7 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
         messages = [camera.next() for _ in range(4)]
         assert shown(messages) == NEXT_THREE
         assert messages[3] == ProcessDied("its process was ended by SIGKILL")
-        assert camera.next() == messages[3], "and so whenever it is asked"
+        assert camera.next() == messages[3], "each later call returns the same"
 
 
 LINE = """
@@ -329,7 +329,7 @@ def test_a_camera_process_ends_when_its_line_is_killed(keys: dict[str, object], 
         line.communicate()
 
 
-# Leftovers: none.
+# Resources.
 
 
 @pytest.mark.parametrize("openings", [4, pytest.param(20, marks=pytest.mark.long)])

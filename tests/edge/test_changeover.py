@@ -15,7 +15,7 @@ from edge.delivery.client.commander import Commander
 from edge.errors import CommandRefusedError
 from edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import need_aravis, viva_camera
-from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 from tests.small_bundle import bundle_in
 
 DRAWN_BOARDS = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
@@ -77,7 +77,7 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
     return event
 
 
-def end(run: RunningLine) -> Heard:
+def end(run: RunningLine) -> ReceivedEvents:
     """End the line and return its events. Every frame is inspected except those that still waited."""
     received = run.end()
     assert_every_frame_has_its_event(received, ["top"])

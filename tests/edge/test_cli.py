@@ -87,6 +87,10 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert (result.returncode, result.stdout) == (2, "")
         assert "Error:" in result.stderr
         assert "Traceback" not in result.stderr
+    for typed, suggested in (("tran", "Did you mean 'train'"), ("qqq", ""), ("bundle shw", "Did you mean 'show'?")):
+        message = heatline(*typed.split()).stderr
+        assert suggested in message
+        assert ("Did you mean" in message) == bool(suggested)
     result = heatline("watch", "smoke://signals")
     assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
 
@@ -256,14 +260,14 @@ def test_inspect_writes_a_picture_and_an_event_per_image(tmp_path: Path, bundle:
     events = [msgspec.json.decode(row, type=VerdictEvent) for row in result.stdout.splitlines()]
     assert [(event.frame_id, event.verdict) for event in events] == [(1, "GOOD"), (2, "GOOD"), (3, "DEFECT")]
     assert [event.source for event in events] == [str(frames / f"00{i}.png") for i in (1, 2, 3)]
-    assert not any(event.acting for event in events), "nobody's ejector fires on an archive"
+    assert not any(event.acting for event in events), "no ejector may fire for an archive"
     out = tmp_path / "out"
     assert (out / "verdicts.jsonl").read_text() == result.stdout
     pictures = [out / f"0000{i}_00{i}.png" for i in (1, 2, 3)]
     assert sorted(out.iterdir()) == [*pictures, out / "verdicts.jsonl"]
     good, marked = read_rgb(pictures[0]), read_rgb(pictures[2])
     assert good.shape == (230, 300, 3)
-    assert (good == 255).all(), "a cold frame keeps its own look"
+    assert (good == 255).all(), "a frame without regions is unchanged"
     changed = np.argwhere((marked != read_rgb(frames / "003.png")).any(axis=2))
     assert len(changed) > 500
     assert (changed.min(axis=0) > (10, 30)).all(), "nothing is painted far from the defect at (40..88, 60..108)"
@@ -370,6 +374,16 @@ def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(addre
     rows = watched(publisher, address, *sent, options=("--json",)).splitlines()
     came = [msgspec.json.decode(row, type=type(message.event)) for row, message in zip(rows, sent, strict=True)]
     assert came == [message.event for message in sent]
+
+
+def test_watch_saves_only_into_a_new_folder(address: str, publisher: Publisher, tmp_path: Path) -> None:
+    saving = ("--save", str(tmp_path / "saved"))
+    watched(publisher, address, DEFECT, STATUS, options=saving)
+    saved = (tmp_path / "saved" / "events.jsonl").read_bytes()
+    assert saved.count(b"\n") == 2
+    refused = heatline("watch", address, *saving)
+    assert "saved is not empty" in complaint(refused)
+    assert (tmp_path / "saved" / "events.jsonl").read_bytes() == saved
 
 
 def test_watch_shows_a_table(address: str, publisher: Publisher) -> None:

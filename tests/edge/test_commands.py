@@ -537,21 +537,21 @@ def test_trigger_and_select_send_their_arguments_and_print_the_reply(line: Line)
 
     line.serve(handle)
 
-    def said(command: click.Command, *arguments: str) -> str:
+    def output_of(command: click.Command, *arguments: str) -> str:
         shown = CliRunner().invoke(command, [line.address, *arguments])
         assert shown.exit_code == 0, shown.output
         return shown.output
 
-    assert said(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
-    assert said(trigger, "side") == "side: no part id waits for the next trigger\n"
-    assert said(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
+    assert output_of(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
+    assert output_of(trigger, "side") == "side: no part id waits for the next trigger\n"
+    assert output_of(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
     assert requests == [
         TriggerRequest(request_id="1", camera="top", part_id="P-1"),
         TriggerRequest(request_id="1", camera="side"),
         SelectRequest(request_id="1", product="4711"),
     ]
-    assert json.loads(said(trigger, "top", "--timeout", "20", "--json"))["frame_number"] == 7
-    report = json.loads(said(select, "4711", "--timeout", "20", "--json"))
+    assert json.loads(output_of(trigger, "top", "--timeout", "20", "--json"))["frame_number"] == 7
+    report = json.loads(output_of(select, "4711", "--timeout", "20", "--json"))
     assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
 
 

@@ -68,7 +68,7 @@ def test_deeply_nested_keys_count_as_one_value() -> None:
 
 
 def test_every_key_of_a_manifest_has_a_section() -> None:
-    """A key without a section would be listed in the first one, where nobody expects it."""
+    """A key without a section would be listed in the first one, where no reader expects it."""
     assert sorted(top for tops in SECTIONS.values() for top in tops) == sorted(Manifest.__struct_fields__)
 
 

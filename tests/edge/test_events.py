@@ -52,12 +52,12 @@ def sent(message: Message) -> Any:
     return message.event
 
 
-def told(outcome: Outcome) -> Any:
+def event_of(outcome: Outcome) -> Any:
     """Return the event of a frame."""
     return sent(verdict_message("boot", outcome))
 
 
-class Kept(NoJournal):
+class RecordedMessages(NoJournal):
     """Records the messages on their way to the socket."""
 
     def __init__(self) -> None:
@@ -81,11 +81,11 @@ def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbea
 
 def emitted(setup: Setup, address: str, *emit: Callable[[EventEmitter], object]) -> list[Any]:
     """Return the events that a subscriber receives."""
-    kept = Kept()
-    with emitting(setup, address, kept, Heartbeat()) as emitter:
+    recorded = RecordedMessages()
+    with emitting(setup, address, recorded, Heartbeat()) as emitter:
         for each in emit:
             each(emitter)
-    return list(map(sent, kept.messages))
+    return list(map(sent, recorded.messages))
 
 
 def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setup, address: str) -> None:
@@ -118,8 +118,8 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
 def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     setup: Setup, address: str, tmp_path: Path
 ) -> None:
-    ledger, kept = Ledger(["top"]), Kept()
-    publisher = Publisher(address, kept)
+    ledger, recorded = Ledger(["top"]), RecordedMessages()
+    publisher = Publisher(address, recorded)
     in_flight, active_at = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
     in_flight.begin()
     stamp = Stamp("top", 1, number=ledger.captured("top"))
@@ -136,7 +136,7 @@ def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     publisher.close()
     assert read_previous_run(tmp_path / FILE_NAME).in_flight == []
     assert active_at == [1], "activated before it is reported"
-    assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
+    assert [sent(message).product for message in recorded.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 
 
 class HungJournal(NoJournal):
@@ -184,16 +184,16 @@ def test_an_alarm_names_camera_reason_and_begin(setup: Setup, address: str, acti
 
 def test_an_event_names_frames_part_and_chunks(setup: Setup) -> None:
     stamp = Stamp("top", 65534, last_frame_id=2, frames=4, number=131069, part_id="P-1", chunks={"ExposureTime": 800.0})
-    event = told(replace(UNJUDGED, stamp=stamp, setup=setup))
+    event = event_of(replace(UNJUDGED, stamp=stamp, setup=setup))
     assert (event.frame_id, event.last_frame_id, event.frames, event.frame_number) == (65534, 2, 4, 131069)
     assert (event.part_id, event.chunks) == ("P-1", {"ExposureTime": 800.0})
-    missed = Outcome(Stamp("top", None, part_id="P-1"), unjudged=Unjudged("dropped", "no_frame", "it was not heard"))
-    event = told(replace(missed, setup=setup))
+    missed = Outcome(Stamp("top", None, part_id="P-1"), unjudged=Unjudged("dropped", "no_frame", "no frame came"))
+    event = event_of(replace(missed, setup=setup))
     assert (event.frame_id, event.part_id) == (None, "P-1")
 
 
 def test_a_frame_without_a_verdict_has_a_reason_and_no_score(setup: Setup) -> None:
-    event = told(replace(UNJUDGED, setup=replace(setup, heatmaps="always")))
+    event = event_of(replace(UNJUDGED, setup=replace(setup, heatmaps="always")))
     assert (event.verdict, event.reason, event.detail) == ("NO_VERDICT", "dropped.overload", "newer frames came")
     assert (event.frame_score, event.regions, event.heatmap) == (None, [], None)
 
@@ -230,4 +230,4 @@ def test_the_picture_scales_the_heatmap_between_its_two_values(setup: Setup, bun
 
 def test_a_file_name_that_is_not_utf8_is_sent_escaped(setup: Setup) -> None:
     odd = Outcome(Stamp("top", 1, "a\udce9.png"), unjudged=Unjudged("failed", "unreadable", "/x/a\udce9.png is empty"))
-    assert told(replace(odd, setup=setup)).source == "a?.png"
+    assert event_of(replace(odd, setup=setup)).source == "a?.png"

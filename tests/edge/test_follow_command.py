@@ -47,8 +47,8 @@ def following(address: str, *arguments: str | Path) -> Iterator["subprocess.Pope
             process.kill()
 
 
-def said(process: "subprocess.Popen[bytes]") -> bytes:
-    """The next line on its standard error."""
+def next_log_line(process: "subprocess.Popen[bytes]") -> bytes:
+    """Return the next line of its standard error."""
     assert process.stderr is not None
     return process.stderr.readline()
 
@@ -66,10 +66,11 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     events = line.add(GOOD, DEFECT, ALARM)
     done = run(line, "--count", "2")
     assert (done.returncode, done.stdout) == (0, lines(events[:2]))
+    assert f"2 events received, the last is {events[1].key}\n" in done.stderr
     events += line.add(GOOD)
     assert run(line, "--count", "2").stdout == lines(events[2:])
     done = run(line, "--timeout", "0.2")
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, done.stdout, "0 events received\n" in done.stderr) == (0, "", True)
     new = ("--name", "new", "--from", "next", "--topic", DEFECT, "--topic", "alarm")
     wait_until(lambda: run(line, *new, "--timeout", "0.2").stdout == "" and line.acked("new") == 4, "it is registered")
     events = line.add(GOOD, DEFECT, ALARM)
@@ -79,7 +80,7 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
 def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/follow"
     with following(address) as process:
-        assert b"is silent; following again until it answers" in said(process)
+        assert b"is silent; following again until it answers" in next_log_line(process)
         with FollowedLine(tmp_path / "journal", address) as line:
             line.add(GOOD)
             assert process.stdout is not None
@@ -88,7 +89,7 @@ def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Pat
             line.add(GOOD)
             assert process.wait(WITHIN_SECONDS) == 0
             line.wait_until_gone()
-            assert line.acked() == 1, "what nobody read comes again"
+            assert line.acked() == 1, "unread events come again"
 
 
 # A file.
@@ -196,7 +197,7 @@ def test_a_place_that_cannot_be_written_is_an_input_error(line: FollowedLine, tm
     ):
         done = run(line, option, place, "--count", "1")
         assert (done.returncode, "cannot be written" in complaint(done)) == (InputError.exit_code, True)
-    assert line.consumers.positions() == {}, "nobody followed for it"
+    assert line.consumers.positions() == {}, "no consumer was registered"
 
 
 def test_two_followers_do_not_write_one_file(line: FollowedLine, file: Path) -> None:
@@ -273,7 +274,7 @@ def test_an_interruption_lets_the_command_finish_and_acknowledges_its_event(line
     ) as process:
         begun.read_bytes()
         process.send_signal(signal.SIGTERM)
-        assert b"waiting for the command to end" in said(process)
+        assert b"waiting for the command to end" in next_log_line(process)
         go_on.write_bytes(b"now\n")
         assert process.wait(WITHIN_SECONDS) == 130
     assert done.read_text() == f"{line.journal_id}-1\n"
@@ -288,7 +289,7 @@ def test_a_second_interruption_kills_the_command_and_its_event_comes_again(line:
     with following(line.address, "--exec", f"echo $$ > {begun}; read x < {never}") as process:
         command = int(begun.read_bytes())
         process.send_signal(signal.SIGINT)
-        said(process)
+        next_log_line(process)
         end(process, signal.SIGINT)
     wait_until(lambda: not Path(f"/proc/{command}/cwd").exists(), "it was killed, too")
     assert line.acked() == 0
@@ -297,7 +298,7 @@ def test_a_second_interruption_kills_the_command_and_its_event_comes_again(line:
 def test_an_interruption_between_two_tries_leaves_the_event(line: FollowedLine) -> None:
     line.add(GOOD)
     with following(line.address, "--exec", "exit 1") as process:
-        assert b"trying again" in said(process)
+        assert b"trying again" in next_log_line(process)
         end(process, signal.SIGINT)
     assert line.acked() == 0
 
@@ -330,7 +331,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "line1.toml"
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"line line1 does not serve its journal; set journal\.bind in"):
+    with pytest.raises(ConfigError, match=r"line1\.toml does not serve its journal; set journal\.bind there"):
         endpoint_of(str(file), "journal", KeyFiles())
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
     assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)

@@ -377,7 +377,7 @@ def test_a_journal_that_replaces_another_is_reported_and_followed_from_its_begin
     refused = one.refused()
     assert (refused.reason, now in refused.detail) == ("other_journal", True)
     again = line.client()
-    assert again.follow().former == following.former, "until it acknowledges an event of the new journal"
+    assert again.follow().former == following.former, "the new journal is not acknowledged yet"
     assert again.events(1) == events
     again.ack(1)
     line.wait_until_on_disk(mes1=1, filtered=0)
@@ -431,7 +431,7 @@ def test_subscriptions_wait_while_the_journal_is_unreadable(
 def test_a_consumer_continues_in_an_old_copy_of_the_journal(
     line: FollowedLine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody restored a copy: the consumer has acknowledged more than the journal holds."""
+    """After the restore of a copy, the consumer has acknowledged more events than the journal holds."""
     line.add(GOOD)
     line.journal.checkpoint()
     line.journal.close()

@@ -371,7 +371,7 @@ def test_a_temporary_refusal_is_retried_and_logged_once(
             line.receive_request()
             line.send(to_bytes(refusal(reason, "a while")))
         line.follow()
-        line.send(to_bytes(refusal("other_journal", "an acknowledgement of before came late")))
+        line.send(to_bytes(refusal("other_journal", "an old acknowledgement came late")))
         line.send(*batch_of(0, [1]))
 
     answering = threading.Thread(target=answer)

@@ -26,7 +26,7 @@ def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(highest: in
     top = highest or 2**63
     last = data.draw(st.one_of(st.integers(max(top - 1000, 1), top), st.integers(1, top)), "first id")
     ids = FrameIds(highest)
-    assert ids.next(last) is None, "of what was before the first frame, nobody knows"
+    assert ids.next(last) is None, "frames before the first one are unknown"
     for lost_frames, came in pieces:
         counted = walk(last, lost_frames + came, highest)
         first_of_run, last = counted[lost_frames], counted[-1]

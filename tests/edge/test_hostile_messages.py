@@ -42,10 +42,10 @@ from edge.wire.events import Message, StatusEvent, header_of, to_frames
 from edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest
 from edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
-from tests.edge.doors import SOCKET_SERVERS, Follow
 from tests.edge.followed_line import BUNDLE, GOOD, event
 from tests.edge.hostile import Memory, Mutator, Parts, RawClient, send_and_reset
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
+from tests.edge.socket_servers import SOCKET_SERVERS, Follow
 
 SEED = 20261126
 ROUNDS = 5

@@ -334,7 +334,7 @@ def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
     assert {seq: [by_seq[seq][name] for name in ("type", "camera", "what", "detail")] for seq in (1, 5, 6)} == {
         1: ["journal", "", "begun", "there was no journal"],
         5: ["alarm", "side", "open active", "it is not there"],
-        6: ["change", "", "select in force", ""],
+        6: ["change", "", "select applied", ""],
     }
     nasty = 'a "part", with\nevery; thing, é'
     filled(folder, Message(msgspec.structs.replace(good().event, part_id=nasty)))

@@ -52,8 +52,8 @@ class Listener(threading.Thread):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
-        self.heard: list[Received] = []
-        self.heard_verdict = threading.Event()
+        self.received: list[Received] = []
+        self.received_verdict = threading.Event()
         self.counted = 0
         """The last number in the newest status."""
         self.until: int | None = None
@@ -61,15 +61,15 @@ class Listener(threading.Thread):
 
     def run(self) -> None:
         with Subscriber(self._address, timeout_s=WITHIN_SECONDS) as subscriber:
-            for heard in subscriber:
-                match heard:
+            for item in subscriber:
+                match item:
                     case Message(event=StatusEvent(last_seq=last_seq)):
                         self.counted = last_seq
                         if self.until is not None and self.counted >= self.until:
                             return
                     case Message(event=VerdictEvent()):
-                        self.heard_verdict.set()
-                self.heard.append(heard)
+                        self.received_verdict.set()
+                self.received.append(item)
 
 
 def is_of_journal(event: Event, kind: str) -> bool:
@@ -93,7 +93,7 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
         for kill in range(kills):
             with lives.boot() as run:
                 if kill == 0:
-                    assert listener.heard_verdict.wait(WITHIN_SECONDS)
+                    assert listener.received_verdict.wait(WITHIN_SECONDS)
                     consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
                     received.append(next(iter(consumer)).header)
                 for _ in range(5):
@@ -108,12 +108,12 @@ def test_after_kill_9_numbers_continue_and_no_event_is_lost_unreported(
             listener.until = last.seq  # the next status completes its gaps
             listener.join()
             run.end()
-        boot_ids = list(lives.heard)
+        boot_ids = list(lives.received)
     assert listener.counted >= last.seq, "a status has counted all events"
-    seqs = [m.event.seq for m in listener.heard if isinstance(m, Message) and not isinstance(m.event, StatusEvent)]
-    gaps = [gap for gap in listener.heard if isinstance(gap, Gap)]
+    seqs = [m.event.seq for m in listener.received if isinstance(m, Message) and not isinstance(m.event, StatusEvent)]
+    gaps = [gap for gap in listener.received if isinstance(gap, Gap)]
     assert seqs == sorted(set(seqs)), "each comes once, in order"
-    assert [new.boot_id for new in listener.heard if isinstance(new, NewBoot)] == boot_ids[1:]
+    assert [new.boot_id for new in listener.received if isinstance(new, NewBoot)] == boot_ids[1:]
     missed = {
         event.seq: event.topic
         for event in map(event_from, journalled(state))
@@ -153,8 +153,8 @@ def test_a_line_continues_a_version_1_journal_and_sends_its_events_unchanged(
         with lives.boot() as run, Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
             new = run.until_inspected()
             received = list(itertools.islice(consumer, new.seq))
-            heard = run.end()
-    assert heard.of_journal == [], "the journal is not a new one"
+            events = run.end()
+    assert events.journal_events == [], "the journal is not a new one"
     assert [delivered.header for delivered in received[: len(old)]] == old
     assert [delivered.topic for delivered in received][-1] == new.topic
     for delivered in received[: len(old)]:
@@ -185,13 +185,13 @@ def test_on_a_full_disk_a_line_sends_live_only_and_reports_it(tmp_path: Path, bu
                 received.append(delivered.seq)
                 if delivered.seq >= again.seq:
                     break
-            heard = run.end()
+            events = run.end()
         stored = [event_from(header) for header in journalled(state)]
-    assert_every_frame_has_its_event(heard, ["top"])
+    assert_every_frame_has_its_event(events, ["top"])
     assert (began.journal_id, began.seq) == (None, 1)
-    numbered = [event for event in heard.came if not isinstance(event, StatusEvent)]
+    numbered = [event for event in events.in_order if not isinstance(event, StatusEvent)]
     # The disk may fill once more meanwhile.
-    outages = [event for event in heard.of_journal if event.kind == "recording"]
+    outages = [event for event in events.journal_events if event.kind == "recording"]
     reported = [seq for each in outages for seq in range(each.first_seq or 0, (each.last_seq or 0) + 1)]
     assert reported == [event.seq for event in numbered if event.journal_id is None]
     assert [each.events for each in outages] == [sum(each.by_topic.values()) for each in outages]
@@ -216,8 +216,8 @@ def test_the_next_boot_reports_the_live_only_events_of_a_killed_one(
         filler.unlink()
         with lives.boot() as run:
             run.until_inspected()
-            heard = run.end()
-    (report,) = [event for event in heard.of_journal if event.kind == "unrecorded"]
+            events = run.end()
+    (report,) = [event for event in events.journal_events if event.kind == "unrecorded"]
     assert report.of_boot == last.boot_id
     assert report.events is not None
     assert report.events >= 3  # the newest may not have been logged before the kill

@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge.delivery.journal.discarding import SECONDS_BETWEEN_DISCARDED_TOLD
+from edge.delivery.journal.discarding import SECONDS_BETWEEN_DISCARDED_REPORTS
 from edge.delivery.journal.disk_file import LOOK_SECONDS
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
@@ -435,7 +435,7 @@ def test_a_folder_whose_name_is_not_utf8_can_hold_a_journal(tmp_path: Path, cloc
 
 def test_a_failing_callback_delays_no_event(tmp_path: Path, clocks: Clocks, caplog: pytest.LogCaptureFixture) -> None:
     def fail_always(*_: object) -> dict[str, Any]:
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("a fault of the program")
 
     with opened(tmp_path, clocks, keep_s=10) as journal:
         journal._consumers = fail_always
@@ -558,7 +558,7 @@ COLUMNS = {
 }
 
 
-def test_values_of_unexpected_types_end_no_line(tmp_path: Path, clocks: Clocks) -> None:
+def test_values_of_unexpected_types_do_not_end_a_line(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path / "whole", clocks) as journal:
         journal.commit([good()])
     for table, column, value in (
@@ -650,7 +650,7 @@ def test_only_the_size_limit_deletes_unacknowledged_events_and_reports_it(tmp_pa
         state = state_of(journal)
         assert state.size_bytes <= 1 << 20
         assert 0 < state.discarded == state.first_seq - 1 - 10
-        sent += tick_after(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
+        sent += tick_after(journal, clocks, SECONDS_BETWEEN_DISCARDED_REPORTS)
     discarded = [event for event in journal_events(sent) if event.kind == "discarded"]
     assert 1 <= len(discarded) <= 2, "30 chunks and more, in less than 10 s"
     reached = 10
@@ -694,7 +694,7 @@ def test_retention_frees_space_in_steps_until_it_suffices(tmp_path: Path, monkey
     monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 10_000)
     with opened(tmp_path, keep_bytes=1 << 20) as journal:
         for _ in range(20):
-            assert None not in ids(journal.commit(mixed_messages(20, png_bytes=50_000))), "more than one step frees"
+            assert None not in ids(journal.commit(mixed_messages(20, png_bytes=50_000))), "one step would not suffice"
 
 
 # Any order of events and faults.
@@ -789,9 +789,9 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
     @rule(fault=st.sampled_from(["deleted", "damaged"]))
     def the_journal_is_lost(self, fault: str) -> None:
         if fault == "damaged":
-            self.journal.distrust("of another", "it is not this one")
+            self.journal.distrust("another journal", "it is ignored")
             self.time_passes(0)
-            self.journal.distrust(str(self.journal.journal_id), "it reads wrong")
+            self.journal.distrust(str(self.journal.journal_id), "it cannot be read")
         else:
             for file in database_files(self.folder / FILE_NAME):
                 file.unlink(missing_ok=True)
@@ -845,7 +845,7 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
         """Check that all due events are deleted, and all discarded events are reported."""
         for _ in range(20):
             self.time_passes(0)
-        self.time_passes(SECONDS_BETWEEN_DISCARDED_TOLD)
+        self.time_passes(SECONDS_BETWEEN_DISCARDED_REPORTS)
         if self.state.live_only is None:
             assert self.state.size_bytes <= BUDGET
             assert self.discarded_reported == self.discarded

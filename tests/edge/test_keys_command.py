@@ -19,7 +19,7 @@ class Typed:
     def __init__(self, folder: Path) -> None:
         self.allowed = folder / "keys" / "allowed"
 
-    def said(self, command: str, *arguments: str | Path) -> str:
+    def run(self, command: str, *arguments: str | Path) -> str:
         options = [] if command == "new" else ["--allowed", self.allowed]
         result = CliRunner().invoke(keys, [command, *map(str, (*options, *arguments))])
         if result.exception is not None:
@@ -28,7 +28,7 @@ class Typed:
 
     def refusal(self, command: str, *arguments: str | Path) -> str:
         with pytest.raises(AccessError) as caught:
-            self.said(command, *arguments)
+            self.run(command, *arguments)
         return str(caught.value)
 
 
@@ -40,29 +40,29 @@ def typed(tmp_path: Path) -> Typed:
 @pytest.fixture
 def mes(typed: Typed, tmp_path: Path) -> Path:
     """A client's new key."""
-    typed.said("new", tmp_path / "mes.key")
+    typed.run("new", tmp_path / "mes.key")
     return tmp_path / "mes.key"
 
 
 def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) -> None:
     mes = tmp_path / "mes.key"
-    report = json.loads(typed.said("new", mes, "--json"))
+    report = json.loads(typed.run("new", mes, "--json"))
     known = fingerprint(read_key_pair(mes).public)
     public = f"{mes}.pub"
     assert report == {"private": str(mes), "public": public, "algorithm": "curve25519", "fingerprint": known}
-    assert typed.said("list").startswith("0 allowed in")
-    report = json.loads(typed.said("allow", public, "--role", "listen", "--role", "follow", "--json"))
+    assert typed.run("list").startswith("0 allowed in")
+    report = json.loads(typed.run("allow", public, "--role", "listen", "--role", "follow", "--json"))
     files = [typed.allowed / role / "mes.pub" for role in ("listen", "follow")]
     assert report["files"] == [str(file) for file in files]
     assert {read_public_key(file) for file in files} == {read_key_pair(mes).public}
-    listed = json.loads(typed.said("list", "--json"))
+    listed = json.loads(typed.run("list", "--json"))
     assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
-    assert "mes (listen, follow)" in typed.said("list")
+    assert "mes (listen, follow)" in typed.run("list")
 
-    assert "no longer allowed to follow" in typed.said("revoke", "mes", "--role", "follow")
-    assert json.loads(typed.said("list", "--json"))["keys"][0]["roles"] == ["listen"]
-    assert json.loads(typed.said("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen"]}
-    assert json.loads(typed.said("list", "--json")) == {"keys": []}
+    assert "no longer allowed to follow" in typed.run("revoke", "mes", "--role", "follow")
+    assert json.loads(typed.run("list", "--json"))["keys"][0]["roles"] == ["listen"]
+    assert json.loads(typed.run("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen"]}
+    assert json.loads(typed.run("list", "--json")) == {"keys": []}
     assert "has no key 'mes'" in typed.refusal("revoke", "mes")
 
 
@@ -72,11 +72,11 @@ def test_a_private_key_is_not_allowed_in_place_of_its_public_half(typed: Typed, 
 
 
 def test_a_name_is_one_key_per_role_and_no_path(typed: Typed, mes: Path, tmp_path: Path) -> None:
-    typed.said("new", tmp_path / "other.key")
-    typed.said("allow", f"{mes}.pub", "--role", "command")
+    typed.run("new", tmp_path / "other.key")
+    typed.run("allow", f"{mes}.pub", "--role", "command")
     taken = "--role", "command", "--name", "mes"
     assert "has another key with the name 'mes'" in typed.refusal("allow", tmp_path / "other.key.pub", *taken)
-    again = json.loads(typed.said("allow", f"{mes}.pub", "--role", "command", "--name", "again", "--json"))
+    again = json.loads(typed.run("allow", f"{mes}.pub", "--role", "command", "--name", "again", "--json"))
     assert again["name"] == "mes", "it is there already"
     for elsewhere in ("", "../command/mes", "/etc/passwd"):
         assert "is not a name for a key" in typed.refusal("revoke", "--", elsewhere)
@@ -93,7 +93,7 @@ def test_a_key_for_an_unknown_user_is_refused(typed: Typed, tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_key_is_made_for_the_service_by_root(typed: Typed, tmp_path: Path) -> None:
-    typed.said("new", tmp_path / "line.key", "--owner", "nobody")
+    typed.run("new", tmp_path / "line.key", "--owner", "nobody")
     owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
     assert owners == {"line.key": pwd.getpwnam("nobody").pw_uid, "line.key.pub": 0}
     read_key_pair(tmp_path / "line.key")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
 from edge.bundle import Bundle, open_bundle, open_verified_engine
+from edge.bundle.manifest import Gate
+from edge.cli.bundle_formatting import describe_gate
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
-from edge.inference import Precision, infer, open_engine, openvino_engine
+from edge.inference import Precision, infer, open_engine
 from export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
@@ -148,11 +151,19 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
+_get_property = openvino.Core.get_property
+
+
+def _without_bf16(core: openvino.Core, device: str, name: str) -> Any:
+    found = _get_property(core, device, name)
+    return [each for each in found if each != "BF16"] if name == "OPTIMIZATION_CAPABILITIES" else found
+
+
+def test_a_processor_that_would_emulate_bf16_uses_f32(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
-    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
+    monkeypatch.setattr(openvino.Core, "get_property", _without_bf16)
+    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 or emulate"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
     verified = open_precision(all_three, "bf16")
     assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
@@ -265,11 +276,11 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
         systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
-        heard = run.until_stopped()
+        received = run.until_stopped()
         run.exit_code()
         log = run.process.log()
         status = systemd.rest()[-1]
-    assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
+    assert {event.precision for event in [*received.verdicts, *received.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
@@ -291,14 +302,26 @@ def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_
 def test_show_lists_the_result_for_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "show", all_three.path)
     assert re.search(
-        r"int8 +shipped as model_int8.xml; as it is: at worst 3 of 40 tiles flip, map correlation 0.9800, region IoU "
-        r"0.8000 \(5th percentile 0.6000, within a cell none\)",
+        r"int8 +shipped as model_int8.xml; without changes: at worst 3 of 40 tiles flip, map correlation 0.9800, "
+        r"region IoU 0.8000 \(5th percentile 0.6000, within a cell none\)",
         text,
     )
     assert "on 40 tiles of validation frames, 12 with a region, 1 on the score threshold; flips by the score" in text
     text = shown("bundle", "show", f32_alone.path)
     assert re.search("precisions +f32 *\n", text)
     assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", text)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "cells"), [("mean(map)", "its cells"), ("top-mean(map, 16)", "its 16 highest cells")]
+)
+def test_the_gate_is_described_without_formulas(pooling: str, cells: str) -> None:
+    gate = Gate(tiles=16, tolerance=1e-4, largest_difference={"logit": 2e-6, "map": 4e-6, f"{pooling} - logit": 1e-7})
+    assert describe_gate(gate) == (
+        "largest difference from the trained model on 16 golden tiles, as a share of the scale: logit 2.0e-06, "
+        f"map 4.0e-06, allowed 1e-04; the map explains the logit: the mean of {cells} differs from the logit by at "
+        "most 1.0e-07 of the scale"
+    )
 
 
 def test_show_works_without_optional_figures(folder: Path) -> None:
@@ -308,14 +331,14 @@ def test_show_works_without_optional_figures(folder: Path) -> None:
             each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
-    assert "shipped as model_f32.xml; as it is: not compared with the model" in text
+    assert "shipped as model_f32.xml; without changes: not compared with the model" in text
     assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
 
 
 def test_diff_has_one_row_for_all_attempts_of_a_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "diff", f32_alone.path, all_three.path)
     assert text.count("map_gate.precisions.int8.attempts") == 1
-    assert re.search(r"int8\.attempts +all of it: at worst 3 of 40 .* as it is: at worst 3 of 40", text)
+    assert re.search(r"int8\.attempts +all of it: at worst 3 of 40 .* without changes: at worst 3 of 40", text)
 
 
 def test_a_calibration_records_its_precision_and_retains_the_gate(

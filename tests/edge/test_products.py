@@ -148,10 +148,10 @@ def test_without_a_folder_nothing_is_stored_and_a_failed_write_keeps_the_old(tmp
 
 
 def test_a_selection_that_a_restart_undoes_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for folder, product, says in ((None, "b", True), (None, "a", False), (tmp_path, "b", False)):
+    for folder, product, logged in ((None, "b", True), (None, "a", False), (tmp_path, "b", False)):
         caplog.clear()
         ProductMemory(folder, ["a", "b"], "a").store(product)
-        assert ("a restart activates product a, not b" in caplog.text) is says
+        assert ("a restart activates product a, not b" in caplog.text) is logged
 
 
 def test_an_unreadable_selection_is_an_error(tmp_path: Path) -> None:

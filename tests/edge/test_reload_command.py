@@ -1,6 +1,6 @@
 """`heatline reload`: the line's process gets a signal, and the command reports the result.
 
-This process is the line's: what the signal sets off is said before the command goes on.
+The line's process is this one, so it sends its events before the command continues.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import pytest
 from edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError, MessageError
 from edge.wire.events import StatusEvent
 from tests.command import complaint, heatline
-from tests.edge.spoken_line import SpokenLine, a_change, a_status
+from tests.edge.status_only_line import StatusOnlyLine, a_change, a_status
 
 OWN = str(os.getpid())
 
@@ -26,11 +26,11 @@ def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
     """Receive SIGHUP in this process and call a function then. Return the received signals."""
     came: list[int] = []
 
-    def hear(number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         came.append(number)
         then()
 
-    before = signal.signal(signal.SIGHUP, hear)
+    before = signal.signal(signal.SIGHUP, handle)
     try:
         yield came
     finally:
@@ -59,10 +59,10 @@ def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) ->
     """--pid, systemd's MAINPID or the line's status names the process."""
 
     def say() -> None:
-        line.say(a_change(change="select", product="1"))  # not mistaken for the reload
-        line.say(a_change(change="reload"))
+        line.send(a_change(change="select", product="1"))  # not mistaken for the reload
+        line.send(a_change(change="reload"))
 
-    with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
+    with StatusOnlyLine(address, an_own_status()) as line, on_sighup(say) as came:
         outputs = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
     assert came == [signal.SIGHUP] * 3
     assert outputs == {"line1: product 4711, bundle boards 2026.11 (abababababab) is active\n"}
@@ -70,7 +70,7 @@ def test_an_applied_reload_prints_the_active_product_and_bundle(address: str) ->
 
 def test_a_refused_reload_prints_the_lines_reason_with_exit_code_15(address: str) -> None:
     refused = a_change(change="reload", applied=False, detail="events.bind was changed; that needs a restart")
-    with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(refused)):
+    with StatusOnlyLine(address, an_own_status()) as line, on_sighup(lambda: line.send(refused)):
         sentence = failed(CommandRefusedError, address)
     assert sentence == "heatline: the line refuses: events.bind was changed; that needs a restart"
     assert CommandRefusedError.exit_code == 15
@@ -95,12 +95,12 @@ def test_a_silent_line_is_signalled_only_if_its_process_is_named(address: str) -
 
 @pytest.mark.parametrize("last", [{"state": "STOPPED"}, {"boot_id": "the next one"}], ids=["stopped", "next-boot"])
 def test_reload_ends_when_the_line_stops(address: str, last: dict[str, str]) -> None:
-    with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(an_own_status(**last))):
+    with StatusOnlyLine(address, an_own_status()) as line, on_sighup(lambda: line.send(an_own_status(**last))):
         assert "stopped before it reported the result of the reload" in failed(DeliveryError, address)
 
 
 def test_a_late_reload_is_an_error_that_says_it_may_still_be_applied(address: str) -> None:
-    with SpokenLine(address, an_own_status()), on_sighup():
+    with StatusOnlyLine(address, an_own_status()), on_sighup():
         assert "and may still apply it" in failed(DeliveryError, address, "--timeout", "0.3")
 
 
@@ -109,12 +109,12 @@ def test_a_process_that_the_signal_would_end_is_not_signalled(address: str) -> N
         (an_own_status(schema_version=1), MessageError, "update the line"),
         (a_status(pid=4242), DeliveryError, f"process {OWN} is not line line1's, which is 4242"),
     ):
-        with SpokenLine(address, status), on_sighup() as came:
+        with StatusOnlyLine(address, status), on_sighup() as came:
             assert words in failed(kind, address, "--pid", OWN)
         assert came == []
 
 
 def test_a_missing_process_is_a_delivery_error(address: str) -> None:
     gone = 4194304  # above Linux's largest pid
-    with SpokenLine(address, a_status(pid=gone)):
+    with StatusOnlyLine(address, a_status(pid=gone)):
         assert "No such process" in failed(DeliveryError, address, "--pid", str(gone))

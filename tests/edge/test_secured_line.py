@@ -27,8 +27,8 @@ from edge.delivery.security.allow_list import ROLES
 from edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
 from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
 from edge.errors import AccessError
-from tests.edge.doors import SOCKET_SERVERS, Events
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
+from tests.edge.socket_servers import SOCKET_SERVERS, Events
 
 SOON = "--timeout", "0.3"
 
@@ -291,7 +291,7 @@ def test_a_commander_without_access_gets_an_access_error(tmp_path: Path, monkeyp
         for keys, excerpt in [
             (None, "closed the connection: it requires keys"),
             (opened.secured.client("listen"), "your key is not allowed there"),
-            (ClientKeys(own, own.public), "is not the line of this --line-key"),
+            (ClientKeys(own, own.public), "is not the line of this public key"),
         ]:
             with (
                 Commander(opened.port.reached, 0.3, keys) as line,

@@ -16,7 +16,7 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
-    Heard,
+    ReceivedEvents,
     assert_every_frame_has_its_event,
     notify_socket,
     running,
@@ -40,7 +40,7 @@ BAD = {
 class Ended:
     """The events and systemd notifications of a line that ran to its end."""
 
-    received: Heard
+    received: ReceivedEvents
     systemd: list[str]
 
 
@@ -238,7 +238,7 @@ def test_a_missing_file_or_library_is_one_sentence_with_its_exit_code(
         result = heatline("run", line)
         assert (result.returncode, words in complaint(result)) == (code, True), (words, result.stderr)
         assert result.stdout == ""
-        assert complaint(heatline("check", line)) == complaint(result), "check says beforehand what run would say"
+        assert complaint(heatline("check", line)) == complaint(result), "check and run give the same message"
 
 
 def test_a_subscriber_to_status_alone_does_not_end_the_wait(short: Path, address: str) -> None:

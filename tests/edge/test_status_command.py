@@ -16,7 +16,7 @@ from edge.delivery.security.curve import make_key_pair
 from edge.errors import MessageError
 from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
-from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def configured(path: Path, bind: str) -> Path:
 
 @pytest.mark.parametrize("state", get_args(HandshakeState))
 def test_the_exit_code_gives_the_state(address: str, state: HandshakeState) -> None:
-    with SpokenLine(address, handshake(state)):
+    with StatusOnlyLine(address, handshake(state)):
         result = ask(address, "--json")
     assert result.returncode == EXIT_CODES[state] == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}[state]
     assert json.loads(result.stdout)["state"] == state
@@ -54,7 +54,7 @@ def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
 
 def test_status_as_json_is_one_object(address: str) -> None:
     event = a_status()
-    with SpokenLine(address, event):
+    with StatusOnlyLine(address, event):
         result = ask(address, "--json")
     assert (result.returncode, result.stderr, result.stdout.count("\n")) == (17, "", 1)
     report = json.loads(result.stdout)
@@ -93,7 +93,7 @@ OF_EVIDENCE = (
     ],
 )
 def test_status_as_text_has_all_facts(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
-    with SpokenLine(address, event):
+    with StatusOnlyLine(address, event):
         shown = ask(address).stdout
     assert [fact for fact in facts if fact not in shown] == []
 
@@ -106,14 +106,14 @@ def test_a_missing_line_is_not_ready_and_another_version_is_an_error(address: st
     shown = ask(address, timeout_s=0.05).stdout
     assert shown.startswith(f"{address}: NOT_READY (unreachable)\n")
     assert "check that the line runs" in shown
-    with SpokenLine(address, a_status(schema_version=1)):
+    with StatusOnlyLine(address, a_status(schema_version=1)):
         result = ask(address, "--json")
     assert (result.returncode, result.stdout) == (MessageError.exit_code, "")
     assert "an event of schema version 1 came, this reader knows version 2; update the line" in complaint(result)
 
 
 def test_control_characters_in_a_detail_are_escaped(address: str) -> None:
-    with SpokenLine(address, handshake("DEGRADED", "camera_dead", "\x1b[2J[bold]gone")):
+    with StatusOnlyLine(address, handshake("DEGRADED", "camera_dead", "\x1b[2J[bold]gone")):
         shown = ask(address).stdout
     assert "\x1b" not in shown
     assert "\\x1b[2J[bold]gone" in shown
@@ -127,7 +127,7 @@ def test_a_line_is_found_by_its_file_and_by_its_name(
 ) -> None:
     monkeypatch.setattr(target, "LINES", tmp_path)
     file = configured(tmp_path / "line1.toml", address)
-    with SpokenLine(address, handshake("READY")):
+    with StatusOnlyLine(address, handshake("READY")):
         assert ask(file).returncode == ask("line1").returncode == 0
 
 

@@ -153,7 +153,7 @@ def test_deadlines_count_from_the_capture_or_from_the_trigger() -> None:
         first, missed = camera.seen
         assert first.stamp.due_monotonic_ns is not None
         assert before_ns < first.stamp.due_monotonic_ns - 500_000_000 < first.stamp.captured_monotonic_ns
-        assert missed.reason == "no_frame", "at the deadline, a longer trigger_timeout_ms or not"
+        assert missed.reason == "no_frame", "at the deadline, although trigger_timeout_ms is longer"
         assert missed.stamp.due_monotonic_ns is not None
         assert first.stamp.captured_monotonic_ns < missed.stamp.due_monotonic_ns - 500_000_000 < time.monotonic_ns()
 
@@ -304,7 +304,7 @@ def test_a_part_whose_camera_dies_is_reported_and_later_parts_do_not_shift() -> 
         until_back(camera)
         camera.triggered("P-3")
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None), ("P-3", None, 1)]
-        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its trigger may come after the end"
         assert "the camera is dead" in camera.seen[1].detail
         assert camera.answer_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
 
@@ -407,7 +407,7 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
         assert camera.bad == []
 
 
-def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
+def trigger_without_grabbing(camera: Watched, part_id: str) -> int:
     """Trigger a frame, which then waits in the socket; return the time of the trigger."""
     stop(camera.pid)  # so that the line does not read the frame at once
     camera.trigger(part_id)
@@ -421,7 +421,7 @@ def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
 
 def test_a_frame_in_time_keeps_its_part_even_if_the_line_reads_it_late() -> None:
     with watched(part_camera(SHORT_MS)) as camera:
-        triggered_ns = trigger_and_do_not_take(camera, "P-1")
+        triggered_ns = trigger_without_grabbing(camera, "P-1")
         wait_ns(triggered_ns, 1.05 * SHORT_MS / 1e3)
         camera.until_frames(1)
         assert camera.parts == [("P-1", None, 1)]
@@ -493,7 +493,7 @@ def test_all_announced_and_lost_frames_are_reported_before_the_end() -> None:
 
 def test_a_part_whose_frame_came_before_the_end_is_reported_once() -> None:
     with watched(part_camera()) as camera:
-        trigger_and_do_not_take(camera, "P-1")
+        trigger_without_grabbing(camera, "P-1")
         camera.camera.interrupt()
         camera.to_the_end()
         assert [(seen.stamp.part_id, seen.stamp.frame_id, seen.reason) for seen in camera.seen] == [
@@ -506,14 +506,14 @@ class TimesOutAtTheStop:
 
     def __init__(self) -> None:
         self.waiting, self.interrupted = threading.Event(), threading.Event()
-        self._tells: list[BadFrame | None] = [None, BadFrame(Stamp("top", 1), "stopped", "the line stopped", "dropped")]
+        self._items: list[BadFrame | None] = [None, BadFrame(Stamp("top", 1), "stopped", "the line stopped", "dropped")]
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         self.waiting.set()
         self.interrupted.wait(WITHIN_SECONDS)
-        if not self._tells:
+        if not self._items:
             raise EndOfFrames
-        return self._tells.pop(0)
+        return self._items.pop(0)
 
     def interrupt(self) -> None:
         self.interrupted.set()
@@ -522,7 +522,7 @@ class TimesOutAtTheStop:
 def test_a_timeout_at_the_moment_of_the_stop_loses_no_frame() -> None:
     source, reported, ledger = TimesOutAtTheStop(), list[Outcome](), Ledger(["top"])
     cameras = {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())}
-    setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame gets as far as that
+    setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame reaches the setup
     pipeline = Pipeline(cameras, setup, ledger, reported.append)
     pipeline.start()
     pipeline.begin()
@@ -550,7 +550,7 @@ def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
         camera.trigger("P-2")  # its end is in the socket, or soon will be
         camera.to_the_end()
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None)]
-        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its trigger may come after the end"
         camera.trigger("P-3")
         assert camera.answer_to("P-3").refused == "camera_dead"
         assert camera.alarms == []

@@ -11,11 +11,11 @@ from edge.wire.events import Consumer, JournalState
 
 
 @pytest.mark.parametrize(
-    ("count", "says"), [(0, "0 frames are"), (1, "1 frame is"), (2, "2 frames are"), (1234, "1,234 frames are")]
+    ("count", "text"), [(0, "0 frames are"), (1, "1 frame is"), (2, "2 frames are"), (1234, "1,234 frames are")]
 )
-def test_a_count_of_one_is_singular(count: int, says: str) -> None:
-    assert f"{format_count(count, 'frame', ',')} {is_are(count)}" == says
-    assert format_count(count, "frame") == says.replace(",", "").rpartition(" ")[0]
+def test_a_count_of_one_is_singular(count: int, text: str) -> None:
+    assert f"{format_count(count, 'frame', ',')} {is_are(count)}" == text
+    assert format_count(count, "frame") == text.replace(",", "").rpartition(" ")[0]
 
 
 def test_a_calibration_formats_its_frame_counts() -> None:

@@ -1,4 +1,4 @@
-"""The kernel knows threads by their names."""
+"""The kernel has the names of threads."""
 
 import contextlib
 import threading

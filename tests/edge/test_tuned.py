@@ -258,7 +258,7 @@ def test_the_service_uses_tuned_settings_and_a_reload_reads_them_again(
         write_tuned(line, tuned(bundle.digest, processor="another one"))
         assert run.reload().applied
         run.until_inspected()
-        assert run.end().lost == []
+        assert run.end().gaps == []
     log = capsys.readouterr().err
     expected = ["ready: ", f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2", "batches of 4"]
     places = [log.index(words) for words in [*expected, "another one, and this is"]]

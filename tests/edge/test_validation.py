@@ -31,7 +31,7 @@ DISC = {"kind": "disc", "radius_mm": 1.0}
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "excerpt"),
     [
         ({}, "it has no key parts; expected a list, each a table"),
         ({"parts": [3]}, "parts[0] is 3; expected a table"),
@@ -57,7 +57,7 @@ DISC = {"kind": "disc", "radius_mm": 1.0}
         ([], "it is []; expected a table"),
     ],
 )
-def test_a_misfit_names_the_key_what_it_is_and_what_was_expected(values: Any, says: str) -> None:
+def test_a_misfit_names_the_key_its_value_and_what_was_expected(values: Any, excerpt: str) -> None:
     with pytest.raises(msgspec.ValidationError) as raised:
         msgspec.convert(values, Parts)
-    assert describe_misfit(raised.value, values, Parts) == says
+    assert describe_misfit(raised.value, values, Parts) == excerpt

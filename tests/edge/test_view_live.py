@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.view.live import MOST_VIEWERS, ROWS_BEHIND
 from edge.view.memory import Memory
-from tests.edge.spoken_line import a_status
+from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
     Clock,
     acknowledge,

@@ -8,7 +8,7 @@ from edge.view.held_picture import PictureMemory
 from edge.view.memory import ROWS, Memory
 from edge.view.state import State, describe
 from edge.wire.events import CameraState, StatusEvent
-from tests.edge.spoken_line import a_status
+from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
 

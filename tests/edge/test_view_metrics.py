@@ -11,7 +11,7 @@ import pytest
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.wire.events import Account, EvidenceState, StatusEvent
-from tests.edge.spoken_line import a_status
+from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
 

@@ -34,7 +34,7 @@ from tests.edge.lines import (
     write_line,
     write_pictures,
 )
-from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.view_pages import Page, acknowledge, next_message, next_picture
 
 
@@ -72,7 +72,7 @@ def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, addres
         never = until(page, lambda state: not state["running"])
         assert never["words"][0].startswith("The line does not run, or has not reported yet")
         assert page.get("/readyz").status == 503
-        with SpokenLine(address, a_status()) as line:
+        with StatusOnlyLine(address, a_status()) as line:
             state = until(page, lambda state: state["running"])
             assert state["bundle"]["name"] == "boards"
             line.status = a_status(boot_id="another")
@@ -80,7 +80,7 @@ def test_it_follows_a_line_that_starts_restarts_and_stops(tmp_path: Path, addres
             line.status = a_status(boot_id="another", state="STOPPED")
             stopped = until(page, lambda state: not state["running"])
             assert stopped["words"][0].startswith("The line has stopped at ")
-        with SpokenLine(address, a_status(boot_id="third")):
+        with StatusOnlyLine(address, a_status(boot_id="third")):
             until(page, lambda state: state["running"])
         silent = until(page, lambda state: not state["running"])
         assert silent["words"][0].startswith("Nothing came from the line for ")

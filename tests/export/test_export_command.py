@@ -41,7 +41,7 @@ def test_an_allowed_precision_is_exported_and_others_are_not_tried(run: Path, tm
     assert set(bundle.manifest.precisions) == {"f32", "int8"}
     shown = " ".join(done.stderr.split())
     for attempt in gate["int8"]["attempts"]:
-        assert f"int8, {attempt['how']}: {'; '.join(attempt['missed']) or 'passed'}" in shown
+        assert f"int8, {attempt['how']}: {'; '.join(attempt['missed']) or 'agrees with the model'}" in shown
     assert manifest["map"]["method"] == bundle.manifest.map.method
 
 
@@ -55,7 +55,8 @@ def test_another_process_writes_the_same_graph_and_reports_its_agreement(trained
     for done in reports:
         assert done.returncode == 0, done.stderr
         report = " ".join(done.stdout.split())
-        assert "of the scale at most on 16 golden tiles" in report
+        assert "largest difference from the trained model on 16 golden tiles" in report
+        assert "the map explains the logit: the mean of its cells differs from the logit by at most" in report
         assert "compared with the model" in report
         assert "shipped as model_f32.xml" in report
     here, there = ((tmp_path / name / ONNX_GRAPH).read_bytes() for name in ("here", "there"))

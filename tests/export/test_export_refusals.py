@@ -21,12 +21,12 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
-def refused(run: Path, target: Path, code: int, *says: str, options: Sequence[str] = ()) -> None:
+def refused(run: Path, target: Path, code: int, *excerpts: str, options: Sequence[str] = ()) -> None:
     result = heatline("export", run, "--to", target, *options)
     assert result.returncode == code, result.stderr
     sentence = complaint(result) if code != 2 else result.stderr
-    for part in says:
-        assert part in sentence
+    for excerpt in excerpts:
+        assert excerpt in sentence
     assert "exporting" not in result.stderr, "refused before any work"
     assert not target.parent.is_dir() or not target.exists()
 
@@ -108,12 +108,14 @@ def test_a_configuration_of_another_version_is_refused(run: Path, tmp_path: Path
 def test_a_run_that_was_stopped_is_exported_with_a_warning(run: Path, tmp_path: Path) -> None:
     summary = msgspec.json.decode((run / "run.json").read_bytes())
     (run / "run.json").write_bytes(msgspec.json.encode(summary | {"finished": False}))
-    said: list[str] = []
+    lines: list[str] = []
 
     def say(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         raise Interrupted
 
     with pytest.raises(Interrupted):
         export_run(load_run(run), tmp_path / "bundle", name="b", version="1", false_reject=0.01, say=say)
-    assert said[0].startswith(f"warning: the training in {run} was stopped at step 6, before its end; to continue it: ")
+    assert lines[0].startswith(
+        f"warning: the training in {run} was stopped at step 6, before its end; to continue it: "
+    )

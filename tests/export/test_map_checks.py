@@ -43,7 +43,7 @@ def test_one_cell_that_is_always_hot_is_refused(seed: int, cells: int, place: tu
     maps[:, place[0] % cells, place[1] % cells] += 20
     with pytest.raises(ExportError) as caught:
         check_maps(maps)
-    assert "the map is stuck: 100% of the peaks on 100 good tiles lie in the same 3x3 cells" in str(caught.value)
+    assert "the map is stuck: 100 % of the peaks on 100 good tiles lie in the same 3x3 cells" in str(caught.value)
     assert str(caught.value).endswith("or allow it with --allow map")
     assert "\n" not in str(caught.value)
 
@@ -76,12 +76,12 @@ def test_a_share_between_the_limits_causes_a_warning(share_of_tiles: float, fate
     places[: int(200 * share_of_tiles)] = 10, 17
     maps[np.arange(200), *places.T] += 20
     if fate == "refused":
-        with pytest.raises(ExportError, match="expected at most 51%; train longer, or on more good frames"):
+        with pytest.raises(ExportError, match="expected at most 51 %; train longer, or on more good frames"):
             check_maps(maps)
         return
     warnings = check_maps(maps).warnings
     assert [warning.partition(":")[0] for warning in warnings] == ["the map may be stuck"] * (fate == "warns")
-    assert all("1% of the map; expected at most 26%" in warning for warning in warnings)
+    assert all("1 % of the map; expected at most 26 %" in warning for warning in warnings)
 
 
 @given(seed=SEED, cells=CELLS)

@@ -117,11 +117,11 @@ def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
     assert describe_missed_limits("bf16", validation, [came]) == []
     noisy = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
     noisy_too = [came, measure_agreement(validation, Answers(validation.logit, noisy))]
-    (said,) = describe_missed_limits("int8", validation, noisy_too)
-    assert re.fullmatch(r"no tile has a region, and the maps correlate by 0\.9\d+, expected at least 0\.99", said)
+    (reason,) = describe_missed_limits("int8", validation, noisy_too)
+    assert re.fullmatch(r"no tile has a region, and the maps correlate by 0\.9\d+, expected at least 0\.99", reason)
     constant = measure_agreement(validation, Answers(validation.logit, np.ones_like(validation.map)))
-    (said,) = describe_missed_limits("int8", validation, [constant])
-    assert "correlate by 0.0000" in said
+    (reason,) = describe_missed_limits("int8", validation, [constant])
+    assert "correlate by 0.0000" in reason
 
 
 def test_a_region_equals_that_of_the_line() -> None:

@@ -1,6 +1,6 @@
 """The command line that all test apparatus shares: options, output and exit code.
 
-Apparatus kills processes, fills disks and needs the whole machine, so it is here and on no line PC.
+Apparatus kills processes, fills disks and needs the whole machine, so no installed package contains it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Result(NamedTuple):
     facts: Mapping[str, object]
     """Names and values, for people."""
     faults: Sequence[str]
-    """What must not be, one sentence each; empty: the run passed."""
+    """All faults, one sentence each; empty: the run passed."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -56,13 +56,13 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     inspected_per_s: float
     verdicts: dict[str, int]
     """Frames by verdict; those without one by the reason."""
-    not_heard: int
+    not_received: int
     """Events that were sent and not received live."""
     not_followed: int
     """Events that were received live as journalled and did not come to the durable consumer."""
     live: Latency
     """From capture to receipt by a live subscriber."""
-    told: Latency
+    sending: Latency
     """From the hand-over to the publisher to receipt by a live subscriber."""
     durable: Latency | None
     """From capture to receipt by the durable consumer."""
@@ -174,7 +174,7 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
             of = {"service": [line.pid], "cameras": line.camera_pids(), "live listener": [os.getpid()]}
             if journal:
                 of["durable consumer"] = [following.pid]
-            not_heard_before, began_ns, cpu_before = line.not_received, time.monotonic_ns(), _cpu(of)
+            not_received_before, began_ns, cpu_before = line.not_received, time.monotonic_ns(), _cpu(of)
             ended_ns = began_ns + round(seconds * 1e9)
             while time.monotonic_ns() < ended_ns:
                 if (one := line.next()) is not None and isinstance(one.event, VerdictEvent):
@@ -182,10 +182,10 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
             took_s = (time.monotonic_ns() - began_ns) / 1e9
             cpu = {name: (taken - cpu_before[name]) / took_s for name, taken in _cpu(of).items()}
             line.stop()  # a durable consumer gets all events before the line ends
-            not_heard = line.not_received - not_heard_before
+            not_received = line.not_received - not_received_before
             if journal:
                 following.require_running()
-            return window_of(received, came_at(record) if journal else None, took_s, not_heard, cpu)
+            return window_of(received, came_at(record) if journal else None, took_s, not_received, cpu)
 
 
 def came_at(record: Path) -> dict[int, int]:
@@ -202,7 +202,7 @@ def window_of(
     received: Sequence[tuple[VerdictEvent, int]],
     followed: Mapping[int, int] | None,
     seconds: float,
-    not_heard: int,
+    not_received: int,
     cpu: dict[str, float],
 ) -> Window:
     """Count and time the events of a window.
@@ -239,10 +239,10 @@ def window_of(
         events_per_s=len(received) / seconds,
         inspected_per_s=(verdicts["GOOD"] + verdicts["DEFECT"]) / seconds,
         verdicts=dict(verdicts),
-        not_heard=not_heard,
+        not_received=not_received,
         not_followed=missing,
         live=latency_of(live - captured),
-        told=latency_of(live - handed_over),
+        sending=latency_of(live - handed_over),
         durable=durable,
         added=added,
         added_growth_ms=growth_ms,
@@ -269,7 +269,7 @@ def _cpu(of: dict[str, list[int]]) -> dict[str, float]:
 
 
 def faults(found: Delivery) -> list[str]:
-    """Return what must not be, one sentence each; empty: the rate was sustained."""
+    """Return all faults, one sentence each; empty: the rate was sustained."""
     wrong = []
     for window in found.windows:
         if window.events_per_s < NEAR_ENOUGH * found.events_per_s:
@@ -277,8 +277,8 @@ def faults(found: Delivery) -> list[str]:
         allowed = ("GOOD", "DEFECT", "failed.wrong_size")
         if lost := {reason: count for reason, count in window.verdicts.items() if reason not in allowed}:
             wrong.append(f"{window.name}: frames were lost: {counts(lost)}")
-        if window.not_heard or window.not_followed:
-            missing = f"{window.not_heard} events were not received live, {window.not_followed} not durably"
+        if window.not_received or window.not_followed:
+            missing = f"{window.not_received} events were not received live, {window.not_followed} not durably"
             wrong.append(f"{window.name}: {missing}")
         if window.added_growth_ms is not None and window.added_growth_ms > MOST_GROWTH_MS:
             wrong.append(f"{window.name}: the durable consumer fell back by {window.added_growth_ms:.0f} ms")
@@ -288,7 +288,8 @@ def faults(found: Delivery) -> list[str]:
 def to_facts(found: Delivery) -> dict[str, str]:
     """Describe the medians of the windows of a kind for people, by name and value."""
     facts = {
-        "load": f"{found.inspected_fps:.0f} frames/s inspected, {SHARE_OF_HIGHEST:.0%} of {found.highest_fps:.0f}; "
+        "load": f"{found.inspected_fps:.0f} frames/s inspected, {100 * SHARE_OF_HIGHEST:.0f} % of "
+        f"{found.highest_fps:.0f}; "
         f"{found.refused_fps:.0f} of a wrong size; events wanted: {found.events_per_s:.0f} a second",
         "journal on": found.disk,
     }
@@ -299,7 +300,7 @@ def to_facts(found: Delivery) -> dict[str, str]:
         facts |= {
             f"{name}: events": f"{events:.0f} a second, of which {inspected:.0f} of inspected frames",
             f"{name}: live": _medians([window.live for window in windows]),
-            f"{name}: hand-over to live": _medians([window.told for window in windows]),
+            f"{name}: hand-over to live": _medians([window.sending for window in windows]),
         }
         if durable := [window.durable for window in windows if window.durable is not None]:
             facts[f"{name}: durable"] = _medians(durable)
@@ -327,9 +328,11 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Measure the delay of events, live and durable, at a high rate during inspection.")
-    options.add_argument("--events", type=positive(float, or_zero=True), default=500.0, help="a second, at the least")
-    options.add_argument("--seconds", type=positive(float), default=20.0, help="of each window")
-    options.add_argument("--folder", type=Path, help="for journals; by default the folder for temporary files")
+    options.add_argument(
+        "--events", type=positive(float, or_zero=True), default=500.0, help="events per second, at least"
+    )
+    options.add_argument("--seconds", type=positive(float), default=20.0, help="duration of each window")
+    options.add_argument("--folder", type=Path, help="folder of the journals; default: that for temporary files")
     sys.exit(run("delivery", options.parse_args(), _measure))
 
 

@@ -163,7 +163,7 @@ def _lost(rounds: Sequence[Round]) -> Counter[str]:
 
 
 def faults(found: Hostile) -> list[str]:
-    """Return what must not be, one sentence each."""
+    """Return all faults, one sentence each."""
     wrong = []
     if found.ratio > TARGET_RATIO:
         wrong.append(
@@ -215,10 +215,10 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 def main() -> None:
     options = parser("Measure the cost of a frame while a line gets malformed messages, valid ones, or none.")
     options.add_argument(
-        "--rate", type=positive(float), default=150.0, help="frames a second, fewer than it could inspect"
+        "--rate", type=positive(float), default=150.0, help="frames per second, fewer than the line could inspect"
     )
-    options.add_argument("--seconds", type=positive(float), default=10.0, help="of each window")
-    options.add_argument("--rounds", type=positive(int), default=8, help="of each kind of messages")
+    options.add_argument("--seconds", type=positive(float), default=10.0, help="duration of each window")
+    options.add_argument("--rounds", type=positive(int), default=8, help="number of windows of each kind of messages")
     sys.exit(run("hostile", options.parse_args(), _measure))
 
 

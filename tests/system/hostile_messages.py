@@ -1,4 +1,4 @@
-"""Valid messages for each socket of a line that reads, and malformed ones made from them."""
+"""Valid messages for each reading socket of a line, and malformed ones made from them."""
 
 import json
 import random

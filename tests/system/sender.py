@@ -1,4 +1,4 @@
-"""Send a line messages at a steady rate on every socket that reads, and count the replies."""
+"""Sends messages to each reading socket of a line at a steady rate, and counts the replies."""
 
 import random
 import threading

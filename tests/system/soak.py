@@ -24,10 +24,10 @@ from tests.system.slope import Slope, slope
 
 TARGET_BYTES_PER_FRAME = 20.0
 """For the upper bound: a line with ten frames a second then grows by less than 20 MB a day."""
-OTHERS = "if that is less, other processes share its libraries: run it on an idle machine"
+OTHERS = "if that is less, other processes share its libraries: repeat the run on an idle machine"
 SHARE_OF_HIGHEST = 0.9
 FRAMES_FOR_A_RATE = 5000
-"""Frames to measure the highest rate with, if no other run does."""
+"""Number of frames to measure the highest rate, if no other run measures it."""
 HIGHEST_FPS = 10_000.0
 ALL_DEFECTIVE: Keys = {"score": -1e9}
 """With `heatmaps = "always"`, every frame passes all stages: regions are found, and its heatmap is sent."""
@@ -35,7 +35,7 @@ SAMPLE_EVERY_S = 1.0
 WARM_UP = 0.2
 """Share of the first samples, which count for no slope: caches fill, pools grow."""
 WAITING_FRAMES = 16
-"""So many that a short load of the machine loses no frame."""
+"""Enough that a short load of the machine loses no frame."""
 SILENCE_SECONDS = 120.0
 PROGRESS_LINES = 10
 """Lines of progress in a run."""
@@ -97,7 +97,7 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     commit: str | None
-    """Commit of the code. `-dirty` where files were changed since."""
+    """Commit of the code; with `-dirty` if files were changed since."""
     runs: list[SoakRun]
     highest_fps: float
     """Rate at which it inspects frames that always wait."""
@@ -318,7 +318,7 @@ def measure_soak(
 
 
 def faults(run: SoakRun) -> Iterator[str]:
-    """Yield what must not be, one sentence each."""
+    """Yield all faults, one sentence each."""
     if run.events_missing or run.events_out_of_order:
         yield f"{run.events_missing} events were missing and {run.events_out_of_order} out of order"
     if not run.ledger_balanced:
@@ -371,10 +371,16 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 def main() -> None:
     options = parser("Run the service for a long time, and measure its growth, its latency and its ledger.")
     options.add_argument(
-        "--frames", type=positive(int, or_zero=True), default=100_000, help="at the highest rate; 0: leave it out"
+        "--frames",
+        type=positive(int, or_zero=True),
+        default=100_000,
+        help="at the highest rate; 0: leave out",
     )
     options.add_argument(
-        "--minutes", type=positive(float, or_zero=True), default=30.0, help="at 90 %% of that; 0: leave it out"
+        "--minutes",
+        type=positive(float, or_zero=True),
+        default=30.0,
+        help="at 90 %% of that rate; 0: leave out",
     )
     sys.exit(run("soak", options.parse_args(), _measure))
 

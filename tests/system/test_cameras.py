@@ -1,4 +1,4 @@
-"""`make cameras`: its figures are those of real frames and faults, and all of it runs."""
+"""`make cameras`: its figures are measured with real frames and faults, and all measurements run."""
 
 import os
 from typing import Any
@@ -32,26 +32,26 @@ def quiet(_line: str) -> None:
     pass
 
 
-def test_a_fault_is_timed_from_the_deed_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
+def test_a_fault_is_timed_from_its_injection_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
     scenario = Scenario(SMALL, ("camera process killed",))
     (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), report_line=quiet)
     assert [sample.noticed_as for sample in found.samples] == ["process", "process"]
     assert all(0 < sample.noticed_ms < sample.recovered_ms for sample in found.samples)
     assert found.noticed_ms.lowest == min(sample.noticed_ms for sample in found.samples)
-    assert found.recovery_since == "the deed"
+    assert found.recovery_since == "the fault"
 
 
-def test_a_rate_is_that_of_the_frames_that_came_and_no_camera_outlives_it(
+def test_a_rate_is_measured_with_received_frames_and_no_camera_process_remains(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(rates.FIRST_MEGAPIXELS_PER_S["camera path"], "pattern", 60 * 48 * 64 / 1e6)
     trials: list[Trial] = []
 
-    def unhurried(*arguments: Any) -> Trial:  # a machine that is busy with other things may lose a frame
+    def never_too_slow(*arguments: Any) -> Trial:  # a busy machine may lose a frame
         trials.append(run_trial(*arguments))
         return msgspec.structs.replace(trials[-1], not_kept_up=None)
 
-    monkeypatch.setattr(rates, "run_trial", unhurried)
+    monkeypatch.setattr(rates, "run_trial", never_too_slow)
     (rate,) = measure_cameras(bundle, msgspec.structs.replace(QUICK, camera_path=(SMALL,)), quiet).rates
     (trial,) = trials
     assert trial.frames > 0
@@ -60,8 +60,10 @@ def test_a_rate_is_that_of_the_frames_that_came_and_no_camera_outlives_it(
     assert camera_processes(os.getpid()) == []
 
 
-def test_only_a_library_that_is_missing_leaves_something_out(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    errors = iter([MissingExtraError("no Aravis"), BenchError("it fell silent"), CameraError("it is gone")])
+def test_a_missing_library_leaves_a_measurement_out_and_an_error_is_a_fault(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([MissingExtraError("no Aravis"), BenchError("it became silent"), CameraError("it is missing")])
 
     def fail(*_: object, **__: object) -> None:
         raise next(errors)
@@ -74,13 +76,13 @@ def test_only_a_library_that_is_missing_leaves_something_out(bundle: Bundle, mon
     found = measure_cameras(bundle, plan, quiet)
     assert found.left_out == {f"{SMALL}, to event": "no Aravis"}
     assert faults(found) == [
-        f"{SMALL}, camera path: it fell silent",
-        f"{SMALL}, camera process killed: it is gone",
+        f"{SMALL}, camera path: it became silent",
+        f"{SMALL}, camera process killed: it is missing",
     ]
 
 
 @pytest.mark.long
-def test_all_of_it_runs(bundle: Bundle) -> None:
+def test_all_measurements_run(bundle: Bundle) -> None:
     need_aravis()
     gige, pattern = Load("genicam", 1, (240, 320)), Load("pattern", 4, (240, 320))
     plan = msgspec.structs.replace(
@@ -92,6 +94,6 @@ def test_all_of_it_runs(bundle: Bundle) -> None:
     assert not faults(found)
     processes = {"to event": {"service", "cameras"}, "camera path": {"receiver", "cameras"}}
     for rate in found.rates:
-        (trial,) = rate.tried  # of one in which a frame was lost there is no processor time
+        (trial,) = rate.tried  # no processor time is measured if a frame was lost
         assert set(trial.cpu_ms_per_frame) == (set() if trial.lost else processes[rate.way])
     assert camera_processes(os.getpid()) == []

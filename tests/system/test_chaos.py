@@ -47,12 +47,12 @@ def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(bund
         Fault(0.2, "killed", "gateway", 0.0),
         Fault(0.3, "killed", LINE, 0.0),
     ]
-    said: list[str] = []
-    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, report_line=said.append, clients=FEW, plan=plan)
+    output: list[str] = []
+    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, report_line=output.append, clients=FEW, plan=plan)
     assert faults(found) == []
     assert found.kills == {"line": 1, "clients": 1}
-    has_disk = found.full_disk_felt is not None
-    assert has_disk == (not any("NO DISK CAN BE MOUNTED" in line for line in said))
+    has_disk = found.full_disk_noticed is not None
+    assert has_disk == (not any("NO DISK CAN BE MOUNTED" in line for line in output))
     assert found.faults == {"killed": 2, "cut": 1, **({"full": 1} if has_disk else {})}
     assert found.boots >= 3, "one before the kill, one after it, one that takes no frames"
     assert found.durable["gateway"].events == found.durable["gateway"].wanted == found.events > 0
@@ -73,43 +73,44 @@ def test_under_all_faults_all_clients_lose_nothing(tmp_path: Path) -> None:
     assert all(one.events == one.wanted > 0 for one in found.durable.values())
 
 
-# What it starts is gone at the end.
+# All processes are ended.
 
 
-def until_said(file: Path, words: str) -> None:
+def until_written(file: Path, text: str) -> None:
+    """Wait until a file contains a text."""
     give_up = time.monotonic() + WITHIN_SECONDS
-    while not (file.exists() and words in file.read_text()):
-        assert time.monotonic() < give_up, f"{words!r} was not said"
+    while not (file.exists() and text in file.read_text()):
+        assert time.monotonic() < give_up, f"{text!r} was not written"
         time.sleep(0.01)
 
 
 def has_ended(process: int) -> bool:
-    """Of a process by its descriptor."""
+    """Return whether the process of this descriptor has ended, after a wait if necessary."""
     try:
         return bool(select.select([process], [], [], WITHIN_SECONDS)[0])
     finally:
         os.close(process)
 
 
-def test_a_process_is_killed_and_started_again_and_is_gone_at_the_end(tmp_path: Path) -> None:
+def test_a_process_can_be_killed_and_started_again_and_is_ended_at_the_end(tmp_path: Path) -> None:
     log, program = tmp_path / "log", "print('here', flush=True); import time; time.sleep(1e6)"
     with WatchedProcess("sleeper", [sys.executable, "-c", program], log) as sleeper:
         assert not sleeper.runs
         sleeper.start()
-        until_said(log, "here\n")
+        until_written(log, "here\n")
         first = sleeper.pid
         assert sleeper.pause() == first
         sleeper.kill()
         assert not sleeper.runs
         sleeper.start()
-        sleeper.resume(first)  # that was another life
-        until_said(log, "here\nhere\n")
+        sleeper.resume(first)  # a process that was killed before
+        until_written(log, "here\nhere\n")
         assert sleeper.check() is None
         process = os.pidfd_open(sleeper.pid)
     assert has_ended(process)
 
 
-def test_a_process_that_ends_by_itself_is_noticed_once_and_its_code_stays_known(tmp_path: Path) -> None:
+def test_a_process_that_ends_by_itself_is_reported_and_keeps_its_exit_code(tmp_path: Path) -> None:
     with WatchedProcess("quitter", [sys.executable, "-c", "raise SystemExit('enough')"], tmp_path / "log") as quitter:
         quitter.start()
         assert quitter.wait() == 1
@@ -125,7 +126,7 @@ def test_a_process_that_ends_by_itself_is_noticed_once_and_its_code_stays_known(
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder with a short name: the run makes sockets below it, whose paths may have 107 bytes."""
+    """A folder with a short path: paths of the run's sockets below it may have at most 107 bytes."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -133,16 +134,16 @@ def short_path() -> Iterator[Path]:
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: signal.Signals) -> None:
-    said = short_path / "said"
+    output = short_path / "output"
     command = [*CHAOS, "--seconds", "600", "--rate", "20", "--seed", "1"]
     with (
-        said.open("w") as file,
+        output.open("w") as file,
         subprocess.Popen(
             command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(short_path)}
         ) as process,
     ):
         try:
-            until_said(said, "s  ")
+            until_written(output, "s  ")
             tasks = Path(f"/proc/{process.pid}/task")
             pids = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
             started = [os.pidfd_open(pid) for pid in pids]
@@ -155,11 +156,11 @@ def test_a_run_that_is_ended_leaves_nothing_behind(short_path: Path, number: sig
     assert len(started) >= 5
     assert all(map(has_ended, started))
     if number != signal.SIGKILL:
-        assert list(short_path.iterdir()) == [said]
+        assert list(short_path.iterdir()) == [output]
         assert str(short_path) not in Path("/proc/mounts").read_text()
 
 
-# What is planned.
+# The plan.
 
 KILLABLE = [client.name for client in CLIENTS if client.killed]
 STOPPABLE = [client.name for client in CLIENTS if client.stopped]
@@ -167,7 +168,9 @@ LINKS = [link for client in CLIENTS for link in client.links]
 
 
 @given(st.integers(0, 2**32), st.sampled_from([5.0, 60.0, 300.0]), st.booleans())
-def test_a_plan_is_that_of_its_seed_with_as_many_faults_as_promised(seed: int, seconds: float, has_disk: bool) -> None:
+def test_a_seed_always_gives_the_same_plan_with_the_promised_number_of_faults(
+    seed: int, seconds: float, has_disk: bool
+) -> None:
     def plan_of(seed: int) -> list[Fault]:
         return make_plan(seed, seconds, killable=KILLABLE, stoppable=STOPPABLE, links=LINKS, has_disk=has_disk)
 
@@ -192,11 +195,11 @@ def test_a_plan_is_that_of_its_seed_with_as_many_faults_as_promised(seed: int, s
         assert all(before.at_s + before.for_s < after.at_s for before, after in pairwise(one))
 
 
-# What comes of it.
+# The result.
 
 
 def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through: int = 5) -> Verified:
-    """What is found of two clients that got some of five events that the journal holds."""
+    """Verify two clients that received some of the five events in the journal."""
     headers = [
         msgspec.json.encode({
             "type": "verdict", "boot_id": "boot1", "seq": seq, "journal_id": "1234", "previous_seq": seq - 1,
@@ -217,7 +220,7 @@ def verified(folder: Path, durable: Sequence[int], live: Sequence[int], through:
     return verify(Expected({"1234": stored}, headers), clients, {"1234": through})
 
 
-def test_what_each_client_got_is_verified(tmp_path: Path) -> None:
+def test_the_received_events_of_each_client_are_verified(tmp_path: Path) -> None:
     found = verified(tmp_path, [1, 2, 3, 2, 3, 4, 5], [2, 3, 4, 5])
     assert found.broken == []
     gateway = found.durable["gateway"]
@@ -226,18 +229,18 @@ def test_what_each_client_got_is_verified(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     found = verified(tmp_path / "b", [1, 2, 4], [1, 2, 5], through=4)
     assert [(one.who, one.promise) for one in found.broken] == [("gateway", "lost"), ("screen", "gap")]
-    assert found.durable["gateway"].wanted == 4, "what came after the clients were ended is no loss"
+    assert found.durable["gateway"].wanted == 4, "events after the clients were ended are not lost"
 
 
-def chaos_with(broken: list[Broken], ended: list[str], felt: bool | None = None) -> Chaos:
+def chaos_with(broken: list[Broken], ended: list[str], noticed: bool | None = None) -> Chaos:
     return Chaos(
-        bundle="b", commit=None, seed=1, seconds=1, rate_fps=200, plan=[], kills={}, faults={}, boots=1, told_s=1,
-        events=100, events_per_s=100, live_only=0, unheard=0, full_disk_felt=felt, recorded_again_s=None, drained_s=1,
-        durable={}, live={}, line=broken, ended=ended,
+        bundle="b", commit=None, seed=1, seconds=1, rate_fps=200, plan=[], kills={}, faults={}, boots=1, reporting_s=1,
+        events=100, events_per_s=100, live_only=0, unreceived=0, full_disk_noticed=noticed, recorded_again_s=None,
+        drained_s=1, durable={}, live={}, line=broken, ended=ended,
     )  # fmt: skip
 
 
-def test_broken_promises_dead_processes_and_a_disk_that_was_not_felt_are_faults() -> None:
+def test_broken_promises_ended_processes_and_an_unnoticed_full_disk_are_faults() -> None:
     assert faults(chaos_with([], [])) == faults(chaos_with([], [], True)) == []
     lost = Broken("mes", "lost", "1 of 5 events did not come: 1234-3")
     assert faults(chaos_with([lost], ["mes ended with exit code 1"])) == [
@@ -246,4 +249,4 @@ def test_broken_promises_dead_processes_and_a_disk_that_was_not_felt_are_faults(
     ]
     assert len(faults(chaos_with([lost] * 100, []))) == 21
     assert "on the full disk" in faults(chaos_with([], [], False))[0]
-    assert "100 a second, NOT 200 AS ASKED FOR" in to_facts(chaos_with([], []))["events"]
+    assert "100 a second, NOT THE REQUESTED 200" in to_facts(chaos_with([], []))["events"]

@@ -1,4 +1,4 @@
-"""What judges a run under faults: it finds each kind of broken promise, and none in a run that kept them all."""
+"""The checks of a run under faults find each kind of broken promise, and none in a run without."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from edge.wire.events import (
     header_of,
 )
 from tests.system.chaos.check_clients import check_bare, check_durable, check_live
-from tests.system.chaos.check_line import check_frames, check_journal, check_told, unheard_events
+from tests.system.chaos.check_line import check_frames, check_journal, check_reports, unreceived_events
 from tests.system.chaos.expected import Broken, Expected, Stored
 from tests.system.chaos.records import Began, Got, Item, Missed, head_of
 
@@ -37,7 +37,7 @@ def verdict(number: int, camera: str = "left", boot: str = "boot1", **changed: A
 
 
 def crashed(number: int, boot: str, frame_id: int, **changed: Any) -> VerdictEvent:
-    """What a boot says of a frame that the one before it had in flight."""
+    """Return a boot's event of a frame that was in flight when the boot before was killed."""
     of: dict[str, Any] = {"boot": boot, "frame_id": frame_id, "reason": "dropped.crashed", "verdict": "NO_VERDICT"}
     return verdict(number, **of, **changed)
 
@@ -50,7 +50,7 @@ def alarm() -> AlarmEvent:
 
 
 def unrecorded(events: int, of_boot: str = "boot1", first_seq: int | None = None) -> JournalEvent:
-    """The journal's word of events that it does not hold: from which on, or after a kill only how many."""
+    """Return the journal's report of events that it does not hold: their numbers, or after a kill only how many."""
     known: dict[str, Any] = {} if first_seq is None else {"first_seq": first_seq, "last_seq": first_seq + events - 1}
     return JournalEvent(
         boot_id="boot3" if first_seq is None else "boot1", seq=0, at_ns=1, line="line", detail="", events=events,
@@ -68,8 +68,8 @@ def stored_of(headers: Sequence[bytes]) -> list[Stored]:
     return [Stored(head_of(header).seq, head_of(header).topic, header) for header in headers]
 
 
-def expected_of(headers: Sequence[bytes], heard: Sequence[bytes] = (), boots: Sequence[str] = ()) -> Expected:
-    return Expected({JOURNAL: stored_of(headers)}, heard, boots)
+def expected_of(headers: Sequence[bytes], received: Sequence[bytes] = (), boots: Sequence[str] = ()) -> Expected:
+    return Expected({JOURNAL: stored_of(headers)}, received, boots)
 
 
 def promises(broken: Sequence[Broken]) -> list[str]:
@@ -84,7 +84,7 @@ def missed(topic: str, after_seq: int, through_seq: int, boot: str = "boot1") ->
     return Missed(at_ns=0, journal_id=JOURNAL, boot_id=boot, topic=topic, after_seq=after_seq, through_seq=through_seq)
 
 
-# The rules, one by one. Of the journal: three verdicts of one camera and one of another.
+# The rules, one by one. The journal holds three verdicts of one camera and one of another.
 
 HEADERS = counted([verdict(1), verdict(2), verdict(3), verdict(1, "right")])
 A, B, C, RIGHT = HEADERS
@@ -103,11 +103,11 @@ KNOWS = missed("verdict.left.GOOD", 1, 2)
         ([A, C, B], ["order"]),
         ([A, OTHER_BYTES, C], ["bytes", "lost"]),
         ([A, B, OTHER_BYTES, C], ["bytes"]),
-        ([A, B, C, RIGHT], ["unasked"]),
+        ([A, B, C, RIGHT], ["unsubscribed"]),
         ([A, B, C, FOREIGN, UNJOURNALLED, b"{"], ["unknown"] * 3),
     ],
 )
-def test_a_durable_consumer_gets_all_of_its_topics_in_order(came: list[bytes], broken: list[str]) -> None:
+def test_a_durable_consumer_must_get_all_events_of_its_topics_in_order(came: list[bytes], broken: list[str]) -> None:
     found = check_durable("mes", ("verdict.left.",), came, expected_of(HEADERS))
     assert promises(found.broken) == broken
 
@@ -123,15 +123,15 @@ def test_a_durable_consumer_gets_all_of_its_topics_in_order(came: list[bytes], b
         (got([A, A, B, C]), ["order"]),
         (got([A, C, B]), ["order"]),
         (got([A, OTHER_BYTES, C]), ["bytes"]),
-        (got([A, B, C, RIGHT]), ["unasked"]),
+        (got([A, B, C, RIGHT]), ["unsubscribed"]),
         (got([FOREIGN]), ["unknown"]),
     ],
 )
-def test_a_live_subscriber_knows_what_it_missed(came: list[Item], broken: list[str]) -> None:
+def test_a_live_subscriber_must_report_what_it_missed(came: list[Item], broken: list[str]) -> None:
     assert promises(check_live("screen", ("verdict.left.",), came, expected_of(HEADERS)).broken) == broken
 
 
-def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it() -> None:
+def test_a_subscriber_must_receive_the_journals_report_of_a_killed_boot() -> None:
     kept = counted([verdict(1), verdict(1, boot="boot3"), unrecorded(2, "boot2"), verdict(2, boot="boot3")])
     unheld = counted([verdict(1, boot="boot2"), verdict(2, boot="boot2")], None)
     expected = expected_of(kept, unheld, ["boot1", "boot2", "boot3"])
@@ -141,17 +141,17 @@ def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it
         assert (found.broken, found.beyond) == ([], 2)
     silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], expected)
     assert any("a killed boot" in one.what for one in silent.broken)
-    assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], expected).broken == [], "it cannot know"
+    assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], expected).broken == [], "not subscribed"
 
 
-def test_the_documented_client_is_held_to_what_it_prints() -> None:
-    """Of eight verdicts the first two came before it, two it missed and said so, and one was live only."""
+def test_the_documented_client_is_checked_by_its_output() -> None:
+    """Two of eight verdicts were sent before it connected, it reports two as missed, and one more was live only."""
     expected = expected_of(counted([*(verdict(number) for number in range(1, 9)), alarm()]))
-    said = ["3 left 3 GOOD", "4 left 4 GOOD", "missed: verdict.left.GOOD after 4 up to 6", "7 left 7 GOOD",
+    output = ["3 left 3 GOOD", "4 left 4 GOOD", "missed: verdict.left.GOOD after 4 up to 6", "7 left 7 GOOD",
             "1 left 99 GOOD", "8 left 8 GOOD", "9 alarm no frame came"]  # fmt: skip
-    found = check_bare("bare", said, expected)
+    found = check_bare("bare", output, expected)
     assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
-    (silent,) = check_bare("bare", [line for line in said if "missed" not in line], expected).broken
+    (silent,) = check_bare("bare", [line for line in output if "missed" not in line], expected).broken
     assert silent.what == "2 events of verdict.left.GOOD did not come, and no gap was reported: 1234-5 to 6"
 
 
@@ -163,7 +163,7 @@ SHIFTED = msgspec.structs.replace(STORED[3], header=STORED[3].header.replace(b'"
     ("stored", "broken"),
     [
         (STORED, False),
-        (STORED[2:], False),  # retention takes the oldest
+        (STORED[2:], False),  # retention deletes the oldest
         ([STORED[0], *STORED[2:]], True),
         ([STORED[0], *STORED], True),
         ([*STORED[:2], msgspec.structs.replace(STORED[2], topic="change"), STORED[3]], True),
@@ -171,11 +171,11 @@ SHIFTED = msgspec.structs.replace(STORED[3], header=STORED[3].header.replace(b'"
         ([*STORED[:3], SHIFTED], True),
     ],
 )
-def test_a_journal_counts_on_and_holds_what_it_says(stored: list[Stored], broken: bool) -> None:
+def test_a_journal_must_have_no_gap_and_no_wrong_topic(stored: list[Stored], broken: bool) -> None:
     assert set(promises(check_journal(Expected({JOURNAL: stored}, [])))) == ({"journal"} if broken else set())
 
 
-def test_what_is_sent_live_as_journalled_is_in_the_journal() -> None:
+def test_events_that_are_sent_live_as_journalled_must_be_in_the_journal() -> None:
     assert expected_of([A, B], [A, B]).broken == []
     assert promises(expected_of([A], [A, B]).broken) == ["unknown"]
     assert promises(expected_of([A, B], [OTHER_BYTES]).broken) == ["bytes"]
@@ -186,7 +186,7 @@ AGAIN = msgspec.structs.replace(verdict(1), boot_id="boot2", reason="dropped.cra
 
 
 @pytest.mark.parametrize(
-    ("events", "heard", "broken"),
+    ("events", "received", "broken"),
     [
         ([verdict(1), verdict(1, "right"), verdict(2, frames=5), verdict(7), crashed(1, "boot2", 8),
           crashed(2, "boot2", 9, frames=2), verdict(4, boot="boot2", frame_id=1)], [], 0),
@@ -195,25 +195,25 @@ AGAIN = msgspec.structs.replace(verdict(1), boot_id="boot2", reason="dropped.cra
         ([verdict(1), verdict(2), crashed(1, "boot2", 4)], [], 1),
         ([verdict(1), AGAIN], [], 1),
         ([verdict(1), msgspec.structs.replace(verdict(1), times=verdict(2).times)], [], 1),
-        # Live only: such frames count where they were heard, or where the journal says that there were some.
+        # Frames of live-only events count if a subscriber received them, or if the journal reports them.
         ([*FIVE[:1], unrecorded(3, first_seq=1), *FIVE[4:]], FIVE[1:4], 0),
         ([*FIVE[:1], unrecorded(3), *FIVE[4:]], [], 0),
         ([*FIVE[:1], *FIVE[4:]], [], 1),
         ([*FIVE[:1], unrecorded(3, "boot7"), *FIVE[4:]], [], 1),
-        # In flight for all that the next boot knew, and nevertheless sent.
+        # The events were sent, but the killed boot had not logged that.
         ([verdict(1), unrecorded(1), crashed(1, "boot3", 3)], [verdict(2), verdict(3)], 0),
     ],
 )  # fmt: skip
-def test_each_frame_is_reported_once_over_all_boots(
-    events: list[CountedEvent], heard: list[CountedEvent], broken: int
+def test_each_frame_must_be_reported_once_over_all_boots(
+    events: list[CountedEvent], received: list[CountedEvent], broken: int
 ) -> None:
-    expected = expected_of(counted(events), counted(heard, None))
-    assert len(check_frames(expected, unheard_events(expected))) == broken
+    expected = expected_of(counted(events), counted(received, None))
+    assert len(check_frames(expected, unreceived_events(expected))) == broken
 
 
-def test_the_journal_says_how_many_events_it_does_not_hold() -> None:
+def test_the_journal_must_report_how_many_events_it_does_not_hold() -> None:
     unheld = counted([verdict(1), verdict(2, frames=3), alarm(), verdict(5)], None)
     for enough in ([unrecorded(4, first_seq=1)], [unrecorded(5)], [unrecorded(2, first_seq=1), unrecorded(1)]):
-        assert check_told(expected_of(counted(enough), unheld)) == []
+        assert check_reports(expected_of(counted(enough), unheld)) == []
     for too_few in ([unrecorded(3, first_seq=1)], [unrecorded(4)], [unrecorded(5, "boot7")], [verdict(4)]):
-        assert set(promises(check_told(expected_of(counted(too_few), unheld)))) == {"told"}
+        assert set(promises(check_reports(expected_of(counted(too_few), unheld)))) == {"report"}

@@ -1,4 +1,4 @@
-"""The command line that test apparatus shares: how it is called, and how it ends."""
+"""The command line that all test apparatus shares: options, output and exit code."""
 
 import importlib
 import json
@@ -23,7 +23,7 @@ class Found(msgspec.Struct):
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """Put back what `run` sets."""
+    """Restore the signal handlers that `run` sets."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
@@ -35,7 +35,7 @@ def code_of(measure: Callable[[Namespace, Bundle], Result], bundle: Bundle, out:
     return run("soak", Namespace(bundle=bundle.path, out=out), measure)
 
 
-def test_it_prints_and_writes_what_came_of_it_and_fails_where_something_must_not_be(
+def test_a_result_is_printed_and_written_and_a_fault_fails_the_run(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "soak.json"
@@ -43,11 +43,11 @@ def test_it_prints_and_writes_what_came_of_it_and_fails_where_something_must_not
     assert json.loads(out.read_text()).keys() >= {"bench", "machine", "frames"}
     assert re.search(r"frames +7", capsys.readouterr().out)
     assert code_of(lambda *_: Result(Found(8), {"frames": 8}, ["it grows", "it is late"]), bundle, out) == 14
-    assert json.loads(out.read_text())["frames"] == 8, "what came of it is worth keeping all the same"
+    assert json.loads(out.read_text())["frames"] == 8, "a result with faults is written too"
     assert "soak: it grows; it is late" in capsys.readouterr().err
 
 
-def test_a_result_that_could_not_be_written_is_refused_before_anything_runs(
+def test_an_unwritable_result_file_is_refused_before_the_run(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert code_of(lambda *_: pytest.fail("it ran"), bundle, tmp_path / "nowhere" / "soak.json") == 14
@@ -65,7 +65,7 @@ def test_a_result_that_could_not_be_written_is_refused_before_anything_runs(
         ("chaos.__main__", "--seconds", "soon"),
     ],
 )
-def test_a_number_that_makes_no_run_is_refused_in_a_sentence(
+def test_an_invalid_number_is_refused_in_one_sentence(
     name: str, option: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", [name, option, value])
@@ -75,13 +75,13 @@ def test_a_number_that_makes_no_run_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_ends_it_in_order(bundle: Bundle, number: signal.Signals) -> None:
+def test_a_signal_ends_a_run_with_its_clean_up(bundle: Bundle, number: signal.Signals) -> None:
     over: list[bool] = []
 
     def measure(*_: object) -> Result:
         try:
             signal.raise_signal(number)
-            pytest.fail("it went on")
+            pytest.fail("the run continued")
         finally:
             over.append(True)
 
@@ -90,7 +90,7 @@ def test_a_signal_ends_it_in_order(bundle: Bundle, number: signal.Signals) -> No
 
 
 @pytest.mark.parametrize("name", ["chaos", "soak", "delivery", "hostile", "cameras"])
-def test_each_apparatus_has_a_target_in_the_makefile_and_says_how_it_is_called(
+def test_each_apparatus_has_a_make_target_and_a_help_text(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"$(BIN)/python -m tests.system.{name} $({name.upper()}_ARGS)" in (ROOT / "Makefile").read_text()

@@ -1,4 +1,4 @@
-"""`make soak`: it finds a leak, invents none, counts rightly, and all of it runs."""
+"""`make soak`: it finds a leak, reports none without one, counts correctly, and runs."""
 
 import math
 import os
@@ -24,12 +24,12 @@ from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, SoakRun, Tally, f
 # The slope.
 
 SAMPLES, RUNS = 240, 200
-"""As many samples as a run of 100,000 frames has after its warm-up, and runs from which a coverage is counted."""
+"""Number of samples of 100,000 frames after the warm-up, and number of simulated runs."""
 FRAMES = np.arange(SAMPLES) * 400
 
 
 def autoregressive(phi: float) -> NDArray[np.float64]:
-    """Noise of unit variance, each sample `phi` times the one before and a shock: [RUNS, SAMPLES]."""
+    """Return noise of unit variance, [RUNS, SAMPLES]: each sample is `phi` times the one before, plus a shock."""
     shocks = np.random.default_rng(1).standard_normal((RUNS, SAMPLES))
     noise = shocks.copy()
     for at in range(1, SAMPLES):
@@ -39,8 +39,8 @@ def autoregressive(phi: float) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("phi", [0.0, 0.9, pytest.param(0.97, marks=pytest.mark.long)])
 @pytest.mark.parametrize("leak", [0.0, 1.5 * TARGET_BYTES_PER_FRAME])
-def test_the_upper_bound_lies_above_the_true_slope_in_95_of_100_runs(phi: float, leak: float) -> None:
-    """Also where samples hang together. And a leak is found, and none is invented, where memory wanders by 100 kB."""
+def test_the_upper_bound_is_above_the_true_slope_in_95_of_100_runs(phi: float, leak: float) -> None:
+    """This holds for correlated samples too. If memory varies by 100 kB, only real leaks are found."""
     found = [slope(FRAMES.tolist(), run.tolist()) for run in 150e6 + leak * FRAMES + 100e3 * autoregressive(phi)]
     bounds = np.array([each.upper_95 for each in found if each is not None])
     assert np.mean(bounds >= leak) >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / RUNS)
@@ -48,12 +48,12 @@ def test_the_upper_bound_lies_above_the_true_slope_in_95_of_100_runs(phi: float,
         assert np.mean((bounds > TARGET_BYTES_PER_FRAME) == bool(leak)) > 0.95
 
 
-def test_the_bound_is_students_of_the_slopes_that_least_squares_gives_the_blocks() -> None:
+def test_the_bound_is_students_t_of_the_least_squares_slopes_of_the_blocks() -> None:
     frames = np.cumsum(np.random.default_rng(2).integers(1, 900, 100))
     values = 1e8 + 3 * frames + 1e5 * np.random.default_rng(3).standard_normal(100)
     found = slope(frames.tolist(), values.tolist())
     assert found is not None
-    ends = [0, 13, 26, 39, 52, 64, 76, 88, 100]  # blocks differ by one sample at most
+    ends = [0, 13, 26, 39, 52, 64, 76, 88, 100]  # the sizes of blocks differ by at most one sample
     slopes = [
         statistics.linear_regression(frames[begin:end].tolist(), values[begin:end].tolist()).slope
         for begin, end in pairwise(ends)
@@ -73,7 +73,7 @@ def test_students_95_percent_point_is_that_of_its_density() -> None:
     assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-9)
 
 
-# What the kernel tells.
+# Samples of processes.
 
 LEAKY = """
 import os, sys, threading
@@ -99,7 +99,7 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
     ) as process:
 
         def after(what: str, count: int) -> TreeSample:
-            """How both processes are once the one below has lost so many more."""
+            """Make the child hold this much more; return a sample of both processes."""
             print(what, count, file=process.stdin, flush=True)
             assert process.stdout is not None
             assert process.stdout.readline() == "\n"
@@ -116,7 +116,7 @@ def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted(
     assert sample_tree(process.pid) is None
     own = samples.slope("own_bytes")
     assert own is not None
-    overhead = 64  # of an object and of its place in a list
+    overhead = 64  # an object and its place in a list
     assert 0.95 * 2000 <= own.per_frame <= 2000 + overhead
     assert own.per_frame <= own.upper_95 <= 2000 + 4 * overhead
 
@@ -162,10 +162,10 @@ def test_events_that_are_missing_or_out_of_order_are_counted(
     assert (tally.missing, tally.out_of_order) == (missing, out_of_order)
 
 
-def test_a_ledger_is_balanced_where_it_says_what_the_events_said() -> None:
+def test_a_ledger_is_balanced_if_it_agrees_with_the_events() -> None:
     right = {"captured": 4, "inspected": 1, "dropped": {"overload": 3}}
-    told = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), stopped(2, **right))
-    assert (told.balanced, told.frames, told.verdicts) == (True, 4, {"GOOD": 1, "dropped.overload": 3})
+    tally = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), stopped(2, **right))
+    assert (tally.balanced, tally.frames, tally.verdicts) == (True, 4, {"GOOD": 1, "dropped.overload": 3})
     for wrong in (
         {"captured": 2, "inspected": 1, "in_flight": 1},  # one was never reported
         {"captured": 1, "inspected": 1},  # one was reported and never captured
@@ -175,8 +175,8 @@ def test_a_ledger_is_balanced_where_it_says_what_the_events_said() -> None:
         assert not tally_of(verdict(1), verdict(2), stopped(2, **wrong)).balanced
 
 
-def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its memory was there at the first look, and is gone at the second."""
+def test_a_process_that_ends_during_its_sample_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has memory at the first reading, and none at the second."""
     with subprocess.Popen(["sleep", "1000"]) as ending:
         ending.kill()
         os.waitid(os.P_PID, ending.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
@@ -189,7 +189,7 @@ def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pyte
 
 @pytest.fixture(scope="module", params=[600, pytest.param(5000, marks=pytest.mark.long)])
 def run(bundle: Bundle, request: pytest.FixtureRequest) -> SoakRun:
-    """Of the real service, short."""
+    """A short run of the real service."""
     return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005, report_line=lambda _: None)
 
 
@@ -210,7 +210,7 @@ def test_a_short_run_loses_nothing_and_opens_no_descriptor_thread_or_process(run
     assert min(run.latency_p99_ms) > 0
 
 
-def test_what_must_not_be_is_a_fault(run: SoakRun) -> None:
+def test_leaks_losses_and_alarms_are_faults(run: SoakRun) -> None:
     replace = msgspec.structs.replace
     straight = slope(list(range(100)), [30.0 * at for at in range(100)])
     assert straight is not None

@@ -1,4 +1,4 @@
-"""The proxy between a line and its clients: each fault does what its name says, and none changes a byte."""
+"""The proxy between a line and its clients: each fault has its effect, and none changes a byte."""
 
 import contextlib
 import socket
@@ -50,15 +50,15 @@ def accept(server: socket.socket) -> socket.socket:
 
 @contextlib.contextmanager
 def connected(link: Link, server: socket.socket) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The two ends of a connection through the link: the client's, the server's."""
+    """Connect through the link; return the client's socket and the server's."""
     before = link.connected
     with connect(link) as client, accept(server) as at_server:
-        until(lambda: link.connected > before)  # the proxy knows of both
+        until(lambda: link.connected > before)  # the proxy has connected both sides
         yield client, at_server
 
 
 def received(end: socket.socket, count: int) -> bytes:
-    """So many bytes, or fewer where the other end has no more."""
+    """Receive this many bytes, or fewer if the connection ends before."""
     data = b""
     while len(data) < count and (more := end.recv(count - len(data))):
         data += more
@@ -107,7 +107,7 @@ def test_a_cut_link_ends_both_and_refuses_connections_until_it_is_healed(server:
         assert received(at_server, 5) == b"again"
 
 
-def test_a_reset_reaches_both_ends_whoever_it_comes_from(server: socket.socket, link: Link) -> None:
+def test_a_reset_by_the_proxy_or_by_the_server_reaches_the_other_ends(server: socket.socket, link: Link) -> None:
     with connected(link, server) as (client, at_server):
         link.reset()
         for end in (client, at_server):
@@ -124,18 +124,18 @@ def test_a_half_closed_link_ends_one_direction_and_keeps_the_other(server: socke
     with connected(link, server) as (client, at_server):
         link.half_close("client")
         assert client.recv(1) == b""
-        at_server.sendall(b"goes nowhere")
-        client.sendall(b"still heard")
-        assert received(at_server, 11) == b"still heard"
+        at_server.sendall(b"discarded")
+        client.sendall(b"still open!")
+        assert received(at_server, 11) == b"still open!"
     with connected(link, server) as (client, at_server):
         link.half_close("server")
         assert at_server.recv(1) == b""
-        at_server.sendall(b"still heard")
-        assert received(client, 11) == b"still heard"
+        at_server.sendall(b"still open!")
+        assert received(client, 11) == b"still open!"
 
 
 @pytest.mark.parametrize(
-    ("hold", "let_go"),
+    ("hold", "release"),
     [
         (Link.silence, Link.heal),
         (lambda link: link.delay(FOR_EVER), lambda link: link.delay(0.01)),
@@ -143,8 +143,8 @@ def test_a_half_closed_link_ends_one_direction_and_keeps_the_other(server: socke
     ],
     ids=["silent", "delayed", "throttled"],
 )
-def test_what_a_link_holds_back_comes_whole_in_the_end(
-    hold: Callable[[Link], None], let_go: Callable[[Link], None], server: socket.socket, link: Link
+def test_bytes_that_a_link_holds_back_come_completely_later(
+    hold: Callable[[Link], None], release: Callable[[Link], None], server: socket.socket, link: Link
 ) -> None:
     with connected(link, server) as (client, at_server):
         hold(link)
@@ -152,11 +152,11 @@ def test_what_a_link_holds_back_comes_whole_in_the_end(
         until(lambda: link.held_bytes >= 13)  # a throttled link lets the first byte through
         through = received(at_server, 14 - link.held_bytes) if link.held_bytes < 14 else b""
         assert nothing_came(at_server)
-        let_go(link)
+        release(link)
         assert through + received(at_server, 14 - len(through)) == b"a pulled cable"
 
 
-DEEDS: dict[str, Callable[[Link], None]] = {
+CHANGES: dict[str, Callable[[Link], None]] = {
     "silence": Link.silence,
     "delay": lambda link: link.delay(0.001),
     "throttle": lambda link: link.throttle(1e7),
@@ -164,17 +164,17 @@ DEEDS: dict[str, Callable[[Link], None]] = {
 }
 
 
-@given(st.lists(st.tuples(st.sampled_from(list(DEEDS)), st.binary(max_size=40_000)), max_size=12))
-def test_whatever_happens_to_an_open_link_bytes_come_as_they_were_sent(deeds: list[tuple[str, bytes]]) -> None:
-    whole = b"".join(data for _, data in deeds)
+@given(st.lists(st.tuples(st.sampled_from(list(CHANGES)), st.binary(max_size=40_000)), max_size=12))
+def test_bytes_pass_unchanged_whatever_happens_to_an_open_link(changes: list[tuple[str, bytes]]) -> None:
+    whole = b"".join(data for _, data in changes)
     came = []
     with listening() as server, Proxy() as proxy:
         link = linked(proxy, server)
         with connected(link, server) as (client, at_server):
             reading = threading.Thread(target=lambda: came.append(received(at_server, len(whole) + 1)))
             reading.start()
-            for deed, data in deeds:
-                DEEDS[deed](link)
+            for change, data in changes:
+                CHANGES[change](link)
                 client.sendall(data)
             link.heal()
             client.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""The package that line PCs are installed from, built once for all tests of it."""
+"""The package that line PCs are installed from, built once for all its tests."""
 
 import fcntl
 import shutil
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.boot.packages import build_next_package, build_package
-from tests.systemd.line_pc import hindrance
+from tests.systemd.line_pc import missing_requirement
 
 
 @pytest.fixture(scope="session")
 def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
     """The package's folder, built once for all processes of a run. Downloaded wheels stay in pytest's cache."""
-    why_not = hindrance()
+    why_not = missing_requirement()
     if why_not is not None:
         pytest.skip(why_not)
     out = request.config.cache.mkdir("package")
@@ -30,7 +30,7 @@ def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
 
 @pytest.fixture(scope="session")
 def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same of a later version."""
+    """The package of a later version."""
     folder = tmp_path_factory.mktemp("next")
     yield build_next_package(package, folder)
     shutil.rmtree(folder)

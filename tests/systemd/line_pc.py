@@ -1,6 +1,6 @@
-"""A line PC to install on: this machine in namespaces of its own, with an empty /opt, no network, pip or ensurepip.
+"""A line PC to install on: this machine in its own namespaces, with an empty /opt, without network, pip and ensurepip.
 
-What is written to /opt, /etc, /usr/local, /var/lib and /mnt goes with it, and nothing outside sees it.
+Only the line PC sees what is written to /opt, /etc, /usr/local, /var/lib and /mnt, and its end deletes that.
 """
 
 import os
@@ -23,7 +23,7 @@ if [ -n "$1" ]; then
 else
   mount -t tmpfs -o mode=755 line-pc /opt
 fi
-# As Debian comes: with a python3 that brings neither python3-venv nor pip.
+# As on a new Debian: python3 is installed without python3-venv and pip.
 for each in /usr/lib/python3*/ensurepip /usr/lib/python3/dist-packages/pip; do
   [ ! -d "$each" ] || mount -t tmpfs -o mode=755 line-pc "$each"
 done
@@ -32,9 +32,12 @@ echo ready
 cat >/dev/null # until our standard input is closed
 """
 
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+"""An environment of Python that is active here must not be found on the line PC."""
 
-def hindrance() -> str | None:
-    """Why there can be no line PC here, if there can be none."""
+
+def missing_requirement() -> str | None:
+    """Return why this machine cannot run a line PC; None: it can."""
     if os.geteuid() != 0:
         return "only root can make namespaces to install in"
     needed = {
@@ -51,10 +54,10 @@ def hindrance() -> str | None:
 
 
 class LinePc:
-    """Use with `with`; it is gone with all that was done to it at the end.
+    """A line PC for the duration of a `with` block, whose end deletes all its changes.
 
     Args:
-        opt: a folder that /opt shows at first, such as another line PC's; not written to.
+        opt: a folder that /opt shows at first, such as a copy of another line PC's; it is not changed.
     """
 
     def __init__(self, opt: Path | None = None) -> None:
@@ -77,26 +80,32 @@ class LinePc:
         self._held.stdout.close()
 
     def words(self, *command: str | Path) -> list[str]:
-        """The command line that runs a command on it."""
+        """Return the command line that runs a command on the line PC."""
         return ["nsenter", f"--target={self._held.pid}", "--mount", "--net", "--", *map(str, command)]
 
     def run(self, *command: str | Path, stdin: Path = Path("/dev/null")) -> subprocess.CompletedProcess[str]:
-        """Run a command on it to its end, however that is."""
+        """Run a command on the line PC; return its result, also after a failure."""
         with stdin.open() as file:
             return subprocess.run(
-                self.words(*command), stdin=file, capture_output=True, text=True, timeout=600, check=False
+                self.words(*command),
+                env=ENVIRONMENT,
+                stdin=file,
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
             )
 
     def sh(self, script: str) -> str:
-        """What a script prints, which must succeed."""
+        """Run a shell script that must succeed; return its output."""
         result = self.run("sh", "-euc", script)
         assert result.returncode == 0, result.stderr + result.stdout
         return result.stdout.strip()
 
     def install(self, package: Path) -> str:
-        """Install a package, and give what that said."""
+        """Install a package; return the output."""
         return self.sh(f"sh '{package}/install.sh'")
 
     def write(self, path: str, text: str) -> None:
-        """Write a file, in place of what is there."""
+        """Write a file, or replace it."""
         subprocess.run(self.words("tee", path), input=text, stdout=subprocess.DEVNULL, text=True, check=True)

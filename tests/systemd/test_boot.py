@@ -1,5 +1,5 @@
-"""heatline on a line PC: a real systemd, booted in a container without a network, the package as it is handed out, the
-unit as it is installed, a trained bundle. One boot for all; each test looks at what one step saw."""
+"""heatline on a line PC: a real systemd in a container without a network, the real package, the installed unit and a
+trained bundle. All tests share one boot; each test checks the result of one step."""
 
 import json
 from itertools import pairwise
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edge import __version__
-from tests.systemd.boot.container import Boot, boot, hindrance
+from tests.systemd.boot.container import Boot, boot, missing_requirement
 from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.boot.stick import Stick, write_stick
 
@@ -18,7 +18,7 @@ CAMERAS = "top", "boards"
 
 @pytest.fixture(scope="module")
 def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
-    why_not = hindrance()
+    why_not = missing_requirement()
     if why_not is not None:
         pytest.skip(why_not)
     return write_stick(tmp_path_factory.mktemp("stick") / "stick")
@@ -32,7 +32,7 @@ def booted(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Boot:
-    """The one boot. Its log is printed, also where all is well."""
+    """The boot that all tests share. Its log is always printed."""
     binds = {"/stick": stick.path, "/package": package, "/next-package": next_package}
     found = boot(tmp_path_factory.mktemp("boot"), binds)
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
@@ -40,27 +40,27 @@ def booted(
     return found
 
 
-# Install, start, look.
+# Install and start.
 
 
 def test_it_installs_without_a_network(booted: Boot) -> None:
-    seen = booted.saw("install")
-    assert seen["network"] == ["lo"]
-    assert seen["exit"] == 0, seen
-    assert seen["version"] == f"heatline, version {__version__}"
+    result = booted.result_of("install")
+    assert result["network"] == ["lo"]
+    assert result["exit"] == 0, result
+    assert result["version"] == f"heatline, version {__version__}"
 
 
 def test_check_accepts_the_line(booted: Boot) -> None:
-    seen = booted.saw("set_up")
-    assert seen["exit"] == 0, seen
-    assert seen["stdout"].startswith("/etc/heatline/line1.toml can be run in f32")
+    result = booted.result_of("set_up")
+    assert result["exit"] == 0, result
+    assert result["stdout"].startswith("/etc/heatline/line1.toml can be run in f32")
 
 
 def test_start_returns_once_the_line_is_ready(booted: Boot) -> None:
-    seen = booted.saw("start")
-    assert seen["exit"] == 0, seen
-    assert seen["at_ready"]["ActiveState"] == "active"
-    assert seen["shown"]["StatusText"].startswith("READY: running, ")
+    result = booted.result_of("start")
+    assert result["exit"] == 0, result
+    assert result["at_ready"]["ActiveState"] == "active"
+    assert result["shown"]["StatusText"].startswith("READY: running, ")
 
 
 def test_both_cameras_are_inspected_with_the_new_bundle(booted: Boot, stick: Stick) -> None:
@@ -71,67 +71,67 @@ def test_both_cameras_are_inspected_with_the_new_bundle(booted: Boot, stick: Sti
 
 
 def test_status_is_ready_as_text_and_json(booted: Boot) -> None:
-    seen = booted.saw("status")
-    assert (seen["exit"], seen["in_words"]["exit"]) == (0, 0), seen
-    assert seen["report"]["state"] == "READY"
-    assert seen["report"]["heartbeat"] > 0
-    assert seen["in_words"]["stdout"].startswith("line1: READY")
+    result = booted.result_of("status")
+    assert (result["exit"], result["as_text"]["exit"]) == (0, 0), result
+    assert result["report"]["state"] == "READY"
+    assert result["report"]["heartbeat"] > 0
+    assert result["as_text"]["stdout"].startswith("line1: READY")
 
 
 def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -> None:
-    seen = booted.saw("sandbox")
-    assert seen["uid"] != 0
-    assert seen["score"] <= 2.0, seen["exposed"]
+    result = booted.result_of("sandbox")
+    assert result["uid"] != 0
+    assert result["score"] <= 2.0, result["exposed"]
 
 
 # Reload and select.
 
 
 def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Stick) -> None:
-    seen = booted.saw("reload_to_a_better_bundle")
-    assert seen["exit"] == 0, seen
-    assert seen["same_process"]
-    assert seen["change"]["applied"]
-    assert seen["change"]["bundle"]["digest"] == stick.better.digest
-    heard = booted.heard_in("reload_to_a_better_bundle")
-    at = heard.index(seen["change"])
+    result = booted.result_of("reload_to_a_better_bundle")
+    assert result["exit"] == 0, result
+    assert result["same_process"]
+    assert result["change"]["applied"]
+    assert result["change"]["bundle"]["digest"] == stick.better.digest
+    events = booted.events_in("reload_to_a_better_bundle")
+    at = events.index(result["change"])
     for camera in CAMERAS:
-        digests = [event["bundle"]["digest"] for event in heard if event.get("camera") == camera]
+        digests = [event["bundle"]["digest"] for event in events if event.get("camera") == camera]
         assert digests == sorted(digests, key=[stick.boards.digest, stick.better.digest].index), camera
         assert digests[-1] == stick.better.digest
-    assert all(event["bundle"]["digest"] == stick.boards.digest for event in heard[:at])
+    assert all(event["bundle"]["digest"] == stick.boards.digest for event in events[:at])
 
 
 def test_another_threshold_changes_a_verdict(booted: Boot) -> None:
-    seen = booted.saw("reload_to_another_threshold")
-    assert seen["exit"] == 0, seen
-    assert seen["same_process"]
-    before, after = seen["before"], seen["after"]
-    assert after["score_threshold"] == pytest.approx(seen["threshold"])
+    result = booted.result_of("reload_to_another_threshold")
+    assert result["exit"] == 0, result
+    assert result["same_process"]
+    before, after = result["before"], result["after"]
+    assert after["score_threshold"] == pytest.approx(result["threshold"])
     assert after["frame_score"] == pytest.approx(before["frame_score"], abs=1e-3)
     assert {before["verdict"], after["verdict"]} == {"GOOD", "DEFECT"}
 
 
 @pytest.mark.parametrize(
-    ("step", "says"), [("reload_to_a_broken_bundle", "model_f32.bin has sha256"), ("reload_to_nonsense", "rate_fpm")]
+    ("step", "excerpt"), [("reload_to_a_broken_bundle", "model_f32.bin has sha256"), ("reload_to_nonsense", "rate_fpm")]
 )
 def test_an_unusable_setup_is_refused_and_the_old_one_stays_active(
-    booted: Boot, stick: Stick, step: str, says: str
+    booted: Boot, stick: Stick, step: str, excerpt: str
 ) -> None:
-    seen = booted.saw(step)
-    assert seen["exit"] != 0, "systemctl reload must fail"
-    assert not seen["change"]["applied"]
-    assert says in seen["change"]["detail"]
-    assert says in seen["shown"]["StatusText"]
-    assert seen["same_process"]
+    result = booted.result_of(step)
+    assert result["exit"] != 0, "systemctl reload must fail"
+    assert not result["change"]["applied"]
+    assert excerpt in result["change"]["detail"]
+    assert excerpt in result["shown"]["StatusText"]
+    assert result["same_process"]
     assert {event["bundle"]["digest"] for event in booted.verdicts_in(step)} == {stick.better.digest}
 
 
 def test_a_selected_product_is_activated_and_events_name_it(booted: Boot, stick: Stick) -> None:
-    seen = booted.saw("select_another_product")
-    assert seen["exit"] == 0, seen
-    assert json.loads(seen["stdout"])["product"] == "lids"
-    assert seen["change"]["product"] == "lids"
+    result = booted.result_of("select_another_product")
+    assert result["exit"] == 0, result
+    assert json.loads(result["stdout"])["product"] == "lids"
+    assert result["change"]["product"] == "lids"
     for camera in CAMERAS:
         last = [event for event in booted.verdicts_in("select_another_product") if event["camera"] == camera][-1]
         assert (last["product"], last["bundle"]["digest"]) == ("lids", stick.better.digest)
@@ -158,30 +158,30 @@ def test_the_selected_product_is_active_after_a_restart(booted: Boot) -> None:
 
 
 def test_an_upgrade_takes_effect_at_the_lines_restart(booted: Boot) -> None:
-    seen = booted.saw("upgrade")
-    assert seen["exit"] == 0, seen
-    assert seen["still_ran"]
-    assert seen["version"] == f"heatline, version {NEXT_VERSION}"
-    assert seen["runs_in_current"]
+    result = booted.result_of("upgrade")
+    assert result["exit"] == 0, result
+    assert result["still_ran"]
+    assert result["version"] == f"heatline, version {NEXT_VERSION}"
+    assert result["runs_in_current"]
 
 
 def test_rollback_activates_the_former_version(booted: Boot) -> None:
-    seen = booted.saw("roll_back")
-    assert seen["exit"] == 0, seen
-    assert seen["version"] == f"heatline, version {__version__}"
-    assert seen["current"] == booted.saw("install")["current"]
-    assert seen["runs_in_current"]
+    result = booted.result_of("roll_back")
+    assert result["exit"] == 0, result
+    assert result["version"] == f"heatline, version {__version__}"
+    assert result["current"] == booted.result_of("install")["current"]
+    assert result["runs_in_current"]
 
 
 # Faults.
 
 
 def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
-    """Probes alone feed the watchdog."""
-    seen = booted.saw("no_camera")
-    assert seen["exit"] == 0, seen
-    assert (seen["shown"]["ActiveState"], seen["shown"]["NRestarts"]) == ("active", "0")
-    first, last = seen["first"], seen["last"]
+    """Only probes feed the watchdog."""
+    result = booted.result_of("no_camera")
+    assert result["exit"] == 0, result
+    assert (result["shown"]["ActiveState"], result["shown"]["NRestarts"]) == ("active", "0")
+    first, last = result["first"], result["last"]
     assert (last["state"], last["reason"]) == ("NOT_READY", "no_camera")
     assert last["heartbeat"] > first["heartbeat"]
     assert first["status"]["boot_id"] == last["status"]["boot_id"]
@@ -189,92 +189,91 @@ def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
 
 
 def test_a_second_line_on_the_same_address_does_not_disturb_the_first(booted: Boot) -> None:
-    seen = booted.saw("one_address_for_two")
-    assert seen["exit"] != 0
-    assert "status=7/" in seen["ends"][-1]
-    assert seen["same_process"]
+    result = booted.result_of("one_address_for_two")
+    assert result["exit"] != 0
+    assert "status=7/" in result["ends"][-1]
+    assert result["same_process"]
 
 
 def test_after_kill_9_the_service_restarts_and_reports_every_frame_in_flight(booted: Boot) -> None:
-    assert booted.saw("kill_9")["restarts"] == 1
-    assert_crash_is_told(booted, "kill_9")
+    assert booted.result_of("kill_9")["restarts"] == 1
+    assert_crash_is_reported(booted, "kill_9")
 
 
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
 def test_the_watchdog_ends_a_hung_stage_and_the_journal_shows_it(booted: Boot, stage: str) -> None:
-    seen = booted.saw(f"{stage}_hangs")
-    assert seen["restarts"] == 1
-    assert any("Watchdog timeout" in said for said in seen["journal"])
-    assert any("hangs_or_runs" in said for said in seen["journal"])
+    result = booted.result_of(f"{stage}_hangs")
+    assert result["restarts"] == 1
+    assert any("Watchdog timeout" in entry for entry in result["journal"])
+    assert any("hangs_or_runs" in entry for entry in result["journal"])
 
 
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
 def test_after_a_hung_stage_every_frame_in_flight_is_reported(booted: Boot, stage: str) -> None:
-    assert_crash_is_told(booted, f"{stage}_hangs")
+    assert_crash_is_reported(booted, f"{stage}_hangs")
 
 
 def test_a_stop_is_orderly_and_every_frame_is_reported(booted: Boot) -> None:
-    seen = booted.saw("stop")
-    assert seen["exit"] == 0
-    assert (seen["shown"]["ActiveState"], seen["shown"]["ExecMainStatus"]) == ("inactive", "0")
-    last = booted.heard_in("stop")[-1]
+    result = booted.result_of("stop")
+    assert result["exit"] == 0
+    assert (result["shown"]["ActiveState"], result["shown"]["ExecMainStatus"]) == ("inactive", "0")
+    last = booted.events_in("stop")[-1]
     assert last["state"] == "STOPPED"
     assert all(account["in_flight"] == 0 for account in last["ledger"].values())
 
 
-def test_a_start_with_an_invalid_file_is_one_sentence_and_not_repeated(booted: Boot) -> None:
-    seen = booted.saw("start_with_nonsense")
-    assert seen["exit"] != 0
-    shown = seen["shown"]
+def test_a_start_with_an_invalid_file_fails_with_the_reason_and_is_not_repeated(booted: Boot) -> None:
+    result = booted.result_of("start_with_nonsense")
+    assert result["exit"] != 0
+    shown = result["shown"]
     assert (shown["ActiveState"], shown["ExecMainStatus"], shown["NRestarts"]) == ("failed", "3", "0")
-    assert any("rate_fpm" in said for said in seen["journal"])
+    assert any("rate_fpm" in entry for entry in result["journal"])
 
 
-# Over all of it.
+# All steps together.
 
 
 def test_every_run_numbers_its_events_without_a_gap(booted: Boot) -> None:
     for run in booted.runs():
         seqs = [event["seq"] for event in run if "seq" in event]
-        assert all(after == before + 1 for before, after in pairwise(seqs)), "the journal counts on over all runs"
+        assert all(after == before + 1 for before, after in pairwise(seqs)), "the count continues over all runs"
     (journal_id,) = {event["journal_id"] for event in booted.events if "seq" in event}
     assert journal_id is not None
 
 
 def test_every_run_reports_all_frames_of_each_camera_in_order(booted: Boot) -> None:
     for run in booted.runs():
-        told = dict.fromkeys(CAMERAS, 0)
+        last = dict.fromkeys(CAMERAS, 0)
         for event in run:
             if event["type"] == "verdict":
-                assert event["frame_number"] == told[event["camera"]] + 1, event
-                told[event["camera"]] += event["frames"]
+                assert event["frame_number"] == last[event["camera"]] + 1, event
+                last[event["camera"]] += event["frames"]
 
 
 def test_the_ledger_is_balanced_at_all_times(booted: Boot) -> None:
     accounts = [account for event in booted.events if event["type"] == "status" for account in event["ledger"].values()]
     for account in accounts:
-        gone = account["inspected"] + sum(account["dropped"].values()) + sum(account["failed"].values())
-        assert account["captured"] == gone + account["in_flight"]
+        reported = account["inspected"] + sum(account["dropped"].values()) + sum(account["failed"].values())
+        assert account["captured"] == reported + account["in_flight"]
 
 
-def assert_crash_is_told(booted: Boot, step: str) -> None:
-    """The last two runs that a step heard: the second begins with those frames of each camera that the first left
-    untold, and before it tells of any other."""
-    heard = booted.verdicts_in(step)
-    risen = [event for event in heard if event["boot_id"] == heard[-1]["boot_id"]]
-    before = [event for event in heard if event["boot_id"] != heard[-1]["boot_id"]]
-    died = [event for event in before if event["boot_id"] == before[-1]["boot_id"]]
-    told = [event for event in risen if event["reason"] == "dropped.crashed"]
-    assert risen[: len(told)] == told
-    assert {event["camera"] for event in told} == set(CAMERAS)
+def assert_crash_is_reported(booted: Boot, step: str) -> None:
+    """Check the last two runs of a step: the second run first reports the frames in flight of the first run."""
+    verdicts = booted.verdicts_in(step)
+    last_run = [event for event in verdicts if event["boot_id"] == verdicts[-1]["boot_id"]]
+    before = [event for event in verdicts if event["boot_id"] != verdicts[-1]["boot_id"]]
+    crashed_run = [event for event in before if event["boot_id"] == before[-1]["boot_id"]]
+    in_flight = [event for event in last_run if event["reason"] == "dropped.crashed"]
+    assert last_run[: len(in_flight)] == in_flight
+    assert {event["camera"] for event in in_flight} == set(CAMERAS)
     unsent = 0
-    for event in told:
-        last = next(each for each in reversed(died) if each["camera"] == event["camera"])
+    for event in in_flight:
+        last = next(each for each in reversed(crashed_run) if each["camera"] == event["camera"])
         assert event["frame_id"] > _last_frame_id(last)
         unsent += event["frame_id"] - _last_frame_id(last) - 1
         assert event["frames"] == _last_frame_id(event) - event["frame_id"] + 1
-    # What lies between is in the journal, and had not been sent: the numbers show it.
-    assert unsent == 0 or risen[0]["seq"] > died[-1]["seq"] + 1
+    # Events of frames in between are in the journal but were not sent, so their numbers are missing.
+    assert unsent == 0 or last_run[0]["seq"] > crashed_run[-1]["seq"] + 1
 
 
 def _last_frame_id(event: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Install, upgrade and roll back by the package as it is handed out, where no network is."""
+"""Install, upgrade and roll back with the real package, without a network."""
 
 import json
 import os
@@ -36,7 +36,7 @@ check_plausibility = false
 
 @pytest.fixture(scope="module")
 def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What /opt is once the package has been installed on an empty PC."""
+    """A copy of /opt after the package was installed on an empty PC."""
     opt = tmp_path_factory.mktemp("installed")
     with LinePc() as pc:
         pc.install(package)
@@ -47,20 +47,20 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def pc() -> Iterator[LinePc]:
-    """One that has nothing yet."""
+    """A line PC without heatline."""
     with LinePc() as empty:
         yield empty
 
 
 @pytest.fixture
 def pc_in_use(installed: Path) -> Iterator[LinePc]:
-    """One that heatline is installed on."""
+    """A line PC with heatline."""
     with LinePc(installed) as found:
         yield found
 
 
 def copied(package: Path, to: Path) -> Path:
-    """A copy of the package whose files may be replaced, not written to."""
+    """Copy the package; the files of the copy may be replaced, but not written to."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -72,7 +72,7 @@ def copied(package: Path, to: Path) -> Path:
 
 
 def changed(package: Path, to: Path, file: str, text: str, *, sealed: bool = True) -> Path:
-    """A copy of the package with another file in it; `sealed`: as if it had been made so."""
+    """Copy the package with one file replaced; `sealed`: with correct checksums."""
     copied(package, to)
     (to / file).unlink()
     (to / file).write_text(text)
@@ -85,7 +85,7 @@ def changed(package: Path, to: Path, file: str, text: str, *, sealed: bool = Tru
 
 
 def refused(pc: LinePc, package: Path, *options: str) -> str:
-    """The one sentence that an installation ends with, which leaves nothing behind."""
+    """Check that an installation fails with one sentence and leaves no files; return the sentence."""
     before = pc.sh("ls -A /opt; ls -A /opt/heatline 2>/dev/null || true")
     result = pc.run("sh", package / "install.sh", *options)
     assert result.returncode == 1, result.stdout
@@ -96,11 +96,11 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
 
 
 def install_and_check(pc: LinePc, package: Path) -> None:
-    """What /opt has; user, unit and commands lie elsewhere."""
+    """Install the files outside /opt: user, unit and commands."""
     pc.sh(f"sh '{package}/share/rollback.sh' {VERSION}")
 
 
-# What is handed out.
+# The package.
 
 
 @pytest.mark.long
@@ -115,8 +115,8 @@ def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: 
     unpacked = tmp_path / package.name
     subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=unpacked, check=True)
     listed = {line.split("  ")[1] for line in (unpacked / "SHA256SUMS").read_text().splitlines()}
-    there = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
-    assert there == listed | {"SHA256SUMS"}
+    found = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
+    assert found == listed | {"SHA256SUMS"}
     shutil.rmtree(unpacked)
 
 
@@ -133,18 +133,18 @@ def test_every_wheel_but_pips_own_is_pinned_by_its_hash(package: Path) -> None:
 # Install.
 
 
-def test_an_empty_pc_comes_to_its_first_verdict(pc_in_use: LinePc, package: Path) -> None:
+def test_an_empty_pc_gives_its_first_verdict(pc_in_use: LinePc, package: Path) -> None:
     assert pc_in_use.sh("tail -n +3 /proc/net/dev | cut -d: -f1") == "lo"
     install_and_check(pc_in_use, package)
     assert pc_in_use.sh("heatline --version") == f"heatline, version {VERSION}"
     pc_in_use.write("/etc/heatline/line1.toml", LINE)
     as_service = "setpriv --reuid=heatline --regid=heatline --clear-groups env HOME=/nowhere"
     assert "drawn-boards" in pc_in_use.sh(f"{as_service} heatline check /etc/heatline/line1.toml")
-    heard = pc_in_use.sh(
+    output = pc_in_use.sh(
         f"{as_service} heatline run /etc/heatline/line1.toml & "
         "heatline watch tcp://127.0.0.1:5556 --topic verdict --count 1 --timeout 60 --json; kill $!; wait $!"
     )
-    verdict = json.loads(heard.splitlines()[0])
+    verdict = json.loads(output.splitlines()[0])
     assert (verdict["camera"], verdict["bundle"]["name"]) == ("top", "drawn-boards")
     assert verdict["verdict"] in ("GOOD", "DEFECT")
 
@@ -174,7 +174,7 @@ def test_installation_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc
 
 
 def test_installing_the_same_package_again_changes_nothing(pc_in_use: LinePc, package: Path) -> None:
-    """Also other versions stay, where nobody asks to remove them."""
+    """Other versions are deleted only on request."""
     pc_in_use.sh("mkdir -p /opt/heatline/0.0.1/bin && touch /opt/heatline/0.0.1/pyvenv.cfg")
     before = pc_in_use.sh("ls /opt/heatline")
     assert "installed already" in pc_in_use.install(package)
@@ -206,7 +206,7 @@ def test_an_installation_that_was_killed_is_repeated(pc: LinePc, package: Path) 
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
 
 
-def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path) -> None:
+def test_a_second_installation_at_the_same_time_is_refused(pc_in_use: LinePc, package: Path) -> None:
     with subprocess.Popen(
         pc_in_use.words("flock", "/opt/heatline/.lock", "sh", "-c", "echo held; read -r _"),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -368,7 +368,7 @@ def test_a_small_disk_is_refused(pc: LinePc, package: Path) -> None:
 def test_a_version_that_does_not_work_is_not_activated(
     pc_in_use: LinePc, package: Path, next_package: Path, tmp_path: Path
 ) -> None:
-    """Here its golden tiles answer something else, as a processor might that computes wrongly."""
+    """Its bundle cannot be verified, as on a processor that computes wrongly."""
     broken = changed(next_package, tmp_path / "package", "share/rehearsal.bundle/manifest.json", "{}")
     output = refused(pc_in_use, broken)
     assert f"heatline {NEXT_VERSION} does not work on this machine: " in output

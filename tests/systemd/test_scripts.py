@@ -1,4 +1,4 @@
-"""What makes and installs the package, where no package is needed to see it."""
+"""The scripts that build and install the package, tested without a package."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The systemd unit, judged by systemd itself; the installed command is stood in for by one that is there."""
+"""The systemd unit, checked by systemd itself, with a stand-in for the installed command."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNIT = FOLDER / "heatline@.service"
 MOST_EXPOSED = 20
-"""As systemd counts for `--threshold`: an exposure of 2.0."""
+"""The value of `--threshold` for an exposure of 2.0."""
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def verify(analyze: str, folder: Path, text: str) -> subprocess.CompletedProcess
 
 
 def security(analyze: str, folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """What systemd finds exposed; it ends with 1 where that is too much."""
+    """Run `systemd-analyze security`, which ends with exit code 1 if the exposure is above the threshold."""
     unit = folder / UNIT.name
     unit.write_text(text)
     return subprocess.run(
@@ -48,15 +48,15 @@ def security(analyze: str, folder: Path, text: str, *options: str) -> subprocess
 
 
 def exposed(analyze: str, folder: Path) -> dict[str, str]:
-    """Each point that systemd finds exposed in our unit, and how much it counts."""
+    """Return each exposed point of the unit, and its exposure."""
     found: list[dict[str, Any]] = json.loads(security(analyze, folder, UNIT.read_text(), "--json=short").stdout)
     return {each["name"]: each["exposure"] for each in found if each["set"] is False}
 
 
 def test_systemd_accepts_the_unit_without_warnings(analyze: str, tmp_path: Path) -> None:
     result = verify(analyze, tmp_path, UNIT.read_text())
-    about_it = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
-    assert about_it == []
+    warnings = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
+    assert warnings == []
     assert result.returncode == 0, result.stderr
 
 

@@ -26,13 +26,13 @@ def test_a_median_defect_of_less_than_four_cells_is_small() -> None:
     assert warnings_of([]) == []
     assert warnings_of([10, 256, 9000]) == []
     (warning,) = warnings_of([10, 200, 9000])
-    assert "half of the 3 have at most 200 px, 0.40% of a 224 px tile and 3.1 cells" in warning
+    assert "half of the 3 have at most 200 px, 0.40 % of a 224 px tile and 3.1 cells" in warning
 
 
 def test_more_than_a_third_of_the_tiles_up_to_one_percent_is_many() -> None:
     assert warnings_of([900], 5, 10) == []
     (warning,) = warnings_of([900], 6, 10)
-    assert warning.startswith("6 of the 16 tiles with a defect have at most 1.0% of the area defective")
+    assert warning.startswith("6 of the 16 tiles with a defect have at most 1.0 % of the area defective")
 
 
 def images(good: int, defective: int) -> list[LabelledImage]:
@@ -54,6 +54,11 @@ def test_fewer_than_ten_groups_of_a_kind_are_few(good: int, defective: int, star
     assert [warning.split(":")[0] for warning in describe_few_groups(images(good, defective))] == starts
 
 
+def test_few_groups_with_defects_are_named() -> None:
+    (warning,) = describe_few_groups(images(10, 2))
+    assert "the figures depend on g10, g11 and may differ on others" in warning
+
+
 def test_groups_that_are_not_known_are_not_counted() -> None:
     assert describe_few_groups([LabelledImage(Path("p.png"), None, True, None, True)]) == []
 
@@ -65,7 +70,7 @@ def test_a_group_that_the_threshold_would_reject_is_named_with_advice() -> None:
     assert describe_threshold_transfer(even.tolist(), groups, 0.01) == []
     hot = np.where(np.array(groups) == "7", even + 8, even)
     (warning,) = describe_threshold_transfer(hot.tolist(), groups, 0.01)
-    assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in warning
+    assert "it would reject 10 of 10 of 7, all good, where 1.0 % was wanted" in warning
     assert "calibrate with 299 good frames of it" in warning
     assert (
         describe_threshold_transfer(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []

@@ -109,7 +109,7 @@ def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refuse
 
 
 @pytest.mark.parametrize(
-    ("name", "tile_px", "says"),
+    ("name", "tile_px", "excerpt"),
     [
         ("test_vit", 160, r"test_vit \(VisionTransformer\) cannot .*: its features \[1, 101, 64\] are tokens"),
         ("swin_tiny_patch4_window7_224", 224, r"its features \[1, 7, 7, 768\] have their channels last"),
@@ -118,9 +118,9 @@ def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refuse
     ],
 )
 def test_a_network_without_cells_that_cover_the_tile_is_refused_with_the_reason(
-    name: str, tile_px: int, says: str
+    name: str, tile_px: int, excerpt: str
 ) -> None:
-    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+    with torch.device("meta"), pytest.raises(ConfigError, match=excerpt):
         build_model(CnnConfig(name="x", timm=name, stride=None, weights="none"), tile_px)
 
 

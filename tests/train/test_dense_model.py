@@ -221,7 +221,7 @@ def test_later_stages_that_give_other_features_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("timm", "tile_px", "says"),
+    ("timm", "tile_px", "excerpt"),
     [
         (
             "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
@@ -232,8 +232,8 @@ def test_later_stages_that_give_other_features_are_refused() -> None:
         ("test_efficientnet", 72, r"expected cells of 4, 8, 16 px; choose tiles.tile_px as a multiple of 16"),
     ],
 )
-def test_a_network_without_these_stages_is_refused_in_a_sentence(timm: str, tile_px: int, says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as refused:
+def test_a_network_without_these_stages_is_refused_in_a_sentence(timm: str, tile_px: int, excerpt: str) -> None:
+    with pytest.raises(ConfigError, match=excerpt) as refused:
         built(timm, tile_px)
     assert "recipe=finetune" in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -94,7 +94,7 @@ def summary_of(data: Path, folder: Path, tiny: tuple[str, ...], *overrides: str)
 
 
 def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
-    """No key but those that make it short; the cache is where the environment says."""
+    """Only keys that make it short; the environment names the folder of the cache."""
     done = heatline(
         "train", blobs, "recipe.steps=2", "recipe.copies.most=4", cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path)}
     )

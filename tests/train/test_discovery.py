@@ -28,7 +28,7 @@ def groups_of(names: list[str]) -> list[str] | None:
     ("names", "groups"),
     [
         (["k1_Part4.jpg", "k1_Part5.jpg", "k2_Part5.jpg", "k3_Part1.jpg"], ["k1", "k1", "k2", "k3"]),
-        (["x_1-a.png", "x_1-b.png", "x_2-a.png", "x_3-a.png"], ["1", "1", "2", "3"]),  # what never differs says nothing
+        (["x_1-a.png", "x_1-b.png", "x_2-a.png", "x_3-a.png"], ["1", "1", "2", "3"]),  # constant digits are ignored
         (["cam1_007.png", "cam2_007.png", "cam1_008.png", "cam2_009.png"], ["007", "007", "008", "009"]),
         (["cam 1 b7.png", "cam 2 b7.png", "cam 1 b8.png", "cam 1 b9.png"], ["b7", "b7", "b8", "b9"]),
         (["spur_01.png", "short_01.png", "spur_02.png", "spur_03.png"], ["01", "01", "02", "03"]),

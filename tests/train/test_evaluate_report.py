@@ -86,7 +86,10 @@ def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bund
     assert 0 <= low < found["figures"]["frame"]["escape_rate"] == 2 / 8 < high <= 0.7
     assert found["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
     assert "frame.false_reject_rate" not in found["intervals"], "none of four good frames is rejected in any resample"
-    assert f"0.2500  [{low:.4f}, {high:.4f}]" in run(*arguments).stdout
+    printed = run(*arguments)
+    assert f"missed defective frames     2 of 8: 0.2500  [{low:.4f}, {high:.4f}]" in printed.stdout
+    assert "rejected good frames        0 of 4: 0.0000\n" in printed.stdout
+    assert "--out FOLDER writes a report with all figures" in printed.stderr
     assert evaluation["rests_on"] == "all frames of data (12 groups, 12 frames)"
     assert evaluation["warnings"] == []
 
@@ -212,9 +215,13 @@ def test_an_evaluation_is_written_with_its_gallery_into_a_folder(tmp_path: Path,
     assert all((tmp_path / "out" / item.file).is_file() for item in [*gallery, *evaluation.gallery])
     unwritten = evaluate_model(bundle.path, EvaluationOptions(data))
     assert (unwritten.truths[0].gallery, unwritten.truths[0].figures) == ([], evaluation.truths[0].figures)
-    (tmp_path / "out" / "evaluation.json").write_text('{"schema": 3}')
-    with pytest.raises(InputError, match=r"evaluation\.json cannot be read .* evaluate again"):
-        read_evaluation(tmp_path / "out")
+    for content, message in (
+        ('{"schema": 3}', r"evaluation\.json cannot be read .* evaluate again"),
+        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 3; evaluate again"),
+    ):
+        (tmp_path / "out" / "evaluation.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_evaluation(tmp_path / "out")
 
 
 def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bundle) -> None:

@@ -22,9 +22,9 @@ from edge.geometry import Stitcher, TileGrid
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Thresholds, judge
 from tests.command import heatline
-from tests.train.blobs import sort_tiles
+from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from train.evaluation.evaluate import EvaluationOptions, evaluate_model, select_pictures
 from train.evaluation.evaluated import open_model
 from train.evaluation.observe import line_mask
 from train.evaluation.result import Evaluation
@@ -162,6 +162,29 @@ def test_a_run_without_its_pictures_is_refused_in_one_sentence(blobs: Path, trai
     with pytest.raises(InputError, match=r"was trained on .*gone, which is not a folder any more") as raised:
         evaluate_model(moved, EvaluationOptions(blobs))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_pictures_of_the_training_are_recognised_by_their_content(
+    request: pytest.FixtureRequest, blobs: Path, tmp_path: Path, kind: str
+) -> None:
+    """Not by the name of their folder."""
+    model = open_model(request.getfixturevalue(f"trained_{kind}"))
+    moved = Path(shutil.copytree(blobs, tmp_path / "moved"))
+    assert select_pictures(model, EvaluationOptions(moved)).part == "test"
+    assert select_pictures(model, EvaluationOptions(moved, part="all")).trained_on == 6
+    others = select_pictures(model, EvaluationOptions(draw_blobs(tmp_path / "blobs", seed=1)))
+    assert (others.part, others.trained_on) == ("all", 0)
+
+
+def test_the_folder_of_an_older_run_is_recognised_by_its_path(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
+    older = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    summary = json.loads((older / "run.json").read_text())
+    del summary["digests"]
+    (older / "run.json").write_text(json.dumps(summary))
+    model = open_model(older)
+    assert select_pictures(model, EvaluationOptions(blobs)).part == "test"
+    assert select_pictures(model, EvaluationOptions(draw_blobs(tmp_path / "blobs"))).part == "all"
 
 
 def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("overrides", "kind", "says"),
+    ("overrides", "kind", "excerpt"),
     [
         (["data=SPOILT"], InputError, "a_0.png is not a picture that can be decoded"),
         (["split.val=[z]"], ConfigError, "there is no group 'z'"),
@@ -283,7 +283,7 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
     ],
 )
 def test_data_that_cannot_be_trained_on_is_refused_and_leaves_no_run(
-    blobs: Path, tmp_path: Path, overrides: list[str], kind: type[HeatlineError], says: str
+    blobs: Path, tmp_path: Path, overrides: list[str], kind: type[HeatlineError], excerpt: str
 ) -> None:
     (tmp_path / "file").touch()
     places = {"DATA": blobs, "FILE": tmp_path / "file", "SPOILT": tmp_path / "blobs"}
@@ -293,7 +293,7 @@ def test_data_that_cannot_be_trained_on_is_refused_and_leaves_no_run(
         (draw_blobs(tmp_path / "blobs") / "images" / "a_0.png").write_bytes(b"no picture")
     with pytest.raises(kind) as raised:
         fit(configured(blobs, tmp_path / "run", *overrides))
-    assert says in str(raised.value).replace("trainer.", "")
+    assert excerpt in str(raised.value).replace("trainer.", "")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "config.yaml").exists()  # so the corrected command can be given again
 
@@ -350,8 +350,10 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_advice(blobs: Path, tm
 
 
 def test_a_folder_that_holds_no_run_or_no_checkpoint_is_not_loaded(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no run of `heatline train`"):
+    with pytest.raises(InputError, match=r"is no run of `heatline train`: it has no run\.json; name the folder"):
         load_run(tmp_path)
+    with pytest.raises(InputError, match="nowhere is no run of `heatline train`: it does not exist; name the folder"):
+        load_run(tmp_path / "nowhere")
     for name in ("config.yaml", "run.json"):
         (tmp_path / name).write_bytes((run.folder / name).read_bytes())
     with pytest.raises(TrainingError, match=r"has no best\.ckpt"):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edge.errors import ConfigError
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
+from train.commands.models import DENSE_MODELS
 from train.compose import compose, model_names, read_model
 from train.config import CnnConfig, VitConfig
 from train.models.build import build_model
@@ -173,7 +174,7 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "excerpt"),
     [
         (
             ["model=resnet5"],
@@ -193,10 +194,10 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
         ),
     ],
 )
-def test_unknown_models_and_keys_are_refused_in_a_sentence(overrides: list[str], says: str) -> None:
+def test_unknown_models_and_keys_are_refused_in_a_sentence(overrides: list[str], excerpt: str) -> None:
     with pytest.raises(ConfigError) as raised:
         compose(["data=x", *overrides])
-    assert says in str(raised.value)
+    assert excerpt in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -222,7 +223,7 @@ def test_the_command_shows_models_and_the_studys_figure(names: list[str]) -> Non
     report = json.loads(shown.stdout)
     assert report["tile_px"] == 224
     rows = {row["name"]: row for row in report["models"]}
-    assert sorted(rows) == sorted(names or EIGHT)
+    assert sorted(rows) == sorted(names or [*EIGHT, *DENSE_MODELS])
     table_1_1 = {
         "efficientnetv2_s": 8.37,
         "mobilenetv3_large": 0.22,
@@ -230,7 +231,8 @@ def test_the_command_shows_models_and_the_studys_figure(names: list[str]) -> Non
         "deit_tiny_patch16_224": 1.08,
     }
     for name, row in rows.items():
-        assert (row["timm"], row["map_hw"]) == (EIGHT[name][0], [EIGHT[name][1]] * 2)
+        cells = 28 if name in DENSE_MODELS else EIGHT[name][1]
+        assert (row["timm"], row["map_hw"]) == (EIGHT[name.removesuffix("_dense")][0], [cells] * 2)
         assert row["flops"] == 2 * row["macs"]
         assert row["study_gflops"] == table_1_1.get(name)
 

@@ -94,7 +94,7 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("spoil", "excerpt"),
     [
         (labelled(("a_0.png", "bad")), "labels a_0.png as 'bad'; expected good or defective"),
         (labelled(("a_0.png", "good"), ("a_0.png", "good")), "names a_0.png twice"),
@@ -115,13 +115,13 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
     ],
 )
 def test_a_folder_that_cannot_be_understood_is_refused_in_one_sentence(
-    tmp_path: Path, spoil: Callable[[Path], object], says: str
+    tmp_path: Path, spoil: Callable[[Path], object], excerpt: str
 ) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     spoil(folder)
     with pytest.raises(InputError) as raised:
         read_folder(folder)
-    assert says in str(raised.value)
+    assert excerpt in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -363,11 +363,11 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "says"), DAMAGE)
+@pytest.mark.parametrize(("make", "excerpt"), DAMAGE)
 def test_damaged_annotations_are_refused_in_one_sentence(
-    tmp_path: Path, make: Callable[[Path], Path], says: str
+    tmp_path: Path, make: Callable[[Path], Path], excerpt: str
 ) -> None:
-    with pytest.raises(InputError, match=says) as raised:
+    with pytest.raises(InputError, match=excerpt) as raised:
         read_folder(make(tmp_path)).images[0].mask(HW)
     assert "\n" not in str(raised.value)
     assert str(tmp_path) in str(raised.value)

@@ -237,7 +237,7 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "excerpt"),
     [
         ("vit_medium_patch16_gap_256", r"classifies by pooled patches \(global_pool 'avg'\)"),
         ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
@@ -246,6 +246,6 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
         ("test_vit", r"tiles\.tile_px=100 is no multiple of the patches of test_vit, 16 px"),
     ],
 )
-def test_models_that_the_rollout_cannot_explain_are_refused_with_the_reason(name: str, says: str) -> None:
-    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+def test_models_that_the_rollout_cannot_explain_are_refused_with_the_reason(name: str, excerpt: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=excerpt):
         build_model(config(name), 100 if name == "test_vit" else 224)

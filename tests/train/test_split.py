@@ -55,7 +55,7 @@ def test_named_groups_are_found_without_their_leading_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "val", "test", "says"),
+    ("groups", "val", "test", "excerpt"),
     [
         (BOARDS, ["99"], [], "there is no group '99' to split off; the groups are 01, 04, 07, 08, 10, 12"),
         (BOARDS, ["08"], [8], "group '08' is in split.val and in split.test"),
@@ -65,9 +65,9 @@ def test_named_groups_are_found_without_their_leading_zeros() -> None:
     ],
 )
 def test_an_inconsistent_split_by_name_is_refused(
-    groups: list[str], val: list[object], test: list[object], says: str
+    groups: list[str], val: list[object], test: list[object], excerpt: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=excerpt):
         split_by_name(groups, val, test)
 
 

@@ -188,10 +188,10 @@ def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_p
 
 
 def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
-    def warns(rows: list[tuple[str, str, str]], says: str, val: Sequence[str] = ()) -> bool:
+    def warns(rows: list[tuple[str, str, str]], excerpt: str, val: Sequence[str] = ()) -> bool:
         write_labels(folder, rows)
         options = ReadingOptions(group_column="group", val=val, fractions=(0.7, 0.1, 0.2))
-        return any(says in warning for warning in summarise_folder(folder, options).warnings)
+        return any(excerpt in warning for warning in summarise_folder(folder, options).warnings)
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     names = sorted(file.name for file in (folder / "images").iterdir())
@@ -204,8 +204,8 @@ def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
     assert warns(rows, "val has 2 good and 0 defective pictures", val=["b"])
     assert warns(rows, "1 of 3 defective pictures has no defect marked (masks), first a_0.png", val=["b"])
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
-    for label, says in (("good", "no picture is defective"), ("defective", "no picture is good")):
-        assert warns([("p.png", label, "a"), ("q.png", label, "b")], says)
+    for label, excerpt in (("good", "no picture is defective"), ("defective", "no picture is good")):
+        assert warns([("p.png", label, "a"), ("q.png", label, "b")], excerpt)
 
 
 def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
+    ("overrides", "excerpt"),
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
@@ -93,10 +93,10 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], says: str) -> None:
+def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], excerpt: str) -> None:
     with pytest.raises(ConfigError) as raised:
         compose(overrides)
-    assert says in str(raised.value)
+    assert excerpt in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -122,7 +122,7 @@ def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Pa
         "resume=true",
     ]
     assert compose(again) == expected
-    for change, says in (
+    for change, excerpt in (
         ("recipe.steps=60", "recipe.steps is 60 and was 50"),
         ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
         ("recipe.width=16", "model.width is 16 and was 32"),
@@ -133,7 +133,7 @@ def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Pa
         ("hydra.verbose=true", "there is no key 'hydra.verbose'"),
         ("model=mobilenetv3_large", "model is mobilenetv3_large_dense and was efficientnet_lite0_dense when"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=excerpt):
             compose([f"out={run}", "resume=true", change])
 
 

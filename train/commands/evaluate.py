@@ -2,13 +2,12 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from edge.cli.extras import require_extra
 from edge.cli.options import FiniteRange, precision_option
@@ -22,6 +21,7 @@ from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import SelectedPictures
+    from train.evaluation.figures import Figures
     from train.evaluation.result import Evaluation
 
 NAMED = 10
@@ -142,7 +142,13 @@ def evaluate(
 
             write_report(list(folders.values()), folder, study=study)
     if out is not None:
-        click.echo(f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}", err=True)
+        click.echo(
+            f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}, all figures of each model in "
+            f"{out / 'models'}",
+            err=True,
+        )
+    elif not as_json:
+        click.echo("--out FOLDER writes a report with all figures, --json prints them", err=True)
     if as_json:
         print_json({"evaluations": evaluations})
 
@@ -205,26 +211,35 @@ def _print(path: Path, evaluation: "Evaluation") -> None:
                 "only labelled good or defective, without the place of the defect",
                 err=True,
             )
-        click.echo(f"{path} on {subject.data} ({subject.part}), by {each.truth}")
-        for title, part in (
-            ("tiles, by the 1 % rule", "tile"),
-            ("pixels, by the study's rule", "study"),
-            ("pixels, by the line's rule", "line"),
-            ("frames", "frame"),
-        ):
-            figures = getattr(each.figures, part)
-            if figures is not None:
-                facts = {
-                    name: _format_figure(value, each.intervals.get(f"{part}.{name}"))
-                    for name, value in msgspec.structs.asdict(figures).items()
-                }
-                print_facts(title, facts)
+        print_facts(
+            f"{path} on {subject.data} ({subject.part}), by {each.truth}",
+            {
+                **_facts(each.figures, each.intervals),
+                "score threshold": f"{evaluation.calibration.score_threshold:.3f} logits",
+            },
+        )
         click.echo(each.intervals_are, err=True)
 
 
-def _format_figure(value: float | None, interval: tuple[float, float] | None) -> str:
-    if value is None:
-        return "not known"
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.4f}" + (f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")
+def _facts(figures: "Figures", intervals: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """Return the figures that decide whether the model can be used, with their intervals."""
+    frame, tile, line = figures.frame, figures.tile, figures.line
+
+    def described(name: str, value: float | None, counted: str = "") -> str:
+        if value is None:
+            return "not known"
+        low_high = intervals.get(name)
+        return f"{counted}{value:.4f}" + (f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else "")
+
+    missed = f"{frame.escaped_frames} of {frame.defective_frames}: "
+    rejected = f"{frame.rejected_frames} of {frame.good_frames}: "
+    return {
+        "missed defective frames": described("frame.escape_rate", frame.escape_rate, missed),
+        "rejected good frames": described("frame.false_reject_rate", frame.false_reject_rate, rejected),
+        "defects hit": described("frame.hit_rate", frame.hit_rate, f"{frame.defects_hit} of {frame.defects}: "),
+        "AUROC of frames": described("frame.auroc", frame.auroc),
+        "average precision of tiles": described(
+            "tile.average_precision", None if tile is None else tile.average_precision
+        ),
+        "F1 of pixels": described("line.f1", None if line is None else line.f1),
+    }

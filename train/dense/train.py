@@ -30,6 +30,7 @@ from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
 from train.progress import tracked
+from train.provenance import digest_groups
 from train.readers import LabelledFolder, LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
 from train.tiles import TileRule
@@ -136,6 +137,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             data=data.name,
             truth=data.truth,
             groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
+            digests=digest_groups(images),
             labelled="pictures" if not len(tiles.located) and len(tiles.of(Known.BAGGED)) else "tiles",
             tiles={"train": tiles.table.counts()},
             weights=weights,

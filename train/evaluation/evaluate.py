@@ -26,6 +26,7 @@ from train.evaluation.result import (
 )
 from train.evaluation.sweep import Sweep, SweepTiles
 from train.progress import Track
+from train.provenance import digest_picture
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
 from train.run import read_as
@@ -159,7 +160,8 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     truths = options.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
     folders = {truth: _read(folder, truth, options, model) for truth in truths}
     first = folders[truths[0]]
-    images, part = _select(model, options, first)
+    is_same = _is_training_data(model, first)
+    images, part = _select(model, options, first, is_same=is_same)
     by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
     group_names = [str(image.group) if grouped else image.path.name for image in images]
@@ -169,13 +171,21 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
         Picture({truth: images_of[image.path] for truth, images_of in by_path.items()}, number[group])
         for image, group in zip(images, group_names, strict=True)
     )
-    is_same = _is_training_data(model, first)
     trained_on = sum(image.group in model.groups("train") for image in images) if is_same else 0
     return SelectedPictures(folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on)
 
 
 def _is_training_data(model: EvaluatedModel, folder: LabelledFolder) -> bool:
-    """Whether a folder has the name of the folder that the model was trained on."""
+    """Return whether a folder has pictures that the model was trained on.
+
+    If an older version trained the model, no digests are known: the folder of a run is then recognised by its path,
+    and that of a bundle by its name.
+    """
+    if digests := set(model.summary.get("digests", [])):
+        groups = model.groups("train")
+        return any(digest_picture(image.path) in digests for image in folder.images if image.group in groups)
+    if model.data is not None:
+        return model.data.resolve() == folder.folder.resolve()
     return bool(model.summary.get("data") == folder.folder.resolve().name)
 
 
@@ -192,9 +202,13 @@ def _read(folder: Path, truth: str, options: EvaluationOptions, model: Evaluated
 
 
 def _select(
-    model: EvaluatedModel, options: EvaluationOptions, labelled: LabelledFolder
+    model: EvaluatedModel, options: EvaluationOptions, labelled: LabelledFolder, *, is_same: bool
 ) -> tuple[list[LabelledImage], str]:
-    """Return the selected pictures, and the name of their part."""
+    """Return the selected pictures, and the name of their part.
+
+    Args:
+        is_same: whether the model was trained on pictures of this folder.
+    """
     if options.column is not None:
         labelled.groups()  # raises if the column does not exist, also if no group of it is selected
     if options.groups is not None:
@@ -202,7 +216,7 @@ def _select(
     present = {image.group for image in labelled.images}
     if options.part is None:
         wanted = model.groups("test")
-        if wanted and wanted <= present and _is_training_data(model, labelled):
+        if wanted and wanted <= present and is_same:
             return _select_part("test", model, labelled), "test"
         return list(labelled.images), ALL
     if options.part == ALL:

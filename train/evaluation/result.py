@@ -146,6 +146,12 @@ class Evaluation(msgspec.Struct, frozen=True):
     schema: int = SCHEMA
 
 
+class _Versioned(msgspec.Struct):
+    """The field that every version of `evaluation.json` has."""
+
+    schema: int
+
+
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Write `evaluation.json` into a folder, atomically; return its path."""
     text = msgspec.json.format(encode_json(evaluation)) + b"\n"
@@ -160,10 +166,12 @@ def read_evaluation(folder: Path) -> Evaluation:
     Raises:
         InputError: the file cannot be read, or has another schema.
     """
+    file = folder / FILE
     try:
-        read = msgspec.json.decode((folder / FILE).read_bytes(), type=Evaluation)
+        content = file.read_bytes()
+        schema = msgspec.json.decode(content, type=_Versioned).schema
+        if schema != SCHEMA:  # checked first, because a file of another version may have another form
+            raise InputError(f"{file} has schema {schema}, this version reads {SCHEMA}; evaluate again")
+        return msgspec.json.decode(content, type=Evaluation)
     except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(f"{folder / FILE} cannot be read ({error}); evaluate again") from error
-    if read.schema != SCHEMA:
-        raise InputError(f"{folder / FILE} has schema {read.schema}, this heatline reads {SCHEMA}; evaluate again")
-    return read
+        raise InputError(f"{file} cannot be read ({error}); evaluate again") from error

@@ -1,4 +1,4 @@
-"""OpenVINO alone: heatline's graph infers the same tensors again and again, and no pixel moves."""
+"""OpenVINO alone: infers the same tensors repeatedly with heatline's graph, and copies no pixel."""
 
 import math
 from pathlib import Path

@@ -56,8 +56,8 @@ class System:
 class GradCam:
     """`GradCAM` of pytorch-grad-cam as its README says: one object for all batches, logits from `cam.outputs`.
 
-    Its target is the CNN's last stage, or a ViT's `blocks[-1].norm1` with a `reshape_transform`. It goes forward and
-    back through the whole network. Of a CNN with such a head its map is ours, of a ViT it is another one.
+    Its target is the CNN's last stage, or a ViT's `blocks[-1].norm1` with a `reshape_transform`. It needs a forward
+    and a backward pass of the whole network. Its map of a CNN with such a head equals heatline's, its map of a ViT not.
     """
 
     def __init__(self, model: ExplainedClassifier) -> None:

@@ -104,7 +104,7 @@ class Follower(Client):
         self._buffer = EventBuffer(name)
         self._acks = Acknowledgements(window)
         self._heartbeat_s = HEARTBEAT_SECONDS
-        self._heard_s = 0.0
+        self._received_s = 0.0
         self._pause_until_s = 0.0
         self._silent = False
         self._ended: HeatlineError | None = None
@@ -195,9 +195,9 @@ class Follower(Client):
                     return False
                 self._follow()
             assert self._socket is not None
-            silent_s = self._heard_s + HEARTBEATS_MISSED * self._heartbeat_s
+            silent_s = self._received_s + HEARTBEATS_MISSED * self._heartbeat_s
             if self._socket.poll(_ms_until(min(silent_s, until_s))):
-                self._heard_s = time.monotonic()
+                self._received_s = time.monotonic()
                 try:
                     self._take(receive(self._socket, 2 * LARGEST_WINDOW + 2))
                 except MessageError:
@@ -265,7 +265,7 @@ class Follower(Client):
         self._socket = _connected(self._context, self._address, self._keys)
         with contextlib.suppress(zmq.Again):  # the line has disconnected already: the silence leads to another attempt
             self._socket.send(to_bytes(self._request), zmq.NOBLOCK)
-        self._heard_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
+        self._received_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
 
     def _drop(self) -> None:
         """Drop the connection. What is in flight comes again."""

@@ -53,11 +53,11 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
         return None
     if keys is None:
         return (
-            f"{address} closed the connection: it requires keys, or it is not a line; name a key that is allowed there "
-            "(--key) and the line's public key (--line-key)"
+            f"{address} closed the connection: it requires keys, or it is not a line; name your private key, which "
+            "must be allowed there, and the line's public key (--key and --line-key, key= and line_key= in Python)"
         )
     return (
-        f"{address} closed the connection: it takes no keys, it is not the line of this --line-key, or your key is not "
+        f"{address} closed the connection: it takes no keys, it is not the line of this public key, or your key is not "
         "allowed there for this (on the line PC: heatline keys list, heatline keys allow)"
     )
 

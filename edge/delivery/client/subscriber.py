@@ -86,7 +86,7 @@ class Subscriber(Client):
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._boot_id: str | None = None
         self._silent_since_s: float | None = None
-        """Start of a silence that counts; None: the line is lost, has stopped, or has not been heard yet."""
+        """Start of a silence that counts; None: the line is lost, has stopped, or has sent nothing yet."""
         self._until_s: float | None = None
         """End of the wait that a `LineLost` interrupted; None: the next call starts a new wait."""
         self._context = zmq.Context()

@@ -12,7 +12,7 @@ from edge.delivery.journal.wall_clock import WallClock
 
 ROOM_SECONDS = 0.3
 """Time for making room before an event is stored that found none."""
-SECONDS_BETWEEN_DISCARDED_TOLD = 10.0
+SECONDS_BETWEEN_DISCARDED_REPORTS = 10.0
 
 
 @dataclass
@@ -126,9 +126,9 @@ class Discarding:
             quiet: whether no more events are being deleted at the moment.
         """
         now_s, discarded = self._clock(), self._unreported
-        if discarded is None or now_s - self._reported_at_s < SECONDS_BETWEEN_DISCARDED_TOLD:
+        if discarded is None or now_s - self._reported_at_s < SECONDS_BETWEEN_DISCARDED_REPORTS:
             return None
-        long = now_s - discarded.since_s >= SECONDS_BETWEEN_DISCARDED_TOLD
+        long = now_s - discarded.since_s >= SECONDS_BETWEEN_DISCARDED_REPORTS
         return self.report() if quiet or long else None
 
     def _note(self, deleted: Deleted, acked: Mapping[str, int]) -> None:

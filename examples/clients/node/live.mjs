@@ -5,10 +5,10 @@ import { parse } from "./exact.mjs";
 const [address, ...named] = process.argv.slice(2);
 const topics = named.length ? named : [""];
 const lastSeqs = new Map(); // the last number, by count and topic; each journal and each boot has a count
-const since = new Map(); // by count: the last number before the join, which is not missed
+const since = new Map(); // by count: the last number before this client connected; such events are not missed
 let joined = false;
 
-// Report the events of each topic up to its counted number that were not received.
+// Reports the events of each topic that were sent, by the counts, but not received.
 function reportMissed(count, counted, before = 0) {
   if (!since.has(count)) since.set(count, joined ? 0 : Math.max(before, ...Object.values(counted)));
   for (const [topic, seq] of Object.entries(counted)) {

@@ -125,7 +125,7 @@ def measure_faults(
             fault=fault,
             noticed_ms=Spread.of([one.noticed_ms for one in of]),
             recovered_ms=Spread.of([one.recovered_ms for one in of]),
-            recovery_since=DEVICE_FAULTS.get(fault, "the deed"),
+            recovery_since=DEVICE_FAULTS.get(fault, "the fault"),
             samples=of,
         )
         for fault, of in samples.items()

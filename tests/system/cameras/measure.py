@@ -80,5 +80,5 @@ def measure_cameras(bundle: Bundle, plan: Plan, report_line: Callable[[str], Non
 
 
 def faults(results: Cameras) -> list[str]:
-    """Return what must not be, one sentence each."""
+    """Return all faults, one sentence each."""
     return [f"{name}: {reason}" for name, reason in results.failed.items()]

@@ -153,8 +153,8 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
             receive, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
         )
         if line.not_received:
-            lost = trial.lost | {"not heard": line.not_received}
-            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_received}")
+            lost = trial.lost | {"not received": line.not_received}
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not received: {line.not_received}")
         line.stop()
     return trial
 
@@ -166,7 +166,7 @@ def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -
         try:
             item = camera.grab(POLL_SECONDS)
         except EndOfFrames as error:
-            raise BenchError(f"camera {camera.name} has shown its last frame, and should have no last one") from error
+            raise BenchError(f"camera {camera.name} ended, but it should never end") from error
         if item is None:
             return None
         lost = None

@@ -1,6 +1,6 @@
 """Runs cameras at one rate: records every frame of a window, and decides whether the line kept up with the rate.
 
-It did if each frame came, was inspected and had an event, and if the latency did not grow.
+The line kept up if each frame came, was inspected and had an event, and if the latency did not grow.
 """
 
 import time
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
 
     camera: str
     captured_ns: int
-    heard_ns: int
+    received_ns: int
     frames: int
     lost: str | None
     """Reason of the loss; None: the frame came through."""
@@ -91,7 +91,7 @@ def run_trial(
         if now_ns >= ended_ns and not cpu_after:
             cpu_after = _cpu_s(of)
         if now_ns > ended_ns + LAST_WITHIN_SECONDS * 1e9:
-            lost["nothing came any more"] += 1
+            lost["no further frame"] += 1
         one = receive()
         if one is None or one.captured_ns < began_ns:
             continue
@@ -137,7 +137,7 @@ def trial_of(
     count = Counter(one.camera for one in seen)
     fewest = min(count.values()) if len(count) == cameras else 0
     in_order = sorted(seen, key=lambda one: one.captured_ns)
-    latencies = np.array([one.heard_ns - one.captured_ns for one in in_order]) / 1e6
+    latencies = np.array([one.received_ns - one.captured_ns for one in in_order]) / 1e6
     growth_ms = latency_growth_ms(latencies.tolist())
     not_kept_up = why_not_kept_up(rate_fps=rate_fps, seconds=seconds, fewest=fewest, lost=lost, growth_ms=growth_ms)
     return Trial(

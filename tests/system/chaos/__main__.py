@@ -1,4 +1,4 @@
-"""`make chaos`: whether delivery keeps its promises while processes, links and the disk fail (docs/chaos.md)."""
+"""`make chaos`: check that no event is lost while processes, links and the disk fail (docs/chaos.md)."""
 
 import secrets
 import sys
@@ -24,10 +24,10 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Kill a line and its clients, cut their links and fill its disk: is any event lost?")
-    options.add_argument("--seconds", type=positive(float), default=60.0, help="of faults, while the line is up")
+    options.add_argument("--seconds", type=positive(float), default=60.0, help="duration while the line runs")
     options.add_argument("--rate", type=positive(float), default=200.0, help="frames a second")
-    options.add_argument("--seed", type=int, help="of the faults; another one each time unless given")
-    options.add_argument("--keep", type=Path, help="folder to copy all that was written to")
+    options.add_argument("--seed", type=int, help="seed of the faults; random by default")
+    options.add_argument("--keep", type=Path, help="folder to which all written files are copied")
     sys.exit(run("chaos", options.parse_args(), _measure))
 
 

@@ -1,4 +1,4 @@
-"""Check that every client got its promised events, compared with the expected ones. Pure functions."""
+"""Checks that every client received its promised events, compared with the expected ones. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ def check_durable(who: str, topics: Collection[str], headers: Iterable[bytes], e
         elif header != held:
             add_broken("bytes", f"{head.key} came with other bytes than stored")
         elif place is None:
-            add_broken("unasked", f"{head.key} came, of {head.topic}")
+            add_broken("unsubscribed", f"{head.key} came, of {head.topic}")
         else:
             if place in skipped:
                 add_broken("order", f"{head.key} came after {'-'.join(map(str, wanted[reached]))}")
@@ -123,7 +123,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                 elif held != header:
                     add_broken("bytes", f"{head.key} came with other bytes than expected")
                 if not head.topic.startswith(topics):
-                    add_broken("unasked", f"{head.key} came, of {head.topic}")
+                    add_broken("unsubscribed", f"{head.key} came, of {head.topic}")
                 if head.seq in covered[key]:
                     add_broken("order", f"{head.key} came again, or after it was reported as missing")
                 elif head.seq < youngest.get(head.count, 0):
@@ -167,7 +167,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             for seq in numbers
             if topic.startswith(topics) and seq > max(known.get((count, topic), 0), first.get(count, 0))
         ]
-        reported = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
+        reported = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.reports_of[boot_id])
         if "journal".startswith(topics) and beyond and not reported:
             what = f"{len(beyond)} events of a killed boot did not come, and no event reported them"
             add_broken("gap", f"{what}: {runs_of(beyond)}")

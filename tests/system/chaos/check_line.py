@@ -27,20 +27,20 @@ def check_journal(expected: Expected) -> list[Broken]:
             if before is not None and stored.seq != before.seq + 1:
                 add_broken(journal_id, stored.seq, f"follows {before.seq}")
             if (head.journal_id, head.seq, head.topic) != (journal_id, stored.seq, stored.topic):
-                add_broken(journal_id, stored.seq, f"is {head.key} of {head.topic}, kept under {stored.topic}")
+                add_broken(journal_id, stored.seq, f"is {head.key} of {head.topic}, stored under {stored.topic}")
             previous = last.get(head.topic, 0)
             if records[0].seq == 1 and head.previous_seq != previous:
-                add_broken(journal_id, stored.seq, f"says that {head.previous_seq} came before it, not {previous}")
+                add_broken(journal_id, stored.seq, f"names {head.previous_seq} as its predecessor, expected {previous}")
             last[head.topic] = stored.seq
     return broken
 
 
-def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]:
+def check_frames(expected: Expected, unreceived: Mapping[str, int]) -> list[Broken]:
     """Check that the line reported every frame once: per boot and camera, numbers go on from 1 without a gap, and the
     frames in flight at a kill follow the last frame that was reported before it.
 
     Args:
-        unheard: by boot, the largest number of events that no journal holds and no subscriber received.
+        unreceived: by boot, the largest number of events that no journal holds and no subscriber received.
     """
     broken = []
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
@@ -48,7 +48,7 @@ def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]
     verdicts = [head for head in heads if head.type == "verdict"]
     in_order = sorted([*verdicts, *unjournalled], key=lambda head: (head.boot_id, head.camera or "", head.frame_number))
     for (boot_id, camera), reported in groupby(in_order, key=lambda head: (head.boot_id, head.camera)):
-        left, number = unheard.get(boot_id, 0), 0
+        left, number = unreceived.get(boot_id, 0), 0
         for head in reported:
             if head.frame_number != number + 1:
                 left -= 1
@@ -56,7 +56,9 @@ def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]
                     what = f"boot {boot_id}, camera {camera}: frame number {head.frame_number} follows {number}"
                     broken.append(Broken("line", "frames", what))
             number = head.frame_number + head.frames - 1
-    not_all_stored = {head.boot_id for head in unjournalled} | {boot_id for boot_id, count in unheard.items() if count}
+    not_all_stored = {head.boot_id for head in unjournalled} | {
+        boot_id for boot_id, count in unreceived.items() if count
+    }
     return broken + _check_twice(verdicts) + _check_twice(unjournalled) + _check_crashes(verdicts, not_all_stored)
 
 
@@ -98,19 +100,19 @@ def _check_crashes(verdicts: Sequence[Head], not_all_stored: Collection[str]) ->
     return broken
 
 
-def check_told(expected: Expected) -> list[Broken]:
+def check_reports(expected: Expected) -> list[Broken]:
     """Check that the journal reports which events of each boot it lacks, or after a kill, of how many frames."""
     broken = []
-    for boot_id, reported in _told_as_not_held(expected).items():
+    for boot_id, reported in _reported_as_not_held(expected).items():
         if reported.frames_received > reported.frames:
             what = f"events of {reported.frames_received} frames of boot {boot_id} were received that it does not hold"
-            broken.append(Broken("journal", "told", f"{what}; it reports {reported.frames}"))
+            broken.append(Broken("journal", "report", f"{what}; it reports {reported.frames}"))
     return broken
 
 
-def unheard_events(expected: Expected) -> dict[str, int]:
+def unreceived_events(expected: Expected) -> dict[str, int]:
     """Return by boot the largest number of events that no journal holds and no subscriber received, as it reports."""
-    reported = {boot_id: reported.unheard for boot_id, reported in _told_as_not_held(expected).items()}
+    reported = {boot_id: reported.unreceived for boot_id, reported in _reported_as_not_held(expected).items()}
     return {boot_id: count for boot_id, count in reported.items() if count}
 
 
@@ -125,21 +127,21 @@ class _NotHeld(msgspec.Struct):
     numbers_received: int = 0
 
     @property
-    def unheard(self) -> int:
+    def unreceived(self) -> int:
         return len(self.numbers) - self.numbers_received + max(self.frames - self.frames_received, 0)
 
 
-def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
+def _reported_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
     """Return the reports by boot."""
     reported: dict[str, _NotHeld] = defaultdict(_NotHeld)
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
-    told_by: dict[str, str] = {}
+    reported_by: dict[str, str] = {}
     for head in heads:
         if head.kind == "recording" and head.first_seq is not None and head.last_seq is not None:
             reported[head.of_boot or head.boot_id].numbers |= set(range(head.first_seq, head.last_seq + 1))
         elif head.kind == "unrecorded" and head.of_boot is not None:
             reported[head.of_boot].frames += head.events or 0
-            told_by[head.of_boot] = head.boot_id
+            reported_by[head.of_boot] = head.boot_id
     crashed = {
         (head.boot_id, head.camera, frame_id)
         for head in heads
@@ -152,7 +154,7 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
             of_boot.numbers_received += 1
         elif head.type == "verdict":
             # A line that is killed between the event and its record reports these again as frames in flight.
-            again = (told_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
+            again = (reported_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
             of_boot.frames_received += 0 if again else head.frames
     return reported
 

@@ -36,7 +36,7 @@ class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind in ("heatline follow", "Follower")
 
     @property
-    def hears_statuses(self) -> bool:
+    def records_statuses(self) -> bool:
         """Whether it records statuses."""
         return self.kind == "Subscriber" and "status".startswith(self.topics)
 

@@ -8,17 +8,17 @@ import msgspec
 
 from tests.system.chaos.records import head_of
 
-Promise = Literal["journal", "lost", "order", "bytes", "unknown", "unasked", "gap", "frames", "told"]
+Promise = Literal["journal", "lost", "order", "bytes", "unknown", "unsubscribed", "gap", "frames", "report"]
 
 
 class Broken(msgspec.Struct, frozen=True):
     """A broken promise.
 
     `journal`: the journal contradicts itself. `lost`: a stored event did not come. `order`: events came in the wrong
-    order. `bytes`: an event came with other bytes than stored. `unknown`: an event came that is not stored. `unasked`:
-    an event came of a topic without a subscription. `gap`: an event did not come, and its subscriber reported no gap,
-    or it reported a gap, but all events came. `frames`: a frame has no event, or two. `told`: the journal does not
-    report how many events it lacks.
+    order. `bytes`: an event came with other bytes than stored. `unknown`: an event came that is not stored.
+    `unsubscribed`: an event came of a topic without a subscription. `gap`: an event did not come, and its subscriber
+    reported no gap, or it reported a gap, but all events came. `frames`: a frame has no event, or two. `report`: the
+    journal does not report how many events it lacks.
     """
 
     who: str
@@ -39,20 +39,20 @@ class Expected:
 
     Args:
         journals: events of each journal in its order; journals in the order of their begin.
-        heard: headers of all events that were received live, the only source of those that no journal holds.
+        received: headers of all events that were received live, the only source of those that no journal holds.
         boots: of the line, in their order.
     """
 
     def __init__(
-        self, journals: Mapping[str, Sequence[Stored]], heard: Iterable[bytes], boots: Sequence[str] = ()
+        self, journals: Mapping[str, Sequence[Stored]], received: Iterable[bytes], boots: Sequence[str] = ()
     ) -> None:
         self.journals, self.boots = journals, boots
-        self.heard = list(heard)
+        self.received = list(received)
         self.headers: dict[tuple[str, int], bytes] = {}
         """Headers by count and number."""
         self.topics: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         """Numbers by count and topic, ascending."""
-        self.told_of: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self.reports_of: dict[str, list[tuple[str, int]]] = defaultdict(list)
         """By boot: events which report that no journal holds some events of that boot."""
         self.broken: list[Broken] = []
         """Events that were received with different bytes, or that no journal holds though they name one."""
@@ -60,9 +60,9 @@ class Expected:
             for stored in records:
                 self._add(journal_id, stored.seq, stored.topic, stored.header)
                 if stored.topic == "journal" and (of_boot := head_of(stored.header).of_boot) is not None:
-                    self.told_of[of_boot].append((journal_id, stored.seq))
-        for header in self.heard:
-            self._hear(header)
+                    self.reports_of[of_boot].append((journal_id, stored.seq))
+        for header in self.received:
+            self._add_received(header)
         for topics in self.topics.values():
             for numbers in topics.values():
                 numbers.sort()
@@ -91,7 +91,7 @@ class Expected:
             if stored.topic.startswith(tuple(topics))
         ]
 
-    def _hear(self, header: bytes) -> None:
+    def _add_received(self, header: bytes) -> None:
         head = head_of(header)
         stored = self.headers.get((head.count, head.seq))
         if stored is None and head.journal_id is not None:

@@ -96,7 +96,7 @@ def _kills(draw: random.Random, seconds: float, kills: int, killable: Sequence[s
     """Draw kills: those of the line are spread over the time, so that it reports frames between them."""
     faults: list[Fault] = []
     of_the_line = max(2, round(kills * OF_THE_LINE))
-    others = _dealt(draw, killable)
+    others = _shuffled(draw, killable)
     slots = [(slot + draw.random()) * seconds / of_the_line for slot in range(of_the_line)]
     while slots and len(faults) < kills:
         at_s = slots.pop(0)
@@ -114,7 +114,7 @@ def _kills(draw: random.Random, seconds: float, kills: int, killable: Sequence[s
 def _link_faults(draw: random.Random, seconds: float, links: Sequence[str]) -> list[Fault]:
     """Draw faults of links, one after the other on each link, in about equal numbers of each kind."""
     faults: list[Fault] = []
-    kinds = _dealt(draw, LINK_FAULTS)
+    kinds = _shuffled(draw, LINK_FAULTS)
     for link in links:
         at_s = draw.expovariate(1 / LINK_FAULT_EVERY_S)
         while at_s < seconds:
@@ -135,7 +135,7 @@ def _degree(draw: random.Random, kind: LinkFault) -> float | None:
             return None
 
 
-def _dealt(draw: random.Random, cards: Sequence[T]) -> Iterator[T]:
-    """Yield all cards in random order, repeatedly."""
+def _shuffled(draw: random.Random, values: Sequence[T]) -> Iterator[T]:
+    """Yield all values in random order, repeatedly."""
     while True:
-        yield from draw.sample(cards, len(cards))
+        yield from draw.sample(values, len(values))

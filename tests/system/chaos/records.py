@@ -63,7 +63,7 @@ class Got(msgspec.Struct, frozen=True, kw_only=True, tag="got"):
     header: msgspec.Raw
 
 
-class StatusReceived(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
+class StatusReceived(msgspec.Struct, frozen=True, kw_only=True, tag="status"):
     """A received status, with the line's counts."""
 
     at_ns: int

@@ -56,9 +56,9 @@ class ReferenceSubscriber:
             socket.connect(self._address)
             while not self._ending.is_set():
                 if socket.poll(POLL_MS):
-                    self._hear(socket.recv_multipart())
+                    self._record(socket.recv_multipart())
 
-    def _hear(self, parts: list[bytes]) -> None:
+    def _record(self, parts: list[bytes]) -> None:
         if len(parts) < 2:
             return  # a welcome
         head = head_of(parts[1])

@@ -8,7 +8,7 @@ import msgspec
 from bench.machine import commit
 from edge.bundle import Bundle
 from tests.system.chaos.check_clients import Durable, Live, check_bare, check_durable, check_live
-from tests.system.chaos.check_line import check_frames, check_journal, check_told, unheard_events
+from tests.system.chaos.check_line import check_frames, check_journal, check_reports, unreceived_events
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
 from tests.system.chaos.environment import Environment
 from tests.system.chaos.expected import Broken, Expected
@@ -18,7 +18,7 @@ from tests.system.chaos.run import ChaosRun
 from tests.system.command import counts
 
 NEAR_ENOUGH = 0.95
-"""Share of the wanted rate that suffices, as each life of the line has a begin."""
+"""Share of the wanted rate that suffices, because each boot of the line takes time to start."""
 SHOWN = 20
 """Broken promises that are printed one by one."""
 
@@ -43,7 +43,7 @@ class Chaos(Verified, frozen=True, kw_only=True):
 
     bundle: str
     commit: str | None
-    """Commit of the code. `-dirty` where files were changed since."""
+    """Commit of the code; with `-dirty` if files were changed since."""
     seed: int
     seconds: float
     rate_fps: float
@@ -52,7 +52,7 @@ class Chaos(Verified, frozen=True, kw_only=True):
     kills: dict[str, int]
     faults: dict[str, int]
     boots: int
-    told_s: float
+    reporting_s: float
     """Time in which the line reported frames; it was down for the rest."""
     events: int
     """In the journal."""
@@ -60,9 +60,9 @@ class Chaos(Verified, frozen=True, kw_only=True):
     """All events over the time in which the line reported."""
     live_only: int
     """Events that no journal holds and a subscriber received."""
-    unheard: int
+    unreceived: int
     """Events that no journal holds and no subscriber received, as the journal reports them."""
-    full_disk_felt: bool | None
+    full_disk_noticed: bool | None
     """Whether events were live only on the full disk; null: no disk was filled."""
     recorded_again_s: float | None
     """From when the disk had room again."""
@@ -125,12 +125,12 @@ def measure_chaos(
         kills=dict(run.kills),
         faults=dict(run.faults),
         boots=len(expected.boots),
-        told_s=run.clock_s,
+        reporting_s=run.clock_s,
         events=events,
         events_per_s=(events + len(expected.unjournalled)) / run.clock_s,
         live_only=len(expected.unjournalled),
-        unheard=sum(unheard_events(expected).values()),
-        full_disk_felt=run.felt_full,
+        unreceived=sum(unreceived_events(expected).values()),
+        full_disk_noticed=run.noticed_full,
         recorded_again_s=run.recorded_again_s,
         drained_s=run.drained_s,
         ended=run.ended,
@@ -143,8 +143,8 @@ def verify(expected: Expected, clients: Mapping[str, Client], through: Mapping[s
     Args:
         through: by journal, its last number when the clients were ended.
     """
-    heard = [bytes(item.header) for client in clients.values() for item in _got(client, "Subscriber")]
-    known = Expected(expected.journals, [*expected.heard, *heard], expected.boots)
+    received = [bytes(item.header) for client in clients.values() for item in _got(client, "Subscriber")]
+    known = Expected(expected.journals, [*expected.received, *received], expected.boots)
     by_then = known.up_to(through)
     durable: dict[str, Durable] = {}
     live: dict[str, Live] = {}
@@ -158,7 +158,7 @@ def verify(expected: Expected, clients: Mapping[str, Client], through: Mapping[s
             live[name] = check_live(name, topics, read_record(client.record), known)
         else:
             live[name] = check_bare(name, (line.decode() for line in whole_lines(client.record)), known)
-    line = [*known.broken, *check_journal(known), *check_frames(known, unheard_events(known)), *check_told(known)]
+    line = [*known.broken, *check_journal(known), *check_frames(known, unreceived_events(known)), *check_reports(known)]
     return Verified(durable=durable, live=live, line=line)
 
 
@@ -175,35 +175,37 @@ def _age_s(item: Got) -> float | None:
 
 
 def faults(found: Chaos) -> list[str]:
-    """Return what must not be, one sentence each; empty: every promise was kept."""
+    """Return all faults, one sentence each; empty: every promise was kept."""
     wrong = [*(f"{one.who}: {one.what} ({one.promise})" for one in found.broken), *found.ended]
     if len(wrong) > SHOWN:
         wrong = [*wrong[:SHOWN], f"and {len(wrong) - SHOWN} more"]
-    if found.full_disk_felt is False:
+    if found.full_disk_noticed is False:
         wrong.append("events were recorded on the full disk, so live-only events were not tested")
     return wrong
 
 
 def to_facts(found: Chaos) -> dict[str, str]:
     """Describe the result for people, by name and value."""
-    slower = "" if found.events_per_s >= NEAR_ENOUGH * found.rate_fps else f", NOT {found.rate_fps:g} AS ASKED FOR"
-    recorded = f"{found.events} in the journal, {found.live_only} live only, {found.unheard} of those unheard"
+    slower = "" if found.events_per_s >= NEAR_ENOUGH * found.rate_fps else f", NOT THE REQUESTED {found.rate_fps:g}"
+    recorded = (
+        f"{found.events} in the journal, {found.live_only} live only, {found.unreceived} received by no subscriber"
+    )
     facts = {
         "seed": str(found.seed),
         "kills": counts(found.kills),
         "faults": counts(found.faults),
-        "the line": f"{found.boots} lives, reported frames for {found.told_s:.1f} s",
+        "the line": f"{found.boots} boots, reported frames for {found.reporting_s:.1f} s",
         "events": f"{recorded}; {found.events_per_s:.0f} a second{slower}",
         "caught up": f"{found.drained_s:.1f} s after the last frame",
     }
-    if found.full_disk_felt is not None:
+    if found.full_disk_noticed is not None:
         again = "" if found.recorded_again_s is None else f", recording again {found.recorded_again_s:.1f} s after it"
-        facts["full disk"] = ("noticed" if found.full_disk_felt else "NOT NOTICED") + again
+        facts["full disk"] = ("noticed" if found.full_disk_noticed else "NOT NOTICED") + again
     for name, each in found.durable.items():
         lag = "" if each.longest_lag_s is None else f", at most {each.longest_lag_s:.1f} s late"
         facts[name] = f"{each.events} of {each.wanted}, {each.duplicates} came again{lag}"
     for name, one in found.live.items():
-        beyond = f", and {one.beyond} live only, of a life that died meanwhile" if one.beyond else ""
+        beyond = f", and {one.beyond} live only, of a boot that was killed meanwhile" if one.beyond else ""
         facts[name] = f"{one.events}; {one.missed} missed in {one.gaps} gaps{beyond}"
     facts["promises"] = "all kept" if not faults(found) else f"{len(found.broken) + len(found.ended)} broken"
     return facts

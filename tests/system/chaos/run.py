@@ -16,7 +16,7 @@ from tests.system.chaos.tcp_proxy import Link
 
 TICK_S = 0.02
 REPORTS_WITHIN_S = 90.0
-FELT_WITHIN_S = 60.0
+NOTICED_WITHIN_S = 60.0
 """Time to notice a full disk: events that are written ahead have room."""
 RECORDS_WITHIN_S = 60.0
 CATCHES_UP_WITHIN_S = 180.0
@@ -41,8 +41,8 @@ class ChaosRun:
         self.kills: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.ended: list[str] = []
-        """A sentence for each process that ended by itself, which none should."""
-        self.felt_full: bool | None = None
+        """A sentence for each process that ended by itself; none should."""
+        self.noticed_full: bool | None = None
         """Whether events were live only on the full disk; None: the disk was never full."""
         self.recorded_again_s: float | None = None
         """From when the disk had room again until events were recorded."""
@@ -209,7 +209,7 @@ class ChaosRun:
         if fault.target in self._environment.links:
             self._hit_link(self._environment.links[fault.target], fault)
         elif fault.target == DISK:
-            self._filled_for_s, self._filled_s, self.felt_full = fault.for_s, time.monotonic(), False
+            self._filled_for_s, self._filled_s, self.noticed_full = fault.for_s, time.monotonic(), False
         elif fault.target == LINE:
             self.kills["line"] += 1
             self._past_boots = frozenset(self._reference.boots)
@@ -252,10 +252,10 @@ class ChaosRun:
             disk = self._environment.disk
             assert disk is not None
             disk.fill()
-            if not self.felt_full and self._live_only:
-                self.felt_full, self._filled_s = True, now_s
+            if not self.noticed_full and self._live_only:
+                self.noticed_full, self._filled_s = True, now_s
                 self._report_line(f"{self.clock_s:6.2f} s  events are live only: {self._reference.live_only}")
-            if now_s > self._filled_s + (self._filled_for_s if self.felt_full else FELT_WITHIN_S):
+            if now_s > self._filled_s + (self._filled_for_s if self.noticed_full else NOTICED_WITHIN_S):
                 disk.free()
                 self._filled_for_s, self._freed_s = None, now_s
                 self._report_line(f"{self.clock_s:6.2f} s  the disk has room again")
@@ -269,7 +269,7 @@ def _has_all(client: Client, wanted: tuple[str, int] | None, boot_id: str) -> bo
         header = client.last_header()
         got = None if header is None else (head_of(header).count, head_of(header).seq)
         return wanted in (None, got)
-    if client.plan.hears_statuses:
+    if client.plan.records_statuses:
         line = last_line(client.record)
         item = None if line is None else item_of(line)
         return isinstance(item, StatusReceived) and item.boot_id == boot_id

@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple, Self
 
 CHUNK_BYTES = 16 << 10
 CHUNKS_HELD = 64
-"""In each direction of a connection. With more to pass on, the proxy stops reading, and the sender blocks."""
+"""Chunks that may wait in each direction of a connection; then the proxy stops reading, and the sender blocks."""
 PIECES_PER_S = 20
 """Pieces per second in which throttled bytes are passed on."""
-HUNG_UP_AFTER_S = 0.1
+CLOSED_AFTER_S = 0.1
 """Delay before a connection to a stopped server is closed: at once, ZeroMQ would retry as fast as it can."""
 RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing sends RST, and what is in the socket's buffers is gone."""
+"""SO_LINGER: closing sends RST, and discards the socket's buffers."""
 
 Toward = Literal["client", "server"]
 
@@ -31,7 +31,7 @@ class _Conditions(NamedTuple):
 
 
 class Proxy:
-    """Links, in a thread of their own. Running between `with` and its end."""
+    """Links, which run in one thread for the duration of the `with` block."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -39,7 +39,7 @@ class Proxy:
         self._links: list[Link] = []
 
     def link(self, host: str, port: int) -> "Link":
-        """A new way to a server, which need not be there yet."""
+        """Make a link to a server, which may start later."""
         link = Link(self._run, host, port)
         self._links.append(link)
         link.heal()
@@ -63,51 +63,51 @@ class Proxy:
 
 
 class Link:
-    """A port of the proxy, and all connections through it. Any thread.
+    """A port of the proxy, and all connections through it. Any thread may call its methods.
 
-    Only one of `silence`, `delay` and `throttle` is in force, the last one. Whatever was done, bytes that come out at
-    the other end are those that went in, in order; what is gone is gone from some byte on, with the connection.
+    Of `silence`, `delay` and `throttle`, only the last one applies. Bytes always come unchanged and in order; if some
+    are lost, all later bytes of the connection are lost too.
     """
 
     def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None], host: str, port: int) -> None:
         self._run, self._upstream = run, (host, port)
-        self._reserved = _bound(0)  # never listens: while there is no listener beside it, connections are refused
+        self._reserved = _bound(0)  # never listens, so connections are refused without a listener
         self.port: int = self._reserved.getsockname()[1]
         self._listener: asyncio.Server | None = None
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
         self._conditions = _Conditions()
         self._changed = asyncio.Event()
         self.connected = 0
-        """Connections that reached the server so far."""
+        """Number of connections that have reached the server."""
 
     @property
     def address(self) -> str:
-        """For ZeroMQ."""
+        """Address of the port, for ZeroMQ."""
         return f"tcp://127.0.0.1:{self.port}"
 
     @property
     def held_bytes(self) -> int:
-        """That were read and are not passed on yet."""
+        """Number of bytes that were read and wait to be passed on."""
         return sum(connection.held_bytes for connection in list(self._connections))
 
     def cut(self) -> None:
-        """Close every connection, and refuse new ones, until it is healed."""
+        """Close every connection, and refuse new ones until `heal`."""
         self._run(self._cut())
 
     def silence(self) -> None:
-        """Let nothing through, as a cable that is pulled: no connection is closed, and what was sent comes later."""
+        """Hold all bytes back, like a pulled cable: no connection is closed, and the bytes come later."""
         self._set(_Conditions(silent=True))
 
     def delay(self, seconds: float) -> None:
-        """Let every byte come so much later."""
+        """Delay every byte by this time."""
         self._set(_Conditions(delay_s=seconds))
 
     def throttle(self, bytes_per_s: float) -> None:
-        """Let no more through than this, in each direction."""
+        """Limit the rate in each direction."""
         self._set(_Conditions(bytes_per_s=bytes_per_s))
 
     def half_close(self, toward: Toward) -> None:
-        """End every connection in one direction alone, as a program does that has no more to say."""
+        """End every connection in one direction only, as a program does that has sent everything."""
 
         async def do() -> None:
             for connection in self._connections:
@@ -116,7 +116,7 @@ class Link:
         self._run(do())
 
     def reset(self) -> None:
-        """Break every connection off by RST, to both sides. New ones are taken."""
+        """End every connection by RST on both sides. New ones are accepted."""
 
         async def do() -> None:
             self._end_all(_Connection.reset)
@@ -124,7 +124,7 @@ class Link:
         self._run(do())
 
     def heal(self) -> None:
-        """Take connections and let everything through; what was held back goes at once."""
+        """Accept connections, and pass all bytes on at once, also those that were held back."""
 
         async def do() -> None:
             await self._change(_Conditions())
@@ -134,7 +134,7 @@ class Link:
         self._run(do())
 
     def close(self) -> None:
-        """End all of it."""
+        """End all connections and free the port."""
         self.cut()
         self._reserved.close()
 
@@ -164,11 +164,11 @@ class Link:
         self._connections[connection] = serving
         connection.to_client = _draining(to_client)
         try:
-            await self._due(0.0)  # word of it reaches no server through a link that is silent
+            await self._due(0.0)  # through a silent link, no connection reaches the server
             try:
                 from_server, to_server = await asyncio.open_connection(*self._upstream)
             except OSError:
-                await asyncio.sleep(HUNG_UP_AFTER_S)
+                await asyncio.sleep(CLOSED_AFTER_S)
                 return
             connection.to_server = _draining(to_server)
             self.connected += 1
@@ -176,7 +176,7 @@ class Link:
                 both_ways.create_task(self._pass_on(connection, from_client, to_server))
                 both_ways.create_task(self._pass_on(connection, from_server, to_client))
         except* (OSError, asyncio.CancelledError):
-            connection.reset()  # one side broke it off; or it was ended here, and this does nothing
+            connection.reset()  # one side reset it; after an end by the proxy, this does nothing
         finally:
             connection.close()
             del self._connections[connection]
@@ -184,25 +184,25 @@ class Link:
     async def _pass_on(
         self, connection: "_Connection", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """All that comes in one direction, and its end."""
+        """Pass on all bytes of one direction, and their end."""
         held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_HELD)
         now = asyncio.get_running_loop().time
 
-        async def take() -> None:
+        async def receive() -> None:
             chunk = b"more"
             while chunk:
                 chunk = await reader.read(CHUNK_BYTES)
                 connection.held_bytes += len(chunk)
                 await held.put((now(), chunk))
 
-        async def give() -> None:
+        async def send() -> None:
             while True:
                 came_s, chunk = await held.get()
                 await self._due(came_s)
                 if not chunk:
                     break
                 while chunk:
-                    piece, chunk = self._cut_off(chunk)
+                    piece, chunk = self._split(chunk)
                     if not writer.is_closing() and not connection.is_half_closed(writer):
                         writer.write(piece)
                         await writer.drain()
@@ -213,17 +213,17 @@ class Link:
             connection.end(writer)
 
         async with asyncio.TaskGroup() as both:
-            both.create_task(take())
-            both.create_task(give())
+            both.create_task(receive())
+            both.create_task(send())
 
-    def _cut_off(self, chunk: bytes) -> tuple[bytes, bytes]:
-        """What may pass now, and the rest."""
+    def _split(self, chunk: bytes) -> tuple[bytes, bytes]:
+        """Split a chunk into the bytes that may pass now, and the rest."""
         rate = self._conditions.bytes_per_s
         at = len(chunk) if rate is None else max(1, int(rate / PIECES_PER_S))
         return chunk[:at], chunk[at:]
 
     async def _due(self, came_s: float) -> None:
-        """Wait until what came then may pass."""
+        """Wait until bytes that came at this time may pass."""
         now = asyncio.get_running_loop().time
         while self._conditions.silent:
             await self._wait(None)
@@ -231,13 +231,13 @@ class Link:
             await self._wait(None if self._conditions.silent else left_s)
 
     async def _wait(self, seconds: float | None) -> None:
-        """Wait so long, or until the conditions change."""
+        """Wait this long, or until the conditions change."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._changed.wait(), seconds)
 
 
 class _Connection:
-    """A client's, and its other half, to the server, as soon as there is one."""
+    """A connection of a client to the proxy, and the proxy's connection to the server."""
 
     def __init__(self) -> None:
         self.to_client: asyncio.StreamWriter | None = None
@@ -251,7 +251,7 @@ class _Connection:
             self.end(writer)
 
     def end(self, writer: asyncio.StreamWriter) -> None:
-        """Say that nothing more comes."""
+        """Close one direction."""
         if not self.is_half_closed(writer) and not writer.is_closing():
             self._half_closed.add(writer)
             with contextlib.suppress(OSError):
@@ -262,7 +262,7 @@ class _Connection:
 
     def close(self) -> None:
         for writer in self._writers():
-            writer.transport.abort()  # what the kernel has is still sent
+            writer.transport.abort()  # the kernel still sends its buffered bytes
 
     def reset(self) -> None:
         for writer in self._writers():
@@ -275,13 +275,13 @@ class _Connection:
 
 
 def _draining(writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
-    """One whose `drain` waits until the kernel has all of it."""
+    """Make `drain` wait until the kernel has all bytes."""
     writer.transport.set_write_buffer_limits(0)
     return writer
 
 
 def _bound(port: int) -> socket.socket:
-    """A socket on loopback that shares its port with others of ours."""
+    """Return a socket on loopback whose port other sockets of this user may share."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     bound.bind(("127.0.0.1", port))

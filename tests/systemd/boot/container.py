@@ -1,7 +1,6 @@
-"""Boots a real systemd in a container, with no network, and has it run `drive.py`.
+"""Boots a real systemd in a container without a network; the container runs `drive.py`.
 
-The container's root is this machine's, under an overlay in memory: whatever is installed, written or broken in it is
-gone when it is switched off.
+The container's root is this machine's, under an overlay in memory, so all changes are lost when it is switched off.
 """
 
 import json
@@ -18,7 +17,7 @@ HERE = Path(__file__).parent
 UNITS = "boot.target", "boot-drive.service"
 BOOTED_AND_DRIVEN_WITHIN_SECONDS = 1200
 OPT = "/opt:mode=755,size=4g"
-"""A PC that has never seen heatline, with room for two versions of it."""
+"""An empty /opt, with room for two versions of heatline."""
 
 IN_A_MOUNT_NAMESPACE = """
 set -e
@@ -31,37 +30,37 @@ exec "$@"
 
 @dataclass(frozen=True)
 class Boot:
-    """What one boot left behind."""
+    """The recorded results of one boot."""
 
     steps: Mapping[str, Mapping[str, Any]]
-    """What each step of the driver saw, by its name."""
+    """Result of each step of the driver, by its name."""
     events: list[dict[str, Any]]
-    """The headers of all events that a subscriber heard, in the order in which they came."""
+    """Headers of all events that a subscriber received, in the order of receipt."""
     log: list[str]
-    """One line per step, for people."""
+    """One line per step, to be printed."""
 
-    def saw(self, step: str) -> Mapping[str, Any]:
-        """What a step saw, if it could be carried out."""
-        assert step in self.steps, f"it was not taken, as one before it failed: {self.log[-1]}"
-        seen = self.steps[step]
-        assert "failed" not in seen, seen["failed"]
-        return seen
+    def result_of(self, step: str) -> Mapping[str, Any]:
+        """Return the result of a step; fail if the step was not run or raised an error."""
+        assert step in self.steps, f"step {step} was not run, because an earlier step failed: {self.log[-1]}"
+        result = self.steps[step]
+        assert "failed" not in result, result["failed"]
+        return result
 
-    def heard_in(self, step: str) -> list[dict[str, Any]]:
-        """The events that came while a step was carried out."""
-        begin, end = self.saw(step)["events"]
+    def events_in(self, step: str) -> list[dict[str, Any]]:
+        """Return the events that were received during a step."""
+        begin, end = self.result_of(step)["events"]
         return self.events[begin:end]
 
     def verdicts_in(self, step: str) -> list[dict[str, Any]]:
-        return [event for event in self.heard_in(step) if event["type"] == "verdict"]
+        return [event for event in self.events_in(step) if event["type"] == "verdict"]
 
     def runs(self) -> list[list[dict[str, Any]]]:
-        """All events by the run of the service that sent them, in order."""
+        """Return all events in order, one list for each run of the service."""
         return [list(run) for _, run in groupby(self.events, key=lambda event: event["boot_id"])]
 
 
-def hindrance() -> str | None:
-    """Why no container can be booted here, if none can."""
+def missing_requirement() -> str | None:
+    """Return why this machine cannot boot a container; None: it can."""
     if os.geteuid() != 0:
         return "only root can boot a container"
     needed = {
@@ -77,26 +76,26 @@ def hindrance() -> str | None:
 
 
 def boot(folder: Path, binds: Mapping[str, Path]) -> Boot:
-    """Boot, drive, switch off.
+    """Boot the container, run the driver, and switch the container off.
 
     Args:
-        folder: new; what the driver writes is kept in `out` below it.
-        binds: what the container sees beside this machine's root, by the path there. Read only.
+        folder: a new folder; the driver writes to its subfolder `out`.
+        binds: paths of this machine that the container sees read-only, by their path in the container.
     """
     root, out = folder / "root", folder / "out"
     root.mkdir(parents=True)
     out.mkdir()
-    seen = {"/boot-test": HERE, **{f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}, **binds}
+    mounted = {"/boot-test": HERE, **{f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}, **binds}
     nspawn = [
         "systemd-nspawn", "--quiet", "--directory", root, "--volatile=overlay", "--tmpfs", OPT,
         "--machine", f"heatline-{os.getpid()}", "--register=no", "--keep-unit", "--link-journal=no",
         "--private-network",
-        "--bind", f"{out}:/out", *(f"--bind-ro={here}:{there}" for there, here in seen.items()),
+        "--bind", f"{out}:/out", *(f"--bind-ro={here}:{there}" for there, here in mounted.items()),
         "--boot", "systemd.unit=boot.target",
     ]  # fmt: skip
     with (out / "console.txt").open("wb") as console:
         subprocess.run(
-            # Whatever ends the test ends the container: each process dies with the one that started it.
+            # Each process ends with its parent, so the container ends with the test.
             ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after=5", str(BOOTED_AND_DRIVEN_WITHIN_SECONDS),
              "setpriv", "--pdeathsig", "KILL",
              "unshare", "--mount", "sh", "-c", IN_A_MOUNT_NAMESPACE, "sh", root, *nspawn],
@@ -107,8 +106,8 @@ def boot(folder: Path, binds: Mapping[str, Path]) -> Boot:
 
 
 def _read(out: Path) -> Boot:
-    steps, heard, log, console = (out / name for name in ("steps.json", "events.jsonl", "log.txt", "console.txt"))
+    steps, received, log, console = (out / name for name in ("steps.json", "events.jsonl", "log.txt", "console.txt"))
     if not steps.exists():
-        raise AssertionError(f"the container did not come as far as the first step: {console.read_text()[-5000:]}")
-    events = [json.loads(line) for line in heard.read_text().splitlines()] if heard.exists() else []
+        raise AssertionError(f"the container ended before the first step: {console.read_text()[-5000:]}")
+    events = [json.loads(line) for line in received.read_text().splitlines()] if received.exists() else []
     return Boot(json.loads(steps.read_text()), events, log.read_text().splitlines())

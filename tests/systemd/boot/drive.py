@@ -1,11 +1,11 @@
-"""A line PC's life in one boot. Nothing is judged here: that is `test_boot.py`'s, by what the steps saw."""
+"""Runs all steps of a line PC in one boot, and records their results; `test_boot.py` checks them."""
 
 import failing
 import installing
 import reloading
 import running
+from common import events, line
 from machine import OUT
-from scene import events, line
 from steps import Steps
 
 STEPS = {
@@ -33,7 +33,7 @@ STEPS = {
 steps = Steps()
 try:
     for name, step in STEPS.items():
-        if not steps.take(name, step):
+        if not steps.run(name, step):
             break
 finally:
     (OUT / "journal.txt").write_text("\n".join(line.journal()))

@@ -1,4 +1,4 @@
-"""What goes wrong on a line PC."""
+"""Faults of a line PC."""
 
 import json
 import os
@@ -7,21 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import RUNTIME, events, line, until_it_inspects
 from machine import HEATLINE, Event, Unit, run, until
-from scene import RUNTIME, events, line, until_it_inspects
 
 STUCK_FRAMES = 3
 WATCHDOG_SECONDS = 5
-WATCHDOG_WAS_IT = "Failed with result 'watchdog'"
+WATCHDOG_RESULT = "Failed with result 'watchdog'"
 
 other_line = Unit("heatline@line2")
-"""Its only camera is not there."""
+"""A line whose only camera does not exist."""
 
 
 def kill_9() -> dict[str, Any]:
-    """Of the service, while frames are in flight: the stage that judges them hangs."""
+    """Kill the service while frames are in flight, because stitching hangs."""
     line.drop_in("hang", "Environment=PYTHONPATH=/boot-test/hang")
-    line.drop_in("watchdog", "WatchdogSec=60s")  # kill -9 is to end it, and nothing else
+    line.drop_in("watchdog", "WatchdogSec=60s")  # so that only kill -9 ends the service
     _restart()
     before = line.restarts()
     _hang("stitch")
@@ -40,14 +40,14 @@ def publishing_hangs() -> dict[str, Any]:
 
 
 def no_camera() -> dict[str, Any]:
-    """A line whose only camera is not there, for twice as long as the watchdog waits."""
+    """Run a line without its only camera, for twice the watchdog's time."""
     other_line.drop_in("watchdog", f"WatchdogSec={WATCHDOG_SECONDS}s")
-    ended = other_line.does("start")
+    ended = other_line.systemctl("start")
     ready_at, first = time.monotonic(), _report()
     until("twice the watchdog's wait", lambda: time.monotonic() > ready_at + 2 * WATCHDOG_SECONDS)
     shown, last = other_line.show(), _report()
     return {
-        "told": f"{shown['ActiveState']}, {shown['NRestarts']} restarts, STATUS {shown['StatusText']!r}",
+        "summary": f"{shown['ActiveState']}, {shown['NRestarts']} restarts, STATUS {shown['StatusText']!r}",
         "shown": shown,
         "first": first,
         "last": last,
@@ -56,15 +56,15 @@ def no_camera() -> dict[str, Any]:
 
 
 def one_address_for_two() -> dict[str, Any]:
-    """The other line is told to publish where the first one does."""
+    """Configure the other line to publish at the first line's address."""
     pid = line.pid()
     file = Path("/etc/heatline/line2.toml")
     file.write_text(file.read_text().replace(":5566", ":5556"))
-    ended = other_line.does("restart")
-    ends = [said for said in other_line.journal() if "Main process exited" in said]
-    other_line.does("stop")
+    ended = other_line.systemctl("restart")
+    ends = [entry for entry in other_line.journal() if "Main process exited" in entry]
+    other_line.systemctl("stop")
     return {
-        "told": f"the other line: {ends[-1].partition('exited, ')[2]}",
+        "summary": f"the other line: {ends[-1].partition('exited, ')[2]}",
         "ends": ends,
         "same_process": line.pid() == pid,
         **ended,
@@ -72,9 +72,8 @@ def one_address_for_two() -> dict[str, Any]:
 
 
 def _restart() -> None:
-    mark = events.mark()
-    line.does("restart")
-    until_it_inspects(mark)
+    line.systemctl("restart")
+    until_it_inspects(events.mark())  # no event of the boot before counts
 
 
 def _hang(stage: str) -> None:
@@ -82,14 +81,14 @@ def _hang(stage: str) -> None:
 
 
 def _until_the_watchdog(stage: str) -> dict[str, Any]:
-    """A stage hangs until the watchdog ends the service."""
+    """Hang a stage until the watchdog ends the service."""
     line.drop_in("watchdog", f"WatchdogSec={WATCHDOG_SECONDS}s")
     _restart()
     before, mark, logged = line.restarts(), events.mark(), len(line.journal())
     _hang(stage)
-    until("the watchdog", lambda: any(WATCHDOG_WAS_IT in said for said in line.journal()[logged:]))
-    seen = _started_again(before, mark)
-    return {**seen, "told": f"the watchdog; {seen['told']}", "journal": line.journal()[logged:]}
+    until("the watchdog", lambda: any(WATCHDOG_RESULT in entry for entry in line.journal()[logged:]))
+    result = _started_again(before, mark)
+    return {**result, "summary": f"the watchdog; {result['summary']}", "journal": line.journal()[logged:]}
 
 
 def _has_stuck_frames(event: Event) -> bool:
@@ -99,14 +98,14 @@ def _has_stuck_frames(event: Event) -> bool:
 
 
 def _started_again(before: int, mark: int) -> dict[str, Any]:
-    """The service by itself; frames that were in flight are told before any new one."""
+    """Wait until systemd has restarted the service and it inspects; count the frames that were in flight."""
     until("another start", lambda: line.restarts() > before)
     until_it_inspects(mark)
     crashed = [event for event in events.since(mark) if event.get("reason") == "dropped.crashed"]
     frames = {event["camera"]: event["frames"] for event in crashed}
     restarts = line.restarts() - before
     return {
-        "told": f"{restarts} restart; told as dropped.crashed: {frames}",
+        "summary": f"{restarts} restart; reported as dropped.crashed: {frames}",
         "restarts": restarts,
         "shown": line.show(),
     }

@@ -1,49 +1,48 @@
-"""Install, upgrade and roll back, by what lies on the stick alone."""
+"""Install, upgrade and roll back, with only the files on the stick."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-from machine import CURRENT, HEATLINE, must, run
-from scene import LINE, NEXT_PACKAGE, PACKAGE, STICK, events, line, until_it_inspects
+from common import LINE, NEXT_PACKAGE, PACKAGE, STICK, events, line, until_it_inspects
+from machine import CURRENT, HEATLINE, run, run_checked
 
 
 def install() -> dict[str, Any]:
-    """The package, onto a PC that has never seen heatline."""
+    """Install the package on a PC without heatline."""
     network = sorted(os.listdir("/sys/class/net"))
     return {**_installed(run("sh", PACKAGE / "install.sh")), "network": network}
 
 
 def set_up() -> dict[str, Any]:
-    """Trust the maker, copy the line's files, bundles and pictures, and have them checked."""
-    must(HEATLINE, "bundle", "trust", STICK / "maker.key.pub", "--name", "maker")
-    must("cp", "--recursive", f"{STICK}/etc/.", "/etc/heatline")
-    must("cp", "--recursive", STICK / "pictures", "/srv")
+    """Trust the maker, copy the line's files, bundles and pictures, and check the line."""
+    run_checked(HEATLINE, "bundle", "trust", STICK / "maker.key.pub", "--name", "maker")
+    run_checked("cp", "--recursive", f"{STICK}/etc/.", "/etc/heatline")
+    run_checked("cp", "--recursive", STICK / "pictures", "/srv")
     checked = run(HEATLINE, "check", LINE)
     first = " ".join(checked["stdout"].split("\n")[0].split())
-    return {**checked, "told": f"check ended with {checked['exit']}: {first}"}
+    return {**checked, "summary": f"check ended with {checked['exit']}: {first}"}
 
 
 def upgrade() -> dict[str, Any]:
-    """To the next version, while the line runs; it is the line's restart that takes it."""
+    """Install the next version while the line runs, then restart the line, which activates it."""
     pid = line.pid()
     ended = run("sh", NEXT_PACKAGE / "install.sh")
     return {"still_ran": line.pid() == pid, **_restarted(ended)}
 
 
 def roll_back() -> dict[str, Any]:
-    """To the version before."""
+    """Activate the former version, and restart the line."""
     return _restarted(run("heatline-rollback"))
 
 
 def _restarted(ended: dict[str, Any]) -> dict[str, Any]:
-    mark = events.mark()
-    line.does("restart")
-    until_it_inspects(mark)
+    line.systemctl("restart")
+    until_it_inspects(events.mark())  # no event of the boot before counts
     libraries = Path(f"/proc/{line.pid()}/maps").read_text()
     return {**_installed(ended), "runs_in_current": f"{os.path.realpath(CURRENT)}/" in libraries}
 
 
 def _installed(ended: dict[str, Any]) -> dict[str, Any]:
-    version, current = must(HEATLINE, "--version").strip(), os.path.realpath(CURRENT)
-    return {**ended, "version": version, "current": current, "told": f"exit {ended['exit']}, {version} in {current}"}
+    version, current = run_checked(HEATLINE, "--version").strip(), os.path.realpath(CURRENT)
+    return {**ended, "version": version, "current": current, "summary": f"exit {ended['exit']}, {version} in {current}"}

@@ -1,7 +1,7 @@
-"""Hears a line out, over all its restarts: every event's header, one per line, to standard output.
+"""Writes the header of every event of a line to standard output, one per line, over all restarts of the line.
 
-Run inside the container by heatline's own environment, which has ZeroMQ. It reads no event, so that what the tests
-look at is what came over the wire.
+Runs inside the container in heatline's own environment, which has ZeroMQ. It does not decode the events: the tests
+check the bytes that came over the wire.
 """
 
 import sys

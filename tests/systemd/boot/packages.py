@@ -1,4 +1,4 @@
-"""The package that line PCs are installed from, and the one that a next version would be handed out as."""
+"""Builds the package that line PCs are installed from, and the package of a later version."""
 
 import importlib.util
 import re
@@ -13,12 +13,12 @@ NEXT_VERSION = "99.0.0"
 
 
 def build_package(out: Path) -> Path:
-    """As `make package` does; wheels that lie in `out` already are not downloaded again."""
+    """Build the package as `make package` does; wheels that are already in `out` are not downloaded again."""
     return Path(_package().build(LINE_PCS_PYTHON, out))
 
 
 def build_next_package(package: Path, into: Path) -> Path:
-    """The same but for heatline's own version."""
+    """Build the same package with a later version of heatline."""
     builder, sources = _package(), into / "sources"
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -37,7 +37,7 @@ def build_next_package(package: Path, into: Path) -> Path:
 
 
 def _package() -> ModuleType:
-    """`systemd/package.py`, which is a script and in no package."""
+    """Import the script `systemd/package.py`, which is in no package."""
     spec = importlib.util.spec_from_file_location("systemd_package", ROOT / "systemd" / "package.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,10 +1,10 @@
-"""Another bundle, threshold or product, while the line inspects."""
+"""Changes of the bundle, the threshold and the product while the line inspects."""
 
 from collections.abc import Callable
 from typing import Any
 
+from common import LINE, events, line, until_it_inspects
 from machine import HEATLINE, Event, run
-from scene import LINE, events, line, until_it_inspects
 
 COMMANDS = "tcp://127.0.0.1:5557"
 
@@ -14,12 +14,12 @@ def to_a_better_bundle() -> dict[str, Any]:
 
 
 def to_another_threshold() -> dict[str, Any]:
-    """One that turns the verdict on a picture around."""
+    """Set a threshold that changes the verdict on a picture."""
     last = [event for event in events.since(0) if event.get("source") == "001.png"][-1]
     other = last["frame_score"] + (1.0 if last["verdict"] == "DEFECT" else -1.0)
-    seen = _reload(lambda text: text.replace("[thresholds]\n", f"[thresholds]\nscore = {other}\n", 1))
+    result = _reload(lambda text: text.replace("[thresholds]\n", f"[thresholds]\nscore = {other}\n", 1))
     again = events.until("that picture again", lambda event: event.get("source") == "001.png", events.mark())
-    return {**seen, "before": last, "after": again, "threshold": other}
+    return {**result, "before": last, "after": again, "threshold": other}
 
 
 def to_a_broken_bundle() -> dict[str, Any]:
@@ -31,33 +31,32 @@ def to_nonsense() -> dict[str, Any]:
 
 
 def to_another_product() -> dict[str, Any]:
-    """Asked for over ZeroMQ, as a PLC's gateway does."""
+    """Select another product over ZeroMQ, as a PLC's gateway does."""
     mark, pid = events.mark(), line.pid()
     ended = run(HEATLINE, "select", COMMANDS, "lids", "--json")
     return {**_changed(mark, pid), **ended}
 
 
 def _reload(edit: Callable[[str], str], back: bool = False) -> dict[str, Any]:
-    """Edit the line's file and have the line reload it; `back`: edit it back afterwards."""
+    """Edit the line's file and reload the line; `back`: restore the file afterwards."""
     before, mark, pid = LINE.read_text(), events.mark(), line.pid()
     after = edit(before)
     assert after != before
     LINE.write_text(after)
-    ended = line.does("reload")
-    seen = _changed(mark, pid)
+    ended = line.systemctl("reload")
+    result = _changed(mark, pid)
     if back:
         LINE.write_text(before)
-    return {**seen, **ended}
+    return {**result, **ended}
 
 
 def _changed(mark: int, pid: int) -> dict[str, Any]:
-    """What became of it, once frames have been inspected that were taken after it."""
-    change = events.until("word of the change", _is_change, mark)
-    told = events.mark()
-    until_it_inspects(told)
-    words = "active" if change["applied"] else f"refused, {change['detail']}"
+    """Wait for the change event and for later verdicts of all cameras; return the result."""
+    change = events.until("the change event", _is_change, mark)
+    until_it_inspects(events.mark())
+    summary = "active" if change["applied"] else f"refused, {change['detail']}"
     shown = line.show()
-    return {"told": words, "change": change, "told_at": told, "same_process": line.pid() == pid, "shown": shown}
+    return {"summary": summary, "change": change, "same_process": line.pid() == pid, "shown": shown}
 
 
 def _is_change(event: Event) -> bool:

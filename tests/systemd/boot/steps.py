@@ -1,4 +1,4 @@
-"""Carries steps out, one after the other, and keeps what each saw."""
+"""Runs steps in turn, and records the result of each."""
 
 import json
 import textwrap
@@ -7,33 +7,33 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from common import events
 from machine import OUT
-from scene import events
 
-LONGEST_TOLD = 110
-"""Characters: the log is read by people, the rest of what was seen by the tests."""
+LONGEST_SUMMARY = 110
+"""Longest summary in the log, in characters; the tests read the complete results."""
 
 Step = Callable[[], dict[str, Any]]
-"""Gives what it saw; `told` of it is the log's line."""
+"""Returns its result; the log has its `summary`."""
 
 
 class Steps:
-    """What was seen is kept in files, so that it outlives whatever happens."""
+    """Writes each result to a file at once, so that no fault loses it."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, dict[str, Any]] = {}
         self._log = (OUT / "log.txt").open("w", buffering=1)
 
-    def take(self, name: str, step: Step) -> bool:
-        """Whether it could be carried out; what comes after one that could not would mean nothing."""
+    def run(self, name: str, step: Step) -> bool:
+        """Run a step; return whether it raised no error. After an error, later steps would prove nothing."""
         began, mark = time.monotonic(), events.mark()
         try:
-            seen = step()
+            result = step()
         except Exception as error:
-            seen = {"told": f"FAILED: {error}", "failed": traceback.format_exc()}
-        seen["events"] = [mark, events.mark()]
-        self._seen[name] = seen
-        (OUT / "steps.json").write_text(json.dumps(self._seen, indent=1))
-        told = textwrap.shorten(str(seen["told"]), LONGEST_TOLD, placeholder=" ...")
-        self._log.write(f"{time.monotonic() - began:5.1f} s  {name.replace('_', ' '):28} {told}\n")
-        return "failed" not in seen
+            result = {"summary": f"FAILED: {error}", "failed": traceback.format_exc()}
+        result["events"] = [mark, events.mark()]
+        self._results[name] = result
+        (OUT / "steps.json").write_text(json.dumps(self._results, indent=1))
+        summary = textwrap.shorten(str(result["summary"]), LONGEST_SUMMARY, placeholder=" ...")
+        self._log.write(f"{time.monotonic() - began:5.1f} s  {name.replace('_', ' '):28} {summary}\n")
+        return "failed" not in result

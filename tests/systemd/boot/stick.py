@@ -1,4 +1,4 @@
-"""What a line engineer brings beside the package: the maker's key, the files of lines, bundles, pictures."""
+"""The files that a line engineer brings besides the package: the maker's key, lines, bundles, pictures."""
 
 import shutil
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from edge.bundle.keys import make_key, read_private_key
 from tests.edge.lines import small_frames, write_pictures
 
 BUNDLE = Path(__file__).parents[3] / "examples" / "drawn_boards" / "bundle"
-"""A trained one, of an EfficientNet."""
+"""A trained bundle, with an EfficientNet."""
 LINE = """
 bundle = "boards.bundle"
 product = "boards"
@@ -68,7 +68,7 @@ class Stick:
 
 
 def write_stick(path: Path) -> Stick:
-    """Write it to a new folder."""
+    """Write the stick's files to a new folder."""
     path.mkdir()
     make_key(path / "maker.key")
     key = read_private_key(path / "maker.key")
@@ -85,7 +85,7 @@ def write_stick(path: Path) -> Stick:
 
 
 def _better(bundle: Bundle, path: Path) -> Bundle:
-    """The same model, calibrated anew."""
+    """Write a bundle of the same model with another threshold."""
     manifest = bundle.manifest
     calibration = msgspec.structs.replace(
         manifest.calibration, score_threshold=manifest.calibration.score_threshold + 0.5
@@ -95,7 +95,7 @@ def _better(bundle: Bundle, path: Path) -> Bundle:
 
 
 def _break(file: Path) -> None:
-    """One byte that was changed on its way."""
+    """Change one byte, as a faulty copy does."""
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)

@@ -58,8 +58,8 @@ def curve(explorer: Explorer) -> Figure:
         [rejected[explorer.start]], [missed[explorer.start]], "o", color=SECOND, markeredgecolor="#333", clip_on=False
     )
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="good frames rejected", ylabel="defective frames missed")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     return figure
 
 

@@ -52,7 +52,7 @@ class MapFigures(NamedTuple):
 
 
 class StudyModel(NamedTuple):
-    """A model's name in the study, and our name of it."""
+    """A model's name in the study and in heatline."""
 
     name: str
     ours: str

@@ -1,7 +1,7 @@
-"""Has one stage of the service hang for as long as a file `hang` in its runtime directory names that stage.
+"""Hangs a stage of the service while a file `hang` in the service's runtime directory names the stage.
 
-Python imports a module of this name at its start. A drop-in puts it on the service's PYTHONPATH; nothing of heatline
-knows of it.
+Python imports a module of this name at its start. A drop-in puts this folder on the service's PYTHONPATH; heatline is
+unchanged.
 """
 
 import os
@@ -23,7 +23,7 @@ def hanging(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return hangs_or_runs
 
 
-if "run" in sys.orig_argv:  # and not in the cameras' processes
+if "run" in sys.orig_argv:  # not in the processes of cameras
     import zmq
 
     from edge.inspection.inspector import Inspector

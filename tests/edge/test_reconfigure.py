@@ -1,4 +1,4 @@
-"""A running camera is reconfigured: it is closed and opened with other settings, and loses no announced frame."""
+"""A running camera is reconfigured: it is closed, opened with other settings, and loses no announced frame."""
 
 from pathlib import Path
 
@@ -75,12 +75,12 @@ def test_settings_that_fail_to_open_are_refused_and_the_former_ones_work_again()
         assert camera.states == [("open", True), ("open", False)]
 
 
-def test_a_dead_camera_is_opened_with_the_new_settings_when_it_can_be() -> None:
+def test_a_dead_camera_is_opened_with_the_new_settings_as_soon_as_possible() -> None:
     with watched(NOWHERE, opened=False) as camera:
         camera.until(lambda: bool(camera.alarms))
         answer = changed(camera, NEW)
         camera.until_frames(1)
-        assert answer.errors == [None], "nobody waits for a dead camera"
+        assert answer.errors == [None], "the change does not wait for the dead camera"
         assert camera.ids()[0] == NEW_IDS_FROM
 
 

@@ -103,8 +103,8 @@ def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path)
     for number in range(1, 8):
         log.announced(frame(number))
     log.reported(frame(2))
-    kept = {"top": Watermark("boot-1", 5), "side": Watermark("boot-1", 9)}
-    assert facts_of(read_previous_run(tmp_path / "f", kept).in_flight) == [(6, 2, 1006, None)]
+    journalled = {"top": Watermark("boot-1", 5), "side": Watermark("boot-1", 9)}
+    assert facts_of(read_previous_run(tmp_path / "f", journalled).in_flight) == [(6, 2, 1006, None)]
     of_another_boot = {"top": Watermark("boot-0", 5)}
     assert facts_of(read_previous_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
 

@@ -17,7 +17,7 @@ from edge.wire.events import header_of
 from edge.wire.following import FollowRequest
 from edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
-from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 
 
 class SocketServer(Protocol):
@@ -33,7 +33,7 @@ class Events:
     kind = zmq.SUB
 
     def __init__(self, address: str, access: Access, _: Path) -> None:
-        self._line = SpokenLine(address, a_status(), access)
+        self._line = StatusOnlyLine(address, a_status(), access)
         self._line.start()
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:

@@ -1,4 +1,4 @@
-"""Where the steps play: the stick with all that comes from outside, one line, and who listens to it."""
+"""What all steps use: the paths on the line PC and on the stick, the line, and a subscriber to its events."""
 
 from pathlib import Path
 
@@ -14,6 +14,6 @@ events = Listener("tcp://127.0.0.1:5556")
 
 
 def until_it_inspects(mark: int) -> list[Event]:
-    """The first verdict of each camera since a mark, of a line that systemd takes for started."""
+    """Wait until systemd has started the line; return the first verdict of each camera since a mark."""
     until("the line's start", line.is_active)
     return [events.until(f"a verdict of {camera}", is_inspected_of(camera), mark) for camera in CAMERAS]

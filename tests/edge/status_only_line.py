@@ -1,4 +1,4 @@
-"""A line that only says how it is: real sockets, and nothing inspected."""
+"""A line that only publishes its status, over a real socket, and inspects nothing."""
 
 import threading
 from typing import Any, Self
@@ -10,31 +10,31 @@ from edge.delivery.security.access import Access
 from edge.wire.events import ChangeEvent, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 
-SAID_EVERY_SECONDS = 0.01
+STATUS_EVERY_SECONDS = 0.01
 
 
 def a_status(**what: Any) -> StatusEvent:
-    """A status event as it is kept, with other values in some fields."""
+    """Return the example status event with changed fields."""
     assert isinstance(HANDSHAKE.event, StatusEvent)
     return msgspec.structs.replace(HANDSHAKE.event, **what)
 
 
 def a_change(**what: Any) -> ChangeEvent:
-    """A change event as it is kept, with other values in some fields."""
+    """Return the example change event with changed fields."""
     assert isinstance(CHANGE.event, ChangeEvent)
     return msgspec.structs.replace(CHANGE.event, **what)
 
 
-class SpokenLine:
-    """Says its status over and over, as a line does, and other events when asked to."""
+class StatusOnlyLine:
+    """Publishes its status repeatedly, as a line does, and other events with `send`."""
 
     def __init__(self, address: str, status: StatusEvent, access: Access | None = None) -> None:
         self.status = status
         self._publisher = Publisher(address, access=access)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._speak)
+        self._thread = threading.Thread(target=self._publish_status)
 
-    def say(self, event: StatusEvent | ChangeEvent) -> None:
+    def send(self, event: StatusEvent | ChangeEvent) -> None:
         self._publisher.send(Message(event))
 
     def start(self) -> None:
@@ -53,6 +53,6 @@ class SpokenLine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _speak(self) -> None:
-        while not self._ended.wait(SAID_EVERY_SECONDS):
-            self.say(self.status)
+    def _publish_status(self) -> None:
+        while not self._ended.wait(STATUS_EVERY_SECONDS):
+            self.send(self.status)
