@@ -164,8 +164,8 @@ class PictureMemory:
     """The last pictures of each camera. Any thread may use it.
 
     Args:
-        per_camera: pictures to hold of each camera. The page shows a place on 20 of them, because the oldest may be gone
-            before it has loaded them.
+        per_camera: pictures to hold of each camera. The page shows a place on 20 of them, as the oldest may be gone
+            before they are loaded.
         most_bytes: bytes to hold of all cameras; beyond it, the camera with the most bytes loses its oldest one. The
             newest of each camera always stays.
     """
