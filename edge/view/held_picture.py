@@ -164,12 +164,13 @@ class PictureMemory:
     """The last pictures of each camera. Any thread may use it.
 
     Args:
-        per_camera: pictures to hold of each camera.
+        per_camera: pictures to hold of each camera. The page shows a place on 20 of them, as the oldest may be gone
+            before they are loaded.
         most_bytes: bytes to hold of all cameras; beyond it, the camera with the most bytes loses its oldest one. The
             newest of each camera always stays.
     """
 
-    def __init__(self, per_camera: int = 20, most_bytes: int = 256 << 20) -> None:
+    def __init__(self, per_camera: int = 25, most_bytes: int = 256 << 20) -> None:
         self._per_camera, self._most_bytes = per_camera, most_bytes
         self._lock = threading.Lock()
         self._pictures: dict[str, list[HeldPicture]] = {}
