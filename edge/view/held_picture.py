@@ -133,9 +133,14 @@ class HeldPicture:
         image = self.image
         height, width = image.shape[:2]
         if width > SHOWN_WIDTH_PX:
+            # OpenCV averages areas 20 times as fast if their size is whole; a factor below 2 needs no average.
+            whole = width // SHOWN_WIDTH_PX
+            if whole > 1:
+                small = (width // whole, max(1, height // whole))
+                image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
             height = max(1, round(height * SHOWN_WIDTH_PX / width))
             width = SHOWN_WIDTH_PX
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import cv2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -76,6 +77,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         signal.signal(signal.SIGTERM, _leave)
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
+        cv2.setNumThreads(1)  # the other cores belong to inspection
         announce(_url(listen, bound, web))
         server.run(sockets=[bound])
 
