@@ -32,6 +32,7 @@ class Hello(_Message, frozen=True):
     version: int
     slots: Annotated[int, Meta(ge=1, le=MOST_SLOTS)]
     good_every: Count
+    good_interval_ms: Count = 0
 
 
 class ReleaseSlot(_Message, frozen=True):

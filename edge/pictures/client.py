@@ -46,11 +46,12 @@ class PictureClient:
         slots: number of pictures that this program can hold at once, 1 to 16.
         good_every: of the GOOD frames of each camera, send each n-th; 0: none. Frames with another verdict are always
             wanted.
+        good_interval_ms: least time between the captures of two GOOD frames of a camera that are sent.
     Raises:
         DeliveryError: the line does not run, or this user may not connect.
     """
 
-    def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1) -> None:
+    def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ring: RingReader | None = None
         self._generation = 0
@@ -59,7 +60,7 @@ class PictureClient:
             if os.geteuid() not in (peer_uid(self._socket), 0):
                 raise DeliveryError(f"the program at {path} is another user's; expected a line of this user")
             with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
-                self._send(Hello(VERSION, slots, good_every))
+                self._send(Hello(VERSION, slots, good_every, good_interval_ms))
         except OSError as error:
             self._socket.close()
             raise DeliveryError(

@@ -81,6 +81,9 @@ class _Client:
     slots: int = 0
     """0: it has not said yet what it wants."""
     good_every: int = 0
+    good_interval_ns: int = 0
+    next_good_ns: dict[str, int] = field(default_factory=dict)
+    """By camera: it wants no GOOD frame that was captured before this time, monotonic."""
     ring: RingWriter | None = None
     generation: int = 0
     held: set[tuple[int, int]] = field(default_factory=set)
@@ -97,7 +100,13 @@ class _Client:
         if event.verdict != "GOOD":
             return self.slots > 0
         self.goods[event.camera] += 1
-        return self.good_every > 0 and self.goods[event.camera] % self.good_every == 0
+        if self.good_every == 0 or self.goods[event.camera] % self.good_every:
+            return False
+        captured_ns = event.times.captured_monotonic_ns
+        if captured_ns < self.next_good_ns.get(event.camera, captured_ns):
+            return False
+        self.next_good_ns[event.camera] = captured_ns + self.good_interval_ns
+        return True
 
     def send(self, message: ToClient, fd: int | None = None) -> None:
         """Send a message, or disconnect a client that cannot take it."""
@@ -294,11 +303,12 @@ class PictureFeed:
 
     def _handle(self, client: _Client, message: ToLine) -> None:
         match message:
-            case Hello(version, slots, good_every) if client.slots == 0:
+            case Hello(version, slots, good_every, good_interval_ms) if client.slots == 0:
                 if version != VERSION:
                     client.send(Refused(f"programs of picture version {version}; it knows version {VERSION}"))
                     raise ValueError(f"picture version {version}, this line knows {VERSION}")
                 client.slots, client.good_every = slots, good_every
+                client.good_interval_ns = good_interval_ms * 1_000_000
             case ReleaseSlot(generation, slot) if (generation, slot) in client.held:
                 client.held.remove((generation, slot))
             case Report(state) if client.slots:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 """How soon a thread notices that it must end."""
 RETRY_SECONDS = 1.0
+GOOD_INTERVAL_MS = 200
+"""Nobody sees more than five pictures a second, and each costs the line a copy of its pixels."""
 
 
 class Collector:
@@ -120,7 +122,7 @@ class Collector:
     def _read_pictures(self) -> None:
         while not self._ended.is_set():
             try:
-                with PictureClient(self._pictures, slots=self._slots) as client:
+                with PictureClient(self._pictures, slots=self._slots, good_interval_ms=GOOD_INTERVAL_MS) as client:
                     self._memory.pictures_fault = None
                     self._receive(client)
             except DeliveryError as error:

@@ -61,19 +61,24 @@ class Line:
     def __init__(self, feed: PictureFeed, setup: Setup, path: Path) -> None:
         self.feed, self.setup, self.path, self.number = feed, setup, path, 0
 
-    def connect(self, *, slots: int = 1, good_every: int = 1) -> PictureClient:
+    def connect(self, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> PictureClient:
         """Connect a client, and wait until the line has read what it wants."""
         before = self.known()
-        client = PictureClient(self.path, slots=slots, good_every=good_every)
+        client = PictureClient(self.path, slots=slots, good_every=good_every, good_interval_ms=good_interval_ms)
         until(lambda: self.known() == before + 1)
         return client
 
     def known(self) -> int:
         return sum(client.slots > 0 for client in self.feed._clients)
 
-    def judge(self, image: NDArray[np.uint8], camera: str = "top", sent_as: str | None = None) -> Outcome:
+    def judge(
+        self, image: NDArray[np.uint8], camera: str = "top", sent_as: str | None = None, captured_ms: int | None = None
+    ) -> Outcome:
         self.number += 1
-        frame = Frame(Stamp(camera, self.number, number=self.number), image, "RGB8", sent_as=sent_as)  # type: ignore[arg-type]
+        stamp = Stamp(camera, self.number, number=self.number)
+        if captured_ms is not None:
+            stamp = replace(stamp, captured_monotonic_ns=captured_ms * 1_000_000)
+        frame = Frame(stamp, image, "RGB8", sent_as=sent_as)  # type: ignore[arg-type]
         judgement = self.setup.inspector.finish(self.setup.inspector.start(frame))
         return Outcome(frame.stamp, judgement=judgement, setup=self.setup, frame=frame)
 
@@ -151,6 +156,25 @@ def test_a_client_gets_what_it_wants_of_each_camera(line: Line) -> None:
         assert cameras == [("top", "GOOD"), ("side", "GOOD")] * 2 + [("top", "DEFECT")]
         assert received(bad).event.verdict == "DEFECT"
         assert (some.receive(0), bad.receive(0)) == (None, None)
+
+
+def test_a_client_gets_good_frames_of_a_camera_no_sooner_than_it_wants_and_all_others(line: Line) -> None:
+    with line.connect(slots=16, good_interval_ms=200) as client:
+        for at_ms in (1000, 1100, 1199, 1200, 1350, 1900):
+            line.offer(line.judge(WHITE, captured_ms=at_ms))
+        line.offer(line.judge(WHITE, "side", captured_ms=1901))
+        line.offer(line.judge(DARK, captured_ms=1902))
+        pictures = [received(client) for _ in range(5)]
+        assert client.receive(0) is None
+    captured = [(p.event.camera, p.event.verdict, p.event.times.captured_monotonic_ns // 1_000_000) for p in pictures]
+    assert captured == [
+        ("top", "GOOD", 1000),
+        ("top", "GOOD", 1200),
+        ("top", "GOOD", 1900),
+        ("side", "GOOD", 1901),
+        ("top", "DEFECT", 1902),
+    ]
+    assert {picture.skipped for picture in pictures} == {0}, "frames that it does not want are not missed"
 
 
 def test_a_client_that_holds_its_pictures_gets_no_more_and_learns_how_many_it_missed(line: Line) -> None:
