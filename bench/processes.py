@@ -15,10 +15,15 @@ _CPUCLOCK_SCHED = 2
 
 def camera_processes(line_pid: int) -> list[int]:
     """Return the ids of the camera processes that a process has now."""
+    return child_processes(line_pid, "edge.cameras.child")
+
+
+def child_processes(line_pid: int, module: str) -> list[int]:
+    """Return the ids of the processes of a module that a process has now."""
     return [
         int(process.name)
         for process in Path("/proc").glob("[0-9]*")
-        if _parent(process) == line_pid and b"edge.cameras.child" in _command(process)
+        if _parent(process) == line_pid and module.encode() in _command(process)
     ]
 
 

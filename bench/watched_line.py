@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.processes import camera_processes
+from bench.processes import camera_processes, child_processes, tree
 from bench.watched_process import HEATLINE, WatchedProcess
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
@@ -66,6 +66,10 @@ class RunningLine:
     def camera_pids(self) -> list[int]:
         """Return the ids of its cameras' processes, as they are now."""
         return camera_processes(self.pid)
+
+    def pids_of(self, module: str) -> list[int]:
+        """Return the ids of its children that run a module, as they are now."""
+        return child_processes(self.pid, module)
 
     def require_cameras(self, pids: Sequence[int]) -> None:
         """Check that no camera's process was replaced by another one, which grabbed nothing meanwhile.
@@ -155,6 +159,7 @@ class WatchedLine(RunningLine):
         journal: whether it writes a journal and serves it.
         engine: keys of that table, besides the precision.
         tiles: keys of that table.
+        more: further tables.
     """
 
     def __init__(
@@ -169,6 +174,7 @@ class WatchedLine(RunningLine):
         journal: bool = False,
         engine: Keys = {},  # noqa: B006  (it is not changed)
         tiles: Keys = {},  # noqa: B006  (the same)
+        more: Mapping[str, Keys] = {},
     ) -> None:
         self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
         self.journal_address = free_address() if journal else None
@@ -184,6 +190,7 @@ class WatchedLine(RunningLine):
             "tiles": tiles,
             "events": events,
             "commands": {"bind": self.commands_address},
+            **more,
         }
         if self.journal_address is not None:
             tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
@@ -194,13 +201,16 @@ class WatchedLine(RunningLine):
         return Subscriber(self.address, timeout_s=POLL_SECONDS)
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the service and its cameras by SIGSTOP for the duration of the `with` block.
+    def paused(self, *, children_run: bool = False) -> Iterator[None]:
+        """Stop the service and all its children by SIGSTOP for the duration of the `with` block.
+
+        Args:
+            children_run: stop only the service and its cameras.
 
         A new subscriber connects afterwards, as ZeroMQ disconnects a process that was stopped for seconds. Events that
         are sent before it is connected are missed.
         """
-        pids = [self.pid, *self.camera_pids()]
+        pids = [self.pid, *self.camera_pids()] if children_run else tree(self.pid)
         try:
             _send(pids, signal.SIGSTOP)
             yield

@@ -12,10 +12,12 @@ from bench.commands.common import FrameSize, bundle_argument, deliver, out_optio
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.bundle import open_bundle
+from edge.cli.extras import require_extra
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.view.server import MODULES
 
 if TYPE_CHECKING:
     from bench.end_to_end.end_to_end import EndToEnd
@@ -49,7 +51,10 @@ if TYPE_CHECKING:
     help="Compare the always busy service with the bare engine.",
 )
 @click.option("--idle", is_flag=True, help="Compare one frame at a time with the bare engine's time for its tiles.")
-@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of service and engine.")
+@click.option("--beside", is_flag=True, help="Measure what stored pictures and two viewers of the page cost.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of --saturate, --idle, --beside."
+)
 @click.option("--batch", type=click.IntRange(1, 64), help="Tiles a request, as in the line's file.")
 @out_option
 @json_option
@@ -64,6 +69,7 @@ def end_to_end(
     find_max: bool,
     saturated: bool,
     idle: bool,
+    beside: bool,
     rounds: int,
     batch: int | None,
     out: Path | None,
@@ -77,21 +83,31 @@ def end_to_end(
     """
     from bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
 
-    if rate_fps is None and not (find_max or saturated or idle):
-        raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
+    if rate_fps is None and not (find_max or saturated or idle or beside):
+        raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate, --idle or --beside")
 
     def is_given(option: str) -> bool:
         return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
-    if is_given("rounds") and not (saturated or idle):
-        raise click.UsageError("--rounds counts for --saturate and --idle; give one of them, or leave it out")
+    if is_given("rounds") and not (saturated or idle or beside):
+        raise click.UsageError("--rounds counts for --saturate, --idle and --beside; give one of them, or leave it out")
     if is_given("seconds") and rate_fps is None and not find_max:
         raise click.UsageError("--seconds counts for --fps and --find-max; give one of them, or leave it out")
     if pictures is not None and is_given("frame_hw"):
         raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
+    if beside:
+        require_extra("view", *MODULES)
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    plan = Plan(rate_fps=rate_fps, seconds=seconds, find_max=find_max, saturate=saturated, idle=idle, rounds=rounds)
+    plan = Plan(
+        rate_fps=rate_fps,
+        seconds=seconds,
+        find_max=find_max,
+        saturate=saturated,
+        idle=idle,
+        beside=beside,
+        rounds=rounds,
+    )
     parts: list[EndToEnd] = []
 
     def keep_part(part: "EndToEnd") -> None:

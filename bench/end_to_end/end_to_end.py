@@ -1,5 +1,6 @@
 """`heatline bench end-to-end`: the measurements in their order, and their summary."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from bench.bare_engine import Settings
+from bench.end_to_end import beside
+from bench.end_to_end.beside import Beside, measure_beside
 from bench.end_to_end.highest import Highest, Tries, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
@@ -29,6 +32,8 @@ WAITING_FRAMES = 2
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
 TURN_SECONDS = 6.0
 """Length of a turn of service and engine, and of a window that tries a rate."""
+BESIDE_SECONDS = 10.0
+"""Length of a turn of a service with or without evidence and page."""
 IDLE_FRAMES = 20
 """In each round."""
 SEARCH_WINDOWS = 12
@@ -51,8 +56,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     find_max: bool
     saturate: bool
     idle: bool
+    beside: bool = False
+    """Whether to compare services with and without evidence and page."""
     rounds: int
-    """Rounds of service and engine."""
+    """Rounds of service and engine, or of services."""
 
 
 class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +86,7 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     """All settings with their tiles per second."""
     saturated: Saturated | None = None
     idle: Idle | None = None
+    beside: Beside | None = None
     highest: Highest | None = None
     window: Window | None = None
     ended: str = WHOLE
@@ -110,7 +118,7 @@ def measure_end_to_end(
     """
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
         with in_own_process(_bare, bundle.path, precision) as bare:
-            if pictures is None:
+            if is_made := pictures is None:
                 pictures = Path(folder) / "pictures"
                 write_pictures(pictures, bundle, frame_hw, PICTURES)
             pictures = pictures.absolute()
@@ -140,6 +148,14 @@ def measure_end_to_end(
                 idle = measure_idle(scene, bare, frames=IDLE_FRAMES, rounds=plan.rounds, report_line=report_line)
                 keep(found := replace(found, idle=idle))
         # From now on no other process maps the engine's libraries, and the measured memory is the service's own.
+        if plan.beside:
+            if is_made:
+                pictures = Path(folder) / "beside"
+                write_pictures(pictures, bundle, frame_hw, beside.PICTURES)
+            with in_own_process(_bare, bundle.path, precision) as bare:
+                few = dataclasses.replace(scene, pictures=pictures, expected=bare.expect(pictures, beside.DEFECTIVE))
+            compared = measure_beside(few, seconds=BESIDE_SECONDS, rounds=plan.rounds, report_line=report_line)
+            keep(found := replace(found, beside=compared))
         rate_fps = plan.rate_fps
         if plan.find_max:
             highest = _highest(scene, found, report_line)
@@ -213,6 +229,8 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
             + (f"; {idle.lost} frames were lost" if idle.lost else "")
             + (f"; {idle.crowded} ran into the next one: measure again" if idle.crowded else "")
         )
+    if found.beside is not None:
+        facts |= _facts_beside(found.beside)
     if (highest := found.highest) is not None:
         facts["highest rate without drops"] = (
             "none was confirmed"
@@ -235,6 +253,21 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
             "memory": f"PSS {window.pss_mb:.0f} MB, all processes together; at most {window.most_mb:.0f} MB; "
             f"{window.pictures_mb:.0f} MB of it are the pictures of the cameras",
         }
+    return facts
+
+
+def _facts_beside(found: Beside) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "beside": f"turns of {found.seconds:g} s; {100 * found.defective:.0f} % DEFECT, one of {found.good_every} GOOD "
+        f"frames is to be stored; {found.viewers} viewers",
+    }
+    for service in found.services:
+        processors = ", ".join(f"{name} {ms.median:.1f}" for name, ms in service.cpu_ms_per_frame.items())
+        ratio = "" if service.over_plain is None else f"{service.over_plain:.3f} of plain; "
+        facts[f"{service.name} service"] = (
+            f"{ratio}{service.frames_per_s:.2f} frames/s; {processors} ms of processor time a frame; of "
+            f"{service.frames} frames {service.stored} stored, {service.skipped} skipped, {service.shown} shown"
+        )
     return facts
 
 

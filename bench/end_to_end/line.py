@@ -1,7 +1,7 @@
 """A line whose cameras show pictures from memory. This process receives its events and checks every one of them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.inference import Precision
-from edge.wire.events import VerdictEvent
+from edge.wire.events import EvidenceState, StatusEvent, VerdictEvent
 
 FIRST_WITHIN_SECONDS = 120.0
 NEXT_WITHIN_SECONDS = 60.0
@@ -74,12 +74,19 @@ class Scene:
 
 
 @contextmanager
-def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["Line"]:
+def running(
+    scene: Scene,
+    rate_fps: float | None,
+    *,
+    waits: bool,
+    tables: Mapping[str, Keys] = {},
+) -> Iterator["Line"]:
     """Run the service on these cameras for the duration of the `with` block.
 
     Args:
         rate_fps: of each camera; None: a frame comes whenever there is room.
         waits: whether a camera waits for room; otherwise its oldest frame is dropped.
+        tables: further tables of the line's file.
     """
     cameras: list[Keys] = [
         {
@@ -104,6 +111,7 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
             cameras,
             thresholds={"score": scene.expected.score_threshold},
             engine=scene.engine,
+            more=tables,
         ) as line,
     ):
         yield Line(line, partial(require_as_expected, scene.expected))
@@ -136,6 +144,8 @@ class Line:
 
     def __init__(self, watched: WatchedLine, check: Callable[[VerdictEvent], None]) -> None:
         self.watched, self._check = watched, check
+        self.evidence = EvidenceState()
+        """As the last status reported it."""
 
     def next(self) -> ReceivedVerdict | None:
         """Return the next verdict event; None if none came within the subscriber's timeout.
@@ -144,7 +154,11 @@ class Line:
             BenchError: the event is wrong, or the service has ended.
         """
         received = self.watched.next()
-        if received is None or not isinstance(received.event, VerdictEvent):
+        if received is None:
+            return None
+        if isinstance(received.event, StatusEvent):
+            self.evidence = received.event.evidence or self.evidence
+        if not isinstance(received.event, VerdictEvent):
             return None
         self._check(received.event)
         return ReceivedVerdict(received.event, received.at_ns)

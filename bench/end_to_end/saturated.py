@@ -79,7 +79,7 @@ def saturate(
 
         engine.append(engine_turn())
         for number in range(rounds):
-            turn = _service_turn(line, seconds)
+            turn = service_turn(line, seconds)
             service.append(turn.frames_per_s * scene.tiles)
             threads.append(turn.thread_ms)
             for name, ms in turn.cpu_ms.items():
@@ -132,7 +132,10 @@ def taken_between(before: Mapping[int, ThreadTime], after: Mapping[int, ThreadTi
     return taken
 
 
-class _Turn(NamedTuple):
+class Turn(NamedTuple):
+    """A turn of a service for which a frame always waits."""
+
+    frames: int
     frames_per_s: float
     """From one frame's event to another's."""
     cpu_ms: dict[str, float]
@@ -141,8 +144,16 @@ class _Turn(NamedTuple):
     """Per frame, of the service's threads."""
 
 
-def _service_turn(line: Line, seconds: float) -> _Turn:
+def service_turn(line: Line, seconds: float, children: Mapping[str, str] = {}) -> Turn:
+    """Measure the service for some seconds.
+
+    Args:
+        children: modules of its children whose processor time is to be measured, too, by names for the result.
+    Raises:
+        BenchError: a frame was lost, or a camera's process ended.
+    """
     pids = {"service": [line.watched.pid], CAMERAS: line.watched.camera_pids()}
+    pids |= {name: line.watched.pids_of(module) for name, module in children.items()}
     for _ in range(FRAMES_AT_REST):  # they were in flight while it was stopped
         line.wait()
     first = line.wait()
@@ -154,10 +165,14 @@ def _service_turn(line: Line, seconds: float) -> _Turn:
     cpu = {name: sum(map(cpu_ns, of)) - before[name] for name, of in pids.items()}
     threads = taken_between(threads_before, thread_times(line.watched.pid))
     line.watched.require_cameras(pids[CAMERAS])
+    for name, module in children.items():
+        if len(pids[name]) != 1 or line.watched.pids_of(module) != pids[name]:
+            raise BenchError(f"the process {name} ended while it was measured: {line.watched.process.log_tail()}")
     if lost := {one.event.reason for one in (first, *received)} - {None}:
         raise BenchError(f"frames of cameras that wait for room were lost: {lost}")
     took_s = (received[-1].at_ns - first.at_ns) / 1e9
-    return _Turn(
+    return Turn(
+        len(received),
         len(received) / took_s,
         {name: ns / 1e6 / len(received) for name, ns in cpu.items()},
         {name: ns / 1e6 / len(received) for name, ns in threads.items()},

@@ -40,6 +40,9 @@ def _end_to_end_headlines(one: Record) -> Iterator[str]:
             f"{shown(saturated['service_frames_per_s']['median'])} frames/s at most, "
             f"{shown(saturated['service_over_engine'])} of what the engine does alone"
         )
+    for service in (one.get("beside") or {"services": ()})["services"]:
+        if ratio := service["over_plain"]:
+            yield f"{shown(ratio['median'])} of the plain service's rate with {service['name']}"
     if highest := one.get("highest"):
         yield f"no frame lost at {shown(highest['rate_fps'])} frames/s"
     if window := one.get("window"):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from bench.bare_engine import Settings
+from bench.end_to_end.beside import BOTH, PLAIN, Beside, BesideService
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
@@ -69,6 +70,16 @@ def end_to_end() -> EndToEnd:
         idle=Idle(
             rate_fps=6.0, engine=Settings(2, 4), frames=20, lost=0, frame_ms=spread(68.5), engine_ms=spread(61.5),
             extra_ms=spread(7.0), frame_p99_ms=80.0, engine_p99_ms=70.0,
+        ),
+        beside=Beside(
+            seconds=10.0, pictures=20, defective=0.05, good_every=4, viewers=2,
+            services=[
+                BesideService(
+                    name=name, frames_per_s=spread(15.2), over_plain=ratio, cpu_ms_per_frame={"service": spread(130.0)},
+                    frames=760, stored=stored, skipped=0, shown=2 * stored, turns=[],
+                )
+                for name, ratio, stored in ((PLAIN, None, 0), (BOTH, spread(0.984), 190))
+            ],
         ),
         highest=Highest(
             rate_fps=14.5, share_of_bare=0.926, limited_by="lost: dropped.overload 1", held=[held], tried=[held, lossy]

@@ -27,7 +27,8 @@ from bench.bare_engine import BareEngine as OpenVinoAlone
 from bench.bare_engine import Settings, find_wrong_answer, read_graph
 from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
-from bench.end_to_end.end_to_end import EndToEnd, Plan, describe_keeping_up, measure_end_to_end
+from bench.end_to_end.beside import BOTH, EVIDENCE, PAGE, PLAIN, BesideTurn, compared
+from bench.end_to_end.end_to_end import EndToEnd, Plan, describe_keeping_up, measure_end_to_end, to_facts
 from bench.end_to_end.highest import Tries
 from bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
@@ -333,6 +334,35 @@ def test_processor_time_is_split_into_inference_and_the_largest_other_parts() ->
     assert processor_of([{"main": 1.0, "engine": 0.0}], cameras_ms=1.0) is None, "the kernel has no time of the engine"
 
 
+# Evidence and page beside a service.
+
+
+def beside_turn(frames_per_s: float, **changed: Any) -> BesideTurn:
+    turn = BesideTurn(
+        frames=20, frames_per_s=frames_per_s, over_plain=None, cpu_ms_per_frame={"service": 100.0}, stored=0, skipped=0,
+        shown=[],
+    )  # fmt: skip
+    return msgspec.structs.replace(turn, **changed)
+
+
+def test_each_service_is_compared_with_the_plain_turns_around_its_own() -> None:
+    others = {
+        EVIDENCE: [beside_turn(12.0, stored=3), beside_turn(30.0, stored=4, skipped=1)],
+        BOTH: [beside_turn(20.0, shown=[5, 6]), beside_turn(15.0, shown=[1, 2])],
+    }
+    plain_rates = iter((10.0, 20.0, 30.0, 10.0, 50.0))
+    turns = [(PLAIN, beside_turn(next(plain_rates)))]
+    for name, turn in ((EVIDENCE, 0), (BOTH, 0), (BOTH, 1), (EVIDENCE, 1)):
+        turns += [(name, others[name][turn]), (PLAIN, beside_turn(next(plain_rates)))]
+    plain, evidence, both = compared(turns)
+    assert (plain.name, plain.over_plain, plain.frames_per_s.median) == (PLAIN, None, 20.0)
+    assert [turn.over_plain for turn in evidence.turns] == pytest.approx([12 / 15, 30 / 30])
+    assert [turn.over_plain for turn in both.turns] == pytest.approx([20 / 25, 15 / 20])
+    assert both.over_plain is not None
+    assert both.over_plain.median == pytest.approx(0.775)
+    assert (evidence.frames, evidence.stored, evidence.skipped, both.shown) == (40, 7, 1, 14)
+
+
 # Whole runs.
 
 
@@ -380,6 +410,32 @@ def test_the_service_is_compared_with_the_engine_and_at_its_highest_rate(
     assert {"infer", "cameras"} <= set(processor.rest_ms)
     assert processor.inference_ms > 0
     assert 0 < processor.rest_share < 1
+
+
+@pytest.mark.long
+def test_a_service_with_evidence_and_viewers_is_compared_with_the_plain_one(
+    bundle: Bundle, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "BESIDE_SECONDS", 2.0)
+    monkeypatch.setattr(measuring.beside, "DEFECTIVE", 0.25)  # of four pictures
+    plan = Plan(rate_fps=None, seconds=1.0, find_max=False, saturate=False, idle=False, beside=True, rounds=1)
+    found = measure_end_to_end(
+        bundle, "f32", plan, pictures=pictures, frame_hw=HW, cameras=1, engine={}, report_line=print,
+        keep=lambda part: None,
+    )  # fmt: skip
+    assert found.beside is not None
+    services = {service.name: service for service in found.beside.services}
+    assert [len(services[name].turns) for name in (PLAIN, EVIDENCE, PAGE, BOTH)] == [4, 1, 1, 1]
+    assert {name: len(one.turns[0].shown) for name, one in services.items()} == {
+        PLAIN: 0,
+        EVIDENCE: 0,
+        PAGE: 2,
+        BOTH: 2,
+    }
+    assert {name for name, one in services.items() if one.stored or one.skipped} == {EVIDENCE, BOTH}
+    assert set(services[BOTH].cpu_ms_per_frame) == {"service", "cameras", "recorder", "page"}
+    assert all(min(turn.cpu_ms_per_frame.values()) > 0 for one in services.values() for turn in one.turns)
+    assert "of plain" in str(to_facts(found)["both service"])
 
 
 def test_the_file_of_a_failed_run_has_the_reason(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
