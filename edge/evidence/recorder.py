@@ -24,19 +24,22 @@ from edge.errors import DeliveryError, HeatlineError
 from edge.evidence.place import evidence_folder
 from edge.evidence.retention import Limits
 from edge.evidence.writer import EvidenceWriter
+from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.service.systemd import state_folder
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.text import utf8_safe
-from edge.util.threads import NamedThread
+from edge.util.threads import NamedThread, waits_for_processor
 from edge.wire.events import EvidenceState
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("edge.evidence.recorder")  # this module is __main__
 
-SLOTS = 4
-"""Pictures that wait here, so that defects in a row are stored: a 5 MP frame in RGB takes 15 MB."""
+SLOTS = MOST_SLOTS
+"""Pictures that wait here, so that defects in a row are stored. Only as much memory is in use as pictures have waited
+at once: 240 MiB for 16 frames of 5 MP in RGB. The line gives fewer slots for larger frames.
+"""
 REPORT_EVERY_SECONDS = 1.0
 TIDY_EVERY_SECONDS = 60.0
 SCAN_EVERY_SECONDS = 3600.0
@@ -82,6 +85,8 @@ class Recorder:
         self._stopping = False
         self._began_s: float | None = None
         """When the present call to the disk began; None: there is none."""
+        self._caller: NamedThread | None = None
+        """The thread that makes that call."""
         self._bug: BaseException | None = None
         self._state = EvidenceState()
         self._store_fault: str | None = None
@@ -159,14 +164,19 @@ class Recorder:
         return self._pictures.fileno() in ready
 
     def _hung_s(self) -> float | None:
-        """Return the seconds for which the disk has not answered; None: it answers."""
-        began_s = self._began_s  # the other thread resets it
+        """Return the seconds for which the disk has not answered; None: it answers, or has not been asked yet because
+        others need the processor.
+        """
+        began_s, caller = self._began_s, self._caller  # the other thread resets the time
         waited_s = 0.0 if began_s is None else self._clock() - began_s
-        return waited_s if waited_s >= HUNG_AFTER_SECONDS else None
+        if caller is None or waited_s < HUNG_AFTER_SECONDS or waits_for_processor(caller):
+            return None
+        return waited_s
 
     def _begin(self, call: Callable[..., None], *arguments: object) -> None:
         self._began_s = self._clock()
-        NamedThread("evidence", self._make, call, *arguments).start()
+        self._caller = NamedThread("evidence", self._make, call, *arguments)
+        self._caller.start()
 
     def _make(self, call: Callable[..., None], *arguments: object) -> None:
         try:

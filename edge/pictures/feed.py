@@ -54,7 +54,9 @@ logger = logging.getLogger(__name__)
 
 MOST_CLIENTS = 8
 MOST_BYTES = 512 << 20
-"""Memory of all rings together; beyond it, a client gets fewer slots than it wants."""
+"""Memory of all rings together; beyond it, a client gets fewer slots than it wants. No client gets more than half of
+it, unless for its only slot: the evidence store, which wants many, leaves memory for the page.
+"""
 SLOT_STEP_BYTES = 1 << 20
 """Slots are rounded up to this, so that a longer event or another heatmap needs no new ring."""
 HELLO_WITHIN_SECONDS = 5.0
@@ -176,7 +178,8 @@ class PictureFeed:
         if client.ring is None or client.ring.slot_bytes < size:
             slot_bytes = -(-size // SLOT_STEP_BYTES) * SLOT_STEP_BYTES
             others = sum(c.ring.slots * c.ring.slot_bytes for c in self._clients if c.ring and c is not client)
-            slots = min(client.slots, (MOST_BYTES - others) // slot_bytes)
+            own = max(MOST_BYTES // 2, slot_bytes)
+            slots = min(client.slots, own // slot_bytes, (MOST_BYTES - others) // slot_bytes)
             if slots < 1:
                 return False
             try:

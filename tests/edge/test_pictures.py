@@ -185,16 +185,26 @@ def test_larger_pictures_get_new_memory_and_earlier_ones_stay_valid(line: Line) 
         assert client.receive(0) is None, "it holds two"
 
 
-def test_memory_is_bounded_over_all_clients(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed_module, "MOST_BYTES", 3 * 2 * feed_module.SLOT_STEP_BYTES)
-    assert feed_module.SLOT_STEP_BYTES < WHITE.nbytes < 1.5 * feed_module.SLOT_STEP_BYTES
-    with line.connect(slots=2) as one, line.connect(slots=2) as two, line.connect(slots=2) as three:
+def test_memory_is_bounded_over_all_clients_and_no_client_takes_more_than_half(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot_bytes = 2 * feed_module.SLOT_STEP_BYTES
+    monkeypatch.setattr(feed_module, "MOST_BYTES", 5 * slot_bytes)
+    assert slot_bytes / 2 < WHITE.nbytes < 0.75 * slot_bytes
+    with contextlib.ExitStack() as clients:
+        wants = [clients.enter_context(line.connect(slots=slots)) for slots in (16, 2, 2, 1)]
+        line.show(*[WHITE] * 4)
+        for client, count in zip(wants, (2, 2, 1, 0), strict=True):
+            assert [received(client).event.frame_number for _ in range(count)] == [1, 2][:count]
+            assert client.receive(0) is None
+
+
+def test_one_picture_may_take_more_than_half_of_the_memory(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "MOST_BYTES", 3 * feed_module.SLOT_STEP_BYTES)
+    with line.connect(slots=2) as client:
         line.show(*[WHITE] * 2)
-        numbers = [
-            [received(client).event.frame_number for _ in range(count)] for client, count in ((one, 2), (two, 1))
-        ]
-        assert numbers == [[1, 2], [1]]
-        assert (two.receive(0), three.receive(0)) == (None, None)
+        assert np.array_equal(received(client).image, WHITE)
+        assert client.receive(0) is None
 
 
 def test_pictures_outlive_the_line_and_their_end_is_an_error(line: Line) -> None:
