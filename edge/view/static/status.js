@@ -16,10 +16,10 @@ export class Status {
     this.#sentences(state);
     const names = Object.keys(state.cameras);
     this.#table("Cameras", names, cameraRows(Object.values(state.cameras)));
-    this.#table("Journal", [], journalRows(state.journal));
+    this.#table("Journal", [], journalRows(state));
     const consumers = Object.entries(state.consumers ?? {});
     if (consumers.length) this.#table("Consumers", ["state", "behind"], consumers.map((each) => consumerRow(each, state)));
-    this.#table("Evidence", [], evidenceRows(state.evidence, state.now_ns));
+    this.#table("Evidence", [], evidenceRows(state));
     this.#table("Bundle", [], bundleRows(state));
   }
 
@@ -90,8 +90,8 @@ function cameraRows(cameras) {
   ];
 }
 
-function journalRows(journal) {
-  if (!journal) return [["state", "this line has none"]];
+function journalRows({ journal, bundle }) {
+  if (!journal) return [["state", bundle ? "this line has none" : "unknown"]];  // no status came without a bundle
   return [
     ["state", journal.live_only ? "does not store events" : "stores every event"],
     ["events", `${count(journal.first_seq)} to ${count(journal.last_seq)}`],
@@ -107,8 +107,8 @@ function consumerRow([name, { acked_seq: acked, connected, seen_at_ns: seen }], 
   return [name, connected ? "connected" : away, count(Math.max(0, behind))];
 }
 
-function evidenceRows(evidence, now) {
-  if (!evidence) return [["state", "this line stores none"]];
+function evidenceRows({ evidence, bundle, now_ns: now }) {
+  if (!evidence) return [["state", bundle ? "this line stores none" : "unknown"]];
   return [
     ["state", evidence.fault ? "does not store pictures" : "stores pictures"],
     ["stored", `${plural(evidence.stored, "picture")}, ${bytes(evidence.size_bytes)}`],
