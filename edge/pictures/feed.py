@@ -87,6 +87,7 @@ class _Client:
     """Generation and number of each slot that it has not released."""
     goods: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    """Number of pictures that it wanted and did not get, as it was too slow."""
     report: StoreReport | None = None
     second: int = 0
     messages: int = 0
@@ -168,8 +169,7 @@ class PictureFeed:
         slot = next(slot for slot in range(ring.slots) if (client.generation, slot) not in client.held)
         content.write_to(ring, slot)
         client.held.add((client.generation, slot))
-        skipped, client.skipped = client.skipped, 0
-        client.send(content.message(client.generation, slot, skipped))
+        client.send(content.message(client.generation, slot))
 
     def _has_room(self, client: _Client, size: int) -> bool:
         """Make the client's ring large enough if it is not; return whether one of its slots is free."""
@@ -201,7 +201,6 @@ class PictureFeed:
             store, former = self._store(), self._former
             if store is None or store.report is None:
                 return former, None
-            # It does not know yet how many pictures it missed since the last one that it got.
             state = _plus(store.report.state, kept=former.kept, skipped=former.skipped + store.skipped)
             return state, store.report
 
@@ -354,8 +353,8 @@ class _Content:
         else:
             image[:] = self._rgb
 
-    def message(self, generation: int, slot: int, skipped: int) -> PictureReady:
-        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence, skipped)
+    def message(self, generation: int, slot: int) -> PictureReady:
+        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence)
 
 
 def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:

@@ -35,7 +35,5 @@ class Picture:
     """Grey [H, W], or RGB [H, W, 3]."""
     evidence: Evidence | None
     """None: the frame was not judged, e.g. because it does not show the product."""
-    skipped: int = 0
-    """Number of pictures that this program wanted since the one before and did not get, as it was too slow."""
     release: Callable[[], None] = field(default=lambda: None, compare=False)
     """Call this when the arrays are no longer used; the line can then send another picture."""
