@@ -29,7 +29,8 @@ ENDED_OR_WRONG = 1008
 
 
 class StateMessage(State, frozen=True, kw_only=True, tag="state"):
-    pass
+    sent_ms: float
+    """By this PC's monotonic clock: a browser detects from it how late messages come."""
 
 
 class VerdictMessage(VerdictRow, frozen=True, kw_only=True, tag="verdict"):
@@ -55,7 +56,9 @@ class PictureMessage(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     id: str
     verdict: Verdict
     age_ms: float
-    """Time since capture, by the clock of this PC."""
+    """Time since capture when this message was sent."""
+    sent_ms: float
+    """As of the state's message."""
     hw: tuple[int, int]
     """Of the frame, px."""
     shown_hw: tuple[int, int]
@@ -162,7 +165,7 @@ class Live:
             viewer.changed.clear()
             if loop.time() >= state_at_s or memory.state_changes != seen:
                 seen = memory.state_changes
-                await viewer.send(StateMessage(**_fields(self._state())))
+                await viewer.send(StateMessage(**_fields(self._state()), sent_ms=memory.clock_ns() / 1e6))
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
             news = memory.rows_after(cursor, ROWS_BEHIND)
             cursor = news.cursor
@@ -183,12 +186,14 @@ class Live:
         heatmap = await loop.run_in_executor(self._workers, picture.heatmap_png)
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
+        now_ns = self._memory.clock_ns()
         await viewer.send(
             PictureMessage(
                 camera=event.camera,
                 id=picture.id,
                 verdict=event.verdict,
-                age_ms=max(0, self._memory.clock_ns() - event.times.captured_monotonic_ns) / 1e6,
+                age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
+                sent_ms=now_ns / 1e6,
                 hw=(height, width),
                 shown_hw=jpeg.hw,
                 event=event,

@@ -59,6 +59,7 @@ def test_a_picture_comes_with_its_heatmap_and_its_age() -> None:
     with page(memory) as served, served.live() as viewer:
         message, jpeg, heatmap = next_picture(viewer)
     assert (message["hw"], message["shown_hw"], message["age_ms"]) == ([1000, 2000], [800, 1600], 4000)
+    assert message["sent_ms"] == clock.monotonic_ns() / 1e6
     assert (message["verdict"], message["event"]["frame_number"]) == ("DEFECT", 1)
     shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert shown is not None
