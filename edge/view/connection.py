@@ -1,12 +1,18 @@
-"""Bounds what a client that is slow or hostile can hold: time, memory, and connections."""
+"""Bounds what a client that is slow or hostile can use: time, memory, connections, and the log."""
 
 import asyncio
+import logging
 import socket
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 
 from edge.errors import DeliveryError
+from edge.util.rate_limited_log import RateLimitedLog
+
+logger = logging.getLogger(__name__)
 
 REQUEST_WITHIN_SECONDS = 5.0
 """A client must send a whole request in this time."""
@@ -49,6 +55,22 @@ class DeadlineProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def with_log(app: ASGIApp) -> ASGIApp:
+    """Log the faults of an application, at a limited rate, in place of uvicorn."""
+    log = RateLimitedLog(logger)
+
+    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except ClientDisconnected:
+            raise
+        except Exception as error:
+            log.error("a request was not answered: %s", error, exc_info=error)
+            raise
+
+    return logged
 
 
 def listening_socket(listen: str) -> socket.socket:

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
 from edge.config import WebConfig, load_config
@@ -29,7 +30,7 @@ from edge.pictures.place import picture_socket
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
-from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket
+from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket, with_log
 from edge.view.live import LARGEST_MESSAGE, Live
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
@@ -93,7 +94,7 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
         secure=web.certificate is not None,
         cookie=f"heatline-{bound.getsockname()[1]}",
     )
-    return uvicorn.Server(_uvicorn_config(protected, web))
+    return uvicorn.Server(_uvicorn_config(with_log(protected), web))
 
 
 def check(web: WebConfig) -> None:
@@ -147,7 +148,7 @@ def _require_protected(listen: str, web: WebConfig) -> None:
         )
 
 
-def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, web: WebConfig) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=DeadlineProtocol,
@@ -156,7 +157,7 @@ def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
-        log_level="warning",
+        log_level="critical",  # it has a line for each request that is not valid: a hostile client could fill the disk
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -165,6 +166,7 @@ def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
         ssl_certfile=web.certificate,
         ssl_keyfile=web.key,
         ssl_ca_certs=None if web.client_ca is None else str(web.client_ca),
+        ssl_ciphers=None,  # those of Python; uvicorn's own default was a weak one
         ssl_cert_reqs=ssl.CERT_NONE if web.client_ca is None else ssl.CERT_REQUIRED,
     )
     try:

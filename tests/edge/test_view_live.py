@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 
 import cv2
 import msgspec
@@ -11,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.view.live import MOST_VIEWERS, ROWS_BEHIND
 from edge.view.memory import Memory
+from tests.command import WITHIN_SECONDS
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
     Clock,
@@ -151,6 +153,20 @@ def test_fifty_viewers_are_refused_beyond_the_limit_with_a_sentence() -> None:
         assert {each.status_code for each in refused} == {503}
         assert "16 pages of this line are open, which is the most" in json.loads(refused[0].body or b"")["error"]
         assert served.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://127.0.0.1.example", "127.0.0.1"])
+def test_an_origin_that_is_not_the_pages_own_is_refused_and_leaves_no_trace_in_the_log(
+    origin: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with page() as served:
+        with pytest.raises(InvalidStatus) as refused, served.live(additional_headers={"Origin": origin}):
+            pass
+        assert refused.value.response.status_code == 403
+        with socket.create_connection(("127.0.0.1", served.port), WITHIN_SECONDS) as hostile:
+            hostile.sendall(b"not HTTP\r\n\r\n")
+            assert hostile.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert (caplog.text, capsys.readouterr().err) == ("", "")
 
 
 def test_a_viewer_that_leaves_makes_room() -> None:

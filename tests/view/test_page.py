@@ -280,13 +280,15 @@ def test_a_picture_is_grey_if_frames_come_and_their_pictures_do_not(browser: Bro
         const { Camera } = await import("/static/camera.js");
         const camera = new Camera("other", () => {});
         const event = { verdict: "NO_VERDICT", regions: [], frame_number: 1 };
-        const frame = await (await fetch(`/api/pictures/${document.querySelector(".camera").dataset.picture}/frame.jpg`)).blob();
+        const shown = document.querySelector(".camera").dataset.picture;
+        const frame = await (await fetch(`/api/pictures/${shown}/frame.jpg`)).blob();
         const lost = (age) => {
           camera.setState({ state: "LIVE", stale: false, newest_age_ms: age }, performance.now());
           camera.refresh(0);
           return camera.root.querySelector(".lost").textContent;
         };
-        await camera.draw({ id: "1", event, heatmap: null, hw: [8, 8], sentAt: performance.now() - 9000, age_ms: 500 }, frame);
+        const sentAt = performance.now() - 9000;
+        await camera.draw({ id: "1", event, heatmap: null, hw: [8, 8], sentAt, age_ms: 500 }, frame);
         return [lost(9000), lost(100)];
         """
     )
