@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+import weakref
+from typing import Any
 
 import h11
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,9 +32,6 @@ class DeadlineProtocol(H11Protocol):
         """Start to wait for the first request."""
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-            return
         self._wait_for_request()
 
     def data_received(self, data: bytes) -> None:
@@ -55,6 +54,27 @@ class DeadlineProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class _Listener(socket.socket):
+    """Accepts a bounded number of connections. A TLS handshake that does not end takes memory, and counts, too."""
+
+    def __init__(self, family: int, kind: int) -> None:
+        super().__init__(family, kind)
+        self._accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; close it if too many are open.
+
+        Raises:
+            ConnectionAbortedError: it was closed.
+        """
+        found, address = super().accept()
+        if sum(each.fileno() >= 0 for each in self._accepted) >= MOST_CONNECTIONS:
+            found.close()
+            raise ConnectionAbortedError
+        self._accepted.add(found)
+        return found, address
 
 
 def with_log(app: ASGIApp) -> ASGIApp:
@@ -82,7 +102,7 @@ def listening_socket(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    found = _Listener(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these options
