@@ -89,7 +89,7 @@ class Api:
     """The API of one line.
 
     Args:
-        workers: threads that read the disk and encode pictures.
+        workers: threads that read the disk and encode pictures. A disk that does not answer may hold all of them.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Api:
         return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return Response(await self._work(self._metrics.exposition), media_type=METRICS_TYPE)
+        return Response(await asyncio.to_thread(self._metrics.exposition), media_type=METRICS_TYPE)
 
     async def state(self, _: Request) -> Response:
         return json(self._state())

@@ -25,6 +25,8 @@ ROWS_BEHIND = 200
 STATE_EVERY_SECONDS = 1.0
 LARGEST_MESSAGE = 4096
 """Bytes that a browser may send at once."""
+LOCATED_WITHIN_SECONDS = 2.0
+"""A disk that does not answer does not keep a page empty for longer."""
 ENDED_OR_WRONG = 1008
 
 
@@ -101,7 +103,7 @@ class Live:
 
     Args:
         state: describes the line as it is now.
-        workers: threads that read the disk and encode pictures.
+        workers: threads that read the disk.
     """
 
     def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State], workers: Executor) -> None:
@@ -157,8 +159,9 @@ class Live:
         rows, cursor = memory.rows(ROWS_AT_START)
         state_at_s, seen = 0.0, -1
         try:
-            rows = await loop.run_in_executor(self._workers, self._pictures.located, rows)
-        except InputError:  # the evidence store cannot be read: then only pictures in memory are offered
+            located = loop.run_in_executor(self._workers, self._pictures.located, rows)
+            rows = await asyncio.wait_for(located, LOCATED_WITHIN_SECONDS)
+        except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
             rows = [msgspec.structs.replace(row, picture=None) for row in rows]
         await viewer.send(VerdictsMessage(rows=rows))
         while True:
@@ -181,9 +184,9 @@ class Live:
                     await viewer.changed.wait()
 
     async def _send_picture(self, viewer: _Viewer, picture: HeldPicture) -> None:
-        loop, event = asyncio.get_running_loop(), picture.event
-        jpeg = await loop.run_in_executor(self._workers, picture.jpeg)
-        heatmap = await loop.run_in_executor(self._workers, picture.heatmap_png)
+        event = picture.event
+        jpeg = await asyncio.to_thread(picture.jpeg)
+        heatmap = await asyncio.to_thread(picture.heatmap_png)
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
         now_ns = self._memory.clock_ns()

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import socket
+import threading
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -10,6 +12,8 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from edge.evidence.store import EvidenceStore
+from edge.view import live
 from edge.view.live import MOST_VIEWERS, ROWS_BEHIND
 from edge.view.memory import Memory
 from tests.command import WITHIN_SECONDS
@@ -167,6 +171,32 @@ def test_an_origin_that_is_not_the_pages_own_is_refused_and_leaves_no_trace_in_t
             hostile.sendall(b"not HTTP\r\n\r\n")
             assert hostile.recv(100).startswith(b"HTTP/1.1 400 ")
     assert (caplog.text, capsys.readouterr().err) == ("", "")
+
+
+class HangingStore(EvidenceStore):
+    """A store on a disk that does not answer until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"))
+        self.answers = threading.Event()
+
+    def frame_path(self, picture: str, day: str | None = None) -> Path | None:
+        assert self.answers.wait(WITHIN_SECONDS)
+        return None
+
+
+def test_a_disk_that_does_not_answer_stops_neither_pictures_nor_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOCATED_WITHIN_SECONDS", 0.1)
+    memory, store = Memory(), HangingStore()
+    memory.add_verdict(verdict(1, picture="01234567-top-1"), live=True)
+    memory.add_picture(picture(verdict(2)))
+    with page(memory, store=store) as served, contextlib.ExitStack() as at_end:
+        at_end.callback(store.answers.set)
+        for _ in range(3):  # more than the threads that read the disk
+            viewer = at_end.enter_context(served.live())
+            assert [row["picture"] for row in next_message(viewer, "verdicts")["rows"]] == [None]
+            assert next_picture(viewer)[0]["id"] == "01234567-top-2"
+        assert served.get("/metrics").status == 200
 
 
 def test_a_viewer_that_leaves_makes_room() -> None:
