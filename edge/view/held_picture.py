@@ -192,11 +192,6 @@ class PictureMemory:
         with self._lock:
             return [held[-1] for held in self._pictures.values()]
 
-    def of_camera(self, camera: str) -> list[HeldPicture]:
-        """Return the pictures of a camera, newest first."""
-        with self._lock:
-            return self._pictures.get(camera, [])[::-1]
-
     def get(self, wanted: str) -> HeldPicture | None:
         """Return the picture with an id."""
         with self._lock:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import cv2
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -75,6 +76,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
+        cv2.setNumThreads(1)  # the other cores belong to inspection
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
         announce(_url(listen, bound, web))
