@@ -104,7 +104,7 @@ export class Camera {
     if (this.#state?.state === "DEAD") return ["DEAD", "CAMERA DEAD", this.#state.detail ?? last];
     if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
     if (this.#state?.state === "UNKNOWN") return ["NONE", "NOT RUNNING", last];
-    if (lost || !this.#row) return ["NONE", "NO FRAME", last];
+    if (lost || !this.#row || !this.#state) return ["NONE", "NO FRAME", last];
     return [this.#row.verdict, wordOf(this.#row.verdict), rowWords(this.#row)];
   }
 

@@ -65,6 +65,11 @@ function cameraOf(name) {
 
 const live = new Live({
   state(state) {
+    for (const [name, camera] of cameras) {
+      if (name in state.cameras) continue; // the line was started again without it
+      camera.root.remove();
+      cameras.delete(name);
+    }
     for (const [name, camera] of Object.entries(state.cameras)) cameraOf(name).setState(camera, state.sentAt);
     scores.product = state.product;
     scores.setCameras(Object.keys(state.cameras));
