@@ -130,7 +130,7 @@ class PictureFeed:
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
         self._former = EvidenceState()
-        """Counts of evidence stores that have ended."""
+        """The last report of the evidence store that ended last, with the counts of all that have ended."""
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -311,7 +311,8 @@ class PictureFeed:
             if client.report is not None:
                 # What it held when it ended is hardly stored.
                 state, lost = client.report.state, client.skipped + len(client.held)
-                self._former = _plus(self._former, kept=state.kept, skipped=state.skipped + lost)
+                kept, skipped = self._former.kept, self._former.skipped + lost
+                self._former = _plus(msgspec.structs.replace(state, fault=None), kept=kept, skipped=skipped)
         self._selector.unregister(client.socket)
         client.socket.close()
         client.ring = None  # this thread may still name the client for a while

@@ -260,7 +260,7 @@ def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_count
             line.show(DARK)
             assert feed.evidence()[0].skipped == 4, "a count never falls, also when the next picture is sent"
         until(lambda: feed.evidence()[1] is None)
-        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5)
+        assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5, stored=7), "what is stored is there still"
     finally:
         feed.close()
 
