@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.inspection.verdict import TileScores
-from edge.wire.events import VerdictEvent
+from edge.wire.events import HeatmapPng, VerdictEvent
 
 __all__ = ["Evidence", "Picture", "TileScores"]
 
@@ -23,6 +23,13 @@ class Evidence:
     scale: tuple[float, float]
     """Logits at the two ends of the bundle's colour scale; the evidence threshold lies in its middle."""
     tiles: TileScores
+
+    @property
+    def png_scale(self) -> HeatmapPng:
+        """The scale of the heatmap as a grey PNG."""
+        height, width = self.heatmap.shape
+        low, high = self.scale
+        return HeatmapPng(hw=(height, width), cell_px=self.cell_px, logit_at_0=low, logit_at_255=high)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from edge.errors import AccessError, ConfigError
 from edge.evidence.store import EvidenceStore
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
+from edge.service.child import LOWEST_PRIORITY
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
@@ -40,7 +41,6 @@ from edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2
-LOWEST_PRIORITY = 19
 END_WITHIN_SECONDS = 1
 """Open connections are closed after this time at the end."""
 
