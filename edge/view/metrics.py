@@ -228,10 +228,12 @@ def _of_journal(journal: JournalState) -> Iterator[Metric]:
 
 def _of_evidence(evidence: EvidenceState) -> Iterator[Metric]:
     yield CounterMetricFamily(
-        "heatline_evidence_kept_pictures", "Stored pictures, since the evidence store's process started.", evidence.kept
+        "heatline_evidence_kept_pictures", "Stored pictures, since the line started.", evidence.kept
     )
     yield CounterMetricFamily(
-        "heatline_evidence_skipped_pictures", "Pictures that should have been stored and were not.", evidence.skipped
+        "heatline_evidence_skipped_pictures",
+        "Pictures that should have been stored and were not, since the line started.",
+        evidence.skipped,
     )
     yield GaugeMetricFamily("heatline_evidence_pictures", "Pictures in the evidence store.", evidence.stored)
     yield GaugeMetricFamily("heatline_evidence_size_bytes", "Size of the evidence store.", evidence.size_bytes)
