@@ -126,7 +126,9 @@ class Recorder:
         return True
 
     def state(self) -> EvidenceState:
-        """Return what is stored and skipped, and what is wrong now."""
+        """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
+        not send.
+        """
         hung_s = self._hung_s()
         fault = self._store_fault or self._tidy_fault
         if hung_s is not None:
@@ -188,19 +190,17 @@ class Recorder:
             self._wake_up()
 
     def _store(self, picture: Picture) -> None:
-        kept, skipped = 0, picture.skipped
+        kept = False
         try:
-            if self._writer is None:
-                skipped += 1
-            else:
+            if self._writer is not None:
                 self._writer.write(picture)
-                kept, self._store_fault = 1, None
+                kept, self._store_fault = True, None
         except HeatlineError as error:
-            skipped, self._store_fault = skipped + 1, utf8_safe(str(error))
+            self._store_fault = utf8_safe(str(error))
             self._log.error("a picture was not stored: %s", error)
         finally:
             picture.release()
-        self._count(kept, skipped)
+        self._count(kept=kept, skipped=not kept)
 
     def _tidy(self) -> None:
         """Open the store if it is not open, and delete what is beyond its limits."""
@@ -215,9 +215,9 @@ class Recorder:
         except HeatlineError as error:
             self._tidy_fault = utf8_safe(str(error))
             self._log.error("the evidence store: %s", error)
-        self._count(0, 0)
+        self._count()
 
-    def _count(self, kept: int, skipped: int) -> None:
+    def _count(self, *, kept: bool = False, skipped: bool = False) -> None:
         held = None if self._writer is None else self._writer.retention
         self._state = EvidenceState(
             kept=self._state.kept + kept,

@@ -89,6 +89,7 @@ class _Client:
     """Generation and number of each slot that it has not released."""
     goods: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    """Number of pictures that it wanted and did not get, as it was too slow."""
     report: StoreReport | None = None
     second: int = 0
     messages: int = 0
@@ -131,7 +132,7 @@ class PictureFeed:
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
         self._former = EvidenceState()
-        """Counts of evidence stores that have ended."""
+        """The last report of the evidence store that ended last, with the counts of all that have ended."""
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -170,8 +171,7 @@ class PictureFeed:
         slot = next(slot for slot in range(ring.slots) if (client.generation, slot) not in client.held)
         content.write_to(ring, slot)
         client.held.add((client.generation, slot))
-        skipped, client.skipped = client.skipped, 0
-        client.send(content.message(client.generation, slot, skipped))
+        client.send(content.message(client.generation, slot))
 
     def _has_room(self, client: _Client, size: int) -> bool:
         """Make the client's ring large enough if it is not; return whether one of its slots is free."""
@@ -204,7 +204,6 @@ class PictureFeed:
             store, former = self._store(), self._former
             if store is None or store.report is None:
                 return former, None
-            # It does not know yet how many pictures it missed since the last one that it got.
             state = _plus(store.report.state, kept=former.kept, skipped=former.skipped + store.skipped)
             return state, store.report
 
@@ -315,7 +314,8 @@ class PictureFeed:
             if client.report is not None:
                 # What it held when it ended is hardly stored.
                 state, lost = client.report.state, client.skipped + len(client.held)
-                self._former = _plus(self._former, kept=state.kept, skipped=state.skipped + lost)
+                kept, skipped = self._former.kept, self._former.skipped + lost
+                self._former = _plus(msgspec.structs.replace(state, fault=None), kept=kept, skipped=skipped)
         self._selector.unregister(client.socket)
         client.socket.close()
         client.ring = None  # this thread may still name the client for a while
@@ -357,8 +357,8 @@ class _Content:
         else:
             image[:] = self._rgb
 
-    def message(self, generation: int, slot: int, skipped: int) -> PictureReady:
-        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence, skipped)
+    def message(self, generation: int, slot: int) -> PictureReady:
+        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence)
 
 
 def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:

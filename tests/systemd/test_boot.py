@@ -78,6 +78,19 @@ def test_status_is_ready_as_text_and_json(booted: Boot) -> None:
     assert result["as_text"]["stdout"].startswith("line1: READY")
 
 
+def test_the_page_and_the_evidence_work_in_the_sandbox(booted: Boot) -> None:
+    result = booted.result_of("page")
+    assert "<title>heatline</title>" in result["html"]
+    assert result["script_bytes"] > 0
+    assert result["picture_bytes"] > 0
+    state = result["state"]
+    assert (state["running"], set(state["cameras"]), state["evidence"]["fault"]) == (True, set(CAMERAS), None)
+    assert result["listed"]["folder"] == "/var/lib/heatline/line1/evidence"
+    assert result["listed"]["entries"]
+    assert len(result["nice"]) == 4, "two cameras, the recorder and the page"
+    assert result["nice"][2:] == [19, 19]
+
+
 def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -> None:
     result = booted.result_of("sandbox")
     assert result["uid"] != 0
