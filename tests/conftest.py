@@ -38,6 +38,13 @@ COLLECTED = pytest.StashKey[list[pytest.Item]]()
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage() -> None:
+    """Exclude the objects that other files left from garbage collection: it would search them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle, written once. Tests that change it make their own."""
