@@ -29,7 +29,7 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.numbering import Numbering
 from edge.errors import JournalError
 from edge.frames import Watermark
-from edge.wire.events import Consumer, Counts, JournalState, Message, StatusEvent
+from edge.wire.events import Consumer, Counts, JournalEvent, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
@@ -224,6 +224,25 @@ def test_events_of_an_outage_count_by_boot_and_are_reported_after_it(tmp_path: P
         "recording", 4, "boot", 1, 4,
     )  # fmt: skip
     assert report.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
+
+
+def test_what_the_boot_before_did_not_record_is_journalled_after_the_outage(tmp_path: Path, clocks: Clocks) -> None:
+    """A subscriber may have missed the live event, and a durable consumer never gets it."""
+    unrecorded = JournalEvent(
+        boot_id="boot", seq=0, previous_seq=0, at_ns=1, line=LINE, kind="unrecorded", detail="2 frames", events=2,
+        of_boot="the boot before",
+    )  # fmt: skip
+    with opened(tmp_path, clocks) as journal:
+        journal.commit([good()])
+        with locked(tmp_path):
+            live = journal.commit([Message(unrecorded)])
+        resumed = tick_after(journal, clocks)
+        later = journal.commit([good()])
+        assert stored_rows(tmp_path)[2:] == rows_of(resumed + later)
+    assert journal_kinds(live) == ["live_only", "unrecorded"]
+    assert journal_kinds(resumed) == ["recording", "unrecorded"]
+    assert numbers(resumed) == [(journal.journal_id, 3, 1), (journal.journal_id, 4, 3)]
+    assert msgspec.structs.replace(journal_events(resumed)[1], seq=0, previous_seq=0, journal_id=None) == unrecorded
 
 
 def test_an_outage_is_reported_even_without_events(tmp_path: Path) -> None:

@@ -247,7 +247,8 @@ class JournalWriter(Numbering):
                 self._discarding.make_room()
                 self._take_over(self._file.in_use)
             outage.begin_report(self._live.last_seq)
-            done = self._store([Message(self._own.recording(outage, self._live.last_seq))], outage.progress)
+            reports = [self._own.recording(outage, self._live.last_seq), *outage.unrecorded]
+            done = self._store(list(map(Message, reports)), outage.progress)
         except Exception as error:
             fault = self._faults.as_journal_error(error)
             self._file.close_after(fault)

@@ -10,7 +10,7 @@ from edge.errors import JournalError
 from edge.frames import Watermark
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.text import utf8_safe
-from edge.wire.events import Message, StatusEvent, VerdictEvent
+from edge.wire.events import JournalEvent, Message, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ class Outage:
     by_topic: Counter[str] = field(default_factory=Counter)
     progress: dict[str, Watermark] = field(default_factory=dict)
     """By camera, the last frame that was reported live only."""
+    unrecorded: list[JournalEvent] = field(default_factory=list)
+    """Reports of what the boot before did not journal. They are journalled too: else nobody who missed them could ever
+    know."""
     reported: bool = False
     damaged: str | None = None
     """Why the journal's file must be moved aside first; None: it must not."""
@@ -48,6 +51,8 @@ class Outage:
         for event in (message.event for message in messages):
             if not isinstance(event, StatusEvent):
                 self.by_topic[utf8_safe(event.topic)] += 1
+            if isinstance(event, JournalEvent) and event.kind == "unrecorded":
+                self.unrecorded.append(event)
             if isinstance(event, VerdictEvent):
                 self.progress[utf8_safe(event.camera)] = progress_of(event)
 
@@ -66,6 +71,7 @@ class Outage:
         if self._tried is not None:
             through_seq, by_topic = self._tried
             self.first_seq, self.by_topic, self._tried = through_seq + 1, self.by_topic - by_topic, None
+            self.unrecorded = []
 
 
 def progress_of(event: VerdictEvent) -> Watermark:
