@@ -27,6 +27,7 @@ def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
 @pytest.fixture(scope="module")
 def booted(
     stick: Stick,
+    installed: Path,
     package: Path,
     next_package: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -34,7 +35,7 @@ def booted(
 ) -> Boot:
     """The boot that all tests share. Its log is always printed."""
     binds = {"/stick": stick.path, "/package": package, "/next-package": next_package}
-    found = boot(tmp_path_factory.mktemp("boot"), binds)
+    found = boot(tmp_path_factory.mktemp("boot"), installed, binds)
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print("", *found.log, sep="\n")
     return found
@@ -44,6 +45,7 @@ def booted(
 
 
 def test_it_installs_without_a_network(booted: Boot) -> None:
+    """The container's /opt is that of a line PC on which pip has installed the wheels, also without a network."""
     result = booted.result_of("install")
     assert result["network"] == ["lo"]
     assert result["exit"] == 0, result
