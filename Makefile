@@ -27,7 +27,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-demo: .venv/.runtime ## Inspect drawn boards, without torch; writes demo-out/
+demo: .venv/.runtime ## Inspect drawn boards, without torch, and show the line at work; writes demo-out/
 	@$(BIN)/python examples/drawn_boards/demo.py --out demo-out
 
 # Threads that wait for each other must not spin: other processes need the cores.

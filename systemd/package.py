@@ -104,6 +104,8 @@ def wheels_for(python: str, wheel: Path, downloads: Path) -> list[Path]:
     Args:
         downloads: folder of downloaded wheels. Missing wheels are downloaded to it.
     """
+    for earlier in downloads.glob("heatline-*.whl"):  # pip would take from it what this one needs
+        earlier.unlink()
     wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[rtsp,view] @ {wheel.as_uri()}", "pip"]
     pip("download", "--dest", downloads, *wanted, python=python)
     with TemporaryDirectory() as temporary:

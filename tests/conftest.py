@@ -39,6 +39,13 @@ COLLECTED = pytest.StashKey[list[pytest.Item]]()
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage() -> None:
+    """Exclude the objects that other files left from garbage collection: it would search them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The small bundle, written once. Tests that change it make their own."""
@@ -112,23 +119,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.parent.name != "systemd")
 
 
-EXPORTING = (
-    "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
-    "tests/train/test_evaluation_run.py", "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
-)  # fmt: skip
-"""Files that export models. Their imports take some seconds per process, so one process runs them all."""
+TOGETHER = {
+    "exporting": (
+        "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
+        "tests/train/test_evaluation_run.py", "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
+    ),
+    "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
+}  # fmt: skip
+"""Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Schedule as `--dist loadfile`, with all files that export in one process."""
+    """Schedule as `--dist loadfile`, with the files of `TOGETHER` in one process each."""
     from xdist.scheduler.loadfile import LoadFileScheduling
 
-    class OneProcessExports(LoadFileScheduling):
+    class Together(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "exporting" if nodeid.startswith(EXPORTING) else super()._split_scope(nodeid)
+            names = (name for name, files in TOGETHER.items() if nodeid.startswith(files))
+            return next(names, super()._split_scope(nodeid))
 
-    return OneProcessExports(config, log) if config.getoption("dist") == "loadfile" else None
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -1,16 +1,21 @@
 """The shipped bundle, and the demo around it."""
 
+import contextlib
 import functools
 import importlib
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
+import msgspec
 import pytest
 
 from edge.bundle import check_golden, open_bundle
 from edge.inference import EngineKind, open_engine
+from edge.wire.events import Event, VerdictEvent
 from tests.sliding_defects import slide_defects
 from tests.train.report_page import Page
 
@@ -45,28 +50,41 @@ def test_the_peak_follows_a_defect_across_a_seam(defects: int, step_px: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("boards", "size_hw"), [(5, (560, 800)), pytest.param(24, (1250, 1600), marks=pytest.mark.long)]
+    ("boards", "size_hw", "seed"),
+    [(3, (560, 800), 1), pytest.param(24, (1250, 1600), 2026, marks=pytest.mark.long)],
 )
 def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     boards: int,
     size_hw: tuple[int, int],
+    seed: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The line runs once; its events are then compared with other masks, so that checks fail."""
+
+    def interrupt(page: Any) -> None:
+        assert page.get("").body.startswith(b"<!doctype html>")
+        raise KeyboardInterrupt
+
     monkeypatch.syspath_prepend(DEMO)
     demo = importlib.import_module("demo")
     monkeypatch.setattr(demo, "BOARDS", boards)
+    monkeypatch.setattr(demo, "SEED", seed)
     if size_hw != (1250, 1600):  # the bundle takes boards of another size for another product
         monkeypatch.setattr(demo, "LINE", f"{demo.LINE}\n[thresholds]\ncheck_plausibility = false\n")
     monkeypatch.setattr(demo, "write_boards", functools.partial(demo.write_boards, size_hw=size_hw))
-    monkeypatch.setattr(demo, "inspect", functools.cache(demo.inspect))
+    monkeypatch.setattr(demo, "is_at_terminal", lambda: True)
+    monkeypatch.setattr(demo.LinePage, "serve", interrupt)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # another process takes as long to start as two boards take to draw
     monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path)])
     demo.main()
     output = capsys.readouterr().out
-    assert (output.count("passed "), output.count("FAILED")) == (5, 0)
+    assert (output.count("passed "), output.count("FAILED")) == (7, 0)
+    url = re.search(r"^open (http://127\.0\.0\.1:\d+/) in a browser to see the line at work$", output, re.MULTILINE)
+    assert url is not None
+    assert f"open {url[1]} to see the page of the line; Ctrl-C ends it" in output
+    assert output.endswith(f"heatline view {tmp_path / 'line.toml'}` to see the page of the line again\n")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     shown = Page(page)
     sections = [attributes for tag, attributes in shown.elements if tag == "section"]
@@ -78,7 +96,9 @@ def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     assert sum(int(one["data-missed"] or "") for one in sections) == int(defects) - int(found)
     assert f"{found} of {defects} defects</b>" in page
     assert f"missed {int(defects) - int(found)}</b>" in page
-    events, _ = demo.inspect(tmp_path)
+    lines = (tmp_path / "received" / "events.jsonl").read_bytes().splitlines()
+    received = [msgspec.json.decode(text, type=Event) for text in lines]
+    events = [event for event in received if isinstance(event, VerdictEvent)]
     expected = [(Path(event.source).stem, event.verdict) for event in events]
     assert sorted((str(one["id"]), one["data-verdict"]) for one in sections) == sorted(expected)
     assert all(load.startswith("data:image/jpeg;base64,") for load in shown.loads)
@@ -89,11 +109,15 @@ def test_the_demo_passes_its_checks_and_reports_those_that_fail(
 
     for mask in (tmp_path / "boards" / "masks").iterdir():
         cv2.imwrite(str(mask), cv2.flip(cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE), -1))
+    monkeypatch.setattr(demo, "LinePage", lambda _: contextlib.nullcontext(SimpleNamespace(url="")))
+    monkeypatch.setattr(demo, "prepare", lambda _: None)
+    monkeypatch.setattr(demo, "inspect", lambda *_: (events, received[-1]))
+    monkeypatch.setattr(demo, "check_pictures", lambda *_: [])
     with pytest.raises(SystemExit) as ended:
         demo.main()
     assert ended.value.code == 13
     output, error = capsys.readouterr()
-    assert "FAILED" in output
+    assert "FAILED  at least 90 % of the defects" in output
     assert "not every check passed" in error
 
 

@@ -313,6 +313,15 @@ def test_the_tours_line_is_shown_before_its_use_and_runs_until_stopped(tmp_path:
     assert config.journal.folder is not None
 
 
+def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
+    readme = read("README.md")
+    assert len(readme.splitlines()) < 250
+    assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)[0] == "docs/view.jpg"
+    assert (ROOT / "docs" / "view.jpg").stat().st_size < 200_000
+    page = section(readme, "## The page of a line")
+    assert [word for word in ("heatline view", "heatline evidence", "/metrics", ".[view]") if word not in page] == []
+
+
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:
     (example,) = blocks(read("docs/bundle.md"), "python")
     tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)

@@ -126,6 +126,7 @@ def test_a_command_without_json_accepts_a_path_that_is_not_utf8(
     assert run(command, odd, tmp_path) == code
 
 
+@pytest.mark.long
 def test_training_and_export_accept_a_path_that_is_not_utf8(
     odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path
 ) -> None:

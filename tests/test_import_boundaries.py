@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -70,9 +71,14 @@ def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> Non
     assert set(result.stdout.split()) & forbidden == set()
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def imported_at_once(path: Path) -> set[str]:
     """Full names of what a file imports as it is imported, not later, in a function; names in modules among them."""
-    found, nodes = set[str](), [*ast.parse(path.read_text(encoding="utf-8"), str(path)).body]
+    found, nodes = set[str](), [*parsed(path).body]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import):
@@ -110,7 +116,7 @@ def test_events_of_a_monitor_are_read_as_pyzmq_reads_them(event: int, value: int
 def imported_by(path: Path) -> set[str]:
     """Top-level names of all that a file imports, also within functions."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -138,7 +144,7 @@ def test_test_apparatus_is_not_installed() -> None:
 def modules_imported_by(path: Path) -> set[str]:
     """Full names of the modules that a file imports."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -161,7 +167,7 @@ def test_the_wire_is_a_leaf() -> None:
 def files_imported_by(path: Path) -> set[Path]:
     """Files of this project that a file imports, also within functions."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -81,7 +81,7 @@ def entry_of(picture: Picture, line: str, stored_at_ns: int) -> EvidenceEntry:
         picture=name,
         stored_at_ns=stored_at_ns,
         event=picture.event,
-        heatmap=None if evidence is None else _scale_of(evidence),
+        heatmap=None if evidence is None else evidence.png_scale,
         tiles=None if evidence is None else _tiles_of(evidence),
         files=Files(frame=f"{name}.png", heatmap=None if evidence is None else f"{name}.heatmap.png"),
     )
@@ -133,12 +133,6 @@ def require_picture(name: str | None) -> str:
 def day_of(at_ns: int) -> str:
     """Return the UTC day of a time in ns since 1970."""
     return datetime.fromtimestamp(max(0, min(at_ns, _LARGEST_NS)) // 10**9, UTC).strftime("%Y-%m-%d")
-
-
-def _scale_of(evidence: Evidence) -> HeatmapPng:
-    height, width = evidence.heatmap.shape
-    low, high = evidence.scale
-    return HeatmapPng(hw=(height, width), cell_px=evidence.cell_px, logit_at_0=low, logit_at_255=high)
 
 
 def _tiles_of(evidence: Evidence) -> Tiles:

@@ -24,19 +24,22 @@ from edge.errors import DeliveryError, HeatlineError
 from edge.evidence.place import evidence_folder
 from edge.evidence.retention import Limits
 from edge.evidence.writer import EvidenceWriter
+from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.service.systemd import state_folder
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.text import utf8_safe
-from edge.util.threads import NamedThread
+from edge.util.threads import NamedThread, waits_for_processor
 from edge.wire.events import EvidenceState
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("edge.evidence.recorder")  # this module is __main__
 
-SLOTS = 4
-"""Pictures that wait here, so that defects in a row are stored: a 5 MP frame in RGB takes 15 MB."""
+SLOTS = MOST_SLOTS
+"""Pictures that wait here, so that defects in a row are stored. Only as much memory is in use as pictures have waited
+at once: 240 MiB for 16 frames of 5 MP in RGB. The line gives fewer slots for larger frames.
+"""
 REPORT_EVERY_SECONDS = 1.0
 TIDY_EVERY_SECONDS = 60.0
 SCAN_EVERY_SECONDS = 3600.0
@@ -82,6 +85,8 @@ class Recorder:
         self._stopping = False
         self._began_s: float | None = None
         """When the present call to the disk began; None: there is none."""
+        self._caller: NamedThread | None = None
+        """The thread that makes that call."""
         self._bug: BaseException | None = None
         self._state = EvidenceState()
         self._store_fault: str | None = None
@@ -121,7 +126,9 @@ class Recorder:
         return True
 
     def state(self) -> EvidenceState:
-        """Return what is stored and skipped, and what is wrong now."""
+        """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
+        not send.
+        """
         hung_s = self._hung_s()
         fault = self._store_fault or self._tidy_fault
         if hung_s is not None:
@@ -159,14 +166,19 @@ class Recorder:
         return self._pictures.fileno() in ready
 
     def _hung_s(self) -> float | None:
-        """Return the seconds for which the disk has not answered; None: it answers."""
-        began_s = self._began_s  # the other thread resets it
+        """Return the seconds for which the disk has not answered; None: it answers, or has not been asked yet because
+        others need the processor.
+        """
+        began_s, caller = self._began_s, self._caller  # the other thread resets the time
         waited_s = 0.0 if began_s is None else self._clock() - began_s
-        return waited_s if waited_s >= HUNG_AFTER_SECONDS else None
+        if caller is None or waited_s < HUNG_AFTER_SECONDS or waits_for_processor(caller):
+            return None
+        return waited_s
 
     def _begin(self, call: Callable[..., None], *arguments: object) -> None:
         self._began_s = self._clock()
-        NamedThread("evidence", self._make, call, *arguments).start()
+        self._caller = NamedThread("evidence", self._make, call, *arguments)
+        self._caller.start()
 
     def _make(self, call: Callable[..., None], *arguments: object) -> None:
         try:
@@ -178,19 +190,17 @@ class Recorder:
             self._wake_up()
 
     def _store(self, picture: Picture) -> None:
-        kept, skipped = 0, picture.skipped
+        kept = False
         try:
-            if self._writer is None:
-                skipped += 1
-            else:
+            if self._writer is not None:
                 self._writer.write(picture)
-                kept, self._store_fault = 1, None
+                kept, self._store_fault = True, None
         except HeatlineError as error:
-            skipped, self._store_fault = skipped + 1, utf8_safe(str(error))
+            self._store_fault = utf8_safe(str(error))
             self._log.error("a picture was not stored: %s", error)
         finally:
             picture.release()
-        self._count(kept, skipped)
+        self._count(kept=kept, skipped=not kept)
 
     def _tidy(self) -> None:
         """Open the store if it is not open, and delete what is beyond its limits."""
@@ -205,9 +215,9 @@ class Recorder:
         except HeatlineError as error:
             self._tidy_fault = utf8_safe(str(error))
             self._log.error("the evidence store: %s", error)
-        self._count(0, 0)
+        self._count()
 
-    def _count(self, kept: int, skipped: int) -> None:
+    def _count(self, *, kept: bool = False, skipped: bool = False) -> None:
         held = None if self._writer is None else self._writer.retention
         self._state = EvidenceState(
             kept=self._state.kept + kept,

@@ -70,7 +70,6 @@ class PictureReady(_Message, frozen=True):
     event_bytes: int
     image_shape: tuple[int, ...]
     evidence: "EvidenceSize | None"
-    skipped: int
 
 
 class EvidenceSize(msgspec.Struct, frozen=True, array_like=True):

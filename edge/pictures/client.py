@@ -151,4 +151,4 @@ class PictureClient:
             with contextlib.suppress(OSError, IndexError):  # the line has ended, or it was released before
                 self._send(released.pop())
 
-        return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, ready.skipped, release)
+        return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, release)

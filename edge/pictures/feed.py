@@ -54,7 +54,9 @@ logger = logging.getLogger(__name__)
 
 MOST_CLIENTS = 8
 MOST_BYTES = 512 << 20
-"""Memory of all rings together; beyond it, a client gets fewer slots than it wants."""
+"""Memory of all rings together; beyond it, a client gets fewer slots than it wants. No client gets more than half of
+it, unless for its only slot: the evidence store, which wants many, leaves memory for the page.
+"""
 SLOT_STEP_BYTES = 1 << 20
 """Slots are rounded up to this, so that a longer event or another heatmap needs no new ring."""
 HELLO_WITHIN_SECONDS = 5.0
@@ -90,6 +92,7 @@ class _Client:
     """Generation and number of each slot that it has not released."""
     goods: Counter[str] = field(default_factory=Counter)
     skipped: int = 0
+    """Number of pictures that it wanted and did not get, as it was too slow."""
     report: StoreReport | None = None
     second: int = 0
     messages: int = 0
@@ -138,7 +141,7 @@ class PictureFeed:
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
         self._former = EvidenceState()
-        """Counts of evidence stores that have ended."""
+        """The last report of the evidence store that ended last, with the counts of all that have ended."""
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -177,15 +180,15 @@ class PictureFeed:
         slot = next(slot for slot in range(ring.slots) if (client.generation, slot) not in client.held)
         content.write_to(ring, slot)
         client.held.add((client.generation, slot))
-        skipped, client.skipped = client.skipped, 0
-        client.send(content.message(client.generation, slot, skipped))
+        client.send(content.message(client.generation, slot))
 
     def _has_room(self, client: _Client, size: int) -> bool:
         """Make the client's ring large enough if it is not; return whether one of its slots is free."""
         if client.ring is None or client.ring.slot_bytes < size:
             slot_bytes = -(-size // SLOT_STEP_BYTES) * SLOT_STEP_BYTES
             others = sum(c.ring.slots * c.ring.slot_bytes for c in self._clients if c.ring and c is not client)
-            slots = min(client.slots, (MOST_BYTES - others) // slot_bytes)
+            own = max(MOST_BYTES // 2, slot_bytes)
+            slots = min(client.slots, own // slot_bytes, (MOST_BYTES - others) // slot_bytes)
             if slots < 1:
                 return False
             try:
@@ -210,7 +213,6 @@ class PictureFeed:
             store, former = self._store(), self._former
             if store is None or store.report is None:
                 return former, None
-            # It does not know yet how many pictures it missed since the last one that it got.
             state = _plus(store.report.state, kept=former.kept, skipped=former.skipped + store.skipped)
             return state, store.report
 
@@ -322,7 +324,8 @@ class PictureFeed:
             if client.report is not None:
                 # What it held when it ended is hardly stored.
                 state, lost = client.report.state, client.skipped + len(client.held)
-                self._former = _plus(self._former, kept=state.kept, skipped=state.skipped + lost)
+                kept, skipped = self._former.kept, self._former.skipped + lost
+                self._former = _plus(msgspec.structs.replace(state, fault=None), kept=kept, skipped=skipped)
         self._selector.unregister(client.socket)
         client.socket.close()
         client.ring = None  # this thread may still name the client for a while
@@ -364,8 +367,8 @@ class _Content:
         else:
             image[:] = self._rgb
 
-    def message(self, generation: int, slot: int, skipped: int) -> PictureReady:
-        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence, skipped)
+    def message(self, generation: int, slot: int) -> PictureReady:
+        return PictureReady(generation, slot, len(self._event), self._shape, self._evidence)
 
 
 def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:

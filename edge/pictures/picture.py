@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.inspection.verdict import TileScores
-from edge.wire.events import VerdictEvent
+from edge.wire.events import HeatmapPng, VerdictEvent
 
 __all__ = ["Evidence", "Picture", "TileScores"]
 
@@ -24,6 +24,13 @@ class Evidence:
     """Logits at the two ends of the bundle's colour scale; the evidence threshold lies in its middle."""
     tiles: TileScores
 
+    @property
+    def png_scale(self) -> HeatmapPng:
+        """The scale of the heatmap as a grey PNG."""
+        height, width = self.heatmap.shape
+        low, high = self.scale
+        return HeatmapPng(hw=(height, width), cell_px=self.cell_px, logit_at_0=low, logit_at_255=high)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -35,7 +42,5 @@ class Picture:
     """Grey [H, W], or RGB [H, W, 3]."""
     evidence: Evidence | None
     """None: the frame was not judged, e.g. because it does not show the product."""
-    skipped: int = 0
-    """Number of pictures that this program wanted since the one before and did not get, as it was too slow."""
     release: Callable[[], None] = field(default=lambda: None, compare=False)
     """Call this when the arrays are no longer used; the line can then send another picture."""

@@ -1,7 +1,7 @@
 """Runs a module as a child of the line: `python -m edge.service.child LINE_PID MODULE ARGUMENT...`.
 
 The kernel kills the child when the line ends, however it ends. The child has the lowest priority, so that inspection
-has the processor first.
+has the processor first. If memory is short, the kernel kills the child before it kills the line.
 """
 
 import contextlib
@@ -10,8 +10,10 @@ import os
 import runpy
 import signal
 import sys
+from pathlib import Path
 
 LOWEST_PRIORITY = 19
+KILLED_FIRST = "1000"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -24,6 +26,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the line, which ends this process
     with contextlib.suppress(PermissionError):  # a sandbox may forbid even to be nice
         os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(KILLED_FIRST, encoding="ascii")
     sys.argv = sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -20,6 +20,15 @@ class NamedThread(threading.Thread):
         super().run()
 
 
+def waits_for_processor(thread: threading.Thread) -> bool:
+    """Return whether a thread computes, or would if others left it a core; one that waits for a disk does not."""
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text()
+    except OSError:  # it has not started, or has ended
+        return False
+    return stat.rpartition(")")[2].split()[0] == "R"
+
+
 @contextlib.contextmanager
 def threads_named(name: str) -> Iterator[None]:
     """Name the threads that a library starts in this context: they inherit the name of the thread that starts them."""

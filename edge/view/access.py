@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, Request
@@ -227,7 +227,7 @@ def _names_loopback(host: str) -> bool:
 def _same_origin(headers: Headers) -> bool:
     """Return whether a request comes from the line's own page, or from no page. Browsers always send the Origin."""
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
 
 
 def _with_headers(send: Send) -> Send:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge.errors import HeatlineError
-from edge.view.held_picture import Cell, HeldPicture, Tile
+from edge.view.held_picture import Cell, Tile
 from edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
 from edge.view.metrics import Metrics
 from edge.view.pictures import Found, Pictures
@@ -60,23 +60,6 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     source: Literal["memory", "evidence"]
 
 
-class OtherPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """Another picture of a camera."""
-
-    id: str
-    at_ns: int
-    verdict: Verdict
-
-
-class SamePlace(msgspec.Struct, frozen=True, kw_only=True):
-    """The same place on the last pictures of a camera."""
-
-    box: tuple[int, int, int, int]
-    """Left, top, right, bottom, px."""
-    pictures: list[OtherPicture]
-    """In memory, newest first."""
-
-
 class _Refused(Exception):
     """A request that cannot be answered."""
 
@@ -89,7 +72,7 @@ class Api:
     """The API of one line.
 
     Args:
-        workers: threads that read the disk and encode pictures.
+        workers: threads that read the disk and encode pictures. A disk that does not answer may hold all of them.
     """
 
     def __init__(
@@ -113,7 +96,6 @@ class Api:
             "/api/pictures/{id}/frame.png": self.frame_png,
             "/api/pictures/{id}/heatmap.png": self.heatmap_png,
             "/api/pictures/{id}/crop.png": self.crop_png,
-            "/api/pictures/{id}/same-place": self.same_place,
         }
         return [Route(path, _answering(handler)) for path, handler in handlers.items()]
 
@@ -125,7 +107,7 @@ class Api:
         return json(handshake, 200 if handshake.state in ("READY", "BUSY") else 503)
 
     async def metrics(self, _: Request) -> Response:
-        return Response(await self._work(self._metrics.exposition), media_type=METRICS_TYPE)
+        return Response(await asyncio.to_thread(self._metrics.exposition), media_type=METRICS_TYPE)
 
     async def state(self, _: Request) -> Response:
         return json(self._state())
@@ -191,15 +173,6 @@ class Api:
         except ValueError as problem:
             raise _Refused(400, str(problem)) from problem
 
-    async def same_place(self, request: Request) -> Response:
-        picture = (await self._find(request)).picture
-        regions = picture.event.regions
-        index = _number(request, "region", 0, 0, 10_000)
-        if index >= len(regions):
-            raise _Refused(404, f"picture {picture.id} has no region {index}; it has {len(regions)}")
-        others = self._memory.pictures.of_camera(picture.event.camera)
-        return json(SamePlace(box=regions[index].box_xyxy, pictures=[_other(each) for each in others]))
-
     async def _find(self, request: Request) -> Found:
         wanted = request.path_params["id"]
         found = await self._work(self._pictures.find, wanted)
@@ -260,8 +233,3 @@ def _number(request: Request, key: str, default: int | None, least: int, most: i
 
 def _picture(data: bytes, kind: str = "image/png") -> Response:
     return Response(data, headers={"cache-control": FOREVER}, media_type=kind)
-
-
-def _other(picture: HeldPicture) -> OtherPicture:
-    event = picture.event
-    return OtherPicture(id=picture.id, at_ns=event.times.captured_at_ns, verdict=event.verdict)

@@ -1,12 +1,20 @@
-"""Bounds what a client that is slow or hostile can hold: time, memory, and connections."""
+"""Bounds what a client that is slow or hostile can use: time, memory, connections, and the log."""
 
 import asyncio
+import logging
 import socket
+import weakref
+from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 
 from edge.errors import DeliveryError
+from edge.util.rate_limited_log import RateLimitedLog
+
+logger = logging.getLogger(__name__)
 
 REQUEST_WITHIN_SECONDS = 5.0
 """A client must send a whole request in this time."""
@@ -24,9 +32,6 @@ class DeadlineProtocol(H11Protocol):
         """Start to wait for the first request."""
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-            return
         self._wait_for_request()
 
     def data_received(self, data: bytes) -> None:
@@ -51,6 +56,43 @@ class DeadlineProtocol(H11Protocol):
             self._deadline = None
 
 
+class _Listener(socket.socket):
+    """Accepts a bounded number of connections. A TLS handshake that does not end takes memory, and counts, too."""
+
+    def __init__(self, family: int, kind: int) -> None:
+        super().__init__(family, kind)
+        self._accepted: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; close it if too many are open.
+
+        Raises:
+            ConnectionAbortedError: it was closed.
+        """
+        found, address = super().accept()
+        if sum(each.fileno() >= 0 for each in self._accepted) >= MOST_CONNECTIONS:
+            found.close()
+            raise ConnectionAbortedError
+        self._accepted.add(found)
+        return found, address
+
+
+def with_log(app: ASGIApp) -> ASGIApp:
+    """Log the faults of an application, at a limited rate, in place of uvicorn."""
+    log = RateLimitedLog(logger)
+
+    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except ClientDisconnected:
+            raise
+        except Exception as error:
+            log.error("a request was not answered: %s", error, exc_info=error)
+            raise
+
+    return logged
+
+
 def listening_socket(listen: str) -> socket.socket:
     """Return a socket that listens on `HOST:PORT`; port 0 is any free one.
 
@@ -60,7 +102,7 @@ def listening_socket(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    found = _Listener(family, socket.SOCK_STREAM)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these options

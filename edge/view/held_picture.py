@@ -84,11 +84,7 @@ class HeldPicture:
 
     def heatmap(self) -> HeatmapPng | None:
         """Return the scale of the heatmap's picture."""
-        if self.evidence is None:
-            return None
-        low, high = self.evidence.scale
-        height, width = self.evidence.heatmap.shape
-        return HeatmapPng(hw=(height, width), cell_px=self.evidence.cell_px, logit_at_0=low, logit_at_255=high)
+        return None if self.evidence is None else self.evidence.png_scale
 
     def png(self, box_xyxy: tuple[int, int, int, int] | None = None) -> bytes:
         """Return the frame in full resolution, or the part of it in a box.
@@ -196,11 +192,6 @@ class PictureMemory:
         """Return the newest picture of each camera."""
         with self._lock:
             return [held[-1] for held in self._pictures.values()]
-
-    def of_camera(self, camera: str) -> list[HeldPicture]:
-        """Return the pictures of a camera, newest first."""
-        with self._lock:
-            return self._pictures.get(camera, [])[::-1]
 
     def get(self, wanted: str) -> HeldPicture | None:
         """Return the picture with an id."""

@@ -25,11 +25,14 @@ ROWS_BEHIND = 200
 STATE_EVERY_SECONDS = 1.0
 LARGEST_MESSAGE = 4096
 """Bytes that a browser may send at once."""
+LOCATED_WITHIN_SECONDS = 2.0
+"""A disk that does not answer does not keep a page empty for longer."""
 ENDED_OR_WRONG = 1008
 
 
 class StateMessage(State, frozen=True, kw_only=True, tag="state"):
-    pass
+    sent_ms: float
+    """By this PC's monotonic clock: a browser detects from it how late messages come."""
 
 
 class VerdictMessage(VerdictRow, frozen=True, kw_only=True, tag="verdict"):
@@ -55,7 +58,9 @@ class PictureMessage(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     id: str
     verdict: Verdict
     age_ms: float
-    """Time since capture, by the clock of this PC."""
+    """Time since capture when this message was sent."""
+    sent_ms: float
+    """As of the state's message."""
     hw: tuple[int, int]
     """Of the frame, px."""
     shown_hw: tuple[int, int]
@@ -98,7 +103,7 @@ class Live:
 
     Args:
         state: describes the line as it is now.
-        workers: threads that read the disk and encode pictures.
+        workers: threads that read the disk.
     """
 
     def __init__(self, memory: Memory, pictures: Pictures, state: Callable[[], State], workers: Executor) -> None:
@@ -154,15 +159,16 @@ class Live:
         rows, cursor = memory.rows(ROWS_AT_START)
         state_at_s, seen = 0.0, -1
         try:
-            rows = await loop.run_in_executor(self._workers, self._pictures.located, rows)
-        except InputError:  # the evidence store cannot be read: then only pictures in memory are offered
+            located = loop.run_in_executor(self._workers, self._pictures.located, rows)
+            rows = await asyncio.wait_for(located, LOCATED_WITHIN_SECONDS)
+        except (InputError, TimeoutError):  # the evidence store cannot be read: the page asks again for a picture
             rows = [msgspec.structs.replace(row, picture=None) for row in rows]
         await viewer.send(VerdictsMessage(rows=rows))
         while True:
             viewer.changed.clear()
             if loop.time() >= state_at_s or memory.state_changes != seen:
                 seen = memory.state_changes
-                await viewer.send(StateMessage(**_fields(self._state())))
+                await viewer.send(StateMessage(**_fields(self._state()), sent_ms=memory.clock_ns() / 1e6))
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
             news = memory.rows_after(cursor, ROWS_BEHIND)
             cursor = news.cursor
@@ -178,17 +184,19 @@ class Live:
                     await viewer.changed.wait()
 
     async def _send_picture(self, viewer: _Viewer, picture: HeldPicture) -> None:
-        loop, event = asyncio.get_running_loop(), picture.event
-        jpeg = await loop.run_in_executor(self._workers, picture.jpeg)
-        heatmap = await loop.run_in_executor(self._workers, picture.heatmap_png)
+        event = picture.event
+        jpeg = await asyncio.to_thread(picture.jpeg)
+        heatmap = await asyncio.to_thread(picture.heatmap_png)
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
+        now_ns = self._memory.clock_ns()
         await viewer.send(
             PictureMessage(
                 camera=event.camera,
                 id=picture.id,
                 verdict=event.verdict,
-                age_ms=max(0, self._memory.clock_ns() - event.times.captured_monotonic_ns) / 1e6,
+                age_ms=max(0, now_ns - event.times.captured_monotonic_ns) / 1e6,
+                sent_ms=now_ns / 1e6,
                 hw=(height, width),
                 shown_hw=jpeg.hw,
                 event=event,

@@ -95,13 +95,16 @@ class _LineCollector(Collector):
             yield InfoMetricFamily(
                 "heatline_build", "Versions.", {"version": __version__, "python": platform.python_version()}
             )
-            yield GaugeMetricFamily("heatline_up", "1 if the line reported a short time ago.", is_running(memory))
+            running = is_running(memory)
+            yield GaugeMetricFamily("heatline_up", "1 if the line reported a short time ago.", running)
             state = readiness(memory).state
             yield _one_of(
                 "heatline_handshake_state", "1 for the state of the handshake.", get_args(HandshakeState), state
             )
             if status is None:
                 return
+            if running:
+                yield from _of_this_moment(status)
             yield from _of_line(status)
             yield from _of_ledger(status.ledger)
             yield from _of_cameras(memory, status)
@@ -109,6 +112,28 @@ class _LineCollector(Collector):
                 yield from _of_journal(status.journal)
             if status.evidence is not None:
                 yield from _of_evidence(status.evidence)
+
+
+def _of_this_moment(status: StatusEvent) -> Iterator[Metric]:
+    """Make metrics of what the line does now. They would be wrong for a line that does not report."""
+    yield GaugeMetricFamily("heatline_acting", "1 if ejectors may act on verdicts.", status.acting)
+    states = GaugeMetricFamily("heatline_camera_state", "1 for the state of the camera.", labels=["camera", "state"])
+    for name, camera in status.cameras.items():
+        for state in CAMERA_STATES:
+            states.add_metric([name, state], camera.state == state)
+    yield states
+    if status.journal is not None:
+        stores = status.journal.live_only is None
+        yield GaugeMetricFamily("heatline_journal_recording", "1 if events are stored.", stores)
+        connected = GaugeMetricFamily(
+            "heatline_consumer_connected", "1 if the consumer is connected.", labels=["consumer"]
+        )
+        for name, consumer in status.journal.consumers.items():
+            connected.add_metric([name], consumer.connected)
+        yield connected
+    if status.evidence is not None:
+        stores = status.evidence.fault is None
+        yield GaugeMetricFamily("heatline_evidence_recording", "1 if pictures are stored.", stores)
 
 
 def _of_line(status: StatusEvent) -> Iterator[Metric]:
@@ -122,7 +147,6 @@ def _of_line(status: StatusEvent) -> Iterator[Metric]:
         "precision": status.precision,
     }
     yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", labels)
-    yield GaugeMetricFamily("heatline_acting", "1 if ejectors may act on verdicts.", status.acting)
     yield CounterMetricFamily(
         "heatline_heartbeats",
         "Frames and probes that passed the whole line, since it started.",
@@ -170,13 +194,10 @@ def _of_ledger(ledger: Mapping[str, Account]) -> Iterator[Metric]:
 
 
 def _of_cameras(memory: Memory, status: StatusEvent) -> Iterator[Metric]:
-    states = GaugeMetricFamily("heatline_camera_state", "1 for the state of the camera.", labels=["camera", "state"])
     openings = CounterMetricFamily(
         "heatline_camera_openings", "Times that the camera was opened, since the line started.", labels=["camera"]
     )
     for name, camera in status.cameras.items():
-        for state in CAMERA_STATES:
-            states.add_metric([name, state], camera.state == state)
         openings.add_metric([name], camera.openings)
     ages = GaugeMetricFamily(
         "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
@@ -184,12 +205,11 @@ def _of_cameras(memory: Memory, status: StatusEvent) -> Iterator[Metric]:
     for name, known in memory.cameras.items():
         if known.newest_ns is not None:
             ages.add_metric([name], max(0, memory.clock_ns() - known.newest_ns) / NS)
-    yield from (states, openings, ages)
+    yield from (openings, ages)
 
 
 def _of_journal(journal: JournalState) -> Iterator[Metric]:
     yield GaugeMetricFamily("heatline_journal_size_bytes", "Size of the journal.", journal.size_bytes)
-    yield GaugeMetricFamily("heatline_journal_recording", "1 if events are stored.", journal.live_only is None)
     yield CounterMetricFamily(
         "heatline_unjournalled_events", "Events that no journal holds, since the line started.", journal.unjournalled
     )
@@ -201,23 +221,22 @@ def _of_journal(journal: JournalState) -> Iterator[Metric]:
     lags = GaugeMetricFamily(
         "heatline_consumer_lag_events", "Events that the consumer has not acknowledged.", labels=["consumer"]
     )
-    connected = GaugeMetricFamily("heatline_consumer_connected", "1 if the consumer is connected.", labels=["consumer"])
     for name, consumer in journal.consumers.items():
         lags.add_metric([name], lag(consumer, journal))
-        connected.add_metric([name], consumer.connected)
-    yield from (lags, connected)
+    yield lags
 
 
 def _of_evidence(evidence: EvidenceState) -> Iterator[Metric]:
     yield CounterMetricFamily(
-        "heatline_evidence_kept_pictures", "Stored pictures, since the evidence store's process started.", evidence.kept
+        "heatline_evidence_kept_pictures", "Stored pictures, since the line started.", evidence.kept
     )
     yield CounterMetricFamily(
-        "heatline_evidence_skipped_pictures", "Pictures that should have been stored and were not.", evidence.skipped
+        "heatline_evidence_skipped_pictures",
+        "Pictures that should have been stored and were not, since the line started.",
+        evidence.skipped,
     )
     yield GaugeMetricFamily("heatline_evidence_pictures", "Pictures in the evidence store.", evidence.stored)
     yield GaugeMetricFamily("heatline_evidence_size_bytes", "Size of the evidence store.", evidence.size_bytes)
-    yield GaugeMetricFamily("heatline_evidence_recording", "1 if pictures are stored.", evidence.fault is None)
 
 
 def _one_of(name: str, help_text: str, states: Iterable[str], now: str) -> Metric:

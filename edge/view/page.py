@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
 from edge.config import WebConfig, load_config
@@ -27,10 +28,11 @@ from edge.errors import AccessError, ConfigError
 from edge.evidence.store import EvidenceStore
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
+from edge.service.child import LOWEST_PRIORITY
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
-from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket
+from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket, with_log
 from edge.view.live import LARGEST_MESSAGE, Live
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
@@ -39,7 +41,6 @@ from edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2
-LOWEST_PRIORITY = 19
 END_WITHIN_SECONDS = 1
 """Open connections are closed after this time at the end."""
 
@@ -75,6 +76,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
+        cv2.setNumThreads(1)  # the other cores belong to inspection
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
         cv2.setNumThreads(1)  # the other cores belong to inspection
@@ -95,7 +97,7 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
         secure=web.certificate is not None,
         cookie=f"heatline-{bound.getsockname()[1]}",
     )
-    return uvicorn.Server(_uvicorn_config(protected, web))
+    return uvicorn.Server(_uvicorn_config(with_log(protected), web))
 
 
 def check(web: WebConfig) -> None:
@@ -149,7 +151,7 @@ def _require_protected(listen: str, web: WebConfig) -> None:
         )
 
 
-def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, web: WebConfig) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         http=DeadlineProtocol,
@@ -158,7 +160,7 @@ def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
         ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
-        log_level="warning",
+        log_level="critical",  # it has a line for each request that is not valid: a hostile client could fill the disk
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -167,6 +169,7 @@ def _uvicorn_config(app: Access, web: WebConfig) -> uvicorn.Config:
         ssl_certfile=web.certificate,
         ssl_keyfile=web.key,
         ssl_ca_certs=None if web.client_ca is None else str(web.client_ca),
+        ssl_ciphers=None,  # those of Python; uvicorn's own default was a weak one
         ssl_cert_reqs=ssl.CERT_NONE if web.client_ca is None else ssl.CERT_REQUIRED,
     )
     try:

@@ -194,9 +194,9 @@ class EvidenceState(msgspec.Struct, frozen=True, kw_only=True):
     """State of the evidence store."""
 
     kept: int = 0
-    """Number of pictures stored since its process started."""
+    """Number of pictures stored since the line started."""
     skipped: int = 0
-    """Number of pictures that were to be stored since its process started, and were not."""
+    """Number of pictures that were to be stored since the line started, and were not."""
     stored: int = 0
     """Number of pictures in the store."""
     size_bytes: int = 0

@@ -43,6 +43,7 @@ from edge.inference import open_engine
 from edge.util.threads import NamedThread
 from edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
+from tests.bench.made_there import Doomed, fail_at_once
 from tests.edge.followed_line import wait_until
 from tests.small_bundle import TILE, answer, dark_square, white_frame
 
@@ -259,10 +260,6 @@ def test_wrong_answers_of_the_bare_engine_are_detected(bundle: Bundle) -> None:
     assert "its logits are off" in (find_wrong_answer(engine, logits, 1e-3) or "")
 
 
-def fail_at_once(path: Path) -> None:
-    raise BenchError(f"there is no bundle in {path}")
-
-
 def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bundle, pictures: Path) -> None:
     with in_own_process(Bare, bundle.path, "f32") as bare:
         assert bare.expect(pictures, 0.25).tiles == 4
@@ -281,11 +278,6 @@ def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bun
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, (
         "the process of the bench does not load the engine"
     )
-
-
-class Doomed:
-    def end(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 # Processor time.

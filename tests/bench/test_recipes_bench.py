@@ -190,8 +190,8 @@ def test_a_repeated_measurement_adds_only_missing_results(
     divided = divide_groups(truth.tiles, recipe, seed=0)  # as for bank, finetune and study
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
 
-    labels = measure("heatline", [0], [*dense, "truth=labels"])
-    assert labels["file"] != ours["file"]
+    by_labels = Measurement(BLOBS, "heatline", [*dense, "truth=labels"], data, tmp_path / "work", tmp_path / "results")
+    assert by_labels.file != ours["file"]
     bank = measure("bank", [0], dense)
     assert all(fold.study_f1 is None for fold in bank["found"].folds)  # type: ignore[attr-defined]
     count = [fold.frames for fold in ours["found"].folds]  # type: ignore[attr-defined]
@@ -398,6 +398,15 @@ def test_anomalibs_models_train_on_clean_tiles_of_other_folds(
     assert figures.tile_ap_clear > 0.9  # blobs are the darkest parts
     assert figures.evidence_threshold < 100 < figures.score_threshold  # two different scales
     assert job["ours"] is None
+
+
+@pytest.mark.long
+def test_anomalibs_models_are_timed_in_turns_with_ours(
+    data: Path, tmp_path: Path, dense: tuple[str, ...], stand_in: Peers
+) -> None:
+    places = (data, tmp_path / "work", tmp_path / "results")
+    one = Measurement(BLOBS, "supersimplenet", [*dense, "recipe.folds=3"], *places, folds=[0], peers=stand_in)
+    one.measure([0])
     timed = dataclasses.replace(one, peers=dataclasses.replace(stand_in, timed=True), folds=[1]).measure([0])
     assert [(each.graph_mb, each.speed) for each in timed.trainings] == [(2.5, None), (2.5, 0.25)]
     assert [each.epochs for each in timed.trainings] == [3, 3]

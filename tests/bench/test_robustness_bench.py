@@ -60,6 +60,7 @@ def run(out: Path, *arguments: str) -> str:
     return done.stderr
 
 
+@pytest.mark.long
 def test_a_fold_is_inspected_unchanged_and_changed_by_a_bundle_of_the_others(
     tmp_path: Path, tiny_trunk: tuple[str, str]
 ) -> None:

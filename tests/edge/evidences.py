@@ -61,7 +61,6 @@ def picture(
     at_ns: int = NOON_NS,
     image: NDArray[np.uint8] | None = None,
     name: str | None = None,
-    skipped: int = 0,
     release: Callable[[], None] = lambda: None,
 ) -> Picture:
     """The picture of a frame as a line offers it. A frame with NO_VERDICT has no heatmap."""
@@ -85,7 +84,7 @@ def picture(
     heatmap[0, 0] = np.nan
     tiles = TileScores(np.array([[0, 0], [0, 16]], np.int32), np.array([-3.5, 4.25], np.float32), 48)
     evidence = None if verdict == "NO_VERDICT" else Evidence(heatmap, 8, (-4.0, 6.0), tiles)
-    return Picture(event, image, evidence, skipped, release)
+    return Picture(event, image, evidence, release)
 
 
 def writer(folder: Path, limits: Limits = ALL, clock: Clock | None = None) -> EvidenceWriter:

@@ -19,7 +19,13 @@ from edge.wire.events import EvidenceState
 
 def main() -> None:
     line = Path(sys.argv[1])
-    facts = {"pid": os.getpid(), "nice": os.getpriority(os.PRIO_PROCESS, 0), "argv": sys.argv, "env": dict(os.environ)}
+    facts = {
+        "pid": os.getpid(),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "oom": Path("/proc/self/oom_score_adj").read_text().strip(),
+        "argv": sys.argv,
+        "env": dict(os.environ),
+    }
     (line.parent / f"{os.getpid()}.json").write_text(json.dumps(facts))
     match line.read_text():
         case "record":

@@ -129,7 +129,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(fi
     assert child._start_at_s - clock.now_s == pytest.approx(0.5)
 
 
-def test_a_child_runs_with_the_lowest_priority_and_without_what_systemd_means_for_the_line(
+def test_a_child_yields_processor_and_memory_to_the_line_and_has_nothing_that_systemd_means_for_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CACHE_DIRECTORY", "STATE_DIRECTORY"):
@@ -137,7 +137,7 @@ def test_a_child_runs_with_the_lowest_priority_and_without_what_systemd_means_fo
     with running(file, config(web=True, evidence=False)):
         until(lambda: len(started(file)) == 1)
     (facts,) = started(file).values()
-    assert facts["nice"] == 19
+    assert (facts["nice"], facts["oom"]) == (19, "1000")
     assert facts["argv"] == [facts["argv"][0], str(file)]
     assert {name for name, value in facts["env"].items() if value == "/nowhere"} == {"STATE_DIRECTORY"}
     assert is_gone(facts["pid"])

@@ -1,14 +1,16 @@
-"""The kernel has the names of threads."""
+"""The kernel has the names of threads, and knows which of them wait."""
 
 import contextlib
+import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.bundle import Bundle
-from edge.util.threads import NamedThread, threads_named
+from edge.util.threads import NamedThread, threads_named, waits_for_processor
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import RunningLine, running, small_frames, write_line, write_pictures
 
@@ -87,3 +89,26 @@ def test_all_threads_of_a_line_have_names_also_after_a_reload(tmp_path: Path, bu
         assert run.reload().applied
         run.until(lambda _: named(run))
         run.end()
+
+
+def test_a_thread_that_computes_is_told_from_one_that_waits() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def compute() -> None:
+        begun.set()
+        while not ended.is_set():
+            hashlib.sha256(bytes(10_000_000))  # without Python's lock
+
+    computing, waiting = NamedThread("computes", compute), NamedThread("waits", ended.wait)
+    assert not waits_for_processor(computing), "it has not started"
+    computing.start()
+    waiting.start()
+    try:
+        assert begun.wait(WITHIN_SECONDS)
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while not waits_for_processor(computing) or waits_for_processor(waiting):
+            assert time.monotonic() < give_up
+    finally:
+        ended.set()
+        computing.join()
+        waiting.join()

@@ -133,19 +133,6 @@ def test_a_picture_in_memory_tells_why() -> None:
         assert served.get(f"/api/pictures/{name}/crop.png").status == 400
 
 
-def test_the_same_place_is_named_on_the_last_pictures_of_that_camera() -> None:
-    memory = Memory()
-    for number in range(1, 31):
-        memory.add_picture(picture(verdict(number)))
-    memory.add_picture(picture(verdict(1, camera="side")))
-    with page(memory) as served:
-        found = served.get("/api/pictures/01234567-top-30/same-place?region=0").json
-        assert found["box"] == [10, 20, 30, 44]
-        assert [each["id"] for each in found["pictures"]] == [f"01234567-top-{n}" for n in range(30, 5, -1)]
-        assert served.get("/api/pictures/01234567-top-30/same-place?region=1").status == 404
-        assert served.get("/api/pictures/01234567-top-5").status == 404, "only the last 25 are held"
-
-
 def test_a_grey_frame_without_evidence_has_no_heatmap() -> None:
     memory = Memory()
     held = picture(verdict(1), frame()[..., 0])

@@ -2,6 +2,9 @@
 
 import contextlib
 import json
+import socket
+import threading
+from pathlib import Path
 
 import cv2
 import msgspec
@@ -9,8 +12,11 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from edge.evidence.store import EvidenceStore
+from edge.view import live
 from edge.view.live import MOST_VIEWERS, ROWS_BEHIND
 from edge.view.memory import Memory
+from tests.command import WITHIN_SECONDS
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
     Clock,
@@ -59,6 +65,7 @@ def test_a_picture_comes_with_its_heatmap_and_its_age() -> None:
     with page(memory) as served, served.live() as viewer:
         message, jpeg, heatmap = next_picture(viewer)
     assert (message["hw"], message["shown_hw"], message["age_ms"]) == ([1000, 2000], [800, 1600], 4000)
+    assert message["sent_ms"] == clock.monotonic_ns() / 1e6
     assert (message["verdict"], message["event"]["frame_number"]) == ("DEFECT", 1)
     shown = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert shown is not None
@@ -150,6 +157,46 @@ def test_fifty_viewers_are_refused_beyond_the_limit_with_a_sentence() -> None:
         assert {each.status_code for each in refused} == {503}
         assert "16 pages of this line are open, which is the most" in json.loads(refused[0].body or b"")["error"]
         assert served.get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "http://127.0.0.1.example", "127.0.0.1"])
+def test_an_origin_that_is_not_the_pages_own_is_refused_and_leaves_no_trace_in_the_log(
+    origin: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with page() as served:
+        with pytest.raises(InvalidStatus) as refused, served.live(additional_headers={"Origin": origin}):
+            pass
+        assert refused.value.response.status_code == 403
+        with socket.create_connection(("127.0.0.1", served.port), WITHIN_SECONDS) as hostile:
+            hostile.sendall(b"not HTTP\r\n\r\n")
+            assert hostile.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert (caplog.text, capsys.readouterr().err) == ("", "")
+
+
+class HangingStore(EvidenceStore):
+    """A store on a disk that does not answer until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere"))
+        self.answers = threading.Event()
+
+    def frame_path(self, picture: str, day: str | None = None) -> Path | None:
+        assert self.answers.wait(WITHIN_SECONDS)
+        return None
+
+
+def test_a_disk_that_does_not_answer_stops_neither_pictures_nor_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LOCATED_WITHIN_SECONDS", 0.1)
+    memory, store = Memory(), HangingStore()
+    memory.add_verdict(verdict(1, picture="01234567-top-1"), live=True)
+    memory.add_picture(picture(verdict(2)))
+    with page(memory, store=store) as served, contextlib.ExitStack() as at_end:
+        at_end.callback(store.answers.set)
+        for _ in range(3):  # more than the threads that read the disk
+            viewer = at_end.enter_context(served.live())
+            assert [row["picture"] for row in next_message(viewer, "verdicts")["rows"]] == [None]
+            assert next_picture(viewer)[0]["id"] == "01234567-top-2"
+        assert served.get("/metrics").status == 200
 
 
 def test_a_viewer_that_leaves_makes_room() -> None:

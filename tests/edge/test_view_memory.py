@@ -152,15 +152,16 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
     for number in range(1, 10):
         for camera in ("top", "side", "back"):
             pictures.add(picture(verdict(number, camera=camera)))
-    held = {
-        camera: [each.event.frame_number for each in pictures.of_camera(camera)] for camera in ("top", "side", "back")
-    }
-    assert all(numbers[0] == 9 for numbers in held.values()), "the newest of each camera"
-    assert sum(map(len, held.values())) == 10
+    assert [each.event.frame_number for each in pictures.newest()] == [9, 9, 9]
+    assert len(pictures.ids()) == 10
     large = picture(verdict(10), frame(1, (480, 640)))
     pictures.add(large)
-    assert pictures.of_camera("top")[0] is large, "one that is too large alone is still shown"
-    assert all(pictures.of_camera(camera) for camera in held)
+    assert pictures.newest()[0] is large, "one that is too large alone is still shown"
+    assert len(pictures.newest()) == 3
+    few = PictureMemory(per_camera=5)
+    for number in range(1, 10):
+        few.add(picture(verdict(number)))
+    assert few.ids() == {f"01234567-top-{number}" for number in range(5, 10)}
 
 
 def test_a_held_picture_does_not_change_with_the_memory_that_it_came_from() -> None:

@@ -77,7 +77,8 @@ def test_the_lines_own_counts_are_shown() -> None:
     assert found['heatline_camera_state{camera="side",state="LIVE"}'] == 0
     assert found['heatline_consumer_lag_events{consumer="mes1"}'] == 3
     assert found["heatline_journal_size_bytes"] == 1 << 30
-    assert found["heatline_journal_recording"] == 0
+    assert (found["heatline_journal_recording"], found["heatline_acting"]) == (0, 1)
+    assert 'heatline_consumer_connected{consumer="mes1"}' in found
     assert found['heatline_refused_messages_total{reason="auth",socket="events"}'] == 3
     assert any(name.startswith("heatline_bundle_info{") and 'name="boards"' in name for name in found)
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 2
@@ -91,6 +92,10 @@ def test_the_lines_own_counts_are_shown() -> None:
     found = values(metrics)
     assert (found["heatline_up"], found['heatline_handshake_state{state="NOT_READY"}']) == (0, 1)
     assert found['heatline_newest_frame_age_seconds{camera="top"}'] == 4
+    moment = "acting", "camera_state", "consumer_connected", "journal_recording", "evidence_recording"
+    assert not any(name.startswith(tuple(f"heatline_{each}" for each in moment)) for name in found), (
+        "what the line did before it fell silent is not what it does now"
+    )
 
 
 def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> None:

@@ -37,7 +37,7 @@ def run(trained_run: Path) -> TrainedRun:
     return load_run(trained_run)
 
 
-@pytest.fixture(scope="module", params=["cnn", "top-mean", "vit"])
+@pytest.fixture(scope="module", params=["cnn", "vit", pytest.param("top-mean", marks=pytest.mark.long)])
 def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
     if request.param == "cnn":
         return run.model

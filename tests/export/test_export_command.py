@@ -11,8 +11,10 @@ from edge.bundle.store import ONNX_GRAPH
 from tests.command import heatline, heatline_process
 from tests.train.trained import NAMED_SPLIT, SMALL
 
+pytestmark = pytest.mark.long
 
-@pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
+
+@pytest.fixture(scope="module", params=["cnn", "vit"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that all tests share, or that of a ViT with a discard ratio, whose graph is slow to quantise."""
     if request.param == "cnn":
@@ -45,7 +47,6 @@ def test_an_allowed_precision_is_exported_and_others_are_not_tried(run: Path, tm
     assert manifest["map"]["method"] == bundle.manifest.map.method
 
 
-@pytest.mark.long
 def test_another_process_writes_the_same_graph_and_reports_its_agreement(trained_run: Path, tmp_path: Path) -> None:
     """Hashes, and with them the order of sets, differ from process to process."""
     reports = [

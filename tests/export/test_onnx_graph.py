@@ -60,6 +60,12 @@ def graph(graphs: Graphs) -> onnx.ModelProto:
     return onnx.load_from_string(graphs.onnx)
 
 
+BY_FAMILY = pytest.mark.parametrize(
+    "model", ["cnn", pytest.param("vit", marks=pytest.mark.long)], indirect=True, scope="module"
+)
+
+
+@BY_FAMILY
 def test_two_exports_give_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
     assert to_graphs(model, TILE) == graphs
 
@@ -142,6 +148,7 @@ def test_the_ir_has_the_map_as_its_first_output(graphs: Graphs, tmp_path: Path) 
         assert read.input("tiles").element_type == openvino.Type.u8
 
 
+@BY_FAMILY
 def test_the_bare_classifier_has_the_same_logits_and_no_map(
     model: ExplainedClassifier, attention: onnx.ModelProto | None
 ) -> None:

@@ -65,7 +65,7 @@ def model(request: pytest.FixtureRequest) -> RolloutClassifier:
 @pytest.fixture(scope="module")
 def tiles(model: RolloutClassifier) -> NDArray[np.uint8]:
     side = tile_px(model)
-    board = draw_board((0, 0)).image
+    board = draw_board((0, 0), size_hw=(640, 1040)).image
     cut = [board[y : y + side, x : x + side] for y in (0, 200, 400) for x in (0, 200, 400, 600, 800)]
     return np.stack([*cut, np.full((side, side, 3), 90, np.uint8)])
 

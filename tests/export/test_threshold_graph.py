@@ -27,7 +27,11 @@ Matrices = NDArray[np.float32]
 Run = Callable[[Matrices], NDArray[np.float32]]
 """To the row of the class token [N, tokens]."""
 
-SIZES = [(tokens, discarded) for tokens in (3, 4, 9) for discarded in (1, tokens**2 // 2, tokens**2 - 1)]
+SIZES = [
+    pytest.param(tokens, discarded, marks=pytest.mark.long if tokens == 4 else [])
+    for tokens in (3, 4, 9)
+    for discarded in (1, tokens**2 // 2, tokens**2 - 1)
+]
 by_size = pytest.mark.parametrize(("tokens", "discarded"), SIZES)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.boot.packages import build_next_package, build_package
-from tests.systemd.line_pc import missing_requirement
+from tests.systemd.line_pc import LinePc, missing_requirement
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +26,18 @@ def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
             folder = str(build_package(out))
             built.write_text(f"{testrun_uid} {folder}")
         return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of /opt after the package was installed on an empty PC, from a medium that is read-only."""
+    opt = tmp_path_factory.mktemp("installed")
+    with LinePc() as pc:
+        pc.sh(f"mkdir /mnt/stick && mount --bind '{package}' /mnt/stick && mount -o remount,bind,ro /mnt/stick")
+        pc.install(Path("/mnt/stick"))
+        pc.sh(f"cp -a /opt/. '{opt}'")
+    yield opt
+    shutil.rmtree(opt)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
 @pytest.fixture(scope="module")
 def booted(
     stick: Stick,
+    installed: Path,
     package: Path,
     next_package: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -34,7 +35,7 @@ def booted(
 ) -> Boot:
     """The boot that all tests share. Its log is always printed."""
     binds = {"/stick": stick.path, "/package": package, "/next-package": next_package}
-    found = boot(tmp_path_factory.mktemp("boot"), binds)
+    found = boot(tmp_path_factory.mktemp("boot"), installed, binds)
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print("", *found.log, sep="\n")
     return found
@@ -44,6 +45,7 @@ def booted(
 
 
 def test_it_installs_without_a_network(booted: Boot) -> None:
+    """The container's /opt is that of a line PC on which pip has installed the wheels, also without a network."""
     result = booted.result_of("install")
     assert result["network"] == ["lo"]
     assert result["exit"] == 0, result
@@ -76,6 +78,19 @@ def test_status_is_ready_as_text_and_json(booted: Boot) -> None:
     assert result["report"]["state"] == "READY"
     assert result["report"]["heartbeat"] > 0
     assert result["as_text"]["stdout"].startswith("line1: READY")
+
+
+def test_the_page_and_the_evidence_work_in_the_sandbox(booted: Boot) -> None:
+    result = booted.result_of("page")
+    assert "<title>heatline</title>" in result["html"]
+    assert result["script_bytes"] > 0
+    assert result["picture_bytes"] > 0
+    state = result["state"]
+    assert (state["running"], set(state["cameras"]), state["evidence"]["fault"]) == (True, set(CAMERAS), None)
+    assert result["listed"]["folder"] == "/var/lib/heatline/line1/evidence"
+    assert result["listed"]["entries"]
+    assert len(result["nice"]) == 4, "two cameras, the recorder and the page"
+    assert result["nice"][2:] == [19, 19]
 
 
 def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -> None:

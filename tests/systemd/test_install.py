@@ -34,17 +34,6 @@ check_plausibility = false
 """
 
 
-@pytest.fixture(scope="module")
-def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A copy of /opt after the package was installed on an empty PC."""
-    opt = tmp_path_factory.mktemp("installed")
-    with LinePc() as pc:
-        pc.install(package)
-        pc.sh(f"cp -a /opt/. '{opt}'")
-    yield opt
-    shutil.rmtree(opt)
-
-
 @pytest.fixture
 def pc() -> Iterator[LinePc]:
     """A line PC without heatline."""

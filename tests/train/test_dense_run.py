@@ -324,7 +324,7 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
 # What goes wrong.
 
 
-@pytest.mark.parametrize("resumed_by", ["resume=true", "the same command"])
+@pytest.mark.parametrize("resumed_by", ["resume=true", pytest.param("the same command", marks=pytest.mark.long)])
 def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resumed(
     blobs: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_by: str
 ) -> None:

@@ -146,7 +146,30 @@ def test_a_trunk_that_the_engine_cannot_run_is_reported() -> None:
         compile_trunk(Sorting().eval(), TILE_PX)
 
 
+def assert_a_part_is_kept(folder: Path, done: int, total: int) -> None:
+    with cache_in(folder) as cache:
+        missing = set(cache.missing([key(number) for number in range(total)]))
+        there = [number for number in range(total) if key(number) not in missing]
+        assert done <= len(there) < total
+        assert_features_of_torch(cache, there[:BATCH] + there[-BATCH:])
+
+
 def test_ctrl_c_ends_the_extraction_and_keeps_the_extracted_features(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def interrupt(done: int, total: int) -> None:
+        seen.append(done)
+        signal.raise_signal(signal.SIGINT)
+
+    tiles = [(key(number), filler(number)) for number in range(3000)]
+    with cache_in(tmp_path) as cache, pytest.raises(KeyboardInterrupt):
+        extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=interrupt)
+    assert len(seen) == 1
+    assert_a_part_is_kept(tmp_path, seen[0], len(tiles))
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_process_that_extracts_and_keeps_the_extracted_features(tmp_path: Path) -> None:
     code = """
 import itertools, sys
 from pathlib import Path
@@ -167,8 +190,4 @@ with cache_in(Path(sys.argv[1])) as cache:
     out, err = process.communicate()
     assert (process.returncode, err) == (130, "")
     done = max((int(line) for line in out.splitlines()), default=BATCH)
-    with cache_in(tmp_path) as cache:
-        missing = set(cache.missing([key(number) for number in range(30_000)]))
-        there = [number for number in range(30_000) if key(number) not in missing]
-        assert done <= len(there) < 30_000
-        assert_features_of_torch(cache, there[:BATCH] + there[-BATCH:])
+    assert_a_part_is_kept(tmp_path, done, 30_000)

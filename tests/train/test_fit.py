@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from train.classifier import Budget, merit
 from train.compose import compose
 from train.config import RecipeConfig, TrainConfig
 from train.fit import fit
+from train.loggers import make_logger
 from train.precision import choose_precision
 from train.provenance import Provenance
 from train.run import RunFolder, load_run
@@ -154,30 +156,36 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
         killed = subprocess.run(command, capture_output=True, env=os.environ | ONE_THREAD, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         return
-    draw = BatchSampler.draw
+    draw, as_killed = BatchSampler.draw, out.with_name("as killed")
 
     def draw_or_end(self: BatchSampler, number: int) -> Any:
         if number == at:
-            if by == "crash":
+            if by == "Ctrl-C":
+                os.kill(os.getpid(), signal.SIGINT)
+            else:
+                shutil.copytree(out, as_killed)
                 raise RuntimeError("crash")
-            os.kill(os.getpid(), signal.SIGINT)
         return draw(self, number)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BatchSampler, "draw", draw_or_end)
-        if by == "crash":
+        if by != "Ctrl-C":
             with pytest.raises(RuntimeError, match="crash"):
                 fit(compose(overrides))
         else:
             with pytest.raises(Interrupted, match=f"resume it with: heatline train out={out} resume=true$") as stopped:
                 fit(compose(overrides))
             assert stopped.value.exit_code == 130
+    if by == "copy":
+        shutil.rmtree(out)
+        as_killed.rename(out)
 
 
 @pytest.mark.parametrize(
     ("by", "step", "schedule"),
     [
-        ("SIGKILL", 4, "cosine"),  # kills a real command between two validations
+        ("copy", 4, "cosine"),  # continues with the files of a training that runs, as a kill leaves them
+        pytest.param("SIGKILL", 4, "cosine", marks=pytest.mark.long),  # kills a real process between two validations
         ("Ctrl-C", 4, "cosine"),
         ("crash", 6, "plateau"),  # resumes from the previous checkpoint
         pytest.param("crash", 1, "cosine", marks=pytest.mark.long),  # before the first checkpoint
@@ -412,6 +420,27 @@ def test_each_batch_goes_to_one_device(devices: int, done: int, total: int) -> N
     assert all(mine == sorted(mine) for mine in dealt)
 
 
+def test_weights_and_biases_is_used_without_a_network_and_knows_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[dict[str, Any]] = []
+
+    def record(**settings: Any) -> SimpleNamespace:
+        started.append(settings)
+        return SimpleNamespace(log_hyperparams=lambda values: settings.update(values=values))
+
+    monkeypatch.setattr("lightning.pytorch.loggers.WandbLogger", record)
+    config = compose(["data=x", "recipe=finetune", "logger=wandb", "logger.project=lines"]).logger
+    for name in ("run", "run", "another"):
+        make_logger(config, tmp_path / name, {"seed": 3})
+    first, resumed, another = started
+    assert (first["offline"], first["save_dir"], first["project"]) == (True, tmp_path / "run", "lines")
+    assert resumed == first
+    assert another["id"] != first["id"]
+    assert another["values"] == {"seed": 3}
+
+
+@pytest.mark.long
 def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
     for name in ("run", "another"):  # two runs in one process
         fit(configured(blobs, tmp_path / name, "recipe.steps=1", "logger=wandb", "logger.project=lines"))

@@ -1,9 +1,13 @@
 """The eight models with a file, other timm models by name, and `heatline models`."""
 
+import builtins
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from edge.errors import ConfigError
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
+from train import models
 from train.commands.models import DENSE_MODELS
 from train.compose import compose, model_names, read_model
 from train.config import CnnConfig, VitConfig
@@ -252,6 +257,21 @@ def test_the_command_refuses_what_a_training_would_refuse(name: str) -> None:
     assert name in complaint(shown)
 
 
+def test_timm_is_imported_while_wandb_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported, found = builtins.__import__, []
+
+    def record(name: str, *arguments: Any) -> ModuleType:
+        if name == "timm":
+            found.append(sys.modules.get("wandb", "free"))
+        return imported(name, *arguments)
+
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(builtins, "__import__", record)
+    runpy.run_path(str(Path(models.__file__)))
+    assert (found, "wandb" in sys.modules) == ([None], False), "None in place of a module: it cannot be imported"
+
+
+@pytest.mark.long
 def test_models_are_imported_without_wandb_which_can_be_imported_later() -> None:
     """It leaves folders among the temporary files."""
     lines = "import sys, train.models.build; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"

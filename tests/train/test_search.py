@@ -1,7 +1,6 @@
 """The search, with real trainings of few steps, several processes on one study, and kills."""
 
 import csv
-import gc
 import json
 import os
 import re
@@ -48,14 +47,6 @@ TRAINING = [item for item in SMALL if not item.startswith("recipe")]
 SHORT = (
     "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]", "search.startup=2",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_garbage() -> Iterator[None]:
-    """Freeze objects of other tests, so that the garbage collection after every trial does not scan them."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

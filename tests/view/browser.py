@@ -69,6 +69,11 @@ class Browser:
         """Return the value of an expression in the page."""
         return self.driver.execute_script(f"return {expression}")
 
+    def run(self, body: str) -> Any:
+        """Run the body of an asynchronous function in the page, and return what it returns."""
+        script = f"const done = arguments[0]; (async () => {{ {body} }})().then(done, (error) => done(String(error)));"
+        return self.driver.execute_async_script(script)
+
     def until(self, expression: str) -> Any:
         """Wait until an expression is true in the page, and return its value."""
         give_up = time.monotonic() + WITHIN_SECONDS

@@ -244,6 +244,73 @@ def test_two_viewers_get_the_same_pictures(browser: Browser, view: View) -> None
     assert len(set(seen[first].values())) > 1
 
 
+def test_names_that_are_markup_are_shown_as_text(browser: Browser, tmp_path: Path, bundle: Bundle) -> None:
+    camera = looped(tmp_path)
+    pictures = Path(camera["path"])
+    markup = "<img src=x onerror=document.title=1>"
+    (pictures / "003.png").rename(pictures / f"{markup}3.png")
+    (pictures / f"{markup}broken.png").write_text("no picture")
+    with viewed(tmp_path, bundle, {"top": camera}) as view:
+        browser.open(view.url)
+        for verdict, name in (("DEFECT", f"{markup}3.png"), ("NO_VERDICT", f"{markup}broken.png")):
+            cell = f"[...document.querySelectorAll('.strip [data-verdict={verdict}]')].at(-1)"
+            browser.until(cell)
+            browser.until(f"({cell}.click(), document.querySelector('#why .facts').innerText.includes('{name}'))")
+        assert browser.js("document.querySelectorAll('img[src=x]').length") == 0
+        browser.leave()
+
+
+def test_messages_that_come_late_do_not_look_current(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    lost_s, age_s = browser.run(
+        """
+        const { Live } = await import("/static/live.js");
+        let picture;
+        let socket;
+        window.WebSocket = class {
+          static OPEN = 1;
+          readyState = 1;
+          constructor() { socket = this; }
+          send() {}
+        };
+        const live = new Live({ state() {}, async picture(message) { picture = message; } });
+        const say = (data) => socket.onmessage({ data });
+        const lost = () => Math.round(live.lostFor);
+        say(JSON.stringify({ type: "state", sent_ms: 50_000 }));
+        const found = [lost()];
+        say(JSON.stringify({ type: "picture", sent_ms: 50_000 - 8000, age_ms: 1000, heatmap: null }));
+        found.push(lost());
+        say(new Blob());
+        say(JSON.stringify({ type: "state", sent_ms: 50_000 }));
+        found.push(lost());
+        return [found, Math.round((performance.now() - picture.sentAt) / 1000)];
+        """
+    )
+    assert (lost_s, age_s) == ([0, 8, 0], 8)
+
+
+def test_a_picture_is_grey_if_frames_come_and_their_pictures_do_not(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    found = browser.run(
+        """
+        const { Camera } = await import("/static/camera.js");
+        const camera = new Camera("other", () => {});
+        const event = { verdict: "NO_VERDICT", regions: [], frame_number: 1 };
+        const shown = document.querySelector(".camera").dataset.picture;
+        const frame = await (await fetch(`/api/pictures/${shown}/frame.jpg`)).blob();
+        const lost = (age) => {
+          camera.setState({ state: "LIVE", stale: false, newest_age_ms: age }, performance.now());
+          camera.refresh(0);
+          return camera.root.querySelector(".lost").textContent;
+        };
+        const sentAt = performance.now() - 9000;
+        await camera.draw({ id: "1", event, heatmap: null, hw: [8, 8], sentAt, age_ms: 500 }, frame);
+        return [lost(9000), lost(100)];
+        """
+    )
+    assert found == ["", "no picture for 9 s"]
+
+
 @pytest.mark.long
 def test_the_page_goes_on_after_a_restart_of_line_and_server(
     browser: Browser, expected: list[str], tmp_path: Path, bundle: Bundle
@@ -256,12 +323,16 @@ def test_the_page_goes_on_after_a_restart_of_line_and_server(
         browser.open(f"http://127.0.0.1:{port}/")
         browser.until("document.querySelector('.word').textContent !== 'NO FRAME'")
     browser.until("document.querySelector('.word').textContent === 'NO CONNECTION'")
+    browser.until("document.title === 'NO CONNECTION'")
     assert browser.text(".picture .lost").startswith("no connection for ")
+    write_line_with(tmp_path, bundle.path, address, {"side": looped(tmp_path / "side")})
     with running(line, address) as run, served(line, port):
         event = next_defect(run)
         browser.until(f"window.seen.verdicts['{picture_id(event)}']")
         browser.until(f"document.querySelector('.camera').dataset.picture.startsWith('{event.boot_id[:8]}')")
         browser.until("document.querySelector('.picture .lost').hidden")
+        assert browser.js("[...document.querySelectorAll('.camera')].map((each) => each.dataset.camera)") == ["side"]
+        browser.leave()
 
 
 @pytest.mark.long

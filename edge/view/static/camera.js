@@ -6,6 +6,8 @@ import { cameraWords, logit, make, rowWords, setShape, span, wordOf } from "./wo
 
 /** A DEFECT or NO VERDICT stays for so long before a GOOD replaces it, so that eyes can follow a fast line. */
 const HOLD_MS = 400;
+/** A picture that is so much older than the newest frame, because none came since, must not look like a new one. */
+const BEHIND_MS = 5000;
 
 export class Camera {
   #name;
@@ -44,9 +46,10 @@ export class Camera {
     this.#find(".opacity output").textContent = percent > 0 ? `${percent} %` : "off";
   }
 
-  setState(state) {
+  /** @param sentAt when the server described it, by the clock of this page. */
+  setState(state, sentAt) {
     this.#state = state;
-    this.#stateAt = performance.now();
+    this.#stateAt = sentAt;
   }
 
   /** Show a verdict, now or when the one before it was there for long enough. */
@@ -68,7 +71,7 @@ export class Camera {
       regions: event.regions.length,
     })}`;
     await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions }, label);
-    this.#picture = { event, takenAt: performance.now() - message.age_ms };
+    this.#picture = { event, takenAt: message.sentAt - message.age_ms };
     this.#root.dataset.picture = message.id;
     const legend = this.#find(".legend");
     legend.classList.toggle("is-empty", !heatmap);
@@ -90,7 +93,7 @@ export class Camera {
     }
     write(this.#find(".word"), word);
     write(this.#find(".verdict-detail"), detail);
-    this.#stage.lost = lost;
+    this.#stage.lost = lost ?? this.#behindSentence();
     this.#writeFacts();
   }
 
@@ -101,16 +104,25 @@ export class Camera {
     if (this.#state?.state === "DEAD") return ["DEAD", "CAMERA DEAD", this.#state.detail ?? last];
     if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
     if (this.#state?.state === "UNKNOWN") return ["NONE", "NOT RUNNING", last];
-    if (lost || !this.#row) return ["NONE", "NO FRAME", last];
+    if (lost || !this.#row || !this.#state) return ["NONE", "NO FRAME", last];
     return [this.#row.verdict, wordOf(this.#row.verdict), rowWords(this.#row)];
   }
 
   #lostSentence(lostFor) {
-    if (lostFor) return `no connection for ${span(Math.floor(lostFor))}`.replace(".0", "");
+    if (lostFor) return `no connection for ${wholeSpan(1000 * lostFor)}`;
     if (!this.#state?.stale) return null;
     if (this.#state.newest_age_ms === null) return "no frame yet";
-    const seconds = (this.#state.newest_age_ms + performance.now() - this.#stateAt) / 1000;
-    return `no frame for ${span(Math.floor(seconds))}`.replace(".0", "");
+    return `no frame for ${wholeSpan(performance.now() - this.#newestAt)}`;
+  }
+
+  /** When the newest frame was captured. */
+  get #newestAt() {
+    return this.#stateAt - this.#state.newest_age_ms;
+  }
+
+  #behindSentence() {
+    if (!this.#picture || !this.#state?.newest_age_ms || this.#newestAt - this.#picture.takenAt < BEHIND_MS) return null;
+    return `no picture for ${wholeSpan(performance.now() - this.#picture.takenAt)}`;
   }
 
   #writeFacts() {
@@ -151,6 +163,8 @@ function fillTicks(legend, { logit_at_0: low, logit_at_255: high }, threshold) {
   write(tick, `threshold ${logit(threshold)}`);
   tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
 }
+
+const wholeSpan = (milliseconds) => span(Math.floor(milliseconds / 1000)).replace(".0", "");
 
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;

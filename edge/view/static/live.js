@@ -3,24 +3,35 @@
 const RETRY_MS = 1000;
 /** The server sends the line's state each second; a connection that is silent for longer is lost. */
 const SILENT_MS = 2500;
+/** If messages come so late, e.g. through a slow network, what they say is not current any more. */
+const LATE_MS = 5000;
+/** The clocks of two PCs drift apart by less than this share. */
+const DRIFT = 1e-4;
 
 export class Live {
   #handlers;
   #socket = null;
   #heardAt = performance.now();
   #incomplete = null;
+  /** The server's clock minus that of this page, by the message that came fastest; when that was estimated. */
+  #ahead = -Infinity;
+  #aheadAt = 0;
+  #delay = 0;
 
-  /** @param handlers one function per type of message; `picture` also gets its blobs, and is awaited. */
+  /**
+   * @param handlers one function per type of message; `picture` also gets its blobs, and is awaited. Messages with
+   * `sent_ms` get `sentAt`, the same time by the clock of this page.
+   */
   constructor(handlers) {
     this.#handlers = handlers;
     this.#open();
   }
 
-  /** Seconds for which nothing came, or 0 while the connection works. */
+  /** Seconds for which nothing current came, or 0 while the connection works. */
   get lostFor() {
     const silent = performance.now() - this.#heardAt;
     const isLost = silent > SILENT_MS || (silent > 1000 && this.#socket.readyState !== WebSocket.OPEN);
-    return isLost ? silent / 1000 : 0;
+    return isLost || this.#delay > LATE_MS ? (silent + this.#delay) / 1000 : 0;
   }
 
   #open() {
@@ -28,6 +39,7 @@ export class Live {
     const socket = new WebSocket(`${scheme}//${location.host}/live`);
     this.#socket = socket;
     this.#incomplete = null;
+    this.#ahead = -Infinity;
     socket.onmessage = ({ data }) => {
       this.#heardAt = performance.now();
       if (typeof data === "string") this.#take(JSON.parse(data));
@@ -43,7 +55,18 @@ export class Live {
     else setTimeout(() => this.#retry(), RETRY_MS);
   }
 
+  /** Note by how much a message came later than the fastest one. */
+  #measure(message) {
+    const now = performance.now();
+    const ahead = message.sent_ms - now;
+    this.#ahead = Math.max(this.#ahead - DRIFT * (now - this.#aheadAt), ahead);
+    this.#aheadAt = now;
+    this.#delay = this.#ahead - ahead;
+    message.sentAt = now - this.#delay;
+  }
+
   #take(message) {
+    if (message.sent_ms !== undefined) this.#measure(message);
     if (message.type === "picture") this.#incomplete = { message, blobs: [] };
     else this.#handlers[message.type]?.(message);
   }

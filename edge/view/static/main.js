@@ -65,7 +65,12 @@ function cameraOf(name) {
 
 const live = new Live({
   state(state) {
-    for (const [name, camera] of Object.entries(state.cameras)) cameraOf(name).setState(camera);
+    for (const [name, camera] of cameras) {
+      if (name in state.cameras) continue; // the line was started again without it
+      camera.root.remove();
+      cameras.delete(name);
+    }
+    for (const [name, camera] of Object.entries(state.cameras)) cameraOf(name).setState(camera, state.sentAt);
     scores.product = state.product;
     scores.setCameras(Object.keys(state.cameras));
     status.show(state);
@@ -84,6 +89,7 @@ const live = new Live({
 setInterval(() => {
   const { lostFor } = live;
   document.body.classList.toggle("is-lost", lostFor > 0);
+  status.writeTitle(lostFor > 0);
   cameras.forEach((camera) => camera.refresh(lostFor));
 }, REFRESH_MS);
 

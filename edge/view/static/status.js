@@ -7,20 +7,27 @@ const HANDSHAKE_SHAPES = { READY: "GOOD", BUSY: "NONE", DEGRADED: "NO_VERDICT", 
 export class Status {
   #place = document.getElementById("status");
   #parts = new Map();
+  #title = document.title;
 
   show(state) {
     showHandshake(state);
-    document.title = `${state.line} · ${state.handshake.state.replace("_", " ")}`;
+    this.#title = `${state.line} · ${state.handshake.state.replace("_", " ")}`;
     document.getElementById("line").textContent = state.line;
     document.getElementById("trial").hidden = state.acting !== false;
     this.#sentences(state);
     const names = Object.keys(state.cameras);
     this.#table("Cameras", names, cameraRows(Object.values(state.cameras)));
-    this.#table("Journal", [], journalRows(state.journal));
+    this.#table("Journal", [], journalRows(state));
     const consumers = Object.entries(state.consumers ?? {});
     if (consumers.length) this.#table("Consumers", ["state", "behind"], consumers.map((each) => consumerRow(each, state)));
-    this.#table("Evidence", [], evidenceRows(state.evidence, state.now_ns));
+    this.#table("Evidence", [], evidenceRows(state));
     this.#table("Bundle", [], bundleRows(state));
+  }
+
+  /** Name the line and its state in the browser's tab; a lost connection has no state. */
+  writeTitle(isLost) {
+    const title = isLost ? "NO CONNECTION" : this.#title;
+    if (document.title !== title) document.title = title;
   }
 
   /** The server's sentences, but not the one that the header shows. */
@@ -90,10 +97,13 @@ function cameraRows(cameras) {
   ];
 }
 
-function journalRows(journal) {
-  if (!journal) return [["state", "this line has none"]];
+/** What a part of the line does; a line that does not report does nothing that is known. */
+const doing = (running, words) => (running ? words : "unknown");
+
+function journalRows({ journal, running }) {
+  if (!journal) return [["state", doing(running, "this line has none")]];
   return [
-    ["state", journal.live_only ? "does not store events" : "stores every event"],
+    ["state", doing(running, journal.live_only ? "does not store events" : "stores every event")],
     ["events", `${count(journal.first_seq)} to ${count(journal.last_seq)}`],
     ["size", bytes(journal.size_bytes)],
     ["not stored", journal.unjournalled ? plural(journal.unjournalled, "event") : null],
@@ -101,16 +111,16 @@ function journalRows(journal) {
   ];
 }
 
-function consumerRow([name, { acked_seq: acked, connected, seen_at_ns: seen }], { journal, now_ns: now }) {
+function consumerRow([name, { acked_seq: acked, connected, seen_at_ns: seen }], { journal, now_ns: now, running }) {
   const away = seen ? `away for ${span((now - seen) / 1e9)}` : "away";
   const behind = journal ? journal.last_seq - Math.max(acked, journal.first_seq - 1) : 0;
-  return [name, connected ? "connected" : away, count(Math.max(0, behind))];
+  return [name, doing(running, connected ? "connected" : away), count(Math.max(0, behind))];
 }
 
-function evidenceRows(evidence, now) {
-  if (!evidence) return [["state", "this line stores none"]];
+function evidenceRows({ evidence, running, now_ns: now }) {
+  if (!evidence) return [["state", doing(running, "this line stores none")]];
   return [
-    ["state", evidence.fault ? "does not store pictures" : "stores pictures"],
+    ["state", doing(running, evidence.fault ? "does not store pictures" : "stores pictures")],
     ["stored", `${plural(evidence.stored, "picture")}, ${bytes(evidence.size_bytes)}`],
     ["since start", plural(evidence.kept, "picture")],
     ["skipped", count(evidence.skipped)],

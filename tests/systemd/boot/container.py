@@ -16,14 +16,15 @@ from typing import Any
 HERE = Path(__file__).parent
 UNITS = "boot.target", "boot-drive.service"
 BOOTED_AND_DRIVEN_WITHIN_SECONDS = 1200
-OPT = "/opt:mode=755,size=4g"
-"""An empty /opt, with room for two versions of heatline."""
 
 IN_A_MOUNT_NAMESPACE = """
 set -e
 mount --make-rprivate /
-mount --bind / "$1"  # nspawn takes no / itself
-shift
+mount --bind / "$1/root"  # nspawn takes no / itself
+mount -t tmpfs -o mode=755 opt "$1/opt"
+mkdir "$1/opt/upper" "$1/opt/work"
+mount -t overlay -o "lowerdir=$2,upperdir=$1/opt/upper,workdir=$1/opt/work" opt "$1/opt"
+shift 2
 exec "$@"
 """
 
@@ -75,21 +76,22 @@ def missing_requirement() -> str | None:
     return None
 
 
-def boot(folder: Path, binds: Mapping[str, Path]) -> Boot:
+def boot(folder: Path, opt: Path, binds: Mapping[str, Path]) -> Boot:
     """Boot the container, run the driver, and switch the container off.
 
     Args:
         folder: a new folder; the driver writes to its subfolder `out`.
+        opt: a folder that /opt shows at first, such as a copy of another line PC's; it is not changed.
         binds: paths of this machine that the container sees read-only, by their path in the container.
     """
-    root, out = folder / "root", folder / "out"
-    root.mkdir(parents=True)
-    out.mkdir()
+    out = folder / "out"
+    for name in ("root", "opt", "out"):
+        (folder / name).mkdir(parents=True)
     mounted = {"/boot-test": HERE, **{f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}, **binds}
     nspawn = [
-        "systemd-nspawn", "--quiet", "--directory", root, "--volatile=overlay", "--tmpfs", OPT,
+        "systemd-nspawn", "--quiet", "--directory", folder / "root", "--volatile=overlay",
         "--machine", f"heatline-{os.getpid()}", "--register=no", "--keep-unit", "--link-journal=no",
-        "--private-network",
+        "--private-network", "--bind", f"{folder / 'opt'}:/opt",
         "--bind", f"{out}:/out", *(f"--bind-ro={here}:{there}" for there, here in mounted.items()),
         "--boot", "systemd.unit=boot.target",
     ]  # fmt: skip
@@ -98,7 +100,7 @@ def boot(folder: Path, binds: Mapping[str, Path]) -> Boot:
             # Each process ends with its parent, so the container ends with the test.
             ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after=5", str(BOOTED_AND_DRIVEN_WITHIN_SECONDS),
              "setpriv", "--pdeathsig", "KILL",
-             "unshare", "--mount", "sh", "-c", IN_A_MOUNT_NAMESPACE, "sh", root, *nspawn],
+             "unshare", "--mount", "sh", "-c", IN_A_MOUNT_NAMESPACE, "sh", folder, opt, *nspawn],
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, check=False,
         )  # fmt: skip

@@ -13,6 +13,7 @@ STEPS = {
     "set_up": installing.set_up,
     "start": running.start,
     "status": running.status,
+    "page": running.page,
     "sandbox": running.sandbox,
     "reload_to_a_better_bundle": reloading.to_a_better_bundle,
     "reload_to_another_threshold": reloading.to_another_threshold,

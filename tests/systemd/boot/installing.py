@@ -9,7 +9,7 @@ from machine import CURRENT, HEATLINE, run, run_checked
 
 
 def install() -> dict[str, Any]:
-    """Install the package on a PC without heatline."""
+    """Install the package on a PC whose /opt has its files already: verify them, make user, unit and commands."""
     network = sorted(os.listdir("/sys/class/net"))
     return {**_installed(run("sh", PACKAGE / "install.sh")), "network": network}
 

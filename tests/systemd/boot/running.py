@@ -1,6 +1,7 @@
 """Start, check and stop the line."""
 
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,42 @@ def status() -> dict[str, Any]:
         "as_text": as_text,
         "report": json.loads(as_json["stdout"]),
     }
+
+
+def page() -> dict[str, Any]:
+    """Fetch the line's page and its own status from it, once a picture is stored and another one can be shown."""
+
+    def state() -> dict[str, Any] | None:
+        found = json.loads(fetch("/api/state"))
+        shown = [row for row in json.loads(fetch("/api/verdicts"))["rows"] if row["picture"]]
+        return {**found, "shown": shown[-1]} if shown and found["evidence"] and found["evidence"]["kept"] else None
+
+    found = until("a stored picture", state)
+    listed = json.loads(run_checked(HEATLINE, "evidence", "list", "line1", "--json"))
+    return {
+        "summary": f"{found['evidence']['kept']} pictures stored, {len(found['cameras'])} cameras on the page",
+        "html": fetch("/").decode(),
+        "script_bytes": len(fetch("/static/main.js")),
+        "picture_bytes": len(fetch(f"/api/pictures/{found['shown']['id']}/frame.jpg")),
+        "state": found,
+        "listed": listed,
+        "nice": sorted(niceness(child) for child in children(line.pid())),
+    }
+
+
+def fetch(path: str) -> bytes:
+    """Return what the line's page answers."""
+    with urllib.request.urlopen(f"http://127.0.0.1:8420{path}", timeout=60) as answer:
+        return bytes(answer.read())
+
+
+def children(pid: str) -> list[str]:
+    """Return the processes that a process started."""
+    return [pid for task in Path(f"/proc/{pid}/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def niceness(pid: str) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
 
 
 def sandbox() -> dict[str, Any]:

@@ -46,6 +46,11 @@ name = "boards"
 [[products]]
 name = "lids"
 bundle = "better.bundle"
+
+[evidence]
+good_every = 3
+
+[web]
 """
 LINE_WITHOUT_A_CAMERA = """
 bundle = "boards.bundle"
