@@ -68,7 +68,7 @@ class _Remote:
         except (EOFError, OSError) as error:
             self._process.join()
             code = self._process.exitcode
-            raise BenchError(f"a process of this bench ended with {code}; its output is above, report this") from error
+            raise BenchError(f"a bench's process ended with {code}; its output is above, report this") from error
         if isinstance(answer, HeatlineError):
             raise answer
         return answer
