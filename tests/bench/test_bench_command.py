@@ -123,7 +123,7 @@ def test_out_must_not_be_the_file_of_the_table(tmp_path: Path, command_name: str
     ("arguments", "reason"),
     [
         (["flops", "--layers", "--json"], "leave out --layers or --json"),
-        (["end-to-end", "b", "--fps", "3", "--rounds", "4"], "--rounds counts for --saturate and --idle"),
+        (["end-to-end", "b", "--fps", "3", "--rounds", "4"], "--rounds counts for --saturate, --idle and --beside"),
         (["end-to-end", "b", "--saturate", "--seconds", "4"], "--seconds counts for --fps and --find-max"),
     ],
 )
