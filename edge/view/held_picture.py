@@ -171,7 +171,7 @@ class PictureMemory:
             newest of each camera always stays.
     """
 
-    def __init__(self, per_camera: int = 25, most_bytes: int = 256 << 20) -> None:
+    def __init__(self, per_camera: int = 25, most_bytes: int = 400 << 20) -> None:
         self._per_camera, self._most_bytes = per_camera, most_bytes
         self._lock = threading.Lock()
         self._pictures: dict[str, list[HeldPicture]] = {}
