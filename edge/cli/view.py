@@ -11,8 +11,8 @@ import click
 def view(line: str, listen: str | None) -> None:
     """Serve a page that shows LINE at work, until Ctrl-C.
 
-    The page shows pictures, verdicts, and why. The line need not run: then the page shows what its journal and its
-    evidence store hold. LINE is a line's name or its TOML file, on this PC.
+    The page shows pictures, verdicts, and why. The line need not run: then the page shows the last verdicts of its
+    journal, with their pictures in its evidence store. LINE is a line's name or its TOML file, on this PC.
     """
     from edge.view.server import serve_page
 

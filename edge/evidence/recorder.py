@@ -89,6 +89,8 @@ class Recorder:
         """The thread that makes that call."""
         self._bug: BaseException | None = None
         self._state = EvidenceState()
+        self._counted = False
+        """Whether the store was opened, or the attempt failed."""
         self._store_fault: str | None = None
         self._tidy_fault: str | None = None
         self._log = RateLimitedLog(logger)
@@ -137,7 +139,8 @@ class Recorder:
 
     def _step(self) -> None:
         """Report, start what is due, and wait for a picture or a moment."""
-        if self._clock() - self._reported_s >= REPORT_EVERY_SECONDS:
+        is_known = self._counted or self._hung_s() is not None  # before, nothing is known of what is stored
+        if is_known and self._clock() - self._reported_s >= REPORT_EVERY_SECONDS:
             self._reported_s = self._clock()
             self._pictures.report(msgspec.msgpack.encode(self.state()))
         every_s = RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS
@@ -226,6 +229,7 @@ class Recorder:
             size_bytes=0 if held is None else held.size_bytes,
             oldest_at_ns=None if held is None else held.oldest_at_ns,
         )
+        self._counted = True
 
     def _wake_up(self) -> None:
         with contextlib.suppress(OSError):  # it is awake already, or has ended

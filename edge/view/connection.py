@@ -37,7 +37,8 @@ class DeadlineProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Wait for the rest of a request, or stop waiting if it is complete."""
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        has_become_a_websocket = self.transport.get_protocol() is not self  # which has limits of its own
+        if has_become_a_websocket or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._stop_waiting()
         elif self._deadline is None:
             self._wait_for_request()
@@ -113,7 +114,7 @@ def listening_socket(listen: str) -> socket.socket:
         found.close()
         reason = problem.strerror if isinstance(problem, OSError) else problem
         raise DeliveryError(
-            f"the page cannot listen on {listen} ({reason}); end the program that uses this address, or name another "
-            "with --listen HOST:PORT or web.listen"
+            f"the page cannot listen on {listen} ({reason}); a line with web.listen serves its page itself while it "
+            "runs, so open that, or name another address with --listen HOST:PORT or web.listen"
         ) from problem
     return found

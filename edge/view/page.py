@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import ssl
@@ -58,6 +59,8 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
     config = load_config(file)
     web = config.web or WebConfig()
     listen = listen or web.listen
+    if not re.fullmatch(".+:[0-9]{1,5}", listen) or int(listen.rpartition(":")[2]) > 65535:
+        raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
     _require_protected(listen, web)
     address, keys = endpoint_of(line, "events", KeyFiles())
     memory = Memory()

@@ -191,7 +191,8 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: in
 def _no_frame(name: str, camera: Camera, state: CameraState) -> str:
     if camera.newest_age_ms is None:
         return f"Camera {name} ({state.state}): no frame came since this page's program started."
-    return f"Camera {name} ({state.state}): no frame for {camera.newest_age_ms / 1000:.0f} s."
+    what = "no verdict" if camera.ledger is not None and camera.ledger.in_flight else "no frame"
+    return f"Camera {name} ({state.state}): {what} for {camera.newest_age_ms / 1000:.0f} s."
 
 
 def _about_consumers(status: StatusEvent) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from edge.evidence.store import EvidenceStore
-from edge.view import live
+from edge.view import connection, live
 from edge.view.live import MOST_VIEWERS, ROWS_BEHIND
 from edge.view.memory import Memory
 from tests.command import WITHIN_SECONDS
@@ -44,6 +44,13 @@ def test_a_page_gets_the_last_verdicts_the_state_and_then_each_verdict() -> None
         memory.add_verdict(verdict(61, kind="GOOD"), live=True)
         row = next_message(viewer, "verdict")
         assert (row["frame_number"], row["verdict"], row["id"]) == (61, "GOOD", "01234567-top-61")
+
+
+def test_a_page_stays_connected_for_longer_than_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "REQUEST_WITHIN_SECONDS", 0.2)
+    with page(Memory()) as served, served.live() as viewer:
+        for _ in range(3):  # one comes each second
+            next_message(viewer, "state")
 
 
 def test_a_change_of_the_lines_state_is_sent() -> None:

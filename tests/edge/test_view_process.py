@@ -127,7 +127,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, address: str) -> None:
     for listen, words in (
         ("0.0.0.0:0", "other machines can reach 0.0.0.0:0, and nothing protects the page; set token_file"),
         ("nonsense", "nonsense"),
-        ("127.0.0.1:99999", "the page cannot listen on 127.0.0.1:99999"),
+        ("127.0.0.1:99999", "the page's address is '127.0.0.1:99999'; expected HOST:PORT, PORT 0 to 65535"),
     ):
         result = heatline_process("view", line, "--listen", listen)
         assert words in complaint(result), listen
