@@ -288,7 +288,8 @@ def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
 def test_a_frame_of_which_nothing_arrives_leaves_a_gap_in_the_ids() -> None:
     whole = [(3, packet) for packet in range(80)]
     with viva_camera(width=320, height=240, drop_packets=whole) as device, opened(device.ip) as camera:
-        assert [grab_frame(camera).stamp.frame_id for _ in range(4)] == [1, 2, 4, 5]
+        ids = [grab_frame(camera).stamp.frame_id for _ in range(4)]
+        assert ids in ([1, 2, 4, 5], [2, 4, 5, 6]), "the first frame may be sent before the host listens"
         assert camera.counters()["missing_frames"] >= 1
 
 
