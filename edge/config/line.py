@@ -99,6 +99,10 @@ class WebConfig(_Table, frozen=True):
         """Whether only this machine can reach the page."""
         return is_local(f"tcp://{self.listen}")
 
+    def is_protected_on(self, listen: str) -> bool:
+        """Return whether a page at `HOST:PORT` is only for this machine, or asks for a token or a certificate."""
+        return is_local(f"tcp://{listen}") or self.token_file is not None or self.client_ca is not None
+
 
 class SecurityConfig(_Table, frozen=True):
     """The keys that protect addresses which other machines can reach."""
@@ -332,7 +336,7 @@ def _check_web(web: WebConfig) -> None:
             "web.client_ca is set and web.certificate is not; browsers show their certificate only to a page with TLS, "
             "so set web.certificate and web.key"
         )
-    if not web.is_local and web.token_file is None and web.client_ca is None:
+    if not web.is_protected_on(web.listen):
         raise ConfigError(
             f"web.listen is {web.listen!r}, which other machines can reach, and nothing protects the page; set "
             "web.token_file or web.client_ca, or listen on this machine alone, e.g. 127.0.0.1:8420"

@@ -59,7 +59,7 @@ class Pictures(Protocol):
 
     def receive(self, timeout_s: float | None) -> Picture | None: ...
 
-    def report(self, state: bytes) -> None: ...
+    def report(self, state: EvidenceState, *, counted: bool) -> None: ...
 
 
 class Recorder:
@@ -90,7 +90,7 @@ class Recorder:
         self._bug: BaseException | None = None
         self._state = EvidenceState()
         self._counted = False
-        """Whether the store was opened, or the attempt failed."""
+        """Whether it is known what the store holds, or that it cannot be opened."""
         self._store_fault: str | None = None
         self._tidy_fault: str | None = None
         self._log = RateLimitedLog(logger)
@@ -122,7 +122,7 @@ class Recorder:
             self._wait(give_up_s - self._clock())
         if self._began_s is not None:
             return False
-        self._pictures.report(msgspec.msgpack.encode(self.state()))
+        self._pictures.report(self.state(), counted=self._counted)
         if self._writer is not None:
             self._writer.close()
         return True
@@ -139,10 +139,9 @@ class Recorder:
 
     def _step(self) -> None:
         """Report, start what is due, and wait for a picture or a moment."""
-        is_known = self._counted or self._hung_s() is not None  # before, nothing is known of what is stored
-        if is_known and self._clock() - self._reported_s >= REPORT_EVERY_SECONDS:
+        if self._clock() - self._reported_s >= REPORT_EVERY_SECONDS:
             self._reported_s = self._clock()
-            self._pictures.report(msgspec.msgpack.encode(self.state()))
+            self._pictures.report(self.state(), counted=self._counted)
         every_s = RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS
         if self._began_s is None and self._clock() - self._tidied_s >= every_s:
             self._tidied_s = self._clock()

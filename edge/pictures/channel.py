@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from edge.wire.events import EvidenceState
+
 VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 16
 MOST_SLOTS = 16
@@ -43,9 +45,11 @@ class ReleaseSlot(_Message, frozen=True):
 
 
 class Report(_Message, frozen=True):
-    """The state of the evidence store: MessagePack of `EvidenceState`."""
+    """The state of the evidence store."""
 
-    state: bytes
+    state: EvidenceState
+    counted: bool
+    """Whether it is known what the store holds; if not, the state does not say it."""
 
 
 class Refused(_Message, frozen=True):

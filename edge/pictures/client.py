@@ -30,7 +30,7 @@ from edge.pictures.channel import (
 )
 from edge.pictures.picture import Evidence, Picture, TileScores
 from edge.util.ring import RingReader
-from edge.wire.events import VerdictEvent
+from edge.wire.events import EvidenceState, VerdictEvent
 
 _decode_event = msgspec.json.Decoder(VerdictEvent).decode
 
@@ -102,14 +102,17 @@ class PictureClient:
                     raise DeliveryError("the line sent what this version does not know; update this program")
         return None
 
-    def report(self, state: bytes) -> None:
-        """Send the line this program's state, which its status then shows; MessagePack of `EvidenceState`.
+    def report(self, state: EvidenceState, *, counted: bool = True) -> None:
+        """Send the line this program's state, which its status then shows.
 
         The recorder reports as soon as it is connected, and then about once a second: a line that hears nothing for
         some seconds says in its status that no pictures are stored.
+
+        Args:
+            counted: whether it is known what the store holds; if not, the line goes on to show what it knew before.
         """
         with contextlib.suppress(OSError):  # `receive` then says that the line has ended
-            self._send(Report(state))
+            self._send(Report(state, counted))
 
     def close(self) -> None:
         """Close the connection. Pictures that were received can still be read."""

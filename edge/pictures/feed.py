@@ -20,6 +20,7 @@ from typing import NamedTuple
 import cv2
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from edge.colour import to_rgb
@@ -63,8 +64,6 @@ HELLO_WITHIN_SECONDS = 5.0
 MOST_MESSAGES_PER_SECOND = 2000
 ACCEPT_EVERY_SECONDS = 0.02
 TICK_SECONDS = 1.0
-
-_decode_state = msgspec.msgpack.Decoder(EvidenceState).decode
 
 
 class StoreReport(NamedTuple):
@@ -313,8 +312,10 @@ class PictureFeed:
                 client.good_interval_ns = good_interval_ms * 1_000_000
             case ReleaseSlot(generation, slot) if (generation, slot) in client.held:
                 client.held.remove((generation, slot))
-            case Report(state) if client.slots:
-                client.report = StoreReport(_decode_state(state), time.monotonic())
+            case Report(state, counted) if client.slots:
+                if not counted:  # the store holds what it held
+                    state = replace(self._former, kept=state.kept, skipped=state.skipped, fault=state.fault)
+                client.report = StoreReport(state, time.monotonic())
             case _:
                 raise ValueError(f"{type(message).__name__} out of place")
 
@@ -325,7 +326,7 @@ class PictureFeed:
                 # What it held when it ended is hardly stored.
                 state, lost = client.report.state, client.skipped + len(client.held)
                 kept, skipped = self._former.kept, self._former.skipped + lost
-                self._former = _plus(msgspec.structs.replace(state, fault=None), kept=kept, skipped=skipped)
+                self._former = _plus(replace(state, fault=None), kept=kept, skipped=skipped)
         self._selector.unregister(client.socket)
         client.socket.close()
         client.ring = None  # this thread may still name the client for a while
@@ -372,7 +373,7 @@ class _Content:
 
 
 def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceState:
-    return msgspec.structs.replace(state, kept=state.kept + kept, skipped=state.skipped + skipped)
+    return replace(state, kept=state.kept + kept, skipped=state.skipped + skipped)
 
 
 def _bind(path: Path) -> socket.socket:

@@ -10,7 +10,7 @@ from edge.service.line import Line
 from edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
 from edge.service.systemd import notify
 from edge.util.text import format_count
-from edge.wire.events import State
+from edge.wire.events import EvidenceState, State, WebState
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
@@ -57,8 +57,8 @@ class StatusMonitor:
 
     def _report(self, state: State, *, only_if_changed: bool = False) -> None:
         line, last_change = self._line, self._changeover.last
-        beats = line.heartbeat.count
-        condition = self._condition(state, beats)
+        beats, evidence, web = line.heartbeat.count, line.children.evidence(), line.children.web()
+        condition = self._condition(state, beats, evidence)
         reasons = condition.reasons()
         handshake = make_handshake(reasons, beats)
         summary = state, handshake.state, handshake.reason, last_change
@@ -72,18 +72,18 @@ class StatusMonitor:
             handshake,
             lambda: self._changeover.last,
             line.access.refusals.counts(),
-            line.children.evidence(),
-            line.children.web(),
+            evidence,
+            web,
         )
         watchdog = []
         if beats != self._fed_at:  # only inspection feeds the watchdog
             self._fed_at = beats
             watchdog = ["WATCHDOG=1"]
-        notify(*watchdog, f"STATUS={handshake.state}: {self._describe(state, reasons)}")
+        notify(*watchdog, f"STATUS={handshake.state}: {self._describe(state, reasons, web)}")
 
-    def _condition(self, state: State, beats: int) -> Condition:
+    def _condition(self, state: State, beats: int, evidence: EvidenceState | None) -> Condition:
         line, verified = self._line, self._line.pipeline.setup.verified
-        journal, evidence = line.journal.state(), line.children.evidence()
+        journal = line.journal.state()
         return Condition(
             state,
             {name: camera.state() for name, camera in line.cameras.items()},
@@ -100,7 +100,7 @@ class StatusMonitor:
             evidence_not_stored=None if evidence is None else evidence.fault,
         )
 
-    def _describe(self, state: State, reasons: list[Reason]) -> str:
+    def _describe(self, state: State, reasons: list[Reason], web: WebState | None) -> str:
         """Describe the line's condition for `systemctl status`."""
         if self._stopping and state != "STOPPED":
             activity = "finishing the frames in flight"
@@ -112,7 +112,6 @@ class StatusMonitor:
             parts.append(f"product {product}")
         if faults := [reason for reason in reasons if reason.code not in ("starting", "stopping")]:
             parts.append(describe_reasons(faults))
-        web = self._line.children.web()
         if web is not None and web.fault is not None:
             parts.append(web.fault)
         if last_change is not None and not last_change.applied:

@@ -102,7 +102,7 @@ class Access:
     """Lets requests pass to the application that it protects.
 
     Args:
-        token: None: whoever can connect may see the page.
+        token: None: every client that can connect may see the page.
         only_local: only this PC can connect. A browser that names another host was deceived by that host's page.
         secure: the page is served with TLS.
         cookie: name of the cookie; cookies of one host are common to all its ports, so two lines need two names.
@@ -183,7 +183,7 @@ class Access:
         return answer
 
     def _cookie_value(self, until_s: int) -> str:
-        """Return a value that only who knows the token can make, and from which it cannot be read."""
+        """Return a value that only a holder of the token can make, and from which the token cannot be read."""
         assert self._token is not None
         mac = hmac.new(self._token.encode(), f"heatline view until {until_s}".encode(), hashlib.sha256)
         return f"{until_s}.{mac.hexdigest()}"

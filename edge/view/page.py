@@ -79,7 +79,6 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
-        cv2.setNumThreads(1)  # the other cores belong to inspection
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
         cv2.setNumThreads(1)  # the other cores belong to inspection
@@ -147,7 +146,7 @@ def application(
 
 
 def _require_protected(listen: str, web: WebConfig) -> None:
-    if not is_local(f"tcp://{listen}") and web.token_file is None and web.client_ca is None:
+    if not web.is_protected_on(listen):
         raise ConfigError(
             f"other machines can reach {listen}, and nothing protects the page; set token_file or client_ca under "
             "[web] in the line's file, or listen on this machine alone, e.g. 127.0.0.1:8420"

@@ -9,8 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-import msgspec
-
 from edge.errors import DeliveryError
 from edge.pictures.client import PictureClient
 from edge.pictures.place import picture_socket
@@ -45,7 +43,7 @@ def record(line: Path) -> None:
     kept = 0
     with PictureClient(picture_socket(line), slots=2) as client:
         while True:
-            client.report(msgspec.msgpack.encode(EvidenceState(kept=kept, stored=kept)))
+            client.report(EvidenceState(kept=kept, stored=kept))
             try:
                 picture = client.receive(0.05)
             except DeliveryError:

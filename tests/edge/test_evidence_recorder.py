@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -34,8 +33,6 @@ from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_pictures
 from tests.edge.secured import until
 
-_decode = msgspec.msgpack.Decoder(EvidenceState).decode
-
 
 class Offered:
     """The line's end: pictures that wait for the recorder, and what the recorder reports."""
@@ -44,6 +41,7 @@ class Offered:
         self._near, self._far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._waiting: deque[Picture] = deque()
         self.reports: list[EvidenceState] = []
+        self.counted: list[bool] = []
         self.released: list[int] = []
         self.offer(*pictures)
 
@@ -74,8 +72,9 @@ class Offered:
             raise DeliveryError("the line has ended")
         return self._waiting.popleft()
 
-    def report(self, state: bytes) -> None:
-        self.reports.append(_decode(state))
+    def report(self, state: EvidenceState, *, counted: bool) -> None:
+        self.reports.append(state)
+        self.counted.append(counted)
 
 
 class Running:
@@ -133,6 +132,7 @@ def test_every_picture_is_stored_released_and_counted_also_those_that_wait_when_
     assert stored(tmp_path) == offered.released == [0, 1, 2, 3]
     first, *_, last = offered.reports
     assert first == EvidenceState(), "it reports as soon as it is connected"
+    assert (offered.counted[0], offered.counted[-1]) == (False, True), "it does not know the store at once"
     assert (last.kept, last.skipped, last.stored, last.fault) == (4, 0, 4, None)
     assert last.size_bytes > 0
     assert last.oldest_at_ns == picture().event.times.captured_at_ns
@@ -158,7 +158,7 @@ def test_a_disk_that_does_not_answer_is_reported_and_takes_no_more_pictures(
     offered = Offered(picture(1), picture(2))
     running = Running(offered, lambda: hanging)
     assert hanging.hangs.wait(30)
-    until(lambda: bool(offered.reports) and "the disk has not answered for" in str(offered.reports[-1].fault))
+    until(lambda: "the disk has not answered for" in str(offered.reports[-1].fault))
     assert (offered.waiting, offered.released) == (1, [])
     monkeypatch.setattr(recorder_module, "HUNG_AFTER_SECONDS", 60.0)
     hanging.answers.set()

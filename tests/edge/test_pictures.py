@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -284,7 +283,7 @@ def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_count
         line.show(DARK, WHITE, DARK)
         assert feed.evidence() == (EvidenceState(skipped=2), None)
         with line.connect() as store:
-            store.report(msgspec.msgpack.encode(EvidenceState(kept=5, skipped=1, stored=7, fault="full")))
+            store.report(EvidenceState(kept=5, skipped=1, stored=7, fault="full"))
             until(lambda: feed.evidence()[1] is not None)
             assert feed.evidence()[0] == EvidenceState(kept=5, skipped=3, stored=7, fault="full")
             line.show(DARK, DARK)  # one is held, one is skipped: both are lost with the store
@@ -295,6 +294,10 @@ def test_reports_are_summed_over_all_stores_and_frames_without_a_store_are_count
             assert feed.evidence()[0].skipped == 4, "a count never falls, also when the next picture is sent"
         until(lambda: feed.evidence()[1] is None)
         assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5, stored=7), "what is stored is there still"
+        with line.connect() as store:
+            store.report(EvidenceState(), counted=False)
+            until(lambda: feed.evidence()[1] is not None)
+            assert feed.evidence()[0] == EvidenceState(kept=5, skipped=5, stored=7), "it has not looked yet"
     finally:
         feed.close()
 
@@ -332,9 +335,9 @@ HOSTILE: list[tuple[bytes, ...]] = [
     (encode(Hello(VERSION, 0, 1)),),
     (encode(Hello(VERSION, 1000, 1)),),
     (encode(Hello(VERSION, 1, -1)),),
-    (encode(Report(b"")),),
-    (HELLO, encode(Report(b"nonsense"))),
-    (HELLO, encode(Report(msgspec.msgpack.encode({"kept": "many"})))),
+    (encode(Report(EvidenceState(), True)),),
+    (HELLO, encode(["Report", b"nonsense", True])),  # type: ignore[arg-type]
+    (HELLO, encode(["Report", {"kept": "many"}, True])),  # type: ignore[arg-type]
     (HELLO, encode(["NewRing", 1, 1, 1])),  # type: ignore[arg-type]
 ]
 
@@ -377,7 +380,7 @@ def test_a_forged_release_of_another_slot_ends_the_client(line: Line) -> None:
 
 
 def test_a_flood_of_valid_messages_ends_the_client(line: Line) -> None:
-    report = encode(Report(msgspec.msgpack.encode(EvidenceState())))
+    report = encode(Report(EvidenceState(), True))
     with raw(line.path, HELLO) as end, contextlib.suppress(ConnectionError):
         for _ in range(50 * feed_module.MOST_MESSAGES_PER_SECOND):
             end.send(report)
