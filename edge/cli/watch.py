@@ -22,7 +22,16 @@ from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
 from edge.errors import MessageError
 from edge.util.os_errors import writing
-from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
+from edge.wire.events import (
+    AlarmEvent,
+    ChangeEvent,
+    Event,
+    JournalEvent,
+    Message,
+    ReviewEvent,
+    StatusEvent,
+    VerdictEvent,
+)
 
 MAX_ROWS = 200
 LINES_BESIDE_ROWS = 8
@@ -167,6 +176,12 @@ class EventTable:
             self._rows.append(
                 (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
             )
+            return
+        if isinstance(event, ReviewEvent):
+            mark = event.mark
+            what = Text(mark.kind.replace("_", " "), style="bold")
+            text = Text(f"{mark.verdict} of {mark.picture}, marked by {mark.by}")
+            self._rows.append((str(event.seq), _clock(event.at_ns), mark.camera, "review", what, "", text, "", ""))
             return
         highest = event.regions[0] if event.regions else None
         self._rows.append(

@@ -39,6 +39,8 @@ GOLDEN_FRAMES = {
         *("journal-live-only", "journal-discarded"),
         # With an evidence store and a page.
         *("verdict-picture", "status-evidence"),
+        # With a person's mark.
+        "review",
     )
 }
 GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}

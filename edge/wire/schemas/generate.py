@@ -11,6 +11,7 @@ from edge.wire.events import (
     AlarmEvent,
     ChangeEvent,
     JournalEvent,
+    ReviewEvent,
     StatusEvent,
     VerdictEvent,
 )
@@ -26,6 +27,7 @@ def schemas() -> dict[str, bytes]:
         ("alarm", SCHEMA_VERSION, AlarmEvent),
         ("change", SCHEMA_VERSION, ChangeEvent),
         ("journal", SCHEMA_VERSION, JournalEvent),
+        ("review", SCHEMA_VERSION, ReviewEvent),
         ("command-request", requests.SCHEMA_VERSION, commands.Request),
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),
