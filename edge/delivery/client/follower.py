@@ -156,9 +156,16 @@ class Follower(Client):
             if events or not self._take_next(until_s):
                 return events
 
-    def acknowledge(self) -> None:
-        """Acknowledge all events that were handed out, including the last one."""
-        self._acks.finish()
+    def acknowledge(self, through: Delivered | None = None) -> None:
+        """Acknowledge all events that were handed out, including the last one.
+
+        Args:
+            through: the last event to acknowledge, of those that were handed out together; None: all of them.
+        """
+        if through is None:
+            self._acks.finish()
+        else:
+            self._acks.finish_through(through.journal_id, through.seq)
         self._acknowledge(at_once=True)
 
     def close(self) -> None:
