@@ -80,7 +80,7 @@ def test_a_broker_is_verified_by_authority_name_and_date_and_works_again_once_re
         assert "it may require TLS (mqtts://)" in refusal(plain)
     broker.settings = OPEN
     with broker:
-        assert "does not speak TLS as expected" in refusal(config)
+        assert "does not speak TLS 1.2 or newer" in refusal(config)
 
 
 def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(

@@ -34,18 +34,14 @@ def describe_no_connection(error: Exception, config: MqttConfig) -> str:
         case ssl.SSLCertVerificationError():
             return f"{at}: {_describe_certificate(error, config)}"
         case ssl.SSLError() | ConnectionResetError() if config.has_tls:
-            return (
-                f"{at} does not speak TLS as expected ({getattr(error, 'reason', error.strerror)}); is this the port for TLS, and does "
-                "the broker know TLS 1.2 or newer?"
-            )
+            why = getattr(error, "reason", error.strerror)
+            return f"{at} does not speak TLS 1.2 or newer ({why}); correct the port in mqtt.broker, or the broker"
         case socket.gaierror():
             return f"{at} cannot be reached: no machine has the name {config.host!r} ({error.strerror}); check the DNS"
         case TimeoutError():
             return f"{at} cannot be reached: it does not answer; check address, network and firewall"
         case OSError():
-            return (
-                f"{at} cannot be reached ({error.strerror or error}); is the broker running, and is this its address?"
-            )
+            return f"{at} cannot be reached ({error.strerror or error}); start the broker, or correct mqtt.broker"
         case _:
             return f"{at} cannot be reached: {error}; check mqtt.broker"
 

@@ -7,7 +7,7 @@ from edge.errors import ConfigError
 
 Kind = Literal["result", "heatmap", "state", "lost", "alarm", "change", "review"]
 PER_CAMERA: tuple[Kind, ...] = ("result", "heatmap")
-_LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f\ud800-\udfff]+")
+_LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 """A level of a topic: MQTT reserves `+`, `#` and `/`."""
 
 
