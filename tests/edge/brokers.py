@@ -95,6 +95,9 @@ class Plant:
         self.connections = 0
         self._topics = topics or ("#",)
         self._ready = threading.Event()
+        self.goes_on = threading.Event()
+        """Cleared: the program reads nothing, so its broker must hold messages for it."""
+        self.goes_on.set()
         self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
         if user is not None:
@@ -130,6 +133,7 @@ class Plant:
         client.subscribe([(topic, 1) for topic in self._topics])  # type: ignore[list-item]
 
     def _message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
+        self.goes_on.wait(WITHIN_SECONDS)
         properties = {} if message.properties is None else vars(message.properties)
         self.received.append(Received(message.topic, message.payload, message.retain, dict(properties)))
 

@@ -152,6 +152,18 @@ def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site:
         assert plant.connections == kills + 1
 
 
+def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again(site: Site) -> None:
+    """mosquitto sends a subscriber 20 messages before it wants an answer, and holds the others in its memory."""
+    with site.broker, Plant(site.broker) as plant, site.bridge():
+        plant.goes_on.clear()
+        events = site.line.add(*[GOOD] * 60)
+        site.line.wait_until_acked(60, "mqtt")
+        site.broker.kill()
+        plant.goes_on.set()
+        site.broker.start()
+        wait_until(lambda: set(plant.ids()) == {event.key for event in events}, "all came")
+
+
 def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bridge(site: Site) -> None:
     events = site.line.add(GOOD, DEFECT)
     with site.bridge() as bridge:

@@ -1,22 +1,26 @@
 """The messages of the MQTT bridge say what the line's events say, under topics that MQTT allows."""
 
 import json
+import re
 import unicodedata
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE
 from edge.bridge.mqtt.messages import Messages
 from edge.bridge.mqtt.publication import Publication
 from edge.bridge.mqtt.recent import Entry, Recent
-from edge.bridge.mqtt.topics import Topics
+from edge.bridge.mqtt.topics import PER_CAMERA, Kind, Topics
 from edge.errors import ConfigError, EventsLostError, SchemaVersionError
 from edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of
 from edge.wire.following import Delivered
-from edge.wire.mqtt import AlarmPayload, ChangePayload, LostPayload, Payload, ResultPayload, ReviewPayload
+from edge.wire.mqtt import AlarmPayload, ChangePayload, LostKind, LostPayload, Payload, ResultPayload, ReviewPayload
 from tests.edge.wire_examples import ALARM, CHANGE, GOLDEN, LIVE_ONLY, REFUSED_CHANGE
 
 MESSAGES = Messages(Topics("acme/plant1", "line1"), "line1", heatmaps=True)
@@ -147,3 +151,20 @@ def test_memory_of_what_was_taken_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     for entry in entries:
         recent.add(entry)
     assert recent.take_since(0.0) == entries[3:]
+
+
+def test_the_topics_are_those_that_the_document_lists() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "plant-mqtt.md").read_text()
+    documented = re.findall(r"^\| `(\{prefix\}.*?)` \| (yes|no) \|", text, flags=re.MULTILINE)
+    topics = Topics("{prefix}", "{line}")
+    exist = [topics.of(kind, "{camera}" if kind in PER_CAMERA else None) for kind in get_args(Kind)]
+    assert documented == [(topic, "yes" if topic.endswith("/state") else "no") for topic in exist]
+
+
+def test_the_kinds_of_loss_and_the_codes_of_refusals_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "plant-mqtt.md").read_text()
+    section = text.partition("## Kinds of loss")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)) == set(get_args(LostKind))
+    answers = text.partition("### What a broker answers")[2].partition("\n## ")[0]
+    assert {int(code) for code in re.findall(r"\b(\d+), (?:packet|payload)", answers)} == OF_THE_MESSAGE
+    assert f"| {NO_SUBSCRIBERS}, no matching subscribers |" in answers
