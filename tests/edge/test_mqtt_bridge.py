@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
-from tests.edge.brokers import OPEN, Broker, Plant
+from tests.edge.brokers import OPEN, Authority, Broker, Plant
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 
@@ -175,6 +176,31 @@ def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bri
     with site.broker, Plant(site.broker) as plant, site.bridge():
         site.line.wait_until_acked(2, "mqtt")
         wait_until(lambda: plant.ids() == [event.key for event in events], "both came")
+
+
+def test_a_stop_ends_a_bridge_whose_broker_says_nothing(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        site.write(broker=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
+        with site.bridge() as bridge:
+            silent.settimeout(WITHIN_SECONDS)
+            with silent.accept()[0]:
+                assert bridge.end(signal.SIGINT) == 0
+
+
+def test_a_broker_that_comes_back_with_a_renewed_certificate_is_used(site: Site, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("broker", days=-1)
+    site.broker.settings = f"certfile {certificate}\nkeyfile {key}\n{OPEN}"
+    site.write(f"ca = '{authority.certificate}'\nwait_for_subscriber = false", f"mqtts://127.0.0.1:{site.broker.port}")
+    site.line.add(GOOD)
+    with site.broker, site.bridge() as bridge:
+        bridge.wait_until_logged("the broker's certificate has expired")
+        assert site.line.acked("mqtt") <= 0
+        site.broker.kill()
+        authority.sign("broker")
+        site.broker.start()
+        site.line.wait_until_acked(1, "mqtt")
+        bridge.wait_until_logged("connected to mqtts://")
 
 
 def test_a_bridge_that_is_killed_leaves_not_ready_and_its_successor_goes_on(site: Site) -> None:

@@ -1,6 +1,8 @@
 """One connection to a broker, from its login to its end. It holds no message over to the next one."""
 
+import contextlib
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -150,7 +152,7 @@ class Connection:
     def _run(self) -> None:
         try:
             while self._client.loop(LOOP_SECONDS) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
+                self._confirm_at_once()
         except Exception as error:  # paho raises several on bytes that are not MQTT
             self._problem = str(error)
         finally:
@@ -160,6 +162,16 @@ class Connection:
             self._answered.set()
             self.acks.put(None)
             self._on_end()
+
+    def _confirm_at_once(self) -> None:
+        """Have the kernel confirm what came, not 40 ms later.
+
+        Brokers send one PUBACK, and the next only when TCP has confirmed the one before (Nagle's algorithm).
+        """
+        bound = self._client.socket()
+        if isinstance(bound, socket.socket):
+            with contextlib.suppress(OSError):  # it has just been closed
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     # Callbacks of paho, on the network thread. They may not wait for a thread that publishes.
 
