@@ -65,6 +65,7 @@ def picture(
 ) -> Picture:
     """The picture of a frame as a line offers it. A frame with NO_VERDICT has no heatmap."""
     example = EXAMPLES[verdict]
+    image = frame(number) if image is None else image
     event = msgspec.structs.replace(
         example,
         camera=camera,
@@ -77,8 +78,8 @@ def picture(
         seq=0,
         previous_seq=0,
         journal_id=None,
+        frame_hw=None if verdict == "NO_VERDICT" else (image.shape[0], image.shape[1]),
     )
-    image = frame(number) if image is None else image
     cells = -(-image.shape[0] // 8), -(-image.shape[1] // 8)
     heatmap = np.linspace(-9, 9, cells[0] * cells[1], dtype=np.float32).reshape(cells)
     heatmap[0, 0] = np.nan
