@@ -1,5 +1,6 @@
 """Reviews that the page remembers, and the queue of frames that nobody has reviewed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def store_of(folder: Path, *frames: tuple[int, str]) -> CountingStore:
     return CountingStore(folder)
 
 
-def add(folder: Path, number: int, kind: str = "DEFECT") -> None:
-    times = at(number * 86401)
+def add(folder: Path, number: int, kind: str = "DEFECT", at_s: int | None = None) -> None:
+    times = at(number * 86401 if at_s is None else at_s)
     what = {"kind": kind, "frame_number": number, "times": times, "picture": f"01234567-top-{number}"}
     stored(folder, np.zeros((48, 64, 3), np.uint8), **what)
 
@@ -137,6 +138,21 @@ def test_the_queue_has_the_newest_first_and_empties_and_reads_each_entry_once(tm
     assert (numbers(found), found.count, found.complete) == ([], 0, True)
     known.add(review_of(number=1, kind="withdrawn", seq=9))
     assert numbers(waiting.unreviewed(50)) == [1]
+
+
+def test_a_day_is_listed_again_only_if_its_folder_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = store_of(tmp_path, (1, "DEFECT"))
+    (day,) = tmp_path.iterdir()
+    os.utime(day, (1e9, 1e9))
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(queue.os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+    waiting = ReviewQueue(Reviews(), PictureMemory(), store)
+    assert [numbers(waiting.unreviewed(50)) for _ in range(3)] == [[1]] * 3
+    assert listed == [day]
+    add(tmp_path, 2, at_s=86402)
+    assert numbers(waiting.unreviewed(50)) == [2, 1]
+    assert set(listed) == {day}
 
 
 def test_a_large_store_is_read_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
