@@ -11,18 +11,20 @@ import pytest
 from scipy.stats import beta
 
 from edge.bundle import Bundle
-from edge.evidence.inbox import put
+from edge.evidence.inbox import Inbox, put
 from edge.evidence.store import EvidenceStore
 from edge.pictures.client import PictureClient
+from edge.pictures.feed import PictureFeed
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.wire.events import Message, ReviewEvent, StatusEvent
-from edge.wire.marks import MarkKind
+from edge.wire.marks import Mark, MarkKind
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
 from tests.edge.journals import events_in, make_writer
 from tests.edge.lines import RunningLine, running, small_frames, started, write_line, write_pictures
 from tests.edge.secured import until
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 
 INPUT, CONFIG, DELIVERY, JOURNAL = 9, 3, 7, 19
 
@@ -152,8 +154,6 @@ def test_rates_are_those_of_the_marks_and_the_journal(folder: Path, tmp_path: Pa
     with writer(folder) as into:  # a frame that a person chose
         one = picture(10, "GOOD", at_ns=NOON_NS + DAY_NS)
         put(folder, one, "line1")
-        from edge.evidence.inbox import Inbox
-
         assert Inbox(folder).adopt(into) == "adopted"
         into.marks.add([mark(one, "missed", seq=50)])
         alarm = picture(11, "DEFECT", at_ns=NOON_NS + DAY_NS)
@@ -318,6 +318,26 @@ def test_what_cannot_be_marked_is_refused_in_one_sentence(
     result = run("mark", file, *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert sentence in (result.stderr if code == 2 else complaint(result))
+
+
+def test_a_mark_that_the_line_does_not_confirm_is_an_error(
+    folder: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("edge.cli.evidence_mark.CONFIRMED_WITHIN_SECONDS", 0.05)
+    file = write_line(
+        tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, '[evidence]\nfolder = "evidence"'
+    )
+    marks: list[Mark] = []
+    with (
+        contextlib.closing(PictureFeed(picture_socket(file))) as feed,
+        StatusOnlyLine(address, a_status(state="RUNNING")),
+    ):
+        feed.on_mark = marks.append
+        result = run("mark", file, name(7), "right", "--by", "Ada")
+        until(lambda: [mark.picture for mark in marks] == [name(7)])
+    assert result.returncode == DELIVERY
+    assert "did not confirm the mark of picture b007b007-top-7, which may be journalled or not" in complaint(result)
 
 
 def test_a_mark_goes_to_a_line_not_to_a_folder(folder: Path) -> None:
