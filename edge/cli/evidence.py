@@ -56,7 +56,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
 def evidence() -> None:
     """List, show, mark and export the pictures that a line stored with its verdicts.
 
-    Run this on the line PC. It also works while the line runs, and while it does not.
+    Run this on the line PC. Only `mark` needs a line that runs.
     """
 
 

@@ -172,8 +172,10 @@ def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None
     if verdict == "NO_VERDICT":
         return
     is_good = verdict == "GOOD"
-    if not entry.is_chosen:
-        yield "stored_goods" if is_good else "stored_defects"
+    if not is_good:
+        yield "stored_defects"
+    elif not entry.is_chosen:
+        yield "stored_goods"
     if review is None:
         return
     if review.truth is None:
