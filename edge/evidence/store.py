@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from edge.errors import InputError
 from edge.evidence import review_file
-from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture
+from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
 from edge.evidence.review_file import decode_reviews
 from edge.review.review import Review, combine
 from edge.util.plain_file import read_plain
@@ -84,7 +84,12 @@ class EvidenceStore:
                     yield entry
 
     def unreviewed(
-        self, limit: int, *, verdicts: Collection[Verdict] = ("DEFECT", "GOOD"), camera: str | None = None
+        self,
+        limit: int,
+        *,
+        verdicts: Collection[Verdict] = ("DEFECT", "GOOD"),
+        camera: str | None = None,
+        day: str | None = None,
     ) -> list[EvidenceEntry]:
         """Return entries with a verdict that nobody has reviewed, the newest first.
 
@@ -92,11 +97,12 @@ class EvidenceStore:
             limit: number of entries.
             verdicts: only with these verdicts. A frame without a verdict cannot be reviewed.
             camera: only of this camera.
+            day: only of this UTC day, `YYYY-MM-DD`.
         Raises:
             InputError: the folder cannot be read.
         """
         wanted = {*verdicts} - {"NO_VERDICT"}
-        found = self.entries(camera=camera, is_reviewed=False)
+        found = self.entries(camera=camera, day=day, is_reviewed=False)
         return list(islice((entry for entry in found if entry.event.verdict in wanted), limit))
 
     def review(self, picture: str, day: str | None = None) -> Review | None:
@@ -116,6 +122,20 @@ class EvidenceStore:
         """Return the entry of a picture, the newest one if several have its id; None: there is none."""
         day = self._day_of(picture)
         return None if day is None else self.read(day, picture)
+
+    def require(self, picture: str) -> EvidenceEntry:
+        """Return the entry of a picture, as `get`.
+
+        Raises:
+            InputError: there is none, or it cannot be one.
+        """
+        entry = self.get(require_picture(picture))
+        if entry is None:
+            raise InputError(
+                f"{self.folder} holds no picture {picture}; it was not stored or is deleted, heatline evidence list "
+                "shows what there is"
+            )
+        return entry
 
     def read(self, day: str, picture: str) -> EvidenceEntry | None:
         """Return the entry of a picture that was captured on a UTC day; None: there is none, or it cannot be read."""

@@ -219,6 +219,17 @@ STEPS = st.lists(
 )
 
 
+def test_age_deletes_no_reviewed_picture(tmp_path: Path) -> None:
+    clock = Clock()
+    with writer(tmp_path, replace(ALL, keep_s=86400.0), clock) as into:
+        for number in (1, 2, 3):
+            into.write(picture(number, at_ns=NOON_NS + number))
+        into.marks.add([mark(picture(2, at_ns=NOON_NS + 2))])
+        clock.pass_(40 * 86400)
+        into.tidy()
+    assert [entry.event.frame_number for entry in EvidenceStore(tmp_path).entries()] == [2]
+
+
 @given(STEPS, st.integers(16, 80), st.integers(1, 3))
 def test_reviewed_pictures_are_deleted_last_and_never_for_their_age(
     tmp_path_factory: pytest.TempPathFactory, steps: Sequence[tuple[str, int]], keep_kib: int, keep_days: int
@@ -253,7 +264,7 @@ def test_reviewed_pictures_are_deleted_last_and_never_for_their_age(
                     expect(size)
                     model[name] = one.event.times.captured_at_ns, size, False
             elif step == "wait":
-                clock.pass_(value * 3600)
+                clock.pass_(value * 7200)
             elif chosen is not None:
                 at_ns, size, _ = model[chosen]
                 kind = "right" if step == "mark" else "withdrawn"
