@@ -272,9 +272,6 @@ def test_marks_are_journalled_published_and_stored_and_none_of_two_reviewers_is_
     assert {(event.mark.by, event.mark.kind) for event in journalled if event.mark.picture == two} == {
         ("Ada", "right"), ("Bob", "false_alarm"),
     }  # fmt: skip
-    stopped = run("mark", file, one, "right", "--by", "Ada")
-    assert stopped.returncode == DELIVERY
-    assert "so nothing is marked; start the line, and try again" in complaint(stopped)
     entry = store.get(good_id)
     assert entry is not None
     assert entry.is_chosen
@@ -311,8 +308,15 @@ def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bun
     ],
 )
 def test_what_cannot_be_marked_is_refused_in_one_sentence(
-    folder: Path, tmp_path: Path, address: str, arguments: tuple[str, ...], code: int, sentence: str
+    folder: Path,
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    sentence: str,
 ) -> None:
+    monkeypatch.setattr("edge.cli.evidence_mark.STATUS_WITHIN_SECONDS", 0.1)
     tables = '[evidence]\nfolder = "evidence"'
     file = write_line(tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, tables)
     result = run("mark", file, *arguments)
