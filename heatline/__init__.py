@@ -30,7 +30,16 @@ from edge.errors import (
     MissingExtraError,
     TrainingError,
 )
-from edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, Message, Region, StatusEvent, VerdictEvent
+from edge.wire.events import (
+    AlarmEvent,
+    ChangeEvent,
+    DriftEvent,
+    JournalEvent,
+    Message,
+    Region,
+    StatusEvent,
+    VerdictEvent,
+)
 from edge.wire.following import Delivered
 from heatline.bundles import open_bundle
 from heatline.lines import follow, status, subscribe, trigger
@@ -49,6 +58,7 @@ __all__ = [
     "ConfigError",
     "Delivered",
     "DeliveryError",
+    "DriftEvent",
     "EngineError",
     "EventsLostError",
     "ExportError",

@@ -6,7 +6,7 @@ docs/journal.md describes the columns. New ones come at the end.
 from datetime import UTC, datetime
 
 from edge.delivery.journal.rows import Record
-from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, VerdictEvent
+from edge.wire.events import AlarmEvent, ChangeEvent, DriftEvent, Event, JournalEvent, VerdictEvent
 
 Cell = str | int | float | None
 
@@ -56,15 +56,19 @@ def row_of(record: Record, event: Event) -> list[Cell]:
         case AlarmEvent():
             state = "active" if event.active else "over"
             cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
+        case DriftEvent():
+            state = "active" if event.active else "over"
+            cells |= {"camera": event.camera, "what": f"{event.measure} {state}", "product": event.product}
+            cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case ChangeEvent():
             state = "applied" if event.applied else "refused"
             cells |= {"what": f"{event.change} {state}", "product": event.product}
             cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case JournalEvent():
             cells |= {"what": event.kind}
-    if isinstance(event, AlarmEvent | ChangeEvent | JournalEvent):
+    if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent | JournalEvent):
         cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
-    if isinstance(event, AlarmEvent | ChangeEvent):
+    if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent):
         cells |= {"acting": _format_bool(event.acting)}
     return [cells.get(column) for column in COLUMNS]
 

@@ -23,6 +23,7 @@ from edge.pictures.feed import PictureFeed
 from edge.pictures.place import picture_socket
 from edge.service.changeover import Changeover
 from edge.service.children import Children
+from edge.service.drift import LineDrift
 from edge.service.events import EventEmitter
 from edge.service.journal import open_journal
 from edge.service.line import Line, open_cameras, pipeline_cameras
@@ -162,6 +163,12 @@ class Service:
         at_end.callback(children.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
+        drift = LineDrift(events.emit_drift)
+
+        def report(outcome: Outcome) -> None:
+            events.emit_outcome(outcome)
+            drift.add(outcome)
+
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
@@ -169,9 +176,7 @@ class Service:
         opened = at_end.enter_context(opening)
         return Line(
             cameras={camera: each.camera for camera, each in opened.items()},
-            pipeline=Pipeline(
-                pipeline_cameras(opened), prepared.setup, ledger, events.emit_outcome, events.pass_probe, in_flight
-            ),
+            pipeline=Pipeline(pipeline_cameras(opened), prepared.setup, ledger, report, events.pass_probe, in_flight),
             ledger=ledger,
             in_flight=in_flight,
             events=events,
@@ -180,6 +185,7 @@ class Service:
             access=access,
             heartbeat=heartbeat,
             children=children,
+            drift=drift,
         )
 
     def _open_feed(self) -> PictureFeed | None:
