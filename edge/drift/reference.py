@@ -23,8 +23,8 @@ LOWEST_MATCH = 0.2
 """With a lower peak of the correlation, a shift means nothing: pictures without a common content have up to 0.15."""
 REGISTERED_SHARE = 0.9
 """The share of the calibration frames that must match the mean of the others."""
-TOLERATED_PX = 0.5
-"""Tolerated shift, px of the reduced picture, as phase correlation is no more accurate."""
+TOLERATED_PX = 1.0
+"""Tolerated shift, px of the reduced picture: 0.4 % of the frame's longer side."""
 RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
 """Tolerated difference as a share of the median: frames of one still part are all alike."""
 ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "match": 0.05, "score": 0.25, "evidence": 0.25}

@@ -94,7 +94,9 @@ def test_golden_bytes_of_a_defect_keep_their_meaning() -> None:
     assert (GOOD.event.frames, GOOD.event.last_frame_id, GOOD.event.chunks) == (1, None, {})  # not in these bytes
 
 
-@pytest.mark.parametrize("kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.ChangeEvent, wire.JournalEvent])
+@pytest.mark.parametrize(
+    "kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.DriftEvent, wire.ChangeEvent, wire.JournalEvent]
+)
 def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
     headers = [
         json.loads(GOLDEN_FRAMES[name][1]) for name, message in GOLDEN.items() if isinstance(message.event, kind)
