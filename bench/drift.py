@@ -166,7 +166,7 @@ def measure(bundle: Bundle, files: Sequence[Path], seed: int, report_line: Calla
         ),
         gradual=gradual,
         sudden=sudden,
-        unwatched={**reference.reference.unwatched},
+        unwatched={str(name): reason for name, reason in reference.reference.unwatched.items()},
     )
 
 
