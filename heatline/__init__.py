@@ -37,6 +37,7 @@ from edge.wire.events import (
     JournalEvent,
     Message,
     Region,
+    ReviewEvent,
     StatusEvent,
     VerdictEvent,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "MissingExtraError",
     "NewBoot",
     "Region",
+    "ReviewEvent",
     "StatusEvent",
     "Subscriber",
     "TrainingError",

@@ -45,6 +45,7 @@ from edge.wire.events import (
     HandshakeState,
     JournalEvent,
     Message,
+    ReviewEvent,
     StatusEvent,
     VerdictEvent,
     from_frames,
@@ -181,6 +182,7 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
+    (ReviewEvent, "docs/protocol.md", "## Review event", ("", "null")),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each

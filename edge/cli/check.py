@@ -1,5 +1,6 @@
 """`heatline check`."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from edge.bundle.trusted import describe_signer
 from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report, print_warnings
+from edge.cli.target import KeyFiles, endpoint_of
 from edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
+from edge.delivery.client.subscriber import next_status
 from edge.delivery.journal.place import check_place
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
-from edge.errors import CameraError, HeatlineError
+from edge.errors import CameraError, DeliveryError, HeatlineError
+from edge.evidence.place import check_folder, evidence_folder
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
@@ -28,6 +32,8 @@ from edge.util.text import format_count, utf8_safe
 from edge.view.server import check_page
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
+STATUS_WITHIN_SECONDS = 3.0
+"""A running line publishes its status about once a second."""
 
 
 @click.command(epilog="Example: heatline check /etc/heatline/line1.toml")
@@ -37,7 +43,8 @@ def check(line: Path, as_json: bool) -> None:
     """Verify everything that `heatline run LINE` uses, and print it. Does not start the line.
 
     Checks the configuration, every product's bundle with its signature and its golden tiles on this machine, every
-    camera's first frame, the keys, the addresses, the files of its page, and the journal's folder.
+    camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
+    the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
     config = load_config(line)
     logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report or the error has the same text
@@ -45,13 +52,15 @@ def check(line: Path, as_json: bool) -> None:
     others = _check_other_products(config, prepared)
     setup = prepared.setup
     access = Access.read(config.security.key, config.security.allowed)
-    for name, address in config.addresses.items():
-        check_address(name, address)
-    if config.web is not None:
-        check_page(config.web)
-    warnings = [*_check_journal(line, config.journal), *_warn_of_extreme_threshold(config, setup)]
-    with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
-        cameras = {name: _check_camera(camera, setup) for name, camera in opened.items()}
+    if config.evidence is not None and (config.evidence.folder or config.journal.folder or state_folder()):
+        check_folder(evidence_folder(line, config, state_folder()))
+    warnings, cameras = _warn_of_extreme_threshold(config, setup), {}
+    if _check_addresses(line, config):
+        warnings += _check_journal(line, config.journal)
+        with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
+            cameras = {name: _check_camera(camera, setup) for name, camera in opened.items()}
+    else:
+        warnings.append("the line runs, and uses its addresses, page, journal and cameras: these were not checked")
     verified, engine = setup.verified, prepared.engine
     report: dict[str, Any] = {
         "line": line.stem,
@@ -101,6 +110,34 @@ def check(line: Path, as_json: bool) -> None:
     known = {name: value for name, value in facts.items() if value is not None}
     print_warnings(warnings)
     print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
+
+
+def _check_addresses(line: Path, config: LineConfig) -> bool:
+    """Check that the line can listen on its addresses; return False if it does so now, as it runs.
+
+    Raises:
+        DeliveryError: an address cannot be bound, by another program's fault.
+        HeatlineError: the page cannot be served.
+    """
+    try:
+        for name, address in config.addresses.items():
+            check_address(name, address)
+        if config.web is not None:
+            check_page(config.web)
+    except DeliveryError:
+        if not _runs(line):
+            raise
+        return False
+    return True
+
+
+def _runs(line: Path) -> bool:
+    """Return whether a status of this line comes."""
+    with contextlib.suppress(HeatlineError):
+        address, keys = endpoint_of(str(line), "events", KeyFiles())
+        status = next_status(address, STATUS_WITHIN_SECONDS, keys)
+        return status is not None and status.line == utf8_safe(line.stem) and status.state != "STOPPED"
+    return False
 
 
 def _check_journal(line: Path, config: JournalConfig) -> list[str]:

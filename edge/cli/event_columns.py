@@ -6,7 +6,7 @@ docs/journal.md describes the columns. New ones come at the end.
 from datetime import UTC, datetime
 
 from edge.delivery.journal.rows import Record
-from edge.wire.events import AlarmEvent, ChangeEvent, DriftEvent, Event, JournalEvent, VerdictEvent
+from edge.wire.events import AlarmEvent, ChangeEvent, DriftEvent, Event, JournalEvent, ReviewEvent, VerdictEvent
 
 Cell = str | int | float | None
 
@@ -66,6 +66,8 @@ def row_of(record: Record, event: Event) -> list[Cell]:
             cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case JournalEvent():
             cells |= {"what": event.kind}
+        case ReviewEvent():
+            cells |= _review_cells(event)
     if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent | JournalEvent):
         cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
     if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent):
@@ -98,6 +100,21 @@ def _verdict_cells(event: VerdictEvent) -> dict[str, Cell]:
         "latency_ms": event.latency_ms,
         "acting": _format_bool(event.acting),
         "source": event.source,
+    }
+
+
+def _review_cells(event: ReviewEvent) -> dict[str, Cell]:
+    mark = event.mark
+    at_x, at_y = mark.at_xy[0] if mark.at_xy else (None, None)
+    return {
+        "journal_id": event.journal_id,
+        "happened_at": utc(event.at_ns),
+        "camera": mark.camera,
+        "verdict": mark.verdict,
+        "peak_x": at_x,
+        "peak_y": at_y,
+        "what": mark.kind,
+        "detail": f"{mark.picture}, by {mark.by}",
     }
 
 

@@ -13,15 +13,15 @@ from edge.cli.output import json_option, print_json, print_warnings, progress_ba
 from edge.cli.target import evidence_of
 from edge.errors import InputError
 from edge.evidence.entry import EvidenceEntry
+from edge.evidence.exported import MANIFEST, ManifestRow
 from edge.evidence.store import EvidenceStore
 from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
 from edge.util.text import encode_json, format_count
-from edge.wire.events import Verdict, VerdictEvent
+from edge.wire.events import Verdict
 
 FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDICT": "no_verdict"}
 """Subfolder of each verdict; `heatline train` reads the first two."""
-MANIFEST = "manifest.jsonl"
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,16 +32,6 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     """Number of pictures by subfolder."""
     missing: int
     """Number of pictures that were deleted before they were copied."""
-
-
-class ManifestRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the manifest: a copied picture, and the event that it belongs to."""
-
-    file: str
-    picture: str
-    line: str
-    day: str
-    event: VerdictEvent
 
 
 @click.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")

@@ -29,6 +29,7 @@ from edge.wire.events import (
     Event,
     JournalEvent,
     Message,
+    ReviewEvent,
     StatusEvent,
     VerdictEvent,
 )
@@ -183,6 +184,12 @@ class EventTable:
             self._rows.append(
                 (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
             )
+            return
+        if isinstance(event, ReviewEvent):
+            mark = event.mark
+            what = Text(mark.kind.replace("_", " "), style="bold")
+            text = Text(f"{mark.verdict} of {mark.picture}, marked by {mark.by}")
+            self._rows.append((str(event.seq), _clock(event.at_ns), mark.camera, "review", what, "", text, "", ""))
             return
         highest = event.regions[0] if event.regions else None
         self._rows.append(

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.wire.events import EvidenceState
+from edge.wire.marks import Mark
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 16
@@ -52,6 +53,12 @@ class Report(_Message, frozen=True):
     """Whether it is known what the store holds; if not, the state does not say it."""
 
 
+class AddMark(_Message, frozen=True):
+    """A person marked a verdict. A program that sends nothing else needs no `Hello`."""
+
+    mark: Mark
+
+
 class Refused(_Message, frozen=True):
     """The line ends the connection, for a reason that completes the sentence `the line refuses ...`."""
 
@@ -86,7 +93,7 @@ class EvidenceSize(msgspec.Struct, frozen=True, array_like=True):
     tile_px: int
 
 
-ToLine = Hello | ReleaseSlot | Report
+ToLine = Hello | ReleaseSlot | Report | AddMark
 ToClient = Refused | NewRing | PictureReady
 
 encode = msgspec.msgpack.Encoder().encode

@@ -15,6 +15,7 @@ from edge.errors import DeliveryError
 from edge.pictures.channel import (
     MAX_MESSAGE_BYTES,
     VERSION,
+    AddMark,
     Hello,
     Layout,
     NewRing,
@@ -31,6 +32,7 @@ from edge.pictures.channel import (
 from edge.pictures.picture import Evidence, Picture, TileScores
 from edge.util.ring import RingReader
 from edge.wire.events import EvidenceState, VerdictEvent
+from edge.wire.marks import Mark
 
 _decode_event = msgspec.json.Decoder(VerdictEvent).decode
 
@@ -52,24 +54,11 @@ class PictureClient:
     """
 
     def __init__(self, path: Path, *, slots: int = 1, good_every: int = 1, good_interval_ms: int = 0) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = _connect(path)
         self._ring: RingReader | None = None
         self._generation = 0
-        try:
-            self._socket.connect(os.fspath(path))
-            if os.geteuid() not in (peer_uid(self._socket), 0):
-                raise DeliveryError(f"the program at {path} is another user's; expected a line of this user")
-            with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
-                self._send(Hello(VERSION, slots, good_every, good_interval_ms))
-        except OSError as error:
-            self._socket.close()
-            raise DeliveryError(
-                f"there are no pictures at {path} ({error.strerror or error}); check that the line runs, and that this "
-                "user is the line's user or root"
-            ) from error
-        except DeliveryError:
-            self._socket.close()
-            raise
+        with contextlib.suppress(ConnectionError):  # it has refused this program; `receive` gives the reason
+            self._send(Hello(VERSION, slots, good_every, good_interval_ms))
 
     def __enter__(self) -> Self:
         return self
@@ -155,3 +144,31 @@ class PictureClient:
                 self._send(released.pop())
 
         return Picture(event, ring.view(slot, ready.image_shape, at=layout.image), evidence, release)
+
+
+def send_mark(path: Path, mark: Mark) -> None:
+    """Send a line a mark. That it is journalled is known once its review event comes.
+
+    Raises:
+        DeliveryError: the line does not run, or this user may not connect.
+    """
+    with contextlib.closing(_connect(path)) as to_line, contextlib.suppress(ConnectionError):
+        to_line.send(encode(AddMark(mark)), socket.MSG_NOSIGNAL)
+
+
+def _connect(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        found.connect(os.fspath(path))
+        if os.geteuid() not in (peer_uid(found), 0):
+            raise DeliveryError(f"the program at {path} is another user's; expected a line of this user")
+    except OSError as error:
+        found.close()
+        raise DeliveryError(
+            f"there are no pictures at {path} ({error.strerror or error}); check that the line runs, and that this "
+            "user is the line's user or root"
+        ) from error
+    except DeliveryError:
+        found.close()
+        raise
+    return found

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from edge.inspection.outcome import Outcome
 from edge.pictures.channel import (
     MAX_MESSAGE_BYTES,
     VERSION,
+    AddMark,
     EvidenceSize,
     Hello,
     Layout,
@@ -50,6 +52,7 @@ from edge.util.ring import RingWriter
 from edge.util.text import format_count
 from edge.util.threads import NamedThread
 from edge.wire.events import EvidenceState, VerdictEvent, header_of
+from edge.wire.marks import Mark
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +140,8 @@ class PictureFeed:
 
     def __init__(self, path: Path, *, count_unstored: bool = False) -> None:
         self._path, self._count_unstored = path, count_unstored
+        self.on_mark: Callable[[Mark], None] = lambda _mark: None
+        """Is given each mark that a program sends, on the feed's thread."""
         self._lock = threading.Lock()
         self._clients: list[_Client] = []
         self._former = EvidenceState()
@@ -288,8 +293,12 @@ class PictureFeed:
         client.messages = client.messages + 1 if client.second == second else 1
         client.second = second
         try:
-            with self._lock:
-                self._handle(client, decode_to_line(data))
+            message = decode_to_line(data)
+            if isinstance(message, AddMark):
+                self.on_mark(message.mark)
+            else:
+                with self._lock:
+                    self._handle(client, message)
             if client.messages > MOST_MESSAGES_PER_SECOND:
                 raise ValueError(f"more than {MOST_MESSAGES_PER_SECOND} messages in a second")
         except (msgspec.MsgspecError, ValueError) as error:

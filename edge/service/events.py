@@ -1,5 +1,6 @@
 """Creates a line's events and passes them to the publisher in order. The publisher numbers, journals and sends them."""
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.publisher import Publisher
 from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
 from edge.drift.monitor import Reading
+from edge.errors import DeliveryError
 from edge.frames import Stamp
 from edge.heatmap_picture import png as to_png
 from edge.inspection.in_flight_log import InFlightLog
@@ -34,12 +36,14 @@ from edge.wire.events import (
     HeatmapPng,
     JournalEvent,
     Message,
+    ReviewEvent,
     State,
     StatusEvent,
     Times,
     VerdictEvent,
     WebState,
 )
+from edge.wire.marks import Mark
 
 NOT_NUMBERED = 0
 
@@ -156,6 +160,19 @@ class EventEmitter:
                 detail=f"the previous boot published {of} in events that are not in the journal",
                 events=missing.frames,
                 of_boot=missing.boot_id,
+                previous_seq=NOT_NUMBERED,
+            )
+            self._send(Message(event))
+
+    def emit_review(self, mark: Mark) -> None:
+        """Emit a mark of a person. If the line is ending, the mark is not emitted, and its sender gets no event."""
+        with self._lock, contextlib.suppress(DeliveryError):
+            event = ReviewEvent(
+                boot_id=self._boot_id,
+                seq=NOT_NUMBERED,
+                at_ns=time.time_ns(),
+                line=self._line,
+                mark=mark,
                 previous_seq=NOT_NUMBERED,
             )
             self._send(Message(event))

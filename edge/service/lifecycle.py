@@ -163,6 +163,8 @@ class Service:
         at_end.callback(children.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
+        if feed is not None:
+            feed.on_mark = events.emit_review
         drift = LineDrift(events.emit_drift)
 
         def report(outcome: Outcome) -> None:

@@ -75,35 +75,52 @@ class Collector:
     def _events(self) -> None:
         try:
             with Subscriber(self._address, timeout_s=TICK_SECONDS, keys=self._keys) as events:
-                start = self._read_journal("verdict.", 0)
-                for event in start.events:
+                read = self._read_journal("verdict.", 0)
+                for event in read.events:
                     self._memory.add_verdict(event, live=False)
+                has_joined = False
                 while not self._ended.is_set():
                     try:
                         received = events.receive()
                     except MessageError as error:
                         self._log.error("%s", error)
                         continue
+                    if received is not None and not has_joined:
+                        has_joined = True
+                        read = self._join(read)
                     match received:
                         case Message(event=StatusEvent() as status):
                             self._memory.add_status(status)
-                        case Message(event=VerdictEvent() as verdict) if not start.holds(verdict):
+                        case Message(event=VerdictEvent() as verdict) if not read.holds(verdict):
                             self._memory.add_verdict(verdict, live=True)
                             self._metrics.add_verdict(verdict)
                         case Gap() as gap:
-                            self._fill(gap, start)
+                            self._fill(gap, read)
         except DeliveryError as error:
             self._memory.fault = str(error)
             self._memory.changed()
 
-    def _fill(self, gap: Gap, start: "_Read") -> None:
+    def _join(self, before: "_Read") -> "_Read":
+        """Read verdicts in the journal that were sent before the subscription was in force: the subscriber does not
+        notice that it missed them.
+        """
+        now = self._read_journal("verdict.", 0)
+        for event in now.events:
+            if not before.holds(event):
+                self._add_missed(event)
+        return now
+
+    def _fill(self, gap: Gap, read: "_Read") -> None:
         """Read verdicts in the journal that did not come live."""
         if gap.journal_id is None or not gap.topic.startswith("verdict."):
             return
         for event in self._read_journal(gap.topic, gap.after_seq, gap.through_seq).events:
-            if event.journal_id == gap.journal_id and not start.holds(event):
-                self._memory.add_verdict(event, live=False)
-                self._metrics.add_verdict(event)
+            if event.journal_id == gap.journal_id and not read.holds(event):
+                self._add_missed(event)
+
+    def _add_missed(self, event: VerdictEvent) -> None:
+        self._memory.add_verdict(event, live=False)
+        self._metrics.add_verdict(event)
 
     def _read_journal(self, topic: str, after_seq: int, through_seq: float = math.inf) -> "_Read":
         """Read verdicts in the journal, the newest if they are many."""

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from edge.errors import MessageError, SchemaVersionError
+from edge.wire.marks import Mark
 
 SCHEMA_VERSION = 2
 """Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
@@ -431,8 +432,27 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag
         return "journal"
 
 
-Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent
-CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent
+class ReviewEvent(msgspec.Struct, frozen=True, kw_only=True, tag="review", tag_field="type"):
+    """A person marked a verdict. docs/review.md says what marks mean together."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    mark: Mark
+    journal_id: str | None = None
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
+
+    @property
+    def topic(self) -> str:
+        return "review"
+
+
+Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
+CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
 """Events that have a `seq` and are journalled."""
 
 

@@ -31,6 +31,7 @@ from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEve
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
 from tests.edge.lines import small_frames, started, write_line, write_pictures
+from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import GAIN, copy_of, dark_square, graph, put, white_frame
 
@@ -169,6 +170,26 @@ def test_check_warns_of_a_threshold_outside_all_golden_tiles(line: Path) -> None
         line.write_text(f"{before}\n[thresholds]\nscore = {score}")
         result = heatline("check", line)
         assert (result.returncode, words in result.stderr) == (0, True), result.stderr
+
+
+def test_check_leaves_a_running_line_alone_and_says_what_it_did_not_check(line: Path, address: str) -> None:
+    line.write_text(f"{line.read_text()}\n[evidence]\nfolder = 'kept'")
+    for name, code in (("another", 7), ("line", 0)):
+        with StatusOnlyLine(address, a_status(line=name, state="RUNNING")):
+            result = heatline("check", line, "--json")
+        assert result.returncode == code, result.stderr
+    report = one_object(result.stdout)
+    assert report["cameras"] == {}
+    (warning,) = report["warnings"]
+    assert warning.startswith("the line runs, and uses its addresses")
+
+
+@pytest.mark.parametrize("wrong", ["file", "file/below"])
+def test_check_requires_a_folder_for_pictures(tmp_path: Path, line: Path, wrong: str) -> None:
+    (tmp_path / "file").write_text("")
+    line.write_text(f"{line.read_text()}\n[evidence]\nfolder = '{wrong}'")
+    result = heatline("check", line)
+    assert (result.returncode, "no pictures can be stored in" in complaint(result)) == (9, True), result.stderr
 
 
 def test_check_reports_which_pictures_are_stored_and_the_address_of_the_page(tmp_path: Path, line: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edge.errors import MessageError
 from edge.wire import events as wire
-from edge.wire.events import Event, Message, Region, VerdictEvent, from_frames, to_frames
+from edge.wire.events import Event, Message, Region, ReviewEvent, VerdictEvent, from_frames, to_frames
+from edge.wire.marks import Mark, MarkKind
 from tests.edge.wire_examples import (
     ALARM,
     CHANGE,
@@ -33,6 +34,29 @@ FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 PLAIN = {str: TEXT, float: FLOAT, int: st.integers(-(2**63), 2**63 - 1), bool: st.booleans(), type(None): st.none()}
 
 
+POINTS = st.tuples(st.integers(0, 1 << 20), st.integers(0, 1 << 20))
+
+
+@st.composite
+def marks(draw: st.DrawFn) -> Mark:
+    """Return a mark. Its fields are constrained, and depend on each other."""
+    kind = draw(st.sampled_from(get_args(MarkKind)))
+    return Mark(
+        id=draw(st.from_regex(r"[A-Za-z0-9-]{1,64}", fullmatch=True)),
+        picture=draw(st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True)),
+        camera=draw(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)),
+        captured_at_ns=draw(st.integers(0, 2**63 - 1)),
+        verdict="DEFECT" if kind == "false_alarm" else draw(st.sampled_from(["GOOD", "DEFECT"])),
+        bundle=draw(st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
+        kind=kind,
+        at_xy=draw(st.lists(POINTS, min_size=1, max_size=3)) if kind == "missed" else [],
+        by=draw(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=64)),
+    )
+
+
+MARKS = marks()
+
+
 def values(kind: Any) -> st.SearchStrategy[Any]:
     """Return a strategy for all values of a message's type; new fields need no change here."""
     origin, args = get_origin(kind), get_args(kind)
@@ -48,6 +72,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(values(args[0]), values(args[1]), max_size=3)
     if origin is tuple:
         return st.tuples(*map(values, args))
+    if kind is Mark:
+        return MARKS
     hints = get_type_hints(kind)
     return st.builds(kind, **{name: values(hint) for name, hint in hints.items() if name != "schema_version"})
 
@@ -95,7 +121,16 @@ def test_golden_bytes_of_a_defect_keep_their_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.DriftEvent, wire.ChangeEvent, wire.JournalEvent]
+    "kind",
+    [
+        VerdictEvent,
+        wire.StatusEvent,
+        wire.AlarmEvent,
+        wire.DriftEvent,
+        wire.ChangeEvent,
+        wire.JournalEvent,
+        wire.ReviewEvent,
+    ],
 )
 def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
     headers = [
@@ -103,6 +138,30 @@ def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type
     ]
     assert {header["schema_version"] for header in headers} == {wire.SCHEMA_VERSION}
     assert {field for header in headers for field in header} == {"type", *kind.__struct_fields__}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "false_alarm", "verdict": "GOOD", "at_xy": []},
+        {"at_xy": []},  # a missed defect is somewhere
+        {"kind": "right"},  # and a right verdict is not at a place
+        {"at_xy": [[-1, 4]]},
+        {"at_xy": [[4, 4]] * 65},
+        {"verdict": "NO_VERDICT"},
+        {"by": ""},
+        {"by": " Jo"},
+        {"by": "Jo\n"},
+        {"picture": "../../etc/passwd"},
+        {"bundle": "abc"},
+        {"kind": "maybe"},
+    ],
+    ids=str,
+)
+def test_a_mark_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> None:
+    assert isinstance(GOLDEN["review"].event, ReviewEvent)
+    with pytest.raises(MessageError):
+        from_frames(changed(GOLDEN["review"], lambda header: header["mark"].update(changes)))
 
 
 # Other versions of the fields.

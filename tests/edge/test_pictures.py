@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
@@ -26,16 +27,18 @@ from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Setup
 from edge.pictures import feed as feed_module
 from edge.pictures.channel import VERSION, Hello, ReleaseSlot, Report, encode
-from edge.pictures.client import PictureClient
+from edge.pictures.client import PictureClient, send_mark
 from edge.pictures.feed import MOST_CLIENTS, PictureFeed
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.service.events import verdict_message
-from edge.wire.events import EvidenceState, VerdictEvent
+from edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
+from edge.wire.marks import Mark
 from tests.command import process_env
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
 from tests.edge.supervised import held, stop
+from tests.edge.wire_examples import GOLDEN
 from tests.small_bundle import dark_square, white_frame
 
 WITHIN_SECONDS = 20.0
@@ -339,7 +342,23 @@ HOSTILE: list[tuple[bytes, ...]] = [
     (HELLO, encode(["Report", b"nonsense", True])),  # type: ignore[arg-type]
     (HELLO, encode(["Report", {"kept": "many"}, True])),  # type: ignore[arg-type]
     (HELLO, encode(["NewRing", 1, 1, 1])),  # type: ignore[arg-type]
+    (encode(["AddMark", {"kind": "right", "by": "\n"}]),),  # type: ignore[arg-type]
 ]
+
+
+def test_marks_come_in_order_from_programs_that_want_no_pictures(line: Line) -> None:
+    came: list[Mark] = []
+    line.feed.on_mark = came.append
+    example = GOLDEN["review"].event
+    assert isinstance(example, ReviewEvent)
+    sent = [replace_fields(example.mark, id=str(number)) for number in range(20)]
+    for mark in sent:
+        send_mark(line.path, mark)
+    until(lambda: len(came) == len(sent))
+    assert came == sent
+    line.feed.close()
+    with pytest.raises(DeliveryError, match="check that the line runs"):
+        send_mark(line.path, sent[0])
 
 
 @pytest.mark.parametrize("messages", HOSTILE, ids=range(len(HOSTILE)))
@@ -417,7 +436,7 @@ def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest
 CLIENT = """
 import sys
 from pathlib import Path
-from edge.pictures.client import PictureClient
+from edge.pictures.client import PictureClient, send_mark
 with PictureClient(Path(sys.argv[1]), slots=2) as client:
     print("connected", flush=True)
     while True:

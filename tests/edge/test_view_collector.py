@@ -36,14 +36,31 @@ def test_verdicts_that_did_not_come_live_are_read_in_the_journal(tmp_path: Path,
         with collector(tmp_path, address, memory):
             until(lambda: numbers(memory) == [1, 2])
             assert publisher.wait_for_subscriber(WITHIN_SECONDS)
-            later = _verdicts(writer.commit([good(number=number) for number in (3, 4, 5, 6)]))
-            for message in (held[1], later[0], later[3]):  # one that it has read already; and two that it misses
+            for message in (held[1], *_verdicts(writer.commit([good(number=3)]))):  # it has read the first already
                 publisher.send(message)
+            until(lambda: 3 in numbers(memory))
+            publisher.send(_verdicts(writer.commit([good(number=number) for number in (4, 5, 6)]))[2])
             until(lambda: 6 in numbers(memory))
     finally:
         publisher.close()
         writer.close()
     assert numbers(memory) == [1, 2, 3, 4, 5, 6]
+
+
+def test_verdicts_that_a_line_sends_before_it_is_heard_are_read_in_its_journal(tmp_path: Path, address: str) -> None:
+    memory, publisher = Memory(), Publisher(address)
+    publisher.start()
+    try:
+        with collector(tmp_path, address, memory):
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            writer = make_writer(tmp_path)
+            sent = _verdicts(writer.commit([good(number=number) for number in (1, 2, 3)]))
+            writer.close()
+            publisher.send(sent[2])
+            until(lambda: 3 in numbers(memory))
+    finally:
+        publisher.close()
+    assert numbers(memory) == [1, 2, 3]
 
 
 def test_a_new_journal_begins_again_at_its_first_event(tmp_path: Path, address: str) -> None:

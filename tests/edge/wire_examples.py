@@ -41,6 +41,8 @@ GOLDEN_FRAMES = {
         *("verdict-picture", "status-evidence"),
         # With drift.
         *("drift", "status-drift"),
+        # With a person's mark.
+        "review",
     )
 }
 GOLDEN = {name: from_frames(parts) for name, parts in GOLDEN_FRAMES.items()}

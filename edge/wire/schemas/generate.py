@@ -12,6 +12,7 @@ from edge.wire.events import (
     ChangeEvent,
     DriftEvent,
     JournalEvent,
+    ReviewEvent,
     StatusEvent,
     VerdictEvent,
 )
@@ -28,6 +29,7 @@ def schemas() -> dict[str, bytes]:
         ("drift", SCHEMA_VERSION, DriftEvent),
         ("change", SCHEMA_VERSION, ChangeEvent),
         ("journal", SCHEMA_VERSION, JournalEvent),
+        ("review", SCHEMA_VERSION, ReviewEvent),
         ("command-request", requests.SCHEMA_VERSION, commands.Request),
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),

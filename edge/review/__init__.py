@@ -1,0 +1,1 @@
+"""What people say of verdicts: their marks together. docs/review.md."""
