@@ -201,8 +201,6 @@ def _gradual(
         for name, reading in monitor.add(seen.values):
             if reading.drifted and "warning" not in first:
                 first["warning"], measure = (value, step), name
-        if {"warning", "NO_VERDICT"} <= first.keys():  # no later frame adds to the figures
-            break
     found = {name: first.get(name, (None, None)) for name in ("warning", "DEFECT", "NO_VERDICT")}
     return Gradual(
         change=change.name,
