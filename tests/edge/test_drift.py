@@ -156,6 +156,15 @@ def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values
         assert [reading.drifted for _, reading in changes] == ([drifted] if drifted != before else [])
 
 
+def test_a_drift_is_over_only_once_the_median_lies_well_inside() -> None:
+    monitor = DriftMonitor(EXPECTED, 2)
+    found = [
+        reading.drifted for value in (2.1, 1.9, 1.9, 1.7, 1.5, 1.9) for _, reading in monitor.add({"score": value})
+    ]
+    assert found == [True, False]
+    assert monitor.readings["score"].value == pytest.approx(1.7)
+
+
 def test_fewer_than_half_of_the_frames_of_a_window_cause_no_warning() -> None:
     monitor = DriftMonitor(EXPECTED, 10)
     for value in [0.0] * 10 + [100.0] * 4 + [0.0] * 10:

@@ -171,6 +171,9 @@ def test_a_frame_without_a_verdict_and_a_setup_without_a_reference_do_not_count(
     for _ in range(8):
         drift.add(replace(outcome, judgement=None, unjudged=Unjudged("failed", "implausible", "dark")))
     assert drift.state() == {}
+    for _ in range(3):
+        drift.add(outcome)
+    assert drift.state()["top"]["brightness"].frames == 3
     drift.add(replace(outcome, setup=setup_of(own, openvino)))
     assert drift.state() == {}
 
