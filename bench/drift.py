@@ -58,6 +58,34 @@ def changed(name: str, rgb: Pixels, value: float, rng: np.random.Generator) -> P
     return beside(rgb, round(value))
 
 
+class Views:
+    """What the camera sees of pictures, RGB uint8 [H, W, 3].
+
+    Pictures that are larger than the camera's frames show what lies beside the frame, so a shift moves the frame over
+    them. Otherwise a shifted frame is mirrored at its border, which may look like a defect.
+
+    Args:
+        frame_hw: size of the camera's frames, px; None: that of the pictures.
+    """
+
+    def __init__(self, pictures: Sequence[Pixels], frame_hw: tuple[int, int] | None) -> None:
+        self._pictures, self._frame_hw = pictures, frame_hw
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def see(self, index: int, name: str = "", value: float = 0.0, rng: np.random.Generator | None = None) -> Pixels:
+        """Return a frame, changed if `name` is that of a change."""
+        picture = self._pictures[index]
+        height, width = self._frame_hw or picture.shape[:2]
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        px = round(value) if name == "shifted part" else 0
+        if 0 <= px <= min(top, left):
+            top, left, name = top - px, left - px, "" if px else name
+        frame = picture[top : top + height, left : left + width]
+        return frame if not name or rng is None else changed(name, frame, value, rng)
+
+
 class Gradual(msgspec.Struct, frozen=True, kw_only=True):
     """What a slowly growing change causes first; null: nothing until its end."""
 
@@ -143,8 +171,8 @@ def measure(bundle: Bundle, files: Sequence[Path], seed: int, report_line: Calla
     rng = np.random.default_rng(seed)
     with contextlib.closing(open_verified_engine(bundle).engine) as engine:
         line = _Line(Inspector(bundle.manifest, engine, plausibility=bundle.plausibility()), reference)
-        pictures = [to_rgb(*read_image(file)) for file in files]
-        unchanged = [line.see(rgb) for rgb in pictures]
+        pictures = Views([to_rgb(*read_image(file)) for file in files], reference.reference.frame_hw)
+        unchanged = [line.see(pictures.see(index)) for index in range(len(pictures))]
         good = [index for index, seen in enumerate(unchanged) if seen.verdict == "GOOD"]
         if len(good) < WINDOW // 2:
             raise BenchError(f"{len(good)} of {len(files)} frames are GOOD, expected {WINDOW // 2}; name more")
@@ -185,7 +213,7 @@ def _warm(line: _Line, unchanged: Sequence[_Seen], good: Sequence[int], rng: np.
 def _gradual(
     line: _Line,
     change: Change,
-    pictures: Sequence[Pixels],
+    pictures: Views,
     unchanged: Sequence[_Seen],
     good: Sequence[int],
     rng: np.random.Generator,
@@ -195,7 +223,7 @@ def _gradual(
     measure: Measure | None = None
     for step in range(1, STEPS + 1):
         value = change.begin + (change.end - change.begin) * step / STEPS
-        seen = line.see(changed(change.name, pictures[rng.choice(good)], value, rng))
+        seen = line.see(pictures.see(rng.choice(good), change.name, value, rng))
         if seen.verdict != "GOOD":
             first.setdefault(seen.verdict, (value, step))
         for name, reading in monitor.add(seen.values):
@@ -218,14 +246,14 @@ def _gradual(
 def _sudden(
     line: _Line,
     change: Change,
-    pictures: Sequence[Pixels],
+    pictures: Views,
     unchanged: Sequence[_Seen],
     good: Sequence[int],
     rng: np.random.Generator,
 ) -> Sudden:
     monitor = _warm(line, unchanged, good, rng)
     seen = [
-        line.see(changed(change.name, pictures[index], change.sudden, rng))
+        line.see(pictures.see(index, change.name, change.sudden, rng))
         for index in rng.choice(good, 2 * WINDOW, replace=len(good) < 2 * WINDOW)
     ]
     warned: dict[Measure, int] = {}

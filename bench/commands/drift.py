@@ -22,7 +22,8 @@ def drift(bundle_path: Path, good: tuple[Path, ...], seed: int, out: Path | None
     """Measure when a line with BUNDLE warns of dimmed light, lost focus and a shifted part.
 
     GOOD_FRAMES are pictures of good parts, or folders of them, that BUNDLE was not calibrated on. They are changed more
-    and more: prints the change at the first warning, and at the first false reject.
+    and more: prints the change at the first warning, and at the first false reject. If they are larger than the frames
+    that BUNDLE was calibrated on, a shift moves the frame over them; otherwise it mirrors the border.
     """
     from bench.drift import measure, table
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import drift
-from bench.drift import CHANGES, changed, measure, table
+from bench.drift import CHANGES, Views, changed, measure, table
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.inference import open_engine
@@ -41,6 +41,17 @@ def test_each_change_is_warned_of_before_good_frames_are_rejected(
     text = table(found)
     assert f"{dimmed.warning_at:.3g} (frame {dimmed.warning_frame}, {dimmed.measure})" in text
     assert "| warning after |" in text
+
+
+def test_a_shift_moves_the_frame_over_a_larger_picture_and_mirrors_others() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (60, 80, 3), np.uint8)
+    views = Views([picture], (40, 50))
+    assert (views.see(0) == picture[10:50, 15:65]).all()
+    assert (views.see(0, "shifted part", 7.0, rng) == picture[3:43, 8:58]).all()
+    too_far = views.see(0, "shifted part", 11.0, rng)
+    assert (too_far[11:, 11:] == picture[10:39, 15:54]).all()
+    assert (Views([picture], None).see(0, "shifted part", 3.0, rng)[3:, 3:] == picture[:-3, :-3]).all()
 
 
 def test_a_bundle_without_a_reference_is_refused(bundle: Bundle, tmp_path: Path) -> None:
