@@ -90,6 +90,16 @@ class EvidenceConfig(_Table, frozen=True):
     """Of the GOOD frames of each camera, each n-th is stored; 0: none."""
 
 
+class DriftConfig(_Table, frozen=True):
+    """Warnings of drift: whether, and over which frames."""
+
+    watch: bool = True
+    frames: Annotated[int, Meta(ge=5, le=1000)] = 30
+    """How many of the last measured frames are compared with the calibration."""
+    every_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    """At most one frame of a camera is measured in this time."""
+
+
 class WebConfig(_Table, frozen=True):
     """The web page: its address, and what protects it."""
 
@@ -140,6 +150,7 @@ class LineFile(_Table, frozen=True):
     commands: CommandsConfig = CommandsConfig()
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
+    drift: DriftConfig = DriftConfig()
     evidence: EvidenceConfig | None = None
     """None: no pictures are stored."""
     web: WebConfig | None = None
