@@ -66,6 +66,41 @@ def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_the
         assert received == events
 
 
+# Holding an event.
+
+
+def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(line: FollowedLine) -> None:
+    line.add(*[GOOD] * 3)
+    with contextlib.ExitStack() as open_:
+        older = open_.enter_context(follow(line))
+        assert take(older, 2)
+        older.hold()
+        line.wait_until_acked(1)
+        newer_has = take(open_.enter_context(follow(line)), 1)
+
+        def is_refused() -> bool:
+            try:
+                older.hold()
+            except DeliveryError as error:
+                return "superseded" in str(error)
+            return False
+
+        wait_until(is_refused, "the older one is refused")
+        assert [each.seq for each in newer_has] == [2], "what was held was not acknowledged"
+
+
+def test_holding_an_event_over_a_restart_of_the_line_brings_no_event_twice(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 5)
+    with follow(line) as follower:
+        received = take(follower, 2)
+        line.restart()
+        wait_until(lambda: follower.hold() or line.server.states()["mes1"].connected, "it follows again")
+        events += line.add(GOOD)
+        received += take(follower, 4)
+        assert received == events
+        line.wait_until_acked(5)
+
+
 # Acknowledging.
 
 
