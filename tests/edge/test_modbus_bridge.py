@@ -11,9 +11,12 @@ import pytest
 
 from edge.bridge.line_state import LineState
 from edge.bridge.modbus.bank import Bank
+from edge.bridge.modbus.feed import Feed
 from edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
+from edge.bridge.modbus.mailbox import Mailbox
 from edge.bridge.modbus.panel import Panel
 from edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_map
+from edge.bridge.modbus.results import Entry
 from edge.config import load_config
 from edge.delivery.publisher import Publisher
 from edge.errors import ConfigError, DeliveryError
@@ -156,6 +159,24 @@ def test_what_is_offered_is_acknowledged_without_a_plc(line: FollowedLine, tmp_p
         values = plc.read(MAILBOX)
         assert (values["seq"], values["verdict"]) == (21, 2)
         assert values["number"] == values["acknowledged"]
+
+
+@pytest.mark.parametrize("is_acknowledged", [False, True])
+def test_the_end_acknowledges_what_the_plc_has_and_nothing_else(line: FollowedLine, is_acknowledged: bool) -> None:
+    line.add(GOOD, GOOD)
+    mailbox = Mailbox(Bank(register_map(2), "high_first"), "plc")
+
+    def show(_: object, entry: Entry) -> None:
+        if is_acknowledged or entry.seq == 1:
+            mailbox.acknowledged.set()
+        if entry.seq == 2:
+            feed.end()
+
+    feed = Feed(line.address, "modbus", None, PLACES, mailbox, show)
+    feed.run()
+    line.wait_until_acked(2 if is_acknowledged else 1, "modbus")
+    line.wait_until_gone("modbus")
+    assert line.acked("modbus") == (2 if is_acknowledged else 1)
 
 
 @pytest.mark.parametrize(
@@ -330,11 +351,14 @@ def test_the_newest_verdict_of_each_camera_is_shown_at_once(address: str, tmp_pa
         wait_until(sent_is_shown, "the bridge is subscribed")
         plc.until(CAMERAS[0], lambda values: values["seq"] == seq)
         publisher.send(Message(verdict(seq + 1, DEFECT)))
+        publisher.send(Message(verdict(seq + 2, "verdict.side.GOOD")))
         shown = plc.until(CAMERAS[0], lambda values: values["verdict"] == 2)
         assert (shown["seq"], shown["part_id"], shown["journal_id"]) == (seq + 1, f"P-{seq + 1}", "00" * 16)
-        missed = msgspec.structs.replace(a_status().counts, unjournalled={GOOD: seq + 2, DEFECT: seq + 1})
+        counted = {GOOD: seq + 3, DEFECT: seq + 1, "verdict.side.GOOD": seq + 2}
+        missed = msgspec.structs.replace(a_status().counts, unjournalled=counted)
         publisher.send(Message(a_status(counts=missed, boot_id=verdict(1).boot_id)))
         plc.until(CAMERAS[0], lambda values: values["verdict"] == 0, "a verdict was missed: the shown one is old")
+        assert plc.read(CAMERAS[1])["verdict"] == 1
         live.end()
         thread.join(WITHIN_SECONDS)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.edge.modbus_plc import Plc, Served, served
 from tests.edge.secured import free_port
 
 READ_LINE = (4, LINE.address, LINE.end - LINE.address)
+OTHER_PROTOCOL = struct.pack(">HHHBBHH", 1, 7, 6, 1, *READ_LINE)
 NO_FUNCTION, NO_ADDRESS, BAD_VALUE, NO_UNIT = 1, 2, 3, 11
 
 
@@ -141,10 +143,13 @@ def test_garbage_closes_only_its_own_connection_and_is_not_logged(
 ) -> None:
     plc = server.plc()
     with caplog.at_level(logging.DEBUG):
-        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 400, b"\xff" * 20, b"\0\1\0\0\xff\xff\1"):
+        for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\0" * 400, b"\xff" * 20, b"\0\1\0\0\0\1\1\4", OTHER_PROTOCOL):
             with connected(server.port) as client:
                 client.sendall(garbage)
                 assert is_closed(client)
+        with connected(server.port) as client:
+            for wrong in (request(4, 0, 0), request(3, 0), request(6, 9999, 1), request(99), request(4, 0, 1, unit=7)):
+                reply_to(client, wrong)
         assert plc.read(LINE)["sequence_begin"] == 0
     assert [each for each in caplog.records if each.levelno > logging.DEBUG] == []
 
@@ -163,6 +168,23 @@ def test_a_client_that_floods_and_reads_nothing_delays_no_other(server: Served) 
         for n in range(20):
             plc.acknowledge(n)
         assert server.call(server.bank.number, COMMANDS, "acknowledge") == 19
+
+
+def test_a_client_that_does_not_read_its_replies_is_disconnected(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.bridge.modbus.server.READ_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("edge.bridge.modbus.server.MOST_IN_A_SLICE", 10**9)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.settimeout(WITHIN_SECONDS)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2000):
+                client.sendall(request(4, MAILBOX.address, MAILBOX.end - MAILBOX.address) * 100)
+        reset = select.poll()
+        reset.register(client, 0)  # errors are always reported
+        assert reset.poll(WITHIN_SECONDS * 1000)
 
 
 def test_a_new_connection_takes_the_place_of_the_quietest(address: str) -> None:

@@ -18,7 +18,7 @@ FUNCTIONS = (3, 4, 6, 16, 23)
 """Read holding registers, read input registers, write one register, write registers, and write and read."""
 NO_SUCH_UNIT = int(ExcCodes.GATEWAY_NO_RESPONSE)
 
-logging.getLogger("pymodbus_internal").setLevel(logging.CRITICAL)  # a hostile client must not fill the disk
+logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # a hostile client must not fill the disk
 
 _decoder = DecodePDU(True)
 
