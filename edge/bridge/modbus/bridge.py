@@ -25,7 +25,7 @@ from edge.util.threads import NamedThread
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 0.25
-END_WITHIN_SECONDS = 1.5
+END_WITHIN_SECONDS = 1.2
 """A command that the line does not answer must not delay the end."""
 
 
