@@ -17,7 +17,7 @@ from edge.errors import HeatlineError
 INTERRUPTED = 130
 COMMANDS = (
     *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
-    *("calibrate", "journal", "evidence", "keys", "view"),
+    *("calibrate", "journal", "evidence", "keys", "view", "bridge"),
 )
 """Each command is in the module of its name. It is imported only when it is used, so that a line starts faster."""
 
@@ -25,7 +25,19 @@ COMMANDS = (
 SECTIONS = {
     "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export"),
     "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
-    "Run a line": ("run", "status", "view", "watch", "follow", "trigger", "select", "reload", "journal", "evidence"),
+    "Run a line": (
+        "run",
+        "status",
+        "view",
+        "watch",
+        "follow",
+        "trigger",
+        "select",
+        "reload",
+        "journal",
+        "evidence",
+        "bridge",
+    ),
     "Measure": ("bench",),
 }
 """Commands by heading of the help, with those of other packages."""

@@ -21,6 +21,7 @@ from edge.cameras.settings import (
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
+from edge.config.modbus import ModbusConfig, check_modbus
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
@@ -155,6 +156,8 @@ class LineFile(_Table, frozen=True):
     """None: no pictures are stored."""
     web: WebConfig | None = None
     """None: there is no web page."""
+    modbus: ModbusConfig | None = None
+    """None: there is no Modbus bridge."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -310,6 +313,8 @@ def _check(config: LineConfig) -> None:
     _check_addresses(config)
     if config.web is not None:
         _check_web(config.web)
+    if config.modbus is not None:
+        check_modbus(config.modbus)
 
 
 def _device(camera: CameraSettings) -> str | None:
