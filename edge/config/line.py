@@ -21,6 +21,7 @@ from edge.cameras.settings import (
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
+from edge.config.modbus import ModbusConfig, check_modbus
 from edge.config.mqtt import MqttConfig, check_mqtt
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
@@ -71,6 +72,14 @@ class JournalConfig(_Table, frozen=True):
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     """0: no events are stored."""
 
+    def folder_in(self, state_folder: Path | None) -> Path | None:
+        """Return the folder of the journal; None: events are not stored.
+
+        Args:
+            state_folder: the folder that systemd gives the service; None: none.
+        """
+        return None if self.retain_mib == 0 else self.folder or state_folder
+
 
 class EvidenceConfig(_Table, frozen=True):
     """The evidence store: which pictures are stored, where, and its limits."""
@@ -81,6 +90,16 @@ class EvidenceConfig(_Table, frozen=True):
     retain_mib: Annotated[int, Meta(ge=1, le=1 << 24)] = 2048
     good_every: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Of the GOOD frames of each camera, each n-th is stored; 0: none."""
+
+
+class DriftConfig(_Table, frozen=True):
+    """Warnings of drift: whether, and over which frames."""
+
+    watch: bool = True
+    frames: Annotated[int, Meta(ge=5, le=1000)] = 30
+    """How many of the last measured frames are compared with the calibration."""
+    every_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    """At most one frame of a camera is measured in this time."""
 
 
 class WebConfig(_Table, frozen=True):
@@ -133,12 +152,15 @@ class LineFile(_Table, frozen=True):
     commands: CommandsConfig = CommandsConfig()
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
+    drift: DriftConfig = DriftConfig()
     evidence: EvidenceConfig | None = None
     """None: no pictures are stored."""
     web: WebConfig | None = None
     """None: there is no web page."""
     mqtt: MqttConfig | None = None
     """Of `heatline bridge mqtt`; the line itself does not use it."""
+    modbus: ModbusConfig | None = None
+    """None: there is no Modbus bridge."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -297,6 +319,8 @@ def _check(config: LineConfig) -> None:
         _check_web(config.web)
     if config.mqtt is not None:
         check_mqtt(config.mqtt)
+    if config.modbus is not None:
+        check_modbus(config.modbus)
 
 
 def _device(camera: CameraSettings) -> str | None:

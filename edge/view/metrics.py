@@ -19,13 +19,16 @@ from edge.view.state import is_running, lag, readiness
 from edge.wire.events import (
     Account,
     CameraState,
+    DriftReading,
     EvidenceState,
     HandshakeState,
     JournalState,
+    ReviewEvent,
     StatusEvent,
     Verdict,
     VerdictEvent,
 )
+from edge.wire.marks import MarkKind
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
@@ -54,6 +57,12 @@ class Metrics:
             "Highest evidence in the heatmap of shown frames, in logits.",
             LOGITS,
         )
+        self._reviews = Counter(
+            "heatline_reviews",
+            "Marks that people gave verdicts, by kind, since this exporter started.",
+            ["camera", "kind"],
+            registry=self._registry,
+        )
         self._registry.register(_LineCollector(memory))
 
     def add_verdict(self, event: VerdictEvent) -> None:
@@ -65,6 +74,12 @@ class Metrics:
         self._latency.labels(event.camera).observe(event.latency_ms / 1000)
         if event.frame_score is not None:
             self._score.labels(event.camera).observe(event.frame_score)
+
+    def add_review(self, event: ReviewEvent) -> None:
+        """Count a mark that came live."""
+        for kind in get_args(MarkKind):
+            self._reviews.labels(event.mark.camera, kind)
+        self._reviews.labels(event.mark.camera, event.mark.kind).inc()
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Count the evidence of a picture."""
@@ -131,9 +146,29 @@ def _of_this_moment(status: StatusEvent) -> Iterator[Metric]:
         for name, consumer in status.journal.consumers.items():
             connected.add_metric([name], consumer.connected)
         yield connected
+    drift = GaugeMetricFamily(
+        "heatline_drift",
+        "Distance of the last frames from the calibration: beyond -1 or 1 they have drifted.",
+        labels=["camera", "measure"],
+    )
+    drifted = GaugeMetricFamily("heatline_drifted", "1 while the measure has drifted.", labels=["camera", "measure"])
+    for name, readings in status.drift.items():
+        for measure, reading in readings.items():
+            drift.add_metric([name, measure], _distance(reading))
+            drifted.add_metric([name, measure], reading.drifted)
+    yield from (drift, drifted)
     if status.evidence is not None:
         stores = status.evidence.fault is None
         yield GaugeMetricFamily("heatline_evidence_recording", "1 if pictures are stored.", stores)
+
+
+def _distance(reading: DriftReading) -> float:
+    """Return 0 for the median of the calibration, -1 and 1 for the lowest and the highest value to expect."""
+    below = reading.value < reading.calibrated
+    bound = reading.low if below else reading.high
+    if bound is None or bound == reading.calibrated:
+        return 0.0
+    return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
 
 
 def _of_line(status: StatusEvent) -> Iterator[Metric]:
