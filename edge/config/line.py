@@ -21,6 +21,7 @@ from edge.cameras.settings import (
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
+from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
@@ -34,7 +35,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pass
 
 
-AnyTable = TypeVar("AnyTable", bound=_Table)
+AnyTable = TypeVar("AnyTable", bound=msgspec.Struct)
 
 
 class TilesConfig(_Table, frozen=True):
@@ -136,6 +137,8 @@ class LineFile(_Table, frozen=True):
     """None: no pictures are stored."""
     web: WebConfig | None = None
     """None: there is no web page."""
+    opcua: OpcuaConfig | None = None
+    """None: there is no OPC UA bridge."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -221,6 +224,7 @@ def load_config(path: Path) -> LineConfig:
         security=_resolve_security(here, config.security),
         evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
         web=None if config.web is None else _resolve_paths(here, config.web),
+        opcua=None if config.opcua is None else _resolve_paths(here, config.opcua),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -291,6 +295,8 @@ def _check(config: LineConfig) -> None:
     _check_addresses(config)
     if config.web is not None:
         _check_web(config.web)
+    if config.opcua is not None:
+        check_opcua(config.opcua)
 
 
 def _device(camera: CameraSettings) -> str | None:
