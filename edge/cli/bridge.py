@@ -23,7 +23,7 @@ class _Bridges(CommandGroup):
         return command
 
 
-@click.group(cls=_Bridges)
+@click.group(cls=_Bridges, epilog="Example: heatline bridge opcua line1")
 def bridge() -> None:
     """Carry a line's results to the plant: by MQTT, OPC UA or Modbus.
 

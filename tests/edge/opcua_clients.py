@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,12 @@ class ServedBridge:
         path.write_bytes(identity.der.read_bytes())
         return path
 
+    def listens(self) -> bool:
+        """Return whether the bridge takes connections."""
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), WITHIN_SECONDS):
+            return True
+        return False
+
     def client(self) -> Client:
         client = Client(self.url, timeout=WITHIN_SECONDS)
         client.session_timeout = 60_000
@@ -177,14 +184,6 @@ class BridgeProcess:
 
     def kill(self) -> None:
         self.process.kill()
-        self._end()
-
-    def terminate(self) -> int:
-        self.process.terminate()
-        self._end()
-        return self.process.returncode
-
-    def _end(self) -> None:
         self.process.wait(WITHIN_SECONDS)
         self._reader.join(WITHIN_SECONDS)
         assert self.process.stderr is not None

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import math
+import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +29,16 @@ from edge.bridge.opcua.limits import (
     PUBLISHING_MS,
     SUBSCRIPTIONS_OF_A_CLIENT,
 )
+from edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
+from edge.bridge.opcua.results import HeldResults
+from edge.delivery.client.follower import Follower
 from edge.delivery.command_server import CommandServer
+from edge.delivery.journal.rows import Record
+from edge.errors import DeliveryError
 from edge.wire.commands import Selected, SelectRequest, refusal
-from edge.wire.events import Handshake
+from edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
-from tests.edge.followed_line import BUNDLE, DEFECT, GOOD, FollowedLine
+from tests.edge.followed_line import BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
 from tests.edge.opcua_clients import (
     ROOT,
     WITHIN_SECONDS,
@@ -167,6 +175,44 @@ def test_the_lines_state_and_ledger_are_told_and_never_good_while_it_is_silent(s
     asyncio.run(run())
 
 
+def test_results_that_cannot_be_got_are_counted_and_told(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            listener = Listener()
+            subscription = await client.create_subscription(20, listener)
+            await subscription.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=ResultsLostEventType"))
+            (lost_before, _), (first, journal_id) = (
+                await read(client, "ResultManagement.LostEvents"),
+                _next(served.line),
+            )
+            unjournalled = JournalEvent(
+                boot_id=BOOT, seq=first, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
+                kind="recording", detail="the disk was full", by_topic={"verdict.top.GOOD": 3, "alarm": 1},
+            )  # fmt: skip
+            newer = header_of(event(first + 1, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+            _journal(served.line, ("journal", header_of(unjournalled)), (GOOD, newer))
+            good = served.line.add(GOOD)[0]
+            await until(lambda: len(listener.events) == 2, "both losses were told")
+            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4]
+            assert "the disk was full" in listener.events[0].Message.Text
+            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 4
+            assert "schema version 3" in (await read(client, "ResultManagement.LastLoss"))[0]
+            served.line.wait_until_acked(good.seq, "opcua")
+
+    asyncio.run(run())
+
+
+def _next(line: FollowedLine) -> tuple[int, str]:
+    return line.journal.last_seq + 1, line.journal_id
+
+
+def _journal(line: FollowedLine, *events: tuple[str, bytes]) -> None:
+    first = line.journal.last_seq + 1
+    records = [Record(first + n, time.time_ns(), topic, header, None) for n, (topic, header) in enumerate(events)]
+    line.journal.append(records, {})
+    line.server.wake()
+
+
 def test_only_a_client_with_the_role_selects_products_and_learns_what_became_of_it(served: Setup) -> None:
     async def run() -> None:
         async with served.bridge.connected(served.mes) as mes:
@@ -298,7 +344,7 @@ def test_requests_beyond_the_limits_are_refused_and_those_of_others_go_on(served
 
 GARBAGE = {
     "no OPC UA": b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
-    "a chunk that never ends": struct.pack("<3scI", b"HEL", b"F", 0xFFFFFFF0) + bytes(4 * CHUNK_BYTES),
+    "a chunk too long": struct.pack("<3scI", b"HEL", b"F", CHUNK_BYTES + 1) + bytes(CHUNK_BYTES),
     "too small chunks": struct.pack("<3scI5Ii", b"HEL", b"F", 32, 0, 1, 1, 0, 0, -1),
     "a message out of place": struct.pack("<3scI4I", b"MSG", b"F", 24, 1, 2, 3, 4),
     "an empty message": struct.pack("<3scI", b"HEL", b"F", 8),
@@ -316,6 +362,11 @@ def test_a_connection_that_sends_garbage_is_closed(served: Setup) -> None:
                 pytest.fail(f"{name}: the connection is still open")
             except ConnectionError:
                 pass
+
+    with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as stranger:
+        endless = struct.pack("<3scI", b"MSG", b"F", 0xFFFFFFF0) + bytes(32 << 20)
+        with pytest.raises(ConnectionError):  # asyncua would store all of it
+            stranger.sendall(endless)
 
     async def run() -> None:
         async with served.bridge.connected(served.reader) as client:
@@ -405,6 +456,7 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
             await holds(added[2:5])
 
     async def second(expected: list[str]) -> None:
+        await until(served.listens, "the bridge listens")
         async with served.connected(identities[1]) as mes:
             await until(lambda: _holds(mes, expected), f"{expected} came again")
             assert await acknowledge(mes, *expected) == [[], 0]
@@ -419,19 +471,56 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
             line.wait_until_acked(2, "opcua")
         finally:
             bridge.kill()
-        bridge = BridgeProcess(file, served)
-        try:
-            asyncio.run(second(added[2:5]))
-            line.wait_until_acked(5, "opcua")
-            assert bridge.process.poll() is None
-        finally:
-            code = bridge.terminate()
-        assert code == 0, bridge.log
-        assert not any("Traceback" in each for each in bridge.log), bridge.log
+        failed: list[BaseException] = []
+        returned = threading.Event()
+
+        def next_client() -> None:
+            try:
+                asyncio.run(second(added[2:5]))
+                line.wait_until_acked(5, "opcua")
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                if not returned.is_set():  # then the signal would end the tests
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        client = threading.Thread(target=next_client)
+        client.start()
+        result = heatline("bridge", "opcua", file)
+        returned.set()
+        client.join()
+        assert not failed, failed
+        assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
 
 
 async def _holds(client: Client, expected: list[str]) -> bool:
     return await ids(client) == expected
+
+
+def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/journal"
+    (tmp_path / "files").mkdir()
+
+    async def run(line: FollowedLine) -> BaseException:
+        ended: asyncio.Future[BaseException] = asyncio.Future()
+        held = HeldResults(10, wait=False)
+
+        async def take(_: News) -> None: ...
+
+        bridge = ResultFollower(
+            lambda: Follower(address, "opcua", timeout_s=TICK_SECONDS, explicit=True), held, take, ended.set_result
+        )
+        async with bridge:
+            await until(lambda: "opcua" in line.server.states(), "the bridge follows")
+            with Follower(address, "opcua", timeout_s=WITHIN_SECONDS) as other:
+                line.add(GOOD)
+                other.receive()
+                return await asyncio.wait_for(ended, WITHIN_SECONDS)
+
+    with FollowedLine(tmp_path / "files", address) as line:
+        error = asyncio.run(run(line))
+    assert isinstance(error, DeliveryError)
+    assert "refuses opcua (superseded)" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ class Bridge:
             if before not in (None, state):
                 await self._announce_state(before, state, now)
             before = state
+            notify("WATCHDOG=1")
             revoked_s += STATE_EVERY_SECONDS
             if revoked_s >= REVOKED_EVERY_SECONDS:
                 revoked_s = 0.0

@@ -174,7 +174,7 @@ class Certificates:
         pem = read_private(self.key_path, AccessError, "the bridge's first start")
         again = f"delete {self.key_path} and {self.certificate_path}, and the next start makes new ones"
         try:
-            key = serialization.load_pem_private_key(pem, None)
+            key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)  # our own
             certificate = x509.load_der_x509_certificate(self.certificate_path.read_bytes())
         except (ValueError, TypeError, OSError) as error:
             raise AccessError(f"the server's certificate or its key cannot be read ({error}); {again}") from error

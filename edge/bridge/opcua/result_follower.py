@@ -1,14 +1,13 @@
 """Follows a line's results on a thread, and passes them to the server's event loop."""
 
 import asyncio
-import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
 
 from edge.bridge.opcua.results import HeldResults
 from edge.delivery.client.follower import Follower
-from edge.errors import EventsLostError, HeatlineError
+from edge.errors import EventsLostError
 from edge.util.threads import NamedThread
 from edge.wire.following import Delivered
 
@@ -65,11 +64,9 @@ class ResultFollower:
                         self._pass_on(news)
                     done = self._held.done_through
                     if done is not None and done is not acknowledged:
-                        events.acknowledge_through(done)
+                        events.acknowledge(done)
                         acknowledged = done
-        except (HeatlineError, concurrent.futures.CancelledError) as error:
-            self._loop.call_soon_threadsafe(self._on_end, error)
-        except Exception as error:  # a bug ends the bridge; it must not stand still without a word
+        except Exception as error:  # also a bug ends the bridge: it must not stand still without a word
             self._loop.call_soon_threadsafe(self._on_end, error)
 
     def _pass_on(self, news: News) -> None:

@@ -119,11 +119,12 @@ class LimitedServer(InternalServer):
 
     async def stop(self) -> None:
         """Stop without waiting for the clock's next second."""
-        if self.time_task is not None:
-            self.time_task.cancel()
+        clock: asyncio.Task[None] | None = getattr(self, "time_task", None)
+        if clock is not None:
+            clock.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self.time_task
-            self.time_task = None
+                await clock
+        self.time_task = None
         await super().stop()
 
     def register_server(self, server: object, conf: object = None) -> None:

@@ -34,7 +34,7 @@ class Acknowledgements:
             self._done, self._in_hand = self._in_hand, None
 
     def finish_through(self, journal_id: str, seq: int) -> None:
-        """Record that the consumer has processed all events up to this one."""
+        """Record that the consumer has processed the events up to this one, of those that it holds."""
         self._done = journal_id, seq
 
     def begin(self, acked_seq: int) -> None:

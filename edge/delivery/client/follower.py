@@ -61,7 +61,7 @@ class Follower(Client):
     **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
     nothing: the event that the loop held when it ended is delivered again, with the same `key`, to the next follower of
     that name, as is every event whose acknowledgement did not reach the line. One follower gets no event twice.
-    With `explicit`, only `acknowledge_through` acknowledges, and up to `window` events can be held meanwhile.
+    With `explicit`, only `acknowledge` does, and up to `window` events can be held meanwhile.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
     again.
@@ -161,14 +161,16 @@ class Follower(Client):
             if events or not self._take_next(until_s):
                 return events
 
-    def acknowledge(self) -> None:
-        """Acknowledge all events that were handed out, including the last one."""
-        self._acks.finish()
-        self._acknowledge(at_once=True)
+    def acknowledge(self, through: Delivered | None = None) -> None:
+        """Acknowledge all events that were handed out, including the last one.
 
-    def acknowledge_through(self, event: Delivered) -> None:
-        """Acknowledge all events up to this one, which was handed out."""
-        self._acks.finish_through(event.journal_id, event.seq)
+        Args:
+            through: the last event to acknowledge, of those that were handed out together; None: all of them.
+        """
+        if through is None:
+            self._acks.finish()
+        else:
+            self._acks.finish_through(through.journal_id, through.seq)
         self._acknowledge(at_once=True)
 
     def close(self) -> None:
