@@ -8,7 +8,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.conftest import FRAME_HW
 from bench.pictures import draw_shapes
-from edge.evidence.writer import encode_frame
+from edge.evidence.encoding import encode_frame
 
 COLOUR = draw_shapes(FRAME_HW, seed=1)
 

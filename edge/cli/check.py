@@ -146,8 +146,8 @@ def _check_journal(line: Path, config: JournalConfig) -> list[str]:
     Raises:
         JournalError: the journal cannot be stored there.
     """
-    folder = config.folder or state_folder()
-    if folder is None or not config.retain_mib:
+    folder = config.folder_in(state_folder())
+    if folder is None:
         return []
     warning = check_place(folder, utf8_safe(line.stem), config.retain_mib << 20)
     return [] if warning is None else [warning]

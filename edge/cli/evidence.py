@@ -1,4 +1,4 @@
-"""`heatline evidence`: lists, shows and exports the pictures that a line stored."""
+"""`heatline evidence`: lists, shows, marks and exports the pictures that a line stored."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,22 +11,26 @@ from rich import box
 from rich.table import Table
 
 from edge.cli.evidence_export import export
+from edge.cli.evidence_mark import mark
 from edge.cli.evidence_options import DAY, VERDICT
-from edge.cli.formatting import describe_bundle
+from edge.cli.evidence_report import report
+from edge.cli.formatting import describe_bundle, describe_kind
 from edge.cli.group import CommandGroup
 from edge.cli.output import json_option, print_facts, print_json, table_console, visible
 from edge.cli.target import evidence_of
 from edge.errors import InputError
-from edge.evidence.entry import EvidenceEntry, require_picture
+from edge.evidence.entry import EvidenceEntry
+from edge.evidence.exported import ReviewRow
 from edge.evidence.store import EvidenceStore
 from edge.geometry import Region
 from edge.heatmap_picture import outline_regions, png, tint
 from edge.images import read_image, read_rgb
+from edge.review.review import Review
 from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
 from edge.wire.events import Verdict
 
-HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "id"
+HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +38,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
     folder: str
     entries: list[EvidenceEntry]
+    reviews: list[ReviewRow | None]
+    """What reviewers say of each; null: nobody has reviewed it."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,17 +48,20 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     frame: str | None
     heatmap: str | None
     entry: EvidenceEntry
+    review: ReviewRow | None
+    """Null: nobody has reviewed it."""
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline evidence list line1 --verdict DEFECT")
 def evidence() -> None:
-    """List, show and export the pictures that a line stored with its verdicts.
+    """List, show, mark and export the pictures that a line stored with its verdicts.
 
-    Run this on the line PC. It also works while the line runs, and while it does not.
+    Run this on the line PC. Only `mark` needs a line that runs.
     """
 
 
-evidence.add_command(export)
+for command in (mark, report, export):
+    evidence.add_command(command)
 
 
 @evidence.command("list", epilog="Example: heatline evidence list line1 --day 2026-11-28 --verdict DEFECT")
@@ -60,17 +69,32 @@ evidence.add_command(export)
 @click.option("--day", type=DAY, help="Only pictures of this UTC day, as 2026-11-28.")
 @click.option("--verdict", type=VERDICT, help="Only pictures with this verdict.")
 @click.option("--camera", help="Only pictures of this camera.")
+@click.option("--unreviewed", is_flag=True, help="Only pictures with GOOD or DEFECT that nobody has reviewed.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="Pictures to list.")
 @json_option
-def list_(line: str, day: str | None, verdict: Verdict | None, camera: str | None, limit: int, as_json: bool) -> None:
+def list_(
+    line: str,
+    day: str | None,
+    verdict: Verdict | None,
+    camera: str | None,
+    unreviewed: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List the pictures that LINE stored, the newest first.
 
     LINE is a line's name, its TOML file, or the folder of the pictures. Times and days are UTC.
     """
     store = EvidenceStore(evidence_of(line))
-    found = list(store.entries(limit=limit, day=day, verdict=verdict, camera=camera))
+    if unreviewed:
+        verdicts: tuple[Verdict, ...] = ("DEFECT", "GOOD") if verdict is None else (verdict,)
+        found = store.unreviewed(limit, verdicts=verdicts, camera=camera, day=day)
+    else:
+        found = list(store.entries(limit=limit, day=day, verdict=verdict, camera=camera))
+    reviews = [store.review(entry.picture, entry.day) for entry in found]
     if as_json:
-        print_json(Listed(folder=str(store.folder), entries=found))
+        rows = [None if review is None else ReviewRow.of(review) for review in reviews]
+        print_json(Listed(folder=str(store.folder), entries=found, reviews=rows))
         return
     if not found:
         click.echo(f"{store.folder} holds no such picture")
@@ -78,8 +102,8 @@ def list_(line: str, day: str | None, verdict: Verdict | None, camera: str | Non
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading == "score" else "left", overflow="fold")
-    for entry in found:
-        table.add_row(*map(visible, _cells(entry)))
+    for entry, review in zip(found, reviews, strict=True):
+        table.add_row(*map(visible, _cells(entry, review)))
     table_console(markup=False).print(table)
 
 
@@ -97,12 +121,8 @@ def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
     command writes nothing.
     """
     store = EvidenceStore(evidence_of(line))
-    entry = store.get(require_picture(picture))
-    if entry is None:
-        raise InputError(
-            f"{store.folder} holds no picture {picture}; it was not stored or is deleted, heatline evidence list shows "
-            "what there is"
-        )
+    entry = store.require(picture)
+    review = store.review(picture, entry.day)
     frame = store.frame_path(picture, entry.day)
     heatmap = store.heatmap_path(picture, entry.day)
     if out is not None:
@@ -112,9 +132,10 @@ def show(line: str, picture: str, out: Path | None, as_json: bool) -> None:
         with writing(out), replacing(out, unique=True) as new:
             new.write_bytes(png(shown))
     if as_json:
-        print_json(Shown(frame=_name(frame), heatmap=_name(heatmap), entry=entry))
+        row = None if review is None else ReviewRow.of(review)
+        print_json(Shown(frame=_name(frame), heatmap=_name(heatmap), entry=entry, review=row))
     else:
-        print_facts(f"{entry.event.verdict}, picture {picture}", _facts(entry, frame, heatmap))
+        print_facts(f"{entry.event.verdict}, picture {picture}", _facts(entry, review, frame, heatmap))
     if out is not None and not as_json:
         without = "" if heatmap else ": the frame, as it has no heatmap"
         click.echo(f"{out} is written{without}")
@@ -138,7 +159,7 @@ def draw(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> NDAr
     return outline_regions(rgb, regions)
 
 
-def _cells(entry: EvidenceEntry) -> list[str]:
+def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:
     event = entry.event
     score = "" if event.frame_score is None else f"{event.frame_score:.2f}"
     return [
@@ -148,11 +169,12 @@ def _cells(entry: EvidenceEntry) -> list[str]:
         event.part_id or "",
         score,
         event.reason or "",
+        "" if review is None else describe_kind(review),
         entry.picture,
     ]
 
 
-def _facts(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> dict[str, object]:
+def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heatmap: Path | None) -> dict[str, object]:
     event = entry.event
     facts: dict[str, object | None] = {
         "line, camera": f"{entry.line}, {event.camera}",
@@ -165,6 +187,11 @@ def _facts(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> di
         if event.frame_score is None
         else f"{event.frame_score:.2f}, threshold {event.score_threshold:.2f}",
     }
+    if review is not None:
+        marks = (f"{mark.kind.replace('_', ' ')} (by {mark.by})" for mark in review.marks)
+        facts["review"] = f"{describe_kind(review)}: {', '.join(marks)}"
+        if review.missed_xy:
+            facts["missed at"] = ", ".join(f"({x}, {y})" for x, y in review.missed_xy)
     for number, region in enumerate(event.regions, 1):
         x, y = region.peak_xy
         facts[f"region {number}"] = f"peak {region.score:.2f} at ({x}, {y}), {region.area_px} px"

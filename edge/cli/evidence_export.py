@@ -13,7 +13,7 @@ from edge.cli.output import json_option, print_json, print_warnings, progress_ba
 from edge.cli.target import evidence_of
 from edge.errors import InputError
 from edge.evidence.entry import EvidenceEntry
-from edge.evidence.exported import MANIFEST, ManifestRow
+from edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
 from edge.evidence.store import EvidenceStore
 from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
@@ -22,6 +22,8 @@ from edge.wire.events import Verdict
 
 FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDICT": "no_verdict"}
 """Subfolder of each verdict; `heatline train` reads the first two."""
+MISSING, CONTRADICTORY = "", "contradictory"
+"""What is counted instead of a subfolder."""
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +34,8 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     """Number of pictures by subfolder."""
     missing: int
     """Number of pictures that were deleted before they were copied."""
+    contradictory: int
+    """Number of pictures that were left out, as their reviewers contradict each other."""
 
 
 @click.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")
@@ -47,19 +51,24 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     show_default=True,
     help="Only pictures with this verdict; may be repeated.",
 )
+@click.option("--reviewed", is_flag=True, help="Only reviewed pictures, sorted by what the reviewers say of them.")
 @json_option
-def export(line: str, out: Path, since: str | None, verdicts: tuple[Verdict, ...], as_json: bool) -> None:
+def export(
+    line: str, out: Path, since: str | None, verdicts: tuple[Verdict, ...], reviewed: bool, as_json: bool
+) -> None:
     """Copy the frames that LINE stored into the new folder OUT, which `heatline train OUT` reads.
 
     LINE is as for `list`. Frames with GOOD go to good/, with DEFECT to defective/. These labels are the line's own
-    verdicts: look at the pictures, and move what is wrong, before you train. manifest.jsonl has the event of each
-    picture. After Ctrl-C, the pictures copied so far are complete.
+    verdicts: look at the pictures, and move what is wrong, before you train. With --reviewed, the labels are the
+    reviewers', and pictures on which they contradict each other are left out. manifest.jsonl has the event and the
+    review of each picture. After Ctrl-C, the pictures copied so far are complete.
     """
     store = EvidenceStore(evidence_of(line))
-    entries = store.entries(newest_first=False, since=since)
+    entries = store.entries(newest_first=False, since=since, is_reviewed=True if reviewed else None)
     wanted = [(entry.day, entry.picture) for entry in entries if entry.event.verdict in verdicts]
     if not wanted:
-        raise InputError(f"{store.folder} holds no picture to export; heatline evidence list shows what there is")
+        kind = "reviewed picture" if reviewed else "picture"
+        raise InputError(f"{store.folder} holds no {kind} to export; heatline evidence list shows what there is")
     copied: Counter[str] = Counter()
     with writing(out), progress_bar() as progress:
         _make_empty(out)
@@ -67,32 +76,46 @@ def export(line: str, out: Path, since: str | None, verdicts: tuple[Verdict, ...
         with (out / MANIFEST).open("wb") as manifest:
             for day, picture in wanted:
                 entry = store.read(day, picture)
-                folder = None if entry is None else _copy(store, entry, out, manifest)
-                copied[folder or ""] += 1
+                copied["" if entry is None else _copy(store, entry, out, manifest, reviewed)] += 1
                 progress.advance(task)
-    missing = copied.pop("", 0)
+    missing, contradictory = copied.pop(MISSING, 0), copied.pop(CONTRADICTORY, 0)
     if missing:
         print_warnings([f"{format_count(missing, 'picture')} could not be copied, as they were deleted meanwhile"])
     if as_json:
-        print_json(Exported(folder=str(out), pictures=dict(copied), missing=missing))
+        print_json(Exported(folder=str(out), pictures=dict(copied), missing=missing, contradictory=contradictory))
         return
     for folder, count in sorted(copied.items()):
         click.echo(f"{format_count(count, 'picture')} in {out / folder}")
-    click.echo("The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train")
+    if contradictory:
+        click.echo(f"{format_count(contradictory, 'picture')} left out, as their reviewers contradict each other")
+    if not reviewed:
+        click.echo(
+            "The labels are the line's own verdicts: look at the pictures, and move what is wrong, before you train"
+        )
 
 
-def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO) -> str | None:
-    """Copy a frame and write its row, and return its subfolder; None: the frame is gone.
+def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO, by_review: bool) -> str:
+    """Copy a frame and write its row, and return its subfolder, or why it was not copied: `MISSING`, `CONTRADICTORY`.
+
+    Args:
+        by_review: choose the subfolder by the review, else by the verdict.
 
     Raises:
         OSError: it cannot be copied.
     """
+    review = store.review(entry.picture, entry.day)
     folder = FOLDERS[entry.event.verdict]
+    if by_review:
+        if review is None:  # the last mark was withdrawn meanwhile
+            return MISSING
+        if review.truth is None:
+            return CONTRADICTORY
+        folder = review.truth
     # The day keeps pictures of one id apart. Both are checked to be safe in a path.
     target = out / folder / f"{entry.day}_{entry.picture}.png"
     frame = store.frame_path(entry.picture, entry.day)
     if frame is None:
-        return None
+        return MISSING
     target.parent.mkdir(exist_ok=True)
     with replacing(target) as new:
         shutil.copyfile(frame, new)
@@ -102,6 +125,7 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
             line=entry.line,
             day=entry.day,
             event=entry.event,
+            review=None if review is None else ReviewRow.of(review),
         )
         # Before the picture gets its name, so that no picture is without its row after Ctrl-C.
         manifest.write(encode_json(row) + b"\n")

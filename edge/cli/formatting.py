@@ -1,7 +1,8 @@
-"""Descriptions of a line's state that `heatline status`, `reload`, `select` and `watch` share."""
+"""Descriptions that several commands share."""
 
 from datetime import datetime
 
+from edge.review.review import Review
 from edge.util.text import format_count, is_are
 from edge.wire.events import (
     Account,
@@ -106,3 +107,8 @@ def local_time(at_ns: int, form: str) -> str:
         return datetime.fromtimestamp(at_ns / 1e9).strftime(form)
     except (OverflowError, ValueError, OSError):
         return "?"
+
+
+def describe_kind(review: Review) -> str:
+    """Return what reviewers say of a verdict."""
+    return "contradictory" if review.kind is None else review.kind.replace("_", " ")

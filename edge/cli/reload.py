@@ -7,6 +7,7 @@ import time
 import click
 import zmq
 
+from edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
 from edge.cli.formatting import describe_active
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
@@ -15,10 +16,6 @@ from edge.delivery.client.handshake_probe import describe_refusal, require_autho
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
-
-STATUS_WITHIN_SECONDS = 5.0
-"""A running line publishes its status about once a second."""
-POLL_SECONDS = 0.5
 
 
 @click.command(epilog="Example: heatline reload line.toml; of a service: systemctl reload heatline@line1")
@@ -45,7 +42,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
             _request_reload(pid)  # the line then publishes the same error to all its clients
         raise type(error)(f"{error}; nothing has changed") from error
     with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:
-        status = _first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
+        status = first_status(events, min(timeout_s, STATUS_WITHIN_SECONDS))
         if status is None and pid is None:
             require_authorized(address, keys, zmq.SUB)
         pid = _find_process(status, pid, address)
@@ -82,17 +79,6 @@ def _request_reload(pid: int) -> None:
             f"process {pid} cannot be asked to reload ({error.strerror}); check that it is the line's, and run this as "
             "the line's user or as root"
         ) from error
-
-
-def _first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
-    """Wait for a status of the line. Once it is received, no later event is missed."""
-    deadline_s = time.monotonic() + timeout_s
-    while True:
-        received = events.receive()
-        if isinstance(received, Message) and isinstance(received.event, StatusEvent):
-            return received.event
-        if time.monotonic() >= deadline_s:
-            return None
 
 
 def _wait_for_change(events: Subscriber, status: StatusEvent, timeout_s: float) -> ChangeEvent:

@@ -56,6 +56,11 @@ def file_of(line: str) -> Path:
     return Path(line) if "/" in line or line.endswith(".toml") else LINES / f"{line}.toml"
 
 
+def is_line(line: str) -> bool:
+    """Return whether a line is named by its name or its file, not by an address or by one of its folders."""
+    return not _is_address(line) and (line.endswith(".toml") or not Path(line).exists())
+
+
 def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, ClientKeys | None]:
     """Return the address of one of a line's sockets, and the keys to connect with; None: it needs none.
 

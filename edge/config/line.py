@@ -71,6 +71,14 @@ class JournalConfig(_Table, frozen=True):
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     """0: no events are stored."""
 
+    def folder_in(self, state_folder: Path | None) -> Path | None:
+        """Return the folder of the journal; None: events are not stored.
+
+        Args:
+            state_folder: the folder that systemd gives the service; None: none.
+        """
+        return None if self.retain_mib == 0 else self.folder or state_folder
+
 
 class EvidenceConfig(_Table, frozen=True):
     """The evidence store: which pictures are stored, where, and its limits."""

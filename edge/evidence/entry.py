@@ -17,7 +17,7 @@ LARGEST_BYTES = 16 << 20
 """A larger file is no entry."""
 _PICTURE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_LARGEST_NS = 253_402_300_799 * 10**9
+LARGEST_NS = 253_402_300_799 * 10**9
 """The end of the year 9999."""
 
 
@@ -54,6 +54,8 @@ class EvidenceEntry(msgspec.Struct, frozen=True, kw_only=True):
     tiles: Tiles | None
     """Null: the frame was not judged."""
     files: Files
+    is_chosen: bool = False
+    """Stored because a person marked it on the page; false: the line chose it, by its verdict or as each n-th GOOD."""
 
     @property
     def day(self) -> str:
@@ -66,11 +68,12 @@ _decoder = msgspec.json.Decoder(EvidenceEntry)
 _version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
 
 
-def entry_of(picture: Picture, line: str, stored_at_ns: int) -> EvidenceEntry:
+def entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool = False) -> EvidenceEntry:
     """Return the entry of a picture.
 
     Args:
         line: the line's name.
+        is_chosen: whether a person chose the picture.
     Raises:
         InputError: the picture's id cannot be a file name.
     """
@@ -83,8 +86,14 @@ def entry_of(picture: Picture, line: str, stored_at_ns: int) -> EvidenceEntry:
         event=picture.event,
         heatmap=None if evidence is None else evidence.png_scale,
         tiles=None if evidence is None else _tiles_of(evidence),
-        files=Files(frame=f"{name}.png", heatmap=None if evidence is None else f"{name}.heatmap.png"),
+        files=files_of(name, with_heatmap=evidence is not None),
+        is_chosen=is_chosen,
     )
+
+
+def files_of(picture: str, *, with_heatmap: bool) -> Files:
+    """Return the names of the pictures of an entry."""
+    return Files(frame=f"{picture}.png", heatmap=f"{picture}.heatmap.png" if with_heatmap else None)
 
 
 def encode_entry(entry: EvidenceEntry) -> bytes:
@@ -132,7 +141,7 @@ def require_picture(name: str | None) -> str:
 
 def day_of(at_ns: int) -> str:
     """Return the UTC day of a time in ns since 1970."""
-    return datetime.fromtimestamp(max(0, min(at_ns, _LARGEST_NS)) // 10**9, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(max(0, min(at_ns, LARGEST_NS)) // 10**9, UTC).strftime("%Y-%m-%d")
 
 
 def _tiles_of(evidence: Evidence) -> Tiles:

@@ -1,4 +1,4 @@
-"""Stores the pictures of a running line: `python -m edge.evidence.recorder FILE`, with the line's file.
+"""Stores the pictures of a running line and people's marks: `python -m edge.evidence.recorder FILE`, the line's file.
 
 The line starts this process with the lowest priority. It may be killed at any moment. If the disk is slow, it takes
 fewer pictures, and the line skips and counts others. Once the line has ended, it stores the pictures that wait.
@@ -21,6 +21,8 @@ import msgspec
 
 from edge.config import load_config
 from edge.errors import DeliveryError, HeatlineError
+from edge.evidence.inbox import Inbox
+from edge.evidence.journal_marks import JournalMarks
 from edge.evidence.place import evidence_folder
 from edge.evidence.retention import Limits
 from edge.evidence.writer import EvidenceWriter
@@ -41,6 +43,8 @@ SLOTS = MOST_SLOTS
 at once: 240 MiB for 16 frames of 5 MP in RGB. The line gives fewer slots for larger frames.
 """
 REPORT_EVERY_SECONDS = 1.0
+COLLECT_EVERY_SECONDS = 1.0
+"""Between looks for new marks and for pictures in the inbox."""
 TIDY_EVERY_SECONDS = 60.0
 SCAN_EVERY_SECONDS = 3600.0
 RETRY_EVERY_SECONDS = 10.0
@@ -69,6 +73,8 @@ class Recorder:
 
     Args:
         open_writer: opens the store; it is called again later if it fails.
+        marks: people's marks in the line's journal; None: the line has none.
+        inbox: pictures that other programs bring; None: they bring none.
         clock: monotonic clock, s.
     """
 
@@ -76,9 +82,12 @@ class Recorder:
         self,
         pictures: Pictures,
         open_writer: Callable[[], EvidenceWriter],
+        marks: JournalMarks | None = None,
+        inbox: Inbox | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pictures, self._open_writer, self._clock = pictures, open_writer, clock
+        self._marks, self._inbox = marks, inbox
         self._writer: EvidenceWriter | None = None
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
@@ -94,7 +103,9 @@ class Recorder:
         self._store_fault: str | None = None
         self._tidy_fault: str | None = None
         self._log = RateLimitedLog(logger)
-        self._reported_s = self._tidied_s = float("-inf")
+        self._reported_s = self._tidied_s = self._collected_s = float("-inf")
+        self._more = False
+        """Whether marks or pictures were left for the next look."""
         self._scanned_s = clock()
 
     def __enter__(self) -> Self:
@@ -118,14 +129,21 @@ class Recorder:
             logger.info("%s", error)
         self._stopping = True
         give_up_s = self._clock() + LEAVE_WITHIN_SECONDS
-        while self._began_s is not None and self._clock() < give_up_s:
-            self._wait(give_up_s - self._clock())
+        self._finish_call(give_up_s)
+        if self._began_s is None and self._writer is not None:
+            self._begin(self._collect, self._writer)
+            self._finish_call(give_up_s)
         if self._began_s is not None:
             return False
         self._pictures.report(self.state(), counted=self._counted)
         if self._writer is not None:
             self._writer.close()
         return True
+
+    def _finish_call(self, give_up_s: float) -> None:
+        """Wait until the disk has answered, or until a time."""
+        while self._began_s is not None and self._clock() < give_up_s:
+            self._wait(give_up_s - self._clock())
 
     def state(self) -> EvidenceState:
         """Return what is stored, what came and could not be stored, and what is wrong now. The line adds what it did
@@ -146,10 +164,14 @@ class Recorder:
         if self._began_s is None and self._clock() - self._tidied_s >= every_s:
             self._tidied_s = self._clock()
             self._begin(self._tidy)
-        if self._wait(REPORT_EVERY_SECONDS):
+        if self._clock() - self._collected_s >= COLLECT_EVERY_SECONDS:
+            self._begin_collecting()
+        if self._wait(0.0 if self._more and self._began_s is None else REPORT_EVERY_SECONDS):
             picture = self._pictures.receive(0)
             if picture is not None:
                 self._begin(self._store, picture)
+        elif self._more:
+            self._begin_collecting()
         if self._bug is not None:
             raise self._bug
 
@@ -204,6 +226,26 @@ class Recorder:
             picture.release()
         self._count(kept=kept, skipped=not kept)
 
+    def _begin_collecting(self) -> None:
+        if self._began_s is None and self._writer is not None:
+            self._collected_s = self._clock()
+            self._begin(self._collect, self._writer)
+
+    def _collect(self, writer: EvidenceWriter) -> None:
+        """Store new marks, and a picture of the inbox."""
+        self._more = False
+        outcome = None
+        try:
+            if self._marks is not None:
+                writer.marks.add(self._marks.read())
+                self._more = self._marks.more
+            if self._inbox is not None:
+                outcome = self._inbox.adopt(writer)
+                self._more = self._more or outcome is not None
+        except HeatlineError as error:
+            self._log.error("marks or pictures of the inbox were not stored: %s", error)
+        self._count(kept=outcome == "adopted", skipped=outcome == "refused")
+
     def _tidy(self) -> None:
         """Open the store if it is not open, and delete what is beyond its limits."""
         try:
@@ -250,10 +292,12 @@ def _record(file: Path) -> int:
     config = load_config(file)
     store = evidence_folder(file, config, state_folder())
     assert config.evidence is not None  # or it has no folder
+    journal = config.journal.folder_in(state_folder())
+    marks = None if journal is None else JournalMarks(journal)
     limits = Limits(keep_s=config.evidence.retain_days * 86400, keep_bytes=config.evidence.retain_mib * MIB)
     with (
         PictureClient(picture_socket(file), slots=SLOTS, good_every=config.evidence.good_every) as client,
-        Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits)) as recorder,
+        Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), marks, Inbox(store)) as recorder,
     ):
         signal.signal(signal.SIGTERM, lambda *_: recorder.stop())
         if not recorder.run():

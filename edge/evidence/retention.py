@@ -1,14 +1,18 @@
-"""Deletes the oldest entries of an evidence store, by their age, by their size and by the free space of the disk."""
+"""Deletes the oldest entries of an evidence store, by their age, by their size and by the free space of the disk.
+
+Those that people have reviewed are what the next model learns from.
+"""
 
 import contextlib
 import heapq
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import InputError
 from edge.evidence.entry import day_of
-from edge.evidence.store import ENTRY, FRAME, HEATMAP, EvidenceStore, StoredEntry, scan_day
+from edge.evidence.store import ENTRY, FRAME, HEATMAP, REVIEW, EvidenceStore, StoredEntry, scan_day
 
 MIB = 1 << 20
 DAY_NS = 86_400 * 10**9
@@ -39,10 +43,68 @@ class _Day:
     size_bytes: int = 0
 
 
+class _Shelf:
+    """The entries of a store that are reviewed, or those that are not: by day, with the oldest day's as a heap."""
+
+    def __init__(self, folder: Path, *, is_reviewed: bool) -> None:
+        self._folder, self._is_reviewed = folder, is_reviewed
+        self.days: dict[str, _Day] = {}
+        self._heap: tuple[str, list[StoredEntry]] = ("", [])
+
+    @property
+    def oldest_at_ns(self) -> int | None:
+        found = self.oldest_of(min(self.days)) if self.days else []
+        return found[0].captured_at_ns if found else None
+
+    def count(self, day: str, found: Iterable[StoredEntry]) -> None:
+        """Count the entries of a day again."""
+        own = [each for each in found if each.is_reviewed == self._is_reviewed]
+        self._forget(day)
+        if own:
+            self.days[day] = _Day(len(own), sum(each.size_bytes for each in own))
+
+    def add(self, day: str, entry: StoredEntry) -> None:
+        counted = self.days.setdefault(day, _Day())
+        counted.entries += 1
+        counted.size_bytes += entry.size_bytes
+        if self._heap[0] == day:
+            heapq.heappush(self._heap[1], entry)
+
+    def oldest_of(self, day: str) -> list[StoredEntry]:
+        """Return the entries of a day as a heap. Its count is corrected, as others may have deleted some."""
+        if self._heap[0] != day:
+            heap = [each for each in scan_day(self._folder / day) if each.is_reviewed == self._is_reviewed]
+            heapq.heapify(heap)
+            self._heap = day, heap
+            self.days[day] = _Day(len(heap), sum(each.size_bytes for each in heap))
+        return self._heap[1]
+
+    def delete_first(self, day: str) -> bool:
+        """Delete the oldest entry of a day, and the day if it has no more; return whether there was an entry."""
+        oldest = self.oldest_of(day)
+        found = bool(oldest)
+        if found:
+            delete_entry(self._folder / day, oldest[0].picture)
+            entry = heapq.heappop(oldest)
+            self.days[day].entries -= 1
+            self.days[day].size_bytes -= entry.size_bytes
+        if not oldest:
+            self._forget(day)
+            with contextlib.suppress(OSError):  # it holds other entries or files of others, or is gone
+                (self._folder / day).rmdir()
+        return found
+
+    def _forget(self, day: str) -> None:
+        self.days.pop(day, None)
+        if self._heap[0] == day:
+            self._heap = "", []
+
+
 class Retention:
     """Counts what a store holds, and deletes what is beyond its limits. Only one program may do this in a folder.
 
-    The entries of a day that lies in the future, which a wrong clock named, are deleted before all others.
+    Entries that people have reviewed are deleted after all others, and not for their age. The entries of a day that
+    lies in the future, which a wrong clock named, are deleted before others.
 
     Raises:
         InputError: the folder cannot be read.
@@ -56,17 +118,17 @@ class Retention:
 
     @property
     def entries(self) -> int:
-        return sum(day.entries for day in self._days.values())
+        return sum(day.entries for shelf in self._shelves for day in shelf.days.values())
 
     @property
     def size_bytes(self) -> int:
-        return sum(day.size_bytes for day in self._days.values())
+        return sum(day.size_bytes for shelf in self._shelves for day in shelf.days.values())
 
     @property
     def oldest_at_ns(self) -> int | None:
         """Time of capture of the oldest entry: UTC, ns since 1970."""
-        found = self._oldest_of(min(self._days)) if self._days else []
-        return found[0].captured_at_ns if found else None
+        found = (shelf.oldest_at_ns for shelf in self._shelves)
+        return min((at_ns for at_ns in found if at_ns is not None), default=None)
 
     def scan(self) -> None:
         """Count again what the folder holds, as others may have deleted some of it.
@@ -74,19 +136,24 @@ class Retention:
         Raises:
             InputError: the folder cannot be read.
         """
-        self._days: dict[str, _Day] = {}
-        self._heap: tuple[str, list[StoredEntry]] = ("", [])
+        # In the order of deletion.
+        self._shelves = _Shelf(self._folder, is_reviewed=False), _Shelf(self._folder, is_reviewed=True)
         for name in EvidenceStore(self._folder).days():
-            if found := scan_day(self._folder / name):
-                self._days[name] = _Day(len(found), sum(each.size_bytes for each in found))
+            self.recount(name)
+
+    def recount(self, day: str) -> None:
+        """Count the entries of a day again, as some were reviewed.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        found = scan_day(self._folder / day)
+        for shelf in self._shelves:
+            shelf.count(day, found)
 
     def add(self, day: str, entry: StoredEntry) -> None:
-        """Count a new entry."""
-        counted = self._days.setdefault(day, _Day())
-        counted.entries += 1
-        counted.size_bytes += entry.size_bytes
-        if self._heap[0] == day:
-            heapq.heappush(self._heap[1], entry)
+        """Count a new entry, which nobody has reviewed."""
+        self._shelves[0].add(day, entry)
 
     def make_room(self, size_bytes: int, now_ns: int | None) -> None:
         """Delete entries until the limits hold with another entry.
@@ -106,62 +173,46 @@ class Retention:
                 f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
-        lacking = self._lacking_bytes(size_bytes)
+        lacking = lacking_bytes(self._folder, self._limits, size_bytes)
         if lacking > held:
             raise NoRoomError(
                 f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep, which "
                 f"is more than all stored pictures take ({held / MIB:.0f} MiB); make room on the disk"
             )
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
-        while self._days and self.size_bytes > target:
-            self._delete_first(self._first_day(now_ns))
-
-    def _lacking_bytes(self, size_bytes: int) -> int:
-        """Return the bytes of free space that the disk lacks for another entry; 0: none."""
-        disk = os.statvfs(self._folder)
-        spare = max(self._limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * self._limits.spare_share))
-        return max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+        for shelf in self._shelves:
+            while shelf.days and self.size_bytes > target:
+                self.deleted += shelf.delete_first(_first_day(shelf.days, now_ns))
 
     def _delete_old(self, now_ns: int | None) -> None:
         before_ns = 0 if now_ns is None else now_ns - int(self._limits.keep_s * 1e9)
-        while self._days and (day := min(self._days)) <= day_of(before_ns):
-            oldest = self._oldest_of(day)
+        shelf = self._shelves[0]
+        while shelf.days and (day := min(shelf.days)) <= day_of(before_ns):
+            oldest = shelf.oldest_of(day)
             if oldest and oldest[0].captured_at_ns >= before_ns:
                 return
-            self._delete_first(day)
+            self.deleted += shelf.delete_first(day)
 
-    def _first_day(self, now_ns: int | None) -> str:
-        """Return the day of which the oldest entry is deleted next."""
-        if now_ns is not None:
-            tomorrow = day_of(now_ns + DAY_NS)
-            future = [day for day in self._days if day > tomorrow]
-            if future:
-                return min(future)
-        return min(self._days)
 
-    def _oldest_of(self, day: str) -> list[StoredEntry]:
-        """Return the entries of a day as a heap. Its count is corrected, as others may have deleted some."""
-        if self._heap[0] != day:
-            heap = scan_day(self._folder / day)
-            heapq.heapify(heap)
-            self._heap = day, heap
-            self._days[day] = _Day(len(heap), sum(each.size_bytes for each in heap))
-        return self._heap[1]
+def lacking_bytes(folder: Path, limits: Limits, size_bytes: int) -> int:
+    """Return the bytes of free space that the disk of a folder lacks for another entry; 0: none.
 
-    def _delete_first(self, day: str) -> None:
-        """Delete the oldest entry of a day; also the day, if it has no more."""
-        oldest = self._oldest_of(day)
-        if oldest:
-            delete_entry(self._folder / day, oldest[0].picture)
-            entry = heapq.heappop(oldest)
-            self._days[day].entries -= 1
-            self._days[day].size_bytes -= entry.size_bytes
-            self.deleted += 1
-        if not oldest:
-            del self._days[day]
-            self._heap = "", []
-            with contextlib.suppress(OSError):  # it holds files of others, or is gone
-                (self._folder / day).rmdir()
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    disk = os.statvfs(folder)
+    spare = max(limits.spare_bytes, round(disk.f_blocks * disk.f_frsize * limits.spare_share))
+    return max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+
+
+def _first_day(days: Iterable[str], now_ns: int | None) -> str:
+    """Return the day of which the oldest entry is deleted next."""
+    if now_ns is not None:
+        tomorrow = day_of(now_ns + DAY_NS)
+        future = [day for day in days if day > tomorrow]
+        if future:
+            return min(future)
+    return min(days)
 
 
 def delete_entry(folder: Path, picture: str) -> None:
@@ -170,5 +221,5 @@ def delete_entry(folder: Path, picture: str) -> None:
     Raises:
         OSError: it cannot be deleted.
     """
-    for ending in (ENTRY, HEATMAP, FRAME):
+    for ending in (ENTRY, REVIEW, HEATMAP, FRAME):
         (folder / f"{picture}{ending}").unlink(missing_ok=True)

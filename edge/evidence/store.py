@@ -2,19 +2,25 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from edge.errors import InputError
-from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture
+from edge.evidence import review_file
+from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
+from edge.evidence.review_file import decode_reviews
+from edge.review.review import Review, combine
 from edge.util.plain_file import read_plain
 from edge.wire.events import Verdict
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-ENTRY, FRAME, HEATMAP = ".json", ".png", ".heatmap.png"
+ENTRY, FRAME, HEATMAP, REVIEW = ".json", ".png", ".heatmap.png", ".review.json"
 """Endings of an entry's files, after the id of its picture."""
+ENDINGS = ENTRY, FRAME, HEATMAP, REVIEW
 
 
 class StoredEntry(NamedTuple):
@@ -24,6 +30,8 @@ class StoredEntry(NamedTuple):
     picture: str
     size_bytes: int
     """Room of its files on the disk."""
+    is_reviewed: bool = False
+    """Whether a mark of a person counts for it."""
 
 
 class EvidenceStore:
@@ -45,6 +53,7 @@ class EvidenceStore:
         since: str | None = None,
         verdict: Verdict | None = None,
         camera: str | None = None,
+        is_reviewed: bool | None = None,
     ) -> Iterator[EvidenceEntry]:
         """Return entries in the order of capture, read as they are asked for. One that cannot be read is logged.
 
@@ -54,6 +63,7 @@ class EvidenceStore:
             since: only of this UTC day and later ones.
             verdict: only with this verdict.
             camera: only of this camera.
+            is_reviewed: only with a mark of a person, or only without; the others are not read.
         Raises:
             InputError: the folder cannot be read.
         """
@@ -64,6 +74,8 @@ class EvidenceStore:
             for stored in sorted(scan_day(self.folder / name), reverse=newest_first):
                 if left == 0:
                     return
+                if is_reviewed not in (None, stored.is_reviewed):
+                    continue
                 entry = self.read(name, stored.picture)
                 if entry is None or verdict not in (None, entry.event.verdict):
                     continue
@@ -71,25 +83,65 @@ class EvidenceStore:
                     left = None if left is None else left - 1
                     yield entry
 
+    def unreviewed(
+        self,
+        limit: int,
+        *,
+        verdicts: Collection[Verdict] = ("DEFECT", "GOOD"),
+        camera: str | None = None,
+        day: str | None = None,
+    ) -> list[EvidenceEntry]:
+        """Return entries with a verdict that nobody has reviewed, the newest first.
+
+        Args:
+            limit: number of entries.
+            verdicts: only with these verdicts. A frame without a verdict cannot be reviewed.
+            camera: only of this camera.
+            day: only of this UTC day, `YYYY-MM-DD`.
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        wanted = {*verdicts} - {"NO_VERDICT"}
+        found = self.entries(camera=camera, day=day, is_reviewed=False)
+        return list(islice((entry for entry in found if entry.event.verdict in wanted), limit))
+
+    def review(self, picture: str, day: str | None = None) -> Review | None:
+        """Return what reviewers say of a picture; None: nothing, or the file of the marks cannot be read, which is
+        logged.
+
+        Args:
+            day: UTC day of its capture; None: the newest.
+        """
+        path = self._path(picture, day, REVIEW)
+        if path is None:
+            return None
+        events = _read(path, review_file.LARGEST_BYTES, decode_reviews)
+        return None if events is None else combine(events).get(picture)
+
     def get(self, picture: str) -> EvidenceEntry | None:
         """Return the entry of a picture, the newest one if several have its id; None: there is none."""
         day = self._day_of(picture)
         return None if day is None else self.read(day, picture)
 
+    def require(self, picture: str) -> EvidenceEntry:
+        """Return the entry of a picture, as `get`.
+
+        Raises:
+            InputError: there is none, or it cannot be one.
+        """
+        entry = self.get(require_picture(picture))
+        if entry is None:
+            raise InputError(
+                f"{self.folder} holds no picture {picture}; it was not stored or is deleted, heatline evidence list "
+                "shows what there is"
+            )
+        return entry
+
     def read(self, day: str, picture: str) -> EvidenceEntry | None:
         """Return the entry of a picture that was captured on a UTC day; None: there is none, or it cannot be read."""
         if not (is_day(day) and is_picture(picture)):
             return None
-        path = self.folder / day / f"{picture}{ENTRY}"
-        try:
-            return decode_entry(read_plain(path, LARGEST_BYTES))
-        except FileNotFoundError:  # it was deleted a moment ago
-            return None
-        except OSError as error:
-            logger.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
-        except InputError as error:
-            logger.warning("%s is left out: %s", path, error)
-        return None
+        return _read(self.folder / day / f"{picture}{ENTRY}", LARGEST_BYTES, decode_entry)
 
     def frame_path(self, picture: str, day: str | None = None) -> Path | None:
         """Return the lossless PNG of a frame; None: there is none.
@@ -132,6 +184,19 @@ class EvidenceStore:
         return next((day for day in days if (self.folder / day / f"{picture}{ENTRY}").is_file()), None)
 
 
+def _read(path: Path, at_most: int, decode: Callable[[bytes], T]) -> T | None:
+    """Return what a file of an entry holds; None: it is gone, or cannot be read, which is logged."""
+    try:
+        return decode(read_plain(path, at_most))
+    except FileNotFoundError:  # it was deleted a moment ago
+        return None
+    except OSError as error:
+        logger.warning("%s is left out: it cannot be read (%s)", path, error.strerror)
+    except InputError as error:
+        logger.warning("%s is left out: %s", path, error)
+    return None
+
+
 def scan_day(folder: Path) -> list[StoredEntry]:
     """Return the entries of a day's folder in any order. A JSON file has the time of capture as its own time.
 
@@ -140,21 +205,24 @@ def scan_day(folder: Path) -> list[StoredEntry]:
     """
     sizes: dict[str, int] = {}
     times: dict[str, int] = {}
+    reviewed: set[str] = set()
     try:
         for file in folder.iterdir():
             picture, _, ending = file.name.partition(".")
-            if f".{ending}" not in (ENTRY, FRAME, HEATMAP) or not is_picture(picture):
+            if f".{ending}" not in ENDINGS or not is_picture(picture):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 status = file.stat()
                 sizes[picture] = sizes.get(picture, 0) + room_of(status.st_size)
                 if f".{ending}" == ENTRY:
                     times[picture] = status.st_mtime_ns
+                elif f".{ending}" == REVIEW:
+                    reviewed.add(picture)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}); check the folder and its permissions") from error
-    return [StoredEntry(at_ns, picture, sizes[picture]) for picture, at_ns in times.items()]
+    return [StoredEntry(at_ns, picture, sizes[picture], picture in reviewed) for picture, at_ns in times.items()]
 
 
 def room_of(size_bytes: int) -> int:

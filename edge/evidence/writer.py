@@ -7,30 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.delivery.journal.wall_clock import WallClock
 from edge.errors import DeliveryError, InputError
-from edge.evidence.entry import encode_entry, entry_of, is_day, is_picture
+from edge.evidence.encoding import EncodedEntry, encode_picture
+from edge.evidence.entry import day_of, is_day, is_picture, require_picture
+from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
 from edge.evidence.retention import Limits, Retention, delete_entry
-from edge.evidence.store import ENTRY, FRAME, HEATMAP, StoredEntry, room_of
-from edge.heatmap_picture import ColourScale, png
+from edge.evidence.store import ENDINGS, ENTRY, REVIEW, StoredEntry
+from edge.evidence.stored_marks import StoredMarks
 from edge.pictures.picture import Picture
 from edge.util.atomic_file import sync_folder
 from edge.util.file_lock import open_locked
 from edge.util.os_errors import writing
 
 LOCK = "evidence.lock"
-HALF_WRITTEN = ".new"
-PNG_OPTIONS = (
-    *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
-    *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
-)
-"""The cheapest lossless PNG of OpenCV that is also small; docs/evidence.md has the figures."""
-FOLDER_MODE, FILE_MODE = 0o750, 0o640
-"""The group of the service may read, as it may read the journal."""
 
 
 class EvidenceWriter:
@@ -68,6 +58,7 @@ class EvidenceWriter:
             try:
                 sweep(folder)
                 self.retention = Retention(folder, limits)
+                self.marks = StoredMarks(folder, self.retention)
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -84,34 +75,42 @@ class EvidenceWriter:
         Raises:
             InputError: it cannot be stored; nothing of it is left. The message gives the reason.
         """
-        entry = entry_of(picture, self._line, self._wall_ns())
-        folder = self._folder / entry.day
+        day, name = day_of(picture.event.times.captured_at_ns), require_picture(picture.event.picture)
+        if self.holds(day, name):
+            raise InputError(f"{self._folder / day} already holds a picture {name}; the new one is skipped")
+        self.store(encode_picture(picture, self._line, self._wall_ns()))
+
+    def holds(self, day: str, picture: str) -> bool:
+        """Return whether a picture is stored.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
         with writing(self._folder):
-            if (folder / f"{entry.picture}{ENTRY}").exists():
-                raise InputError(f"{folder} already holds a picture {entry.picture}; the new one is skipped")
-        parts = {FRAME: encode_frame(picture.image)}
-        if picture.evidence is not None:
-            parts[HEATMAP] = png(ColourScale(*picture.evidence.scale).grey(picture.evidence.heatmap))
-        text = encode_entry(entry)
-        size_bytes = sum(map(room_of, map(len, (*parts.values(), text))))
+            return (self._folder / day / f"{picture}{ENTRY}").exists()
+
+    def store(self, encoded: EncodedEntry) -> None:
+        """Store an entry that the store does not hold, with the marks that wait for it. As `write`."""
+        entry, size_bytes = encoded.entry, encoded.size_bytes
+        folder, path = self._folder / entry.day, self._folder / entry.day / f"{entry.picture}{ENTRY}"
         captured_at_ns = entry.event.times.captured_at_ns
         with writing(self._folder):
             self.retention.make_room(size_bytes, self._clock.trusted_ns())
+            half = path.with_name(f"{path.name}{HALF_WRITTEN}")
             try:
                 make_folder(folder)
-                for ending, data in parts.items():
-                    _write_synced(folder / f"{entry.picture}{ending}", data)
-                half = folder / f"{entry.picture}{ENTRY}{HALF_WRITTEN}"
-                _write_synced(half, text)
+                for ending, data in encoded.files.items():
+                    write_synced(half if ending == ENTRY else folder / f"{entry.picture}{ending}", data)
                 os.utime(half, ns=(captured_at_ns, captured_at_ns))
-                half.rename(folder / f"{entry.picture}{ENTRY}")
+                half.rename(path)
                 sync_folder(folder)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    (folder / f"{entry.picture}{ENTRY}{HALF_WRITTEN}").unlink(missing_ok=True)
+                    half.unlink(missing_ok=True)
                     delete_entry(folder, entry.picture)
                 raise
         self.retention.add(entry.day, StoredEntry(captured_at_ns, entry.picture, size_bytes))
+        self.marks.write([(entry.day, entry.picture)])
 
     def tidy(self, *, scan: bool = False) -> None:
         """Delete what is beyond the limits.
@@ -131,12 +130,6 @@ class EvidenceWriter:
         os.close(self._lock)
 
 
-def encode_frame(image: NDArray[np.uint8]) -> bytes:
-    """Encode a frame, grey [H, W] or RGB [H, W, 3], as PNG without loss."""
-    data = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", data, PNG_OPTIONS)[1].tobytes()
-
-
 def sweep(folder: Path) -> int:
     """Delete what a writer that was killed left of entries that it did not complete; return the number of files.
 
@@ -150,28 +143,9 @@ def sweep(folder: Path) -> int:
         names = {file.name for file in day.iterdir()}
         for name in names:
             picture, _, ending = name.partition(".")
-            is_half = f".{ending}" == f"{ENTRY}{HALF_WRITTEN}"
-            is_orphan = f".{ending}" in (FRAME, HEATMAP) and f"{picture}{ENTRY}" not in names
+            is_half = f".{ending}" in (f"{ENTRY}{HALF_WRITTEN}", f"{REVIEW}{HALF_WRITTEN}")
+            is_orphan = f".{ending}" in ENDINGS and f"{picture}{ENTRY}" not in names
             if is_picture(picture) and (is_half or is_orphan):
                 (day / name).unlink(missing_ok=True)
                 swept += 1
     return swept
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder if it does not exist, which the group may read whatever the umask.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(FOLDER_MODE)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), FILE_MODE)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

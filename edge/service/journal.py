@@ -31,7 +31,7 @@ def open_journal(
         DeliveryError: the address for durable consumers cannot be bound.
         JournalError: the journal belongs to another line or to a newer heatline.
     """
-    folder = None if config.retain_mib == 0 else config.folder or state_folder
+    folder = config.folder_in(state_folder)
     if folder is None:
         if config.bind is not None:
             logger.warning(

@@ -1,4 +1,4 @@
-"""Decides who may see the page: by Host on loopback, by a token or its cookie, and by Origin for WebSockets."""
+"""Decides who may see the page and mark verdicts: by Host on loopback, by a token or its cookie, and by Origin."""
 
 import hashlib
 import hmac
@@ -138,6 +138,8 @@ class Access:
             )
         if connection.scope["type"] == "websocket" and not _same_origin(headers):
             return error(403, "a page of another address asked for this line's live view; open the line's own page")
+        if _may_change(connection.scope) and not _from_own_page(headers):
+            return error(403, "the request came from a page of another address; use the line's own page")
         if self._token is None or connection.scope["path"] in OPEN_PATHS:
             return None
         if self._cookie_is_valid(headers.get("cookie", "")):
@@ -228,6 +230,16 @@ def _same_origin(headers: Headers) -> bool:
     """Return whether a request comes from the line's own page, or from no page. Browsers always send the Origin."""
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+
+
+def _may_change(scope: Scope) -> bool:
+    """Return whether a request may write; the login decides by itself who may use its form."""
+    return scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and scope["path"] != "/login"
+
+
+def _from_own_page(headers: Headers) -> bool:
+    """Return whether a request that writes comes from the line's own page, or from no browser."""
+    return _same_origin(headers) and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 
 def _with_headers(send: Send) -> Send:

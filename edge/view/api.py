@@ -1,4 +1,4 @@
-"""Answers questions of the page and of other programs: state, verdicts, scores, and what a verdict rests on."""
+"""Answers requests of the page and of other programs: state, verdicts, scores, what a verdict rests on, and marks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,10 +12,13 @@ from starlette.routing import Route
 
 from edge.errors import HeatlineError
 from edge.view.held_picture import Cell, Tile
+from edge.view.marks import Marks
 from edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
 from edge.view.metrics import Metrics
 from edge.view.pictures import Found, Pictures
+from edge.view.queue import MOST_QUEUED, ReviewQueue
 from edge.view.responses import error, json
+from edge.view.reviews import ReviewState
 from edge.view.state import State
 from edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
@@ -58,6 +61,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     cells: list[Cell]
     """The hottest ones, hottest first."""
     source: Literal["memory", "evidence"]
+    review: ReviewState | None
+    """Null: nobody has reviewed it."""
 
 
 class _Refused(Exception):
@@ -76,9 +81,17 @@ class Api:
     """
 
     def __init__(
-        self, memory: Memory, pictures: Pictures, metrics: Metrics, state: Callable[[], State], workers: Executor
+        self,
+        memory: Memory,
+        pictures: Pictures,
+        metrics: Metrics,
+        queue: ReviewQueue,
+        marks: Marks,
+        state: Callable[[], State],
+        workers: Executor,
     ) -> None:
         self._memory, self._pictures, self._metrics = memory, pictures, metrics
+        self._queue, self._marks = queue, marks
         self._state, self._workers = state, workers
 
     def routes(self) -> list[Route]:
@@ -91,13 +104,15 @@ class Api:
             "/api/verdicts": self.verdicts,
             "/api/history": self.history,
             "/api/scores": self.scores,
+            "/api/review": self.review,
             "/api/pictures/{id}": self.why,
             "/api/pictures/{id}/frame.jpg": self.frame_jpg,
             "/api/pictures/{id}/frame.png": self.frame_png,
             "/api/pictures/{id}/heatmap.png": self.heatmap_png,
             "/api/pictures/{id}/crop.png": self.crop_png,
         }
-        return [Route(path, _answering(handler)) for path, handler in handlers.items()]
+        reading = [Route(path, _answering(handler)) for path, handler in handlers.items()]
+        return [*reading, Route("/api/marks", _answering(self._marks.answer), methods=["POST"])]
 
     async def healthz(self, _: Request) -> Response:
         return json({"status": "the program of the page works; /readyz says whether the line does"})
@@ -137,17 +152,22 @@ class Api:
             )
         )
 
+    async def review(self, request: Request) -> Response:
+        return json(await self._work(self._queue.unreviewed, _number(request, "limit", 50, 1, MOST_QUEUED)))
+
     async def why(self, request: Request) -> Response:
         found = await self._find(request)
-        evidence = found.picture.evidence
+        event, evidence = found.picture.event, found.picture.evidence
+        stored_review = await self._work(self._pictures.stored_review, event)
         return json(
             Why(
-                event=found.picture.event,
+                event=event,
                 heatmap=found.picture.heatmap(),
                 tiles=found.picture.hottest_tiles(),
                 tile_px=None if evidence is None else evidence.tiles.tile_px,
                 cells=found.picture.hottest_cells(),
                 source=found.source,
+                review=self._memory.reviews.of(found.picture.id, stored_review),
             )
         )
 

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -21,7 +21,8 @@ from edge.util.threads import NamedThread
 from edge.view.held_picture import HeldPicture
 from edge.view.memory import ROWS, Memory
 from edge.view.metrics import Metrics
-from edge.wire.events import Message, StatusEvent, VerdictEvent, event_from
+from edge.view.reviews import MOST_PICTURES
+from edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ TICK_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 GOOD_INTERVAL_MS = 200
 """Nobody sees more than five pictures a second, and each costs the line a copy of its pixels."""
+TOPICS = {"verdict.": ROWS, "review": MOST_PICTURES}
+"""Beginnings of the topics whose events are remembered, and how many of each are read in the journal."""
+Remembered = VerdictEvent | ReviewEvent
 
 
 class Collector:
@@ -75,9 +79,9 @@ class Collector:
     def _events(self) -> None:
         try:
             with Subscriber(self._address, timeout_s=TICK_SECONDS, keys=self._keys) as events:
-                read = self._read_journal("verdict.", 0)
+                read = self._read_journal(TOPICS, 0)
                 for event in read.events:
-                    self._memory.add_verdict(event, live=False)
+                    self._remember(event, live=False)
                 has_joined = False
                 while not self._ended.is_set():
                     try:
@@ -91,9 +95,9 @@ class Collector:
                     match received:
                         case Message(event=StatusEvent() as status):
                             self._memory.add_status(status)
-                        case Message(event=VerdictEvent() as verdict) if not read.holds(verdict):
-                            self._memory.add_verdict(verdict, live=True)
-                            self._metrics.add_verdict(verdict)
+                        case Message(event=VerdictEvent() | ReviewEvent() as event) if not read.holds(event):
+                            self._remember(event, live=True)
+                            self._count(event)
                         case Gap() as gap:
                             self._fill(gap, read)
         except DeliveryError as error:
@@ -101,34 +105,47 @@ class Collector:
             self._memory.changed()
 
     def _join(self, before: "_Read") -> "_Read":
-        """Read verdicts in the journal that were sent before the subscription was in force: the subscriber does not
+        """Read events in the journal that were sent before the subscription was in force: the subscriber does not
         notice that it missed them.
         """
-        now = self._read_journal("verdict.", 0)
+        now = self._read_journal(TOPICS, 0)
         for event in now.events:
             if not before.holds(event):
                 self._add_missed(event)
         return now
 
     def _fill(self, gap: Gap, read: "_Read") -> None:
-        """Read verdicts in the journal that did not come live."""
-        if gap.journal_id is None or not gap.topic.startswith("verdict."):
+        """Read events in the journal that did not come live."""
+        most = next((most for beginning, most in TOPICS.items() if gap.topic.startswith(beginning)), None)
+        if gap.journal_id is None or most is None:
             return
-        for event in self._read_journal(gap.topic, gap.after_seq, gap.through_seq).events:
+        for event in self._read_journal({gap.topic: most}, gap.after_seq, gap.through_seq).events:
             if event.journal_id == gap.journal_id and not read.holds(event):
                 self._add_missed(event)
 
-    def _add_missed(self, event: VerdictEvent) -> None:
-        self._memory.add_verdict(event, live=False)
-        self._metrics.add_verdict(event)
+    def _add_missed(self, event: Remembered) -> None:
+        self._remember(event, live=False)
+        self._count(event)
 
-    def _read_journal(self, topic: str, after_seq: int, through_seq: float = math.inf) -> "_Read":
-        """Read verdicts in the journal, the newest if they are many."""
+    def _remember(self, event: Remembered, *, live: bool) -> None:
+        if isinstance(event, ReviewEvent):
+            self._memory.add_review(event)
+        else:
+            self._memory.add_verdict(event, live=live)
+
+    def _count(self, event: Remembered) -> None:
+        if isinstance(event, ReviewEvent):
+            self._metrics.add_review(event)
+        else:
+            self._metrics.add_verdict(event)
+
+    def _read_journal(self, topics: Mapping[str, int], after_seq: int, through_seq: float = math.inf) -> "_Read":
+        """Read events in the journal, the newest of each topic if they are many."""
         try:
             with JournalReader.open_file(self._journal) as reader:
                 last_seq = reader.last_seq
-                records = [stored.record for stored in reader.newest(ROWS, [topic])]
-                events = [_verdict(each.header) for each in records if after_seq < each.seq <= through_seq]
+                records = [each.record for topic, most in topics.items() for each in reader.newest(most, [topic])]
+                events = [_remembered(each.header) for each in records if after_seq < each.seq <= through_seq]
                 return _Read(reader.journal_id, last_seq, [event for event in events if event is not None])
         except JournalMissingError:  # the line has not run yet, or has no journal
             pass
@@ -167,9 +184,9 @@ class _Read(NamedTuple):
     journal_id: str | None
     last_seq: int
     """The last event that the journal held then."""
-    events: list[VerdictEvent]
+    events: list[Remembered]
 
-    def holds(self, event: VerdictEvent) -> bool:
+    def holds(self, event: Remembered) -> bool:
         """Return whether the journal held an event then."""
         return event.journal_id is not None and event.journal_id == self.journal_id and event.seq <= self.last_seq
 
@@ -187,9 +204,9 @@ def _ending_the_process(work: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _verdict(header: bytes) -> VerdictEvent | None:
+def _remembered(header: bytes) -> Remembered | None:
     try:
         event = event_from(header)
     except MessageError:  # of another schema version, or damaged
         return None
-    return event if isinstance(event, VerdictEvent) else None
+    return event if isinstance(event, VerdictEvent | ReviewEvent) else None

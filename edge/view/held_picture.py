@@ -193,6 +193,11 @@ class PictureMemory:
         with self._lock:
             return [held[-1] for held in self._pictures.values()]
 
+    def all(self) -> list[HeldPicture]:
+        """Return all pictures."""
+        with self._lock:
+            return [each for held in self._pictures.values() for each in held]
+
     def get(self, wanted: str) -> HeldPicture | None:
         """Return the picture with an id."""
         with self._lock:

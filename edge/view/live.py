@@ -15,6 +15,7 @@ from edge.view.held_picture import HeldPicture
 from edge.view.memory import Memory, VerdictRow
 from edge.view.pictures import Pictures
 from edge.view.responses import error
+from edge.view.reviews import ReviewState
 from edge.view.state import State
 from edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
@@ -49,6 +50,14 @@ class MissedMessage(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
     """This browser was too slow: these rows will not come."""
 
     rows: int
+
+
+class ReviewMessage(msgspec.Struct, frozen=True, kw_only=True, tag="review"):
+    """The marks of a picture have changed."""
+
+    id: str
+    """Of the picture."""
+    review: ReviewState | None
 
 
 class PictureMessage(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
@@ -156,6 +165,7 @@ class Live:
 
     async def _write(self, viewer: _Viewer) -> None:
         memory, loop = self._memory, asyncio.get_running_loop()
+        reviewed = memory.reviews.news_after(0).cursor
         rows, cursor = memory.rows(ROWS_AT_START)
         state_at_s, seen = 0.0, -1
         try:
@@ -176,6 +186,9 @@ class Live:
                 await viewer.send(MissedMessage(rows=news.missed))
             for row in news.rows:
                 await viewer.send(VerdictMessage(**_fields(row)))
+            changed, reviewed = memory.reviews.news_after(reviewed)
+            for name in changed:
+                await viewer.send(ReviewMessage(id=name, review=memory.reviews.of(name)))
             for picture in memory.pictures.newest():
                 if viewer.wants(picture):
                     await self._send_picture(viewer, picture)

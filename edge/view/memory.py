@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from edge.view.held_picture import HeldPicture, PictureMemory, picture_id
-from edge.wire.events import StatusEvent, Verdict, VerdictEvent
+from edge.view.reviews import Reviews, ReviewState
+from edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
 
 ROWS = 2000
 HISTORY_SECONDS = 3600
@@ -45,6 +46,8 @@ class VerdictRow(msgspec.Struct, frozen=True, kw_only=True):
     picture: Literal["memory", "evidence"] | None
     """Where its picture is; null: there is none. That of a verdict that has just come may still be on its way."""
     product: str | None
+    review: ReviewState | None = None
+    """Null: nobody has reviewed it."""
 
 
 class Second(msgspec.Struct):
@@ -111,6 +114,7 @@ class Memory:
         self.clock_ns, self.wall_ns = clock_ns, wall_ns
         self.lock = threading.RLock()
         self.pictures = PictureMemory()
+        self.reviews = Reviews()
         self.status: StatusEvent | None = None
         """The last one that came live."""
         self.heard_ns: int | None = None
@@ -160,13 +164,18 @@ class Memory:
                     camera.captured_ns.append(camera.newest_ns)
             _add_to_history(camera.seconds, event)
             self.thresholds = Thresholds(score=event.score_threshold, evidence=event.evidence_threshold)
-            self._rows.append(_row(event))
+            self._rows.append(row_of(event))
             self._rows_added += 1
         self.listener()
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Remember a picture as the newest one of its camera."""
         self.pictures.add(picture)
+        self.listener()
+
+    def add_review(self, event: ReviewEvent) -> None:
+        """Remember a person's mark."""
+        self.reviews.add(event)
         self.listener()
 
     def changed(self) -> None:
@@ -178,7 +187,8 @@ class Memory:
     def rows(self, limit: int) -> tuple[list[VerdictRow], int]:
         """Return the newest rows, oldest first, and the cursor after them."""
         with self.lock:
-            return list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
+            rows, cursor = list(islice(self._rows, max(0, len(self._rows) - limit), None)), self._rows_added
+        return [self._reviewed(row) for row in rows], cursor
 
     def rows_after(self, cursor: int, at_most: int) -> News:
         """Return the rows after a cursor. Of more than `at_most`, the oldest are left out and counted."""
@@ -193,8 +203,13 @@ class Memory:
             scored = [row for row in self._rows if row.camera == camera and row.frame_score is not None]
         return scored[-at_most:]
 
+    def _reviewed(self, row: VerdictRow) -> VerdictRow:
+        review = self.reviews.of(row.id)
+        return row if review is None else msgspec.structs.replace(row, review=review)
 
-def _row(event: VerdictEvent) -> VerdictRow:
+
+def row_of(event: VerdictEvent) -> VerdictRow:
+    """Return a verdict in short, without its review."""
     return VerdictRow(
         id=picture_id(event),
         camera=event.camera,

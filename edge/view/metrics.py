@@ -22,10 +22,12 @@ from edge.wire.events import (
     EvidenceState,
     HandshakeState,
     JournalState,
+    ReviewEvent,
     StatusEvent,
     Verdict,
     VerdictEvent,
 )
+from edge.wire.marks import MarkKind
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
@@ -54,6 +56,12 @@ class Metrics:
             "Highest evidence in the heatmap of shown frames, in logits.",
             LOGITS,
         )
+        self._reviews = Counter(
+            "heatline_reviews",
+            "Marks that people gave verdicts, by kind, since this exporter started.",
+            ["camera", "kind"],
+            registry=self._registry,
+        )
         self._registry.register(_LineCollector(memory))
 
     def add_verdict(self, event: VerdictEvent) -> None:
@@ -65,6 +73,12 @@ class Metrics:
         self._latency.labels(event.camera).observe(event.latency_ms / 1000)
         if event.frame_score is not None:
             self._score.labels(event.camera).observe(event.frame_score)
+
+    def add_review(self, event: ReviewEvent) -> None:
+        """Count a mark that came live."""
+        for kind in get_args(MarkKind):
+            self._reviews.labels(event.mark.camera, kind)
+        self._reviews.labels(event.mark.camera, event.mark.kind).inc()
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Count the evidence of a picture."""

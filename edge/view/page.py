@@ -35,9 +35,11 @@ from edge.view.api import Api
 from edge.view.collector import Collector
 from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket, with_log
 from edge.view.live import LARGEST_MESSAGE, Live
+from edge.view.marks import Marks
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.view.pictures import Pictures
+from edge.view.queue import ReviewQueue
 from edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
@@ -74,9 +76,9 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         pictures=picture_socket(file),
         slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
     )
-    pictures = Pictures(memory.pictures, _evidence_store(line))
+    store = _evidence_store(line)
     with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers, collector:
-        app = application(memory, pictures, metrics, lambda: describe(memory, name_of(line)), workers)
+        app = application(name_of(line), memory, metrics, store, picture_socket(file), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
         with contextlib.suppress(OSError):  # a sandbox may forbid it
@@ -114,10 +116,23 @@ def check(web: WebConfig) -> None:
 
 
 def application(
-    memory: Memory, pictures: Pictures, metrics: Metrics, state: Callable[[], State], workers: ThreadPoolExecutor
+    line: str, memory: Memory, metrics: Metrics, store: EvidenceStore | None, socket: Path, workers: ThreadPoolExecutor
 ) -> Starlette:
-    """Return the application, which is not protected yet."""
+    """Return the application, which is not protected yet.
+
+    Args:
+        line: the line's name.
+        store: None: the line stores no evidence.
+        socket: the line's socket for pictures, which also takes marks.
+    """
+
+    def state() -> State:
+        return describe(memory, line)
+
+    pictures = Pictures(memory.pictures, store)
     live = Live(memory, pictures, state, workers)
+    queue = ReviewQueue(memory.reviews, memory.pictures, store)
+    marks = Marks(line, socket, None if store is None else store.folder, memory.reviews, pictures, workers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -138,7 +153,7 @@ def application(
         routes=[
             Route("/", page),
             WebSocketRoute("/live", live.serve),
-            *Api(memory, pictures, metrics, state, workers).routes(),
+            *Api(memory, pictures, metrics, queue, marks, state, workers).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         lifespan=lifespan,

@@ -15,8 +15,10 @@ from edge.evidence.store import EvidenceStore
 from edge.images import read_image, read_rgb
 from edge.inspection.verdict import TileScores
 from edge.pictures.picture import Evidence
-from edge.view.held_picture import HeldPicture, PictureMemory
+from edge.review.review import Review
+from edge.view.held_picture import HeldPicture, PictureMemory, picture_id
 from edge.view.memory import VerdictRow
+from edge.wire.events import VerdictEvent
 
 OPENED = 4
 """Stored pictures that stay open: a page asks for several views of one."""
@@ -58,6 +60,16 @@ class Pictures:
             if len(self._opened) > OPENED:
                 self._opened.popitem(last=False)
         return Found(stored, "evidence")
+
+    def is_stored(self, event: VerdictEvent) -> bool:
+        """Return whether the evidence store has the picture of an event."""
+        day = day_of(event.times.captured_at_ns)
+        return self._store is not None and self._store.frame_path(picture_id(event), day) is not None
+
+    def stored_review(self, event: VerdictEvent) -> Review | None:
+        """Return the review of an event's picture in the evidence store; None: it has none."""
+        store = self._store
+        return None if store is None else store.review(picture_id(event), day_of(event.times.captured_at_ns))
 
     def located(self, rows: Sequence[VerdictRow]) -> list[VerdictRow]:
         """Return rows that say where their pictures are.

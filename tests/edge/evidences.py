@@ -13,7 +13,9 @@ from edge.evidence.retention import Limits
 from edge.evidence.store import EvidenceStore, room_of
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.picture import Evidence, Picture, TileScores
-from edge.wire.events import Verdict, VerdictEvent
+from edge.review.marking import mark_of
+from edge.wire.events import ReviewEvent, Verdict, VerdictEvent
+from edge.wire.marks import MarkKind
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
@@ -65,6 +67,7 @@ def picture(
 ) -> Picture:
     """The picture of a frame as a line offers it. A frame with NO_VERDICT has no heatmap."""
     example = EXAMPLES[verdict]
+    image = frame(number) if image is None else image
     event = msgspec.structs.replace(
         example,
         camera=camera,
@@ -77,8 +80,8 @@ def picture(
         seq=0,
         previous_seq=0,
         journal_id=None,
+        frame_hw=None if verdict == "NO_VERDICT" else (image.shape[0], image.shape[1]),
     )
-    image = frame(number) if image is None else image
     cells = -(-image.shape[0] // 8), -(-image.shape[1] // 8)
     heatmap = np.linspace(-9, 9, cells[0] * cells[1], dtype=np.float32).reshape(cells)
     heatmap[0, 0] = np.nan
@@ -110,3 +113,16 @@ def names(folder: Path) -> list[str]:
 def room(folder: Path) -> int:
     """The room of all entries on the disk, counted without the store."""
     return sum(room_of((folder / name).stat().st_size) for name in names(folder))
+
+
+def mark(of: Picture, kind: MarkKind = "right", by: str = "Ada", seq: int = 1, journal: str = "j1") -> ReviewEvent:
+    """The review event of a picture's mark, as a journal holds it."""
+    return ReviewEvent(
+        boot_id="b007b007",
+        seq=seq,
+        at_ns=of.event.times.captured_at_ns + seq,
+        line=LINE,
+        mark=mark_of(of.event, kind, by, [(3, 4)] if kind == "missed" else []),
+        journal_id=journal,
+        previous_seq=0,
+    )

@@ -56,7 +56,7 @@ def test_the_newest_pictures_are_listed_first(folder: Path) -> None:
     result = run("list", folder)
     assert (result.returncode, result.stderr) == (0, "")
     heading, *rows = [line.split() for line in result.stdout.splitlines() if line.strip() and "─" not in line]
-    assert heading == ["time", "(UTC)", "verdict", "camera", "part", "score", "reason", "id"]
+    assert heading == ["time", "(UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"]
     assert [row[-1].rpartition("-")[2] for row in rows] == ["4", "3", "2", "1"]
     assert rows[0][:4] == ["2026-11-29", "12:00:00", "DEFECT", "top"]
     assert rows[1][:4] == ["2026-11-28", "12:00:02", "NO_VERDICT", "side"]
@@ -229,7 +229,8 @@ def test_an_export_is_filtered(
     folder: Path, tmp_path: Path, options: tuple[str, ...], pictures: dict[str, int]
 ) -> None:
     out = tmp_path / "new"
-    assert facts("export", folder, out, *options) == {"folder": str(out), "pictures": pictures, "missing": 0}
+    expected = {"folder": str(out), "pictures": pictures, "missing": 0, "contradictory": 0}
+    assert facts("export", folder, out, *options) == expected
     assert {path.name: len(list(path.iterdir())) for path in out.iterdir() if path.is_dir()} == pictures
 
 

@@ -12,12 +12,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge.bundle import Bundle
+from edge.delivery.journal.file import FILE_NAME
 from edge.errors import DeliveryError, InputError
 from edge.evidence import recorder as recorder_module
+from edge.evidence.inbox import Inbox, put
+from edge.evidence.journal_marks import JournalMarks
 from edge.evidence.recorder import Recorder
 from edge.evidence.store import EvidenceStore
 from edge.evidence.writer import EvidenceWriter
@@ -26,10 +30,12 @@ from edge.pictures.feed import PictureFeed
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.util.threads import NamedThread
-from edge.wire.events import EvidenceState, StatusEvent, VerdictEvent
+from edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
+from edge.wire.marks import MarkKind
 from tests.command import WITHIN_SECONDS, heatline, process_env
-from tests.edge.evidences import names, picture, writer
+from tests.edge.evidences import LINE, mark, names, picture, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk
+from tests.edge.journals import make_writer
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line, write_pictures
 from tests.edge.secured import until
 
@@ -80,8 +86,14 @@ class Offered:
 class Running:
     """A recorder on a thread of its own."""
 
-    def __init__(self, offered: Offered, open_writer: Callable[[], EvidenceWriter]) -> None:
-        self.recorder, self._offered = Recorder(offered, open_writer), offered
+    def __init__(
+        self,
+        offered: Offered,
+        open_writer: Callable[[], EvidenceWriter],
+        marks: JournalMarks | None = None,
+        inbox: Inbox | None = None,
+    ) -> None:
+        self.recorder, self._offered = Recorder(offered, open_writer, marks, inbox), offered
         self.returned: bool | None = None
         self.error: BaseException | None = None
         self._thread = NamedThread("recorder", self._run)
@@ -243,6 +255,76 @@ def test_a_bug_ends_the_recorder_so_that_the_line_starts_another(tmp_path: Path)
     assert running.error is not None
     assert not isinstance(running.error, InputError)
     assert offered.released == [1]
+
+
+# Marks and the inbox.
+
+
+def sent(of: Picture, kind: MarkKind = "right") -> Message:
+    """A mark as the line publishes it, not yet numbered."""
+    return Message(msgspec.structs.replace(mark(of, kind), seq=0, journal_id=None))
+
+
+def reviewed(folder: Path) -> set[str]:
+    found = EvidenceStore(folder)
+    return {entry.picture for entry in found.entries() if found.review(entry.picture) is not None}
+
+
+def test_marks_of_before_and_during_a_run_and_pictures_of_the_inbox_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    folder = tmp_path / "evidence"
+    pictures = [picture(number) for number in range(5)]
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        journal.commit([sent(pictures[0]), sent(pictures[1])])  # while no recorder ran
+        offered = Offered(pictures[0])
+        running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path), Inbox(folder))
+        until(lambda: reviewed(folder) == {"b007b007-top-0"})
+        offered.offer(pictures[1], pictures[2])
+        until(lambda: reviewed(folder) == {"b007b007-top-0", "b007b007-top-1"})
+        journal.commit([sent(pictures[2]), sent(pictures[0], "withdrawn")])
+        until(lambda: reviewed(folder) == {"b007b007-top-1", "b007b007-top-2"})
+        for number in (3, 4):
+            put(folder, pictures[number], LINE)
+        until(lambda: stored(folder) == [0, 1, 2, 3, 4])
+        until(lambda: offered.reports[-1].kept == 5)
+        running.recorder.stop()
+        assert running.join() is True
+    assert offered.reports[-1].skipped == 0
+
+
+def test_what_was_marked_last_is_stored_when_the_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    folder = tmp_path / "evidence"
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        offered = Offered(picture(1))
+        running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path))
+        until(lambda: offered.reports[-1:] != [] and offered.reports[-1].kept == 1)
+        journal.commit([sent(picture(1))])
+        offered.end()
+        assert running.join() is True
+    assert reviewed(folder) == {"b007b007-top-1"}
+
+
+def test_a_damaged_journal_and_inbox_stop_no_storing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.0)
+    folder = tmp_path / "evidence"
+    (tmp_path / FILE_NAME).write_bytes(bytes(8192))
+    writer(folder).close()
+    (folder / "inbox").write_text("no folder")
+    offered = Offered(*(picture(number) for number in range(3)))
+    running = Running(offered, lambda: writer(folder), JournalMarks(tmp_path), Inbox(folder))
+    until(lambda: stored(folder) == [0, 1, 2])
+    running.recorder.stop()
+    assert running.join() is True
+    assert offered.reports[-1].fault is None
+    assert "marks of people are not read" in caplog.text
+    assert "were not stored" in caplog.text
 
 
 # As a process.

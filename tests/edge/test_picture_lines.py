@@ -11,13 +11,22 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.pattern import frame_id_of
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import DeliveryError
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
 from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import heatline
-from tests.edge.lines import assert_every_frame_has_its_event, children, running, write_line_with
+from tests.edge.lines import (
+    POLL_SECONDS,
+    RunningLine,
+    assert_every_frame_has_its_event,
+    children,
+    line_started,
+    running,
+    write_line_with,
+)
 from tests.edge.secured import until
 from tests.edge.supervised import in_thread
 from tests.edge.test_pictures import program_of
@@ -70,9 +79,11 @@ def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     line = write_line_with(tmp_path, bundle.path, address, {"top": OVERLOADED, "side": OVERLOADED})
     path = picture_socket(line)
     with contextlib.ExitStack() as at_end:
-        run = at_end.enter_context(running(line, address))
+        process = at_end.enter_context(line_started(line))
         until(path.exists)
         pictures = at_end.enter_context(client(path))  # type: ignore[operator]
+        # The line begins with its first subscriber.
+        run = RunningLine(process, at_end.enter_context(Subscriber(address, timeout_s=POLL_SECONDS)))
         heard = run.until_stopped()
         assert run.exit_code() == 0
     assert_every_frame_has_its_event(heard, ["top", "side"])

@@ -11,6 +11,7 @@ from edge.view.metrics import Metrics
 from edge.wire.events import Message
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
+from tests.edge.reviewed import review_of
 
 
 def until(fact: Callable[[], bool]) -> None:
@@ -23,9 +24,9 @@ def numbers(memory: Memory) -> list[int]:
     return [row.frame_number for row in memory.rows(100)[0]]
 
 
-def collector(folder: Path, address: str, memory: Memory) -> Collector:
+def collector(folder: Path, address: str, memory: Memory, metrics: Metrics | None = None) -> Collector:
     journal, pictures = folder / "journal.db", folder / "no-pictures"
-    return Collector(memory, Metrics(memory), address=address, keys=None, journal=journal, pictures=pictures)
+    return Collector(memory, metrics or Metrics(memory), address=address, keys=None, journal=journal, pictures=pictures)
 
 
 def test_verdicts_that_did_not_come_live_are_read_in_the_journal(tmp_path: Path, address: str) -> None:
@@ -80,6 +81,39 @@ def test_a_new_journal_begins_again_at_its_first_event(tmp_path: Path, address: 
     finally:
         publisher.close()
         writer.close()
+
+
+def test_marks_come_from_the_journal_and_live_and_those_that_were_missed_are_read_in_it(
+    tmp_path: Path, address: str
+) -> None:
+    writer, memory, publisher = make_writer(tmp_path), Memory(), Publisher(address)
+    reviews = [Message(review_of(by, number=number)) for number in (1, 2, 3, 4) for by in ("Anna", "Ben")]
+
+    def reviewers(number: int) -> list[str]:
+        found = memory.reviews.of(f"01234567-top-{number}")
+        return [] if found is None else found.by
+
+    writer.commit([good(), *reviews[:2]])
+    publisher.start()
+    metrics = Metrics(memory)
+    try:
+        with collector(tmp_path, address, memory, metrics):
+            until(lambda: reviewers(1) == ["Anna", "Ben"])
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            expected = memory.reviews.expect(reviews[2].event.mark.id)  # type: ignore[union-attr]
+            (live,) = [each for each in writer.commit([reviews[2]]) if each.event.topic == "review"]
+            publisher.send(live)
+            event = expected.result(WITHIN_SECONDS)
+            assert (event.seq, event.journal_id) == (live.event.seq, live.event.journal_id)  # type: ignore[union-attr]
+            missed = memory.reviews.expect(reviews[3].event.mark.id)  # type: ignore[union-attr]
+            publisher.send([each for each in writer.commit(reviews[3:]) if each.event.topic == "review"][-1])
+            assert missed.result(WITHIN_SECONDS).mark == reviews[3].event.mark  # type: ignore[union-attr]
+            until(lambda: reviewers(4) == ["Anna", "Ben"])
+    finally:
+        publisher.close()
+        writer.close()
+    assert [reviewers(number) for number in (1, 2, 3)] == [["Anna", "Ben"]] * 3
+    assert 'heatline_reviews_total{camera="top",kind="right"} 6.0' in metrics.exposition().decode()
 
 
 def test_missing_pictures_are_a_sentence(tmp_path: Path, address: str) -> None:

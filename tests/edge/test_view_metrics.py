@@ -11,6 +11,7 @@ import pytest
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.wire.events import Account, EvidenceState, StatusEvent
+from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
@@ -38,6 +39,7 @@ def full() -> tuple[Memory, Metrics, Clock]:
         memory.add_verdict(event, live=True)
         metrics.add_verdict(event)
     metrics.add_picture(picture(verdict(2, clock)))
+    metrics.add_review(review_of(kind="missed"))
     return memory, metrics, clock
 
 
@@ -82,6 +84,8 @@ def test_the_lines_own_counts_are_shown() -> None:
     assert found['heatline_refused_messages_total{reason="auth",socket="events"}'] == 3
     assert any(name.startswith("heatline_bundle_info{") and 'name="boards"' in name for name in found)
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 2
+    assert found['heatline_reviews_total{camera="top",kind="missed"}'] == 1
+    assert found['heatline_reviews_total{camera="top",kind="false_alarm"}'] == 0
     assert found['heatline_latency_seconds_bucket{camera="top",le="0.25"}'] == 4
     assert found['heatline_latency_seconds_sum{camera="top"}'] == pytest.approx(0.96)
     assert found['heatline_frame_score_logits_bucket{camera="top",le="3.0"}'] == 1

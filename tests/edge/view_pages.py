@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,8 +25,6 @@ from edge.view.held_picture import HeldPicture
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.view.page import application, server_of
-from edge.view.pictures import Pictures
-from edge.view.state import describe
 from edge.wire.events import VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
@@ -131,13 +130,17 @@ def page(
     *,
     only_local: bool = True,
     tls: ssl.SSLContext | None = None,
+    line_socket: Path = Path("/no-line"),
 ) -> Iterator[Page]:
-    """Serve a page until the context ends."""
+    """Serve a page until the context ends.
+
+    Args:
+        line_socket: where the line takes marks.
+    """
     memory = memory or Memory()
     metrics = Metrics(memory)
-    pictures = Pictures(memory.pictures, store)
     with listening_socket("127.0.0.1:0") as bound, ThreadPoolExecutor(2) as workers:
-        app = application(memory, pictures, metrics, lambda: describe(memory, LINE), workers)
+        app = application(LINE, memory, metrics, store, line_socket, workers)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

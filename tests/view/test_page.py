@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from selenium.webdriver import ActionChains
 
 from bench.watched_line import free_address
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
-from edge.wire.events import VerdictEvent
+from edge.delivery.journal.reader import JournalReader
+from edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from edge.wire.marks import Mark
 from tests.command import process_env
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
@@ -22,13 +25,17 @@ from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Bro
 ON_THE_PAGE_WITHIN_MS = 1000
 LAST = ".strip button:last-child"
 FRAMES_PER_S = 3
+NONE = EvidenceState()
+REVIEWED = 4
+"""DEFECTs of the camera whose frames are reviewed."""
 
 
 class View(NamedTuple):
-    """A line that runs, and the address of its page."""
+    """A line that runs, the address of its page, and its folder."""
 
     run: RunningLine
     url: str
+    folder: Path
 
 
 @contextlib.contextmanager
@@ -45,13 +52,63 @@ def served(line: Path, port: int) -> Iterator[WatchedProcess]:
     assert not wrong, log.read_text()
 
 
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
+    """A line with some stored DEFECTs of one camera; another one goes on with GOOD frames, which are not stored."""
+    folder = tmp_path_factory.mktemp("reviewed")
+    side = looped(folder / "side", loop=False)
+    white = write_pictures(folder / "white", {"1.png": small_frames(1)["001.png"]})
+    tables = f'[journal]\nfolder = "{folder}"\n[evidence]\nfolder = "{folder}/evidence"'
+    address, port = free_address(), free_port()
+    cameras = {"top": looped(folder) | {"path": str(white)}, "side": side}
+    line = write_line_with(folder, bundle.path, address, cameras, tables)
+    with running(line, address) as run, served(line, port):
+        run.until(lambda each: isinstance(each, StatusEvent) and (each.evidence or NONE).stored == REVIEWED)
+        yield View(run, f"http://127.0.0.1:{port}/", folder)
+
+
+def journalled_marks(view: View) -> list[Mark]:
+    """Return the marks in the journal, oldest first, since the last one that was taken back."""
+    with JournalReader.open(view.folder) as journal:
+        events = [event_from(each.record.header) for each in journal.newest(1000, ["review"])]
+    found = [event.mark for event in events if isinstance(event, ReviewEvent)]
+    last = max((place for place, mark in enumerate(found) if mark.by == "Reset"), default=-1)
+    return found[last + 1 :]
+
+
+def forget_reviews(browser: Browser, view: View) -> None:
+    """Take back all marks, so that a test finds the line as the others did."""
+    browser.open(view.url)
+    answer = browser.run(
+        """
+        localStorage.removeItem("reviewer");
+        const mark = (picture, by) => fetch("/api/marks", {
+          method: "POST", headers: { "content-type": "application/json" },
+          body: JSON.stringify({ picture, kind: "withdrawn", by }),
+        });
+        const { rows } = await (await fetch("/api/verdicts?limit=2000")).json();
+        const statuses = [];
+        for (const { id, review } of rows) {
+          for (const by of review?.by ?? []) statuses.push((await mark(id, by)).status);
+        }
+        const last = await mark(rows.find(({ verdict }) => verdict === "DEFECT").id, "Reset");
+        return [...statuses, last.status];
+        """
+    )
+    assert set(answer) == {200}
+
+
+def to_review(browser: Browser) -> str:
+    return browser.text("#review .number")
+
+
 def free_port() -> int:
     return int(free_address().rpartition(":")[2])
 
 
 def looped(folder: Path, **keys: Any) -> Mapping[str, Any]:
     """A camera that shows small frames again and again; every third one is a DEFECT."""
-    pictures = write_pictures(folder / "pictures", small_frames(9))
+    pictures = write_pictures(folder / "pictures", small_frames(3 * REVIEWED))
     return {"kind": "folder", "path": str(pictures), "loop": True, "rate_fps": FRAMES_PER_S, **keys}
 
 
@@ -61,7 +118,7 @@ def viewed(folder: Path, bundle: Bundle, cameras: Mapping[str, Mapping[str, Any]
     line = write_line_with(folder, bundle.path, address, cameras, top="acting = false")
     with running(line, address) as run, served(line, port):
         run.until_inspected()
-        yield View(run, f"http://127.0.0.1:{port}/")
+        yield View(run, f"http://127.0.0.1:{port}/", folder)
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +257,9 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, view: Vi
     browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
     browser.until("document.querySelector('#why .crop').naturalWidth")
     assert browser.js("document.querySelector('#why').scrollWidth") <= PHONE[0]
+    browser.press("v")
+    browser.until("document.querySelector('#review').dataset.picture")
+    assert browser.js("document.querySelector('#review').scrollWidth") <= PHONE[0]
 
 
 def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
@@ -210,6 +270,94 @@ def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
     assert browser.js("document.documentElement.dataset.theme") == "dark"
     assert browser.js("getComputedStyle(document.body).colorScheme") == "dark"
     browser.driver.execute_script(choose.format("auto"))
+
+
+def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queue(
+    browser: Browser, reviewed: View
+) -> None:
+    forget_reviews(browser, reviewed)
+    browser.press("v")
+    browser.until("document.querySelector('#review').dataset.picture")
+    browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED}'")
+    shown = [browser.js("document.querySelector('#review').dataset.picture")]
+
+    def mark(*keys: str) -> None:
+        browser.press(*keys)
+        browser.until(f"document.querySelector('#review').dataset.picture !== {shown[-1]!r}")
+        shown.append(browser.js("document.querySelector('#review').dataset.picture"))
+
+    browser.press("r")
+    browser.until("document.querySelector('#reviewer').open")
+    mark("Anna", ENTER)
+    assert browser.js("location.hash") == "#review"
+    mark("f")
+    browser.press("m")
+    picture = browser.find("#review .picture")
+    x, y = picture.size["width"] // 4, -picture.size["height"] // 4
+    ActionChains(browser.driver).move_to_element_with_offset(picture, x, y).click().perform()
+    browser.until("document.querySelectorAll('#review .point').length === 1")
+    mark(ENTER)
+    browser.press("r")
+    browser.until("!document.querySelector('#review .none').hidden")
+    browser.until(
+        "[...document.querySelectorAll('#review .own small')].every((each) => /^in the/.test(each.innerText))"
+    )
+    assert (to_review(browser), browser.text("#open-review b")) == ("0", "0")
+    marks = journalled_marks(reviewed)
+    assert [(mark.kind, mark.by) for mark in marks] == [
+        (kind, "Anna") for kind in ("right", "false_alarm", "missed", "right")
+    ]
+    assert [mark.picture for mark in marks] == shown
+    ((at_x, at_y),) = marks[2].at_xy
+    assert max(abs(at_x - 225), abs(at_y - 57)) <= 2, "of a frame of 300 x 230 px"
+    browser.press("u")
+    browser.until("document.querySelector('#review .number').textContent === '1'")
+    browser.press(ESCAPE)
+    assert browser.js("document.querySelector('#review').hidden")
+    sign = "document.querySelector('.strip [data-id=\"{}\"]').dataset.review"
+    assert [browser.js(sign.format(each)) for each in shown] == ["✓", "✕", "+", ""]
+    assert "missed defect by Anna" in browser.js(f"document.querySelector('.strip [data-id=\"{shown[2]}\"]').title")
+
+
+def test_two_reviewers_at_once_do_not_lose_each_others_marks(browser: Browser, reviewed: View) -> None:
+    forget_reviews(browser, reviewed)
+    anna = browser.driver.current_window_handle
+    ben = browser.open_beside(reviewed.url.replace("127.0.0.1", "localhost"))  # another origin stores another name
+    for handle, name in ((ben, "Ben"), (anna, "Anna")):
+        browser.driver.switch_to.window(handle)
+        browser.driver.execute_script(f"localStorage.setItem('reviewer', '{name}'); location.hash = '#review'")
+        browser.until("document.querySelector('#review').dataset.picture")
+    first = browser.js("document.querySelector('#review').dataset.picture")
+    browser.press("r")
+    browser.driver.switch_to.window(ben)
+    assert browser.js("document.querySelector('#review').dataset.picture") == first
+    browser.press("f")
+    for handle in (ben, anna):
+        browser.driver.switch_to.window(handle)
+        browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED - 1}'")
+        browser.press(ESCAPE)
+        cell = f"document.querySelector('.strip [data-id=\"{first}\"]')"
+        browser.until(f"{cell}.dataset.review === '?'")
+        words = browser.js(f"{cell}.title")
+        assert "Contradictory marks: " in words
+        assert {"right by Anna", "false alarm by Ben"} == set(words.rpartition(": ")[2].split(", "))
+    marks = journalled_marks(reviewed)
+    assert {(mark.picture, mark.kind, mark.by) for mark in marks} == {
+        (first, "right", "Anna"),
+        (first, "false_alarm", "Ben"),
+    }
+
+
+def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view: View, expected: list[str]) -> None:
+    expected += ["/api/marks"]
+    browser.open(view.url)
+    browser.driver.execute_script("localStorage.setItem('reviewer', 'Anna')")
+    cell = newest_defect(browser)
+    browser.driver.execute_script(f"document.querySelector('{cell}').focus()")
+    browser.press("r")
+    browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
+    assert "its journal stores no events now" in browser.js(f"document.querySelector('{cell}').title")
+    assert "its journal stores no events now" in browser.text("#marks-spoken")
 
 
 @pytest.mark.long

@@ -94,18 +94,25 @@ export function exceptUnreachable(error) {
   if (!(error instanceof Unreachable)) throw error;
 }
 
-async function get(path) {
-  return fetch(path).catch(() => {
+async function get(path, options) {
+  return fetch(path, options).catch(() => {
     throw new Unreachable("the server cannot be reached");
   });
 }
 
 /** Get JSON from the server; an answer that is an error becomes an Error with the server's sentence. */
-export async function getJson(path) {
-  const answer = await get(path);
+export async function getJson(path, options) {
+  const answer = await get(path, options);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error ?? `the server answered ${answer.status}`);
   return body;
+}
+
+/** Send JSON to the server, and get its answer; errors as of `getJson`. */
+export async function postJson(path, value) {
+  return getJson(path, {
+    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(value),
+  });
 }
 
 export async function getBlob(path) {

@@ -3,7 +3,10 @@
 import { Announcer } from "./announcer.js";
 import { Camera } from "./camera.js";
 import { History } from "./history.js";
-import { Live, getJson } from "./live.js";
+import { Live, exceptUnreachable, getJson } from "./live.js";
+import { isTyping, kindOf } from "./marking.js";
+import { Marks, reviewSymbol, reviewWords, sentWords } from "./marks.js";
+import { Review } from "./review.js";
 import { Scores } from "./scores.js";
 import { Status } from "./status.js";
 import { Why } from "./why.js";
@@ -11,6 +14,7 @@ import { Why } from "./why.js";
 const REFRESH_MS = 200;
 const HISTORY_MS = 5000;
 const SCORES_MS = 10_000;
+const QUEUE_MS = 10_000;
 const ROWS_PER_CAMERA = 60;
 /** Share of the pictures in memory that may leave it while the panel loads; they are not asked for. */
 const LEAVING = 0.2;
@@ -20,7 +24,8 @@ const announcer = new Announcer();
 const history = new History();
 const scores = new Scores();
 const status = new Status();
-const why = new Why({
+const marks = new Marks();
+const why = new Why(marks, {
   neighbour: (row, steps) => cameras.get(row.camera)?.strip.neighbour(row.id, steps),
   open: openWhy,
   opened: (row) => cameras.forEach((camera) => camera.strip.mark(row.id)),
@@ -30,9 +35,12 @@ const why = new Why({
   },
 });
 
+const review = new Review(marks, () => why.close());
+
 let opacity = Number(localStorage.getItem("opacity") ?? 75);
 let opacityBefore = opacity || 75;
 why.opacity = opacity;
+review.opacity = opacity;
 
 function setOpacity(percent) {
   if (percent > 0) opacityBefore = percent;
@@ -40,6 +48,7 @@ function setOpacity(percent) {
   localStorage.setItem("opacity", percent);
   cameras.forEach((camera) => (camera.opacity = percent));
   why.opacity = percent;
+  review.opacity = percent;
 }
 
 /** Open the panel for a row. Pictures leave the server's memory, so it is asked which ones it still has. */
@@ -49,7 +58,7 @@ async function openWhy(row) {
   const inMemory = rows.filter((each) => each.camera === row.camera && each.picture === "memory");
   inMemory.sort((a, b) => a.at_ns - b.at_ns);
   const others = inMemory.slice(Math.floor(LEAVING * inMemory.length));
-  why.open(rows.find((each) => each.id === row.id) ?? { ...row, picture: null }, others);
+  await why.open(rows.find((each) => each.id === row.id) ?? { ...row, picture: null }, others);
 }
 
 function cameraOf(name) {
@@ -61,6 +70,33 @@ function cameraOf(name) {
     camera.opacityInput.oninput = ({ target }) => setOpacity(Number(target.value));
   }
   return cameras.get(name);
+}
+
+/** Show what people say of a row where the row is in a strip. */
+function showReview(row) {
+  const { strip } = cameraOf(row.camera);
+  const open = marks.openOf(row);
+  const found = marks.reviewOf(row);
+  if (open) strip.setReview(row.id, open.state === "failed" ? "!" : "…", open.state, sentWords(open));
+  else if (found) strip.setReview(row.id, reviewSymbol(found), found.kind ?? "contradictory", reviewWords(found));
+  else strip.setReview(row.id, "", "", "");
+}
+
+marks.onChange((id) => {
+  const rows = [...cameras.values()].map((camera) => camera.strip.row(id));
+  rows.filter(Boolean).forEach(showReview);
+});
+
+/** Mark the verdict of the strip that the keyboard is on; return whether there is one. */
+function markFocused(kind) {
+  const row = [...cameras.values()].map((camera) => camera.strip.focused).find(Boolean);
+  if (!row) return false;
+  const refusal = kind === "withdrawn" ? "" : marks.refusal(row, kind);
+  if (refusal) marks.say(refusal);
+  else if (kind === "withdrawn") marks.takeBack(row);
+  else if (kind === "missed") openWhy(row).then(() => why.point());
+  else marks.send(row, kind);
+  return true;
 }
 
 const live = new Live({
@@ -78,11 +114,16 @@ const live = new Live({
   verdict(row) {
     cameraOf(row.camera).setVerdict(row);
     announcer.add(row);
+    if (row.review) showReview(row);
   },
   verdicts({ rows }) {
     cameras.forEach((camera) => camera.strip.clear());
-    for (const row of rows) cameraOf(row.camera).setVerdict(row);
+    for (const row of rows) {
+      cameraOf(row.camera).setVerdict(row);
+      marks.note(row.id, row.review);
+    }
   },
+  review: ({ id, review: found }) => marks.note(id, found),
   picture: (message, frame, heat) => cameraOf(message.camera).draw(message, frame, heat),
 });
 
@@ -96,12 +137,33 @@ setInterval(() => {
 history.load();
 setInterval(() => live.lostFor === 0 && history.load(), HISTORY_MS);
 setInterval(() => live.lostFor === 0 && scores.load(), SCORES_MS);
+const loadQueue = () => review.load().catch(exceptUnreachable);
+loadQueue();
+setInterval(() => live.lostFor === 0 && !document.hidden && loadQueue(), QUEUE_MS);
 
-document.addEventListener("keydown", (event) => {
-  const isTyping = ["INPUT", "SELECT"].includes(event.target.tagName) && event.target.type !== "range";
-  if (event.key.toLowerCase() !== "h" || isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
-  setOpacity(opacity > 0 ? 0 : opacityBefore);
-});
+/** Handle a key of the page; return whether it was one. */
+function pressed(event) {
+  if (review.isOpen ? review.key(event) : why.isOpen && why.key(event)) return true;
+  if (isTyping(event) || event.ctrlKey || event.metaKey || event.altKey) return false;
+  const kind = kindOf(event);
+  if (kind && !event.repeat && !review.isOpen && !why.isOpen) return markFocused(kind);
+  const key = event.key.toLowerCase();
+  if (key === "h") setOpacity(opacity > 0 ? 0 : opacityBefore);
+  else if (key === "v" && !review.isOpen) review.open();
+  else return false;
+  return true;
+}
+
+// It comes before the parts of the page, of which a key might close one.
+document.addEventListener(
+  "keydown",
+  (event) => {
+    if (event.target.closest?.("dialog") || !pressed(event)) return;
+    event.preventDefault();
+    event.stopPropagation();
+  },
+  { capture: true },
+);
 
 const theme = document.getElementById("theme");
 theme.value = document.documentElement.dataset.theme;

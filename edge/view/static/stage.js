@@ -36,11 +36,13 @@ export class Stage {
   #heat;
   #marks;
   #lost;
+  #points;
+  #hw = [1, 1];
 
   constructor(place) {
     place.append(document.getElementById("stage-template").content.cloneNode(true));
     this.#picture = place.firstElementChild;
-    [this.#frame, this.#heat, this.#marks, this.#lost] = this.#picture.children;
+    [this.#frame, this.#heat, this.#marks, this.#points, this.#lost] = this.#picture.children;
   }
 
   /**
@@ -55,6 +57,8 @@ export class Stage {
       heat ? createImageBitmap(heat, { colorSpaceConversion: "none" }) : null,
     ]);
     const [height, width] = hw;
+    this.#hw = hw;
+    this.#points.replaceChildren();
     this.#picture.style.setProperty("--aspect", width / height);
     this.#frame.width = pixels.width;
     this.#frame.height = pixels.height;
@@ -72,6 +76,33 @@ export class Stage {
     shapes.push(...cells.map(([x, y]) => ["rect", { x, y, width: heatmap.cell_px, height: heatmap.cell_px }, "cell"]));
     this.#marks.replaceChildren(...shapes.map(shape));
     this.#picture.ariaLabel = label;
+  }
+
+  get picture() {
+    return this.#picture;
+  }
+
+  /** Height and width of the frame, px. */
+  get hw() {
+    return this.#hw;
+  }
+
+  /** Show places of missed defects, px of the frame. */
+  set points(points) {
+    this.showPoints(points, null);
+  }
+
+  /** @param cross where the keyboard is, or null. */
+  showPoints(points, cross) {
+    const [height, width] = this.#hw;
+    const all = [...points.map((each) => ["point", each]), ...(cross ? [["cross", cross]] : [])];
+    this.#points.replaceChildren(...all.map(([className, [x, y]]) => {
+      const place = document.createElement("span");
+      place.className = className;
+      place.style.left = `${(100 * (x + 0.5)) / width}%`;
+      place.style.top = `${(100 * (y + 0.5)) / height}%`;
+      return place;
+    }));
   }
 
   set opacity(share) {

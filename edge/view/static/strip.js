@@ -24,9 +24,7 @@ export class Strip {
     const wasAtEnd = this.#place.lastElementChild?.tabIndex === 0;
     const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
       make("span", {}, LETTERS[row.verdict]));
-    const time = clock(row.at_ns, true);
-    cell.ariaLabel = `${wordOf(row.verdict)}, ${time}, frame ${row.frame_number}`;
-    cell.title = `${wordOf(row.verdict)} · ${time} · frame ${row.frame_number}\n${rowWords(row)}`;
+    this.#describe(cell, row, "");
     this.#rows.set(row.id, row);
     this.#place.append(cell);
     // The Tab key reaches the newest cell, unless the keyboard is on another one.
@@ -51,6 +49,25 @@ export class Strip {
     for (const cell of this.#place.children) cell.ariaPressed = String(cell.dataset.id === id);
   }
 
+  /** The row that the keyboard is on, or undefined. */
+  get focused() {
+    return this.#hasFocus ? this.#rows.get(document.activeElement.dataset.id) : undefined;
+  }
+
+  /** Show what people say of a verdict: a sign, and words. */
+  setReview(id, sign, state, words) {
+    const cell = this.#cell(id);
+    const row = this.#rows.get(id);
+    if (!cell || !row) return;
+    cell.dataset.review = sign;
+    cell.dataset.state = state;
+    this.#describe(cell, row, words);
+  }
+
+  row(id) {
+    return this.#rows.get(id);
+  }
+
   focus(id) {
     (this.#cell(id) ?? this.#place.lastElementChild)?.focus();
   }
@@ -61,6 +78,12 @@ export class Strip {
 
   #cell(id) {
     return this.#place.querySelector(`[data-id="${CSS.escape(id)}"]`);
+  }
+
+  #describe(cell, row, words) {
+    const parts = [wordOf(row.verdict), clock(row.at_ns, true), `frame ${row.frame_number}`];
+    cell.ariaLabel = [...parts, words].filter(Boolean).join(", ");
+    cell.title = [parts.join(" · "), rowWords(row), words].filter(Boolean).join("\n");
   }
 
   #open(cell) {

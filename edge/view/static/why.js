@@ -1,6 +1,7 @@
 // The panel that explains one verdict.
 
 import { getBlob, getJson } from "./live.js";
+import { Marking } from "./marking.js";
 import { Stage } from "./stage.js";
 import { LETTERS, clock, dateAndClock, fillFacts, logit, make, number, setShape, wordOf } from "./words.js";
 
@@ -13,14 +14,18 @@ export class Why {
   #root = document.getElementById("why");
   #stage = new Stage(this.#root.querySelector(".stage"));
   #navigation;
+  #marks;
+  #marking;
   #row = null;
   #others = [];
   /** Counts openings: an answer that belongs to an earlier one is ignored. */
   #opening = 0;
 
   /** @param navigation {neighbour(row, steps), open(row), opened(row), closed(row)}: how the panel moves along the strip. */
-  constructor(navigation) {
+  constructor(marks, navigation) {
     this.#navigation = navigation;
+    this.#marks = marks;
+    this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, { marked() {}, takenBack() {} });
     this.#find(".close").onclick = () => this.close();
     this.#find(".earlier").onclick = () => this.#step(-1);
     this.#find(".later").onclick = () => this.#step(1);
@@ -29,6 +34,20 @@ export class Why {
       if (key === "ArrowRight") this.#step(1);
     });
     document.addEventListener("keydown", ({ key }) => key === "Escape" && this.close());
+  }
+
+  get isOpen() {
+    return !this.#root.hidden;
+  }
+
+  /** Handle a key that marks the verdict; return whether it was one. */
+  key(event) {
+    return this.#marking.key(event);
+  }
+
+  /** Let the reviewer point at missed defects. */
+  point() {
+    this.#marking.mark("missed");
   }
 
   set opacity(percent) {
@@ -49,6 +68,7 @@ export class Why {
     this.#root.scrollTop = 0;
     this.#navigation.opened(row);
     this.#showHead(row);
+    this.#marking.show(null);
     this.#find(".evidence").hidden = true;
     fillFacts(this.#find(".facts tbody"), rowFacts(row));
     try {
@@ -64,6 +84,7 @@ export class Why {
   close() {
     if (this.#root.hidden) return;
     this.#opening++;
+    this.#marking.show(null);
     this.#root.hidden = true;
     this.#navigation.closed(this.#row);
   }
@@ -100,6 +121,8 @@ export class Why {
     await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its hottest tile and cells`);
     if (opening !== this.#opening) return;
     this.#find(".evidence").hidden = false;
+    this.#marking.show(row);
+    this.#marks.note(row.id, picture.review);
     this.#say(tile ? tileWords(tile, event) : "");
     this.#showBar(tile, event, heatmap);
     this.#showCells(cells ?? []);

@@ -29,6 +29,7 @@ name = "boards"
 path = "/srv/pictures"
 rate_fps = 2.0
 loop = true
+waiting_frames = 32
 
 [events]
 bind = "tcp://127.0.0.1:5556"

@@ -1,0 +1,126 @@
+"""`heatline evidence mark`: says that a verdict is right or wrong."""
+
+import re
+import time
+from typing import Any
+
+import click
+import msgspec
+import zmq
+
+from edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
+from edge.cli.output import json_option, print_json, visible
+from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, key_options
+from edge.delivery.client.handshake_probe import require_authorized
+from edge.delivery.client.subscriber import Subscriber
+from edge.errors import ConfigError, DeliveryError, JournalError
+from edge.evidence.store import EvidenceStore
+from edge.pictures.client import send_mark
+from edge.pictures.place import picture_socket
+from edge.review.marking import mark_of
+from edge.wire.events import Message, ReviewEvent, StatusEvent
+from edge.wire.marks import Mark, MarkKind
+
+CONFIRMED_WITHIN_SECONDS = 5.0
+KINDS: dict[str, MarkKind] = {
+    "right": "right",
+    "false-alarm": "false_alarm",
+    "missed": "missed",
+    "withdraw": "withdrawn",
+}
+
+
+class Position(click.ParamType[tuple[int, int]]):
+    """A position in a frame, `X,Y` in px."""
+
+    name = "x,y"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        found = re.fullmatch(r"(-?[0-9]{1,9}),(-?[0-9]{1,9})", value)
+        if found is None:
+            self.fail(f"{value!r} is no position; expected X,Y in px, as 640,480.", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+class Marked(msgspec.Struct, frozen=True, kw_only=True):
+    """A mark that the line has published."""
+
+    journalled: bool
+    event: ReviewEvent
+
+
+@click.command(epilog="Example: heatline evidence mark line1 4f3a09c1-top-1281 missed --at 640,480 --by Ada")
+@click.argument("line")
+@click.argument("picture", metavar="ID")
+@click.argument("kind", type=click.Choice([*KINDS]))
+@click.option("--by", required=True, help="Your name. It is stored and published with the mark.")
+@click.option(
+    "--at",
+    "at_xy",
+    type=Position(),
+    multiple=True,
+    help="Where a missed defect is, px of the frame; may be repeated.",
+)
+@json_option
+@key_options
+def mark(
+    line: str,
+    picture: str,
+    kind: str,
+    by: str,
+    at_xy: tuple[tuple[int, int], ...],
+    as_json: bool,
+    key_files: KeyFiles,
+) -> None:
+    """Say that the verdict of the stored picture ID is right or wrong.
+
+    \b
+    right        the verdict is right
+    false-alarm  the verdict is DEFECT, and the part is good
+    missed       the line did not find a defect, which is --at
+    withdraw     take your former mark back
+
+    The running line journals the mark and publishes it as a review event; the verdict stays as it was sent. Your last
+    mark of a picture replaces your former ones. LINE is a line's name or its TOML file.
+    """
+    if not is_line(line):
+        raise ConfigError(f"{line} is no line, and a mark is sent to the running line; name the line or its TOML file")
+    entry = EvidenceStore(evidence_of(line)).require(picture)
+    made = mark_of(entry.event, KINDS[kind], by, at_xy)
+    event = _send(line, made, key_files)
+    if as_json:
+        print_json(Marked(journalled=event.journal_id is not None, event=event))
+    if event.journal_id is None:
+        raise JournalError(
+            f"the line {event.line} published the mark of picture {picture}, but has no journal now, so the mark will "
+            "be lost; see heatline status, and mark the picture again later"
+        )
+    if not as_json:
+        click.echo(visible(f"{event.line}: picture {picture} is marked as {kind} by {made.by}, event {event.seq}"))
+
+
+def _send(line: str, made: Mark, key_files: KeyFiles) -> ReviewEvent:
+    """Send a mark to the running line, and return its event.
+
+    Raises:
+        DeliveryError: the line does not run, or the event did not come.
+    """
+    address, keys = endpoint_of(line, "events", key_files)
+    with Subscriber(address, topics=["review", "status"], timeout_s=POLL_SECONDS, keys=keys) as events:
+        status = first_status(events, STATUS_WITHIN_SECONDS)
+        if status is None or status.state == "STOPPED":
+            require_authorized(address, keys, zmq.SUB)
+            raise DeliveryError(f"nothing came from {address}, so nothing is marked; start the line, and try again")
+        send_mark(picture_socket(file_of(line)), made)
+        give_up_s = time.monotonic() + CONFIRMED_WITHIN_SECONDS
+        while time.monotonic() < give_up_s:
+            received = events.receive()
+            event = received.event if isinstance(received, Message) else None
+            if isinstance(event, ReviewEvent) and event.mark.id == made.id:
+                return event
+            if isinstance(event, StatusEvent) and event.state == "STOPPED":
+                break
+    raise DeliveryError(
+        f"the line {status.line} did not confirm the mark of picture {made.picture}, which may be journalled or not; "
+        f"see heatline journal show {line} --topic review"
+    )

@@ -1,0 +1,161 @@
+"""`heatline evidence report`: rates of false alarms and missed defects, from people's marks."""
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich import box
+from rich.table import Table
+
+from edge.cli.event_columns import utc
+from edge.cli.evidence_options import DAY
+from edge.cli.output import json_option, print_json, progress_bar, table_console, visible
+from edge.cli.target import evidence_of, journal_of
+from edge.delivery.journal.reader import JournalReader
+from edge.errors import ConfigError, JournalError
+from edge.evidence.store import EvidenceStore
+from edge.review.report import Estimate, JournalTotals, Row, Share
+from edge.review.report import report as make_report
+from edge.util.text import format_count
+
+HEADINGS = (
+    *("day (UTC)", "camera", "frames", "DEFECT", "reviewed", "false alarms"),
+    *("GOOD stored", "reviewed", "missed", "contradictory"),
+)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The rates, and where they come from."""
+
+    folder: str
+    journal: str | None
+    """Null: it cannot be read."""
+    journal_fault: str | None
+    """Why, as a sentence; null if it can be read."""
+    journal_since_at_ns: int | None
+    """Capture of the oldest frame whose verdict the journal holds: UTC, ns since 1970; null: it holds none."""
+    journal_unreadable: int
+    """Number of its verdicts that this version cannot read; they are not counted."""
+    since: str | None
+    rows: list[Row]
+    total: Row
+
+
+@click.command(epilog="Example: heatline evidence report line1 --since 2026-11-21")
+@click.argument("line")
+@click.option("--since", type=DAY, help="Only frames of this UTC day and later ones, as 2026-11-28.")
+@json_option
+def report(line: str, since: str | None, as_json: bool) -> None:
+    """Report how many of LINE's verdicts reviewers found wrong, by day and camera.
+
+    The share of false alarms is that of the reviewed DEFECTs, the share of missed defects that of the reviewed GOODs
+    which the line stored. Intervals are 95 % (Clopper and Pearson). A share is only as good as the choice of what was
+    reviewed. LINE is as for `list`; the numbers of all frames are known only if LINE has a journal.
+    """
+    store = EvidenceStore(evidence_of(line))
+    journal, totals, fault = None, None, None
+    try:
+        path = journal_of(line)
+        totals, journal = _totals(path), str(path)
+    except (ConfigError, JournalError) as error:
+        fault = str(error)
+    rows, total = make_report(store, totals, since)
+    found = Report(
+        folder=str(store.folder),
+        journal=journal,
+        journal_fault=fault,
+        journal_since_at_ns=None if totals is None else totals.since_at_ns,
+        journal_unreadable=0 if totals is None else totals.unreadable,
+        since=since,
+        rows=rows,
+        total=total,
+    )
+    if as_json:
+        print_json(found)
+        return
+    if not rows:
+        click.echo(f"{store.folder} holds no such picture")
+    else:
+        _print_table(rows, total)
+    for sentence in _notes(found):
+        click.echo(visible(sentence))
+
+
+def _totals(path: Path) -> JournalTotals:
+    with JournalReader.open_file(path) as reader, progress_bar() as progress:
+        first, last = reader.range()
+        task = progress.add_task("events", total=last - first + 1)
+        return JournalTotals.read(reader, lambda seq: progress.update(task, completed=seq - first + 1))
+
+
+def _print_table(rows: list[Row], total: Row) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(visible, _cells(row)))
+    table.add_section()
+    table.add_row(*_cells(total))
+    table_console(markup=False).print(table)
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        row.day or "all",
+        row.camera or "all",
+        _number(row.frames),
+        _number(row.defects),
+        str(row.reviewed_defects),
+        _share(row.false_alarm),
+        str(row.stored_goods),
+        str(row.reviewed_goods),
+        _share(row.missed),
+        str(row.contradictory),
+    ]
+
+
+def _notes(found: Report) -> list[str]:
+    """Return what the figures are shares of, and what is not in them."""
+    total = found.total
+    if found.journal_fault is not None:
+        notes = [f"The numbers of all frames are not known: {found.journal_fault}."]
+    elif found.journal_since_at_ns is None:
+        notes = ["The numbers of all frames are not known: the journal holds no verdict."]
+    else:
+        notes = [
+            "frames (with GOOD or DEFECT) and DEFECT are counted in the journal, which holds verdicts since "
+            f"{utc(found.journal_since_at_ns)}."
+        ]
+    if found.journal_unreadable:
+        notes.append(
+            f"{format_count(found.journal_unreadable, 'verdict')} of another version in the journal are not counted."
+        )
+    notes.append(
+        "false alarms: share of the reviewed DEFECTs. missed: share of the reviewed GOODs among those that the line "
+        "stored. In brackets: 95 % interval. A share is only as good as the choice of what was reviewed."
+    )
+    if total.false_reject is not None:
+        notes.append(
+            f"About {_range(total.false_reject)} of all frames were rejected although they are good, if the reviewed "
+            "DEFECTs are like the others: share of false alarms x DEFECT / frames, since the journal's oldest verdict."
+        )
+    if total.chosen_goods:
+        notes.append(
+            f"Not in a share: {format_count(total.chosen_goods, 'reviewed GOOD frame')} that people chose, "
+            f"{total.chosen_missed} of them with a missed defect."
+        )
+    if total.incomplete_defects:
+        notes.append(f"{format_count(total.incomplete_defects, 'reviewed DEFECT')} missed a further defect.")
+    return notes
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _share(found: Share | None) -> str:
+    return "" if found is None else f"{found.count}: {_range(found)}"
+
+
+def _range(found: Share | Estimate) -> str:
+    return f"{100 * found.share:.2g} % ({100 * found.low:.2g} to {100 * found.high:.2g})"

@@ -1,0 +1,351 @@
+"""`heatline evidence` marks pictures at a running line, reports their rates, and exports what reviewers say."""
+
+import contextlib
+import json
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import msgspec
+import pytest
+from scipy.stats import beta
+
+from edge.bundle import Bundle
+from edge.evidence.inbox import Inbox, put
+from edge.evidence.store import EvidenceStore
+from edge.pictures.client import PictureClient
+from edge.pictures.feed import PictureFeed
+from edge.pictures.picture import Picture
+from edge.pictures.place import picture_socket
+from edge.wire.events import Message, ReviewEvent, StatusEvent
+from edge.wire.marks import Mark, MarkKind
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
+from tests.edge.journals import events_in, make_writer
+from tests.edge.lines import RunningLine, running, small_frames, started, write_line, write_pictures
+from tests.edge.secured import until
+from tests.edge.status_only_line import StatusOnlyLine, a_status
+
+INPUT, CONFIG, DELIVERY, JOURNAL = 9, 3, 7, 19
+
+
+def run(*arguments: str | Path) -> CompletedProcess[str]:
+    return heatline("evidence", *arguments)
+
+
+def facts(*arguments: str | Path) -> Any:
+    result = run(*arguments, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def name(number: int) -> str:
+    return f"b007b007-top-{number}"
+
+
+# A store without a line.
+
+MARKED: list[tuple[Picture, list[tuple[MarkKind, str]]]] = [
+    (picture(1, "GOOD"), [("right", "Ada")]),
+    (picture(2, "GOOD"), [("missed", "Ada")]),
+    (picture(3, "DEFECT"), [("right", "Ada"), ("right", "Bob")]),
+    (picture(4, "DEFECT"), [("false_alarm", "Ada")]),
+    (picture(5, "DEFECT"), [("right", "Ada"), ("false_alarm", "Bob")]),
+    (picture(6, "DEFECT", at_ns=NOON_NS + DAY_NS), [("missed", "Ada")]),
+    (picture(7, "DEFECT", at_ns=NOON_NS + DAY_NS), []),
+    (picture(8, "NO_VERDICT"), []),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A store with reviewed pictures, beside a journal with the verdicts of the second day."""
+    folder = tmp_path / "evidence"
+    with writer(folder) as into:
+        seq = 0
+        for one, marks in MARKED:
+            into.write(one)
+            for kind, by in marks:
+                seq += 1
+                into.marks.add([mark(one, kind, by, seq)])
+    return folder
+
+
+def test_reviews_are_listed_and_shown(folder: Path) -> None:
+    listed = facts("list", folder)
+    kinds = {
+        entry["picture"]: review and review["kind"]
+        for entry, review in zip(listed["entries"], listed["reviews"], strict=True)
+    }
+    assert kinds == {
+        name(7): None, name(6): "missed", name(5): None, name(4): "false_alarm", name(3): "right", name(2): "missed",
+        name(1): "right", name(8): None,
+    }  # fmt: skip
+    text = run("list", folder).stdout
+    assert {line.split()[-2] for line in text.splitlines() if name(5) in line} == {"contradictory"}
+    assert "false alarm" in text
+    shown = run("show", folder, name(6)).stdout
+    assert "missed: missed (by Ada)" in shown
+    assert "(3, 4)" in shown
+    contradictory = facts("show", folder, name(5))["review"]
+    assert contradictory == {"truth": None, "kind": None, "missed_xy": [], "by": ["Ada", "Bob"]}
+    assert facts("show", folder, name(7))["review"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [((), [7]), (("--verdict", "GOOD"), []), (("--day", "2026-11-28"), []), (("--verdict", "NO_VERDICT"), [])],
+)
+def test_what_nobody_has_reviewed_is_listed(folder: Path, options: tuple[str, ...], numbers: list[int]) -> None:
+    listed = facts("list", folder, "--unreviewed", *options)
+    assert [entry["event"]["frame_number"] for entry in listed["entries"]] == numbers
+
+
+def test_reviewed_pictures_are_exported_by_the_reviewers_truth(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    result = run("export", folder, out, "--reviewed")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "1 picture left out, as their reviewers contradict each other" in result.stdout
+    assert "the line's own verdicts" not in result.stdout
+    rows = {row["picture"]: row for row in map(json.loads, (out / "manifest.jsonl").read_text().splitlines())}
+    assert {picture: row["file"].partition("/")[0] for picture, row in rows.items()} == {
+        name(1): "good", name(2): "defective", name(3): "defective", name(4): "good", name(6): "defective",
+    }  # fmt: skip
+    assert rows[name(2)]["review"] == {"truth": "defective", "kind": "missed", "missed_xy": [[3, 4]], "by": ["Ada"]}
+    assert all((out / row["file"]).is_file() for row in rows.values())
+    goods = facts("export", folder, tmp_path / "goods", "--reviewed", "--verdict", "GOOD")
+    assert (goods["pictures"], goods["contradictory"]) == ({"good": 1, "defective": 1}, 0)
+
+
+def test_an_export_by_verdict_has_the_reviews_too(folder: Path, tmp_path: Path) -> None:
+    assert facts("export", folder, tmp_path / "all")["pictures"] == {"good": 2, "defective": 5}
+    rows = map(json.loads, (tmp_path / "all" / "manifest.jsonl").read_text().splitlines())
+    truths = {row["picture"]: row["review"] and row["review"]["truth"] for row in rows}
+    assert (truths[name(4)], truths[name(5)], truths[name(7)]) == ("good", None, None)
+
+
+def test_without_a_review_nothing_is_exported_as_reviewed(tmp_path: Path) -> None:
+    with writer(tmp_path / "evidence") as into:
+        into.write(picture(1))
+    assert "holds no reviewed picture to export" in complaint(
+        run("export", tmp_path / "evidence", tmp_path / "new", "--reviewed")
+    )
+
+
+def verdict(of: Picture, count: int = 1) -> list[Message]:
+    return [Message(of.event)] * count
+
+
+def interval(count: int, of: int) -> list[Any]:
+    """The interval of Clopper and Pearson, from the quantiles of the beta distribution."""
+    low = 0.0 if count == 0 else beta.ppf(0.025, count, of - count + 1)
+    high = 1.0 if count == of else beta.ppf(0.975, count + 1, of - count)
+    return [pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9)]
+
+
+def share(found: dict[str, float]) -> list[float]:
+    return [found["count"], found["of"], found["low"], found["high"]]
+
+
+def test_rates_are_those_of_the_marks_and_the_journal(folder: Path, tmp_path: Path) -> None:
+    tomorrow_good = picture(99, "GOOD", at_ns=NOON_NS + DAY_NS)
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        journal.commit([*verdict(tomorrow_good, 16), *verdict(MARKED[5][0], 3), *verdict(MARKED[6][0], 1)])
+    with writer(folder) as into:  # a frame that a person chose
+        one = picture(10, "GOOD", at_ns=NOON_NS + DAY_NS)
+        put(folder, one, "line1")
+        assert Inbox(folder).adopt(into) == "adopted"
+        into.marks.add([mark(one, "missed", seq=50)])
+        alarm = picture(11, "DEFECT", at_ns=NOON_NS + DAY_NS)
+        into.write(alarm)
+        into.marks.add([mark(alarm, "false_alarm", seq=51)])
+    line = write_line(
+        tmp_path, tmp_path / "no.bundle", "tcp://127.0.0.1:5556", {"top": 'path = "p"'},
+        '[evidence]\nfolder = "evidence"\n[journal]\nfolder = "."',
+    )  # fmt: skip
+    found = facts("report", line)
+    first, second = found["rows"]
+    assert [(row["day"], row["camera"]) for row in found["rows"]] == [("2026-11-28", "top"), ("2026-11-29", "top")]
+    assert (first["frames"], first["defects"], first["false_reject"]) == (None, None, None)
+    assert (first["reviewed_defects"], first["contradictory"], first["stored_goods"]) == (2, 1, 2)
+    assert share(first["false_alarm"]) == [1, 2, *interval(1, 2)]
+    assert share(first["missed"]) == [1, 2, *interval(1, 2)]
+    assert (second["frames"], second["defects"], second["no_verdict"]) == (20, 4, 0)
+    assert (second["reviewed_defects"], second["incomplete_defects"]) == (2, 1)
+    assert (second["chosen_goods"], second["chosen_missed"], second["missed"]) == (1, 1, None)
+    low, high = interval(1, 2)
+    assert second["false_reject"] == {
+        "share": 0.5 * 4 / 20, "low": pytest.approx(low.expected * 0.2), "high": pytest.approx(high.expected * 0.2)
+    }  # fmt: skip
+    total = found["total"]
+    assert share(total["false_alarm"]) == [2, 4, *interval(2, 4)]
+    assert total["false_reject"] == second["false_reject"], "only of DEFECTs that the journal holds"
+    assert found["journal_since_at_ns"] == NOON_NS + DAY_NS
+    assert [row["day"] for row in facts("report", line, "--since", "2026-11-29")["rows"]] == ["2026-11-29"]
+    text = run("report", line).stdout
+    for words in (
+        "which holds verdicts since 2026-11-29T12:00:00",
+        "1: 50 % (1.3 to 99)",
+        "About 10 % (0.25 to 20) of all frames were rejected although they are good",
+        "A share is only as good as the choice of what was reviewed",
+        "Not in a share: 1 reviewed GOOD frame that people chose, 1 of them with a missed defect",
+    ):
+        assert words in text
+
+
+def test_without_a_journal_the_report_says_what_is_not_known(folder: Path) -> None:
+    found = facts("report", folder)
+    assert found["journal"] is None
+    assert "journal" in found["journal_fault"]
+    assert (found["total"]["frames"], found["total"]["false_reject"]) == (None, None)
+    assert "The numbers of all frames are not known: there is no journal" in run("report", folder).stdout
+    assert "holds no such picture" in run("report", folder, "--since", "2030-01-01").stdout
+
+
+# With a running line.
+
+
+def write_marked_line(tmp_path: Path, bundle: Bundle, address: str, journal: str | None = "journal") -> Path:
+    write_pictures(tmp_path / "pictures", small_frames(3))
+    camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = 10.0'
+    tables = f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n'
+    if journal is not None:
+        (tmp_path / journal).mkdir()
+        tables += f'[journal]\nfolder = "{tmp_path / journal}"\n'
+    return write_line(tmp_path, bundle.path, address, {"top": camera}, tables)
+
+
+def until_stored(line: RunningLine, count: int) -> None:
+    def is_wanted(event: object) -> bool:
+        return isinstance(event, StatusEvent) and event.evidence is not None and event.evidence.kept >= count
+
+    line.until(is_wanted)
+
+
+def stored_defects(tmp_path: Path) -> list[str]:
+    return [entry.picture for entry in EvidenceStore(tmp_path / "evidence").entries(verdict="DEFECT")]
+
+
+def test_marks_are_journalled_published_and_stored_and_none_of_two_reviewers_is_lost(
+    tmp_path: Path, bundle: Bundle, address: str
+) -> None:
+    file = write_marked_line(tmp_path, bundle, address)
+    store = EvidenceStore(tmp_path / "evidence")
+    with running(file, address) as line:
+        until_stored(line, 2)
+        one, two = stored_defects(tmp_path)[:2]
+        made = facts("mark", file, one, "false-alarm", "--by", "Ada")
+        assert made["journalled"] is True
+        heard = line.until(lambda event: isinstance(event, ReviewEvent))
+        assert msgspec.to_builtins(heard) == made["event"]
+        until(lambda: store.review(one) is not None)
+        assert [mark.kind for mark in store.review(one).marks] == ["false_alarm"]  # type: ignore[union-attr]
+        # Two people at once, each several times.
+        command = (HEATLINE, "evidence", "mark", file, two)
+        with contextlib.ExitStack() as processes:
+            both = [
+                processes.enter_context(started(*command, kind, "--by", by))
+                for kind, by in (("right", "Ada"), ("false-alarm", "Bob"))
+            ]
+            assert [each.wait(WITHIN_SECONDS) for each in both] == [0, 0]
+        until(lambda: len(getattr(store.review(two), "marks", ())) == 2)
+        assert store.review(two).truth is None  # type: ignore[union-attr]
+        # A GOOD frame that the line does not store, as the page has it.
+        with PictureClient(picture_socket(file)) as client:
+            good = client.receive(WITHIN_SECONDS)
+            while good is None or good.event.verdict != "GOOD":
+                if good is not None:
+                    good.release()
+                good = client.receive(WITHIN_SECONDS)
+            put(store.folder, good, "line")
+        good_id = str(good.event.picture)
+        until(lambda: store.get(good_id) is not None)
+        missed = run("mark", file, good_id, "missed", "--by", "Ada", "--at", "50,70", "--at", "1,2")
+        assert (missed.returncode, missed.stderr) == (0, "")
+        assert f"picture {good_id} is marked as missed by Ada, event " in missed.stdout
+        until(lambda: store.review(good_id) is not None)
+        assert run("mark", file, one, "withdraw", "--by", "Ada").returncode == 0
+        until(lambda: store.review(one) is None)
+        line.end()
+    journalled = [event for event in events_in(tmp_path / "journal") if isinstance(event, ReviewEvent)]
+    assert len(journalled) == 5
+    assert {(event.mark.by, event.mark.kind) for event in journalled if event.mark.picture == two} == {
+        ("Ada", "right"), ("Bob", "false_alarm"),
+    }  # fmt: skip
+    entry = store.get(good_id)
+    assert entry is not None
+    assert entry.is_chosen
+
+
+def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    file = write_marked_line(tmp_path, bundle, address, journal=None)
+    with running(file, address) as line:
+        until_stored(line, 1)
+        result = run("mark", file, stored_defects(tmp_path)[0], "right", "--by", "Ada", "--json")
+        line.end()
+    assert result.returncode == JOURNAL
+    assert "has no journal now, so the mark will be lost; see heatline status" in complaint(result)
+    assert json.loads(result.stdout)["journalled"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ((name(9), "right", "--by", "Ada"), INPUT, "holds no picture b007b007-top-9; it was not stored or is deleted"),
+        (("../x", "right", "--by", "Ada"), INPUT, "is no id of a picture"),
+        ((name(8), "right", "--by", "Ada"), INPUT, "has no verdict, so there is nothing to mark"),
+        ((name(1), "false-alarm", "--by", "Ada"), INPUT, "is GOOD, which is no false alarm"),
+        ((name(1), "missed", "--by", "Ada"), INPUT, "no position of the missed defect came; name at least one"),
+        ((name(1), "missed", "--by", "Ada", "--at", "64,0"), INPUT, "(64, 0) lies outside the frame, which is 64 px"),
+        ((name(1), "missed", "--by", "Ada", "--at", "-1,0"), INPUT, "(-1, 0) lies outside the frame"),
+        ((name(1), "right", "--by", "Ada", "--at", "1,1"), INPUT, "only missed defects have positions"),
+        ((name(1), "right", "--by", " "), INPUT, "the name of the reviewer is empty"),
+        ((name(1), "right", "--by", "A\x1b]0;x"), INPUT, "or control characters"),
+        ((name(1), "missed", "--by", "Ada", "--at", "1;2"), 2, "is no position; expected X,Y in px, as 640,480"),
+        ((name(1), "wrong", "--by", "Ada"), 2, "'wrong' is not one of"),
+        ((name(1), "right"), 2, "Missing option '--by'"),
+        ((name(1), "right", "--by", "Ada"), DELIVERY, "so nothing is marked; start the line, and try again"),
+    ],
+)
+def test_what_cannot_be_marked_is_refused_in_one_sentence(
+    folder: Path,
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr("edge.cli.evidence_mark.STATUS_WITHIN_SECONDS", 0.1)
+    tables = '[evidence]\nfolder = "evidence"'
+    file = write_line(tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, tables)
+    result = run("mark", file, *arguments)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert sentence in (result.stderr if code == 2 else complaint(result))
+
+
+def test_a_mark_that_the_line_does_not_confirm_is_an_error(
+    folder: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("edge.cli.evidence_mark.CONFIRMED_WITHIN_SECONDS", 0.05)
+    file = write_line(
+        tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, '[evidence]\nfolder = "evidence"'
+    )
+    marks: list[Mark] = []
+    with (
+        contextlib.closing(PictureFeed(picture_socket(file))) as feed,
+        StatusOnlyLine(address, a_status(state="RUNNING")),
+    ):
+        feed.on_mark = marks.append
+        result = run("mark", file, name(7), "right", "--by", "Ada")
+        until(lambda: [mark.picture for mark in marks] == [name(7)])
+    assert result.returncode == DELIVERY
+    assert "did not confirm the mark of picture b007b007-top-7, which may be journalled or not" in complaint(result)
+
+
+def test_a_mark_goes_to_a_line_not_to_a_folder(folder: Path) -> None:
+    for line in (str(folder), "tcp://127.0.0.1:5556"):
+        result = run("mark", line, name(1), "right", "--by", "Ada")
+        assert result.returncode == CONFIG
+        assert "is no line, and a mark is sent to the running line; name the line or its TOML file" in complaint(result)

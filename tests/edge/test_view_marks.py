@@ -1,0 +1,228 @@
+"""Marks that come to the page's server: journalled by the line, or refused in a sentence, and sent to all pages."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.config import WebConfig
+from edge.evidence.inbox import INBOX
+from edge.evidence.store import EvidenceStore
+from edge.view import marks
+from edge.view.memory import Memory
+from tests.edge.reviewed import JOURNAL, line_with_marks, marked
+from tests.edge.test_view_access import TOKEN, token_file
+from tests.edge.test_view_api import stored
+from tests.edge.view_pages import Answer, Page, next_message, next_picture, page, picture
+
+NAME = "01234567-top-1"
+JSON = {"Content-Type": "application/json"}
+
+
+def mark(served: Page, name: str = NAME, kind: str = "right", by: str = "Anna", at_xy: Any = (), **more: Any) -> Answer:
+    body = {"picture": name, "kind": kind, "by": by, "at_xy": at_xy, **more}
+    return served.request("POST", "/api/marks", json.dumps(body), JSON)
+
+
+def memory_of(*kinds: str) -> Memory:
+    """A memory of frames with these verdicts, and their pictures."""
+    memory = Memory()
+    for number, kind in enumerate(kinds, 1):
+        memory.add_verdict(marked(number, kind), live=True)
+        memory.add_picture(picture(marked(number, kind)))
+    return memory
+
+
+def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_pages(tmp_path: Path) -> None:
+    memory = memory_of("DEFECT", "GOOD")
+    with (
+        line_with_marks(tmp_path, memory) as (socket, came),
+        page(memory, line_socket=socket) as served,
+        served.live() as one,
+        served.live() as other,
+    ):
+        for viewer in (one, other):
+            rows = next_message(viewer, "verdicts")["rows"]
+            assert [row["review"] for row in rows] == [None, None]
+            next_picture(viewer)
+        answer = mark(served, kind="missed", by=" Anna ", at_xy=[[3, 4], [63, 47]])
+        assert answer.status == 200
+        assert (answer.json["seq"], answer.json["journal_id"], answer.json["id"]) == (1, JOURNAL, came[0].id)
+        review = {"kind": "missed", "truth": "defective", "by": ["Anna"], "at_ns": 1}
+        review["marks"] = [{"by": "Anna", "kind": "missed", "at_xy": [[3, 4], [63, 47]], "at_ns": 1}]
+        for viewer in (one, other):
+            assert next_message(viewer, "review") == {"type": "review", "id": NAME, "review": review}
+        assert [row["review"] for row in served.get("/api/verdicts").json["rows"]] == [review, None]
+        assert served.get(f"/api/pictures/{NAME}").json["review"] == review
+        assert mark(served, kind="right", by="Ben").status == 200
+        assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Anna", "Ben"]
+        assert mark(served, kind="withdrawn").status == 200
+        assert mark(served, kind="withdrawn", by="Ben").status == 200
+        assert served.get(f"/api/pictures/{NAME}").json["review"] is None
+    assert (came[0].by, came[0].bundle, came[0].at_xy) == ("Anna", marked().bundle.digest, [(3, 4), (63, 47)])
+
+
+def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> None:
+    memory = memory_of(*["DEFECT"] * 6)
+    with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
+
+        def review(by: str, kind: str) -> list[int]:
+            return [mark(served, f"01234567-top-{number}", kind, by).status for number in range(1, 7)]
+
+        with ThreadPoolExecutor() as both:
+            statuses = list(both.map(review, ["Anna", "Ben"], ["right", "false_alarm"]))
+        assert statuses == [[200] * 6] * 2
+        rows = served.get("/api/verdicts").json["rows"]
+    assert len(came) == 12
+    assert {each for row in rows for each in [(row["review"]["kind"], *sorted(row["review"]["by"]))]} == {
+        (None, "Anna", "Ben")
+    }
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "words"),
+    [
+        ({"name": "01234567-top-9"}, 404, "mark a frame whose picture the page shows"),
+        ({"name": "../../etc/passwd"}, 404, "there is no picture"),
+        ({"name": "01234567-top-3"}, 409, "the frame has no verdict"),
+        ({"name": "01234567-top-2", "kind": "false_alarm"}, 409, "is GOOD, which is no false alarm"),
+        ({"kind": "missed"}, 400, "no position of the missed defect came"),
+        ({"kind": "missed", "at_xy": [[64, 0]]}, 400, "lies outside the frame, which is 64 px wide"),
+        ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "lies outside the frame"),
+        ({"kind": "missed", "at_xy": [[1, 1]] * 65}, 400, "65 positions came"),
+        ({"kind": "right", "at_xy": [[1, 1]]}, 400, "only missed defects have positions"),
+        ({"by": "  "}, 400, "the name of the reviewer is empty"),
+        ({"by": "x" * 65}, 400, "65 characters"),
+        ({"by": "Jo\nhn"}, 400, "control characters"),
+        ({"kind": "maybe"}, 400, "this is no mark"),
+        ({"at_xy": "here"}, 400, "this is no mark"),
+        ({"acting": True}, 400, "this is no mark"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_marked_is_refused_in_a_sentence(
+    wanted: dict[str, Any], status: int, words: str, tmp_path: Path
+) -> None:
+    memory = memory_of("DEFECT", "GOOD", "NO_VERDICT")
+    with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
+        answer = mark(served, **wanted)
+    assert (answer.status, came) == (status, [])
+    assert words in answer.json["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "words"),
+    [
+        ({"Content-Type": "text/plain"}, "{}", 415, "with Content-Type: application/json"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, "picture=a", 415, "application/json"),
+        ({}, "{}", 415, "application/json"),
+        (JSON | {"Origin": "https://attacker.example"}, "{}", 403, "use the line's own page"),
+        (JSON | {"Origin": "null"}, "{}", 403, "use the line's own page"),
+        (JSON | {"Sec-Fetch-Site": "cross-site"}, "{}", 403, "use the line's own page"),
+        (JSON | {"Sec-Fetch-Site": "same-site"}, "{}", 403, "use the line's own page"),
+        (JSON | {"Host": "attacker.example"}, "{}", 421, "under the name of this PC"),
+        (JSON, "{" * 8000, 400, "this is no mark"),
+        (JSON, '{"picture":' + "[" * 4000 + "]" * 4000 + "}", 400, "this is no mark"),
+        (JSON, "[" * 8192, 400, "this is no mark"),
+        (JSON, "", 400, "this is no mark"),
+        (JSON, '{"picture":"\\ud800","kind":"right","by":"A"}', 400, "this is no mark"),
+        (JSON, " " * 8193, 413, "more than 8192 bytes"),
+        (JSON, "x" * 5_000_000, 413, "more than 8192 bytes"),
+    ],
+    ids=range(15),
+)
+def test_hostile_requests_are_refused_and_never_reach_the_line(
+    headers: dict[str, str], body: str, status: int, words: str, tmp_path: Path
+) -> None:
+    memory = memory_of("DEFECT")
+    with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
+        try:
+            answer = served.request("POST", "/api/marks", body, headers)
+            assert (answer.status, words in answer.json["error"]) == (status, True), answer.body
+        except ConnectionError:  # it was answered and closed while it sent
+            assert status == 413
+        assert served.request("GET", "/api/marks", None, {}).status == 405
+        own = {"Origin": f"http://127.0.0.1:{served.port}", "Sec-Fetch-Site": "same-origin"}
+        proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
+        assert came == []
+        assert served.request("POST", "/api/marks", proper, JSON | own).status == 200
+        assert len(came) == 1
+
+
+def test_a_mark_needs_the_token_as_all_else(tmp_path: Path) -> None:
+    memory = memory_of("DEFECT")
+    web = WebConfig(token_file=token_file(tmp_path))
+    with (
+        line_with_marks(tmp_path, memory) as (socket, came),
+        page(memory, web, only_local=False, line_socket=socket) as served,
+    ):
+        assert mark(served).status == 401
+        assert came == []
+        proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
+        bearer = JSON | {"Authorization": f"Bearer {TOKEN}"}
+        assert served.request("POST", "/api/marks", proper, bearer).status == 200
+
+
+def test_marks_are_bounded_in_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(marks, "MOST_MARKS_PER_MINUTE", 3)
+    memory = memory_of("DEFECT")
+    with line_with_marks(tmp_path, memory) as (socket, came), page(memory, line_socket=socket) as served:
+        assert [mark(served).status for _ in range(5)] == [200, 200, 200, 429, 429]
+        assert "3 marks came within a minute" in mark(served).json["error"]
+    assert len(came) == 3
+
+
+def test_without_a_line_or_its_journal_nothing_pretends_to_be_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = memory_of("DEFECT")
+    with page(memory, line_socket=tmp_path / "none") as served:
+        stopped = mark(served)
+        assert (stopped.status, "which does not run" in stopped.json["error"]) == (503, True)
+    with line_with_marks(tmp_path, memory, journal_id=None) as (socket, _), page(memory, line_socket=socket) as served:
+        live_only = mark(served)
+        assert (live_only.status, "its journal stores no events now" in live_only.json["error"]) == (503, True)
+        assert served.get(f"/api/pictures/{NAME}").json["review"] is None
+    monkeypatch.setattr(marks, "JOURNALLED_WITHIN_SECONDS", 0.1)
+    silent = Memory()  # it gets no events
+    with line_with_marks(tmp_path, silent) as (socket, _), page(memory, line_socket=socket) as served:
+        unknown = mark(served)
+        assert (unknown.status, "it is unknown whether" in unknown.json["error"]) == (504, True)
+    assert memory.reviews._expected == {}
+
+
+def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tmp_path: Path) -> None:
+    memory = memory_of("GOOD", "GOOD")
+    store = EvidenceStore(tmp_path / "evidence")
+    store.folder.mkdir()
+    there_first: list[bool] = []
+    in_inbox = store.folder / INBOX / f"{NAME}.json"
+    with (
+        line_with_marks(tmp_path, memory, before=lambda _: there_first.append(in_inbox.exists())) as (socket, _),
+        page(memory, store=store, line_socket=socket) as served,
+    ):
+        answer = mark(served).json
+        assert (answer["stored"], answer["detail"], there_first) == (True, None, [True])
+        in_inbox.parent.chmod(0o500)
+        (store.folder / INBOX).rename(store.folder / "full")
+        (store.folder / INBOX).write_text("no folder")
+        lost = mark(served, "01234567-top-2").json
+        assert (lost["seq"], lost["stored"]) == (2, False)
+        assert lost["detail"].startswith("The mark counts, but no training can use the picture: ")
+
+
+def test_a_stored_picture_is_not_stored_again_and_without_a_store_the_answer_says_so(tmp_path: Path) -> None:
+    memory = Memory()
+    store = EvidenceStore(tmp_path / "evidence")
+    name = stored(store.folder, np.full((48, 64, 3), 9, np.uint8), picture=NAME)
+    memory.add_picture(picture(marked(2)))
+    with line_with_marks(tmp_path, memory) as (socket, _):
+        with page(memory, store=store, line_socket=socket) as served:
+            assert mark(served, name).json["stored"]
+            assert not (store.folder / INBOX).exists()
+        with page(memory, line_socket=socket) as served:
+            answer = mark(served, "01234567-top-2").json
+            assert (answer["stored"], "add a table [evidence] to its file" in answer["detail"]) == (False, True)
