@@ -129,7 +129,7 @@ class Methods:
             fits = camera in ("", each.values["Camera"]) and part_id in ("", each.values["PartId"])
             if fits and evaluation in (ANY_EVALUATION, each.values["ResultEvaluation"]):
                 found.append(each.id)
-            if len(found) == at_most:
+            if at_most and len(found) == at_most:
                 break
         return [found, Error.OK]
 
