@@ -103,8 +103,18 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
     ):
         bridge.allow(identities[0], "read")
         bridge.allow(identities[1], "command")
+        asyncio.run(_until_heard(bridge, identities[0]))
         yield Setup(line, status, bridge, *identities)
     commands.close()
+
+
+async def _until_heard(bridge: ServedBridge, identity: Identity) -> None:
+    async with bridge.connected(identity) as client:
+
+        async def is_heard() -> bool:
+            return await read(client, "Line.Heartbeat") == (7, "Good")
+
+        await until(is_heard, "the bridge hears the line")
 
 
 def test_a_result_comes_as_event_with_its_fields_and_is_then_acknowledged(served: Setup) -> None:
