@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from bench.commands.drift import drift
 from bench.commands.end_to_end import end_to_end
 from bench.commands.flops import flops
 from bench.commands.map_cost import map_cost
@@ -19,6 +20,7 @@ from bench.commands.tune import tune
 from edge.cli.group import CommandGroup
 
 COMMANDS = (
+    drift,
     end_to_end,
     flops,
     map_cost,

@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from bench.changes import Pixels, beside, blurred, grain, scaled
 from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
 from edge.bundle.manifest import Grid
@@ -32,36 +32,14 @@ FRAMES = 60
 """Most good frames and most defective frames of each set."""
 OTHERS = 20
 """Frames of each other set, as another product."""
-Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 Spoil = Callable[[Pixels, np.random.Generator], Pixels]
-
-
-def _scaled(rgb: Pixels, factor: float, offset: float = 0) -> Pixels:
-    scaled: Pixels = np.clip(rgb.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
-    return scaled
-
-
-def _grain(rgb: NDArray[Any], rng: np.random.Generator, deviation: float) -> Pixels:
-    noisy = np.asarray(rgb, np.float32) + rng.normal(0, deviation, rgb.shape).astype(np.float32)
-    grained: Pixels = np.clip(noisy, 0, 255).astype(np.uint8)
-    return grained
-
-
-def _blurred(rgb: Pixels, rng: np.random.Generator, px: float) -> Pixels:
-    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # the sensor's noise is not blurred
 
 
 def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     height, width = rgb.shape[:2]
     shades = cv2.resize(rgb.astype(np.float32), (3, 3), interpolation=cv2.INTER_AREA)
-    return _grain(0.12 * cv2.resize(shades, (width, height), interpolation=cv2.INTER_CUBIC), rng, 3)
-
-
-def _beside(rgb: Pixels, px: int) -> Pixels:
-    """Shift to the right and down; mirror at the border, where an edge would look like a defect."""
-    moved = cv2.copyMakeBorder(rgb, px, 0, px, 0, cv2.BORDER_REFLECT_101)
-    return np.asarray(moved[: rgb.shape[0], : rgb.shape[1]], np.uint8)
+    return grain(0.12 * cv2.resize(shades, (width, height), interpolation=cv2.INTER_CUBIC), rng, 3)
 
 
 def _half(rgb: Pixels) -> Pixels:
@@ -77,13 +55,13 @@ def _half_within(rgb: Pixels) -> Pixels:
 
 SPOILT: Mapping[str, Spoil] = {
     "black": lambda rgb, rng: rgb * 0,
-    "dark, a tenth of the light": lambda rgb, rng: _grain(_scaled(rgb, 0.1), rng, 2),
+    "dark, a tenth of the light": lambda rgb, rng: grain(scaled(rgb, 0.1), rng, 2),
     "white": lambda rgb, rng: rgb * 0 + 255,
-    "overexposed, three times the light": lambda rgb, rng: _scaled(rgb, 3, 60),
-    "grey with a sensor's grain": lambda rgb, rng: _grain(rgb * 0 + round(float(rgb.mean())), rng, 12),
+    "overexposed, three times the light": lambda rgb, rng: scaled(rgb, 3, 60),
+    "grey with a sensor's grain": lambda rgb, rng: grain(rgb * 0 + round(float(rgb.mean())), rng, 12),
     "lens covered": _covered,
-    "defocused by 4 px": lambda rgb, rng: _blurred(rgb, rng, 4),
-    "defocused by 8 px": lambda rgb, rng: _blurred(rgb, rng, 8),
+    "defocused by 4 px": lambda rgb, rng: blurred(rgb, rng, 4),
+    "defocused by 8 px": lambda rgb, rng: blurred(rgb, rng, 8),
     "half scale": lambda rgb, rng: _half(rgb),
     "half scale in a frame of the same size": lambda rgb, rng: _half_within(rgb),
 }
@@ -93,10 +71,10 @@ BESIDE_PX = 10
 BESIDE = f"{BESIDE_PX} px beside"
 STILL_GOOD: Mapping[str, Spoil] = {
     AS_IT_IS: lambda rgb, rng: rgb,
-    "20 % brighter": lambda rgb, rng: _scaled(rgb, 1.2),
-    "20 % darker": lambda rgb, rng: _scaled(rgb, 0.8),
-    BESIDE: lambda rgb, rng: _beside(rgb, BESIDE_PX),
-    "defocused by 1 px": lambda rgb, rng: _blurred(rgb, rng, 1),
+    "20 % brighter": lambda rgb, rng: scaled(rgb, 1.2),
+    "20 % darker": lambda rgb, rng: scaled(rgb, 0.8),
+    BESIDE: lambda rgb, rng: beside(rgb, BESIDE_PX),
+    "defocused by 1 px": lambda rgb, rng: blurred(rgb, rng, 1),
 }
 
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.changes import Pixels
 from bench.machine import without_flags
 from bench.markdown import markdown_table
 from bench.plausibility import (
@@ -19,7 +20,6 @@ from bench.plausibility import (
     BESIDE_PX,
     FOLDS,
     STILL_GOOD,
-    Pixels,
     choose_evenly,
     require_groups,
 )

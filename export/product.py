@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import Grid
 from edge.bundle.plausibility import Appearance, Plausibility, Vitals, fit_plausibility
+from edge.drift.sample import PictureSample
 from edge.geometry import TileGrid
 from edge.inference import Engine
 from edge.inference.engine import infer_features
@@ -16,8 +17,12 @@ MOST_FRAMES = 150
 """How many evenly spread frames are used."""
 
 
-def fit_product(images: Sequence[LabelledImage], grid: Grid, engine: Engine) -> Plausibility:
+def fit_product(
+    images: Sequence[LabelledImage], grid: Grid, engine: Engine
+) -> tuple[Plausibility, list[PictureSample]]:
     """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
+
+    Returns: the ranges, and of these frames what drift is measured against.
 
     Raises:
         InputError: a picture cannot be read.
@@ -26,7 +31,12 @@ def fit_product(images: Sequence[LabelledImage], grid: Grid, engine: Engine) -> 
     indices = np.linspace(0, len(images) - 1, min(len(images), MOST_FRAMES)).astype(int).tolist()
     chosen = [images[index] for index in indices]
     groups = [image.group or image.name for image in chosen]
-    return fit_plausibility([appearance_of(image.pixels(), grid, engine) for image in chosen], groups)
+    appearances, samples = [], []
+    for image in chosen:
+        rgb = image.pixels()
+        appearances.append(appearance_of(rgb, grid, engine))
+        samples.append(PictureSample.of(rgb))
+    return fit_plausibility(appearances, groups), samples
 
 
 def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:

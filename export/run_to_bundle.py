@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
+from edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
 from edge.bundle.store import GOLDEN, require_new_folder
 from edge.calibration import GoodFrame, describe_support
+from edge.drift.reference import fit_reference
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
@@ -105,8 +106,16 @@ def export_run(
             say(f"warning: {warning}")
         say("recording the appearance of the product")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            plausibility = fit_product(validating.images, grid, engine)
-        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
+            plausibility, appearances = fit_product(validating.images, grid, engine)
+        # Frames that the model was trained on score lower than new ones.
+        scored = validation.good_frames if validating.are_new else []
+        reference, picture = fit_reference(
+            appearances,
+            [frame.highest_logit for frame in scored],
+            [frame.median_evidence for frame in scored],
+            "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
+        )
+        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=reference)
         say("running the model itself on validation tiles")
         validation_tiles = select_validation_tiles(
             frames,
@@ -160,6 +169,8 @@ def export_run(
     files = {**graphs, GOLDEN: golden.to_bytes()}
     if plausibility.tiles is not None:
         files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
+    if picture is not None:
+        files[REFERENCE_PICTURE] = picture.to_bytes()
     return write_bundle(target, manifest, files)
 
 

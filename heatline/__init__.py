@@ -33,6 +33,7 @@ from edge.errors import (
 from edge.wire.events import (
     AlarmEvent,
     ChangeEvent,
+    DriftEvent,
     JournalEvent,
     Message,
     Region,
@@ -58,6 +59,7 @@ __all__ = [
     "ConfigError",
     "Delivered",
     "DeliveryError",
+    "DriftEvent",
     "EngineError",
     "EventsLostError",
     "ExportError",

@@ -186,7 +186,10 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
-ONCE = {r"^tensors\.\w+": "tensors.*", r"^(calibration\.plausible_by_camera\.plausible)\..*": r"\1"}
+ONCE = {
+    r"^tensors\.\w+": "tensors.*",
+    r"^(calibration\.plausible_by_camera\.(plausible|reference))\..*": r"\1",
+}
 """Keys that several tables of a manifest have are described once."""
 NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
 

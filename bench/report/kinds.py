@@ -316,6 +316,13 @@ KINDS = (
         headlines=_plausibility_headlines,
     ),
     Kind(
+        name="drift",
+        title="Drift",
+        description="When a line warns of frames that change more and more, or suddenly; docs/drift.md.",
+        heading="{bundle}, {frames} frames",
+        view=lambda one: {"gradual": one["gradual"], "sudden": one["sudden"]},
+    ),
+    Kind(
         name="robustness",
         title="Light, shift and defocus",
         description="Verdicts and regions of changed pictures, compared with the unchanged ones.",

@@ -11,13 +11,15 @@ from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 6
+SCHEMA = 7
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
 
 PRODUCT_TILES = "product_tiles.npz"
 """The file of the features of the product's tiles."""
+REFERENCE_PICTURE = "reference.npz"
+"""The file of the picture that shifts are measured against."""
 MOST_FEATURES = 4096
 
 Positive = Annotated[int, Meta(gt=0)]
@@ -94,6 +96,27 @@ Range = tuple[Finite, Finite | None]
 """The lowest and the highest value; none: there is no upper limit."""
 
 
+Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "match", "score", "evidence"]
+"""What drift compares, see `edge.drift`."""
+QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0
+PicturePx = Annotated[int, Meta(ge=1, le=256)]
+
+
+class Reference(_Part, frozen=True):
+    """The calibration frames that drift is measured against, see `edge.drift`."""
+
+    frames: Annotated[int, Meta(ge=1)]
+    """The number of frames."""
+    measures: dict[Measure, Annotated[list[Finite], Meta(min_length=5, max_length=5)]]
+    """The quantiles `QUANTILES` of the frames' values, by measure: the lowest, 5 %, the median, 95 %, the highest."""
+    unwatched: dict[Measure, str] = {}
+    """Why a measure is missing."""
+    frame_hw: tuple[Positive, Positive] | None = None
+    """Size of the frames, px, to which the reference picture belongs."""
+    picture_hw: tuple[PicturePx, PicturePx] | None = None
+    """Size of the reference picture, px; none: there is none, and no shift is measured."""
+
+
 class Plausible(_Part, frozen=True):
     """The appearance of a whole frame that shows the product, see `edge.bundle.plausibility`."""
 
@@ -116,6 +139,8 @@ class CameraPlausible(_Part, frozen=True):
     roi: list[list[tuple[int, int]]]
     exclude: list[list[tuple[int, int]]]
     """The polygons of the region of interest, (x, y) in px. The ranges hold for this region only."""
+    reference: Reference | None = None
+    """None: drift of this camera is not watched, as before schema 7."""
 
 
 class Calibration(_Part, frozen=True):
@@ -153,6 +178,8 @@ class Calibration(_Part, frozen=True):
     evidence_quantile: Share | None = None
     """The share of all heatmap cells of the frames together that lies below the evidence threshold, which is never
     above the score threshold; none: the same rule set both thresholds, this one by each frame's highest cell."""
+    reference: Reference | None = None
+    """None: drift is not watched, as before schema 7."""
 
 
 class Gate(_Part, frozen=True):
@@ -310,6 +337,11 @@ def product_tiles_of(camera: str) -> str:
     return f"product_tiles.{camera}.npz"
 
 
+def reference_picture_of(camera: str) -> str:
+    """Return the name of the file with the reference picture of one camera."""
+    return f"reference.{camera}.npz"
+
+
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode and check the manifest in `data`.
 
@@ -340,6 +372,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         if declared != tensor:
             raise BundleError(f"{where} declares {name} as {declared}, expected {tensor}; export the bundle again")
     _check_features(manifest, where)
+    _check_references(manifest, where)
     if "f32" not in manifest.tolerances:
         raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
     _check_precisions(manifest, where)
@@ -392,6 +425,30 @@ def _check_features(manifest: Manifest, where: str) -> None:
             raise BundleError(
                 f"{where} states a plausible distance of features, and has no {name} or no features; export the "
                 "bundle again"
+            )
+
+
+def _check_references(manifest: Manifest, where: str) -> None:
+    """Check that the references are in order and have their pictures.
+
+    Raises:
+        BundleError: quantiles fall, or a picture is missing.
+    """
+    by_camera = manifest.calibration.plausible_by_camera
+    stated = {reference_picture_of(name): each.reference for name, each in by_camera.items()}
+    for name, reference in {**stated, REFERENCE_PICTURE: manifest.calibration.reference}.items():
+        if reference is None:
+            continue
+        for measure, quantiles in reference.measures.items():
+            if quantiles != sorted(quantiles):
+                raise BundleError(
+                    f"{where} states quantiles {quantiles} of {measure}, expected rising ones; export the bundle again"
+                )
+        shifts = {"shift_x", "shift_y", "match"} & reference.measures.keys()
+        has_picture = reference.picture_hw is not None and reference.frame_hw is not None and name in manifest.files
+        if (shifts or reference.picture_hw is not None) and not has_picture:
+            raise BundleError(
+                f"{where} states a reference for shifts, and has no {name} or no size for it; export the bundle again"
             )
 
 

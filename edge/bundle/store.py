@@ -12,8 +12,17 @@ import msgspec
 
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
-from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
+from edge.bundle.manifest import (
+    PRODUCT_TILES,
+    REFERENCE_PICTURE,
+    Manifest,
+    Plausible,
+    decode_manifest,
+    product_tiles_of,
+    reference_picture_of,
+)
 from edge.bundle.plausibility import Plausibility, ProductTiles
+from edge.bundle.reference_picture import ReferencePicture
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import RegionOfInterest
@@ -82,6 +91,21 @@ class Bundle:
             return Plausibility(plausible)
         return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[1] or 0)))
 
+    def reference_picture(self, camera: str | None = None) -> ReferencePicture | None:
+        """Read the picture that shifts are measured against; None: there is none.
+
+        Args:
+            camera: of `plausible_by_camera`; None: the picture for all other cameras.
+        Raises:
+            BundleError: the file does not fit the manifest.
+        """
+        calibration = self.manifest.calibration
+        reference = calibration.reference if camera is None else calibration.plausible_by_camera[camera].reference
+        if reference is None or reference.picture_hw is None or reference.frame_hw is None:
+            return None
+        file = REFERENCE_PICTURE if camera is None else reference_picture_of(camera)
+        return ReferencePicture.load(self.path / file, reference.picture_hw, reference.frame_hw)
+
     def golden(self) -> GoldenTiles:
         """Read the golden tiles.
 
@@ -131,6 +155,8 @@ def open_bundle(path: Path) -> Bundle:
     bundle.golden()
     bundle.plausibility()
     bundle.plausibility_by_camera()
+    for camera in (None, *manifest.calibration.plausible_by_camera):
+        bundle.reference_picture(camera)
     return bundle
 
 

@@ -13,11 +13,21 @@ import numpy as np
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
+from edge.bundle.manifest import (
+    PRODUCT_TILES,
+    REFERENCE_PICTURE,
+    CameraPlausible,
+    product_tiles_of,
+    reference_picture_of,
+)
 from edge.bundle.plausibility import Appearance, ProductTiles
+from edge.bundle.reference_picture import ReferencePicture
 from edge.calibration import GoodFrame, count_rejected
 from edge.calibration.binomial import interval
 from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
+from edge.colour import to_rgb
+from edge.drift.reference import choose_evenly
+from edge.drift.sample import PictureSample
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import WHOLE_FRAME, RegionOfInterest
@@ -81,12 +91,13 @@ class GoodPictures:
 
     def run(
         self, inspector: Inspector, track: Track = iter, area: RegionOfInterest | None = None
-    ) -> tuple[list[GoodFrame], list[Appearance]]:
+    ) -> tuple[list[GoodFrame], list[Appearance], list[PictureSample]]:
         """Inspect every picture as the line does; while one is judged, the engine infers the next.
 
         Args:
             area: the region of interest, for the vitals too; None: the whole picture.
-        Returns: for each picture, the values that set thresholds, and its appearance.
+        Returns: for each picture, the values that set thresholds, and its appearance; and of some evenly spread ones,
+            what drift is measured against.
         Raises:
             InputError: a picture cannot be read.
             GeometryError: no pixel of a picture lies in the region of interest.
@@ -94,11 +105,16 @@ class GoodPictures:
         """
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
+        samples: list[PictureSample] = []
+        sampled = choose_evenly(len(self.files))
         ahead: PendingFrame | None = None
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
             frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
             started = inspector.start(frame, area or WHOLE_FRAME, vitals_of_area=area is not None)
+            if number - 1 in sampled:
+                rgb = to_rgb(image, pixel_format)
+                samples.append(PictureSample.of(rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]))
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
                 appearances.append(ahead.appearance.thinned())
@@ -106,7 +122,7 @@ class GoodPictures:
         if ahead is not None:
             frames.append(_finish(ahead, inspector))
             appearances.append(ahead.appearance.thinned())
-        return frames, appearances
+        return frames, appearances, samples
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -224,20 +240,29 @@ def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -
 
 
 def write_recalibrated(
-    target: Path, parent: Bundle, manifest: Manifest, tiles: ProductTiles | None, camera: str | None = None
+    target: Path,
+    parent: Bundle,
+    manifest: Manifest,
+    tiles: ProductTiles | None,
+    picture: ReferencePicture | None,
+    camera: str | None = None,
 ) -> Bundle:
     """Write the new bundle, with the parent's files.
 
     Args:
         tiles: the new features of the product's tiles; None: unknown.
-        camera: the camera that `tiles` holds for; None: all cameras.
+        picture: the new reference picture; None: there is none.
+        camera: the camera that `tiles` and `picture` hold for; None: all cameras.
     Raises:
         BundleError: the folder exists or cannot be written, or a file of the parent was changed.
     """
-    replaced = PRODUCT_TILES if camera is None else product_tiles_of(camera)
-    files = {} if tiles is None else {replaced: tiles.to_bytes()}
+    replaced = {
+        PRODUCT_TILES if camera is None else product_tiles_of(camera): tiles,
+        REFERENCE_PICTURE if camera is None else reference_picture_of(camera): picture,
+    }
+    files = {name: new.to_bytes() for name, new in replaced.items() if new is not None}
     for name, expected in parent.manifest.files.items():
-        if name == replaced:
+        if name in replaced:
             continue
         try:
             files[name] = (parent.path / name).read_bytes()

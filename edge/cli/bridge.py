@@ -7,7 +7,7 @@ import click
 
 from edge.cli.group import CommandGroup
 
-BRIDGES: tuple[str, ...] = ("opcua",)
+BRIDGES: tuple[str, ...] = ("modbus", "opcua")
 """Each bridge is a command in the module `edge.cli.bridge_NAME`, imported only when it is used."""
 
 

@@ -14,6 +14,7 @@ from edge.cli.bundle_formatting import (
     describe_gate,
     describe_map_checks,
     describe_plausible,
+    describe_reference,
     describe_rule,
     precision_facts,
 )
@@ -68,6 +69,11 @@ def show(bundle_path: Path, as_json: bool) -> None:
             "a frame must be": describe_plausible(calibration.plausible),
             **{
                 f"a frame of camera {name} must be": describe_plausible(each.plausible)
+                for name, each in calibration.plausible_by_camera.items()
+            },
+            "drift is watched by": describe_reference(calibration.reference),
+            **{
+                f"drift of camera {name} is watched by": describe_reference(each.reference)
                 for name, each in calibration.plausible_by_camera.items()
             },
             "false rejects": describe_bound(calibration),

@@ -1,9 +1,21 @@
 """Describes a bundle: what set its thresholds, what frames must look like, and how its precisions agree."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from edge.bundle import Calibration, Manifest
-from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, Plausible, PrecisionGate, ScoreBy
+from edge.bundle.manifest import (
+    Agreement,
+    Attempt,
+    Gate,
+    MapChecks,
+    MapGate,
+    Measure,
+    Plausible,
+    PrecisionGate,
+    Reference,
+    ScoreBy,
+)
 from edge.bundle.plausibility import SLACK
 from edge.bundle.pooling import top_cells_of
 from edge.calibration.binomial import CONFIDENCE
@@ -12,6 +24,8 @@ from edge.util.text import format_count
 
 NOT_KNOWN = "not known: every frame gets a verdict"
 """Says that a bundle does not know what frames must look like."""
+NOT_WATCHED = "nothing: the bundle has no frames to compare with"
+"""Says that a line does not warn of drift."""
 IDENTITY = " - logit"
 """End of the name of the difference between a pooled map and its logit, see `GoldenTiles.off_identity`."""
 
@@ -43,6 +57,18 @@ def describe_plausible(plausible: Plausible | None) -> str:
         else f"features at most {plausible.distance:.3g} standard deviations from those of the product"
     )
     return f"{size} px; {vitals}; {features}; by {format_count(plausible.frames, 'frame')}"
+
+
+def describe_reference(reference: Reference | None) -> str:
+    """Describe what drift is watched by, and what not and why."""
+    if reference is None:
+        return NOT_WATCHED
+    parts = [", ".join(each for each in get_args(Measure) if each in reference.measures)]
+    reasons: dict[str, list[str]] = {}
+    for measure, reason in reference.unwatched.items():
+        reasons.setdefault(reason, []).append(measure)
+    parts += [f"not by {', '.join(measures)}, as {reason}" for reason, measures in reasons.items()]
+    return f"{'; '.join(parts)}; compared with {format_count(reference.frames, 'frame')}"
 
 
 _SCORE_BY: Mapping[ScoreBy | None, str] = {

@@ -21,10 +21,18 @@ from edge.calibration.recalibration import (
     record_of_thresholds,
     summarise_shift,
 )
-from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
+from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference, describe_rule, percent
+from edge.cli.new_bundle import (
+    NewBundle,
+    new_bundle_options,
+    progress,
+    warn_of_no_reference,
+    warn_of_outliers,
+    warn_of_wider_bounds,
+)
 from edge.cli.options import FiniteRange, engine_option, precision_option
 from edge.cli.output import json_option, print_report, print_warnings
+from edge.drift.reference import fit_reference
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector
@@ -134,9 +142,9 @@ def calibrate(
     verified = open_verified_engine(parent, kind, precision)
     inspector = Inspector(was, verified.engine)
 
-    frames, appearances = pictures.run(inspector, progress("good frames"))
+    frames, appearances, samples = pictures.run(inspector, progress("good frames"))
     warnings += warn_of_outliers(pictures, appearances)
-    second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
+    second_frames, second_appearances, _ = second_pictures.run(inspector, progress("second shift"))
     plausibility = fit_plausibility(appearances)
     frames_are = f"good frames of {pictures.names}"
     calibration = calibrate_by_share(
@@ -146,8 +154,15 @@ def calibrate(
         top_cells=was.map.top_cells,
         coldest_defect=was.calibration.coldest_defect,
     )
+    reference, picture = fit_reference(
+        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+    )
+    warnings += warn_of_no_reference(reference, len(frames))
     calibration = msgspec.structs.replace(
-        calibration, plausible=plausibility.plausible, plausible_by_camera=was.calibration.plausible_by_camera
+        calibration,
+        plausible=plausibility.plausible,
+        plausible_by_camera=was.calibration.plausible_by_camera,
+        reference=reference,
     )
     first = summarise_shift(pictures, frames, calibration.score_threshold)
     second = None
@@ -168,7 +183,7 @@ def calibrate(
     manifest = recalibrated_manifest(
         parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
     )
-    written = new.write(parent, manifest, plausibility.tiles)
+    written = new.write(parent, manifest, plausibility.tiles, picture)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -283,6 +298,7 @@ def _facts(report: Report) -> dict[str, object]:
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
         "a frame must be": describe_plausible(calibration.plausible),
+        "drift is watched by": describe_reference(calibration.reference),
         "false rejects": f"{_describe_rejects(first)}; by the old threshold {before.rejected}",
         "what they support": _describe_support(calibration, report.support),
         "hottest": _describe_hottest(first),

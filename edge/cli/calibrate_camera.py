@@ -9,10 +9,18 @@ from edge.bundle import open_bundle, open_verified_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import fit_plausibility
 from edge.calibration.recalibration import GoodPictures, recalibrated_manifest, record_of_camera
-from edge.cli.bundle_formatting import count_frames, describe_plausible
-from edge.cli.new_bundle import NewBundle, new_bundle_options, progress, warn_of_outliers, warn_of_wider_bounds
+from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
+from edge.cli.new_bundle import (
+    NewBundle,
+    new_bundle_options,
+    progress,
+    warn_of_no_reference,
+    warn_of_outliers,
+    warn_of_wider_bounds,
+)
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
+from edge.drift.reference import fit_reference
 from edge.errors import ConfigError
 from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
@@ -62,23 +70,28 @@ def calibrate_camera(
     settings = config.engine_for(parent.digest).settings
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     inspector = Inspector(parent.manifest, verified.engine, overlap_px=config.tiles.overlap_px)
-    _, appearances = pictures.run(inspector, progress(f"frames of {camera}"), area)
+    frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area)
     warnings = warn_of_outliers(pictures, appearances)
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)
     everywhere = parent.plausibility()
     warnings += [] if everywhere is None else warn_of_wider_bounds(everywhere, known)
+    reference, picture = fit_reference(
+        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+    )
+    warnings += warn_of_no_reference(reference, len(frames))
     plausible = CameraPlausible(
         known.plausible,
         [list(polygon) for polygon in area.roi],
         [list(polygon) for polygon in area.exclude],
+        reference,
     )
     was, frames_are = parent.manifest.calibration, f"good frames of {pictures.names}"
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
     manifest = recalibrated_manifest(parent, calibration, new.version, verified.engine, record)
-    written = new.write(parent, manifest, known.tiles, camera)
+    written = new.write(parent, manifest, known.tiles, picture, camera)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -93,6 +106,7 @@ def calibrate_camera(
         "version": f"{new.version}, from {parent.manifest.version}",
         "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
+        "drift is watched by": describe_reference(reference),
         "set by": f"{count_frames(len(appearances), frames_are)}, in {verified.engine.precision}",
     }
     print_report(report, as_json, new.title, facts)

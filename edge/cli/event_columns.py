@@ -6,7 +6,7 @@ docs/journal.md describes the columns. New ones come at the end.
 from datetime import UTC, datetime
 
 from edge.delivery.journal.rows import Record
-from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, ReviewEvent, VerdictEvent
+from edge.wire.events import AlarmEvent, ChangeEvent, DriftEvent, Event, JournalEvent, ReviewEvent, VerdictEvent
 
 Cell = str | int | float | None
 
@@ -56,6 +56,10 @@ def row_of(record: Record, event: Event) -> list[Cell]:
         case AlarmEvent():
             state = "active" if event.active else "over"
             cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
+        case DriftEvent():
+            state = "active" if event.active else "over"
+            cells |= {"camera": event.camera, "what": f"{event.measure} {state}", "product": event.product}
+            cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
         case ChangeEvent():
             state = "applied" if event.applied else "refused"
             cells |= {"what": f"{event.change} {state}", "product": event.product}
@@ -64,9 +68,9 @@ def row_of(record: Record, event: Event) -> list[Cell]:
             cells |= {"what": event.kind}
         case ReviewEvent():
             cells |= _review_cells(event)
-    if isinstance(event, AlarmEvent | ChangeEvent | JournalEvent):
+    if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent | JournalEvent):
         cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
-    if isinstance(event, AlarmEvent | ChangeEvent):
+    if isinstance(event, AlarmEvent | DriftEvent | ChangeEvent):
         cells |= {"acting": _format_bool(event.acting)}
     return [cells.get(column) for column in COLUMNS]
 

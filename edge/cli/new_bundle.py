@@ -8,12 +8,15 @@ import click
 from rich.progress import track
 
 from edge.bundle import Bundle, Manifest
+from edge.bundle.manifest import Reference
 from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, find_outliers
+from edge.bundle.reference_picture import ReferencePicture
 from edge.bundle.store import require_new_folder
 from edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from edge.cli.output import progress_console
+from edge.drift.reference import FEWEST_FRAMES
 from edge.errors import BundleError, InputError
-from edge.util.text import format_count
+from edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
 FAR_WIDER = 1.5
@@ -69,14 +72,19 @@ class NewBundle(NamedTuple):
         return f"{self.target} {'would be' if self.dry_run else 'is'} written"
 
     def write(
-        self, parent: Bundle, manifest: Manifest, tiles: ProductTiles | None, camera: str | None = None
+        self,
+        parent: Bundle,
+        manifest: Manifest,
+        tiles: ProductTiles | None,
+        picture: ReferencePicture | None,
+        camera: str | None = None,
     ) -> Bundle | None:
         """Write the bundle; None: it is a dry run.
 
         Raises:
             BundleError: the bundle cannot be written.
         """
-        return None if self.dry_run else write_recalibrated(self.target, parent, manifest, tiles, camera)
+        return None if self.dry_run else write_recalibrated(self.target, parent, manifest, tiles, picture, camera)
 
 
 def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
@@ -98,6 +106,15 @@ def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) 
     return [
         f"{len(found)} of {format_count(len(appearances), 'good frame')} look like no other, as {file}: {difference}; "
         "check them, as similar frames get a verdict now"
+    ]
+
+
+def warn_of_no_reference(reference: Reference | None, frames: int) -> list[str]:
+    """Warn if frames are too few to watch drift by."""
+    if reference is not None:
+        return []
+    return [
+        f"{format_count(frames, 'frame')} {is_are(frames)} too few to warn of drift by; name at least {FEWEST_FRAMES}"
     ]
 
 

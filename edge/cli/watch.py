@@ -25,6 +25,7 @@ from edge.util.os_errors import writing
 from edge.wire.events import (
     AlarmEvent,
     ChangeEvent,
+    DriftEvent,
     Event,
     JournalEvent,
     Message,
@@ -35,7 +36,7 @@ from edge.wire.events import (
 
 MAX_ROWS = 200
 LINES_BESIDE_ROWS = 8
-ALWAYS_SUBSCRIBED = "status", "alarm", "change", "journal"
+ALWAYS_SUBSCRIBED = "status", "alarm", "drift", "change", "journal"
 """These events report that the line has stopped, a camera's death, the active setup, and whether events are stored."""
 SILENT_SECONDS = 5.0
 """A line publishes its status about once a second: after this silence it is down, or refuses this client."""
@@ -162,6 +163,13 @@ class EventTable:
         if isinstance(event, AlarmEvent):
             what = Text(f"DEAD: {event.alarm}" if event.active else "is back", style="bold red")
             self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
+            return
+        if isinstance(event, DriftEvent):
+            what = Text(
+                "drift" if event.active else "drift over", style="bold yellow" if event.active else "bold green"
+            )
+            cells = str(event.seq), _clock(event.at_ns), event.camera, event.measure, what
+            self._rows.append((*cells, "", Text(event.detail), "", ""))
             return
         if isinstance(event, StatusEvent):
             self._status = _status(event)

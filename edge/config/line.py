@@ -21,6 +21,7 @@ from edge.cameras.settings import (
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
+from edge.config.modbus import ModbusConfig, check_modbus
 from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
@@ -91,6 +92,16 @@ class EvidenceConfig(_Table, frozen=True):
     """Of the GOOD frames of each camera, each n-th is stored; 0: none."""
 
 
+class DriftConfig(_Table, frozen=True):
+    """Warnings of drift: whether, and over which frames."""
+
+    watch: bool = True
+    frames: Annotated[int, Meta(ge=5, le=1000)] = 30
+    """How many of the last measured frames are compared with the calibration."""
+    every_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
+    """At most one frame of a camera is measured in this time."""
+
+
 class WebConfig(_Table, frozen=True):
     """The web page: its address, and what protects it."""
 
@@ -141,10 +152,13 @@ class LineFile(_Table, frozen=True):
     commands: CommandsConfig = CommandsConfig()
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
+    drift: DriftConfig = DriftConfig()
     evidence: EvidenceConfig | None = None
     """None: no pictures are stored."""
     web: WebConfig | None = None
     """None: there is no web page."""
+    modbus: ModbusConfig | None = None
+    """None: there is no Modbus bridge."""
     opcua: OpcuaConfig | None = None
     """None: there is no OPC UA bridge."""
 
@@ -303,6 +317,8 @@ def _check(config: LineConfig) -> None:
     _check_addresses(config)
     if config.web is not None:
         _check_web(config.web)
+    if config.modbus is not None:
+        check_modbus(config.modbus)
     if config.opcua is not None:
         check_opcua(config.opcua)
 

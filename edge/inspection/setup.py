@@ -7,6 +7,7 @@ from typing import Literal
 
 from edge.bundle import Bundle, VerifiedEngine
 from edge.bundle.trusted import Signer
+from edge.drift.camera import DriftSetup
 from edge.geometry.region_of_interest import RegionOfInterest
 from edge.heatmap_picture import ColourScale
 from edge.inspection.inspector import Inspector
@@ -55,6 +56,8 @@ class Setup:
     acting: bool = True
     """Whether ejectors may act on its events."""
     heatmaps: Heatmaps = "never"
+    drift: DriftSetup = field(default_factory=DriftSetup)
+    """What its frames are compared with; the default watches no camera."""
     uses: EngineUses = field(default_factory=EngineUses)
     """The reference count of its engine; the default closes no engine."""
 

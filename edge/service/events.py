@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.publisher import Publisher
 from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
+from edge.drift.monitor import Reading
 from edge.errors import DeliveryError
 from edge.frames import Stamp
 from edge.heatmap_picture import png as to_png
@@ -27,6 +28,8 @@ from edge.wire.events import (
     Change,
     ChangeEvent,
     Counts,
+    DriftEvent,
+    DriftReading,
     Event,
     EvidenceState,
     Handshake,
@@ -116,6 +119,33 @@ class EventEmitter:
             )
             self._send(Message(event))
 
+    def emit_drift(self, camera: str, measure: str, reading: Reading, detail: str, setup: Setup) -> None:
+        """Emit that a measure of a camera's frames begins or ceases to drift.
+
+        Args:
+            setup: the setup that inspected the frames.
+        """
+        with self._lock:
+            event = DriftEvent(
+                boot_id=self._boot_id,
+                seq=NOT_NUMBERED,
+                at_ns=time.time_ns(),
+                line=self._line,
+                camera=camera,
+                measure=measure,
+                active=reading.drifted,
+                value=reading.value,
+                low=reading.expected.low,
+                high=reading.expected.high,
+                frames=reading.frames,
+                detail=detail,
+                bundle=bundle_name(setup),
+                product=setup.product,
+                acting=setup.acting,
+                previous_seq=NOT_NUMBERED,
+            )
+            self._send(Message(event))
+
     def emit_unjournalled(self, missing: Unjournalled) -> None:
         """Report events of the previous boot that the journal does not hold."""
         how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
@@ -169,6 +199,7 @@ class EventEmitter:
         refused: Mapping[str, int],
         evidence: EvidenceState | None = None,
         web: WebState | None = None,
+        drift: Mapping[str, dict[str, DriftReading]] = {},
     ) -> None:
         """Emit the line's status. Its accounts and its last change are read after all events that they cover."""
         with self._lock:
@@ -193,6 +224,7 @@ class EventEmitter:
                 refused=dict(refused),
                 evidence=evidence,
                 web=web,
+                drift=dict(drift),
             )
             self._send(Message(event))
 

@@ -23,6 +23,7 @@ from edge.pictures.feed import PictureFeed
 from edge.pictures.place import picture_socket
 from edge.service.changeover import Changeover
 from edge.service.children import Children
+from edge.service.drift import LineDrift
 from edge.service.events import EventEmitter
 from edge.service.journal import open_journal
 from edge.service.line import Line, open_cameras, pipeline_cameras
@@ -164,6 +165,12 @@ class Service:
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
             feed.on_mark = events.emit_review
+        drift = LineDrift(events.emit_drift)
+
+        def report(outcome: Outcome) -> None:
+            events.emit_outcome(outcome)
+            drift.add(outcome)
+
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
@@ -171,9 +178,7 @@ class Service:
         opened = at_end.enter_context(opening)
         return Line(
             cameras={camera: each.camera for camera, each in opened.items()},
-            pipeline=Pipeline(
-                pipeline_cameras(opened), prepared.setup, ledger, events.emit_outcome, events.pass_probe, in_flight
-            ),
+            pipeline=Pipeline(pipeline_cameras(opened), prepared.setup, ledger, report, events.pass_probe, in_flight),
             ledger=ledger,
             in_flight=in_flight,
             events=events,
@@ -182,6 +187,7 @@ class Service:
             access=access,
             heartbeat=heartbeat,
             children=children,
+            drift=drift,
         )
 
     def _open_feed(self) -> PictureFeed | None:

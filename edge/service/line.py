@@ -23,6 +23,7 @@ from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Camera, Pipeline
 from edge.service.children import Children
+from edge.service.drift import LineDrift
 from edge.service.events import EventEmitter
 from edge.service.readiness import Heartbeat
 from edge.service.systemd import RUNTIME_FOLDERS
@@ -45,6 +46,7 @@ class Line:
     access: Access
     heartbeat: Heartbeat
     children: Children
+    drift: LineDrift
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from edge.bundle.trusted import describe_signer, require_trusted, signer_of
 from edge.config import LineConfig
 from edge.config.engine import EngineConfig
 from edge.config.tuned import EngineSelection
+from edge.drift.camera import DriftSetup, references_of
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
@@ -102,9 +103,22 @@ def prepare(
         areas=areas,
         acting=config.acting,
         heatmaps=config.events.heatmaps,
+        drift=_drift(config, bundle, areas),
         uses=uses,
     )
     return PreparedSetup(config, setup, engine, requested)
+
+
+def _drift(config: LineConfig, bundle: Bundle, areas: Mapping[str, RegionOfInterest]) -> DriftSetup:
+    """Return what frames are compared with; log if nothing."""
+    watched = references_of(bundle, areas) if config.drift.watch else {}
+    if config.drift.watch and (unwatched := sorted(areas.keys() - watched.keys())):
+        logger.info(
+            "drift of camera %s is not watched, as %s does not say what to compare with; run heatline calibrate",
+            ", ".join(unwatched),
+            config.bundle,
+        )
+    return DriftSetup(watched, config.drift.frames, config.drift.every_s)
 
 
 def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest]) -> dict[str, Plausibility]:

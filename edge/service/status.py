@@ -74,6 +74,7 @@ class StatusMonitor:
             line.access.refusals.counts(),
             evidence,
             web,
+            line.drift.state(),
         )
         watchdog = []
         if beats != self._fed_at:  # only inspection feeds the watchdog

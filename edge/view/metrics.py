@@ -19,6 +19,7 @@ from edge.view.state import is_running, lag, readiness
 from edge.wire.events import (
     Account,
     CameraState,
+    DriftReading,
     EvidenceState,
     HandshakeState,
     JournalState,
@@ -145,9 +146,29 @@ def _of_this_moment(status: StatusEvent) -> Iterator[Metric]:
         for name, consumer in status.journal.consumers.items():
             connected.add_metric([name], consumer.connected)
         yield connected
+    drift = GaugeMetricFamily(
+        "heatline_drift",
+        "Distance of the last frames from the calibration: beyond -1 or 1 they have drifted.",
+        labels=["camera", "measure"],
+    )
+    drifted = GaugeMetricFamily("heatline_drifted", "1 while the measure has drifted.", labels=["camera", "measure"])
+    for name, readings in status.drift.items():
+        for measure, reading in readings.items():
+            drift.add_metric([name, measure], _distance(reading))
+            drifted.add_metric([name, measure], reading.drifted)
+    yield from (drift, drifted)
     if status.evidence is not None:
         stores = status.evidence.fault is None
         yield GaugeMetricFamily("heatline_evidence_recording", "1 if pictures are stored.", stores)
+
+
+def _distance(reading: DriftReading) -> float:
+    """Return 0 for the median of the calibration, -1 and 1 for the lowest and the highest value to expect."""
+    below = reading.value < reading.calibrated
+    bound = reading.low if below else reading.high
+    if bound is None or bound == reading.calibrated:
+        return 0.0
+    return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
 
 
 def _of_line(status: StatusEvent) -> Iterator[Metric]:

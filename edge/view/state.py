@@ -5,6 +5,7 @@ from statistics import median, quantiles
 import msgspec
 
 from edge.cli.formatting import local_time
+from edge.drift.sentences import describe_limits
 from edge.util.text import format_count, is_are
 from edge.view.memory import NS, CameraMemory, Memory, Thresholds
 from edge.wire.events import (
@@ -12,6 +13,7 @@ from edge.wire.events import (
     BundleName,
     CameraState,
     Consumer,
+    DriftReading,
     EvidenceState,
     Handshake,
     HandshakeState,
@@ -71,6 +73,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     consumers: dict[str, Consumer]
     evidence: EvidenceState | None
     """Null: no pictures are stored."""
+    drift: dict[str, dict[str, DriftReading]]
+    """By camera and measure: how the last frames compare with the calibration."""
     bundle: BundleName | None
     product: str | None
     acting: bool | None
@@ -100,6 +104,7 @@ def describe(memory: Memory, line: str) -> State:
             journal=journal,
             consumers=journal.consumers if journal else {},
             evidence=status.evidence if status else None,
+            drift=status.drift if status and running else {},
             bundle=status.bundle if status else None,
             product=status.product if status else None,
             acting=status.acting if status else None,
@@ -178,6 +183,7 @@ def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: in
             for name, state in status.cameras.items()
             if state.state not in ("DEAD", "ENDED") and cameras[name].stale
         ]
+        words += _about_drift(status)
         words += _about_consumers(status)
         if memory.pictures_fault is not None:
             words.append(f"No pictures come from the line: {_sentence(memory.pictures_fault)}")
@@ -193,6 +199,20 @@ def _no_frame(name: str, camera: Camera, state: CameraState) -> str:
         return f"Camera {name} ({state.state}): no frame came since this page's program started."
     what = "no verdict" if camera.ledger is not None and camera.ledger.in_flight else "no frame"
     return f"Camera {name} ({state.state}): {what} for {camera.newest_age_ms / 1000:.0f} s."
+
+
+def _about_drift(status: StatusEvent) -> list[str]:
+    """Return one sentence per camera that has drifted."""
+    words = []
+    for name, readings in status.drift.items():
+        drifted = [
+            f"{measure} {reading.value:.3g} ({describe_limits(reading.low, reading.high)} expected)"
+            for measure, reading in readings.items()
+            if reading.drifted
+        ]
+        if drifted:
+            words.append(f"Camera {name} has drifted since the calibration: {', '.join(drifted)}.")
+    return words
 
 
 def _about_consumers(status: StatusEvent) -> list[str]:

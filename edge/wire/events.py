@@ -214,6 +214,22 @@ class WebState(msgspec.Struct, frozen=True, kw_only=True):
     """Why the page is not served now, as a sentence; null while it is."""
 
 
+class DriftReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The present value of a measure of a camera's frames."""
+
+    value: float
+    """Median of the last measured frames."""
+    calibrated: float
+    """Median of the calibration frames."""
+    low: float
+    high: float | None
+    """The lowest and the highest value to expect after the calibration; null: no limit."""
+    frames: int
+    """Number of frames that the value comes from."""
+    drifted: bool
+    """Whether it lies outside. It ends only once the value lies well inside."""
+
+
 State = Literal["STARTING", "RUNNING", "STOPPED"]
 HandshakeState = Literal["READY", "BUSY", "DEGRADED", "NOT_READY"]
 
@@ -278,6 +294,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line stores no pictures."""
     web: WebState | None = None
     """Null if the line serves no page."""
+    drift: dict[str, dict[str, DriftReading]] = {}
+    """By camera and measure. A camera that is not watched is missing, and so is a measure that is not judged yet."""
 
     @property
     def topic(self) -> str:
@@ -311,6 +329,45 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     @property
     def topic(self) -> str:
         return "alarm"
+
+
+class DriftEvent(msgspec.Struct, frozen=True, kw_only=True, tag="drift", tag_field="type"):
+    """A measure of a camera's frames differs from the calibration, or no longer; one event each. A warning: the frames
+    still get their verdicts.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    camera: str
+    measure: str
+    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `match`, `score` or `evidence`."""
+    active: bool
+    """False: the drift is over."""
+    value: float
+    """Median of the last measured frames."""
+    low: float
+    high: float | None
+    """The lowest and the highest value to expect after the calibration; null: no limit."""
+    frames: int
+    """Number of frames that the value comes from."""
+    detail: str
+    """What changed, what it usually means, and what to do."""
+    bundle: BundleName
+    """The bundle whose calibration the frames are compared with."""
+    product: str | None = None
+    """The product that the frames were inspected as; null if the line has no products."""
+    acting: bool
+    journal_id: str | None = None
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
+
+    @property
+    def topic(self) -> str:
+        return "drift"
 
 
 class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_field="type"):
@@ -394,8 +451,8 @@ class ReviewEvent(msgspec.Struct, frozen=True, kw_only=True, tag="review", tag_f
         return "review"
 
 
-Event = VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent | JournalEvent | ReviewEvent
-CountedEvent = VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent | ReviewEvent
+Event = VerdictEvent | StatusEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
+CountedEvent = VerdictEvent | AlarmEvent | DriftEvent | ChangeEvent | JournalEvent | ReviewEvent
 """Events that have a `seq` and are journalled."""
 
 

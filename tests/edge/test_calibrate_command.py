@@ -63,7 +63,8 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     before = contents(own.path)
     good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
-    few, hot = complaints.splitlines()
+    unwatched, few, hot = complaints.splitlines()
+    assert unwatched == "warning: 4 frames are too few to warn of drift by; name at least 10"
     assert few.startswith(
         "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95 % confidence it is at "
     )
@@ -93,7 +94,7 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
     assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
-    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # about few frames
+    assert (complaints.count("\n"), len(again["warnings"])) == (2, 2)  # about few frames
 
 
 def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from edge.delivery.client import acknowledgements, follower
+from edge.delivery.client.event_buffer import EventBuffer
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.journal.reader import JournalReader
@@ -64,6 +65,59 @@ def test_iterating_yields_events_in_order_until_the_timeout_and_acknowledges_the
         events += line.add(GOOD)
         wait_until(lambda: received.extend(follower) or len(received) >= 151, "the iteration can continue")
         assert received == events
+
+
+# Holding an event.
+
+
+def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(
+    line: FollowedLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acknowledgements, "SECONDS_BETWEEN_ACKS", WITHIN_SECONDS)
+    line.add(*[GOOD] * 3)
+    with contextlib.ExitStack() as open_:
+        older = open_.enter_context(follow(line))
+        assert take(older, 3)
+        older.hold()
+        line.wait_until_acked(2)
+        newer_has = take(open_.enter_context(follow(line)), 1)
+
+        def is_refused() -> bool:
+            try:
+                older.hold()
+            except DeliveryError as error:
+                return "superseded" in str(error)
+            return False
+
+        wait_until(is_refused, "the older one is refused")
+        assert [each.seq for each in newer_has] == [3], "what was held was not acknowledged"
+
+
+def test_what_comes_again_while_events_wait_is_left_out(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 3)
+    buffer = EventBuffer("mes1")
+    following = Following(
+        name="mes1", journal_id=line.journal_id, acked_seq=0, first_seq=1, last_seq=3, heartbeat_s=1.0
+    )
+    batch = Batch(journal_id=line.journal_id, after_seq=0, through_seq=3, last_seq=3, events=3)
+    parts = batch_parts(batch, [(each.header, None) for each in events])
+    for _ in range(2):
+        buffer.begin(following)
+        buffer.add(batch, parts)
+        buffer.disconnected()
+    assert buffer.take(1) + buffer.take(9) == events
+
+
+def test_holding_an_event_over_a_restart_of_the_line_brings_no_event_twice(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 5)
+    with follow(line) as follower:
+        received = take(follower, 2)
+        line.restart()
+        wait_until(lambda: follower.hold() or line.server.states()["mes1"].connected, "it follows again")
+        events += line.add(GOOD)
+        received += take(follower, 4)
+        assert received == events
+        line.wait_until_acked(5)
 
 
 # Acknowledging.

@@ -121,7 +121,16 @@ def test_golden_bytes_of_a_defect_keep_their_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.ChangeEvent, wire.JournalEvent, wire.ReviewEvent]
+    "kind",
+    [
+        VerdictEvent,
+        wire.StatusEvent,
+        wire.AlarmEvent,
+        wire.DriftEvent,
+        wire.ChangeEvent,
+        wire.JournalEvent,
+        wire.ReviewEvent,
+    ],
 )
 def test_golden_bytes_name_their_schema_version_and_cover_every_field(kind: type[Event]) -> None:
     headers = [

@@ -10,11 +10,12 @@ import pytest
 
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
+from edge.view.state import describe
 from edge.wire.events import Account, EvidenceState, StatusEvent
 from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
-from tests.edge.wire_examples import JOURNAL_STATUS
+from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 
 MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,12 @@ def a_journal_status() -> StatusEvent:
     return JOURNAL_STATUS.event
 
 
+def drifted_status() -> StatusEvent:
+    event = GOLDEN["status-drift"].event
+    assert isinstance(event, StatusEvent)
+    return event
+
+
 def full() -> tuple[Memory, Metrics, Clock]:
     """Metrics with a value for everything."""
     clock = Clock()
@@ -33,7 +40,8 @@ def full() -> tuple[Memory, Metrics, Clock]:
     status = a_journal_status()
     ledger = status.ledger | {"side": Account(captured=2, failed={"open": 1}, in_flight=1)}
     evidence = EvidenceState(kept=5, skipped=1, stored=40, size_bytes=1 << 20)
-    memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence))
+    drift = drifted_status().drift
+    memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drift))
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
         event = verdict(number, clock, kind, latency_ms=240.0)
         memory.add_verdict(event, live=True)
@@ -100,6 +108,22 @@ def test_the_lines_own_counts_are_shown() -> None:
     assert not any(name.startswith(tuple(f"heatline_{each}" for each in moment)) for name in found), (
         "what the line did before it fell silent is not what it does now"
     )
+
+
+def test_drift_is_shown_relative_to_the_values_to_expect() -> None:
+    memory, metrics, clock = full()
+    memory.add_status(drifted_status())
+    found = values(metrics)
+    assert found['heatline_drift{camera="top",measure="brightness"}'] == pytest.approx((96.25 - 120) / (120 - 110.5))
+    assert found['heatline_drift{camera="top",measure="match"}'] == pytest.approx((0.75 - 0.875) / (0.875 - 0.5))
+    assert found['heatline_drifted{camera="top",measure="brightness"}'] == 1
+    assert found['heatline_drifted{camera="top",measure="match"}'] == 0
+    promtool("check", "metrics", text=metrics.exposition().decode())
+    sentence = "Camera top has drifted since the calibration: brightness 96.2 (110 to 131 expected)."
+    assert sentence in describe(memory, "line1").words
+    clock.now_s += 4
+    memory.listener()
+    assert not any(name.startswith("heatline_drift") for name in values(metrics))
 
 
 def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> None:

@@ -39,6 +39,8 @@ GOLDEN_FRAMES = {
         *("journal-live-only", "journal-discarded"),
         # With an evidence store and a page.
         *("verdict-picture", "status-evidence"),
+        # With drift.
+        *("drift", "status-drift"),
         # With a person's mark.
         "review",
     )
@@ -49,4 +51,5 @@ DEFECT, GOOD, NO_VERDICT = GOLDEN["verdict-defect"], GOLDEN["verdict-good"], GOL
 LOST, NO_FRAME = GOLDEN["no-verdict-lost"], GOLDEN["no-verdict-no-frame"]
 STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"], GOLDEN["status-journal"]
 ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
+DRIFT = GOLDEN["drift"]
 LIVE_ONLY = GOLDEN["journal-live-only"]

@@ -89,7 +89,8 @@ class EventBuffer:
                 f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
                 f"{self.journal_id}-{self.position}"
             )
-        handed = self._handed[batch.journal_id]
+        waiting = [each.seq for each in self._ready if each.journal_id == batch.journal_id]
+        handed = max([self._handed[batch.journal_id], *waiting])
         if batch.lost_through is not None and batch.lost_through > handed:
             after_seq = max(batch.after_seq, handed)
             sentence = (

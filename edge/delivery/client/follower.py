@@ -173,6 +173,18 @@ class Follower(Client):
             self._acks.finish_through(through.journal_id, through.seq)
         self._acknowledge(at_once=True)
 
+    def hold(self) -> None:
+        """Receive what has come, and keep it. Call it now and then while you store the last event for long: otherwise a
+        newer client of this name, or a restart of the line, is noticed only at the next event.
+
+        The last event stays unacknowledged; those before it are acknowledged.
+
+        Raises: as `receive`, without EventsLostError.
+        """
+        self._acknowledge(at_once=True)
+        while self._take_next(time.monotonic()):
+            pass
+
     def close(self) -> None:
         """Close the socket; may be called twice. The last event that was handed out is not acknowledged."""
         if self._socket is not None:

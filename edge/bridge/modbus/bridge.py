@@ -1,0 +1,132 @@
+"""The Modbus bridge as a process: the server, and a thread each for results, live verdicts, the state and commands."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from edge.bridge.line_state import LineState
+from edge.bridge.modbus.bank import Bank
+from edge.bridge.modbus.commands import CommandRegisters, Executor
+from edge.bridge.modbus.feed import Feed
+from edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
+from edge.bridge.modbus.mailbox import Mailbox
+from edge.bridge.modbus.panel import Panel
+from edge.bridge.modbus.registers import camera_block, register_map
+from edge.bridge.modbus.results import Places
+from edge.bridge.modbus.server import ModbusServer
+from edge.cli.target import KeyFiles, endpoint_of, file_of
+from edge.config import LineConfig, load_config
+from edge.config.modbus import ModbusConfig
+from edge.errors import ConfigError
+from edge.service.systemd import notify
+from edge.util.threads import NamedThread
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 0.25
+END_WITHIN_SECONDS = 1.2
+"""A command that the line does not answer must not delay the end."""
+
+
+def read_line(line: str) -> tuple[LineConfig, ModbusConfig]:
+    """Return the configuration of a line, named by its name or its file, and its table `[modbus]`.
+
+    Raises:
+        ConfigError: the file cannot be used, or has no such table.
+    """
+    if "://" in line:
+        raise ConfigError(
+            f"{line} is an address, and the bridge needs [modbus] of the line's file; give the line's name or its file"
+        )
+    config = load_config(file_of(line))
+    if config.modbus is None:
+        raise ConfigError(f"{file_of(line)} has no table [modbus]; add one, which may be empty, and restart the bridge")
+    return config, config.modbus
+
+
+def run_bridge(line: str) -> None:
+    """Serve a line over Modbus TCP until SIGTERM or Ctrl-C.
+
+    Raises:
+        AccessError: the line does not authorize this bridge.
+        ConfigError: the line's file cannot be used.
+        DeliveryError: the bridge cannot listen, or another consumer took its name.
+        MessageError: what came is not of a line that this version understands.
+    """
+    config, modbus = read_line(line)
+    asyncio.run(_serve(line, config, modbus))
+
+
+async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
+    places, blocks = Places.of(config), register_map(len(config.cameras))
+    cameras = [camera_block(place + 1) for place in range(len(config.cameras))]
+    events_at, events_keys = endpoint_of(line, "events", KeyFiles())
+    journal_at, journal_keys = endpoint_of(line, "journal", KeyFiles())
+    commands_at, commands_keys = (
+        (None, None) if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
+    )
+
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+    bank = Bank(blocks, modbus.word_order)
+    latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank, modbus.acknowledge)
+    executor = Executor(
+        commands_at,
+        commands_keys,
+        places,
+        lambda request, answer: loop.call_soon_threadsafe(registers.answered, request, answer),
+    )
+    registers = CommandRegisters(bank, places, executor.execute)
+    feed = Feed(journal_at, modbus.name, journal_keys, places, mailbox, loop.call_soon_threadsafe)
+    live = LiveVerdicts(events_at, events_keys, latest, loop.call_soon_threadsafe)
+    threads = [
+        NamedThread(name, _reporting(run, ended))
+        for name, run in (("results", feed.run), ("live verdicts", live.run), ("commands", executor.run))
+    ]
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _end, ended, None)
+    server = ModbusServer(bank, modbus)
+    with LineState(events_at, events_keys) as state:
+        panel = Panel(bank, state, places, cameras, latest, modbus.name)
+        await server.start()
+        for thread in threads:
+            thread.start()
+        notify("READY=1", f"STATUS=serving Modbus TCP on {modbus.listen}")
+        logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal_at, modbus.name)
+        try:
+            while not ended.done():
+                panel.refresh()
+                notify("WATCHDOG=1")
+                await asyncio.wait([ended], timeout=REFRESH_SECONDS)
+        finally:
+            notify("STOPPING=1")
+            await server.close()
+            for part in (feed, live, executor):
+                part.end()
+            # In threads of their own: they may still call this loop.
+            await asyncio.gather(*(asyncio.to_thread(thread.join, END_WITHIN_SECONDS) for thread in threads))
+    ended.result()
+
+
+def _reporting(run: Callable[[], None], ended: "asyncio.Future[None]") -> Callable[[], None]:
+    """Return a function that runs another one, and ends the bridge with its error."""
+    loop = ended.get_loop()
+
+    def reporting() -> None:
+        try:
+            run()
+        except BaseException as error:
+            loop.call_soon_threadsafe(_end, ended, error)
+
+    return reporting
+
+
+def _end(ended: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)

@@ -1,0 +1,196 @@
+"""Executes the PLC's commands at the line: a code is executed once, echoed with its outcome, and reset by the PLC."""
+
+import contextlib
+import logging
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge.bridge.modbus.bank import Bank
+from edge.bridge.modbus.codes import Command, Outcome, refusal
+from edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
+from edge.bridge.modbus.results import Places
+from edge.delivery.client.commander import Commander
+from edge.delivery.security.curve import ClientKeys
+from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.wire.commands import Announced
+
+logger = logging.getLogger(__name__)
+
+TRIGGER_WITHIN_SECONDS, SELECT_WITHIN_SECONDS = 10.0, 60.0
+"""As `heatline trigger` and `heatline select`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command with its arguments, as they were when the PLC wrote it."""
+
+    code: int
+    camera: int
+    product: int
+    part_id: str | None
+    """None: there is none. Empty: the registers do not hold one of that length."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ended."""
+
+    outcome: Outcome
+    frame_number: int = 0
+
+
+class CommandRegisters:
+    """The registers of commands and responses. Only the thread of the server uses it.
+
+    Args:
+        execute: begins to execute a trigger or a selection, whose answer is given to `answered`.
+    """
+
+    def __init__(self, bank: Bank, places: Places, execute: Callable[[Request], object]) -> None:
+        self._bank, self._places, self._execute = bank, places, execute
+        self._executing: Request | None = None
+        self._is_reset = True
+        """Whether the PLC has written 0 since it wrote the last command."""
+        self._refused_code = 0
+        """A code that followed another one without 0, and was reported."""
+        bank.on_write(self._written)
+
+    def _written(self) -> None:
+        code = self._bank.number(COMMANDS, "command")
+        if code == Command.NONE:
+            self._is_reset, self._refused_code = True, 0
+            self._bank.put(RESPONSE, {"command": 0, "outcome": 0})
+        elif self._is_reset and self._executing is None:
+            self._is_reset = False
+            self._begin(self._request(code))
+        elif self._executing is None and code not in (self._bank.number(RESPONSE, "command"), self._refused_code):
+            self._refused_code = code
+            self._count_error(code, Outcome.NOT_RESET)
+
+    def _request(self, code: int) -> Request:
+        bank = self._bank
+        length, text = bank.number(COMMANDS, "part_id_length"), bank.value(COMMANDS, "part_id")
+        assert isinstance(text, str)
+        fits = length <= PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
+        part_id = text[:length] if fits else ""
+        camera, product = bank.number(COMMANDS, "camera"), bank.number(COMMANDS, "product")
+        return Request(code, camera, product, part_id if length else None)
+
+    def _begin(self, request: Request) -> None:
+        if (outcome := self._outcome_at_once(request)) is not None:
+            self._respond(request, Answer(outcome))
+            return
+        self._executing = request
+        self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
+        self._execute(request)
+
+    def _outcome_at_once(self, request: Request) -> Outcome | None:
+        """Return how a command ends that does not reach the line; None: it is to be executed there."""
+        match request.code:
+            case Command.ACKNOWLEDGE_ERROR:
+                self._bank.put(RESPONSE, {"first_error": 0, "first_error_command": 0, "errors": 0})
+                return Outcome.DONE
+            case Command.TRIGGER:
+                if not 1 <= request.camera <= len(self._places.cameras):
+                    return Outcome.UNKNOWN_CAMERA
+                return Outcome.BAD_PART_ID if request.part_id == "" else None
+            case Command.SELECT:
+                is_known = 1 <= request.product <= len(self._places.products)
+                return None if is_known else Outcome.UNKNOWN_PRODUCT
+        return Outcome.UNKNOWN_COMMAND
+
+    def answered(self, request: Request, answer: Answer) -> None:
+        """Give the answer of a command that was executed.
+
+        If the PLC has given it up by writing 0, only a failure is counted. A command that it wrote since then is not
+        executed: it would be late, and a trigger would show another part.
+        """
+        self._executing = None
+        code = self._bank.number(COMMANDS, "command")
+        if not self._is_reset:
+            self._respond(request, answer)
+            return
+        self._bank.put(RESPONSE, {"busy": 0})
+        if answer.outcome >= Outcome.UNKNOWN_COMMAND:
+            self._count_error(request.code, answer.outcome)
+        if code != Command.NONE:
+            self._is_reset = False
+            self._respond(self._request(code), Answer(Outcome.LINE_BUSY))
+
+    def _respond(self, request: Request, answer: Answer) -> None:
+        self._bank.put(
+            RESPONSE,
+            {
+                "busy": 0,
+                "command": request.code,
+                "outcome": answer.outcome,
+                "camera": request.camera,
+                "product": request.product,
+                "frame_number": answer.frame_number,
+            },
+        )
+        if answer.outcome >= Outcome.UNKNOWN_COMMAND:
+            self._count_error(request.code, answer.outcome)
+
+    def _count_error(self, code: int, outcome: Outcome) -> None:
+        values = {"errors": min(self._bank.number(RESPONSE, "errors") + 1, 65535)}
+        if not self._bank.number(RESPONSE, "first_error"):
+            values |= {"first_error": outcome, "first_error_command": code}
+        self._bank.put(RESPONSE, values)
+
+
+class Executor:
+    """Sends commands to the line. `run` is for a thread of its own; `execute` may be called by any thread.
+
+    Args:
+        address: the line's `commands.bind`; None: it takes no commands.
+        answered: is given each command and its answer, in the thread of `run`.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        keys: ClientKeys | None,
+        places: Places,
+        answered: Callable[[Request, Answer], object],
+    ) -> None:
+        self._address, self._keys, self._places, self._answered = address, keys, places, answered
+        self._log = RateLimitedLog(logger)
+        self._requests = queue.SimpleQueue[Request | None]()
+
+    def execute(self, request: Request) -> None:
+        """Begin to execute a command."""
+        self._requests.put(request)
+
+    def run(self) -> None:
+        """Execute commands until `end` is called."""
+        with contextlib.ExitStack() as open_:
+            line: Commander | None = None
+            while (request := self._requests.get()) is not None:
+                if line is None and self._address is not None:
+                    line = open_.enter_context(Commander(self._address, keys=self._keys))
+                self._answered(request, Answer(Outcome.NO_COMMANDS) if line is None else self._answer(line, request))
+
+    def end(self) -> None:
+        """Make `run` return, once the line has answered."""
+        self._requests.put(None)
+
+    def _answer(self, line: Commander, request: Request) -> Answer:
+        try:
+            if request.code == Command.SELECT:
+                line.timeout_s = SELECT_WITHIN_SECONDS
+                line.select(self._places.products[request.product - 1])
+                return Answer(Outcome.DONE)
+            line.timeout_s = TRIGGER_WITHIN_SECONDS
+            reply = line.trigger(self._places.cameras[request.camera - 1], request.part_id)
+        except (CommandRefusedError, AccessError, DeliveryError, MessageError) as error:
+            self._log.error("a command of the PLC failed: %s", error)
+            match error:
+                case CommandRefusedError():
+                    return Answer(refusal(error.reason))
+                case AccessError():
+                    return Answer(Outcome.NO_ACCESS)
+            return Answer(Outcome.NO_REPLY)
+        return Answer(Outcome.ANNOUNCED) if isinstance(reply, Announced) else Answer(Outcome.DONE, reply.frame_number)

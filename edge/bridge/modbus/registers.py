@@ -1,0 +1,197 @@
+"""The register map: one table, from which the server, the symbol file and docs/plant-modbus.md are made.
+
+Addresses are those of the protocol, from 0 on. A block that the bridge writes begins and ends with the same sequence
+number: a reader in several requests, in the order of addresses, has read one state if both are equal.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from edge.errors import ConfigError
+
+MAP_VERSION = 1
+"""Counts up with every change of an address or of a meaning."""
+PART_ID_CHARACTERS = 64
+"""As many as a trigger may name."""
+MOST_PER_REQUEST = 125
+"""Registers in one request, by the standard. Every block fits."""
+MOST_CAMERAS = 100
+
+Kind = Literal["UINT", "UDINT", "ULINT", "TEXT", "BYTES"]
+"""IEC 61131-3's unsigned integers of 16, 32 and 64 bit; ASCII, two characters a register; bytes, two a register."""
+
+BEGIN, END = "sequence_begin", "sequence_end"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One value in a block."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    bytes: int = 0
+    """Of TEXT and BYTES."""
+
+    @property
+    def registers(self) -> int:
+        return {"UINT": 1, "UDINT": 2, "ULINT": 4}.get(self.kind) or self.bytes // 2
+
+
+class Block:
+    """Fields at consecutive addresses.
+
+    Args:
+        prefix: of the fields' names in the PLC program.
+        is_written: whether the PLC writes the block. Otherwise it only reads it, and sequence numbers enclose it.
+    """
+
+    def __init__(self, prefix: str, address: int, fields: Iterable[Field], *, is_written: bool = False) -> None:
+        self.prefix, self.address, self.is_written = prefix, address, is_written
+        if not is_written:
+            begin = Field(
+                BEGIN, "UINT", "Sequence number: another one after each change of this block. 0: never filled."
+            )
+            end = Field(END, "UINT", f"The same number. Differs from `{prefix}_{BEGIN}`: the read is torn; read again.")
+            fields = [begin, *fields, end]
+        self.fields: dict[str, Field] = {}
+        self.addresses: dict[str, int] = {}
+        for field in fields:
+            self.fields[field.name], self.addresses[field.name] = field, address
+            address += field.registers
+        self.end = address
+        """The first address after the block."""
+
+    def name_of(self, field: str) -> str:
+        """Return a field's name in the PLC program."""
+        return f"{self.prefix}_{field}"
+
+
+RESULT_FIELDS = (
+    Field(
+        "verdict", "UINT", "0 undefined, 1 OK (GOOD), 2 not OK (DEFECT), 3 not decidable (NO_VERDICT). Only 1 is good."
+    ),
+    Field("is_simulated", "UINT", "1: the line is being commissioned; do not act on the verdict."),
+    Field("reason", "UINT", "Why there is no verdict ([codes](#why-there-is-no-verdict)); 0 for GOOD and DEFECT."),
+    Field(
+        "product", "UINT", "Product that the frame was inspected as: its place in the line's file, from 1 on; 0 none."
+    ),
+    Field("regions", "UINT", "Number of defects that were found."),
+    Field("frames", "UDINT", "Number of frames that the result stands for; more than 1 only without a verdict."),
+    Field(
+        "frame_number", "UDINT", "The line's number of the frame, or of the first one, since its start; modulo 2^32."
+    ),
+    Field("captured_s", "UDINT", "When the frame was captured: UTC, s since 1970; 0 unknown."),
+    Field("captured_ms", "UINT", "ms after `captured_s`."),
+    Field("seq", "ULINT", "The event's number in its journal. With `journal_id` it is the result's id everywhere."),
+    Field("journal_id", "BYTES", "The journal's id, 32 hexadecimal digits; all 0: no journal holds the event.", 16),
+    Field("part_id_state", "UINT", "0 no part id, 1 complete, 2 too long for these registers, 3 not ASCII."),
+    Field("part_id_length", "UINT", "Number of characters of the part id, also if the registers cannot hold it."),
+    Field("part_id", "TEXT", "The part id. All 0 unless `part_id_state` is 1: it is never cut.", PART_ID_CHARACTERS),
+)
+"""Fields of every result."""
+
+LINE = Block(
+    "line",
+    0,
+    (
+        Field("map_version", "UINT", f"Version of this map: {MAP_VERSION}. Do not use a map of another version."),
+        Field(
+            "heartbeat",
+            "UINT",
+            "Changes each second while the line is heard and inspects: 1 to 65535. Unchanged for 3 s: nothing is "
+            "inspected, and no part is good.",
+        ),
+        Field("is_heard", "UINT", "1: the line's status came within the last 3 s."),
+        Field("state", "UINT", "Whether parts may come: 1 READY, 2 BUSY, 3 DEGRADED, 4 NOT_READY; 0 unknown."),
+        Field("state_reason", "UINT", "The gravest reason why it is not READY ([codes](#why-the-line-is-not-ready))."),
+        Field("is_simulated", "UINT", "1: the line is being commissioned; do not act on its verdicts."),
+        Field("product", "UINT", "The active product: its place in the line's file, from 1 on; 0 none or unknown."),
+        Field("products", "UINT", "Number of products."),
+        Field("cameras", "UINT", "Number of cameras."),
+        Field("boot_id", "BYTES", "Id of this run of the line's service. If it changes, select the product again.", 16),
+        Field("lag", "UDINT", "Number of events in the journal that this bridge has not acknowledged yet."),
+        Field("losses", "UDINT", "Number of losses that the mailbox has shown since the bridge was started."),
+    ),
+)
+MAILBOX = Block(
+    "result",
+    100,
+    (
+        Field(
+            "kind", "UINT", "0 none, 1 a result, 2 results were lost, 3 results were not stored, 4 an unreadable one."
+        ),
+        Field("number", "UDINT", "Write this number to `plc_acknowledge` once the result is stored. 0: there is none."),
+        Field("acknowledged", "UDINT", "The number that was acknowledged last; 0: none since the bridge was started."),
+        Field("camera", "UINT", "The camera: its place in the line's file, from 1 on; 0 unknown."),
+        *RESULT_FIELDS,
+        Field("lost_after", "ULINT", "For kind 2: events after this one, up to `result_seq`, are lost."),
+    ),
+)
+COMMANDS = Block(
+    "plc",
+    200,
+    (
+        Field("acknowledge", "UDINT", "The number of the result that is stored; the next result is shown."),
+        Field("command", "UINT", "0 none, 1 trigger, 2 select, 3 acknowledge the first error."),
+        Field("camera", "UINT", "Argument of 1: the camera, as in `result_camera`."),
+        Field("product", "UINT", "Argument of 2: the product, as in `line_product`."),
+        Field("part_id_length", "UINT", "Argument of 1: number of characters of the part id; 0: no part id."),
+        Field("part_id", "TEXT", "Argument of 1: the part id, printable ASCII.", PART_ID_CHARACTERS),
+    ),
+    is_written=True,
+)
+RESPONSE = Block(
+    "response",
+    250,
+    (
+        Field("busy", "UINT", "1: a command is being executed."),
+        Field("command", "UINT", "Echo of `plc_command` when it has ended; 0 again after the PLC has written 0."),
+        Field(
+            "outcome", "UINT", "How it ended ([codes](#how-a-command-ended)): 1 and 2 are success, 10 and more are not."
+        ),
+        Field("camera", "UINT", "Echo of `plc_camera`."),
+        Field("product", "UINT", "Echo of `plc_product`."),
+        Field("frame_number", "UDINT", "The frame that was triggered, as in `result_frame_number`; 0: none yet."),
+        Field(
+            "first_error", "UINT", "The first outcome from 10 on since the last acknowledgement; it stays until then."
+        ),
+        Field("first_error_command", "UINT", "The command that failed so."),
+        Field("errors", "UINT", "Number of failed commands since the last acknowledgement, at most 65535."),
+    ),
+)
+FIRST_CAMERA_ADDRESS, CAMERA_STRIDE = 300, 100
+
+
+def camera_block(place: int) -> Block:
+    """Return the block of a camera.
+
+    Args:
+        place: in the line's file, from 1 on.
+    """
+    return Block(
+        f"camera{place}",
+        FIRST_CAMERA_ADDRESS + CAMERA_STRIDE * (place - 1),
+        (
+            Field("state", "UINT", "1 OPENING, 2 LIVE, 3 IDLE, 4 DEAD, 5 ENDED; 0 unknown."),
+            Field("results", "UDINT", "Number of results of this camera since the bridge was started; modulo 2^32."),
+            *RESULT_FIELDS,
+            Field("captured", "UDINT", "Frames that the camera announced since the line's start; modulo 2^32."),
+            Field("inspected", "UDINT", "Frames judged GOOD or DEFECT."),
+            Field("dropped", "UDINT", "Frames that were dropped before their inspection."),
+            Field("failed", "UDINT", "Frames that could not be inspected."),
+            Field("in_flight", "UDINT", "Frames in flight."),
+        ),
+    )
+
+
+def register_map(cameras: int) -> list[Block]:
+    """Return all blocks of a line with so many cameras, in the order of their addresses.
+
+    Raises:
+        ConfigError: the map has no room for so many.
+    """
+    if cameras > MOST_CAMERAS:
+        raise ConfigError(f"the line has {cameras} cameras, and the register map has room for {MOST_CAMERAS}")
+    return [LINE, MAILBOX, COMMANDS, RESPONSE, *map(camera_block, range(1, cameras + 1))]

@@ -1,0 +1,136 @@
+"""Serves the registers over Modbus TCP: who may connect, how many, and how much a client may ask."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import struct
+import time
+
+from edge.bridge.modbus.bank import Bank
+from edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
+from edge.config.modbus import ModbusConfig
+from edge.errors import DeliveryError
+from edge.util.rate_limited_log import RateLimitedLog
+
+logger = logging.getLogger(__name__)
+
+HEADER = struct.Struct(">HHHB")
+"""Transaction, protocol (0), number of bytes that follow, unit; big-endian."""
+LONGEST_BYTES = 254
+"""Of unit, function and data."""
+UNITS_OF_THE_MACHINE = (0, 255)
+"""What the standard names a server that is reached by its address alone."""
+SLICE_SECONDS = 0.1
+MOST_IN_A_SLICE = 200
+"""Requests of a connection; further ones wait for the next slice, so that a flood leaves the processor to others."""
+READ_WITHIN_SECONDS = 5.0
+"""A client that does not read its replies for so long is disconnected."""
+
+
+class ModbusServer:
+    """Answers requests, one at a time per connection, in their order.
+
+    If all connections are in use, a new one takes the place of the one that was quiet for longest.
+    """
+
+    def __init__(self, bank: Bank, config: ModbusConfig) -> None:
+        self._bank, self._config = bank, config
+        self._networks = config.networks
+        self._units = {config.unit_id, *UNITS_OF_THE_MACHINE}
+        self._quiet_since_s: dict[asyncio.StreamWriter, float] = {}
+        """By open connection: when its last request came."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = RateLimitedLog(logger)
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Begin to listen.
+
+        Raises:
+            DeliveryError: the address cannot be bound.
+        """
+        host, _, port = self._config.listen.rpartition(":")
+        host = host.strip("[]")
+        try:
+            self._server = await asyncio.start_server(
+                self._accepted, None if host == "*" else host, int(port), limit=2 * LONGEST_BYTES
+            )
+        except OSError as error:
+            raise DeliveryError(
+                f"the Modbus bridge cannot listen on {self._config.listen} ({error.strerror or error}); end what uses "
+                "this address, or set another one in modbus.listen"
+            ) from error
+
+    async def close(self) -> None:
+        """Close all connections; no request is executed afterwards."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = str(writer.get_extra_info("peername", ("unknown",))[0])
+        if not self._is_allowed(peer):
+            self._log.error("a Modbus client at %s was refused; modbus.allow does not name it", peer)
+            writer.transport.abort()
+            return
+        if len(self._quiet_since_s) >= self._config.max_connections:
+            quietest = min(self._quiet_since_s, key=self._quiet_since_s.__getitem__)
+            self._log.error("all %d Modbus connections are in use; closing the quietest", len(self._quiet_since_s))
+            self._forget(quietest)
+        self._quiet_since_s[writer] = time.monotonic()
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _is_allowed(self, peer: str) -> bool:
+        try:
+            found = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+            found = found.ipv4_mapped
+        return found.is_loopback or any(found in network for network in self._networks)
+
+    def _forget(self, writer: asyncio.StreamWriter) -> None:
+        self._quiet_since_s.pop(writer, None)
+        writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        slice_s, in_slice = time.monotonic(), 0
+        try:
+            # A client that goes, is silent, or sends no Modbus: there is no way to find its next request.
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, _NotModbusError):
+                while writer in self._quiet_since_s:
+                    async with asyncio.timeout(self._config.idle_s):
+                        header, request = await _next_request(reader)
+                    if writer not in self._quiet_since_s:  # it was closed, and this request waited already
+                        break
+                    now_s = self._quiet_since_s[writer] = time.monotonic()
+                    transaction, _, _, unit = header
+                    reply = (
+                        await answer(request, self._bank) if unit in self._units else refuse(request[0], NO_SUCH_UNIT)
+                    )
+                    writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
+                    async with asyncio.timeout(READ_WITHIN_SECONDS):
+                        await writer.drain()
+                    if now_s - slice_s >= SLICE_SECONDS:
+                        slice_s, in_slice = now_s, 0
+                    in_slice += 1
+                    # A client that sends without waiting must not keep the others waiting.
+                    await asyncio.sleep(0 if in_slice < MOST_IN_A_SLICE else slice_s + SLICE_SECONDS - now_s)
+        finally:
+            self._forget(writer)
+
+
+class _NotModbusError(Exception):
+    """What came is no request."""
+
+
+async def _next_request(reader: asyncio.StreamReader) -> tuple[tuple[int, int, int, int], bytes]:
+    transaction, protocol, length, unit = HEADER.unpack(await reader.readexactly(HEADER.size))
+    if protocol != 0 or not 2 <= length <= LONGEST_BYTES:
+        raise _NotModbusError
+    return (transaction, protocol, length, unit), await reader.readexactly(length - 1)

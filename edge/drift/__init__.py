@@ -1,0 +1,1 @@
+"""Whether a line's pictures, scores and evidence still look like those that its bundle was calibrated on."""

@@ -1,0 +1,40 @@
+"""What drift compares of a frame's picture: a few numbers, and the picture reduced and in grey."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle.plausibility import Vitals
+from edge.bundle.reference_picture import Grey, reduce
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSample:
+    """Measures of one frame's picture."""
+
+    frame_hw: tuple[int, int]
+    brightness: float
+    """Mean grey value, 0 to 255."""
+    sharpness: float
+    """Of `Vitals`."""
+    saturation: float
+    """0: grey, 1: pure colours. It does not depend on the brightness."""
+    reduced: Grey
+
+    @classmethod
+    def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":
+        """Measure an RGB uint8 frame [H, W, 3]."""
+        vitals = Vitals.of(rgb)
+        return cls((rgb.shape[0], rgb.shape[1]), vitals.brightness, vitals.sharpness, saturation_of(rgb), reduce(rgb))
+
+
+def saturation_of(rgb: NDArray[np.uint8]) -> float:
+    """Return the saturation of an RGB uint8 frame [H, W, 3]: the sum of each pixel's highest value minus its lowest, as
+    a share of the sum of the highest.
+    """
+    small = cv2.resize(rgb, (min(64, rgb.shape[1]), min(64, rgb.shape[0])), interpolation=cv2.INTER_AREA)
+    highest, lowest = small.max(axis=2).astype(np.int64), small.min(axis=2)
+    total = int(highest.sum())
+    return float((highest - lowest).sum()) / total if total else 0.0

@@ -1,0 +1,180 @@
+"""Drift: measures equal independent computations; warnings begin and end as documented."""
+
+import statistics
+from collections.abc import Sequence
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.bundle.manifest import Measure, Reference
+from edge.bundle.plausibility import Vitals
+from edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
+from edge.drift.monitor import DriftMonitor, Reading
+from edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
+from edge.drift.sample import PictureSample, saturation_of
+from edge.drift.sentences import CHECK, WHAT, describe_drift
+
+HW = (150, 200)
+Picture = NDArray[np.uint8]
+
+
+def board(seed: int = 0, hw: tuple[int, int] = HW) -> Picture:
+    """A colour picture of random rectangles, large enough to move a window over it."""
+    rng = np.random.default_rng(seed)
+    picture = np.full((*hw, 3), 200, np.uint8)
+    for _ in range(60):
+        y, x = rng.integers(0, hw[0]), rng.integers(0, hw[1])
+        picture[y : y + int(rng.integers(4, 30)), x : x + int(rng.integers(4, 30))] = rng.integers(0, 256, 3)
+    return picture
+
+
+def noisy(picture: Picture, seed: int, gain: float = 1.0) -> Picture:
+    noise = np.random.default_rng(seed).normal(0, 2, picture.shape)
+    return np.clip(picture * gain + noise, 0, 255).astype(np.uint8)
+
+
+def samples(pictures: Sequence[Picture]) -> list[PictureSample]:
+    return [PictureSample.of(picture) for picture in pictures]
+
+
+@given(st.integers(-25, 25), st.integers(-20, 20))
+def test_a_shift_is_that_of_a_window_moved_over_a_larger_picture(right: int, down: int) -> None:
+    plane = board(3, (250, 320))
+    still, moved = plane[50:200, 60:260], plane[50 - down : 200 - down, 60 - right : 260 - right]
+    found = measure_shift(reduce(still), reduce(moved), HW)
+    assert found.match > 0.2
+    assert (found.x_px, found.y_px) == pytest.approx((right, down), abs=0.7)
+
+
+def test_the_shift_of_a_large_frame_is_in_px_of_the_frame_and_not_of_the_reduced_picture() -> None:
+    plane = cv2.resize(board(4, (250, 320)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    still, moved = plane[200:800, 240:1040], plane[200:800, 240 - 24 : 1040 - 24]
+    assert max(reduce(still).shape) == 256
+    reference = ReferencePicture(reduce(still), (600, 800))
+    found = reference.shift_of(reduce(moved), (600, 800))
+    assert found is not None
+    assert (found.x_px, found.y_px) == pytest.approx((24, 0), abs=1.6)
+    assert reference.shift_of(reduce(still), (601, 800)) is None, "of another size"
+
+
+def test_a_flat_picture_has_no_shift_and_does_not_match() -> None:
+    flat = np.full(HW, 90, np.uint8)
+    assert measure_shift(flat, flat, HW).match == pytest.approx(0, abs=1e-6)
+
+
+def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:32], picture[32:] = (200, 100, 100), (80, 80, 80)
+    expected = (200 - 100) / (200 + 80)  # the sums over both halves
+    assert saturation_of(picture) == pytest.approx(expected)
+    assert saturation_of(picture // 2) == pytest.approx(expected)
+    assert saturation_of(picture * 0) == 0
+
+
+def test_a_reference_has_the_quantiles_of_its_frames() -> None:
+    pictures = [noisy(board(), seed, 1 + 0.01 * seed) for seed in range(12)]
+    scores = [0.1 * number**2 for number in range(15)]
+    reference, picture = fit_reference(samples(pictures), scores, scores[::-1])
+    assert reference is not None
+    assert picture is not None
+    for name in ("brightness", "sharpness"):
+        values = [getattr(Vitals.of(each), name) for each in pictures]
+        cuts = statistics.quantiles(values, n=20, method="inclusive")
+        expected = [min(values), cuts[0], statistics.median(values), cuts[-1], max(values)]
+        assert reference.measures[name] == pytest.approx(expected)
+    assert reference.measures["score"] == reference.measures["evidence"]
+    assert reference.unwatched == {}
+    assert (reference.frame_hw, reference.picture_hw, reference.frames) == (HW, HW, 12)
+    mean = np.mean([reduce(each) for each in pictures], axis=0)
+    assert np.abs(picture.grey - mean).max() <= 0.5
+
+
+def test_pictures_that_show_different_things_watch_no_shift_and_the_reference_says_so() -> None:
+    reference, picture = fit_reference(samples([board(seed) for seed in range(12)]), [], [], "not scored")
+    assert reference is not None
+    assert picture is None
+    assert "0 of 12 frames show what the others show in the same place" in reference.unwatched["shift_x"]
+    assert reference.unwatched["score"] == "not scored"
+    assert set(reference.measures) == {"brightness", "sharpness", "saturation"}
+
+    of_sizes = [board(1, (150, 200 + size % 2)) for size in range(10)]
+    reference, _ = fit_reference(samples(of_sizes), [], [])
+    assert reference is not None
+    assert reference.unwatched["match"] == "the frames differ in size"
+
+
+def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> None:
+    grey = board()[..., :1].repeat(3, axis=2)
+    reference, _ = fit_reference(samples([noisy(grey, seed)[..., :1].repeat(3, axis=2) for seed in range(10)]), [], [])
+    assert reference is not None
+    assert reference.unwatched["saturation"] == "the pictures are grey"
+    assert fit_reference(samples([board()] * 9), [], []) == (None, None)
+
+
+@given(st.integers(1, 2000))
+def test_at_most_200_evenly_spread_frames_are_measured(count: int) -> None:
+    chosen = sorted(choose_evenly(count))
+    assert len(chosen) == min(count, 200)
+    assert (chosen[0], chosen[-1]) == (0, count - 1)
+    steps = np.diff(chosen)
+    assert not len(steps) or steps.max() - steps.min() <= 1
+
+
+def reference_of(quantiles: list[float], measure: Measure = "score") -> Reference:
+    return Reference(frames=10, measures={measure: quantiles}, frame_hw=(600, 800), picture_hw=(192, 256))
+
+
+def test_the_expected_range_exceeds_the_quantiles_by_the_margin_and_has_a_least_width() -> None:
+    assert expected_range(reference_of([-9, -4, 0, 8, 9]), "score") == (-4 * (1 + MARGIN), 0, 8 * (1 + MARGIN))
+    assert expected_range(reference_of([1, 1, 1, 1, 1]), "score") == (0.75, 1, 1.25)
+    assert expected_range(reference_of([100] * 5, "brightness"), "brightness") == (97, 100, 103)
+    assert expected_range(reference_of([0] * 5, "shift_x"), "shift_x") == pytest.approx((-3.125, 0, 3.125))
+    assert expected_range(reference_of([0.5, 0.8, 0.9, 0.9, 1], "match"), "match").high is None
+
+
+EXPECTED = {"score": ExpectedRange(-1.0, 0.0, 2.0)}
+
+
+@given(st.lists(st.floats(-5, 5), max_size=60), st.integers(5, 12))
+def test_a_measure_has_drifted_once_the_median_of_the_window_lies_outside(values: list[float], window: int) -> None:
+    monitor, drifted = DriftMonitor(EXPECTED, window), False
+    for number, value in enumerate(values, start=1):
+        changes = list(monitor.add({"score": value, "evidence": 99.0}))
+        last = values[max(0, number - window) : number]
+        if len(last) < window / 2:
+            assert monitor.readings == {}
+            continue
+        middle, before = float(np.median(last)), drifted
+        # It ends a fifth of the way further in.
+        drifted = not (-0.8 <= middle <= 1.6 if before else -1 <= middle <= 2)
+        assert monitor.readings == {"score": Reading(middle, EXPECTED["score"], len(last), drifted)}
+        assert [reading.drifted for _, reading in changes] == ([drifted] if drifted != before else [])
+
+
+def test_a_drift_is_over_only_once_the_median_lies_well_inside() -> None:
+    monitor, found = DriftMonitor(EXPECTED, 2), []
+    for value in (2.1, 1.9, 1.9, 1.7, 1.5, 1.9):
+        list(monitor.add({"score": value}))
+        found.append(monitor.readings["score"].drifted)
+    assert found == [True, True, True, True, False, False]
+
+
+def test_fewer_than_half_of_the_frames_of_a_window_cause_no_warning() -> None:
+    monitor = DriftMonitor(EXPECTED, 10)
+    for value in [0.0] * 10 + [100.0] * 4 + [0.0] * 10:
+        assert not list(monitor.add({"score": value}))
+
+
+@pytest.mark.parametrize("measure", msgspec.inspect.type_info(Measure).values)  # type: ignore[attr-defined]
+def test_each_measure_has_its_sentences(measure: Measure) -> None:
+    low, high = (Reading(value, ExpectedRange(0, 1, 2), 30, True) for value in (-1.0, 3.0))
+    assert describe_drift(measure, low).startswith(f"{WHAT[measure][0]} than at calibration: {measure} -1")
+    assert describe_drift(measure, high).startswith(f"{WHAT[measure][1]} than at calibration: {measure} 3")
+    assert CHECK[measure] in describe_drift(measure, high)
+    over = Reading(1.0, ExpectedRange(0, 1, 2), 30, False)
+    assert describe_drift(measure, over).startswith(f"as at calibration again: {measure} 1")

@@ -1,0 +1,265 @@
+"""The register map: addresses, numbers and values, and reads that are torn."""
+
+import csv
+import io
+import itertools
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.bridge.modbus.bank import Bank
+from edge.bridge.modbus.codes import (
+    CAMERA_STATES,
+    HANDSHAKE_REASONS,
+    HANDSHAKE_STATES,
+    RESULT_REASONS,
+    EntryKind,
+    Outcome,
+    PartIdState,
+    refusal,
+)
+from edge.bridge.modbus.encoding import decode, encode
+from edge.bridge.modbus.registers import (
+    BEGIN,
+    END,
+    MAILBOX,
+    MOST_CAMERAS,
+    MOST_PER_REQUEST,
+    PART_ID_CHARACTERS,
+    Field,
+    register_map,
+)
+from edge.bridge.modbus.results import (
+    Entry,
+    Places,
+    entry_of,
+    lost_entry,
+    part_id_registers,
+    result_values,
+)
+from edge.bridge.modbus.tables import symbol_file, with_tables
+from edge.errors import ConfigError, EventsLostError
+from edge.wire.commands import Reason
+from edge.wire.events import CameraState, HandshakeState, JournalEvent, VerdictEvent, header_of
+from edge.wire.following import Delivered
+from tests.edge.followed_line import event
+from tests.edge.wire_examples import DEFECT, NO_VERDICT
+from tests.test_docs import read, rows, section
+
+JOURNAL, OTHER_JOURNAL = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
+PLACES = Places(["top", "side"], ["4711", "4712"])
+SEQS = st.integers(0, 2**63 - 1)
+
+
+# The map.
+
+
+def test_blocks_do_not_overlap_and_each_fits_one_request() -> None:
+    blocks = register_map(MOST_CAMERAS)
+    for block, following in itertools.pairwise(blocks):
+        assert block.end <= following.address, following.prefix
+    assert all(block.end - block.address <= MOST_PER_REQUEST for block in blocks)
+    assert blocks[-1].end <= 65536
+    names = [block.name_of(name) for block in blocks for name in block.fields]
+    assert len(set(names)) == len(names)
+    with pytest.raises(ConfigError, match="101 cameras, and the register map has room for 100"):
+        register_map(MOST_CAMERAS + 1)
+
+
+def test_every_word_of_the_line_has_a_number() -> None:
+    protocol = read("docs/protocol.md")
+    reasons = {reason for reason in rows(section(protocol, "### Reasons")) if "." in reason}
+    assert RESULT_REASONS.keys() == reasons
+    of_handshake = {key for key, cells in rows(section(protocol, "## Handshake")).items() if len(cells) == 3}
+    of_handshake -= {"BUSY", "DEGRADED", "NOT_READY", "READY"}
+    assert HANDSHAKE_REASONS.keys() == of_handshake | {"stopped", "unreachable"}
+    assert HANDSHAKE_STATES.keys() == set(get_args(HandshakeState))
+    assert CAMERA_STATES.keys() == set(get_args(get_type_hints(CameraState)["state"]))
+    for codes in (RESULT_REASONS, HANDSHAKE_REASONS, HANDSHAKE_STATES, CAMERA_STATES):
+        assert len(set(codes.values())) == len(codes)
+        assert 0 not in codes.values()
+
+
+def test_every_refusal_of_a_command_has_an_outcome() -> None:
+    known = set(get_args(Reason)) - {"malformed", "version"}  # faults of the bridge, not of the PLC
+    assert {refusal(reason) for reason in known} == {
+        outcome for outcome in Outcome if outcome.name.startswith("LINE_") and outcome is not Outcome.LINE_OTHER
+    }
+    assert refusal("a_new_one") is refusal(None) is Outcome.LINE_OTHER
+
+
+def test_the_document_has_the_tables_of_the_code() -> None:
+    document = read("docs/plant-modbus.md")
+    assert document.count("<!-- generated:") == 9
+    assert with_tables(document) == document, "run python -m edge.bridge.modbus.tables docs/plant-modbus.md"
+
+
+def test_the_symbol_file_has_each_register_once_and_needs_no_quotes() -> None:
+    text = symbol_file(Places(["top", "Bühne;2"], []))
+    assert text.isascii()
+    assert '"' not in text
+    header, *found = csv.reader(io.StringIO(text, newline=""), delimiter=";")
+    assert header == ["Name", "Address", "Registers", "Type", "Access", "Comment"]
+    expected = [
+        (block.name_of(name), block.addresses[name], field.registers, "read/write" if block.is_written else "read")
+        for block in register_map(2)
+        for name, field in block.fields.items()
+    ]
+    assert [(name, int(at), int(count), access) for name, at, count, _, access, _ in found] == expected
+    assert {kind for _, _, _, kind, _, _ in found} == {"UINT", "UDINT", "ULINT", "STRING[64]", "ARRAY[0..7] OF WORD"}
+    assert all(re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) for name, *_ in found), "identifiers of IEC 61131-3"
+    assert all(len(row) == 6 for row in found)
+    assert {comment for *_, comment in found if comment.startswith("Camera B")}
+
+
+# Values.
+
+
+@given(value=st.integers(0, 2**64 - 1), kind=st.sampled_from(["UINT", "UDINT", "ULINT"]))
+def test_integers_are_big_endian_words_in_the_configured_order(value: int, kind: Any) -> None:
+    field = Field("n", kind, "")
+    letter = {1: "H", 2: "I", 4: "Q"}[field.registers]
+    expected = value % (1 << 16 * field.registers)
+    words = list(struct.unpack(f">{field.registers}H", struct.pack(f">{letter}", expected)))
+    assert encode(field, value, "high_first") == words
+    assert encode(field, value, "low_first") == words[::-1]
+    for order in ("high_first", "low_first"):
+        assert decode(field, encode(field, value, order), order) == expected
+
+
+def test_the_word_order_is_that_of_integers_only() -> None:
+    for name, value in (("part_id", "P-4711"), ("journal_id", bytes(range(16)))):
+        field = MAILBOX.fields[name]
+        assert encode(field, value, "low_first") == encode(field, value, "high_first")
+
+
+@given(part_id=st.none() | st.text("aZ9- ü€", min_size=1, max_size=PART_ID_CHARACTERS + 6))
+def test_a_part_id_is_complete_in_its_registers_or_they_are_empty_and_say_why(part_id: str | None) -> None:
+    shown = event(1, "verdict.top.GOOD", JOURNAL)
+    assert isinstance(shown, VerdictEvent)
+    values = result_values(msgspec.structs.replace(shown, part_id=part_id), PLACES)
+    assert values["part_id_length"] == len(part_id or "")
+    words = encode(MAILBOX.fields["part_id"], values["part_id"], "high_first")
+    held = struct.pack(f">{len(words)}H", *words).rstrip(b"\0")
+    if values["part_id_state"] == PartIdState.COMPLETE:
+        assert part_id is not None
+        assert held == part_id.encode("ascii").rstrip(b"\0")
+    else:
+        assert held == b""
+        wrong = part_id is None or not part_id.isascii() or len(part_id) > PART_ID_CHARACTERS
+        assert wrong
+
+
+def test_a_part_id_of_any_length_that_a_trigger_takes_fits() -> None:
+    assert part_id_registers("x" * 64)[0] is PartIdState.COMPLETE
+    assert part_id_registers("x" * 65) == (PartIdState.TOO_LONG, "")
+    assert part_id_registers("ü") == (PartIdState.NOT_ASCII, "")
+
+
+def test_a_result_has_the_numbers_of_its_event() -> None:
+    defect, no_verdict = DEFECT.event, NO_VERDICT.event
+    assert isinstance(defect, VerdictEvent)
+    assert isinstance(no_verdict, VerdictEvent)
+    values = result_values(defect, PLACES)
+    assert (values["verdict"], values["reason"], values["regions"]) == (2, 0, len(defect.regions))
+    captured = values["captured_s"], values["captured_ms"]
+    assert captured == divmod(defect.times.captured_at_ns // 1_000_000, 1000)
+    values = result_values(msgspec.structs.replace(no_verdict, acting=False, product="4712"), PLACES)
+    assert (values["verdict"], values["is_simulated"], values["product"]) == (3, 1, 2)
+    assert no_verdict.reason is not None
+    assert values["reason"] == RESULT_REASONS[no_verdict.reason]
+    assert result_values(msgspec.structs.replace(no_verdict, reason="failed.new"), PLACES)["reason"] == 65535
+    assert result_values(defect, Places(["other"], []))["product"] == 0
+
+
+@given(seq=SEQS, other=SEQS, kind=st.sampled_from(EntryKind), journal=st.sampled_from([JOURNAL, OTHER_JOURNAL]))
+def test_the_number_of_an_entry_is_its_own_and_never_0(seq: int, other: int, kind: EntryKind, journal: str) -> None:
+    number = Entry(kind, journal, seq, {}).number
+    assert 0 < number < 2**32
+    assert number == Entry(kind, journal, seq, {"frames": 1}).number
+    if (other - seq) % (2**32 - 1):
+        assert number != Entry(kind, journal, other, {}).number
+    for another in EntryKind:
+        assert another == kind or number != Entry(another, journal, seq, {}).number
+    assert number != Entry(kind, "f" * 32, seq, {}).number
+
+
+def journalled(**what: Any) -> Delivered:
+    made = JournalEvent(
+        boot_id=OTHER_JOURNAL, seq=9, previous_seq=0, at_ns=1, line="line1", journal_id=JOURNAL, detail="", **what
+    )
+    return Delivered(JOURNAL, 9, header_of(made))
+
+
+def test_losses_are_entries_of_their_own() -> None:
+    lost = lost_entry(EventsLostError("lost", journal_id=JOURNAL, after_seq=3, through_seq=8)).registers()
+    assert (lost["kind"], lost["lost_after"], lost["seq"], lost["verdict"]) == (EntryKind.LOST, 3, 8, 0)
+    counted = {"verdict.top.GOOD": 3, "verdict.top.DEFECT": 1, "alarm": 5}
+    entry = entry_of(journalled(kind="recording", events=9, by_topic=counted), PLACES)
+    assert entry is not None
+    assert (entry.kind, entry.registers()["frames"]) == (EntryKind.UNRECORDED, 4)
+    assert entry_of(journalled(kind="unrecorded", events=2), PLACES) is not None
+    for harmless in (
+        journalled(kind="recording", events=0),
+        journalled(kind="recording", events=1, by_topic={"alarm": 1}),
+        journalled(kind="begun"),
+    ):
+        assert entry_of(harmless, PLACES) is None
+
+
+def test_an_event_that_the_bridge_does_not_understand_is_not_left_out() -> None:
+    header = b'{"type":"verdict","schema_version":99,"journal_id":"%s","seq":9}' % JOURNAL.encode()
+    entry = entry_of(Delivered(JOURNAL, 9, header), PLACES)
+    assert entry is not None
+    assert (entry.kind, entry.registers()["seq"], entry.registers()["verdict"]) == (EntryKind.UNREADABLE, 9, 0)
+
+
+# Torn reads.
+
+
+@given(
+    cuts=st.sets(st.integers(1, MAILBOX.end - MAILBOX.address - 1), max_size=4),
+    updates=st.lists(st.lists(SEQS.map(lambda seq: Entry(EntryKind.RESULT, JOURNAL, seq, {})), max_size=2), max_size=5),
+)
+def test_a_read_in_several_requests_is_whole_or_seen_to_be_torn(
+    cuts: set[int], updates: Sequence[Sequence[Entry]]
+) -> None:
+    bank = Bank(register_map(1), "high_first")
+    bank.put(MAILBOX, Entry(EntryKind.LOST, JOURNAL, 0, {}).registers())
+    states = [bank.read(MAILBOX.address, MAILBOX.end - MAILBOX.address)]
+    found: list[int] = []
+    edges = [0, *sorted(cuts), MAILBOX.end - MAILBOX.address]
+    for at, (begin, end) in enumerate(itertools.pairwise(edges)):
+        found += bank.read(MAILBOX.address + begin, end - begin) or []
+        for entry in updates[at] if at < len(updates) else []:
+            bank.put(MAILBOX, entry.registers())
+            states.append(bank.read(MAILBOX.address, MAILBOX.end - MAILBOX.address))
+    first, last = (MAILBOX.addresses[name] - MAILBOX.address for name in (BEGIN, END))
+    if found[first] == found[last]:
+        assert found in states
+
+
+def test_the_sequence_changes_with_the_block_and_wraps_past_0() -> None:
+    bank = Bank(register_map(1), "high_first")
+    bank.put(MAILBOX, {"frames": 0})
+    assert bank.number(MAILBOX, BEGIN) == 0, "nothing changed"
+    for n in range(1, 65537):
+        bank.put(MAILBOX, {"frames": n})
+        if n < 3:
+            assert bank.number(MAILBOX, BEGIN) == bank.number(MAILBOX, END) == n
+    assert bank.number(MAILBOX, BEGIN) == bank.number(MAILBOX, END) == 1
+
+
+def test_pymodbus_is_used_in_one_file() -> None:
+    root = Path(__file__).parents[2] / "edge"
+    users = {
+        path.name for path in root.rglob("*.py") if re.search(r"^\s*(from|import) pymodbus", path.read_text(), re.M)
+    }
+    assert users == {"pdu.py"}
