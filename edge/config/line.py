@@ -22,6 +22,7 @@ from edge.cameras.settings import (
 )
 from edge.config.engine import EngineConfig, check_engine
 from edge.config.modbus import ModbusConfig, check_modbus
+from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
@@ -35,7 +36,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pass
 
 
-AnyTable = TypeVar("AnyTable", bound=_Table)
+AnyTable = TypeVar("AnyTable", bound=msgspec.Struct)
 
 
 class TilesConfig(_Table, frozen=True):
@@ -158,6 +159,8 @@ class LineFile(_Table, frozen=True):
     """None: there is no web page."""
     modbus: ModbusConfig | None = None
     """None: there is no Modbus bridge."""
+    opcua: OpcuaConfig | None = None
+    """None: there is no OPC UA bridge."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -243,6 +246,7 @@ def load_config(path: Path) -> LineConfig:
         security=_resolve_security(here, config.security),
         evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
         web=None if config.web is None else _resolve_paths(here, config.web),
+        opcua=None if config.opcua is None else _resolve_paths(here, config.opcua),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -315,6 +319,8 @@ def _check(config: LineConfig) -> None:
         _check_web(config.web)
     if config.modbus is not None:
         check_modbus(config.modbus)
+    if config.opcua is not None:
+        check_opcua(config.opcua)
 
 
 def _device(camera: CameraSettings) -> str | None:

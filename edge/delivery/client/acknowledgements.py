@@ -33,6 +33,10 @@ class Acknowledgements:
         if self._in_hand is not None:
             self._done, self._in_hand = self._in_hand, None
 
+    def finish_through(self, journal_id: str, seq: int) -> None:
+        """Record that the consumer has processed the events up to this one, of those that it holds."""
+        self._done = journal_id, seq
+
     def begin(self, acked_seq: int) -> None:
         """Start on a new connection, where the line knows the acknowledgement of an event; -1: of none."""
         self._sent_seq = acked_seq
