@@ -7,7 +7,7 @@ import click
 
 from edge.cli.group import CommandGroup
 
-BRIDGES = ("mqtt", "modbus")
+BRIDGES = ("mqtt", "opcua", "modbus")
 """Each bridge is a command in the module `edge.cli.bridge_NAME`, imported only when it is used."""
 
 

@@ -23,6 +23,7 @@ from edge.cameras.settings import (
 from edge.config.engine import EngineConfig, check_engine
 from edge.config.modbus import ModbusConfig, check_modbus
 from edge.config.mqtt import MqttConfig, check_mqtt
+from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
@@ -161,6 +162,8 @@ class LineFile(_Table, frozen=True):
     """Of `heatline bridge mqtt`; the line itself does not use it."""
     modbus: ModbusConfig | None = None
     """None: there is no Modbus bridge."""
+    opcua: OpcuaConfig | None = None
+    """None: there is no OPC UA bridge."""
 
 
 class LineConfig(LineFile, frozen=True):
@@ -247,6 +250,7 @@ def load_config(path: Path) -> LineConfig:
         evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
         web=None if config.web is None else _resolve_paths(here, config.web),
         mqtt=None if config.mqtt is None else _resolve_paths(here, config.mqtt),
+        opcua=None if config.opcua is None else _resolve_paths(here, config.opcua),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -321,6 +325,8 @@ def _check(config: LineConfig) -> None:
         check_mqtt(config.mqtt)
     if config.modbus is not None:
         check_modbus(config.modbus)
+    if config.opcua is not None:
+        check_opcua(config.opcua)
 
 
 def _device(camera: CameraSettings) -> str | None:

@@ -179,6 +179,17 @@ def test_a_part_of_a_batch_can_be_acknowledged(line: FollowedLine) -> None:
 # The line ends and starts.
 
 
+def test_an_explicit_follower_acknowledges_only_what_it_is_told(line: FollowedLine) -> None:
+    added = line.add(GOOD, GOOD, GOOD)
+    with Follower(line.address, "mes1", timeout_s=0.2, explicit=True) as events:
+        assert [events.receive(), events.receive(), events.receive()] == added
+        assert events.receive() is None
+        events.acknowledge(added[1])
+        line.wait_until_acked(2)
+    with Follower(line.address, "mes1") as events:
+        assert events.receive() == added[2]
+
+
 def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: Path) -> None:
     """Also if the line lost an acknowledgement, as it does when it is killed before writing it."""
     address = f"ipc://{tmp_path}/follow"

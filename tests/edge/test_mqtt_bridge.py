@@ -233,6 +233,15 @@ def test_of_two_bridges_with_one_name_the_older_ends_and_nothing_is_lost(site: S
             assert newer.end() == 0
 
 
+def test_an_older_bridge_ends_also_while_its_broker_is_away(site: Site) -> None:
+    site.line.add(GOOD)
+    with site.bridge() as older:
+        site.line.wait_until_acked(0, "mqtt")
+        with site.bridge():
+            assert older.process.wait(WITHIN_SECONDS) == 7
+    assert site.line.acked("mqtt") == 0
+
+
 def test_lost_events_are_told_and_the_next_ones_come(site: Site) -> None:
     events = site.line.add(*[GOOD] * 5)
     site.line.client().follow("mqtt")

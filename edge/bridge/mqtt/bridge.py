@@ -65,7 +65,14 @@ def run_bridge(line: str) -> None:
         Link(config, config.client_id or f"heatline-{name}-{config.name}", messages, state) as link,
     ):
         notify("READY=1")
-        outbox = Outbox(link, messages, config.window, config.republish_s, ended.is_set)
+        outbox = Outbox(
+            link,
+            messages,
+            window=config.window,
+            republish_s=config.republish_s,
+            hold=follower.hold,
+            ended=ended.is_set,
+        )
         while not ended.is_set():
             _carry_batch(follower, messages, outbox, config.window)
 

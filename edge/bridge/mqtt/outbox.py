@@ -1,6 +1,5 @@
 """Publishes messages in order, and knows which of them the broker has taken."""
 
-import contextlib
 import heapq
 import logging
 import queue
@@ -38,13 +37,21 @@ class Outbox:
     Args:
         window: number of messages that may wait for their PUBACK.
         republish_s: how much is published again after a lost connection.
+        hold: is called now and then while messages wait.
         ended: whether to give up.
     """
 
     def __init__(
-        self, link: Link, messages: Messages, window: int, republish_s: float, ended: Callable[[], bool]
+        self,
+        link: Link,
+        messages: Messages,
+        *,
+        window: int,
+        republish_s: float,
+        hold: Callable[[], None],
+        ended: Callable[[], bool],
     ) -> None:
-        self._link, self._messages, self._window, self._ended = link, messages, window, ended
+        self._link, self._messages, self._window, self._hold, self._ended = link, messages, window, hold, ended
         self._connection: Connection | None = None
         self._recent = Recent(republish_s)
         self._pause_s = 0.0
@@ -67,6 +74,7 @@ class Outbox:
                 self._one_by_one = False
                 return is_done
             if connection is None:
+                self._hold()
                 continue
             in_flight = self._deliver_on(connection, work)
             if connection.was_ended_by_message:
@@ -96,15 +104,18 @@ class Outbox:
                     break
             elif is_up and time.monotonic() >= self._resume_s:
                 is_up = self._publish(connection, entries, waiting, in_flight)
-            with contextlib.suppress(queue.Empty):
+            try:
                 ack = connection.acks.get(timeout=self._timeout_s())
-                if ack is None:
-                    break
-                mid, reason = ack
-                if mid not in in_flight:
-                    self._take_of_state(reason)
-                elif not self._take(entries[number := in_flight.pop(mid)], reason):
-                    heapq.heappush(waiting, number)
+            except queue.Empty:
+                self._hold()
+                continue
+            if ack is None:
+                break
+            mid, reason = ack
+            if mid not in in_flight:
+                self._take_of_state(reason)
+            elif not self._take(entries[number := in_flight.pop(mid)], reason):
+                heapq.heappush(waiting, number)
         return [entries[number] for number in in_flight.values()]
 
     def _publish(

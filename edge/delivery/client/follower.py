@@ -61,6 +61,7 @@ class Follower(Client):
     **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
     nothing: the event that the loop held when it ended is delivered again, with the same `key`, to the next follower of
     that name, as is every event whose acknowledgement did not reach the line. One follower gets no event twice.
+    With `explicit`, only `acknowledge` does, and up to `window` events can be held meanwhile.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
     again.
@@ -73,6 +74,7 @@ class Follower(Client):
         heatmaps: whether events come with their heatmaps.
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
+        explicit: whether requesting the next event acknowledges nothing.
         keys: required by a line on another machine.
     Raises:
         DeliveryError: the address, the name or the window is not valid.
@@ -88,10 +90,12 @@ class Follower(Client):
         heatmaps: bool = False,
         start: Start = "first",
         timeout_s: float | None = None,
+        explicit: bool = False,
         keys: ClientKeys | None = None,
     ) -> None:
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
+        self._explicit = explicit
         self._request = _checked_request(
             FollowRequest,
             name=name,
@@ -126,7 +130,7 @@ class Follower(Client):
             yield batch
 
     def receive(self) -> Delivered | None:
-        """Return the next event, or None if none came in time. The event before is acknowledged.
+        """Return the next event, or None if none came in time. The event before is acknowledged, unless `explicit`.
 
         Raises:
             EventsLostError: events were deleted.
@@ -138,11 +142,12 @@ class Follower(Client):
         return batch[0] if batch else None
 
     def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
-        """Return the next events, or none if none came in time. The events before are acknowledged.
+        """Return the next events, or none if none came in time. The events before are acknowledged, unless `explicit`.
 
         Raises: as `receive`.
         """
-        self._acks.finish()
+        if not self._explicit:
+            self._acks.finish()
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
             taken = self._buffer.take(at_most)

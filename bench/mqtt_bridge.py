@@ -1,4 +1,4 @@
-"""`python -m bench.bridge_mqtt`: times the MQTT bridge between a real journal and a real mosquitto on this machine.
+"""`python -m bench.mqtt_bridge`: times the MQTT bridge between a real journal and a real mosquitto on this machine.
 
 Measured from the commit of an event to its receipt, by a subscriber of the broker and by a durable consumer without
 bridge and broker: the difference is what the bridge and the broker add. Then a backlog shows the highest rate.
@@ -290,7 +290,7 @@ def _latency(seconds: list[float]) -> Latency:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.bridge_mqtt", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.mqtt_bridge", description=__doc__)
     parser.add_argument("--rate", type=float, default=500.0, help="events a second [%(default)s]")
     parser.add_argument("--seconds", type=float, default=30.0, help="[%(default)s]")
     parser.add_argument("--backlog", type=int, default=10_000, help="events of the backlog [%(default)s]")
@@ -304,7 +304,7 @@ def main() -> None:
         if arguments.out is not None:
             keep(arguments.out, report)
     except BenchError as error:
-        sys.exit(f"bridge_mqtt: {error}")
+        sys.exit(f"mqtt_bridge: {error}")
     print(msgspec.json.format(msgspec.json.encode(found), indent=1).decode())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.bridge_mqtt import Found, measure_bridge
+from bench.mqtt_bridge import Found, measure_bridge
 from tests.edge.brokers import MOSQUITTO
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,216 @@
+"""The certificates of an OPC UA server: its own, those of allowed clients, and those that it rejected.
+
+    FOLDER/server.der, server.key    the server's own
+    FOLDER/allowed/read/             clients that may read
+    FOLDER/allowed/command/          clients that may also acknowledge results and select products
+    FOLDER/rejected/                 clients that tried to connect
+
+Clients are allowed by their exact certificate; there are no certificate authorities.
+"""
+
+import contextlib
+import logging
+import re
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from asyncua.crypto import uacrypto
+from asyncua.crypto.cert_gen import generate_self_signed_app_certificate
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from edge.errors import AccessError
+from edge.key_files import read_private, read_trusted, refuse_if_others_can_write, write_new
+from edge.util.text import on_one_line
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["read", "command"]
+"""A client that may command may also read."""
+ROLES: tuple[Role, ...] = get_args(Role)
+SUFFIXES = {".der", ".cer", ".crt", ".pem"}
+VALID_DAYS = 3650
+"""Validity of the server's own certificate."""
+LARGEST_BYTES = 8192
+REJECTED_AT_MOST = 20
+"""Number of rejected certificates that are stored; the oldest are deleted."""
+SMALLEST_KEY_BITS = 2048
+
+
+class RefusedError(Exception):
+    """A client that may not connect, and why, as a sentence."""
+
+
+class Certificates:
+    """The folder of certificates. Files in it may change at any time.
+
+    Args:
+        folder: created if it does not exist.
+        line: name of the line, which becomes part of the server's own certificate.
+        host: address at which the server listens.
+    Raises:
+        AccessError: the folder cannot be used, the own certificate is damaged or has expired, or others can read the
+            key.
+    """
+
+    def __init__(self, folder: Path, line: str, host: str) -> None:
+        self._folder = folder
+        self._faults: set[str] = set()
+        try:
+            for each in (*(folder / "allowed" / role for role in ROLES), folder / "rejected"):
+                each.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AccessError(
+                f"{folder} cannot be written ({error.strerror}); set opcua.folder to a folder of this user"
+            ) from error
+        self.key_path, self.certificate_path = folder / "server.key", folder / "server.der"
+        if not self.key_path.exists() and not self.certificate_path.exists():
+            self._make(line, host)
+        self.key, self.certificate = self._read()
+
+    @property
+    def application_uri(self) -> str:
+        """The server's name, as its certificate contains it: clients compare both."""
+        names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.UniformResourceIdentifier)[0]
+
+    def role_of(self, fingerprint: str) -> Role | None:
+        """Return the highest role of the certificate with that fingerprint; None: it is not allowed."""
+        roles = [role for role in ROLES if fingerprint in self._allowed(role)]
+        return roles[-1] if roles else None
+
+    def require_allowed(self, der: bytes | None) -> str:
+        """Return the fingerprint of a client's certificate that may connect. Store a rejected one.
+
+        Raises:
+            RefusedError: it may not connect.
+        """
+        if not der:
+            raise RefusedError("it showed no certificate")
+        if len(der) > LARGEST_BYTES:
+            raise RefusedError(f"it showed a certificate of {len(der)} bytes, expected at most {LARGEST_BYTES}")
+        try:
+            certificate = uacrypto.x509_from_der(der)  # of a chain, the first
+            key, until = certificate.public_key(), certificate.not_valid_after_utc
+            since = certificate.not_valid_before_utc
+        except Exception as error:  # the parser raises exceptions of many kinds, all for what a stranger sent
+            raise RefusedError("it showed a certificate that cannot be read") from error
+        fingerprint = fingerprint_of(certificate)
+        named = f"its certificate {_common_name(certificate)!r} (sha256 {fingerprint})"
+        if self.role_of(fingerprint) is None:
+            file = self._store_rejected(certificate, fingerprint)
+            raise RefusedError(
+                f"{named} is not allowed; if the fingerprint is the client's, move {file} to "
+                f"{self._folder / 'allowed' / 'read'} or {self._folder / 'allowed' / 'command'}"
+            )
+        now = datetime.now(UTC)
+        if now > until:
+            raise RefusedError(f"{named} expired at {until:%Y-%m-%d %H:%M} UTC; make a new one at the client")
+        if now < since:
+            raise RefusedError(
+                f"{named} is valid from {since:%Y-%m-%d %H:%M} UTC; check the clocks of both, or wait until then"
+            )
+        if not isinstance(key, rsa.RSAPublicKey) or key.key_size < SMALLEST_KEY_BITS:
+            raise RefusedError(f"{named} has no RSA key of at least {SMALLEST_KEY_BITS} bits; make a new one")
+        return fingerprint
+
+    def _allowed(self, role: Role) -> set[str]:
+        """Return the fingerprints of a role. A file or folder that cannot be trusted allows nobody, and is logged."""
+        folder = self._folder / "allowed" / role
+        found, faults = set(), set()
+        try:
+            refuse_if_others_can_write(folder, AccessError)
+            files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        except (AccessError, OSError) as error:
+            self._log_once({f"nobody is allowed to {role}: {error}"}, role)
+            return set()
+        for path in files:
+            try:
+                found.add(fingerprint_of(_parsed(read_trusted(path, AccessError))))
+            except AccessError as error:
+                faults.add(f"a client is not allowed to {role}: {error}")
+            except ValueError:
+                faults.add(f"a client is not allowed to {role}: {path} is no certificate; expected DER or PEM")
+        self._log_once(faults, role)
+        return found
+
+    def _log_once(self, faults: set[str], role: Role) -> None:
+        for fault in sorted(faults - self._faults):
+            logger.error("%s", fault)
+        self._faults = {each for each in self._faults if f" to {role}: " not in each} | faults
+
+    def _store_rejected(self, certificate: x509.Certificate, fingerprint: str) -> Path:
+        folder = self._folder / "rejected"
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", _common_name(certificate))[:40].lstrip(".") or "client"
+        path = folder / f"{name}-{fingerprint[:16]}.der"
+        with contextlib.suppress(OSError):  # a full disk is no reason to end; the log has the fingerprint
+            stored = sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)
+            if path not in stored:
+                for old in stored[: max(0, len(stored) + 1 - REJECTED_AT_MOST)]:
+                    old.unlink()
+                path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+        return path
+
+    def _make(self, line: str, host: str) -> None:
+        here = socket.gethostname()
+        names = [x509.UniformResourceIdentifier(f"urn:{here}:heatline:{line}"), x509.DNSName(here)]
+        if host not in (here, "*", "0.0.0.0", "::"):
+            names.append(_alternative_name(host))
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        certificate = generate_self_signed_app_certificate(
+            key, f"heatline {line}"[:64], {}, names, [ExtendedKeyUsageOID.SERVER_AUTH], VALID_DAYS
+        )
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_new(self.key_path, pem, 0o600, AccessError)
+        write_new(self.certificate_path, certificate.public_bytes(serialization.Encoding.DER), 0o644, AccessError)
+
+    def _read(self) -> tuple[rsa.RSAPrivateKey, x509.Certificate]:
+        pem = read_private(self.key_path, AccessError, "the bridge's first start")
+        again = f"delete {self.key_path} and {self.certificate_path}, and the next start makes new ones"
+        try:
+            key = serialization.load_pem_private_key(pem, None, unsafe_skip_rsa_key_validation=True)  # our own
+            certificate = x509.load_der_x509_certificate(self.certificate_path.read_bytes())
+        except (ValueError, TypeError, OSError) as error:
+            raise AccessError(f"the server's certificate or its key cannot be read ({error}); {again}") from error
+        if not isinstance(key, rsa.RSAPrivateKey) or key.public_key() != certificate.public_key():
+            raise AccessError(f"{self.key_path} is not the key of {self.certificate_path}; {again}")
+        if certificate.not_valid_after_utc < datetime.now(UTC):
+            raise AccessError(
+                f"{self.certificate_path} expired at {certificate.not_valid_after_utc:%Y-%m-%d}; {again}, which "
+                "clients must trust again"
+            )
+        return key, certificate
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """Return the sha256 of a certificate, hexadecimal."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def _parsed(data: bytes) -> x509.Certificate:
+    if data.startswith(b"-----"):
+        return x509.load_pem_x509_certificate(data)
+    return x509.load_der_x509_certificate(data)
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    try:
+        named = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        named = []
+    return on_one_line(str(named[0].value))[:64] if named else "without a name"
+
+
+def _alternative_name(host: str) -> x509.GeneralName:
+    import ipaddress
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

@@ -1,0 +1,551 @@
+"""The OPC UA bridge with real, secured clients: results, state, methods, and clients that mean harm."""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncua import Client, ua
+from asyncua.client.ua_client import UaClientState
+
+from edge.bridge.opcua.bridge import LineEndpoints
+from edge.bridge.opcua.limits import (
+    CHUNK_BYTES,
+    CONNECTIONS,
+    EVENT_ITEMS_OF_A_SUBSCRIPTION,
+    OPERATIONS,
+    PUBLISHING_MS,
+    SUBSCRIPTIONS_OF_A_CLIENT,
+)
+from edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
+from edge.bridge.opcua.results import HeldResults
+from edge.delivery.client.follower import Follower
+from edge.delivery.command_server import CommandServer
+from edge.delivery.journal.rows import Record
+from edge.errors import DeliveryError
+from edge.wire.commands import Selected, SelectRequest, refusal
+from edge.wire.events import Handshake, JournalEvent, header_of
+from tests.command import complaint, heatline
+from tests.edge.followed_line import BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
+from tests.edge.opcua_clients import (
+    ROOT,
+    WITHIN_SECONDS,
+    BridgeProcess,
+    Identity,
+    Listener,
+    ServedBridge,
+    acknowledge,
+    call,
+    ids,
+    make_identity,
+    read,
+    threaded_bridge,
+    until,
+)
+from tests.edge.secured import free_port
+from tests.edge.status_only_line import StatusOnlyLine, a_status
+
+READY = Handshake(state="READY", heartbeat=7)
+
+
+@dataclass
+class Setup:
+    """A line, its bridge, and two clients."""
+
+    line: FollowedLine
+    status: StatusOnlyLine
+    bridge: ServedBridge
+    reader: Identity
+    mes: Identity
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> tuple[Identity, Identity]:
+    folder = tmp_path_factory.mktemp("identities")
+    return make_identity(folder, "reader"), make_identity(folder, "mes")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity, Identity]) -> Iterator[Setup]:
+    """A bridge that acknowledges what it offered. Its line selects any product but `unknown`, and `slow` only later."""
+    folder = tmp_path_factory.mktemp("opcua")
+    addresses = [f"ipc://{folder}/{name}" for name in ("events", "journal", "commands")]
+    (folder / "journal-files").mkdir()
+
+    def select(request: Any, answer: Callable[[Any], None]) -> None:
+        assert isinstance(request, SelectRequest)
+        if request.product == "unknown":
+            answer(refusal("unknown_product", "there is no product 'unknown'"))
+            return
+        reply = Selected(request_id=request.request_id, product=request.product, bundle=BUNDLE)
+        delay_s = 1.5 if request.product == "slow" else 0.0
+        threading.Timer(delay_s, answer, [reply]).start()
+
+    commands = CommandServer(addresses[2], select)
+    commands.start()
+    endpoints = LineEndpoints((addresses[0], None), (addresses[1], None), (addresses[2], None))
+    with (
+        FollowedLine(folder / "journal-files", addresses[1]) as line,
+        StatusOnlyLine(addresses[0], a_status(handshake=READY)) as status,
+        threaded_bridge(folder / "pki", endpoints, ["top"], hold=50) as bridge,
+    ):
+        bridge.allow(identities[0], "read")
+        bridge.allow(identities[1], "command")
+        asyncio.run(_until_heard(bridge, identities[0]))
+        yield Setup(line, status, bridge, *identities)
+    commands.close()
+
+
+async def _until_heard(bridge: ServedBridge, identity: Identity) -> None:
+    async with bridge.connected(identity) as client:
+
+        async def is_heard() -> bool:
+            return await read(client, "Line.Heartbeat") == (7, "Good")
+
+        await until(is_heard, "the bridge hears the line")
+
+
+def test_a_result_comes_as_event_with_its_fields_and_is_then_acknowledged(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            at_the_server, at_the_root = Listener(), Listener()
+            for node, listener in ((client.nodes.server, at_the_server), (client.get_node(ROOT), at_the_root)):
+                subscription = await client.create_subscription(20, listener)
+                await subscription.subscribe_events(node, client.get_node("ns=2;s=ResultReadyEventType"))
+            added = served.line.add(GOOD, DEFECT)
+            await until(lambda: len(at_the_root.events) == len(at_the_server.events) == 2, "both events came")
+            assert [(event.ResultId, event.ResultEvaluation) for event in at_the_root.events] == [
+                (added[0].key, 1),
+                (added[1].key, 2),
+            ]
+            defect = at_the_server.events[1]
+            assert (defect.PartId, defect.IsSimulated, defect.EventId) == (
+                f"P-{added[1].seq}", False, added[1].key.encode()
+            )  # fmt: skip
+            served.line.wait_until_acked(added[1].seq, "opcua")
+            assert await read(client, "ResultManagement.LatestResult.ResultId") == (added[1].key, "Good")
+            assert await read(client, "Cameras.top.LatestResult.ResultEvaluation") == (2, "Good")
+
+            latest = await call(client, "ResultManagement.GetLatestResult")
+            assert (latest[0], latest[-1]) == (added[1].key, 0)
+            assert latest[-2].encode() == added[1].header
+            assert math.isnan(latest[-5])  # this event has no score
+            assert str(await call(client, "ResultManagement.GetResultById", added[1].key)) == str(latest)
+            assert (await call(client, "ResultManagement.GetResultById", "none"))[-1] == -5
+            assert (await ids(client))[-2:] == [each.key for each in added]
+            for each in added:
+                assert await ids(client, part=f"P-{each.seq}") == [each.key]
+            assert await ids(client, camera="side") == []
+            assert len(await ids(client, evaluation=2, at_most=1)) == 1
+
+    asyncio.run(run())
+
+
+def test_the_lines_state_and_ledger_are_told_and_never_good_while_it_is_silent(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            listener = Listener()
+
+            async def shows(path: str, value: Any, status: str) -> None:
+                async def is_so() -> bool:
+                    return await read(client, path) == (value, status)
+
+                await until(is_so, f"{path} is {value}, {status}")
+
+            await shows("Line.CurrentState", 8, "Good")
+            subscription = await client.create_subscription(20, listener)
+            await subscription.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=StateChangedEventType"))
+            assert await read(client, "Line.Heartbeat") == (7, "Good")
+            ledger, status = await read(client, "Cameras.top.Ledger")
+            assert (json.loads(ledger)["captured"], status) == (served.status.status.ledger["top"].captured, "Good")
+            before = served.status.status
+            served.status.status = a_status(handshake=Handshake(state="NOT_READY", reason="stopping", heartbeat=8))
+            await shows("Line.CurrentState", 2, "Good")
+            served.status.status = a_status(state="STOPPED", handshake=Handshake(state="READY", heartbeat=9))
+            await shows("Line.Heartbeat", 8, "UncertainLastUsableValue")
+            assert (await read(client, "Line.CurrentState")) == (2, "Good")
+            assert (await read(client, "Line.Reason")) == ("stopped", "Good")
+            for path in ("Cameras.top.Captured", "Cameras.top.State", "Line.Product", "Line.Acting"):
+                assert (await read(client, path))[1] == "UncertainLastUsableValue", path
+            served.status.status = before
+            await shows("Line.Heartbeat", 7, "Good")
+            await until(lambda: [event.NewState for event in listener.events] == [2, 8], "the states changed")
+
+    asyncio.run(run())
+
+
+def test_results_that_cannot_be_got_are_counted_and_told(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            listener = Listener()
+            subscription = await client.create_subscription(20, listener)
+            await subscription.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=ResultsLostEventType"))
+            (lost_before, _), (first, journal_id) = (
+                await read(client, "ResultManagement.LostEvents"),
+                _next(served.line),
+            )
+            unjournalled = JournalEvent(
+                boot_id=BOOT, seq=first, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
+                kind="recording", detail="the disk was full", by_topic={"verdict.top.GOOD": 3, "alarm": 1},
+            )  # fmt: skip
+            newer = header_of(event(first + 1, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+            _journal(served.line, ("journal", header_of(unjournalled)), (GOOD, newer))
+            good = served.line.add(GOOD)[0]
+            await until(lambda: len(listener.events) == 2, "both losses were told")
+            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4]
+            assert "the disk was full" in listener.events[0].Message.Text
+            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 4
+            assert "schema version 3" in (await read(client, "ResultManagement.LastLoss"))[0]
+            served.line.wait_until_acked(good.seq, "opcua")
+
+    asyncio.run(run())
+
+
+def _next(line: FollowedLine) -> tuple[int, str]:
+    return line.journal.last_seq + 1, line.journal_id
+
+
+def _journal(line: FollowedLine, *events: tuple[str, bytes]) -> None:
+    first = line.journal.last_seq + 1
+    records = [Record(first + n, time.time_ns(), topic, header, None) for n, (topic, header) in enumerate(events)]
+    line.journal.append(records, {})
+    line.server.wake()
+
+
+def test_only_a_client_with_the_role_selects_products_and_learns_what_became_of_it(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.mes) as mes:
+            listener = Listener()
+            subscription = await mes.create_subscription(20, listener)
+            await subscription.subscribe_events(mes.get_node(ROOT), mes.get_node("ns=2;s=RecipePreparedEventType"))
+            assert await call(mes, "RecipeManagement.PrepareRecipe", "4711") == [BUNDLE.digest, True, 0]
+            assert await call(mes, "RecipeManagement.PrepareRecipe", "unknown") == ["", True, -1]
+            assert await call(mes, "RecipeManagement.PrepareRecipe", "slow") == ["", False, 0]
+            assert await call(mes, "RecipeManagement.PrepareRecipe", "4711") == ["", True, -4]
+            await until(lambda: len(listener.events) == 3, "the slow product is active")
+            told = [(event.ExternalId, event.Error) for event in listener.events]
+            assert told == [("4711", 0), ("unknown", -1), ("slow", 0)]
+            assert "there is no product 'unknown'" in listener.events[1].Message.Text
+        async with served.bridge.connected(served.reader) as reader:
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await call(reader, "RecipeManagement.PrepareRecipe", "4711")
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await acknowledge(reader, "1")
+
+    asyncio.run(run())
+
+
+def test_no_client_can_write_or_change_the_address_space(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.mes) as mes:
+            heartbeat = mes.get_node(f"{ROOT}.Line.Heartbeat")
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await heartbeat.write_value(ua.Variant(1, ua.VariantType.UInt32))
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await mes.nodes.objects.add_object(2, "mine")
+            with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+                await mes.delete_nodes([heartbeat])
+
+    asyncio.run(run())
+
+
+def test_clients_without_an_allowed_certificate_are_refused_and_stored_to_be_allowed(
+    served: Setup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expired = make_identity(tmp_path, "expired", days=(-10, -1))
+    served.bridge.allow(expired, "read")
+    unknown = make_identity(tmp_path, "unknown")
+
+    async def is_refused(identity: Identity) -> None:
+        with pytest.raises((ua.UaError, ConnectionError, TimeoutError)):
+            async with served.bridge.connected(identity):
+                pass
+
+    async def run() -> None:
+        await is_refused(unknown)
+        await is_refused(expired)
+        with pytest.raises((ua.UaError, ConnectionError)):
+            async with served.bridge.client():
+                pass
+        rejected = list((served.bridge.folder / "rejected").glob("unknown-*.der"))
+        assert [each.read_bytes() for each in rejected] == [unknown.der.read_bytes()]
+        rejected[0].rename(served.bridge.folder / "allowed" / "read" / "unknown.der")
+        async with served.bridge.connected(unknown) as client:
+            allowed = served.bridge.folder / "allowed" / "read" / "unknown.der"
+            allowed.unlink()
+            await until(lambda: _has_ended(client), "the revoked client is disconnected")
+
+    asyncio.run(run())
+    refusals = [record.message for record in caplog.records if "refused a client" in record.message]
+    assert len(refusals) == 1, "further refusals are logged only after a while"
+    assert "certificate 'unknown'" in refusals[0]
+    assert "is not allowed; if the fingerprint is the client's, move " in refusals[0]
+
+
+def _has_ended(client: Client) -> bool:
+    return client.uaclient.state is not UaClientState.CONNECTED
+
+
+def test_a_stranger_cannot_continue_the_session_of_a_client(served: Setup) -> None:
+    """asyncua numbers sessions, and would let any connection take over the session with a number."""
+
+    async def run() -> None:
+        async with served.bridge.connected(served.mes) as mes:
+            token = mes.uaclient.protocol.authentication_token
+            stranger = served.bridge.client()
+            await stranger.connect_socket()
+            try:
+                await stranger.send_hello()
+                await stranger.open_secure_channel()
+                stranger.uaclient.protocol.authentication_token = token
+                with pytest.raises((ua.UaError, ConnectionError)):
+                    await stranger.uaclient.activate_session(ua.ActivateSessionParameters())
+                with pytest.raises((ua.UaError, ConnectionError)):
+                    await call(stranger, "RecipeManagement.PrepareRecipe", "4711")
+            finally:
+                stranger.disconnect_socket()
+            assert (await read(mes, "Line.Heartbeat"))[0] == 7
+
+    asyncio.run(run())
+
+
+def test_requests_beyond_the_limits_are_refused_and_those_of_others_go_on(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client, served.bridge.connected(served.mes) as other:
+            node = client.get_node(f"{ROOT}.Line.Heartbeat")
+            with pytest.raises(ua.uaerrors.BadTooManyOperations):
+                await client.read_values([node] * (OPERATIONS + 1))
+            fast = await client.create_subscription(0, Listener())
+            assert fast.parameters.RequestedPublishingInterval == PUBLISHING_MS[0]  # as revised
+            others = await other.create_subscription(20, Listener())
+            with pytest.raises(ua.uaerrors.BadSubscriptionIdInvalid):
+                await client.uaclient.delete_subscriptions([others.subscription_id])
+            for _ in range(SUBSCRIPTIONS_OF_A_CLIENT - 1):
+                await client.create_subscription(20, Listener())
+            with pytest.raises(ua.uaerrors.BadTooManySubscriptions):
+                await client.create_subscription(20, Listener())
+            for _ in range(EVENT_ITEMS_OF_A_SUBSCRIPTION):
+                await fast.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=ResultReadyEventType"))
+            with pytest.raises(ua.uaerrors.BadTooManyMonitoredItems):
+                await fast.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=ResultReadyEventType"))
+            with pytest.raises(ua.uaerrors.BadTypeMismatch):
+                await call(client, "ResultManagement.GetResultById", ua.Variant(7, ua.VariantType.Int32))
+            with pytest.raises(ua.uaerrors.BadArgumentsMissing):
+                await call(client, "ResultManagement.GetResultById")
+            with pytest.raises(ua.uaerrors.BadServiceUnsupported):
+                await client.uaclient.register_server(ua.RegisteredServer(ServerNames=[ua.LocalizedText("x")]))
+            with pytest.raises(ua.uaerrors.BadTooManySessions):
+                await client.create_session()
+            assert (await read(other, "Line.Heartbeat"))[0] == 7
+
+    asyncio.run(run())
+
+
+GARBAGE = {
+    "no OPC UA": b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
+    "a chunk too long": struct.pack("<3scI", b"HEL", b"F", CHUNK_BYTES + 1) + bytes(CHUNK_BYTES),
+    "too small chunks": struct.pack("<3scI5Ii", b"HEL", b"F", 32, 0, 1, 1, 0, 0, -1),
+    "a message out of place": struct.pack("<3scI4I", b"MSG", b"F", 24, 1, 2, 3, 4),
+    "an empty message": struct.pack("<3scI", b"HEL", b"F", 8),
+}
+
+
+def test_a_connection_that_sends_garbage_is_closed(served: Setup) -> None:
+    for name, data in GARBAGE.items():
+        with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as stranger:
+            try:
+                stranger.sendall(data)
+                while stranger.recv(4096):
+                    pass
+            except TimeoutError:
+                pytest.fail(f"{name}: the connection is still open")
+            except ConnectionError:
+                pass
+
+    with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as stranger:
+        endless = struct.pack("<3scI", b"MSG", b"F", 0xFFFFFFF0) + bytes(32 << 20)
+        with pytest.raises(ConnectionError):  # asyncua would store all of it
+            stranger.sendall(endless)
+
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            assert (await read(client, "Line.Heartbeat"))[0] == 7
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_connections_leaves_a_connected_client_its_results(served: Setup) -> None:
+    async def run() -> None:
+        async with served.bridge.connected(served.reader) as client:
+            listener = Listener()
+            subscription = await client.create_subscription(20, listener)
+            await subscription.subscribe_events(client.get_node(ROOT), client.get_node("ns=2;s=ResultReadyEventType"))
+            strangers = [socket.create_connection(("127.0.0.1", served.bridge.port)) for _ in range(2 * CONNECTIONS)]
+            added = served.line.add(GOOD)
+            await until(lambda: bool(listener.events), "the event came")
+            assert listener.events[0].ResultId == added[0].key
+            for stranger in strangers:
+                stranger.close()
+        async with asyncio.timeout(WITHIN_SECONDS):
+            while True:
+                try:
+                    async with served.bridge.connected(served.reader):
+                        return
+                except (ConnectionError, ua.UaError):  # the places of the strangers are freed soon
+                    await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+
+
+def test_the_subscriptions_of_a_killed_client_end(served: Setup) -> None:
+    facts = {
+        "folder": str(served.bridge.folder),
+        "port": served.bridge.port,
+        "name": served.reader.name,
+        "identities": str(served.reader.folder),
+    }
+    command = [sys.executable, "-m", "tests.edge.opcua_clients", json.dumps(facts)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as killed:
+        assert killed.stdout is not None
+        assert killed.stdout.readline() == "subscribed\n"
+        assert len(served.bridge.subscriptions) == SUBSCRIPTIONS_OF_A_CLIENT
+        killed.kill()
+    asyncio.run(until(lambda: not served.bridge.subscriptions, "the subscriptions of the killed client ended"))
+    added = served.line.add(DEFECT)
+    served.line.wait_until_acked(added[0].seq, "opcua")
+
+
+# A bridge whose clients acknowledge.
+
+
+@pytest.fixture
+def line_file(tmp_path: Path) -> tuple[Path, ServedBridge, str]:
+    port, journal = free_port(), f"ipc://{tmp_path}/journal"
+    file = tmp_path / "line.toml"
+    file.write_text(
+        f'bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[events]\nbind = "ipc://{tmp_path}/events"\n'
+        f'[journal]\nbind = "{journal}"\n'
+        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nacknowledge = "client"\nhold = 3\n'
+    )
+    served = ServedBridge(tmp_path / "opcua", port.number)
+    served.port_holder = port  # type: ignore[attr-defined]
+    return file, served, journal
+
+
+def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_ids_after_a_kill(
+    line_file: tuple[Path, ServedBridge, str], identities: tuple[Identity, Identity], tmp_path: Path
+) -> None:
+    file, served, journal = line_file
+    served.allow(identities[1], "command")
+    (tmp_path / "files").mkdir()
+
+    async def first(added: list[str]) -> None:
+        async with served.connected(identities[1]) as mes:
+
+            async def holds(expected: list[str]) -> None:
+                async def is_so() -> bool:
+                    return await ids(mes) == expected
+
+                await until(is_so, f"{expected} is held")
+
+            await holds(added[:3])  # more wait in the journal
+            assert await acknowledge(mes, added[1]) == [[], 0]
+            await holds([added[0], added[2]])
+            assert await acknowledge(mes, added[0], "none") == [[0, -5], -5]
+            await holds(added[2:5])
+
+    async def second(expected: list[str]) -> None:
+        await until(served.listens, "the bridge listens")
+        async with served.connected(identities[1]) as mes:
+            await until(lambda: _holds(mes, expected), f"{expected} came again")
+            assert await acknowledge(mes, *expected) == [[], 0]
+            assert (await call(mes, "ResultManagement.GetLatestResult"))[0] == expected[-1]
+
+    with FollowedLine(tmp_path / "files", journal) as line:
+        added = [each.key for each in line.add(*[GOOD] * 5)]
+        bridge = BridgeProcess(file, served)
+        assert bridge.log[0].startswith(f"OPC UA: {served.url}; the server's certificate is ")
+        try:
+            asyncio.run(first(added))
+            line.wait_until_acked(2, "opcua")
+        finally:
+            bridge.kill()
+        failed: list[BaseException] = []
+        returned = threading.Event()
+
+        def next_client() -> None:
+            try:
+                asyncio.run(second(added[2:5]))
+                line.wait_until_acked(5, "opcua")
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                if not returned.is_set():  # then the signal would end the tests
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        client = threading.Thread(target=next_client)
+        client.start()
+        result = heatline("bridge", "opcua", file)
+        returned.set()
+        client.join()
+        assert not failed, failed
+        assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+
+
+async def _holds(client: Client, expected: list[str]) -> bool:
+    return await ids(client) == expected
+
+
+def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/journal"
+    (tmp_path / "files").mkdir()
+
+    async def run(line: FollowedLine) -> BaseException:
+        ended: asyncio.Future[BaseException] = asyncio.Future()
+        held = HeldResults(10, wait=False)
+
+        async def take(_: News) -> None: ...
+
+        bridge = ResultFollower(
+            lambda: Follower(address, "opcua", timeout_s=TICK_SECONDS, explicit=True), held, take, ended.set_result
+        )
+        async with bridge:
+            await until(lambda: "opcua" in line.server.states(), "the bridge follows")
+            with Follower(address, "opcua", timeout_s=WITHIN_SECONDS) as other:
+                line.add(GOOD)
+                other.receive()
+                return await asyncio.wait_for(ended, WITHIN_SECONDS)
+
+    with FollowedLine(tmp_path / "files", address) as line:
+        error = asyncio.run(run(line))
+    assert isinstance(error, DeliveryError)
+    assert "refuses opcua (superseded)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("", "has no table [opcua]; add one"),
+        ('[opcua]\nlisten = "0.0.0.0:4840"\nunprotected = true', "remove unprotected, or listen on this machine alone"),
+        ("[opcua]\nhold = 0", "see docs/config.md"),
+        ('[opcua]\nname = "a b"', "see docs/config.md"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_sentence(tmp_path: Path, table: str, sentence: str) -> None:
+    file = tmp_path / "line.toml"
+    cameras = 'bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n'
+    file.write_text(f'{cameras}[journal]\nbind = "ipc://{tmp_path}/journal"\n{table}\n')
+    result = heatline("bridge", "opcua", file)
+    assert (result.returncode, sentence in complaint(result)) == (3, True), result.stderr

@@ -1,0 +1,334 @@
+"""Parts of the OPC UA bridge: held results, states, certificates and limits."""
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asyncua import ua
+from asyncua.common.utils import ServiceError
+from asyncua.crypto.permission_rules import User
+from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPolicyNone
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.bridge.opcua import limits
+from edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
+from edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
+from edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, values_of
+from edge.bridge.opcua.library_log import limited_library_log
+from edge.bridge.opcua.methods import INPUTS, OUTPUTS, Error
+from edge.bridge.opcua.results import HeldResult, HeldResults
+from edge.bridge.opcua.server import _TrustedPolicy
+from edge.bridge.opcua.session import Clients
+from edge.bridge.opcua.vision_state import VisionState, vision_state
+from edge.bridge.result import Evaluation, Result
+from edge.errors import AccessError
+from edge.wire.events import CameraState, Handshake, VerdictEvent
+from edge.wire.following import Delivered
+from tests.edge.opcua_clients import Identity, make_identity
+from tests.edge.status_only_line import a_status
+from tests.edge.wire_examples import DEFECT
+
+PLANT = Path(__file__).parents[2] / "docs" / "plant-opcua.md"
+
+
+@given(st.lists(st.one_of(st.just("result"), st.just("other"), st.integers(0, 12)), max_size=40), st.booleans())
+def test_the_journal_is_acknowledged_up_to_the_first_result_that_waits(steps: list[Any], wait: bool) -> None:
+    """Compared with a list that is searched anew at each step. A number acknowledges the result with that number."""
+    held = HeldResults(at_most=3, wait=wait)
+    expected: list[tuple[int, bool, bool]] = []
+    for step in steps:
+        if isinstance(step, int):
+            there = [(seq, is_result, done) for seq, is_result, done in expected if seq == step and is_result]
+            waits = any(not done for _, _, done in there)
+            expected = [(seq, is_result, done or (seq == step and is_result)) for seq, is_result, done in expected]
+            newest = [seq for seq, is_result, _ in expected if is_result][-3:]
+            assert held.acknowledge(f"j-{step}") == (waits if wait else step in newest)
+        else:
+            seq, is_result = len(expected) + 1, step == "result"
+            expected.append((seq, is_result, not (is_result and wait)))
+            held.add(Delivered("j", seq, b"{}"), HeldResult(f"j-{seq}", {}, "") if is_result else None)
+        through = next((seq - 1 for seq, _, done in expected if not done), len(expected))
+        assert (held.done_through.seq if held.done_through else 0) == through
+        results = [f"j-{seq}" for seq, is_result, done in expected if is_result and not (wait and done)]
+        assert [each.id for each in held] == (results if wait else results[-3:])
+
+
+def _camera(state: Any) -> CameraState:
+    return CameraState(state=state, since_at_ns=0)
+
+
+@pytest.mark.parametrize(
+    ("handshake", "reason", "camera", "in_flight", "expected"),
+    [
+        ("READY", None, "LIVE", 0, VisionState.CONTINUOUS_EXECUTION),
+        ("DEGRADED", "frames_lost", "LIVE", 3, VisionState.CONTINUOUS_EXECUTION),
+        ("READY", None, "IDLE", 0, VisionState.READY),
+        ("READY", None, "IDLE", 1, VisionState.SINGLE_EXECUTION),
+        ("READY", None, "ENDED", 0, VisionState.READY),
+        ("BUSY", "changing", "LIVE", 0, VisionState.INITIALIZED),
+        ("NOT_READY", "starting", "OPENING", 0, VisionState.PREOPERATIONAL),
+        ("NOT_READY", "stopping", "LIVE", 0, VisionState.HALTED),
+        ("NOT_READY", "stopped", "LIVE", 0, VisionState.HALTED),
+        ("NOT_READY", "unreachable", "LIVE", 0, VisionState.ERROR),
+        ("NOT_READY", "stalled", "LIVE", 0, VisionState.ERROR),
+        ("NOT_READY", "a reason of a later version", "LIVE", 0, VisionState.ERROR),
+    ],
+)
+def test_each_handshake_has_its_state(
+    handshake: Any, reason: str | None, camera: str, in_flight: int, expected: VisionState
+) -> None:
+    status = a_status(cameras={"top": _camera(camera)})
+    ledger = {"top": type(status.ledger["top"])(captured=in_flight, in_flight=in_flight)}
+    status = a_status(cameras={"top": _camera(camera)}, ledger=ledger)
+    assert vision_state(status, Handshake(state=handshake, reason=reason, heartbeat=1)) == expected
+
+
+def test_a_line_that_was_never_heard_is_in_error() -> None:
+    ready = Handshake(state="READY", heartbeat=1)
+    assert vision_state(None, ready) == VisionState.ERROR
+
+
+def test_the_numbers_are_those_of_the_specifications() -> None:
+    assert [int(each) for each in Evaluation] == [0, 1, 2, 3]
+    event = DEFECT.event
+    assert isinstance(event, VerdictEvent)
+    values = values_of(RESULT_FIELDS, Result("j-1", event))
+    assert (values["ResultEvaluation"], values["ResultState"], values["IsSimulated"]) == (2, 1, not event.acting)
+    assert values["CreationTime"].timestamp() == pytest.approx(event.times.captured_at_ns / 1e9, abs=1e-5)
+
+
+# Certificates.
+
+
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    return make_identity(tmp_path_factory.mktemp("identity"), "mes")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A server's own certificate takes long to make."""
+    path = tmp_path_factory.mktemp("pki")
+    Certificates(path, "line1", "127.0.0.1")
+    return path
+
+
+@pytest.fixture
+def certificates(folder: Path) -> Certificates:
+    for path in (*folder.glob("allowed/*/*"), *folder.glob("rejected/*")):
+        path.unlink()
+    return Certificates(folder, "line1", "127.0.0.1")
+
+
+def test_the_own_certificate_is_made_once_and_names_the_server(folder: Path, certificates: Certificates) -> None:
+    again = Certificates(folder, "line1", "127.0.0.1")
+    assert fingerprint_of(again.certificate) == fingerprint_of(certificates.certificate)
+    assert re.fullmatch(r"urn:.+:heatline:line1", certificates.application_uri)
+    assert (folder / "server.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_role_is_that_of_the_folder_and_read_anew(
+    folder: Path, certificates: Certificates, identity: Identity
+) -> None:
+    der = identity.der.read_bytes()
+    with pytest.raises(RefusedError, match="is not allowed"):
+        certificates.require_allowed(der)
+    (folder / "allowed" / "read" / "mes.der").write_bytes(der)
+    fingerprint = certificates.require_allowed(der)
+    assert certificates.role_of(fingerprint) == "read"
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+    (folder / "allowed" / "command" / "mes.pem").write_bytes(pem)
+    assert certificates.role_of(fingerprint) == "command"
+
+
+@pytest.mark.parametrize(
+    ("days", "bits", "sentence"),
+    [((-9, -1), 2048, "expired at"), ((1, 9), 2048, "is valid from"), ((-1, 9), 1024, "no RSA key of at least 2048")],
+)
+def test_an_allowed_certificate_must_be_valid(
+    folder: Path, certificates: Certificates, tmp_path: Path, days: tuple[int, int], bits: int, sentence: str
+) -> None:
+    der = make_identity(tmp_path, "old", days, bits).der.read_bytes()
+    (folder / "allowed" / "read" / "old.der").write_bytes(der)
+    with pytest.raises(RefusedError, match=sentence):
+        certificates.require_allowed(der)
+
+
+@pytest.mark.parametrize("shown", [None, b"", b"\x30\x82\xff\xff", b"-----BEGIN", bytes(9000)])
+def test_what_is_no_certificate_is_refused_and_not_stored(
+    folder: Path, certificates: Certificates, shown: bytes | None
+) -> None:
+    with pytest.raises(RefusedError):
+        certificates.require_allowed(shown)
+    assert list((folder / "rejected").iterdir()) == []
+
+
+def test_rejected_certificates_are_bounded_and_the_newest_stay(
+    folder: Path, certificates: Certificates, identity: Identity
+) -> None:
+    for number in range(REJECTED_AT_MOST + 5):
+        path = folder / "rejected" / f"old-{number}.der"
+        path.write_bytes(b"")
+        os.utime(path, ns=(number, number))
+    with pytest.raises(RefusedError):
+        certificates.require_allowed(identity.der.read_bytes())
+    found = {path.name for path in (folder / "rejected").iterdir()}
+    assert len(found) == REJECTED_AT_MOST
+    assert any(name.startswith("mes-") for name in found)
+    assert f"old-{REJECTED_AT_MOST + 4}.der" in found
+
+
+def test_a_list_that_others_can_write_allows_nobody_and_is_logged_once(
+    folder: Path, certificates: Certificates, identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    der = identity.der.read_bytes()
+    (folder / "allowed" / "read" / "mes.der").write_bytes(der)
+    (folder / "allowed" / "read" / "junk.der").write_bytes(b"junk")
+    fingerprint = certificates.require_allowed(der)
+    (folder / "allowed" / "read").chmod(0o777)
+    try:
+        assert certificates.role_of(fingerprint) is None
+        assert certificates.role_of(fingerprint) is None
+    finally:
+        (folder / "allowed" / "read").chmod(0o755)
+    assert certificates.role_of(fingerprint) == "read"
+    logged = [record.message for record in caplog.records]
+    assert [each for each in logged if "can be written by others" in each] == [logged[1]]
+    assert "junk.der is no certificate" in logged[0]
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: (folder / "server.key").chmod(0o644), "can be used by others than its owner"),
+        (lambda folder: (folder / "server.key").unlink(), "cannot be read"),
+        (lambda folder: (folder / "server.der").write_bytes(b"junk"), "the next start makes new ones"),
+    ],
+)
+def test_a_damaged_own_pair_is_one_sentence(
+    folder: Path, certificates: Certificates, tmp_path: Path, damage: Callable[[Path], object], sentence: str
+) -> None:
+    for name in ("server.key", "server.der"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "server.key").chmod(0o600)
+    damage(tmp_path)
+    with pytest.raises(AccessError, match=sentence):
+        Certificates(tmp_path, "line1", "127.0.0.1")
+
+
+def test_a_certificate_shown_without_security_gives_no_role(
+    folder: Path, certificates: Certificates, identity: Identity
+) -> None:
+    """It is public: whoever shows it without a signature need not own it."""
+    der = identity.der.read_bytes()
+    (folder / "allowed" / "command" / "mes.der").write_bytes(der)
+    plain = SecurityPolicyFactory(SecurityPolicyNone, ua.MessageSecurityMode.None_)
+    assert plain.create(der).peer_certificate == der
+    shown = _TrustedPolicy(plain, certificates).create(der).peer_certificate
+    assert not shown
+    open_to_all, closed = Clients(certificates, unprotected=True), Clients(certificates, unprotected=False)
+    reader = open_to_all.get_user(None, certificate=shown)
+    assert isinstance(reader, User)
+    assert not open_to_all.may_command(reader)
+    assert closed.get_user(None, certificate=shown) is None
+    assert closed.may_command(closed.get_user(None, certificate=der))
+
+
+# Limits.
+
+
+@pytest.mark.parametrize(
+    ("requested", "given_ms"),
+    [(-1.0, 20.0), (0.0, 20.0), (float("nan"), 20.0), (50.0, 50.0), (float("inf"), 10_000.0)],
+)
+def test_a_publishing_interval_is_neither_too_short_nor_too_long(requested: float, given_ms: float) -> None:
+    assert limits.limit_publishing(requested) == given_ms
+
+
+def _element(index: int) -> ua.ContentFilterElement:
+    return ua.ContentFilterElement(ua.FilterOperator.Not, [ua.ElementOperand(index)])
+
+
+@pytest.mark.parametrize(
+    ("event_filter", "is_event"),
+    [
+        (None, True),
+        (ua.DataChangeFilter(), True),
+        (ua.EventFilter(), False),
+        (ua.EventFilter(WhereClause=ua.ContentFilter([_element(0)])), True),
+        (ua.EventFilter(WhereClause=ua.ContentFilter([_element(1), _element(0)])), True),
+        (ua.EventFilter(WhereClause=ua.ContentFilter([_element(9)] * (limits.FILTER_ELEMENTS + 1))), True),
+        (ua.EventFilter([ua.SimpleAttributeOperand()] * (limits.SELECTED_FIELDS + 1)), True),
+    ],
+)
+def test_a_filter_that_does_not_fit_or_could_loop_is_refused(event_filter: Any, is_event: bool) -> None:
+    with pytest.raises(ServiceError):
+        limits.limit_item(ua.MonitoringParameters(Filter=event_filter), is_event)
+
+
+@pytest.mark.parametrize(
+    ("requested", "is_event", "given_size"), [(0, True, 1000), (0, False, 1), (9, False, 9), (1 << 31, True, 1000)]
+)
+def test_a_queue_is_limited(requested: int, is_event: bool, given_size: int) -> None:
+    wanted = ua.EventFilter() if is_event else None
+    parameters = ua.MonitoringParameters(QueueSize=requested, Filter=wanted)
+    limits.limit_item(parameters, is_event)
+    assert parameters.QueueSize == given_size
+
+
+def test_the_librarys_log_is_limited_and_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    with limited_library_log():
+        for number in range(100):
+            logging.getLogger("asyncua.server.anything").warning("a client %s sent\nnonsense", number)
+    assert [record.message for record in caplog.records] == ["asyncua: a client 0 sent\\nnonsense"]
+
+
+# The document.
+
+
+def _rows(text: str) -> dict[str, list[str]]:
+    cells = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {row[0].strip().strip("`"): [cell.strip() for cell in row[1:]] for row in cells}
+
+
+def test_the_documented_nodes_are_those_of_the_server() -> None:
+    rows = _rows(PLANT.read_text())
+    for path, field in node_names().items():
+        below = path.removeprefix("VisionSystem.").replace("CAMERA", "NAME")
+        assert rows[field.name if ".LatestResult." in path else below] == [field.kind.name, field.meaning], path
+    assert rows["ResultContent"] == [RESULT_CONTENT.kind.name, RESULT_CONTENT.meaning]
+
+
+def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> None:
+    text = PLANT.read_text()
+    rows = _rows(text)
+
+    def described(arguments: Any) -> str:
+        return (
+            ", ".join(f"{name} {kind.name}{'[]' if is_array else ''}" for name, kind, is_array in arguments) or "none"
+        )
+
+    result = [(field.name, field.kind, False) for field in (*RESULT_FIELDS, RESULT_CONTENT)]
+    for name, inputs in INPUTS.items():
+        outputs = OUTPUTS[name]
+        shown = "all fields of a result, Error Int32" if list(outputs[:-1]) == result else described(outputs)
+        assert rows[name][:2] == [described(inputs), shown], name
+    for name, fields in EVENT_FIELDS.items():
+        shown = "all fields of a result but ResultContent"
+        if len(fields) != len(RESULT_FIELDS):
+            shown = ", ".join(f"{field} {kind.name}" for field, kind in fields)
+        assert rows[name][0] == shown, name
+    for error in Error:
+        assert str(int(error)) in rows, error
+    for state in VisionState:
+        assert str(int(state)) in rows, state
+    for number in (limits.CONNECTIONS, limits.OPERATIONS, limits.SUBSCRIPTIONS_OF_A_CLIENT, limits.QUEUED_EVENTS):
+        assert f"{number:,}" in text or str(number) in text
