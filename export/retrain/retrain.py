@@ -16,7 +16,7 @@ from edge.cli.output import progress_console
 from edge.errors import InputError, Interrupted
 from edge.util.text import encode_json
 from edge.wire.events import BundleName
-from export.retrain.decide import Answer, Comparison, compare
+from export.retrain.decide import Answer, Comparison, compare, describe_untested
 from export.retrain.folder import RetrainingFolder
 from export.retrain.frames import MarkedFrame
 from export.retrain.judge import Judging, judge_frames
@@ -138,6 +138,7 @@ def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
             line
             for line in (
                 comparison.describe_support(),
+                describe_untested(answers),
                 *notes,
                 *gone,
                 selection.describe_left_out(),
