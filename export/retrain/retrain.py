@@ -101,7 +101,7 @@ def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
         request.share,
     )
     clock.lap("read and judge")
-    digest = plan.digest(old.digest, data.folder)
+    digest = plan.digest(old.digest, data)
     folder = RetrainingFolder(request.out or _default_out(old, digest), _next_folder(old.path))
     folder.begin(plan, digest)
     say(f"{_describe_plan(plan)}; the folder of this retraining is {folder.folder}")
