@@ -20,6 +20,9 @@ from train.readers import LabelledFolder, LabelledImage
 from train.readers.reviewed import ReviewedFrame
 
 GOOD, DEFECTIVE = "good", "defective"
+WITHOUT_SIMILARITY = (
+    "A part without a part id may then be both trained on and held out, so that the new bundle looks better than it is"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Plan:
     """Digests of the frames that neither bundle is trained on."""
     groups: frozenset[str]
     """Groups that are trained on, by the names that their parts give them, those of earlier retrainings included."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what the plan could not take into account."""
 
     def digest(self, parent: str, data: LabelledFolder) -> str:
         """Return a digest of everything that the training depends on.
@@ -64,7 +69,7 @@ def plan_retraining(
     Raises:
         InputError: there are too few corrections, or marks contradict the training folder.
     """
-    frames, in_folder = _group(selection.frames, data, former)
+    frames, in_folder, notes = _group(selection.frames, data, former)
     verdicts = judge(frames)
     trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
     trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
@@ -104,6 +109,7 @@ def plan_retraining(
         list(zip(frames, verdicts, strict=True)),
         held_out,
         frozenset({*own_groups, *origin.retraining.groups}),
+        notes,
     )
 
 
@@ -127,10 +133,11 @@ def _row(frame: UsableFrame) -> ReviewedFrame:
 
 def _group(
     frames: Sequence[UsableFrame], data: LabelledFolder, former: Sequence[tuple[Path, ReviewedFrame]]
-) -> tuple[list[UsableFrame], set[str]]:
+) -> tuple[list[UsableFrame], set[str], tuple[str, ...]]:
     """Put near-duplicate frames into one group, also with pictures of the training folder and former frames.
 
-    Returns: the frames with their groups, and the digests of those that the training folder has.
+    Returns: the frames with their groups, the digests of those that the training folder has, and a sentence if
+        similarity does not show which pictures show one thing.
     Raises:
         InputError: the training folder gives one of them another label.
     """
@@ -139,7 +146,8 @@ def _group(
     images = [*data.images, *before, *own]
     thumbnails = thumbnails_of(images)
     names = [str(image.group) for image in images]
-    merged, _ = merge_near_duplicates(thumbnails, names)
+    merged, note = merge_near_duplicates(thumbnails, names)
+    notes = () if note is None or merged != names else (f"{note} {WITHOUT_SIMILARITY}",)
     fixed = len(data.images) + len(before)
     of_root: dict[str, str] = {}
     for root, name in zip(merged[:fixed], names[:fixed], strict=True):
@@ -147,7 +155,7 @@ def _group(
     grouped = [
         replace(frame, group=of_root.get(root, root)) for frame, root in zip(frames, merged[fixed:], strict=True)
     ]
-    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)])
+    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)]), notes
 
 
 def _find_in_folder(

@@ -141,6 +141,7 @@ def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
                 describe_untested(answers),
                 *notes,
                 *gone,
+                *plan.notes,
                 selection.describe_left_out(),
                 *describe_calibrations(old.manifest, manifest, new.path),
             )

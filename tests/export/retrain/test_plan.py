@@ -113,6 +113,22 @@ def test_frames_like_pictures_of_a_test_group_are_not_trained_on(tmp_path: Path,
     assert like.digest not in planned.held_out
 
 
+def test_if_all_frames_look_alike_it_is_said_that_similarity_shows_nothing(
+    tmp_path: Path, data: LabelledFolder
+) -> None:
+    frames = [frame(tmp_path, number, f"P{number}") for number in range(3)]
+    assert plan(frames, data).notes == ()
+    alike = []
+    for number in range(8):
+        pixels, path = good_frame(7), tmp_path / f"alike{number}.png"
+        pixels[number, :] += 1
+        cv2.imwrite(str(path), pixels[..., ::-1])
+        alike.append(UsableFrame(path, digest_pixels(pixels), "good", "top", group_name(f"part {number}")))
+    (note,) = plan(alike, data).notes
+    assert "look nearly identical" in note
+    assert "may then be both trained on and held out" in note
+
+
 def test_another_label_in_the_training_folder_is_another_training(tmp_path: Path, data: LabelledFolder) -> None:
     """Else the same command would find the finished bundle of the former labels."""
     planned = plan([frame(tmp_path, number, f"P{number}") for number in range(2)], data)
