@@ -7,15 +7,17 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from edge.errors import SupersededError
 from edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
 from tests.edge.brokers import OPEN, Authority, Broker, Plant
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
+from tests.edge.lines import notify_socket
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 
 CAMERA = '[[cameras]]\nkind = "pattern"\nname = "top"\n'
@@ -41,19 +43,19 @@ class Site:
         )
 
     @contextlib.contextmanager
-    def bridge(self) -> Iterator["Bridge"]:
-        with Bridge(self.file, self.folder) as bridge:
+    def bridge(self, env: Mapping[str, str] | None = None) -> Iterator["Bridge"]:
+        with Bridge(self.file, self.folder, env) as bridge:
             yield bridge
 
 
 class Bridge:
     """The command in a process of its own, which is killed at the end."""
 
-    def __init__(self, file: Path, folder: Path) -> None:
+    def __init__(self, file: Path, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self._log = folder / f"bridge-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [HEATLINE, "bridge", "mqtt", file], stderr=log, stdout=log, env=process_env(None)
+                [HEATLINE, "bridge", "mqtt", file], stderr=log, stdout=log, env=process_env(env)
             )
 
     @property
@@ -178,6 +180,17 @@ def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bri
         wait_until(lambda: plant.ids() == [event.key for event in events], "both came")
 
 
+def test_the_watchdog_is_fed_while_results_wait_for_a_broker(site: Site) -> None:
+    site.line.add(GOOD)
+    with notify_socket(site.folder) as systemd, site.bridge(systemd.env) as bridge:
+        systemd.wait_for("READY=1")
+        site.line.wait_until_acked(0, "mqtt")
+        for _ in range(8):  # the first ones may come before the result
+            systemd.wait_for("WATCHDOG=1")
+        assert bridge.end() == 0
+        systemd.wait_for("STOPPING=1")
+
+
 def test_a_stop_ends_a_bridge_whose_broker_says_nothing(site: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         site.write(broker=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
@@ -224,7 +237,7 @@ def test_of_two_bridges_with_one_name_the_older_ends_and_nothing_is_lost(site: S
     with site.broker, Plant(site.broker) as plant, site.bridge() as older:
         site.line.wait_until_acked(3, "mqtt")
         with site.bridge() as newer:
-            assert older.process.wait(WITHIN_SECONDS) == 7
+            assert older.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
             (sentence,) = [line for line in older.log.splitlines() if line.startswith("heatline:")]
             assert "superseded" in sentence
             events += site.line.add(DEFECT)
@@ -238,7 +251,7 @@ def test_an_older_bridge_ends_also_while_its_broker_is_away(site: Site) -> None:
     with site.bridge() as older:
         site.line.wait_until_acked(0, "mqtt")
         with site.bridge():
-            assert older.process.wait(WITHIN_SECONDS) == 7
+            assert older.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
     assert site.line.acked("mqtt") == 0
 
 

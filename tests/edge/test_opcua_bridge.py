@@ -34,7 +34,7 @@ from edge.bridge.opcua.results import HeldResults
 from edge.delivery.client.follower import Follower
 from edge.delivery.command_server import CommandServer
 from edge.delivery.journal.rows import Record
-from edge.errors import DeliveryError
+from edge.errors import SupersededError
 from edge.wire.commands import Selected, SelectRequest, refusal
 from edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
@@ -530,7 +530,7 @@ def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> No
 
     with FollowedLine(tmp_path / "files", address) as line:
         error = asyncio.run(run(line))
-    assert isinstance(error, DeliveryError)
+    assert isinstance(error, SupersededError)
     assert "refuses opcua (superseded)" in str(error)
 
 

@@ -51,7 +51,8 @@ def run_bridge(line: str) -> None:
     Raises:
         AccessError: the line does not authorize this bridge.
         ConfigError: the line's file cannot be used.
-        DeliveryError: the bridge cannot listen, or another consumer took its name.
+        SupersededError: a newer bridge follows under this name.
+        DeliveryError: the bridge cannot listen, or the line refuses for another reason that is final.
         MessageError: what came is not of a line that this version understands.
     """
     config, modbus = read_line(line)

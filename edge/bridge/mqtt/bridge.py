@@ -32,7 +32,8 @@ def run_bridge(line: str) -> None:
     Raises:
         ConfigError: the line's file has no table `[mqtt]`, or cannot be used.
         AccessError: a file that the table names cannot be used.
-        DeliveryError: the line's refusal is final, such as when another bridge follows under this name.
+        SupersededError: a newer bridge follows under this name.
+        DeliveryError: the line refuses for another reason that is final.
         MessageError: the line sends what this version does not know.
     """
     file = file_of(line)
@@ -64,17 +65,24 @@ def run_bridge(line: str) -> None:
         LineState(events, events_keys) as state,
         Link(config, config.client_id or f"heatline-{name}-{config.name}", messages, state) as link,
     ):
+
+        def hold() -> None:
+            notify("WATCHDOG=1")
+            follower.hold()
+
         notify("READY=1")
         outbox = Outbox(
             link,
             messages,
             window=config.window,
             republish_s=config.republish_s,
-            hold=follower.hold,
+            hold=hold,
             ended=ended.is_set,
         )
         while not ended.is_set():
+            notify("WATCHDOG=1")
             _carry_batch(follower, messages, outbox, config.window)
+        notify("STOPPING=1")
 
 
 def _carry_batch(follower: Follower, messages: Messages, outbox: Outbox, at_most: int) -> None:

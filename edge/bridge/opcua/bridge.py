@@ -75,7 +75,8 @@ class Bridge:
         Args:
             announce: is given a sentence once clients can connect.
         Raises:
-            DeliveryError: nothing can listen at the address, or the line refuses this consumer.
+            SupersededError: a newer bridge follows under this name.
+            DeliveryError: nothing can listen at the address, or the line refuses for another reason that is final.
             AccessError: the line does not authorize this client.
         """
         await self._server.prepare(f"heatline {self._line}")
