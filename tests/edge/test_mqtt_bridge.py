@@ -136,10 +136,10 @@ def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site:
     with site.broker, Plant(site.broker) as plant, site.bridge():
 
         def is_under_load(kill: int) -> bool:
-            """The broker has messages in hand, and has passed some on."""
+            """The subscriber is back, and the broker has messages in hand and has passed some on."""
             if len(plant.ids()) + 150 > len(events):
                 events.extend(site.line.add(GOOD, DEFECT, GOOD))
-            return len(plant.ids()) >= 60 * (kill + 1)
+            return plant.connections == kill + 1 and len(plant.ids()) >= 60 * (kill + 1)
 
         for kill in range(kills):
             wait_until(functools.partial(is_under_load, kill), f"results flow before kill {kill}")

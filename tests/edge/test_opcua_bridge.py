@@ -200,13 +200,19 @@ def test_results_that_cannot_be_got_are_counted_and_told(served: Setup) -> None:
                 boot_id=BOOT, seq=first, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
                 kind="recording", detail="the disk was full", by_topic={"verdict.top.GOOD": 3, "alarm": 1},
             )  # fmt: skip
-            newer = header_of(event(first + 1, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
-            _journal(served.line, ("journal", header_of(unjournalled)), (GOOD, newer))
+            uncounted = JournalEvent(  # of a boot that was killed, whose number of events nobody knows
+                boot_id=BOOT, seq=first + 1, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
+                kind="unrecorded", detail="some frames are missing",
+            )  # fmt: skip
+            newer = header_of(event(first + 2, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+            _journal(served.line, *(("journal", header_of(each)) for each in (unjournalled, uncounted)), (GOOD, newer))
             good = served.line.add(GOOD)[0]
-            await until(lambda: len(listener.events) == 2, "both losses were told")
-            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4]
+            await until(lambda: len(listener.events) == 3, "each loss is reported")
+            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4, 5]
             assert "the disk was full" in listener.events[0].Message.Text
-            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 4
+            assert "some frames are missing" in listener.events[1].Message.Text
+            assert len({event.EventId for event in listener.events}) == 3
+            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 5
             assert "schema version 3" in (await read(client, "ResultManagement.LastLoss"))[0]
             served.line.wait_until_acked(good.seq, "opcua")
 

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 
 from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.results import VERDICTS, Entry, Places, entry_of, lost_entry
+from edge.bridge.modbus.results import Entry, Places, entry_of, lost_entry
+from edge.bridge.result import VERDICTS
 from edge.delivery.client.follower import Follower
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import EventsLostError

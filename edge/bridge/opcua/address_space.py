@@ -8,6 +8,7 @@ ns=2;s=VisionSystem.RecipeManagement.PrepareRecipe
 ns=2;s=VisionSystem.Cameras.top.Captured                          and so on: for each camera
 """
 
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -160,13 +161,19 @@ class AddressSpace:
         """Write what the bridge counts."""
         await self._write(RESULTS, values_of(COUNTER_FIELDS, counters))
 
-    async def emit(self, kind: str, values: Values, message: str, event_id: str, at: datetime | None = None) -> None:
-        """Send an event to the clients that listen for it."""
+    async def emit(
+        self, kind: str, values: Values, message: str, event_id: str | None = None, at: datetime | None = None
+    ) -> None:
+        """Send an event to the clients that listen for it.
+
+        Args:
+            event_id: None: one that no other event has.
+        """
         now = datetime.now(UTC)
         event = self._events[kind].event
         for name, value in values.items():
             setattr(event, name, value)
-        event.EventId, event.Message = event_id.encode(), ua.LocalizedText(message)
+        event.EventId, event.Message = (event_id or uuid.uuid4().hex).encode(), ua.LocalizedText(message)
         event.Time, event.ReceiveTime, event.Severity = at or now, now, SEVERITIES[kind]
         for emitter in self._emitters:
             event.emitting_node = emitter

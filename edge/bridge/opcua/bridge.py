@@ -18,7 +18,7 @@ from edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, Result
 from edge.bridge.opcua.results import HeldResult, HeldResults
 from edge.bridge.opcua.server import BridgeServer
 from edge.bridge.opcua.vision_state import VisionState, vision_state
-from edge.bridge.result import Result, result_of
+from edge.bridge.result import Result, result_of, unjournalled_results
 from edge.config.opcua import OpcuaConfig
 from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
@@ -138,7 +138,7 @@ class Bridge:
         reason = now.handshake.reason or ""
         values = {"OldState": int(before), "NewState": int(state), "Reason": reason}
         detail = now.handshake.detail or now.handshake.state
-        await self._space.emit(STATE_CHANGED, values, detail, f"state-{before}-{state}-{now.handshake.heartbeat}")
+        await self._space.emit(STATE_CHANGED, values, detail)
 
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or tell what will never come."""
@@ -173,20 +173,20 @@ class Bridge:
 
     async def _tell_unjournalled(self, delivered: Delivered) -> None:
         event = delivered.event
-        if isinstance(event, JournalEvent) and event.kind in ("recording", "unrecorded"):
-            verdicts = [count for topic, count in event.by_topic.items() if topic.startswith("verdict.")]
-            lost = sum(verdicts) if event.by_topic else event.events or 0
-            if lost:
-                await self._lose(lost, f"the line could not journal all events: {event.detail}")
+        if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
+            await self._lose(lost or 0, f"the line could not journal all events: {event.detail}")
 
     async def _lose(self, events: int, sentence: str) -> None:
+        """Count and report a loss.
+
+        Args:
+            events: how many events are lost; 0: it is not known.
+        """
         self._losses.error("%s", sentence)
-        self._counters.lost += events
+        self._counters.lost += max(1, events)  # a client that watches the counter must see every loss
         self._counters.last_loss = sentence
         await self._count()
-        await self._space.emit(
-            RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence, f"lost-{self._counters.lost}"
-        )
+        await self._space.emit(RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
 
     async def _count(self) -> None:
         self._counters.held = len(self._held)
