@@ -337,8 +337,8 @@ def _check_bridge_names(config: LineConfig) -> None:
             continue
         if bridge.name in keys:
             raise ConfigError(
-                f"{keys[bridge.name]}.name and {key}.name are both {bridge.name!r}, and a line serves only one consumer of "
-                "a name; they must differ"
+                f"{keys[bridge.name]}.name and {key}.name are both {bridge.name!r}, and a line serves one consumer "
+                "of a name; they must differ"
             )
         keys[bridge.name] = key
 

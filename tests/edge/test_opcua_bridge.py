@@ -99,7 +99,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
     with (
         FollowedLine(folder / "journal-files", addresses[1]) as line,
         StatusOnlyLine(addresses[0], a_status(handshake=READY)) as status,
-        threaded_bridge(folder / "pki", endpoints, ["top"], hold=50) as bridge,
+        threaded_bridge(folder / "pki", endpoints, ["top"], hold=50, acknowledge="offered") as bridge,
     ):
         bridge.allow(identities[0], "read")
         bridge.allow(identities[1], "command")
@@ -443,7 +443,7 @@ def line_file(tmp_path: Path) -> tuple[Path, ServedBridge, str]:
     file.write_text(
         f'bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[events]\nbind = "ipc://{tmp_path}/events"\n'
         f'[journal]\nbind = "{journal}"\n'
-        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nacknowledge = "client"\nhold = 3\n'
+        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nhold = 3\n'
     )
     served = ServedBridge(tmp_path / "opcua", port.number)
     served.port_holder = port  # type: ignore[attr-defined]
@@ -466,9 +466,12 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
 
                 await until(is_so, f"{expected} is held")
 
-            await holds(added[:3])  # more wait in the journal
+            latest = "ResultManagement.LatestResult.ResultId"
+            await holds(added[:3])  # more wait in the journal, so the third is not the newest
+            await until(lambda: _reads(mes, latest, (added[2], "UncertainLastUsableValue")), "it is uncertain")
             assert await acknowledge(mes, added[1]) == [[], 0]
             await holds([added[0], added[2]])
+            assert await _reads(mes, latest, (added[2], "UncertainLastUsableValue")), "the first one still waits"
             assert await acknowledge(mes, added[0], "none") == [[0, -5], -5]
             await holds(added[2:5])
 
@@ -478,8 +481,13 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
             await until(lambda: _holds(mes, expected), f"{expected} came again")
             assert await acknowledge(mes, *expected) == [[], 0]
             assert (await call(mes, "ResultManagement.GetLatestResult"))[0] == expected[-1]
+            latest = "ResultManagement.LatestResult.ResultId"
+            await until(lambda: _reads(mes, latest, (expected[-1], "Good")), "it is the newest")
 
-    with FollowedLine(tmp_path / "files", journal) as line:
+    with (
+        FollowedLine(tmp_path / "files", journal) as line,
+        StatusOnlyLine(f"ipc://{tmp_path}/events", a_status(handshake=READY)),
+    ):
         added = [each.key for each in line.add(*[GOOD] * 5)]
         bridge = BridgeProcess(file, served)
         assert bridge.log[0].startswith(f"OPC UA: {served.url}; the server's certificate is ")
@@ -508,6 +516,10 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
         client.join()
         assert not failed, failed
         assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+
+
+async def _reads(client: Client, path: str, expected: tuple[Any, str]) -> bool:
+    return await read(client, path) == expected
 
 
 async def _holds(client: Client, expected: list[str]) -> bool:

@@ -190,6 +190,7 @@ class Bridge:
 
     async def _count(self) -> None:
         self._counters.held = len(self._held)
+        await self._space.mark_latest(is_newest=not self._held.is_full)
         await self._space.write_counters(self._counters)
 
     def end(self) -> None:

@@ -44,6 +44,11 @@ class HeldResults:
         self.done_through: Delivered | None = None
         """All events up to this one can be acknowledged to the line. Any thread may read it."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
+        return self._wait and len(self._in_hand) >= self._at_most
+
     def __iter__(self) -> Iterator[HeldResult]:
         return iter(self._results.values())
 
