@@ -269,6 +269,19 @@ def test_lost_events_are_told_and_the_next_ones_come(site: Site) -> None:
         assert "were deleted before mqtt received them" in bridge.log
 
 
+def test_the_report_of_a_loss_waits_for_a_subscriber(site: Site) -> None:
+    """After an outage, the broker may be back before those who subscribe."""
+    site.line.add(*[GOOD] * 5)
+    site.line.client().follow("mqtt")
+    site.line.journal.discard(3)
+    with site.broker, site.bridge() as bridge:
+        bridge.wait_until_logged("nobody subscribes to heatline/line1/lost")
+        with Plant(site.broker) as plant:
+            site.line.wait_until_acked(5, "mqtt")
+            wait_until(lambda: len(plant.ids()) == 2, "the others came")
+            assert [each.json["last_seq"] for each in plant.of("lost")] == [3]
+
+
 # What a broker may refuse.
 
 
