@@ -143,6 +143,8 @@ class Bridge:
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or tell what will never come."""
         if isinstance(news, EventsLostError):
+            # Done once reported: until it is acknowledged, the notice of a loss takes a place in the window.
+            self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
             await self._lose(news.through_seq - news.after_seq, str(news))
             return
         newest: dict[str, HeldResult] = {}
