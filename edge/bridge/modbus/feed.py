@@ -59,7 +59,7 @@ class Feed:
         try:
             delivered = events.receive()
         except EventsLostError as lost:
-            logger.error("%s; the PLC is told", lost)
+            logger.error("%s; the mailbox shows it to the PLC", lost)
             return lost_entry(lost)
         return None if delivered is None else entry_of(delivered, self._places)
 

@@ -27,7 +27,7 @@ STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST: dict[str, LostKind] = {"live_only": "live_only", "recording": "recording", "unrecorded": "unrecorded"}
-"""Journal events about events that no journal holds. Whom `discarded` concerns gets an `EventsLostError`."""
+"""Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
 
 
 class Messages:

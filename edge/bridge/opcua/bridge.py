@@ -141,7 +141,7 @@ class Bridge:
         await self._space.emit(STATE_CHANGED, values, detail)
 
     async def _take(self, news: News) -> None:
-        """Offer what came from the journal, or tell what will never come."""
+        """Offer what came from the journal, or report what will never come."""
         if isinstance(news, EventsLostError):
             # Done once reported: until it is acknowledged, the notice of a loss takes a place in the window.
             self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
@@ -162,7 +162,7 @@ class Bridge:
         try:
             result = result_of(delivered)
             if result is None:
-                await self._tell_unjournalled(delivered)
+                await self._report_unjournalled(delivered)
             else:
                 held = _hold(result, delivered)
         except MessageError as error:
@@ -173,7 +173,7 @@ class Bridge:
             await self._space.emit(RESULT_READY, held.values, message, held.id, held.values["CreationTime"])
         return held
 
-    async def _tell_unjournalled(self, delivered: Delivered) -> None:
+    async def _report_unjournalled(self, delivered: Delivered) -> None:
         event = delivered.event
         if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
             await self._lose(lost or 0, f"the line could not journal all events: {event.detail}")
