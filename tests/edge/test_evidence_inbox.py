@@ -131,6 +131,21 @@ def test_a_picture_that_is_stored_already_is_dropped(adopting: Adopting) -> None
     np.testing.assert_array_equal(read_rgb(path), frame(1))
 
 
+def test_a_picture_that_was_marked_before_the_line_stored_it_counts_as_chosen_by_the_line(adopting: Adopting) -> None:
+    one = picture(1, "GOOD")
+    put(adopting.folder, one, LINE)
+    adopting.adopt_all()
+    assert adopting.writer.write(one) is False
+    entry = EvidenceStore(adopting.folder).get(ID.format(1))
+    assert entry is not None
+    assert not entry.is_chosen, "else the report leaves a GOOD of the sample out because it was marked soon"
+    assert (adopting.folder / "2026-11-28" / f"{ID.format(1)}.json").stat().st_mtime_ns == NOON_NS
+    assert adopting.writer.retention.size_bytes == room(adopting.folder)
+    assert adopting.writer.retention.entries == 1
+    with pytest.raises(InputError, match="already holds a picture"):
+        adopting.writer.write(one)
+
+
 @pytest.mark.parametrize("what", ["put", "adopt"])
 @pytest.mark.parametrize("steps", [(6,), pytest.param(range(1, 18), marks=pytest.mark.long)])
 def test_kills_at_any_step_lose_no_whole_picture_and_leave_no_half_one(

@@ -120,10 +120,10 @@ class HangingWriter:
         self.hangs, self.answers = threading.Event(), threading.Event()
         self.tidy, self.close = inner.tidy, inner.close
 
-    def write(self, picture: Picture) -> None:
+    def write(self, picture: Picture) -> bool:
         self.hangs.set()
         assert self.answers.wait(30)
-        self._inner.write(picture)
+        return self._inner.write(picture)
 
 
 @pytest.fixture
@@ -245,6 +245,22 @@ def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_
     assert running.join() is True
     last = offered.reports[-1]
     assert (last.kept, last.skipped, last.stored, offered.released) == (2, 1, 2, [1, 1, 2])
+
+
+def test_a_picture_that_the_page_brought_before_is_neither_counted_again_nor_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    with writer(tmp_path) as into:
+        put(tmp_path, picture(1), "line1")
+        assert Inbox(tmp_path).adopt(into) == "adopted"
+    offered = Offered(picture(1))
+    running = Running(offered, lambda: writer(tmp_path))
+    until(lambda: offered.released == [1])
+    running.recorder.stop()
+    assert running.join() is True
+    last = offered.reports[-1]
+    assert (last.kept, last.skipped, last.stored, last.fault) == (0, 0, 1, None)
 
 
 def test_a_bug_ends_the_recorder_so_that_the_line_starts_another(tmp_path: Path) -> None:
