@@ -238,6 +238,9 @@ class Recorder:
         try:
             if self._marks is not None:
                 writer.marks.add(self._marks.read())
+                if writer.marks.found_damaged:
+                    writer.marks.found_damaged = False
+                    self._marks.start_over()
                 self._more = self._marks.more
             if self._inbox is not None:
                 outcome = self._inbox.adopt(writer)

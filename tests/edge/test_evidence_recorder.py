@@ -311,6 +311,29 @@ def test_marks_of_before_and_during_a_run_and_pictures_of_the_inbox_are_stored(
     assert offered.reports[-1].skipped == 0
 
 
+def test_a_damaged_file_of_marks_gets_its_former_ones_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.01)
+    folder, one = tmp_path / "evidence", picture(1)
+
+    def by() -> list[str]:
+        found = EvidenceStore(folder).review("b007b007-top-1")
+        return [] if found is None else found.reviewers
+
+    def sent_by(name: str) -> Message:
+        return Message(msgspec.structs.replace(mark(one, by=name), seq=0, journal_id=None))
+
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        running = Running(Offered(one), lambda: writer(folder), JournalMarks(tmp_path))
+        journal.commit([sent_by("Ada")])
+        until(lambda: by() == ["Ada"])
+        (file,) = folder.glob("*/*.review.json")
+        file.write_bytes(b"")
+        journal.commit([sent_by("Ben")])
+        until(lambda: by() == ["Ada", "Ben"])
+        running.recorder.stop()
+        assert running.join() is True
+
+
 def test_what_was_marked_last_is_stored_when_the_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 3600.0)
     monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
