@@ -29,7 +29,7 @@ from edge.evidence.entry import (
     is_picture,
     require_picture,
 )
-from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
+from edge.evidence.files import HALF_WRITTEN, PNG_BEGIN, PNG_END, make_folder, write_synced
 from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
 from edge.evidence.store import ENTRY, FRAME, HEATMAP
 from edge.evidence.writer import EvidenceWriter
@@ -51,8 +51,6 @@ COMPLETE_WITHIN_SECONDS = 60.0
 """Files that are no whole entry after this time are deleted."""
 SCANNED_AT_ONCE = 10_000
 _SPARE = Limits(keep_s=0, keep_bytes=0)
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_PNG_END = b"IEND\xaeB`\x82"
 
 
 def put(folder: Path, picture: Picture, line: str) -> None:
@@ -191,8 +189,8 @@ class Inbox:
 
     def _png(self, name: str, hw: tuple[int, int] | None) -> bytes:
         data = self._read(name, MOST_BYTES)
-        width, height = (int.from_bytes(data[at : at + 4]) for at in (len(_PNG), len(_PNG) + 4))
-        if not data.startswith(_PNG) or not data.endswith(_PNG_END):
+        width, height = (int.from_bytes(data[at : at + 4]) for at in (len(PNG_BEGIN), len(PNG_BEGIN) + 4))
+        if not data.startswith(PNG_BEGIN) or not data.endswith(PNG_END):
             raise _DamagedError(f"{name} is no whole PNG")
         if hw not in (None, (height, width)):
             raise _DamagedError(f"{name} has another size than its entry says")

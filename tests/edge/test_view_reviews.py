@@ -166,6 +166,18 @@ def test_a_large_store_is_read_bit_by_bit(tmp_path: Path, monkeypatch: pytest.Mo
     assert (waiting.unreviewed(50).count, waiting.unreviewed(50).complete) == (3, False)
 
 
+def test_frames_that_cannot_be_shown_are_left_out_so_that_the_list_empties(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(tmp_path, *((number, "DEFECT") for number in (1, 2, 3)))
+    (gone,), (cut,) = (tmp_path.glob(f"*/01234567-top-{number}.png") for number in (1, 2))
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-20])
+    waiting = ReviewQueue(Reviews(), PictureMemory(), store)
+    assert numbers(waiting.unreviewed(50)) == [3]
+    assert caplog.text.count("its frame is missing or not whole") == 2
+
+
 def test_without_a_store_the_defects_in_memory_can_be_reviewed(tmp_path: Path) -> None:
     held, known = PictureMemory(), Reviews()
     for number, kind in ((1, "DEFECT"), (2, "GOOD"), (3, "DEFECT")):
