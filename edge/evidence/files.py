@@ -25,14 +25,18 @@ def make_folder(folder: Path) -> None:
         folder.chmod(FOLDER_MODE)
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes, owner: tuple[int, int] | None = None) -> None:
     """Write a file to the disk; its name may be lost in a power cut before `sync_folder`.
 
+    Args:
+        owner: user and group to give the file to; None: those of this process.
     Raises:
         OSError: it cannot be written.
     """
     with path.open("wb") as file:
         os.fchmod(file.fileno(), FILE_MODE)
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -69,17 +69,32 @@ def put(folder: Path, picture: Picture, line: str) -> None:
             return
         encoded = encode_picture(picture, line, time.time_ns(), is_chosen=True)
         make_folder(inbox)
+        owner = _other_owner(folder)
+        if owner is not None:
+            os.chown(inbox, *owner, follow_symlinks=False)
         _require_room(inbox, encoded.size_bytes)
         half = inbox / f"{uuid.uuid4().hex}{HALF_WRITTEN}"
         try:
             for ending, data in encoded.files.items():
-                write_synced(half, data)
+                write_synced(half, data, owner)
                 half.rename(inbox / f"{name}{ending}")
             sync_folder(inbox)
         except BaseException:
             with contextlib.suppress(OSError):
                 half.unlink(missing_ok=True)
             raise
+
+
+def _other_owner(folder: Path) -> tuple[int, int] | None:
+    """Return user and group of the store, if root puts a picture there: its recorder cannot read what is root's.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if os.geteuid() != 0:
+        return None
+    status = folder.stat()
+    return status.st_uid, status.st_gid
 
 
 def _require_room(inbox: Path, size_bytes: int) -> None:

@@ -108,6 +108,16 @@ def test_a_picture_in_the_inbox_becomes_an_entry_like_others(adopting: Adopting,
     assert (adopting.folder / "2026-11-28" / f"{ID.format(1)}.json").stat().st_mtime_ns == NOON_NS
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_what_root_puts_belongs_to_the_user_of_the_store(adopting: Adopting) -> None:
+    os.chown(adopting.folder, 12345, 12346)
+    put(adopting.folder, picture(1), LINE)
+    inbox = adopting.folder / INBOX
+    owners = {(each.stat().st_uid, each.stat().st_gid) for each in (inbox, *inbox.iterdir())}
+    assert owners == {(12345, 12346)}
+    assert len(waiting(adopting.folder)) == 3
+
+
 def test_a_mark_and_its_picture_may_come_in_either_order(adopting: Adopting) -> None:
     first, second = picture(1, "GOOD"), picture(2, "GOOD")
     adopting.writer.marks.add([mark(first, "missed", seq=1)])
