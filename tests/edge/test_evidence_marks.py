@@ -115,10 +115,14 @@ def test_however_events_are_read_the_last_marks_count(
     assert EvidenceStore(folder).review("b007b007-top-1") == combine(events).get("b007b007-top-1")
 
 
-def test_of_very_many_marks_the_newest_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_marks_the_newest_are_stored_and_no_reviewer_displaces_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(review_file, "MOST_EVENTS", 3)
-    events = [mark(picture(1), seq=seq) for seq in range(1, 6)]
+    events = [mark(picture(1), by=f"reviewer {seq}", seq=seq) for seq in range(1, 6)]
     assert review_file.merge_reviews(events[:4], events[3:]) == events[2:]
+    many = [events[0], *(mark(picture(1), seq=seq) for seq in range(2, 7))]
+    assert review_file.merge_reviews(many[:3], many[3:]) == [many[0], many[-1]]
     former = [mark(picture(1), seq=9, journal="j0")]
     assert review_file.merge_reviews(former, events[:1]) == [*former, *events[:1]], "a former journal comes first"
 

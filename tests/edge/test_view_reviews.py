@@ -70,6 +70,12 @@ def test_marks_that_no_journal_holds_do_not_count_and_pictures_are_bounded(monke
     for number in range(1, 6):
         found.add(review_of(number=number, seq=number))
     assert [found.of(f"01234567-top-{number}") is not None for number in range(1, 6)] == [False] * 2 + [True] * 3
+    monkeypatch.setattr(reviews, "MOST_REVIEWERS", 2)
+    for seq, name in enumerate("abc", 9):
+        found.add(review_of(by=name, number=5, seq=seq))
+    review = found.of("01234567-top-5")
+    assert review is not None
+    assert review.by == ["b", "c"]
 
 
 def test_a_reader_gets_each_changed_picture_once() -> None:
