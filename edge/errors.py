@@ -115,7 +115,7 @@ class CommandRefusedError(HeatlineError):
     def __init__(self, reason: str | None, detail: str) -> None:
         word = "" if reason is None else f" ({reason})"
         super().__init__(f"the line refuses{word}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 class JournalError(HeatlineError):

@@ -6,7 +6,7 @@
       requirements.txt  every package with its version and its sha256
       SHA256SUMS        the sha256 of every other file
       wheels/           heatline, its dependencies, and pip to install them with
-      share/            the unit, its user and folders, heatline-rollback, a small bundle to test the installation with
+      share/            units, their user and folders, heatline-rollback, a small bundle to test the installation with
 
 `make package` runs it; it needs the network. Downloaded wheels stay in OUT/wheels.
 """
@@ -26,7 +26,9 @@ from urllib.parse import unquote, urlsplit
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-SHARED = ("heatline@.service", "heatline.sysusers", "heatline.tmpfiles", "rollback.sh")
+BRIDGES = sorted(each.name for each in HERE.glob("heatline-*@.service"))
+SHARED = ("heatline@.service", *BRIDGES, "heatline.sysusers", "heatline.tmpfiles", "rollback.sh")
+EXTRAS = "rtsp", "view", "mqtt", "opcua", "modbus"
 REHEARSAL = ROOT / "examples" / "drawn_boards" / "bundle"
 OLD_MANYLINUX = {"1": (2, 5), "2010": (2, 12), "2014": (2, 17)}
 BYTE_CODE = 1.25  # size of an installation divided by the unpacked size of its wheels: .pyc files are added
@@ -99,14 +101,14 @@ def own_wheel(source: Path, into: Path) -> Path:
 
 
 def wheels_for(python: str, wheel: Path, downloads: Path) -> list[Path]:
-    """Return heatline's wheel, the wheels that it and its extras `rtsp` and `view` need on that Python, and pip.
+    """Return heatline's wheel, the wheels that it and its `EXTRAS` need on that Python, and pip.
 
     Args:
         downloads: folder of downloaded wheels. Missing wheels are downloaded to it.
     """
     for earlier in downloads.glob("heatline-*.whl"):  # pip would take from it what this one needs
         earlier.unlink()
-    wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[rtsp,view] @ {wheel.as_uri()}", "pip"]
+    wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[{','.join(EXTRAS)}] @ {wheel.as_uri()}", "pip"]
     pip("download", "--dest", downloads, *wanted, python=python)
     with TemporaryDirectory() as temporary:
         report = Path(temporary, "report.json")

@@ -66,6 +66,10 @@ places="heatline@.service /usr/local/lib/systemd/system/heatline@.service 644
 heatline.sysusers /usr/local/lib/sysusers.d/heatline.conf 644
 heatline.tmpfiles /usr/local/lib/tmpfiles.d/heatline.conf 644
 rollback.sh /usr/local/sbin/heatline-rollback 755"
+for each in "$share"/heatline-*@.service; do
+  [ ! -e "$each" ] || places="$places
+${each##*/} /usr/local/lib/systemd/system/${each##*/} 644"
+done
 echo "$places" | while read -r name place mode; do
   install -D -m "$mode" "$share/$name" "$place.new" || exit 1
 done || fail "the files of the service cannot be written to /usr/local, see above; $unchanged"
@@ -93,9 +97,9 @@ previous=$(readlink "$root/previous" || true)
   echo "/etc/systemd/system/heatline@.service hides this version's unit: compare them, and delete it if it is not needed."
 if [ -d /run/systemd/system ]; then
   systemctl daemon-reload
-  running=$(systemctl list-units --plain --no-legend --state=active,activating 'heatline@*' | cut -d' ' -f1 | tr '\n' ' ')
+  running=$(systemctl list-units --plain --no-legend --state=active,activating 'heatline@*' 'heatline-*@*' | cut -d' ' -f1 | tr '\n' ' ')
   [ -z "$running" ] ||
-    echo "Running lines continue with the version that they started with. When production stops: systemctl restart $running"
+    echo "Running lines and bridges continue with the version that they started with. When production stops: systemctl restart $running"
 else
   echo "systemd does not run here, so it was not reloaded."
 fi

@@ -34,7 +34,7 @@ from edge.delivery.command_server import CommandServer
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import make_key_pair, read_public_key
 from edge.heatmap_picture import ColourScale, png
-from edge.wire import following
+from edge.wire import following, mqtt
 from edge.wire.commands import Selected, refusal
 from edge.wire.events import (
     AlarmEvent,
@@ -183,6 +183,10 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
     (ReviewEvent, "docs/protocol.md", "## Review event", ("", "null")),
+    *(
+        (kind, "docs/plant-mqtt.md", f"## {kind.__struct_config__.tag.title()}", ("", "null"))
+        for kind in get_args(mqtt.Payload)
+    ),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each

@@ -7,7 +7,7 @@ import click
 
 from edge.cli.group import CommandGroup
 
-BRIDGES: tuple[str, ...] = ("modbus", "opcua")
+BRIDGES = ("mqtt", "opcua", "modbus")
 """Each bridge is a command in the module `edge.cli.bridge_NAME`, imported only when it is used."""
 
 
@@ -23,7 +23,7 @@ class _Bridges(CommandGroup):
         return command
 
 
-@click.group(cls=_Bridges, epilog="Example: heatline bridge opcua line1")
+@click.group(cls=_Bridges, epilog="Example: heatline bridge mqtt line1")
 def bridge() -> None:
     """Carry a line's results to the plant: by MQTT, OPC UA or Modbus.
 

@@ -22,6 +22,7 @@ from edge.cameras.settings import (
 )
 from edge.config.engine import EngineConfig, check_engine
 from edge.config.modbus import ModbusConfig, check_modbus
+from edge.config.mqtt import MqttConfig, check_mqtt
 from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
@@ -157,6 +158,8 @@ class LineFile(_Table, frozen=True):
     """None: no pictures are stored."""
     web: WebConfig | None = None
     """None: there is no web page."""
+    mqtt: MqttConfig | None = None
+    """Of `heatline bridge mqtt`; the line itself does not use it."""
     modbus: ModbusConfig | None = None
     """None: there is no Modbus bridge."""
     opcua: OpcuaConfig | None = None
@@ -246,6 +249,7 @@ def load_config(path: Path) -> LineConfig:
         security=_resolve_security(here, config.security),
         evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
         web=None if config.web is None else _resolve_paths(here, config.web),
+        mqtt=None if config.mqtt is None else _resolve_paths(here, config.mqtt),
         opcua=None if config.opcua is None else _resolve_paths(here, config.opcua),
         trusted_keys=here / config.trusted_keys,
         products=[
@@ -317,6 +321,8 @@ def _check(config: LineConfig) -> None:
     _check_addresses(config)
     if config.web is not None:
         _check_web(config.web)
+    if config.mqtt is not None:
+        check_mqtt(config.mqtt)
     if config.modbus is not None:
         check_modbus(config.modbus)
     if config.opcua is not None:

@@ -164,6 +164,18 @@ def test_events_can_be_received_and_acknowledged_in_batches(line: FollowedLine) 
     line.wait_until_acked(250)
 
 
+def test_a_part_of_a_batch_can_be_acknowledged(line: FollowedLine) -> None:
+    events = line.add(*[GOOD] * 5)
+    with follow(line) as follower:
+        batch: list[Delivered] = []
+        while len(batch) < 5:
+            batch += follower.receive_batch()
+        follower.acknowledge(through=events[2])
+        line.wait_until_acked(3)
+    with follow(line) as follower:
+        assert take(follower, 2) == events[3:]
+
+
 # The line ends and starts.
 
 

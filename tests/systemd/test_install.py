@@ -126,6 +126,9 @@ def test_an_empty_pc_gives_its_first_verdict(pc_in_use: LinePc, package: Path) -
     assert pc_in_use.sh("tail -n +3 /proc/net/dev | cut -d: -f1") == "lo"
     install_and_check(pc_in_use, package)
     assert pc_in_use.sh("heatline --version") == f"heatline, version {VERSION}"
+    units = "/usr/local/lib/systemd/system/heatline-mqtt@.service"
+    pc_in_use.sh(f"cmp /opt/heatline/current/share/heatline/heatline-mqtt@.service {units}")
+    pc_in_use.sh("/opt/heatline/current/bin/python -c 'import paho.mqtt.client'")
     pc_in_use.write("/etc/heatline/line1.toml", LINE)
     as_service = "setpriv --reuid=heatline --regid=heatline --clear-groups env HOME=/nowhere"
     assert "drawn-boards" in pc_in_use.sh(f"{as_service} heatline check /etc/heatline/line1.toml")

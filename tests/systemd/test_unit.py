@@ -1,4 +1,4 @@
-"""The systemd unit, checked by systemd itself, with a stand-in for the installed command."""
+"""The systemd units, checked by systemd itself, with a stand-in for the installed command."""
 
 import json
 import re
@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from edge.cli import bridge
+
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNIT = FOLDER / "heatline@.service"
+BRIDGES = sorted(FOLDER.glob("heatline-*@.service"))
 MOST_EXPOSED = 20
 """The value of `--threshold` for an exposure of 2.0."""
 
@@ -23,16 +26,16 @@ def analyze() -> str:
     return found
 
 
-def verify(analyze: str, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+def verify(analyze: str, folder: Path, text: str, name: str = UNIT.name) -> subprocess.CompletedProcess[str]:
     (folder / "bin").mkdir()
     stand_in = folder / "bin" / "heatline"
     stand_in.write_text("#!/bin/sh\n")
     stand_in.chmod(0o755)
-    unit = folder / UNIT.name
+    unit, instance = folder / name, folder / name.replace("@", "@line1")
     unit.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={stand_in}", text))
-    (folder / "heatline@line1.service").symlink_to(unit)
+    instance.symlink_to(unit)
     return subprocess.run(
-        [analyze, "verify", "--man=no", folder / "heatline@line1.service"],
+        [analyze, "verify", "--man=no", instance],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -53,8 +56,9 @@ def exposed(analyze: str, folder: Path) -> dict[str, str]:
     return {each["name"]: each["exposure"] for each in found if each["set"] is False}
 
 
-def test_systemd_accepts_the_unit_without_warnings(analyze: str, tmp_path: Path) -> None:
-    result = verify(analyze, tmp_path, UNIT.read_text())
+@pytest.mark.parametrize("unit", [UNIT, *BRIDGES], ids=lambda unit: unit.name)
+def test_systemd_accepts_the_unit_without_warnings(analyze: str, tmp_path: Path, unit: Path) -> None:
+    result = verify(analyze, tmp_path, unit.read_text(), unit.name)
     warnings = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
     assert warnings == []
     assert result.returncode == 0, result.stderr
@@ -65,8 +69,9 @@ def test_systemd_warns_of_a_wrong_line_in_the_unit(analyze: str, tmp_path: Path)
     assert "telepathy" in result.stderr
 
 
-def test_systemd_finds_little_exposed(analyze: str, tmp_path: Path) -> None:
-    result = security(analyze, tmp_path, UNIT.read_text())
+@pytest.mark.parametrize("unit", [UNIT, *BRIDGES], ids=lambda unit: unit.name)
+def test_systemd_finds_little_exposed(analyze: str, tmp_path: Path, unit: Path) -> None:
+    result = security(analyze, tmp_path, unit.read_text())
     assert result.returncode == 0, result.stdout
 
 
@@ -87,6 +92,17 @@ def test_the_unit_waits_for_ready_and_runs_and_reloads_its_own_line() -> None:
     assert re.search(r"(?m)^Type=notify$", text)
     assert re.search(r"(?m)^ExecStart=/\S+/heatline run /etc/heatline/%i\.toml$", text)
     assert re.search(r"(?m)^ExecReload=/\S+/heatline reload --timeout \d+ /etc/heatline/%i\.toml$", text)
+
+
+def test_each_bridge_has_a_unit_that_runs_it_and_is_ready_when_it_says_so() -> None:
+    named = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.BRIDGES}
+    assert sorted(named.values()) == BRIDGES
+    for name, unit in named.items():
+        text = unit.read_text()
+        assert re.search(rf"(?m)^ExecStart=/\S+/heatline bridge {name} /etc/heatline/%i\.toml$", text)
+        assert re.search(r"(?m)^Type=notify$", text)
+        assert re.search(r"(?m)^After=.*\bheatline@%i\.service$", text)
+        assert "Requires=" not in text, "a bridge tells that its line is away"
 
 
 def test_the_watchdog_writes_all_stacks_to_the_journal_and_no_core() -> None:

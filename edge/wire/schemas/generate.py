@@ -1,11 +1,11 @@
-"""`make schemas`: writes the JSON Schemas of events, commands and the durable protocol from their structs."""
+"""`make schemas`: writes the JSON Schemas of events, requests and payloads from their structs."""
 
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edge.wire import commands, following, requests
+from edge.wire import commands, following, mqtt, requests
 from edge.wire.events import (
     SCHEMA_VERSION,
     AlarmEvent,
@@ -34,6 +34,7 @@ def schemas() -> dict[str, bytes]:
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),
         ("follow-reply", requests.SCHEMA_VERSION, following.Reply),
+        ("mqtt", mqtt.SCHEMA_VERSION, mqtt.Payload),
     ]
     return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
 

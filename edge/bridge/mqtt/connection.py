@@ -1,0 +1,210 @@
+"""One connection to a broker, from its login to its end. It holds no message over to the next one."""
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge.bridge.mqtt.credentials import read_password, tls_context
+from edge.bridge.mqtt.faults import (
+    ENDED_BY_A_MESSAGE,
+    describe_early_end,
+    describe_end,
+    describe_no_connection,
+    describe_refused_login,
+)
+from edge.bridge.mqtt.publication import JSON, Publication
+from edge.config.mqtt import MqttConfig
+from edge.errors import DeliveryError
+from edge.util.threads import NamedThread
+
+CONNECTED_WITHIN_SECONDS = 5.0
+ANSWERED_WITHIN_SECONDS = 5.0
+ENDED_WITHIN_SECONDS = 0.3
+LOOP_SECONDS = 1.0
+UNLIMITED = 1 << 32
+
+
+class NotConnectedError(Exception):
+    """The connection has ended."""
+
+
+class Connection:
+    """Connects and logs in; the session is always a new one, so the broker holds nothing of an earlier one either.
+
+    The messages that had no PUBACK are known only to the caller, who publishes them on the next connection.
+
+    Args:
+        will: what the broker publishes when this client vanishes.
+        on_end: is called on another thread when the connection has ended.
+    Raises:
+        AccessError: a file of the configuration cannot be used.
+        DeliveryError: the broker cannot be reached, or refuses.
+    """
+
+    def __init__(self, config: MqttConfig, client_id: str, will: Publication, on_end: Callable[[], None]) -> None:
+        self._config, self._client_id, self._on_end = config, client_id, on_end
+        self.acks: queue.SimpleQueue[tuple[int, ReasonCode] | None] = queue.SimpleQueue()
+        """Each PUBACK, by the number of its message, also of states; None: the connection has ended."""
+        self.acked_s = time.monotonic()
+        """When the last PUBACK came."""
+        self.receive_maximum = 65535
+        """How many messages the broker takes at once before their PUBACKs."""
+        self.largest_bytes = UNLIMITED
+        """The largest packet that the broker takes."""
+        self._answered, self._ended = threading.Event(), threading.Event()
+        self._refusal: ReasonCode | None = None
+        self._end: ReasonCode | None = None
+        self._problem: str | None = None
+        self._state: paho.MQTTMessageInfo | None = None
+        """The last state that was published."""
+        self._client = self._new_client(will)
+        try:
+            self._client.connect(config.host, config.port, keepalive=config.keepalive_s, clean_start=True)
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            raise DeliveryError(describe_no_connection(error, config)) from error
+        self._thread = NamedThread("mqtt network", self._run)
+        self._thread.start()
+        if not self._answered.wait(ANSWERED_WITHIN_SECONDS) or self._refusal is not None or self._ended.is_set():
+            self.close()
+            if self._refusal is not None:
+                raise DeliveryError(describe_refused_login(self._refusal, config, client_id))
+            raise DeliveryError(describe_early_end(config, self._problem))
+
+    @property
+    def is_up(self) -> bool:
+        return not self._ended.is_set()
+
+    @property
+    def was_ended_by_message(self) -> bool:
+        """Whether the broker has ended it because of a message that was in flight."""
+        return self._end is not None and self._end.value in ENDED_BY_A_MESSAGE
+
+    @property
+    def fault(self) -> str:
+        """Why it ended, as a sentence."""
+        return describe_end(self._end, self._config, self._client_id)
+
+    def publish(self, publication: Publication) -> int:
+        """Send a message; return the number under which its PUBACK comes.
+
+        Raises:
+            NotConnectedError: the connection has ended.
+        """
+        return self._publish(publication).mid
+
+    def publish_state(self, publication: Publication) -> None:
+        """Send a state, unless the one before still waits for its PUBACK.
+
+        Raises:
+            NotConnectedError: the connection has ended.
+        """
+        if self._state is None or self._state.is_published():
+            self._state = self._publish(publication)
+        elif not self.is_up:
+            raise NotConnectedError
+
+    def close(self) -> None:
+        """Log off: the broker then does not publish the last will."""
+        self._client.disconnect()
+        self._thread.join(ENDED_WITHIN_SECONDS)
+
+    def _publish(self, publication: Publication) -> paho.MQTTMessageInfo:
+        info = self._client.publish(
+            publication.topic,
+            publication.payload,
+            qos=1,
+            retain=publication.retain,
+            properties=_properties(publication, PacketTypes.PUBLISH),
+        )
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or not self.is_up:
+            raise NotConnectedError
+        return info
+
+    def _new_client(self, will: Publication) -> paho.Client:
+        config = self._config
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
+        )
+        client.connect_timeout = CONNECTED_WITHIN_SECONDS
+        client.max_inflight_messages_set(0)  # the caller bounds them; paho's own queue stays empty
+        if config.has_tls:
+            client.tls_set_context(tls_context(config))
+        if config.user is not None:
+            client.username_pw_set(
+                config.user, None if config.password_file is None else read_password(config.password_file)
+            )
+        properties = _properties(will, PacketTypes.WILLMESSAGE)
+        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_publish, client.on_log = self._on_publish, self._on_log
+        client.on_socket_register_write = lambda *_: None  # only the network thread writes
+        return client
+
+    def _run(self) -> None:
+        try:
+            while self._client.loop(LOOP_SECONDS) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._confirm_at_once()
+        except Exception as error:  # paho raises several on bytes that are not MQTT
+            self._problem = str(error)
+        finally:
+            self._client.on_connect = self._client.on_disconnect = None  # no circle: paho's sockets close with it
+            self._client.on_publish = self._client.on_log = None
+            self._ended.set()
+            self._answered.set()
+            self.acks.put(None)
+            self._on_end()
+
+    def _confirm_at_once(self) -> None:
+        """Have the kernel confirm what came, not 40 ms later.
+
+        Brokers send one PUBACK, and the next only when TCP has confirmed the one before (Nagle's algorithm).
+        """
+        bound = self._client.socket()
+        if isinstance(bound, socket.socket):
+            with contextlib.suppress(OSError):  # it has just been closed
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    # Callbacks of paho, on the network thread. They may not wait for a thread that publishes.
+
+    def _on_connect(
+        self, _c: object, _u: object, _f: object, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._refusal = reason
+        self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
+        self.largest_bytes = getattr(properties, "MaximumPacketSize", self.largest_bytes)
+        self._answered.set()
+
+    def _on_disconnect(
+        self, _c: object, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: object
+    ) -> None:
+        if flags.is_disconnect_packet_from_server or reason.value in ENDED_BY_A_MESSAGE:
+            self._end = reason
+
+    def _on_publish(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:
+        self.acked_s = time.monotonic()
+        self.acks.put((mid, reason))
+
+    def _on_log(self, _c: object, _u: object, level: int, text: str) -> None:
+        if level == paho.MQTT_LOG_ERR:
+            self._problem = text
+
+
+def _properties(publication: Publication, packet: int) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    properties.ContentType = publication.content_type
+    properties.PayloadFormatIndicator = int(publication.content_type == JSON)
+    if publication.expires_s is not None:
+        properties.MessageExpiryInterval = publication.expires_s
+    if publication.id is not None:
+        properties.UserProperty = ("id", publication.id)
+    return properties

@@ -1,0 +1,240 @@
+"""Makes the messages of the MQTT bridge from a line's events and its state."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from edge.bridge.line_state import LineState
+from edge.bridge.mqtt.publication import PNG, Publication
+from edge.bridge.mqtt.topics import Kind, Topics
+from edge.bridge.result import Result
+from edge.errors import EventsLostError, MessageError, SchemaVersionError
+from edge.util.text import encode_json
+from edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
+from edge.wire.following import Delivered
+from edge.wire.mqtt import (
+    AlarmPayload,
+    ChangePayload,
+    LostKind,
+    LostPayload,
+    ResultPayload,
+    ReviewPayload,
+    StatePayload,
+)
+
+STATE_EXPIRES_SECONDS = 5
+"""The broker then deletes a retained state: a bridge that hangs leaves none."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LOST: dict[str, LostKind] = {"live_only": "live_only", "recording": "recording", "unrecorded": "unrecorded"}
+"""Journal events about events that no journal holds. Whom `discarded` concerns gets an `EventsLostError`."""
+
+
+class Messages:
+    """Makes the messages of one line.
+
+    Args:
+        line: the line's name.
+        heatmaps: whether results are followed by their heatmaps.
+        need_subscriber: whether a result counts as delivered only if somebody subscribes to it.
+    """
+
+    def __init__(self, topics: Topics, line: str, *, heatmaps: bool = False, need_subscriber: bool = False) -> None:
+        self._topics, self._line = topics, line
+        self._heatmaps, self._need_subscriber = heatmaps, need_subscriber
+
+    def of(self, delivered: Delivered) -> list[Publication]:
+        """Return the messages of a journalled event; none: the event concerns nobody in the plant.
+
+        Raises:
+            SchemaVersionError: the event is of another schema version.
+        """
+        try:
+            event = delivered.event
+        except SchemaVersionError:
+            raise
+        except MessageError as error:
+            return [self._lost(f"{delivered.key}-unreadable", "unreadable", str(error), delivered, events=1)]
+        match event:
+            case VerdictEvent():
+                return self._result(Result(delivered.key, event, delivered.png), delivered)
+            case AlarmEvent():
+                return [self._event("alarm", self._alarm(delivered.key, event))]
+            case ChangeEvent():
+                return [self._event("change", self._change(delivered.key, event))]
+            case ReviewEvent():
+                review = ReviewPayload(id=delivered.key, line=self._line, at=utc(event.at_ns), mark=event.mark)
+                return [self._event("review", review)]
+            case JournalEvent() if event.kind in _LOST:
+                return [self._event("lost", self._unjournalled(delivered.key, event))]
+            case _:
+                return []
+
+    def lost(self, error: EventsLostError) -> Publication:
+        """Return the message that events were deleted before this bridge got them."""
+        return self._event(
+            "lost",
+            LostPayload(
+                id=f"{error.journal_id}-lost-{error.after_seq}-{error.through_seq}",
+                line=self._line,
+                at=_now(),
+                kind="deleted",
+                detail=str(error),
+                journal_id=error.journal_id,
+                first_seq=error.after_seq + 1,
+                last_seq=max(error.through_seq, error.after_seq + 1),
+            ),
+        )
+
+    def refused(self, publication: Publication, delivered: Delivered | None, why: str) -> Publication:
+        """Return the message that the broker refuses a message for what it is."""
+        kind = "heatmap" if publication.content_type == PNG else "message"
+        detail = f"the broker does not take a {kind} of {len(publication.payload)} bytes on {publication.topic}: {why}"
+        return self._lost(f"{publication.id}-refused-{kind}", "refused", detail, delivered)
+
+    def state(self, line: LineState, fault: str | None) -> Publication:
+        """Return the present state.
+
+        Args:
+            fault: why results wait although the broker is connected; None: they do not.
+        """
+        handshake, status = line.handshake(), line.status
+        return self._state(
+            StatePayload(
+                line=self._line,
+                at=_now(),
+                online=True,
+                state=handshake.state,
+                reason=handshake.reason,
+                detail=handshake.detail,
+                heartbeat=handshake.heartbeat,
+                service=None if status is None else status.state,
+                is_simulated=None if status is None else not status.acting,
+                product=None if status is None else status.product,
+                bundle=None if status is None else status.bundle,
+                cameras={} if status is None else {name: camera.state for name, camera in status.cameras.items()},
+                boot_id=None if status is None else status.boot_id,
+                delivery_fault=fault,
+            ),
+            expires_s=STATE_EXPIRES_SECONDS,
+        )
+
+    def last_will(self) -> Publication:
+        """Return the state that the broker publishes when the bridge vanishes."""
+        return self._offline("bridge_lost", "the bridge has lost its connection to the broker", None)
+
+    def farewell(self) -> Publication:
+        """Return the state after an orderly end of the bridge."""
+        return self._offline("bridge_stopped", "the bridge was stopped", _now())
+
+    def _offline(self, reason: str, detail: str, at: str | None) -> Publication:
+        return self._state(
+            StatePayload(
+                line=self._line, at=at, online=False, state="NOT_READY", reason=reason, detail=detail, heartbeat=0
+            )
+        )
+
+    def _state(self, payload: StatePayload, expires_s: int | None = None) -> Publication:
+        return Publication(self._topics.of("state"), encode_json(payload), retain=True, expires_s=expires_s)
+
+    def _result(self, result: Result, delivered: Delivered) -> list[Publication]:
+        event = result.event
+        has_heatmap = self._heatmaps and result.heatmap_png is not None
+        payload = ResultPayload(
+            id=result.id,
+            line=self._line,
+            evaluation=int(result.evaluation),
+            is_simulated=result.is_simulated,
+            captured_at=utc(event.times.captured_at_ns),
+            camera_timestamp_ns=event.times.camera_timestamp_ns,
+            score=event.frame_score,
+            heatmap=event.heatmap if has_heatmap else None,
+            journal_id=delivered.journal_id,
+            **{name: getattr(event, name) for name in _SAME},
+        )
+        topic = self._topics.of("result", event.camera)
+        made = [Publication(topic, encode_json(payload), result.id, needs_subscriber=self._need_subscriber)]
+        if has_heatmap:
+            assert result.heatmap_png is not None
+            made.append(Publication(self._topics.of("heatmap", event.camera), result.heatmap_png, result.id, PNG))
+        return made
+
+    def _alarm(self, key: str, event: AlarmEvent) -> AlarmPayload:
+        return AlarmPayload(
+            id=key,
+            line=self._line,
+            at=utc(event.at_ns),
+            camera=event.camera,
+            alarm=event.alarm,
+            detail=event.detail,
+            active=event.active,
+            began_at=utc(event.began_at_ns),
+            is_simulated=not event.acting,
+            product=event.product,
+        )
+
+    def _change(self, key: str, event: ChangeEvent) -> ChangePayload:
+        return ChangePayload(
+            id=key,
+            line=self._line,
+            at=utc(event.at_ns),
+            change=event.change,
+            applied=event.applied,
+            detail=event.detail,
+            product=event.product,
+            bundle=event.bundle,
+            is_simulated=not event.acting,
+        )
+
+    def _unjournalled(self, key: str, event: JournalEvent) -> LostPayload:
+        return LostPayload(
+            id=key,
+            line=self._line,
+            at=utc(event.at_ns),
+            kind=_LOST[event.kind],
+            detail=event.detail,
+            events=event.events,
+            by_topic=event.by_topic,
+        )
+
+    def _lost(
+        self, id: str, kind: LostKind, detail: str, delivered: Delivered | None, events: int | None = None
+    ) -> Publication:
+        seq = None if delivered is None else delivered.seq
+        return self._event(
+            "lost",
+            LostPayload(
+                id=id,
+                line=self._line,
+                at=_now(),
+                kind=kind,
+                detail=detail,
+                events=events,
+                journal_id=None if delivered is None else delivered.journal_id,
+                first_seq=seq,
+                last_seq=seq,
+            ),
+        )
+
+    def _event(self, kind: Kind, payload: LostPayload | AlarmPayload | ChangePayload | ReviewPayload) -> Publication:
+        return Publication(self._topics.of(kind), encode_json(payload), payload.id)
+
+
+_SAME = sorted(
+    {field.name for field in msgspec.structs.fields(ResultPayload)}
+    & {field.name for field in msgspec.structs.fields(VerdictEvent)} - {"schema_version", "journal_id", "heatmap"}
+)
+"""Fields of a result that are those of the verdict event."""
+
+
+def utc(at_ns: int) -> str:
+    """Return a time as RFC 3339 writes it.
+
+    >>> utc(1_790_000_000_123_456_789)
+    '2026-09-21T14:13:20.123456Z'
+    """
+    return (_EPOCH + timedelta(microseconds=at_ns // 1000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _now() -> str:
+    return utc(time.time_ns())

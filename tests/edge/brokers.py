@@ -1,0 +1,208 @@
+"""A real MQTT broker, mosquitto, and what a plant's program receives from it."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+import paho.mqtt.client as paho
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.edge.followed_line import WITHIN_SECONDS, wait_until
+
+MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+OPEN = "allow_anonymous true"
+
+
+class Broker:
+    """mosquitto in a process of its own on one port of loopback. It keeps nothing when it is killed.
+
+    Args:
+        address: as the fixture `address` reserves one.
+        settings: lines of its configuration.
+    """
+
+    def __init__(self, folder: Path, address: str, settings: str = OPEN) -> None:
+        if MOSQUITTO is None:
+            pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+        self.port = int(address.rpartition(":")[2])
+        self._folder, self._process = folder, None
+        self.settings = settings
+        self._starts = 0
+
+    def start(self) -> Self:
+        """Start it, and wait until it listens."""
+        assert MOSQUITTO is not None
+        self._starts += 1
+        file, log = self._folder / "mosquitto.conf", self._folder / f"mosquitto-{self._starts}.log"
+        file.write_text(f"listener {self.port} 127.0.0.1\nuser root\nlog_dest stderr\n{self.settings}\n")
+        with log.open("wb") as output:
+            self._process = subprocess.Popen([MOSQUITTO, "-c", file], stdout=output, stderr=output)
+        wait_until(lambda: "running" in log.read_text() or self._has_ended(log), "mosquitto runs")
+        return self
+
+    def kill(self) -> None:
+        """As by a power cut: nothing that it holds is stored."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _has_ended(self, log: Path) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, log.read_text()
+        return False
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message at a subscriber."""
+
+    topic: str
+    payload: bytes
+    is_retained: bool
+    properties: dict[str, Any]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.payload)
+
+
+class Plant:
+    """A program of the plant that subscribes to topics, and again after each reconnect: brokers lose sessions."""
+
+    def __init__(self, broker: Broker, *topics: str, user: str | None = None) -> None:
+        self.received: list[Received] = []
+        self.connections = 0
+        self._topics = topics or ("#",)
+        self._ready = threading.Event()
+        self.goes_on = threading.Event()
+        """Cleared: the program reads nothing, so its broker must hold messages for it."""
+        self.goes_on.set()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        if user is not None:
+            self._client.username_pw_set(user, user)
+        self._client.on_connect, self._client.on_message = self._connected, self._message
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.connect("127.0.0.1", broker.port, keepalive=5)
+
+    def __enter__(self) -> Self:
+        self._client.loop_start()
+        assert self._ready.wait(WITHIN_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+        self._client.on_connect = self._client.on_message = self._client.on_subscribe = None  # no circle of references
+
+    def of(self, kind: str) -> list[Received]:
+        """Return what came under one kind of topics."""
+        return [
+            each
+            for each in list(self.received)
+            if each.topic.split("/")[-1 if "/top" not in each.topic else -2] == kind
+        ]
+
+    def ids(self, kind: str = "result") -> list[str]:
+        """Return the ids of what came, each once, in the order in which they came first."""
+        return list(dict.fromkeys(each.json["id"] for each in self.of(kind)))
+
+    def _connected(self, client: paho.Client, *_: object) -> None:
+        self.connections += 1
+        client.subscribe([(topic, 1) for topic in self._topics])  # type: ignore[list-item]
+
+    def _message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
+        self.goes_on.wait(WITHIN_SECONDS)
+        properties = {} if message.properties is None else vars(message.properties)
+        self.received.append(Received(message.topic, message.payload, message.retain, dict(properties)))
+
+
+class Authority:
+    """Signs certificates, which it writes to a folder as NAME.pem and NAME.key."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self._folder, self._name = folder, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = folder / f"{name}.pem"
+        self._write(self.certificate, self._signed(self._name, self._key.public_key(), days=1, is_authority=True))
+
+    def sign(self, name: str, host: str = "127.0.0.1", days: int = 1) -> tuple[Path, Path]:
+        """Return the files of a certificate and its key; `days`: until it expires, negative if it has."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate, private = self._folder / f"{name}.pem", self._folder / f"{name}.key"
+        self._write(certificate, self._signed(subject, key.public_key(), days, host=host))
+        private.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        private.chmod(0o600)
+        return certificate, private
+
+    def _signed(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int, host: str = "", is_authority: bool = False
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=2))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        if is_authority:
+            usage = dict.fromkeys(
+                ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+                 "encipher_only", "decipher_only"), False,
+            )  # fmt: skip
+            builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        else:
+            uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+            names = x509.SubjectAlternativeName([_name_of(host)])
+            builder = builder.add_extension(uses, critical=False).add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    @staticmethod
+    def _write(path: Path, certificate: x509.Certificate) -> None:
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _name_of(host: str) -> x509.GeneralName:
+    with contextlib.suppress(ValueError):
+        return x509.IPAddress(ip_address(host))
+    return x509.DNSName(host)
+
+
+@contextlib.contextmanager
+def broker_at(folder: Path, address: str, settings: str = OPEN) -> Iterator[Broker]:
+    """A running broker, in a folder that is made for it."""
+    folder.mkdir(exist_ok=True)
+    with Broker(folder, address, settings) as broker:
+        yield broker

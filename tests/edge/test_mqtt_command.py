@@ -1,0 +1,87 @@
+"""`heatline bridge mqtt` says in one sentence what is wrong with its configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from edge.cli import extras
+from edge.config import load_config
+from edge.errors import AccessError, ConfigError, MissingExtraError
+from edge.service.reconfigure import require_exchangeable
+from tests.command import complaint, heatline
+
+LINE = """
+bundle = "none.bundle"
+
+[[cameras]]
+kind = "pattern"
+name = "top"
+
+[journal]
+bind = "tcp://127.0.0.1:5558"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "line1.toml"
+
+
+def refused(file: Path, keys: str, code: int, line: str = LINE) -> str:
+    """Check that the bridge ends with an exit code; return its sentence."""
+    file.write_text(f"{line}\n{keys}")
+    done = heatline("bridge", "mqtt", file)
+    assert done.returncode == code
+    return complaint(done)
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("", 'has no table [mqtt]; add one with broker = "mqtts://HOST:PORT"'),
+        ("[mqtt]", "mqtt has no key broker; expected mqtts://HOST:PORT, or mqtt://HOST:PORT without TLS"),
+        ('[mqtt]\nbroker = "broker.plant"', "mqtt.broker is 'broker.plant'; expected mqtts://HOST:PORT"),
+        ('[mqtt]\nbroker = "mqtts://b:0"', "expected PORT 1 to 65535"),
+        ('[mqtt]\nbroker = "mqtt://10.0.0.1:1883"', "on another machine and without TLS"),
+        ('[mqtt]\nbroker = "mqtts://b:8883"\nprefix = "acme/#"', "expected levels of a topic"),
+        ('[mqtt]\nbroker = "mqtts://b:8883"\nkey = "k"', "mqtt.key is set and mqtt.certificate is not"),
+        ('[mqtt]\nbroker = "mqtts://b:8883"\npassword_file = "p"', "mqtt.password_file is set and mqtt.user is not"),
+        ('[mqtt]\nbroker = "mqtt://localhost:1883"\nca = "ca.pem"', "without TLS; expected mqtts://"),
+    ],
+)
+def test_a_wrong_table_is_a_configuration_error(file: Path, keys: str, problem: str) -> None:
+    assert problem in refused(file, keys, ConfigError.exit_code)
+
+
+def test_a_line_that_does_not_serve_its_journal_has_no_bridge(file: Path) -> None:
+    without = LINE.replace('bind = "tcp://127.0.0.1:5558"', "")
+    assert "set journal.bind there" in refused(file, '[mqtt]\nbroker = "mqtt://localhost:1883"', 3, without)
+
+
+def test_a_missing_file_is_an_access_error_before_anything_is_connected(file: Path) -> None:
+    keys = '[mqtt]\nbroker = "mqtts://b:8883"\nca = "ca.pem"'
+    sentence = refused(file, keys, AccessError.exit_code)
+    assert f"mqtt.ca {file.parent / 'ca.pem'} cannot be used (No such file or directory)" in sentence
+    keys = '[mqtt]\nbroker = "mqtts://b:8883"\nuser = "u"\npassword_file = "password"'
+    assert f"mqtt.password_file {file.parent / 'password'} cannot be read" in refused(file, keys, AccessError.exit_code)
+
+
+def test_a_name_that_no_topic_can_have_is_refused(tmp_path: Path) -> None:
+    sentence = refused(tmp_path / "line#1.toml", '[mqtt]\nbroker = "mqtt://localhost:1883"', ConfigError.exit_code)
+    assert "the line's name is 'line#1', which cannot be part of an MQTT topic" in sentence
+
+
+def test_the_extra_is_named_where_it_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda _: None)
+    assert "pip install -e '.[mqtt]'" in refused(file, "", MissingExtraError.exit_code)
+
+
+def test_a_changed_table_neither_restarts_the_line_nor_is_refused_by_it(file: Path) -> None:
+    file.write_text(LINE)
+    before = load_config(file)
+    file.write_text(f'{LINE}\n[mqtt]\nbroker = "mqtts://b:8883"\nca = "ca.pem"')
+    after = load_config(file)
+    require_exchangeable(before, after)
+    require_exchangeable(after, before)
+    assert after.mqtt is not None
+    assert after.mqtt.ca == file.parent / "ca.pem"

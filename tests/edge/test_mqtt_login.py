@@ -1,0 +1,198 @@
+"""What keeps the MQTT bridge from its broker is one sentence, and no other broker than the right one gets a result."""
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge.bridge.mqtt.connection import Connection, NotConnectedError
+from edge.bridge.mqtt.credentials import read_password, tls_context
+from edge.bridge.mqtt.publication import Publication
+from edge.config.mqtt import MqttConfig
+from edge.errors import AccessError, DeliveryError
+from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
+from tests.edge.followed_line import wait_until
+
+WILL = Publication("line/state", b"{}", retain=True)
+
+
+def connect(config: MqttConfig) -> Connection:
+    return Connection(config, "bridge", WILL, lambda: None)
+
+
+def refusal(config: MqttConfig) -> str:
+    """Return the sentence with which a connection fails."""
+    try:
+        connect(config)
+    except DeliveryError as error:  # pytest.raises would hold the connection until the end of the run
+        return str(error)
+    pytest.fail("it connects")
+
+
+def accepted(config: MqttConfig, broker: Broker) -> None:
+    """Check that a message gets through."""
+    connection = connect(config)
+    mid = connection.publish(Publication("line/result/top", b"{}", "a-1"))
+    ack = connection.acks.get(timeout=20)
+    assert ack is not None
+    assert (ack[0], ack[1].is_failure) == (mid, False)
+    connection.close()
+    assert not connection.is_up
+    with pytest.raises(NotConnectedError):
+        connection.publish(WILL)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def with_tls(authority: Authority, *, host: str = "127.0.0.1", days: int = 1, more: str = OPEN) -> str:
+    """Return mosquitto's settings for a certificate."""
+    certificate, key = authority.sign("broker", host, days)
+    return f"certfile {certificate}\nkeyfile {key}\n{more}"
+
+
+def config_for(port: int, authority: Authority, host: str = "127.0.0.1") -> MqttConfig:
+    return MqttConfig(broker=f"mqtts://{host}:{port}", ca=authority.certificate)
+
+
+def test_a_broker_is_verified_by_authority_name_and_date_and_works_again_once_renewed(
+    tmp_path: Path, address: str, authority: Authority
+) -> None:
+    other = Authority(tmp_path, "other-ca")
+    broker = Broker(tmp_path, address, with_tls(authority, days=-1))
+    config = config_for(broker.port, authority)
+    with broker:
+        assert "certificate has expired; renew it there, or correct this PC's clock" in refusal(config)
+    broker.settings = with_tls(authority, host="elsewhere.example")
+    with broker:
+        assert "the broker's certificate is not for '127.0.0.1'" in refusal(config)
+    broker.settings = with_tls(authority)
+    with broker:
+        assert "is not signed by mqtt.ca (" in refusal(msgspec.structs.replace(config, ca=other.certificate))
+        assert "by an authority that this PC trusts" in refusal(msgspec.structs.replace(config, ca=None))
+        accepted(config, broker)
+        plain = msgspec.structs.replace(config, broker=f"mqtt://127.0.0.1:{broker.port}", ca=None)
+        assert "it may require TLS (mqtts://)" in refusal(plain)
+    broker.settings = OPEN
+    with broker:
+        assert "does not speak TLS 1.2 or newer" in refusal(config)
+
+
+def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(
+    tmp_path: Path, address: str, authority: Authority
+) -> None:
+    needed = f"require_certificate true\ncafile {authority.certificate}\n{OPEN}"
+    certificate, key = authority.sign("bridge")
+    foreign = Authority(tmp_path, "foreign-ca").sign("foreign")
+    with broker_at(tmp_path / "broker", address, with_tls(authority, more=needed)) as broker:
+        config = config_for(broker.port, authority)
+        assert "it may require a certificate: mqtt.certificate and mqtt.key" in refusal(config)
+        shown = msgspec.structs.replace(config, certificate=foreign[0], key=foreign[1])
+        assert "it may not accept mqtt.certificate" in refusal(shown)
+        accepted(msgspec.structs.replace(config, certificate=certificate, key=key), broker)
+
+
+def test_a_wrong_password_is_told_and_the_right_one_is_taken(tmp_path: Path, address: str) -> None:
+    users, password = tmp_path / "users", tmp_path / "password"
+    # As `mosquitto_passwd -b users bridge right` writes it: PBKDF2, 101 rounds, a salt.
+    users.write_text(f"bridge:{_hashed('right')}\n")
+    password.write_text("wrong\n")
+    password.chmod(0o600)
+    with broker_at(tmp_path / "broker", address, f"allow_anonymous false\npassword_file {users}") as broker:
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}", user="bridge", password_file=password)
+        sentence = refusal(config)
+        assert "refuses the connection: " in sentence
+        assert "mqtt.user" in sentence
+        password.write_text("right\n")
+        accepted(config, broker)
+
+
+def _hashed(password: str) -> str:
+    import base64
+    import hashlib
+
+    salt = b"twelve bytes"
+    derived = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+    return f"$7$101${base64.b64encode(salt).decode()}${base64.b64encode(derived).decode()}"
+
+
+def test_a_broker_that_is_not_there_or_says_nothing_is_told(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(address.rpartition(":")[2])
+    config = MqttConfig(broker=f"mqtt://127.0.0.1:{port}")
+    assert "cannot be reached (Connection refused)" in refusal(config)
+    assert "no machine has the name 'no.such.host.invalid'" in refusal(
+        MqttConfig(broker="mqtts://no.such.host.invalid:8883")
+    )
+    monkeypatch.setattr("edge.bridge.mqtt.connection.ANSWERED_WITHIN_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        quiet = MqttConfig(broker=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
+        assert "did not take the connection" in refusal(quiet)
+
+
+def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -> None:
+    with broker_at(tmp_path / "broker", address) as broker:
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
+        first = connect(config)
+        second = connect(config)
+        wait_until(lambda: not first.is_up, "the first has ended")
+        assert (
+            "another client with the id 'bridge' has connected; give each bridge its own mqtt.client_id" in first.fault
+        )
+        second.close()
+
+
+def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of_one_that_logs_off(
+    tmp_path: Path, address: str
+) -> None:
+    with broker_at(tmp_path / "broker", address) as broker, Plant(broker) as plant:
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
+        connect(config).close()
+        vanishing = connect(config)
+        vanishing._client._sock_close()  # type: ignore[no-untyped-call]
+        wait_until(lambda: bool(plant.received), "the will came")
+        connect(config).close()
+        assert [each.topic for each in plant.received] == ["line/state"]
+
+
+# Files.
+
+
+def test_a_password_is_read_from_a_file_of_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("ein Paßwort \r\n")
+    file.chmod(0o600)
+    assert read_password(file) == "ein Paßwort "
+
+    def complains(content: bytes, mode: int, of: str) -> None:
+        file.write_bytes(content)
+        file.chmod(mode)
+        with pytest.raises(AccessError, match=of):
+            read_password(file)
+
+    complains(b"x", 0o640, r"mode 0640, expected 0600")
+    complains(b"\n", 0o600, "holds no password")
+    complains(b"\xff", 0o600, "holds no password")
+    complains(b"two\nlines", 0o600, "holds no password")
+    with pytest.raises(AccessError, match=r"cannot be read \(No such file"):
+        read_password(tmp_path / "none")
+
+
+@pytest.mark.parametrize("spoil", ["missing", "no certificate", "another key"])
+def test_a_file_that_cannot_be_used_for_tls_is_an_access_error(
+    tmp_path: Path, authority: Authority, spoil: str
+) -> None:
+    certificate, key = authority.sign("bridge")
+    config = MqttConfig(broker="mqtts://b:8883", ca=authority.certificate, certificate=certificate, key=key)
+    tls_context(config)
+    changes: dict[str, Callable[[], MqttConfig]] = {
+        "missing": lambda: msgspec.structs.replace(config, ca=tmp_path / "none.pem"),
+        "no certificate": lambda: msgspec.structs.replace(config, ca=key),
+        "another key": lambda: msgspec.structs.replace(config, key=authority.sign("other")[1]),
+    }
+    with pytest.raises(AccessError, match=re.escape("cannot be used (")):
+        tls_context(changes[spoil]())
