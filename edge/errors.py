@@ -9,7 +9,7 @@ HeatlineError
 │   └── PrecisionError       a precision that this processor does not compute in
 ├── DeliveryError        7   an address that cannot be bound or reached, or a state folder or journal that another
 │                            running line uses
-│   └── SupersededError  22  a newer consumer follows under this one's name
+│   └── SupersededError  23  a newer consumer follows under this one's name
 ├── MessageError         8   bytes on the wire that are not a valid message
 │   └── SchemaVersionError   a message of another schema version
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used
@@ -67,7 +67,7 @@ class DeliveryError(HeatlineError):
 class SupersededError(DeliveryError):
     """A newer consumer follows under the name of this one. Following again would end the newer one, and so on."""
 
-    exit_code = 22
+    exit_code = 23
 
 
 class MessageError(HeatlineError):
@@ -122,7 +122,7 @@ class CommandRefusedError(HeatlineError):
     def __init__(self, reason: str | None, detail: str) -> None:
         word = "" if reason is None else f" ({reason})"
         super().__init__(f"the line refuses{word}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 class JournalError(HeatlineError):

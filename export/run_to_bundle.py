@@ -33,7 +33,7 @@ from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 from train.progress import Track
 from train.readers import LabelledImage
-from train.run import TrainedRun, describe_reading
+from train.run import TrainedRun, describe_config, describe_reading
 from train.validation_frames import ValidationFrames, calibrate_on, run_validation, smoothing_px, validation_frames
 
 
@@ -238,5 +238,6 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
                 for key in ("recipe", "finished", "steps", "best_step", "val", "precision", "versions")
             },
             "seed": config.seed,
+            "config": describe_config(config),
         },
     }

@@ -12,7 +12,7 @@ from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
 from train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
-_TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
+_TEXTS = ("data", "out", "reviewed", "split.group", "split.pattern", "model.weights", "features.folder")
 """Keys whose values are plain text: Hydra must not parse them."""
 _HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
 """Keys of recipes whose values go to other keys."""
@@ -35,6 +35,8 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     if values["data"] is None:
         raise ConfigError("data is missing; name the folder of pictures: data=FOLDER")
     values["data"] = str(Path(str(values["data"])).resolve())
+    if values["reviewed"] is not None:
+        values["reviewed"] = str(Path(str(values["reviewed"])).resolve())
     _refuse_what_has_no_effect(values)
     return _convert(values, "the command line")
 
@@ -182,6 +184,11 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
                 f"split.{key}={split[key]} came with discover=true, which finds groups itself; leave one of them out"
             )
     if recipe["kind"] != "dense":
+        if values["reviewed"] is not None:
+            raise ConfigError(
+                f"reviewed={values['reviewed']} came with recipe={recipe['name']}, which cannot use points of missed "
+                "defects; choose recipe=heatline"
+            )
         return
     if (precision := values["trainer"]["precision"]) not in _DENSE_PRECISIONS:
         raise ConfigError(
@@ -297,6 +304,8 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
         )
     if values["data"] is not None:
         values["data"] = str(Path(str(values["data"])).resolve())
+    if values["reviewed"] is not None:
+        values["reviewed"] = str(Path(str(values["reviewed"])).resolve())
     saved = msgspec.to_builtins(read_config(file))
     for item in overrides:
         key = _key_of(item)

@@ -233,6 +233,8 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     """Source of the labels; None: the first truth that the folder has."""
     classes: list[str | int | float] | None
     """Annotated classes that are defects; None: all."""
+    reviewed: str | None = None
+    """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""
     out: str
     seed: Seed
     resume: bool

@@ -182,9 +182,24 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str
 
 
 def _merge_near_duplicates(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
-    """Merge the groups of near-duplicate pictures; return each picture's group, and a sentence if anything changed."""
+    return merge_near_duplicates(thumbnails_of(images), names)
+
+
+def thumbnails_of(images: Sequence[LabelledImage]) -> list[NDArray[np.uint8] | None]:
+    """Return the thumbnail of each picture; None: it cannot be read."""
     with ThreadPoolExecutor(len(sched_getaffinity(0))) as threads:  # decoding holds no lock
-        thumbnails = list(threads.map(_thumbnail, images))
+        return list(threads.map(_thumbnail, images))
+
+
+def merge_near_duplicates(
+    thumbnails: Sequence[NDArray[np.uint8] | None], names: Sequence[str]
+) -> tuple[list[str], str | None]:
+    """Merge the groups of near-duplicate pictures; return each picture's group, and a sentence if anything changed.
+
+    Args:
+        thumbnails: from `thumbnails_of`.
+        names: each picture's group.
+    """
     usable = [number for number, small in enumerate(thumbnails) if small is not None]
     pairs = near_duplicate_pairs(np.array([small for small in thumbnails if small is not None]))
     chains = _connected(range(len(usable)), pairs)

@@ -176,7 +176,11 @@ def _fingerprint(images: Sequence[LabelledImage]) -> str:
     for image in images:
         annotation = image.annotation
         classes = annotation.classes if isinstance(annotation, MarkedObjects) else None
-        labels = (image.defective, image.labels_only, type(annotation).__name__, classes and sorted(classes))
+        labels: tuple[object, ...] = (
+            image.defective, image.labels_only, type(annotation).__name__, classes and sorted(classes)
+        )  # fmt: skip
+        if image.points_xy:
+            labels += (image.points_xy,)
         for file in (image.path, *image.truth_files):
             stat = os.stat(file)
             line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{labels}\n"

@@ -14,7 +14,7 @@
 import textwrap
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from train.files import write_atomically
 from train.frames import FILES
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
+from train.readers.reviewed import read_reviewed
 from train.split import Split, check_fractions, split_by_fractions, split_by_name
 
 if TYPE_CHECKING:
@@ -188,8 +189,31 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
 
 
 def read_data(config: TrainConfig, found: Discovery | None = None) -> LabelledFolder:
-    """Read the labelled pictures that a configuration names; arguments and errors as `read_as`."""
-    return read_as(describe_reading(config, config.truth), Path(config.data), config.truth, found)
+    """Read the labelled pictures that a configuration names; arguments and errors as `read_as`.
+
+    Its reviewed frames come after those of the folder.
+    """
+    data = read_as(describe_reading(config, config.truth), Path(config.data), config.truth, found)
+    if config.reviewed is None:
+        return data
+    return replace(data, images=(*data.images, *read_reviewed(Path(config.reviewed))))
+
+
+def describe_config(config: TrainConfig) -> dict[str, Any]:
+    """Return the configuration for a bundle's provenance, so that the model can be trained again: without the run's own
+    folder."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    return {key: value for key, value in values.items() if key not in ("out", "resume")}
+
+
+def restore_config(values: object, out: Path) -> TrainConfig:
+    """Return the configuration that `describe_config` described, for another run.
+
+    Raises:
+        ValidationError: it is none, or another version of heatline wrote it.
+    """
+    described: dict[str, Any] = msgspec.convert(values, dict[str, Any])
+    return msgspec.convert({**described, "out": str(out), "resume": False}, TrainConfig)
 
 
 def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class ValidationFrames:
 def validation_frames(run: "TrainedRun") -> ValidationFrames:
     """Return the validation frames of a run.
 
+    Reviewed frames are not among those of a cross-validated run: people mark what is wrong, so they would not set the
+    thresholds that the line's frames need.
+
     Raises:
         InputError: the recorded predictions of the cross-validation are missing, or belong to other pictures.
     """
@@ -71,6 +74,8 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
             "these; restore them, or train again"
         )
     recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map)
+    if run.config.reviewed is not None:  # these come last, so the recorded predictions of the others come first
+        images = [image for image in images if not image.reviewed]
     return ValidationFrames(images, recorded, "of groups that the answering model was not trained on")
 
 

@@ -23,7 +23,7 @@ COMMANDS = (
 
 
 SECTIONS = {
-    "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export"),
+    "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export", "retrain"),
     "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
     "Run a line": (
         "run",

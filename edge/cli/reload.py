@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 import zmq
@@ -11,14 +13,24 @@ from edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_sta
 from edge.cli.formatting import describe_active
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
-from edge.cli.target import KeyFiles, endpoint_of, key_options
+from edge.cli.target import KeyFiles, endpoint_of, file_of, key_options
+from edge.config.bundle_key import changed_bundle
 from edge.delivery.client.handshake_probe import describe_refusal, require_authorized
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
 
+EXAMPLES = """
+Example:
 
-@click.command(epilog="Example: heatline reload line.toml; of a service: systemctl reload heatline@line1")
+\b
+  heatline reload line.toml
+  heatline reload line1 --bundle /var/lib/bundles/boards-retrain1.bundle
+  systemctl reload heatline@line1
+"""
+
+
+@click.command(epilog=EXAMPLES)
 @click.argument("line")
 @click.option(
     "--pid",
@@ -26,14 +38,44 @@ from edge.wire.events import ChangeEvent, Message, StatusEvent
     envvar="MAINPID",
     help="The line's process. Default: $MAINPID, else the process that the line's status names.",
 )
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="First write this bundle into the line's file, as `bundle`. If the line refuses it, the file is restored.",
+)
+@click.option("--product", help="With --bundle: the product whose `bundle` is written. Default: the line's own.")
 @reply_timeout_option(60.0, "until the file is active or refused")
 @key_options
-def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) -> None:
+def reload(
+    line: str, pid: int | None, bundle: Path | None, product: str | None, timeout_s: float, key_files: KeyFiles
+) -> None:
     """Have a running line read its file again.
 
     Waits until the file is active or refused.
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
     nothing changes, and the command prints the reason.
+    """
+    if bundle is None:
+        if product is not None:
+            raise click.UsageError("--product needs --bundle")
+        _reload(line, pid, timeout_s, key_files)
+        return
+    if "://" in line:
+        raise click.UsageError(f"--bundle changes a line's file, and {line} is an address; name the line or its file")
+    with changed_bundle(file_of(line), bundle.absolute(), product) as change:
+        _reload(line, pid, timeout_s, key_files, on_request=change.keep)
+
+
+def _reload(
+    line: str, pid: int | None, timeout_s: float, key_files: KeyFiles, on_request: Callable[[], None] = lambda: None
+) -> None:
+    """Reload the line's file.
+
+    Args:
+        on_request: called once the line is asked.
+    Raises:
+        CommandRefusedError: the line refuses the file.
+        AccessError, ConfigError, DeliveryError: the line was not asked, or its answer is not known.
     """
     try:
         address, keys = endpoint_of(line, "events", key_files)
@@ -47,6 +89,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
             require_authorized(address, keys, zmq.SUB)
         pid = _find_process(status, pid, address)
         _request_reload(pid)
+        on_request()
         if status is None:
             if (refused := describe_refusal(address, keys, zmq.SUB)) is not None:
                 raise AccessError(f"process {pid} was asked to reload, but the result is not known, as {refused}")

@@ -51,7 +51,10 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
-        (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
+        (
+            ["data=x", "colour=red"],
+            "there is no key 'colour'; there are data, discover, truth, classes, reviewed, out, seed,",
+        ),
         (["data=x", "hydra.verbose=true"], "there is no key 'hydra.verbose'; there are data, discover,"),
         (["data=x", f"seed={2**32}"], "seed is 4294967296; expected a whole number"),
         (["data=x", f"seed={2**70}"], "seed"),

@@ -128,9 +128,12 @@ def _place(
 ) -> tuple[int, int]:
     """Draw the top left corner (y, x) of a copy, px, within the frame.
 
-    The copy keeps more than half of its tile's defective px; the copy of a tile without any has none.
+    The copy keeps more than half of its tile's defective px; the copy of a tile without any has none. That of a tile
+    with a point stays in its place: the extent of the defect is not known.
     """
     frame, y, x = (int(column[row]) for column in (tiles.table.frame, tiles.table.y, tiles.table.x))
+    if tiles.known[row] == Known.POINTED:
+        return y, x
     own_px = int(tiles.table.defect_px[row])
     accepts = (lambda defect_px: defect_px > 0.5 * own_px) if own_px else (lambda defect_px: defect_px == 0)
     return move_tile(store, frame, (y, x), tile_px, reach, rng, accepts)
@@ -191,7 +194,13 @@ class Painter:
         out[:] = self._orient(augment(tile, self._without_geometry, rng), sample.seed)
 
     def defective_share(self, sample: Sample) -> NDArray[np.float32]:
-        """Return the defective share of each map cell of a sample, 0..1 [cells, cells]."""
+        """Return the defective share of each map cell of a sample, 0..1 [cells, cells].
+
+        It is 1 everywhere in a tile with a point: its cells are not exact, so none of them counts as defective, and
+        none as good.
+        """
+        if sample.kind in (Kind.TILE, Kind.COPY) and self._tiles.known[sample.row] == Known.POINTED:
+            return np.ones((self._cells, self._cells), np.float32)
         rng = np.random.default_rng(sample.seed)
         match sample.kind:
             case Kind.SYNTHETIC:

@@ -15,7 +15,7 @@ from train.dense.copies import Kind
 from train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
 from train.dense.folds import assign_folds
 from train.dense.out_of_fold import OutOfFold
-from train.dense.samples import Samples
+from train.dense.samples import MARKED, Samples
 from train.dense.tiles import DenseTiles, Known
 from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
@@ -32,7 +32,7 @@ def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> ND
     if the recipe draws no synthetic defects.
     """
     bagged, good = tiles.known == Known.BAGGED, tiles.known == Known.GOOD
-    defective = np.isin(tiles.known, (Known.MASKED, Known.BOXED))
+    defective = np.isin(tiles.known, MARKED)
     weight = np.stack([defective, bagged, good], axis=1).astype(np.float64)
     fold_of = assign_folds(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
     needed = [good] if recipe.synthetic else [good, ~good]

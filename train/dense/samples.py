@@ -13,7 +13,10 @@ from train.config import DenseRecipeConfig
 from train.dense.copies import Kind, Painter, Sample
 from train.dense.tiles import DenseTiles, Known
 
-MARKED = (Known.MASKED, Known.BOXED)
+REVIEWED_AS_OFTEN, REVIEWED_AT_MOST = 4.0, 1 / 3
+"""A reviewed tile is drawn so many times as often as another one, but at most this share of the draws are of reviewed
+tiles: a few among thousands would otherwise be drawn once or twice."""
+MARKED = (Known.MASKED, Known.BOXED, Known.POINTED)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Samples:
     """[N], index of the tile's frame."""
     share: NDArray[np.float16]
     """[N, cells, cells], defective share of each cell, 0..1."""
+    reviewed: NDArray[np.bool_]
+    """[N], whether the tile is of a reviewed frame."""
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -60,6 +65,7 @@ def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painte
         groups=np.stack([tiles.group[row], tiles.group[donor]], axis=1),
         frame=tiles.table.frame[row],
         share=np.stack([painter.defective_share(sample) for sample in samples]).astype(np.float16),
+        reviewed=tiles.reviewed[row],
     )
 
 
@@ -93,8 +99,12 @@ class Sampler:
         def pool(known: tuple[Known, ...], *kinds: Kind) -> NDArray[np.int64]:
             return np.flatnonzero(usable & np.isin(samples.known, known) & np.isin(samples.kind, kinds))
 
-        self._located = [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)]
-        self._good = [pool((Known.GOOD,), Kind.TILE), pool((Known.GOOD,), Kind.COPY)]
+        self._located, self._located_reviewed = _separate_reviewed(
+            [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)], samples.reviewed
+        )
+        self._good, self._good_reviewed = _separate_reviewed(
+            [pool((Known.GOOD,), Kind.TILE), pool((Known.GOOD,), Kind.COPY)], samples.reviewed
+        )
         self._synthetic = [pool(MARKED, Kind.SYNTHETIC), pool(MARKED, Kind.TRANSPLANT)]
         bagged = pool((Known.BAGGED,), Kind.TILE)
         self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
@@ -121,8 +131,8 @@ class Sampler:
         located = recipe.located if self._located_share == 1 else rng.binomial(recipe.located, self._located_share)
         bags = rng.choice(len(self._bags), rng.binomial(recipe.bags, self._bag_share)).tolist() if self._bags else []
         return Draw(
-            located=_draw_evenly(self._located, located, rng),
-            good=_draw_evenly(self._good, recipe.good, rng),
+            located=_draw_with_reviewed(self._located, self._located_reviewed, located, rng),
+            good=_draw_with_reviewed(self._good, self._good_reviewed, recipe.good, rng),
             synthetic=_draw_evenly(self._synthetic, recipe.synthetic, rng),
             bags=[self._bags[bag] for bag in bags],
         )
@@ -131,6 +141,24 @@ class Sampler:
         """Choose at most `count` of the grid tiles that may be drawn; return their indices, sorted."""
         tiles = np.concatenate([self._located[0], self._good[0], *self._bags])
         return np.sort(np.random.default_rng(self._seed).permutation(tiles)[:count])
+
+
+def _separate_reviewed(
+    pools: list[NDArray[np.int64]], reviewed: NDArray[np.bool_]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Return all pools, and the reviewed samples of each."""
+    return pools, [pool[reviewed[pool]] for pool in pools]
+
+
+def _draw_with_reviewed(
+    pools: list[NDArray[np.int64]], reviewed: list[NDArray[np.int64]], count: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw `count` samples as `_draw_evenly`, reviewed ones more often than others."""
+    weight = REVIEWED_AS_OFTEN * sum(map(len, reviewed))
+    if not weight:
+        return _draw_evenly(pools, count, rng)
+    own = int(rng.binomial(count, min(REVIEWED_AT_MOST, weight / (weight + sum(map(len, pools))))))
+    return np.concatenate([_draw_evenly(reviewed, own, rng), _draw_evenly(pools, count - own, rng)])
 
 
 def _draw_evenly(pools: list[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The tiles of a training and how precisely their defects are known, from a picture's label to an exact mask."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -21,6 +22,16 @@ class Known(IntEnum):
     """The defects lie somewhere in boxes; pixels outside are good."""
     BAGGED = 3
     """Only the picture is labelled: at least one of its tiles is defective."""
+    POINTED = 4
+    """A defect of unknown extent lies at a point within; nothing is known of the other pixels."""
+    UNKNOWN = 5
+    """A tile of a picture whose points lie in other tiles; it is not trained on."""
+
+
+POINT_MARGIN = 1 / 14
+"""Least distance of a point from the border of a POINTED tile, as a share of the tile's side (16 px of 224): people
+click beside small defects, and a defect at the border may lie in the neighbouring tile. The frame's own border needs no
+distance."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class DenseTiles:
     """Names of the groups."""
     pictures: tuple[str, ...]
     """Names of the pictures, in the order of their tiles."""
+    reviewed: NDArray[np.bool_]
+    """[N], whether the tile is of a reviewed frame."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -47,13 +60,14 @@ class DenseTiles:
     @property
     def located(self) -> NDArray[np.int64]:
         """Rows with marked defects of any size, ambiguous tiles included."""
-        return self.of(Known.MASKED, Known.BOXED)
+        return self.of(Known.MASKED, Known.BOXED, Known.POINTED)
 
 
 def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
     """Divide all frames into grid tiles, and label each with what is known of it.
 
-    Defective pictures whose annotation marks nothing are bags, like those without annotation.
+    Defective pictures whose annotation marks nothing are bags, like those without annotation, and like those with
+    points of which none lies well within a tile.
     """
     frames, images = range(len(store)), store.images
     table = grid_tiles(store, frames, rule)
@@ -63,13 +77,41 @@ def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
     marked = np.where(exact[table.frame], Known.MASKED, Known.BOXED)
     known = np.where(table.defect_px > 0, marked, Known.GOOD)
     known = np.where(bagged[table.frame], Known.BAGGED, known)
+    for frame in frames:
+        if images[frame].points_xy:
+            rows = np.flatnonzero(table.frame == frame)
+            corners = np.stack([table.y[rows], table.x[rows]], axis=1)
+            pointed = tiles_of_points(images[frame].points_xy, corners, rule.tile_px, store.frame_hw(frame))
+            if pointed.any():
+                known[rows] = np.where(pointed, Known.POINTED, Known.UNKNOWN)
     return DenseTiles(
         table,
         known.astype(np.int8),
         group[table.frame],
         tuple(groups.tolist()),
         tuple(image.name_in_folder for image in images),
+        np.array([image.reviewed for image in images])[table.frame],
     )
+
+
+def tiles_of_points(
+    points_xy: Sequence[tuple[int, int]], corners_yx: NDArray[np.int64], tile_px: int, frame_hw: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Return which tiles have a point well within, see `POINT_MARGIN`; a point outside the frame is in none.
+
+    Args:
+        corners_yx: [N, 2], top left corner of each tile, px.
+    Returns:
+        [N]
+    """
+    found = np.zeros(len(corners_yx), np.bool_)
+    size, margin = np.array(frame_hw), tile_px * POINT_MARGIN
+    low = np.where(corners_yx == 0, 0, corners_yx + margin)
+    end = corners_yx + tile_px
+    high = np.where(end >= size, size, end - margin)
+    for x, y in points_xy:
+        found |= ((low <= (y, x)) & ((y, x) < high)).all(axis=1)
+    return found
 
 
 def defective_share(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:

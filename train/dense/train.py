@@ -177,6 +177,8 @@ def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
     parts += [f"{counts[Known.MASKED]} with masked defects"] if counts[Known.MASKED] else []
     parts += [f"{counts[Known.BOXED]} with boxed defects"] if counts[Known.BOXED] else []
     parts += [f"{counts[Known.BAGGED]} of pictures that are labelled as a whole"] if counts[Known.BAGGED] else []
+    parts += [f"{counts[Known.POINTED]} at points of missed defects"] if counts[Known.POINTED] else []
+    parts += [f"{counts[Known.UNKNOWN]} beside them, not used"] if counts[Known.UNKNOWN] else []
     pictures = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
     return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
 
@@ -184,7 +186,7 @@ def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
 def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
     masks = (store.mask(frame) for frame in range(len(images)))
     areas = [area for mask in masks if mask is not None for area in defect_areas(mask)]
-    placed = tiles.known != Known.BAGGED
+    placed = np.isin(tiles.known, (Known.GOOD, Known.MASKED, Known.BOXED))
     small = describe_small_defects(
         areas,
         int((tiles.table.ambiguous & placed).sum()),

@@ -25,6 +25,11 @@ class LabelledImage:
     """Marks of its defects; None for a good picture without annotation, and if only the label is known."""
     labels_only: bool = False
     """Whether only the label is known, not the place of the defects."""
+    points_xy: tuple[tuple[int, int], ...] = ()
+    """With `labels_only`, of a defective picture: points, px, at each of which a defect of unknown extent lies. There
+    may be other defects."""
+    reviewed: bool = False
+    """Whether it is a frame of a line, with a label that people gave by their marks."""
 
     @property
     def name(self) -> str:

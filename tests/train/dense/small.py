@@ -68,7 +68,9 @@ def tiles_of(known: Sequence[Known], group: Sequence[int], frame: Sequence[int] 
     table = TileTable(number, zero, zero, defect_px, defect_px > 0)
     names = tuple(f"group {each}" for each in range(max(group) + 1))
     pictures = tuple(f"{each}.png" for each in dict.fromkeys(number.tolist()))
-    return DenseTiles(table, np.asarray(known, np.int8), np.asarray(group, np.int64), names, pictures)
+    return DenseTiles(
+        table, np.asarray(known, np.int8), np.asarray(group, np.int64), names, pictures, np.zeros(count, np.bool_)
+    )
 
 
 def samples_of(
@@ -91,6 +93,7 @@ def samples_of(
         groups=np.stack([tiles.group[row], tiles.group[donor]], axis=1),
         frame=tiles.table.frame[row],
         share=np.concatenate([share, *(one[None] for _, _, one in pasted)]).astype(np.float16),
+        reviewed=np.zeros(len(row), np.bool_),
     )
 
 

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.blobs import draw_blobs, sort_tiles
-from tests.train.dense.small import write_pictures
-from train.dense.tiles import DenseTiles, Known, defective_share, label_tiles
+from tests.train.dense.small import PLAIN, recipe_with, write_pictures
+from train.dense.copies import Painter, digest_pictures, grid_samples
+from train.dense.samples import Sampler, gather_samples
+from train.dense.tiles import POINT_MARGIN, DenseTiles, Known, defective_share, label_tiles, tiles_of_points
 from train.frames import FrameStore
-from train.readers import read_folder
+from train.readers import LabelledImage, read_folder
 from train.tiles import TileRule
 
 RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
@@ -98,3 +100,57 @@ def test_the_defective_share_of_a_cell_is_that_of_its_pixels(seed: int, size: tu
             count = sum(bool(mask[row * px + y, column * px + x]) for y in range(px) for x in range(px))
             assert share[row, column] == pytest.approx(count / px**2, abs=1e-6)
             assert (share[row, column] > 0) == (count > 0)
+
+
+def reviewed(path: Path, *points_xy: tuple[int, int], group: str = "line") -> LabelledImage:
+    """A reviewed frame with missed defects at these points."""
+    return LabelledImage(path, group, True, None, labels_only=True, points_xy=points_xy, reviewed=True)
+
+
+def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_beside_it(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")  # of 90 x 120 px: tiles at 0, 29, 58 and 0, 29, 58, 88
+    images = read_folder(folder, mixed=True).images
+    pointed = reviewed(images[1].path, (15, 15))
+    beside = reviewed(images[4].path, (30, 45), (500, 20), group="border")  # at a tile's border; outside the picture
+    store = FrameStore.build([*images, pointed, beside], tmp_path / "cache")
+    tiles = label_tiles(store, RULE)
+    of_pointed, of_beside = (tiles.table.frame == frame for frame in (len(images), len(images) + 1))
+    assert tiles.known[of_pointed].tolist() == [Known.POINTED] + [Known.UNKNOWN] * 11
+    assert set(tiles.known[of_beside].tolist()) == {Known.BAGGED}
+    (row,) = tiles.of(Known.POINTED)
+    assert row in tiles.located
+    assert tiles.reviewed.tolist() == (of_pointed | of_beside).tolist()
+
+    painter = Painter(store, tiles, digest_pictures(store.images), PLAIN, RULE.tile_px, 4)
+    samples = gather_samples(tiles, grid_samples(tiles), painter)
+    assert (samples.share[row] == 1).all(), "no cell counts as untouched"
+    sampler = Sampler(samples, np.ones(len(tiles.groups), np.bool_), recipe_with(located=6, good=8, bags=4), 0)
+    draws = [sampler.draw(step) for step in range(40)]
+    drawn = {index for draw in draws for index in (*draw.located, *draw.good, *np.concatenate([[], *draw.bags]))}
+    assert not drawn & set(tiles.of(Known.UNKNOWN).tolist())
+    drawn_of_point = sum(int((draw.located == row).sum()) for draw in draws)
+    assert drawn_of_point > 2 * 40 * 6 / len(tiles.located), "more than twice as often as by chance"
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 130), st.integers(-5, 100)), max_size=4),
+    st.sampled_from([(90, 120), (32, 32), (20, 70)]),
+)
+def test_a_point_belongs_to_the_tiles_in_which_it_lies_well_inside(
+    points: list[tuple[int, int]], frame_hw: tuple[int, int]
+) -> None:
+    height, width = frame_hw
+    ys, xs = range(0, max(1, height - 31), 29), range(0, max(1, width - 31), 29)
+    corners = np.array([(y, x) for y in ys for x in xs])
+    found = tiles_of_points(points, corners, 32, frame_hw)
+    margin = 32 * POINT_MARGIN
+    for (top, left), is_found in zip(corners.tolist(), found.tolist(), strict=True):
+        expected = False
+        for x, y in points:
+            inside = True
+            for at, start, size in ((y, top, height), (x, left, width)):
+                low = 0 if start == 0 else start + margin
+                high = size if start + 32 >= size else start + 32 - margin
+                inside = inside and low <= at < high
+            expected = expected or inside
+        assert is_found == expected

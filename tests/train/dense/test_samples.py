@@ -95,6 +95,7 @@ def test_half_of_a_draw_are_tiles_and_half_are_copies() -> None:
         groups=np.zeros((12, 2), np.int64),
         frame=np.zeros(12, np.int64),
         share=np.zeros((12, 1, 1), np.float16),
+        reviewed=np.zeros(12, np.bool_),
     )
     draw = Sampler(copied, np.ones(1, np.bool_), recipe_with(located=5, good=8), 0).draw(0)
     assert np.bincount(copied.kind[draw.good]).tolist() == [4, 4]

@@ -1,0 +1,104 @@
+"""Changes the bundle in a line's file, and nothing else of it."""
+
+import contextlib
+import copy
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edge.bundle import open_bundle
+from edge.config.line import load_config
+from edge.errors import CommandRefusedError, ConfigError, HeatlineError
+from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
+
+_BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
+
+
+class BundleChange:
+    """A change of a line's file that is undone if the line does not use it."""
+
+    def __init__(self) -> None:
+        self.kept = False
+
+    def keep(self) -> None:
+        """Keep the change, unless the line refuses it: it has been asked to read the file."""
+        self.kept = True
+
+
+@contextlib.contextmanager
+def changed_bundle(file: Path, bundle: Path, product: str | None) -> Iterator[BundleChange]:
+    """Write a bundle into a line's file. After an error in the context, the file is restored, unless the line has been
+    asked to read it and has not refused it.
+
+    Args:
+        product: whose bundle is written; None: the line's own.
+    Raises:
+        BundleError: the bundle is none.
+        ConfigError: the file cannot be used or changed.
+    """
+    load_config(file)
+    open_bundle(bundle)
+    before = file.read_bytes()
+    _replace(file, with_bundle(before.decode(), bundle, product, file).encode())
+    change = BundleChange()
+    try:
+        yield change
+    except BaseException as error:
+        if change.kept and not isinstance(error, CommandRefusedError):
+            if isinstance(error, HeatlineError):
+                raise type(error)(f"{error}; {file} names {bundle} now") from error
+            raise
+        _replace(file, before)
+        if isinstance(error, CommandRefusedError):
+            raise CommandRefusedError(error.reason, f"{error.detail}; {file} is as before") from error
+        if isinstance(error, HeatlineError):
+            raise type(error)(f"{error}; {file} is as before") from error
+        raise
+
+
+def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str:
+    """Return the text of a line's file with another bundle. Comments, order and all other keys stay.
+
+    Of all lines that could be the key, it changes the one whose change gives the wanted tables, so that it needs no
+    TOML parser that writes.
+
+    Args:
+        product: whose bundle is changed; None: the line's own.
+        file: for messages.
+    Raises:
+        ConfigError: no line is the key.
+    """
+    wanted = copy.deepcopy(tomllib.loads(text))
+    _owner(wanted, product, file)["bundle"] = str(bundle)
+    for found in _BUNDLE_LINE.finditer(text):
+        changed = f"{text[: found.start(2)]}{json.dumps(str(bundle))}{text[found.end(2) :]}"
+        with contextlib.suppress(tomllib.TOMLDecodeError):
+            if tomllib.loads(changed) == wanted:
+                return changed
+    where = "bundle" if product is None else f"bundle of product {product}"
+    raise ConfigError(f'{file} has no line that sets {where}; write it there by hand: bundle = "{bundle}"')
+
+
+def _owner(tables: dict[str, Any], product: str | None, file: Path) -> dict[str, Any]:
+    if product is None:
+        return tables
+    for each in tables.get("products", []):
+        if each.get("name") == product:
+            found: dict[str, Any] = each
+            return found
+    raise ConfigError(f"{file} has no product {product!r}; name one that it has, or leave --product out")
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Replace a file. It keeps its mode and owner, so that the line's user can still read it."""
+    with writing(file, ConfigError), replacing(file) as new:
+        status = file.stat()
+        new.write_bytes(data)
+        new.chmod(status.st_mode & 0o7777)
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(new, status.st_uid, status.st_gid)

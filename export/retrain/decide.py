@@ -1,0 +1,123 @@
+"""Decides by the reviewed frames whether a new bundle is better than the old one."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edge.calibration.binomial import interval
+from edge.review.review import Truth
+from edge.util.text import format_count
+from edge.wire.events import Verdict
+
+FEW = 20
+"""With fewer held-out frames, the result says how little they show."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdicts of both bundles on a reviewed frame."""
+
+    frame: str
+    """The frame's file."""
+    truth: Truth
+    held_out: bool
+    """Whether neither bundle was trained on it."""
+    old: Verdict
+    new: Verdict
+
+
+class Rate(msgspec.Struct, frozen=True):
+    """A count of frames, and the confidence interval of its share."""
+
+    count: int
+    of: int
+    interval: tuple[float, float] | None
+    """Two-sided, 95 % (Clopper and Pearson); None: there are no frames."""
+
+    @classmethod
+    def measure(cls, count: int, of: int) -> "Rate":
+        return cls(count, of, interval(count, of) if of else None)
+
+
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one bundle."""
+
+    false_alarms: Rate
+    """Of the good frames that are held out: those with DEFECT."""
+    missed: Rate
+    """Of the defective frames that are held out: those with GOOD."""
+    no_verdict: Rate
+    """Of the frames that are held out."""
+    finds: Rate
+    """Of all reviewed defective frames in which the old bundle finds a defect: those with DEFECT."""
+
+    @property
+    def errors(self) -> int:
+        return self.false_alarms.count + self.missed.count + self.no_verdict.count
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Both bundles side by side."""
+
+    old: Figures
+    new: Figures
+    reasons: list[str]
+    """Why the new bundle is not better; empty: it is."""
+    lost: list[str]
+    """Files of the frames in which only the old bundle finds a defect."""
+    held_out: int
+
+    @property
+    def better(self) -> bool:
+        return not self.reasons
+
+    def describe_support(self) -> str | None:
+        """Describe how little few frames show; None: there are enough."""
+        if self.held_out >= FEW:
+            return None
+        return (
+            f"{format_count(self.held_out, 'frame')} that neither bundle was trained on cannot show much: look at the "
+            "intervals, and review more frames"
+        )
+
+
+def compare(answers: Sequence[Answer]) -> Comparison:
+    """Compare both bundles. The new one is better if it makes fewer errors on the held-out frames, of which no more are
+    false alarms than before, and finds a defect in every reviewed frame in which the old one rightly finds one.
+
+    An error is a false alarm, a missed defect, or a frame without a verdict.
+    """
+    old, new = (_figures(answers, name) for name in ("old", "new"))
+    lost = [each.frame for each in answers if _is_find(each, "old") and not _is_find(each, "new")]
+    reasons = []
+    if new.errors >= old.errors:
+        reasons.append(f"it makes {format_count(new.errors, 'error')} on the held-out frames, the old one {old.errors}")
+    if new.false_alarms.count > old.false_alarms.count:
+        reasons.append(
+            f"it gives {format_count(new.false_alarms.count, 'false alarm')}, the old one {old.false_alarms.count}"
+        )
+    if lost:
+        reasons.append(
+            f"it finds no defect in {format_count(len(lost), 'frame')} in which the old one rightly finds one, first "
+            f"{lost[0]}"
+        )
+    return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=sum(answer.held_out for answer in answers))
+
+
+def _figures(answers: Sequence[Answer], name: str) -> Figures:
+    held_out = [answer for answer in answers if answer.held_out]
+
+    def rate(truth: Truth, verdict: Verdict) -> Rate:
+        of = [getattr(answer, name) for answer in held_out if answer.truth == truth]
+        return Rate.measure(of.count(verdict), len(of))
+
+    finds = [answer for answer in answers if _is_find(answer, "old")]
+    return Figures(
+        false_alarms=rate("good", "DEFECT"),
+        missed=rate("defective", "GOOD"),
+        no_verdict=Rate.measure(sum(getattr(each, name) == "NO_VERDICT" for each in held_out), len(held_out)),
+        finds=Rate.measure(sum(_is_find(each, name) for each in finds), len(finds)),
+    )
+
+
+def _is_find(answer: Answer, name: str) -> bool:
+    return answer.truth == "defective" and getattr(answer, name) == "DEFECT"

@@ -1,0 +1,194 @@
+"""Exports a retrained run as the next version of its bundle, and carries over what was calibrated on the line."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.bundle import Bundle, Calibration, Manifest, write_bundle
+from edge.bundle.manifest import (
+    PRODUCT_TILES,
+    REFERENCE_PICTURE,
+    Measure,
+    Reference,
+    product_tiles_of,
+    reference_picture_of,
+)
+from edge.calibration.recalibration import next_in_series
+from edge.errors import BundleError
+from export.map_checks import REFUSE
+from export.retrain.plan import Plan
+from export.retrain.record import Retraining
+from export.run_to_bundle import export_run
+from train.config import DenseRecipeConfig
+from train.progress import tracked
+from train.provenance import digest_groups
+from train.readers import LabelledFolder
+from train.run import TrainedRun
+
+VERSION_MARK, FOLDER_MARK = "+retrain", "-retrain"
+LOGITS: tuple[Measure, ...] = ("score", "evidence")
+"""What drift measures in logits of the model."""
+NOT_CALIBRATED = "the model was trained again since the calibration"
+FALSE_REJECT = 0.01
+"""If the old bundle states no wanted share of good frames that may be rejected."""
+
+
+def export_next(
+    old: Bundle, run: TrainedRun, folder: LabelledFolder, target: Path, plan: Plan, say: Callable[[str], None]
+) -> Bundle:
+    """Write the bundle of a retrained run: the old one's name, its next version, the same precisions and settings.
+
+    Args:
+        folder: the training folder, without reviewed frames.
+    Raises:
+        ExportError, BundleError, InputError: as `export_run`.
+    """
+    was = old.manifest
+    with tempfile.TemporaryDirectory(prefix=".heatline-", dir=target.parent) as scratch:
+        exported = export_run(
+            run,
+            Path(scratch) / "exported",
+            name=was.name,
+            version=next_in_series(was.version, VERSION_MARK),
+            false_reject=was.calibration.false_reject_per_frame or FALSE_REJECT,
+            smoothing_cells=was.grid.smoothing_px * min(was.map.hw) / was.grid.tile_px,
+            precisions=was.precisions,
+            allow=[precision for precision in was.precisions if was.fails(precision) is not None],
+            allow_map=True,
+            track=tracked("validation frames"),
+            say=say,
+        )
+        files = {name: (exported.path / name).read_bytes() for name in exported.manifest.files}
+        calibration, carried = carry_over(old, exported.manifest, finetuned=_is_finetuned(run))
+        manifest = msgspec.structs.replace(
+            exported.manifest,
+            calibration=calibration,
+            provenance=_provenance(old, exported.manifest, run, folder, plan),
+        )
+        return write_bundle(target, manifest, {**files, **carried})
+
+
+def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibration, dict[str, bytes]]:
+    """Return the new bundle's calibration, with the plausible appearance, and the reference of drift, that were
+    calibrated on the line.
+
+    It holds for the new model too if the features of the frozen network are the same.
+
+    Args:
+        finetuned: whether the new training changed the network.
+    Returns: the calibration, and the files that belong to it.
+    Raises:
+        BundleError: a file of the old bundle cannot be read.
+    """
+    was, calibration = old.manifest, new.calibration
+    if not has_same_features(was, new, finetuned=finetuned):
+        return calibration, {}
+    by_camera = {
+        camera: msgspec.structs.replace(each, reference=_without_logits(each.reference))
+        for camera, each in was.calibration.plausible_by_camera.items()
+    }
+    calibration = msgspec.structs.replace(calibration, plausible_by_camera=by_camera)
+    names = [name(camera) for camera in by_camera for name in (product_tiles_of, reference_picture_of)]
+    if is_calibrated(was):
+        calibration = msgspec.structs.replace(
+            calibration,
+            plausible=was.calibration.plausible,
+            reference=_without_logits(was.calibration.reference) or calibration.reference,
+        )
+        names += [PRODUCT_TILES, REFERENCE_PICTURE]
+    files = {}
+    for name in names:
+        if name in was.files:
+            try:
+                files[name] = (old.path / name).read_bytes()
+            except OSError as error:
+                raise BundleError(
+                    f"{old.path / name} cannot be read ({error.strerror}); copy the bundle again"
+                ) from error
+    return calibration, files
+
+
+def _without_logits(reference: Reference | None) -> Reference | None:
+    """Return a reference without the measures in logits of the old model."""
+    if reference is None:
+        return None
+    return msgspec.structs.replace(
+        reference,
+        measures={name: values for name, values in reference.measures.items() if name not in LOGITS},
+        unwatched={**reference.unwatched, **dict.fromkeys(LOGITS, NOT_CALIBRATED)},
+    )
+
+
+def describe_calibrations(old: Manifest, new: Manifest, bundle: Path) -> list[str]:
+    """Describe which calibrations of the line must be done again.
+
+    Args:
+        bundle: the new bundle's folder.
+    """
+    notes = []
+    if is_calibrated(old):
+        notes.append(
+            f"the old thresholds come from {old.calibration.frames} frames by heatline calibrate, and belong to the "
+            f"old model; those of the new one come from its cross-validation: run heatline calibrate {bundle} again"
+        )
+    if lost := sorted(old.calibration.plausible_by_camera.keys() - new.calibration.plausible_by_camera.keys()):
+        notes.append(
+            f"the bounds of camera {', '.join(lost)} belong to the features of the old model; run heatline cameras "
+            f"calibrate again"
+        )
+    return notes
+
+
+def is_calibrated(manifest: Manifest) -> bool:
+    """Return whether `heatline calibrate` set the thresholds."""
+    records = manifest.provenance.get("calibrations", [])
+    return isinstance(records, list) and any(isinstance(record, dict) and "rule" in record for record in records)
+
+
+def has_same_features(old: Manifest, new: Manifest, *, finetuned: bool) -> bool:
+    """Return whether both graphs compute the same features of a tile."""
+    return (
+        not finetuned
+        and new.tensors.features is not None
+        and old.tensors.features == new.tensors.features
+        and old.model.source == new.model.source
+        and old.provenance.get("weights") == new.provenance.get("weights")
+    )
+
+
+def describe_map_failure(old: Manifest, new: Manifest) -> str | None:
+    """Describe that the new map fails a check that the old one passed; None: it does not."""
+    if _fails_map_check(new) and not _fails_map_check(old):
+        assert new.map_checks is not None, "it failed them"
+        return new.map_checks.warnings[0].removesuffix("; --allow map allowed it")
+    return None
+
+
+def _fails_map_check(manifest: Manifest) -> bool:
+    checks = manifest.map_checks
+    return checks is not None and any(
+        check is not None and check.beyond_chance > REFUSE for check in (checks.stuck, checks.border)
+    )
+
+
+def _is_finetuned(run: TrainedRun) -> bool:
+    recipe = run.config.recipe
+    return not isinstance(recipe, DenseRecipeConfig) or recipe.finetune_steps > 0
+
+
+def _provenance(old: Bundle, new: Manifest, run: TrainedRun, folder: LabelledFolder, plan: Plan) -> dict[str, Any]:
+    """Return the new provenance. As in the first bundle, its groups and digests are those of the training folder."""
+    own = {str(image.group) for image in folder.images}
+    data = dict(new.provenance["data"])
+    data["groups"] = {part: [group for group in groups if group in own] for part, groups in data["groups"].items()}
+    data["digests"] = digest_groups(image for image in folder.images if image.group in data["groups"]["train"])
+    was = old.manifest
+    record = Retraining(
+        parent={"name": was.name, "version": was.version, "digest": old.digest},
+        trained=sorted(row.digest for _, row in plan.trained),
+        held_out=sorted(plan.held_out),
+    )
+    return {**new.provenance, "data": data, "retraining": msgspec.to_builtins(record)}

@@ -1,0 +1,135 @@
+"""What a bundle was trained on and how, by its provenance."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.bundle import Bundle
+from edge.errors import InputError
+from edge.util.text import format_count
+from export.retrain.record import Retraining
+from train.config import DenseRecipeConfig, TrainConfig
+from train.provenance import digest_groups
+from train.readers import LabelledFolder
+from train.readers.reviewed import ReviewedFrame, read_index
+from train.run import read_data, restore_config
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """`provenance.data`: keys of `RunSummary`."""
+
+    truth: str
+    groups: dict[str, list[str]]
+    digests: list[str] = []
+
+
+class _Training(msgspec.Struct, frozen=True):
+    """`provenance.training`."""
+
+    config: dict[str, Any]
+    val: dict[str, float] = {}
+
+
+class _Provenance(msgspec.Struct, frozen=True):
+    data: _Data
+    training: _Training
+    retraining: Retraining = Retraining()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The training of a bundle."""
+
+    config: TrainConfig
+    """Of its training; `data` is the folder that is used now."""
+    groups: dict[str, list[str]]
+    """Groups of train, val and test."""
+    digests: frozenset[str]
+    """Of one picture of each training group of the folder; empty: an older version trained it."""
+    val: dict[str, float]
+    """Figures of its cross-validation."""
+    retraining: Retraining
+    """The reviewed frames that it was trained on."""
+
+    def read_folder(self) -> tuple[LabelledFolder, list[str]]:
+        """Read the training folder as the training did, without reviewed frames.
+
+        Returns: the pictures, and sentences about what has changed.
+        Raises:
+            InputError: it is gone, or holds other pictures than the bundle was trained on.
+        """
+        folder = Path(self.config.data)
+        if not folder.is_dir():
+            raise InputError(
+                f"the training folder {folder} is gone, and the new model must be trained on it too; restore it, or "
+                "name where it is now with --data"
+            )
+        data = read_data(msgspec.structs.replace(self.config, reviewed=None))
+        trained = set(self.groups["train"])
+        digests = frozenset(digest_groups(image for image in data.images if image.group in trained))
+        if missing := self.digests - digests:
+            raise InputError(
+                f"{folder} is not the folder that the bundle was trained on: the pictures of {len(missing)} of its "
+                f"{format_count(len(self.digests), 'group')} are missing or have changed; restore them, or name the "
+                "right folder with --data"
+            )
+        known = {group for part in self.groups.values() for group in part}
+        added = {str(image.group) for image in data.images} - known
+        notes = []
+        if added:
+            notes.append(
+                f"{folder} has {format_count(len(added), 'group')} more than when the bundle was trained; the new "
+                "model is trained on them too"
+            )
+        return data, notes
+
+    def read_former(self) -> tuple[list[ReviewedFrame], list[str]]:
+        """Return the reviewed frames that the bundle was trained on, as far as they still exist, and sentences."""
+        if self.config.reviewed is None:
+            return [], []
+        try:
+            return read_index(Path(self.config.reviewed)), []
+        except InputError as error:
+            return [], [
+                f"the frames of earlier retrainings are left out, unless their evidence is still there: {error}"
+            ]
+
+
+def origin_of(bundle: Bundle, data: Path | None) -> Origin:
+    """Return how a bundle was trained.
+
+    Args:
+        data: the folder of the training's pictures; None: as the bundle says.
+    Raises:
+        InputError: the bundle does not say, or its recipe cannot use reviewed frames.
+    """
+    try:
+        found = msgspec.convert(bundle.manifest.provenance, _Provenance)
+        config = restore_config(found.training.config, Path())
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"{bundle.path} does not say how it was trained, as another version of heatline exported it ({error}); "
+            "export its run again with heatline export, and put that bundle in force"
+        ) from error
+    if not isinstance(config.recipe, DenseRecipeConfig):
+        raise InputError(
+            f"{bundle.path} was trained by recipe={config.recipe.name}, and only models of recipe=heatline are trained "
+            "again with reviewed frames; train it again by hand on the exported evidence"
+        )
+    test = list(found.data.groups["test"])
+    config = msgspec.structs.replace(
+        config,
+        data=config.data if data is None else str(data.resolve()),
+        truth=found.data.truth,
+        # By name, as more groups would change what the shares of the first training draw.
+        split=msgspec.structs.replace(config.split, val=[], test=test, fractions=[1.0, 0.0, 0.0]),
+    )
+    return Origin(
+        config,
+        found.data.groups,
+        frozenset(found.data.digests),
+        found.training.val,
+        found.retraining,
+    )

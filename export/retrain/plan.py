@@ -1,0 +1,165 @@
+"""Plans a retraining: which reviewed frames are trained on, and which are held out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.util.text import encode_json, format_count
+from edge.wire.events import Verdict
+from export.retrain.hold_out import NEEDED, Candidate, Kind, choose_held_out, count_corrections
+from export.retrain.origin import Origin
+from export.retrain.select import Selection, UsableFrame, digest_pixels
+from train.discovery import merge_near_duplicates, thumbnails_of
+from train.readers import LabelledFolder, LabelledImage
+from train.readers.reviewed import ReviewedFrame
+
+GOOD, DEFECTIVE = "good", "defective"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The reviewed frames of a retraining."""
+
+    trained: list[tuple[Path, ReviewedFrame]]
+    """Frames to train on, and their pictures, those of earlier retrainings included."""
+    evaluated: list[tuple[UsableFrame, Verdict]]
+    """All usable frames with the old bundle's verdict."""
+    held_out: frozenset[str]
+    """Digests of the frames that neither bundle is trained on."""
+
+    def digest(self, parent: str, data: Path) -> str:
+        """Return a digest of everything that the training depends on.
+
+        Args:
+            parent: digest of the old bundle.
+        """
+        rows = sorted(encode_json(frame) for _, frame in self.trained)
+        return sha256(b"\n".join([parent.encode(), str(data).encode("utf-8", "replace"), *rows])).hexdigest()
+
+
+def plan_retraining(
+    selection: Selection,
+    judge: Callable[[Sequence[UsableFrame]], list[Verdict]],
+    data: LabelledFolder,
+    former: Sequence[tuple[Path, ReviewedFrame]],
+    origin: Origin,
+    share: float,
+) -> Plan:
+    """Plan which frames are trained on.
+
+    Args:
+        judge: returns the old bundle's verdicts.
+        data: the training folder.
+        former: the frames of earlier retrainings.
+        share: of the groups of each kind that are held out.
+    Raises:
+        InputError: there are too few corrections, or marks contradict the training folder.
+    """
+    frames, in_folder = _group(selection.frames, data, former)
+    verdicts = judge(frames)
+    trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
+    trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
+    candidates = [
+        Candidate(
+            frame.group,
+            kind_of(frame, verdict),
+            frame.digest in trained_digests or frame.digest in in_folder or frame.group in trained_groups,
+        )
+        for frame, verdict in zip(frames, verdicts, strict=True)
+    ]
+    counts = count_corrections(candidates)
+    if max(counts.values()) < NEEDED:
+        raise InputError(_describe_too_few(selection, counts))
+    groups = choose_held_out(candidates, share)
+    held_out = frozenset(frame.digest for frame in frames if frame.group in groups)
+    current = {frame.digest for frame in frames}
+    trained = [(path, row) for path, row in former if row.digest not in current]
+    trained += [
+        (frame.path, _row(frame)) for frame in frames if frame.digest not in held_out and frame.digest not in in_folder
+    ]
+    return Plan(trained, list(zip(frames, verdicts, strict=True)), held_out)
+
+
+def kind_of(frame: UsableFrame, verdict: Verdict) -> Kind:
+    """Return what the old bundle makes of a frame; no verdict on a defective frame is a missed defect."""
+    if frame.truth == "good":
+        return "false alarm" if verdict == "DEFECT" else "right GOOD"
+    return "right DEFECT" if verdict == "DEFECT" else "missed"
+
+
+def _row(frame: UsableFrame) -> ReviewedFrame:
+    folder = GOOD if frame.truth == "good" else DEFECTIVE
+    return ReviewedFrame(
+        file=f"{folder}/{frame.digest[:32]}{frame.path.suffix.lower()}",
+        digest=frame.digest,
+        truth=frame.truth,
+        group=frame.group,
+        missed_xy=list(frame.missed_xy),
+    )
+
+
+def _group(
+    frames: Sequence[UsableFrame], data: LabelledFolder, former: Sequence[tuple[Path, ReviewedFrame]]
+) -> tuple[list[UsableFrame], set[str]]:
+    """Put near-duplicate frames into one group, also with pictures of the training folder and former frames.
+
+    Returns: the frames with their groups, and the digests of those that the training folder has.
+    Raises:
+        InputError: the training folder gives one of them another label.
+    """
+    own = [LabelledImage(frame.path, frame.group, frame.truth == "defective", None) for frame in frames]
+    before = [LabelledImage(path, row.group, row.truth == "defective", None) for path, row in former]
+    images = [*data.images, *before, *own]
+    thumbnails = thumbnails_of(images)
+    names = [str(image.group) for image in images]
+    merged, _ = merge_near_duplicates(thumbnails, names)
+    fixed = len(data.images) + len(before)
+    of_root: dict[str, str] = {}
+    for root, name in zip(merged[:fixed], names[:fixed], strict=True):
+        of_root.setdefault(root, name)
+    grouped = [
+        replace(frame, group=of_root.get(root, root)) for frame, root in zip(frames, merged[fixed:], strict=True)
+    ]
+    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)])
+
+
+def _find_in_folder(
+    frames: Sequence[UsableFrame],
+    thumbnails: Sequence[NDArray[np.uint8] | None],
+    pictures: Sequence[LabelledImage],
+    of_pictures: Sequence[NDArray[np.uint8] | None],
+) -> set[str]:
+    """Return the digests of the frames whose pixels are those of a picture of the training folder."""
+    alike: dict[bytes, list[LabelledImage]] = {}
+    for picture, small in zip(pictures, of_pictures, strict=True):
+        if small is not None:
+            alike.setdefault(small.tobytes(), []).append(picture)
+    found = set()
+    for frame, small in zip(frames, thumbnails, strict=True):
+        for picture in alike.get(b"" if small is None else small.tobytes(), []):
+            if digest_pixels(picture.pixels()) != frame.digest:
+                continue
+            if picture.defective != (frame.truth == "defective"):
+                raise InputError(
+                    f"{picture.path} is labelled {DEFECTIVE if picture.defective else GOOD} in the training folder, "
+                    f"and people marked the same frame as {frame.truth}; correct the label, or withdraw the mark"
+                )
+            found.add(frame.digest)
+    return found
+
+
+def _describe_too_few(selection: Selection, counts: dict[Kind, int]) -> str:
+    found = (
+        f"{format_count(counts['false alarm'], 'false alarm')} and {format_count(counts['missed'], 'missed defect')}"
+    )
+    left_out = selection.describe_left_out()
+    return (
+        f"there are too few marks to learn from: {format_count(len(selection.frames), 'usable frame')} with {found} of "
+        f"this bundle on parts that it was not trained on{'' if left_out is None else f' ({left_out})'}; expected at "
+        f"least {NEEDED} false alarms, or {NEEDED} missed defects, of different parts: mark more verdicts"
+    )

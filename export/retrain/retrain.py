@@ -1,0 +1,227 @@
+"""Retrains a bundle: from reviewed frames to a new bundle beside the old one, and their comparison."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from rich.progress import track
+
+from edge.bundle import Bundle, open_bundle
+from edge.calibration.recalibration import next_in_series
+from edge.cli.new_bundle import SUFFIX
+from edge.cli.output import progress_console
+from edge.errors import InputError, Interrupted
+from edge.util.text import encode_json
+from edge.wire.events import BundleName
+from export.retrain.decide import Answer, Comparison, compare
+from export.retrain.folder import RetrainingFolder
+from export.retrain.frames import MarkedFrame
+from export.retrain.judge import Judging, judge_frames
+from export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, describe_map_failure, export_next
+from export.retrain.origin import Origin, origin_of
+from export.retrain.plan import Plan, plan_retraining
+from export.retrain.select import select_frames
+from train.files import write_atomically
+from train.fit import fit
+from train.readers import LabelledFolder
+from train.run import load_run
+
+Item = TypeVar("Item")
+SAME_PLAN_DIGITS = 8
+"""Digits of the plan's digest in the name of the default folder."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a retraining is asked for."""
+
+    bundle: Path
+    frames: Sequence[MarkedFrame]
+    where: str
+    """Phrase for messages: where the frames come from."""
+    judging: Judging
+    share: float
+    data: Path | None = None
+    """The folder of the training's pictures; None: as the bundle says."""
+    out: Path | None = None
+    """The folder of the retraining; None: below `runs/`, by bundle and marks."""
+
+
+class Retrained(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a retraining."""
+
+    old: BundleName
+    new: BundleName
+    bundle: str
+    """The new bundle's folder."""
+    better: bool
+    comparison: Comparison
+    answers: list[Answer]
+    trained: dict[str, int]
+    """Number of reviewed frames that the new model was trained on, by their truth."""
+    left_out: dict[str, int]
+    """Number of marked frames that were not used, by the reason."""
+    val_old: dict[str, float]
+    val_new: dict[str, float]
+    """Figures of both cross-validations, as in `run.json`."""
+    seconds: dict[str, float]
+    """Duration of each step. A step whose result was there already takes none."""
+    warnings: list[str]
+
+
+def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
+    """Train, export and compare. Only the folder of the retraining is written.
+
+    After Ctrl-C, the same request continues with what is finished.
+
+    Args:
+        say: gets lines about the work, for people.
+    Raises:
+        InputError: frames, training folder or bundle cannot be used.
+        BundleError, ConfigError, WeightsError, TrainingError, ExportError, EngineError: as a training and an export.
+        Interrupted: Ctrl-C.
+    """
+    clock = _Clock()
+    old = open_bundle(request.bundle)
+    origin = origin_of(old, request.data)
+    if not request.frames:
+        raise InputError(f"nobody has marked a frame in {request.where}; mark verdicts on the line's page first")
+    data, notes = origin.read_folder()
+    former, gone = origin.read_former()
+    selection = select_frames(request.frames, old.manifest.name)
+    plan = plan_retraining(
+        selection,
+        lambda frames: judge_frames(old, frames, request.judging, _bar("judging by the old bundle")),
+        data,
+        [(Path(str(origin.config.reviewed)) / row.file, row) for row in former],
+        origin,
+        request.share,
+    )
+    clock.lap("read and judge")
+    digest = plan.digest(old.digest, data.folder)
+    folder = RetrainingFolder(request.out or _default_out(old, digest), _next_folder(old.path))
+    folder.begin(plan, digest)
+    say(f"{_describe_plan(plan)}; the folder of this retraining is {folder.folder}")
+    try:
+        new = _train_and_export(old, origin, plan, data, folder, clock, say)
+    except (KeyboardInterrupt, Interrupted) as error:
+        raise Interrupted(
+            "stopped; the old bundle is as it was, and the same command continues: the extracted features can be used "
+            "again"
+        ) from error
+    comparison, answers = _compare(new, plan, request.judging)
+    clock.lap("judge by the new bundle")
+    manifest = new.manifest
+    reasons = list(comparison.reasons)
+    if request.judging.precision not in manifest.precisions:
+        precision = request.judging.precision
+        reasons.append(f"it has no {precision}, in which the line computes: {manifest.why_without(precision)}")
+    if (failure := describe_map_failure(old.manifest, manifest)) is not None:
+        reasons.append(failure)
+    comparison = msgspec.structs.replace(comparison, reasons=reasons)
+    result = Retrained(
+        old=_name_of(old),
+        new=_name_of(new),
+        bundle=str(new.path),
+        better=comparison.better,
+        comparison=comparison,
+        answers=answers,
+        trained={truth: sum(row.truth == truth for _, row in plan.trained) for truth in ("good", "defective")},
+        left_out=dict(selection.left_out),
+        val_old=origin.val,
+        val_new=manifest.provenance["training"]["val"],
+        seconds=clock.laps,
+        warnings=[
+            line
+            for line in (
+                comparison.describe_support(),
+                *notes,
+                *gone,
+                selection.describe_left_out(),
+                *describe_calibrations(old.manifest, manifest, new.path),
+            )
+            if line is not None
+        ],
+    )
+    write_atomically(folder.result, lambda file: file.write_bytes(msgspec.json.format(encode_json(result)) + b"\n"))
+    return result
+
+
+def _train_and_export(
+    old: Bundle,
+    origin: Origin,
+    plan: Plan,
+    data: LabelledFolder,
+    folder: RetrainingFolder,
+    clock: "_Clock",
+    say: Callable[[str], None],
+) -> Bundle:
+    """Train and export, as far as an interrupted retraining has not done so."""
+    if folder.bundle.exists():
+        return open_bundle(folder.bundle)
+    config = msgspec.structs.replace(
+        origin.config,
+        reviewed=str(folder.reviewed.resolve()),
+        out=str(folder.run),
+        resume=(folder.run / "config.yaml").exists(),
+    )
+    run = fit(config, report_line=say)
+    clock.lap("train")
+    bundle = export_next(old, load_run(run.folder), data, folder.bundle, plan, say)
+    clock.lap("export")
+    return bundle
+
+
+def _compare(new: Bundle, plan: Plan, judging: Judging) -> tuple[Comparison, list[Answer]]:
+    if judging.precision not in new.manifest.precisions:
+        judging = replace(judging, precision="f32")
+    frames = [frame for frame, _ in plan.evaluated]
+    verdicts = judge_frames(new, frames, judging, _bar("judging by the new bundle"))
+    answers = [
+        Answer(frame=str(frame.path), truth=frame.truth, held_out=frame.digest in plan.held_out, old=was, new=now)
+        for (frame, was), now in zip(plan.evaluated, verdicts, strict=True)
+    ]
+    return compare(answers), answers
+
+
+def _describe_plan(plan: Plan) -> str:
+    good = sum(row.truth == "good" for _, row in plan.trained)
+    return (
+        f"{len(plan.trained)} reviewed frames are trained on ({good} good, {len(plan.trained) - good} defective), "
+        f"{len(plan.held_out)} are held out"
+    )
+
+
+def _default_out(old: Bundle, digest: str) -> Path:
+    """Return a folder that the same marks have again, so that the same command continues."""
+    return Path("runs") / f"{Path(_next_folder(old.path)).stem}-{digest[:SAME_PLAN_DIGITS]}"
+
+
+def _next_folder(bundle: Path) -> str:
+    name = bundle.resolve().name
+    return next_in_series(name.removesuffix(SUFFIX), FOLDER_MARK) + SUFFIX
+
+
+def _name_of(bundle: Bundle) -> BundleName:
+    return BundleName(name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest)
+
+
+def _bar(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
+    console = progress_console()
+    return lambda items: track(items, title, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _Clock:
+    """Measures the duration of steps."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, step: str) -> None:
+        """End a step."""
+        now = time.monotonic()
+        self.laps[step], self._last = round(now - self._last, 2), now

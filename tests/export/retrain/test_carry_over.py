@@ -1,0 +1,83 @@
+"""What was calibrated on the line stays in a retrained bundle, or the user is told to calibrate again."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge.bundle import Bundle, open_bundle
+from edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, CameraPlausible, Manifest, Reference
+from export.retrain.new_bundle import carry_over, describe_calibrations
+from tests.export.retrain.conftest import Trained
+
+FILES = PRODUCT_TILES, REFERENCE_PICTURE, "product_tiles.side.npz", "reference.side.npz"
+QUANTILES = [1.0, 2.0, 3.0, 4.0, 5.0]
+REFERENCE = Reference(77, {"brightness": QUANTILES, "score": QUANTILES, "evidence": QUANTILES}, {"saturation": "grey"})
+
+
+def changed(manifest: Manifest, **calibration: Any) -> Manifest:
+    return msgspec.structs.replace(manifest, calibration=msgspec.structs.replace(manifest.calibration, **calibration))
+
+
+@pytest.fixture
+def calibrated(trained: Trained, tmp_path: Path) -> Bundle:
+    """The bundle as if thresholds and one camera were calibrated on the line."""
+    first = open_bundle(trained.bundle)
+    plausible = first.manifest.calibration.plausible
+    assert plausible is not None
+    of_line = msgspec.structs.replace(plausible, frames=77)
+    manifest = changed(
+        first.manifest,
+        plausible=of_line,
+        plausible_by_camera={"side": CameraPlausible(of_line, [], [], REFERENCE)},
+        reference=REFERENCE,
+        frames=77,
+    )
+    for name in FILES:
+        (tmp_path / name).write_text(f"of the line: {name}")
+    return replace(
+        first,
+        path=tmp_path,
+        manifest=msgspec.structs.replace(
+            manifest,
+            provenance={**manifest.provenance, "calibrations": [{"rule": "false-reject"}, {"camera": "side"}]},
+            files={**manifest.files, **dict.fromkeys(FILES, "1" * 64)},
+        ),
+    )
+
+
+def test_the_appearance_stays_and_the_thresholds_do_not(calibrated: Bundle, trained: Trained) -> None:
+    new = changed(open_bundle(trained.bundle).manifest, score_threshold=1.5)
+    calibration, files = carry_over(calibrated, new, finetuned=False)
+    assert calibration.score_threshold == 1.5
+    assert calibration.plausible == calibrated.manifest.calibration.plausible
+    side = calibration.plausible_by_camera["side"]
+    assert side.plausible == calibration.plausible
+    for reference in (calibration.reference, side.reference):
+        assert reference is not None
+        assert reference.measures == {"brightness": QUANTILES}, "scores are logits of the old model"
+        assert reference.unwatched["score"] == "the model was trained again since the calibration"
+        assert reference.unwatched["saturation"] == "grey"
+    assert files == {name: f"of the line: {name}".encode() for name in FILES}
+    (note,) = describe_calibrations(
+        calibrated.manifest, msgspec.structs.replace(new, calibration=calibration), Path("new.bundle")
+    )
+    assert "the old thresholds come from 77 frames by heatline calibrate" in note
+    assert "run heatline calibrate new.bundle again" in note
+
+
+def test_nothing_is_carried_over_to_other_features(calibrated: Bundle, trained: Trained) -> None:
+    new = open_bundle(trained.bundle).manifest
+    assert carry_over(calibrated, new, finetuned=True) == (new.calibration, {})
+    assert describe_calibrations(calibrated.manifest, new, Path("new.bundle"))[1] == (
+        "the bounds of camera side belong to the features of the old model; run heatline cameras calibrate again"
+    )
+
+
+def test_without_a_calibration_the_appearance_is_the_new_one(trained: Trained) -> None:
+    old = open_bundle(trained.bundle)
+    new = changed(old.manifest, plausible=None)
+    assert carry_over(old, new, finetuned=False) == (new.calibration, {})
+    assert describe_calibrations(old.manifest, new, Path("new.bundle")) == []

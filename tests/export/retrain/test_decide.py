@@ -1,0 +1,71 @@
+"""The decision between two bundles by their verdicts on reviewed frames."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.retrain.decide import FEW, Answer, compare
+
+VERDICTS = st.sampled_from(["GOOD", "DEFECT", "NO_VERDICT"])
+ANSWERS = st.lists(
+    st.builds(
+        Answer,
+        frame=st.text("abc", min_size=1, max_size=3),
+        truth=st.sampled_from(["good", "defective"]),
+        held_out=st.booleans(),
+        old=VERDICTS,
+        new=VERDICTS,
+    ),
+    max_size=30,
+)
+
+
+def errors(answers: list[Answer], name: str) -> int:
+    right = {"good": "GOOD", "defective": "DEFECT"}
+    return sum(each.held_out and getattr(each, name) != right[each.truth] for each in answers)
+
+
+@given(ANSWERS)
+def test_a_better_bundle_errs_less_alarms_no_more_and_loses_no_find(answers: list[Answer]) -> None:
+    comparison = compare(answers)
+    alarms = {
+        name: sum(each.held_out and each.truth == "good" and getattr(each, name) == "DEFECT" for each in answers)
+        for name in ("old", "new")
+    }
+    lost = [
+        each.frame for each in answers if each.truth == "defective" and each.old == "DEFECT" and each.new != "DEFECT"
+    ]
+    assert comparison.better == (
+        errors(answers, "new") < errors(answers, "old") and alarms["new"] <= alarms["old"] and not lost
+    )
+    assert comparison.lost == lost
+    assert comparison.better == (not comparison.reasons)
+
+
+@given(ANSWERS)
+def test_a_bundle_is_never_better_than_itself(answers: list[Answer]) -> None:
+    same = [Answer(frame=a.frame, truth=a.truth, held_out=a.held_out, old=a.old, new=a.old) for a in answers]
+    assert not compare(same).better
+
+
+def test_figures_have_their_frames_and_intervals() -> None:
+    answers = [
+        Answer(frame="1", truth="good", held_out=True, old="DEFECT", new="GOOD"),
+        Answer(frame="2", truth="good", held_out=True, old="NO_VERDICT", new="NO_VERDICT"),
+        Answer(frame="3", truth="good", held_out=False, old="DEFECT", new="DEFECT"),
+        Answer(frame="4", truth="defective", held_out=False, old="DEFECT", new="DEFECT"),
+    ]
+    comparison = compare(answers)
+    old, new = comparison.old, comparison.new
+    assert (old.false_alarms.count, old.false_alarms.of, new.false_alarms.count) == (1, 2, 0)
+    assert (old.no_verdict.count, new.no_verdict.of, new.finds.count, new.finds.of) == (1, 2, 1, 1)
+    assert new.missed.interval is None
+    # Clopper and Pearson's interval of 1 of 2, from tables.
+    assert old.false_alarms.interval == pytest.approx((0.0126, 0.9874), abs=1e-4)
+    assert comparison.better
+    assert "2 frames that neither bundle was trained on cannot show much" in str(comparison.describe_support())
+
+
+def test_enough_frames_need_no_caution() -> None:
+    answers = [Answer(frame=str(n), truth="good", held_out=True, old="DEFECT", new="GOOD") for n in range(FEW)]
+    assert compare(answers).describe_support() is None

@@ -1,0 +1,239 @@
+"""`heatline retrain` on exported frames: three marks remove a systematic false alarm; bad input changes nothing."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.bundle import open_bundle
+from edge.errors import Interrupted
+from edge.wire.events import BundleName
+from edge.wire.marks import MarkKind
+from export.retrain import retrain as retraining
+from export.retrain.command import NOT_BETTER
+from export.retrain.select import digest_pixels
+from tests.command import complaint, heatline
+from tests.export.retrain.conftest import Trained
+from tests.export.retrain.marked import blob_frame, label_frame, row_of, write_marked, write_rows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Marked = tuple[NDArray[np.uint8], MarkKind, str]
+THREE_MARKS: list[Marked] = [(label_frame(number), "false_alarm", "DEFECT") for number in range(3)]
+FINDS: list[Marked] = [(blob_frame(number), "right", "DEFECT") for number in range(2)]
+
+
+def retrain(marked: Path, bundle: Path, out: Path, *options: str | Path) -> CompletedProcess[str]:
+    return heatline("retrain", "--reviewed", marked, "--bundle", bundle, "--out", out, *options)
+
+
+@dataclass(frozen=True)
+class Done:
+    trained: Trained
+    marked: Path
+    out: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def bundle(self) -> Path:
+        return self.out / "boards-retrain1.bundle"
+
+
+@pytest.fixture(scope="module")
+def done(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """A finished retraining that was interrupted once, after the training."""
+    folder = tmp_path_factory.mktemp("done")
+    marked = write_marked(folder / "marked", trained.name, [*THREE_MARKS, *FINDS])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retraining, "export_next", interrupt)
+        stopped = retrain(marked, trained.bundle, folder / "out")
+    assert stopped.returncode == Interrupted.exit_code
+    assert "the old bundle is as it was, and the same command continues" in complaint(stopped)
+    assert not list((folder / "out").glob("*.bundle"))
+    result = retrain(marked, trained.bundle, folder / "out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "is already finished" in result.stderr, "the training is not repeated"
+    return Done(trained, marked, folder / "out", result.stdout, result.stderr)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_path: Path) -> None:
+    found = json.loads((done.out / "result.json").read_text())
+    assert found["better"]
+    (held_out,) = (answer for answer in found["answers"] if answer["held_out"] and answer["truth"] == "good")
+    assert (held_out["old"], held_out["new"]) == ("DEFECT", "GOOD")
+    figures = found["comparison"]["new"]["finds"]
+    assert (figures["count"], figures["of"]) == (2, 2)
+    inspected = heatline("inspect", done.bundle, done.marked / "good", "--out", tmp_path / "found", "--json")
+    assert [json.loads(line)["verdict"] for line in inspected.stdout.splitlines()] == ["GOOD"] * 3
+
+
+def test_both_bundles_are_printed_side_by_side_with_both_commands(done: Done) -> None:
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in done.stdout.splitlines()]
+    assert ["false alarms, held out", "1 of 1 (3 to 100 %)", "0 of 1 (0 to 98 %)"] in rows
+    assert ["finds kept, all reviewed", "2 of 2 (16 to 100 %)", "2 of 2 (16 to 100 %)"] in rows
+    assert "heatline reload LINE --bundle boards-retrain1.bundle" in done.stdout
+    assert "heatline reload LINE --bundle boards.bundle" in done.stdout
+    assert "2 frames that neither bundle was trained on cannot show much" in done.stderr
+
+
+def test_the_new_bundle_is_the_next_version_and_knows_its_frames(done: Done) -> None:
+    old, new = open_bundle(done.trained.bundle), open_bundle(done.bundle)
+    assert (new.manifest.name, new.manifest.version) == ("boards", "1+retrain1")
+    record = new.manifest.provenance["retraining"]
+    assert record["parent"] == {"name": "boards", "version": "1", "digest": old.digest}
+    digests = {digest_pixels(pixels) for pixels, _, _ in (*THREE_MARKS, *FINDS)}
+    assert {*record["trained"], *record["held_out"]} == digests
+    assert (len(record["trained"]), len(record["held_out"])) == (3, 2)
+    for key in ("groups", "digests"):
+        assert new.manifest.provenance["data"][key] == old.manifest.provenance["data"][key]
+    assert new.manifest.calibration.frames == old.manifest.calibration.frames, "thresholds come from the folder"
+    assert open_bundle(done.trained.bundle).digest == done.trained.name.digest
+
+
+def test_what_a_bundle_was_trained_on_is_never_held_out_again(done: Done, tmp_path: Path) -> None:
+    """The next retraining of the new bundle has no correction: its marks concern what it judges rightly."""
+    result = retrain(done.marked, done.bundle, tmp_path / "out")
+    assert result.returncode == 9
+    assert "5 usable frames with 0 false alarms and 0 missed defects of this bundle on parts" in complaint(result)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_prints_the_same_result_again(done: Done) -> None:
+    again = retrain(done.marked, done.trained.bundle, done.out, "--json")
+    assert again.returncode == 0
+    printed = json.loads(again.stdout)
+    assert (printed["result"]["better"], len(printed["commands"])) == (True, 2)
+    assert all(shlex.split(command)[:2] == ["heatline", "reload"] for command in printed["commands"])
+
+
+def test_a_bundle_that_is_not_better_is_not_offered(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the new bundle called all frames GOOD."""
+    judge = retraining.judge_frames
+
+    def judge_badly(bundle: Any, frames: Any, *rest: Any) -> Any:
+        return ["GOOD" for _ in frames] if bundle.path == done.bundle else judge(bundle, frames, *rest)
+
+    monkeypatch.setattr(retraining, "judge_frames", judge_badly)
+    result = retrain(done.marked, done.trained.bundle, done.out)
+    assert result.returncode == NOT_BETTER
+    assert (
+        "not better, and not offered: it makes 1 error on the held-out frames, the old one 1; it finds no defect"
+        in (result.stdout)
+    )
+    assert "heatline reload" not in result.stdout
+
+
+def test_a_folder_with_other_files_is_not_used(done: Done, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    result = retrain(done.marked, trained.bundle, tmp_path)
+    assert result.returncode == 9
+    assert "holds files that no retraining with the same marks wrote" in complaint(result)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+# Bad input: one sentence, and nothing is written.
+
+
+def refused(trained: Trained, folder: Path, *options: str | Path, bundle: Path | None = None) -> str:
+    before = {file: file.read_bytes() for file in trained.bundle.iterdir()}
+    result = retrain(folder / "marked", bundle or trained.bundle, folder / "out", *options)
+    assert result.returncode == 9, result.stdout + result.stderr
+    assert not (folder / "out").exists()
+    assert {file: file.read_bytes() for file in trained.bundle.iterdir()} == before
+    return complaint(result)
+
+
+def test_too_few_marks(trained: Trained, tmp_path: Path) -> None:
+    write_marked(tmp_path / "marked", trained.name, [THREE_MARKS[0], *FINDS])
+    assert refused(trained, tmp_path) == (
+        "heatline: there are too few marks to learn from: 3 usable frames with 1 false alarm and 0 missed defects of "
+        "this bundle on parts that it was not trained on; expected at least 2 false alarms, or 2 missed defects, of "
+        "different parts: mark more verdicts"
+    )
+
+
+def test_frames_without_marks(trained: Trained, tmp_path: Path) -> None:
+    write_marked(tmp_path / "marked", trained.name, [])
+    assert "nobody has marked a frame in" in refused(trained, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder, row: (folder / row.file).unlink(), "3 with a picture that is gone"),
+        (lambda folder, row: (folder / row.file).write_bytes(b"\x89PNG"), "3 with a picture that cannot be read"),
+    ],
+    ids=["gone", "damaged"],
+)
+def test_pictures_that_are_gone_or_damaged(
+    trained: Trained, tmp_path: Path, spoil: Callable[[Path, Any], object], reason: str
+) -> None:
+    rows = [row_of(number, "DEFECT", trained.name, "good", "false_alarm", []) for number in (1, 2, 3)]
+    write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
+    for row in rows:
+        spoil(tmp_path / "marked", row)
+    assert reason in refused(trained, tmp_path)
+
+
+def test_contradictory_marks_and_frames_of_another_bundle(trained: Trained, tmp_path: Path) -> None:
+    folder = write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
+    other = BundleName(name="lids", version="1", digest="2" * 64)
+    rows = [
+        msgspec.structs.replace(
+            row_of(1, "DEFECT", trained.name, None, None, []), file="good/2026-11-28_b007b007-top-1.png"
+        ),
+        *(row_of(number, "DEFECT", other, "good", "false_alarm", []) for number in (2, 3)),
+    ]
+    write_rows(folder, rows)
+    sentence = refused(trained, tmp_path)
+    assert "(3 marked frames are left out: 2 with a verdict of another bundle, 1 with contradictory marks)" in sentence
+
+
+def test_a_training_folder_that_is_gone_or_another(trained: Trained, tmp_path: Path) -> None:
+    write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
+    gone = refused(trained, tmp_path, "--data", tmp_path / "none")
+    assert f"the training folder {tmp_path / 'none'} is gone" in gone
+    assert "name where it is now with --data" in gone
+    copy = shutil.copytree(trained.data, tmp_path / "copy")
+    first = copy / "images" / "a_0.png"
+    first.write_bytes(first.read_bytes() + b"changed")
+    assert "the pictures of 1 of its 4 groups are missing or have changed" in refused(trained, tmp_path, "--data", copy)
+
+
+def test_a_mark_that_contradicts_the_training_folder(trained: Trained, tmp_path: Path) -> None:
+    pixels = cv2.imread(str(trained.data / "images" / "b_2.png"))[..., ::-1]
+    write_marked(tmp_path / "marked", trained.name, [*THREE_MARKS, (pixels, "missed", "GOOD")])
+    sentence = refused(trained, tmp_path)
+    assert "b_2.png is labelled good in the training folder, and people marked the same frame as defective" in sentence
+
+
+def test_a_bundle_that_does_not_say_how_it_was_trained(trained: Trained, tmp_path: Path) -> None:
+    from edge.bundle import write_bundle
+
+    old = open_bundle(trained.bundle)
+    bare = msgspec.structs.replace(old.manifest, provenance={"data": old.manifest.provenance["data"]})
+    files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
+    write_bundle(tmp_path / "bare.bundle", bare, files)
+    write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
+    assert "does not say how it was trained" in refused(trained, tmp_path, bundle=tmp_path / "bare.bundle")
+
+
+def test_line_and_folder_are_not_named_together(trained: Trained, tmp_path: Path) -> None:
+    for arguments in ((), ("line1", "--reviewed", tmp_path), ("--reviewed", tmp_path), ("line1", "--bundle", tmp_path)):
+        result = heatline("retrain", *arguments)
+        assert result.returncode == 2
+        assert "name either LINE, or --reviewed FOLDER together with --bundle BUNDLE" in result.stderr
