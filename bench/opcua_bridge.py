@@ -48,6 +48,7 @@ bind = "ipc://{folder}/events"
 [journal]
 bind = "ipc://{folder}/follow"
 [opcua]
+acknowledge = "offered"
 listen = "127.0.0.1:{port}"
 folder = "{folder}/opcua"
 """

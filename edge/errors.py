@@ -9,6 +9,7 @@ HeatlineError
 │   └── PrecisionError       a precision that this processor does not compute in
 ├── DeliveryError        7   an address that cannot be bound or reached, or a state folder or journal that another
 │                            running line uses
+│   └── SupersededError  23  a newer consumer follows under this one's name
 ├── MessageError         8   bytes on the wire that are not a valid message
 │   └── SchemaVersionError   a message of another schema version
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used
@@ -61,6 +62,12 @@ class PrecisionError(EngineError):
 
 class DeliveryError(HeatlineError):
     exit_code = 7
+
+
+class SupersededError(DeliveryError):
+    """A newer consumer follows under the name of this one. Following again would end the newer one, and so on."""
+
+    exit_code = 23
 
 
 class MessageError(HeatlineError):

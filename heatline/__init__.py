@@ -28,6 +28,7 @@ from edge.errors import (
     Interrupted,
     MessageError,
     MissingExtraError,
+    SupersededError,
     TrainingError,
 )
 from edge.wire.events import (
@@ -79,6 +80,7 @@ __all__ = [
     "ReviewEvent",
     "StatusEvent",
     "Subscriber",
+    "SupersededError",
     "TrainingError",
     "VerdictEvent",
     "__version__",

@@ -1,4 +1,4 @@
-"""The state of a line as its bridges tell it. A line that is silent is never ready."""
+"""The state of a line for its bridges. A line that is silent is never ready."""
 
 import threading
 import time

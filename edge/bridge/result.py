@@ -1,9 +1,9 @@
-"""The result of a frame as every bridge tells it: one id and one evaluation everywhere."""
+"""The result of a frame as every bridge gives it: one id and one evaluation everywhere."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edge.wire.events import Verdict, VerdictEvent
+from edge.wire.events import JournalEvent, Verdict, VerdictEvent
 from edge.wire.following import Delivered
 
 
@@ -21,6 +21,8 @@ EVALUATIONS: dict[Verdict, Evaluation] = {
     "DEFECT": Evaluation.NOT_OK,
     "NO_VERDICT": Evaluation.NOT_DECIDABLE,
 }
+VERDICTS = "verdict."
+"""Prefix of the topics of results."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +52,12 @@ def result_of(delivered: Delivered) -> Result | None:
     """
     event = delivered.event
     return Result(delivered.key, event, delivered.png) if isinstance(event, VerdictEvent) else None
+
+
+def unjournalled_results(event: JournalEvent) -> int | None:
+    """Return how many results the line could not journal, by its report; 0: it reports none; None: a number unknown."""
+    if event.kind not in ("recording", "unrecorded"):
+        return 0
+    if event.by_topic:
+        return sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
+    return event.events

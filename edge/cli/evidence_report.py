@@ -137,7 +137,8 @@ def _notes(found: Report) -> list[str]:
     if total.false_reject is not None:
         notes.append(
             f"About {_range(total.false_reject)} of all frames were rejected although they are good, if the reviewed "
-            "DEFECTs are like the others: share of false alarms x DEFECT / frames, since the journal's oldest verdict."
+            "DEFECTs of a day and camera are like the others: share of false alarms x DEFECT / frames, since the "
+            "journal's oldest verdict. Days with DEFECTs of which none is reviewed are left out."
         )
     if total.chosen_goods:
         notes.append(

@@ -327,6 +327,20 @@ def _check(config: LineConfig) -> None:
         check_modbus(config.modbus)
     if config.opcua is not None:
         check_opcua(config.opcua)
+    _check_bridge_names(config)
+
+
+def _check_bridge_names(config: LineConfig) -> None:
+    keys: dict[str, str] = {}
+    for key, bridge in (("mqtt", config.mqtt), ("opcua", config.opcua), ("modbus", config.modbus)):
+        if bridge is None:
+            continue
+        if bridge.name in keys:
+            raise ConfigError(
+                f"{keys[bridge.name]}.name and {key}.name are both {bridge.name!r}, and a line serves one consumer "
+                "of a name; they must differ"
+            )
+        keys[bridge.name] = key
 
 
 def _device(camera: CameraSettings) -> str | None:

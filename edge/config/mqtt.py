@@ -49,7 +49,7 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     window: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW // 2)] = 100
     """Number of messages that may wait for their PUBACK."""
     wait_for_subscriber: bool = True
-    """Whether a result that nobody subscribes to waits at the line until somebody does."""
+    """Whether a result, or the report of a loss, that nobody subscribes to waits at the line until somebody does."""
     republish_s: Annotated[float, Meta(ge=0, le=60)] = 5.0
     """After a lost connection, what the broker took in its last seconds is published again."""
     keepalive_s: Annotated[int, Meta(ge=1, le=3600)] = 10

@@ -21,7 +21,7 @@ class OpcuaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "opcua"
     )
     """Name of the durable consumer."""
-    acknowledge: Literal["offered", "client"] = "offered"
+    acknowledge: Literal["offered", "client"] = "client"
     """Whether a result is acknowledged to the line once it is offered, or once a client has acknowledged it."""
     hold: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)] = LARGEST_WINDOW
     """Number of results that clients can get."""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.plausibility import Vitals
-from edge.bundle.reference_picture import Grey, reduce
+from edge.bundle.reference_picture import Grey, reduce, thin
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,8 @@ def saturation_of(rgb: NDArray[np.uint8]) -> float:
     """Return the saturation of an RGB uint8 frame [H, W, 3]: the sum of each pixel's highest value minus its lowest, as
     a share of the sum of the highest.
     """
-    small = cv2.resize(rgb, (min(64, rgb.shape[1]), min(64, rgb.shape[0])), interpolation=cv2.INTER_AREA)
+    size = min(64, rgb.shape[1]), min(64, rgb.shape[0])
+    small = cv2.resize(thin(rgb), size, interpolation=cv2.INTER_AREA)
     highest, lowest = small.max(axis=2).astype(np.int64), small.min(axis=2)
     total = int(highest.sum())
     return float((highest - lowest).sum()) / total if total else 0.0

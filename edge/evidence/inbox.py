@@ -29,7 +29,7 @@ from edge.evidence.entry import (
     is_picture,
     require_picture,
 )
-from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
+from edge.evidence.files import HALF_WRITTEN, PNG_BEGIN, PNG_END, make_folder, write_synced
 from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
 from edge.evidence.store import ENTRY, FRAME, HEATMAP
 from edge.evidence.writer import EvidenceWriter
@@ -51,8 +51,6 @@ COMPLETE_WITHIN_SECONDS = 60.0
 """Files that are no whole entry after this time are deleted."""
 SCANNED_AT_ONCE = 10_000
 _SPARE = Limits(keep_s=0, keep_bytes=0)
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-_PNG_END = b"IEND\xaeB`\x82"
 
 
 def put(folder: Path, picture: Picture, line: str) -> None:
@@ -71,17 +69,32 @@ def put(folder: Path, picture: Picture, line: str) -> None:
             return
         encoded = encode_picture(picture, line, time.time_ns(), is_chosen=True)
         make_folder(inbox)
+        owner = _other_owner(folder)
+        if owner is not None:
+            os.chown(inbox, *owner, follow_symlinks=False)
         _require_room(inbox, encoded.size_bytes)
         half = inbox / f"{uuid.uuid4().hex}{HALF_WRITTEN}"
         try:
             for ending, data in encoded.files.items():
-                write_synced(half, data)
+                write_synced(half, data, owner)
                 half.rename(inbox / f"{name}{ending}")
             sync_folder(inbox)
         except BaseException:
             with contextlib.suppress(OSError):
                 half.unlink(missing_ok=True)
             raise
+
+
+def _other_owner(folder: Path) -> tuple[int, int] | None:
+    """Return user and group of the store, if root puts a picture there: its recorder cannot read what is root's.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if os.geteuid() != 0:
+        return None
+    status = folder.stat()
+    return status.st_uid, status.st_gid
 
 
 def _require_room(inbox: Path, size_bytes: int) -> None:
@@ -191,8 +204,8 @@ class Inbox:
 
     def _png(self, name: str, hw: tuple[int, int] | None) -> bytes:
         data = self._read(name, MOST_BYTES)
-        width, height = (int.from_bytes(data[at : at + 4]) for at in (len(_PNG), len(_PNG) + 4))
-        if not data.startswith(_PNG) or not data.endswith(_PNG_END):
+        width, height = (int.from_bytes(data[at : at + 4]) for at in (len(PNG_BEGIN), len(PNG_BEGIN) + 4))
+        if not data.startswith(PNG_BEGIN) or not data.endswith(PNG_END):
             raise _DamagedError(f"{name} is no whole PNG")
         if hw not in (None, (height, width)):
             raise _DamagedError(f"{name} has another size than its entry says")

@@ -57,6 +57,10 @@ class JournalMarks:
                 self._log.error("marks of people are not read: %s", error)
             return []
 
+    def start_over(self) -> None:
+        """Read all marks of the journal again, from the next call on."""
+        self._seq = 0
+
     def close(self) -> None:
         """Close the journal; it is opened again when it is needed."""
         if self._reader is not None:

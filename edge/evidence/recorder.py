@@ -214,17 +214,17 @@ class Recorder:
             self._wake_up()
 
     def _store(self, picture: Picture) -> None:
-        kept = False
+        kept, skipped = False, True
         try:
             if self._writer is not None:
-                self._writer.write(picture)
-                kept, self._store_fault = True, None
+                kept = self._writer.write(picture)
+                skipped, self._store_fault = False, None
         except HeatlineError as error:
             self._store_fault = utf8_safe(str(error))
             self._log.error("a picture was not stored: %s", error)
         finally:
             picture.release()
-        self._count(kept=kept, skipped=not kept)
+        self._count(kept=kept, skipped=skipped)
 
     def _begin_collecting(self) -> None:
         if self._began_s is None and self._writer is not None:
@@ -238,6 +238,9 @@ class Recorder:
         try:
             if self._marks is not None:
                 writer.marks.add(self._marks.read())
+                if writer.marks.found_damaged:
+                    writer.marks.found_damaged = False
+                    self._marks.start_over()
                 self._more = self._marks.more
             if self._inbox is not None:
                 outcome = self._inbox.adopt(writer)

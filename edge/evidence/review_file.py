@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 LARGEST_BYTES = 4 << 20
 """A larger file is none of a picture's marks."""
 MOST_EVENTS = 1000
-"""Older events of a picture are left out."""
+"""Beyond it, a picture's events that the same reviewer replaced are left out, and then the oldest."""
 
 
 class ReviewFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,4 +54,7 @@ def merge_reviews(stored: Iterable[ReviewEvent], read: Iterable[ReviewEvent]) ->
     for event in (*stored, *read):
         journals.setdefault(event.journal_id, {}).setdefault(event.seq, event)
     merged = [events[seq] for events in journals.values() for seq in sorted(events)]
-    return merged[-MOST_EVENTS:]
+    if len(merged) <= MOST_EVENTS:
+        return merged
+    last = {event.mark.by: event for event in merged}
+    return [event for event in merged if event is last[event.mark.by]][-MOST_EVENTS:]

@@ -40,6 +40,10 @@ class StoredMarks:
         self._count = 0
         self._failed: set[Key] = set()
         """Pictures whose marks could not be written, which is tried again."""
+        self.found_damaged = False
+        """Whether a file of marks was damaged and written again, so that the journal must be read again: its former
+        marks are there. The reader of the journal resets it.
+        """
         self._log = RateLimitedLog(logger)
 
     def add(self, events: Iterable[ReviewEvent]) -> None:
@@ -66,10 +70,10 @@ class StoredMarks:
         """
         changed: set[str] = set()
         for key in keys:
-            if key not in self._waiting or not (self._folder / key[0] / f"{key[1]}{ENTRY}").exists():
-                self._failed.discard(key)
-                continue
             try:
+                if key not in self._waiting or not (self._folder / key[0] / f"{key[1]}{ENTRY}").exists():
+                    self._failed.discard(key)
+                    continue
                 if self._write(*key, self._waiting[key]):
                     changed.add(key[0])
                 self._forget(key)
@@ -94,6 +98,7 @@ class StoredMarks:
             pass
         except InputError as error:
             logger.warning("%s is written again from the journal: %s", path, error)
+            self.found_damaged = True
         after = merge_reviews(before or [], events)
         if after == before:
             return False

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from msgspec.structs import replace
+
 from edge.delivery.journal.wall_clock import WallClock
 from edge.errors import DeliveryError, InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
-from edge.evidence.entry import day_of, is_day, is_picture, require_picture
+from edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
 from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
 from edge.evidence.retention import Limits, Retention, delete_entry
-from edge.evidence.store import ENDINGS, ENTRY, REVIEW, StoredEntry
+from edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
 from edge.evidence.stored_marks import StoredMarks
 from edge.pictures.picture import Picture
 from edge.util.atomic_file import sync_folder
@@ -69,16 +71,26 @@ class EvidenceWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, picture: Picture) -> None:
-        """Store a picture. When this returns, it is on the disk.
+    def write(self, picture: Picture) -> bool:
+        """Store a picture that the line chose. When this returns, it is on the disk.
+
+        Returns: whether it is a new entry. It is none if the page brought the picture before: then the entry says from
+            now on that the line chose it.
 
         Raises:
             InputError: it cannot be stored; nothing of it is left. The message gives the reason.
         """
         day, name = day_of(picture.event.times.captured_at_ns), require_picture(picture.event.picture)
         if self.holds(day, name):
-            raise InputError(f"{self._folder / day} already holds a picture {name}; the new one is skipped")
+            former = EvidenceStore(self._folder).read(day, name)
+            if former is None or not former.is_chosen:
+                raise InputError(f"{self._folder / day} already holds a picture {name}; the new one is skipped")
+            with writing(self._folder):
+                self._write_entry(replace(former, is_chosen=False))
+            self.retention.recount(day)
+            return False
         self.store(encode_picture(picture, self._line, self._wall_ns()))
+        return True
 
     def holds(self, day: str, picture: str) -> bool:
         """Return whether a picture is stored.
@@ -92,25 +104,40 @@ class EvidenceWriter:
     def store(self, encoded: EncodedEntry) -> None:
         """Store an entry that the store does not hold, with the marks that wait for it. As `write`."""
         entry, size_bytes = encoded.entry, encoded.size_bytes
-        folder, path = self._folder / entry.day, self._folder / entry.day / f"{entry.picture}{ENTRY}"
-        captured_at_ns = entry.event.times.captured_at_ns
+        folder = self._folder / entry.day
         with writing(self._folder):
             self.retention.make_room(size_bytes, self._clock.trusted_ns())
-            half = path.with_name(f"{path.name}{HALF_WRITTEN}")
             try:
                 make_folder(folder)
                 for ending, data in encoded.files.items():
-                    write_synced(half if ending == ENTRY else folder / f"{entry.picture}{ending}", data)
-                os.utime(half, ns=(captured_at_ns, captured_at_ns))
-                half.rename(path)
-                sync_folder(folder)
+                    if ending != ENTRY:
+                        write_synced(folder / f"{entry.picture}{ending}", data)
+                self._write_entry(entry)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    half.unlink(missing_ok=True)
                     delete_entry(folder, entry.picture)
                 raise
-        self.retention.add(entry.day, StoredEntry(captured_at_ns, entry.picture, size_bytes))
+        self.retention.add(entry.day, StoredEntry(entry.event.times.captured_at_ns, entry.picture, size_bytes))
         self.marks.write([(entry.day, entry.picture)])
+
+    def _write_entry(self, entry: EvidenceEntry) -> None:
+        """Write the JSON file of an entry, with the time of capture as its own time. If it cannot be, nothing changes.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self._folder / entry.day / f"{entry.picture}{ENTRY}"
+        half = path.with_name(f"{path.name}{HALF_WRITTEN}")
+        captured_at_ns = entry.event.times.captured_at_ns
+        try:
+            write_synced(half, encode_entry(entry))
+            os.utime(half, ns=(captured_at_ns, captured_at_ns))
+            half.rename(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                half.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
     def tidy(self, *, scan: bool = False) -> None:
         """Delete what is beyond the limits.

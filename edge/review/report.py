@@ -1,7 +1,8 @@
 """Rates of false alarms and of missed defects, from people's marks. docs/review.md says what they mean."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -12,6 +13,7 @@ from edge.evidence.store import EvidenceStore
 from edge.review.review import Review
 from edge.wire.events import SCHEMA_VERSION, Verdict
 
+_ROUNDING = 1e-9
 Key = tuple[str, str]
 """Day and camera."""
 
@@ -75,7 +77,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Frames on which reviewers contradict each other; they are in no share."""
     false_reject: Estimate | None
     """Estimated share of `frames` that are good and got DEFECT: the share of false alarms, times `defects`, divided by
-    `frames`. Only DEFECTs that the journal holds count."""
+    `frames`. Only DEFECTs that the journal holds count. For all, each day and camera counts by its frames."""
 
 
 class JournalTotals:
@@ -163,7 +165,8 @@ def report(store: EvidenceStore, totals: JournalTotals | None, since: str | None
     total: Counter[str] = Counter()
     for each in counts.values():
         total.update(each)
-    return [_row(*key, counts[key]) for key in sorted(counts)], _row(None, None, total)
+    rows = [_row(*key, counts[key], _false_reject([counts[key]])) for key in sorted(counts)]
+    return rows, _row(None, None, total, _false_reject(counts.values()))
 
 
 def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None) -> Iterator[str]:
@@ -200,7 +203,7 @@ def _counted(entry: EvidenceEntry, review: Review | None, covered_ns: int | None
         yield "incomplete_defects"
 
 
-def _row(day: str | None, camera: str | None, counts: Counter[str]) -> Row:
+def _row(day: str | None, camera: str | None, counts: Counter[str], false_reject: Estimate | None) -> Row:
     is_journalled = counts["journalled"] > 0
     return Row(
         day=day,
@@ -218,13 +221,32 @@ def _row(day: str | None, camera: str | None, counts: Counter[str]) -> Row:
         chosen_goods=counts["chosen_goods"],
         chosen_missed=counts["chosen_missed"],
         contradictory=counts["contradictory"],
-        false_reject=_false_reject(counts),
+        false_reject=false_reject,
     )
 
 
-def _false_reject(counts: Counter[str]) -> Estimate | None:
-    found = Share.observed(counts["covered_false_alarms"], counts["covered_reviewed_defects"])
-    if found is None or counts["frames"] == 0:
+def _false_reject(strata: Iterable[Counter[str]]) -> Estimate | None:
+    """Return the estimated share of good frames with DEFECT, of the frames of several days and cameras.
+
+    To add up the reviewed DEFECTs of all would mislead: one day may be reviewed completely, another hardly. So each
+    counts by its DEFECTs. The interval is that of Clopper and Pearson for as many reviewed DEFECTs as are worth the
+    same (L. Kish, Survey Sampling, 1965): exact for one day and camera, else an approximation.
+
+    Args:
+        strata: of each day and camera. One with DEFECTs of which none is reviewed is left out.
+    """
+    frames, defects, false_alarms, squares = 0, 0, 0.0, 0.0
+    for counts in strata:
+        weight, reviewed = counts["defects"], counts["covered_reviewed_defects"]
+        if weight and reviewed:
+            defects += weight
+            false_alarms += weight * counts["covered_false_alarms"] / reviewed
+            squares += weight**2 / reviewed
+        if reviewed or not weight:
+            frames += counts["frames"]
+    if defects == 0 or frames == 0:
         return None
-    rejected = counts["defects"] / counts["frames"]
-    return Estimate(share=found.share * rejected, low=found.low * rejected, high=found.high * rejected)
+    worth = math.floor(defects**2 / squares + _ROUNDING)
+    count = false_alarms / defects * worth
+    low, high = interval(math.floor(count + _ROUNDING), worth)[0], interval(math.ceil(count - _ROUNDING), worth)[1]
+    return Estimate(share=false_alarms / frames, low=low * defects / frames, high=high * defects / frames)

@@ -1,5 +1,6 @@
 """Finds the picture of a verdict: in memory, or in the line's evidence store."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import InputError
 from edge.evidence.entry import EvidenceEntry, Tiles, day_of
 from edge.evidence.store import EvidenceStore
 from edge.images import read_image, read_rgb
@@ -19,6 +21,8 @@ from edge.review.review import Review
 from edge.view.held_picture import HeldPicture, PictureMemory, picture_id
 from edge.view.memory import VerdictRow
 from edge.wire.events import VerdictEvent
+
+logger = logging.getLogger(__name__)
 
 OPENED = 4
 """Stored pictures that stay open: a page asks for several views of one."""
@@ -103,13 +107,23 @@ def _read_frame(path: Path) -> NDArray[np.uint8]:
 
 
 def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
-    """Return the evidence of a stored frame. Its heatmap is as exact as its picture, 255 steps."""
+    """Return the evidence of a stored frame; None: it has none, or its heatmap cannot be read, which is logged.
+
+    The heatmap is as exact as its picture, 255 steps.
+    """
     scale, tiles = entry.heatmap, entry.tiles
     path = store.heatmap_path(entry.picture, entry.day)
     if scale is None or tiles is None or path is None:
         return None
-    grey, _ = read_image(path)
-    share = grey.reshape(scale.hw).astype(np.float32) / 255
+    try:
+        grey, _ = read_image(path)
+    except InputError as error:
+        logger.warning("picture %s is shown without its heatmap: %s", entry.picture, error)
+        return None
+    if grey.shape != scale.hw or grey.dtype != np.uint8:
+        logger.warning("picture %s is shown without its heatmap: %s is not the one of its entry", entry.picture, path)
+        return None
+    share = grey.astype(np.float32) / 255
     logits = (scale.logit_at_0 + share * (scale.logit_at_255 - scale.logit_at_0)).astype(np.float32)
     return Evidence(logits, scale.cell_px, (scale.logit_at_0, scale.logit_at_255), _tile_scores(tiles))
 

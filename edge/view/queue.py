@@ -1,5 +1,6 @@
 """Finds the frames that nobody has reviewed yet. Each entry of the evidence store is read once."""
 
+import logging
 import os
 import threading
 import time
@@ -10,11 +11,14 @@ import msgspec
 
 from edge.errors import InputError
 from edge.evidence.entry import is_picture
+from edge.evidence.files import is_whole_png
 from edge.evidence.store import ENTRY, EvidenceStore
 from edge.review.review import Review
 from edge.view.held_picture import PictureMemory
 from edge.view.memory import VerdictRow, row_of
 from edge.view.reviews import Reviews
+
+logger = logging.getLogger(__name__)
 
 MOST_QUEUED = 1000
 """Frames that the queue looks for; a person reviews them in hours."""
@@ -49,7 +53,7 @@ class _Day:
 
     changed_ns: int = -1
     known: dict[str, _Entry | None] = field(default_factory=dict)
-    """By picture; None: it has no verdict, or cannot be read."""
+    """By picture; None: it has no verdict, or it or its frame cannot be read."""
     unread: list[str] = field(default_factory=list)
     """Pictures whose entries are not read yet, the newest at the end."""
 
@@ -108,6 +112,10 @@ class ReviewQueue:
 def _read(store: EvidenceStore, day: str, picture: str) -> _Entry | None:
     entry = store.read(day, picture)
     if entry is None or entry.event.verdict == "NO_VERDICT":
+        return None
+    frame = store.frame_path(picture, day)
+    if frame is None or not is_whole_png(frame):
+        logger.warning("%s of %s is left out of the review: its frame is missing or not whole", picture, day)
         return None
     row = msgspec.structs.replace(row_of(entry.event), id=entry.picture, picture="evidence")
     return _Entry(row, store.review(picture, day))

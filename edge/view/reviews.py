@@ -14,6 +14,8 @@ from edge.wire.marks import Mark, MarkKind
 
 MOST_PICTURES = 20_000
 """Pictures whose marks are remembered. The oldest are forgotten; the evidence store has their marks, too."""
+MOST_REVIEWERS = 100
+"""Of one picture: anyone may enter any name."""
 MOST_NEWS = 200
 
 
@@ -91,6 +93,8 @@ class Reviews:
             return False
         by_reviewer.pop(mark.by, None)
         by_reviewer[mark.by] = event
+        if len(by_reviewer) > MOST_REVIEWERS:
+            del by_reviewer[next(iter(by_reviewer))]
         if len(self._events) > MOST_PICTURES:
             self._events.popitem(last=False)
         return True

@@ -206,6 +206,7 @@ def test_a_contradictory_configuration_is_refused(tmp_path: Path, table: str, ke
         (SMALLEST.replace('"top"', '"top\\n"'), "expected 1 to 64 letters"),  # a line break is not allowed
         (SMALLEST.replace('"top"', f'"{"x" * 65}"'), "expected 1 to 64 letters"),
         (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
+        (SMALLEST + '[opcua]\nname = "plant"\n[modbus]\nname = "plant"', "opcua.name and modbus.name are both 'plant'"),
         (SMALLEST + "[cameras]\n", "is not valid TOML"),  # a table and a list of the same name
         (b'bundle = "\xff"', "is not valid TOML"),  # Latin-1
         ("a = " + 5000 * "[", "is not valid TOML"),  # deeper than any reader goes

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import msgspec
@@ -60,6 +61,31 @@ def test_the_shift_of_a_large_frame_is_in_px_of_the_frame_and_not_of_the_reduced
     assert found is not None
     assert (found.x_px, found.y_px) == pytest.approx((24, 0), abs=1.6)
     assert reference.shift_of(reduce(still), (601, 800)) is None, "of another size"
+
+
+def test_of_a_very_large_frame_few_pixels_are_averaged_and_the_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = cv2.resize(board(4, (420, 500)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+    plane = noisy(plane, 1)
+    still, moved = plane[40:1576, 60:1900], plane[20:1556, 30:1870]
+    small = cv2.resize(still, (64, 64), interpolation=cv2.INTER_AREA).astype(np.int64)
+    spread = small.max(axis=2) - small.min(axis=2)
+    assert saturation_of(still) == pytest.approx(spread.sum() / small.max(axis=2).sum(), abs=0.01)
+    found = measure_shift(reduce(still), reduce(moved), (1536, 1840))
+    assert (found.x_px, found.y_px) == pytest.approx((30, 20), abs=1.5)
+    assert found.match > 0.9
+
+    averaged: list[int] = []
+    resize = cv2.resize
+
+    def counting(picture: Picture, *arguments: Any, interpolation: int) -> Any:
+        if interpolation == cv2.INTER_AREA:
+            averaged.append(picture.shape[0] * picture.shape[1])
+        return resize(picture, *arguments, interpolation=interpolation)
+
+    monkeypatch.setattr(cv2, "resize", counting)
+    PictureSample.of(np.zeros((3648, 5472, 3), np.uint8))
+    assert averaged
+    assert max(averaged) < 1 << 20, "the next verdict waits meanwhile"
 
 
 def test_a_flat_picture_has_no_shift_and_does_not_match() -> None:

@@ -108,6 +108,16 @@ def test_a_picture_in_the_inbox_becomes_an_entry_like_others(adopting: Adopting,
     assert (adopting.folder / "2026-11-28" / f"{ID.format(1)}.json").stat().st_mtime_ns == NOON_NS
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_what_root_puts_belongs_to_the_user_of_the_store(adopting: Adopting) -> None:
+    os.chown(adopting.folder, 12345, 12346)
+    put(adopting.folder, picture(1), LINE)
+    inbox = adopting.folder / INBOX
+    owners = {(each.stat().st_uid, each.stat().st_gid) for each in (inbox, *inbox.iterdir())}
+    assert owners == {(12345, 12346)}
+    assert len(waiting(adopting.folder)) == 3
+
+
 def test_a_mark_and_its_picture_may_come_in_either_order(adopting: Adopting) -> None:
     first, second = picture(1, "GOOD"), picture(2, "GOOD")
     adopting.writer.marks.add([mark(first, "missed", seq=1)])
@@ -129,6 +139,21 @@ def test_a_picture_that_is_stored_already_is_dropped(adopting: Adopting) -> None
     path = EvidenceStore(adopting.folder).frame_path(ID.format(1))
     assert path is not None
     np.testing.assert_array_equal(read_rgb(path), frame(1))
+
+
+def test_a_picture_that_was_marked_before_the_line_stored_it_counts_as_chosen_by_the_line(adopting: Adopting) -> None:
+    one = picture(1, "GOOD")
+    put(adopting.folder, one, LINE)
+    adopting.adopt_all()
+    assert adopting.writer.write(one) is False
+    entry = EvidenceStore(adopting.folder).get(ID.format(1))
+    assert entry is not None
+    assert not entry.is_chosen, "else the report leaves a GOOD of the sample out because it was marked soon"
+    assert (adopting.folder / "2026-11-28" / f"{ID.format(1)}.json").stat().st_mtime_ns == NOON_NS
+    assert adopting.writer.retention.size_bytes == room(adopting.folder)
+    assert adopting.writer.retention.entries == 1
+    with pytest.raises(InputError, match="already holds a picture"):
+        adopting.writer.write(one)
 
 
 @pytest.mark.parametrize("what", ["put", "adopt"])

@@ -1,6 +1,7 @@
 """People's marks are stored beside their pictures, and their pictures are deleted last."""
 
 import contextlib
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,10 +115,14 @@ def test_however_events_are_read_the_last_marks_count(
     assert EvidenceStore(folder).review("b007b007-top-1") == combine(events).get("b007b007-top-1")
 
 
-def test_of_very_many_marks_the_newest_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_marks_the_newest_are_stored_and_no_reviewer_displaces_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(review_file, "MOST_EVENTS", 3)
-    events = [mark(picture(1), seq=seq) for seq in range(1, 6)]
+    events = [mark(picture(1), by=f"reviewer {seq}", seq=seq) for seq in range(1, 6)]
     assert review_file.merge_reviews(events[:4], events[3:]) == events[2:]
+    many = [events[0], *(mark(picture(1), seq=seq) for seq in range(2, 7))]
+    assert review_file.merge_reviews(many[:3], many[3:]) == [many[0], many[-1]]
     former = [mark(picture(1), seq=9, journal="j0")]
     assert review_file.merge_reviews(former, events[:1]) == [*former, *events[:1]], "a former journal comes first"
 
@@ -164,6 +169,28 @@ def test_marks_that_cannot_be_written_keep_no_others_and_are_written_later(tmp_p
         into.marks.add([])
         assert reviews(folder) == {"b007b007-top-1": "right", "b007b007-top-2": "right"}
     assert secret.read_text() == "secret"
+
+
+def test_an_entry_that_the_disk_cannot_find_keeps_no_other_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = picture(1), picture(2)
+    exists = Path.exists
+
+    def failing(path: Path) -> bool:
+        if path.name == "b007b007-top-1.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return exists(path)
+
+    with writer(tmp_path) as into:
+        into.write(one)
+        into.write(two)
+        with monkeypatch.context() as broken:
+            broken.setattr(Path, "exists", failing)
+            into.marks.add([mark(one, seq=1), mark(two, seq=2)])
+        assert reviews(tmp_path) == {"b007b007-top-2": "right"}
+        into.marks.add([])
+        assert reviews(tmp_path) == {"b007b007-top-1": "right", "b007b007-top-2": "right"}
 
 
 def test_a_deleted_entry_leaves_no_marks_and_orphans_are_swept(tmp_path: Path) -> None:

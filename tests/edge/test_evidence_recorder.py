@@ -120,10 +120,10 @@ class HangingWriter:
         self.hangs, self.answers = threading.Event(), threading.Event()
         self.tidy, self.close = inner.tidy, inner.close
 
-    def write(self, picture: Picture) -> None:
+    def write(self, picture: Picture) -> bool:
         self.hangs.set()
         assert self.answers.wait(30)
-        self._inner.write(picture)
+        return self._inner.write(picture)
 
 
 @pytest.fixture
@@ -247,6 +247,22 @@ def test_a_picture_that_cannot_be_stored_is_counted_and_the_next_one_clears_the_
     assert (last.kept, last.skipped, last.stored, offered.released) == (2, 1, 2, [1, 1, 2])
 
 
+def test_a_picture_that_the_page_brought_before_is_neither_counted_again_nor_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "REPORT_EVERY_SECONDS", 0.01)
+    with writer(tmp_path) as into:
+        put(tmp_path, picture(1), "line1")
+        assert Inbox(tmp_path).adopt(into) == "adopted"
+    offered = Offered(picture(1))
+    running = Running(offered, lambda: writer(tmp_path))
+    until(lambda: offered.released == [1])
+    running.recorder.stop()
+    assert running.join() is True
+    last = offered.reports[-1]
+    assert (last.kept, last.skipped, last.stored, last.fault) == (0, 0, 1, None)
+
+
 def test_a_bug_ends_the_recorder_so_that_the_line_starts_another(tmp_path: Path) -> None:
     wrong = Picture(picture(1).event, np.zeros((2, 2, 2), np.uint8), None)  # no picture has two channels
     offered = Offered(wrong)
@@ -293,6 +309,29 @@ def test_marks_of_before_and_during_a_run_and_pictures_of_the_inbox_are_stored(
         running.recorder.stop()
         assert running.join() is True
     assert offered.reports[-1].skipped == 0
+
+
+def test_a_damaged_file_of_marks_gets_its_former_ones_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "COLLECT_EVERY_SECONDS", 0.01)
+    folder, one = tmp_path / "evidence", picture(1)
+
+    def by() -> list[str]:
+        found = EvidenceStore(folder).review("b007b007-top-1")
+        return [] if found is None else found.reviewers
+
+    def sent_by(name: str) -> Message:
+        return Message(msgspec.structs.replace(mark(one, by=name), seq=0, journal_id=None))
+
+    with contextlib.closing(make_writer(tmp_path)) as journal:
+        running = Running(Offered(one), lambda: writer(folder), JournalMarks(tmp_path))
+        journal.commit([sent_by("Ada")])
+        until(lambda: by() == ["Ada"])
+        (file,) = folder.glob("*/*.review.json")
+        file.write_bytes(b"")
+        journal.commit([sent_by("Ben")])
+        until(lambda: by() == ["Ada", "Ben"])
+        running.recorder.stop()
+        assert running.join() is True
 
 
 def test_what_was_marked_last_is_stored_when_the_line_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from edge.delivery.client.event_buffer import EventBuffer
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.journal.reader import JournalReader
-from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError
+from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError, SupersededError
 from edge.wire.following import (
     AckRequest,
     Batch,
@@ -85,8 +85,8 @@ def test_who_holds_an_event_is_told_that_a_newer_client_has_its_name(
         def is_refused() -> bool:
             try:
                 older.hold()
-            except DeliveryError as error:
-                return "superseded" in str(error)
+            except SupersededError:
+                return True
             return False
 
         wait_until(is_refused, "the older one is refused")
@@ -593,10 +593,8 @@ class RestartsInAnyOrder(RuleBasedStateMachine):
                     raise
                 self.lost_through = max(self.lost_through, lost.through_seq)
                 continue
-            except DeliveryError as error:
+            except SupersededError:
                 # The last request of the follower before may reach a restarted line after the new one's.
-                if "superseded" not in str(error):
-                    raise
                 self.restart_the_consumer()
                 continue
             assert event is not None

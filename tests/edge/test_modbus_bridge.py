@@ -19,7 +19,7 @@ from edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_m
 from edge.bridge.modbus.results import Entry
 from edge.config import load_config
 from edge.delivery.publisher import Publisher
-from edge.errors import ConfigError, DeliveryError
+from edge.errors import ConfigError, SupersededError
 from edge.service.reconfigure import require_exchangeable
 from edge.util.threads import NamedThread
 from edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
@@ -143,7 +143,7 @@ def test_two_bridges_of_one_name_end_the_older_with_a_sentence(
         with line.client().socket:
             newer = line.client()
             newer.follow("modbus", "a newer one")
-            assert process.wait(WITHIN_SECONDS) == DeliveryError.exit_code, "although the PLC acknowledges nothing"
+            assert process.wait(WITHIN_SECONDS) == SupersededError.exit_code, "although the PLC acknowledges nothing"
         assert process.stderr is not None
         sentences = [each for each in process.stderr.read().splitlines() if each.startswith("heatline:")]
         assert len(sentences) == 1

@@ -7,15 +7,17 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from edge.errors import SupersededError
 from edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
 from tests.edge.brokers import OPEN, Authority, Broker, Plant
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
+from tests.edge.lines import notify_socket
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 
 CAMERA = '[[cameras]]\nkind = "pattern"\nname = "top"\n'
@@ -41,19 +43,19 @@ class Site:
         )
 
     @contextlib.contextmanager
-    def bridge(self) -> Iterator["Bridge"]:
-        with Bridge(self.file, self.folder) as bridge:
+    def bridge(self, env: Mapping[str, str] | None = None) -> Iterator["Bridge"]:
+        with Bridge(self.file, self.folder, env) as bridge:
             yield bridge
 
 
 class Bridge:
     """The command in a process of its own, which is killed at the end."""
 
-    def __init__(self, file: Path, folder: Path) -> None:
+    def __init__(self, file: Path, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self._log = folder / f"bridge-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [HEATLINE, "bridge", "mqtt", file], stderr=log, stdout=log, env=process_env(None)
+                [HEATLINE, "bridge", "mqtt", file], stderr=log, stdout=log, env=process_env(env)
             )
 
     @property
@@ -134,10 +136,10 @@ def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site:
     with site.broker, Plant(site.broker) as plant, site.bridge():
 
         def is_under_load(kill: int) -> bool:
-            """The broker has messages in hand, and has passed some on."""
+            """The subscriber is back, and the broker has messages in hand and has passed some on."""
             if len(plant.ids()) + 150 > len(events):
                 events.extend(site.line.add(GOOD, DEFECT, GOOD))
-            return len(plant.ids()) >= 60 * (kill + 1)
+            return plant.connections == kill + 1 and len(plant.ids()) >= 60 * (kill + 1)
 
         for kill in range(kills):
             wait_until(functools.partial(is_under_load, kill), f"results flow before kill {kill}")
@@ -176,6 +178,17 @@ def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bri
     with site.broker, Plant(site.broker) as plant, site.bridge():
         site.line.wait_until_acked(2, "mqtt")
         wait_until(lambda: plant.ids() == [event.key for event in events], "both came")
+
+
+def test_the_watchdog_is_fed_while_results_wait_for_a_broker(site: Site) -> None:
+    site.line.add(GOOD)
+    with notify_socket(site.folder) as systemd, site.bridge(systemd.env) as bridge:
+        systemd.wait_for("READY=1")
+        site.line.wait_until_acked(0, "mqtt")
+        for _ in range(8):  # the first ones may come before the result
+            systemd.wait_for("WATCHDOG=1")
+        assert bridge.end() == 0
+        systemd.wait_for("STOPPING=1")
 
 
 def test_a_stop_ends_a_bridge_whose_broker_says_nothing(site: Site) -> None:
@@ -224,7 +237,7 @@ def test_of_two_bridges_with_one_name_the_older_ends_and_nothing_is_lost(site: S
     with site.broker, Plant(site.broker) as plant, site.bridge() as older:
         site.line.wait_until_acked(3, "mqtt")
         with site.bridge() as newer:
-            assert older.process.wait(WITHIN_SECONDS) == 7
+            assert older.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
             (sentence,) = [line for line in older.log.splitlines() if line.startswith("heatline:")]
             assert "superseded" in sentence
             events += site.line.add(DEFECT)
@@ -238,7 +251,7 @@ def test_an_older_bridge_ends_also_while_its_broker_is_away(site: Site) -> None:
     with site.bridge() as older:
         site.line.wait_until_acked(0, "mqtt")
         with site.bridge():
-            assert older.process.wait(WITHIN_SECONDS) == 7
+            assert older.process.wait(WITHIN_SECONDS) == SupersededError.exit_code
     assert site.line.acked("mqtt") == 0
 
 
@@ -254,6 +267,19 @@ def test_lost_events_are_told_and_the_next_ones_come(site: Site) -> None:
         assert lost["journal_id"] == site.line.journal_id
         assert plant.ids() == [event.key for event in events[3:]]
         assert "were deleted before mqtt received them" in bridge.log
+
+
+def test_the_report_of_a_loss_waits_for_a_subscriber(site: Site) -> None:
+    """After an outage, the broker may be back before those who subscribe."""
+    site.line.add(*[GOOD] * 5)
+    site.line.client().follow("mqtt")
+    site.line.journal.discard(3)
+    with site.broker, site.bridge() as bridge:
+        bridge.wait_until_logged("nobody subscribes to heatline/line1/lost")
+        with Plant(site.broker) as plant:
+            site.line.wait_until_acked(5, "mqtt")
+            wait_until(lambda: len(plant.ids()) == 2, "the others came")
+            assert [each.json["last_seq"] for each in plant.of("lost")] == [3]
 
 
 # What a broker may refuse.

@@ -34,7 +34,7 @@ from edge.bridge.opcua.results import HeldResults
 from edge.delivery.client.follower import Follower
 from edge.delivery.command_server import CommandServer
 from edge.delivery.journal.rows import Record
-from edge.errors import DeliveryError
+from edge.errors import SupersededError
 from edge.wire.commands import Selected, SelectRequest, refusal
 from edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
@@ -99,7 +99,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
     with (
         FollowedLine(folder / "journal-files", addresses[1]) as line,
         StatusOnlyLine(addresses[0], a_status(handshake=READY)) as status,
-        threaded_bridge(folder / "pki", endpoints, ["top"], hold=50) as bridge,
+        threaded_bridge(folder / "pki", endpoints, ["top"], hold=50, acknowledge="offered") as bridge,
     ):
         bridge.allow(identities[0], "read")
         bridge.allow(identities[1], "command")
@@ -200,13 +200,19 @@ def test_results_that_cannot_be_got_are_counted_and_told(served: Setup) -> None:
                 boot_id=BOOT, seq=first, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
                 kind="recording", detail="the disk was full", by_topic={"verdict.top.GOOD": 3, "alarm": 1},
             )  # fmt: skip
-            newer = header_of(event(first + 1, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
-            _journal(served.line, ("journal", header_of(unjournalled)), (GOOD, newer))
+            uncounted = JournalEvent(  # of a boot that was killed, whose number of events nobody knows
+                boot_id=BOOT, seq=first + 1, journal_id=journal_id, previous_seq=0, at_ns=1, line="line1",
+                kind="unrecorded", detail="some frames are missing",
+            )  # fmt: skip
+            newer = header_of(event(first + 2, GOOD, journal_id)).replace(b'"schema_version":2', b'"schema_version":3')
+            _journal(served.line, *(("journal", header_of(each)) for each in (unjournalled, uncounted)), (GOOD, newer))
             good = served.line.add(GOOD)[0]
-            await until(lambda: len(listener.events) == 2, "both losses were told")
-            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4]
+            await until(lambda: len(listener.events) == 3, "each loss is reported")
+            assert [event.LostEvents - lost_before for event in listener.events] == [3, 4, 5]
             assert "the disk was full" in listener.events[0].Message.Text
-            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 4
+            assert "some frames are missing" in listener.events[1].Message.Text
+            assert len({event.EventId for event in listener.events}) == 3
+            assert (await read(client, "ResultManagement.LostEvents"))[0] == lost_before + 5
             assert "schema version 3" in (await read(client, "ResultManagement.LastLoss"))[0]
             served.line.wait_until_acked(good.seq, "opcua")
 
@@ -437,7 +443,7 @@ def line_file(tmp_path: Path) -> tuple[Path, ServedBridge, str]:
     file.write_text(
         f'bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[events]\nbind = "ipc://{tmp_path}/events"\n'
         f'[journal]\nbind = "{journal}"\n'
-        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nacknowledge = "client"\nhold = 3\n'
+        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nhold = 3\n'
     )
     served = ServedBridge(tmp_path / "opcua", port.number)
     served.port_holder = port  # type: ignore[attr-defined]
@@ -460,9 +466,12 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
 
                 await until(is_so, f"{expected} is held")
 
-            await holds(added[:3])  # more wait in the journal
+            latest = "ResultManagement.LatestResult.ResultId"
+            await holds(added[:3])  # more wait in the journal, so the third is not the newest
+            await until(lambda: _reads(mes, latest, (added[2], "UncertainLastUsableValue")), "it is uncertain")
             assert await acknowledge(mes, added[1]) == [[], 0]
             await holds([added[0], added[2]])
+            assert await _reads(mes, latest, (added[2], "UncertainLastUsableValue")), "the first one still waits"
             assert await acknowledge(mes, added[0], "none") == [[0, -5], -5]
             await holds(added[2:5])
 
@@ -472,14 +481,23 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
             await until(lambda: _holds(mes, expected), f"{expected} came again")
             assert await acknowledge(mes, *expected) == [[], 0]
             assert (await call(mes, "ResultManagement.GetLatestResult"))[0] == expected[-1]
+            latest = "ResultManagement.LatestResult.ResultId"
+            await until(lambda: _reads(mes, latest, (expected[-1], "Good")), "it is the newest")
 
-    with FollowedLine(tmp_path / "files", journal) as line:
-        added = [each.key for each in line.add(*[GOOD] * 5)]
+    with (
+        FollowedLine(tmp_path / "files", journal) as line,
+        StatusOnlyLine(f"ipc://{tmp_path}/events", a_status(handshake=READY)),
+    ):
+        line.client().follow("opcua")
+        line.add(GOOD)
+        line.journal.discard(1)
         bridge = BridgeProcess(file, served)
         assert bridge.log[0].startswith(f"OPC UA: {served.url}; the server's certificate is ")
         try:
+            line.wait_until_acked(1, "opcua")  # the notice of the loss keeps no place among the 3
+            added = [each.key for each in line.add(*[GOOD] * 5)]
             asyncio.run(first(added))
-            line.wait_until_acked(2, "opcua")
+            line.wait_until_acked(3, "opcua")
         finally:
             bridge.kill()
         failed: list[BaseException] = []
@@ -488,7 +506,7 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
         def next_client() -> None:
             try:
                 asyncio.run(second(added[2:5]))
-                line.wait_until_acked(5, "opcua")
+                line.wait_until_acked(6, "opcua")
             except BaseException as error:
                 failed.append(error)
             finally:
@@ -502,6 +520,10 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
         client.join()
         assert not failed, failed
         assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
+
+
+async def _reads(client: Client, path: str, expected: tuple[Any, str]) -> bool:
+    return await read(client, path) == expected
 
 
 async def _holds(client: Client, expected: list[str]) -> bool:
@@ -530,7 +552,7 @@ def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> No
 
     with FollowedLine(tmp_path / "files", address) as line:
         error = asyncio.run(run(line))
-    assert isinstance(error, DeliveryError)
+    assert isinstance(error, SupersededError)
     assert "refuses opcua (superseded)" in str(error)
 
 

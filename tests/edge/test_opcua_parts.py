@@ -26,6 +26,7 @@ from edge.bridge.opcua.server import _TrustedPolicy
 from edge.bridge.opcua.session import Clients
 from edge.bridge.opcua.vision_state import VisionState, vision_state
 from edge.bridge.result import Evaluation, Result
+from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from edge.errors import AccessError
 from edge.wire.events import CameraState, Handshake, VerdictEvent
 from edge.wire.following import Delivered
@@ -100,6 +101,21 @@ def test_the_numbers_are_those_of_the_specifications() -> None:
     values = values_of(RESULT_FIELDS, Result("j-1", event))
     assert (values["ResultEvaluation"], values["ResultState"], values["IsSimulated"]) == (2, 1, not event.acting)
     assert values["CreationTime"].timestamp() == pytest.approx(event.times.captured_at_ns / 1e9, abs=1e-5)
+
+
+def test_the_line_sends_no_more_beyond_a_number_or_a_size_of_results() -> None:
+    held, large = HeldResults(6, wait=True), b" " * (BYTES_UNACKNOWLEDGED // 4)
+
+    def add(seq: int, header: bytes) -> bool:
+        held.add(Delivered("j", seq, header), HeldResult(f"j-{seq}", {}, ""))
+        return held.is_full
+
+    assert [add(seq, large) for seq in (1, 2, 3, 4)] == [False, False, False, True]
+    held.acknowledge("j-2")
+    assert held.is_full, "the first one still waits"
+    held.acknowledge("j-1")
+    assert [held.is_full, *(add(seq, b"") for seq in (5, 6, 7, 8))] == [False, False, False, False, True]
+    assert not HeldResults(0, wait=False).is_full
 
 
 # Certificates.

@@ -11,6 +11,7 @@ import pytest
 from edge.config import WebConfig
 from edge.evidence.inbox import INBOX
 from edge.evidence.store import EvidenceStore
+from edge.heatmap_picture import png
 from edge.view import marks
 from edge.view.memory import Memory
 from tests.edge.reviewed import JOURNAL, line_with_marks, marked
@@ -212,6 +213,28 @@ def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tm
         lost = mark(served, "01234567-top-2").json
         assert (lost["seq"], lost["stored"]) == (2, False)
         assert lost["detail"].startswith("The mark counts, but no training can use the picture: ")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "of another size", "gone"])
+def test_a_picture_whose_heatmap_is_damaged_is_shown_without_it_and_can_be_marked(tmp_path: Path, damage: str) -> None:
+    store = EvidenceStore(tmp_path / "evidence")
+    name = stored(store.folder, np.zeros((48, 64, 3), np.uint8), kind="DEFECT", picture=NAME)
+    (heatmap,) = store.folder.glob("*/*.heatmap.png")
+    if damage == "gone":
+        heatmap.unlink()
+    else:
+        heatmap.write_bytes(
+            png(np.zeros((3, 3), np.uint8)) if damage == "of another size" else heatmap.read_bytes()[:40]
+        )
+    memory = Memory()
+    with (
+        line_with_marks(tmp_path, memory) as (socket, came),
+        page(memory, store=store, line_socket=socket) as served,
+    ):
+        assert served.get(f"/api/pictures/{name}").json["heatmap"] is None
+        assert served.get(f"/api/pictures/{name}/frame.jpg").status == 200
+        assert mark(served, name).status == 200
+    assert len(came) == 1
 
 
 def test_a_stored_picture_is_not_stored_again_and_without_a_store_the_answer_says_so(tmp_path: Path) -> None:

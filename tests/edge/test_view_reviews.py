@@ -70,6 +70,12 @@ def test_marks_that_no_journal_holds_do_not_count_and_pictures_are_bounded(monke
     for number in range(1, 6):
         found.add(review_of(number=number, seq=number))
     assert [found.of(f"01234567-top-{number}") is not None for number in range(1, 6)] == [False] * 2 + [True] * 3
+    monkeypatch.setattr(reviews, "MOST_REVIEWERS", 2)
+    for seq, name in enumerate("abc", 9):
+        found.add(review_of(by=name, number=5, seq=seq))
+    review = found.of("01234567-top-5")
+    assert review is not None
+    assert review.by == ["b", "c"]
 
 
 def test_a_reader_gets_each_changed_picture_once() -> None:
@@ -164,6 +170,18 @@ def test_a_large_store_is_read_bit_by_bit(tmp_path: Path, monkeypatch: pytest.Mo
     assert numbers(found[0]) == [5, 4]
     monkeypatch.setattr(queue, "MOST_QUEUED", 3)
     assert (waiting.unreviewed(50).count, waiting.unreviewed(50).complete) == (3, False)
+
+
+def test_frames_that_cannot_be_shown_are_left_out_so_that_the_list_empties(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = store_of(tmp_path, *((number, "DEFECT") for number in (1, 2, 3)))
+    (gone,), (cut,) = (tmp_path.glob(f"*/01234567-top-{number}.png") for number in (1, 2))
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-20])
+    waiting = ReviewQueue(Reviews(), PictureMemory(), store)
+    assert numbers(waiting.unreviewed(50)) == [3]
+    assert caplog.text.count("its frame is missing or not whole") == 2
 
 
 def test_without_a_store_the_defects_in_memory_can_be_reviewed(tmp_path: Path) -> None:

@@ -348,6 +348,39 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(browser: Browser, r
     }
 
 
+def test_a_second_mark_of_a_frame_does_not_overtake_the_first(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    early, came = browser.run(
+        """
+        const { Marks } = await import("/static/marks.js");
+        localStorage.setItem("reviewer", "Anna");
+        const came = [];
+        let answer;
+        const slow = new Promise((done) => (answer = done));
+        const fetchBefore = window.fetch;
+        window.fetch = async (path, options) => {
+          if (path !== "/api/marks") return fetchBefore(path, options);
+          const { picture, kind } = JSON.parse(options.body);
+          came.push(`${picture} ${kind}`);
+          if (came.length === 1) await slow;
+          return new Response(JSON.stringify({ seq: came.length, detail: null }));
+        };
+        const marks = new Marks();
+        const row = (id) => ({ id, camera: "top", verdict: "DEFECT", frame_number: 1 });
+        await marks.send(row("one"), "right");
+        const corrected = await marks.send(row("one"), "false_alarm");
+        await (await marks.send(row("two"), "right")).answered;
+        const early = [...came];
+        answer();
+        await corrected.answered;
+        window.fetch = fetchBefore;
+        return [early, came];
+        """
+    )
+    assert early == ["one right", "two right"]
+    assert came == ["one right", "two right", "one false_alarm"]
+
+
 def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view: View, expected: list[str]) -> None:
     expected += ["/api/marks"]
     browser.open(view.url)

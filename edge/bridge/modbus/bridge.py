@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Callable
 
+from edge.bridge.line_file import load_with_table
 from edge.bridge.line_state import LineState
 from edge.bridge.modbus.bank import Bank
 from edge.bridge.modbus.commands import CommandRegisters, Executor
@@ -15,10 +16,9 @@ from edge.bridge.modbus.panel import Panel
 from edge.bridge.modbus.registers import camera_block, register_map
 from edge.bridge.modbus.results import Places
 from edge.bridge.modbus.server import ModbusServer
-from edge.cli.target import KeyFiles, endpoint_of, file_of
-from edge.config import LineConfig, load_config
+from edge.cli.target import KeyFiles, endpoint_of
+from edge.config import LineConfig
 from edge.config.modbus import ModbusConfig
-from edge.errors import ConfigError
 from edge.service.systemd import notify
 from edge.util.threads import NamedThread
 
@@ -29,33 +29,19 @@ END_WITHIN_SECONDS = 1.2
 """A command that the line does not answer must not delay the end."""
 
 
-def read_line(line: str) -> tuple[LineConfig, ModbusConfig]:
-    """Return the configuration of a line, named by its name or its file, and its table `[modbus]`.
-
-    Raises:
-        ConfigError: the file cannot be used, or has no such table.
-    """
-    if "://" in line:
-        raise ConfigError(
-            f"{line} is an address, and the bridge needs [modbus] of the line's file; give the line's name or its file"
-        )
-    config = load_config(file_of(line))
-    if config.modbus is None:
-        raise ConfigError(f"{file_of(line)} has no table [modbus]; add one, which may be empty, and restart the bridge")
-    return config, config.modbus
-
-
 def run_bridge(line: str) -> None:
     """Serve a line over Modbus TCP until SIGTERM or Ctrl-C.
 
     Raises:
         AccessError: the line does not authorize this bridge.
         ConfigError: the line's file cannot be used.
-        DeliveryError: the bridge cannot listen, or another consumer took its name.
+        SupersededError: a newer bridge follows under this name.
+        DeliveryError: the bridge cannot listen, or the line refuses for another reason that is final.
         MessageError: what came is not of a line that this version understands.
     """
-    config, modbus = read_line(line)
-    asyncio.run(_serve(line, config, modbus))
+    config = load_with_table(line, "modbus")
+    assert config.modbus is not None
+    asyncio.run(_serve(line, config, config.modbus))
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:

@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 
 from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.results import VERDICTS, Entry, Places, entry_of, lost_entry
+from edge.bridge.modbus.results import Entry, Places, entry_of, lost_entry
+from edge.bridge.result import VERDICTS
 from edge.delivery.client.follower import Follower
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import EventsLostError
@@ -58,7 +59,7 @@ class Feed:
         try:
             delivered = events.receive()
         except EventsLostError as lost:
-            logger.error("%s; the PLC is told", lost)
+            logger.error("%s; the mailbox shows it to the PLC", lost)
             return lost_entry(lost)
         return None if delivered is None else entry_of(delivered, self._places)
 

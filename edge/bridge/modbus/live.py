@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from edge.bridge.modbus.bank import Bank
 from edge.bridge.modbus.registers import Block
-from edge.bridge.modbus.results import NO_RESULT, VERDICTS, Places, result_values
+from edge.bridge.modbus.results import NO_RESULT, Places, result_values
+from edge.bridge.result import VERDICTS
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys

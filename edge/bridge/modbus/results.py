@@ -8,7 +8,7 @@ from typing import Self
 from edge.bridge.modbus.codes import OTHER, RESULT_REASONS, EntryKind, PartIdState
 from edge.bridge.modbus.encoding import Value
 from edge.bridge.modbus.registers import MAILBOX, PART_ID_CHARACTERS, RESULT_FIELDS
-from edge.bridge.result import EVALUATIONS, result_of
+from edge.bridge.result import EVALUATIONS, result_of, unjournalled_results
 from edge.config import LineConfig
 from edge.errors import EventsLostError, MessageError
 from edge.wire.events import JournalEvent, VerdictEvent
@@ -20,8 +20,6 @@ NO_RESULT: Mapping[str, Value] = {
 """The values of the fields of a result while there is none: the verdict is undefined."""
 NOTHING: Mapping[str, Value] = {**NO_RESULT, "kind": EntryKind.NONE, "number": 0, "camera": 0, "lost_after": 0}
 """The values of a mailbox that is empty, without `acknowledged`."""
-VERDICTS = "verdict."
-"""Prefix of the topics of results."""
 ID_BYTES = 16
 _NS_PER_MS, _MS_PER_S = 1_000_000, 1000
 
@@ -122,10 +120,8 @@ def entry_of(delivered: Delivered, places: Places) -> Entry | None:
         return Entry(EntryKind.UNREADABLE, *id_, {})
     if isinstance(event, VerdictEvent):
         return Entry(EntryKind.RESULT, *id_, {**result_values(event, places), "camera": places.camera(event.camera)})
-    if isinstance(event, JournalEvent) and event.kind in ("recording", "unrecorded") and event.events != 0:
-        results = sum(count for topic, count in event.by_topic.items() if topic.startswith(VERDICTS))
-        if results or not event.by_topic:
-            return Entry(EntryKind.UNRECORDED, *id_, {"frames": results or event.events or 0})
+    if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
+        return Entry(EntryKind.UNRECORDED, *id_, {"frames": lost or 0})
     return None
 
 

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 
+from edge.bridge.line_file import load_with_table
 from edge.bridge.line_state import LineState
 from edge.bridge.mqtt.credentials import read_password, tls_context
 from edge.bridge.mqtt.link import Link
@@ -11,11 +12,10 @@ from edge.bridge.mqtt.messages import Messages
 from edge.bridge.mqtt.outbox import Outbox, taken_through
 from edge.bridge.mqtt.recent import Entry
 from edge.bridge.mqtt.topics import Topics
-from edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
-from edge.config import load_config
+from edge.cli.target import KeyFiles, endpoint_of, name_of
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
-from edge.errors import ConfigError, EventsLostError, SchemaVersionError
+from edge.errors import EventsLostError, SchemaVersionError
 from edge.service.systemd import notify
 from edge.wire.following import LARGEST_WINDOW, Delivered
 
@@ -32,15 +32,12 @@ def run_bridge(line: str) -> None:
     Raises:
         ConfigError: the line's file has no table `[mqtt]`, or cannot be used.
         AccessError: a file that the table names cannot be used.
-        DeliveryError: the line's refusal is final, such as when another bridge follows under this name.
+        SupersededError: a newer bridge follows under this name.
+        DeliveryError: the line refuses for another reason that is final.
         MessageError: the line sends what this version does not know.
     """
-    file = file_of(line)
-    config = load_config(file).mqtt
-    if config is None:
-        raise ConfigError(
-            f'{file} has no table [mqtt]; add one with broker = "mqtts://HOST:PORT", see docs/plant-mqtt.md'
-        )
+    config = load_with_table(line, "mqtt", 'broker = "mqtts://HOST:PORT"').mqtt
+    assert config is not None
     name = name_of(line)
     messages = Messages(
         Topics(config.prefix, name), name, heatmaps=config.heatmaps, need_subscriber=config.wait_for_subscriber
@@ -64,17 +61,24 @@ def run_bridge(line: str) -> None:
         LineState(events, events_keys) as state,
         Link(config, config.client_id or f"heatline-{name}-{config.name}", messages, state) as link,
     ):
+
+        def hold() -> None:
+            notify("WATCHDOG=1")
+            follower.hold()
+
         notify("READY=1")
         outbox = Outbox(
             link,
             messages,
             window=config.window,
             republish_s=config.republish_s,
-            hold=follower.hold,
+            hold=hold,
             ended=ended.is_set,
         )
         while not ended.is_set():
+            notify("WATCHDOG=1")
             _carry_batch(follower, messages, outbox, config.window)
+        notify("STOPPING=1")
 
 
 def _carry_batch(follower: Follower, messages: Messages, outbox: Outbox, at_most: int) -> None:

@@ -58,7 +58,7 @@ class Link:
             return self._up()
 
     def set_delivery_fault(self, fault: str | None) -> None:
-        """Log why results wait although the broker is connected, and tell it by the state; None: they do not wait."""
+        """Log why results wait although the broker is connected, and publish it in the state; None: they do not."""
         if fault not in (None, self._delivery_fault):
             logger.error("%s", fault)
         elif fault is None and self._delivery_fault is not None:

@@ -27,7 +27,7 @@ STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST: dict[str, LostKind] = {"live_only": "live_only", "recording": "recording", "unrecorded": "unrecorded"}
-"""Journal events about events that no journal holds. Whom `discarded` concerns gets an `EventsLostError`."""
+"""Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
 
 
 class Messages:
@@ -36,7 +36,7 @@ class Messages:
     Args:
         line: the line's name.
         heatmaps: whether results are followed by their heatmaps.
-        need_subscriber: whether a result counts as delivered only if somebody subscribes to it.
+        need_subscriber: whether results, and reports of losses, count as delivered only if somebody subscribes to them.
     """
 
     def __init__(self, topics: Topics, line: str, *, heatmaps: bool = False, need_subscriber: bool = False) -> None:
@@ -217,7 +217,8 @@ class Messages:
         )
 
     def _event(self, kind: Kind, payload: LostPayload | AlarmPayload | ChangePayload | ReviewPayload) -> Publication:
-        return Publication(self._topics.of(kind), encode_json(payload), payload.id)
+        needed = self._need_subscriber and kind == "lost"  # after an outage, the broker is back before its subscribers
+        return Publication(self._topics.of(kind), encode_json(payload), payload.id, needs_subscriber=needed)
 
 
 _SAME = sorted(

@@ -17,7 +17,7 @@ class Publication:
     content_type: str = JSON
     retain: bool = False
     needs_subscriber: bool = False
-    """Whether it counts as delivered only if somebody subscribes to its topic, as far as the broker tells."""
+    """Whether it counts as delivered only if somebody subscribes to its topic, as far as the broker knows."""
     expires_s: int | None = None
     """Seconds after which the broker no longer delivers it; None: never."""
 

@@ -8,6 +8,7 @@ ns=2;s=VisionSystem.RecipeManagement.PrepareRecipe
 ns=2;s=VisionSystem.Cameras.top.Captured                          and so on: for each camera
 """
 
+import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -74,6 +75,9 @@ class AddressSpace:
         self._of_line: set[str] = set()
         """Variables that only the line knows."""
         self._is_heard = False
+        self._latest: set[str] = set()
+        """Variables of the newest results."""
+        self._latest_is_newest = True
         self._events: dict[str, EventGenerator] = {}
         self._emitters: list[ua.NodeId] = []
 
@@ -156,17 +160,29 @@ class AddressSpace:
         if of_all:
             await self._write(f"{RESULTS}.{LATEST}", values)
 
+    async def mark_latest(self, is_newest: bool) -> None:
+        """Write whether the newest results here can be those of the line; otherwise they become uncertain."""
+        if is_newest != self._latest_is_newest:
+            self._latest_is_newest = is_newest
+            await self._write_again(self._latest)
+
     async def write_counters(self, counters: Counters) -> None:
         """Write what the bridge counts."""
         await self._write(RESULTS, values_of(COUNTER_FIELDS, counters))
 
-    async def emit(self, kind: str, values: Values, message: str, event_id: str, at: datetime | None = None) -> None:
-        """Send an event to the clients that listen for it."""
+    async def emit(
+        self, kind: str, values: Values, message: str, event_id: str | None = None, at: datetime | None = None
+    ) -> None:
+        """Send an event to the clients that listen for it.
+
+        Args:
+            event_id: None: one that no other event has.
+        """
         now = datetime.now(UTC)
         event = self._events[kind].event
         for name, value in values.items():
             setattr(event, name, value)
-        event.EventId, event.Message = event_id.encode(), ua.LocalizedText(message)
+        event.EventId, event.Message = (event_id or uuid.uuid4().hex).encode(), ua.LocalizedText(message)
         event.Time, event.ReceiveTime, event.Severity = at or now, now, SEVERITIES[kind]
         for emitter in self._emitters:
             event.emitting_node = emitter
@@ -177,7 +193,11 @@ class AddressSpace:
         if is_heard == self._is_heard:
             return
         self._is_heard = is_heard
-        for path in self._of_line:
+        await self._write_again(self._of_line)
+
+    async def _write_again(self, paths: Iterable[str]) -> None:
+        """Write the status of variables that have a value."""
+        for path in paths:
             value, status = self._written[path]
             if status != WAITING:
                 await self._write_one(path, value)
@@ -187,7 +207,9 @@ class AddressSpace:
             await self._write_one(f"{path}.{name}", value)
 
     async def _write_one(self, path: str, value: Any) -> None:
-        status = UNCERTAIN if path in self._of_line and not self._is_heard else GOOD
+        is_uncertain = path in self._of_line and not self._is_heard
+        is_uncertain |= path in self._latest and not self._latest_is_newest
+        status = UNCERTAIN if is_uncertain else GOOD
         if self._written[path] == (value, status):
             return
         self._written[path] = value, status
@@ -214,6 +236,8 @@ class AddressSpace:
             self._kinds[own], self._written[own] = field.kind, (nothing, WAITING)
             if of_line:
                 self._of_line.add(own)
+            if path.endswith(f".{LATEST}"):
+                self._latest.add(own)
 
     async def _add_event_type(self, root: Node, name: str, fields: Sequence[tuple[str, ua.VariantType]]) -> None:
         base = self._server.get_node(ua.NodeId(ua.ObjectIds.BaseEventType))

@@ -18,7 +18,7 @@ from edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, Result
 from edge.bridge.opcua.results import HeldResult, HeldResults
 from edge.bridge.opcua.server import BridgeServer
 from edge.bridge.opcua.vision_state import VisionState, vision_state
-from edge.bridge.result import Result, result_of
+from edge.bridge.result import Result, result_of, unjournalled_results
 from edge.config.opcua import OpcuaConfig
 from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
@@ -75,7 +75,8 @@ class Bridge:
         Args:
             announce: is given a sentence once clients can connect.
         Raises:
-            DeliveryError: nothing can listen at the address, or the line refuses this consumer.
+            SupersededError: a newer bridge follows under this name.
+            DeliveryError: nothing can listen at the address, or the line refuses for another reason that is final.
             AccessError: the line does not authorize this client.
         """
         await self._server.prepare(f"heatline {self._line}")
@@ -137,11 +138,13 @@ class Bridge:
         reason = now.handshake.reason or ""
         values = {"OldState": int(before), "NewState": int(state), "Reason": reason}
         detail = now.handshake.detail or now.handshake.state
-        await self._space.emit(STATE_CHANGED, values, detail, f"state-{before}-{state}-{now.handshake.heartbeat}")
+        await self._space.emit(STATE_CHANGED, values, detail)
 
     async def _take(self, news: News) -> None:
-        """Offer what came from the journal, or tell what will never come."""
+        """Offer what came from the journal, or report what will never come."""
         if isinstance(news, EventsLostError):
+            # Done once reported: until it is acknowledged, the notice of a loss takes a place in the window.
+            self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
             await self._lose(news.through_seq - news.after_seq, str(news))
             return
         newest: dict[str, HeldResult] = {}
@@ -159,7 +162,7 @@ class Bridge:
         try:
             result = result_of(delivered)
             if result is None:
-                await self._tell_unjournalled(delivered)
+                await self._report_unjournalled(delivered)
             else:
                 held = _hold(result, delivered)
         except MessageError as error:
@@ -170,25 +173,26 @@ class Bridge:
             await self._space.emit(RESULT_READY, held.values, message, held.id, held.values["CreationTime"])
         return held
 
-    async def _tell_unjournalled(self, delivered: Delivered) -> None:
+    async def _report_unjournalled(self, delivered: Delivered) -> None:
         event = delivered.event
-        if isinstance(event, JournalEvent) and event.kind in ("recording", "unrecorded"):
-            verdicts = [count for topic, count in event.by_topic.items() if topic.startswith("verdict.")]
-            lost = sum(verdicts) if event.by_topic else event.events or 0
-            if lost:
-                await self._lose(lost, f"the line could not journal all events: {event.detail}")
+        if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
+            await self._lose(lost or 0, f"the line could not journal all events: {event.detail}")
 
     async def _lose(self, events: int, sentence: str) -> None:
+        """Count and report a loss.
+
+        Args:
+            events: how many events are lost; 0: it is not known.
+        """
         self._losses.error("%s", sentence)
-        self._counters.lost += events
+        self._counters.lost += max(1, events)  # a client that watches the counter must see every loss
         self._counters.last_loss = sentence
         await self._count()
-        await self._space.emit(
-            RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence, f"lost-{self._counters.lost}"
-        )
+        await self._space.emit(RESULTS_LOST, {"LostEvents": self._counters.lost}, sentence)
 
     async def _count(self) -> None:
         self._counters.held = len(self._held)
+        await self._space.mark_latest(is_newest=not self._held.is_full)
         await self._space.write_counters(self._counters)
 
     def end(self) -> None:

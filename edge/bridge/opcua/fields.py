@@ -164,7 +164,12 @@ CAMERA_FIELDS: tuple[Field[OneCamera], ...] = (
 )
 COUNTER_FIELDS: tuple[Field["Counters"], ...] = (
     Field("HeldResults", UInt32, lambda c: _u32(c.held), "Results that `GetResultIdListFiltered` finds."),
-    Field("LostEvents", UInt32, lambda c: _u32(c.lost), "Events of the line that this bridge cannot get any more."),
+    Field(
+        "LostEvents",
+        UInt32,
+        lambda c: _u32(c.lost),
+        "Events of the line that this bridge cannot get any more. A loss of unknown size counts as 1.",
+    ),
     Field("LastLoss", String, lambda c: c.last_loss, "The last of these losses as a sentence; else empty."),
 )
 

@@ -97,7 +97,6 @@ class Methods:
         self._space, self._held, self._may_command = space, held, may_command
         self._commander, self._on_acknowledged = commander, on_acknowledged
         self._preparing: asyncio.Task[Prepared] | None = None
-        self._prepared = 0
         self._refused = RateLimitedLog(logger)
 
     async def add(self) -> None:
@@ -168,10 +167,9 @@ class Methods:
 
         NamedThread("opcua select", select).start()
         prepared = await outcome
-        self._prepared += 1
         logger.info("product %s: %s", on_one_line(product), prepared.detail)
         values = {"ExternalId": product, "InternalId": prepared.bundle, "Error": prepared.error}
-        await self._space.emit(RECIPE_PREPARED, values, prepared.detail, f"recipe-{self._prepared}")
+        await self._space.emit(RECIPE_PREPARED, values, prepared.detail)
         return prepared
 
     def _is_allowed(self, method: str) -> bool:

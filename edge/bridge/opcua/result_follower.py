@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Self
 
 from edge.bridge.opcua.results import HeldResults
+from edge.bridge.result import VERDICTS
 from edge.delivery.client.follower import Follower
 from edge.errors import EventsLostError
 from edge.util.threads import NamedThread
 from edge.wire.following import Delivered
 
-TOPICS = "verdict.", "journal"
+TOPICS = VERDICTS, "journal"
 """Journal events say what the journal itself lacks."""
 TICK_SECONDS = 0.1
 """So soon, clients' acknowledgements reach the line."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edge.bridge.opcua.fields import Values
+from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from edge.wire.following import Delivered
 
 
@@ -37,12 +38,19 @@ class HeldResults:
         self._results: dict[str, HeldResult] = {}
         self._in_hand: deque[_InHand] = deque()
         """Events that the line has no acknowledgement of."""
+        self._bytes = 0
+        """Size of these events. The line sends no more beyond a limit."""
         self._waiting: dict[str, _InHand] = {}
         """Those of them that wait for a client."""
         self.latest: HeldResult | None = None
         """It can be got even if it is acknowledged."""
         self.done_through: Delivered | None = None
         """All events up to this one can be acknowledged to the line. Any thread may read it."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more results come before clients have acknowledged some: the latest may not be the line's."""
+        return self._wait and (len(self._in_hand) >= self._at_most or self._bytes >= BYTES_UNACKNOWLEDGED)
 
     def __iter__(self) -> Iterator[HeldResult]:
         return iter(self._results.values())
@@ -54,6 +62,7 @@ class HeldResults:
         """Add the next event of the journal, and its result; None: it has none."""
         in_hand = _InHand(event, result is None or not self._wait)
         self._in_hand.append(in_hand)
+        self._bytes += len(event.header)
         if result is not None:
             self._results[result.id] = self.latest = result
             if self._wait:
@@ -81,3 +90,4 @@ class HeldResults:
     def _advance(self) -> None:
         while self._in_hand and self._in_hand[0].done:
             self.done_through = self._in_hand.popleft().event
+            self._bytes -= len(self.done_through.header)

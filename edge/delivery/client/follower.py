@@ -16,7 +16,7 @@ from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
-from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError
+from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError, SupersededError
 from edge.util.text import on_one_line
 from edge.wire.events import LARGEST_PART_BYTES
 from edge.wire.following import (
@@ -135,7 +135,8 @@ class Follower(Client):
         Raises:
             EventsLostError: events were deleted.
             AccessError: the line does not authorize this client.
-            DeliveryError: the line's refusal is final, such as when a newer client follows under this name.
+            SupersededError: a newer client follows under this name.
+            DeliveryError: the line refuses for another reason that is final.
             MessageError: the message is not valid.
         """
         batch = self.receive_batch(1)
@@ -272,9 +273,8 @@ class Follower(Client):
         if refused.reason == "other_journal":  # the acknowledgement was sent before the line named the new journal
             return
         if refused.reason not in PAUSE_SECONDS:
-            self._ended = DeliveryError(
-                f"{self._address} refuses {self._request.name} ({refused.reason}): {refused.detail}"
-            )
+            kind = SupersededError if refused.reason == "superseded" else DeliveryError
+            self._ended = kind(f"{self._address} refuses {self._request.name} ({refused.reason}): {refused.detail}")
             raise self._ended
         if not self._silent:
             refusal = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))

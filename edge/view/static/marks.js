@@ -101,10 +101,12 @@ export class Marks {
   async send(row, kind, points = []) {
     if (!this.reviewer) await this.askName();
     if (!this.reviewer) return null;
+    const before = this.sent.find((each) => each.row.id === row.id)?.answered;
     const sent = { row, kind, points, by: this.reviewer, state: "sent", words: "" };
     this.sent.unshift(sent);
     this.sent.length = Math.min(this.sent.length, REMEMBERED);
-    sent.answered = this.#post(sent);
+    // Of two marks of a frame the later one counts, so it must not overtake the one before.
+    sent.answered = before ? before.then(() => this.#post(sent)) : this.#post(sent);
     this.#tell(row.id);
     return sent;
   }
