@@ -72,17 +72,17 @@ class FrameStore:
             InputError: a picture or its annotation cannot be used.
             TrainingError: the disk is full.
         """
-        fingerprint = _fingerprint(images)
+        current = fingerprint(images)
         index_file = folder / _INDEX
         if index_file.exists():
             with suppress(msgspec.MsgspecError):  # damaged, or of another version: decode again
                 index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
-                if index.fingerprint == fingerprint:
+                if index.fingerprint == current:
                     return cls(folder, images, index)
         delete_frames(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            index = _Index(fingerprint, _decode(track(images), folder))
+            index = _Index(current, _decode(track(images), folder))
             index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is incomplete
         except OSError as error:
             delete_frames(folder)
@@ -170,7 +170,7 @@ def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
     return entries
 
 
-def _fingerprint(images: Sequence[LabelledImage]) -> str:
+def fingerprint(images: Sequence[LabelledImage]) -> str:
     """Return a digest of all that the cache depends on: path, size, modification time and labels of each file."""
     digest = sha256()
     for image in images:

@@ -12,11 +12,11 @@ from typing import Any
 
 from edge.bundle import open_bundle
 from edge.config.line import load_config
-from edge.errors import CommandRefusedError, ConfigError, HeatlineError
+from edge.errors import CommandRefusedError, ConfigError, HeatlineError, Interrupted
 from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
 
-_BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
+_BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
 
 
 class BundleChange:
@@ -33,32 +33,45 @@ class BundleChange:
 @contextlib.contextmanager
 def changed_bundle(file: Path, bundle: Path, product: str | None) -> Iterator[BundleChange]:
     """Write a bundle into a line's file. After an error in the context, the file is restored, unless the line has been
-    asked to read it and has not refused it.
+    asked to read it and has not refused it, or somebody has changed the file.
 
     Args:
         product: whose bundle is written; None: the line's own.
     Raises:
         BundleError: the bundle is none.
         ConfigError: the file cannot be used or changed.
+        Interrupted: Ctrl-C.
     """
     load_config(file)
     open_bundle(bundle)
     before = file.read_bytes()
-    _replace(file, with_bundle(before.decode(), bundle, product, file).encode())
+    after = with_bundle(before.decode(), bundle, product, file).encode()
     change = BundleChange()
     try:
+        _replace(file, after)
         yield change
     except BaseException as error:
         if change.kept and not isinstance(error, CommandRefusedError):
-            if isinstance(error, HeatlineError):
-                raise type(error)(f"{error}; {file} names {bundle} now") from error
-            raise
-        _replace(file, before)
+            state = f"{file} names {bundle} now"
+        else:
+            state = _restore(file, before, after)
         if isinstance(error, CommandRefusedError):
-            raise CommandRefusedError(error.reason, f"{error.detail}; {file} is as before") from error
+            raise CommandRefusedError(error.reason, f"{error.detail}; {state}") from error
         if isinstance(error, HeatlineError):
-            raise type(error)(f"{error}; {file} is as before") from error
+            raise type(error)(f"{error}; {state}") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(f"stopped; {state}") from error
         raise
+
+
+def _restore(file: Path, before: bytes, after: bytes) -> str:
+    """Restore a file, unless somebody has changed it since. Return a phrase that says what it holds."""
+    found = file.read_bytes()
+    if found not in (before, after):
+        return f"{file} was changed meanwhile, and is left so: correct its bundle by hand"
+    if found == after:
+        _replace(file, before)
+    return f"{file} is as before"
 
 
 def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str:
@@ -76,8 +89,10 @@ def with_bundle(text: str, bundle: Path, product: str | None, file: Path) -> str
     wanted = copy.deepcopy(tomllib.loads(text))
     _owner(wanted, product, file)["bundle"] = str(bundle)
     for found in _BUNDLE_LINE.finditer(text):
-        changed = f"{text[: found.start(2)]}{json.dumps(str(bundle))}{text[found.end(2) :]}"
-        with contextlib.suppress(tomllib.TOMLDecodeError):
+        # TOML has no surrogate pairs, so only the characters that must be escaped are.
+        changed = f"{text[: found.start(2)]}{json.dumps(str(bundle), ensure_ascii=False)}{text[found.end(2) :]}"
+        with contextlib.suppress(tomllib.TOMLDecodeError, UnicodeEncodeError):
+            changed.encode()
             if tomllib.loads(changed) == wanted:
                 return changed
     where = "bundle" if product is None else f"bundle of product {product}"

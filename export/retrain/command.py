@@ -73,8 +73,7 @@ def retrain(
 
     After Ctrl-C, the same command continues. The exit code is 22 if the new bundle is not better.
     """
-    require_extra("train", *TRAINING)
-    require_extra("export", *EXPORT)
+    require_extra("export", *TRAINING, *(module for module in EXPORT if module not in TRAINING))
     if (line is None) == (reviewed is None) or (reviewed is None) != (bundle is None):
         raise click.UsageError("name either LINE, or --reviewed FOLDER together with --bundle BUNDLE")
     if product is not None and line is None:

@@ -9,6 +9,11 @@ from edge.review.review import Truth
 from edge.util.text import format_count
 from edge.wire.events import Verdict
 
+ERRORS: tuple[tuple[str, Truth, Verdict], ...] = (
+    ("false alarm", "good", "DEFECT"),
+    ("missed defect", "defective", "GOOD"),
+)
+"""Each kind of wrong verdict: its name, the truth, and the verdict."""
 FEW = 20
 """With fewer held-out frames, the result says how little they show."""
 
@@ -81,26 +86,43 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(answers: Sequence[Answer]) -> Comparison:
-    """Compare both bundles. The new one is better if it makes fewer errors on the held-out frames, of which no more are
-    false alarms than before, and finds a defect in every reviewed frame in which the old one rightly finds one.
+    """Compare both bundles. The new one is better if it makes fewer errors on the held-out frames, if no more of these,
+    and no more of all reviewed frames, are false alarms or missed defects than before, and if it finds a defect in
+    every reviewed frame in which the old one rightly finds one.
 
-    An error is a false alarm, a missed defect, or a frame without a verdict.
+    An error is a false alarm, a missed defect, or a frame without a verdict. All reviewed frames count too: if the new
+    bundle errs more often even with frames that it was trained on, it is worse.
     """
     old, new = (_figures(answers, name) for name in ("old", "new"))
     lost = [each.frame for each in answers if _is_find(each, "old") and not _is_find(each, "new")]
+    held_out = [each for each in answers if each.held_out]
     reasons = []
     if new.errors >= old.errors:
         reasons.append(f"it makes {format_count(new.errors, 'error')} on the held-out frames, the old one {old.errors}")
-    if new.false_alarms.count > old.false_alarms.count:
-        reasons.append(
-            f"it gives {format_count(new.false_alarms.count, 'false alarm')}, the old one {old.false_alarms.count}"
-        )
+    for thing, truth, verdict in ERRORS:
+        for frames, where in ((held_out, "the held-out frames"), (answers, "all reviewed frames")):
+            was, now = (_count(frames, name, truth, verdict) for name in ("old", "new"))
+            if now > was:
+                reasons.append(f"it has {format_count(now, thing)} on {where}, the old one {was}")
+                break
     if lost:
         reasons.append(
             f"it finds no defect in {format_count(len(lost), 'frame')} in which the old one rightly finds one, first "
             f"{lost[0]}"
         )
     return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=sum(answer.held_out for answer in answers))
+
+
+def describe_untested(answers: Sequence[Answer]) -> str | None:
+    """Describe what no reviewed frame can show of the new bundle; None: there are frames of both kinds."""
+    untested = []
+    if not _count(answers, "old", "defective", "DEFECT"):
+        untested.append("right DEFECT, so nothing shows whether the new bundle finds what the old one finds")
+    if not _count(answers, "old", "good", "GOOD"):
+        untested.append("right GOOD, so nothing shows whether it rejects good parts that the old one passes")
+    if not untested:
+        return None
+    return f"no reviewed frame is a {'; none is a '.join(untested)}: mark such verdicts as right, and retrain again"
 
 
 def _figures(answers: Sequence[Answer], name: str) -> Figures:
@@ -117,6 +139,10 @@ def _figures(answers: Sequence[Answer], name: str) -> Figures:
         no_verdict=Rate.measure(sum(getattr(each, name) == "NO_VERDICT" for each in held_out), len(held_out)),
         finds=Rate.measure(sum(_is_find(each, name) for each in finds), len(finds)),
     )
+
+
+def _count(answers: Sequence[Answer], name: str, truth: Truth, verdict: Verdict) -> int:
+    return sum(each.truth == truth and getattr(each, name) == verdict for each in answers)
 
 
 def _is_find(answer: Answer, name: str) -> bool:

@@ -66,7 +66,15 @@ def export_next(
         manifest = msgspec.structs.replace(
             exported.manifest,
             calibration=calibration,
-            provenance=_provenance(old, exported.manifest, run, folder, plan),
+            provenance=_provenance(
+                old,
+                exported.manifest,
+                run,
+                folder,
+                plan,
+                appearance_of_line=has_appearance_of_line(was)
+                and has_same_features(was, exported.manifest, finetuned=_is_finetuned(run)),
+            ),
         )
         return write_bundle(target, manifest, {**files, **carried})
 
@@ -92,7 +100,7 @@ def carry_over(old: Bundle, new: Manifest, *, finetuned: bool) -> tuple[Calibrat
     }
     calibration = msgspec.structs.replace(calibration, plausible_by_camera=by_camera)
     names = [name(camera) for camera in by_camera for name in (product_tiles_of, reference_picture_of)]
-    if is_calibrated(was):
+    if has_appearance_of_line(was):
         calibration = msgspec.structs.replace(
             calibration,
             plausible=was.calibration.plausible,
@@ -148,6 +156,12 @@ def is_calibrated(manifest: Manifest) -> bool:
     return isinstance(records, list) and any(isinstance(record, dict) and "rule" in record for record in records)
 
 
+def has_appearance_of_line(manifest: Manifest) -> bool:
+    """Return whether the plausible appearance is that of the line: by `heatline calibrate`, or carried over since."""
+    retraining = manifest.provenance.get("retraining")
+    return is_calibrated(manifest) or (isinstance(retraining, dict) and retraining.get("appearance_of_line") is True)
+
+
 def has_same_features(old: Manifest, new: Manifest, *, finetuned: bool) -> bool:
     """Return whether both graphs compute the same features of a tile."""
     return (
@@ -179,7 +193,9 @@ def _is_finetuned(run: TrainedRun) -> bool:
     return not isinstance(recipe, DenseRecipeConfig) or recipe.finetune_steps > 0
 
 
-def _provenance(old: Bundle, new: Manifest, run: TrainedRun, folder: LabelledFolder, plan: Plan) -> dict[str, Any]:
+def _provenance(
+    old: Bundle, new: Manifest, run: TrainedRun, folder: LabelledFolder, plan: Plan, *, appearance_of_line: bool
+) -> dict[str, Any]:
     """Return the new provenance. As in the first bundle, its groups and digests are those of the training folder."""
     own = {str(image.group) for image in folder.images}
     data = dict(new.provenance["data"])
@@ -189,6 +205,8 @@ def _provenance(old: Bundle, new: Manifest, run: TrainedRun, folder: LabelledFol
     record = Retraining(
         parent={"name": was.name, "version": was.version, "digest": old.digest},
         trained=sorted(row.digest for _, row in plan.trained),
+        groups=sorted(plan.groups),
         held_out=sorted(plan.held_out),
+        appearance_of_line=appearance_of_line,
     )
     return {**new.provenance, "data": data, "retraining": msgspec.to_builtins(record)}

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from edge.errors import InputError
 from edge.util.text import encode_json, format_count
 from edge.wire.events import Verdict
-from export.retrain.hold_out import NEEDED, Candidate, Kind, choose_held_out, count_corrections
+from export.retrain.hold_out import CORRECTIONS, NEEDED, Candidate, Kind, choose_held_out, count_corrections
 from export.retrain.origin import Origin
 from export.retrain.select import Selection, UsableFrame, digest_pixels
 from train.discovery import merge_near_duplicates, thumbnails_of
+from train.frames import fingerprint
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.reviewed import ReviewedFrame
 
 GOOD, DEFECTIVE = "good", "defective"
+WITHOUT_SIMILARITY = (
+    "A part without a part id may then be both trained on and held out, so that the new bundle looks better than it is"
+)
 
 
 @dataclass(frozen=True)
@@ -31,15 +35,20 @@ class Plan:
     """All usable frames with the old bundle's verdict."""
     held_out: frozenset[str]
     """Digests of the frames that neither bundle is trained on."""
+    groups: frozenset[str]
+    """Groups that are trained on, by the names that their parts give them, those of earlier retrainings included."""
+    notes: tuple[str, ...] = ()
+    """Sentences about what the plan could not take into account."""
 
-    def digest(self, parent: str, data: Path) -> str:
+    def digest(self, parent: str, data: LabelledFolder) -> str:
         """Return a digest of everything that the training depends on.
 
         Args:
             parent: digest of the old bundle.
+            data: the training folder. If its pictures or labels change, the digest changes.
         """
         rows = sorted(encode_json(frame) for _, frame in self.trained)
-        return sha256(b"\n".join([parent.encode(), str(data).encode("utf-8", "replace"), *rows])).hexdigest()
+        return sha256(b"\n".join([parent.encode(), fingerprint(data.images).encode(), *rows])).hexdigest()
 
 
 def plan_retraining(
@@ -60,7 +69,7 @@ def plan_retraining(
     Raises:
         InputError: there are too few corrections, or marks contradict the training folder.
     """
-    frames, in_folder = _group(selection.frames, data, former)
+    frames, in_folder, notes = _group(selection.frames, data, former)
     verdicts = judge(frames)
     trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
     trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
@@ -68,21 +77,40 @@ def plan_retraining(
         Candidate(
             frame.group,
             kind_of(frame, verdict),
-            frame.digest in trained_digests or frame.digest in in_folder or frame.group in trained_groups,
+            frame.digest in trained_digests
+            or frame.digest in in_folder
+            or frame.group in trained_groups
+            # Its part was trained on, although that frame now has another group, or is gone.
+            or marked.group in origin.retraining.groups,
         )
-        for frame, verdict in zip(frames, verdicts, strict=True)
+        for marked, frame, verdict in zip(selection.frames, frames, verdicts, strict=True)
     ]
     counts = count_corrections(candidates)
     if max(counts.values()) < NEEDED:
         raise InputError(_describe_too_few(selection, counts))
     groups = choose_held_out(candidates, share)
+    if not any(each.group in groups and each.kind in CORRECTIONS for each in candidates):
+        raise InputError(
+            "the marked frames cannot be divided into some to train on and some to compare with, as frames of "
+            "different kinds show the same parts; mark more verdicts, on other parts"
+        )
     held_out = frozenset(frame.digest for frame in frames if frame.group in groups)
-    current = {frame.digest for frame in frames}
-    trained = [(path, row) for path, row in former if row.digest not in current]
+    replaced = {*(frame.digest for frame in frames), *selection.contradictory}
+    trained = [(path, row) for path, row in former if row.digest not in replaced]
     trained += [
-        (frame.path, _row(frame)) for frame in frames if frame.digest not in held_out and frame.digest not in in_folder
+        (frame.path, _row(frame))
+        for frame in frames
+        # Pictures of a test group are never trained on, nor are frames that resemble them.
+        if frame.digest not in held_out and frame.digest not in in_folder and frame.group not in origin.groups["test"]
     ]
-    return Plan(trained, list(zip(frames, verdicts, strict=True)), held_out)
+    own_groups = {frame.group for frame in selection.frames if frame.digest not in held_out}
+    return Plan(
+        trained,
+        list(zip(frames, verdicts, strict=True)),
+        held_out,
+        frozenset({*own_groups, *origin.retraining.groups}),
+        notes,
+    )
 
 
 def kind_of(frame: UsableFrame, verdict: Verdict) -> Kind:
@@ -105,10 +133,11 @@ def _row(frame: UsableFrame) -> ReviewedFrame:
 
 def _group(
     frames: Sequence[UsableFrame], data: LabelledFolder, former: Sequence[tuple[Path, ReviewedFrame]]
-) -> tuple[list[UsableFrame], set[str]]:
+) -> tuple[list[UsableFrame], set[str], tuple[str, ...]]:
     """Put near-duplicate frames into one group, also with pictures of the training folder and former frames.
 
-    Returns: the frames with their groups, and the digests of those that the training folder has.
+    Returns: the frames with their groups, the digests of those that the training folder has, and a sentence if
+        similarity does not show which pictures show one thing.
     Raises:
         InputError: the training folder gives one of them another label.
     """
@@ -117,7 +146,8 @@ def _group(
     images = [*data.images, *before, *own]
     thumbnails = thumbnails_of(images)
     names = [str(image.group) for image in images]
-    merged, _ = merge_near_duplicates(thumbnails, names)
+    merged, note = merge_near_duplicates(thumbnails, names)
+    notes = () if note is None or merged != names else (f"{note} {WITHOUT_SIMILARITY}",)
     fixed = len(data.images) + len(before)
     of_root: dict[str, str] = {}
     for root, name in zip(merged[:fixed], names[:fixed], strict=True):
@@ -125,7 +155,7 @@ def _group(
     grouped = [
         replace(frame, group=of_root.get(root, root)) for frame, root in zip(frames, merged[fixed:], strict=True)
     ]
-    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)])
+    return grouped, _find_in_folder(frames, thumbnails[fixed:], data.images, thumbnails[: len(data.images)]), notes
 
 
 def _find_in_folder(

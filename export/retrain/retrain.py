@@ -16,7 +16,7 @@ from edge.cli.output import progress_console
 from edge.errors import InputError, Interrupted
 from edge.util.text import encode_json
 from edge.wire.events import BundleName
-from export.retrain.decide import Answer, Comparison, compare
+from export.retrain.decide import Answer, Comparison, compare, describe_untested
 from export.retrain.folder import RetrainingFolder
 from export.retrain.frames import MarkedFrame
 from export.retrain.judge import Judging, judge_frames
@@ -101,7 +101,7 @@ def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
         request.share,
     )
     clock.lap("read and judge")
-    digest = plan.digest(old.digest, data.folder)
+    digest = plan.digest(old.digest, data)
     folder = RetrainingFolder(request.out or _default_out(old, digest), _next_folder(old.path))
     folder.begin(plan, digest)
     say(f"{_describe_plan(plan)}; the folder of this retraining is {folder.folder}")
@@ -138,8 +138,10 @@ def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
             line
             for line in (
                 comparison.describe_support(),
+                describe_untested(answers),
                 *notes,
                 *gone,
+                *plan.notes,
                 selection.describe_left_out(),
                 *describe_calibrations(old.manifest, manifest, new.path),
             )

@@ -1,5 +1,6 @@
 """Selects the marked frames that a retraining can use, and counts the others by their reason."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ class Selection:
 
     frames: list[UsableFrame]
     left_out: Counter[str]
+    contradictory: frozenset[str] = frozenset()
+    """Digests of the frames whose marks contradict each other, as far as they can be read."""
 
     def describe_left_out(self) -> str | None:
         """Describe the other frames in a sentence; None: there are none."""
@@ -57,12 +60,16 @@ def select_frames(marked: Iterable[MarkedFrame], bundle_name: str) -> Selection:
     Frames with the same pixels count once; if their marks contradict each other, none of them is used.
     """
     left_out: Counter[str] = Counter()
+    contradictory: set[str] = set()
     by_digest: dict[str, list[UsableFrame]] = {}
     for frame in marked:
         if frame.event.bundle.name != bundle_name:
             left_out[ANOTHER_BUNDLE] += 1
         elif frame.review.truth is None:
             left_out[CONTRADICTORY] += 1
+            if frame.path is not None:
+                with contextlib.suppress(InputError):
+                    contradictory.add(digest_pixels(read_rgb(frame.path)))
         elif frame.path is None:
             left_out[GONE] += 1
         else:
@@ -82,13 +89,14 @@ def select_frames(marked: Iterable[MarkedFrame], bundle_name: str) -> Selection:
             )
             by_digest.setdefault(digest, []).append(usable)
     frames = []
-    for copies in by_digest.values():
-        if len({copy.truth for copy in copies}) > 1:
+    for digest, copies in by_digest.items():
+        if digest in contradictory or len({copy.truth for copy in copies}) > 1:
             left_out[CONTRADICTORY] += len(copies)
+            contradictory.add(digest)
             continue
         points = tuple(dict.fromkeys(point for copy in copies for point in copy.missed_xy))
         frames.append(replace(copies[0], missed_xy=points))
-    return Selection(frames, left_out)
+    return Selection(frames, left_out, frozenset(contradictory))
 
 
 def group_name(thing: str) -> str:

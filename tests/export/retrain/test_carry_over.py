@@ -2,15 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from edge.bundle import Bundle, open_bundle
+from edge.bundle import Bundle, open_bundle, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, CameraPlausible, Manifest, Reference
-from export.retrain.new_bundle import carry_over, describe_calibrations
+from export.retrain import new_bundle
+from export.retrain.new_bundle import carry_over, describe_calibrations, export_next
+from export.retrain.plan import Plan
 from tests.export.retrain.conftest import Trained
+from train.readers import LabelledFolder
+from train.run import TrainedRun, restore_config
 
 FILES = PRODUCT_TILES, REFERENCE_PICTURE, "product_tiles.side.npz", "reference.side.npz"
 QUANTILES = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -81,3 +86,32 @@ def test_without_a_calibration_the_appearance_is_the_new_one(trained: Trained) -
     new = changed(old.manifest, plausible=None)
     assert carry_over(old, new, finetuned=False) == (new.calibration, {})
     assert describe_calibrations(old.manifest, new, Path("new.bundle")) == []
+
+
+def test_the_appearance_of_the_line_stays_in_the_second_retraining(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first new bundle was not calibrated itself. As if each training gave the first bundle again."""
+    first = open_bundle(trained.bundle)
+    assert first.manifest.calibration.plausible is not None
+    of_line = msgspec.structs.replace(first.manifest.calibration.plausible, frames=77)
+    manifest = changed(first.manifest, plausible=of_line)
+    provenance = {**manifest.provenance, "calibrations": [{"rule": "false-reject"}]}
+    calibrated = replace(first, manifest=msgspec.structs.replace(manifest, provenance=provenance))
+
+    def export_run(_: object, target: Path, **settings: Any) -> Bundle:
+        files = {name: (first.path / name).read_bytes() for name in first.manifest.files}
+        return write_bundle(target, msgspec.structs.replace(first.manifest, version=settings["version"]), files)
+
+    monkeypatch.setattr(new_bundle, "export_run", export_run)
+    config = restore_config(first.manifest.provenance["training"]["config"], tmp_path)
+    run = cast(TrainedRun, SimpleNamespace(config=config))
+    folder = LabelledFolder(trained.data, "masks", (), "labels.csv", {})
+    plan = Plan([], [], frozenset(), frozenset())
+    once = export_next(calibrated, run, folder, tmp_path / "once.bundle", plan, str)
+    twice = export_next(once, run, folder, tmp_path / "twice.bundle", plan, str)
+    assert twice.manifest.version == "1+retrain2"
+    assert [each.manifest.calibration.plausible for each in (once, twice)] == [of_line, of_line]
+    assert twice.manifest.provenance["retraining"]["appearance_of_line"]
+    plain = export_next(first, run, folder, tmp_path / "plain.bundle", plan, str)
+    assert not plain.manifest.provenance["retraining"]["appearance_of_line"]

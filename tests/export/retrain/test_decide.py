@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.retrain.decide import FEW, Answer, compare
+from edge.review.review import Truth
+from edge.wire.events import Verdict
+from export.retrain.decide import FEW, Answer, compare, describe_untested
 
 VERDICTS = st.sampled_from(["GOOD", "DEFECT", "NO_VERDICT"])
 ANSWERS = st.lists(
@@ -26,20 +28,53 @@ def errors(answers: list[Answer], name: str) -> int:
 
 
 @given(ANSWERS)
-def test_a_better_bundle_errs_less_alarms_no_more_and_loses_no_find(answers: list[Answer]) -> None:
+def test_a_better_bundle_errs_less_has_no_more_of_each_error_and_loses_no_find(answers: list[Answer]) -> None:
     comparison = compare(answers)
-    alarms = {
-        name: sum(each.held_out and each.truth == "good" and getattr(each, name) == "DEFECT" for each in answers)
-        for name in ("old", "new")
-    }
+
+    def count(name: str, truth: str, verdict: str, only_held_out: bool) -> int:
+        of = [each for each in answers if each.held_out] if only_held_out else answers
+        return [(each.truth, getattr(each, name)) for each in of].count((truth, verdict))
+
+    no_more = all(
+        count("new", *error, only_held_out) <= count("old", *error, only_held_out)
+        for error in (("good", "DEFECT"), ("defective", "GOOD"))
+        for only_held_out in (True, False)
+    )
     lost = [
         each.frame for each in answers if each.truth == "defective" and each.old == "DEFECT" and each.new != "DEFECT"
     ]
-    assert comparison.better == (
-        errors(answers, "new") < errors(answers, "old") and alarms["new"] <= alarms["old"] and not lost
-    )
+    assert comparison.better == (errors(answers, "new") < errors(answers, "old") and no_more and not lost)
     assert comparison.lost == lost
     assert comparison.better == (not comparison.reasons)
+
+
+def answer(truth: Truth, held_out: bool, old: Verdict, new: Verdict) -> Answer:
+    return Answer(frame="1.png", truth=truth, held_out=held_out, old=old, new=new)
+
+
+def test_a_defect_without_a_verdict_must_not_become_good() -> None:
+    alarms = [answer("good", True, "DEFECT", "GOOD")] * 2
+    assert compare([*alarms, answer("defective", True, "NO_VERDICT", "DEFECT")]).better
+    assert compare([*alarms, answer("defective", True, "NO_VERDICT", "GOOD")]).reasons == [
+        "it has 1 missed defect on the held-out frames, the old one 0"
+    ]
+
+
+def test_new_false_alarms_on_frames_that_were_trained_on_count() -> None:
+    fixed = answer("good", True, "DEFECT", "GOOD")
+    assert compare([fixed, *[answer("good", False, "GOOD", "DEFECT")] * 3]).reasons == [
+        "it has 3 false alarms on all reviewed frames, the old one 1"
+    ]
+
+
+def test_what_no_reviewed_frame_can_show_is_said() -> None:
+    alarm = answer("good", True, "DEFECT", "GOOD")
+    good, defect = answer("good", False, "GOOD", "GOOD"), answer("defective", False, "DEFECT", "DEFECT")
+    assert str(describe_untested([alarm])).startswith("no reviewed frame is a right DEFECT, so nothing shows whether")
+    assert "; none is a right GOOD, so nothing shows whether" in str(describe_untested([alarm]))
+    assert "right DEFECT" not in str(describe_untested([alarm, defect]))
+    assert "right GOOD" not in str(describe_untested([alarm, good]))
+    assert describe_untested([alarm, good, defect]) is None
 
 
 @given(ANSWERS)

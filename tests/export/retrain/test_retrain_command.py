@@ -131,8 +131,8 @@ def test_a_bundle_that_is_not_better_is_not_offered(done: Done, monkeypatch: pyt
     result = retrain(done.marked, done.trained.bundle, done.out)
     assert result.returncode == NOT_BETTER
     assert (
-        "not better, and not offered: it makes 1 error on the held-out frames, the old one 1; it finds no defect"
-        in (result.stdout)
+        "not better, and not offered: it makes 1 error on the held-out frames, the old one 1; it has 1 missed defect "
+        "on the held-out frames, the old one 0; it finds no defect" in (result.stdout)
     )
     assert "heatline reload" not in result.stdout
 

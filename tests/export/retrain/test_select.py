@@ -60,6 +60,12 @@ def test_the_same_pixels_with_two_truths_are_a_contradiction(tmp_path: Path) -> 
     write_rows(tmp_path, rows)
     selection = select_frames(frames_of_folder(tmp_path), "boards")
     assert (selection.frames, selection.left_out) == ([], {"contradictory marks": 2})
+    assert selection.contradictory == {digest_pixels(good_frame(1)[..., ::-1])}
+
+
+def test_frames_on_which_reviewers_contradict_each_other_are_named_by_their_pixels(folder: Path) -> None:
+    """A former retraining may have trained on one of them."""
+    assert select_frames(frames_of_folder(folder), "boards").contradictory == {digest_pixels(good_frame(5)[..., ::-1])}
 
 
 def test_frames_of_one_part_are_one_group(folder: Path) -> None:
