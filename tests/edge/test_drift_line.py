@@ -43,7 +43,7 @@ def view(right: int = 0) -> Picture:
     return PLANE[50:280, 50 - right : 350 - right]
 
 
-CALIBRATION = [noisy(view(), seed) for seed in range(12)]
+CALIBRATION = [noisy(view(), seed) for seed in range(30)]
 
 
 def calibrated(path: Path, engine: Engine) -> Bundle:
