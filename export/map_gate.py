@@ -62,7 +62,7 @@ def describe_missed_limits(
     limits, tiles, missed = LIMITS[precision], len(validation.tiles), []
     flips = max(each.flips for each in figures)
     if flips > limits["flips"] * tiles:
-        missed.append(f"{flips} of {format_count(tiles, 'verdict')} flip, allowed are {100 * limits['flips']:.1f} %")
+        missed.append(f"{flips} of {format_count(tiles, 'verdict')} differ; at most {100 * limits['flips']:.1f} % may")
     for key, template in (
         ("iou_median", "regions overlap by {:.3f} at the median"),
         ("near_p5", "{:.3f} of the regions lie within a cell of each other at the 5th percentile"),

@@ -52,8 +52,10 @@ def check(line: Path, as_json: bool) -> None:
     others = _check_other_products(config, prepared)
     setup = prepared.setup
     access = Access.read(config.security.key, config.security.allowed)
+    pictures = None
     if config.evidence is not None and (config.evidence.folder or config.journal.folder or state_folder()):
-        check_folder(evidence_folder(line, config, state_folder()))
+        pictures = evidence_folder(line, config, state_folder())
+        check_folder(pictures)
     warnings, cameras = _warn_of_extreme_threshold(config, setup), {}
     if _check_addresses(line, config):
         warnings += _check_journal(line, config.journal)
@@ -89,7 +91,7 @@ def check(line: Path, as_json: bool) -> None:
             "folder": _text_or_none(config.journal.folder),
             "kept": config.journal.retain_mib > 0,
         },
-        "evidence": None if config.evidence is None else {"folder": _text_or_none(config.evidence.folder)},
+        "evidence": None if config.evidence is None else {"folder": _text_or_none(pictures)},
         "page": None if config.web is None else config.web.listen,
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
@@ -101,7 +103,7 @@ def check(line: Path, as_json: bool) -> None:
         "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
-        "evidence": None if config.evidence is None else _describe_evidence(config.evidence),
+        "evidence": None if config.evidence is None else _describe_evidence(config.evidence, pictures),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
@@ -182,8 +184,8 @@ def _describe_journal(config: JournalConfig) -> str:
     return stored if config.bind is None else f"{stored}, served at {config.bind}"
 
 
-def _describe_evidence(config: EvidenceConfig) -> str:
-    where = "in the line's state folder" if config.folder is None else f"in {config.folder}"
+def _describe_evidence(config: EvidenceConfig, folder: Path | None) -> str:
+    where = "in the state folder of the service" if folder is None else f"in {folder}"
     goods = f" and 1 of {config.good_every} GOOD frames" if config.good_every else ""
     return f"pictures with DEFECT and NO_VERDICT{goods} are stored {where}"
 

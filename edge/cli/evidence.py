@@ -31,6 +31,8 @@ from edge.util.os_errors import writing
 from edge.wire.events import Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
+SAID = {"right": "right", "false_alarm": "false alarm", "missed": "missed a defect"}
+"""What a reviewer says of a verdict by a mark of this kind."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,8 +190,8 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
         else f"{event.frame_score:.2f}, threshold {event.score_threshold:.2f}",
     }
     if review is not None:
-        marks = (f"{mark.kind.replace('_', ' ')} (by {mark.by})" for mark in review.marks)
-        facts["review"] = f"{describe_kind(review)}: {', '.join(marks)}"
+        says = "; ".join(f"{SAID[mark.kind]}, says {mark.by}" for mark in review.marks)
+        facts["review"] = says if review.kind is not None else f"contradictory: {says}"
         if review.missed_xy:
             facts["missed at"] = ", ".join(f"({x}, {y})" for x, y in review.missed_xy)
     for number, region in enumerate(event.regions, 1):

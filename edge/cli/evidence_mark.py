@@ -1,5 +1,6 @@
 """`heatline evidence mark`: says that a verdict is right or wrong."""
 
+import contextlib
 import re
 import time
 from typing import Any
@@ -9,16 +10,21 @@ import msgspec
 import zmq
 
 from edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
-from edge.cli.output import json_option, print_json, visible
-from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, key_options
+from edge.cli.output import json_option, print_json, print_warnings, visible
+from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, journal_of, key_options
 from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import Subscriber
-from edge.errors import ConfigError, DeliveryError, JournalError
+from edge.delivery.journal.reader import JournalReader
+from edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
+from edge.evidence.entry import EvidenceEntry
+from edge.evidence.journal_marks import TOPIC
+from edge.evidence.review_file import merge_reviews
 from edge.evidence.store import EvidenceStore
 from edge.pictures.client import send_mark
 from edge.pictures.place import picture_socket
 from edge.review.marking import mark_of
-from edge.wire.events import Message, ReviewEvent, StatusEvent
+from edge.review.review import combine
+from edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
 from edge.wire.marks import Mark, MarkKind
 
 CONFIRMED_WITHIN_SECONDS = 5.0
@@ -85,8 +91,15 @@ def mark(
     """
     if not is_line(line):
         raise ConfigError(f"{line} is no line, and a mark is sent to the running line; name the line or its TOML file")
-    entry = EvidenceStore(evidence_of(line)).require(picture)
+    store = EvidenceStore(evidence_of(line))
+    entry = store.require(picture)
+    if kind == "missed" and not at_xy:
+        raise InputError("no position of the missed defect came; give one with --at X,Y, in px of the frame")
+    if kind != "missed" and at_xy:
+        raise InputError(f"--at came with {kind}; --at belongs to missed only, so leave it out")
     made = mark_of(entry.event, KINDS[kind], by, at_xy)
+    if made.kind == "withdrawn":
+        _require_mark(line, store, entry, made.by)
     event = _send(line, made, key_files)
     if as_json:
         print_json(Marked(journalled=event.journal_id is not None, event=event))
@@ -96,7 +109,58 @@ def mark(
             "be lost; see heatline status, and mark the picture again later"
         )
     if not as_json:
-        click.echo(visible(f"{event.line}: picture {picture} is marked as {kind} by {made.by}, event {event.seq}"))
+        done = (
+            f"the mark of {made.by} of picture {picture} is withdrawn"
+            if made.kind == "withdrawn"
+            else f"picture {picture} is marked as {kind} by {made.by}"
+        )
+        click.echo(visible(f"{event.line}: {done}, event {event.seq}"))
+    if made.kind != "withdrawn" and store.frame_path(picture, entry.day) is None:
+        print_warnings(
+            [f"the frame of picture {picture} is gone, so the mark counts in the report and not in a retraining"]
+        )
+
+
+def _require_mark(line: str, store: EvidenceStore, entry: EvidenceEntry, by: str) -> None:
+    """Check that a mark of a reviewer counts for a picture. A journal that cannot be read shows nothing, so the check
+    is left out then.
+
+    Raises:
+        InputError: none does.
+    """
+    try:
+        journalled = _journalled_reviews(line, entry.picture)
+    except JournalError:
+        return
+    # The store is written up to a second later than the journal, and keeps marks that the journal has deleted.
+    stored = store.review_events(entry.picture, entry.day)
+    review = combine(merge_reviews(stored, journalled)).get(entry.picture)
+    if review is None or by not in review.reviewers:
+        raise InputError(
+            f"{by} has no mark of picture {entry.picture} to withdraw; heatline evidence show {line} {entry.picture} "
+            "prints the marks"
+        )
+
+
+def _journalled_reviews(line: str, picture: str) -> list[ReviewEvent]:
+    """Return the review events of a picture in the line's journal.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    found = []
+    with JournalReader.open_file(journal_of(line)) as reader:
+        first, last = reader.range()
+        after = first - 1 if first else last
+        while after < last:
+            page = reader.read(after, through_seq=last, topics=[TOPIC])
+            for record in page.records:
+                with contextlib.suppress(MessageError):  # another version wrote it
+                    event = event_from(record.header)
+                    if isinstance(event, ReviewEvent) and event.mark.picture == picture:
+                        found.append(event)
+            after = page.through_seq
+    return found
 
 
 def _send(line: str, made: Mark, key_files: KeyFiles) -> ReviewEvent:

@@ -19,8 +19,8 @@ from edge.review.report import report as make_report
 from edge.util.text import format_count
 
 HEADINGS = (
-    *("day (UTC)", "camera", "frames", "DEFECT", "reviewed", "false alarms"),
-    *("GOOD stored", "reviewed", "missed", "contradictory"),
+    *("day (UTC)", "camera", "frames", "DEFECT", "DEFECT reviewed", "false alarms"),
+    *("GOOD stored", "GOOD reviewed", "missed", "contradictory"),
 )
 
 
@@ -159,4 +159,12 @@ def _share(found: Share | None) -> str:
 
 
 def _range(found: Share | Estimate) -> str:
-    return f"{100 * found.share:.2g} % ({100 * found.low:.2g} to {100 * found.high:.2g})"
+    return f"{_percent(found.share)} % ({_percent(found.low)} to {_percent(found.high)} %)"
+
+
+def _percent(share: float) -> str:
+    """Format a share as percent: one decimal below 10 %, or two below 0.1 %, as rates of rejects are that low."""
+    percent = 100 * share
+    if percent == 0 or percent >= 9.95:  # 9.95 is 10 when rounded
+        return f"{percent:.0f}"
+    return f"{percent:.1f}" if percent >= 0.1 else f"{percent:.2f}"

@@ -77,7 +77,7 @@ def describe_evidence(evidence: EvidenceState) -> str:
     if evidence.oldest_at_ns is not None:
         parts.append(f"the oldest of {local_time(evidence.oldest_at_ns, '%Y-%m-%d %H:%M:%S')}")
     if evidence.skipped:
-        parts.append(f"{format_count(evidence.skipped, 'picture')} of this run {is_are(evidence.skipped)} not in it")
+        parts.append(f"{format_count(evidence.skipped, 'picture')} of this run could not be stored")
     if evidence.fault is not None:
         parts.append(f"NOT STORED NOW ({evidence.fault})")
     return "; ".join(parts)

@@ -106,6 +106,8 @@ def _owner(tables: dict[str, Any], product: str | None, file: Path) -> dict[str,
         if each.get("name") == product:
             found: dict[str, Any] = each
             return found
+    if not tables.get("products"):
+        raise ConfigError(f"{file} has no product {product!r}, as the line has no products; leave out --product")
     raise ConfigError(f"{file} has no product {product!r}; name one that it has, or leave --product out")
 
 

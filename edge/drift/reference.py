@@ -12,6 +12,9 @@ from edge.drift.sample import PictureSample
 
 FEWEST_FRAMES = 10
 """With fewer frames, their range says little."""
+FEWEST_SCORES = 30
+"""With fewer good frames, scores and evidence are not watched: 5 % of them are about one frame, and a single unusual
+score would set a bound."""
 MOST_FRAMES = 200
 """How many evenly spread frames are measured."""
 MARGIN = 0.25
@@ -82,10 +85,10 @@ def fit_reference(
         values["match"] = [each.match for each in shifts]
     else:
         unwatched |= dict.fromkeys(("shift_x", "shift_y", "match"), reason)
-    if len(scores) >= FEWEST_FRAMES:
+    if len(scores) >= FEWEST_SCORES:
         values["score"], values["evidence"] = scores, evidence
     else:
-        few = f"there are {len(scores)} good frames, expected at least {FEWEST_FRAMES}"
+        few = f"there are {len(scores)} good frames, expected at least {FEWEST_SCORES}"
         unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
     reference = Reference(
         frames=len(samples),

@@ -13,7 +13,7 @@ from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_d
 from edge.evidence.review_file import decode_reviews
 from edge.review.review import Review, combine
 from edge.util.plain_file import read_plain
-from edge.wire.events import Verdict
+from edge.wire.events import ReviewEvent, Verdict
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,11 +112,12 @@ class EvidenceStore:
         Args:
             day: UTC day of its capture; None: the newest.
         """
+        return combine(self.review_events(picture, day)).get(picture)
+
+    def review_events(self, picture: str, day: str | None = None) -> list[ReviewEvent]:
+        """Return the stored review events of a picture in the order of their journal; as `review`."""
         path = self._path(picture, day, REVIEW)
-        if path is None:
-            return None
-        events = _read(path, review_file.LARGEST_BYTES, decode_reviews)
-        return None if events is None else combine(events).get(picture)
+        return [] if path is None else _read(path, review_file.LARGEST_BYTES, decode_reviews) or []
 
     def get(self, picture: str) -> EvidenceEntry | None:
         """Return the entry of a picture, the newest one if several have its id; None: there is none."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edge.errors import InputError
+from edge.util.text import format_count
 from edge.wire.events import VerdictEvent
 from edge.wire.marks import MOST_POINTS, Mark, MarkKind
 
@@ -75,7 +76,7 @@ def _name(by: str) -> str:
         raise InputError("the name of the reviewer is empty; enter a name")
     if len(name) > LONGEST_NAME or not name.isprintable():
         raise InputError(
-            f"the name of the reviewer has {len(name)} characters or control characters; enter at most {LONGEST_NAME} "
-            "printable characters"
+            f"{name[: LONGEST_NAME + 1]!a} came as the name of the reviewer, {format_count(len(name), 'character')}; "
+            f"expected 1 to {LONGEST_NAME} printable characters, no spaces at its ends"
         )
     return name

@@ -110,8 +110,8 @@ def origin_of(bundle: Bundle, data: Path | None) -> Origin:
         config = restore_config(found.training.config, Path())
     except msgspec.ValidationError as error:
         raise InputError(
-            f"{bundle.path} does not say how it was trained, as another version of heatline exported it ({error}); "
-            "export its run again with heatline export, and put that bundle in force"
+            f"{bundle.path} does not record the configuration of its training, as an older heatline exported it; "
+            "export its run again with this version, or train a new bundle"
         ) from error
     if not isinstance(config.recipe, DenseRecipeConfig):
         raise InputError(

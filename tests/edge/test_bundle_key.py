@@ -49,6 +49,8 @@ def test_a_file_without_the_key_is_not_changed() -> None:
         with_bundle('bundle = "a"\n[[products]]\nname = "new"\n', Path("b"), "new", Path("line.toml"))
     with pytest.raises(ConfigError, match="has no product 'lid'"):
         with_bundle(TEXT, Path("b"), "lid", Path("line.toml"))
+    with pytest.raises(ConfigError, match="as the line has no products; leave out --product"):
+        with_bundle('bundle = "a"\n', Path("b"), "lid", Path("line.toml"))
 
 
 @pytest.fixture

@@ -200,6 +200,12 @@ def test_check_reports_which_pictures_are_stored_and_the_address_of_the_page(tmp
     assert f"and 1 of 50 GOOD frames are stored in {tmp_path}/kept" in shown
 
 
+def test_check_prints_the_folder_of_pictures_beside_the_journal(tmp_path: Path, line: Path) -> None:
+    line.write_text(f'{line.read_text()}\n[evidence]\n[journal]\nfolder = "journal"')
+    shown = " ".join(heatline("check", line, env=WIDE).stdout.split())
+    assert f"are stored in {tmp_path}/journal/evidence" in shown
+
+
 def test_check_reports_the_journals_folder_and_the_lines_key(tmp_path: Path, line: Path) -> None:
     served, key = f"ipc://{tmp_path}/journal", make_key_pair(tmp_path / "line.key")
     (tmp_path / "allowed").mkdir()

@@ -104,7 +104,7 @@ def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() ->
 
 def test_a_reference_has_the_quantiles_of_its_frames() -> None:
     pictures = [noisy(board(), seed, 1 + 0.01 * seed) for seed in range(12)]
-    scores = [0.1 * number**2 for number in range(15)]
+    scores = [0.1 * number**2 for number in range(30)]
     reference, picture = fit_reference(samples(pictures), scores, scores[::-1])
     assert reference is not None
     assert picture is not None
@@ -140,6 +140,12 @@ def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> Non
     assert reference is not None
     assert reference.unwatched["saturation"] == "the pictures are grey"
     assert fit_reference(samples([board()] * 9), [], []) == (None, None)
+
+
+def test_scores_of_few_good_frames_are_not_watched_and_the_reason_says_how_many_are_needed() -> None:
+    reference, _ = fit_reference(samples([board()] * 12), [0.0] * 29, [0.0] * 29)
+    assert reference is not None
+    assert reference.unwatched == dict.fromkeys(("score", "evidence"), "there are 29 good frames, expected at least 30")
 
 
 @given(st.integers(1, 2000))

@@ -43,7 +43,7 @@ def view(right: int = 0) -> Picture:
     return PLANE[50:280, 50 - right : 350 - right]
 
 
-CALIBRATION = [noisy(view(), seed) for seed in range(12)]
+CALIBRATION = [noisy(view(), seed) for seed in range(30)]
 
 
 def calibrated(path: Path, engine: Engine) -> Bundle:
@@ -241,7 +241,7 @@ def test_calibration_stores_the_reference_and_its_picture(bundle: Bundle, tmp_pa
     write_pictures(tmp_path / "good", {f"{seed:02d}.png": each for seed, each in enumerate(CALIBRATION)})
     result = heatline("calibrate", bundle.path, tmp_path / "good", "--to", tmp_path / "new", env={"COLUMNS": "400"})
     assert result.returncode == 0, result.stderr
-    assert "brightness, sharpness, saturation, shift_x, shift_y, match, score, evidence; compared with 12 frames" in (
+    assert "brightness, sharpness, saturation, shift_x, shift_y, match, score, evidence; compared with 30 frames" in (
         result.stdout
     )
     new = open_bundle(tmp_path / "new")
@@ -253,4 +253,4 @@ def test_calibration_stores_the_reference_and_its_picture(bundle: Bundle, tmp_pa
     assert stored is not None
     assert reference.measures.items() >= expected.measures.items()
     assert (stored.grey == picture.grey).all()
-    assert (stored.frame_hw, reference.frames) == (HW, 12)
+    assert (stored.frame_hw, reference.frames) == (HW, 30)

@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import beta
 
 from edge.bundle import Bundle
+from edge.cli.evidence_report import HEADINGS, _percent
 from edge.evidence.inbox import Inbox, put
 from edge.evidence.store import EvidenceStore
 from edge.pictures.client import PictureClient
@@ -85,8 +86,9 @@ def test_reviews_are_listed_and_shown(folder: Path) -> None:
     assert {line.split()[-2] for line in text.splitlines() if name(5) in line} == {"contradictory"}
     assert "false alarm" in text
     shown = run("show", folder, name(6)).stdout
-    assert "missed: missed (by Ada)" in shown
+    assert "missed a defect, says Ada" in shown
     assert "(3, 4)" in shown
+    assert "contradictory: right, says Ada; false alarm, says Bob" in run("show", folder, name(5)).stdout
     contradictory = facts("show", folder, name(5))["review"]
     assert contradictory == {"truth": None, "kind": None, "missed_xy": [], "by": ["Ada", "Bob"]}
     assert facts("show", folder, name(7))["review"] is None
@@ -183,10 +185,11 @@ def test_rates_are_those_of_the_marks_and_the_journal(folder: Path, tmp_path: Pa
     assert found["journal_since_at_ns"] == NOON_NS + DAY_NS
     assert [row["day"] for row in facts("report", line, "--since", "2026-11-29")["rows"]] == ["2026-11-29"]
     text = run("report", line).stdout
+    assert len({*HEADINGS}) == len(HEADINGS)
     for words in (
         "which holds verdicts since 2026-11-29T12:00:00",
-        "1: 50 % (1.3 to 99)",
-        "About 10 % (0.25 to 20) of all frames were rejected although they are good",
+        "1: 50 % (1.3 to 99 %)",
+        "About 10 % (0.3 to 20 %) of all frames were rejected although they are good",
         "A share is only as good as the choice of what was reviewed",
         "Not in a share: 1 reviewed GOOD frame that people chose, 1 of them with a missed defect",
     ):
@@ -200,6 +203,14 @@ def test_without_a_journal_the_report_says_what_is_not_known(folder: Path) -> No
     assert (found["total"]["frames"], found["total"]["false_reject"]) == (None, None)
     assert "The numbers of all frames are not known: there is no journal" in run("report", folder).stdout
     assert "holds no such picture" in run("report", folder, "--since", "2030-01-01").stdout
+
+
+@pytest.mark.parametrize(
+    ("share_of", "text"),
+    [(1, "100"), (0.91, "91"), (0.0996, "10"), (0.0994, "9.9"), (0.0084, "0.8"), (0.0004, "0.04"), (0, "0")],
+)
+def test_shares_are_printed_as_percent_without_an_exponent(share_of: float, text: str) -> None:
+    assert _percent(share_of) == text
 
 
 # With a running line.
@@ -264,11 +275,20 @@ def test_marks_are_journalled_published_and_stored_and_none_of_two_reviewers_is_
         assert (missed.returncode, missed.stderr) == (0, "")
         assert f"picture {good_id} is marked as missed by Ada, event " in missed.stdout
         until(lambda: store.review(good_id) is not None)
-        assert run("mark", file, one, "withdraw", "--by", "Ada").returncode == 0
+        (tmp_path / "evidence" / str(store.require(one).day) / f"{one}.png").unlink()
+        gone = run("mark", file, one, "right", "--by", "Ada")
+        assert gone.returncode == 0
+        assert "is gone, so the mark counts in the report and not in a retraining" in gone.stderr
+        withdrawn = run("mark", file, one, "withdraw", "--by", "Ada")  # at once, so only the journal may hold the mark
+        assert (withdrawn.returncode, withdrawn.stderr) == (0, "")
+        assert f"the mark of Ada of picture {one} is withdrawn, event " in withdrawn.stdout
+        again = complaint(run("mark", file, one, "withdraw", "--by", "Ada"))
+        assert f"Ada has no mark of picture {one} to withdraw; heatline evidence show" in again
+        assert "Bea has no mark" in complaint(run("mark", file, two, "withdraw", "--by", "Bea"))
         until(lambda: store.review(one) is None)
         line.end()
     journalled = [event for event in events_in(tmp_path / "journal") if isinstance(event, ReviewEvent)]
-    assert len(journalled) == 5
+    assert len(journalled) == 6
     assert {(event.mark.by, event.mark.kind) for event in journalled if event.mark.picture == two} == {
         ("Ada", "right"), ("Bob", "false_alarm"),
     }  # fmt: skip
@@ -295,12 +315,16 @@ def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bun
         (("../x", "right", "--by", "Ada"), INPUT, "is no id of a picture"),
         ((name(8), "right", "--by", "Ada"), INPUT, "has no verdict, so there is nothing to mark"),
         ((name(1), "false-alarm", "--by", "Ada"), INPUT, "is GOOD, which is no false alarm"),
-        ((name(1), "missed", "--by", "Ada"), INPUT, "no position of the missed defect came; name at least one"),
+        ((name(1), "missed", "--by", "Ada"), INPUT, "no position of the missed defect came; give one with --at X,Y"),
         ((name(1), "missed", "--by", "Ada", "--at", "64,0"), INPUT, "(64, 0) lies outside the frame, which is 64 px"),
         ((name(1), "missed", "--by", "Ada", "--at", "-1,0"), INPUT, "(-1, 0) lies outside the frame"),
-        ((name(1), "right", "--by", "Ada", "--at", "1,1"), INPUT, "only missed defects have positions"),
+        ((name(1), "right", "--by", "Ada", "--at", "1,1"), INPUT, "--at came with right; --at belongs to missed only"),
         ((name(1), "right", "--by", " "), INPUT, "the name of the reviewer is empty"),
-        ((name(1), "right", "--by", "A\x1b]0;x"), INPUT, "or control characters"),
+        (
+            (name(1), "right", "--by", "A\x1b]0;x"),
+            INPUT,
+            "expected 1 to 64 printable characters, no spaces at its ends",
+        ),
         ((name(1), "missed", "--by", "Ada", "--at", "1;2"), 2, "is no position; expected X,Y in px, as 640,480"),
         ((name(1), "wrong", "--by", "Ada"), 2, "'wrong' is not one of"),
         ((name(1), "right"), 2, "Missing option '--by'"),

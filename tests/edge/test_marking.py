@@ -38,8 +38,20 @@ def test_a_mark_has_the_facts_of_its_verdict() -> None:
         (GOOD, "missed", "Ada", [(0, HEIGHT)], f"(0, {HEIGHT}) lies outside the frame"),
         (GOOD, "missed", "Ada", [(-1, 0)], "(-1, 0) lies outside the frame"),
         (GOOD, "right", " ", [], "the name of the reviewer is empty"),
-        (GOOD, "right", "A" * 65, [], "has 65 characters or control characters; enter at most 64 printable"),
-        (GOOD, "right", "A\x1b[2J", [], "has 5 characters or control characters"),
+        (
+            GOOD,
+            "right",
+            "A" * 65,
+            [],
+            "65 characters; expected 1 to 64 printable characters, no spaces at its ends",
+        ),
+        (
+            GOOD,
+            "right",
+            "A\x1b[2J",
+            [],
+            "came as the name of the reviewer, 5 characters; expected 1 to 64 printable",
+        ),
         (msgspec.structs.replace(GOOD, picture="../secret"), "right", "Ada", [], "'../secret' cannot be marked"),
     ],
 )

@@ -78,7 +78,7 @@ OF_JOURNAL = (
 OF_EVIDENCE = (
     *("line1: DEGRADED (evidence_not_stored)", "480 pictures, 1024.0 MiB; the oldest of 2026-11-1"),
     *(
-        "3 pictures of this run are not in it; NOT STORED NOW (the disk is full)",
+        "3 pictures of this run could not be stored; NOT STORED NOW (the disk is full)",
         "NOT SERVED NOW (its process was ended",
     ),
 )

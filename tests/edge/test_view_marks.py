@@ -97,7 +97,7 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> 
         ({"kind": "right", "at_xy": [[1, 1]]}, 400, "only missed defects have positions"),
         ({"by": "  "}, 400, "the name of the reviewer is empty"),
         ({"by": "x" * 65}, 400, "65 characters"),
-        ({"by": "Jo\nhn"}, 400, "control characters"),
+        ({"by": "Jo\nhn"}, 400, "printable characters"),
         ({"kind": "maybe"}, 400, "this is no mark"),
         ({"at_xy": "here"}, 400, "this is no mark"),
         ({"acting": True}, 400, "this is no mark"),

@@ -229,7 +229,9 @@ def test_a_bundle_that_does_not_say_how_it_was_trained(trained: Trained, tmp_pat
     files = {name: (old.path / name).read_bytes() for name in old.manifest.files}
     write_bundle(tmp_path / "bare.bundle", bare, files)
     write_marked(tmp_path / "marked", trained.name, THREE_MARKS)
-    assert "does not say how it was trained" in refused(trained, tmp_path, bundle=tmp_path / "bare.bundle")
+    sentence = refused(trained, tmp_path, bundle=tmp_path / "bare.bundle")
+    assert "bare.bundle does not record the configuration of its training, as an older heatline exported it" in sentence
+    assert "$." not in sentence
 
 
 def test_line_and_folder_are_not_named_together(trained: Trained, tmp_path: Path) -> None:
