@@ -47,7 +47,8 @@ def check(line: Path, as_json: bool) -> None:
     the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
     config = load_config(line)
-    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report or the error has the same text
+    for name, level in (("edge.cameras", logging.CRITICAL), ("edge.service.loading", logging.WARNING)):
+        logging.getLogger(name).setLevel(level)  # the report or the error has the same text
     prepared = prepare(config.of_product(config.product))
     others = _check_other_products(config, prepared)
     setup = prepared.setup
@@ -81,6 +82,7 @@ def check(line: Path, as_json: bool) -> None:
         "evidence_threshold": setup.inspector.thresholds.evidence,
         "plausible": _plausible(setup),
         "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
+        "drift_watched": sorted(setup.drift.cameras),
         "acting": config.acting,
         "other_products": others,
         "cameras": cameras,
@@ -102,6 +104,7 @@ def check(line: Path, as_json: bool) -> None:
         "engine_settings": f"{engine.settings}, from {engine.tuned_by or line}",
         "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
+        "drift_watched": _describe_drift(config, setup),
         "journal": _describe_journal(config.journal),
         "evidence": None if config.evidence is None else _describe_evidence(config.evidence, pictures),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
@@ -223,6 +226,15 @@ def _describe_plausible(setup: Setup) -> str:
     described = describe_plausible(calibration.plausible)
     cameras = ", ".join(sorted(inspector.plausibility_by_camera))
     return f"{described}; camera {cameras} has its own bounds" if cameras else described
+
+
+def _describe_drift(config: LineConfig, setup: Setup) -> str:
+    if not config.drift.watch:
+        return "of no camera, as drift.watch is false"
+    if unwatched := sorted({camera.name for camera in config.cameras} - setup.drift.cameras.keys()):
+        names = ", ".join(unwatched)
+        return f"not of {names}, as the bundle does not say what to compare with; run heatline calibrate"
+    return f"of {', '.join(sorted(setup.drift.cameras))}"
 
 
 def _describe_product(other: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ OWN = [
     "bridge", "bundle", "cameras", "calibrate", "check", "evidence", "follow", "inspect", "journal", "keys", "reload",
     "run", "select", "status", "trigger", "view", "watch",
 ]  # fmt: skip
-JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
+JOINED = ["bench", "data", "evaluate", "export", "models", "retrain", "search", "study", "train"]
 WIDE = {"COLUMNS": "200"}
 Run = subprocess.CompletedProcess[str]
 
