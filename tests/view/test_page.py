@@ -82,17 +82,18 @@ def forget_reviews(browser: Browser, view: View) -> None:
     answer = browser.run(
         """
         localStorage.removeItem("reviewer");
-        const mark = (picture, by) => fetch("/api/marks", {
+        const mark = (picture, by, kind = "withdrawn") => fetch("/api/marks", {
           method: "POST", headers: { "content-type": "application/json" },
-          body: JSON.stringify({ picture, kind: "withdrawn", by }),
+          body: JSON.stringify({ picture, kind, by }),
         });
         const { rows } = await (await fetch("/api/verdicts?limit=2000")).json();
         const statuses = [];
         for (const { id, review } of rows) {
           for (const by of review?.by ?? []) statuses.push((await mark(id, by)).status);
         }
-        const last = await mark(rows.find(({ verdict }) => verdict === "DEFECT").id, "Reset");
-        return [...statuses, last.status];
+        const { id } = rows.find(({ verdict }) => verdict === "DEFECT");
+        for (const kind of ["right", "withdrawn"]) statuses.push((await mark(id, "Reset", kind)).status);
+        return statuses;
         """
     )
     assert set(answer) == {200}
@@ -286,6 +287,10 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
         browser.until(f"document.querySelector('#review').dataset.picture !== {shown[-1]!r}")
         shown.append(browser.js("document.querySelector('#review').dataset.picture"))
 
+    browser.find("#review .heatmap").click()
+    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0"
+    browser.find("#review .heatmap").click()
+    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0.75"
     browser.press("r")
     browser.until("document.querySelector('#reviewer').open")
     mark("Anna", ENTER)
@@ -391,6 +396,16 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
     assert "its journal stores no events now" in browser.js(f"document.querySelector('{cell}').title")
     assert "its journal stores no events now" in browser.text("#marks-spoken")
+    browser.press("v")
+    browser.until("document.querySelector('#review').dataset.picture")
+    assert browser.text("#marks-spoken") == ""
+    browser.press("r")
+    browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
+    browser.until("document.querySelector('#review .told').innerText")
+    assert browser.text("#review").count("its journal stores no events now") == 1
+    assert (browser.text("#review .own .sign"), browser.text("#review .own small")) == ("!", "failed")
+    browser.press(ESCAPE)
+    assert browser.js("[...document.querySelectorAll('.told')].map((each) => each.textContent)") == ["", ""]
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 
 import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
-import { KINDS, sentWords } from "./marks.js";
+import { KINDS, sentSymbol, sentWords } from "./marks.js";
 import { Stage } from "./stage.js";
 import { clock, count, dateAndClock, make, rowWords, setShape, wordOf } from "./words.js";
 
@@ -26,8 +26,8 @@ export class Review {
   #showing = 0;
   #timer = null;
 
-  /** @param opened is called when the review opens. */
-  constructor(marks, opened) {
+  /** @param actions {opened(), heatmap()}: called when the review opens, and to show or hide the heatmap. */
+  constructor(marks, { opened, heatmap }) {
     this.#marks = marks;
     this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, {
       marked: (row) => this.#leaveBehind(row),
@@ -36,6 +36,7 @@ export class Review {
     marks.onChange((id) => id && this.#changed(id));
     this.#button.onclick = () => (location.hash = HASH);
     this.#find(".close").onclick = () => this.close();
+    this.#tool(".heatmap", heatmap);
     this.#find(".earlier").onclick = () => this.#step(-1);
     this.#find(".later").onclick = () => this.#step(1);
     addEventListener("hashchange", () => this.#followHash(opened));
@@ -48,6 +49,7 @@ export class Review {
 
   set opacity(percent) {
     this.#stage.opacity = percent / 100;
+    this.#find(".heatmap").ariaPressed = String(percent > 0);
   }
 
   open() {
@@ -84,6 +86,7 @@ export class Review {
   #followHash(opened) {
     const isOpen = location.hash === HASH;
     if (isOpen === this.isOpen) return;
+    this.#marks.hush();
     this.#root.hidden = !isOpen;
     for (const each of document.querySelectorAll("body > header, body > main")) each.inert = isOpen;
     if (!isOpen) {
@@ -241,13 +244,21 @@ export class Review {
 
   #own(sent) {
     const { row, kind, state, words } = sent;
-    const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : `failed: ${words}`;
-    const button = make("button", { type: "button", tabIndex: -1 },
-      make("span", { className: "sign", ariaHidden: "true" }, KINDS[kind].symbol),
+    const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : "failed";
+    const title = state === "failed" ? words : "";
+    const button = make("button", { type: "button", tabIndex: -1, title, "data-state": state },
+      make("span", { className: "sign", ariaHidden: "true" }, state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent)),
       make("b", {}, KINDS[kind].word), ` ${row.camera} · ${clock(row.at_ns)}`,
       make("small", { "data-state": state }, said));
     button.onclick = () => this.#show(row);
     return make("li", {}, button);
+  }
+
+  /** Let a button act on the picture without taking the keyboard from it. */
+  #tool(selector, act) {
+    const button = this.#find(selector);
+    button.onmousedown = (event) => event.preventDefault();
+    button.onclick = act;
   }
 
   #find(selector) {
