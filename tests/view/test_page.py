@@ -103,6 +103,23 @@ def to_review(browser: Browser) -> str:
     return browser.text("#review .number")
 
 
+def click_zoomed(browser: Browser, x: int, y: int) -> None:
+    """Click a place of a magnified picture of 300 x 230 px, after a drag, which must not point at a place."""
+    browser.until("performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/frame.png'))")
+    stage = "document.querySelector('#review .stage')"
+    whole = browser.js(f"[{stage}.firstElementChild.clientWidth, {stage}.clientWidth, {stage}.clientHeight]")
+    scale = whole[0] // 300
+    assert whole[0] == 300 * scale > whole[1], "it is magnified by a whole number, and has to be scrolled"
+    browser.driver.execute_script(f"{stage}.scrollTo(0, 0)")
+    place = browser.find("#review .stage")
+    ActionChains(browser.driver).move_to_element(place).click_and_hold().move_by_offset(-60, -40).release().perform()
+    scrolled = browser.js(f"[{stage}.scrollLeft, {stage}.scrollTop]")
+    assert min(scrolled) > 0
+    ActionChains(browser.driver).move_to_element_with_offset(
+        place, x * scale - scrolled[0] - whole[1] // 2, y * scale - scrolled[1] - whole[2] // 2
+    ).click().perform()
+
+
 def free_port() -> int:
     return int(free_address().rpartition(":")[2])
 
@@ -301,6 +318,9 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
     x, y = picture.size["width"] // 4, -picture.size["height"] // 4
     ActionChains(browser.driver).move_to_element_with_offset(picture, x, y).click().perform()
     browser.until("document.querySelectorAll('#review .point').length === 1")
+    browser.press("z")
+    click_zoomed(browser, 60, 150)
+    browser.until("document.querySelectorAll('#review .point').length === 2")
     mark(ENTER)
     browser.press("r")
     browser.until("!document.querySelector('#review .none').hidden")
@@ -313,8 +333,9 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
         (kind, "Anna") for kind in ("right", "false_alarm", "missed", "right")
     ]
     assert [mark.picture for mark in marks] == shown
-    ((at_x, at_y),) = marks[2].at_xy
+    (at_x, at_y), zoomed = marks[2].at_xy
     assert max(abs(at_x - 225), abs(at_y - 57)) <= 2, "of a frame of 300 x 230 px"
+    assert max(abs(zoomed[0] - 60), abs(zoomed[1] - 150)) <= 1
     browser.press("u")
     browser.until("document.querySelector('#review .number').textContent === '1'")
     browser.press(ESCAPE)

@@ -5,6 +5,7 @@ import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
 import { Stage } from "./stage.js";
 import { clock, count, dateAndClock, make, rowWords, setShape, wordOf } from "./words.js";
+import { Zoom } from "./zoom.js";
 
 const LOADED = 50;
 /** Load more when so few are left. */
@@ -16,6 +17,7 @@ export class Review {
   #root = document.getElementById("review");
   #button = document.getElementById("open-review");
   #stage = new Stage(this.#root.querySelector(".stage"));
+  #zoom = new Zoom(this.#root.querySelector(".stage"), this.#stage);
   #marking;
   #marks;
   #rows = [];
@@ -24,6 +26,7 @@ export class Review {
   #current = null;
   #pictures = new Map();
   #showing = 0;
+  #regions = [];
   #timer = null;
 
   /** @param actions {opened(), heatmap()}: called when the review opens, and to show or hide the heatmap. */
@@ -37,6 +40,7 @@ export class Review {
     this.#button.onclick = () => (location.hash = HASH);
     this.#find(".close").onclick = () => this.close();
     this.#tool(".heatmap", heatmap);
+    this.#tool(".zoom", () => this.#switchZoom());
     this.#find(".earlier").onclick = () => this.#step(-1);
     this.#find(".later").onclick = () => this.#step(1);
     addEventListener("hashchange", () => this.#followHash(opened));
@@ -67,6 +71,7 @@ export class Review {
     const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (event.key === "Escape") this.close();
     else if (steps && event.target.type !== "range") this.#step(steps);
+    else if (event.key.toLowerCase() === "z" && !event.ctrlKey && !event.metaKey && !event.altKey) this.#switchZoom();
     else return false;
     return true;
   }
@@ -88,6 +93,7 @@ export class Review {
     if (isOpen === this.isOpen) return;
     this.#marks.hush();
     this.#root.hidden = !isOpen;
+    this.#unzoom();
     for (const each of document.querySelectorAll("body > header, body > main")) each.inert = isOpen;
     if (!isOpen) {
       this.#marking.show(null);
@@ -105,6 +111,7 @@ export class Review {
   async #show(row) {
     const showing = ++this.#showing;
     this.#current = row;
+    this.#unzoom();
     this.#marking.show(null);
     this.#write();
     this.#find(".none").hidden = row !== null;
@@ -119,6 +126,8 @@ export class Review {
       await this.#stage.draw(frame, heat, seen, `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`);
       if (showing !== this.#showing) return;
       this.#root.dataset.picture = row.id;
+      this.#regions = event.regions;
+      this.#find(".zoom").disabled = false;
       this.#marking.show(row);
       if (review) this.#marks.note(row.id, review);
     } catch (error) {
@@ -252,6 +261,33 @@ export class Review {
       make("small", { "data-state": state }, said));
     button.onclick = () => this.#show(row);
     return make("li", {}, button);
+  }
+
+  /** Magnify the picture, at its first region if it has one, or show the whole of it again. */
+  async #switchZoom() {
+    if (this.#find(".zoom").disabled) return;
+    if (this.#zoom.isOn) {
+      this.#zoom.stop();
+      this.#find(".zoom").ariaPressed = "false";
+      return;
+    }
+    const [height, width] = this.#stage.hw;
+    const contour = this.#regions[0]?.contour_xy ?? [[0, 0], [width, height]];
+    this.#zoom.start([0, 1].map((axis) => contour.reduce((sum, at) => sum + at[axis], 0) / contour.length));
+    this.#find(".zoom").ariaPressed = "true";
+    const showing = this.#showing;
+    try {
+      const frame = await getBlob(`/api/pictures/${this.#current.id}/frame.png`); // the JPEG may be smaller than the frame
+      if (showing === this.#showing) await this.#stage.redraw(frame);
+    } catch (error) {
+      if (showing === this.#showing) this.#marks.say(`The frame cannot be loaded in full resolution: ${error.message}.`);
+    }
+  }
+
+  #unzoom() {
+    this.#zoom.stop();
+    this.#find(".zoom").ariaPressed = "false";
+    this.#find(".zoom").disabled = true;
   }
 
   /** Let a button act on the picture without taking the keyboard from it. */
