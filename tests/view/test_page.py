@@ -278,6 +278,12 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, view: Vi
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
     assert browser.js("document.querySelector('#review').scrollWidth") <= PHONE[0]
+    browser.find("#review .zoom").click()
+    bottom, top = browser.js(
+        "[['.stage', 'bottom'], ['.marking', 'top']].map(([part, side]) => "
+        "document.querySelector(`#review ${part}`).getBoundingClientRect()[side])"
+    )
+    assert bottom <= top, "the magnified picture leaves the buttons free"
 
 
 def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
