@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from edge.delivery.security.access import is_local
 from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME
+from edge.wire.following import CONSUMER_NAME, Start
 
 WordOrder = Literal["high_first", "low_first"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -22,6 +22,8 @@ class ModbusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Networks whose clients may connect, beside this machine."""
     name: Annotated[str, Meta(pattern=CONSUMER_NAME, description="1 to 64 letters, digits, _, . and -")] = "modbus"
     """The name of the durable consumer."""
+    start: Start = "next"
+    """Where a new name begins: with the oldest event in the journal, or with the next event."""
     unit_id: Annotated[int, Meta(ge=1, le=247)] = 1
     acknowledge: Literal["plc", "offered"] = "plc"
     """Who acknowledges a result to the journal: the PLC, or the bridge as soon as the registers show it."""

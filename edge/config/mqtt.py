@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from edge.delivery.security.access import is_local
 from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW
+from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 
 Broker = Annotated[
     str,
@@ -44,7 +44,7 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Name of the durable consumer."""
     client_id: ClientId | None = None
     """None: made of the names of line and consumer."""
-    start: Literal["first", "next"] = "next"
+    start: Start = "next"
     """Where a new name begins: with the oldest event in the journal, or with the next event."""
     window: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW // 2)] = 100
     """Number of messages that may wait for their PUBACK."""

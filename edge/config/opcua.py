@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from edge.delivery.security.access import is_local
 from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW
+from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 
 
 class OpcuaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,6 +21,8 @@ class OpcuaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         "opcua"
     )
     """Name of the durable consumer."""
+    start: Start = "next"
+    """Where a new name begins: with the oldest event in the journal, or with the next event."""
     acknowledge: Literal["offered", "client"] = "client"
     """Whether a result is acknowledged to the line once it is offered, or once a client has acknowledged it."""
     hold: Annotated[int, Meta(ge=1, le=LARGEST_WINDOW)] = LARGEST_WINDOW

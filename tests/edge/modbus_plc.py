@@ -136,7 +136,7 @@ def served(address: str, cameras: int = 2, **keys: Any) -> Iterator[Served]:
         keys: of the table `[modbus]`.
     """
     listen = address.removeprefix("tcp://")
-    config = msgspec.convert({"listen": listen, **keys}, ModbusConfig)
+    config = msgspec.convert({"listen": listen, "start": "first", **keys}, ModbusConfig)
     bank = Bank(register_map(cameras), config.word_order)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)

@@ -140,7 +140,11 @@ def threaded_bridge(
     def run() -> None:
         async def serve() -> None:
             bridge = Bridge(
-                "line1", cameras, OpcuaConfig(listen=f"127.0.0.1:{port.number}", **config), folder, endpoints
+                "line1",
+                cameras,
+                OpcuaConfig(listen=f"127.0.0.1:{port.number}", start="first", **config),
+                folder,
+                endpoints,
             )
             control.update(loop=asyncio.get_running_loop(), bridge=bridge)
             served.subscriptions = bridge._server.iserver.subscription_service.subscriptions

@@ -56,7 +56,7 @@ def write_line(folder: Path, modbus: str) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path, address: str) -> Path:
-    return write_line(tmp_path, f'[modbus]\nlisten = "{address.removeprefix("tcp://")}"\n')
+    return write_line(tmp_path, f'[modbus]\nlisten = "{address.removeprefix("tcp://")}"\nstart = "first"\n')
 
 
 @pytest.fixture
@@ -152,7 +152,9 @@ def test_two_bridges_of_one_name_end_the_older_with_a_sentence(
 
 def test_what_is_offered_is_acknowledged_without_a_plc(line: FollowedLine, tmp_path: Path, address: str) -> None:
     listen = address.removeprefix("tcp://")
-    file = write_line(tmp_path, f'[modbus]\nlisten = "{listen}"\nacknowledge = "offered"\nname = "other"\n')
+    file = write_line(
+        tmp_path, f'[modbus]\nlisten = "{listen}"\nacknowledge = "offered"\nname = "other"\nstart = "first"\n'
+    )
     line.add(*[GOOD] * 20, DEFECT)
     with bridged(file, int(address.rpartition(":")[2])) as (_, plc):
         line.wait_until_acked(21, "other")

@@ -443,7 +443,7 @@ def line_file(tmp_path: Path) -> tuple[Path, ServedBridge, str]:
     file.write_text(
         f'bundle = "none"\n[[cameras]]\nkind = "pattern"\nname = "top"\n[events]\nbind = "ipc://{tmp_path}/events"\n'
         f'[journal]\nbind = "{journal}"\n'
-        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nhold = 3\n'
+        f'[opcua]\nlisten = "127.0.0.1:{port.number}"\nhold = 3\nstart = "first"\n'
     )
     served = ServedBridge(tmp_path / "opcua", port.number)
     served.port_holder = port  # type: ignore[attr-defined]

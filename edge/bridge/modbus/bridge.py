@@ -64,7 +64,7 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         lambda request, answer: loop.call_soon_threadsafe(registers.answered, request, answer),
     )
     registers = CommandRegisters(bank, places, executor.execute)
-    feed = Feed(journal_at, modbus.name, journal_keys, places, mailbox, loop.call_soon_threadsafe)
+    feed = Feed(journal_at, modbus.name, journal_keys, places, mailbox, loop.call_soon_threadsafe, modbus.start)
     live = LiveVerdicts(events_at, events_keys, latest, loop.call_soon_threadsafe)
     threads = [
         NamedThread(name, _reporting(run, ended))

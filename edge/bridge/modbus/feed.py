@@ -10,6 +10,7 @@ from edge.bridge.result import VERDICTS
 from edge.delivery.client.follower import Follower
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import EventsLostError
+from edge.wire.following import Start
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Feed:
         address: the line's `journal.bind`.
         name: of the consumer.
         on_server: calls a function in the thread of the server, soon.
+        start: where a new name begins.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Feed:
         places: Places,
         mailbox: Mailbox,
         on_server: Callable[..., object],
+        start: Start = "first",
     ) -> None:
+        self._start: Start = start
         self._address, self._name, self._keys = address, name, keys
         self._places, self._mailbox, self._on_server = places, mailbox, on_server
         self._ended = threading.Event()
@@ -44,7 +48,14 @@ class Feed:
 
         Raises: as `Follower.receive`, without EventsLostError.
         """
-        with Follower(self._address, self._name, topics=TOPICS, timeout_s=TICK_SECONDS, keys=self._keys) as events:
+        with Follower(
+            self._address,
+            self._name,
+            topics=TOPICS,
+            start=self._start,
+            timeout_s=TICK_SECONDS,
+            keys=self._keys,
+        ) as events:
             while not self._ended.is_set():
                 entry = self._next(events)
                 if entry is not None and not self._is_acknowledged(entry, events):

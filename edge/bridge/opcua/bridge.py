@@ -95,6 +95,7 @@ class Bridge:
                         self._config.name,
                         topics=TOPICS,
                         window=self._config.hold,
+                        start=self._config.start,
                         timeout_s=TICK_SECONDS,
                         explicit=True,
                         keys=keys,
