@@ -108,6 +108,8 @@ class Marks:
             mark = mark_of(found.picture.event, wanted.kind, wanted.by, wanted.at_xy)
         except InputError as problem:
             return error(400 if _may_have(found, wanted.kind) else 409, str(problem))
+        if mark.kind == "withdrawn" and not await loop.run_in_executor(self._workers, self._has_mark, found, mark.by):
+            return error(409, f"{mark.by} has no mark of this picture to take back")
         not_stored = await loop.run_in_executor(self._workers, self._store, found)
         return await self._send(mark, not_stored)
 
@@ -117,7 +119,7 @@ class Marks:
             await asyncio.get_running_loop().run_in_executor(self._workers, send_mark, self._socket, mark)
             event = await asyncio.wait_for(asyncio.wrap_future(journalled), JOURNALLED_WITHIN_SECONDS)
         except DeliveryError as problem:
-            return error(503, f"marks are journalled by the line, which does not run or cannot be reached: {problem}")
+            return error(503, _why_not_sent(problem))
         except TimeoutError:
             return error(
                 504,
@@ -134,6 +136,10 @@ class Marks:
             return False
         self._sent_s.append(now_s)
         return True
+
+    def _has_mark(self, found: Found, by: str) -> bool:
+        review = self._reviews.of(found.picture.id, self._pictures.stored_review(found.picture.event))
+        return review is not None and any(each.by == by for each in review.marks)
 
     def _store(self, found: Found) -> str | None:
         """Have a picture stored that only this program holds; return why it is not stored, or None."""
@@ -153,6 +159,12 @@ def _may_have(found: Found, kind: MarkKind) -> bool:
     """Return whether a verdict can be marked so at all."""
     verdict = found.picture.event.verdict
     return verdict == "DEFECT" or (verdict == "GOOD" and kind != "false_alarm")
+
+
+def _why_not_sent(problem: DeliveryError) -> str:
+    if isinstance(problem.__cause__, FileNotFoundError | ConnectionRefusedError):  # nobody listens
+        return "the line does not run: start it, then mark again"
+    return f"the line journals marks, and it cannot be reached: {problem}"
 
 
 def _answer_to(event: ReviewEvent, not_stored: str | None) -> Response:

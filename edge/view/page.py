@@ -16,6 +16,7 @@ from typing import NoReturn
 import cv2
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -40,6 +41,7 @@ from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.view.pictures import Pictures
 from edge.view.queue import ReviewQueue
+from edge.view.responses import unroutable
 from edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
@@ -156,6 +158,7 @@ def application(
             *Api(memory, pictures, metrics, queue, marks, state, workers).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
+        exception_handlers={HTTPException: unroutable},
         lifespan=lifespan,
     )
 

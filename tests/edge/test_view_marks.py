@@ -61,6 +61,8 @@ def test_a_mark_is_answered_once_the_line_has_journalled_it_and_sent_to_all_page
         assert mark(served, kind="right", by="Ben").status == 200
         assert served.get(f"/api/pictures/{NAME}").json["review"]["by"] == ["Anna", "Ben"]
         assert mark(served, kind="withdrawn").status == 200
+        again = mark(served, kind="withdrawn")
+        assert (again.status, again.json["error"]) == (409, "Anna has no mark of this picture to take back")
         assert mark(served, kind="withdrawn", by="Ben").status == 200
         assert served.get(f"/api/pictures/{NAME}").json["review"] is None
     assert (came[0].by, came[0].bundle, came[0].at_xy) == ("Anna", marked().bundle.digest, [(3, 4), (63, 47)])
@@ -90,6 +92,7 @@ def test_two_reviewers_at_once_do_not_lose_each_others_marks(tmp_path: Path) -> 
         ({"name": "../../etc/passwd"}, 404, "there is no picture"),
         ({"name": "01234567-top-3"}, 409, "the frame has no verdict"),
         ({"name": "01234567-top-2", "kind": "false_alarm"}, 409, "is GOOD, which is no false alarm"),
+        ({"kind": "withdrawn", "by": " Anna "}, 409, "Anna has no mark of this picture to take back"),
         ({"kind": "missed"}, 400, "no position of the missed defect came"),
         ({"kind": "missed", "at_xy": [[64, 0]]}, 400, "lies outside the frame, which is 64 px wide"),
         ({"kind": "missed", "at_xy": [[-1, 0]]}, 400, "lies outside the frame"),
@@ -145,7 +148,8 @@ def test_hostile_requests_are_refused_and_never_reach_the_line(
             assert (answer.status, words in answer.json["error"]) == (status, True), answer.body
         except ConnectionError:  # it was answered and closed while it sent
             assert status == 413
-        assert served.request("GET", "/api/marks", None, {}).status == 405
+        wrong = served.request("GET", "/api/marks", None, {})
+        assert (wrong.status, wrong.json["error"]) == (405, "'GET' came for '/api/marks'; expected POST")
         own = {"Origin": f"http://127.0.0.1:{served.port}", "Sec-Fetch-Site": "same-origin"}
         proper = json.dumps({"picture": NAME, "kind": "right", "by": "Anna"})
         assert came == []
@@ -182,7 +186,7 @@ def test_without_a_line_or_its_journal_nothing_pretends_to_be_marked(
     memory = memory_of("DEFECT")
     with page(memory, line_socket=tmp_path / "none") as served:
         stopped = mark(served)
-        assert (stopped.status, "which does not run" in stopped.json["error"]) == (503, True)
+        assert (stopped.status, stopped.json["error"]) == (503, "the line does not run: start it, then mark again")
     with line_with_marks(tmp_path, memory, journal_id=None) as (socket, _), page(memory, line_socket=socket) as served:
         live_only = mark(served)
         assert (live_only.status, "its journal stores no events now" in live_only.json["error"]) == (503, True)

@@ -82,17 +82,18 @@ def forget_reviews(browser: Browser, view: View) -> None:
     answer = browser.run(
         """
         localStorage.removeItem("reviewer");
-        const mark = (picture, by) => fetch("/api/marks", {
+        const mark = (picture, by, kind = "withdrawn") => fetch("/api/marks", {
           method: "POST", headers: { "content-type": "application/json" },
-          body: JSON.stringify({ picture, kind: "withdrawn", by }),
+          body: JSON.stringify({ picture, kind, by }),
         });
         const { rows } = await (await fetch("/api/verdicts?limit=2000")).json();
         const statuses = [];
         for (const { id, review } of rows) {
           for (const by of review?.by ?? []) statuses.push((await mark(id, by)).status);
         }
-        const last = await mark(rows.find(({ verdict }) => verdict === "DEFECT").id, "Reset");
-        return [...statuses, last.status];
+        const { id } = rows.find(({ verdict }) => verdict === "DEFECT");
+        for (const kind of ["right", "withdrawn"]) statuses.push((await mark(id, "Reset", kind)).status);
+        return statuses;
         """
     )
     assert set(answer) == {200}
@@ -100,6 +101,23 @@ def forget_reviews(browser: Browser, view: View) -> None:
 
 def to_review(browser: Browser) -> str:
     return browser.text("#review .number")
+
+
+def click_zoomed(browser: Browser, x: int, y: int) -> None:
+    """Click a place of a magnified picture of 300 x 230 px, after a drag, which must not point at a place."""
+    browser.until("performance.getEntriesByType('resource').some(({ name }) => name.endsWith('/frame.png'))")
+    stage = "document.querySelector('#review .stage')"
+    whole = browser.js(f"[{stage}.firstElementChild.clientWidth, {stage}.clientWidth, {stage}.clientHeight]")
+    scale = whole[0] // 300
+    assert whole[0] == 300 * scale > whole[1], "it is magnified by a whole number, and has to be scrolled"
+    browser.driver.execute_script(f"{stage}.scrollTo(0, 0)")
+    place = browser.find("#review .stage")
+    ActionChains(browser.driver).move_to_element(place).click_and_hold().move_by_offset(-60, -40).release().perform()
+    scrolled = browser.js(f"[{stage}.scrollLeft, {stage}.scrollTop]")
+    assert min(scrolled) > 0
+    ActionChains(browser.driver).move_to_element_with_offset(
+        place, x * scale - scrolled[0] - whole[1] // 2, y * scale - scrolled[1] - whole[2] // 2
+    ).click().perform()
 
 
 def free_port() -> int:
@@ -260,6 +278,12 @@ def test_a_phone_shows_all_without_scrolling_sideways(browser: Browser, view: Vi
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
     assert browser.js("document.querySelector('#review').scrollWidth") <= PHONE[0]
+    browser.find("#review .zoom").click()
+    bottom, top = browser.js(
+        "[['.stage', 'bottom'], ['.marking', 'top']].map(([part, side]) => "
+        "document.querySelector(`#review ${part}`).getBoundingClientRect()[side])"
+    )
+    assert bottom <= top, "the magnified picture leaves the buttons free"
 
 
 def test_the_chosen_theme_is_remembered(browser: Browser, view: View) -> None:
@@ -286,6 +310,10 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
         browser.until(f"document.querySelector('#review').dataset.picture !== {shown[-1]!r}")
         shown.append(browser.js("document.querySelector('#review').dataset.picture"))
 
+    browser.find("#review .heatmap").click()
+    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0"
+    browser.find("#review .heatmap").click()
+    assert browser.js("document.querySelector('#review canvas.heat').style.opacity") == "0.75"
     browser.press("r")
     browser.until("document.querySelector('#reviewer').open")
     mark("Anna", ENTER)
@@ -296,6 +324,9 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
     x, y = picture.size["width"] // 4, -picture.size["height"] // 4
     ActionChains(browser.driver).move_to_element_with_offset(picture, x, y).click().perform()
     browser.until("document.querySelectorAll('#review .point').length === 1")
+    browser.press("z")
+    click_zoomed(browser, 60, 150)
+    browser.until("document.querySelectorAll('#review .point').length === 2")
     mark(ENTER)
     browser.press("r")
     browser.until("!document.querySelector('#review .none').hidden")
@@ -308,8 +339,9 @@ def test_marks_by_the_keyboard_and_a_click_are_in_the_journal_and_empty_the_queu
         (kind, "Anna") for kind in ("right", "false_alarm", "missed", "right")
     ]
     assert [mark.picture for mark in marks] == shown
-    ((at_x, at_y),) = marks[2].at_xy
+    (at_x, at_y), zoomed = marks[2].at_xy
     assert max(abs(at_x - 225), abs(at_y - 57)) <= 2, "of a frame of 300 x 230 px"
+    assert max(abs(zoomed[0] - 60), abs(zoomed[1] - 150)) <= 1
     browser.press("u")
     browser.until("document.querySelector('#review .number').textContent === '1'")
     browser.press(ESCAPE)
@@ -391,6 +423,16 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
     assert "its journal stores no events now" in browser.js(f"document.querySelector('{cell}').title")
     assert "its journal stores no events now" in browser.text("#marks-spoken")
+    browser.press("v")
+    browser.until("document.querySelector('#review').dataset.picture")
+    assert browser.text("#marks-spoken") == ""
+    browser.press("r")
+    browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
+    browser.until("document.querySelector('#review .told').innerText")
+    assert browser.text("#review").count("its journal stores no events now") == 1
+    assert (browser.text("#review .own .sign"), browser.text("#review .own small")) == ("!", "failed")
+    browser.press(ESCAPE)
+    assert browser.js("[...document.querySelectorAll('.told')].map((each) => each.textContent)") == ["", ""]
 
 
 @pytest.mark.long

@@ -5,7 +5,7 @@ import { Camera } from "./camera.js";
 import { History } from "./history.js";
 import { Live, exceptUnreachable, getJson } from "./live.js";
 import { isTyping, kindOf } from "./marking.js";
-import { Marks, reviewSymbol, reviewWords, sentWords } from "./marks.js";
+import { Marks, reviewSymbol, reviewWords, sentSymbol, sentWords } from "./marks.js";
 import { Review } from "./review.js";
 import { Scores } from "./scores.js";
 import { Status } from "./status.js";
@@ -35,12 +35,16 @@ const why = new Why(marks, {
   },
 });
 
-const review = new Review(marks, () => why.close());
+const review = new Review(marks, { opened: () => why.close(), heatmap: switchHeatmap });
 
 let opacity = Number(localStorage.getItem("opacity") ?? 75);
 let opacityBefore = opacity || 75;
 why.opacity = opacity;
 review.opacity = opacity;
+
+function switchHeatmap() {
+  setOpacity(opacity > 0 ? 0 : opacityBefore);
+}
 
 function setOpacity(percent) {
   if (percent > 0) opacityBefore = percent;
@@ -77,7 +81,7 @@ function showReview(row) {
   const { strip } = cameraOf(row.camera);
   const open = marks.openOf(row);
   const found = marks.reviewOf(row);
-  if (open) strip.setReview(row.id, open.state === "failed" ? "!" : "…", open.state, sentWords(open));
+  if (open) strip.setReview(row.id, sentSymbol(open), open.state, `${sentWords(open)}. ${open.words}`.trim());
   else if (found) strip.setReview(row.id, reviewSymbol(found), found.kind ?? "contradictory", reviewWords(found));
   else strip.setReview(row.id, "", "", "");
 }
@@ -148,7 +152,7 @@ function pressed(event) {
   const kind = kindOf(event);
   if (kind && !event.repeat && !review.isOpen && !why.isOpen) return markFocused(kind);
   const key = event.key.toLowerCase();
-  if (key === "h") setOpacity(opacity > 0 ? 0 : opacityBefore);
+  if (key === "h") switchHeatmap();
   else if (key === "v" && !review.isOpen) review.open();
   else return false;
   return true;

@@ -52,7 +52,7 @@ export class Marking {
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event)) return false;
     if (this.isPointing) {
-      const isOnButton = this.#find(".pointing").contains(event.target);
+      const isOnButton = event.target.tagName === "BUTTON";
       if (event.key === "Escape") return this.#leave();
       if (event.key.toLowerCase() === "m" || (event.key === "Enter" && !isOnButton)) return this.#confirm();
       if (!isOnButton && this.#pointing.key(event)) return true;

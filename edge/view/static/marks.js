@@ -22,7 +22,7 @@ export class Marks {
   #listeners = [];
   #dialog = document.getElementById("reviewer");
   #timer = null;
-  #spoken = document.getElementById("marks-spoken");
+  #told = document.querySelectorAll(".told");
 
   constructor() {
     const form = this.#dialog.querySelector("form");
@@ -85,12 +85,19 @@ export class Marks {
     return "";
   }
 
-  /** Speak a sentence, and show it unless its state is `quiet`. */
+  /** Speak a sentence, and show it unless its state is `quiet`: in the review if it is open, else on the page. */
   say(sentence, state = "") {
-    this.#spoken.textContent = sentence;
-    this.#spoken.dataset.state = state;
+    this.hush();
+    const place = [...this.#told].findLast((each) => !each.closest("[hidden]"));
+    place.textContent = sentence;
+    place.dataset.state = state;
+    this.#timer = setTimeout(() => this.hush(), state === "failed" ? 4 * SHOWN_MS : SHOWN_MS);
+  }
+
+  /** Take away what was said. */
+  hush() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => (this.#spoken.textContent = ""), state === "failed" ? 4 * SHOWN_MS : SHOWN_MS);
+    this.#told.forEach((each) => (each.textContent = ""));
   }
 
   /**
@@ -140,9 +147,9 @@ export class Marks {
       Object.assign(sent, { state: "journalled", words: answer.detail ?? "" });
       this.say(`${what}: ${KINDS[kind].word}. It is in the journal as event ${answer.seq}. ${sent.words}`, sent.words ? "" : "quiet");
     } catch (error) {
-      const unknown = "the connection was lost, so it is unknown whether the mark is in the journal";
-      Object.assign(sent, { state: "failed", words: error instanceof Unreachable ? unknown : error.message });
-      this.say(`${what}: the mark ${KINDS[kind].word} failed: ${sent.words}.`, "failed");
+      const unknown = "The connection was lost, so it is unknown whether the mark is in the journal.";
+      Object.assign(sent, { state: "failed", words: error instanceof Unreachable ? unknown : sentence(error.message) });
+      this.say(`${what}: ${KINDS[kind].word} failed. ${sent.words}`, "failed");
     }
     this.#tell(row.id);
   }
@@ -151,6 +158,8 @@ export class Marks {
     this.#listeners.forEach((listener) => listener(id));
   }
 }
+
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
 
 /** The sign of a review, as short as it can be. */
 export const reviewSymbol = ({ kind }) => (kind ? KINDS[kind].symbol : CONTRADICTORY);
@@ -164,8 +173,11 @@ export function reviewWords(review) {
 }
 
 /** The state of a mark that is not journalled, in words. */
-export const sentWords = ({ kind, state, words }) =>
-  state === "failed" ? `${KINDS[kind].word}: failed, ${words}` : `${KINDS[kind].word}: sent, not in the journal yet`;
+export const sentWords = ({ kind, state }) =>
+  `${KINDS[kind].word}: ${state === "failed" ? "failed" : "sent, not in the journal yet"}`;
+
+/** The sign of a mark that is not journalled. */
+export const sentSymbol = ({ state }) => (state === "failed" ? "!" : "…");
 
 /** The places of missed defects, px of the frame. */
 export const pointsOf = (review) => review?.marks.flatMap((mark) => mark.at_xy) ?? [];

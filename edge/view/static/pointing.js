@@ -35,7 +35,7 @@ export class Pointing {
     const { picture } = this.#stage;
     picture.tabIndex = 0;
     picture.classList.add("is-pointing");
-    picture.focus();
+    picture.focus({ preventScroll: picture.closest(".is-zoomed") !== null });
     this.#changed();
   }
 
@@ -82,6 +82,7 @@ export class Pointing {
 
   #changed() {
     this.#stage.showPoints(this.#points, this.#cross);
+    if (this.#cross) this.#stage.picture.querySelector(".cross").scrollIntoView({ block: "nearest", inline: "nearest" });
     this.#onChange(this.#points);
   }
 }

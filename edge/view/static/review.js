@@ -2,9 +2,10 @@
 
 import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
-import { KINDS, sentWords } from "./marks.js";
+import { KINDS, sentSymbol, sentWords } from "./marks.js";
 import { Stage } from "./stage.js";
 import { clock, count, dateAndClock, make, rowWords, setShape, wordOf } from "./words.js";
+import { Zoom } from "./zoom.js";
 
 const LOADED = 50;
 /** Load more when so few are left. */
@@ -16,6 +17,7 @@ export class Review {
   #root = document.getElementById("review");
   #button = document.getElementById("open-review");
   #stage = new Stage(this.#root.querySelector(".stage"));
+  #zoom = new Zoom(this.#root.querySelector(".stage"), this.#stage);
   #marking;
   #marks;
   #rows = [];
@@ -24,10 +26,11 @@ export class Review {
   #current = null;
   #pictures = new Map();
   #showing = 0;
+  #regions = [];
   #timer = null;
 
-  /** @param opened is called when the review opens. */
-  constructor(marks, opened) {
+  /** @param actions {opened(), heatmap()}: called when the review opens, and to show or hide the heatmap. */
+  constructor(marks, { opened, heatmap }) {
     this.#marks = marks;
     this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, {
       marked: (row) => this.#leaveBehind(row),
@@ -36,6 +39,8 @@ export class Review {
     marks.onChange((id) => id && this.#changed(id));
     this.#button.onclick = () => (location.hash = HASH);
     this.#find(".close").onclick = () => this.close();
+    this.#tool(".heatmap", heatmap);
+    this.#tool(".zoom", () => this.#switchZoom());
     this.#find(".earlier").onclick = () => this.#step(-1);
     this.#find(".later").onclick = () => this.#step(1);
     addEventListener("hashchange", () => this.#followHash(opened));
@@ -48,6 +53,7 @@ export class Review {
 
   set opacity(percent) {
     this.#stage.opacity = percent / 100;
+    this.#find(".heatmap").ariaPressed = String(percent > 0);
   }
 
   open() {
@@ -65,6 +71,7 @@ export class Review {
     const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (event.key === "Escape") this.close();
     else if (steps && event.target.type !== "range") this.#step(steps);
+    else if (event.key.toLowerCase() === "z" && !event.ctrlKey && !event.metaKey && !event.altKey) this.#switchZoom();
     else return false;
     return true;
   }
@@ -84,7 +91,9 @@ export class Review {
   #followHash(opened) {
     const isOpen = location.hash === HASH;
     if (isOpen === this.isOpen) return;
+    this.#marks.hush();
     this.#root.hidden = !isOpen;
+    this.#unzoom();
     for (const each of document.querySelectorAll("body > header, body > main")) each.inert = isOpen;
     if (!isOpen) {
       this.#marking.show(null);
@@ -102,6 +111,7 @@ export class Review {
   async #show(row) {
     const showing = ++this.#showing;
     this.#current = row;
+    this.#unzoom();
     this.#marking.show(null);
     this.#write();
     this.#find(".none").hidden = row !== null;
@@ -116,6 +126,8 @@ export class Review {
       await this.#stage.draw(frame, heat, seen, `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`);
       if (showing !== this.#showing) return;
       this.#root.dataset.picture = row.id;
+      this.#regions = event.regions;
+      this.#find(".zoom").disabled = false;
       this.#marking.show(row);
       if (review) this.#marks.note(row.id, review);
     } catch (error) {
@@ -241,13 +253,48 @@ export class Review {
 
   #own(sent) {
     const { row, kind, state, words } = sent;
-    const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : `failed: ${words}`;
-    const button = make("button", { type: "button", tabIndex: -1 },
-      make("span", { className: "sign", ariaHidden: "true" }, KINDS[kind].symbol),
+    const said = state === "journalled" ? `in the journal. ${words}` : state === "sent" ? "sent …" : "failed";
+    const title = state === "failed" ? words : "";
+    const button = make("button", { type: "button", tabIndex: -1, title, "data-state": state },
+      make("span", { className: "sign", ariaHidden: "true" }, state === "journalled" ? KINDS[kind].symbol : sentSymbol(sent)),
       make("b", {}, KINDS[kind].word), ` ${row.camera} · ${clock(row.at_ns)}`,
       make("small", { "data-state": state }, said));
     button.onclick = () => this.#show(row);
     return make("li", {}, button);
+  }
+
+  /** Magnify the picture, at its first region if it has one, or show the whole of it again. */
+  async #switchZoom() {
+    if (this.#find(".zoom").disabled) return;
+    if (this.#zoom.isOn) {
+      this.#zoom.stop();
+      this.#find(".zoom").ariaPressed = "false";
+      return;
+    }
+    const [height, width] = this.#stage.hw;
+    const contour = this.#regions[0]?.contour_xy ?? [[0, 0], [width, height]];
+    this.#zoom.start([0, 1].map((axis) => contour.reduce((sum, at) => sum + at[axis], 0) / contour.length));
+    this.#find(".zoom").ariaPressed = "true";
+    const showing = this.#showing;
+    try {
+      const frame = await getBlob(`/api/pictures/${this.#current.id}/frame.png`); // the JPEG may be smaller than the frame
+      if (showing === this.#showing) await this.#stage.redraw(frame);
+    } catch (error) {
+      if (showing === this.#showing) this.#marks.say(`The frame cannot be loaded in full resolution: ${error.message}.`);
+    }
+  }
+
+  #unzoom() {
+    this.#zoom.stop();
+    this.#find(".zoom").ariaPressed = "false";
+    this.#find(".zoom").disabled = true;
+  }
+
+  /** Let a button act on the picture without taking the keyboard from it. */
+  #tool(selector, act) {
+    const button = this.#find(selector);
+    button.onmousedown = (event) => event.preventDefault();
+    button.onclick = act;
   }
 
   #find(selector) {

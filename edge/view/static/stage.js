@@ -60,10 +60,7 @@ export class Stage {
     this.#hw = hw;
     this.#points.replaceChildren();
     this.#picture.style.setProperty("--aspect", width / height);
-    this.#frame.width = pixels.width;
-    this.#frame.height = pixels.height;
-    this.#frame.getContext("2d").drawImage(pixels, 0, 0);
-    pixels.close();
+    this.#drawFrame(pixels);
     this.#heat.hidden = !evidence;
     if (evidence) this.#drawHeat(evidence, hw, heatmap);
     this.#marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -76,6 +73,11 @@ export class Stage {
     shapes.push(...cells.map(([x, y]) => ["rect", { x, y, width: heatmap.cell_px, height: heatmap.cell_px }, "cell"]));
     this.#marks.replaceChildren(...shapes.map(shape));
     this.#picture.ariaLabel = label;
+  }
+
+  /** Draw the frame again, from a blob of any size. */
+  async redraw(frame) {
+    this.#drawFrame(await createImageBitmap(frame));
   }
 
   get picture() {
@@ -114,6 +116,13 @@ export class Stage {
     this.#picture.classList.toggle("is-lost", sentence !== null);
     this.#lost.hidden = sentence === null;
     if (this.#lost.textContent !== (sentence ?? "")) this.#lost.textContent = sentence ?? "";
+  }
+
+  #drawFrame(pixels) {
+    this.#frame.width = pixels.width;
+    this.#frame.height = pixels.height;
+    this.#frame.getContext("2d").drawImage(pixels, 0, 0);
+    pixels.close();
   }
 
   #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell }) {
