@@ -17,21 +17,16 @@ from typing import Any
 import click
 import msgspec
 
+from bench.journalled_line import JournalledLine, wait_until_listening
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from bench.spread import Latency
 from edge.bridge.modbus.registers import COMMANDS, MAILBOX
 from edge.cli.extras import require_extra
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
 from edge.errors import BenchError
-from edge.wire.events import BundleName, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
 WORDS = MAILBOX.end - MAILBOX.address
-TOPIC = "verdict.top.GOOD"
 LINE_FILE = """
 bundle = "b"
 [[cameras]]
@@ -43,6 +38,7 @@ bind = "ipc://{folder}/events"
 [journal]
 bind = "ipc://{folder}/follow"
 [modbus]
+start = "first"
 listen = "127.0.0.1:{port}"
 """
 
@@ -62,28 +58,6 @@ class MailboxResult(msgspec.Struct, frozen=True, kw_only=True):
     """From the commit of a result in the journal to the reply that shows it, of a PLC that reads without a pause."""
     request_ms: Latency
     """One read of the mailbox."""
-
-
-class _Line:
-    """A journal of GOOD results, and its server."""
-
-    def __init__(self, folder: Path) -> None:
-        self._journal = Journal.open(folder / "journal", "line1")
-        self._consumers = Consumers(folder / "journal")
-        self._server = FollowServer(f"ipc://{folder}/follow", folder / "journal", self._consumers)
-        self._server.start()
-
-    def add(self, count: int) -> None:
-        first, journal_id = self._journal.last_seq + 1, self._journal.journal_id
-        headers = [header_of(_event(seq, journal_id)) for seq in range(first, first + count)]
-        records = [Record(first + n, time.time_ns(), TOPIC, header, None) for n, header in enumerate(headers)]
-        self._journal.append(records, {})
-        self._server.wake()
-
-    def close(self) -> None:
-        self._server.close()
-        self._consumers.close()
-        self._journal.close()
 
 
 class _Plc:
@@ -175,7 +149,7 @@ def measure_mailbox(results: int, latencies: int) -> MailboxResult:
 
 
 @contextlib.contextmanager
-def _bridged() -> Iterator[tuple[_Line, _Plc]]:
+def _bridged() -> Iterator[tuple[JournalledLine, _Plc]]:
     from pymodbus.client import ModbusTcpClient
 
     with tempfile.TemporaryDirectory(prefix="heatline-bench-") as name, socket.socket() as holder:
@@ -185,48 +159,18 @@ def _bridged() -> Iterator[tuple[_Line, _Plc]]:
         port = holder.getsockname()[1]
         file = folder / "line1.toml"
         file.write_text(LINE_FILE.format(folder=folder, port=port))
-        with contextlib.closing(_Line(folder)) as line:
+        with contextlib.closing(JournalledLine(folder)) as line:
             command = [sys.executable, "-m", "edge.cli.main", "bridge", "modbus", str(file)]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             client: Any = ModbusTcpClient("127.0.0.1", port=port, timeout=WITHIN_SECONDS, retries=0)
             try:
-                _connect(port)
+                wait_until_listening(port, "modbus", WITHIN_SECONDS)
                 client.connect()
                 yield line, _Plc(client)
             finally:
                 client.close()
                 process.kill()
                 process.wait()
-
-
-def _connect(port: int) -> None:
-    give_up_s = time.monotonic() + WITHIN_SECONDS
-    while time.monotonic() < give_up_s:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise BenchError("the Modbus bridge did not start; run heatline bridge modbus LINE to see why")
-
-
-def _event(seq: int, journal_id: str) -> VerdictEvent:
-    return VerdictEvent(
-        boot_id="0" * 32,
-        seq=seq,
-        camera="top",
-        frame_id=seq,
-        frame_number=seq,
-        part_id=f"P-{seq}",
-        times=Times(captured_at_ns=time.time_ns(), captured_monotonic_ns=time.monotonic_ns()),
-        verdict="GOOD",
-        score_threshold=1.5,
-        evidence_threshold=1.5,
-        precision="f32",
-        bundle=BundleName(name="boards", version="1", digest="ab" * 32),
-        latency_ms=1.0,
-        acting=True,
-        journal_id=journal_id,
-        previous_seq=seq - 1,
-    )
 
 
 @click.command(epilog="Example: python -m bench.modbus_mailbox --out bench/results/bridges/modbus.json")

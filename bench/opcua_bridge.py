@@ -20,22 +20,17 @@ from typing import Any
 import click
 import msgspec
 
+from bench.journalled_line import JournalledLine, wait_until_listening
 from bench.machine import machine
 from bench.processes import cpu_s
 from bench.result_file import claim, keep, new_report
 from bench.spread import Latency
 from edge.cli.extras import require_extra
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
 from edge.errors import BenchError
-from edge.wire.events import BundleName, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 60.0
 PUBLISHING_MS = 20
 """The shortest interval that the bridge grants."""
-TOPIC = "verdict.top.GOOD"
 CLIENT = "bench"
 LINE_FILE = """
 bundle = "b"
@@ -48,6 +43,7 @@ bind = "ipc://{folder}/events"
 [journal]
 bind = "ipc://{folder}/follow"
 [opcua]
+start = "first"
 acknowledge = "offered"
 listen = "127.0.0.1:{port}"
 folder = "{folder}/opcua"
@@ -66,30 +62,6 @@ class OpcuaResult(msgspec.Struct, frozen=True, kw_only=True):
     publishing_ms: int
     bridge_cores: float
     """Processor time of the bridge, as a share of one core."""
-
-
-class _Line:
-    """A journal of GOOD results, and its server."""
-
-    def __init__(self, folder: Path) -> None:
-        self._journal = Journal.open(folder / "journal", "line1")
-        self._consumers = Consumers(folder / "journal")
-        self._server = FollowServer(f"ipc://{folder}/follow", folder / "journal", self._consumers)
-        self._server.start()
-
-    def add(self, count: int) -> list[str]:
-        """Journal results in one commit; return their ids."""
-        first, journal_id = self._journal.last_seq + 1, self._journal.journal_id
-        headers = [header_of(_event(seq, journal_id)) for seq in range(first, first + count)]
-        records = [Record(first + n, time.time_ns(), TOPIC, header, None) for n, header in enumerate(headers)]
-        self._journal.append(records, {})
-        self._server.wake()
-        return [f"{journal_id}-{record.seq}" for record in records]
-
-    def close(self) -> None:
-        self._server.close()
-        self._consumers.close()
-        self._journal.close()
 
 
 def measure_bridge(per_s: float, seconds: float) -> OpcuaResult:
@@ -150,10 +122,10 @@ def latencies_ms(committed: Mapping[str, float], received: Sequence[tuple[str, f
 def _expect(pipe: Connection, what: str | None = None) -> Any:
     if not pipe.poll(WITHIN_SECONDS):
         raise BenchError(f"the client did not receive all results within {WITHIN_SECONDS:.0f} s")
-    told = pipe.recv()
-    if what is not None and told != what:
-        raise BenchError(f"the client ended: {told}")
-    return told
+    came = pipe.recv()
+    if what is not None and came != what:
+        raise BenchError(f"the client ended: {came}")
+    return came
 
 
 def _receive(port: int, folder: Path, count: int, pipe: Connection) -> None:
@@ -192,7 +164,7 @@ def _receive(port: int, folder: Path, count: int, pipe: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _bridged() -> Iterator[tuple[_Line, int, Path, int]]:
+def _bridged() -> Iterator[tuple[JournalledLine, int, Path, int]]:
     with tempfile.TemporaryDirectory(prefix="heatline-bench-") as name, socket.socket() as holder:
         folder = Path(name)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -201,11 +173,11 @@ def _bridged() -> Iterator[tuple[_Line, int, Path, int]]:
         file = folder / "line1.toml"
         file.write_text(LINE_FILE.format(folder=folder, port=port))
         _write_identity(folder)
-        with contextlib.closing(_Line(folder)) as line:
+        with contextlib.closing(JournalledLine(folder)) as line:
             command = [sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             try:
-                _connect(port)
+                wait_until_listening(port, "opcua", WITHIN_SECONDS)
                 yield line, port, folder, process.pid
             finally:
                 process.kill()
@@ -230,36 +202,6 @@ def _write_identity(folder: Path) -> None:
     for path in (folder / "client.der", allowed / "client.der"):
         path.write_bytes(made.public_bytes(Encoding.DER))
     (folder / "client.pem").write_bytes(dump_private_key_as_pem(key))
-
-
-def _connect(port: int) -> None:
-    give_up_s = time.monotonic() + WITHIN_SECONDS
-    while time.monotonic() < give_up_s:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.05)
-    raise BenchError("the OPC UA bridge did not start; run heatline bridge opcua LINE to see why")
-
-
-def _event(seq: int, journal_id: str) -> VerdictEvent:
-    return VerdictEvent(
-        boot_id="0" * 32,
-        seq=seq,
-        camera="top",
-        frame_id=seq,
-        frame_number=seq,
-        part_id=f"P-{seq}",
-        times=Times(captured_at_ns=time.time_ns(), captured_monotonic_ns=time.monotonic_ns()),
-        verdict="GOOD",
-        score_threshold=1.5,
-        evidence_threshold=1.5,
-        precision="f32",
-        bundle=BundleName(name="boards", version="1", digest="ab" * 32),
-        latency_ms=1.0,
-        acting=True,
-        journal_id=journal_id,
-        previous_seq=seq - 1,
-    )
 
 
 @click.command(epilog="Example: python -m bench.opcua_bridge --out bench/results/bridges/opcua.json")

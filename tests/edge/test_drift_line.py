@@ -47,7 +47,7 @@ CALIBRATION = [noisy(view(), seed) for seed in range(30)]
 
 
 def calibrated(path: Path, engine: Engine) -> Bundle:
-    """Write the small bundle, which is dark-sensitive, with what calibration frames tell."""
+    """Write the small bundle, which is dark-sensitive, with the reference that calibration frames give."""
     now = manifest()
     inspector = Inspector(now, engine)
     pending = [inspector.start(Frame(Stamp("calibrate", 1), picture, "RGB8")) for picture in CALIBRATION]

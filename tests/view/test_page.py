@@ -422,17 +422,17 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.press("r")
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
     assert "its journal stores no events now" in browser.js(f"document.querySelector('{cell}').title")
-    assert "its journal stores no events now" in browser.text("#marks-spoken")
+    assert "its journal stores no events now" in browser.text("#marks-notice")
     browser.press("v")
     browser.until("document.querySelector('#review').dataset.picture")
-    assert browser.text("#marks-spoken") == ""
+    assert browser.text("#marks-notice") == ""
     browser.press("r")
     browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
-    browser.until("document.querySelector('#review .told').innerText")
+    browser.until("document.querySelector('#review .notice').innerText")
     assert browser.text("#review").count("its journal stores no events now") == 1
     assert (browser.text("#review .own .sign"), browser.text("#review .own small")) == ("!", "failed")
     browser.press(ESCAPE)
-    assert browser.js("[...document.querySelectorAll('.told')].map((each) => each.textContent)") == ["", ""]
+    assert browser.js("[...document.querySelectorAll('.notice')].map((each) => each.textContent)") == ["", ""]
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ export class Marks {
   #listeners = [];
   #dialog = document.getElementById("reviewer");
   #timer = null;
-  #told = document.querySelectorAll(".told");
+  #notices = document.querySelectorAll(".notice");
 
   constructor() {
     const form = this.#dialog.querySelector("form");
@@ -37,7 +37,7 @@ export class Marks {
 
   set reviewer(name) {
     if (name) localStorage.setItem("reviewer", name);
-    this.#tell(null);
+    this.#show(null);
   }
 
   /** @param listener is called with the id of a picture whose marks have changed; null: the reviewer has. */
@@ -62,7 +62,7 @@ export class Marks {
       const isThere = review?.marks.some(({ by, kind }) => by === each.by && kind === each.kind);
       if (each.row.id === id && each.state === "failed" && isThere) Object.assign(each, { state: "journalled", words: "" });
     }
-    this.#tell(id);
+    this.#show(id);
   }
 
   reviewOf(row) {
@@ -88,7 +88,7 @@ export class Marks {
   /** Speak a sentence, and show it unless its state is `quiet`: in the review if it is open, else on the page. */
   say(sentence, state = "") {
     this.hush();
-    const place = [...this.#told].findLast((each) => !each.closest("[hidden]"));
+    const place = [...this.#notices].findLast((each) => !each.closest("[hidden]"));
     place.textContent = sentence;
     place.dataset.state = state;
     this.#timer = setTimeout(() => this.hush(), state === "failed" ? 4 * SHOWN_MS : SHOWN_MS);
@@ -97,7 +97,7 @@ export class Marks {
   /** Take away what was said. */
   hush() {
     clearTimeout(this.#timer);
-    this.#told.forEach((each) => (each.textContent = ""));
+    this.#notices.forEach((each) => (each.textContent = ""));
   }
 
   /**
@@ -114,7 +114,7 @@ export class Marks {
     this.sent.length = Math.min(this.sent.length, REMEMBERED);
     // Of two marks of a frame the later one counts, so it must not overtake the one before.
     sent.answered = before ? before.then(() => this.#post(sent)) : this.#post(sent);
-    this.#tell(row.id);
+    this.#show(row.id);
     return sent;
   }
 
@@ -151,10 +151,10 @@ export class Marks {
       Object.assign(sent, { state: "failed", words: error instanceof Unreachable ? unknown : sentence(error.message) });
       this.say(`${what}: ${KINDS[kind].word} failed. ${sent.words}`, "failed");
     }
-    this.#tell(row.id);
+    this.#show(row.id);
   }
 
-  #tell(id) {
+  #show(id) {
     this.#listeners.forEach((listener) => listener(id));
   }
 }

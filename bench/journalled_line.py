@@ -1,0 +1,78 @@
+"""A journal of results that is served as a line serves it, for the benches of bridges."""
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.rows import Record
+from edge.errors import BenchError
+from edge.wire.events import BundleName, Times, VerdictEvent, header_of
+
+TOPIC = "verdict.top.GOOD"
+
+
+class JournalledLine:
+    """A journal of GOOD results, and its server at `ipc://FOLDER/follow`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = Journal.open(folder / "journal", "line1")
+        self._consumers = Consumers(folder / "journal")
+        self._server = FollowServer(f"ipc://{folder}/follow", folder / "journal", self._consumers)
+        self._server.start()
+
+    def add(self, count: int) -> list[str]:
+        """Journal results in one commit; return their ids."""
+        first, journal_id = self._journal.last_seq + 1, self._journal.journal_id
+        headers = [header_of(_event(seq, journal_id)) for seq in range(first, first + count)]
+        records = [Record(first + n, time.time_ns(), TOPIC, header, None) for n, header in enumerate(headers)]
+        self._journal.append(records, {})
+        self._server.wake()
+        return [f"{journal_id}-{record.seq}" for record in records]
+
+    def close(self) -> None:
+        """End the server, and close the journal."""
+        self._server.close()
+        self._consumers.close()
+        self._journal.close()
+
+
+def wait_until_listening(port: int, bridge: str, within_s: float) -> None:
+    """Wait until a bridge listens on a local port.
+
+    Args:
+        bridge: its command, such as `opcua`.
+        within_s: seconds.
+    Raises:
+        BenchError: it does not in time.
+    """
+    give_up_s = time.monotonic() + within_s
+    while time.monotonic() < give_up_s:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise BenchError(f"the bridge did not start; run heatline bridge {bridge} LINE to see why")
+
+
+def _event(seq: int, journal_id: str) -> VerdictEvent:
+    return VerdictEvent(
+        boot_id="0" * 32,
+        seq=seq,
+        camera="top",
+        frame_id=seq,
+        frame_number=seq,
+        part_id=f"P-{seq}",
+        times=Times(captured_at_ns=time.time_ns(), captured_monotonic_ns=time.monotonic_ns()),
+        verdict="GOOD",
+        score_threshold=1.5,
+        evidence_threshold=1.5,
+        precision="f32",
+        bundle=BundleName(name="boards", version="1", digest="ab" * 32),
+        latency_ms=1.0,
+        acting=True,
+        journal_id=journal_id,
+        previous_seq=seq - 1,
+    )
