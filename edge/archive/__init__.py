@@ -1,0 +1,1 @@
+"""Inspects archives of pictures with many processes, on one machine or on a cluster, for `heatline archive`."""

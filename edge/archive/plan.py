@@ -1,0 +1,169 @@
+"""The plan of DEST: which pictures are inspected, in which parts, and by which bundles.
+
+`pictures.parquet` has a row per picture and a row group per part; it is written once. `archive.json` is written after
+it: a DEST with this file has a complete plan.
+"""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from edge.archive.storage import Storage, is_uri
+from edge.errors import InputError
+
+ARCHIVE, PICTURES = "archive.json", "pictures.parquet"
+FORMAT = 1
+PART_PICTURES = 256
+SCHEMA = pa.schema(
+    [
+        pa.field("number", pa.int64(), nullable=False),
+        pa.field("picture", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+    ]
+)
+
+
+class UsedBundle(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle with which pictures were inspected, and how."""
+
+    name: str
+    version: str
+    engine: str
+    precision: str
+    """The requested one; the column `precision` has the one that a picture was inspected in."""
+    score_threshold: float
+    evidence_threshold: float
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of `archive.json`."""
+
+    format: int
+    source: str
+    """SOURCE as on the command line, without passwords."""
+    folder: str
+    """The folder that relative paths of pictures start from, in SOURCE's file system."""
+    part_pictures: int
+    pictures: int
+    bundles: dict[str, UsedBundle]
+    """By digest."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a DEST."""
+
+    dest: Storage
+    archive: Archive
+
+    @property
+    def parts(self) -> int:
+        """The number of parts."""
+        return -(-self.archive.pictures // self.archive.part_pictures)
+
+    def part_size(self, part: int) -> int:
+        """Return the number of pictures of a part."""
+        return min(self.archive.part_pictures, self.archive.pictures - part * self.archive.part_pictures)
+
+    def read_part(self, part: int) -> pa.Table:
+        """Return the rows of a part."""
+        return self._file.read_row_group(part)
+
+    def read(self) -> pa.Table:
+        """Return all rows."""
+        return self._file.read()
+
+    def with_bundles(self, bundles: dict[str, UsedBundle]) -> "Plan":
+        """Add bundles to `archive.json`.
+
+        Raises:
+            InputError: one of them was used with another engine or precision before.
+        """
+        for digest, used in bundles.items():
+            before = self.archive.bundles.get(digest, used)
+            if before != used:
+                raise InputError(
+                    f"{self.dest.path(ARCHIVE)} has verdicts by {used.name} {used.version} with {before.engine} in "
+                    f"{before.precision}, and {used.engine} in {used.precision} came; name another --out, or use the "
+                    "same"
+                )
+        archive = msgspec.structs.replace(self.archive, bundles={**self.archive.bundles, **bundles})
+        if archive != self.archive:
+            _write(self.dest, archive)
+        return Plan(self.dest, archive)
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.dest.path(PICTURES), filesystem=self.dest.files)
+
+
+class Pictures:
+    """Where the pictures of a plan are.
+
+    Args:
+        source: SOURCE, with its password.
+        folder: as in `archive.json`.
+    """
+
+    def __init__(self, source: str, folder: str) -> None:
+        self._folder = Storage(Storage.at(source).files, folder)
+
+    def place(self, picture: str) -> tuple[Storage, str]:
+        """Return the storage of a picture, and its name in it."""
+        if is_uri(picture):
+            return Storage.at(picture), ""
+        return self._folder, picture
+
+
+def read_plan(dest: Storage) -> Plan | None:
+    """Return the plan of a DEST; None: it has none.
+
+    Raises:
+        InputError: it is of another version, or none of heatline's.
+    """
+    try:
+        archive = msgspec.json.decode(dest.read(ARCHIVE), type=Archive)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise InputError(f"{dest.path(ARCHIVE)} is not heatline's ({error}); name another --out") from error
+    if archive.format != FORMAT:
+        raise InputError(
+            f"{dest.path(ARCHIVE)} has format {archive.format}, this version of heatline reads {FORMAT}; use the "
+            "version that wrote it, or name another --out"
+        )
+    return Plan(dest, archive)
+
+
+def write_plan(
+    dest: Storage,
+    source: str,
+    folder: str,
+    pictures: Iterable[tuple[str, str, str | None]],
+    part_pictures: int = PART_PICTURES,
+) -> Plan:
+    """Write the plan of a new DEST.
+
+    Args:
+        pictures: path, group and label of each, in order.
+    """
+    rows = [(number, *row) for number, row in enumerate(pictures)]
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), SCHEMA, strict=True)]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns, SCHEMA), buffer, row_group_size=part_pictures, compression="zstd")
+    dest.write(PICTURES, buffer.getvalue())
+    archive = Archive(
+        format=FORMAT, source=source, folder=folder, part_pictures=part_pictures, pictures=len(rows), bundles={}
+    )
+    _write(dest, archive)
+    return Plan(dest, archive)
+
+
+def _write(dest: Storage, archive: Archive) -> None:
+    dest.write(ARCHIVE, msgspec.json.format(msgspec.json.encode(archive), indent=2) + b"\n")

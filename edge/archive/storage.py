@@ -1,0 +1,175 @@
+"""Reads and writes files at a local path or at any URI of pyarrow's file systems, such as `s3://bucket/folder`."""
+
+import errno
+import os
+import posixpath
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from edge.errors import HeatlineError, InputError, last_line
+from edge.util.atomic_file import sync_folder
+
+_URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
+
+
+class StorageError(HeatlineError):
+    """A storage that does not answer, or refuses: the same command may work later."""
+
+    exit_code = InputError.exit_code
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder, or a file, of a file system."""
+
+    files: fs.FileSystem
+    root: str
+    """Its path in the file system."""
+
+    @classmethod
+    def at(cls, address: str) -> "Storage":
+        """Find the file system of an address.
+
+        Args:
+            address: a local path, or a URI.
+        Raises:
+            InputError: the URI is not one that pyarrow knows.
+        """
+        if not is_uri(address):
+            return cls(fs.LocalFileSystem(), os.path.abspath(address))
+        try:
+            files, root = fs.FileSystem.from_uri(address)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise InputError(
+                f"{without_password(address)} is no place for files ({last_line(error)}); expected a path or a URI "
+                "such as s3://bucket/folder"
+            ) from error
+        return cls(files, root.rstrip("/") or "/")
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.files, fs.LocalFileSystem)
+
+    def path(self, name: str) -> str:
+        """Return the path of a file in this folder, or of an absolute path of the same file system."""
+        return posixpath.normpath(posixpath.join(self.root, name))
+
+    def under(self, name: str) -> "Storage":
+        """Return the storage of a folder in this one."""
+        return Storage(self.files, self.path(name))
+
+    def read(self, name: str = "") -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            StorageError: the storage does not answer.
+        """
+        try:
+            with self.files.open_input_stream(self.path(name)) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "read", error) from error
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file that is complete or absent, also after a crash or a power cut. It replaces an older one.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            if self.is_local:
+                _write_local(Path(self.path(name)), data)
+            else:  # an object store shows an object once all of it has arrived
+                with self.files.open_output_stream(self.path(name)) as file:
+                    file.write(data)
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "written", error) from error
+
+    def delete(self, name: str) -> None:
+        """Delete a file or a folder, if it is there.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        try:
+            (info,) = self.files.get_file_info([self.path(name)])
+            if info.type == fs.FileType.Directory:
+                self.files.delete_dir(info.path)
+            elif info.type != fs.FileType.NotFound:
+                self.files.delete_file(info.path)
+        except FileNotFoundError:  # another process was faster
+            pass
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "deleted", error) from error
+
+    def list(self, name: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
+        """Return the entries of a folder; none if it does not exist.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
+        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
+        try:
+            return list(self.files.get_file_info(selector))
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise self._error(name, "listed", error) from error
+
+    def kind(self, name: str = "") -> fs.FileType:
+        """Return what is there: a file, a folder, something else, or nothing.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        try:
+            (info,) = self.files.get_file_info([self.path(name)])
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "read", error) from error
+        return info.type
+
+    def _error(self, name: str, done: str, error: Exception) -> StorageError:
+        reason = getattr(error, "strerror", None) or last_line(error)
+        return StorageError(
+            f"{self.path(name)} cannot be {done} ({reason}); check the path, its permissions and the network, and call "
+            "the same command again"
+        )
+
+
+def is_uri(address: str) -> bool:
+    """Return whether an address is a URI and no local path."""
+    return _URI.match(address) is not None
+
+
+def without_password(address: str) -> str:
+    """Return an address without user, password and keys, to be shown and stored.
+
+    >>> without_password("s3://me:secret@bucket/folder?region=eu")
+    's3://bucket/folder?region=eu'
+    """
+    return _PASSWORD.sub("", address).rstrip("?&") if is_uri(address) else address
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Unique among machines that share the folder: a process id is not.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno == errno.ENOENT:  # a folder was deleted meanwhile
+            raise OSError(errno.ENOENT, "its folder was deleted") from error
+        raise
