@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from edge.bundle import Calibration
+from edge.calibration.group_bootstrap import FEWEST_GROUPS
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
 from edge.util.text import format_count, is_are, utf8_safe
 from train.evaluation.evaluated import EvaluatedModel, open_model
 from train.evaluation.figures import compute_figures
 from train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
-from train.evaluation.intervals import FEWEST_GROUPS, compute_intervals
+from train.evaluation.intervals import compute_intervals
 from train.evaluation.observe import Picture, TruthColumns, observe
 from train.evaluation.result import (
     Evaluation,

@@ -1,8 +1,4 @@
-"""Confidence intervals of figures: a bootstrap over groups (Efron & Tibshirani 1993, percentile intervals).
-
-Tiles and pictures of one group show the same thing and are not independent, so whole groups are drawn, with
-replacement. With few groups an interval is not reliable, and none is given.
-"""
+"""Confidence intervals of figures, by a bootstrap over groups (`edge.calibration.group_bootstrap`)."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,16 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
 from train.evaluation.figures import Figures, Weights
-
-FEWEST_GROUPS = 10
-RESAMPLES = 1000
-FEWEST_KNOWN = 0.95 * RESAMPLES
-"""A figure gets no interval if fewer resamples have it, because others lack a class."""
-_TAIL = (1 - 0.95) / 2
-ENDS = (_TAIL, 1 - _TAIL)
-"""Quantiles at the ends of a 95 % interval."""
-SEED = 0
 
 
 def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
@@ -34,7 +22,7 @@ def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tup
     if groups == 0:
         return {}, "no intervals: the pictures have no groups, and only whole groups are independent"
     if groups < FEWEST_GROUPS:
-        return {}, f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
+        return {}, describe_basis(groups)
     drawn: dict[str, list[float]] = {}
     for weights in draw_groups(groups):
         for name, value in rates(figures(weights)):
@@ -42,8 +30,7 @@ def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tup
     ends = {
         name: tuple(np.quantile(values, ENDS).tolist()) for name, values in drawn.items() if len(values) >= FEWEST_KNOWN
     }
-    basis = f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
-    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, basis
+    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, describe_basis(groups)
 
 
 def draw_groups(groups: int) -> NDArray[np.float64]:

@@ -1,0 +1,79 @@
+"""Draws the overlays of the worst pictures and flips. They are inspected again, as the verdicts hold no heatmaps."""
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from edge.archive.finding import Finding
+from edge.archive.results import Results
+from edge.archive.storage import Storage
+from edge.heatmap_picture import png
+from edge.offline import InspectionResult
+
+FOLDER = "overlays"
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+LONGEST_STEM = 60
+
+
+class Wanted(NamedTuple):
+    """A picture whose overlay is wanted."""
+
+    number: int
+    picture: str
+    content: str | None
+    """Hash of the file's bytes when it got its verdict. If they are others now, its overlay must not be drawn."""
+
+
+Draw = Callable[[str, Sequence[Wanted]], Iterable[tuple[int, bytes | None]]]
+"""Inspects pictures with the bundle of a digest and yields, in any order, the number and the overlay as PNG of each;
+None: there is nothing to draw."""
+
+
+def wanted_overlays(results: Results) -> dict[str, list[Finding]]:
+    """Return the pictures whose overlays belong to a report, by the bundle's digest, in the order of their numbers: the
+    new bundle's worst pictures, and the worst flips by both bundles. The same verdicts give the same pictures.
+    """
+    new = {finding.number: finding for finding in results.summary.worst()}
+    if results.comparison is None or results.old_digest is None:
+        return {results.new_digest: _sorted(new)}
+    flips = results.comparison.worst_flips()
+    new |= {change.new.number: change.new for change in flips}
+    old = {change.old.number: change.old for change in flips}
+    return {results.new_digest: _sorted(new), results.old_digest: _sorted(old)}
+
+
+def write_overlays(dest: Storage, results: Results, draw: Draw) -> None:
+    """Write the overlays of a report that are not there yet.
+
+    Raises:
+        StorageError: an overlay cannot be written.
+    """
+    for digest, findings in wanted_overlays(results).items():
+        there = {posixpath.basename(info.path) for info in dest.list(f"{FOLDER}/{digest}")}
+        missing = {each.number: each for each in findings if posixpath.basename(name_of(digest, each)) not in there}
+        wanted = [Wanted(each.number, each.picture, each.content) for each in missing.values() if each.content]
+        for number, data in draw(digest, wanted) if wanted else ():
+            if data is not None:
+                dest.write(name_of(digest, missing[number]), data)
+
+
+def overlay_png(result: InspectionResult) -> bytes | None:
+    """Return a result's overlay as PNG: without a verdict the plain picture, None if it could not be read."""
+    if result.frame is None:
+        return None
+    return png(result.picture if result.judgement is None else result.overlay())
+
+
+def name_of(digest: str, finding: Finding) -> str:
+    """Return the name of an overlay in DEST.
+
+    >>> name_of("ab12", Finding(7, "day 1/böard 7.png", ".", None, "1f", "GOOD", None, None, 0.0, 1.0))
+    'overlays/ab12/00000007_b_ard_7.png'
+    """
+    stem = _UNSAFE.sub("_", posixpath.splitext(posixpath.basename(finding.picture))[0])[:LONGEST_STEM]
+    return f"{FOLDER}/{digest}/{finding.number:08d}_{stem}.png"
+
+
+def _sorted(findings: dict[int, Finding]) -> list[Finding]:
+    return [findings[number] for number in sorted(findings)]

@@ -1,0 +1,185 @@
+"""Writes `report.html` of a complete DEST: one self-contained page."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edge.archive.comparison import SEVERITY, VERDICTS, Change
+from edge.archive.finding import Finding
+from edge.archive.overlays import name_of
+from edge.archive.plan import Plan
+from edge.archive.results import Results
+from edge.archive.storage import Storage
+from edge.util.text import format_count, is_are
+
+REPORT = "report.html"
+MOST_PICTURES = 200
+"""Most pictures in the page; the other overlays are in the folder only."""
+MOST_GROUPS = 100
+"""Most rows of a table of groups."""
+LONGER_SIDE_PX = 640
+JPEG_QUALITY = 80
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A bundle's verdict on a picture, with its overlay."""
+
+    digest: str
+    finding: Finding
+    uri: str | None
+    """The overlay as a data URI, made smaller; None: there is none."""
+
+    @property
+    def file(self) -> str:
+        """Name of the overlay in DEST."""
+        return name_of(self.digest, self.finding)
+
+
+@dataclass(frozen=True)
+class ShownFlip:
+    """A flip with both overlays."""
+
+    change: Change
+    old: Shown
+    new: Shown
+
+
+def write_report(plan: Plan, results: Results) -> None:
+    """Write the page into DEST. Its size is bounded by `MOST_PICTURES` and `MOST_GROUPS`.
+
+    Raises:
+        StorageError: DEST cannot be read or written.
+    """
+    plan.dest.write(REPORT, make_report(plan, results).encode())
+
+
+def make_report(plan: Plan, results: Results) -> str:
+    """Return the page. Overlays that are missing in DEST are missing in it."""
+    dest, comparison = plan.dest, results.comparison
+    changes = [] if comparison is None else comparison.worst_flips()
+    flips = list(_shown_flips(dest, results, changes[: MOST_PICTURES // 2]))
+    worst = results.summary.worst()
+    shown = [_show(dest, results.new_digest, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
+    environment = Environment(
+        loader=PackageLoader("edge.archive"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, signed=signed, interval=format_interval)
+    environment.globals.update(format_count=format_count, is_are=is_are, VERDICTS=VERDICTS, SEVERITY=SEVERITY)
+    return environment.get_template("report.html.jinja").render(
+        archive=plan.archive,
+        names=[name for name, _, _ in reversed(results.bundles())],
+        bundles=results.bundles(),
+        results=results,
+        comparison=comparison,
+        summary=results.summary,
+        change=None if comparison is None else comparison.total(),
+        changed_groups=[] if comparison is None else comparison.worst_groups(MOST_GROUPS),
+        total=results.summary.total(),
+        groups=results.summary.worst_groups(MOST_GROUPS),
+        all_groups=len(results.summary.tally.groups),
+        flips=flips,
+        worst=shown,
+        more_flips=0 if comparison is None else comparison.count("flip") - len(flips),
+        more_worst=len(worst) - len(shown),
+        warnings=list(_warnings(results)),
+    )
+
+
+def _warnings(results: Results) -> Iterator[str]:
+    """Yield what a reader must know before the figures."""
+    comparison = results.comparison
+    if comparison is not None:
+        if others := comparison.count("other file"):
+            once = comparison.count("read once")
+            because = f"; {once} of them could be read in one run only" if once else ""
+            yield (
+                f"{format_count(others, 'picture', ',')} had another content when the other bundle inspected "
+                f"{'it' if others == 1 else 'them'}{because}. The comparison leaves {'it' if others == 1 else 'them'} "
+                "out, as the bundle is not the cause."
+            )
+        if between := comparison.count("flip between processors"):
+            yield (
+                f"{format_count(between, 'picture', ',')} with another verdict {is_are(between)} from parts that the "
+                "two bundles inspected on different processors. Close to the threshold, the processor can be the cause."
+            )
+    for name, bundle, digest in results.bundles():
+        own = [each for each in results.workers if each.digest == digest]
+        if len({each.processor for each in own}) > 1 and {each.precision for each in own} != {"f32"}:
+            yield (
+                f"{name} ran in {' and '.join(sorted({each.precision for each in own}))} on different processors: "
+                "verdicts close to the threshold may depend on the processor."
+            )
+        for each in own:
+            if each.precision != bundle.precision:
+                yield (
+                    f"{name} inspected {format_count(each.pictures, 'picture', ',')} in {each.precision} instead of "
+                    f"{bundle.precision}, on {each.processor}."
+                )
+
+
+def _shown_flips(dest: Storage, results: Results, changes: list[Change]) -> Iterator[ShownFlip]:
+    for change in changes:
+        old = _show(dest, str(results.old_digest), change.old)
+        yield ShownFlip(change, old, _show(dest, results.new_digest, change.new))
+
+
+def _show(dest: Storage, digest: str, finding: Finding) -> Shown:
+    try:
+        return Shown(digest, finding, _embed(dest.read(name_of(digest, finding))))
+    except FileNotFoundError:
+        return Shown(digest, finding, None)
+
+
+def _embed(data: bytes) -> str | None:
+    """Return a picture as a data URI, made smaller; None if it cannot be decoded."""
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        return None
+    ratio = min(1.0, LONGER_SIDE_PX / max(bgr.shape[:2]))
+    small_wh = [max(1, round(side * ratio)) for side in bgr.shape[1::-1]]
+    small = cv2.resize(bgr, small_wh, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+
+
+def percent(share: float) -> str:
+    """Return a share in percent.
+
+    >>> percent(0.00123), percent(0.503), percent(1.0), percent(2e-9)
+    ('0.12 %', '50.3 %', '100 %', '0 %')
+    """
+    value = 100 * share
+    text = f"{value:.3g} %" if abs(value) >= 10 else f"{value:.2g} %" if abs(value) >= 1e-4 else "0 %"
+    return text.replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """Return a change or a margin with its sign.
+
+    >>> signed(1.234), signed(0.001), signed(3)
+    ('+1.23', '+0.001', '+3')
+    """
+    text = f"{value:+,}" if isinstance(value, int) else f"{value:+.3f}" if abs(value) < 0.1 else f"{value:+.2f}"
+    return text.replace("-", MINUS)
+
+
+def format_interval(interval: tuple[float, float] | None) -> str:
+    """Return an interval of shares in percent; nothing if it is not known.
+
+    >>> format_interval((0.001, 0.02)), format_interval(None)
+    ('0.1 to 2 %', '')
+    """
+    if interval is None:
+        return ""
+    low, high = (percent(end) for end in interval)
+    return f"{low.removesuffix(' %')} to {high}"

@@ -1,0 +1,119 @@
+"""Reads the verdicts of one or two bundles once, part by part, for overlays and report."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from edge.archive.comparison import Change, Comparison
+from edge.archive.finding import findings_of
+from edge.archive.plan import Plan, UsedBundle
+from edge.archive.summary import Summary
+from edge.archive.verdicts import WorkerNote, file_of, read_part
+from edge.errors import InputError
+
+AGAIN = "call heatline archive inspect again"
+
+
+@dataclass
+class Workers:
+    """Workers on the same model of processor, with the same software and precision."""
+
+    digest: str
+    """Of the bundle."""
+    processor: str
+    heatline: str
+    openvino: str
+    precision: str
+    """The precision that was used; `f32` if the processor does not support the requested one."""
+    pictures: int = 0
+    hosts: set[str] = field(default_factory=set)
+    golden: dict[str, float] = field(default_factory=dict)
+    """The largest difference of each output on the golden tiles, of all these workers, as a share of its scale."""
+
+    def add(self, note: WorkerNote, pictures: int) -> None:
+        self.pictures += pictures
+        self.hosts.add(note.host)
+        for output, difference in note.golden.items():
+            self.golden[output] = max(self.golden.get(output, 0.0), difference)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found in a complete DEST."""
+
+    new_digest: str
+    old_digest: str | None
+    """None: there is no other bundle to compare with."""
+    new: UsedBundle
+    old: UsedBundle | None
+    summary: Summary
+    comparison: Comparison | None
+    workers: list[Workers]
+    """The new bundle's workers first, then by the number of pictures."""
+
+    def bundles(self) -> list[tuple[str, UsedBundle, str]]:
+        """Return name, use and digest of each bundle, the new one first. The name has the digest if both are alike."""
+        used = [(self.new, self.new_digest)]
+        if self.old is not None and self.old_digest is not None:
+            used.append((self.old, self.old_digest))
+        names = [f"{bundle.name} {bundle.version}" for bundle, _ in used]
+        if len(set(names)) < len(names):
+            names = [f"{name} ({digest[:8]})" for name, (_, digest) in zip(names, used, strict=True)]
+        return [(name, bundle, digest) for name, (bundle, digest) in zip(names, used, strict=True)]
+
+
+def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: int = 50) -> Results:
+    """Read all verdicts of a bundle. Memory is bounded by a part and grows with the number of groups.
+
+    Args:
+        digest: of the bundle.
+        against: digest of the old bundle to compare with.
+        worst: how many of the worst pictures and flips to remember.
+    Raises:
+        InputError: a part has no verdicts, or others than the plan.
+    """
+    summary = Summary(worst)
+    comparison = None if against is None else Comparison(worst)
+    workers: dict[tuple[str, ...], Workers] = {}
+    for part in range(plan.parts):
+        table, note = _read(plan, digest, part)
+        _add(workers, plan, digest, table, note)
+        findings = findings_of(table)
+        for finding in findings:
+            summary.add(finding)
+        if comparison is not None and against is not None:
+            old_table, old_note = _read(plan, against, part)
+            _add(workers, plan, against, old_table, old_note)
+            is_same = note.processor == old_note.processor
+            for old, new in zip(findings_of(old_table), findings, strict=True):
+                comparison.add(Change(old, new, is_same))
+    bundles = plan.archive.bundles
+    return Results(
+        digest,
+        against,
+        bundles[digest],
+        None if against is None else bundles[against],
+        summary,
+        comparison,
+        sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor)),
+    )
+
+
+def _read(plan: Plan, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
+    name = file_of(digest, part)
+    try:
+        table, note = read_part(plan.dest, digest, part)
+    except FileNotFoundError as error:
+        raise InputError(f"{plan.dest.path(name)} is missing; {AGAIN}") from error
+    first = part * plan.archive.part_pictures
+    if table.column("number").to_pylist() != list(range(first, first + plan.part_size(part))):
+        raise InputError(f"{plan.dest.path(name)} holds other pictures than the plan; delete it, and {AGAIN}")
+    return table, note
+
+
+def _add(workers: dict[tuple[str, ...], Workers], plan: Plan, digest: str, table: pa.Table, note: WorkerNote) -> None:
+    precision = table.column("precision")[0].as_py()
+    key = digest, note.processor, note.heatline, note.openvino, precision
+    if key not in workers:
+        workers[key] = Workers(digest, note.processor, note.heatline, note.openvino, precision)
+    workers[key].add(note, len(table))

@@ -1,0 +1,12 @@
+// Enlarges a picture to the size of the window; a click or Escape closes it.
+const zoom = document.querySelector("dialog");
+for (const button of document.querySelectorAll("button.zoom")) {
+  button.addEventListener("click", () => {
+    const picture = button.querySelector("img"), large = zoom.querySelector("img");
+    large.src = picture.src;
+    large.alt = picture.alt;
+    zoom.querySelector("p").textContent = button.dataset.caption;
+    zoom.showModal();
+  });
+}
+zoom.addEventListener("click", () => zoom.close());
