@@ -15,7 +15,7 @@ from edge.archive.results import read_results
 from edge.archive.summary import Summary
 from edge.calibration.binomial import interval
 from edge.errors import InputError
-from tests.edge.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
+from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
 
 FAR = (50, 50, 60, 60)
 MARGINS = st.one_of(st.none(), st.integers(-8, 8).map(lambda quarters: quarters / 4))

@@ -82,10 +82,9 @@ def made_archive(
     for digest in digests:
         rows = [_row(number, each, digest, used[digest]) for number, each in enumerate(pictures)]
         for part in range(plan.parts):
-            data = encode(
-                rows[part_pictures * part : part_pictures * (part + 1)], (notes or {}).get((digest, part), note())
-            )
-            plan.dest.write(file_of(digest, part), data)
+            worker = (notes or {}).get((digest, part), note())
+            rows_of_part = rows[part_pictures * part : part_pictures * (part + 1)]
+            plan.dest.write(file_of(digest, part), encode(rows_of_part, worker))
     return plan
 
 

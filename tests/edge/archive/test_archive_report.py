@@ -15,7 +15,7 @@ from edge.archive.overlays import Wanted, name_of, wanted_overlays, write_overla
 from edge.archive.report import make_report, write_report
 from edge.archive.results import Results, read_results
 from edge.heatmap_picture import png
-from tests.edge.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive, note
+from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive, note
 
 SAME = Made("day 1", "good", {OLD: Seen(-1.0), NEW: Seen(-1.5)})
 ESCAPE = Made("day 1", "defective", {OLD: Seen(0.25), NEW: Seen(-0.25)})
@@ -25,7 +25,7 @@ LOST = Made("day 2", None, {OLD: Seen(1.0), NEW: Seen(None)})
 MISSING = Made("day 2", None, {OLD: UNREADABLE, NEW: UNREADABLE})
 CHANGED = Made("day 2", None, {OLD: Seen(1.0), NEW: Seen(-1.0, content="c1")})
 ALL = [SAME, REJECT, ESCAPE, UNLABELLED, LOST, MISSING, CHANGED]
-DOCS = Path(__file__).parents[2] / "docs" / "archive-compare.md"
+DOCS = Path(__file__).parents[3] / "docs" / "archive-compare.md"
 
 
 class Page(HTMLParser):
