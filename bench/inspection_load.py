@@ -3,10 +3,11 @@
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,10 @@ FRAMES_FOR_A_RATE = 5000
 HIGHEST_FPS = 10_000.0
 WAITING_FRAMES = 16
 WITHIN_SECONDS = 120.0
+ALONE_SECONDS = 10.0
+SHARE_OF_HIGHEST = 0.8
+NICE = 5
+"""The priority of a bridge, as its unit sets it, and of the plant's programs, which should be on another machine."""
 
 
 class InspectionLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,9 +32,12 @@ class InspectionLoad(msgspec.Struct, frozen=True, kw_only=True):
     highest_fps: float
     """Rate of frames of one tile that this line inspects while nothing else runs."""
     wanted_fps: float
+    alone_fps: float
+    """Frames with a verdict before the measurement."""
     reached_fps: float
-    """Frames with a verdict, from the first to the last event of the time."""
+    """Frames with a verdict during the measurement."""
     without_verdict: int
+    """Frames without one during the measurement."""
 
 
 def one_tile_camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
@@ -75,11 +83,12 @@ class Inspecting:
             BenchError: the line ended.
         """
         self._pipe.send("end")
-        return _expect(self._pipe)
+        load: InspectionLoad = _answer(self._pipe)
+        return load
 
 
 @contextmanager
-def inspecting(bundle: Path, share: float) -> Iterator[Inspecting]:
+def inspecting(bundle: Path, share: float = SHARE_OF_HIGHEST) -> Iterator[Inspecting]:
     """Run a line at a share of its highest rate inside the `with` block.
 
     Raises:
@@ -90,20 +99,20 @@ def inspecting(bundle: Path, share: float) -> Iterator[Inspecting]:
     process = context.Process(target=_inspect, args=(bundle, share, theirs), daemon=True)
     process.start()
     try:
-        _expect(ours)
+        _answer(ours)
         yield Inspecting(ours)
     finally:
         ours.send("stop")
         process.join(WITHIN_SECONDS)
 
 
-def _expect(pipe: Connection) -> InspectionLoad:
+def _answer(pipe: Connection) -> Any:
     if not pipe.poll(WITHIN_SECONDS):
         raise BenchError(f"the inspecting line did not answer within {WITHIN_SECONDS:.0f} s")
-    came: InspectionLoad | str = pipe.recv()
-    if isinstance(came, str):
-        raise BenchError(came)
-    return came
+    answer = pipe.recv()
+    if isinstance(answer, str):
+        raise BenchError(answer)
+    return answer
 
 
 def _inspect(path: Path, share: float, pipe: Connection) -> None:
@@ -113,28 +122,32 @@ def _inspect(path: Path, share: float, pipe: Connection) -> None:
         camera = one_tile_camera("inspected", bundle, share * highest)
         with tempfile.TemporaryDirectory() as place, WatchedLine(Path(place), bundle.path, "f32", [camera]) as line:
             line.until(lambda event: isinstance(event, VerdictEvent), WITHIN_SECONDS, "the first event")
-            pipe.send(InspectionLoad(highest_fps=highest, wanted_fps=share * highest, reached_fps=0, without_verdict=0))
-            judged, began_s, without = 0, time.monotonic(), 0
-            while True:
-                if pipe.poll():
-                    asked = pipe.recv()
-                    took_s = time.monotonic() - began_s
-                    if asked == "begin":
-                        judged, began_s, without = 0, time.monotonic(), 0
-                    elif asked == "end":
-                        pipe.send(
-                            InspectionLoad(
-                                highest_fps=highest,
-                                wanted_fps=share * highest,
-                                reached_fps=judged / took_s,
-                                without_verdict=without,
-                            )
-                        )
-                    else:
-                        return
-                received = line.next()
-                if received is not None and isinstance(received.event, VerdictEvent):
-                    judged += received.event.verdict != "NO_VERDICT"
-                    without += received.event.frames if received.event.verdict == "NO_VERDICT" else 0
-    except BenchError as error:
+            alone_fps, _ = _count(line, lambda seconds: seconds >= ALONE_SECONDS)
+            pipe.send(None)
+            while pipe.recv() == "begin":
+                reached_fps, without = _count(line, lambda _: pipe.poll())
+                if pipe.recv() != "end":
+                    return
+                pipe.send(
+                    InspectionLoad(
+                        highest_fps=highest,
+                        wanted_fps=share * highest,
+                        alone_fps=alone_fps,
+                        reached_fps=reached_fps,
+                        without_verdict=without,
+                    )
+                )
+    except (BenchError, EOFError) as error:
         pipe.send(str(error))
+
+
+def _count(line: WatchedLine, is_over: Callable[[float], bool]) -> tuple[float, int]:
+    """Receive events until this is over; return the rate of frames with a verdict, and the number without."""
+    judged = without = 0
+    began_s = time.monotonic()
+    while not is_over(time.monotonic() - began_s):
+        received = line.next()
+        if received is not None and isinstance(event := received.event, VerdictEvent):
+            judged += event.verdict != "NO_VERDICT"
+            without += event.frames if event.verdict == "NO_VERDICT" else 0
+    return judged / (time.monotonic() - began_s), without

@@ -7,6 +7,7 @@ bridge and broker: the difference is what the bridge and the broker add. Then a 
 import argparse
 import math
 import multiprocessing
+import os
 import shutil
 import socket
 import subprocess
@@ -22,7 +23,7 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bench.inspection_load import InspectionLoad, inspecting
+from bench.inspection_load import NICE, InspectionLoad, inspecting
 from bench.journalled_line import PlainConsumer
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
@@ -34,8 +35,8 @@ from edge.errors import BenchError
 from edge.wire.events import BundleName, Region, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 60.0
-SHARE_OF_HIGHEST = 0.8
-"""Of the rate at which a line inspects beside the bridge."""
+COMMIT_EVERY_SECONDS = 0.005
+"""The journal takes what is due in one commit, as a line does with what it has at hand."""
 BATCH = 500
 """Events of a backlog in one commit."""
 LINE = """
@@ -97,10 +98,10 @@ def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | Non
         line = open_.enter_context(closing(_Line(folder)))
         file = folder / "line1.toml"
         file.write_text(LINE.format(folder=folder, port=port))
-        load = None if beside is None else open_.enter_context(inspecting(beside, SHARE_OF_HIGHEST))
+        load = None if beside is None else open_.enter_context(inspecting(beside))
         subscriber = _Subscriber(port)
         consumer = open_.enter_context(closing(PlainConsumer(line.address)))
-        command = [sys.executable, "-m", "edge.cli.main", "bridge", "mqtt", str(file)]
+        command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "mqtt", str(file)]
         bridge = open_.enter_context(_process(command, folder / "bridge.log"))
         _wait(lambda: {"mqtt", "bench"} <= line.consumers.positions().keys(), "the bridge follows")
         if load is not None:
@@ -110,7 +111,7 @@ def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | Non
             due = int((now_s - began_s) * rate) - len(line.committed_s)
             if due > 0:
                 line.add(due)
-            time.sleep(0.001)
+            time.sleep(COMMIT_EVERY_SECONDS)
         measured_s, count = time.monotonic() - began_s, len(line.committed_s)
         _wait(lambda: min(subscriber.count, len(consumer.received_s)) == count, "all events came")
         inspection = None if load is None else load.measured()
@@ -202,6 +203,7 @@ class _AtSubscriber(NamedTuple):
 
 def _subscribe(port: int, sender: Any, count: Any, ended: Any) -> None:
     """Subscribe to results until this is to end; then send what came."""
+    os.nice(NICE)
     received_s: dict[str, float] = {}
     messages = payload_bytes = 0
 
@@ -236,7 +238,7 @@ def _broker(folder: Path) -> Iterator[int]:
         port: int = holder.getsockname()[1]
         file = folder / "mosquitto.conf"
         file.write_text(f"listener {port} 127.0.0.1\nuser root\nallow_anonymous true\n")
-        with _process([mosquitto, "-c", str(file)], folder / "mosquitto.log"):
+        with _process(["nice", "-n", str(NICE), mosquitto, "-c", str(file)], folder / "mosquitto.log"):
             _wait(lambda: "running" in (folder / "mosquitto.log").read_text(), "mosquitto runs")
             yield port
 

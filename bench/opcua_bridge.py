@@ -7,6 +7,7 @@ subscribes to the results' events. All three share the machine.
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 import click
 import msgspec
 
-from bench.inspection_load import InspectionLoad, inspecting
+from bench.inspection_load import NICE, InspectionLoad, inspecting
 from bench.journalled_line import JournalledLine, PlainConsumer, wait_until_listening
 from bench.machine import machine
 from bench.processes import cpu_s
@@ -30,8 +31,8 @@ from edge.cli.extras import require_extra
 from edge.errors import BenchError
 
 WITHIN_SECONDS = 60.0
-SHARE_OF_HIGHEST = 0.8
-"""Of the rate at which a line inspects beside the bridge."""
+COMMIT_EVERY_SECONDS = 0.005
+"""The journal takes what is due in one commit, as a line does with what it has at hand."""
 PUBLISHING_MS = 20
 """The shortest interval that the bridge grants."""
 CLIENT = "bench"
@@ -85,7 +86,7 @@ def measure_bridge(per_s: float, seconds: float, beside: Path | None = None) -> 
     require_extra("opcua", "asyncua")
     count = max(1, round(per_s * seconds))
     with contextlib.ExitStack() as open_:
-        load = None if beside is None else open_.enter_context(inspecting(beside, SHARE_OF_HIGHEST))
+        load = None if beside is None else open_.enter_context(inspecting(beside))
         line, port, folder, bridge_pid = open_.enter_context(_bridged())
         consumer = open_.enter_context(contextlib.closing(PlainConsumer(line.address)))
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -102,7 +103,7 @@ def measure_bridge(per_s: float, seconds: float, beside: Path | None = None) -> 
                 if due:
                     ids = line.add(due)
                     committed.update(dict.fromkeys(ids, time.monotonic()))
-                time.sleep(0.0005)
+                time.sleep(COMMIT_EVERY_SECONDS)
             received: list[tuple[str, float]] = _expect(ours)
             cpu_used_s = cpu_s(bridge_pid) - cpu_before_s
             inspection = None if load is None else load.measured()
@@ -155,6 +156,8 @@ def _receive(port: int, folder: Path, count: int, pipe: Connection) -> None:
     from asyncua import Client, ua
     from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 
+    os.nice(NICE)
+
     async def run() -> None:
         received: list[tuple[str, float]] = []
         complete = asyncio.Event()
@@ -196,7 +199,7 @@ def _bridged() -> Iterator[tuple[JournalledLine, int, Path, int]]:
         file.write_text(LINE_FILE.format(folder=folder, port=port))
         _write_identity(folder)
         with contextlib.closing(JournalledLine(folder)) as line:
-            command = [sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
+            command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             try:
                 wait_until_listening(port, "opcua", WITHIN_SECONDS)
