@@ -124,7 +124,7 @@ def _inspect(path: Path, share: float, pipe: Connection) -> None:
             line.until(lambda event: isinstance(event, VerdictEvent), WITHIN_SECONDS, "the first event")
             alone_fps, _ = _count(line, lambda seconds: seconds >= ALONE_SECONDS)
             pipe.send(None)
-            while pipe.recv() == "begin":
+            while _ignoring(line, pipe) == "begin":
                 reached_fps, without = _count(line, lambda _: pipe.poll())
                 if pipe.recv() != "end":
                     return
@@ -139,6 +139,13 @@ def _inspect(path: Path, share: float, pipe: Connection) -> None:
                 )
     except (BenchError, EOFError) as error:
         pipe.send(str(error))
+
+
+def _ignoring(line: WatchedLine, pipe: Connection) -> str:
+    """Receive and ignore events until something is asked; return that."""
+    _count(line, lambda _: pipe.poll())
+    asked: str = pipe.recv()
+    return asked
 
 
 def _count(line: WatchedLine, is_over: Callable[[float], bool]) -> tuple[float, int]:
