@@ -36,7 +36,18 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Pixe
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
-    image = _decode(path, data)
+    return decode_image(str(path), data)
+
+
+def decode_image(name: str, data: bytes) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
+    """Return the pixels and the format of a picture whose file's bytes were read.
+
+    Args:
+        name: of the file, for the message.
+    Raises:
+        InputError: as `read_image`.
+    """
+    image = _decode(name, data)
     channels = image.shape[2] if image.ndim == 3 else 1
     formats: dict[tuple[str, int], PixelFormat] = {
         ("uint8", 1): "Mono8", ("uint8", 3): "BGR8", ("uint8", 4): "BGRA8", ("uint16", 1): "Mono16",
@@ -45,7 +56,7 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Pixe
     pixel_format = formats.get((image.dtype.name, channels))
     if pixel_format is None:
         raise InputError(
-            f"{path} has {channels} channel(s) of {image.dtype}; expected grey, BGR or BGRA of 8 or 16 bits "
+            f"{name} has {channels} channel(s) of {image.dtype}; expected grey, BGR or BGRA of 8 or 16 bits "
             "(16 bits: grey or BGR); convert it"
         )
     return image, pixel_format
@@ -56,17 +67,17 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return to_rgb(*read_image(path))
 
 
-def _decode(path: Path, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _decode(name: str, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     # A decoder fills the missing end of a cut-off file with grey, without an error: check the end marker here.
     end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}.get(data[:2])
     if end is not None and end not in data[-64:]:
-        raise InputError(f"{path} ends before its picture does ({len(data)} bytes); copy it again")
+        raise InputError(f"{name} ends before its picture does ({len(data)} bytes); copy it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
         raise InputError(
-            f"{path} cannot be decoded ({error.err}); expected a whole PNG, JPEG, BMP, TIFF or WebP"
+            f"{name} cannot be decoded ({error.err}); expected a whole PNG, JPEG, BMP, TIFF or WebP"
         ) from error
     if image is None:
-        raise InputError(f"{path} is not a picture that can be decoded; expected a whole PNG, JPEG, BMP, TIFF or WebP")
+        raise InputError(f"{name} is not a picture that can be decoded; expected a whole PNG, JPEG, BMP, TIFF or WebP")
     return image  # type: ignore[return-value]

@@ -95,6 +95,16 @@ class BundleInspector:
             pictures = list_images(Path(pictures))
         return self._results(self._frame_or_bad_frame(picture, pixel_format) for picture in pictures)
 
+    def inspect_frames(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
+        """Inspect frames that are already decoded, as `inspect_all` does. A bad frame gives NO_VERDICT.
+
+        Raises:
+            InputError: a frame does not fit its pixel format.
+            EngineError: the inspector is closed.
+        """
+        self._require_open()
+        return self._results(frames)
+
     def close(self) -> None:
         """Release the engine. A second call does nothing."""
         if not self._closed:
@@ -166,7 +176,7 @@ class BundleInspector:
 
     def _outcome(self, started: PendingFrame | BadFrame) -> Outcome:
         if isinstance(started, BadFrame):
-            return Outcome(started.stamp, unjudged=Unjudged("failed", started.reason, started.detail))
+            return Outcome(started.stamp, unjudged=Unjudged(started.kind, started.reason, started.detail))
         try:
             judgement = self._setup.inspector.finish(started)
         except EngineError as error:
