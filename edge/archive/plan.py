@@ -7,7 +7,8 @@ it: a DEST with this file has a complete plan.
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import pyarrow as pa
@@ -67,6 +68,10 @@ class Plan:
         """The number of parts."""
         return -(-self.archive.pictures // self.archive.part_pictures)
 
+    def is_of(self, archive: Archive) -> bool:
+        """Return whether it plans the same pictures; bundles may have been added meanwhile."""
+        return msgspec.structs.replace(self.archive, bundles=archive.bundles) == archive
+
     def part_size(self, part: int) -> int:
         """Return the number of pictures of a part."""
         return min(self.archive.part_pictures, self.archive.pictures - part * self.archive.part_pictures)
@@ -112,13 +117,19 @@ class Pictures:
     """
 
     def __init__(self, source: str, folder: str) -> None:
-        self._folder = Storage(Storage.at(source).files, folder)
+        self.folder = Storage(Storage.at(source).files, folder)
 
     def place(self, picture: str) -> tuple[Storage, str]:
         """Return the storage of a picture, and its name in it."""
-        if is_uri(picture):
-            return Storage.at(picture), ""
-        return self._folder, picture
+        if not is_uri(picture):
+            return self.folder, picture
+        parts = urlsplit(picture)
+        return _bucket(parts._replace(path="/").geturl()), unquote(parts.path).lstrip("/")
+
+
+@lru_cache(maxsize=64)
+def _bucket(address: str) -> Storage:
+    return Storage.at(address)
 
 
 def read_plan(dest: Storage) -> Plan | None:

@@ -11,17 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from edge.errors import HeatlineError, InputError, last_line
+from edge.errors import InputError, StorageError, last_line
 from edge.util.atomic_file import sync_folder
+from edge.util.plain_file import open_plain
+from edge.util.text import utf8_safe
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
-
-
-class StorageError(HeatlineError):
-    """A storage that does not answer, or refuses: the same command may work later."""
-
-    exit_code = InputError.exit_code
 
 
 @dataclass(frozen=True)
@@ -41,6 +37,8 @@ class Storage:
         Raises:
             InputError: the URI is not one that pyarrow knows.
         """
+        if utf8_safe(address) != address:
+            raise InputError(f"{utf8_safe(address)} is not UTF-8, which Parquet needs; rename it")
         if not is_uri(address):
             return cls(fs.LocalFileSystem(), os.path.abspath(address))
         try:
@@ -72,6 +70,9 @@ class Storage:
             StorageError: the storage does not answer.
         """
         try:
+            if self.is_local:
+                with open_plain(Path(os.path.realpath(self.path(name)))) as plain:
+                    return plain.read()
             with self.files.open_input_stream(self.path(name)) as file:
                 return bytes(file.read())
         except FileNotFoundError:
@@ -112,15 +113,19 @@ class Storage:
             raise self._error(name, "deleted", error) from error
 
     def list(self, name: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
-        """Return the entries of a folder; none if it does not exist.
+        """Return the entries of a folder, sorted by path; none if it does not exist.
 
         Raises:
+            InputError: a name is not UTF-8.
             StorageError: it cannot be listed.
         """
         selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
         try:
-            return list(self.files.get_file_info(selector))
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
+        except UnicodeDecodeError as error:
+            bad = error.object.decode(errors="replace")
+            raise InputError(f"{bad} has a name that is not UTF-8, which Parquet needs; rename it") from error
+        except (OSError, pa.ArrowException) as error:
             raise self._error(name, "listed", error) from error
 
     def kind(self, name: str = "") -> fs.FileType:

@@ -17,14 +17,14 @@ from edge.errors import HeatlineError
 INTERRUPTED = 130
 COMMANDS = (
     *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
-    *("calibrate", "journal", "evidence", "keys", "view", "bridge"),
+    *("calibrate", "journal", "evidence", "keys", "view", "bridge", "archive"),
 )
 """Each command is in the module of its name. It is imported only when it is used, so that a line starts faster."""
 
 
 SECTIONS = {
     "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export", "retrain"),
-    "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
+    "Set up a line": ("cameras", "bundle", "inspect", "archive", "calibrate", "keys", "check"),
     "Run a line": (
         "run",
         "status",

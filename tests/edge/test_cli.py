@@ -36,8 +36,8 @@ from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY,
 from tests.small_bundle import GAIN, copy_of, dark_square, graph, put, white_frame
 
 OWN = [
-    "bridge", "bundle", "cameras", "calibrate", "check", "evidence", "follow", "inspect", "journal", "keys", "reload",
-    "run", "select", "status", "trigger", "view", "watch",
+    "archive", "bridge", "bundle", "cameras", "calibrate", "check", "evidence", "follow", "inspect", "journal", "keys",
+    "reload", "run", "select", "status", "trigger", "view", "watch",
 ]  # fmt: skip
 JOINED = ["bench", "data", "evaluate", "export", "models", "retrain", "search", "study", "train"]
 WIDE = {"COLUMNS": "200"}

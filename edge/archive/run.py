@@ -1,0 +1,222 @@
+"""Inspects an archive: plans it once, has the missing parts inspected, and checks that nothing is missing."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from pyarrow.fs import FileType
+
+from edge.archive import attempts, verdicts
+from edge.archive.cluster import Crew, Part, connected, processors
+from edge.archive.drawing import drawer
+from edge.archive.overlays import write_overlays
+from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
+from edge.archive.report import write_report
+from edge.archive.results import read_results
+from edge.archive.shipping import files_of
+from edge.archive.sources import list_source
+from edge.archive.storage import Storage, is_uri, without_password
+from edge.archive.worker import Job
+from edge.bundle import Bundle
+from edge.errors import InputError, Interrupted
+from edge.inference import EngineKind, Precision
+from edge.util.processor import cores
+from edge.util.text import format_count, is_are
+
+PARTS_PER_WORKER = 4
+"""The least number of parts per worker: in a small archive, a part has fewer pictures."""
+
+
+class Observer(Protocol):
+    """Shows what happens."""
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence."""
+
+    def progress(self, pictures: int, of: int, unjudged: int, workers: int) -> None:
+        """Show how many of this run's pictures are inspected, the rows without verdict, and the workers at work."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdicts of a bundle in DEST."""
+
+    name: str
+    version: str
+    good: int
+    defect: int
+    no_verdict: int
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What DEST holds at the end."""
+
+    dest: str
+    pictures: int
+    inspected: int
+    """The number of pictures that this run inspected; the others were there."""
+    bundles: dict[str, Counts]
+    """By digest; the first is BUNDLE, the second OLD."""
+
+
+def inspect_archive(
+    bundles: Sequence[Bundle],
+    source: str,
+    out: str,
+    observer: Observer,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    engine: EngineKind = "openvino",
+    precision: Precision = "f32",
+    worst: int = 50,
+) -> Inspected:
+    """Inspect each picture of SOURCE with each bundle, as far as DEST does not have it, and write the report.
+
+    Args:
+        bundles: BUNDLE, and OLD if there is one.
+        out: DEST, a path or a URI.
+        address: of a Ray cluster; None: this machine.
+        workers: the most workers; None: one per processor.
+        worst: how many pictures the report shows, and how many flips.
+    Raises:
+        InputError: SOURCE or DEST cannot be used.
+        StorageError: SOURCE or DEST does not answer.
+        DeliveryError: the cluster does not answer.
+        EngineError, BundleError: a worker cannot use a bundle.
+        Interrupted: Ctrl-C.
+    """
+    dest = Storage.at(out)
+    if dest.kind() == FileType.File:
+        raise InputError(f"{without_password(out)} is a file; name a folder with --out")
+    plan = read_plan(dest)
+    listing = None
+    if plan is not None:
+        _require_source(plan, source)
+        observer.say(
+            f"{out} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not listed again"
+        )
+    else:
+        _require_empty(dest, out)
+        listing = list_source(source)
+        if listing.repeated:
+            observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
+    used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
+    files = {bundle.digest: files_of(bundle) for bundle in bundles}
+    inspected = 0
+    with contextlib.ExitStack() as stack:
+        missing: list[Part] = []
+        if plan is not None:
+            plan = plan.with_bundles(used)
+            missing = _missing(plan, list(used))
+        if plan is None or missing:
+            size = sum(len(data) for each in files.values() for data in each.values())
+            stack.enter_context(connected(address, workers or cores(), size))
+        if plan is None:
+            assert listing is not None
+            most = workers or max(1, processors())
+            part_pictures = min(PART_PICTURES, max(1, len(listing.pictures) // (PARTS_PER_WORKER * most)))
+            plan = write_plan(dest, _normal(source), listing.folder, listing.pictures, part_pictures).with_bundles(used)
+            del listing
+            missing = _missing(plan, list(used))
+        if missing:
+            job = Job(
+                source=_absolute(source), dest=_absolute(out), archive=plan.archive, engine=engine, precision=precision
+            )
+            inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
+    counts = {digest: _verify(plan, digest, each) for digest, each in used.items()}
+    dest.delete(attempts.FOLDER)
+    results = read_results(plan, *used, worst=worst)
+    pictures = Pictures(_absolute(source), plan.archive.folder)
+    write_overlays(dest, results, drawer(bundles, pictures, engine, precision))
+    write_report(plan, results)
+    return Inspected(dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=counts)
+
+
+def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:
+    inspected = unjudged = 0
+    total = sum(plan.part_size(part.number) for part in missing)
+    try:
+        for part, without_verdict in crew.inspect(missing, plan.part_size):
+            if part is not None:
+                inspected += plan.part_size(part.number)
+                unjudged += without_verdict
+            observer.progress(inspected, total, unjudged, crew.working)
+    except KeyboardInterrupt as error:
+        there = plan.archive.pictures - total + inspected
+        raise Interrupted(
+            f"interrupted; {there} of {format_count(plan.archive.pictures, 'picture')} {is_are(there)} inspected, and "
+            "the same command continues with the others"
+        ) from error
+    return inspected
+
+
+def _missing(plan: Plan, digests: Sequence[str]) -> list[Part]:
+    """Return the parts of which DEST lacks verdicts, with the bundles that lack them."""
+    finished = {digest: verdicts.finished_parts(plan.dest, digest) for digest in digests}
+    wanted = (
+        Part(number, [digest for digest in digests if number not in finished[digest]]) for number in range(plan.parts)
+    )
+    return [part for part in wanted if part.digests]
+
+
+def _verify(plan: Plan, digest: str, used: UsedBundle) -> Counts:
+    """Check that each picture of the plan has exactly one row, and count the verdicts."""
+    table = verdicts.open_dataset(plan.dest, [digest]).to_table(columns=["number", "verdict"])
+    numbers = np.sort(table["number"].to_numpy())
+    if not np.array_equal(numbers, np.arange(plan.archive.pictures)):
+        raise InputError(
+            f"{plan.dest.path(verdicts.folder_of(digest))} has {format_count(len(numbers), 'row')}, expected one "
+            f"of each of {format_count(plan.archive.pictures, 'picture')}; delete that folder, and call the same "
+            "command again"
+        )
+    by_verdict = {each["values"]: each["counts"] for each in table["verdict"].value_counts().to_pylist()}
+    return Counts(
+        name=used.name,
+        version=used.version,
+        good=by_verdict.get("GOOD", 0),
+        defect=by_verdict.get("DEFECT", 0),
+        no_verdict=by_verdict.get("NO_VERDICT", 0),
+    )
+
+
+def _used(bundle: Bundle, engine: EngineKind, precision: Precision) -> UsedBundle:
+    bundle.graph_for(precision)
+    manifest = bundle.manifest
+    return UsedBundle(
+        name=manifest.name,
+        version=manifest.version,
+        engine=engine,
+        precision=precision,
+        score_threshold=manifest.calibration.score_threshold,
+        evidence_threshold=manifest.calibration.evidence_threshold,
+    )
+
+
+def _require_source(plan: Plan, source: str) -> None:
+    if plan.archive.source != _normal(source):
+        raise InputError(
+            f"{plan.dest.root} has the verdicts of {plan.archive.source}, and {_normal(source)} came; name another "
+            "--out"
+        )
+
+
+def _require_empty(dest: Storage, out: str) -> None:
+    entries = [info.base_name for info in dest.list()]
+    if any(not name.startswith(".") and name != PICTURES for name in entries):  # a plan that was cut off may be there
+        raise InputError(
+            f"{without_password(out)} is not empty and has no {ARCHIVE}, so it holds something else; name another "
+            "folder with --out"
+        )
+
+
+def _absolute(address: str) -> str:
+    """Return an address that means the same in every process."""
+    return address if is_uri(address) else os.path.abspath(address)
+
+
+def _normal(source: str) -> str:
+    """Return SOURCE as `archive.json` has it."""
+    return without_password(_absolute(source))

@@ -1,0 +1,179 @@
+"""A worker: one process with one verified engine per bundle, which inspects parts on one processor.
+
+Its memory holds a few decoded pictures and the rows of one part, however many pictures the archive has.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import tee
+from typing import Any
+
+import cv2
+import msgspec
+import openvino
+import pyarrow as pa
+from pyarrow.fs import FileType
+
+from edge import __version__
+from edge.archive import verdicts
+from edge.archive.attempts import Attempt
+from edge.archive.loading import Loaded, load, read_ahead, stamp
+from edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
+from edge.archive.shipping import Files, open_shipped
+from edge.archive.storage import Storage
+from edge.archive.verdicts import Row, WorkerNote
+from edge.errors import EngineError, StorageError
+from edge.frames import BadFrame, Frame
+from edge.inference import EngineKind, Precision
+from edge.offline import InspectionResult
+from edge.util.processor import processor
+
+CRASHED = "its worker ended each time that it was inspected; look at the file, and at the memory of the nodes"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker must know, besides the bundles."""
+
+    source: str
+    dest: str
+    archive: Archive
+    engine: EngineKind
+    precision: Precision
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that is ready."""
+
+    host: str
+    warnings: list[str]
+    """Why it computes in another precision than the requested one."""
+
+
+class Worker:
+    """Inspects parts. `open` comes first."""
+
+    def open(self, heatline: str, job: Job, bundles: Mapping[str, Files]) -> Opened:
+        """Open the bundles, and check that this machine can do the job.
+
+        Args:
+            heatline: the version of the process that asks.
+            bundles: files by digest.
+        Raises:
+            EngineError: another version of heatline is installed here, or an engine does not start.
+            BundleError: the golden tiles fail here.
+            StorageError: SOURCE or DEST cannot be seen from here.
+        """
+        host = socket.gethostname()
+        if heatline != __version__:
+            raise EngineError(
+                f"{host} has heatline {__version__}, and {heatline} asks it to inspect; install the same version on "
+                "every node"
+            )
+        cv2.setNumThreads(1)
+        pa.set_cpu_count(1)
+        self._dest = Storage.at(job.dest)
+        self._pictures = Pictures(job.source, job.archive.folder)
+        plan = read_plan(self._dest)
+        if plan is None or not plan.is_of(job.archive):
+            raise StorageError(
+                f"{host} does not see {self._dest.path(ARCHIVE)}; --out must be a place that every node reaches by "
+                "the same name"
+            )
+        self._plan = plan
+        if self._pictures.folder.kind() == FileType.NotFound and self._pictures.folder.is_local:
+            raise StorageError(
+                f"{host} does not see {job.archive.folder}; SOURCE must be a place that every node reaches by the same "
+                "name"
+            )
+        self._inspectors, self._notes, warnings = {}, {}, []
+        for digest, files in bundles.items():
+            inspector, verified = open_shipped(digest, files, job.engine, job.precision)
+            self._inspectors[digest] = inspector
+            self._notes[digest] = WorkerNote(
+                host=host,
+                processor=processor(),
+                heatline=__version__,
+                openvino=openvino.get_version(),
+                golden=verified.differences,
+            )
+            if verified.fell_back is not None:
+                warnings.append(f"{host}: {verified.fell_back}")
+        return Opened(host=host, warnings=warnings)
+
+    def inspect(self, part: int, digests: Sequence[str]) -> int:
+        """Inspect a part with some of the bundles, and write their files. Return how many rows have no verdict.
+
+        Raises:
+            StorageError: SOURCE or DEST does not answer.
+        """
+        attempt = Attempt(self._dest, part, digests)
+        try:
+            rows = self._rows(part, digests, attempt)
+        except MemoryError:  # what the kernel does if it notices first: `Attempt` finds the picture
+            os._exit(1)
+        for digest in digests:
+            self._dest.write(verdicts.file_of(digest, part), verdicts.encode(rows[digest], self._notes[digest]))
+        attempt.end()
+        return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
+
+    def _rows(self, part: int, digests: Sequence[str], attempt: Attempt) -> dict[str, list[Row]]:
+        rows: dict[str, list[Row]] = {digest: [] for digest in digests}
+        planned = self._plan.read_part(part).to_pylist()
+        for row, (loaded, results) in zip(planned, self._results(planned, digests, attempt), strict=True):
+            for digest, result in zip(digests, results, strict=True):
+                rows[digest].append(_row(row, loaded, result))
+        return rows
+
+    def _results(
+        self, rows: Sequence[Mapping[str, Any]], digests: Sequence[str], attempt: Attempt
+    ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
+        if not attempt.is_careful:
+            yield from self._inspected(read_ahead(self._load, rows), digests)
+            return
+        for row in rows:
+            if attempt.has_crashed(row["number"]):
+                loaded = Loaded(None, BadFrame(stamp(row["number"], row["picture"]), "crashed", CRASHED, "dropped"))
+            else:
+                attempt.begin(row["number"])
+                loaded = self._load(row)
+            yield from self._inspected([loaded], digests)
+
+    def _inspected(
+        self, loaded: Iterable[Loaded], digests: Sequence[str]
+    ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
+        """Inspect pictures with each bundle; a picture is read and decoded once for all."""
+        first, *copies = tee(loaded, 1 + len(digests))
+        results = [
+            self._inspectors[digest].inspect_frames(each.frame for each in copy)
+            for digest, copy in zip(digests, copies, strict=True)
+        ]
+        for each, *found in zip(first, *results, strict=True):
+            yield each, found
+
+    def _load(self, row: Mapping[str, Any]) -> Loaded:
+        return load(self._pictures, row["number"], row["picture"])
+
+
+def _row(row: Mapping[str, Any], loaded: Loaded, result: InspectionResult) -> Row:
+    event, frame = result.event, loaded.frame
+    height, width = frame.image.shape[:2] if isinstance(frame, Frame) else (None, None)
+    return Row(
+        number=row["number"],
+        picture=row["picture"],
+        group=row["group"],
+        label=row["label"],
+        content=loaded.content,
+        width=width,
+        height=height,
+        verdict=event.verdict,
+        reason=event.reason,
+        detail=event.detail,
+        score=event.frame_score,
+        score_threshold=event.score_threshold,
+        evidence_threshold=event.evidence_threshold,
+        regions=[verdicts.region_row(region) for region in event.regions],
+        precision=event.precision,
+        bundle_name=event.bundle.name,
+        bundle_version=event.bundle.version,
+    )

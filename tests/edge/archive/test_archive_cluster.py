@@ -1,0 +1,291 @@
+"""`heatline archive inspect` on Ray: the table is the same whatever ends meanwhile, and nothing is inspected again."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from bench.processes import tree
+from edge.archive import cluster as cluster_module
+from edge.archive.storage import Storage
+from edge.archive.worker import CRASHED
+from edge.bundle import Bundle
+from tests.command import HEATLINE, complaint, heatline, process_env
+from tests.edge.archive.archives import (
+    DEADLY,
+    Table,
+    WorkerThatDies,
+    inspected_here,
+    parts_in,
+    plan_of,
+    table_of,
+    write_archive,
+)
+from tests.edge.secured import free_port
+from tests.small_bundle import bundle_in
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
+WITHIN_SECONDS = 120.0
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+PART = 5
+CLIENT_PORT, AGENT_PORT = free_port(), free_port()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that take a while, so that something can end meanwhile."""
+    return write_archive(tmp_path_factory.mktemp("source"), 60, (1200, 1600))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Table:
+    """The table of a run without faults, and without Ray."""
+    return inspected_here([bundle], source, tmp_path_factory.mktemp("dest") / "whole", PART)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes on this machine."""
+    # Ray 2.60 tells its server of clients a port of the agent only if it is given.
+    ports = {"ray_client_server_port": CLIENT_PORT.number, "runtime_env_agent_port": AGENT_PORT.number}
+    made = Cluster(initialize_head=True, head_node_args={**NODE, **ports})
+    try:
+        for _ in range(2):
+            made.add_node(**NODE)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+@contextlib.contextmanager
+def once(fact: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
+    """Call `action` in another thread as soon as `fact` holds."""
+    done = threading.Event()
+
+    def watch() -> None:
+        wait_for(fact)
+        action()
+        done.set()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    assert done.is_set(), "it never came to that"
+    thread.join()
+
+
+def wait_for(fact: Callable[[], object]) -> None:
+    end_s = time.monotonic() + WITHIN_SECONDS
+    while not fact():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
+
+
+def title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return ""
+
+
+def workers_below(pid: int) -> list[int]:
+    """Return the processes that inspect."""
+    return [each for each in tree(pid) if title(each).startswith("ray::Worker.")]
+
+
+def raylet(node: object) -> int:
+    (information,) = node.all_processes["raylet"]  # type: ignore[attr-defined]
+    return int(information.process.pid)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_worker_costs_only_its_part_and_a_second_run_inspects_nothing(
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
+) -> None:
+    plan_of([bundle], source, tmp_path, PART)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.extend(pid for node in cluster.list_all_nodes() for pid in workers_below(raylet(node)))
+        kill(killed[0])
+
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
+    with once(lambda: parts_in(tmp_path), kill_one):
+        result = heatline(*command, "--address", cluster.address)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["pictures"], found["inspected"]) == (60, 60)
+    assert found["bundles"][bundle.digest] == {
+        "name": "darkness", "version": "1", "good": 40, "defect": 20, "no_verdict": 0
+    }  # fmt: skip
+    assert len(killed) >= 1
+    assert table_of(tmp_path) == expected
+    assert not (tmp_path / "_attempts").exists()
+    before = {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)}
+    again = heatline(*command, env={"PATH": ""})  # without Ray
+    assert (again.returncode, json.loads(again.stdout)["inspected"]) == (0, 0), again.stderr
+    assert "SOURCE is not listed again" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)} == before
+
+
+@pytest.mark.long
+def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
+) -> None:
+    plan_of([bundle], source, tmp_path, PART)
+    lost = cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+
+    def kill_node() -> None:
+        for pid in tree(raylet(lost)):
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
+
+    with once(lambda: parts_in(tmp_path) and workers_below(raylet(lost)), kill_node):
+        result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", cluster.address)
+    assert result.returncode == 0, result.stderr
+    assert table_of(tmp_path) == expected
+    cluster.remove_node(lost)
+
+
+@pytest.mark.long
+def test_a_picture_that_kills_its_workers_gets_no_verdict(
+    tmp_path: Path, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_archive(tmp_path / "source", 8)
+    deadly = source / "left" / "0002.png"
+    expected = {row["picture"]: row for row in inspected_here([bundle], source, tmp_path / "whole")}
+    deadly.write_bytes(DEADLY)
+    plan_of([bundle], source, tmp_path / "dest")
+    monkeypatch.setattr(cluster_module, "Worker", WorkerThatDies)
+    result = heatline(
+        "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
+    )
+    assert (result.returncode, "1 row of" in complaint(result)) == (9, True), result.stderr
+    rows = {row["picture"]: row for row in table_of(tmp_path / "dest")}
+    crashed = rows.pop("left/0002.png")
+    assert (crashed["reason"], crashed["detail"]) == ("dropped.crashed", CRASHED)
+    assert rows == {name: row for name, row in expected.items() if name != "left/0002.png"}
+
+
+def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> subprocess.Popen[str]:
+    """Start the command on this machine alone, although the environment names a cluster."""
+    command = [HEATLINE, "archive", "inspect", bundle.path, source, "--out", dest, "--workers", "2", *more]
+    return subprocess.Popen(
+        command,
+        env=process_env({"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(dest.parent)}),  # Ray stores a token at home
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
+    tmp_path: Path, source: Path, bundle: Bundle, end: signal.Signals
+) -> None:
+    old = bundle_in(tmp_path / "old", ["f32"])
+    expected = inspected_here([bundle, old], source, tmp_path / "whole", PART)
+    dest = tmp_path / "dest"
+    plan_of([], source, dest, PART)
+    with local_run(bundle, source, dest) as ended:
+        wait_for(lambda: parts_in(dest))
+        below = {pid: title(pid) for pid in tree(ended.pid)[1:]}
+        assert any("raylet" in command for command in below.values()), "it has a Ray of its own"
+        ended.send_signal(end)
+        out, err = ended.communicate(timeout=WITHIN_SECONDS)
+    # Two agents of Ray look for their killed parent only once a minute.
+    wait_for(lambda: all("Agent" in command for pid, command in below.items() if is_alive(pid)))
+    if end == signal.SIGKILL:
+        for folder in ray_folders(below):
+            shutil.rmtree(folder)
+    else:
+        assert ended.returncode == 130, err
+        assert "the same command continues" in err
+        assert not any(folder.exists() for folder in ray_folders(below))
+    there = len(parts_in(dest))
+    assert 0 < there < len(expected) / 2 / PART
+    with local_run(bundle, source, dest, "--against", old.path, "--json") as second:
+        out, err = second.communicate(timeout=WITHIN_SECONDS)
+    assert second.returncode == 0, err
+    assert "Traceback" not in err
+    assert json.loads(out)["inspected"] == 60
+    assert table_of(dest) == expected
+
+
+def ray_folders(processes: dict[int, str]) -> list[Path]:
+    found = {match for command in processes.values() for match in re.findall(r"/tmp/hl-ray-\w+", command)}
+    assert len(found) == 1
+    return [Path(folder) for folder in found]
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.long
+def test_a_machine_outside_the_cluster_uses_it_as_a_client(
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
+) -> None:
+    plan_of([bundle], source, tmp_path, PART)
+    result = heatline(
+        "archive",
+        "inspect",
+        bundle.path,
+        source,
+        "--out",
+        tmp_path,
+        "--address",
+        f"ray://127.0.0.1:{CLIENT_PORT.number}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert table_of(tmp_path) == expected
+
+
+# What is refused before Ray is needed.
+
+
+def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> None:
+    source = write_archive(tmp_path / "source", 2)
+    dest = tmp_path / "dest"
+    plan_of([bundle], source, dest)
+    other = write_archive(tmp_path / "other", 1)
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "archive.json").write_text('{"format": 9}')
+    changed = json.loads((dest / "archive.json").read_text()) | {"format": 2}
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "archive.json").write_text(json.dumps(changed))
+    for arguments, code, words in (
+        ((other, "--out", dest), 9, f"has the verdicts of {source}, and {other} came"),
+        ((source, "--out", dest, "--engine", "onnxruntime"), 9, "with openvino in f32, and onnxruntime in f32 came"),
+        ((source, "--out", dest, "--against", bundle.path), 9, "is the same bundle"),
+        ((source, "--out", dest, "--precision", "int8"), 4, "has no int8"),
+        ((source, "--out", tmp_path / "full"), 9, "is not empty and has no archive.json"),
+        ((source, "--out", tmp_path / "file"), 9, "is a file"),
+        ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
+        ((source, "--out", newer), 9, "has format 2, this version of heatline reads 1"),
+        ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),
+        ((source, "--out", tmp_path / "new", "--address", "127.0.0.1:1"), 7, "no Ray cluster answers at 127.0.0.1:1"),
+        ((source, "--out", tmp_path / "new", "--address", "ray://nowhere"), 7, "expected HOST:PORT or ray://HOST:PORT"),
+    ):
+        result = heatline("archive", "inspect", bundle.path, *arguments)
+        assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
+    assert not Storage.at(str(tmp_path / "new")).list()

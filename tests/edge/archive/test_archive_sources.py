@@ -1,0 +1,136 @@
+"""SOURCE: folders, globs, lists and tables become the same plan, each picture once."""
+
+import glob
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.archive.sources import Listed, list_source
+from edge.archive.storage import without_password
+from edge.errors import InputError
+
+FILES = [
+    "a.png",
+    "b.txt",
+    "left/1.png",
+    "left/2.JPG",
+    "left/deep/3.bmp",
+    "right/4.png",
+    ".hidden/5.png",
+    "left/[x].png",
+]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tree")
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_folder_gives_its_pictures_sorted_with_their_folders_as_groups(tree: Path) -> None:
+    listing = list_source(str(tree))
+    assert listing.folder == str(tree)
+    assert listing.pictures == [
+        Listed(".hidden/5.png", ".hidden"),
+        Listed("a.png", "."),
+        Listed("left/1.png", "left"),
+        Listed("left/2.JPG", "left"),
+        Listed("left/[x].png", "left"),
+        Listed("left/deep/3.bmp", "left/deep"),
+        Listed("right/4.png", "right"),
+    ]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["*", "**", "left", "l*t", "?.png", "*.png", "[0-2].*", "[!0-2].png", "deep"]),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_glob_finds_what_pythons_glob_finds(tree: Path, parts: list[str]) -> None:
+    pattern = "/".join(parts)
+    expected = {
+        name
+        for name in glob.glob(pattern, root_dir=tree, recursive=True, include_hidden=True)
+        if (tree / name).is_file() and Path(name).suffix.lower() in {".png", ".jpg", ".bmp"}
+    }
+    if not glob.has_magic(pattern):
+        return
+    source = f"{tree}/{pattern}"
+    if not expected:
+        with pytest.raises(InputError, match="has no picture"):
+            list_source(source)
+        return
+    listing = list_source(source)
+    assert {os.path.relpath(os.path.join(listing.folder, each.picture), tree) for each in listing.pictures} == expected
+
+
+def test_a_list_gives_each_picture_once_and_says_how_many_were_repeated(tree: Path) -> None:
+    (tree / "list.txt").write_text(f"left/1.png\n\nleft/../left/1.png\n{tree}/a.png\nmissing.png\nleft/1.png\n")
+    listing = list_source(str(tree / "list.txt"))
+    assert listing.repeated == 2
+    assert listing.pictures == [
+        Listed(f"{tree}/a.png", str(tree)),
+        Listed("left/1.png", "left"),
+        Listed("missing.png", "."),
+    ]
+    (tree / "list.txt").unlink()
+
+
+@pytest.mark.parametrize("column", ["picture", "path"])
+def test_a_table_gives_groups_and_labels(tmp_path: Path, column: str) -> None:
+    table = pa.table({column: ["b.png", "a.png"], "group": ["one", None], "label": ["good", None], "more": [1, 2]})
+    pq.write_table(table, tmp_path / "table.parquet")
+    expected = [Listed("a.png", ".", None), Listed("b.png", "one", "good")]
+    assert list_source(str(tmp_path / "table.parquet")).pictures == expected
+    pq.write_to_dataset(table, tmp_path / "set", partition_cols=["more"])
+    assert list_source(str(tmp_path / "set")).pictures == expected
+
+
+def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.md").write_text("x")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png\n")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"file": ["a.png"]}), tmp_path / "column.parquet")
+    pq.write_table(pa.table({"picture": ["a.png"], "label": ["bad"]}), tmp_path / "label.parquet")
+    pq.write_table(pa.table({"picture": ["a.png", ""]}), tmp_path / "blank.parquet")
+    pq.write_table(pa.table({"picture": ["a.png"] * 2, "label": ["good", "defective"]}), tmp_path / "both.parquet")
+    for name, words in (
+        ("none", "does not exist"),
+        ("empty", "has no picture"),
+        ("none/*.png", "has no picture"),
+        ("notes.md", "is a file of another kind"),
+        ("latin.txt", "is not UTF-8"),
+        ("broken.parquet", "cannot be read as Parquet"),
+        ("column.parquet", "has the columns file; expected"),
+        ("label.parquet", "has the label 'bad' for a.png"),
+        ("blank.parquet", "has a row without a path"),
+        ("both.parquet", "has a.png twice, as good of . and as defective of ."),
+    ):
+        with pytest.raises(InputError) as caught:
+            list_source(str(tmp_path / name))
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "latin").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path / "latin") + b"/caf\xe9.png")).write_bytes(b"x")
+    for name in ("latin", "caf\udce9"):
+        with pytest.raises(InputError, match="not UTF-8, which Parquet needs; rename it"):
+            list_source(str(tmp_path / name))
+    with pytest.raises(InputError, match="is no place for files"):
+        list_source("smoke://signals/folder")
+
+
+def test_a_password_is_never_shown_or_stored() -> None:
+    assert without_password("s3://me:se%2Fcret@bucket/folder?region=eu") == "s3://bucket/folder?region=eu"
+    assert without_password("s3://b/x?access_key=a&secret_key=b") == "s3://b/x"
+    assert without_password("/home/me@work/photos") == "/home/me@work/photos"

@@ -1,0 +1,362 @@
+"""What a worker writes: the verdicts of `heatline inspect`, a row for each picture, whatever happens to the worker."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import duckdb
+import numpy as np
+import pandas
+import pyarrow.dataset as ds
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from edge.archive import loading, verdicts
+from edge.archive.loading import read_ahead
+from edge.archive.plan import Pictures, read_plan
+from edge.archive.storage import Storage
+from edge.archive.worker import CRASHED, Job, Worker
+from edge.bundle import Bundle
+from edge.errors import EngineError, InputError, StorageError
+from tests.command import heatline
+from tests.edge.archive.archives import (
+    DEADLY,
+    EndedError,
+    WorkerThatRaises,
+    inspected_here,
+    opened,
+    plan_of,
+    table_of,
+    write_archive,
+)
+from tests.small_bundle import bundle_in
+
+DAMAGED = {"cut.png": b"\x89PNG half of it", "empty.jpg": b"", "text.bmp": b"no picture"}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine pictures, and three files that are none."""
+    folder = write_archive(tmp_path_factory.mktemp("source"), 9)
+    for name, data in DAMAGED.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dest(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Path:
+    """The verdicts of `source`."""
+    folder = tmp_path_factory.mktemp("dest") / "judged"
+    inspected_here([bundle], source, folder)
+    return folder
+
+
+def test_verdicts_scores_and_regions_are_those_of_heatline_inspect(
+    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
+) -> None:
+    rows = table_of(dest)
+    files = [source / row["picture"] for row in rows]
+    result = heatline("inspect", bundle.path, *files, "--out", tmp_path / "out")
+    assert result.returncode == 9, "the damaged files"
+    events = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
+    assert len(rows) == len(events) == 12
+    for row, event in zip(rows, events, strict=True):
+        assert row["verdict"] == event["verdict"]
+        assert row["reason"] == event["reason"]
+        assert row["detail"] == (event["detail"] and event["detail"].replace(f"{source}/", ""))
+        assert row["score"] == event["frame_score"]
+        assert [(r["box_xyxy"], r["peak_xy"], r["area_px"], r["score"]) for r in row["regions"]] == [
+            (r["box_xyxy"], r["peak_xy"], r["area_px"], r["score"]) for r in event["regions"]
+        ]
+        assert [row["height"], row["width"]] == (event["frame_hw"] or [None, None])
+        assert (row["score_threshold"], row["evidence_threshold"]) == (-1.0, 20.0)
+        assert (row["precision"], row["bundle"]) == (event["precision"], event["bundle"]["digest"])
+    assert {row["verdict"] for row in rows} == {"GOOD", "DEFECT", "NO_VERDICT"}
+
+
+def test_each_picture_has_a_row_also_one_that_cannot_be_read(tmp_path: Path, bundle: Bundle) -> None:
+    write_archive(tmp_path, 2)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    names = ["left/0000.png", "missing.png", "right/0001.png", "pipe.png", "folder.png", "left"]
+    (tmp_path / "list.txt").write_text("\n".join([*names, names[0]]))
+    rows = {row["picture"]: row for row in inspected_here([bundle], tmp_path / "list.txt", tmp_path / "dest")}
+    assert sorted(rows) == sorted(names)
+    assert [row["number"] for row in rows.values()] == list(range(6))
+    for name in ("missing.png", "pipe.png", "folder.png", "left"):
+        row = rows[name]
+        assert (row["verdict"], row["reason"], row["content"]) == ("NO_VERDICT", "failed.unreadable", None)
+        assert row["detail"].startswith(f"{name} cannot be read (")
+        assert (row["score"], row["width"], row["regions"]) == (None, None, [])
+    assert rows["left/0000.png"]["verdict"] == "DEFECT"
+    assert len(rows["left/0000.png"]["content"]) == 16
+
+
+def test_two_bundles_judge_a_picture_that_is_decoded_once(
+    tmp_path: Path, source: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = bundle_in(tmp_path / "other", ["f32"])
+    decoded: list[str] = []
+    decode = loading.decode_image
+    monkeypatch.setattr(loading, "decode_image", lambda name, data: decoded.append(name) or decode(name, data))
+    both = inspected_here([bundle, other], source, tmp_path / "both")
+    assert len(decoded) == len(set(decoded)) == 12
+    one_by_one = inspected_here([bundle], source, tmp_path / "a") + inspected_here([other], source, tmp_path / "b")
+    assert both == sorted(one_by_one, key=lambda row: (row["bundle"], row["number"]))
+
+
+def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bundle: Bundle) -> None:
+    rows = table_of(dest)
+    folder = dest / "verdicts"
+    frame = pandas.read_parquet(folder).sort_values("number")
+    assert frame["picture"].tolist() == [row["picture"] for row in rows]
+    assert frame["bundle"].astype(str).unique().tolist() == [bundle.digest]
+    assert [len(regions) for regions in frame["regions"]] == [len(row["regions"]) for row in rows]
+    with duckdb.connect() as database:
+        counted = database.execute(
+            f"SELECT verdict, count(*), max(score), bundle FROM read_parquet('{folder}/*/*.parquet') GROUP BY ALL"
+        ).fetchall()
+        boxes = database.execute(
+            "SELECT number, region.box_xyxy FROM (SELECT number, unnest(regions) AS region "
+            f"FROM read_parquet('{folder}/*/*.parquet')) ORDER BY number"
+        ).fetchall()
+    assert {verdict: count for verdict, count, _, _ in counted} == frame["verdict"].value_counts().to_dict()
+    assert [(number, list(box)) for number, box in boxes] == [
+        (row["number"], region["box_xyxy"]) for row in rows for region in row["regions"]
+    ]
+    defects = ds.dataset(folder, partitioning="hive").to_table(filter=ds.field("verdict") == "DEFECT")
+    assert defects["number"].to_pylist() == [row["number"] for row in rows if row["verdict"] == "DEFECT"]
+
+
+def test_a_files_metadata_names_the_worker_and_its_golden_tiles(dest: Path, bundle: Bundle) -> None:
+    notes = dict(verdicts.read_notes(Storage.at(str(dest)), bundle.digest))
+    assert list(notes) == [0, 1, 2]
+    assert set(notes[0].golden) == {"logit", "map"}
+    assert max(notes[0].golden.values()) < 1e-4
+    assert notes[0].processor
+
+
+@settings(max_examples=4)
+@given(deadly=st.sets(st.integers(0, 5), min_size=1, max_size=2))
+def test_a_picture_that_ends_its_worker_gets_no_verdict_and_the_others_get_theirs(
+    tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, deadly: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("deadly")
+    source = write_archive(folder / "source", 6)
+    names = sorted(source.glob("*/*.png"))
+    expected = inspected_here([bundle], source, folder / "whole", 6)
+    for number in deadly:
+        names[number].write_bytes(DEADLY)
+    plan_of([bundle], source, folder / "dest", 6)
+    ends = 0
+    inspecting = opened(WorkerThatRaises(), [bundle], folder / "dest")
+    while not list((folder / "dest").glob("verdicts/*/*")):
+        try:
+            inspecting.inspect(0, [bundle.digest])
+        except EndedError:
+            ends += 1
+    assert ends == 2 + 2 * len(deadly), "two hasty attempts, and two careful ones for each"
+    rows = table_of(folder / "dest")
+    assert [row for row in rows if row["number"] not in deadly] == [
+        row for row in expected if row["number"] not in deadly
+    ]
+    for number in deadly:
+        row = rows[number]
+        assert (row["verdict"], row["reason"], row["detail"]) == ("NO_VERDICT", "dropped.crashed", CRASHED)
+    assert not list((folder / "dest").glob("_attempts/*/*")), "the part is finished"
+
+
+def test_workers_that_end_at_other_pictures_accuse_none(
+    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
+) -> None:
+    plan_of([bundle], source, tmp_path / "dest", 12)
+    inspecting = opened(Worker(), [bundle], tmp_path / "dest")
+
+    def end_at(picture: str) -> None:
+        """Lose the power as the picture comes."""
+        load = inspecting._load
+        inspecting._load = lambda row: load(row) if row["picture"] != picture else (_ for _ in ()).throw(EndedError)  # type: ignore[method-assign]
+        with pytest.raises(EndedError):
+            inspecting.inspect(0, [bundle.digest])
+        inspecting._load = load  # type: ignore[method-assign]
+
+    for picture in [row["picture"] for row in table_of(dest)]:
+        end_at(picture)
+    inspecting.inspect(0, [bundle.digest])
+    assert table_of(tmp_path / "dest") == table_of(dest)
+
+
+def test_a_worker_with_too_little_memory_for_a_picture_ends(
+    tmp_path: Path, source: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(name: str, data: bytes) -> NoReturn:
+        raise MemoryError
+
+    def end(code: int) -> NoReturn:
+        raise EndedError
+
+    monkeypatch.setattr(loading, "decode_image", decode)
+    monkeypatch.setattr(os, "_exit", end)
+    plan_of([bundle], source, tmp_path / "dest")
+    with pytest.raises(EndedError):
+        opened(Worker(), [bundle], tmp_path / "dest").inspect(0, [bundle.digest])
+
+
+def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
+    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
+) -> None:
+    plan = read_plan(Storage.at(str(dest)))
+    assert plan is not None
+    job = Job(source=str(source), dest=str(dest), archive=plan.archive, engine="openvino", precision="f32")
+    with pytest.raises(EngineError, match="install the same version on every node"):
+        Worker().open("0.0.1", job, {})
+    elsewhere = Job(source=str(source), dest=str(tmp_path), archive=plan.archive, engine="openvino", precision="f32")
+    with pytest.raises(StorageError, match="--out must be a place that every node reaches by the same name"):
+        opened_with(elsewhere)
+    moved = write_archive(tmp_path / "moved", 1)
+    away = plan_of([bundle], moved, tmp_path / "away")
+    moved.rename(tmp_path / "gone")
+    with pytest.raises(StorageError, match="SOURCE must be a place that every node reaches by the same name"):
+        opened_with(
+            Job(
+                source=str(moved), dest=str(tmp_path / "away"), archive=away.archive, engine="openvino", precision="f32"
+            )
+        )
+
+
+def opened_with(job: Job) -> None:
+    from edge import __version__
+
+    Worker().open(__version__, job, {})
+
+
+def test_reading_ahead_keeps_the_order_and_loads_no_more_than_a_few_items() -> None:
+    loaded: list[int] = []
+    for number, item in enumerate(read_ahead(lambda item: loaded.append(item) or item, range(20), depth=2)):
+        assert item == number
+        assert len(loaded) <= number + 3
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from edge.bundle import open_bundle
+from tests.edge.archive.archives import opened, plan_of
+from edge.archive.worker import Worker
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+bundle, source, dest, few, many = open_bundle(Path(sys.argv[1])), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:])
+plan = plan_of([bundle], source, dest, few)
+worker = opened(Worker(), [bundle], dest)
+worker.inspect(0, [bundle.digest])
+before = peak_mb()
+for part in range(1, many // few):
+    worker.inspect(part, [bundle.digest])
+print(peak_mb() - before)
+"""
+MOST_GROWTH_MB = 30
+"""Ten times as many pictures may cost this much more memory: what allocators keep, and not the pictures."""
+
+
+@pytest.mark.parametrize(("few", "many"), [(20, 200), pytest.param(50, 500, marks=pytest.mark.long)])
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle: Bundle, few: int, many: int) -> None:
+    first = write_archive(tmp_path / "source", 1, (500, 700)) / "left" / "0000.png"
+    for number in range(1, many):
+        os.link(first, first.with_name(f"{number:04d}.png"))
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, bundle.path, tmp_path / "source", tmp_path / "dest", str(few), str(many)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    decoded_mb = (many - few) * 500 * 700 * 3 / 2**20
+    assert decoded_mb > 5 * MOST_GROWTH_MB, "a worker that held the pictures would be noticed"
+    assert float(measured.stdout) < MOST_GROWTH_MB
+
+
+# Object stores.
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a local S3 server: the URI of a name in it, with `{}` for the name."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+        files, _ = fs.FileSystem.from_uri(f"s3://testing:secret@pictures?{options}")
+        files.create_dir("pictures")
+        yield f"s3://testing:secret@pictures/{{}}?{options}"
+    finally:
+        server.stop()
+
+
+def test_source_and_dest_may_be_in_an_object_store(
+    bucket: str, tmp_path: Path, source: Path, dest: Path, bundle: Bundle
+) -> None:
+    there = Storage.at(bucket.format("photos"))
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        there.write(str(file.relative_to(source)), file.read_bytes())
+    rows = inspected_here([bundle], bucket.format("photos"), bucket.format("judged"))
+    assert rows == table_of(dest)
+    stored = Storage.at(bucket.format("judged"))
+    assert b"secret" not in stored.read("archive.json")
+    assert not [entry for entry in stored.list("_attempts", recursive=True) if entry.is_file]
+    pattern = inspected_here([bundle], bucket.format("photos/*/*.png"), bucket.format("matched"))
+    assert [row["picture"] for row in pattern] == [row["picture"] for row in rows if "/" in row["picture"]]
+
+
+def test_an_object_that_is_missing_has_no_verdict_and_a_store_that_is_away_ends_the_part(
+    bucket: str, tmp_path: Path, bundle: Bundle
+) -> None:
+    uris = [bucket.format("photos/missing.png"), bucket.format("photos/left/0000.png")]
+    Storage.at(bucket.format("photos")).write(
+        "left/0000.png", (write_archive(tmp_path / "p", 1) / "left/0000.png").read_bytes()
+    )
+    (tmp_path / "list.txt").write_text("\n".join(uris))
+    rows = inspected_here([bundle], tmp_path / "list.txt", tmp_path / "dest")
+    assert sorted((row["verdict"], row["reason"]) for row in rows) == [
+        ("DEFECT", None),
+        ("NO_VERDICT", "failed.unreadable"),
+    ]
+    away = Pictures(str(tmp_path), str(tmp_path)).place(
+        "s3://x:y@b/k.png?endpoint_override=127.0.0.1:1&scheme=http&region=r"
+    )
+    with pytest.raises(StorageError, match="call the same command again"):
+        away[0].read(away[1])
+
+
+# DEST.
+
+
+def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    storage.write("folder/file", b"one")
+    storage.write("folder/file", b"two")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+    assert storage.read("folder/file") == b"two"
+    (tmp_path / "folder" / "file").unlink()
+    (tmp_path / "folder" / "file").mkdir()
+    with pytest.raises(StorageError, match="cannot be written"):
+        storage.write("folder/file", b"three")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"], "no temporary file is left"
+
+
+def test_a_file_of_verdicts_that_is_damaged_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
+    table, _ = verdicts.read_part(Storage.at(str(dest)), bundle.digest, 0)
+    assert table["number"].to_numpy().tolist() == np.arange(4).tolist()
+    storage = Storage.at(str(tmp_path))
+    storage.write(verdicts.file_of(bundle.digest, 0), b"PAR1")
+    with pytest.raises(InputError, match="is no file of verdicts; delete it"):
+        verdicts.read_part(storage, bundle.digest, 0)
