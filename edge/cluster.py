@@ -1,6 +1,9 @@
 """Ray, which spreads work over processes and machines: started on this machine, or a cluster that already runs."""
 
+import logging
 import os
+import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,9 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would hide accelerators from tasks, and warn that it will not
 }
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray listen on loopback only, on any system; it would listen on all interfaces."""
+CONNECT_SECONDS = 10.0
 STORE_BYTES = 80 * 2**20
 """Size of a local object store; Ray refuses less than 75 MiB."""
 
@@ -24,8 +30,8 @@ def open_cluster(
 ) -> Iterator[None]:
     """Start Ray on this machine, or join the cluster at an address, until the context ends; call it in the main thread.
 
-    Without an address, Ray listens on loopback only, has no dashboard, and dies with this process, however it ends.
-    The environment variable RAY_ADDRESS has no effect.
+    Without an address, Ray listens on loopback only, has no dashboard, and ends with this process, however it ends: its
+    workers at once, two idle agents of Ray within a minute. The environment variable RAY_ADDRESS has no effect.
 
     Args:
         address: `HOST:PORT` of a cluster's head, on one of its nodes, or `ray://HOST:PORT` from anywhere.
@@ -34,37 +40,62 @@ def open_cluster(
     Raises:
         DeliveryError: Ray does not start, or the cluster cannot be joined.
     """
-    os.environ.update(SETTINGS)  # read as Ray is imported; its processes inherit them
+    # Ray reads these as it is imported, and its processes inherit them.
+    os.environ.update(SETTINGS)
+    if address is None:
+        os.environ.update(LOOPBACK)
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
 
-    # A socket's path has at most 107 characters, and Ray adds 70 to the folder's.
-    with tempfile.TemporaryDirectory(prefix="heatline-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        local: dict[str, Any] = {
-            "address": "local",
-            "num_cpus": processors or cores(),
-            "object_store_memory": store_bytes,
-            "include_dashboard": False,
-            "_node_ip_address": "127.0.0.1",
-            "_temp_dir": folder,
-        }
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # A socket's path has at most 107 characters, and Ray adds 65 to the folder's.
+    place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True) as folder:
+        options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
+        if address is None:
+            options |= {
+                "address": "local",
+                "num_cpus": processors or cores(),
+                "num_gpus": 0,
+                "object_store_memory": store_bytes,
+                "include_dashboard": False,
+                "_temp_dir": folder,
+            }
         try:
-            ray.init(
-                **(local if address is None else {"address": address}), log_to_driver=False, logging_level="ERROR"
-            )
+            if address is not None:
+                _check_that_it_answers(address)
+            ray.init(**options)
         except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
-            if address is None:
-                raise DeliveryError(
-                    f"Ray does not start on this machine ({last_line(error)}); make room in memory and in /tmp, or join "
-                    "a cluster with --address"
-                ) from error
-            raise DeliveryError(
-                f"the Ray cluster at {address} cannot be joined ({last_line(error)}); start it with `ray start --head`, "
-                "with the same versions of Python and Ray, or leave --address out to use this machine only"
-            ) from error
+            raise DeliveryError(_describe_failure(address, error)) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_that_it_answers(address: str) -> None:
+    """Connect to an address once, as Ray would wait for minutes, and could not be interrupted.
+
+    Raises:
+        OSError: nothing answers.
+        ValueError: it is no address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("expected HOST:PORT or ray://HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
+def _describe_failure(address: str | None, error: Exception) -> str:
+    if address is None:
+        return (
+            f"Ray does not start on this machine ({last_line(error)}); make room in memory and in /tmp, or join a "
+            "cluster with --address"
+        )
+    return (
+        f"the Ray cluster at {address} cannot be joined ({last_line(error)}); start it with `ray start --head`, with "
+        "the same versions of Python and Ray, or leave --address out to use this machine only"
+    )
 
 
 def check_same_version(expected: str) -> None:
