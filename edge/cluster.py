@@ -6,7 +6,7 @@ import secrets
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from edge import __version__
@@ -31,7 +31,8 @@ def open_cluster(
     """Start Ray on this machine, or join the cluster at an address, until the context ends; call it in the main thread.
 
     Without an address, Ray listens on loopback only, has no dashboard, and ends with this process, however it ends: its
-    workers at once, two idle agents of Ray within a minute. The environment variable RAY_ADDRESS has no effect.
+    workers at once, two idle agents of Ray within a minute. The environment variable RAY_ADDRESS has no effect. What is
+    printed on standard output meanwhile is lost.
 
     Args:
         address: `HOST:PORT` of a cluster's head, on one of its nodes, or `ray://HOST:PORT` from anywhere.
@@ -50,7 +51,11 @@ def open_cluster(
     logging.getLogger("ray").setLevel(logging.ERROR)
     # A socket's path has at most 107 characters, and Ray adds 65 to the folder's.
     place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True) as folder,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),  # Ray prints there that workers have died; results alone belong there
+    ):
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
         if address is None:
             options |= {

@@ -1,10 +1,14 @@
 """A local Ray for tests, in a process of its own, and its processes."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from edge.cluster import SETTINGS
 
 LOCAL = """
 import sys
@@ -20,19 +24,32 @@ AGENTS = ("ray::DashboardA", "ray::RuntimeEnv")
 """Idle processes of Ray, which end a minute after a driver that was killed."""
 
 
+HEAD = """
+import sys
+import ray
+ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+"""Starts a Ray that other drivers can join, as `ray start --head` does."""
+
+
 @contextmanager
 def ray_head() -> Iterator[str]:
-    """Start a local Ray with two processors; yield the address at which drivers join it."""
-    with subprocess.Popen(
-        [sys.executable, "-c", LOCAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as head:
-        assert head.stdout is not None
-        address = head.stdout.readline().strip()
-        assert address, "Ray did not start"
-        try:
-            yield address
-        finally:
-            head.communicate()
+    """Start a Ray with two processors, which ends with this process; yield the address at which drivers join it."""
+    environment = os.environ | SETTINGS | {"RAY_AUTH_MODE": "disabled"}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True, dir="/tmp") as folder:
+        command = [sys.executable, "-c", HEAD, folder]
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as head:
+            assert head.stdout is not None
+            address = head.stdout.readline().strip()
+            try:
+                assert address, head.communicate()
+                yield address
+            finally:
+                head.communicate()
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import ConfigError, InputError, Interrupted
+from edge.errors import ConfigError, Interrupted
 from edge.util.text import utf8_safe
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
 from train.dense.train import train_dense
-from train.evaluation.report.write import PAGE
-from train.evaluation.result import read_evaluation
 from train.run import RunFolder, load_run
 
 if TYPE_CHECKING:
@@ -56,14 +54,14 @@ def fit(
             f"out={run.folder} holds {utf8_safe(foreign)!r}, which no training wrote; name a new or an empty folder"
         )
     finished = leads and run.summary.exists() and run.read_summary().finished
-    if finished and not _lacks_report(run):
+    if finished and not run.lacks_report():
         report_line(f"{run.folder} is already finished")
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             data = None if finished else train_dense(config, run, report_line)
-            if _lacks_report(run):
+            if run.lacks_report():
                 report_line(f"report: {write_run_report(load_run(run.folder, data))}")
         except KeyboardInterrupt as error:
             how_to_resume = (
@@ -78,17 +76,6 @@ def fit(
 
     train_whole_network(config, run, report_line, callbacks, cache, leads=leads)
     return run
-
-
-def _lacks_report(run: RunFolder) -> bool:
-    """Whether a cross-validated run has no report, or one that this version cannot read."""
-    if not run.out_of_fold.exists():
-        return False
-    try:
-        read_evaluation(run.report)
-    except InputError:
-        return True
-    return not (run.report / PAGE).exists()
 
 
 def is_main_process() -> bool:

@@ -283,6 +283,7 @@ def continue_all(processes: list[subprocess.Popen[str]]) -> list[str]:
     ("kind", "count"),
     [
         ("sqlite:///", 2),
+        ("journal:", 3),
         pytest.param("sqlite:///", 4, marks=pytest.mark.long),
         pytest.param("journal:", 4, marks=pytest.mark.long),
     ],

@@ -23,13 +23,28 @@ Example:
   heatline train data=hripcb truth=derived_masks split.group=board recipe=finetune \\
       split.val=[08] split.test=[10,12] recipe.steps=600 out=runs/hripcb
   heatline train out=runs/hripcb resume=true
+  heatline train --products products out=runs/plant
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.argument("overrides", nargs=-1, metavar="[FOLDER] [KEY=VALUE]...")
+@click.option(
+    "--products",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Train each folder in FOLDER, a product, to a run in runs/FOLDER, or in out=.",
+)
+@click.option("--address", help="Ray cluster that trains the products.  [default: this machine]")
+@click.option("--processors", type=click.IntRange(min=1), help="Processors per product.  [default: 2]")
 @json_option
-def train(overrides: tuple[str, ...], as_json: bool) -> None:
+def train(
+    overrides: tuple[str, ...],
+    products: Path | None,
+    address: str | None,
+    processors: int | None,
+    as_json: bool,
+) -> None:
     """Train a classifier on labelled pictures.
 
     FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML), boxes/ or
@@ -44,8 +59,19 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
     values. After Ctrl-C, resume=true continues; recipe=heatline then uses the features that are already extracted.
     --json prints the run's summary.
+
+    With --products, many products are trained at once, by recipe=heatline, and the worst is printed first. If one
+    fails, the others continue. The same command, given again, continues. FOLDER and the runs must have the same path on
+    all machines of a cluster.
     """
     require_extra("train", *TRAINING)
+    if products is not None:
+        from train.commands.train_products import train_all
+
+        train_all(products, overrides, address, processors, as_json)
+        return
+    if address is not None or processors is not None:
+        raise click.UsageError("--address and --processors belong to --products")
     from train.compose import compose
 
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
@@ -109,16 +135,13 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 def _verdicts(folder: Path) -> dict[str, str]:
     """Return the first figures of the report: out of fold, at its threshold."""
     from train.evaluation.result import read_evaluation
+    from train.evaluation.verdicts import count_verdicts
     from train.run import RunFolder
 
-    evaluation = read_evaluation(RunFolder(folder).report)
-    threshold = evaluation.calibration.score_threshold
-    defective = [frame.score for frame in evaluation.frames if frame.defective]
-    good = [frame.score for frame in evaluation.frames if not frame.defective]
+    of = count_verdicts(read_evaluation(RunFolder(folder).report))
     found = {}
-    if defective:
-        missed = sum(score < threshold for score in defective)
-        found["missed"] = f"{missed} of {format_count(len(defective), 'defective picture')}"
-    if good:
-        found["rejected"] = f"{sum(score >= threshold for score in good)} of {format_count(len(good), 'good picture')}"
+    if of.defective:
+        found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
+    if of.good:
+        found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}"
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edge.errors import InputError
 from train.evaluation.report import charts, line_tables
@@ -28,6 +28,18 @@ NOTES = (
     "Only figures over the same pictures are compared: if rows rest on different folds, no value of the table is "
     "marked as the best.",
 )
+
+
+def read_template(name: str) -> Template:
+    """Return a template of a page."""
+    environment = Environment(
+        loader=PackageLoader("train.evaluation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def write_report(
@@ -59,14 +71,7 @@ def write_report(
 
         chapter = study_chapter.study_chapter(picture_sets)
         notes += study_chapter.NOTES
-    environment = Environment(
-        loader=PackageLoader("train.evaluation.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("report.html.jinja").render(
+    html = read_template("report.html.jinja").render(
         title=title,
         intro=_intro(picture_sets),
         views=views,

@@ -1,0 +1,245 @@
+"""Many products on a Ray cluster: figures as of single trainings, and what happens if processes die."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from edge.util.file_lock import lock_holders
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
+from tests.ray_head import AGENTS, descendants, is_alive, ray_head
+from tests.train.blobs import draw_blobs
+from train.compose import compose, read_config
+from train.evaluation.result import read_evaluation
+from train.fit import fit
+from train.products.page import PAGE, cells_of
+from train.products.plan import Plan
+from train.products.processors import own_processors
+from train.products.result import ProductResult, worst_first
+from train.products.task import LOG
+from train.run import RunFolder
+
+SMALL = (
+    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
+    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
+)  # fmt: skip
+FILES = ("config.yaml", "run.json", "out_of_fold.npz")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    with ray_head() as address:
+        yield address
+
+
+@pytest.fixture
+def products(tmp_path: Path) -> Path:
+    """Two products, and one without labels."""
+    folder = tmp_path / "products"
+    draw_blobs(folder / "boards", seed=1)
+    draw_blobs(folder / "coils", seed=2, per_group=1)
+    draw_blobs(folder / "dials", per_group=1)
+    (folder / "dials" / "labels.csv").unlink()
+    shutil.rmtree(folder / "dials" / "masks")
+    (folder / ".trash").mkdir()
+    return folder
+
+
+def settings(tmp_path: Path, tiny_trunk: tuple[str, str]) -> tuple[str, ...]:
+    return (*SMALL, *tiny_trunk, f"features.folder={tmp_path / 'features'}")
+
+
+@contextmanager
+def features_held(folder: Path) -> Iterator[None]:
+    """Hold the lock of the feature cache: trainings wait in the middle, with their run folders begun."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    until = time.monotonic() + WITHIN_SECONDS
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+def trainer_of(runs: Path, product: str) -> list[int]:
+    """Return the processes that train a product."""
+    return lock_holders(runs / ".locks" / product)
+
+
+def assert_equal_runs(run: RunFolder, alone: RunFolder) -> None:
+    """Compare all results but times and places."""
+    assert msgspec.structs.replace(read_config(run.config), out="") == msgspec.structs.replace(
+        read_config(alone.config), out=""
+    )
+    assert run.out_of_fold.read_bytes() == alone.out_of_fold.read_bytes()
+    untimed = {"seconds": 0.0, "tiles_per_s": None}
+    assert msgspec.structs.replace(run.read_summary(), **untimed) == msgspec.structs.replace(
+        alone.read_summary(), **untimed
+    )
+    weights, expected = (torch.load(each.best, weights_only=True)["state_dict"] for each in (run, alone))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    found, wanted = read_evaluation(run.report), read_evaluation(alone.report)
+    assert (found.calibration, found.frames, found.warnings) == (wanted.calibration, wanted.frames, wanted.warnings)
+
+
+def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_labels(
+    cluster: str, products: Path, tiny_trunk: tuple[str, str], tmp_path: Path
+) -> None:
+    tiny, runs = settings(tmp_path, tiny_trunk), tmp_path / "runs"
+    command = ("train", "--products", products, "--address", cluster, "--processors", "1", f"out={runs}", *tiny)
+    boards = RunFolder(runs / "boards")
+
+    def kill_in_the_middle() -> None:
+        with features_held(tmp_path / "features"):
+            wait_for((boards.folder / LOG).exists)
+            (trainer,) = trainer_of(runs, "boards")
+            os.kill(trainer, signal.SIGKILL)
+            killed.append(trainer)
+
+    killed = list[int]()
+    killer = threading.Thread(target=kill_in_the_middle)
+    killer.start()
+    done = heatline(*command)
+    killer.join()
+    assert done.returncode == 9, done.stderr
+    assert len(killed) == 1
+    assert re.search(r"dials failed \(.*labels.*\); correct that, then give the same command again", complaint(done))
+    assert (boards.folder / LOG).read_text().count("with 1 processor\n") == 2, "it was started twice"
+    for name in ("boards", "coils"):
+        alone = fit(compose([f"data={products / name}", "discover=true", f"out={tmp_path / name}", *tiny]))
+        assert_equal_runs(RunFolder(runs / name), alone)
+    rows = [line.split()[0] for line in done.stdout.splitlines()[1:4]]
+    assert rows[0] == "dials", "the worst is first"
+    page = (runs / PAGE).read_text()
+    assert 'href="boards/report/report.html"' in page
+    assert page.index("dials") < page.index("boards")
+
+    shutil.rmtree(products / "dials")
+    before = boards.best.stat().st_mtime_ns
+    again = heatline(*command, "--json")
+    assert again.returncode == 0, again.stderr
+    assert "2 products: 2 already trained, 0 to train" in again.stderr
+    assert boards.best.stat().st_mtime_ns == before
+    report = json.loads(again.stdout)
+    assert {row["product"] for row in report["products"]} == {"boards", "coils"}
+    for row in report["products"]:
+        summary, evaluation = (RunFolder(Path(row["run"])).read_summary(), read_evaluation(Path(row["run"]) / "report"))
+        assert (row["tile_ap"], row["seconds"]) == (summary.val["val_ap"], summary.seconds)
+        defective = sum(frame.defective for frame in evaluation.frames)
+        assert (row["verdicts"]["defective"], row["threshold"]) == (defective, evaluation.calibration.score_threshold)
+        assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
+    refused = heatline(*command, "recipe.steps=13")
+    assert refused.returncode == 3
+    assert "recipe.steps is 13 and was 12" in complaint(refused)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGINT"])
+def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
+    products: Path, tiny_trunk: tuple[str, str], tmp_path: Path, end: str
+) -> None:
+    """Without --address, though RAY_ADDRESS names a cluster."""
+    shutil.rmtree(products / "dials")
+    tiny, runs = settings(tmp_path, tiny_trunk), tmp_path / "runs"
+    command = [str(HEATLINE), "train", "--products", str(products), "--processors", "1", f"out={runs}", *tiny]
+    environment = process_env({"RAY_ADDRESS": "127.0.0.1:1"})
+    with features_held(tmp_path / "features"):
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as driver:
+            wait_for(lambda: driver.poll() is not None or RunFolder(runs / "boards").config.exists())
+            started = descendants(driver.pid)
+            driver.send_signal(getattr(signal, end))
+            _, errors = driver.communicate(timeout=WITHIN_SECONDS)
+        assert any("raylet" in name for name in started.values()), started
+        if end == "SIGINT":
+            assert driver.returncode == 130
+            assert "stopped with 0 of 2 products trained; continue with the same command" in errors
+        workers = {pid: name for pid, name in started.items() if name not in AGENTS}
+        wait_for(lambda: not any(is_alive(pid, name) for pid, name in workers.items()))
+    continued = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert continued.returncode == 0, continued.stderr
+    for name in ("boards", "coils"):
+        alone = fit(compose([f"data={products / name}", "discover=true", f"out={tmp_path / name}", *tiny]))
+        assert_equal_runs(RunFolder(runs / name), alone)
+
+
+def test_trainings_at_once_get_different_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    before = os.sched_getaffinity(0)
+    with own_processors(1):
+        mine = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, before)  # as another process has it
+        with own_processors(1):
+            assert os.sched_getaffinity(0) != mine or len(before) == 1
+            os.sched_setaffinity(0, before)
+            with own_processors(len(before)):  # more than are free
+                assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
+
+
+def test_the_worst_product_is_first() -> None:
+    results = [
+        ProductResult(product="good", run="", tile_ap=0.9),
+        ProductResult(product="only good pictures", run=""),
+        ProductResult(product="bad", run="", tile_ap=0.0),
+        ProductResult(product="failed", run="", failed="no labels"),
+    ]
+    assert [result.product for result in worst_first(results)] == ["failed", "bad", "good", "only good pictures"]
+    assert cells_of(results[1])[1:6] == ["-"] * 5
+    assert cells_of(results[3])[-1] == "failed: no labels"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--products", "FOLDER/nothing"], 9, "is not a folder; name a folder with one folder per product"),
+        (["--products", "FOLDER/products/boards"], 9, "is itself a folder of pictures; train it without --products"),
+        (["--products", "FOLDER/empty"], 9, "holds no folder"),
+        (["--products", "FOLDER/products", "resume=true"], 3, "the same command, given again, continues"),
+        (["--products", "FOLDER/products", "data=x"], 3, "data=x cannot be given with --products"),
+        (["--products", "FOLDER/products", "recipe.stepz=3"], 3, "there is no key 'recipe.stepz'"),
+        (["--products", "FOLDER/products", "recipe=finetune"], 3, "recipe=finetune trains the whole network"),
+        (["--products", "FOLDER/products", "out=FOLDER/products/runs"], 3, "lies among the products"),
+        (["--products", "FOLDER/products", "--processors", "9999"], 3, "--processors 9999 came, and this machine has"),
+        (["--products", "FOLDER/products", "FOLDER"], 2, "has no meaning"),
+        (["FOLDER/products/boards", "--address", "x:1"], 2, "--address and --processors belong to --products"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_sentence(
+    tmp_path: Path, words: list[str], code: int, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "products" / "boards" / "images").mkdir(parents=True)
+    refused = heatline("train", *(word.replace("FOLDER", str(tmp_path)) for word in words), cwd=tmp_path)
+    assert refused.returncode == code, refused.stderr
+    assert message in " ".join(refused.stderr.split())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_relative_paths_name_the_same_place_on_a_node(
+    products: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(Path("products"), ["model.weights=trunk.pth", "features.folder=features"])
+    config = plan.configure(plan.products[1])
+    assert (config.data, config.out) == (str(products / "coils"), str(tmp_path / "runs" / "products" / "coils"))
+    assert config.model.weights == str(tmp_path / "trunk.pth")
+    assert config.features.folder == str(tmp_path / "features")
+    assert config.discover

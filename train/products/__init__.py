@@ -1,0 +1,1 @@
+"""Training of many products, one folder each, on this machine or on a Ray cluster."""

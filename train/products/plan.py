@@ -1,0 +1,99 @@
+"""The products of a folder, and the configuration of each one's training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge.errors import ConfigError, InputError
+from train.compose import compose, with_folder
+from train.config import DenseRecipeConfig, TrainConfig
+from train.run import RunFolder
+
+_ONE_EACH = {
+    "data": "each folder in the folder of products is a product",
+    "reviewed": "it belongs to one product; train that one without --products",
+    "resume": "the same command, given again, continues",
+}
+"""Keys that many products cannot share, and why."""
+_PATHS = ("features.folder", "model.weights")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product: a folder of labelled pictures, and the folder of its run."""
+
+    name: str
+    data: Path
+    run: RunFolder
+
+
+class Plan:
+    """The trainings of all products.
+
+    Args:
+        folder: has one folder per product, each as `heatline train FOLDER` takes it.
+        overrides: `key=value` for all products; `out` is the folder of their runs, by default `runs/` and the name of
+            `folder`.
+    Raises:
+        InputError: `folder` holds no folders, or is itself a product.
+        ConfigError: an override is wrong, or cannot be shared; the recipe trains the whole network; the runs would be
+            among the products.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        for item in overrides:
+            if (key := _key_of(item)) in _ONE_EACH:
+                raise ConfigError(f"{item} cannot be given with --products: {_ONE_EACH[key]}")
+        outs = [item.partition("=")[2].strip("'\"") for item in overrides if _key_of(item) == "out"]
+        folder = folder.resolve()
+        self.out = Path(outs[-1]).resolve() if outs else Path("runs", folder.name).resolve()
+        self._overrides = [_with_absolute_path(item) for item in overrides if _key_of(item) != "out"]
+        self.products = [Product(data.name, data, RunFolder(self.out / data.name)) for data in _folders_in(folder)]
+        if self.out.is_relative_to(folder):
+            raise ConfigError(f"out={self.out} lies among the products; name a folder outside {folder}")
+        self._first = self._compose(self.products[0])
+        if not isinstance(self._first.recipe, DenseRecipeConfig):
+            raise ConfigError(
+                f"recipe={self._first.recipe.name} trains the whole network, which --products does not; leave it out, "
+                "or train each product with a command of its own"
+            )
+
+    def configure(self, product: Product) -> TrainConfig:
+        """Return the configuration of a product's training.
+
+        Raises:
+            ConfigError: its run was started with other values.
+        """
+        if product.run.config.exists():
+            return self._compose(product, "resume=true")
+        return msgspec.structs.replace(self._first, data=str(product.data), out=str(product.run.folder))
+
+    def _compose(self, product: Product, *more: str) -> TrainConfig:
+        return compose(with_folder([*self._overrides, f"out={product.run.folder}", *more], str(product.data)))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder with one folder per product")
+    if any((folder / name).is_dir() for name in ("images", "good", "defective")):
+        raise InputError(
+            f"{folder} is itself a folder of pictures; train it without --products, or name the folder above it"
+        )
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise InputError(f"{folder} holds no folder; put each product's pictures into a folder of its own there")
+    return folders
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _with_absolute_path(override: str) -> str:
+    """Return an override with an absolute path, as the working directory of a node is another one."""
+    key, _, value = override.partition("=")
+    if key not in _PATHS or value in ("imagenet", "none", "null") or value[:1] in ("", "'", '"'):
+        return override
+    return f"{key}={Path(value).resolve()}"

@@ -1,0 +1,56 @@
+"""The training of one product, as Ray runs it on a node, in a process of its own."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from edge.cluster import check_same_version
+from edge.errors import HeatlineError
+from edge.util.text import format_count
+from train.config import TrainConfig
+from train.locks import lock_file
+from train.products.processors import own_processors
+from train.run import RunFolder
+
+LOG = "training.log"
+"""File of the run's folder: what the training reported."""
+
+
+def train_product(config: TrainConfig, version: str, processors: int) -> HeatlineError | None:
+    """Train a product, or resume its training; return the error if it cannot be trained.
+
+    Another process that trains it into the same folder, such as one whose driver has died, is waited for.
+
+    Args:
+        config: its configuration; `resume` is set if the folder holds a run.
+        version: of heatline, where the command was given.
+        processors: number of processors of this node that the training uses.
+    """
+    try:
+        check_same_version(version)
+        run = RunFolder(Path(config.out))
+        lock = run.folder.parent / ".locks" / run.folder.name
+        with lock_file(lock, wait=True), own_processors(processors):
+            from train.fit import fit  # PyTorch counts the processors as it is imported
+
+            log = _Log(run, f"on {os.uname().nodename}, with {format_count(processors, 'processor')}")
+            fit(msgspec.structs.replace(config, resume=run.config.exists()), report_line=log.write)
+    except HeatlineError as error:
+        return error
+    return None
+
+
+class _Log:
+    """Writes lines to the log of a run, from when its folder exists."""
+
+    def __init__(self, run: RunFolder, first: str) -> None:
+        self._run, self._waiting = run, [first]
+
+    def write(self, line: str) -> None:
+        self._waiting.append(line)
+        if self._run.config.exists():
+            text = "".join(f"{line}\n" for line in self._waiting)
+            with (self._run.folder / LOG).open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+            self._waiting.clear()
