@@ -5,6 +5,7 @@ import os
 import secrets
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -15,10 +16,9 @@ from edge.util.processor import cores
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # no upload of the working folder if `uv run` started heatline
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would hide accelerators from tasks, and warn that it will not
 }
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on loopback only, on any system; it would listen on all interfaces."""
 CONNECT_SECONDS = 10.0
 STORE_BYTES = 80 * 2**20
 """Size of a local object store; Ray refuses less than 75 MiB."""
@@ -41,13 +41,13 @@ def open_cluster(
     Raises:
         DeliveryError: Ray does not start, or the cluster cannot be joined.
     """
-    # Ray reads these as it is imported, and its processes inherit them.
-    os.environ.update(SETTINGS)
+    os.environ.update(SETTINGS)  # Ray's processes inherit them
     if address is None:
-        os.environ.update(LOOPBACK)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
+    from ray._private import ray_constants
 
+    ray_constants.ENABLE_RAY_CLUSTER = address is not None  # without it, Ray listens on loopback only, on any system
     logging.getLogger("ray").setLevel(logging.ERROR)
     # A socket's path has at most 107 characters, and Ray adds 65 to the folder's.
     place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
@@ -69,8 +69,9 @@ def open_cluster(
         try:
             if address is not None:
                 _check_that_it_answers(address)
-            ray.init(**options)
-        except (OSError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
+            with warnings.catch_warnings(action="ignore"):  # of what is an error here
+                ray.init(**options)
+        except (OSError, OverflowError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
             raise DeliveryError(_describe_failure(address, error)) from error
         try:
             yield

@@ -15,7 +15,7 @@ import sys
 from edge.cluster import open_cluster
 with open_cluster(None, processors=2):
     import ray
-    print(ray.get_runtime_context().gcs_address, flush=True)
+    print(ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)
     sys.stdin.read()
 """
 """Opens a local Ray, prints its address, and closes it when standard input ends."""

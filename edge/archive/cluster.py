@@ -7,40 +7,23 @@ task found none. Here a worker that ends is forgotten, its part goes to another 
 which Ray places wherever a processor is free, also on a node that joined later. What is finished is in DEST.
 """
 
-import contextlib
-import logging
-import os
-import socket
-import tempfile
 import time
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edge import __version__
-from edge.archive.shipping import Files
-from edge.archive.worker import Job, Opened, Worker
-from edge.errors import DeliveryError, EngineError, HeatlineError, last_line
-
-# Ray reads them when it is imported: no usage statistics; no upload of the working folder if `uv run` started heatline;
-# no warning about graphics cards that are not used.
-os.environ |= {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from edge import __version__
+from edge.archive.shipping import Files
+from edge.archive.worker import Job, Opened, Worker
+from edge.errors import EngineError, HeatlineError, last_line
+
 WAIT_SECONDS = 1.0
 """How often the number of processors is read again."""
-CONNECT_SECONDS = 10.0
 MOST_FAILED_STARTS = 5
 """So many workers in succession may end before one is ready."""
-SMALL_STORE_BYTES = 80 << 20
-"""Ray's object store holds only the bundles; Ray's own default is a third of the memory."""
 
 
 class Part(NamedTuple):
@@ -48,67 +31,6 @@ class Part(NamedTuple):
 
     number: int
     digests: Sequence[str]
-
-
-@contextlib.contextmanager
-def connected(address: str | None, processors: int, bundle_bytes: int) -> Iterator[None]:
-    """Connect to a cluster, or start a Ray that ends with this process.
-
-    Args:
-        address: `HOST:PORT` of a cluster that this machine belongs to, or `ray://HOST:PORT` of any; None: start one
-            here, whatever the environment says.
-        processors: how many a Ray that is started here may use.
-        bundle_bytes: what it must hold.
-    Raises:
-        DeliveryError: the cluster does not answer, or has another version of Ray or Python.
-    """
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is not None:
-        _require_listener(address)
-    with contextlib.ExitStack() as stack:
-        # Ray prints on standard output that workers have ended, which `Crew` reports, too.
-        nowhere = stack.enter_context(open(os.devnull, "w"))
-        stack.enter_context(contextlib.redirect_stdout(nowhere))
-        if address is None:
-            # A short path: Ray's sockets are in it. Ray's own folder would grow with each call.
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="hl-ray-", dir="/tmp", ignore_cleanup_errors=True)
-            )
-            options |= {
-                "num_cpus": processors,
-                "num_gpus": 0,
-                "include_dashboard": False,
-                "object_store_memory": SMALL_STORE_BYTES + 2 * bundle_bytes,
-                "_temp_dir": folder,
-            }
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a cluster that does not answer, which is an error here
-                ray.init(address or "local", **options)
-        except (RayError, RuntimeError, ConnectionError, ValueError, OSError) as error:
-            raise DeliveryError(
-                f"Ray at {address or 'this machine'} cannot be used ({last_line(error)}); expected a cluster that "
-                "runs, with the same versions of Ray and Python as here, and its token if it has one"
-            ) from error
-        stack.callback(ray.shutdown)
-        yield
-
-
-def _require_listener(address: str) -> None:
-    """Require that somebody listens: Ray itself waits for minutes.
-
-    Raises:
-        DeliveryError: nobody does, or it is no address.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise DeliveryError(
-            f"no Ray cluster answers at {address} ({last_line(error)}); expected HOST:PORT or ray://HOST:PORT of "
-            "one that runs"
-        ) from error
 
 
 def processors() -> int:

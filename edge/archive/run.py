@@ -10,7 +10,7 @@ import numpy as np
 from pyarrow.fs import FileType
 
 from edge.archive import attempts, verdicts
-from edge.archive.cluster import Crew, Part, connected, processors
+from edge.archive.cluster import Crew, Part, processors
 from edge.archive.drawing import drawer
 from edge.archive.overlays import write_overlays
 from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
@@ -21,6 +21,7 @@ from edge.archive.sources import list_source
 from edge.archive.storage import Storage, is_uri, without_password
 from edge.archive.worker import Job
 from edge.bundle import Bundle
+from edge.cluster import STORE_BYTES, open_cluster
 from edge.errors import InputError, Interrupted
 from edge.inference import EngineKind, Precision
 from edge.util.processor import cores
@@ -113,7 +114,7 @@ def inspect_archive(
             missing = _missing(plan, list(used))
         if plan is None or missing:
             size = sum(len(data) for each in files.values() for data in each.values())
-            stack.enter_context(connected(address, workers or cores(), size))
+            stack.enter_context(open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size))
         if plan is None:
             assert listing is not None
             most = workers or max(1, processors())

@@ -283,7 +283,11 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
         ((source, "--out", tmp_path / "old"), 9, "is not heatline's"),
         ((source, "--out", newer), 9, "has format 2, this version of heatline reads 1"),
         ((tmp_path / "none", "--out", tmp_path / "new"), 9, "does not exist"),
-        ((source, "--out", tmp_path / "new", "--address", "127.0.0.1:1"), 7, "no Ray cluster answers at 127.0.0.1:1"),
+        (
+            (source, "--out", tmp_path / "new", "--address", "127.0.0.1:1"),
+            7,
+            "127.0.0.1:1 cannot be joined",
+        ),
         ((source, "--out", tmp_path / "new", "--address", "ray://nowhere"), 7, "expected HOST:PORT or ray://HOST:PORT"),
     ):
         result = heatline("archive", "inspect", bundle.path, *arguments)
