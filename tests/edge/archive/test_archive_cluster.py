@@ -227,7 +227,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
 
 
 def ray_folders(processes: dict[int, str]) -> list[Path]:
-    found = {match for command in processes.values() for match in re.findall(r"/tmp/hl-ray-\w+", command)}
+    found = {match for command in processes.values() for match in re.findall(r"/tmp/heatline-ray-\w+", command)}
     assert len(found) == 1
     return [Path(folder) for folder in found]
 
