@@ -32,7 +32,9 @@ from tests.edge.supervised import in_thread
 from tests.edge.test_pictures import program_of
 
 FRAMES = 300
-OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "frames": FRAMES, "draw_size": [640, 480], "deadline_ms": 150.0}
+OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "frames": FRAMES, "draw_size": [640, 480]}
+LATE = {**OVERLOADED, "deadline_ms": 150.0}
+"""On a busy machine, all its verdicts may be too late."""
 
 
 @contextlib.contextmanager
@@ -76,7 +78,7 @@ def stopped(path: Path) -> Iterator[None]:
 def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     tmp_path: Path, bundle: Bundle, address: str, client: object
 ) -> None:
-    line = write_line_with(tmp_path, bundle.path, address, {"top": OVERLOADED, "side": OVERLOADED})
+    line = write_line_with(tmp_path, bundle.path, address, {"top": LATE, "side": OVERLOADED})
     path = picture_socket(line)
     with contextlib.ExitStack() as at_end:
         process = at_end.enter_context(line_started(line))
@@ -89,8 +91,9 @@ def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     assert_every_frame_has_its_event(heard, ["top", "side"])
     for account in heard.last.ledger.values():
         assert account.captured == FRAMES
-        assert account.inspected > 0
-        assert sum(account.dropped.values()) > 0, "it was overloaded"
+        assert account.inspected + account.dropped.get("deadline", 0) > 0
+        assert account.dropped.get("overload", 0) > 0
+    assert heard.last.ledger["side"].inspected > 0
     inspecting = heard.verdicts[next(i for i, event in enumerate(heard.verdicts) if event.verdict != "NO_VERDICT") :]
     assert "there was no memory free to hold it" not in {event.detail for event in inspecting}
     assert all((event.picture is not None) == (event.verdict != "NO_VERDICT") for event in heard.verdicts)
