@@ -2,9 +2,12 @@
 
 import contextlib
 import socket
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+from edge.delivery.client.follower import Follower
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journal import Journal
@@ -21,7 +24,8 @@ class JournalledLine:
     def __init__(self, folder: Path) -> None:
         self._journal = Journal.open(folder / "journal", "line1")
         self._consumers = Consumers(folder / "journal")
-        self._server = FollowServer(f"ipc://{folder}/follow", folder / "journal", self._consumers)
+        self.address = f"ipc://{folder}/follow"
+        self._server = FollowServer(self.address, folder / "journal", self._consumers)
         self._server.start()
 
     def add(self, count: int) -> list[str]:
@@ -38,6 +42,41 @@ class JournalledLine:
         self._server.close()
         self._consumers.close()
         self._journal.close()
+
+
+class PlainConsumer:
+    """A durable consumer without a bridge, as the measure of what the journal and its server take."""
+
+    def __init__(self, address: str) -> None:
+        self.received_s: dict[str, float] = {}
+        """When each event came, by its id, on the monotonic clock."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(address,))
+        self._thread.start()
+
+    def _run(self, address: str) -> None:
+        with Follower(address, "bench", timeout_s=0.2) as events:
+            while not self._ended.is_set():
+                for event in events.receive_batch():
+                    self.received_s[event.key] = time.monotonic()
+
+    def wait_for(self, ids: Iterable[str], within_s: float) -> list[tuple[str, float]]:
+        """Wait until events have come; return their ids and times.
+
+        Raises:
+            BenchError: one does not come in time.
+        """
+        wanted, give_up_s = list(ids), time.monotonic() + within_s
+        while not all(each in self.received_s for each in wanted):
+            if time.monotonic() > give_up_s:
+                raise BenchError(f"a durable consumer did not receive all events within {within_s:.0f} s")
+            time.sleep(0.01)
+        return [(each, self.received_s[each]) for each in wanted]
+
+    def close(self) -> None:
+        """End it."""
+        self._ended.set()
+        self._thread.join()
 
 
 def wait_until_listening(port: int, bridge: str, within_s: float) -> None:

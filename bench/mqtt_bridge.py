@@ -7,12 +7,12 @@ bridge and broker: the difference is what the bridge and the broker add. Then a 
 import argparse
 import math
 import multiprocessing
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -23,9 +23,10 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from bench.inspection_load import NICE, InspectionLoad, inspecting
+from bench.journalled_line import PlainConsumer
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
-from edge.delivery.client.follower import Follower
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journal import Journal
@@ -34,6 +35,8 @@ from edge.errors import BenchError
 from edge.wire.events import BundleName, Region, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 60.0
+COMMIT_EVERY_SECONDS = 0.005
+"""The journal takes what is due in one commit, as a line does with what it has at hand."""
 BATCH = 500
 """Events of a backlog in one commit."""
 LINE = """
@@ -77,11 +80,15 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     backlog_events: int
     backlog_rate: float
     """Events a second at which the bridge published a backlog."""
+    inspection: InspectionLoad | None = None
+    """Of a line that inspected meanwhile. None: there was none."""
 
 
-def measure_bridge(rate: float, seconds: float, backlog: int) -> Found:
+def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | None = None) -> Found:
     """Measure at a rate, and then with a backlog.
 
+    Args:
+        beside: bundle of a line that inspects meanwhile, at 80 % of its highest rate.
     Raises:
         BenchError: mosquitto is not installed, or an event did not come.
     """
@@ -91,19 +98,23 @@ def measure_bridge(rate: float, seconds: float, backlog: int) -> Found:
         line = open_.enter_context(closing(_Line(folder)))
         file = folder / "line1.toml"
         file.write_text(LINE.format(folder=folder, port=port))
+        load = None if beside is None else open_.enter_context(inspecting(beside))
         subscriber = _Subscriber(port)
-        consumer = open_.enter_context(closing(_Consumer(line.address)))
-        command = [sys.executable, "-m", "edge.cli.main", "bridge", "mqtt", str(file)]
+        consumer = open_.enter_context(closing(PlainConsumer(line.address)))
+        command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "mqtt", str(file)]
         bridge = open_.enter_context(_process(command, folder / "bridge.log"))
         _wait(lambda: {"mqtt", "bench"} <= line.consumers.positions().keys(), "the bridge follows")
+        if load is not None:
+            load.begin()
         began_s = time.monotonic()
         while (now_s := time.monotonic()) < began_s + seconds:
             due = int((now_s - began_s) * rate) - len(line.committed_s)
             if due > 0:
                 line.add(due)
-            time.sleep(0.001)
+            time.sleep(COMMIT_EVERY_SECONDS)
         measured_s, count = time.monotonic() - began_s, len(line.committed_s)
         _wait(lambda: min(subscriber.count, len(consumer.received_s)) == count, "all events came")
+        inspection = None if load is None else load.measured()
         # A backlog, as after an outage: the bridge is away while it is journalled.
         bridge.terminate()
         bridge.wait(WITHIN_SECONDS)
@@ -126,6 +137,7 @@ def measure_bridge(rate: float, seconds: float, backlog: int) -> Found:
             duplicates=received.messages - len(ids),
             backlog_events=len(ids) - count,
             backlog_rate=round((len(ids) - count) / backlog_s),
+            inspection=inspection,
         )
 
 
@@ -191,6 +203,7 @@ class _AtSubscriber(NamedTuple):
 
 def _subscribe(port: int, sender: Any, count: Any, ended: Any) -> None:
     """Subscribe to results until this is to end; then send what came."""
+    os.nice(NICE)
     received_s: dict[str, float] = {}
     messages = payload_bytes = 0
 
@@ -214,26 +227,6 @@ def _subscribe(port: int, sender: Any, count: Any, ended: Any) -> None:
     sender.send(_AtSubscriber(received_s, messages, payload_bytes))
 
 
-class _Consumer:
-    """A durable consumer without a bridge, as the measure of what the journal and its server take."""
-
-    def __init__(self, address: str) -> None:
-        self.received_s: dict[str, float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(address,))
-        self._thread.start()
-
-    def _run(self, address: str) -> None:
-        with Follower(address, "bench", timeout_s=0.2) as events:
-            while not self._ended.is_set():
-                for event in events.receive_batch():
-                    self.received_s[event.key] = time.monotonic()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-
 @contextmanager
 def _broker(folder: Path) -> Iterator[int]:
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
@@ -245,7 +238,7 @@ def _broker(folder: Path) -> Iterator[int]:
         port: int = holder.getsockname()[1]
         file = folder / "mosquitto.conf"
         file.write_text(f"listener {port} 127.0.0.1\nuser root\nallow_anonymous true\n")
-        with _process([mosquitto, "-c", str(file)], folder / "mosquitto.log"):
+        with _process(["nice", "-n", str(NICE), mosquitto, "-c", str(file)], folder / "mosquitto.log"):
             _wait(lambda: "running" in (folder / "mosquitto.log").read_text(), "mosquitto runs")
             yield port
 
@@ -294,12 +287,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=500.0, help="events a second [%(default)s]")
     parser.add_argument("--seconds", type=float, default=30.0, help="[%(default)s]")
     parser.add_argument("--backlog", type=int, default=10_000, help="events of the backlog [%(default)s]")
+    parser.add_argument("--beside", type=Path, metavar="BUNDLE", help="a line inspects with it meanwhile, at 80 %%")
     parser.add_argument("--out", type=Path, help="file to write the result to")
     arguments = parser.parse_args()
     now = machine()
     try:
         claim(arguments.out)
-        found = measure_bridge(arguments.rate, arguments.seconds, arguments.backlog)
+        found = measure_bridge(arguments.rate, arguments.seconds, arguments.backlog, arguments.beside)
         report = new_report("bridge-mqtt", now, found)
         if arguments.out is not None:
             keep(arguments.out, report)

@@ -7,6 +7,7 @@ subscribes to the results' events. All three share the machine.
 import asyncio
 import contextlib
 import multiprocessing
+import os
 import socket
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from typing import Any
 import click
 import msgspec
 
-from bench.journalled_line import JournalledLine, wait_until_listening
+from bench.inspection_load import NICE, InspectionLoad, inspecting
+from bench.journalled_line import JournalledLine, PlainConsumer, wait_until_listening
 from bench.machine import machine
 from bench.processes import cpu_s
 from bench.result_file import claim, keep, new_report
@@ -29,6 +31,8 @@ from edge.cli.extras import require_extra
 from edge.errors import BenchError
 
 WITHIN_SECONDS = 60.0
+COMMIT_EVERY_SECONDS = 0.005
+"""The journal takes what is due in one commit, as a line does with what it has at hand."""
 PUBLISHING_MS = 20
 """The shortest interval that the bridge grants."""
 CLIENT = "bench"
@@ -59,26 +63,39 @@ class OpcuaResult(msgspec.Struct, frozen=True, kw_only=True):
     """From the first result in the journal to the last at the client."""
     latency_ms: Latency
     """From the commit of a result in the journal to the client's handler."""
+    consumer_ms: Latency
+    """From the commit to a durable consumer without bridge, server and client."""
+    added_ms: Latency
+    """The difference of the two, result by result."""
     publishing_ms: int
     bridge_cores: float
     """Processor time of the bridge, as a share of one core."""
+    inspection: InspectionLoad | None = None
+    """Of a line that inspected meanwhile. None: there was none."""
 
 
-def measure_bridge(per_s: float, seconds: float) -> OpcuaResult:
+def measure_bridge(per_s: float, seconds: float, beside: Path | None = None) -> OpcuaResult:
     """Journal results at a rate, and time each until a subscribed client has it.
 
+    Args:
+        beside: bundle of a line that inspects meanwhile, at 80 % of its highest rate.
     Raises:
         BenchError: a result is missing, comes twice or out of order.
         MissingExtraError: the extra `opcua` is not installed.
     """
     require_extra("opcua", "asyncua")
     count = max(1, round(per_s * seconds))
-    with _bridged() as (line, port, folder, bridge_pid):
+    with contextlib.ExitStack() as open_:
+        load = None if beside is None else open_.enter_context(inspecting(beside))
+        line, port, folder, bridge_pid = open_.enter_context(_bridged())
+        consumer = open_.enter_context(contextlib.closing(PlainConsumer(line.address)))
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         client = multiprocessing.get_context("spawn").Process(target=_receive, args=(port, folder, count, theirs))
         client.start()
         try:
             _expect(ours, "subscribed")
+            if load is not None:
+                load.begin()
             committed: dict[str, float] = {}
             cpu_before_s, start_s = cpu_s(bridge_pid), time.monotonic()
             while len(committed) < count:
@@ -86,20 +103,26 @@ def measure_bridge(per_s: float, seconds: float) -> OpcuaResult:
                 if due:
                     ids = line.add(due)
                     committed.update(dict.fromkeys(ids, time.monotonic()))
-                time.sleep(0.0005)
+                time.sleep(COMMIT_EVERY_SECONDS)
             received: list[tuple[str, float]] = _expect(ours)
             cpu_used_s = cpu_s(bridge_pid) - cpu_before_s
+            inspection = None if load is None else load.measured()
         finally:
             client.terminate()
             client.join()
+        latencies = latencies_ms(committed, received)
+        plain = [1000 * (at_s - committed[each]) for each, at_s in consumer.wait_for(committed, WITHIN_SECONDS)]
     took_s = received[-1][1] - start_s
     return OpcuaResult(
         results=count,
         wanted_per_s=per_s,
         reached_per_s=count / took_s,
-        latency_ms=Latency.of(latencies_ms(committed, received)),
+        latency_ms=Latency.of(latencies),
+        consumer_ms=Latency.of(plain),
+        added_ms=Latency.of([one - other for one, other in zip(latencies, plain, strict=True)]),
         publishing_ms=PUBLISHING_MS,
         bridge_cores=cpu_used_s / took_s,
+        inspection=inspection,
     )
 
 
@@ -132,6 +155,8 @@ def _receive(port: int, folder: Path, count: int, pipe: Connection) -> None:
     """Subscribe in a process of its own; send the ids and times of the results when all have come."""
     from asyncua import Client, ua
     from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
+
+    os.nice(NICE)
 
     async def run() -> None:
         received: list[tuple[str, float]] = []
@@ -174,7 +199,7 @@ def _bridged() -> Iterator[tuple[JournalledLine, int, Path, int]]:
         file.write_text(LINE_FILE.format(folder=folder, port=port))
         _write_identity(folder)
         with contextlib.closing(JournalledLine(folder)) as line:
-            command = [sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
+            command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             try:
                 wait_until_listening(port, "opcua", WITHIN_SECONDS)
@@ -207,15 +232,16 @@ def _write_identity(folder: Path) -> None:
 @click.command(epilog="Example: python -m bench.opcua_bridge --out bench/results/bridges/opcua.json")
 @click.option("--rate", "per_s", type=click.FloatRange(1, 10_000), default=500.0, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.01, 3600), default=10.0, show_default=True)
+@click.option("--beside", type=click.Path(path_type=Path), help="Bundle of a line that inspects meanwhile, at 80 %.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the result, as JSON.")
-def main(per_s: float, seconds: float, out: Path | None) -> None:
+def main(per_s: float, seconds: float, beside: Path | None, out: Path | None) -> None:
     """Measure the latency that the OPC UA bridge adds at a rate of results."""
     claim(out)
     before = machine()
-    found = measure_bridge(per_s, seconds)
+    found = measure_bridge(per_s, seconds, beside)
     click.echo(
         f"{found.reached_per_s:.0f} results/s of {per_s:.0f}; journal to client {found.latency_ms}; "
-        f"{found.bridge_cores:.2f} cores"
+        f"added {found.added_ms}; {found.bridge_cores:.2f} cores"
     )
     if out is not None:
         keep(out, new_report("opcua bridge", before, found))

@@ -1,5 +1,6 @@
 """The state of a line for its bridges. A line that is silent is never ready."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -72,11 +73,18 @@ class LineState:
 
     def _run(self) -> None:
         with Subscriber(self._address, topics=["status"], timeout_s=TICK_SECONDS, keys=self._keys) as events:
+            looked_s, old_until_s = self._clock(), -math.inf
             while not self._ended.is_set():
                 try:
                     received = events.receive()
                 except MessageError:  # a line of another version; the durable side reports it
                     continue
-                if isinstance(received, Message) and isinstance(received.event, StatusEvent):
+                now_s = self._clock()
+                if now_s - looked_s > SILENT_AFTER_SECONDS:  # this process was stopped: what waits for it is old
+                    old_until_s = now_s + SILENT_AFTER_SECONDS
+                looked_s = now_s
+                if received is None:
+                    old_until_s = -math.inf
+                elif now_s >= old_until_s and isinstance(received, Message) and isinstance(received.event, StatusEvent):
                     with self._lock:
-                        self._status, self._heard_s = received.event, self._clock()
+                        self._status, self._heard_s = received.event, now_s

@@ -18,10 +18,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.inspection_load import highest_fps as measure_highest_fps
+from bench.inspection_load import one_tile_camera
 from bench.machine import commit, file_system
 from bench.processes import cpu_s
 from bench.spread import Latency
-from bench.watched_line import Keys, WatchedLine, has_stopped
+from bench.watched_line import Keys, WatchedLine
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
 from edge.errors import BenchError
@@ -36,9 +38,6 @@ REPETITIONS = 3
 SETTLE_S = 3.0
 """From the first event to the window."""
 FIRST_WITHIN_S = 60.0
-FRAMES_FOR_A_RATE = 5000
-HIGHEST_FPS = 10_000.0
-WAITING_FRAMES = 16
 MOST_GROWTH_MS = 100.0
 """Allowed growth of the durable consumer's delay from a window's first quarter to its last: more is a growing queue."""
 NEAR_ENOUGH = 0.98
@@ -114,15 +113,15 @@ def measure_delivery(
     Raises:
         BenchError: a process failed, or ended.
     """
-    highest_fps = _highest_fps(bundle)
+    highest_fps = measure_highest_fps(bundle)
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
     refused_fps = max(events_per_s - inspected_fps, 0.0)
     report_line(
         f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size"
     )
-    cameras = [_camera("inspected", bundle, inspected_fps)]
+    cameras = [one_tile_camera("inspected", bundle, inspected_fps)]
     if refused_fps:
-        cameras.append({**_camera("refused", bundle, refused_fps), "size": [1, 1]})
+        cameras.append({**one_tile_camera("refused", bundle, refused_fps), "size": [1, 1]})
     windows = []
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
@@ -138,26 +137,6 @@ def measure_delivery(
         refused_fps=refused_fps,
         windows=windows,
     )
-
-
-def _camera(name: str, bundle: Bundle, rate_fps: float) -> Keys:
-    """Return the keys of a camera with frames of one tile."""
-    size = [bundle.manifest.grid.tile_px] * 2
-    return {
-        "kind": "pattern", "name": name, "draw_size": size, "rate_fps": rate_fps, "waiting_frames": WAITING_FRAMES
-    }  # fmt: skip
-
-
-def _highest_fps(bundle: Bundle) -> float:
-    """Measure the rate at which frames of a waiting camera are inspected."""
-    camera: Keys = {**_camera("inspected", bundle, HIGHEST_FPS), "frames": FRAMES_FOR_A_RATE, "on_overload": "block"}
-    reported: list[int] = []
-    with _line(bundle, [camera], journal=False, folder=None) as line:
-        while (received := line.next()) is None or not has_stopped(received.event):
-            if received is not None and isinstance(received.event, VerdictEvent):
-                reported.append(received.at_ns)
-        line.await_exit()
-    return (len(reported) - 1) / ((reported[-1] - reported[0]) / 1e9)
 
 
 def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bool, folder: Path | None) -> Window:

@@ -99,6 +99,19 @@ def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -
     assert result["score"] <= 2.0, result["exposed"]
 
 
+def test_the_bridges_run_beside_the_line_and_outlive_its_restart(booted: Boot) -> None:
+    result = booted.result_of("bridges")
+    assert [each["exit"] for each in result["started"].values()] == [0, 0, 0], result["started"]
+    assert result["seen"]["modbus"]["heartbeat"] > 0
+    assert result["seen"]["modbus"]["verdict"] in (1, 2)
+    assert result["seen"]["opcua"]["handshake"] in ("READY", "DEGRADED")
+    assert result["seen"]["opcua"]["evaluation"] in (1, 2)
+    assert all(result["same"].values()), result["shown"]
+    assert all(uid != 0 for uid in result["users"].values())
+    assert {shown["NRestarts"] for shown in result["shown"].values()} == {"0"}
+    assert set(result["stopped"].values()) == {0}
+
+
 # Reload and select.
 
 

@@ -50,7 +50,9 @@ def test_the_unit_of_a_bridge_does_not_repeat_what_fails_in_the_same_way(bridge:
     assert {int(code) for code in codes.split()} == FAILS_AGAIN
 
 
-@pytest.mark.parametrize("key", ["Type", "Restart", "RestartSec", "WatchdogSec", "TimeoutStopSec", "Nice", "User"])
+@pytest.mark.parametrize(
+    "key", ["Type", "Restart", "RestartSec", "WatchdogSec", "TimeoutStopSec", "MemoryMax", "Nice", "User"]
+)
 def test_the_units_of_all_bridges_agree(key: str) -> None:
     first, *others = [settings_of(bridge, key) for bridge in BRIDGES]
     assert first

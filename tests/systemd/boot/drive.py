@@ -1,5 +1,6 @@
 """Runs all steps of a line PC in one boot, and records their results; `test_boot.py` checks them."""
 
+import bridging
 import failing
 import installing
 import reloading
@@ -20,6 +21,7 @@ STEPS = {
     "reload_to_a_broken_bundle": reloading.to_a_broken_bundle,
     "reload_to_nonsense": reloading.to_nonsense,
     "select_another_product": reloading.to_another_product,
+    "bridges": bridging.bridges,
     "no_camera": failing.no_camera,
     "one_address_for_two": failing.one_address_for_two,
     "upgrade": installing.upgrade,

@@ -52,6 +52,19 @@ bundle = "better.bundle"
 good_every = 3
 
 [web]
+
+[journal]
+bind = "tcp://127.0.0.1:5558"
+
+[mqtt]
+broker = "mqtt://127.0.0.1:1883"
+
+[opcua]
+listen = "127.0.0.1:4840"
+unprotected = true
+
+[modbus]
+listen = "127.0.0.1:1502"
 """
 LINE_WITHOUT_A_CAMERA = """
 bundle = "boards.bundle"

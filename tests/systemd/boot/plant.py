@@ -1,0 +1,50 @@
+"""A plant's programs: prints, as JSON, what the bridges say over Modbus and OPC UA. Runs in heatline's Python."""
+
+import asyncio
+import json
+import sys
+import time
+
+from asyncua import Client
+from pymodbus.client import ModbusTcpClient
+
+from edge.bridge.modbus.registers import LINE, MAILBOX, Block
+
+WITHIN_SECONDS = 120.0
+
+
+def block(plc: ModbusTcpClient, of: Block) -> dict[str, int]:
+    """Return the first register of each field."""
+    words = plc.read_input_registers(of.address, count=of.end - of.address, device_id=1).registers
+    return {name: words[at - of.address] for name, at in of.addresses.items()}
+
+
+def over_modbus(port: int) -> dict[str, int]:
+    """Read until the line is ready and a result is shown."""
+    with ModbusTcpClient("127.0.0.1", port=port, timeout=WITHIN_SECONDS, retries=0) as plc:
+        give_up_s = time.monotonic() + WITHIN_SECONDS
+        while time.monotonic() < give_up_s:
+            line, result = block(plc, LINE), block(plc, MAILBOX)
+            if line["state"] and result["kind"]:
+                return {"heartbeat": line["heartbeat"], "state": line["state"], "verdict": result["verdict"]}
+    raise TimeoutError(f"no result over Modbus within {WITHIN_SECONDS:.0f} s")
+
+
+async def over_opcua(port: int) -> dict[str, int | str]:
+    """Read until the line is heard and a result has come."""
+    async with Client(f"opc.tcp://127.0.0.1:{port}", timeout=WITHIN_SECONDS) as client:
+        handshake, evaluation = (
+            client.get_node(f"ns=2;s=VisionSystem.{path}")
+            for path in ("Line.Handshake", "ResultManagement.LatestResult.ResultEvaluation")
+        )
+        give_up_s = time.monotonic() + WITHIN_SECONDS
+        while time.monotonic() < give_up_s:
+            values = [(await node.read_data_value(raise_on_bad_status=False)).Value for node in (handshake, evaluation)]
+            found = [None if value is None else value.Value for value in values]
+            if found[0] not in (None, "NOT_READY") and found[1]:
+                return {"handshake": found[0], "evaluation": found[1]}
+    raise TimeoutError(f"no result over OPC UA within {WITHIN_SECONDS:.0f} s")
+
+
+modbus_port, opcua_port = map(int, sys.argv[1:])
+print(json.dumps({"modbus": over_modbus(modbus_port), "opcua": asyncio.run(over_opcua(opcua_port))}))
