@@ -62,9 +62,11 @@ def main() -> None:
     print(f"{folder}\n{archive}\nsha256 of the archive, to compare on the line PC:\n{sha256(archive)}")
 
 
-def build(python: str, out: Path) -> Path:
+def build(python: str, out: Path, *, newest: bool = True) -> Path:
     """Build the package's folder, in place of an older one, and return it.
 
+    Args:
+        newest: False: take the wheels that were downloaded earlier, if they are all that is needed.
     Raises:
         subprocess.CalledProcessError: pip failed, and has printed the reason.
     """
@@ -79,7 +81,7 @@ def build(python: str, out: Path) -> Path:
         print_progress("making heatline's own wheel")
         wheel = own_wheel(ROOT, Path(temporary, "own"))
         print_progress(f"downloading wheels for {python}, Python {version}; those in {out / 'wheels'} are used again")
-        for each in wheels_for(python, wheel, out / "wheels"):
+        for each in wheels_for(python, wheel, out / "wheels", newest=newest):
             shutil.copy(each, folder / "wheels")
         for name in SHARED:
             copy(HERE / name, folder / "share" / name)
@@ -100,21 +102,28 @@ def own_wheel(source: Path, into: Path) -> Path:
     return next(into.glob("heatline-*.whl"))
 
 
-def wheels_for(python: str, wheel: Path, downloads: Path) -> list[Path]:
+def wheels_for(python: str, wheel: Path, downloads: Path, *, newest: bool = True) -> list[Path]:
     """Return heatline's wheel, the wheels that it and its `EXTRAS` need on that Python, and pip.
 
     Args:
         downloads: folder of downloaded wheels. Missing wheels are downloaded to it.
+        newest: False: ask no index if that folder has all that is needed.
     """
     for earlier in downloads.glob("heatline-*.whl"):  # pip would take from it what this one needs
         earlier.unlink()
     wanted: list[str | Path] = ["--only-binary", ":all:", f"heatline[{','.join(EXTRAS)}] @ {wheel.as_uri()}", "pip"]
-    pip("download", "--dest", downloads, *wanted, python=python)
+    if newest:
+        pip("download", "--dest", downloads, *wanted, python=python)
     with TemporaryDirectory() as temporary:
         report = Path(temporary, "report.json")
         offline: list[str | Path] = ["--no-index", "--find-links", downloads]
         report_only: list[str | Path] = ["--dry-run", "--ignore-installed", "--quiet", "--report", report]
-        pip("install", *report_only, *offline, *wanted, python=python)
+        try:
+            pip("install", *report_only, *offline, *wanted, python=python)
+        except subprocess.CalledProcessError:
+            if newest:
+                raise
+            return wheels_for(python, wheel, downloads)
         found = json.loads(report.read_text())["install"]
     return [Path(unquote(urlsplit(each["download_info"]["url"]).path)) for each in found]
 

@@ -105,7 +105,7 @@ def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
 # GigE Vision: the device and its cable.
 
 
-@pytest.mark.parametrize("frames", [40, pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("frames", [15, pytest.param(200, marks=pytest.mark.long)])
 def test_a_missing_gige_device_does_not_stop_another_camera(
     tmp_path: Path, bundle: Bundle, address: str, frames: int
 ) -> None:

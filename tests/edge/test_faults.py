@@ -320,7 +320,7 @@ def until_reported(run: RunningLine, frames: int) -> None:
         run.next()
 
 
-@pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_after_each_kill_9_the_next_start_reports_the_frames_in_flight(
     tmp_path: Path, bundle: Bundle, address: str, deaths: int
 ) -> None:

@@ -31,8 +31,11 @@ from tests.edge.secured import until
 from tests.edge.supervised import in_thread
 from tests.edge.test_pictures import program_of
 
-FRAMES = 300
-OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "frames": FRAMES, "draw_size": [640, 480], "deadline_ms": 150.0}
+OVERLOADED = {"kind": "pattern", "rate_fps": 1000, "draw_size": [640, 480]}
+LATE = {**OVERLOADED, "deadline_ms": 150.0}
+"""On a busy machine, all its verdicts may be too late."""
+MORE_THAN_MEMORY_HOLDS = 16
+"""A camera has memory for 13 frames."""
 
 
 @contextlib.contextmanager
@@ -72,11 +75,15 @@ def stopped(path: Path) -> Iterator[None]:
         yield
 
 
+def overloaded(run: RunningLine) -> set[str]:
+    return {event.camera for event in run.received.verdicts if event.reason == "dropped.overload"}
+
+
 @pytest.mark.parametrize("client", [nobody, quick, holding, stopped])
 def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     tmp_path: Path, bundle: Bundle, address: str, client: object
 ) -> None:
-    line = write_line_with(tmp_path, bundle.path, address, {"top": OVERLOADED, "side": OVERLOADED})
+    line = write_line_with(tmp_path, bundle.path, address, {"top": LATE, "side": OVERLOADED})
     path = picture_socket(line)
     with contextlib.ExitStack() as at_end:
         process = at_end.enter_context(line_started(line))
@@ -84,15 +91,13 @@ def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
         pictures = at_end.enter_context(client(path))  # type: ignore[operator]
         # The line begins with its first subscriber.
         run = RunningLine(process, at_end.enter_context(Subscriber(address, timeout_s=POLL_SECONDS)))
-        heard = run.until_stopped()
-        assert run.exit_code() == 0
+        run.until(lambda _: overloaded(run) == {"top", "side"})
+        for _ in range(MORE_THAN_MEMORY_HOLDS):  # so nobody keeps the memory of a camera
+            run.until_inspected("side")
+        heard = run.end()
     assert_every_frame_has_its_event(heard, ["top", "side"])
-    for account in heard.last.ledger.values():
-        assert account.captured == FRAMES
-        assert account.inspected > 0
-        assert sum(account.dropped.values()) > 0, "it was overloaded"
-    inspecting = heard.verdicts[next(i for i, event in enumerate(heard.verdicts) if event.verdict != "NO_VERDICT") :]
-    assert "there was no memory free to hold it" not in {event.detail for event in inspecting}
+    top = heard.last.ledger["top"]
+    assert top.inspected + top.dropped.get("deadline", 0) > 0
     assert all((event.picture is not None) == (event.verdict != "NO_VERDICT") for event in heard.verdicts)
     if pictures:
         published = {event.picture: event for event in heard.verdicts}

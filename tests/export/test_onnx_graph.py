@@ -14,31 +14,35 @@ from edge.inference.devices import shared_core
 from export.nodes import EXPLANATION
 from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import to_openvino
+from tests.export.conftest import TILE, build_cnn
 from tests.toy_vit import ToyViT
-from train.config import CnnConfig
-from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TILE = 64
+
+SHARED = {"cnn": ("small_cnn", "cnn_graphs"), "vit-discard": ("discarding_vit", "vit_graphs")}
 
 
 @pytest.fixture(
-    scope="module",
-    params=["cnn", "vit-discard", *(pytest.param(each, marks=pytest.mark.long) for each in ("top-mean", "vit"))],
+    scope="module", params=[*SHARED, *(pytest.param(each, marks=pytest.mark.long) for each in ("top-mean", "vit"))]
 )
-def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
-    torch.manual_seed(0)
-    if not request.param.startswith("vit"):
-        config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
-        cnn = build_model(config, TILE)[0].eval()
-        cnn.top_cells = 5 if request.param == "top-mean" else None
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(request: pytest.FixtureRequest, family: str) -> ExplainedClassifier:
+    if family in SHARED:
+        shared: ExplainedClassifier = request.getfixturevalue(SHARED[family][0])
+        return shared
+    if family == "top-mean":
+        cnn = build_cnn()
+        cnn.top_cells = 5
         return cnn
-    vit = ToyViT(tile_px=TILE)
-    vit.discard_ratio = 0.9 if request.param == "vit-discard" else 0.0
-    return vit.eval()
+    torch.manual_seed(0)
+    return ToyViT(tile_px=TILE).eval()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,11 @@ def attention(model: ExplainedClassifier) -> onnx.ModelProto | None:
 
 
 @pytest.fixture(scope="module")
-def graphs(model: ExplainedClassifier, attention: onnx.ModelProto | None) -> Graphs:
+def graphs(request: pytest.FixtureRequest, family: str, model: ExplainedClassifier) -> Graphs:
+    if family in SHARED:
+        shared: Graphs = request.getfixturevalue(SHARED[family][1])
+        return shared
+    attention = request.getfixturevalue("attention")
     if attention is not None:
         assert isinstance(model, RolloutClassifier)
         return with_rollout(attention, model)
@@ -61,7 +69,7 @@ def graph(graphs: Graphs) -> onnx.ModelProto:
 
 
 BY_FAMILY = pytest.mark.parametrize(
-    "model", ["cnn", pytest.param("vit", marks=pytest.mark.long)], indirect=True, scope="module"
+    "family", ["cnn", pytest.param("vit", marks=pytest.mark.long)], indirect=True, scope="module"
 )
 
 

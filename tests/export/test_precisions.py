@@ -36,26 +36,23 @@ from export.precisions import (
 from export.quantise import VARIANTS, Quantisation, quantise
 from export.run_to_bundle import _write
 from export.validation_tiles import RegionFinder, ValidationTiles
+from tests.export.conftest import TILE
 from tests.toy_vit import ToyViT
-from train.config import CnnConfig
-from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TILE = 64
 TILES = np.random.default_rng(3).integers(0, 256, (16, TILE, TILE, 3), np.uint8)
 GRID = Grid(tile_px=TILE, smoothing_px=4.0)
 HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
-def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
-    torch.manual_seed(0)
+def model(request: pytest.FixtureRequest, small_cnn: ExplainedClassifier) -> ExplainedClassifier:
     if request.param == "cnn":
-        config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
-        return build_model(config, TILE)[0].eval()
+        return small_cnn
+    torch.manual_seed(0)
     vit = ToyViT(tile_px=TILE)
     vit.discard_ratio = 0.5
     return vit.eval()
@@ -78,8 +75,9 @@ def validation(golden: GoldenTiles) -> ValidationTiles:
 
 
 @pytest.fixture(scope="module")
-def graphs(model: ExplainedClassifier) -> Graphs:
-    return to_graphs(model, TILE)
+def graphs(request: pytest.FixtureRequest, model: ExplainedClassifier, small_cnn: ExplainedClassifier) -> Graphs:
+    shared: Graphs = request.getfixturevalue("cnn_graphs") if model is small_cnn else to_graphs(model, TILE)
+    return shared
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,14 @@ from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import to_ir
 from export.threshold_graph import UNDER_BF16
-from tests.toy_vit import ToyViT
 from train.config import VitConfig
 from train.models.build import build_model
-from train.models.explained import ExplainedClassifier
 from train.models.rollout import Fusion
 from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TOY_PX, REAL_PX = 64, 224
-RATIOS = {"toy": 0.5, "real": 0.9}
-"""The discard ratio: with 17 tokens and two layers, 0.9 would leave patches without attention."""
+REAL_PX = 224
 HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
 Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
@@ -45,17 +41,14 @@ Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
     params=[("toy", "max"), *(pytest.param(("real", fusion), marks=pytest.mark.long) for fusion in get_args(Fusion))],
     ids="-".join,
 )
-def model(request: pytest.FixtureRequest) -> RolloutClassifier:
+def model(request: pytest.FixtureRequest, discarding_vit: RolloutClassifier) -> RolloutClassifier:
     size, fusion = request.param
-    torch.manual_seed(0)
     if size == "toy":
-        model: ExplainedClassifier = ToyViT(tile_px=TOY_PX)
-    else:
-        of_study = {"timm": "vit_tiny_patch16_224", "fusion": fusion, "discard_ratio": RATIOS[size]}
-        config = VitConfig(name="x", weights="none", **of_study)
-        model = build_model(config, REAL_PX)[0]
+        return discarding_vit
+    torch.manual_seed(0)
+    of_study = {"timm": "vit_tiny_patch16_224", "fusion": fusion, "discard_ratio": 0.9}
+    model = build_model(VitConfig(name="x", weights="none", **of_study), REAL_PX)[0]
     assert isinstance(model, RolloutClassifier)
-    model.fusion, model.discard_ratio = fusion, RATIOS[size]
     with torch.no_grad():
         for block in model.network.blocks:
             block.attn.qkv.weight *= 4.0  # trained attention is not uniform
@@ -71,8 +64,9 @@ def tiles(model: RolloutClassifier) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def graphs(model: RolloutClassifier) -> Graphs:
-    return to_graphs(model, tile_px(model))
+def graphs(request: pytest.FixtureRequest, model: RolloutClassifier, discarding_vit: RolloutClassifier) -> Graphs:
+    shared: Graphs = request.getfixturevalue("vit_graphs") if model is discarding_vit else to_graphs(model, REAL_PX)
+    return shared
 
 
 def tile_px(model: RolloutClassifier) -> int:

@@ -14,6 +14,14 @@ from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.boot.stick import Stick, write_stick
 
 CAMERAS = "top", "boards"
+STEPS = {
+    "install", "set_up", "start", "status", "page", "sandbox", "reload_to_a_better_bundle", "reload_to_a_broken_bundle",
+    "upgrade", "roll_back", "kill_9", "stop",
+}  # fmt: skip
+LONG_STEPS = {
+    "reload_to_another_threshold", "reload_to_nonsense", "select_another_product", "bridges", "no_camera",
+    "one_address_for_two", "stitching_hangs", "publishing_hangs", "start_with_nonsense",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +41,12 @@ def booted(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Boot:
-    """The boot that all tests share. Its log is always printed."""
+    """The boot that all tests share. It takes the steps that the selected tests need. Its log is always printed."""
     binds = {"/stick": stick.path, "/package": package, "/next-package": next_package}
-    found = boot(tmp_path_factory.mktemp("boot"), installed, binds)
+    ours = (item for item in request.session.items if item.path == request.path)
+    is_long = any(item.get_closest_marker("long") for item in ours)
+    steps = STEPS | LONG_STEPS if is_long else STEPS
+    found = boot(tmp_path_factory.mktemp("boot"), installed, binds, steps)
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print("", *found.log, sep="\n")
     return found
@@ -99,6 +110,7 @@ def test_it_runs_without_rights_and_systemd_finds_little_exposed(booted: Boot) -
     assert result["score"] <= 2.0, result["exposed"]
 
 
+@pytest.mark.long
 def test_the_bridges_run_beside_the_line_and_outlive_its_restart(booted: Boot) -> None:
     result = booted.result_of("bridges")
     assert [each["exit"] for each in result["started"].values()] == [0, 0, 0], result["started"]
@@ -130,6 +142,7 @@ def test_another_bundle_is_activated_between_two_frames(booted: Boot, stick: Sti
     assert all(event["bundle"]["digest"] == stick.boards.digest for event in events[:at])
 
 
+@pytest.mark.long
 def test_another_threshold_changes_a_verdict(booted: Boot) -> None:
     result = booted.result_of("reload_to_another_threshold")
     assert result["exit"] == 0, result
@@ -141,7 +154,11 @@ def test_another_threshold_changes_a_verdict(booted: Boot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "excerpt"), [("reload_to_a_broken_bundle", "model_f32.bin has sha256"), ("reload_to_nonsense", "rate_fpm")]
+    ("step", "excerpt"),
+    [
+        ("reload_to_a_broken_bundle", "model_f32.bin has sha256"),
+        pytest.param("reload_to_nonsense", "rate_fpm", marks=pytest.mark.long),
+    ],
 )
 def test_an_unusable_setup_is_refused_and_the_old_one_stays_active(
     booted: Boot, stick: Stick, step: str, excerpt: str
@@ -155,6 +172,7 @@ def test_an_unusable_setup_is_refused_and_the_old_one_stays_active(
     assert {event["bundle"]["digest"] for event in booted.verdicts_in(step)} == {stick.better.digest}
 
 
+@pytest.mark.long
 def test_a_selected_product_is_activated_and_events_name_it(booted: Boot, stick: Stick) -> None:
     result = booted.result_of("select_another_product")
     assert result["exit"] == 0, result
@@ -166,6 +184,7 @@ def test_a_selected_product_is_activated_and_events_name_it(booted: Boot, stick:
         assert last["score_threshold"] == pytest.approx(stick.better.manifest.calibration.score_threshold)
 
 
+@pytest.mark.long
 def test_no_frame_is_lost_during_these_changes(booted: Boot) -> None:
     run = booted.runs()[0]
     last = run[-1]
@@ -177,6 +196,7 @@ def test_no_frame_is_lost_during_these_changes(booted: Boot) -> None:
         assert account["captured"] == account["inspected"] == len(verdicts)
 
 
+@pytest.mark.long
 def test_the_selected_product_is_active_after_a_restart(booted: Boot) -> None:
     verdicts = [event for run in booted.runs()[1:] for event in run if event["type"] == "verdict"]
     assert {event["product"] for event in verdicts} == {"lids"}
@@ -204,6 +224,7 @@ def test_rollback_activates_the_former_version(booted: Boot) -> None:
 # Faults.
 
 
+@pytest.mark.long
 def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
     """Only probes feed the watchdog."""
     result = booted.result_of("no_camera")
@@ -216,6 +237,7 @@ def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
     assert last["status"]["ledger"]["gone"]["captured"] == 0, "a probe is no frame"
 
 
+@pytest.mark.long
 def test_a_second_line_on_the_same_address_does_not_disturb_the_first(booted: Boot) -> None:
     result = booted.result_of("one_address_for_two")
     assert result["exit"] != 0
@@ -228,6 +250,7 @@ def test_after_kill_9_the_service_restarts_and_reports_every_frame_in_flight(boo
     assert_crash_is_reported(booted, "kill_9")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
 def test_the_watchdog_ends_a_hung_stage_and_the_journal_shows_it(booted: Boot, stage: str) -> None:
     result = booted.result_of(f"{stage}_hangs")
@@ -236,6 +259,7 @@ def test_the_watchdog_ends_a_hung_stage_and_the_journal_shows_it(booted: Boot, s
     assert any("hangs_or_runs" in entry for entry in result["journal"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["stitching", "publishing"])
 def test_after_a_hung_stage_every_frame_in_flight_is_reported(booted: Boot, stage: str) -> None:
     assert_crash_is_reported(booted, f"{stage}_hangs")
@@ -250,6 +274,7 @@ def test_a_stop_is_orderly_and_every_frame_is_reported(booted: Boot) -> None:
     assert all(account["in_flight"] == 0 for account in last["ledger"].values())
 
 
+@pytest.mark.long
 def test_a_start_with_an_invalid_file_fails_with_the_reason_and_is_not_repeated(booted: Boot) -> None:
     result = booted.result_of("start_with_nonsense")
     assert result["exit"] != 0

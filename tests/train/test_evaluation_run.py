@@ -72,8 +72,9 @@ def test_a_run_and_its_bundle_have_the_same_figures(
         bundle: Path = request.getfixturevalue("trained_bundle")
     else:
         bundle = tmp_path / "bundle"
-        assert heatline("export", run, "--to", bundle, "--precision", "f32").returncode == 0
-    by_run = evaluate_into(run, EvaluationOptions(part="all"), tmp_path / "left")
+        options = ("--precision", "f32", "--false-reject", "0")
+        assert heatline("export", run, "--to", bundle, *options).returncode == 0
+    by_run = evaluate_into(run, EvaluationOptions(part="all", false_reject=0.0), tmp_path / "left")
     by_bundle = evaluate_model(bundle, EvaluationOptions(blobs, part="all"))
     one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (by_run, by_bundle))
     assert one.keys() == other.keys()

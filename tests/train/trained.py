@@ -31,8 +31,12 @@ def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_threa
 
 @pytest.fixture(scope="session")
 def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's bundle of f32 only, exported from Python. A test that changes it makes a copy."""
-    return heatline.export(trained_run, to=tmp_path_factory.mktemp("exported") / "blobs", precisions=["f32"])
+    """The run's bundle, exported from Python in all precisions; it rejects no good frame of the validation.
+
+    A test that changes it makes a copy.
+    """
+    target = tmp_path_factory.mktemp("exported") / "blobs"
+    return heatline.export(trained_run, to=target, version="3", false_reject=0.0)
 
 
 @pytest.fixture(scope="session")

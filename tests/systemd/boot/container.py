@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -76,17 +76,19 @@ def missing_requirement() -> str | None:
     return None
 
 
-def boot(folder: Path, opt: Path, binds: Mapping[str, Path]) -> Boot:
+def boot(folder: Path, opt: Path, binds: Mapping[str, Path], steps: Collection[str]) -> Boot:
     """Boot the container, run the driver, and switch the container off.
 
     Args:
         folder: a new folder; the driver writes to its subfolder `out`.
         opt: a folder that /opt shows at first, such as a copy of another line PC's; it is not changed.
         binds: paths of this machine that the container sees read-only, by their path in the container.
+        steps: those that the driver runs.
     """
     out = folder / "out"
     for name in ("root", "opt", "out"):
         (folder / name).mkdir(parents=True)
+    (out / "wanted.json").write_text(json.dumps(sorted(steps)))
     mounted = {"/boot-test": HERE, **{f"/etc/systemd/system/{unit}": HERE / unit for unit in UNITS}, **binds}
     nspawn = [
         "systemd-nspawn", "--quiet", "--directory", folder / "root", "--volatile=overlay",

@@ -1,4 +1,6 @@
-"""Runs all steps of a line PC in one boot, and records their results; `test_boot.py` checks them."""
+"""Runs steps of a line PC in one boot, and records their results; `test_boot.py` checks them."""
+
+import json
 
 import bridging
 import failing
@@ -33,10 +35,11 @@ STEPS = {
     "start_with_nonsense": running.start_with_nonsense,
 }
 
+wanted = json.loads((OUT / "wanted.json").read_text())
 steps = Steps()
 try:
     for name, step in STEPS.items():
-        if not steps.run(name, step):
+        if name in wanted and not steps.run(name, step):
             break
 finally:
     (OUT / "journal.txt").write_text("\n".join(line.journal()))

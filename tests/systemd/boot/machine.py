@@ -17,7 +17,7 @@ HEATLINE = CURRENT / "bin" / "heatline"
 WITHIN_SECONDS = 180.0
 COMMAND_WITHIN_SECONDS = 600.0
 """Time limits for what would otherwise hang, on a busy machine; never for a measured time."""
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.2
 
 T = TypeVar("T")
 Event = Mapping[str, Any]

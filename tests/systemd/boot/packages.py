@@ -13,8 +13,8 @@ NEXT_VERSION = "99.0.0"
 
 
 def build_package(out: Path) -> Path:
-    """Build the package as `make package` does; wheels that are already in `out` are not downloaded again."""
-    return Path(_package().build(LINE_PCS_PYTHON, out))
+    """Build the package as `make package` does, but with the wheels in `out` if they are all that is needed."""
+    return Path(_package().build(LINE_PCS_PYTHON, out, newest=False))
 
 
 def build_next_package(package: Path, into: Path) -> Path:

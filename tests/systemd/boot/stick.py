@@ -20,7 +20,7 @@ product = "boards"
 kind = "pattern"
 name = "top"
 draw_size = [224, 224]
-rate_fps = 5.0
+rate_fps = 2.0
 waiting_frames = 32
 
 [[cameras]]
