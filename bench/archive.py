@@ -209,16 +209,16 @@ def _inspect_archive(bundle_path: Path, source: Path, processors: Sequence[int],
     from edge.archive.run import inspect_archive
     from edge.archive.sources import list_source
     from edge.archive.storage import Storage
-    from edge.archive.verdicts import open_dataset
+    from edge.archive.verdicts import read_part
 
     bundle = open_bundle(bundle_path)
     with tempfile.TemporaryDirectory(prefix="heatline-bench-") as name:
         dest, listing = Storage.at(name), list_source(str(source))
-        write_plan(dest, str(source), listing.folder, listing.pictures, PART_PICTURES)
+        plan = write_plan(dest, str(source), listing.folder, listing.pictures, PART_PICTURES)
         watch = Watch(workers)
         inspect_archive([bundle], str(source), name, watch, workers=workers, worst=0)
-        rows = open_dataset(dest, [bundle.digest]).to_table(columns=["number", "verdict"]).sort_by("number")
-        verdicts = rows["verdict"].to_pylist()
+        tables = (read_part(dest, bundle.digest, part)[0] for part in range(plan.parts))
+        verdicts = [verdict for table in tables for verdict in table["verdict"].to_pylist()]
         driver_ms = 1000 * watch.driver_s_per_picture * PART_PICTURES
     return _Run(watch.per_s, verdicts, watch.start_s, watch.worker_peak_mib, watch.others_mib, driver_ms)
 

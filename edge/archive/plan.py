@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edge.archive.storage import Storage, is_uri
-from edge.errors import InputError
+from edge.errors import InputError, StorageError, last_line
 
 ARCHIVE, PICTURES = "archive.json", "pictures.parquet"
 FORMAT = 1
@@ -77,12 +77,18 @@ class Plan:
         return min(self.archive.part_pictures, self.archive.pictures - part * self.archive.part_pictures)
 
     def read_part(self, part: int) -> pa.Table:
-        """Return the rows of a part."""
-        return self._file.read_row_group(part)
+        """Return the rows of a part.
 
-    def read(self) -> pa.Table:
-        """Return all rows."""
-        return self._file.read()
+        Raises:
+            StorageError: the file is missing or damaged, or DEST does not answer.
+        """
+        try:
+            return self._file.read_row_group(part)
+        except (OSError, pa.ArrowException, IndexError) as error:
+            raise StorageError(
+                f"{self.dest.path(PICTURES)} cannot be read ({last_line(error)}); put it back and call the same "
+                "command again, or name another --out"
+            ) from error
 
     def with_bundles(self, bundles: dict[str, UsedBundle]) -> "Plan":
         """Add bundles to `archive.json`.

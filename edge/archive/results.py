@@ -1,5 +1,6 @@
-"""Reads the verdicts of one or two bundles once, part by part, for overlays and report."""
+"""Reads and checks the verdicts of one or two bundles once, part by part, for overlays and report."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ from edge.archive.comparison import Change, Comparison
 from edge.archive.finding import findings_of
 from edge.archive.plan import Plan, UsedBundle
 from edge.archive.summary import Summary
-from edge.archive.verdicts import WorkerNote, file_of, read_part
+from edge.archive.verdicts import WorkerNote, file_of, finished_parts, read_part
 from edge.errors import InputError
 
 AGAIN = "call heatline archive inspect again"
@@ -50,6 +51,8 @@ class Results:
     comparison: Comparison | None
     workers: list[Workers]
     """The new bundle's workers first, then by the number of pictures."""
+    verdicts: dict[str, Counter[str]]
+    """The number of pictures by verdict, for each bundle by its digest."""
 
     def bundles(self) -> list[tuple[str, UsedBundle, str]]:
         """Return name, use and digest of each bundle, the new one first. The name has the digest if both are alike."""
@@ -63,27 +66,38 @@ class Results:
 
 
 def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: int = 50) -> Results:
-    """Read all verdicts of a bundle. Memory is bounded by a part and grows with the number of groups.
+    """Read all verdicts of a bundle, and check that each picture of the plan has exactly one row.
+
+    Memory is bounded by a part and grows with the number of groups.
 
     Args:
         digest: of the bundle.
         against: digest of the old bundle to compare with.
         worst: how many of the worst pictures and flips to remember.
     Raises:
-        InputError: a part has no verdicts, or others than the plan.
+        InputError: a file of verdicts is missing or damaged, or has other pictures than the plan.
     """
+    digests = [digest] if against is None else [digest, against]
+    for each in digests:
+        if surplus := finished_parts(plan.dest, each) - {*range(plan.parts)}:
+            raise InputError(
+                f"{plan.dest.path(file_of(each, min(surplus)))} is of no part of the plan; delete it, and {AGAIN}"
+            )
+    verdicts = {each: Counter[str]() for each in digests}
     summary = Summary(worst)
     comparison = None if against is None else Comparison(worst)
     workers: dict[tuple[str, ...], Workers] = {}
     for part in range(plan.parts):
         table, note = _read(plan, digest, part)
         _add(workers, plan, digest, table, note)
+        verdicts[digest].update(table.column("verdict").to_pylist())
         findings = findings_of(table)
         for finding in findings:
             summary.add(finding)
         if comparison is not None and against is not None:
             old_table, old_note = _read(plan, against, part)
             _add(workers, plan, against, old_table, old_note)
+            verdicts[against].update(old_table.column("verdict").to_pylist())
             is_same = note.processor == old_note.processor
             for old, new in zip(findings_of(old_table), findings, strict=True):
                 comparison.add(Change(old, new, is_same))
@@ -96,6 +110,7 @@ def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: 
         summary,
         comparison,
         sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor)),
+        verdicts,
     )
 
 

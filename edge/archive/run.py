@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
-import numpy as np
 from pyarrow.fs import FileType
 
 from edge.archive import attempts, verdicts
@@ -15,7 +14,7 @@ from edge.archive.drawing import drawer
 from edge.archive.overlays import write_overlays
 from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
 from edge.archive.report import write_report
-from edge.archive.results import read_results
+from edge.archive.results import Results, read_results
 from edge.archive.shipping import files_of
 from edge.archive.sources import list_source
 from edge.archive.storage import Storage, is_uri, without_password
@@ -127,13 +126,14 @@ def inspect_archive(
                 source=_absolute(source), dest=_absolute(out), archive=plan.archive, engine=engine, precision=precision
             )
             inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
-    counts = {digest: _verify(plan, digest, each) for digest, each in used.items()}
-    dest.delete(attempts.FOLDER)
     results = read_results(plan, *used, worst=worst)
+    dest.delete(attempts.FOLDER)
     pictures = Pictures(_absolute(source), plan.archive.folder)
     write_overlays(dest, results, drawer(bundles, pictures, engine, precision))
     write_report(plan, results)
-    return Inspected(dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=counts)
+    return Inspected(
+        dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=_counts(results)
+    )
 
 
 def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:
@@ -163,24 +163,17 @@ def _missing(plan: Plan, digests: Sequence[str]) -> list[Part]:
     return [part for part in wanted if part.digests]
 
 
-def _verify(plan: Plan, digest: str, used: UsedBundle) -> Counts:
-    """Check that each picture of the plan has exactly one row, and count the verdicts."""
-    table = verdicts.open_dataset(plan.dest, [digest]).to_table(columns=["number", "verdict"])
-    numbers = np.sort(table["number"].to_numpy())
-    if not np.array_equal(numbers, np.arange(plan.archive.pictures)):
-        raise InputError(
-            f"{plan.dest.path(verdicts.folder_of(digest))} has {format_count(len(numbers), 'row')}, expected one "
-            f"of each of {format_count(plan.archive.pictures, 'picture')}; delete that folder, and call the same "
-            "command again"
+def _counts(results: Results) -> dict[str, Counts]:
+    return {
+        digest: Counts(
+            name=used.name,
+            version=used.version,
+            good=results.verdicts[digest]["GOOD"],
+            defect=results.verdicts[digest]["DEFECT"],
+            no_verdict=results.verdicts[digest]["NO_VERDICT"],
         )
-    by_verdict = {each["values"]: each["counts"] for each in table["verdict"].value_counts().to_pylist()}
-    return Counts(
-        name=used.name,
-        version=used.version,
-        good=by_verdict.get("GOOD", 0),
-        defect=by_verdict.get("DEFECT", 0),
-        no_verdict=by_verdict.get("NO_VERDICT", 0),
-    )
+        for _, used, digest in results.bundles()
+    }
 
 
 def _used(bundle: Bundle, engine: EngineKind, precision: Precision) -> UsedBundle:

@@ -2,12 +2,11 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import msgspec
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from edge.archive.storage import Storage
@@ -47,7 +46,6 @@ SCHEMA = pa.schema(
     ]
 )
 """A row per picture. docs/archive.md describes the columns. The folder's name adds `bundle`, the digest."""
-PARTITIONING = ds.partitioning(pa.schema([("bundle", pa.string())]), flavor="hive")
 
 _NAME = re.compile(r"part-(\d{6,})\.parquet")
 
@@ -120,41 +118,23 @@ def finished_parts(dest: Storage, digest: str) -> set[int]:
     return {int(name[1]) for name in names if name}
 
 
-def open_dataset(dest: Storage, digests: Iterable[str]) -> ds.Dataset:
-    """Return the verdicts by some bundles as a data set, with the column `bundle`. Call it once there are some."""
-    files = [dest.path(file_of(digest, part)) for digest in digests for part in sorted(finished_parts(dest, digest))]
-    return ds.dataset(
-        files,
-        schema=pa.schema([*SCHEMA, pa.field("bundle", pa.string())]),
-        format="parquet",
-        filesystem=dest.files,
-        partitioning=PARTITIONING,
-        partition_base_dir=dest.path(FOLDER),
-    )
-
-
 def read_part(dest: Storage, digest: str, part: int) -> tuple[pa.Table, WorkerNote]:
     """Read a part's verdicts by a bundle, and who wrote them.
 
     Raises:
         FileNotFoundError: there is no file.
-        InputError: it is no file of heatline's.
+        InputError: it is damaged, or none of heatline's.
+        StorageError: DEST does not answer.
     """
     name = file_of(digest, part)
+    data = dest.read(name)
     try:
-        file = pq.ParquetFile(io.BytesIO(dest.read(name)))
-        return file.read(), _note(file)
-    except (pa.ArrowException, KeyError, TypeError, msgspec.DecodeError) as error:
+        file = pq.ParquetFile(io.BytesIO(data))
+        return file.read().select(SCHEMA.names), _note(file)
+    except (pa.ArrowException, OSError, KeyError, TypeError, msgspec.DecodeError) as error:  # OSError: damaged pages
         raise InputError(
-            f"{dest.path(name)} is no file of verdicts; delete it, and call heatline archive inspect again"
+            f"{dest.path(name)} is damaged, or no file of verdicts; delete it, and call heatline archive inspect again"
         ) from error
-
-
-def read_notes(dest: Storage, digest: str) -> Iterator[tuple[int, WorkerNote]]:
-    """Yield each part with the worker that wrote it, in order."""
-    for part in sorted(finished_parts(dest, digest)):
-        with pq.ParquetFile(dest.path(file_of(digest, part)), filesystem=dest.files) as file:
-            yield part, _note(file)
 
 
 def _note(file: pq.ParquetFile) -> WorkerNote:

@@ -2,14 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import duckdb
-import numpy as np
 import pandas
 import pyarrow.dataset as ds
 import pytest
@@ -20,7 +21,8 @@ from pyarrow import fs
 
 from edge.archive import loading, verdicts
 from edge.archive.loading import read_ahead
-from edge.archive.plan import Pictures, read_plan
+from edge.archive.plan import PICTURES, Pictures, read_plan
+from edge.archive.results import read_results
 from edge.archive.storage import Storage
 from edge.archive.worker import CRASHED, Job, Worker
 from edge.bundle import Bundle
@@ -136,11 +138,11 @@ def test_pandas_duckdb_and_pyarrow_read_the_verdicts_as_they_are(dest: Path, bun
 
 
 def test_a_files_metadata_names_the_worker_and_its_golden_tiles(dest: Path, bundle: Bundle) -> None:
-    notes = dict(verdicts.read_notes(Storage.at(str(dest)), bundle.digest))
-    assert list(notes) == [0, 1, 2]
-    assert set(notes[0].golden) == {"logit", "map"}
-    assert max(notes[0].golden.values()) < 1e-4
-    assert notes[0].processor
+    for part in range(3):
+        _, note = verdicts.read_part(Storage.at(str(dest)), bundle.digest, part)
+        assert set(note.golden) == {"logit", "map"}
+        assert max(note.golden.values()) < 1e-4
+        assert note.processor
 
 
 @settings(max_examples=4)
@@ -353,10 +355,24 @@ def test_a_file_is_complete_or_absent(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"], "no temporary file is left"
 
 
-def test_a_file_of_verdicts_that_is_damaged_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
-    table, _ = verdicts.read_part(Storage.at(str(dest)), bundle.digest, 0)
-    assert table["number"].to_numpy().tolist() == np.arange(4).tolist()
-    storage = Storage.at(str(tmp_path))
-    storage.write(verdicts.file_of(bundle.digest, 0), b"PAR1")
-    with pytest.raises(InputError, match="is no file of verdicts; delete it"):
-        verdicts.read_part(storage, bundle.digest, 0)
+def test_a_damaged_file_of_dest_is_named(tmp_path: Path, dest: Path, bundle: Bundle) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dest, copy)
+    plan = read_plan(Storage.at(str(copy)))
+    assert plan is not None
+    results = read_results(plan, bundle.digest)
+    assert results.verdicts[bundle.digest] == Counter(row["verdict"] for row in table_of(dest))
+    file = copy / verdicts.file_of(bundle.digest, 1)
+    whole = file.read_bytes()
+    for damaged in (b"", b"PAR1", whole[: len(whole) // 2], whole[:200] + b"\xff" * 6 + whole[206:]):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"part-000001\.parquet is damaged, or no file of verdicts; delete it"):
+            read_results(plan, bundle.digest)
+    file.write_bytes(whole)
+    file.with_name("part-000003.parquet").write_bytes(whole)
+    with pytest.raises(InputError, match=r"part-000003\.parquet is of no part of the plan; delete it"):
+        read_results(plan, bundle.digest)
+    inspecting = opened(Worker(), [bundle], copy)
+    (copy / PICTURES).write_bytes((copy / PICTURES).read_bytes()[:100])
+    with pytest.raises(StorageError, match=r"pictures\.parquet cannot be read \(.*\); put it back"):
+        inspecting.inspect(0, [bundle.digest])
