@@ -82,7 +82,7 @@ def inspect_archive(
         workers: the most workers; None: one per processor.
         worst: how many pictures the report shows, and how many flips.
     Raises:
-        InputError: SOURCE or DEST cannot be used.
+        InputError: SOURCE or DEST cannot be used, or another process uses DEST.
         StorageError: SOURCE or DEST does not answer.
         DeliveryError: the cluster does not answer.
         EngineError, BundleError: a worker cannot use a bundle.
@@ -91,49 +91,56 @@ def inspect_archive(
     dest = Storage.at(out)
     if dest.kind() == FileType.File:
         raise InputError(f"{without_password(out)} is a file; name a folder with --out")
-    plan = read_plan(dest)
-    listing = None
-    if plan is not None:
-        _require_source(plan, source)
-        observer.say(
-            f"{out} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not listed again"
-        )
-    else:
-        _require_empty(dest, out)
-        listing = list_source(source)
-        if listing.repeated:
-            observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
-    used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
-    files = {bundle.digest: files_of(bundle) for bundle in bundles}
-    inspected = 0
-    with contextlib.ExitStack() as stack:
-        missing: list[Part] = []
+    with dest.lock():
+        plan = read_plan(dest)
+        listing = None
         if plan is not None:
-            plan = plan.with_bundles(used)
-            missing = _missing(plan, list(used))
-        if plan is None or missing:
-            size = sum(len(data) for each in files.values() for data in each.values())
-            stack.enter_context(open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size))
-        if plan is None:
-            assert listing is not None
-            most = workers or max(1, processors())
-            part_pictures = min(PART_PICTURES, max(1, len(listing.pictures) // (PARTS_PER_WORKER * most)))
-            plan = write_plan(dest, _normal(source), listing.folder, listing.pictures, part_pictures).with_bundles(used)
-            del listing
-            missing = _missing(plan, list(used))
-        if missing:
-            job = Job(
-                source=_absolute(source), dest=_absolute(out), archive=plan.archive, engine=engine, precision=precision
+            _require_source(plan, source)
+            observer.say(
+                f"{out} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not listed again"
             )
-            inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
-    results = read_results(plan, *used, worst=worst)
-    dest.delete(attempts.FOLDER)
-    pictures = Pictures(_absolute(source), plan.archive.folder)
-    write_overlays(dest, results, drawer(bundles, pictures, engine, precision))
-    write_report(plan, results)
-    return Inspected(
-        dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=_counts(results)
-    )
+        else:
+            _require_empty(dest, out)
+            listing = list_source(source)
+            if listing.repeated:
+                observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
+        used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
+        files = {bundle.digest: files_of(bundle) for bundle in bundles}
+        inspected = 0
+        with contextlib.ExitStack() as stack:
+            missing: list[Part] = []
+            if plan is not None:
+                plan = plan.with_bundles(used)
+                missing = _missing(plan, list(used))
+            if plan is None or missing:
+                size = sum(len(data) for each in files.values() for data in each.values())
+                stack.enter_context(open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size))
+            if plan is None:
+                assert listing is not None
+                most = workers or max(1, processors())
+                part_pictures = min(PART_PICTURES, max(1, len(listing.pictures) // (PARTS_PER_WORKER * most)))
+                plan = write_plan(dest, _normal(source), listing.folder, listing.pictures, part_pictures).with_bundles(
+                    used
+                )
+                del listing
+                missing = _missing(plan, list(used))
+            if missing:
+                job = Job(
+                    source=_absolute(source),
+                    dest=_absolute(out),
+                    archive=plan.archive,
+                    engine=engine,
+                    precision=precision,
+                )
+                inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
+        results = read_results(plan, *used, worst=worst)
+        dest.delete(attempts.FOLDER)
+        pictures = Pictures(_absolute(source), plan.archive.folder)
+        write_overlays(dest, results, drawer(bundles, pictures, engine, precision))
+        write_report(plan, results)
+        return Inspected(
+            dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=_counts(results)
+        )
 
 
 def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:

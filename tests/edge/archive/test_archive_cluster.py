@@ -273,6 +273,10 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     newer = tmp_path / "newer"
     newer.mkdir()
     (newer / "archive.json").write_text(json.dumps(changed))
+    with Storage.at(str(dest)).lock():
+        result = heatline("archive", "inspect", bundle.path, source, "--out", dest)
+    assert result.returncode == 9
+    assert f"{dest} is in use by another process" in complaint(result)
     for arguments, code, words in (
         ((other, "--out", dest), 9, f"has the verdicts of {source}, and {other} came"),
         ((source, "--out", dest, "--engine", "onnxruntime"), 9, "with openvino in f32, and onnxruntime in f32 came"),
@@ -292,4 +296,4 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     ):
         result = heatline("archive", "inspect", bundle.path, *arguments)
         assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
-    assert not Storage.at(str(tmp_path / "new")).list()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
