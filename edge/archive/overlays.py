@@ -50,7 +50,7 @@ def write_overlays(dest: Storage, results: Results, draw: Draw) -> None:
         StorageError: an overlay cannot be written.
     """
     for digest, findings in wanted_overlays(results).items():
-        there = {posixpath.basename(info.path) for info in dest.list(f"{FOLDER}/{digest}")}
+        there = {posixpath.basename(info.path) for info in dest.entries(f"{FOLDER}/{digest}")}
         missing = {each.number: each for each in findings if posixpath.basename(name_of(digest, each)) not in there}
         wanted = [Wanted(each.number, each.picture, each.content) for each in missing.values()]
         for number, data in draw(digest, wanted) if wanted else ():

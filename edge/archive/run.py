@@ -205,7 +205,7 @@ def _require_source(plan: Plan, source: str) -> None:
 
 
 def _require_empty(dest: Storage, out: str) -> None:
-    entries = [info.base_name for info in dest.list()]
+    entries = [info.base_name for info in dest.entries()]
     if any(not name.startswith(".") and name != PICTURES for name in entries):  # a plan that was cut off may be there
         raise InputError(
             f"{without_password(out)} is not empty and has no {ARCHIVE}, so it holds something else; name another "

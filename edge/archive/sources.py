@@ -55,7 +55,8 @@ def list_source(source: str) -> Listing:
     once: dict[str, Listed] = {}
     for each in found:
         before = once.setdefault(posixpath.normpath(posixpath.join(folder, each.picture)), each)
-        if (before.group, before.label) != (each.group, each.label) and before.picture == each.picture:
+        is_same_name = before.picture == each.picture  # else its group may be the folder as it is written
+        if before.label != each.label or (is_same_name and before.group != each.group):
             raise InputError(
                 f"{shown} has {each.picture} twice, as {before.label} of {before.group} and as {each.label} of "
                 f"{each.group}; correct one of the two"
@@ -80,17 +81,11 @@ def _plain(source: str, shown: str) -> tuple[str, Iterable[Listed]]:
         return posixpath.dirname(storage.root), _table(storage, shown)
     if kind != FileType.Directory:
         raise InputError(f"{shown} is a file of another kind; expected {EXPECTED}")
-    files = _files(storage)
+    files = storage.tree()
     pictures = [path for path in files if _is_picture(path)]
     if not pictures and any(path.endswith(".parquet") for path in files):
         return storage.root, _table(storage, shown)
     return storage.root, (Listed(path, _parent(path)) for path in pictures)
-
-
-def _files(storage: Storage) -> list[str]:
-    """Return all files of a folder and the folders in it, relative to it."""
-    entries = storage.list(recursive=True)
-    return [posixpath.relpath(entry.path, storage.root) for entry in entries if entry.type == FileType.File]
 
 
 def _glob(source: str) -> tuple[str, Iterable[Listed]]:
@@ -101,7 +96,7 @@ def _glob(source: str) -> tuple[str, Iterable[Listed]]:
     storage = Storage(whole.files, "/".join(parts[:fixed]) or "/")
     return storage.root, (
         Listed(path, _parent(path))
-        for path in _files(storage)
+        for path in storage.tree()
         if _is_picture(path) and _matches(path.split("/"), parts[fixed:])
     )
 
@@ -123,10 +118,10 @@ def _matches(names: list[str], patterns: list[str]) -> bool:
 
 def _lines(storage: Storage, shown: str) -> Iterator[Listed]:
     try:
-        text = storage.read().decode()
+        text = storage.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{shown} is not UTF-8 ({error.reason} at byte {error.start}); convert it") from error
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() would also split at characters that names may have
         if line.strip():
             yield Listed(line.strip(), _parent(line.strip()))
 

@@ -42,7 +42,7 @@ class Storage:
             InputError: the URI is not one that pyarrow knows.
         """
         if utf8_safe(address) != address:
-            raise InputError(f"{utf8_safe(address)} is not UTF-8, which Parquet needs; rename it")
+            raise _not_utf8(utf8_safe(address))
         if not is_uri(address):
             return cls(fs.LocalFileSystem(), os.path.abspath(address))
         try:
@@ -116,21 +116,33 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise self._error(name, "deleted", error) from error
 
-    def list(self, name: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
+    def tree(self) -> list[str]:
+        """Return all files of this folder and of those in it, relative to it; none if it does not exist.
+
+        Links to folders are followed, but not into a folder that holds them: that would never end.
+
+        Raises:
+            InputError: a name is not UTF-8.
+            StorageError: a folder cannot be listed.
+        """
+        if not self.is_local:
+            entries = self._select("", recursive=True)
+            return [posixpath.relpath(entry.path, self.root) for entry in entries if entry.type == fs.FileType.File]
+        if not os.path.isdir(self.root):
+            return []
+        try:
+            return sorted(_walk(self.root, "", frozenset()))
+        except OSError as error:
+            raise self._error("", "listed", error) from error
+
+    def entries(self, name: str = "") -> list[fs.FileInfo]:
         """Return the entries of a folder, sorted by path; none if it does not exist.
 
         Raises:
             InputError: a name is not UTF-8.
             StorageError: it cannot be listed.
         """
-        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
-        try:
-            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
-        except UnicodeDecodeError as error:
-            bad = error.object.decode(errors="replace")
-            raise InputError(f"{bad} has a name that is not UTF-8, which Parquet needs; rename it") from error
-        except (OSError, pa.ArrowException) as error:
-            raise self._error(name, "listed", error) from error
+        return self._select(name)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -176,6 +188,15 @@ class Storage:
             raise self._error(name, "read", error) from error
         return info.type
 
+    def _select(self, name: str, *, recursive: bool = False) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(self.path(name), recursive=recursive, allow_not_found=True)
+        try:
+            return sorted(self.files.get_file_info(selector), key=lambda entry: entry.path)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error.object.decode(errors="replace")) from error
+        except (OSError, pa.ArrowException) as error:
+            raise self._error(name, "listed", error) from error
+
     def _error(self, name: str, done: str, error: Exception) -> StorageError:
         reason = getattr(error, "strerror", None) or last_line(error)
         return StorageError(
@@ -196,6 +217,29 @@ def without_password(address: str) -> str:
     's3://bucket/folder?region=eu'
     """
     return _PASSWORD.sub("", address).rstrip("?&") if is_uri(address) else address
+
+
+def _not_utf8(shown: str) -> InputError:
+    return InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
+
+
+def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
+    """Yield the files of a folder, `name/` before each.
+
+    Args:
+        above: the real paths of the folders that hold it.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if utf8_safe(entry.name) != entry.name:
+                raise _not_utf8(utf8_safe(entry.path))
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a broken link is none
+                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real})
+            else:
+                yield f"{name}{entry.name}"
 
 
 def _write_local(path: Path, data: bytes) -> None:

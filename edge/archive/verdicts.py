@@ -114,7 +114,7 @@ def encode(rows: Sequence[Row], note: WorkerNote) -> bytes:
 
 def finished_parts(dest: Storage, digest: str) -> set[int]:
     """Return the parts that have a file: each is complete."""
-    names = (_NAME.fullmatch(info.base_name) for info in dest.list(folder_of(digest)))
+    names = (_NAME.fullmatch(info.base_name) for info in dest.entries(folder_of(digest)))
     return {int(name[1]) for name in names if name}
 
 

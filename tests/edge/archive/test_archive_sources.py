@@ -74,6 +74,29 @@ def test_a_glob_finds_what_pythons_glob_finds(tree: Path, parts: list[str]) -> N
     assert {os.path.relpath(os.path.join(listing.folder, each.picture), tree) for each in listing.pictures} == expected
 
 
+def test_links_in_a_folder_are_followed_once_and_a_broken_one_is_a_picture(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "1.png").write_bytes(b"x")
+    (tmp_path / "day" / "above").symlink_to("..")
+    (tmp_path / "day" / "same").symlink_to(".")
+    (tmp_path / "last").symlink_to("day")
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    (tmp_path / "self.png").symlink_to("self.png")
+    expected = ["day/1.png", "last/1.png", "lost.png", "self.png"]
+    assert [each.picture for each in list_source(str(tmp_path)).pictures] == expected
+    assert [each.picture for each in list_source(f"{tmp_path}/**/*.png").pictures] == expected
+
+
+@given(st.text(st.characters(exclude_characters="/\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=8))
+def test_any_name_survives_in_a_list(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "names.txt").write_text(f"\ufefffolder/{name}.png\r\n/x/{name}.png\n", encoding="utf-8", newline="")
+    assert [each.picture for each in list_source(str(folder / "names.txt")).pictures] == [
+        f"/x/{name}.png",
+        f"folder/{name}.png",
+    ]
+
+
 def test_a_list_gives_each_picture_once_and_says_how_many_were_repeated(tree: Path) -> None:
     (tree / "list.txt").write_text(f"left/1.png\n\nleft/../left/1.png\n{tree}/a.png\nmissing.png\nleft/1.png\n")
     listing = list_source(str(tree / "list.txt"))
@@ -104,7 +127,10 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
     pq.write_table(pa.table({"file": ["a.png"]}), tmp_path / "column.parquet")
     pq.write_table(pa.table({"picture": ["a.png"], "label": ["bad"]}), tmp_path / "label.parquet")
     pq.write_table(pa.table({"picture": ["a.png", ""]}), tmp_path / "blank.parquet")
-    pq.write_table(pa.table({"picture": ["a.png"] * 2, "label": ["good", "defective"]}), tmp_path / "both.parquet")
+    for name, other in (("both", "a.png"), ("dot", "./a.png")):
+        pq.write_table(
+            pa.table({"picture": ["a.png", other], "label": ["good", "defective"]}), tmp_path / f"{name}.parquet"
+        )
     for name, words in (
         ("none", "does not exist"),
         ("empty", "has no picture"),
@@ -116,6 +142,7 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
         ("label.parquet", "has the label 'bad' for a.png"),
         ("blank.parquet", "has a row without a path"),
         ("both.parquet", "has a.png twice, as good of . and as defective of ."),
+        ("dot.parquet", "has ./a.png twice, as good of . and as defective of ."),
     ):
         with pytest.raises(InputError) as caught:
             list_source(str(tmp_path / name))
