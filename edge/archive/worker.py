@@ -23,7 +23,8 @@ from edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
 from edge.archive.shipping import Files, open_shipped
 from edge.archive.storage import Storage
 from edge.archive.verdicts import Row, WorkerNote
-from edge.errors import EngineError, StorageError
+from edge.cluster import check_same_version
+from edge.errors import StorageError
 from edge.frames import BadFrame, Frame
 from edge.inference import EngineKind, Precision
 from edge.offline import InspectionResult
@@ -60,16 +61,13 @@ class Worker:
             heatline: the version of the process that asks.
             bundles: files by digest.
         Raises:
-            EngineError: another version of heatline is installed here, or an engine does not start.
+            ConfigError: another version of heatline is installed here.
+            EngineError: an engine does not start.
             BundleError: the golden tiles fail here.
             StorageError: SOURCE or DEST cannot be seen from here.
         """
         host = socket.gethostname()
-        if heatline != __version__:
-            raise EngineError(
-                f"{host} has heatline {__version__}, and {heatline} asks it to inspect; install the same version on "
-                "every node"
-            )
+        check_same_version(heatline)
         cv2.setNumThreads(1)
         pa.set_cpu_count(1)
         self._dest = Storage.at(job.dest)

@@ -186,7 +186,7 @@ def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> su
     command = [HEATLINE, "archive", "inspect", bundle.path, source, "--out", dest, "--workers", "2", *more]
     return subprocess.Popen(
         command,
-        env=process_env({"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(dest.parent)}),  # Ray stores a token at home
+        env=process_env({"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(dest.parent)}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -224,6 +224,7 @@ def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
     assert "Traceback" not in err
     assert json.loads(out)["inspected"] == 60
     assert table_of(dest) == expected
+    assert not (dest.parent / ".ray").exists(), "Ray stores no token at home"
 
 
 def ray_folders(processes: dict[int, str]) -> list[Path]:

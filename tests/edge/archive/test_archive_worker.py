@@ -26,7 +26,7 @@ from edge.archive.results import read_results
 from edge.archive.storage import Storage
 from edge.archive.worker import CRASHED, Job, Worker
 from edge.bundle import Bundle
-from edge.errors import EngineError, InputError, StorageError
+from edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
 from tests.edge.archive.archives import (
     DEADLY,
@@ -217,7 +217,7 @@ def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
     plan = read_plan(Storage.at(str(dest)))
     assert plan is not None
     job = Job(source=str(source), dest=str(dest), archive=plan.archive, engine="openvino", precision="f32")
-    with pytest.raises(EngineError, match="install the same version on every node"):
+    with pytest.raises(ConfigError, match="install the same version on all nodes"):
         Worker().open("0.0.1", job, {})
     elsewhere = Job(source=str(source), dest=str(tmp_path), archive=plan.archive, engine="openvino", precision="f32")
     with pytest.raises(StorageError, match="--out must be a place that every node reaches by the same name"):
