@@ -32,6 +32,7 @@ from tests.edge.archive.archives import (
     write_archive,
 )
 from tests.edge.secured import free_port
+from tests.ray_head import ray_head
 from tests.small_bundle import bundle_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
@@ -51,6 +52,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Table:
     """The table of a run without faults, and without Ray."""
     return inspected_here([bundle], source, tmp_path_factory.mktemp("dest") / "whole", PART)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """A Ray with two processors, below this process."""
+    with ray_head() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +106,9 @@ def title(pid: int) -> str:
     return ""
 
 
-def workers_below(pid: int) -> list[int]:
-    """Return the processes that inspect."""
-    return [each for each in tree(pid) if title(each).startswith("ray::Worker.")]
+def workers_below(pid: int, method: str = "") -> list[int]:
+    """Return the workers, or those that are in a method."""
+    return [each for each in tree(pid) if title(each).startswith(f"ray::Worker.{method}")]
 
 
 def raylet(node: object) -> int:
@@ -112,26 +120,31 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_killed_worker_costs_only_its_part_and_a_second_run_inspects_nothing(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
+def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
 ) -> None:
     plan_of([bundle], source, tmp_path, PART)
-    killed: list[int] = []
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
+    with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env({})) as driver:
+        wait_for(lambda: parts_in(tmp_path))
+        driver.kill()
+    wait_for(lambda: not workers_below(os.getpid()))
+    there = len(parts_in(tmp_path))
+    assert 0 < there < 60 / PART
 
     def kill_one() -> None:
-        killed.extend(pid for node in cluster.list_all_nodes() for pid in workers_below(raylet(node)))
-        kill(killed[0])
+        wait_for(lambda: workers_below(os.getpid(), "inspect"))
+        kill(workers_below(os.getpid(), "inspect")[0])
 
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
-    with once(lambda: parts_in(tmp_path), kill_one):
-        result = heatline(*command, "--address", cluster.address)
+    with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
+        result = heatline(*command, "--address", head)
     assert result.returncode == 0, result.stderr
+    assert re.search(r"a worker ended \(.*\); its part \d+ is inspected again", result.stderr)
     found = json.loads(result.stdout)
-    assert (found["pictures"], found["inspected"]) == (60, 60)
+    assert (found["pictures"], found["inspected"]) == (60, 60 - PART * there)
     assert found["bundles"][bundle.digest] == {
         "name": "darkness", "version": "1", "good": 40, "defect": 20, "no_verdict": 0
     }  # fmt: skip
-    assert len(killed) >= 1
     assert table_of(tmp_path) == expected
     assert not (tmp_path / "_attempts").exists()
     before = {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)}
@@ -193,7 +206,8 @@ def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> su
     )
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
     tmp_path: Path, source: Path, bundle: Bundle, end: signal.Signals
 ) -> None:
