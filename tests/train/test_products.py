@@ -104,6 +104,7 @@ def assert_equal_runs(run: RunFolder, alone: RunFolder) -> None:
 def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_labels(
     cluster: str, products: Path, tiny_trunk: tuple[str, str], tmp_path: Path
 ) -> None:
+    shutil.rmtree(products / "coils")  # the long form has two: each process imports PyTorch
     tiny, runs = settings(tmp_path, tiny_trunk), tmp_path / "runs"
     command = ("train", "--products", products, "--address", cluster, "--processors", "1", f"out={runs}", *tiny)
     boards = RunFolder(runs / "boards")
@@ -124,11 +125,10 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
     assert len(killed) == 1
     assert re.search(r"dials failed \(.*labels.*\); correct that, then give the same command again", complaint(done))
     assert (boards.folder / LOG).read_text().count("with 1 processor\n") == 2, "it was started twice"
-    for name in ("boards", "coils"):
-        alone = fit(compose([f"data={products / name}", "discover=true", f"out={tmp_path / name}", *tiny]))
-        assert_equal_runs(RunFolder(runs / name), alone)
-    rows = [line.split()[0] for line in done.stdout.splitlines()[1:4]]
-    assert rows[0] == "dials", "the worst is first"
+    alone = fit(compose([f"data={products / 'boards'}", "discover=true", f"out={tmp_path / 'boards'}", *tiny]))
+    assert_equal_runs(boards, alone)
+    rows = [line.split()[0] for line in done.stdout.splitlines()[1:3]]
+    assert rows == ["dials", "boards"], "the worst is first"
     page = (runs / PAGE).read_text()
     assert 'href="boards/report/report.html"' in page
     assert page.index("dials") < page.index("boards")
@@ -137,16 +137,15 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
     before = boards.best.stat().st_mtime_ns
     again = heatline(*command, "--json")
     assert again.returncode == 0, again.stderr
-    assert "2 products: 2 already trained, 0 to train" in again.stderr
+    assert "1 product: 1 already trained, 0 to train" in again.stderr
     assert boards.best.stat().st_mtime_ns == before
-    report = json.loads(again.stdout)
-    assert {row["product"] for row in report["products"]} == {"boards", "coils"}
-    for row in report["products"]:
-        summary, evaluation = (RunFolder(Path(row["run"])).read_summary(), read_evaluation(Path(row["run"]) / "report"))
-        assert (row["tile_ap"], row["seconds"]) == (summary.val["val_ap"], summary.seconds)
-        defective = sum(frame.defective for frame in evaluation.frames)
-        assert (row["verdicts"]["defective"], row["threshold"]) == (defective, evaluation.calibration.score_threshold)
-        assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
+    (row,) = json.loads(again.stdout)["products"]
+    assert (row["product"], row["run"]) == ("boards", str(boards.folder))
+    summary, evaluation = boards.read_summary(), read_evaluation(boards.report)
+    assert (row["tile_ap"], row["seconds"]) == (summary.val["val_ap"], summary.seconds)
+    defective = sum(frame.defective for frame in evaluation.frames)
+    assert (row["verdicts"]["defective"], row["threshold"]) == (defective, evaluation.calibration.score_threshold)
+    assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
     refused = heatline(*command, "recipe.steps=13")
     assert refused.returncode == 3
     assert "recipe.steps is 13 and was 12" in complaint(refused)
