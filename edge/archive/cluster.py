@@ -129,18 +129,23 @@ class Crew:
             self._failed_starts += 1
             if self._failed_starts > MOST_FAILED_STARTS:
                 raise EngineError(
-                    f"{self._failed_starts} workers in succession ended before they were ready ({last_line(error)}); "
+                    f"{self._failed_starts} workers in succession ended before they were ready ({_reason(error)}); "
                     "install heatline with the extra cluster on every node, and look at Ray's logs"
                 ) from error
             return
-        self._warn(f"a worker ended ({last_line(error)}); its part {part.number} is inspected again")
+        self._warn(f"a worker ended ({_reason(error)}); its part {part.number} is inspected again")
         waiting.appendleft(part)
         deaths[part.number] += 1
         if deaths[part.number] > 10 + 3 * sizes(part.number):  # more than edge.archive.attempts can need
             raise EngineError(
-                f"part {part.number} ended its worker {deaths[part.number]} times ({last_line(error)}); look at the "
+                f"part {part.number} ended its worker {deaths[part.number]} times ({_reason(error)}); look at the "
                 "memory of the nodes and at Ray's logs"
             ) from error
+
+
+def _reason(error: RayError) -> str:
+    """Return the first sentence of Ray's explanation, which then lists causes that are possible."""
+    return last_line(error).partition(". ")[0].rstrip(".")
 
 
 def _cause_of(error: RayTaskError) -> Exception:
