@@ -7,7 +7,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from edge import __version__
@@ -49,10 +49,8 @@ def open_cluster(
 
     ray_constants.ENABLE_RAY_CLUSTER = address is not None  # without it, Ray listens on loopback only, on any system
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # A socket's path has at most 107 characters, and Ray adds 65 to the folder's.
-    place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
     with (
-        tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True) as folder,
+        _folder() if address is None else nullcontext() as folder,
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),  # Ray prints there that workers have died; results alone belong there
     ):
@@ -77,6 +75,12 @@ def open_cluster(
             yield
         finally:
             ray.shutdown()
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for a local Ray. A socket's path has at most 107 characters, and Ray adds 65 to the folder's."""
+    place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
+    return tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True)
 
 
 def _check_that_it_answers(address: str) -> None:

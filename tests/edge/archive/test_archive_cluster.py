@@ -125,7 +125,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 ) -> None:
     plan_of([bundle], source, tmp_path, PART)
     command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
-    with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env({})) as driver:
+    with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env(None)) as driver:
         wait_for(lambda: parts_in(tmp_path))
         driver.kill()
     wait_for(lambda: not workers_below(os.getpid()))
