@@ -91,16 +91,17 @@ def inspect_archive(
     dest = Storage.at(out)
     if dest.kind() == FileType.File:
         raise InputError(f"{without_password(out)} is a file; name a folder with --out")
+    if read_plan(dest) is None:  # before the lock's file is written into a folder of something else
+        _require_empty(dest, out)
     with dest.lock():
         plan = read_plan(dest)
         listing = None
         if plan is not None:
             _require_source(plan, source)
             observer.say(
-                f"{out} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not listed again"
+                f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not listed again"
             )
         else:
-            _require_empty(dest, out)
             listing = list_source(source)
             if listing.repeated:
                 observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")

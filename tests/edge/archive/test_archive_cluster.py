@@ -312,3 +312,4 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
         result = heatline("archive", "inspect", bundle.path, *arguments)
         assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
     assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["x"]
