@@ -99,8 +99,8 @@ def inspect_archive(
         if plan is not None:
             _require_source(plan, source)
             observer.say(
-                f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; SOURCE is not "
-                "listed again"
+                f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; "
+                "SOURCE is not listed again"
             )
         else:
             listing = list_source(source)
