@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
 import warnings
@@ -11,7 +12,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from edge import __version__
-from edge.errors import ConfigError, DeliveryError, last_line
+from edge.errors import ConfigError, DeliveryError, Interrupted, last_line
 from edge.util.processor import cores
 
 SETTINGS = {
@@ -25,6 +26,22 @@ STORE_BYTES = 80 * 2**20
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """End work that the same command continues at Ctrl-C and at SIGTERM; call it in the main thread.
+
+    Raises:
+        Interrupted: one of the two came.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted("interrupted; the same command continues") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def open_cluster(
     address: str | None, processors: int | None = None, *, store_bytes: int = STORE_BYTES
 ) -> Iterator[None]:
@@ -32,7 +49,7 @@ def open_cluster(
 
     Without an address, Ray listens on loopback only, has no dashboard, and ends with this process, however it ends: its
     workers at once, two idle agents of Ray within a minute. The environment variable RAY_ADDRESS has no effect. What is
-    printed on standard output meanwhile is lost.
+    printed on standard output meanwhile is lost. SIGTERM has the effect that it had before.
 
     Args:
         address: `HOST:PORT` of a cluster's head, on one of its nodes, or `ray://HOST:PORT` from anywhere.
@@ -45,9 +62,11 @@ def open_cluster(
     if address is None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
-    from ray._private import ray_constants
+    from ray._private import ray_constants, utils
 
     ray_constants.ENABLE_RAY_CLUSTER = address is not None  # without it, Ray listens on loopback only, on any system
+    utils.set_sigterm_handler = lambda _: None  # Ray's would end this process without a word
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     with (
         _folder() if address is None else nullcontext() as folder,
@@ -72,9 +91,11 @@ def open_cluster(
         except (OSError, OverflowError, RuntimeError, ValueError, AssertionError, ray.exceptions.RayError) as error:
             raise DeliveryError(_describe_failure(address, error)) from error
         try:
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set a handler in C++, which prints a stack
             yield
         finally:
             ray.shutdown()
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has removed all handlers
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:

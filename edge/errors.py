@@ -26,7 +26,7 @@ HeatlineError
 ├── JournalError        19   a journal that cannot be read
 ├── EventsLostError     20   events that were missed and cannot be delivered any more
 ├── AccessError         21   a key that cannot be used or is not allowed
-└── Interrupted        130   Ctrl-C during work that can be continued
+└── Interrupted        130   Ctrl-C, or SIGTERM, during work that can be continued
 
 1 is a bug of heatline (with its traceback), 2 a wrong command line.
 `heatline status` ends with 16, 17 or 18 if a line is BUSY, DEGRADED or NOT_READY: an answer, not an error.
@@ -162,7 +162,7 @@ class AccessError(HeatlineError):
 
 
 class Interrupted(HeatlineError):
-    """Ctrl-C. Finished work is kept, and the same command continues it."""
+    """Ctrl-C, or SIGTERM. Finished work is kept, and the same command continues it."""
 
     exit_code = 130
 

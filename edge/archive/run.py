@@ -20,7 +20,7 @@ from edge.archive.sources import list_source
 from edge.archive.storage import Storage, is_uri, without_password
 from edge.archive.worker import Job
 from edge.bundle import Bundle
-from edge.cluster import STORE_BYTES, open_cluster
+from edge.cluster import STORE_BYTES, interruptible, open_cluster
 from edge.errors import InputError, Interrupted
 from edge.inference import EngineKind, Precision
 from edge.util.processor import cores
@@ -61,6 +61,7 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     """By digest; the first is BUNDLE, the second OLD."""
 
 
+@interruptible()
 def inspect_archive(
     bundles: Sequence[Bundle],
     source: str,
@@ -86,7 +87,7 @@ def inspect_archive(
         StorageError: SOURCE or DEST does not answer.
         DeliveryError: the cluster does not answer.
         EngineError, BundleError: a worker cannot use a bundle.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C or SIGTERM.
     """
     dest = Storage.at(out)
     if dest.kind() == FileType.File:

@@ -146,13 +146,16 @@ def test_products_train_as_each_alone_though_a_worker_is_killed_and_one_has_no_l
     defective = sum(frame.defective for frame in evaluation.frames)
     assert (row["verdicts"]["defective"], row["threshold"]) == (defective, evaluation.calibration.score_threshold)
     assert {*evaluation.warnings} < {*row["warnings"]}, "those of the training are there too"
+    draw_blobs(products / "new", per_group=1)
+    page = (runs / PAGE).read_text()
     refused = heatline(*command, "recipe.steps=13")
-    assert refused.returncode == 3
+    assert (refused.returncode, refused.stdout, len(refused.stderr.splitlines())) == (3, "", 1)
     assert "recipe.steps is 13 and was 12" in complaint(refused)
+    assert (page == (runs / PAGE).read_text(), (runs / "new").exists()) == (True, False), "nothing is written"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("end", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
     products: Path, tiny_trunk: tuple[str, str], tmp_path: Path, end: str
 ) -> None:
@@ -171,7 +174,7 @@ def test_a_killed_or_interrupted_command_leaves_no_process_and_is_continued(
             finally:
                 driver.kill()
         assert any("raylet" in name for name in started.values()), started
-        if end == "SIGINT":
+        if end != "SIGKILL":
             assert driver.returncode == 130
             assert "stopped with 0 of 2 products trained; continue with the same command" in errors
         workers = {pid: name for pid, name in started.items() if name not in AGENTS}

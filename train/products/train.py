@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import __version__
-from edge.cluster import open_cluster
+from edge.cluster import interruptible, open_cluster
 from edge.errors import ConfigError, HeatlineError, Interrupted, TrainingError, last_line
 from edge.util.processor import cores
 from edge.util.text import format_count
@@ -21,6 +21,7 @@ RETRIES = 3
 ReportLine = Callable[[str], None]
 
 
+@interruptible()
 def train_products(
     folder: Path,
     overrides: Sequence[str],
@@ -39,10 +40,11 @@ def train_products(
     Returns:
         The results, and the errors of the products that failed.
     Raises:
-        InputError, ConfigError: as `Plan`; this machine has fewer processors.
+        InputError, ConfigError: as `Plan`; a product's run was started with other values; this machine has fewer
+            processors.
         DeliveryError: Ray does not start, or cannot be joined.
         TrainingError: the folder of the runs cannot be written.
-        Interrupted: Ctrl-C; the same call continues.
+        Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
     here = cores()
     processors = processors or (min(2, here) if address is None else 2)
@@ -52,18 +54,12 @@ def train_products(
             "--address"
         )
     plan = Plan(folder, overrides)
-    waiting, errors = dict[str, TrainConfig](), dict[str, HeatlineError]()
-    for product in plan.products:
-        try:
-            config = plan.configure(product)
-            if not product.run.is_complete():
-                waiting[product.name] = config
-        except HeatlineError as error:
-            errors[product.name] = error
-            report_line(f"{product.name} failed: {error}")
-    done = len(plan.products) - len(waiting) - len(errors)
+    configs = {product.name: plan.configure(product) for product in plan.products}  # refused before any is trained
+    waiting = {each.name: configs[each.name] for each in plan.products if not each.run.is_complete()}
+    errors = dict[str, HeatlineError]()
+    done = len(configs) - len(waiting)
     report_line(
-        f"{format_count(len(plan.products), 'product')}: {done} already trained, {len(waiting)} to train, with "
+        f"{format_count(len(configs), 'product')}: {done} already trained, {len(waiting)} to train, with "
         f"{format_count(processors, 'processor')} each; runs in {plan.out}"
     )
     try:

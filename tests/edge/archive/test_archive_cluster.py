@@ -20,6 +20,8 @@ from edge.archive import cluster as cluster_module
 from edge.archive.storage import Storage
 from edge.archive.worker import CRASHED
 from edge.bundle import Bundle
+from edge.cluster import interruptible, open_cluster
+from edge.errors import Interrupted
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.archive.archives import (
     DEADLY,
@@ -154,6 +156,32 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     assert {path: path.stat().st_mtime_ns for path in parts_in(tmp_path)} == before
 
 
+def test_sigterm_interrupts_as_ctrl_c_does_while_ray_runs_and_after_it(head: str) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interrupted = list[KeyboardInterrupt]()
+
+    @interruptible()
+    def work() -> None:
+        try:
+            with open_cluster(head):
+                terminate_this_process()
+        except KeyboardInterrupt as error:
+            interrupted.append(error)
+        terminate_this_process()
+
+    with pytest.raises(Interrupted, match="the same command continues"):
+        work()
+    assert len(interrupted) == 1
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def terminate_this_process() -> None:
+    caught = re.search(r"SigCgt:\s*(\w+)", Path("/proc/self/status").read_text())
+    assert caught is not None
+    assert int(caught[1], 16) >> (signal.SIGTERM - 1) & 1, "it would end the tests"
+    signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.mark.long
 def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: Cluster
@@ -207,7 +235,7 @@ def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> su
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_leaves_no_process_and_the_same_command_continues(
     tmp_path: Path, source: Path, bundle: Bundle, end: signal.Signals
 ) -> None:
