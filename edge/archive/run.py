@@ -16,7 +16,7 @@ from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, 
 from edge.archive.report import write_report
 from edge.archive.results import Results, read_results
 from edge.archive.shipping import files_of
-from edge.archive.sources import list_source
+from edge.archive.sources import list_source, require_apart
 from edge.archive.storage import Storage, is_uri, without_password
 from edge.archive.worker import Job
 from edge.bundle import Bundle
@@ -92,6 +92,7 @@ def inspect_archive(
     dest = Storage.at(out)
     if dest.kind() == FileType.File:
         raise InputError(f"{without_password(out)} is a file; name a folder with --out")
+    require_apart(source, dest)
     if read_plan(dest) is None:  # before the lock's file is written into a folder of something else
         _require_empty(dest, out)
     with dest.lock():
@@ -107,6 +108,12 @@ def inspect_archive(
             listing = list_source(source)
             if listing.repeated:
                 observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
+            if listing.lost_links:
+                lost = len(listing.lost_links)
+                observer.say(
+                    f"{format_count(lost, 'link')} left out, as {'it leads' if lost == 1 else 'they lead'} nowhere: "
+                    f"{listing.lost_links[0]}{', ...' if lost > 1 else ''}"
+                )
         used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
         files = {bundle.digest: files_of(bundle) for bundle in bundles}
         inspected = 0

@@ -38,6 +38,8 @@ class Listing:
     pictures: list[Listed]
     repeated: int
     """How many rows were left out, as their picture came before."""
+    lost_links: list[str]
+    """Links in a folder that lead nowhere and have no picture's suffix: the pictures of a folder may be missing."""
 
 
 def list_source(source: str) -> Listing:
@@ -48,7 +50,8 @@ def list_source(source: str) -> Listing:
         StorageError: its storage does not answer.
     """
     shown = without_password(source)
-    folder, pictures = _glob(source) if _is_glob(source) else _plain(source, shown)
+    lost = list[str]()
+    folder, pictures = (_glob if _is_glob(source) else _plain)(source, lost)
     found = list(pictures)
     if not found:
         raise InputError(f"{shown} has no picture; expected {EXPECTED}")
@@ -61,7 +64,30 @@ def list_source(source: str) -> Listing:
                 f"{shown} has {each.picture} twice, as {before.label} of {before.group} and as {each.label} of "
                 f"{each.group}; correct one of the two"
             )
-    return Listing(folder, sorted(once.values(), key=lambda each: each.picture), len(found) - len(once))
+    return Listing(
+        folder,
+        sorted(once.values(), key=lambda each: each.picture),
+        len(found) - len(once),
+        [path for path in lost if not _is_picture(path)],
+    )
+
+
+def require_apart(source: str, dest: Storage) -> None:
+    """Check that the folder of SOURCE and DEST do not hold each other: overlays would be pictures of a later plan.
+
+    Raises:
+        InputError: one lies in the other.
+    """
+    shown, folder = without_password(source), Storage.at(source)
+    if _is_glob(source):
+        folder, _ = _split(folder)
+    if folder.holds(dest):
+        raise InputError(
+            f"--out {dest.root} lies in {folder.root}, and its overlays would be pictures of {shown}; name a folder "
+            "outside with --out"
+        )
+    if dest.holds(folder):
+        raise InputError(f"{shown} lies in --out {dest.root}; name another folder with --out")
 
 
 def _is_glob(source: str) -> bool:
@@ -70,8 +96,8 @@ def _is_glob(source: str) -> bool:
     return glob.has_magic(source) and Storage.at(source).kind() == FileType.NotFound
 
 
-def _plain(source: str, shown: str) -> tuple[str, Iterable[Listed]]:
-    storage = Storage.at(source)
+def _plain(source: str, lost: list[str]) -> tuple[str, Iterable[Listed]]:
+    shown, storage = without_password(source), Storage.at(source)
     kind = storage.kind()
     if kind == FileType.NotFound:
         raise InputError(f"{shown} does not exist; expected {EXPECTED}")
@@ -81,24 +107,27 @@ def _plain(source: str, shown: str) -> tuple[str, Iterable[Listed]]:
         return posixpath.dirname(storage.root), _table(storage, shown)
     if kind != FileType.Directory:
         raise InputError(f"{shown} is a file of another kind; expected {EXPECTED}")
-    files = storage.tree()
+    files = storage.tree(lost)
     pictures = [path for path in files if _is_picture(path)]
     if not pictures and any(path.endswith(".parquet") for path in files):
         return storage.root, _table(storage, shown)
     return storage.root, (Listed(path, _parent(path)) for path in pictures)
 
 
-def _glob(source: str) -> tuple[str, Iterable[Listed]]:
+def _glob(source: str, lost: list[str]) -> tuple[str, Iterable[Listed]]:
     """Find the pictures that a pattern matches: `*` and `?` within a name, `**` any folders."""
-    whole = Storage.at(source)
+    storage, patterns = _split(Storage.at(source))
+    files = storage.tree(lost)
+    return storage.root, (
+        Listed(path, _parent(path)) for path in files if _is_picture(path) and _matches(path.split("/"), patterns)
+    )
+
+
+def _split(whole: Storage) -> tuple[Storage, list[str]]:
+    """Return the folder before the first wildcard of a pattern, and the patterns of the names below it."""
     parts = whole.root.split("/")
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    storage = Storage(whole.files, "/".join(parts[:fixed]) or "/")
-    return storage.root, (
-        Listed(path, _parent(path))
-        for path in storage.tree()
-        if _is_picture(path) and _matches(path.split("/"), parts[fixed:])
-    )
+    return Storage(whole.files, "/".join(parts[:fixed]) or "/"), parts[fixed:]
 
 
 def _matches(names: list[str], patterns: list[str]) -> bool:

@@ -40,6 +40,7 @@ class Storage:
             address: a local path, or a URI.
         Raises:
             InputError: the URI is not one that pyarrow knows.
+            StorageError: the storage does not answer.
         """
         if utf8_safe(address) != address:
             raise _not_utf8(utf8_safe(address))
@@ -47,7 +48,12 @@ class Storage:
             return cls(fs.LocalFileSystem(), os.path.abspath(address))
         try:
             files, root = fs.FileSystem.from_uri(address)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except OSError as error:  # pyarrow asks S3 for a bucket's region
+            raise StorageError(
+                f"{without_password(address)} cannot be reached ({last_line(error)}); check the address and the "
+                "network, and call the same command again"
+            ) from error
+        except (pa.ArrowException, ValueError) as error:
             raise InputError(
                 f"{without_password(address)} is no place for files ({last_line(error)}); expected a path or a URI "
                 "such as s3://bucket/folder"
@@ -57,6 +63,13 @@ class Storage:
     @property
     def is_local(self) -> bool:
         return isinstance(self.files, fs.LocalFileSystem)
+
+    def holds(self, other: "Storage") -> bool:
+        """Return whether another folder or file is this folder or lies in it, also through links."""
+        if not self.files.equals(other.files):
+            return False
+        here, there = (os.path.realpath(each.root) if each.is_local else each.root for each in (self, other))
+        return posixpath.commonpath([here, there]) == here
 
     def path(self, name: str) -> str:
         """Return the path of a file in this folder, or of an absolute path of the same file system."""
@@ -116,11 +129,13 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise self._error(name, "deleted", error) from error
 
-    def tree(self) -> list[str]:
+    def tree(self, lost_links: list[str] | None = None) -> list[str]:
         """Return all files of this folder and of those in it, relative to it; none if it does not exist.
 
         Links to folders are followed, but not into a folder that holds them: that would never end.
 
+        Args:
+            lost_links: gets those of the files that are links which lead nowhere.
         Raises:
             InputError: a name is not UTF-8.
             StorageError: a folder cannot be listed.
@@ -131,7 +146,7 @@ class Storage:
         if not os.path.isdir(self.root):
             return []
         try:
-            return sorted(_walk(self.root, "", frozenset()))
+            return sorted(_walk(self.root, "", frozenset(), [] if lost_links is None else lost_links))
         except OSError as error:
             raise self._error("", "listed", error) from error
 
@@ -223,11 +238,12 @@ def _not_utf8(shown: str) -> InputError:
     return InputError(f"{shown} has a name that is not UTF-8, which Parquet needs; rename it")
 
 
-def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
+def _walk(folder: str, name: str, above: frozenset[str], lost_links: list[str]) -> Iterator[str]:
     """Yield the files of a folder, `name/` before each.
 
     Args:
         above: the real paths of the folders that hold it.
+        lost_links: gets the links that lead nowhere.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -237,8 +253,10 @@ def _walk(folder: str, name: str, above: frozenset[str]) -> Iterator[str]:
             if utf8_safe(entry.name) != entry.name:
                 raise _not_utf8(utf8_safe(entry.path))
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a broken link is none
-                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real})
+                yield from _walk(entry.path, f"{name}{entry.name}/", above | {real}, lost_links)
             else:
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    lost_links.append(f"{name}{entry.name}")
                 yield f"{name}{entry.name}"
 
 

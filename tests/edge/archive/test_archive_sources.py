@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.archive.sources import Listed, list_source
-from edge.archive.storage import without_password
-from edge.errors import InputError
+from edge.archive.sources import Listed, list_source, require_apart
+from edge.archive.storage import Storage, without_password
+from edge.errors import InputError, StorageError
 
 FILES = [
     "a.png",
@@ -82,9 +83,12 @@ def test_links_in_a_folder_are_followed_once_and_a_broken_one_is_a_picture(tmp_p
     (tmp_path / "last").symlink_to("day")
     (tmp_path / "lost.png").symlink_to("nowhere")
     (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "day" / "disk").symlink_to("/nowhere")
     expected = ["day/1.png", "last/1.png", "lost.png", "self.png"]
-    assert [each.picture for each in list_source(str(tmp_path)).pictures] == expected
-    assert [each.picture for each in list_source(f"{tmp_path}/**/*.png").pictures] == expected
+    for source in (str(tmp_path), f"{tmp_path}/**/*.png"):
+        listing = list_source(source)
+        assert [each.picture for each in listing.pictures] == expected
+        assert listing.lost_links == ["day/disk", "last/disk"]
 
 
 @given(st.text(st.characters(exclude_characters="/\0\r\n", exclude_categories=["Cs"]), min_size=1, max_size=8))
@@ -155,6 +159,41 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
             list_source(str(tmp_path / name))
     with pytest.raises(InputError, match="is no place for files"):
         list_source("smoke://signals/folder")
+    with pytest.raises(StorageError, match=r"cannot be reached .*; check the address and the network"):
+        list_source("hdfs://nobody:1/folder")
+
+
+S3 = "s3://key:secret@plant/{}?endpoint_override=127.0.0.1:1&scheme=http&region=r"
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "words"),
+    [
+        ("photos", "photos/judged", "--out FOLDER/photos/judged lies in FOLDER/photos, and its overlays"),
+        ("photos", "link", "lies in FOLDER/photos"),
+        ("photos", "file://FOLDER/photos", "lies in FOLDER/photos"),
+        ("photos/2*/**/*.png", "photos/judged", "lies in FOLDER/photos"),
+        ("judged/.photos/*.png", "judged", "FOLDER/judged/.photos/*.png lies in --out FOLDER/judged"),
+        (S3.format("photos"), S3.format("photos/judged"), "--out plant/photos/judged lies in plant/photos"),
+        (S3.format("*/*.png"), S3.format("judged"), "lies in plant, and"),
+        ("photos", "photos judged", None),
+        ("photos/2026/*.png", "photos/judged", None),
+        ("photos.txt", "judged", None),
+        (S3.format("2026/**"), S3.format("judged"), None),
+        ("plant", S3.format("judged"), None),
+    ],
+)
+def test_source_and_dest_do_not_hold_each_other(tmp_path: Path, source: str, dest: str, words: str | None) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos/judged")
+    source, dest = (
+        each.replace("FOLDER", str(tmp_path)) if "://" in each else f"{tmp_path}/{each}" for each in (source, dest)
+    )
+    if words is None:
+        require_apart(source, Storage.at(dest))
+        return
+    with pytest.raises(InputError, match=re.escape(words.replace("FOLDER", str(tmp_path)))):
+        require_apart(source, Storage.at(dest))
 
 
 def test_a_password_is_never_shown_or_stored() -> None:
