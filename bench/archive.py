@@ -89,6 +89,9 @@ class Watch:
     def say(self, sentence: str) -> None:
         """Ignore a sentence."""
 
+    def drawing(self, overlays: int, of: int) -> None:
+        """Ignore overlays: the bench asks for none."""
+
     def progress(self, pictures: int, of: int, unjudged: int, workers: int) -> None:
         now_s = time.perf_counter()
         if self._all_at is None and workers == self._workers:

@@ -67,6 +67,11 @@ SEVERITY = (
     "how far the score moved against its threshold."
 )
 """The rule of `Change.severity`, for people."""
+GROUPS = (
+    "Groups with the most new escapes come first, then those with the highest share of another verdict; equal ones are "
+    "in the order of their names."
+)
+"""The order of groups, for people."""
 
 
 class Paired(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,10 +139,11 @@ class Comparison:
         return self.figures(None)
 
     def worst_groups(self, most: int) -> list[Figures]:
-        """Return the groups with the most new escapes, then with the most flips; with intervals of Clopper and Pearson,
-        which take the pictures of a group as independent.
+        """Return the groups in the order of `GROUPS`; with intervals of Clopper and Pearson, which take the pictures of
+        a group as independent.
         """
-        return [self.figures(group) for group in self.tally.worst(["escape added", "flip"], most)]
+        worst = self.tally.worst("escape added", [("flip", "same file")], most)
+        return [self.figures(group) for group in worst]
 
     def groups_with_flips(self) -> Rate | None:
         """Return the share of groups with a flip, with the interval of Clopper and Pearson: it also holds without a

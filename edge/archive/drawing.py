@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from edge.archive.loading import load, read_ahead
-from edge.archive.overlays import Draw, Wanted, overlay_png
+from edge.archive.overlays import Draw, Wanted, overlay_jpeg
 from edge.archive.plan import Pictures
 from edge.bundle import Bundle, open_verified_engine
 from edge.inference import EngineKind, Precision
@@ -23,6 +23,6 @@ def drawer(bundles: Iterable[Bundle], pictures: Pictures, engine: EngineKind, pr
                     yield each.number, None
                     continue
                 (result,) = inspector.inspect_frames([loaded.frame])
-                yield each.number, overlay_png(result)
+                yield each.number, overlay_jpeg(result)
 
     return draw

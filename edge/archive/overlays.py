@@ -8,12 +8,14 @@ from typing import NamedTuple
 from edge.archive.finding import Finding
 from edge.archive.results import Results
 from edge.archive.storage import Storage
-from edge.heatmap_picture import png
+from edge.heatmap_picture import jpeg
 from edge.offline import InspectionResult
 
 FOLDER = "overlays"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
+JPEG_QUALITY = 90
+"""At full size. PNG takes five times the space: 3.5 instead of 0.65 MB for boards of 1600 x 1250 px."""
 
 
 class Wanted(NamedTuple):
@@ -26,7 +28,7 @@ class Wanted(NamedTuple):
 
 
 Draw = Callable[[str, Sequence[Wanted]], Iterable[tuple[int, bytes | None]]]
-"""Inspects pictures with the bundle of a digest and yields, in any order, the number and the overlay as PNG of each;
+"""Inspects pictures with the bundle of a digest and yields, in any order, the number and the overlay as JPEG of each;
 None: there is nothing to draw."""
 
 
@@ -43,36 +45,51 @@ def wanted_overlays(results: Results) -> dict[str, list[Finding]]:
     return {results.new_digest: _sorted(new), results.old_digest: _sorted(old)}
 
 
-def write_overlays(dest: Storage, results: Results, draw: Draw) -> None:
+def write_overlays(
+    dest: Storage, results: Results, draw: Draw, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> None:
     """Write the overlays of a report that are not there yet.
 
+    Args:
+        progress: called with the number of overlays that are drawn, and of all that are missing.
     Raises:
         StorageError: an overlay cannot be written.
     """
-    for digest, findings in wanted_overlays(results).items():
-        there = {posixpath.basename(info.path) for info in dest.entries(f"{FOLDER}/{digest}")}
-        missing = {each.number: each for each in findings if posixpath.basename(name_of(digest, each)) not in there}
-        wanted = [Wanted(each.number, each.picture, each.content) for each in missing.values()]
-        for number, data in draw(digest, wanted) if wanted else ():
+    missing = {digest: _missing(dest, digest, findings) for digest, findings in wanted_overlays(results).items()}
+    done, total = 0, sum(map(len, missing.values()))
+    for digest, findings in missing.items():
+        if not findings:
+            continue
+        progress(done, total)
+        wanted = [Wanted(each.number, each.picture, each.content) for each in findings.values()]
+        for number, data in draw(digest, wanted):
             if data is not None:
-                dest.write(name_of(digest, missing[number]), data)
+                dest.write(name_of(digest, findings[number]), data)
+            done += 1
+            progress(done, total)
 
 
-def overlay_png(result: InspectionResult) -> bytes | None:
-    """Return a result's overlay as PNG: without a verdict the plain picture, None if it could not be read."""
+def overlay_jpeg(result: InspectionResult) -> bytes | None:
+    """Return a result's overlay as JPEG: without a verdict the plain picture, None if it could not be read."""
     if result.frame is None:
         return None
-    return png(result.picture if result.judgement is None else result.overlay())
+    return jpeg(result.picture if result.judgement is None else result.overlay(), JPEG_QUALITY)
 
 
 def name_of(digest: str, finding: Finding) -> str:
     """Return the name of an overlay in DEST.
 
     >>> name_of("ab12", Finding(7, "day 1/böard 7.png", ".", None, "1f", "GOOD", None, None, 0.0, 1.0))
-    'overlays/ab12/00000007_b_ard_7.png'
+    'overlays/ab12/00000007_b_ard_7.jpg'
     """
     stem = _UNSAFE.sub("_", posixpath.splitext(posixpath.basename(finding.picture))[0])[:LONGEST_STEM]
-    return f"{FOLDER}/{digest}/{finding.number:08d}_{stem}.png"
+    return f"{FOLDER}/{digest}/{finding.number:08d}_{stem}.jpg"
+
+
+def _missing(dest: Storage, digest: str, findings: Iterable[Finding]) -> dict[int, Finding]:
+    """Return the pictures whose overlays are not in DEST, by number."""
+    there = {posixpath.basename(info.path) for info in dest.entries(f"{FOLDER}/{digest}")}
+    return {each.number: each for each in findings if posixpath.basename(name_of(digest, each)) not in there}
 
 
 def _sorted(findings: dict[int, Finding]) -> list[Finding]:

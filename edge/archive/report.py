@@ -1,14 +1,17 @@
 """Writes `report.html` of a complete DEST: one self-contained page."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from edge.archive import comparison as compared
+from edge.archive import summary as summarized
 from edge.archive.comparison import SEVERITY, VERDICTS, Change
+from edge.archive.difference import GRAPH
 from edge.archive.finding import Finding
 from edge.archive.overlays import name_of
 from edge.archive.plan import Plan
@@ -23,6 +26,8 @@ MOST_GROUPS = 100
 """Most rows of a table of groups."""
 LONGER_SIDE_PX = 640
 JPEG_QUALITY = 80
+SMALLEST = 0.0005
+"""A smaller margin, logits, has no figure: it would be shown as 0."""
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -73,8 +78,16 @@ def make_report(plan: Plan, results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, signed=signed, interval=format_interval)
-    environment.globals.update(format_count=format_count, is_are=is_are, VERDICTS=VERDICTS, SEVERITY=SEVERITY)
+    environment.filters.update(percent=percent, signed=signed, interval=format_interval, margin=format_margin)
+    environment.globals.update(
+        format_count=format_count,
+        is_are=is_are,
+        VERDICTS=VERDICTS,
+        SEVERITY=SEVERITY,
+        ORDER_OF_CHANGED=compared.GROUPS,
+        ORDER=summarized.GROUPS,
+        LONGER_SIDE_PX=LONGER_SIDE_PX,
+    )
     return environment.get_template("report.html.jinja").render(
         archive=plan.archive,
         names=[name for name, _, _ in reversed(results.bundles())],
@@ -92,6 +105,25 @@ def make_report(plan: Plan, results: Results) -> str:
         more_flips=0 if comparison is None else comparison.count("flip") - len(flips),
         more_worst=len(worst) - len(shown),
         warnings=list(_warnings(results)),
+        difference=None if results.differ_in is None else describe_difference(results.differ_in),
+        folder=dest.root if dest.is_local else None,
+    )
+
+
+def describe_difference(differ_in: Sequence[str]) -> str:
+    """Say in what two bundles differ.
+
+    >>> describe_difference(["score threshold", "evidence threshold"])
+    'Both bundles have the same graph. They differ only in the score threshold and the evidence threshold.'
+    >>> describe_difference(["graph", "grid", "score threshold"])
+    'The bundles have different graph files. They also differ in the grid and the score threshold.'
+    """
+    *most, last = [f"the {each}" for each in differ_in if each != GRAPH] or [""]
+    others = f"{', '.join(most)} and {last}" if most else last
+    if GRAPH in differ_in:
+        return "The bundles have different graph files." + (f" They also differ in {others}." if others else "")
+    return "Both bundles have the same graph. " + (
+        f"They differ only in {others}." if others else "They differ in nothing that changes a verdict."
     )
 
 
@@ -171,6 +203,15 @@ def signed(value: float) -> str:
     """
     text = f"{value:+,}" if isinstance(value, int) else f"{value:+.3f}" if abs(value) < 0.1 else f"{value:+.2f}"
     return text.replace("-", MINUS)
+
+
+def format_margin(margin: float) -> str:
+    """Return a score minus its threshold.
+
+    >>> format_margin(1.234), format_margin(-8.9e-16)
+    ('+1.23 from the threshold', 'on the threshold')
+    """
+    return "on the threshold" if abs(margin) < SMALLEST else f"{signed(margin)} from the threshold"
 
 
 def format_interval(interval: tuple[float, float] | None) -> str:

@@ -1,7 +1,9 @@
 """Reads and checks the verdicts of one or two bundles once, part by part, for overlays and report."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 import pyarrow as pa
 
@@ -53,19 +55,39 @@ class Results:
     """The new bundle's workers first, then by the number of pictures."""
     verdicts: dict[str, Counter[str]]
     """The number of pictures by verdict, for each bundle by its digest."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Paths of the bundles on the command line, by digest."""
+    differ_in: Sequence[str] | None = None
+    """In what both bundles differ, as `edge.archive.difference` says; None: not known."""
 
     def bundles(self) -> list[tuple[str, UsedBundle, str]]:
-        """Return name, use and digest of each bundle, the new one first. The name has the digest if both are alike."""
+        """Return name, use and digest of each bundle, the new one first. The names of two bundles have the bundles'
+        paths, which people typed, or their digests if those do not tell them apart.
+        """
         used = [(self.new, self.new_digest)]
         if self.old is not None and self.old_digest is not None:
             used.append((self.old, self.old_digest))
         names = [f"{bundle.name} {bundle.version}" for bundle, _ in used]
+        if len(used) > 1:
+            paths = [self.called.get(digest, "") for _, digest in used]
+            for marks in ([PurePath(path).name for path in paths], paths):
+                if all(marks) and len(set(marks)) == len(marks):
+                    names = [f"{name} ({mark})" for name, mark in zip(names, marks, strict=True)]
+                    break
         if len(set(names)) < len(names):
             names = [f"{name} ({digest[:8]})" for name, (_, digest) in zip(names, used, strict=True)]
         return [(name, bundle, digest) for name, (bundle, digest) in zip(names, used, strict=True)]
 
 
-def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: int = 50) -> Results:
+def read_results(
+    plan: Plan,
+    digest: str,
+    against: str | None = None,
+    *,
+    worst: int = 50,
+    called: Mapping[str, str] | None = None,
+    differ_in: Sequence[str] | None = None,
+) -> Results:
     """Read all verdicts of a bundle, and check that each picture of the plan has exactly one row.
 
     Memory is bounded by a part and grows with the number of groups.
@@ -74,6 +96,8 @@ def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: 
         digest: of the bundle.
         against: digest of the old bundle to compare with.
         worst: how many of the worst pictures and flips to remember.
+        called: paths of the bundles on the command line, by digest.
+        differ_in: in what both bundles differ; None: not known.
     Raises:
         InputError: a file of verdicts is missing or damaged, or has other pictures than the plan.
     """
@@ -111,6 +135,8 @@ def read_results(plan: Plan, digest: str, against: str | None = None, *, worst: 
         comparison,
         sorted(workers.values(), key=lambda each: (each.digest != digest, -each.pictures, each.processor)),
         verdicts,
+        called or {},
+        differ_in,
     )
 
 

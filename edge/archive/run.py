@@ -5,16 +5,17 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
 from pyarrow.fs import FileType
 
 from edge.archive import attempts, verdicts
 from edge.archive.cluster import Crew, Part, processors
+from edge.archive.difference import difference_of
 from edge.archive.drawing import drawer
+from edge.archive.outcome import Inspected, outcome_of
 from edge.archive.overlays import write_overlays
 from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
 from edge.archive.report import write_report
-from edge.archive.results import Results, read_results
+from edge.archive.results import read_results
 from edge.archive.shipping import files_of
 from edge.archive.sources import list_source, require_apart
 from edge.archive.storage import Storage, is_uri, without_password
@@ -39,26 +40,8 @@ class Observer(Protocol):
     def progress(self, pictures: int, of: int, unjudged: int, workers: int) -> None:
         """Show how many of this run's pictures are inspected, the rows without verdict, and the workers at work."""
 
-
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdicts of a bundle in DEST."""
-
-    name: str
-    version: str
-    good: int
-    defect: int
-    no_verdict: int
-
-
-class Inspected(msgspec.Struct, frozen=True, kw_only=True):
-    """What DEST holds at the end."""
-
-    dest: str
-    pictures: int
-    inspected: int
-    """The number of pictures that this run inspected; the others were there."""
-    bundles: dict[str, Counts]
-    """By digest; the first is BUNDLE, the second OLD."""
+    def drawing(self, overlays: int, of: int) -> None:
+        """Show how many overlays of the report are drawn."""
 
 
 @interruptible()
@@ -143,14 +126,18 @@ def inspect_archive(
                     precision=precision,
                 )
                 inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
-        results = read_results(plan, *used, worst=worst)
+        results = read_results(
+            plan,
+            *used,
+            worst=worst,
+            called={bundle.digest: str(bundle.path) for bundle in bundles},
+            differ_in=difference_of(bundles[0], bundles[1], engine, precision) if len(bundles) > 1 else None,
+        )
         dest.delete(attempts.FOLDER)
         pictures = Pictures(_absolute(source), plan.archive.folder)
-        write_overlays(dest, results, drawer(bundles, pictures, engine, precision))
+        write_overlays(dest, results, drawer(bundles, pictures, engine, precision), observer.drawing)
         write_report(plan, results)
-        return Inspected(
-            dest=without_password(out), pictures=plan.archive.pictures, inspected=inspected, bundles=_counts(results)
-        )
+        return outcome_of(out, results, inspected)
 
 
 def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:
@@ -178,19 +165,6 @@ def _missing(plan: Plan, digests: Sequence[str]) -> list[Part]:
         Part(number, [digest for digest in digests if number not in finished[digest]]) for number in range(plan.parts)
     )
     return [part for part in wanted if part.digests]
-
-
-def _counts(results: Results) -> dict[str, Counts]:
-    return {
-        digest: Counts(
-            name=used.name,
-            version=used.version,
-            good=results.verdicts[digest]["GOOD"],
-            defect=results.verdicts[digest]["DEFECT"],
-            no_verdict=results.verdicts[digest]["NO_VERDICT"],
-        )
-        for _, used, digest in results.bundles()
-    }
 
 
 def _used(bundle: Bundle, engine: EngineKind, precision: Precision) -> UsedBundle:

@@ -10,6 +10,11 @@ from edge.calibration.group_bootstrap import describe_basis
 
 EXAMPLES = 5
 """How many pictures without a verdict are named for each reason."""
+GROUPS = (
+    "Groups with the most escapes come first, then those with the highest share of DEFECT, then of pictures without a "
+    "verdict; equal ones are in the order of their names."
+)
+"""The order of groups, for people."""
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +85,9 @@ class Summary:
         return self.figures(None)
 
     def worst_groups(self, most: int) -> list[Figures]:
-        """Return the groups with the most escapes, then with the most DEFECTs and pictures without a verdict."""
-        return [self.figures(group) for group in self.tally.worst(["escape", "DEFECT", "NO_VERDICT"], most)]
+        """Return the groups in the order of `GROUPS`."""
+        shares = [("DEFECT", "picture"), ("NO_VERDICT", "picture")]
+        return [self.figures(group) for group in self.tally.worst("escape", shares, most)]
 
     def basis(self) -> str:
         """Describe the intervals of `total`."""

@@ -60,9 +60,19 @@ class Tally:
         count, pictures = pairs.sum(axis=0).tolist()
         return Rate(count, pictures, ratio_interval(pairs[:, 0], pairs[:, 1])) if pictures else None
 
-    def worst(self, names: Sequence[str], most: int) -> list[str]:
-        """Return the groups with the most of these names, ties by name, at most so many."""
-        return sorted(self.groups, key=lambda group: (*(-self.groups[group][name] for name in names), group))[:most]
+    def worst(self, name: str, shares: Sequence[tuple[str, str]], most: int) -> list[str]:
+        """Return the groups with the highest counts of a name, then with the highest shares, then by the groups' names.
+
+        Args:
+            shares: pairs of names; the share is the count of the first, divided by that of the second.
+            most: largest number of groups.
+        """
+
+        def order(group: str) -> tuple[object, ...]:
+            counts = self.groups[group]
+            return -counts[name], *(-counts[part] / (counts[of] or 1) for part, of in shares), group
+
+        return sorted(self.groups, key=order)[:most]
 
 
 class Worst(Generic[T]):

@@ -1,24 +1,22 @@
 """`heatline archive`: many pictures, with many processes."""
 
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.bundle import open_bundle
+from edge.cli.archive_progress import ArchiveProgress
 from edge.cli.extras import require_extra
 from edge.cli.group import CommandGroup
 from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.output import json_option, print_report
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.util.text import format_count, on_one_line
+from edge.util.text import format_count
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-    from edge.archive.run import Inspected
+    from edge.archive.outcome import Changes, Inspected
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline archive inspect boards.bundle photos/ --out judged/")
@@ -69,7 +67,7 @@ def inspect(
         raise InputError(f"{against} is the same bundle as {bundle_path}; name another one with --against")
     from edge.archive.run import inspect_archive  # imported here, as it needs the extra
 
-    with _Progress() as progress:
+    with ArchiveProgress() as progress:
         found = inspect_archive(
             bundles,
             source,
@@ -81,10 +79,7 @@ def inspect(
             precision=precision,
             worst=worst,
         )
-    if as_json:
-        print_json(found)
-    else:
-        print_facts(f"{found.dest} holds {format_count(found.pictures, 'picture')}", _facts(found))
+    print_report(found, as_json, f"{found.dest} holds {format_count(found.pictures, 'picture')}", _facts(found))
     unjudged = sum(counts.no_verdict for counts in found.bundles.values())
     if unjudged:
         raise InputError(
@@ -94,48 +89,33 @@ def inspect(
 
 def _facts(found: "Inspected") -> dict[str, object]:
     facts: dict[str, object] = {"inspected now": format_count(found.inspected, "picture")}
-    return facts | {
-        f"{counts.name} {counts.version}": f"{counts.defect} DEFECT, {counts.good} GOOD, {counts.no_verdict} NO_VERDICT"
-        for counts in found.bundles.values()
+    for counts in found.bundles.values():
+        name = f"{counts.name} {counts.version}" + f" ({counts.path})" * (found.against is not None)
+        facts[name] = f"{counts.defect} DEFECT, {counts.good} GOOD, {counts.no_verdict} NO_VERDICT"
+    return facts | ({} if found.against is None else _changes(found.against)) | {"report": found.report}
+
+
+def _changes(changes: "Changes") -> dict[str, object]:
+    """Return what a changeover would change."""
+    facts: dict[str, object] = {
+        "bundles differ in": ", ".join(changes.differ_in or ()) or "nothing that changes a verdict",
+        "other verdict": f"{changes.flips} of {format_count(changes.compared, 'picture')}",
+        "DEFECT to GOOD": changes.defect_to_good,
+        "GOOD to DEFECT": changes.good_to_defect,
+        "verdict lost": changes.lost,
+        "verdict gained": changes.gained,
     }
-
-
-class _Progress:
-    """Shows on standard error what happens: sentences, and a bar if it is a terminal."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-        console = progress_console()
-        self._bar = Progress(
-            *(TextColumn("pictures"), BarColumn(), MofNCompleteColumn()),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[unjudged]} without verdict, {task.fields[workers]} at work"),
-            console=console,
-            disable=not console.is_terminal,
+    for name, label, mistakes in (
+        ("new escapes", "defective", changes.escapes),
+        ("new false rejects", "good", changes.false_rejects),
+    ):
+        if mistakes is None:
+            facts[name] = f"not known: no picture with the label {label} has a verdict"
+        else:
+            pictures = format_count(mistakes.pictures, f"{label} picture")
+            facts[name] = f"{mistakes.added} of {pictures}; in all {mistakes.new} instead of {mistakes.old}"
+    if changes.other_files:
+        facts["not compared"] = (
+            f"{format_count(changes.other_files, 'picture')}, whose content changed between the runs"
         )
-        self._task: TaskID | None = None
-
-    def say(self, sentence: str) -> None:
-        click.echo(on_one_line(sentence), err=True)
-
-    def progress(self, pictures: int, of: int, unjudged: int, workers: int) -> None:
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=of, rate="", unjudged=0, workers="")
-        speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task,
-            completed=pictures,
-            rate="" if speed is None else f"{speed:.1f} pictures/s",
-            unjudged=unjudged,
-            workers=format_count(workers, "worker"),
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+    return facts

@@ -145,7 +145,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     found = json.loads(result.stdout)
     assert (found["pictures"], found["inspected"]) == (60, 60 - PART * there)
     assert found["bundles"][bundle.digest] == {
-        "name": "darkness", "version": "1", "good": 40, "defect": 20, "no_verdict": 0
+        "path": str(bundle.path), "name": "darkness", "version": "1", "good": 40, "defect": 20, "no_verdict": 0
     }  # fmt: skip
     assert table_of(tmp_path) == expected
     assert not (tmp_path / "_attempts").exists()

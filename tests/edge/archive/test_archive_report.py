@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import duckdb
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from edge.archive import report
 from edge.archive.overlays import Wanted, name_of, wanted_overlays, write_overlays
 from edge.archive.report import make_report, write_report
 from edge.archive.results import Results, read_results
-from edge.heatmap_picture import png
+from edge.heatmap_picture import JPEG_SIDE_PX, jpeg
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive, note
 
 SAME = Made("day 1", "good", {OLD: Seen(-1.0), NEW: Seen(-1.5)})
@@ -61,7 +62,7 @@ class Drawing:
     def _draw(self, digest: str, wanted: Sequence[Wanted]) -> Iterator[tuple[int, bytes | None]]:
         for each in reversed(wanted):
             self.asked.append((digest, each.number))
-            yield each.number, png(np.full((80, 100, 3), 60, np.uint8))
+            yield each.number, jpeg(np.full((80, 100, 3), 60, np.uint8), 90)
 
 
 def results_of(folder: Path, pictures: Sequence[Made] = ALL, worst: int = 50) -> tuple[Results, Page]:
@@ -80,7 +81,7 @@ def test_overlays_are_those_of_the_worst_pictures_and_flips_and_are_drawn_once(t
     write_overlays(plan.dest, results, drawing)
     # Highest margins of the new bundle: 1 and 2. Worst flips: the new escape 2, then 1, whose score moved furthest.
     assert sorted(drawing.asked) == [(OLD, 1), (OLD, 2), (NEW, 1), (NEW, 2)]
-    files = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "overlays").rglob("*.png"))
+    files = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "overlays").rglob("*.jpg"))
     expected = [name_of(digest, each) for digest, found in wanted_overlays(results).items() for each in found]
     assert files == sorted(expected)
     write_overlays(plan.dest, results, drawing)
@@ -99,6 +100,16 @@ def test_pictures_that_could_not_be_read_are_not_drawn(tmp_path: Path) -> None:
     assert sorted(drawing.asked) == [(OLD, 1), (NEW, 1)]
 
 
+def test_an_overlay_keeps_its_size_and_its_colours() -> None:
+    rgb = np.full((40, 60, 3), (200, 30, 30), np.uint8)
+    rgb[:, 31] = (30, 30, 200)  # a line of one pixel, off the grid of halved colours
+    shown = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg(rgb, 90), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    assert shown.shape == rgb.shape
+    assert np.abs(shown.astype(int) - rgb).max() < 40
+    longest = jpeg(np.zeros((2, JPEG_SIDE_PX + 100, 3), np.uint8), 90)
+    assert cv2.imdecode(np.frombuffer(longest, np.uint8), cv2.IMREAD_COLOR).shape[1] == JPEG_SIDE_PX
+
+
 def test_the_page_begins_with_what_flips(tmp_path: Path) -> None:
     _, page = results_of(tmp_path)
     assert "boards 2 against boards 1" in page.text
@@ -112,6 +123,7 @@ def test_the_page_begins_with_what_flips(tmp_path: Path) -> None:
     assert "No intervals: a bootstrap needs at least 10 groups, and there are 3" in page.text
     flips = [page.text.index(f"{name}.png", page.text.index("the worst first")) for name in ("/2", "/1", "/3", "/4")]
     assert flips == sorted(flips), "a new escape first, then by how far the score moved, then without a score"
+    assert "New escape in day 1, labelled defective" in page.text
     assert "failed.unreadable 1 day 2/5.png the picture <5> is odd" in page.text
 
 
@@ -124,6 +136,21 @@ def test_the_page_needs_no_other_file_and_escapes_names(tmp_path: Path) -> None:
     assert "<day 3>" not in text
     assert html.escape("<day 3>") in text
     assert "prefers-color-scheme: dark" in text
+
+
+def test_a_score_on_the_threshold_has_no_sign_and_groups_without_a_flip_are_in_the_order_of_names(
+    tmp_path: Path,
+) -> None:
+    on_it = Made("day 3", None, {OLD: Seen(-1e-15), NEW: Seen(-1e-15)})
+    flip = Made("day 2", None, {OLD: Seen(1.0), NEW: Seen(-1.0)})
+    stays = Made("day 2", None, {OLD: Seen(1.0), NEW: Seen(1.0)})
+    others = [Made(f"day {day}", None, stays.seen) for day in (5, 4, 1)]
+    whole = Made("day 6", None, flip.seen)
+    results, page = results_of(tmp_path, [on_it, flip, flip, stays, *others, whole])
+    assert "on the threshold, 0 regions" in page.text
+    assert results.comparison is not None
+    order = [figures.group for figures in results.comparison.worst_groups(10)]
+    assert order == ["day 6", "day 2", "day 1", "day 3", "day 4", "day 5"], "by share, then by name"
 
 
 def test_the_page_of_one_bundle_compares_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""What `heatline archive inspect` prints: the answer of a comparison, and how far it is. Nothing here needs Ray."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from edge.archive.difference import difference_of
+from edge.archive.outcome import outcome_of
+from edge.archive.results import read_results
+from edge.bundle import Bundle, open_bundle
+from edge.cli.archive_progress import LINE_SECONDS, ArchiveProgress
+from tests.command import heatline
+from tests.edge.archive.archives import inspected_here, write_archive
+from tests.edge.archive.made_archives import NEW, OLD, Made, Seen, made_archive
+from tests.small_bundle import bundle_in, copy_of, edit_manifest, int8_of_gain, put
+
+
+def other_threshold(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy that never gives DEFECT."""
+
+    def change(manifest: dict[str, dict[str, float]]) -> None:
+        manifest["calibration"]["score_threshold"] = 1000.0
+
+    return open_bundle(edit_manifest(copy_of(bundle, folder), change))
+
+
+def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path: Path, bundle: Bundle) -> None:
+    source, dest = tmp_path / "pictures.parquet", tmp_path / "dest"
+    write_archive(tmp_path / "source", 6)
+    paths = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "source").rglob("*.png"))
+    labels = ["defective" if "000" in path and int(Path(path).stem) % 3 == 0 else "good" for path in paths]
+    pq.write_table(pa.table({"picture": paths, "label": labels}), source)
+    new = other_threshold(bundle, tmp_path / "new.bundle")
+    inspected_here([new, bundle], source, dest)
+    command = "archive", "inspect", new.path, source, "--out", dest, "--against", bundle.path, "--worst", "2"
+    result = heatline(*command, env={"PATH": ""})  # without Ray
+    assert result.returncode == 0, result.stderr
+    printed = dict(line.split("  ", 1) for line in result.stdout.splitlines()[1:])
+    assert {name: value.strip() for name, value in printed.items()} == {
+        "inspected now": "0 pictures",
+        f"darkness 1 ({new.path})": "0 DEFECT, 6 GOOD, 0 NO_VERDICT",
+        f"darkness 1 ({bundle.path})": "2 DEFECT, 4 GOOD, 0 NO_VERDICT",
+        "bundles differ in": "score threshold",
+        "other verdict": "2 of 6 pictures",
+        "DEFECT to GOOD": "2",
+        "GOOD to DEFECT": "0",
+        "verdict lost": "0",
+        "verdict gained": "0",
+        "new escapes": "2 of 2 defective pictures; in all 2 instead of 0",
+        "new false rejects": "0 of 4 good pictures; in all 0 instead of 0",
+        "report": str(dest / "report.html"),
+    }
+    assert "overlays: 0 of 4, drawn for the report\noverlays: 4 of 4, drawn for the report\n" in result.stderr
+    overlays = list(dest.glob("overlays/*/*"))
+    assert [cv2.imread(str(path)).shape for path in overlays] == [(230, 300, 3)] * 4, "at full size"
+    page = (dest / "report.html").read_text()
+    assert "Both bundles have the same graph. They differ only in the score threshold." in page
+    assert "darkness 1 (new.bundle) against darkness 1 (darkness)" in page
+    again = heatline(*command, "--json", env={"PATH": ""})
+    assert "overlays:" not in again.stderr, "none is drawn again"
+    found = json.loads(again.stdout)
+    assert found["report"] == str(dest / "report.html")
+    assert found["against"] == {
+        "compared": 6, "other_files": 0, "flips": 2, "defect_to_good": 2, "good_to_defect": 0, "lost": 0, "gained": 0,
+        "elsewhere": 0,
+        "escapes": {"pictures": 2, "old": 0, "new": 2, "added": 2, "removed": 0},
+        "false_rejects": {"pictures": 4, "old": 0, "new": 0, "added": 0, "removed": 0},
+        "differ_in": ["score threshold"],
+    }  # fmt: skip
+
+
+def test_changes_are_those_of_all_pictures_and_no_label_is_no_zero(tmp_path: Path) -> None:
+    pictures = [
+        Made("a", None, {OLD: Seen(old), NEW: Seen(new)})
+        for old, new in ((1, -1), (1, -1), (-1, 1), (1, None), (None, -1), (None, 1), (None, None), (1, 1))
+    ]
+    pictures.append(Made("a", "good", {OLD: Seen(1), NEW: Seen(-1, content="c1")}))
+    results = read_results(made_archive(tmp_path, pictures), NEW, OLD)
+    changes = outcome_of("s3://me:secret@plant/judged?region=eu", results, 0)
+    assert changes.report == "s3://plant/judged/report.html?region=eu"
+    found = changes.against
+    assert found is not None
+    assert (found.compared, found.other_files, found.flips) == (8, 1, 6)
+    assert (found.defect_to_good, found.good_to_defect, found.lost, found.gained) == (2, 1, 1, 2)
+    assert (found.escapes, found.false_rejects) == (None, None)
+
+
+def test_bundles_differ_in_graph_or_thresholds(tmp_path: Path, bundle: Bundle) -> None:
+    calibrated = other_threshold(bundle, tmp_path / "calibrated")
+    assert difference_of(calibrated, bundle, "openvino", "f32") == ["score threshold"]
+    first = bundle_in(tmp_path / "first")
+    second = open_bundle(put(copy_of(first, tmp_path / "second"), int8_of_gain(1.1)))
+    assert difference_of(first, second, "openvino", "f32") == []
+    assert difference_of(first, second, "openvino", "int8") == ["graph"]
+
+
+def test_without_a_terminal_a_line_is_printed_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    now_s = 0.0
+    with ArchiveProgress(lambda: now_s) as progress:
+        for second in range(int(LINE_SECONDS) + 2):
+            now_s = float(second)
+            progress.progress(2 * second, 100, 1, 2)
+        progress.progress(100, 100, 1, 0)
+        progress.progress(100, 100, 1, 0)
+        progress.drawing(0, 7)
+        progress.drawing(1, 7)
+    assert capsys.readouterr().err.splitlines() == [
+        "pictures: 0 of 100, 1 without verdict, 2 workers at work",
+        "pictures: 60 of 100, 2.0 pictures/s, 1 without verdict, 2 workers at work",
+        "pictures: 100 of 100, 3.2 pictures/s, 1 without verdict, 0 workers at work",
+        "overlays: 0 of 7, drawn for the report",
+    ]
