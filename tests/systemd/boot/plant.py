@@ -25,7 +25,7 @@ def over_modbus(port: int) -> dict[str, int]:
         give_up_s = time.monotonic() + WITHIN_SECONDS
         while time.monotonic() < give_up_s:
             line, result = block(plc, LINE), block(plc, MAILBOX)
-            if line["state"] and result["kind"]:
+            if line["heartbeat"] and result["kind"]:  # a line that was not heard yet is NOT_READY, with heartbeat 0
                 return {"heartbeat": line["heartbeat"], "state": line["state"], "verdict": result["verdict"]}
     raise TimeoutError(f"no result over Modbus within {WITHIN_SECONDS:.0f} s")
 
