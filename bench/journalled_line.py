@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edge.delivery.client.follower import Follower
@@ -15,32 +15,41 @@ from edge.delivery.journal.rows import Record
 from edge.errors import BenchError
 from edge.wire.events import BundleName, Times, VerdictEvent, header_of
 
-TOPIC = "verdict.top.GOOD"
-
 
 class JournalledLine:
-    """A journal of GOOD results, and its server at `ipc://FOLDER/follow`."""
+    """A journal of results, and its server at `ipc://FOLDER/follow`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        event: makes the result of a seq and a journal's id; by default a GOOD one without a score.
+    """
+
+    def __init__(self, folder: Path, event: Callable[[int, str], VerdictEvent] | None = None) -> None:
+        self._event = event or _good
         self._journal = Journal.open(folder / "journal", "line1")
-        self._consumers = Consumers(folder / "journal")
+        self.consumers = Consumers(folder / "journal")
         self.address = f"ipc://{folder}/follow"
-        self._server = FollowServer(self.address, folder / "journal", self._consumers)
+        self._server = FollowServer(self.address, folder / "journal", self.consumers)
         self._server.start()
+        self.committed_s: dict[str, float] = {}
+        """When each result was committed, by its id, on the monotonic clock."""
 
-    def add(self, count: int) -> list[str]:
-        """Journal results in one commit; return their ids."""
+    def add(self, count: int) -> None:
+        """Journal results in one commit."""
         first, journal_id = self._journal.last_seq + 1, self._journal.journal_id
-        headers = [header_of(_event(seq, journal_id)) for seq in range(first, first + count)]
-        records = [Record(first + n, time.time_ns(), TOPIC, header, None) for n, header in enumerate(headers)]
+        events = [self._event(seq, journal_id) for seq in range(first, first + count)]
+        records = [
+            Record(event.seq, time.time_ns(), f"verdict.top.{event.verdict}", header_of(event), None)
+            for event in events
+        ]
         self._journal.append(records, {})
+        now_s = time.monotonic()
+        self.committed_s.update((f"{journal_id}-{record.seq}", now_s) for record in records)
         self._server.wake()
-        return [f"{journal_id}-{record.seq}" for record in records]
 
     def close(self) -> None:
         """End the server, and close the journal."""
         self._server.close()
-        self._consumers.close()
+        self.consumers.close()
         self._journal.close()
 
 
@@ -96,7 +105,7 @@ def wait_until_listening(port: int, bridge: str, within_s: float) -> None:
     raise BenchError(f"the bridge did not start; run heatline bridge {bridge} LINE to see why")
 
 
-def _event(seq: int, journal_id: str) -> VerdictEvent:
+def _good(seq: int, journal_id: str) -> VerdictEvent:
     return VerdictEvent(
         boot_id="0" * 32,
         seq=seq,

@@ -24,15 +24,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from bench.inspection_load import NICE, InspectionLoad, inspecting
-from bench.journalled_line import PlainConsumer
+from bench.journalled_line import JournalledLine, PlainConsumer
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
 from edge.errors import BenchError
-from edge.wire.events import BundleName, Region, Times, VerdictEvent, header_of
+from edge.wire.events import BundleName, Region, Times, VerdictEvent
 
 WITHIN_SECONDS = 60.0
 COMMIT_EVERY_SECONDS = 0.005
@@ -47,7 +43,7 @@ name = "top"
 [events]
 bind = "ipc://{folder}/events"
 [journal]
-bind = "ipc://{folder}/journal"
+bind = "ipc://{folder}/follow"
 [mqtt]
 broker = "mqtt://127.0.0.1:{port}"
 """
@@ -95,7 +91,7 @@ def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | Non
     with tempfile.TemporaryDirectory() as name, ExitStack() as open_:
         folder = Path(name)
         port = open_.enter_context(_broker(folder))
-        line = open_.enter_context(closing(_Line(folder)))
+        line = open_.enter_context(closing(JournalledLine(folder, _defect)))
         file = folder / "line1.toml"
         file.write_text(LINE.format(folder=folder, port=port))
         load = None if beside is None else open_.enter_context(inspecting(beside))
@@ -139,35 +135,6 @@ def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | Non
             backlog_rate=round((len(ids) - count) / backlog_s),
             inspection=inspection,
         )
-
-
-class _Line:
-    """A journal and its server."""
-
-    def __init__(self, folder: Path) -> None:
-        self.address = f"ipc://{folder}/journal"
-        place = folder / "state"
-        self._journal = Journal.open(place, "line1")
-        self.consumers = Consumers(place)
-        self._server = FollowServer(self.address, place, self.consumers)
-        self._server.start()
-        self.committed_s: dict[str, float] = {}
-        """When each event was committed, by its id."""
-
-    def add(self, count: int) -> None:
-        """Journal events in one commit."""
-        first, journal_id = self._journal.last_seq + 1, self._journal.journal_id
-        seqs = range(first, first + count)
-        records = [Record(seq, time.time_ns(), "verdict.top.DEFECT", _header(seq, journal_id), None) for seq in seqs]
-        self._journal.append(records, {})
-        now_s = time.monotonic()
-        self.committed_s.update({f"{journal_id}-{seq}": now_s for seq in seqs})
-        self._server.wake()
-
-    def close(self) -> None:
-        self._server.close()
-        self.consumers.close()
-        self._journal.close()
 
 
 class _Subscriber:
@@ -260,16 +227,14 @@ def _wait(condition: Callable[[], bool], description: str) -> None:
         time.sleep(0.005)
 
 
-def _header(seq: int, journal_id: str) -> bytes:
-    return header_of(
-        VerdictEvent(
-            boot_id="0" * 32, seq=seq, camera="top", frame_id=seq, frame_number=seq, part_id=f"P-{seq}",
-            times=Times(captured_at_ns=time.time_ns(), captured_monotonic_ns=time.monotonic_ns()),
-            frame_hw=(2048, 2448), verdict="DEFECT", frame_score=3.2, score_threshold=1.0, evidence_threshold=2.0,
-            precision="f32", bundle=BundleName(name="boards", version="1", digest="0" * 64),
-            regions=[Region((0, 0, 64, 64), OUTLINE, 4096, (32, 32), 40.0 + number) for number in range(2)],
-            latency_ms=41.7, acting=True, journal_id=journal_id, previous_seq=max(0, seq - 1),
-        )
+def _defect(seq: int, journal_id: str) -> VerdictEvent:
+    return VerdictEvent(
+        boot_id="0" * 32, seq=seq, camera="top", frame_id=seq, frame_number=seq, part_id=f"P-{seq}",
+        times=Times(captured_at_ns=time.time_ns(), captured_monotonic_ns=time.monotonic_ns()),
+        frame_hw=(2048, 2448), verdict="DEFECT", frame_score=3.2, score_threshold=1.0, evidence_threshold=2.0,
+        precision="f32", bundle=BundleName(name="boards", version="1", digest="0" * 64),
+        regions=[Region((0, 0, 64, 64), OUTLINE, 4096, (32, 32), 40.0 + number) for number in range(2)],
+        latency_ms=41.7, acting=True, journal_id=journal_id, previous_seq=max(0, seq - 1),
     )  # fmt: skip
 
 

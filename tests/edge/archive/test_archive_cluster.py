@@ -189,17 +189,26 @@ def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
     plan_of([bundle], source, tmp_path, PART)
     lost = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
+    joined = []
 
-    def kill_node() -> None:
+    def replace_node() -> None:
+        others = set(workers_below(os.getpid())) - set(workers_below(raylet(lost)))
+        for pid in others:  # they leave work for the node that joins
+            os.kill(pid, signal.SIGSTOP)
         for pid in tree(raylet(lost)):
             with contextlib.suppress(ProcessLookupError):
                 kill(pid)
+        joined.append(cluster.add_node(**NODE))
+        wait_for(lambda: workers_below(raylet(joined[0]), "inspect"))
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
 
-    with once(lambda: parts_in(tmp_path) and workers_below(raylet(lost)), kill_node):
+    with once(lambda: parts_in(tmp_path) and workers_below(raylet(lost)), replace_node):
         result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", cluster.address)
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
     cluster.remove_node(lost)
+    cluster.remove_node(joined[0])
 
 
 @pytest.mark.long
