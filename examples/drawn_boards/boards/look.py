@@ -3,6 +3,7 @@
 Colours are float32 RGB reflectances; 1.0 is white.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -91,18 +92,18 @@ def paint(rng: np.random.Generator, look: Look, layers: Layers) -> Picture:
     shade = 1 + look.relief * (0.9 * facing - 0.45 * steepness) + 0.05 * mottle + 0.03 * grain
     shade += look.weave_strength * _weave(look.weave_px, (height, width)) * (1 - 0.7 * copper)
     shade += 0.22 * scratches
-    picture = _mix(look.mask_on_substrate, look.mask_on_copper, copper) * shade[..., None]
+    picture = _mix(look.mask_on_substrate, look.mask_on_copper, copper) * on_channels(shade)
     dimple = _soft(layers.dimple, 1.5)
-    picture *= (1 - 0.4 * dimple)[..., None]
+    picture *= on_channels(1 - 0.4 * dimple)
 
-    picture += look.gloss * _glare(rng, (height, width))[..., None]
+    picture += on_channels(look.gloss * _glare(rng, (height, width)))
     picture = _print_silk(picture, look, layers.silk, grain)
     picture = _open_mask(picture, look, layers, copper, tarnish, grain)
-    drill = _soft(layers.drill, 0.7)[..., None]
+    drill = on_channels(_soft(layers.drill, 0.7))
     picture = picture * (1 - drill) + _bore(look, layers.drill) * drill
     if not layers.board.all():
         picture = _lay_on_table(picture, look, layers.board, grain)
-    dusty: Picture = picture * (1 - specks)[..., None]
+    dusty: Picture = picture * on_channels(1 - specks)
     return dusty
 
 
@@ -111,6 +112,16 @@ def smooth_noise(rng: np.random.Generator, size_hw: tuple[int, int], scale_px: f
     height, width = (max(2, round(side / scale_px)) for side in size_hw)
     coarse = rng.standard_normal((height, width), dtype=np.float32)
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32, copy=False)
+
+
+def on_channels(plane: Picture) -> Picture:
+    """Return a plane [H, W] three times, as [H, W, 3]: NumPy is slow at broadcasting over so short an axis."""
+    return merge((plane, plane, plane))
+
+
+def merge(planes: Iterable[Picture]) -> Picture:
+    """Return three planes [H, W] as one picture [H, W, 3]."""
+    return cv2.merge(tuple(planes)).astype(np.float32, copy=False)
 
 
 def _colour(rgb: tuple[int, int, int]) -> Colour:
@@ -130,8 +141,12 @@ def _slopes(layer: Layer, sigma_px: float) -> tuple[Picture, Picture]:
 
 
 def _mix(low: Colour, high: Colour, share: Picture) -> Picture:
-    mixed: Picture = low + (high - low) * share[..., None]
-    return mixed
+    return merge(low[i] + (high[i] - low[i]) * share for i in range(3))
+
+
+def _cover(picture: Picture, colour: Colour, share: Picture) -> Picture:
+    """Paint a share [H, W] of each pixel in a colour."""
+    return merge(picture[..., i] + (colour[i] - picture[..., i]) * share for i in range(3))
 
 
 def _weave(period_px: float, size_hw: tuple[int, int]) -> Picture:
@@ -153,9 +168,8 @@ def _glare(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
 
 
 def _print_silk(picture: Picture, look: Look, printed: Layer, grain: Picture) -> Picture:
-    cover = _soft(printed, 0.8) * np.clip(0.92 + 0.06 * grain, 0, 1)
-    silked: Picture = picture + (look.silk - picture) * cover[..., None]
-    return silked
+    cover: Picture = _soft(printed, 0.8) * np.clip(0.92 + 0.06 * grain, 0, 1)
+    return _cover(picture, look.silk, cover)
 
 
 def _open_mask(
@@ -166,8 +180,8 @@ def _open_mask(
     slope_x, slope_y = _slopes(metal_layer, 5.0)
     facing = slope_x * np.float32(np.cos(look.light_angle)) + slope_y * np.float32(np.sin(look.light_angle))
     shine = 0.95 + 1.1 * look.relief * facing + 0.07 * tarnish + 0.03 * grain
-    bare = _mix(_colour(_SUBSTRATE) * np.float32(0.55), look.metal, copper) * shine[..., None]
-    share = _soft(layers.opening, 0.8)[..., None]
+    bare = _mix(_colour(_SUBSTRATE) * np.float32(0.55), look.metal, copper) * on_channels(shine)
+    share = on_channels(_soft(layers.opening, 0.8))
     opened: Picture = picture + (bare - picture) * share
     return opened
 
@@ -182,13 +196,13 @@ def _bore(look: Look, drill: Layer) -> Picture:
 
 def _lay_on_table(picture: Picture, look: Look, board: Layer, grain: Picture) -> Picture:
     """Paint the board's pale cut edge, and a plain table with a soft shadow around the board."""
-    share = _soft(board, 0.8)[..., None]
+    share = _soft(board, 0.8)
     inner = as_layer(cv2.erode(board, np.ones((7, 7), np.uint8)))
-    cut = (share - _soft(inner, 0.8)[..., None]).clip(0, 1)
-    shadow = _soft(board, 14.0)[..., None]
-    table = look.table * (1 - 0.5 * shadow) * (1 + 0.02 * grain[..., None])
-    edged = picture + (_colour(_SUBSTRATE) - picture) * (0.7 * cut)
-    laid: Picture = table + (edged - table) * share
+    cut: Picture = (share - _soft(inner, 0.8)).clip(0, 1)
+    shadow = _soft(board, 14.0)
+    table = merge(look.table[i] * (1 - 0.5 * shadow) * (1 + 0.02 * grain) for i in range(3))
+    edged = _cover(picture, _colour(_SUBSTRATE), np.float32(0.7) * cut)
+    laid: Picture = table + (edged - table) * on_channels(share)
     return laid
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .design import Layer
-from .look import Picture, smooth_noise
+from .look import Picture, merge, on_channels, smooth_noise
 
 PLANE_MARGIN_PX = 32
 """Width of the drawing plane beyond the picture on each side, so that a tilted view shows no empty area."""
@@ -35,7 +35,7 @@ def photograph(
     exposed = cv2.GaussianBlur(exposed, (0, 0), blur_px) * light
     luminance = rng.standard_normal((height, width, 1), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
-    noise = luminance + 0.7 * cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
+    noise = on_channels(luminance) + 0.7 * cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
     np.clip(exposed, 0, 1, out=exposed)
     exposed += noise * np.sqrt(shot_noise * exposed + read_noise**2)
     photo = np.clip(exposed * 255 + 0.5, 0, 255).astype(np.uint8)
@@ -82,5 +82,4 @@ def _draw_light(rng: np.random.Generator, size_hw: tuple[int, int]) -> Picture:
     exposure = rng.uniform(0.85, 1.2)
     cast = (1 + rng.normal(0, 0.025, 3)).astype(np.float32)
     factor = (exposure * (1 + gradient - vignette + uneven)).astype(np.float32)
-    light: Picture = factor[..., None] * cast
-    return light
+    return merge(factor * cast[i] for i in range(3))

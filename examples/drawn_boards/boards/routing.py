@@ -101,6 +101,9 @@ class Grid:
             dx = max(left - column, column - right, 0)
             return _STRAIGHT_COST * max(dx, dy) + (_DIAGONAL_COST - _STRAIGHT_COST) * min(dx, dy)
 
+        def is_foreign_pad(index: int) -> bool:
+            return bool(is_pad[index]) and owner[index] not in own_nets
+
         best = {start: 0}
         previous: dict[int, tuple[int, int]] = {}
         heap = [(remaining(start), 0, start, -1)]
@@ -125,13 +128,16 @@ class Grid:
                 if direction & 1:
                     one, other = current + steps[direction - 1], current + steps[(direction + 1) % 8]
                     # A diagonal would pass too close to a foreign pad, and must not cross a foreign diagonal.
-                    if any(is_pad[corner] and owner[corner] not in own_nets for corner in (one, other)):
+                    if is_foreign_pad(one) or is_foreign_pad(other):
                         continue
                     if owner[one] == owner[other] and owner[one] > 0:
                         continue
                     step_cost = _DIAGONAL_COST
-                elif any(
-                    is_pad[neighbour + s] and owner[neighbour + s] not in own_nets for s in (1, -1, stride, -stride)
+                elif (
+                    is_foreign_pad(neighbour + 1)
+                    or is_foreign_pad(neighbour - 1)
+                    or is_foreign_pad(neighbour + stride)
+                    or is_foreign_pad(neighbour - stride)
                 ):
                     step_cost += _CROWDED_COST
                 total = cost + step_cost + _TURN_COST[turn]
