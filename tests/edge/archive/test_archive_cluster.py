@@ -99,7 +99,7 @@ def wait_for(fact: Callable[[], object]) -> None:
     end_s = time.monotonic() + WITHIN_SECONDS
     while not fact():
         assert time.monotonic() < end_s
-        time.sleep(0.005)
+        time.sleep(0.05)
 
 
 def title(pid: int) -> str:
