@@ -236,7 +236,7 @@ def test_latencies_are_those_of_the_first_tenth_and_of_the_last() -> None:
 
 
 def test_the_second_run_is_at_a_share_of_the_rate_of_the_first(bundle: Bundle) -> None:
-    found = measure_soak(bundle, 1000, 0.02, lambda _: None, sample_every_s=0.002)
+    found = measure_soak(bundle, 400, 0.01, lambda _: None, sample_every_s=0.002)
     fast, paced = found.runs
     assert fast.rate_fps is None
     assert paced.rate_fps == pytest.approx(0.9 * found.highest_fps)
