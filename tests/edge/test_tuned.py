@@ -242,6 +242,7 @@ def test_check_prints_the_active_settings_and_their_source(line: Path, bundle: B
     assert f"WARNING edge.service.loading: {report['not_tuned']}" in result.stderr
 
 
+@pytest.mark.long
 def test_the_service_uses_tuned_settings_and_a_reload_reads_them_again(
     line: Path, bundle: Bundle, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
