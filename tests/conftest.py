@@ -124,11 +124,9 @@ TOGETHER = {
         "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
         "tests/train/test_evaluation_run.py", "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
     ),
-    "training": ("tests/train/", "tests/bench/test_recipes_bench.py"),
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
 }  # fmt: skip
-"""Files that one process runs: imports for an export or a training take some seconds per process, an installation takes
-more. Of two groups that a file fits, the first is its own."""
+"""Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
 
 
 @pytest.hookimpl(optionalhook=True)
