@@ -1,6 +1,7 @@
 """Drawn boards have exact masks and reproducible bytes; folders are written completely or not at all."""
 
 import csv
+import runpy
 import subprocess
 import sys
 from functools import cache
@@ -160,18 +161,28 @@ def test_an_existing_folder_is_not_changed(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def test_the_program_draws_boards_and_reports_errors_in_one_line(tmp_path: Path) -> None:
-    def draw(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True)
+def test_the_program_draws_boards_and_reports_errors_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*options: str) -> tuple[object, str]:
+        """Run the program in this process; return its exit code and its standard error."""
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *options])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(PROGRAM), run_name="__main__")
+        return ended.value.code, capsys.readouterr().err
 
-    drawn = draw("boards", "--count", "1", "--seed", "1")
+    drawn = subprocess.run(
+        [sys.executable, PROGRAM, "boards", "--count", "1", "--seed", "1"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr
     assert "boards holds 1 board of seed 1" in drawn.stdout
     image = cv2.imread(str(tmp_path / "boards" / "images" / "board_00000.png"))
     assert image is not None
     assert image.shape == (1250, 1600, 3)
-    again = draw("boards", "--count", "1")
-    assert (again.returncode, again.stderr) == (9, "draw: boards exists; name a new folder\n")
-    nowhere = draw("/proc/boards", "--count", "1")
-    assert (nowhere.returncode, "draw: /proc/boards cannot be written" in nowhere.stderr) == (9, True)
-    assert len(nowhere.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    assert refused("boards", "--count", "1") == (9, "draw: boards exists; name a new folder\n")
+    code, sentence = refused("/proc/boards", "--count", "1")
+    assert (code, "draw: /proc/boards cannot be written" in sentence) == (9, True)
+    assert len(sentence.splitlines()) == 1

@@ -135,7 +135,7 @@ TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "
 
 
 @MANY
-@pytest.mark.parametrize("what", ["ignore_triggers", "lose_frames"])
+@pytest.mark.parametrize("what", [pytest.param("ignore_triggers", marks=pytest.mark.long), "lose_frames"])
 def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, what: str, count: int
 ) -> None:

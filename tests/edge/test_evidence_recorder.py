@@ -494,6 +494,7 @@ def test_a_recorder_that_is_killed_costs_the_line_no_verdict_and_leaves_whole_en
     assert len(names(folder)) == 3 * len(ids), "nothing half written is left"
 
 
+@pytest.mark.long
 def test_a_full_disk_costs_the_line_no_verdict_and_is_in_its_status(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

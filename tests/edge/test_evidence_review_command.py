@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from scipy.stats import beta
 
 from edge.bundle import Bundle
 from edge.cli.evidence_report import HEADINGS, _percent
@@ -140,6 +139,8 @@ def verdict(of: Picture, count: int = 1) -> list[Message]:
 
 def interval(count: int, of: int) -> list[Any]:
     """The interval of Clopper and Pearson, from the quantiles of the beta distribution."""
+    from scipy.stats import beta
+
     low = 0.0 if count == 0 else beta.ppf(0.025, count, of - count + 1)
     high = 1.0 if count == of else beta.ppf(0.975, count + 1, of - count)
     return [pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9)]

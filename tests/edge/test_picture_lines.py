@@ -79,7 +79,9 @@ def overloaded(run: RunningLine) -> set[str]:
     return {event.camera for event in run.received.verdicts if event.reason == "dropped.overload"}
 
 
-@pytest.mark.parametrize("client", [nobody, quick, holding, stopped])
+@pytest.mark.parametrize(
+    "client", [quick, stopped, *(pytest.param(each, marks=pytest.mark.long) for each in (nobody, holding))]
+)
 def test_an_overloaded_line_reports_every_frame_whoever_receives_its_pictures(
     tmp_path: Path, bundle: Bundle, address: str, client: object
 ) -> None:

@@ -167,7 +167,11 @@ def test_sigterm_ends_a_line_whose_next_picture_is_due_in_an_hour(short: Path, a
 
 
 @pytest.mark.parametrize(
-    "status_text", ["STATUS=NOT_READY: loading the bundle", "STATUS=NOT_READY: starting, 0 events"]
+    "status_text",
+    [
+        pytest.param("STATUS=NOT_READY: loading the bundle", marks=pytest.mark.long),
+        "STATUS=NOT_READY: starting, 0 events",
+    ],
 )
 def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
     tmp_path: Path, endless: Path, status_text: str
@@ -192,7 +196,7 @@ def test_systemd_is_not_notified_of_ready_with_a_bad_bundle(tmp_path: Path, fram
     assert "model_f32.bin" in complaint(result)
 
 
-@pytest.mark.parametrize("how", ["does not read", "is gone"])
+@pytest.mark.parametrize("how", ["does not read", pytest.param("is gone", marks=pytest.mark.long)])
 def test_frames_are_inspected_although_systemd_does_not_read(
     tmp_path: Path, short: Path, address: str, how: str
 ) -> None:

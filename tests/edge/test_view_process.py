@@ -23,7 +23,7 @@ from edge.bundle import Bundle
 from edge.view.memory import Memory
 from edge.view.metrics import Metrics
 from edge.wire.events import StatusEvent
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.journals import counted, make_writer, mixed_messages
 from tests.edge.lines import (
     assert_every_frame_has_its_event,
@@ -129,10 +129,10 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, address: str) -> None:
         ("nonsense", "nonsense"),
         ("127.0.0.1:99999", "the page's address is '127.0.0.1:99999'; expected HOST:PORT, PORT 0 to 65535"),
     ):
-        result = heatline_process("view", line, "--listen", listen)
+        result = heatline("view", line, "--listen", listen)
         assert words in complaint(result), listen
         assert result.returncode in (3, 7)
-    assert "cannot be read" in complaint(heatline_process("view", tmp_path / "none.toml"))
+    assert "cannot be read" in complaint(heatline("view", tmp_path / "none.toml"))
 
 
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,9 @@ def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     assert "'.[view]'" in result.stderr
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hangs"])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGKILL, marks=pytest.mark.long), signal.SIGSTOP], ids=["killed", "hangs"]
+)
 def test_a_line_does_not_notice_the_end_of_its_page(
     how: signal.Signals, bundle: Bundle, tmp_path: Path, address: str
 ) -> None:

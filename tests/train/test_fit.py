@@ -213,7 +213,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     assert not (out / "cache").exists()
 
 
-@pytest.mark.parametrize("step", [4, 6])  # during the training, and when it writes its last checkpoint
+@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.long)])  # 6: it writes its last checkpoint
 def test_a_full_disk_loses_no_file_and_no_step_of_the_training(
     run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

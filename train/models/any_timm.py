@@ -1,5 +1,6 @@
 """Models without a file in `configs/model`: any model of timm by its timm name, with a default configuration."""
 
+from functools import cache
 from typing import Any
 
 import timm
@@ -10,6 +11,7 @@ from edge.errors import ConfigError
 from train.config import CnnConfig, VitConfig
 
 
+@cache
 def default_config(name: str) -> CnnConfig | VitConfig | None:
     """Return the configuration of a timm model, with or without pretrained tag; None if timm has no such model.
 

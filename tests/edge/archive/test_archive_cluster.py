@@ -126,7 +126,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
 ) -> None:
     plan_of([bundle], source, tmp_path, PART)
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--worst", "5", "--json"
     with subprocess.Popen([HEATLINE, *command, "--address", head], env=process_env(None)) as driver:
         wait_for(lambda: parts_in(tmp_path))
         driver.kill()

@@ -16,7 +16,6 @@ import pyarrow.dataset as ds
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from edge.archive import loading, verdicts
@@ -292,6 +291,8 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path, bundle
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """A bucket of a local S3 server: the URI of a name in it, with `{}` for the name."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
