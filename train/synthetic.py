@@ -21,6 +21,7 @@ VISIBLE = 10.0
 _SUBPIXEL_BITS = 3
 
 Field = NDArray[np.float32]
+Box = tuple[slice, slice]
 
 
 def draw_shape(rng: np.random.Generator, side: int) -> tuple[Field, NDArray[np.bool_]]:
@@ -48,10 +49,12 @@ def draw_defect(
         The tile with the defect, and the mask bool [side, side], which `draw_shape` returns for the same `rng`.
     """
     cover, mask = draw_shape(rng, len(tile))
-    pixels = tile.astype(np.float32)
-    filling = _fill(rng, pixels, donor)
-    change = (filling - pixels) * (cover * rng.uniform(0.5, 1.0))[..., None]
-    return _visible(pixels, np.asarray(change, np.float32), cover, mask), mask
+    pixels, box = tile.astype(np.float32), _box_of(cover > 0)
+    filling = _fill(rng, pixels, donor, box)
+    change = (filling - pixels[box]) * (cover[box] * rng.uniform(0.5, 1.0))[..., None]
+    drawn = tile.copy()
+    drawn[box] = _visible(pixels[box], np.asarray(change, np.float32), cover[box], mask[box])
+    return drawn, mask
 
 
 def move(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -75,14 +78,23 @@ def transplant(
     if not moved.any():  # the shift moved it out of the tile
         return tile, moved
     source = _warp(donor.astype(np.float32), matrix)
-    pixels = tile.astype(np.float32)
     spread = moved.astype(np.uint8)
     around = (cv2.dilate(spread, np.ones((15, 15))) > 0) & (cv2.dilate(spread, np.ones((5, 5))) == 0)
-    if rng.random() < 0.7 and around.any():
-        source = source - source[around].mean(axis=0) + pixels[around].mean(axis=0)
+    keeps_contrast = rng.random() < 0.7 and around.any()
     edge = cv2.GaussianBlur(cv2.dilate(spread, np.ones((3, 3))).astype(np.float32), (0, 0), rng.uniform(0.6, 1.6))
-    drawn = np.clip(np.rint(pixels + (source - pixels) * edge[..., None]), 0, 255)
-    return drawn.astype(np.uint8), moved
+    box = _box_of(edge > 0)
+    pixels, pasted = tile[box].astype(np.float32), source[box]
+    if keeps_contrast:
+        pasted = pasted - source[around].mean(axis=0) + tile[around].astype(np.float32).mean(axis=0)
+    drawn = tile.copy()
+    drawn[box] = np.clip(np.rint(pixels + (pasted - pixels) * edge[box][..., None]), 0, 255)
+    return drawn, moved
+
+
+def _box_of(mask: NDArray[np.bool_]) -> Box:
+    """Return the bounding box of a mask with at least one pixel. Only its pixels change, and it is small."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _draw_move(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
@@ -101,7 +113,7 @@ def _warp(image: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Apply the change to a tile; if its mean is below `VISIBLE`, change the brightness by twice `VISIBLE` instead."""
+    """Apply the change to pixels; if its mean is below `VISIBLE`, change the brightness by twice `VISIBLE` instead."""
     drawn = np.clip(np.rint(pixels + change), 0, 255)
     mean_change = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
     if mean_change < VISIBLE:
@@ -111,8 +123,12 @@ def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]
     return np.asarray(drawn, np.uint8)
 
 
-def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8]) -> Field:
-    """Draw the defect's filling as if it covered the whole tile, float32 [side, side, 3]."""
+def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8], box: Box) -> Field:
+    """Draw the filling of all pixels in the box of a defect, float32 [h, w, 3].
+
+    Args:
+        pixels: the whole tile, float32 [side, side, 3].
+    """
     side = len(pixels)
     contrast = max(6.0, float(pixels.std()))
     match rng.choice(4, p=(0.3, 0.45, 0.13, 0.12)):
@@ -123,17 +139,17 @@ def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8]) -> 
                 texture = np.roll(pixels, rng.integers(side // 10, side - side // 10, 2).tolist(), (0, 1))
             texture = np.rot90(texture, int(rng.integers(4)))
             mean = texture.mean()
-            return np.asarray((texture - mean) * rng.uniform(0.6, 1.5) + mean + rng.normal(0, 12), np.float32)
+            return np.asarray((texture[box] - mean) * rng.uniform(0.6, 1.5) + mean + rng.normal(0, 12), np.float32)
         case 1:  # darker or brighter
             shift = rng.choice([-1, -1, 1]) * rng.uniform(0.5, 3) * contrast
-            return np.asarray(pixels + np.float32(shift) + _noise(rng, side, 3, 3.0), np.float32)
+            return np.asarray(pixels[box] + np.float32(shift) + _noise(rng, side, 3, 3.0)[box], np.float32)
         case 2:  # one colour that occurs
             level = np.quantile(pixels, rng.choice([0.0, 0.02, 0.5, 0.98, 1.0]), axis=(0, 1)).astype(np.float32)
-            return np.asarray(level + _noise(rng, side, 3, 4.0), np.float32)
+            return np.asarray(level + _noise(rng, side, 3, 4.0)[box], np.float32)
         case _:  # out of focus, or noisy
             if rng.random() < 0.5:
-                return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(2, 6)), np.float32)
-            return np.asarray(pixels + _noise(rng, side, 1, float(rng.uniform(12, 40))), np.float32)
+                return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(2, 6))[box], np.float32)
+            return np.asarray(pixels[box] + _noise(rng, side, 1, float(rng.uniform(12, 40)))[box], np.float32)
 
 
 def _noise(rng: np.random.Generator, side: int, channels: int, deviation: float) -> Field:

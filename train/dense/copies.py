@@ -11,6 +11,7 @@ from enum import IntEnum
 from hashlib import sha256
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ from train.tiles import cut, move_tile
 
 VERSION = 2
 """Version of how copies are drawn; part of the cache key, so features of other versions are not used."""
+
+
+_TURNED = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+"""Code of OpenCV by the number of quarter turns."""
 
 
 class Kind(IntEnum):
@@ -221,5 +226,9 @@ class Painter:
 
     def _orient(self, tile: NDArray[Any], seed: int) -> NDArray[Any]:
         """Rotate and mirror a square tile or mask; the seed chooses one of its eight symmetries."""
-        rotated = np.rot90(tile, seed % 4) if self._rotates else tile
-        return rotated[:, ::-1] if self._flips and (seed // 4) % 2 else rotated
+        pixels: NDArray[Any] = tile.view(np.uint8)  # OpenCV copies faster than NumPy, but no bool
+        if self._rotates and seed % 4 in _TURNED:
+            pixels = cv2.rotate(pixels, _TURNED[seed % 4])
+        if self._flips and (seed // 4) % 2:
+            pixels = cv2.flip(pixels, 1)
+        return pixels.view(tile.dtype)

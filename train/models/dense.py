@@ -7,6 +7,7 @@ rest of the tile does not hide a small defect.
 """
 
 import copy
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -233,20 +234,25 @@ class DenseHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the map [N, h, w], stride 8, in logits, of each tap's features [N, channels, h, w]."""
-        by_stride: dict[int, Tensor] = {}
+        projected: dict[int, list[Tensor]] = {}
         for each, stride, project in zip(features, self.strides, self.projections, strict=True):
-            projected = project(each)
-            size = max(stride, MAP_STRIDE)
-            by_stride[size] = by_stride[size] + projected if size in by_stride else projected
-        hidden = by_stride.pop(MAP_STRIDE)
-        for stride, coarse in by_stride.items():
-            scale = stride / MAP_STRIDE
-            hidden = hidden + interpolate(coarse, scale_factor=scale, mode="bilinear", align_corners=False)
+            projected.setdefault(max(stride, MAP_STRIDE), []).append(project(each))
+        fine = projected.pop(MAP_STRIDE)
+        enlarged = [
+            interpolate(sum_of(coarse), scale_factor=stride / MAP_STRIDE, mode="bilinear", align_corners=False)
+            for stride, coarse in projected.items()
+        ]
+        hidden = sum_of([*enlarged, *fine])  # the fine ones last: OpenVINO adds them within their convolutions
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
             evidence = self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
         return evidence if self.novelty is None else evidence + self.novelty(features, self.strides)
+
+
+def sum_of(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors of equal shape, in their order."""
+    return functools.reduce(torch.add, tensors)
 
 
 class FineTuned(nn.Module):
