@@ -22,8 +22,7 @@ def augment(tile: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gener
         turn = _MIRRORED[int(rng.integers(4))]
         tile = tile if turn is None else np.asarray(cv2.flip(tile, turn), np.uint8)
     if config.rotate:
-        turn = _ROTATED[int(rng.integers(4))]
-        tile = tile if turn is None else np.asarray(cv2.rotate(tile, turn), np.uint8)
+        tile = rotate(tile, int(rng.integers(4)))
     if config.brightness or config.contrast or config.gain:
         tile = _relight(tile, config, rng)
     choice = rng.random()
@@ -34,6 +33,12 @@ def augment(tile: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Gener
     elif config.blur and choice >= 0.75:
         tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), rng.uniform(0.3, 1.0)), np.uint8)
     return tile
+
+
+def rotate(tile: NDArray[np.uint8], turns: int) -> NDArray[np.uint8]:
+    """Rotate a tile or a plane, uint8 [H, W, 3] or [H, W], clockwise by a number of quarter turns."""
+    code = _ROTATED[turns % 4]
+    return tile if code is None else np.asarray(cv2.rotate(tile, code), np.uint8)
 
 
 def _relight(tile: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:

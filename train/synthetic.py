@@ -113,7 +113,14 @@ def _warp(image: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Apply the change to pixels; if its mean is below `VISIBLE`, change the brightness by twice `VISIBLE` instead."""
+    """Apply the change to pixels; if its mean is below `VISIBLE`, change the brightness by twice `VISIBLE` instead.
+
+    Args:
+        pixels, change: float32 [h, w, 3], grey values.
+        cover, mask: [h, w], as of `draw_shape`.
+    Returns:
+        uint8 [h, w, 3].
+    """
     drawn = np.clip(np.rint(pixels + change), 0, 255)
     mean_change = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
     if mean_change < VISIBLE:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from train.augment import augment
+from train.augment import augment, rotate
 from train.config import AugmentConfig, DenseRecipeConfig
 from train.dense.tiles import DenseTiles, Known, defective_share
 from train.features.cache import key_of
@@ -27,10 +27,6 @@ from train.tiles import cut, move_tile
 
 VERSION = 2
 """Version of how copies are drawn; part of the cache key, so features of other versions are not used."""
-
-
-_TURNED = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-"""Code of OpenCV by the number of quarter turns."""
 
 
 class Kind(IntEnum):
@@ -226,9 +222,9 @@ class Painter:
 
     def _orient(self, tile: NDArray[Any], seed: int) -> NDArray[Any]:
         """Rotate and mirror a square tile or mask; the seed chooses one of its eight symmetries."""
-        pixels: NDArray[Any] = tile.view(np.uint8)  # OpenCV copies faster than NumPy, but no bool
-        if self._rotates and seed % 4 in _TURNED:
-            pixels = cv2.rotate(pixels, _TURNED[seed % 4])
+        pixels = tile.view(np.uint8)  # OpenCV copies faster than NumPy, but no bool
+        if self._rotates:
+            pixels = rotate(pixels, -seed)
         if self._flips and (seed // 4) % 2:
-            pixels = cv2.flip(pixels, 1)
+            pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
         return pixels.view(tile.dtype)

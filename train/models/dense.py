@@ -239,20 +239,15 @@ class DenseHead(nn.Module):
             projected.setdefault(max(stride, MAP_STRIDE), []).append(project(each))
         fine = projected.pop(MAP_STRIDE)
         enlarged = [
-            interpolate(sum_of(coarse), scale_factor=stride / MAP_STRIDE, mode="bilinear", align_corners=False)
+            interpolate(_sum(coarse), scale_factor=stride / MAP_STRIDE, mode="bilinear", align_corners=False)
             for stride, coarse in projected.items()
         ]
-        hidden = sum_of([*enlarged, *fine])  # the fine ones last: OpenVINO adds them within their convolutions
+        hidden = _sum([*enlarged, *fine])  # the fine ones last: OpenVINO adds them within their convolutions
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
             evidence = self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
         return evidence if self.novelty is None else evidence + self.novelty(features, self.strides)
-
-
-def sum_of(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of tensors of equal shape, in their order."""
-    return functools.reduce(torch.add, tensors)
 
 
 class FineTuned(nn.Module):
@@ -430,3 +425,8 @@ def _digest(model: DenseClassifier, tile_px: int) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the sum of tensors of equal shape, in their order."""
+    return functools.reduce(torch.add, tensors)
