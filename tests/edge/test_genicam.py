@@ -311,8 +311,7 @@ def test_stray_packets_are_ignored_unless_nothing_else_comes(device: AravisCamer
         strays.connect(("127.0.0.1", port_of(camera._stream)))
         strays.send(bytes(1000))
         assert camera.grab(0.1) is None
-        camera.trigger()
-        grab_frame(camera)
+        triggered_frame(camera)
         for _ in range(genicam.MAX_STRAY_BUFFERS - 1):
             strays.send(bytes(1000))
             assert camera.grab(0.01) is None
