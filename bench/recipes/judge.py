@@ -1,5 +1,6 @@
 """Figures of one model's answers to one fold, by thresholds that other frames set."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,12 @@ from bench.recipes.metrics import (
     count_hit,
     count_in_cells,
     label_defects,
+    most_beyond,
     threshold_rejecting,
 )
 from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
-from edge.calibration import GoodFrame, calibrate, coldest_of, threshold
+from edge.calibration import GoodFrame, calibrate, coldest_of, count_allowed_rejects, threshold
 from edge.geometry import Stitcher
 from edge.geometry.regions import found_cells
 from edge.geometry.stitching import HEATMAP_CELL_PX
@@ -104,17 +106,31 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
         coldest_defect=_coldest_defect(truth, answers, calibrating) if answers.knows_defects else None,
     )
     assert found.false_reject_at_most is not None, "a share was wanted"
-    scores = [line.score_of(frame) for frame in line.stand_ins(tested)]
+    good_tested = line.stand_ins(tested)
+    scores = [line.score_of(frame) for frame in good_tested]
     defective = np.array([_highest(truth, answers, frame) for frame in tested if truth.defective[frame]])
     return Verdicts(
         wanted=wanted,
         bound=found.false_reject_at_most,
+        limit=most_rejected(truth, good, good_tested, wanted),
         good=len(scores),
         rejected=sum(score >= found.score_threshold for score in scores),
         defective=len(defective),
         escaped=int((defective < found.score_threshold).sum()),
         escaped_oracle=int((defective < threshold(scores, wanted)).sum()) if scores else None,
     )
+
+
+def most_rejected(truth: Truth, calibrating: Sequence[int], tested: Sequence[int], wanted: float) -> int:
+    """Return the most of some good frames that a threshold of other good frames rejects, with a confidence of 95 %.
+
+    The groups' hottest frames must be independent and alike. If `allowed` frames may reach the threshold, no more than
+    as many groups have one that does; and if a new group has one, all its frames may reach it.
+    """
+    known = len({truth.group_of(frame) for frame in calibrating})
+    allowed = count_allowed_rejects(len(calibrating), wanted)
+    sizes = [size for _, size in Counter(truth.group_of(frame) for frame in tested).most_common()]
+    return sum(sizes[: most_beyond(allowed, known, len(sizes))] if allowed < known else sizes)
 
 
 def _coldest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:

@@ -1,9 +1,12 @@
 """Figures of tiles, pixels and defects, as docs/recipes.md defines them."""
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.calibration.binomial import CONFIDENCE
 from train.evaluation.ordering import average_precision
 
 LEAST_DEFECT_PX = 30
@@ -63,3 +66,24 @@ def count_hit(labels: NDArray[np.int32], found: NDArray[np.bool_], cell_px: int)
     height, width = labels.shape
     pixels = found.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
     return len(set(np.unique(labels[pixels]).tolist()) - {0})
+
+
+def most_beyond(allowed: int, known: int, new: int, confidence: float = CONFIDENCE) -> int:
+    """Return the most of `new` values that exceed a limit that `allowed` of `known` values exceed.
+
+    If all values are independent and alike, every order of them is equally probable, so the count of new values beyond
+    the limit has a negative hypergeometric distribution, whatever that of the values is.
+
+    Args:
+        allowed: fewer than `known`.
+        confidence: probability that no more exceed it.
+
+    >>> most_beyond(0, 5, 1), most_beyond(0, 99, 1), most_beyond(0, 99, 100)
+    (1, 0, 4)
+    """
+    orders, so_far = math.comb(known + new, new), 0
+    for count in range(new + 1):
+        so_far += math.comb(allowed + count, count) * math.comb(known - allowed - 1 + new - count, new - count)
+        if so_far / orders >= confidence:
+            return count
+    return new

@@ -31,13 +31,15 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
     wanted: float
     """Wanted share of rejected good frames."""
     bound: float
-    """Upper bound of that share by the calibration, with 95 % confidence."""
+    """Upper bound of that share in the long run, by the calibration, with 95 % confidence."""
     good: int
     rejected: int
     defective: int
     escaped: int
     escaped_oracle: int | None
     """By the threshold that the fold's own good frames set; None: it has no good frame."""
+    limit: int | None = None
+    """The most of the fold's good frames that are rejected, with 95 % confidence; None in older results."""
 
 
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +205,7 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
             of_good = [each for each in folds if each.good]
             good, rejected = sum(each.good for each in of_good), sum(each.rejected for each in of_good)
             within = sum(each.rejected <= each.bound * each.good for each in of_good)
+            limits = [each.rejected <= each.limit for each in of_good if each.limit is not None]
             both = [each for each in of_good if each.escaped_oracle is not None]
             defective = max(1, sum(each.defective for each in both))
             escaped, oracle = sum(each.escaped for each in both), sum(each.escaped_oracle or 0 for each in both)
@@ -212,11 +215,13 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                     f"{100 * wanted:g} %",
                     f"{100 * rejected / max(1, good):.1f} % ({rejected} of {good})",
                     f"{within} of {len(of_good)}",
+                    f"{sum(limits)} of {len(limits)}" if limits else "-",
                     f"{100 * escaped / defective:.1f} %",
                     f"{100 * oracle / defective:.1f} %",
                 ]
             )
-    head = ["verdicts", "good frames to be rejected", "rejected", "folds within the bound", "escaped", "by an oracle"]
+    folds_within = ("folds within the bound", "within the limit of so few groups")
+    head = ["verdicts", "good frames to be rejected", "rejected", *folds_within, "escaped", "by an oracle"]
     return [head, *rows] if rows else []
 
 

@@ -149,20 +149,24 @@ def coldest_of(defective: Sequence[float]) -> float | None:
 
 
 def describe_support(calibration: Calibration) -> str | None:
-    """Describe in a sentence what too few good frames cannot show; None if they nearly show the wanted share."""
+    """Describe in a sentence what too few good frames cannot show; None if they nearly show the wanted share.
+
+    If n groups set the threshold and `reach` of their frames may reach it, at most as many of their hottest frames do.
+    If a new group is like them, its hottest frame takes each place in their order with the same probability. So it
+    reaches the threshold with a probability of at most (reach + 1) / (n + 1).
+    """
     share, bound = calibration.false_reject_per_frame, calibration.false_reject_at_most
     if not share or bound is None or bound <= UNSUPPORTED * share:
         return None
-    needed = frames_to_show(share, 0)
-    of_groups = (
-        "" if calibration.groups in (None, calibration.frames) else f" of {format_count(calibration.groups, 'group')}"
-    )
-    frames = f"{format_count(calibration.frames, 'good frame')}{of_groups}"
+    frames, groups, next_group = format_count(calibration.frames, "good frame"), calibration.groups, ""
+    if groups is not None and groups < calibration.frames:
+        frames += f" of {format_count(groups, 'group')}"
+        if (reach := count_allowed_rejects(calibration.frames, share)) < groups:
+            next_group = f"; a new group reaches the threshold in up to {reach + 1} of {groups + 1} cases"
     return (
         f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {100 * CONFIDENCE:.0f} % confidence it "
-        f"is at most {100 * bound:.3g} %; {format_count(needed, 'good frame')} of the line of which none reaches the "
-        "threshold would show it "
-        "(heatline calibrate)"
+        f"is at most {100 * bound:.3g} %{next_group}; {format_count(frames_to_show(share, 0), 'good frame')} of the "
+        "line of which none reaches the threshold would show it (heatline calibrate)"
     )
 
 

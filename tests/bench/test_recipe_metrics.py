@@ -1,6 +1,7 @@
 """Figures of `heatline bench recipes`, compared with their definitions, computed pixel by pixel."""
 
-from itertools import pairwise
+from fractions import Fraction
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from bench.recipes.metrics import (
     count_hit,
     count_in_cells,
     label_defects,
+    most_beyond,
     threshold_rejecting,
 )
 from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Training, tables
@@ -115,3 +117,15 @@ def test_the_table_has_means_and_deviations_and_the_targets_below() -> None:
     assert [row[column] for row in (bank, heatline, target)] == ["-", "0.700 ± 0.16", "*0.75*"]
     assert heatline[head.index("folds") :][:2] == ["2", "2"]
     assert heatline[head.index(FIGURES["pixel_ap"])] == "0.250 ± 0.00"
+
+
+@given(st.integers(1, 6), st.integers(0, 5), st.data())
+def test_the_most_values_beyond_agrees_with_counting_all_orders(known: int, new: int, data: st.DataObject) -> None:
+    allowed, confidence = data.draw(st.integers(0, known - 1)), data.draw(st.sampled_from([0.5, 0.8, 0.95]))
+    beyond = []
+    for places in combinations(range(known + new), new):  # of the new values, in descending order
+        of_known = [place for place in range(known + new) if place not in places]
+        beyond.append(sum(place < of_known[allowed] for place in places))
+    share = [Fraction(sum(each <= most for each in beyond), len(beyond)) for most in range(new + 1)]
+    expected = next(most for most in range(new + 1) if share[most] >= Fraction(confidence))
+    assert most_beyond(allowed, known, new, confidence) == expected

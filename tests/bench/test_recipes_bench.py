@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bench.command import bench as command
 from bench.recipes.anomalib_models import Peers
 from bench.recipes.bank import pooled
-from bench.recipes.judge import Answers, judge_fold
+from bench.recipes.judge import Answers, judge_fold, most_rejected
 from bench.recipes.one_fold import Fold
 from bench.recipes.recipes import Measurement, answers_of, read_recipe
 from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
@@ -88,6 +88,8 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
         counts = (each.good, each.rejected, each.defective, each.escaped, each.escaped_oracle)
         assert counts == (6, 0, truth.defective[:6].sum(), 0, 0)
         assert 0 < each.bound < 1
+        assert each.limit is not None
+        assert 0 < each.limit <= each.good
     assert (found.frames, found.good_frames) == (6, 6)  # 6 good frames set the thresholds; defective tiles do not count
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
@@ -105,19 +107,26 @@ def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
 
 
 def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:
-    def fold(seed: int, rejected: int, escaped: int) -> FoldFigures:
+    def fold(seed: int, rejected: int, escaped: int, limit: int | None) -> FoldFigures:
         verdicts = [
             Verdicts(
-                wanted=0.01, bound=0.15, good=10, rejected=rejected, defective=20, escaped=escaped, escaped_oracle=1
+                wanted=0.01,
+                bound=0.15,
+                good=10,
+                rejected=rejected,
+                defective=20,
+                escaped=escaped,
+                escaped_oracle=1,
+                limit=limit,
             )
         ]
         values = dict.fromkeys(FIGURES, 0.5)
         more = {"frames": 1, "good_frames": 1, "score_threshold": 0.0, "evidence_threshold": 0.0, "hit_by_class": {}}
         return FoldFigures(seed=seed, fold=0, verdicts=verdicts, **values, **more)  # type: ignore[arg-type]
 
-    folds = [fold(0, 1, 2), fold(1, 2, 4)]
+    folds = [fold(0, 1, 2, 1), fold(1, 2, 4, 2), fold(2, 0, 0, None)]
     one = RecipeResult(set="a", recipe="heatline", overrides=[], truth="masks", folds=folds, trainings=[])
-    assert "| heatline | 1 % | 15.0 % (3 of 20) | 1 of 2 | 15.0 % | 5.0 % |" in tables([one], {}).splitlines()
+    assert "| heatline | 1 % | 10.0 % (3 of 30) | 2 of 3 | 2 of 2 | 10.0 % | 5.0 % |" in tables([one], {}).splitlines()
 
 
 def test_figures_depend_only_on_tested_and_calibrating_frames(truth: Truth) -> None:
@@ -444,3 +453,14 @@ def test_a_second_table_has_the_folds_that_all_recipes_share() -> None:
     assert "0.500 ± 0.30" in text
     assert "| heatline | 0.500 ± 0.00 |" in text
     assert "0.200 ± 0.00" in text.partition("Of the folds that all of these have: seed 0 fold 0.")[2]
+
+
+def test_a_group_that_reaches_a_threshold_may_be_rejected_as_a_whole(truth: Truth) -> None:
+    """With few groups the limit is that of groups, not of frames."""
+    groups = sorted({truth.group_of(frame) for frame in range(len(truth.store))})
+    frames = {group: [f for f in range(len(truth.store)) if truth.group_of(f) == group] for group in groups}
+    known = [frame for group in groups[1:] for frame in frames[group]]
+    assert len(groups) < 20, "1 of 20 groups is no more than 5 %"
+    assert most_rejected(truth, known, frames[groups[0]], 0.01) == len(frames[groups[0]])
+    assert most_rejected(truth, known, [], 0.01) == 0
+    assert most_rejected(truth, known[:1], known, 0.99) == len(known)

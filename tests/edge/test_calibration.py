@@ -294,7 +294,7 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
     assert warning.startswith(
         "200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95 % confidence "
     )
-    assert "299 good frames of the line" in warning
+    assert "a new group reaches the threshold in up to 3 of 41 cases; 299 good frames of the line" in warning
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
 
 
