@@ -159,7 +159,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     good: Positive
     """Good tiles per step."""
     synthetic: Natural
-    """Good tiles with a synthetic defect per step."""
+    """Good tiles with a synthetic defect per step; a quarter of each is used, see `mosaic`."""
     bags: Positive
     """Defective pictures per step of which only the label is known."""
     tiles_per_bag: Positive
@@ -180,14 +180,14 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Augmentation of the copies."""
 
     def steps_for(self, tiles: int) -> int:
-        """Return the number of steps that train the head: `steps`, or one per five tiles, from 200 to 2,400.
+        """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 3,000.
 
         >>> from train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
         >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(10_000)
-        (200, 1000, 2000)
+        (400, 1500, 3000)
         """
-        return self.steps or min(max(200, tiles // 5), 2400)
+        return self.steps or min(max(400, 3 * tiles // 10), 3000)
 
 
 class FeaturesConfig(Part, frozen=True, kw_only=True):

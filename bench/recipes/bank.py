@@ -83,7 +83,7 @@ def _cells(
         all_cells = None
         for start in range(0, len(tiles), BATCH):
             rows = np.arange(start, min(start + BATCH, len(tiles)))
-            part = pooled(found.features[rows])
+            part = pooled(found.features.exact(rows))
             if all_cells is None:
                 shape = (len(tiles), *part.shape[1:])
                 all_cells = np.memmap(Path(temporary) / "cells.f16", np.float16, "w+", shape=shape)

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = (
     "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
-    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
+    "recipe.synthetic=10", "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
 )  # fmt: skip
 
 

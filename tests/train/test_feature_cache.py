@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -279,6 +280,20 @@ def test_rows_are_read_by_index_from_disk_or_memory(
             for stage, expected, shape in zip(found, features_of(keys), SHAPES, strict=True):
                 assert stage.shape == (len(rows), *shape)
                 np.testing.assert_array_equal(stage, expected[rows] if rows else expected[:0])
+
+
+@pytest.mark.parametrize("in_memory_bytes", [0, 2**30])
+def test_features_in_bf16_are_rounded_once_and_exact_ones_stay(tmp_path: Path, in_memory_bytes: int) -> None:
+    keys, rows = keys_of(*range(6)), np.array([4, 1, 4])
+    with cache_in(tmp_path) as cache:
+        fill(cache, keys)
+        features = Features(cache, keys, in_memory_bytes=in_memory_bytes, bf16=True)
+        for _ in range(2):
+            found, exact = features[rows], features.exact(rows)
+            for stage, same, expected in zip(found, exact, features_of(keys), strict=True):
+                np.testing.assert_array_equal(same, expected[rows])
+                rounded = torch.from_numpy(expected[rows]).bfloat16()
+                assert torch.equal(torch.from_numpy(stage).view(torch.bfloat16), rounded)
 
 
 def test_features_in_memory_are_not_read_from_disk_again(tmp_path: Path) -> None:

@@ -63,13 +63,14 @@ def cache_in(folder: Path) -> FeatureCache:
     return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX), report_line=pytest.fail)
 
 
-def assert_features_of_torch(cache: FeatureCache, numbers: list[int]) -> None:
+def assert_features_of_torch(cache: FeatureCache, numbers: list[int], *, rtol: float = 2e-3) -> None:
+    """By default by the precision of float16, which has 11 bits."""
     found = cache.read([key(number) for number in numbers])
     with torch.inference_mode():
         expected = TRUNK(torch.from_numpy(np.stack([tile_of(number) for number in numbers])))
     for stage, reference in zip(found, expected, strict=True):
         channels_last = reference.permute(0, 2, 3, 1).numpy()
-        np.testing.assert_allclose(stage, channels_last, rtol=2e-3, atol=1e-3)  # float16 has 11 bits
+        np.testing.assert_allclose(stage, channels_last, rtol=rtol, atol=rtol / 2)
 
 
 def test_shapes_are_those_of_channels_last() -> None:
@@ -94,6 +95,13 @@ def test_each_tile_has_its_own_features_however_they_fall_into_batches(
     assert [total for _, total in seen] == [count] * len(seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (count, count)
+
+
+def test_features_in_bf16_are_those_of_f32_up_to_rounding(tmp_path: Path) -> None:
+    """On a processor without bf16 multiplication OpenVINO computes in f32."""
+    with cache_in(tmp_path) as cache:
+        extract(TRUNK, [(key(1), filler(1))], cache, tile_px=TILE_PX, precision="bf16")
+        assert_features_of_torch(cache, [1], rtol=2**-6)
 
 
 def test_the_engine_runs_batches_of_a_fixed_size_in_f32_and_gives_float16() -> None:

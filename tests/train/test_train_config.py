@@ -24,7 +24,7 @@ def test_the_study_recipe_matches_the_studys_table() -> None:
 def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> None:
     config = compose([f"data={tmp_path}"])
     assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_dense", "heatline")
-    assert (config.model.head, config.recipe.steps_for(1_000), config.recipe.folds) == ("dense", 200, 5)
+    assert (config.model.head, config.recipe.steps_for(1_000), config.recipe.folds) == ("dense", 400, 5)
     assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_dense")
     assert compose([f"data={tmp_path}", "out=here"]).out == "here"
     assert compose([f"data={tmp_path}", "recipe=finetune"]).out == "runs/efficientnet_lite0_d"

@@ -1,5 +1,6 @@
 """Provides the features of all samples of a training, from the cache or by extracting them into it."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +9,10 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from edge.inference import Precision
 from train.config import FeaturesConfig
-from train.dense.copies import Painter, Sample
-from train.features.cache import FeatureCache, Features, default_folder
+from train.dense.copies import Kind, Painter, Sample
+from train.features.cache import FeatureCache, Features, default_folder, key_of
 from train.features.extract import extract, feature_shapes
 from train.models.dense import DenseClassifier, TileFeatures
 
@@ -43,11 +45,17 @@ def extract_features(
     samples: Sequence[Sample],
     config: FeaturesConfig,
     report_line: Callable[[str], None],
+    *,
+    bf16: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Extracted]:
     """Extract the features that the cache lacks; none are deleted while the context lasts.
 
+    Those of tiles are extracted in f32, because predictions from them set thresholds. Copies are only trained on.
+
     Args:
+        bf16: whether copies are extracted in bf16, twice as fast on processors with bf16 multiplication, and features
+            given in it.
         report_line: gets a sentence about damaged features.
         progress: gets a task while features are extracted.
     Raises:
@@ -56,20 +64,31 @@ def extract_features(
     trunk = TileFeatures(model, tile_px).eval()
     folder = default_folder() if config.folder is None else Path(config.folder)
     limit = int(config.limit_gb * 1e9)
-    keys = [painter.key(sample) for sample in samples]
-    fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in samples)
-    task = None if progress is None else progress.add_task("extracting features", total=len(samples))
-
-    def advance(done: int, total: int) -> None:
-        if progress is not None and task is not None:
-            progress.update(task, completed=done, total=total)
-
+    keys = [
+        key_of(painter.key(sample), "bf16") if bf16 and sample.kind != Kind.TILE else painter.key(sample)
+        for sample in samples
+    ]
+    parts: list[tuple[str, Precision, list[int]]] = [
+        ("tiles", "f32", [i for i, sample in enumerate(samples) if sample.kind == Kind.TILE]),
+        ("copies", "bf16" if bf16 else "f32", [i for i, sample in enumerate(samples) if sample.kind != Kind.TILE]),
+    ]
     with FeatureCache(
         folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
     ) as cache:
-        began = time.monotonic()
-        count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px, progress=advance)
-        seconds = time.monotonic() - began
-        if progress is not None and task is not None:
-            progress.remove_task(task)
-        yield Extracted(Features(cache, keys), count, seconds)
+        began, count = time.monotonic(), 0
+        for name, precision, rows in parts:
+            fills = [(keys[row], functools.partial(painter.paint, samples[row])) for row in rows]
+            with _shown(progress, f"extracting features of {name}") as advance:
+                count += extract(trunk, fills, cache, tile_px=tile_px, precision=precision, progress=advance)
+        yield Extracted(Features(cache, keys, bf16=bf16), count, time.monotonic() - began)
+
+
+@contextmanager
+def _shown(progress: Progress | None, description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a task while the context lasts; yield a function that gets the number of finished tiles and the total."""
+    if progress is None:
+        yield lambda done, total: None
+        return
+    task = progress.add_task(description, total=None)
+    yield lambda done, total: progress.update(task, completed=done, total=total)
+    progress.remove_task(task)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
 from train.config import DenseRecipeConfig
+from train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
 from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from train.dense.samples import Draw, Sampler, Samples
 from train.dense.tiles import Known
@@ -38,6 +40,8 @@ OnStep = Callable[[], object]
 
 Network = DenseHead | FineTuned
 """A module that computes the map from features."""
+Stages = Sequence[NDArray[Any]]
+"""Each stage's features [N, h, w, channels], see `Features`."""
 
 
 class HeadTraining:
@@ -89,7 +93,7 @@ class HeadTraining:
         head.floor.fill_(FLOOR - self._shift)
         head.standardise(load_stages(self._features, self._sampler.choose_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
-        optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
         self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
 
     def fine_tune(self, network: FineTuned, on_step: OnStep = lambda: None) -> None:
@@ -97,7 +101,7 @@ class HeadTraining:
         recipe = self._recipe
         rates = [(network.head, recipe.finetune_lr * HEAD_RATE), (network.stages, recipe.finetune_lr)]
         parameters = [{"params": part.parameters(), "lr": lr} for part, lr in rates]
-        optimiser = AdamW(parameters, weight_decay=FINETUNE_DECAY)
+        optimiser = AdamW(parameters, weight_decay=FINETUNE_DECAY, fused=True)
         steps = range(self._steps, self._steps + recipe.finetune_steps)
         self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
@@ -136,22 +140,40 @@ class HeadTraining:
 
     def _maps(self, network: Network, draw: Draw, step: int) -> StepMaps:
         bags = [self._hottest(network, bag, step) for bag in draw.bags]
-        parts = [draw.located, draw.good, draw.synthetic, *bags]
-        maps = forward(network, self._features, np.concatenate(parts), self._bf16)
-        sizes = [len(draw.located), len(draw.good), len(draw.synthetic), sum(map(len, bags))]
-        located, good, synthetic, bagged = torch.split(maps, sizes)
+        whole = self._features[np.concatenate([draw.located, draw.good, *bags])]
+        mosaics, share = self._synthetic(network, draw.synthetic, step)
+        stages = [np.concatenate(parts) for parts in zip(whole, mosaics, strict=True)]
+        maps = forward(network, as_tensors(stages, self._bf16), self._bf16)
+        sizes = [len(draw.located), len(draw.good), sum(map(len, bags)), len(share)]
+        located, good, bagged, synthetic = torch.split(maps, sizes)
         exact = self._samples.known[draw.located] == Known.MASKED
         return StepMaps(
             located,
-            self._share(draw.located),
+            torch.from_numpy(self._samples.share[draw.located].astype(np.float32)),
             torch.from_numpy(exact),
             good,
             synthetic,
-            self._share(draw.synthetic),
+            torch.from_numpy(share.astype(np.float32)),
             bagged,
             bag_numbers([len(bag) for bag in bags]),
             len(bags),
         )
+
+    def _synthetic(self, network: Network, rows: NDArray[np.int64], step: int) -> tuple[Stages, NDArray[np.float16]]:
+        """Return mosaics of tiles with synthetic defects: their features, and the defective share of their cells.
+
+        Stages that are fine-tuned see far beyond the seams, so they get whole tiles; so do heads with small maps, and
+        those on stages with an odd number of cells.
+        """
+        stages, share = self._features[rows], self._samples.share[rows]
+        is_divided = share.shape[1] >= FEWEST_CELLS and not any(stage.shape[1] % PER_SIDE for stage in stages)
+        if not len(rows) or isinstance(network, FineTuned) or not is_divided:
+            return stages, share
+        filled = np.resize(np.arange(len(rows)), -(-len(rows) // WINDOWS) * WINDOWS)
+        share, cells = share[filled], share.shape[1]
+        multiple = cells // min(stage.shape[1] for stage in stages)
+        corners = choose_windows(share, multiple, np.random.default_rng((self._seed, step, WINDOWS)))
+        return [compose_mosaics(stage[filled], corners, cells) for stage in stages], compose_shares(share, corners)
 
     def _hottest(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         """Choose the tiles of a bag that get a gradient: one half its hottest, the other half at random."""
@@ -166,20 +188,28 @@ class HeadTraining:
         rng = np.random.default_rng((self._seed, step, int(bag[0])))
         return np.concatenate([hot, rng.choice(order[len(hot) :], most // 2, replace=False)])
 
-    def _share(self, rows: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self._samples.share[rows].astype(np.float32))
 
-
-def forward(network: Network, features: Features, rows: NDArray[np.int64], bf16: bool) -> Tensor:
-    """Return maps float32 [N, h, w] of samples by index."""
+def forward(network: Network, stages: list[Tensor], bf16: bool) -> Tensor:
+    """Return maps float32 [N, h, w] of each stage's features."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return network(load_stages(features, rows, bf16))  # type: ignore[no-any-return]
+        return network(stages)  # type: ignore[no-any-return]
 
 
 def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
     """Load each stage's features [N, channels, h, w] of samples by index, channels last in memory."""
-    dtype = torch.bfloat16 if bf16 else torch.float32  # via float32: half the time of float16 to bfloat16
-    return [torch.from_numpy(stage).float().to(dtype).permute(0, 3, 1, 2) for stage in features[rows]]
+    return as_tensors(features[rows] if bf16 else features.exact(rows), bf16)
+
+
+def as_tensors(stages: Stages, bf16: bool) -> list[Tensor]:
+    """Return each stage's features [N, h, w, channels] as a tensor [N, channels, h, w], channels last in memory."""
+    tensors = [torch.from_numpy(stage) for stage in stages]
+    if bf16:  # from float16 via float32: half the time
+        tensors = [
+            each.view(torch.bfloat16) if each.dtype == torch.int16 else each.float().bfloat16() for each in tensors
+        ]
+    else:
+        tensors = [each.float() for each in tensors]
+    return [each.permute(0, 3, 1, 2) for each in tensors]
 
 
 def prototype_distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -201,6 +231,6 @@ def predict(
     batches = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
-            maps = forward(network, features, rows[start : start + BATCH], bf16)
+            maps = forward(network, load_stages(features, rows[start : start + BATCH], bf16), bf16)
             batches.append((pool(maps, TOP_CELLS).numpy(), maps.numpy()))
     return batches

@@ -63,6 +63,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     if recipe.finetune_steps:
         check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
+    bf16 = precision.startswith("bf16")
     found_in_folder = discover(Path(config.data)) if config.discover else None
     for line in found_in_folder.assumptions if found_in_folder else ():
         report_line(line)
@@ -84,7 +85,9 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with (
         Progress(console=progress_console(), transient=True) as progress,
-        extract_features(model, tile_px, painter, planned, config.features, report_line, progress) as extracted,
+        extract_features(
+            model, tile_px, painter, planned, config.features, report_line, bf16=bf16, progress=progress
+        ) as extracted,
     ):
         copied = len(planned) - len(tiles)
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
@@ -115,7 +118,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             extracted.features,
             recipe,
             config.seed,
-            bf16=precision.startswith("bf16"),
+            bf16=bf16,
             on_step=on_step,
         )
     if out_of_fold is not None:

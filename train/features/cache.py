@@ -14,9 +14,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 
@@ -25,8 +26,8 @@ from edge.util.text import format_count
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9
-IN_MEMORY_BYTES = 3 * 2**29
-"""1.5 GiB: about 5,500 tiles of EfficientNet-lite0."""
+IN_MEMORY_SHARE = 1 / 4
+"""Share of the machine's memory that features may take: of 16 GiB, about 14,000 tiles of EfficientNet-lite0."""
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
 _NAME_BYTES = 16
@@ -265,10 +266,19 @@ class FeatureCache:
 
 
 class Features:
-    """Features of the cache by their index in `keys`; each is read only once if all of them fit `in_memory_bytes`."""
+    """Features of the cache by their index in `keys`; each is read only once if all of them fit `in_memory_bytes`.
 
-    def __init__(self, cache: FeatureCache, keys: Sequence[bytes], *, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
-        self._cache, self._keys = cache, keys
+    Args:
+        in_memory_bytes: None: `IN_MEMORY_SHARE` of the machine's memory.
+        bf16: whether indexing gives bfloat16, for trainings in bf16, which need not convert them in every step.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, keys: Sequence[bytes], *, in_memory_bytes: int | None = None, bf16: bool = False
+    ) -> None:
+        self._cache, self._keys, self._bf16 = cache, keys, bf16
+        if in_memory_bytes is None:
+            in_memory_bytes = int(IN_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         self._rows: NDArray[np.uint8] | None = None
         empty = cache.read_rows([])
         if len(keys) * empty.shape[1] <= in_memory_bytes:
@@ -278,18 +288,31 @@ class Features:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
-        """Return each stage's features, float16 [n, h, w, c], of tiles by index.
+    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Return each stage's features [n, h, w, c], of tiles by index: float16, or the bits of bfloat16 as int16.
 
         Raises:
             TrainingError: some are no longer in the cache.
         """
         if self._rows is None:
-            return self._cache.read([self._keys[row] for row in rows])
-        if len(new := np.unique(rows[~self._is_read[rows]])):
-            self._rows[new] = self._cache.read_rows([self._keys[row] for row in new])
-            self._is_read[new] = True
-        return self._cache.split(self._rows[rows])
+            found = self._read(rows)
+        else:
+            if len(new := np.unique(rows[~self._is_read[rows]])):
+                self._rows[new] = self._read(new)
+                self._is_read[new] = True
+            found = self._rows[rows]
+        stages = self._cache.split(found)
+        return tuple(stage.view(np.int16) for stage in stages) if self._bf16 else stages
+
+    def exact(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+        """Return each stage's features float16 [n, h, w, c], of tiles by index. Errors as indexing."""
+        return self._cache.read([self._keys[row] for row in rows]) if self._bf16 else self[rows]
+
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = self._cache.read_rows([self._keys[row] for row in rows])
+        if not self._bf16:
+            return found
+        return torch.from_numpy(found).view(torch.float16).float().bfloat16().view(torch.uint8).numpy()
 
 
 def _room(file_bytes: int) -> int:

@@ -19,6 +19,7 @@ from openvino.preprocess import PrePostProcessor
 from torch import nn
 
 from edge.errors import TrainingError, last_line
+from edge.inference import Precision
 from edge.inference.devices import settings_on, shared_core
 from edge.inference.engine import PROCESSOR
 from train.features.cache import FeatureCache
@@ -37,8 +38,8 @@ def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]
     return [(stage.shape[2], stage.shape[3], stage.shape[1]) for stage in stages]
 
 
-def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
-    """Compile the trunk with OpenVINO, f32: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
+def compile_trunk(trunk: nn.Module, tile_px: int, precision: Precision = "f32") -> ov.CompiledModel:
+    """Compile the trunk with OpenVINO: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
 
     Raises:
         TrainingError: OpenVINO cannot use it.
@@ -53,7 +54,7 @@ def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
         for stage in range(len(model.outputs)):
             steps.output(stage).model().set_layout(ov.Layout("NCHW"))
             steps.output(stage).tensor().set_layout(ov.Layout("NHWC")).set_element_type(ov.Type.f16)
-        settings = settings_on(PROCESSOR, "f32", threads=len(os.sched_getaffinity(0)), streams=0)
+        settings = settings_on(PROCESSOR, precision, threads=len(os.sched_getaffinity(0)), streams=0)
         return shared_core().compile_model(steps.build(), PROCESSOR, settings)
     except Exception as error:  # OpConversionFailure among others, which is no RuntimeError
         raise TrainingError(f"OpenVINO cannot use the trunk of this model: {last_line(error)}") from error
@@ -65,6 +66,7 @@ def extract(
     cache: FeatureCache,
     *,
     tile_px: int,
+    precision: Precision = "f32",
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Extract the features of the tiles that the cache does not hold.
@@ -72,7 +74,7 @@ def extract(
     After an interruption or an error, the cache holds the features computed until then.
 
     Args:
-        tiles: key and `FillTile` function of each tile.
+        tiles: key and `FillTile` function of each tile; the key tells precisions apart.
         progress: called after each batch.
     Returns:
         The number of extracted tiles.
@@ -83,7 +85,7 @@ def extract(
     missing = cache.missing(fill_of)
     if not missing:
         return 0
-    compiled = compile_trunk(trunk, tile_px)
+    compiled = compile_trunk(trunk, tile_px, precision)
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     idle = SimpleQueue[ov.InferRequest]()
     for _ in range(at_once):

@@ -97,13 +97,13 @@ def samples_of(
     )
 
 
-def stored(folder: Path, stages: Sequence[NDArray[np.float16]]) -> Features:
+def stored(folder: Path, stages: Sequence[NDArray[np.float16]], *, bf16: bool = False) -> Features:
     """Read features [n, h, w, c] of each stage from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
     with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail) as cache:
         cache.missing(keys)
         cache.write(keys, stages)
-        features = Features(cache, keys)
+        features = Features(cache, keys, bf16=bf16)
         features[np.arange(len(keys))]  # loads them into memory
     return features
 
@@ -125,7 +125,7 @@ def squares(count: int, seed: int) -> NDArray[np.float32]:
 def features_of(share: NDArray[np.float32], seed: int) -> list[NDArray[np.float16]]:
     """Make stages of strides 4, 8 and 16, [n, h, w, c]: noise, with the defects in the first channel of stride 8."""
     rng = np.random.default_rng(seed)
-    sides = [CELLS * 8 // stride for stride in STRIDES]
+    sides = [share.shape[1] * 8 // stride for stride in STRIDES]
     stages = [
         rng.normal(0, 0.2, (len(share), side, side, channels)).astype(np.float16)
         for side, channels in zip(sides, CHANNELS, strict=True)

@@ -98,6 +98,25 @@ def test_a_head_learns_from_masks_boxes_bags_or_synthetic_defects_which_cells_ar
     assert maps[16:].max() < maps[:16].max(axis=(1, 2)).min()
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_mosaics_teach_which_cells_are_defective(tmp_path: Path, bf16: bool) -> None:
+    """Maps of 16 cells are large enough for windows."""
+    drawn, tested = (squares(count, seed).repeat(2, axis=1).repeat(2, axis=2) for count, seed in ((24, 2), (16, 1)))
+    tiles = tiles_of([Known.GOOD] * 24 + [Known.MASKED] * 16, [0] * 24 + [1] * 16)
+    share = np.concatenate([np.zeros((24, 16, 16), np.float32), tested])
+    samples = samples_of(tiles, share, [(row, row, one) for row, one in enumerate(drawn)])
+    features = stored(tmp_path, features_of(np.concatenate([share, drawn]), 3), bf16=bf16)
+    head = new_head()
+    training = HeadTraining(samples, features, TRAINED, recipe_with(), 0, bf16=bf16)
+    mosaics, labels = training._synthetic(head, np.arange(40, 45), 0)
+    assert [len(each) for each in (*mosaics, labels)] == [2] * 4, "five windows fill one mosaic and begin another"
+    training.train(head)
+    maps = np.concatenate([maps for _, maps in predict(head, features, np.arange(24, 40), bf16=False)])
+    area = auroc(maps.ravel().astype(np.float64), tested.ravel() > 0, np.ones(maps.size))
+    assert area is not None
+    assert area > 0.999
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
     task, recipe = masked(tmp_path), recipe_with(steps=10)
     one, same, other = (weights(task.train(recipe, seed)) for seed in (1, 1, 2))
@@ -151,6 +170,9 @@ class Counted(Features):
     def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
         np.add.at(self.reads, rows, 1)
         return self._features[rows]
+
+    def exact(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+        return self[rows]
 
 
 def test_all_tiles_of_a_bag_are_evaluated_and_none_of_another_group(tmp_path: Path) -> None:
