@@ -159,7 +159,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     good: Positive
     """Good tiles per step."""
     synthetic: Natural
-    """Good tiles with a synthetic defect per step; a quarter of each is used, see `mosaic`."""
+    """Good tiles with a synthetic defect per step; of large tiles a quarter is used, see `mosaic`."""
     bags: Positive
     """Defective pictures per step of which only the label is known."""
     tiles_per_bag: Positive

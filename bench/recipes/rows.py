@@ -39,7 +39,8 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
     escaped_oracle: int | None
     """By the threshold that the fold's own good frames set; None: it has no good frame."""
     limit: int | None = None
-    """The most of the fold's good frames that are rejected, with 95 % confidence; None in older results."""
+    """The most of the fold's good frames that are rejected, with 95 % confidence: all if there are too few groups. None
+    in older results."""
 
 
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,7 +206,9 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
             of_good = [each for each in folds if each.good]
             good, rejected = sum(each.good for each in of_good), sum(each.rejected for each in of_good)
             within = sum(each.rejected <= each.bound * each.good for each in of_good)
-            limits = [each.rejected <= each.limit for each in of_good if each.limit is not None]
+            limits = [
+                each.rejected <= each.limit for each in of_good if each.limit is not None and each.limit < each.good
+            ]
             both = [each for each in of_good if each.escaped_oracle is not None]
             defective = max(1, sum(each.defective for each in both))
             escaped, oracle = sum(each.escaped for each in both), sum(each.escaped_oracle or 0 for each in both)
@@ -220,7 +223,7 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                     f"{100 * oracle / defective:.1f} %",
                 ]
             )
-    folds_within = ("folds within the bound", "within the limit of so few groups")
+    folds_within = ("folds within the bound", "folds within the limit, where there is one")
     head = ["verdicts", "good frames to be rejected", "rejected", *folds_within, "escaped", "by an oracle"]
     return [head, *rows] if rows else []
 

@@ -65,6 +65,11 @@ def require_device(core: ov.Core, device: str) -> None:
         )
 
 
+def computes_bf16(core: ov.Core, device: str) -> bool:
+    """Return whether a device computes in bf16 itself; see `require_bf16`."""
+    return "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+
+
 def require_bf16(core: ov.Core, device: str) -> None:
     """Require that a device computes in bf16 itself.
 
@@ -74,7 +79,7 @@ def require_bf16(core: ov.Core, device: str) -> None:
     Raises:
         PrecisionError: it does not.
     """
-    if "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+    if not computes_bf16(core, device):
         raise PrecisionError(
             f"{'this processor' if device == PROCESSOR else device} has no bf16, OpenVINO would compute in f32 or "
             "emulate bf16; choose another precision"

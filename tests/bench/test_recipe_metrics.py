@@ -1,6 +1,5 @@
 """Figures of `heatline bench recipes`, compared with their definitions, computed pixel by pixel."""
 
-from fractions import Fraction
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -126,6 +125,6 @@ def test_the_most_values_beyond_agrees_with_counting_all_orders(known: int, new:
     for places in combinations(range(known + new), new):  # of the new values, in descending order
         of_known = [place for place in range(known + new) if place not in places]
         beyond.append(sum(place < of_known[allowed] for place in places))
-    share = [Fraction(sum(each <= most for each in beyond), len(beyond)) for most in range(new + 1)]
-    expected = next(most for most in range(new + 1) if share[most] >= Fraction(confidence))
+    share = [sum(each <= most for each in beyond) / len(beyond) for most in range(new + 1)]
+    expected = next(most for most in range(new + 1) if share[most] >= confidence)
     assert most_beyond(allowed, known, new, confidence) == expected

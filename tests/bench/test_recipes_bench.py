@@ -124,9 +124,9 @@ def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:
         more = {"frames": 1, "good_frames": 1, "score_threshold": 0.0, "evidence_threshold": 0.0, "hit_by_class": {}}
         return FoldFigures(seed=seed, fold=0, verdicts=verdicts, **values, **more)  # type: ignore[arg-type]
 
-    folds = [fold(0, 1, 2, 1), fold(1, 2, 4, 2), fold(2, 0, 0, None)]
+    folds = [fold(0, 1, 2, 1), fold(1, 2, 4, 1), fold(2, 0, 0, None), fold(3, 0, 0, 10)]
     one = RecipeResult(set="a", recipe="heatline", overrides=[], truth="masks", folds=folds, trainings=[])
-    assert "| heatline | 1 % | 10.0 % (3 of 30) | 2 of 3 | 2 of 2 | 10.0 % | 5.0 % |" in tables([one], {}).splitlines()
+    assert "| heatline | 1 % | 7.5 % (3 of 40) | 3 of 4 | 1 of 2 | 7.5 % | 5.0 % |" in tables([one], {}).splitlines()
 
 
 def test_figures_depend_only_on_tested_and_calibrating_frames(truth: Truth) -> None:

@@ -23,7 +23,8 @@ from edge.errors import Interrupted
 from edge.frames import Frame, Stamp
 from edge.images import read_rgb
 from edge.inference import open_engine
-from edge.inference.engine import infer_features
+from edge.inference.devices import computes_bf16, shared_core
+from edge.inference.engine import PROCESSOR, infer_features
 from edge.inspection.inspector import Inspector
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, sort_tiles, write_labels
@@ -137,6 +138,16 @@ def test_out_of_fold_predictions_cover_every_tile_and_keep_groups_together(first
     flat = np.sort(answers.map.astype(np.float64).reshape(len(answers.map), -1), axis=1)
     np.testing.assert_allclose(flat[:, -16:].mean(axis=1), answers.logit, atol=1e-2)  # maps are stored as float16
     assert run.summary.val["val_ap"] > 0.9
+
+
+def test_a_training_in_bf16_takes_the_same_features_of_tiles_and_others_of_copies(
+    blobs: Path, tiny: tuple[str, ...], first: object, tmp_path: Path
+) -> None:
+    _, output = summary_of(blobs, tmp_path, tiny, "trainer.precision=bf16-mixed")
+    found = re.search(r"features of \d+ tiles and (\d+) copies: (\d+ extracted|all were in the cache)", output)
+    assert found is not None, output
+    in_bf16 = computes_bf16(shared_core(), PROCESSOR)
+    assert found[2] == (f"{found[1]} extracted" if in_bf16 else "all were in the cache")
 
 
 def test_another_seed_extracts_no_features_again(

@@ -296,6 +296,16 @@ def test_features_in_bf16_are_rounded_once_and_exact_ones_stay(tmp_path: Path, i
                 assert torch.equal(torch.from_numpy(stage).view(torch.bfloat16), rounded)
 
 
+def test_living_trainings_of_a_folder_are_counted(tmp_path: Path) -> None:
+    with cache_in(tmp_path) as cache:
+        assert cache.count_trainings() == 1
+        with cache_in(tmp_path):
+            assert cache.count_trainings() == 2
+        (tmp_path / "trainings" / "1-killed").mkdir()
+        (tmp_path / "trainings" / "1-killed" / "needed").touch()
+        assert cache.count_trainings() == 1
+
+
 def test_features_in_memory_are_not_read_from_disk_again(tmp_path: Path) -> None:
     keys = keys_of(*range(4))
     with cache_in(tmp_path) as cache:

@@ -97,11 +97,23 @@ def test_each_tile_has_its_own_features_however_they_fall_into_batches(
     assert seen[-1] == (count, count)
 
 
-def test_features_in_bf16_are_those_of_f32_up_to_rounding(tmp_path: Path) -> None:
-    """On a processor without bf16 multiplication OpenVINO computes in f32."""
+def test_some_features_may_be_computed_in_bf16(tmp_path: Path) -> None:
+    """Their reservation, the progress and the count are those of all tiles together."""
+    seen: list[tuple[int, int]] = []
     with cache_in(tmp_path) as cache:
-        extract(TRUNK, [(key(1), filler(1))], cache, tile_px=TILE_PX, precision="bf16")
-        assert_features_of_torch(cache, [1], rtol=2**-6)
+        tiles = [(key(number), filler(number)) for number in range(2 * BATCH)]
+        count = extract(
+            TRUNK,
+            tiles,
+            cache,
+            tile_px=TILE_PX,
+            in_bf16={key(number) for number in range(5)},
+            progress=lambda done, total: seen.append((done, total)),
+        )
+        assert (count, seen[-1]) == (2 * BATCH, (2 * BATCH, 2 * BATCH))
+        assert_features_of_torch(cache, list(range(5, 2 * BATCH)))
+        assert_features_of_torch(cache, list(range(5)), rtol=2**-6)
+        assert not cache.missing([name for name, _ in tiles])
 
 
 def test_the_engine_runs_batches_of_a_fixed_size_in_f32_and_gives_float16() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from edge.inference import Precision
+from edge.inference.devices import computes_bf16, shared_core
+from edge.inference.engine import PROCESSOR
 from train.config import FeaturesConfig
 from train.dense.copies import Kind, Painter, Sample
 from train.features.cache import FeatureCache, Features, default_folder, key_of
@@ -54,8 +55,8 @@ def extract_features(
     Those of tiles are extracted in f32, because predictions from them set thresholds. Copies are only trained on.
 
     Args:
-        bf16: whether copies are extracted in bf16, twice as fast on processors with bf16 multiplication, and features
-            given in it.
+        bf16: whether features are given in bf16, and copies extracted in it if the processor computes in bf16 itself,
+            which is twice as fast there.
         report_line: gets a sentence about damaged features.
         progress: gets a task while features are extracted.
     Raises:
@@ -64,31 +65,26 @@ def extract_features(
     trunk = TileFeatures(model, tile_px).eval()
     folder = default_folder() if config.folder is None else Path(config.folder)
     limit = int(config.limit_gb * 1e9)
-    keys = [
-        key_of(painter.key(sample), "bf16") if bf16 and sample.kind != Kind.TILE else painter.key(sample)
-        for sample in samples
-    ]
-    parts: list[tuple[str, Precision, list[int]]] = [
-        ("tiles", "f32", [i for i, sample in enumerate(samples) if sample.kind == Kind.TILE]),
-        ("copies", "bf16" if bf16 else "f32", [i for i, sample in enumerate(samples) if sample.kind != Kind.TILE]),
-    ]
+    keys = [painter.key(sample) for sample in samples]
+    in_bf16: set[bytes] = set()
+    if bf16 and computes_bf16(shared_core(), PROCESSOR):
+        rows = [row for row, sample in enumerate(samples) if sample.kind != Kind.TILE]
+        for row in rows:
+            keys[row] = key_of(keys[row], "bf16")
+        in_bf16 = {keys[row] for row in rows}
+    fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
+    task = None if progress is None else progress.add_task("extracting features", total=len(samples))
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None and task is not None:
+            progress.update(task, completed=done, total=total)
+
     with FeatureCache(
         folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
     ) as cache:
-        began, count = time.monotonic(), 0
-        for name, precision, rows in parts:
-            fills = [(keys[row], functools.partial(painter.paint, samples[row])) for row in rows]
-            with _shown(progress, f"extracting features of {name}") as advance:
-                count += extract(trunk, fills, cache, tile_px=tile_px, precision=precision, progress=advance)
-        yield Extracted(Features(cache, keys, bf16=bf16), count, time.monotonic() - began)
-
-
-@contextmanager
-def _shown(progress: Progress | None, description: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a task while the context lasts; yield a function that gets the number of finished tiles and the total."""
-    if progress is None:
-        yield lambda done, total: None
-        return
-    task = progress.add_task(description, total=None)
-    yield lambda done, total: progress.update(task, completed=done, total=total)
-    progress.remove_task(task)
+        began = time.monotonic()
+        count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=advance)
+        seconds = time.monotonic() - began
+        if progress is not None and task is not None:
+            progress.remove_task(task)
+        yield Extracted(Features(cache, keys, bf16=bf16), count, seconds)

@@ -202,14 +202,11 @@ def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False)
 
 def as_tensors(stages: Stages, bf16: bool) -> list[Tensor]:
     """Return each stage's features [N, h, w, channels] as a tensor [N, channels, h, w], channels last in memory."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
     tensors = [torch.from_numpy(stage) for stage in stages]
-    if bf16:  # from float16 via float32: half the time
-        tensors = [
-            each.view(torch.bfloat16) if each.dtype == torch.int16 else each.float().bfloat16() for each in tensors
-        ]
-    else:
-        tensors = [each.float() for each in tensors]
-    return [each.permute(0, 3, 1, 2) for each in tensors]
+    # From float16 via float32: half the time of float16 to bfloat16.
+    floats = [each.view(torch.bfloat16) if each.dtype == torch.int16 else each.float() for each in tensors]
+    return [each.to(dtype).permute(0, 3, 1, 2) for each in floats]
 
 
 def prototype_distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:

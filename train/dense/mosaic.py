@@ -1,6 +1,6 @@
 """Mosaics of tiles with synthetic defects: a window around the defect from each, four windows to a tile.
 
-The loss of such a tile is one of its cells alone, and most of them are good and far from the defect. A window of a
+Only single cells enter the loss of such a tile, and most of them are good and far from the defect. A window of a
 quarter of the tile has what matters, and a mosaic of four costs as much as one tile.
 """
 
@@ -15,8 +15,8 @@ from train.dense.objective import DEFECTIVE_CELL
 PER_SIDE = 2
 """Windows along each side of a mosaic."""
 WINDOWS = PER_SIDE**2
-FEWEST_CELLS = 14
-"""Side of the smallest map whose tiles are divided, cells: windows of fewer than 7 cells show little but the defect."""
+FEWEST_CELLS = 16
+"""Side of the smallest map whose tiles are divided, cells: smaller windows show little but the defect."""
 NOT_COUNTED = DEFECTIVE_CELL / 2
 """Defective share that is neither a positive nor a negative."""
 Corners = Sequence[tuple[int, int]]

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from edge.errors import TrainingError
 from edge.util.text import format_count
+from train.features.memory import available_bytes
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9
 IN_MEMORY_SHARE = 1 / 4
-"""Share of the machine's memory that features may take: of 16 GiB, about 14,000 tiles of EfficientNet-lite0."""
+"""Share of the available memory that the features of all trainings may take: 4 GiB hold about 14,000 tiles of
+EfficientNet-lite0."""
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
 _NAME_BYTES = 16
@@ -204,6 +206,17 @@ class FeatureCache:
             os.unlink(path)
             excess -= room
 
+    def count_trainings(self) -> int:
+        """Count the trainings that use the folder now, with this one."""
+        count = 0
+        for training in self._own.parent.iterdir():
+            with contextlib.suppress(FileNotFoundError), (training / "needed").open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    count += 1
+        return max(1, count)
+
     def _needed_by_others(self) -> dict[bytes, int]:
         """Return the file names that living trainings need, with their bytes; delete the lists of dead trainings."""
         needed: dict[bytes, int] = {}
@@ -266,10 +279,10 @@ class FeatureCache:
 
 
 class Features:
-    """Features of the cache by their index in `keys`; each is read only once if all of them fit `in_memory_bytes`.
+    """Features of the cache by their index in `keys`; those that are read stay in memory if all fit `in_memory_bytes`.
 
     Args:
-        in_memory_bytes: None: `IN_MEMORY_SHARE` of the machine's memory.
+        in_memory_bytes: None: the part of this training in `IN_MEMORY_SHARE` of the available memory.
         bf16: whether indexing gives bfloat16, for trainings in bf16, which need not convert them in every step.
     """
 
@@ -278,7 +291,7 @@ class Features:
     ) -> None:
         self._cache, self._keys, self._bf16 = cache, keys, bf16
         if in_memory_bytes is None:
-            in_memory_bytes = int(IN_MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+            in_memory_bytes = int(IN_MEMORY_SHARE * available_bytes() / cache.count_trainings())
         self._rows: NDArray[np.uint8] | None = None
         empty = cache.read_rows([])
         if len(keys) * empty.shape[1] <= in_memory_bytes:

@@ -7,7 +7,7 @@ edge/inference/openvino_engine.py).
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
@@ -66,7 +66,7 @@ def extract(
     cache: FeatureCache,
     *,
     tile_px: int,
-    precision: Precision = "f32",
+    in_bf16: Collection[bytes] = (),
     progress: Progress = lambda done, total: None,
 ) -> int:
     """Extract the features of the tiles that the cache does not hold.
@@ -74,7 +74,8 @@ def extract(
     After an interruption or an error, the cache holds the features computed until then.
 
     Args:
-        tiles: key and `FillTile` function of each tile; the key tells precisions apart.
+        tiles: key and `FillTile` function of each tile.
+        in_bf16: keys of tiles that are computed in bf16, the others in f32.
         progress: called after each batch.
     Returns:
         The number of extracted tiles.
@@ -85,35 +86,46 @@ def extract(
     missing = cache.missing(fill_of)
     if not missing:
         return 0
-    compiled = compile_trunk(trunk, tile_px, precision)
+    parts: dict[Precision, list[bytes]] = {"f32": [], "bf16": []}
+    for key in missing:
+        parts["bf16" if key in in_bf16 else "f32"].append(key)
+    done = 0
+    for precision, keys in parts.items():
+        if keys:
+            compiled = compile_trunk(trunk, tile_px, precision)
+            for count in _extract_all(compiled, keys, fill_of, cache):
+                done += count
+                progress(done, len(missing))
+    return done
+
+
+def _extract_all(
+    compiled: ov.CompiledModel, keys: Sequence[bytes], fill_of: Mapping[bytes, FillTile], cache: FeatureCache
+) -> Iterator[int]:
+    """Extract and store the features of these keys; yield the number of tiles after each batch."""
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     idle = SimpleQueue[ov.InferRequest]()
     for _ in range(at_once):
         idle.put(compiled.create_infer_request())
 
-    def extract_batch(keys: list[bytes]) -> int:
+    def extract_batch(batch: Sequence[bytes]) -> int:
         request = idle.get()
         try:
-            for key, tile in zip(keys, request.get_input_tensor().data, strict=False):  # the last batch may be smaller
+            for key, tile in zip(batch, request.get_input_tensor().data, strict=False):  # the last may be smaller
                 fill_of[key](tile)
             _infer(request)
-            cache.write(keys, [output.data[: len(keys)] for output in request.output_tensors])
+            cache.write(batch, [output.data[: len(batch)] for output in request.output_tensors])
         finally:
             idle.put(request)
-        return len(keys)
+        return len(batch)
 
-    done = 0
     with ThreadPoolExecutor(at_once, "extract") as pool:
-        batches = [
-            pool.submit(extract_batch, missing[start : start + BATCH]) for start in range(0, len(missing), BATCH)
-        ]
+        batches = [pool.submit(extract_batch, keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
         try:
             for batch in as_completed(batches):
-                done += batch.result()
-                progress(done, len(missing))
+                yield batch.result()
         finally:
             pool.shutdown(cancel_futures=True)  # running batches finish and are stored
-    return done
 
 
 def _infer(request: ov.InferRequest) -> None:

@@ -16,7 +16,7 @@ from train.dense.fit_head import HeadTraining, predict
 from train.dense.tiles import Known
 from train.evaluation.ordering import auroc
 from train.features.cache import Features
-from train.models.dense import TOP_CELLS, DenseHead
+from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,6 +110,10 @@ def test_mosaics_teach_which_cells_are_defective(tmp_path: Path, bf16: bool) -> 
     training = HeadTraining(samples, features, TRAINED, recipe_with(), 0, bf16=bf16)
     mosaics, labels = training._synthetic(head, np.arange(40, 45), 0)
     assert [len(each) for each in (*mosaics, labels)] == [2] * 4, "five windows fill one mosaic and begin another"
+    assert len(training._synthetic(head, np.arange(0), 0)[1]) == 0
+    finetuned = FineTuned(torch.nn.Identity(), head)  # type: ignore[arg-type]
+    whole, labels = training._synthetic(finetuned, np.arange(40, 45), 0)
+    assert [len(each) for each in (*whole, labels)] == [5] * 4, "stages that are trained see beyond the seams"
     training.train(head)
     maps = np.concatenate([maps for _, maps in predict(head, features, np.arange(24, 40), bf16=False)])
     area = auroc(maps.ravel().astype(np.float64), tested.ravel() > 0, np.ones(maps.size))
