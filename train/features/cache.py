@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -208,18 +208,20 @@ class FeatureCache:
 
     def count_trainings(self) -> int:
         """Count the trainings that use the folder now, with this one."""
-        count = 0
-        for training in self._own.parent.iterdir():
-            with contextlib.suppress(FileNotFoundError), (training / "needed").open("rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    count += 1
-        return max(1, count)
+        with self._translated_errors(), self._locked():
+            return 1 + sum(1 for _ in self._lists_of_others())
 
     def _needed_by_others(self) -> dict[bytes, int]:
-        """Return the file names that living trainings need, with their bytes; delete the lists of dead trainings."""
+        """Return the file names that other living trainings need, with their bytes."""
         needed: dict[bytes, int] = {}
+        for file in self._lists_of_others():
+            room, names = int.from_bytes(file.read(8), "little"), file.read()
+            starts = range(0, len(names), _NAME_BYTES)
+            needed |= dict.fromkeys((names[start : start + _NAME_BYTES] for start in starts), room)
+        return needed
+
+    def _lists_of_others(self) -> Iterator[BinaryIO]:
+        """Yield the list of every other living training; delete those of dead ones."""
         for training in self._own.parent.iterdir():
             if training == self._own:
                 continue
@@ -227,12 +229,9 @@ class FeatureCache:
                 try:
                     fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    room, names = int.from_bytes(file.read(8), "little"), file.read()
-                    starts = range(0, len(names), _NAME_BYTES)
-                    needed |= dict.fromkeys((names[start : start + _NAME_BYTES] for start in starts), room)
+                    yield file
                     continue
             shutil.rmtree(training, ignore_errors=True)
-        return needed
 
     def _files(self) -> Iterator[os.DirEntry[str]]:
         for first in range(256):
