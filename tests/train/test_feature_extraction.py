@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,8 +183,15 @@ def test_ctrl_c_ends_the_extraction_and_keeps_the_extracted_features(tmp_path: P
         signal.raise_signal(signal.SIGINT)
 
     tiles = [(key(number), filler(number)) for number in range(3000)]
+
+    def extract_all(cache: FeatureCache) -> None:
+        try:
+            extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=interrupt)
+        finally:  # the threads end before the error goes on, as the caller then closes the cache
+            assert not [thread for thread in threading.enumerate() if thread.name.startswith("extract")]
+
     with cache_in(tmp_path) as cache, pytest.raises(KeyboardInterrupt):
-        extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=interrupt)
+        extract_all(cache)
     assert len(seen) == 1
     assert_a_part_is_kept(tmp_path, seen[0], len(tiles))
 

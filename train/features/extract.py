@@ -7,8 +7,9 @@ edge/inference/openvino_engine.py).
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from queue import SimpleQueue
 
 import numpy as np
@@ -93,15 +94,16 @@ def extract(
     for precision, keys in parts.items():
         if keys:
             compiled = compile_trunk(trunk, tile_px, precision)
-            for count in _extract_all(compiled, keys, fill_of, cache):
-                done += count
-                progress(done, len(missing))
+            with closing(_extract_all(compiled, keys, fill_of, cache)) as counts:  # an error of `progress` ends it
+                for count in counts:
+                    done += count
+                    progress(done, len(missing))
     return done
 
 
 def _extract_all(
     compiled: ov.CompiledModel, keys: Sequence[bytes], fill_of: Mapping[bytes, FillTile], cache: FeatureCache
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Extract and store the features of these keys; yield the number of tiles after each batch."""
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
     idle = SimpleQueue[ov.InferRequest]()

@@ -26,7 +26,7 @@ def _of_machine(proc: Path) -> int:
 
 
 def _of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Yield what the control group of this process, and each above it, has left of its limit."""
+    """Yield what the control group of this process, and each above it, has left of its limit; cached files are used."""
     try:
         own = (proc / "self" / "cgroup").read_text().strip().rpartition("::/")[2]
     except OSError:
