@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
 from train.config import DenseRecipeConfig
+from train.dense.bag_tiles import BagTiles
 from train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
 from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from train.dense.samples import Draw, Sampler, Samples
@@ -78,6 +79,7 @@ class HeadTraining:
         self._shift = 0.0
         if samples.log_odds is not None:
             self._shift = math.log(POSITIVE_WEIGHT / (1 - POSITIVE_WEIGHT)) - samples.log_odds
+        self._bag_tiles = BagTiles(recipe.tiles_per_bag)
         self._seed = seed
 
     def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:
@@ -139,7 +141,7 @@ class HeadTraining:
         network.eval()
 
     def _maps(self, network: Network, draw: Draw, step: int) -> StepMaps:
-        bags = [self._hottest(network, bag, step) for bag in draw.bags]
+        bags = [self._choose_of_bag(network, bag, step) for bag in draw.bags]
         whole = self._features[np.concatenate([draw.located, draw.good, *bags])]
         mosaics, share = self._synthetic(network, draw.synthetic, step)
         stages = [np.concatenate(parts) for parts in zip(whole, mosaics, strict=True)]
@@ -175,18 +177,14 @@ class HeadTraining:
         corners = choose_windows(share, multiple, np.random.default_rng((self._seed, step, WINDOWS)))
         return [compose_mosaics(stage[filled], corners, cells) for stage in stages], compose_shares(share, corners)
 
-    def _hottest(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        """Choose the tiles of a bag that get a gradient: one half its hottest, the other half at random."""
-        most = self._recipe.tiles_per_bag
-        if len(bag) <= most:
-            return bag
-        network.eval()
-        logits = np.concatenate([logit for logit, _ in predict(network, self._features, bag, self._bf16)])
-        network.train()
-        order = bag[np.argsort(-logits, kind="stable")]
-        hot = order[: most - most // 2]
-        rng = np.random.default_rng((self._seed, step, int(bag[0])))
-        return np.concatenate([hot, rng.choice(order[len(hot) :], most // 2, replace=False)])
+    def _choose_of_bag(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        def evaluate(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+            network.eval()
+            logits = np.concatenate([logit for logit, _ in predict(network, self._features, rows, self._bf16)])
+            network.train()
+            return logits
+
+        return self._bag_tiles.choose(bag, evaluate, np.random.default_rng((self._seed, step, int(bag[0]))))
 
 
 def forward(network: Network, stages: list[Tensor], bf16: bool) -> Tensor:
