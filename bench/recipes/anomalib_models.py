@@ -118,7 +118,7 @@ def train_anomalib(
     logit = np.zeros(len(table), np.float32)
     maps = np.zeros((len(table), *found["map"].shape[1:]), np.float16)
     logit[requested], maps[requested] = found["logit"], found["map"]
-    answers = fold.answered(logit, maps, knows_defects=False, one_scale=False)
+    answers = fold.answered(logit, maps, knows_defects=False, one_scale=False, top_mean=False)
     speed = float(found["speed"])
     training = Training(
         seed=fold.seed,

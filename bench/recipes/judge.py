@@ -58,6 +58,8 @@ class Answers:
     rule assumes, and no defective frame sets a threshold."""
     one_scale: bool = True
     """Whether a tile's logit and the cells of its map are on one scale."""
+    top_mean: bool = True
+    """Whether a tile's logit is the mean of its map's highest cells."""
 
 
 def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
@@ -155,6 +157,7 @@ class _Line:
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
+        self._strong = max(self.score_threshold, self.evidence_threshold) if answers.top_mean else None
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:
         """Return the good frames of some; if the set has few good frames, those with a clean tile."""
@@ -177,7 +180,7 @@ class _Line:
         stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
         heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))
         defective = self._answers.logit[rows].astype(np.float64) >= self.score_threshold
-        found = found_cells(heatmap, stitcher, defective, self.evidence_threshold)
+        found = found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong)
         return kind, count_hit(labels, found, stitcher.cell_px), count
 
     def _clean_heatmap(self, frame: int) -> Floats:

@@ -71,6 +71,7 @@ class Fold:
         *,
         knows_defects: bool = True,
         one_scale: bool = True,
+        top_mean: bool = True,
     ) -> Answers:
         """Return the answers of a model that was trained on the other frames."""
         return Answers(
@@ -82,6 +83,7 @@ class Fold:
             self.calibrating,
             knows_defects=knows_defects,
             one_scale=one_scale,
+            top_mean=top_mean,
         )
 
     @cached_property
@@ -130,9 +132,10 @@ def train_good_only(fold: Fold, config: TrainConfig, report_line: ReportLine) ->
 def _answers(fold: Fold, run: RunFolder, *, knows_defects: bool = True) -> tuple[Answers, Training]:
     summary = run.read_summary()
     frames = np.flatnonzero(fold.tested | fold.calibrating)
-    logit, maps = answer(load_run(run.folder).model, fold.truth, frames)
+    model = load_run(run.folder).model
+    logit, maps = answer(model, fold.truth, frames)
     training = Training(seed=fold.seed, fold=fold.number, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
-    return fold.answered(logit, maps, knows_defects=knows_defects), training
+    return fold.answered(logit, maps, knows_defects=knows_defects, top_mean=model.top_cells is not None), training
 
 
 def answer(

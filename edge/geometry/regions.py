@@ -25,41 +25,69 @@ class Region(msgspec.Struct, frozen=True):
 
 
 def find_regions(
-    heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
+    heatmap: NDArray[np.float32],
+    stitcher: Stitcher,
+    defective: NDArray[np.bool_],
+    evidence_threshold: float,
+    strong_evidence: float | None = None,
 ) -> list[Region]:
-    """Return the regions of a frame, highest score first.
+    """Return the regions of a frame, highest score first; a frame without a defective tile has none.
 
     They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold within defective tiles,
     also where such a tile extends beyond the region of interest. A defective tile without such an area gets one at its
     peak, so that every DEFECT frame has a region.
 
+    In other tiles, areas that reach the evidence threshold count if one of their cells is strong: two thresholds, as in
+    the edge detection of Canny (1986).
+
     Args:
         heatmap: [*stitcher.heatmap_hw], logits; not NaN in any tile of the grid.
         defective: [len(grid)], the tiles that reach the score threshold.
         evidence_threshold: logits.
+        strong_evidence: logits; None: regions lie only in defective tiles.
     """
     if not defective.any():
         return []
-    found = found_cells(heatmap, stitcher, defective, evidence_threshold)
+    found = found_cells(heatmap, stitcher, defective, evidence_threshold, strong_evidence)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
     regions = [_region(heatmap, labels, label, stats[label], stitcher) for label in range(1, len(stats))]
     return sorted(regions, key=lambda region: -region.score)
 
 
 def found_cells(
-    heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
+    heatmap: NDArray[np.float32],
+    stitcher: Stitcher,
+    defective: NDArray[np.bool_],
+    evidence_threshold: float,
+    strong_evidence: float | None = None,
 ) -> NDArray[np.bool_]:
     """Return the heatmap cells of all regions, bool [*stitcher.heatmap_hw]; arguments as of `find_regions`."""
     found = np.zeros(heatmap.shape, np.bool_)
     tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
+    if not tiles:
+        return found
+    # In float64, as both are published: rounded to float32, a threshold could equal a value that lies below it.
+    evidence = heatmap.astype(np.float64)
+    reached = evidence >= evidence_threshold
     for cells in tiles:
-        # In float64, as both are published: rounded to float32, a threshold could equal a value that lies below it.
-        found[cells] |= heatmap[cells].astype(np.float64) >= evidence_threshold
+        found[cells] |= reached[cells]
+    if strong_evidence is not None:
+        found |= _areas_of(reached, reached & (evidence >= strong_evidence))
     for cells in tiles:
         if not found[cells].any():
             peak = np.unravel_index(np.argmax(heatmap[cells]), heatmap[cells].shape)
             found[cells][peak] = True
     return found
+
+
+def _areas_of(cells: NDArray[np.bool_], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return those connected areas of `cells` that have a chosen cell."""
+    if not chosen.any():
+        return chosen
+    count, labels = cv2.connectedComponents(cells.astype(np.uint8), connectivity=8)
+    kept = np.zeros(count, np.bool_)
+    kept[labels[chosen]] = True
+    return np.asarray(kept[labels])
 
 
 def _region(

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.manifest import Calibration, Map
 from edge.geometry import Region, Stitcher, find_regions
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
@@ -13,10 +14,25 @@ Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Both in logits."""
+    """All in logits."""
 
     score: float
     evidence: float
+    strong: float | None = None
+    """Evidence that makes a region in any tile of a DEFECT frame; None: only tiles that reach `score` have regions."""
+
+    @classmethod
+    def of(
+        cls, calibration: Calibration, map_: Map, score: float | None = None, evidence: float | None = None
+    ) -> "Thresholds":
+        """Return the thresholds of a bundle, or those that replace them.
+
+        If a tile's logit is the mean of its highest cells, these are on its scale. Then a cell that reaches the score
+        threshold is strong evidence, although the tile of a small defect, of fewer cells, may not reach it.
+        """
+        score = calibration.score_threshold if score is None else score
+        evidence = calibration.evidence_threshold if evidence is None else evidence
+        return cls(score, evidence, None if map_.top_cells is None else max(score, evidence))
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,7 @@ def judge(
     heatmap = stitcher.stitch(maps)
     # In float64, as both are published: in float32, a threshold could be rounded down to the logit it must lie above.
     defective = logits.astype(np.float64) >= thresholds.score
-    regions = find_regions(heatmap, stitcher, defective, thresholds.evidence)
+    regions = find_regions(heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
     verdict: Verdict = "DEFECT" if defective.any() else "GOOD"
     tiles = TileScores(stitcher.grid.origins, logits, stitcher.grid.tile_px)
     return Judgement(verdict, stitcher.grid.frame_hw, float(logits.max()), heatmap, regions, tiles)

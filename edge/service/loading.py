@@ -182,11 +182,8 @@ def _open_verified(
 
 
 def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:
-    calibration, own = bundle.manifest.calibration, config.thresholds
-    return Thresholds(
-        score=calibration.score_threshold if own.score is None else own.score,
-        evidence=calibration.evidence_threshold if own.evidence is None else own.evidence,
-    )
+    manifest, own = bundle.manifest, config.thresholds
+    return Thresholds.of(manifest.calibration, manifest.map, own.score, own.evidence)
 
 
 def describe_setup(prepared: PreparedSetup) -> str:

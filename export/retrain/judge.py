@@ -72,15 +72,12 @@ def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging
         BundleError, EngineError: the bundle cannot be used on this machine.
         InputError: a picture cannot be read any more.
     """
-    calibration = bundle.manifest.calibration
+    manifest = bundle.manifest
     verified = open_verified_engine(bundle, judging.kind, judging.precision, device=judging.device)
     inspector = Inspector(
-        bundle.manifest,
+        manifest,
         verified.engine,
-        thresholds=Thresholds(
-            score=calibration.score_threshold if judging.score is None else judging.score,
-            evidence=calibration.evidence_threshold if judging.evidence is None else judging.evidence,
-        ),
+        thresholds=Thresholds.of(manifest.calibration, manifest.map, judging.score, judging.evidence),
         overlap_px=judging.overlap_px,
         plausibility=bundle.plausibility() if judging.check_plausibility else None,
         plausibility_by_camera={

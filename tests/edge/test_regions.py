@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from edge.geometry import Region, RegionOfInterest, Stitcher, TileGrid, find_regions
+from edge.geometry.regions import found_cells
 from tests.oracles import components
 
 EVIDENCE = 5.0
@@ -79,6 +80,25 @@ def test_regions_equal_a_flood_fill_and_every_defective_tile_has_one(
         assert sorted(found) == sorted(areas)
 
 
+@given(frames(), st.sampled_from([5.0, 6.0, 9.0]))
+def test_other_tiles_of_a_defective_frame_have_the_areas_with_strong_evidence(
+    case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]], strong: float
+) -> None:
+    stitcher, heatmap, defective = case
+    found = found_cells(heatmap, stitcher, defective, EVIDENCE, strong)
+    expected = found_cells(heatmap, stitcher, defective, EVIDENCE) & (heatmap >= EVIDENCE)
+    if defective.any():
+        for area in components(heatmap >= EVIDENCE):
+            if max(heatmap[cell] for cell in area) >= strong:
+                expected[tuple(np.array(list(area)).T)] = True
+    # A defective tile without any of these counts with its peak.
+    peaks = found & ~expected
+    assert not (expected & ~found).any()
+    assert not (heatmap[peaks] >= EVIDENCE).any()
+    assert peaks.sum() <= sum(not expected[stitcher.tile_cells(int(tile))].any() for tile in np.flatnonzero(defective))
+    assert bool(find_regions(heatmap, stitcher, defective, EVIDENCE, strong)) == bool(defective.any())
+
+
 @given(frames())
 def test_box_peak_area_and_contour_agree_and_lie_in_the_frame(
     case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
@@ -132,6 +152,24 @@ def test_only_defective_tiles_have_regions_and_a_defect_across_a_seam_is_one() -
         (beside, [False, False], []),
     ]:
         regions = find_regions(heatmap, stitcher, np.array(defective), EVIDENCE)
+        assert [region.box_xyxy for region in regions] == boxes
+
+
+def test_strong_evidence_is_a_region_in_any_tile_of_a_defective_frame_and_weak_evidence_beside_it_is_not() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(
+        stitcher,
+        (np.s_[5:6, 5:6], 6.0),  # in the defective tile
+        (np.s_[10:12, 80:90], 6.0),  # a small defect in the other tile: one strong cell, and weaker ones around it
+        (np.s_[10:11, 85:86], 9.0),
+        (np.s_[30:31, 80:90], 8.9),
+    )
+    for strong, defective, boxes in [
+        (9.0, [True, False], [(320, 40, 360, 48), (20, 20, 24, 24)]),
+        (None, [True, False], [(20, 20, 24, 24)]),
+        (9.0, [False, False], []),  # the frame is good
+    ]:
+        regions = find_regions(heatmap, stitcher, np.array(defective), EVIDENCE, strong)
         assert [region.box_xyxy for region in regions] == boxes
 
 

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,13 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from edge.bundle import Bundle
 from edge.geometry import Stitcher, TileGrid
 from edge.inspection.verdict import Thresholds, judge
 
 STITCHER = Stitcher(TileGrid((60, 100), 32, 4), (4, 4))
 TILES = len(STITCHER.grid)
 LOGITS = st.floats(-30, 30, width=32)
-THRESHOLDS = st.builds(Thresholds, score=st.floats(-30, 30), evidence=st.floats(-30, 30))
+THRESHOLDS = st.builds(
+    Thresholds, score=st.floats(-30, 30), evidence=st.floats(-30, 30), strong=st.none() | st.floats(-30, 30)
+)
 
 
 def maps_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -67,3 +71,26 @@ def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     logits[2], maps[2, 1, 3] = value, 0
     with pytest.raises(ValueError, match="not finite"):
         judge(logits, maps, STITCHER, Thresholds(0.0, 0.0))
+
+
+def test_strong_evidence_is_that_of_the_score_threshold_if_cells_are_on_its_scale(bundle: Bundle) -> None:
+    calibration, mean = bundle.manifest.calibration, bundle.manifest.map
+    top_mean = msgspec.structs.replace(mean, identity="top-mean(map, 16) == logit")
+    score, evidence = calibration.score_threshold, calibration.evidence_threshold
+    assert Thresholds.of(calibration, mean) == Thresholds(score, evidence, None)
+    assert Thresholds.of(calibration, top_mean) == Thresholds(score, evidence, max(score, evidence))
+    assert Thresholds.of(calibration, top_mean, 2.0, 1.0) == Thresholds(2.0, 1.0, 2.0)
+    assert Thresholds.of(calibration, top_mean, 1.0, 2.0) == Thresholds(1.0, 2.0, 2.0)
+
+
+def test_a_small_defect_in_a_tile_below_the_threshold_is_a_region_only_beside_a_defective_tile() -> None:
+    """The logit of its tile is the mean of more cells than the defect has."""
+    maps = np.full((TILES, 4, 4), -5, np.float32)
+    maps[0], maps[-1, 1:3, 1:3] = 3, 9
+    logits = np.array([3, *[-5] * (TILES - 2), -1], np.float32)
+    beside = judge(logits, maps, STITCHER, Thresholds(2.0, 1.0, strong=2.0))
+    assert len(beside.regions) == 2
+    assert beside.regions[0].score > 5
+    assert len(judge(logits, maps, STITCHER, Thresholds(2.0, 1.0)).regions) == 1
+    logits[0] = 0
+    assert judge(logits, maps, STITCHER, Thresholds(2.0, 1.0, strong=2.0)).regions == []

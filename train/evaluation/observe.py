@@ -252,7 +252,7 @@ def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Threshold
     defective = pending.logits.astype(np.float64) >= thresholds.score
     if not defective.any():
         return np.zeros(stitcher.grid.frame_hw, np.bool_)
-    cells = found_cells(judgement.heatmap, stitcher, defective, thresholds.evidence)
+    cells = found_cells(judgement.heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
     height, width = stitcher.grid.frame_hw
     return np.kron(cells, np.ones((stitcher.cell_px, stitcher.cell_px), np.bool_))[:height, :width]
 
