@@ -115,7 +115,7 @@ def test_invalid_requests_are_refused_in_one_short_sentence(data: bytes, reason:
     reply = request_from(data)
     assert isinstance(reply, Refused)
     assert reply.reason == reason
-    assert excerpt in reply.detail
+    assert excerpt.lower() in reply.detail.lower()  # msgspec 0.22 and 0.23 differ in case
     assert "\n" not in reply.detail
     assert len(to_bytes(reply)) < 1000, "a refusal does not repeat all of a long request"
 

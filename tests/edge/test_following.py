@@ -127,7 +127,7 @@ def test_invalid_requests_are_refused_in_one_short_sentence() -> None:
         reply = request_from(content if isinstance(content, bytes) else json.dumps(content).encode())
         assert isinstance(reply, Refused)
         assert reply.reason == "malformed"
-        assert excerpt in reply.detail, content
+        assert excerpt.lower() in reply.detail.lower(), content  # msgspec 0.22 and 0.23 differ in case
         assert "\n" not in reply.detail
         assert len(to_bytes(reply)) < 1000
     assert len(refusal("malformed", "x" * 10_000).detail) == 300
