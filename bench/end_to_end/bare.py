@@ -171,8 +171,8 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         InputError: one of them cannot be read, or there are fewer than two.
         EngineError: the engine has no usable answer to one.
     """
-    evidence_threshold = bundle.manifest.calibration.evidence_threshold
-    inspector = Inspector(bundle.manifest, engine, thresholds=Thresholds(0.0, evidence_threshold))
+    manifest = bundle.manifest
+    inspector = Inspector(manifest, engine)
     frames = {utf8_safe(path.name): Frame(Stamp("expected", 1), *read_image(path)) for path in list_images(folder)}
     sizes = {(frame.image.shape[0], frame.image.shape[1]) for frame in frames.values()}
     if len(sizes) > 1:
@@ -183,7 +183,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     scores = {name: inspector.finish(inspector.start(frame)).score for name, frame in frames.items()}
     score_threshold = threshold_for(sorted(scores.values()), defective)
     # Only frames that reach the score threshold have regions.
-    inspector.thresholds = Thresholds(score_threshold, evidence_threshold)
+    inspector.thresholds = Thresholds.of(manifest.calibration, manifest.map, score_threshold)
     highest = {
         name: inspector.finish(inspector.start(frames[name])).regions[0].score
         for name, score in scores.items()

@@ -91,10 +91,10 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
         inspector = Inspector(manifest, verified.engine, thresholds=thresholds)
         return Setup(bundle, verified, inspector, acting=False)
 
-    inspector = setup(Thresholds(np.inf, np.inf)).inspector
+    inspector = setup(Thresholds(np.inf, np.inf, None)).inspector
     pending = inspector.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
     heatmap = inspector.finish(pending).heatmap
-    defects = _thresholds(pending.logits, heatmap, pending.stitcher)
+    score, evidence = _thresholds(pending.logits, heatmap, pending.stitcher)
     return Prepared(
         bundle,
         verified,
@@ -103,8 +103,8 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
         pending.logits,
         pending.maps,
         heatmap,
-        good=setup(Thresholds(float(pending.logits.max()) + 1.0, defects.evidence)),
-        defective=setup(defects),
+        good=setup(Thresholds.of(manifest.calibration, manifest.map, float(pending.logits.max()) + 1.0, evidence)),
+        defective=setup(Thresholds.of(manifest.calibration, manifest.map, score, evidence)),
     )
 
 
@@ -117,9 +117,9 @@ def size_of(hw: tuple[int, int]) -> str:
     return f"{hw[1]}x{hw[0]}"
 
 
-def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitcher: Stitcher) -> Thresholds:
-    """Return thresholds by which a tenth of the tiles, one at least, is defective in about a tenth of its cells."""
+def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitcher: Stitcher) -> tuple[float, float]:
+    """Return the two thresholds: a tenth of the tiles (at least one) is defective in a tenth of its cells."""
     count = max(1, round(len(logits) * DEFECTIVE_SHARE))
     hottest = np.argsort(logits)[-count:]
     cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in hottest])
-    return Thresholds(float(logits[hottest[0]]), float(np.quantile(cells, 1 - HOT_SHARE)))
+    return float(logits[hottest[0]]), float(np.quantile(cells, 1 - HOT_SHARE))

@@ -33,18 +33,16 @@ def find_regions(
 ) -> list[Region]:
     """Return the regions of a frame, highest score first; a frame without a defective tile has none.
 
-    They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold within defective tiles,
-    also where such a tile extends beyond the region of interest. A defective tile without such an area gets one at its
-    peak, so that every DEFECT frame has a region.
-
-    In other tiles, areas that reach the evidence threshold count if one of their cells is strong: two thresholds, as in
-    the edge detection of Canny (1986).
+    They consist of the cells that reach the evidence threshold, connected by 8 neighbours: inside defective tiles all
+    of them, also where such a tile extends beyond the region of interest; elsewhere those of an area with strong
+    evidence, which counts whole (two thresholds, as in the edge detection of Canny 1986). A defective tile without such
+    a cell gets one at its peak, so that every DEFECT frame has a region.
 
     Args:
         heatmap: [*stitcher.heatmap_hw], logits; not NaN in any tile of the grid.
         defective: [len(grid)], the tiles that reach the score threshold.
         evidence_threshold: logits.
-        strong_evidence: logits; None: regions lie only in defective tiles.
+        strong_evidence: logits, of one cell at least; None: regions lie only in defective tiles.
     """
     if not defective.any():
         return []

@@ -18,7 +18,7 @@ class Thresholds:
 
     score: float
     evidence: float
-    strong: float | None = None
+    strong: float | None
     """Evidence that makes a region in any tile of a DEFECT frame; None: only tiles that reach `score` have regions."""
 
     @classmethod
@@ -32,7 +32,7 @@ class Thresholds:
         """
         score = calibration.score_threshold if score is None else score
         evidence = calibration.evidence_threshold if evidence is None else evidence
-        return cls(score, evidence, None if map_.top_cells is None else max(score, evidence))
+        return cls(score, evidence, None if map_.top_cells is None else score)
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,21 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
     )
 
 
+def test_small_defects_in_other_tiles_of_a_defective_frame_are_hit_if_logits_are_means_of_the_highest_cells(
+    truth: Truth,
+) -> None:
+    """The logit of all defective tiles but one of each frame is too low, although their cells are not."""
+    answers = perfect_answers(truth, range(6))
+    first = np.unique(truth.tiles.table.frame[answers.logit > 0], return_index=True)[1]
+    rest = np.setdiff1d(np.flatnonzero(answers.logit > 0), np.flatnonzero(answers.logit > 0)[first])
+    answers.logit[rest] = -3
+    assert len(rest)
+    by_cells, by_tiles = (judge_fold(truth, dataclasses.replace(answers, top_mean=mean)).hit for mean in (True, False))
+    assert by_cells == 1
+    assert by_tiles is not None
+    assert by_tiles < 1
+
+
 def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
     right, wrong = (judge_fold(truth, perfect_answers(truth, range(6), smear)) for smear in (0.0, 0.5))
     assert right.tile_ap == wrong.tile_ap

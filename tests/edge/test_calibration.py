@@ -82,7 +82,7 @@ def test_the_threshold_is_the_lowest_that_at_most_the_share_reaches(highest: lis
 def test_frames_just_below_the_threshold_are_judged_good(highest: list[float]) -> None:
     """Calibration in float64 and the verdict on float32 agree to the last bit."""
     stitcher = Stitcher(TileGrid((16, 16), 16, 0), (1, 1))
-    limits = Thresholds(threshold(highest, 0.0), 0.0)
+    limits = Thresholds(threshold(highest, 0.0), 0.0, None)
     for value in highest:
         logits = np.array([value], np.float32)
         assert judge(logits, logits.reshape(1, 1, 1), stitcher, limits).verdict == "GOOD"

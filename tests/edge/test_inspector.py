@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -181,9 +182,12 @@ def test_tiles_that_cannot_be_filled_fail_and_later_tiles_are_inferred(
 
 
 def test_overridden_thresholds_and_overlap_are_used(bundle: Bundle, openvino: Engine) -> None:
-    strict = Inspector(bundle.manifest, openvino, thresholds=Thresholds(-2.5, 0.0), overlap_px=100)
+    strict = Inspector(bundle.manifest, openvino, thresholds=Thresholds(-2.5, 0.0, None), overlap_px=100)
     assert inspect(strict, white_frame()).verdict == "DEFECT"
     assert strict.stitcher((500, 700)).grid.overlap_px == 100
+    top_mean = msgspec.structs.replace(bundle.manifest.map, identity="top-mean(map, 16) == logit")
+    manifest = msgspec.structs.replace(bundle.manifest, map=top_mean)
+    assert Inspector(manifest, openvino).thresholds.strong == manifest.calibration.score_threshold
     assert Inspector(bundle.manifest, openvino, overlap_px=0).stitcher((500, 700)).grid.overlap_px == 0
 
 

@@ -431,7 +431,7 @@ def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle
 def test_each_frame_is_inspected_by_the_setup_active_at_its_capture(bundle: Bundle, openvino: Engine) -> None:
     """Frames in flight at the exchange are judged by their own setup, even much later."""
     before = setup_of(bundle, openvino, product="before")
-    after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6))
+    after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6, None))
     run: Run
 
     def exchange(stamp: Stamp) -> Frame:

@@ -96,6 +96,7 @@ def test_other_tiles_of_a_defective_frame_have_the_areas_with_strong_evidence(
     assert not (expected & ~found).any()
     assert not (heatmap[peaks] >= EVIDENCE).any()
     assert peaks.sum() <= sum(not expected[stitcher.tile_cells(int(tile))].any() for tile in np.flatnonzero(defective))
+    assert all(found[stitcher.tile_cells(int(tile))].any() for tile in np.flatnonzero(defective))
     assert bool(find_regions(heatmap, stitcher, defective, EVIDENCE, strong)) == bool(defective.any())
 
 
@@ -167,6 +168,7 @@ def test_strong_evidence_is_a_region_in_any_tile_of_a_defective_frame_and_weak_e
     for strong, defective, boxes in [
         (9.0, [True, False], [(320, 40, 360, 48), (20, 20, 24, 24)]),
         (None, [True, False], [(20, 20, 24, 24)]),
+        (float(np.nextafter(9.0, np.inf)), [True, False], [(20, 20, 24, 24)]),  # float32 would round it to 9
         (9.0, [False, False], []),  # the frame is good
     ]:
         regions = find_regions(heatmap, stitcher, np.array(defective), EVIDENCE, strong)

@@ -58,7 +58,7 @@ def test_a_frame_is_a_defect_only_if_a_tile_reaches_the_threshold(
 def test_a_logit_equal_to_the_threshold_is_a_defect(logit: float, threshold: float, verdict: str) -> None:
     logits = np.full(TILES, -50, np.float32)
     logits[1] = logit
-    assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0)).verdict == verdict
+    assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0, None)).verdict == verdict
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -67,10 +67,10 @@ def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     maps = maps_of(logits).copy()
     maps[2, 1, 3] = value
     with pytest.raises(ValueError, match="not finite"):
-        judge(logits, maps, STITCHER, Thresholds(0.0, 0.0))
+        judge(logits, maps, STITCHER, Thresholds(0.0, 0.0, None))
     logits[2], maps[2, 1, 3] = value, 0
     with pytest.raises(ValueError, match="not finite"):
-        judge(logits, maps, STITCHER, Thresholds(0.0, 0.0))
+        judge(logits, maps, STITCHER, Thresholds(0.0, 0.0, None))
 
 
 def test_strong_evidence_is_that_of_the_score_threshold_if_cells_are_on_its_scale(bundle: Bundle) -> None:
@@ -78,9 +78,9 @@ def test_strong_evidence_is_that_of_the_score_threshold_if_cells_are_on_its_scal
     top_mean = msgspec.structs.replace(mean, identity="top-mean(map, 16) == logit")
     score, evidence = calibration.score_threshold, calibration.evidence_threshold
     assert Thresholds.of(calibration, mean) == Thresholds(score, evidence, None)
-    assert Thresholds.of(calibration, top_mean) == Thresholds(score, evidence, max(score, evidence))
+    assert Thresholds.of(calibration, top_mean) == Thresholds(score, evidence, score)
     assert Thresholds.of(calibration, top_mean, 2.0, 1.0) == Thresholds(2.0, 1.0, 2.0)
-    assert Thresholds.of(calibration, top_mean, 1.0, 2.0) == Thresholds(1.0, 2.0, 2.0)
+    assert Thresholds.of(calibration, top_mean, 1.0, 2.0) == Thresholds(1.0, 2.0, 1.0)
 
 
 def test_a_small_defect_in_a_tile_below_the_threshold_is_a_region_only_beside_a_defective_tile() -> None:
@@ -91,6 +91,6 @@ def test_a_small_defect_in_a_tile_below_the_threshold_is_a_region_only_beside_a_
     beside = judge(logits, maps, STITCHER, Thresholds(2.0, 1.0, strong=2.0))
     assert len(beside.regions) == 2
     assert beside.regions[0].score > 5
-    assert len(judge(logits, maps, STITCHER, Thresholds(2.0, 1.0)).regions) == 1
+    assert len(judge(logits, maps, STITCHER, Thresholds(2.0, 1.0, None)).regions) == 1
     logits[0] = 0
     assert judge(logits, maps, STITCHER, Thresholds(2.0, 1.0, strong=2.0)).regions == []

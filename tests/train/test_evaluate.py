@@ -206,7 +206,7 @@ def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     truth = np.zeros((64, 64), np.bool_)
     truth[16:32, 32:48] = True
     model: Any = SimpleNamespace(family=family, cell_px=16.0)
-    columns = _ColumnBuilder(model, Thresholds(0.0, 0.0))
+    columns = _ColumnBuilder(model, Thresholds(0.0, 0.0, None))
     columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64))
     tiles = columns.build().tiles
     assert (tiles.distance_px == 0).tolist() == [pointing]

@@ -216,12 +216,18 @@ def random_answers(frame_hw: tuple[int, int], seed: int, smoothing_px: float) ->
     return pending
 
 
-@given(FRAMES, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 20.0]), st.sampled_from([-1.0, 0.5, 9.0]))
+@given(
+    FRAMES,
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 20.0]),
+    st.sampled_from([-1.0, 0.5, 9.0]),
+    st.sampled_from([None, 0.3, 4.0]),
+)
 def test_the_lines_rule_calls_the_pixels_of_its_regions_defective(
-    frame_hw: tuple[int, int], seed: int, smoothing_px: float, evidence: float
+    frame_hw: tuple[int, int], seed: int, smoothing_px: float, evidence: float, strong: float | None
 ) -> None:
     """Also if the frame ends within a cell, and if no cell of a tile reaches the threshold, so that its peak counts."""
-    pending, thresholds = random_answers(frame_hw, seed, smoothing_px), Thresholds(0.3, evidence)
+    pending, thresholds = random_answers(frame_hw, seed, smoothing_px), Thresholds(0.3, evidence, strong)
     judgement = judge(pending.logits, pending.maps, pending.stitcher, thresholds)
     mask = line_mask(pending, judgement, thresholds)
     assert mask.shape == frame_hw

@@ -79,7 +79,7 @@ class HeadTraining:
         self._shift = 0.0
         if samples.log_odds is not None:
             self._shift = math.log(POSITIVE_WEIGHT / (1 - POSITIVE_WEIGHT)) - samples.log_odds
-        self._bag_tiles = BagTiles(recipe.tiles_per_bag)
+        self._bag_tiles = BagTiles(recipe.tiles_per_bag, self._steps)
         self._seed = seed
 
     def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:
@@ -184,7 +184,7 @@ class HeadTraining:
             network.train()
             return logits
 
-        return self._bag_tiles.choose(bag, evaluate, np.random.default_rng((self._seed, step, int(bag[0]))))
+        return self._bag_tiles.choose(bag, step, evaluate, np.random.default_rng((self._seed, step, int(bag[0]))))
 
 
 def forward(network: Network, stages: list[Tensor], bf16: bool) -> Tensor:

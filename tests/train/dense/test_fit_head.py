@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.errors import DivergedError
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 from train.config import DenseRecipeConfig
-from train.dense.bag_tiles import DRAWS_PER_EVALUATION
+from train.dense.bag_tiles import USED_FOR
 from train.dense.fit_head import HeadTraining, predict
 from train.dense.tiles import Known
 from train.evaluation.ordering import auroc
@@ -180,18 +180,21 @@ class Counted(Features):
         return self[rows]
 
 
-def test_all_tiles_of_a_bag_are_evaluated_at_every_fourth_draw_and_none_of_another_group(
+def test_all_tiles_of_a_bag_are_evaluated_now_and_then_and_none_of_another_group(
     tmp_path: Path,
 ) -> None:
     task = bagged(tmp_path)
     counted = Counted(task.features, len(task.samples))
-    recipe = recipe_with(steps=25, bags=4, tiles_per_bag=1)  # only the hottest tile of a bag gets a gradient
+    steps, bags = 60, 4
+    recipe = recipe_with(steps=steps, bags=bags, tiles_per_bag=1)  # only the hottest tile of a bag gets a gradient
     HeadTraining(task.samples, counted, TRAINED, recipe, 0, bf16=False).train(new_head())
     reads = counted.reads[:48].reshape(12, 4) - 1  # one read is for the mean and deviation of the features
     evaluations = reads.min(axis=1)  # of all tiles of a bag
     draws = (reads - evaluations[:, None]).sum(axis=1)  # each trains on one tile
-    assert draws.sum() == 25 * 4
-    assert (evaluations == -(-draws // DRAWS_PER_EVALUATION)).all()
+    assert draws.sum() == steps * bags
+    assert (evaluations >= 1).all()
+    assert (evaluations <= 1 / USED_FOR).all()
+    assert evaluations.sum() < draws.sum()
     assert not counted.reads[task.tested].any()
 
 
