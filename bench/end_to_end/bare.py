@@ -183,7 +183,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     scores = {name: inspector.finish(inspector.start(frame)).score for name, frame in frames.items()}
     score_threshold = threshold_for(sorted(scores.values()), defective)
     # Only frames that reach the score threshold have regions.
-    inspector.thresholds = Thresholds.of(manifest.calibration, manifest.map, score_threshold)
+    inspector.thresholds = Thresholds.of(manifest.calibration, score_threshold)
     highest = {
         name: inspector.finish(inspector.start(frames[name])).regions[0].score
         for name, score in scores.items()

@@ -157,7 +157,8 @@ class _Line:
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
-        self._strong = self.score_threshold if answers.top_mean else None
+        hottest = threshold_rejecting(np.array([each.max() for each in cells]), REJECTED)
+        self._strong = max(self.score_threshold, hottest) if answers.top_mean else None
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:
         """Return the good frames of some; if the set has few good frames, those with a clean tile."""

@@ -103,8 +103,8 @@ def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Pr
         pending.logits,
         pending.maps,
         heatmap,
-        good=setup(Thresholds.of(manifest.calibration, manifest.map, float(pending.logits.max()) + 1.0, evidence)),
-        defective=setup(Thresholds.of(manifest.calibration, manifest.map, score, evidence)),
+        good=setup(Thresholds.of(manifest.calibration, float(pending.logits.max()) + 1.0, evidence)),
+        defective=setup(Thresholds.of(manifest.calibration, score, evidence)),
     )
 
 

@@ -9,8 +9,9 @@ GRAPH = "graph"
 
 
 def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
-    """Return in what two bundles differ: `graph`, `grid`, `score threshold`, `evidence threshold`, `plausible frames`.
+    """Return in what two bundles differ.
 
+    It is one or more of `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible frames`.
     Without `graph` and `grid`, each picture has the same scores with both. Graphs count as different if their files
     are, which two exports of one model can cause too.
     """
@@ -27,5 +28,6 @@ def _values(bundle: Bundle, engine: EngineKind, precision: Precision) -> dict[st
         "grid": (manifest.grid, manifest.map, manifest.tensors, manifest.colour),
         "score threshold": manifest.calibration.score_threshold,
         "evidence threshold": manifest.calibration.evidence_threshold,
+        "strong evidence": manifest.calibration.strong_evidence,
         "plausible frames": (manifest.calibration.plausible, manifest.files.get(PRODUCT_TILES)),
     }

@@ -11,7 +11,7 @@ from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 7
+SCHEMA = 8
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
@@ -180,6 +180,9 @@ class Calibration(_Part, frozen=True):
     above the score threshold; none: the same rule set both thresholds, this one by each frame's highest cell."""
     reference: Reference | None = None
     """None: drift is not watched, as before schema 7."""
+    strong_evidence: Finite | None = None
+    """Heatmap cells that reach it make their area a region in any tile of a DEFECT frame; none: regions lie only in
+    tiles that reach the score threshold, as before schema 8."""
 
 
 class Gate(_Part, frozen=True):

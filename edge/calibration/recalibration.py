@@ -223,6 +223,7 @@ def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -
         "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
         "evidence_quantile": calibration.evidence_quantile,
+        "strong_evidence": calibration.strong_evidence,
         "plausible": None if calibration.plausible is None else msgspec.to_builtins(calibration.plausible),
         "frames": calibration.frames,
         "frames_are": calibration.frames_are,

@@ -189,6 +189,8 @@ def calibrate(
     heatmap value. If it is the mean of the few highest cells, the cells of all frames together set the evidence
     threshold (see `pooled_threshold`). Then map and logit share one scale, and the evidence threshold is never above
     the score threshold: a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
+    Strong evidence is what the hottest cells of no more of the frames reach than wanted, and at least the score
+    threshold. A defect of fewer cells than the mean takes can have it in a tile below the score threshold.
 
     The upper bound of the false rejects counts the frames that may reach the quantile, even if ties keep some of them
     below it: the allowed number was fixed before any frame was seen, the actual number was not. Frames of one group are
@@ -208,10 +210,8 @@ def calibrate(
         [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else group_names
     )
     reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
-    if top_cells is None:
-        evidence = threshold([frame.highest_evidence for frame in frames], false_reject)
-    else:
-        evidence = min(pooled_threshold(frames), score)
+    by_hottest_cells = threshold([frame.highest_evidence for frame in frames], false_reject)
+    evidence = by_hottest_cells if top_cells is None else min(pooled_threshold(frames), score)
     return Calibration(
         score_threshold=score,
         evidence_threshold=evidence,
@@ -225,6 +225,7 @@ def calibrate(
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
         coldest_defect=coldest_defect,
+        strong_evidence=None if top_cells is None else max(score, by_hottest_cells),
     )
 
 

@@ -16,6 +16,7 @@ from edge.cli.bundle_formatting import (
     describe_plausible,
     describe_reference,
     describe_rule,
+    describe_strong,
     precision_facts,
 )
 from edge.cli.bundle_signing import keygen, sign, trust
@@ -64,6 +65,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
             f"colour {manifest.colour}",
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
+            "strong evidence": describe_strong(calibration),
             "calibrated by": f"{describe_rule(calibration)}, on "
             f"{count_frames(calibration.frames, calibration.frames_are)}",
             "a frame must be": describe_plausible(calibration.plausible),

@@ -88,6 +88,12 @@ def count_frames(count: int, frames_are: str) -> str:
     return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
 
 
+def describe_strong(calibration: Calibration) -> str:
+    """Describe the evidence that makes a region in any tile of a DEFECT frame."""
+    strong = calibration.strong_evidence
+    return "not used: regions lie in tiles that reach the score threshold" if strong is None else f"{strong:.3f} logits"
+
+
 def describe_rule(calibration: Calibration) -> str:
     """Describe the rule that set the thresholds."""
     if calibration.false_reject_per_frame is None:

@@ -21,7 +21,14 @@ from edge.calibration.recalibration import (
     record_of_thresholds,
     summarise_shift,
 )
-from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference, describe_rule, percent
+from edge.cli.bundle_formatting import (
+    count_frames,
+    describe_plausible,
+    describe_reference,
+    describe_rule,
+    describe_strong,
+    percent,
+)
 from edge.cli.new_bundle import (
     NewBundle,
     new_bundle_options,
@@ -297,6 +304,7 @@ def _facts(report: Report) -> dict[str, object]:
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
+        "strong evidence": describe_strong(calibration),
         "a frame must be": describe_plausible(calibration.plausible),
         "drift is watched by": describe_reference(calibration.reference),
         "false rejects": f"{_describe_rejects(first)}; by the old threshold {before.rejected}",

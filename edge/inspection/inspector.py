@@ -122,7 +122,7 @@ class Inspector:
         plausibility: Plausibility | None = None,
         plausibility_by_camera: Mapping[str, Plausibility] | None = None,
     ) -> None:
-        self.thresholds = thresholds or Thresholds.of(settings.calibration, settings.map)
+        self.thresholds = thresholds or Thresholds.of(settings.calibration)
         self._engine, self.plausibility = engine, plausibility
         self.plausibility_by_camera = plausibility_by_camera or {}
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px

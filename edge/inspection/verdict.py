@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Calibration, Map
+from edge.bundle.manifest import Calibration
 from edge.geometry import Region, Stitcher, find_regions
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
@@ -22,17 +22,12 @@ class Thresholds:
     """Evidence that makes a region in any tile of a DEFECT frame; None: only tiles that reach `score` have regions."""
 
     @classmethod
-    def of(
-        cls, calibration: Calibration, map_: Map, score: float | None = None, evidence: float | None = None
-    ) -> "Thresholds":
-        """Return the thresholds of a bundle, or those that replace them.
-
-        If a tile's logit is the mean of its highest cells, these are on its scale. Then a cell that reaches the score
-        threshold is strong evidence, although the tile of a small defect, of fewer cells, may not reach it.
-        """
+    def of(cls, calibration: Calibration, score: float | None = None, evidence: float | None = None) -> "Thresholds":
+        """Return a bundle's thresholds, or those that replace them; `strong` is at least the score threshold."""
         score = calibration.score_threshold if score is None else score
         evidence = calibration.evidence_threshold if evidence is None else evidence
-        return cls(score, evidence, None if map_.top_cells is None else score)
+        strong = calibration.strong_evidence
+        return cls(score, evidence, None if strong is None else max(score, strong))
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,7 @@ def _open_verified(
 
 
 def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:
-    manifest, own = bundle.manifest, config.thresholds
-    return Thresholds.of(manifest.calibration, manifest.map, own.score, own.evidence)
+    return Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence)
 
 
 def describe_setup(prepared: PreparedSetup) -> str:

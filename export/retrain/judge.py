@@ -77,7 +77,7 @@ def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging
     inspector = Inspector(
         manifest,
         verified.engine,
-        thresholds=Thresholds.of(manifest.calibration, manifest.map, judging.score, judging.evidence),
+        thresholds=Thresholds.of(manifest.calibration, judging.score, judging.evidence),
         overlap_px=judging.overlap_px,
         plausibility=bundle.plausibility() if judging.check_plausibility else None,
         plausibility_by_camera={

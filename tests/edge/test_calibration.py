@@ -110,6 +110,22 @@ def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
     assert (came.frames, came.frames_are, came.false_reject_per_frame) == (30, "thirty frames", 0.2)
 
 
+@given(heatmaps=HEATMAPS, share=st.sampled_from([0.0, 0.3]))
+def test_no_more_hottest_cells_than_wanted_are_strong_evidence_which_only_a_top_mean_has(
+    heatmaps: list[NDArray[np.float32]], share: float
+) -> None:
+    frames = with_heatmaps(*heatmaps)
+    came = calibrate(frames, share, "drawn", top_cells=TOP_CELLS)
+    assert came.strong_evidence is not None
+    assert came.strong_evidence >= max(came.score_threshold, came.evidence_threshold)
+    reached = [float(heatmap.max()) >= came.strong_evidence for heatmap in heatmaps]
+    assert sum(reached) <= share * len(frames)
+    if came.strong_evidence > came.score_threshold:  # no lower value would do
+        lower = math.nextafter(came.strong_evidence, -math.inf)
+        assert sum(float(heatmap.max()) >= lower for heatmap in heatmaps) > math.floor(share * len(frames))
+    assert calibrate(frames, share, "drawn").strong_evidence is None
+
+
 def test_a_good_frame_stores_its_highest_values_and_its_median() -> None:
     heatmap = np.array([[1, 2, np.nan], [3, 9, np.nan]], np.float32)
     frame = GoodFrame.of(np.array([-3, 4], np.float32), heatmap)

@@ -185,9 +185,9 @@ def test_overridden_thresholds_and_overlap_are_used(bundle: Bundle, openvino: En
     strict = Inspector(bundle.manifest, openvino, thresholds=Thresholds(-2.5, 0.0, None), overlap_px=100)
     assert inspect(strict, white_frame()).verdict == "DEFECT"
     assert strict.stitcher((500, 700)).grid.overlap_px == 100
-    top_mean = msgspec.structs.replace(bundle.manifest.map, identity="top-mean(map, 16) == logit")
-    manifest = msgspec.structs.replace(bundle.manifest, map=top_mean)
-    assert Inspector(manifest, openvino).thresholds.strong == manifest.calibration.score_threshold
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, strong_evidence=77.0)
+    manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration)
+    assert Inspector(manifest, openvino).thresholds.strong == 77.0
     assert Inspector(bundle.manifest, openvino, overlap_px=0).stitcher((500, 700)).grid.overlap_px == 0
 
 

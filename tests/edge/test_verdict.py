@@ -73,14 +73,14 @@ def test_answers_that_are_not_finite_are_refused(value: float) -> None:
         judge(logits, maps, STITCHER, Thresholds(0.0, 0.0, None))
 
 
-def test_strong_evidence_is_that_of_the_score_threshold_if_cells_are_on_its_scale(bundle: Bundle) -> None:
-    calibration, mean = bundle.manifest.calibration, bundle.manifest.map
-    top_mean = msgspec.structs.replace(mean, identity="top-mean(map, 16) == logit")
-    score, evidence = calibration.score_threshold, calibration.evidence_threshold
-    assert Thresholds.of(calibration, mean) == Thresholds(score, evidence, None)
-    assert Thresholds.of(calibration, top_mean) == Thresholds(score, evidence, score)
-    assert Thresholds.of(calibration, top_mean, 2.0, 1.0) == Thresholds(2.0, 1.0, 2.0)
-    assert Thresholds.of(calibration, top_mean, 1.0, 2.0) == Thresholds(1.0, 2.0, 1.0)
+def test_strong_evidence_comes_from_the_bundle_and_is_never_below_the_score_threshold(bundle: Bundle) -> None:
+    own = bundle.manifest.calibration
+    with_strong = msgspec.structs.replace(own, strong_evidence=own.score_threshold + 1)
+    score, evidence = own.score_threshold, own.evidence_threshold
+    assert Thresholds.of(own) == Thresholds(score, evidence, None)
+    assert Thresholds.of(with_strong) == Thresholds(score, evidence, score + 1)
+    assert Thresholds.of(with_strong, score + 3, 1.0) == Thresholds(score + 3, 1.0, score + 3)
+    assert Thresholds.of(with_strong, score - 3) == Thresholds(score - 3, evidence, score + 1)
 
 
 def test_a_small_defect_in_a_tile_below_the_threshold_is_a_region_only_beside_a_defective_tile() -> None:

@@ -1,5 +1,6 @@
 """`make schemas`: writes the JSON Schemas of events, requests and payloads from their structs."""
 
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ def schemas() -> dict[str, bytes]:
 
 def _text(message: Any) -> bytes:
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(message)}
+    for definition in schema["$defs"].values():
+        if "description" in definition:  # msgspec 0.22 leaves the docstring's indentation in it
+            definition["description"] = cleandoc(definition["description"])
     return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
 
 
