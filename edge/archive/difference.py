@@ -11,7 +11,7 @@ GRAPH = "graph"
 def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
     """Return in what two bundles differ.
 
-    It is one or more of `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible frames`.
+    Of `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence` and `plausible frames`.
     Without `graph` and `grid`, each picture has the same scores with both. Graphs count as different if their files
     are, which two exports of one model can cause too.
     """
