@@ -30,7 +30,7 @@ class BagTiles:
     def choose(
         self, bag: NDArray[np.int64], step: int, evaluate: Evaluate, rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Choose the tiles of a bag; bags are told apart by their first tile."""
+        """Choose the tiles of a bag, which its first tile identifies."""
         if len(bag) <= self._most:
             return bag
         key, others = int(bag[0]), self._most // 2
