@@ -11,7 +11,7 @@ GRAPH = "graph"
 def difference_of(new: Bundle, old: Bundle, engine: EngineKind, precision: Precision) -> list[str]:
     """Return in what two bundles differ.
 
-    Of `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence` and `plausible frames`.
+    The names are `graph`, `grid`, `score threshold`, `evidence threshold`, `strong evidence`, `plausible frames`.
     Without `graph` and `grid`, each picture has the same scores with both. Graphs count as different if their files
     are, which two exports of one model can cause too.
     """

@@ -124,7 +124,7 @@ def _clearest_first(board: InspectedBoard) -> tuple[bool, bool, int]:
 def _legend(manifest: Manifest) -> Legend:
     score, evidence = manifest.calibration.score_threshold, manifest.calibration.evidence_threshold
     return make_legend(
-        ColourScale.from_calibration(manifest.calibration, Thresholds(score, evidence, None)),
+        ColourScale.from_calibration(manifest.calibration, Thresholds.of(manifest.calibration)),
         {
             f"region from {evidence:.2f} logits": evidence,
             f"board DEFECT from {score:.2f} logits": score,

@@ -4,6 +4,7 @@ Which tiles of a picture are hottest changes slowly. So an evaluation of all its
 takes longer than the gradient of a few tiles.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -25,7 +26,7 @@ class BagTiles:
 
     def __init__(self, most: int, steps: int) -> None:
         self._most, self._used_for = most, USED_FOR * steps
-        self._evaluated: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        self._evaluated: dict[int, tuple[float, NDArray[np.int64]]] = {}
 
     def choose(
         self, bag: NDArray[np.int64], step: int, evaluate: Evaluate, rng: np.random.Generator
@@ -34,8 +35,8 @@ class BagTiles:
         if len(bag) <= self._most:
             return bag
         key, others = int(bag[0]), self._most // 2
-        evaluated_at, order = self._evaluated.get(key, (-1, bag))
-        if evaluated_at < 0 or step - evaluated_at >= self._used_for:
+        evaluated_at, order = self._evaluated.get(key, (-math.inf, bag))
+        if step - evaluated_at >= self._used_for:
             order = bag[np.argsort(-evaluate(bag), kind="stable")]
             self._evaluated[key] = step, order
         hot, cold = np.split(order, [self._most - others])

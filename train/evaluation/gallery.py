@@ -245,9 +245,7 @@ def _tile_item(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: 
 
 
 def _colour_scale(calibration: Calibration) -> ColourScale:
-    return ColourScale.from_calibration(
-        calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold, None)
-    )
+    return ColourScale.from_calibration(calibration, Thresholds.of(calibration))
 
 
 def _study_mask(view: TileView) -> NDArray[np.bool_]:

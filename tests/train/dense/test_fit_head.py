@@ -180,9 +180,7 @@ class Counted(Features):
         return self[rows]
 
 
-def test_all_tiles_of_a_bag_are_evaluated_now_and_then_and_none_of_another_group(
-    tmp_path: Path,
-) -> None:
+def test_all_tiles_of_a_bag_are_evaluated_now_and_then_and_none_of_another_group(tmp_path: Path) -> None:
     task = bagged(tmp_path)
     counted = Counted(task.features, len(task.samples))
     steps, bags = 60, 4

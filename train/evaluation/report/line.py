@@ -139,7 +139,7 @@ def _legend(row: Row) -> Legend:
     """Return the colour scale of the pictures. Folds have scales of their own, so with several it has no figures."""
     calibrations = [fold.evaluation.calibration for fold in row.folds]
     one = calibrations[0]
-    thresholds = Thresholds(one.score_threshold, one.evidence_threshold, None)
+    thresholds = Thresholds.of(one)
     marks = {
         f"region from {thresholds.evidence:.2f} logits": thresholds.evidence,
         f"frame DEFECT from {thresholds.score:.2f} logits": thresholds.score,
