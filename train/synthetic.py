@@ -7,7 +7,6 @@ and independently of the pixels, so that the mask of a copy is known without the
 """
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -49,11 +48,11 @@ def draw_defect(
         The tile with the defect, and the mask bool [side, side], which `draw_shape` returns for the same `rng`.
     """
     cover, mask = draw_shape(rng, len(tile))
-    pixels, box = tile.astype(np.float32), _box_of(cover > 0)
-    filling = _fill(rng, pixels, donor, box)
-    change = (filling - pixels[box]) * (cover[box] * rng.uniform(0.5, 1.0))[..., None]
+    box = _box_of(cover > 0)
+    pixels = tile[box].astype(np.float32)
+    change = (_fill(rng, tile, donor, box) - pixels) * (cover[box] * rng.uniform(0.5, 1.0))[..., None]
     drawn = tile.copy()
-    drawn[box] = _visible(pixels[box], np.asarray(change, np.float32), cover[box], mask[box])
+    drawn[box] = _visible(pixels, np.asarray(change, np.float32), cover[box], mask[box])
     return drawn, mask
 
 
@@ -77,17 +76,16 @@ def transplant(
     moved = _warp(mask.astype(np.uint8) * 255, matrix) > 127
     if not moved.any():  # the shift moved it out of the tile
         return tile, moved
-    source = _warp(donor.astype(np.float32), matrix)
     spread = moved.astype(np.uint8)
-    around = (cv2.dilate(spread, np.ones((15, 15))) > 0) & (cv2.dilate(spread, np.ones((5, 5))) == 0)
-    keeps_contrast = rng.random() < 0.7 and around.any()
+    near = cv2.dilate(spread, np.ones((15, 15))) > 0
+    box = _box_of(near)
+    pixels, pasted, spread = tile[box].astype(np.float32), _warp(donor, matrix)[box].astype(np.float32), spread[box]
+    around = near[box] & (cv2.dilate(spread, np.ones((5, 5))) == 0)
     edge = cv2.GaussianBlur(cv2.dilate(spread, np.ones((3, 3))).astype(np.float32), (0, 0), rng.uniform(0.6, 1.6))
-    box = _box_of(edge > 0)
-    pixels, pasted = tile[box].astype(np.float32), source[box]
-    if keeps_contrast:
-        pasted = pasted - source[around].mean(axis=0) + tile[around].astype(np.float32).mean(axis=0)
+    if around.any() and rng.random() < 0.7:  # keep the contrast
+        pasted = pasted - pasted[around].mean(axis=0) + pixels[around].mean(axis=0)
     drawn = tile.copy()
-    drawn[box] = np.clip(np.rint(pixels + (pasted - pixels) * edge[box][..., None]), 0, 255)
+    drawn[box] = np.clip(np.rint(pixels + (pasted - pixels) * edge[..., None]), 0, 255)
     return drawn, moved
 
 
@@ -130,37 +128,33 @@ def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]
     return np.asarray(drawn, np.uint8)
 
 
-def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8], box: Box) -> Field:
-    """Draw the filling of all pixels in the box of a defect, float32 [h, w, 3].
-
-    Args:
-        pixels: the whole tile, float32 [side, side, 3].
-    """
-    side = len(pixels)
-    contrast = max(6.0, float(pixels.std()))
+def _fill(rng: np.random.Generator, tile: NDArray[np.uint8], donor: NDArray[np.uint8], box: Box) -> Field:
+    """Draw the filling of all pixels in the box of a defect, float32 [h, w, 3]."""
+    side, pixels = len(tile), tile[box].astype(np.float32)
+    some = tile[::4, ::4]  # enough for the contrast and the colours of a tile
     match rng.choice(4, p=(0.3, 0.45, 0.13, 0.12)):
         case 0:  # another texture
             if rng.random() < 0.6:
-                texture = donor.astype(np.float32)
+                texture = donor
             else:
-                texture = np.roll(pixels, rng.integers(side // 10, side - side // 10, 2).tolist(), (0, 1))
-            texture = np.rot90(texture, int(rng.integers(4)))
-            mean = texture.mean()
-            return np.asarray((texture[box] - mean) * rng.uniform(0.6, 1.5) + mean + rng.normal(0, 12), np.float32)
+                texture = np.roll(tile, rng.integers(side // 10, side - side // 10, 2).tolist(), (0, 1))
+            texture, mean = np.rot90(texture, int(rng.integers(4))), texture.mean()
+            filling = (texture[box] - mean) * rng.uniform(0.6, 1.5) + mean + rng.normal(0, 12)
         case 1:  # darker or brighter
-            shift = rng.choice([-1, -1, 1]) * rng.uniform(0.5, 3) * contrast
-            return np.asarray(pixels[box] + np.float32(shift) + _noise(rng, side, 3, 3.0)[box], np.float32)
+            shift = rng.choice([-1, -1, 1]) * rng.uniform(0.5, 3) * max(6.0, float(some.std()))
+            filling = pixels + shift + _noise(rng, pixels.shape, 3.0)
         case 2:  # one colour that occurs
-            level = np.quantile(pixels, rng.choice([0.0, 0.02, 0.5, 0.98, 1.0]), axis=(0, 1)).astype(np.float32)
-            return np.asarray(level + _noise(rng, side, 3, 4.0)[box], np.float32)
-        case _:  # out of focus, or noisy
-            if rng.random() < 0.5:
-                return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(2, 6))[box], np.float32)
-            return np.asarray(pixels[box] + _noise(rng, side, 1, float(rng.uniform(12, 40)))[box], np.float32)
+            level = np.quantile(some, rng.choice([0.0, 0.02, 0.5, 0.98, 1.0]), axis=(0, 1))
+            filling = level + _noise(rng, pixels.shape, 4.0)
+        case _ if rng.random() < 0.5:  # out of focus
+            filling = cv2.GaussianBlur(tile, (0, 0), rng.uniform(2, 6))[box]
+        case _:  # noisy
+            filling = pixels + _noise(rng, (*pixels.shape[:2], 1), float(rng.uniform(12, 40)))
+    return np.asarray(filling, np.float32)
 
 
-def _noise(rng: np.random.Generator, side: int, channels: int, deviation: float) -> Field:
-    return rng.standard_normal((side, side, channels), np.float32) * np.float32(deviation)
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> Field:
+    return rng.standard_normal(shape, np.float32) * np.float32(deviation)
 
 
 def _blob(rng: np.random.Generator, side: int) -> Field:
@@ -172,13 +166,17 @@ def _blob(rng: np.random.Generator, side: int) -> Field:
     centre = rng.uniform(0.09, 0.91, 2) * side
     radius = math.exp(rng.uniform(math.log(0.035), math.log(0.27))) * side
     angle, stretch = rng.uniform(0, math.pi), math.sqrt(rng.uniform(1, 3))
-    y, x = _coordinates(side)
+    reach = radius * stretch
+    (left, right), (top, bottom) = ((int(max(0, at - reach)), int(min(side, at + reach + 1))) for at in centre)
+    y, x = np.ogrid[top:bottom, left:right]
     along = (x - centre[0]) * math.cos(angle) + (y - centre[1]) * math.sin(angle)
     across = (y - centre[1]) * math.cos(angle) - (x - centre[0]) * math.sin(angle)
-    inside = (along / (radius * stretch)) ** 2 + (across * stretch / radius) ** 2 < 1
-    if not inside.any():
-        return np.zeros((side, side), np.float32)
-    return np.asarray(inside & (noise >= np.quantile(noise[inside], rng.uniform(0, 0.6))), np.float32)
+    inside = (along / reach) ** 2 + (across * stretch / radius) ** 2 < 1
+    drawn = np.zeros((side, side), np.float32)
+    if inside.any():
+        noise = noise[top:bottom, left:right]
+        drawn[top:bottom, left:right] = inside & (noise >= np.quantile(noise[inside], rng.uniform(0, 0.6)))
+    return drawn
 
 
 def _crack(rng: np.random.Generator, side: int) -> Field:
@@ -213,9 +211,3 @@ def _spots(rng: np.random.Generator, side: int) -> Field:
 def _smooth(rng: np.random.Generator, grain: int, side: int) -> Field:
     coarse = rng.random((grain, grain), np.float32)
     return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
-
-
-@lru_cache(maxsize=4)
-def _coordinates(side: int) -> tuple[Field, Field]:
-    y, x = np.mgrid[:side, :side].astype(np.float32)
-    return y, x

@@ -25,7 +25,7 @@ from train.readers import LabelledImage
 from train.synthetic import draw_defect, draw_shape, move, transplant
 from train.tiles import cut, move_tile
 
-VERSION = 2
+VERSION = 3
 """Version of how copies are drawn; part of the cache key, so features of other versions are not used."""
 
 
