@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.recipes.metrics import (
     PixelRanking,
+    count_false,
     count_hit,
     count_in_cells,
     label_defects,
@@ -33,7 +34,7 @@ EVIDENCE_QUANTILE = 0.999
 """Quantile of the heatmap cells of good frames."""
 WANTED = (0.01, 0.05)
 """Wanted shares of rejected good frames, for the line's own threshold."""
-NEAR_PX = 16.0
+NEAR_PX = 16
 FEWEST_GOOD_FRAMES = 8
 """With fewer, frames without their defective tiles stand in for good ones."""
 Floats = NDArray[np.float32]
@@ -68,12 +69,12 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
     rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
     pointing = _distances(truth, answers, rows)
     line = _Line(truth, answers)
-    hits = [line.hits(frame) for frame in frames if truth.defective[frame]]
+    found = [line.found(frame) for frame in frames if truth.defective[frame]]
     by_class: dict[str, tuple[int, int]] = {}
-    for kind, hit, count in hits:
-        if kind:
-            so_far = by_class.get(kind, (0, 0))
-            by_class[kind] = so_far[0] + hit, so_far[1] + count
+    for each in found:
+        if each.kind:
+            so_far = by_class.get(each.kind, (0, 0))
+            by_class[each.kind] = so_far[0] + each.hit, so_far[1] + each.defects
     good = line.stand_ins(frames)
     highest = np.array([answers.logit[truth.rows(frame)].max() for frame in frames], np.float64)
     return FoldFigures(
@@ -86,7 +87,8 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
         study_f1=_study_f1(truth, answers, rows) if answers.knows_defects else None,
         pointing=_share([distance == 0 for distance in pointing]),
         pointing_near=_share([distance <= NEAR_PX for distance in pointing]),
-        hit=_ratio(sum(hit for _, hit, _ in hits), sum(count for _, _, count in hits)),
+        hit=_ratio(sum(each.hit for each in found), sum(each.defects for each in found)),
+        false_regions=_ratio(sum(each.false_regions for each in found), len(found)),
         rejected=_share([line.score_of(frame) >= line.score_threshold for frame in good]),
         frames=len(frames),
         good_frames=len(good),
@@ -143,6 +145,17 @@ def _highest(truth: Truth, answers: Answers, frame: int) -> float:
     return float(answers.logit[truth.rows(frame)].max())
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What the line finds in a defective frame."""
+
+    kind: str
+    """Class of its defects; "": the set has none."""
+    hit: int
+    defects: int
+    false_regions: int
+
+
 class _Line:
     """The verdict rule of the line, with thresholds from the calibrating frames."""
 
@@ -171,18 +184,21 @@ class _Line:
         rows = self._truth.rows(frame)
         return float(self._answers.logit[rows][self._truth.is_clean[rows]].max())
 
-    def hits(self, frame: int) -> tuple[str, int, int]:
-        """Return the class of a defective frame, the number of its defects that were hit, and of its defects."""
+    def found(self, frame: int) -> _Found:
+        """Compare the regions of a defective frame with its defects."""
         mask = self._truth.store.mask(frame)
         kind = self._truth.classes.get(self._truth.store.images[frame].name, "")
         if mask is None:
-            return kind, 0, 0
+            return _Found(kind, 0, 0, 0)
         labels, count = label_defects(mask)
         stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
         heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))
         defective = self._answers.logit[rows].astype(np.float64) >= self.score_threshold
         found = found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong)
-        return kind, count_hit(labels, found, stitcher.cell_px), count
+        cell_px = stitcher.cell_px
+        return _Found(
+            kind, count_hit(labels, found, cell_px), count, count_false(mask, found, cell_px, near_px=NEAR_PX)
+        )
 
     def _clean_heatmap(self, frame: int) -> Floats:
         rows = self._truth.rows(frame)

@@ -17,6 +17,7 @@ FIGURES = {
     "pointing": "pointing",
     "pointing_near": "within 16 px",
     "hit": "defects hit",
+    "false_regions": "false regions",
     "rejected": "good frames rejected",
 }
 """Names of figures and of their columns; docs/recipes.md defines them."""
@@ -66,6 +67,8 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Defects hit, and defects, of each class."""
     verdicts: list[Verdicts] = []
     """For each share of `judge.WANTED`; empty in older results."""
+    false_regions: float | None = None
+    """Regions far from all defects, per defective frame; None also in older results."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):

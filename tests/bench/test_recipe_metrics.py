@@ -1,6 +1,7 @@
 """Figures of `heatline bench recipes`, compared with their definitions, computed pixel by pixel."""
 
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from bench.recipes.metrics import (
     LEAST_DEFECT_PX,
     PixelRanking,
+    count_false,
     count_hit,
     count_in_cells,
     label_defects,
@@ -90,9 +92,24 @@ def test_a_found_cell_on_a_pixel_of_a_defect_is_a_hit(mask: NDArray[np.bool_], c
     assert count_hit(labels, found, cell) == len(hit)
 
 
+@given(masks, st.integers(1, 4), st.integers(0, 9), st.integers(0, 9))
+def test_an_area_of_found_cells_is_false_without_a_defective_pixel_near(
+    mask: NDArray[np.bool_], cell: int, near_px: int, seed: int
+) -> None:
+    found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.2
+    defective = {(y // cell, x // cell) for y, x in zip(*np.nonzero(mask), strict=True)}
+    reach = near_px // cell
+    near = {
+        (y + dy, x + dx) for y, x in defective for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)
+    }
+    expected = [area for area in flood_areas(found) if not area & near]
+    assert count_false(mask, found, cell, near_px) == len(expected)
+
+
 def fold(seed: int, number: int, **figures: float | None) -> FoldFigures:
+    values: dict[str, Any] = dict.fromkeys(FIGURES) | figures
     return FoldFigures(
-        seed=seed, fold=number, **{name: figures.get(name) for name in FIGURES}, frames=4, good_frames=2,
+        seed=seed, fold=number, **values, frames=4, good_frames=2,
         score_threshold=0.0, evidence_threshold=0.0, hit_by_class={"crack": (seed + number, 4)},
     )  # fmt: skip
 

@@ -114,6 +114,16 @@ def test_small_defects_in_other_tiles_of_a_defective_frame_are_hit_if_logits_are
     assert by_tiles < 1
 
 
+def test_a_region_far_from_all_defects_is_false(truth: Truth) -> None:
+    answers = perfect_answers(truth, range(6))
+    good = truth.rows(int(np.flatnonzero(answers.calibrating & ~truth.defective)[0]))
+    answers.map[good], answers.logit[good] = 0, 0  # above the level of all other good cells, which rounding changes
+    assert judge_fold(truth, answers).false_regions == 0
+    first_rows = [truth.rows(frame).start for frame in np.flatnonzero(truth.defective[:6]).tolist()]
+    answers.map[next(row for row in first_rows if not truth.mask(row).any()), :3, :3] = 2  # top left in the frame
+    assert judge_fold(truth, answers).false_regions == 1 / truth.defective[:6].sum()
+
+
 def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
     right, wrong = (judge_fold(truth, perfect_answers(truth, range(6), smear)) for smear in (0.0, 0.5))
     assert right.tile_ap == wrong.tile_ap
