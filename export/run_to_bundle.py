@@ -204,6 +204,11 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
             f"good and defective frames overlap: known defective frames score {coldest:.3g} and less, below the score "
             f"threshold of {score:.3g}, and would escape; the run's report names them"
         )
+    if not are_new:
+        warnings.append(
+            "the thresholds come from frames that the model was trained on, which it scores lower than new parts; run "
+            "heatline calibrate with other good frames before a line uses the bundle"
+        )
     return [*warnings, *(carrying if are_new else [])]
 
 

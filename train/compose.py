@@ -48,11 +48,14 @@ def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
 
 
 def with_folder(overrides: Sequence[str], folder: str) -> list[str]:
-    """Return overrides that train on a folder of pictures, and discover its truth and groups unless they name any."""
-    names_any = any(
-        item.partition("=")[0] in ("truth", "discover", "split.group", "split.pattern", "resume") for item in overrides
+    """Return overrides that train on a folder of pictures, and discover its groups and truth unless they name groups.
+
+    A truth that they name replaces the discovered one.
+    """
+    names_groups = any(
+        item.partition("=")[0] in ("discover", "split.group", "split.pattern", "resume") for item in overrides
     )
-    return [f"data={folder}", *([] if names_any else ["discover=true"]), *overrides]
+    return [f"data={folder}", *([] if names_groups else ["discover=true"]), *overrides]
 
 
 def write_config(config: TrainConfig, file: Path) -> None:

@@ -78,15 +78,17 @@ class Discovery:
         return data if self.groups is None else data.with_groups(self.groups, self.groups_are)
 
 
-def discover(folder: Path) -> Discovery:
+def discover(folder: Path, truth: str | None = None) -> Discovery:
     """Find a folder's truth and groups; the same folder always gives the same result.
 
     Unusable files are ignored here; reading the folder reports them.
 
+    Args:
+        truth: replaces the discovered truth.
     Raises:
-        InputError: it is no folder of labelled pictures.
+        InputError: it is no folder of labelled pictures, or has no such truth.
     """
-    data = list_folder(folder, on_unusable=_ignore, mixed=True)
+    data = list_folder(folder, truth, on_unusable=_ignore, mixed=True)
     assumptions: tuple[str, ...] = (_describe_truth(data),)
     if not any(image.defective for image in data.images):
         assumptions += ("No picture is defective: a training can only use synthetic defects on good pictures.",)
@@ -110,10 +112,10 @@ def _describe_truth(data: LabelledFolder) -> str:
         "the folders good/ and defective/" if is_sorted else "labels.csv" if table else f"whether {truth} mark a defect"
     )
     label = f"Pictures are good or defective by {source}"
-    if truth == LABELS_ONLY:
-        unmarked = "; no annotation marks the defects" if any(image.defective for image in data.images) else ""
-        return f"{label}{unmarked}."
     others = [other for other in truths_in(folder) if other not in (truth, LABELS_ONLY)]
+    if truth == LABELS_ONLY:
+        unmarked = f"{', '.join(others)} are not used" if others else "no annotation marks the defects"
+        return f"{label}; {unmarked}." if any(image.defective for image in data.images) else f"{label}."
     also = f" ({', '.join(others)} exist too and are not used)" if others else ""
     mixture = data.describe_mixture()
     return f"{label}; where the defects are, by {truth}{also}." + (

@@ -67,7 +67,7 @@ class ReadingOptions:
 
     def discover(self, folder: Path) -> Discovery | None:
         """Return what a training assumes of the folder; None if the options name the groups. Errors as `discover`."""
-        return None if self.names_groups else discover(folder)
+        return None if self.names_groups else discover(folder, self.truth)
 
     @property
     def names_groups(self) -> bool:

@@ -3,13 +3,15 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import xxhash
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
@@ -123,6 +125,16 @@ class GoodPictures:
             frames.append(_finish(ahead, inspector))
             appearances.append(ahead.appearance.thinned())
         return frames, appearances, samples
+
+
+def find_trained(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
+    """Return the files that the bundle's model was trained on, as far as it knows them: one picture of each group.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    digests = set(manifest.provenance.get("data", {}).get("digests", []))
+    return [file for file in files if _xxh3(file) in digests] if digests else []
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -301,15 +313,23 @@ def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
 
 
 def _size(file: Path) -> int:
-    try:
+    with _translated_errors(file):
         return file.stat().st_size
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
 def _sha256(file: Path) -> str:
+    with _translated_errors(file), file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _xxh3(file: Path) -> str:
+    with _translated_errors(file):
+        return xxhash.xxh3_64_hexdigest(file.read_bytes())
+
+
+@contextmanager
+def _translated_errors(file: Path) -> Iterator[None]:
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        yield
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -17,6 +17,7 @@ from edge.calibration.recalibration import (
     Shift,
     compare_shifts,
     find_copies,
+    find_trained,
     recalibrated_manifest,
     record_of_thresholds,
     summarise_shift,
@@ -145,6 +146,7 @@ def calibrate(
     warnings = _refuse_shared(pictures, second_pictures)
     parent = open_bundle(bundle_path)
     was = parent.manifest
+    warnings += _warn_of_trained(find_trained(was, [*pictures.files, *second_pictures.files]))
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     inspector = Inspector(was, verified.engine)
@@ -213,6 +215,17 @@ def calibrate(
     )
     print_warnings(warnings)
     print_report(report, as_json, new.title, _facts(report))
+
+
+def _warn_of_trained(trained: Sequence[Path]) -> list[str]:
+    if not trained:
+        return []
+    return [
+        f"the model was trained on {trained[0]}"
+        + (f" and {len(trained) - 1} more of these frames, or on all of them" if len(trained) > 1 else "")
+        + ": it scores them lower than new parts, so the thresholds are too low and the bounds do not hold; calibrate "
+        "on other frames"
+    ]
 
 
 def _warn_of_hot_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import xxhash
 
 from edge.bundle import SCHEMA, Bundle, open_bundle
 from edge.bundle.manifest import Plausible
@@ -57,6 +59,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle in a folder of its own, where another can be written."""
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
+
+
+def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, own: Bundle) -> None:
+    good, others = evenly(tmp_path / "good", *range(230, 240)), evenly(tmp_path / "others", *range(220, 230))
+    digests = [xxhash.xxh3_64_hexdigest((good / f"{place:03d}.png").read_bytes()) for place in (0, 3)]
+    edit_manifest(own.path, lambda manifest: manifest["provenance"].update(data={"digests": digests}))
+    copies = shutil.copytree(good, tmp_path / "elsewhere")
+    _, complaints = calibrated(own.path, copies, "--dry-run")
+    (trained,) = [line for line in complaints.splitlines() if "was trained on" in line]
+    assert trained.startswith(f"warning: the model was trained on {copies / '000.png'} and 1 more of these frames")
+    assert "was trained on" not in calibrated(own.path, others, "--dry-run")[1]
+    assert "was trained on" in calibrated(own.path, others, "--second-shift", copies, "--dry-run")[1]
 
 
 def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:

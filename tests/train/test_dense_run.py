@@ -325,10 +325,7 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
     assert not run.report.exists()
     again = heatline("train", f"out={run.folder}", "resume=true")
     assert "is already finished" in again.stderr
-    assert (
-        "no cross-validation, and no report: recipe.folds=1, or good or defective tiles are in one group only"
-        in again.stdout
-    )
+    assert "no cross-validation, and no report: all pictures are in one group, only" in again.stdout
     assert validation_frames(load_run(run.folder)).are == "of groups that the model was trained on"
 
 
@@ -374,6 +371,24 @@ def test_ctrl_c_before_the_folder_exists_does_not_advise_to_resume_it(
     with pytest.raises(Interrupted, match="features can be used again: give the same command again"):
         fit(compose([f"data={blobs}", "discover=true", f"out={out}", *tiny]), report_line=ctrl_c)
     assert not out.exists()
+
+
+def test_a_command_that_names_the_truth_still_discovers_groups_and_trains_once_a_bad_picture_is_gone(
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = shutil.copytree(blobs, tmp_path / "data")
+    (data / "images" / "torn.png").write_bytes(b"\x89PNG")
+    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("group", "board", 1))
+    words = ("train", data, "truth=labels", f"out={tmp_path / 'run'}", *tiny)
+    refused = heatline(*words)
+    assert (refused.returncode, "torn.png" in complaint(refused)) == (9, True)
+    (data / "images" / "torn.png").unlink()
+    trained = heatline(*words)
+    assert trained.returncode == 0, trained.stderr
+    told = " ".join(trained.stderr.split())
+    assert "Pictures are good or defective by labels.csv; masks are not used." in told
+    assert "Groups are the column 'board'" in told
+    assert "of new good pictures" in trained.stdout
 
 
 def test_a_resumed_run_writes_the_report_that_was_interrupted(

@@ -143,6 +143,9 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
         "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes exist too and are "
         "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
     )
+    assert discover(folder, "labels").assumptions[0] == (
+        "Pictures are good or defective by labels.csv; masks, boxes are not used."
+    )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
     assert discover(tiles).assumptions[0] == (
         "Pictures are good or defective by the folders good/ and defective/; no annotation marks the defects."

@@ -17,6 +17,7 @@ from tests.small_bundle import dark_square, white_frame
 from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, with_training_groups
 from train.evaluation.evaluate import EvaluationOptions, evaluate_model, unique_names
 from train.evaluation.result import read_evaluation
+from train.provenance import digest_picture
 
 
 def test_a_part_selects_the_groups_that_the_bundle_names(
@@ -188,6 +189,17 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
     assert of_all[-1] == (
         "Few frames set the thresholds (4): up to 53 % of the good parts may be rejected, where 1 % is wanted."
     )
+
+
+def test_copies_of_training_pictures_are_recognised_whatever_their_groups(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    digest = digest_picture(sorted((data / "images").iterdir())[0])
+    provenance = {"data": {"data": "other", "groups": {"train": ["another name"]}, "digests": [digest]}}
+    manifest = msgspec.structs.replace(bundle.manifest, provenance=provenance)
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    trained = write_bundle(tmp_path / "trained", manifest, files)
+    warnings = evaluate_model(trained.path, EvaluationOptions(data)).warnings
+    assert warnings[0].startswith("The model was trained on the groups of 1 of the 6 frames")
 
 
 def test_clean_tiles_of_defective_frames_stand_in_for_missing_good_frames(tmp_path: Path, bundle: Bundle) -> None:

@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
 from tests.train.evaluations import (
@@ -250,6 +252,17 @@ def test_the_curve_has_a_corner_at_every_position() -> None:
     assert line.get_drawstyle() == "steps-pre", "between two positions the line takes the worse corner"
     np.testing.assert_array_equal(line.get_xydata(), np.column_stack([found.rejected / 2, found.missed / 2]))
     np.testing.assert_array_equal(dot.get_xydata(), [[found.rejected[found.start] / 2, found.missed[found.start] / 2]])
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=20), st.floats(-9, 9))
+def test_a_bar_of_the_chart_of_scores_lies_on_one_side_of_the_calibrated_threshold(
+    scores: list[float], calibrated: float
+) -> None:
+    good = np.array(scores)
+    found = explore(Scores(good), Scores(np.array([])), calibrated)
+    edges, (of_good, _) = charts.count_scores(good, np.array([]), found)
+    assert of_good.sum() == len(scores)
+    assert of_good[edges[:-1] >= calibrated].sum() == np.count_nonzero(good >= calibrated)
 
 
 def test_the_chart_of_scores_draws_every_frame_at_its_score() -> None:

@@ -107,11 +107,11 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     val = summary.val
     if not summary.groups["val"]:
         where = (
-            "no cross-validation, and no report: recipe.folds=1, or good or defective tiles are in one group only"
+            f"no cross-validation, and no report: {_why_not_validated(summary)}"
             if summary.folds is None
             else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
         )
-        names = {"val_picture_auroc": "AUROC of pictures", "val_ap": "average precision of tiles"}
+        names = {"val_picture_auroc": "AUROC of pictures", "val_ap": "average precision of clear tiles"}
         return {
             "figures": where,
             **{name: f"{val[key]:.3f}" for key, name in names.items() if key in val},
@@ -132,16 +132,26 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     }
 
 
+def _why_not_validated(summary: "RunSummary") -> str:
+    groups = summary.groups["train"]
+    if len(groups) == 1:
+        return f"all pictures are in one group, {groups[0]}"
+    return "recipe.folds=1, or all good or all defective tiles are in one group"
+
+
 def _verdicts(folder: Path) -> dict[str, str]:
     """Return the first figures of the report: out of fold, at its threshold."""
     from train.evaluation.result import read_evaluation
     from train.evaluation.verdicts import count_verdicts
     from train.run import RunFolder
 
-    of = count_verdicts(read_evaluation(RunFolder(folder).report))
+    evaluation = read_evaluation(RunFolder(folder).report)
+    of, at_most = count_verdicts(evaluation), evaluation.calibration.false_reject_at_most
     found = {}
     if of.defective:
         found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
     if of.good:
         found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}"
+    if at_most is not None:
+        found["of new good pictures"] = f"up to {100 * at_most:.1f} % rejected, with 95 % confidence"
     return found

@@ -64,7 +64,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
     bf16 = precision.startswith("bf16")
-    found_in_folder = discover(Path(config.data)) if config.discover else None
+    found_in_folder = discover(Path(config.data), config.truth) if config.discover else None
     for line in found_in_folder.assumptions if found_in_folder else ():
         report_line(line)
     data = read_data(config, found_in_folder)

@@ -161,7 +161,8 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     truths = options.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
     folders = {truth: _read(folder, truth, options, model) for truth in truths}
     first = folders[truths[0]]
-    is_same = _is_training_data(model, first)
+    known = _trained_on(model, first)
+    is_same = bool(known)
     images, part = _select(model, options, first, is_same=is_same)
     by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
@@ -172,22 +173,25 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
         Picture({truth: images_of[image.path] for truth, images_of in by_path.items()}, number[group])
         for image, group in zip(images, group_names, strict=True)
     )
-    trained_on = sum(image.group in model.groups("train") for image in images) if is_same else 0
+    trained = model.groups("train")
+    trained_on = sum(image.path in known or image.group in trained for image in images) if is_same else 0
     return SelectedPictures(folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on)
 
 
-def _is_training_data(model: EvaluatedModel, folder: LabelledFolder) -> bool:
-    """Return whether a folder has pictures that the model was trained on.
+def _trained_on(model: EvaluatedModel, folder: LabelledFolder) -> set[Path]:
+    """Return pictures of a folder that the model was trained on: at least one of each group, wherever the folder lies.
 
     If an older version trained the model, no digests are known: the folder of a run is then recognised by its path,
     and that of a bundle by its name.
     """
     if digests := set(model.summary.get("digests", [])):
-        groups = model.groups("train")
-        return any(digest_picture(image.path) in digests for image in folder.images if image.group in groups)
+        return {image.path for image in folder.images if digest_picture(image.path) in digests}
     if model.data is not None:
-        return model.data.resolve() == folder.folder.resolve()
-    return bool(model.summary.get("data") == folder.folder.resolve().name)
+        is_same = model.data.resolve() == folder.folder.resolve()
+    else:
+        is_same = model.summary.get("data") == folder.folder.resolve().name
+    trained = model.groups("train")
+    return {image.path for image in folder.images if image.group in trained} if is_same else set()
 
 
 def _read(folder: Path, truth: str, options: EvaluationOptions, model: EvaluatedModel) -> LabelledFolder:

@@ -1,5 +1,6 @@
 """Charts of the report, by matplotlib. The page's script moves marks over the first two with the slider."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,15 +28,14 @@ def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: 
 
     Heights are square roots of the counts, so that a single frame is visible beside a thousand.
     """
-    edges = np.linspace(explorer.thresholds[0], explorer.thresholds[-1], BINS + 1)
-    counts = [np.histogram(each, edges)[0] for each in (good, defective)]
+    edges, counts = count_scores(good, defective, explorer)
     most = max(1, *(int(each.max()) for each in counts))
     figure = Figure((10, 1.2))
     figure.set_layout_engine("none")
     figure.patch.set_visible(False)  # the page has a light and a dark background
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xlim(explorer.thresholds[0], explorer.thresholds[-1])
     axes.set_ylim(-1, 1)
     for each, colour, sign in zip(counts, (FIRST, SECOND), (1, -1), strict=True):
         shown = each > 0
@@ -43,6 +43,20 @@ def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: 
         axes.bar(edges[:-1][shown], sign * heights, 0.9 * (edges[1] - edges[0]), align="edge", color=colour)
     axes.axhline(0, color="#888", linewidth=1)
     return figure
+
+
+def count_scores(
+    good: NDArray[np.float64], defective: NDArray[np.float64], explorer: Explorer
+) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the edges of the histogram's bars, and how many good and defective frames each has.
+
+    One edge is the calibrated threshold, so that no bar lies on both sides of it.
+    """
+    low, calibrated, high = (float(explorer.thresholds[at]) for at in (0, explorer.start, -1))
+    width = (high - low) / BINS
+    before, after = math.ceil((calibrated - low) / width), math.ceil((high - calibrated) / width)
+    edges = np.asarray(calibrated + width * np.arange(-before, after + 1), np.float64)
+    return edges, (np.histogram(good, edges)[0], np.histogram(defective, edges)[0])
 
 
 @report_style()
