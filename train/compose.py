@@ -48,7 +48,7 @@ def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
 
 
 def with_folder(overrides: Sequence[str], folder: str) -> list[str]:
-    """Return overrides that train on a folder of pictures, and discover its groups and truth unless they name groups.
+    """Return overrides that train on a folder of pictures, and discover its truth and groups unless they name groups.
 
     A truth that they name replaces the discovered one.
     """

@@ -61,17 +61,20 @@ class Discovery:
     assumptions: tuple[str, ...]
     """Sentences for people: what was assumed, and on what evidence."""
 
-    def read(self, classes: Sequence[str] | None = None, truth: str | None = None) -> LabelledFolder:
-        """Read the folder's pictures, with these groups; annotations and labels may be mixed.
+    def read(
+        self, classes: Sequence[str] | None = None, truth: str | None = None, *, mixed: bool = True
+    ) -> LabelledFolder:
+        """Read the folder's pictures, with these groups.
 
         Args:
             classes: annotated classes that are defects. Default all.
             truth: replaces the discovered truth.
+            mixed: whether annotations and labels may be mixed.
         Raises:
             InputError: as `read_folder`.
         """
         group_column = self.group_column or "group"
-        return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=True))
+        return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=mixed))
 
     def regroup(self, data: LabelledFolder) -> LabelledFolder:
         """Return the folder's pictures with these groups."""

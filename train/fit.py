@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import ConfigError, InputError, Interrupted
+from edge.errors import ConfigError, Interrupted
 from edge.util.text import utf8_safe
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
@@ -58,7 +58,6 @@ def fit(
         report_line(f"{run.folder} is already finished")
         return run
 
-    is_new = not run.config.exists()
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             data = None if finished else train_dense(config, run, report_line)
@@ -71,10 +70,6 @@ def fit(
                 else "give the same command again"
             )
             raise Interrupted(f"stopped; the extracted features can be used again: {how_to_resume}") from error
-        except InputError:
-            if is_new:  # nothing is trained yet: with the pictures mended, the same command shall train
-                run.config.unlink(missing_ok=True)
-            raise
         return run
 
     from train.whole_network import train_whole_network  # Lightning takes seconds to import

@@ -10,6 +10,7 @@ import msgspec
 from edge.errors import TrainingError
 from edge.util.text import format_count, is_are
 from train.config import TrainConfig
+from train.discovery import discover
 from train.frames import FrameStore
 from train.near_duplicates import describe_near_duplicates, near_duplicates_across
 from train.progress import tracked
@@ -47,7 +48,10 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
         TrainingError: a part lacks a class, or the disk is full.
     """
-    data = read_data(config)
+    found = discover(Path(config.data), config.truth) if config.discover else None
+    for line in found.assumptions if found else ():
+        report_line(line)
+    data = read_data(config, found)
     split = split_data(config, data)
     parts = {part: split.images(data, part) for part in ("train", "val")}
     store = FrameStore.build([*parts["train"], *parts["val"]], cache, tracked("decoding pictures"))

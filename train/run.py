@@ -267,7 +267,7 @@ def read_as(
     classes = reading.get("classes") if truth == reading.get("truth") else None
     mixed, group = reading.get("mixed", False), reading.get("group") or "group"
     if reading.get("discover"):
-        return (found or discover(folder, truth)).read(classes, truth)
+        return (found or discover(folder, truth)).read(classes, truth, mixed=reading.get("mixed", True))
     return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed)
 
 

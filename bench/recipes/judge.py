@@ -69,7 +69,7 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
     rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
     pointing = _distances(truth, answers, rows)
     line = _Line(truth, answers)
-    found = [line.found(frame) for frame in frames if truth.defective[frame]]
+    found = [each for frame in frames if truth.defective[frame] and (each := line.found(frame)) is not None]
     by_class: dict[str, tuple[int, int]] = {}
     for each in found:
         if each.kind:
@@ -184,12 +184,12 @@ class _Line:
         rows = self._truth.rows(frame)
         return float(self._answers.logit[rows][self._truth.is_clean[rows]].max())
 
-    def found(self, frame: int) -> _Found:
-        """Compare the regions of a defective frame with its defects."""
+    def found(self, frame: int) -> _Found | None:
+        """Compare the regions of a defective frame with its defects; None: it has no mask."""
         mask = self._truth.store.mask(frame)
         kind = self._truth.classes.get(self._truth.store.images[frame].name, "")
         if mask is None:
-            return _Found(kind, 0, 0, 0)
+            return None
         labels, count = label_defects(mask)
         stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
         heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))

@@ -71,10 +71,10 @@ def count_hit(labels: NDArray[np.int32], found: NDArray[np.bool_], cell_px: int)
 def count_false(mask: NDArray[np.bool_], found: NDArray[np.bool_], cell_px: int, near_px: int) -> int:
     """Count the connected areas of found cells [h, w] that have no cell near a defective pixel of a mask [H, W].
 
-    Near are cells with at most `near_px // cell_px` - 1 cells between them, also diagonally.
+    Near is a distance of at most `near_px` along both axes, rounded up to whole cells.
     """
     defective = (count_in_cells(mask, cell_px) > 0).astype(np.uint8)
-    near = cv2.dilate(defective, np.ones((2 * (near_px // cell_px) + 1,) * 2, np.uint8)) > 0
+    near = cv2.dilate(defective, np.ones((2 * -(-near_px // cell_px) + 1,) * 2, np.uint8)) > 0
     count, areas = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     return int(count - 1 - len(set(np.unique(areas[near]).tolist()) - {0}))
 

@@ -76,6 +76,16 @@ class SecondShift(Shift, frozen=True):
     """A description of each difference that is larger than chance."""
 
 
+class _Data(msgspec.Struct, frozen=True):
+    """`provenance.data`, as far as it is needed here."""
+
+    digests: list[str] = []
+
+
+class _Provenance(msgspec.Struct, frozen=True):
+    data: _Data = _Data()
+
+
 class GoodPictures:
     """The pictures of one shift. `files` lists them, those of a folder by name; `names` describes where they come from,
     without paths.
@@ -133,8 +143,11 @@ def find_trained(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
     Raises:
         InputError: a file cannot be read.
     """
-    digests = set(manifest.provenance.get("data", {}).get("digests", []))
-    return [file for file in files if _xxh3(file) in digests] if digests else []
+    try:
+        digests = set(msgspec.convert(manifest.provenance, _Provenance).data.digests)
+    except msgspec.ValidationError:  # of a bundle that heatline did not export
+        return []
+    return [file for file in files if _digest(file, xxhash.xxh3_64) in digests] if digests else []
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -150,7 +163,10 @@ def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
     first_by_digest: dict[str, int] = {}
     copies = []
     for index, (file, size) in enumerate(zip(files, sizes, strict=True)):
-        if files_of_size[size] > 1 and (first := first_by_digest.setdefault(_sha256(file), index)) != index:
+        if (
+            files_of_size[size] > 1
+            and (first := first_by_digest.setdefault(_digest(file, hashlib.sha256), index)) != index
+        ):
             copies.append((first, index))
     return copies
 
@@ -317,14 +333,9 @@ def _size(file: Path) -> int:
         return file.stat().st_size
 
 
-def _sha256(file: Path) -> str:
+def _digest(file: Path, method: Callable[[], Any]) -> str:
     with _translated_errors(file), file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _xxh3(file: Path) -> str:
-    with _translated_errors(file):
-        return xxhash.xxh3_64_hexdigest(file.read_bytes())
+        return hashlib.file_digest(opened, method).hexdigest()
 
 
 @contextmanager

@@ -222,9 +222,9 @@ def _warn_of_trained(trained: Sequence[Path]) -> list[str]:
         return []
     return [
         f"the model was trained on {trained[0]}"
-        + (f" and {len(trained) - 1} more of these frames, or on all of them" if len(trained) > 1 else "")
-        + ": it scores them lower than new parts, so the thresholds are too low and the bounds do not hold; calibrate "
-        "on other frames"
+        + (f" and {len(trained) - 1} more of these frames" if len(trained) > 1 else "")
+        + ", and probably on others of the same parts, of which the bundle knows one picture each: it scores them "
+        "lower than new parts, so the thresholds may be too low and the bounds do not hold; calibrate on other frames"
     ]
 
 

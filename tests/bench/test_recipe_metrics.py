@@ -98,7 +98,7 @@ def test_an_area_of_found_cells_is_false_without_a_defective_pixel_near(
 ) -> None:
     found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.2
     defective = {(y // cell, x // cell) for y, x in zip(*np.nonzero(mask), strict=True)}
-    reach = near_px // cell
+    reach = next(cells for cells in range(10) if cells * cell >= near_px)
     near = {
         (y + dy, x + dx) for y, x in defective for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)
     }

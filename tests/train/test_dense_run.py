@@ -325,7 +325,7 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
     assert not run.report.exists()
     again = heatline("train", f"out={run.folder}", "resume=true")
     assert "is already finished" in again.stderr
-    assert "no cross-validation, and no report: all pictures are in one group, only" in again.stdout
+    assert "no cross-validation, and no report: all training pictures are in one group, 'only'" in again.stdout
     assert validation_frames(load_run(run.folder)).are == "of groups that the model was trained on"
 
 

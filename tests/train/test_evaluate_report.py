@@ -34,7 +34,7 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert reported(*arguments, "--part", "all")["subject"]["pictures"] == 6
     assert run(*arguments, "--part", "train", "--json").stderr == ""  # no warning, as they were chosen explicitly
     warning = run(*arguments, "--part", "all").stderr
-    assert f"{trained.path} was trained on the groups of 2 of the 6 pictures: leave them out" in warning
+    assert f"{trained.path} was trained on the groups of at least 2 of the 6 pictures: leave them out" in warning
     assert reported(*arguments, "--pattern", "^(.)", "--part", "test") == test
     monkeypatch.chdir(data)
     assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
@@ -184,7 +184,7 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
     of_all, of_training = (
         evaluate_model(trained.path, EvaluationOptions(data, part=part)).warnings for part in ("all", "train")
     )
-    assert of_all[0].startswith("The model was trained on the groups of 2 of the 6 frames")
+    assert of_all[0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
     assert of_training[0].startswith("The model was trained on these frames: ")
     assert of_all[-1] == (
         "Few frames set the thresholds (4): up to 53 % of the good parts may be rejected, where 1 % is wanted."
@@ -199,7 +199,7 @@ def test_copies_of_training_pictures_are_recognised_whatever_their_groups(tmp_pa
     files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
     trained = write_bundle(tmp_path / "trained", manifest, files)
     warnings = evaluate_model(trained.path, EvaluationOptions(data)).warnings
-    assert warnings[0].startswith("The model was trained on the groups of 1 of the 6 frames")
+    assert warnings[0].startswith("The model was trained on the groups of at least 2 of the 6 frames")
 
 
 def test_clean_tiles_of_defective_frames_stand_in_for_missing_good_frames(tmp_path: Path, bundle: Bundle) -> None:

@@ -184,7 +184,7 @@ def _atomic_folder(out: Path | None) -> Iterator[Path | None]:
 def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> None:
     if selection.trained_on:
         click.echo(
-            f"{path} was trained on the groups of {selection.trained_on} of the "
+            f"{path} was trained on the groups of at least {selection.trained_on} of the "
             f"{format_count(len(selection.pictures), 'picture')}: leave them out with --groups, or choose --part test",
             err=True,
         )

@@ -135,7 +135,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 def _why_not_validated(summary: "RunSummary") -> str:
     groups = summary.groups["train"]
     if len(groups) == 1:
-        return f"all pictures are in one group, {groups[0]}"
+        return f"all training pictures are in one group, {groups[0]!r}"
     return "recipe.folds=1, or all good or all defective tiles are in one group"
 
 

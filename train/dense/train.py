@@ -70,10 +70,10 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     data = read_data(config, found_in_folder)
     split = split_data(config, data)
     images = split.images(data, "train")
-    run.begin(config)
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = label_tiles(store, rule)
+    run.begin(config)  # only now: with a bad picture mended, the same command shall train
     if not config.discover and (mixture := data.describe_mixture()):  # the assumptions above include it
         report_line(mixture)
     for line in [_describe_tiles(images, tiles), *_find_warnings(store, images, tiles, rule)]:

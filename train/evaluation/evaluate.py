@@ -161,8 +161,9 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     truths = options.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
     folders = {truth: _read(folder, truth, options, model) for truth in truths}
     first = folders[truths[0]]
-    known = _trained_on(model, first)
-    is_same = bool(known)
+    digests = set(model.summary.get("digests", []))
+    known = {image.path for image in first.images if digest_picture(image.path) in digests} if digests else set()
+    is_same = bool(known) if digests else _is_folder_of_training(model, first)
     images, part = _select(model, options, first, is_same=is_same)
     by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
@@ -173,25 +174,19 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
         Picture({truth: images_of[image.path] for truth, images_of in by_path.items()}, number[group])
         for image, group in zip(images, group_names, strict=True)
     )
-    trained = model.groups("train")
+    trained = model.groups("train") | {image.group for image in first.images if image.path in known and image.group}
     trained_on = sum(image.path in known or image.group in trained for image in images) if is_same else 0
     return SelectedPictures(folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on)
 
 
-def _trained_on(model: EvaluatedModel, folder: LabelledFolder) -> set[Path]:
-    """Return pictures of a folder that the model was trained on: at least one of each group, wherever the folder lies.
+def _is_folder_of_training(model: EvaluatedModel, folder: LabelledFolder) -> bool:
+    """Return whether an older version trained the model on this folder, by the path of a run or the name of a bundle.
 
-    If an older version trained the model, no digests are known: the folder of a run is then recognised by its path,
-    and that of a bundle by its name.
+    Models of this version know digests of their pictures instead.
     """
-    if digests := set(model.summary.get("digests", [])):
-        return {image.path for image in folder.images if digest_picture(image.path) in digests}
     if model.data is not None:
-        is_same = model.data.resolve() == folder.folder.resolve()
-    else:
-        is_same = model.summary.get("data") == folder.folder.resolve().name
-    trained = model.groups("train")
-    return {image.path for image in folder.images if image.group in trained} if is_same else set()
+        return model.data.resolve() == folder.folder.resolve()
+    return bool(model.summary.get("data") == folder.folder.resolve().name)
 
 
 def _read(folder: Path, truth: str, options: EvaluationOptions, model: EvaluatedModel) -> LabelledFolder:
@@ -327,7 +322,7 @@ def _warnings(
         found.append("The model was trained on these frames: the figures do not show how it judges new parts.")
     elif selection.trained_on:
         found.append(
-            f"The model was trained on the groups of {selection.trained_on:,} of the "
+            f"The model was trained on the groups of at least {selection.trained_on:,} of the "
             f"{format_count(len(selection.pictures), 'frame', ',')}: the figures are better than those of new parts."
         )
     if not selection.grouped:
