@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from edge.errors import InputError
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
+from train.compose import compose
 from train.discovery import discover
 from train.file_names import find_scheme
+from train.prepare import prepare
 
 # File names.
 
@@ -132,6 +134,17 @@ def test_groups_from_file_names_are_reported_as_a_guess(tmp_path: Path) -> None:
     assert found.read().groups() == ["7a", "7b", "7c", "7d"]
     assert found.read().groups_are == "part 1 of the file name"
     assert "part 1 of the file name (7a, 7b, 7c, ...): 4 groups. This is a guess" in found.assumptions[1]
+
+
+def test_recipes_that_need_every_mark_get_the_groups_and_refuse_a_missing_one(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs")
+    config = compose([f"data={folder}", "discover=true", "truth=masks", "recipe=finetune", f"out={tmp_path / 'run'}"])
+    lines: list[str] = []
+    prepare(config, tmp_path / "cache", lines.append)
+    assert any(line.startswith("Groups are the column 'group' of labels.csv") for line in lines)
+    (folder / "masks" / "a_0.png").unlink()
+    with pytest.raises(InputError, match=r"a_0\.png is labelled defective and has no annotation"):
+        prepare(config, tmp_path / "other", lines.append)
 
 
 def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> None:
