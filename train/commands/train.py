@@ -111,10 +111,13 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
             if summary.folds is None
             else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
         )
-        names = {"val_picture_auroc": "AUROC of pictures", "val_ap": "average precision of clear tiles"}
+        names = {
+            "val_picture_auroc": ("AUROC of pictures", ""),
+            "val_ap": ("average precision of tiles", ", ambiguous tiles left out"),
+        }
         return {
             "figures": where,
-            **{name: f"{val[key]:.3f}" for key, name in names.items() if key in val},
+            **{name: f"{val[key]:.3f}{note}" for key, (name, note) in names.items() if key in val},
             **(_verdicts(folder) if summary.folds is not None else {}),
             "features": "from the cache" if summary.tiles_per_s is None else f"{summary.tiles_per_s:.0f} tiles/s",
             "time": f"{summary.seconds:.0f} s",
