@@ -379,15 +379,15 @@ def test_a_command_that_names_the_truth_still_discovers_groups_and_trains_once_a
     data = shutil.copytree(blobs, tmp_path / "data")
     (data / "images" / "torn.png").write_bytes(b"\x89PNG")
     (data / "labels.csv").write_text((data / "labels.csv").read_text().replace("group", "board", 1))
-    words = ("train", data, "truth=labels", f"out={tmp_path / 'run'}", *tiny)
-    refused = heatline(*words)
+    arguments = ("train", data, "truth=labels", f"out={tmp_path / 'run'}", *tiny)
+    refused = heatline(*arguments)
     assert (refused.returncode, "torn.png" in complaint(refused)) == (9, True)
     (data / "images" / "torn.png").unlink()
-    trained = heatline(*words)
+    trained = heatline(*arguments)
     assert trained.returncode == 0, trained.stderr
-    told = " ".join(trained.stderr.split())
-    assert "Pictures are good or defective by labels.csv; masks are not used." in told
-    assert "Groups are the column 'board'" in told
+    printed = " ".join(trained.stderr.split())
+    assert "Pictures are good or defective by labels.csv; masks are not used." in printed
+    assert "Groups are the column 'board'" in printed
     assert "of new good pictures" in trained.stdout
 
 
