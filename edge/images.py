@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from edge.colour import PixelFormat, to_rgb
@@ -24,6 +25,18 @@ def list_images(folder: Path) -> list[Path]:
     if not files:
         raise InputError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+def digest_picture(path: Path) -> str:
+    """Return the digest of a picture's file, by which training pictures are recognised wherever they lie.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return xxhash.xxh3_64_hexdigest(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:

@@ -10,7 +10,6 @@ import msgspec
 from edge.errors import TrainingError
 from edge.util.text import format_count, is_are
 from train.config import TrainConfig
-from train.discovery import discover
 from train.frames import FrameStore
 from train.near_duplicates import describe_near_duplicates, near_duplicates_across
 from train.progress import tracked
@@ -48,10 +47,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
         TrainingError: a part lacks a class, or the disk is full.
     """
-    found = discover(Path(config.data), config.truth) if config.discover else None
-    for line in found.assumptions if found else ():
-        report_line(line)
-    data = read_data(config, found)
+    data = read_data(config, report_line)
     split = split_data(config, data)
     parts = {part: split.images(data, part) for part in ("train", "val")}
     store = FrameStore.build([*parts["train"], *parts["val"]], cache, tracked("decoding pictures"))

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-import xxhash
 
-from edge.errors import InputError
+from edge.images import digest_picture
 from train.readers.labelled import LabelledImage
 
 
@@ -29,11 +28,3 @@ def digest_groups(images: Iterable[LabelledImage]) -> list[str]:
     for image in images:
         first.setdefault(image.group, image.path)
     return [digest_picture(path) for path in first.values()]
-
-
-def digest_picture(path: Path) -> str:
-    """Return the digest of a picture's file; errors as `digest_groups`."""
-    try:
-        return xxhash.xxh3_64_hexdigest(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error

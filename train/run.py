@@ -13,7 +13,7 @@
 
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -209,11 +209,17 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
     return TrainedRun(folder, config, summary, data or read_data(config), split, model.eval())
 
 
-def read_data(config: TrainConfig, found: Discovery | None = None) -> LabelledFolder:
-    """Read the labelled pictures that a configuration names; arguments and errors as `read_as`.
+def read_data(config: TrainConfig, report_line: Callable[[str], None] = lambda line: None) -> LabelledFolder:
+    """Read the labelled pictures that a configuration names; errors as `read_as`.
 
     Its reviewed frames come after those of the folder.
+
+    Args:
+        report_line: gets what was discovered in the folder, for people.
     """
+    found = discover(Path(config.data), config.truth) if config.discover else None
+    for line in found.assumptions if found else ():
+        report_line(line)
     data = read_as(describe_reading(config, config.truth), Path(config.data), config.truth, found)
     if config.reviewed is None:
         return data

@@ -3,15 +3,13 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import xxhash
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
@@ -33,7 +31,7 @@ from edge.drift.sample import PictureSample
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.images import list_images, read_image
+from edge.images import digest_picture, list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.util.text import format_count, is_are
@@ -147,7 +145,7 @@ def find_trained(manifest: Manifest, files: Iterable[Path]) -> list[Path]:
         digests = set(msgspec.convert(manifest.provenance, _Provenance).data.digests)
     except msgspec.ValidationError:  # of a bundle that heatline did not export
         return []
-    return [file for file in files if _digest(file, xxhash.xxh3_64) in digests] if digests else []
+    return [file for file in files if digest_picture(file) in digests] if digests else []
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -163,10 +161,7 @@ def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
     first_by_digest: dict[str, int] = {}
     copies = []
     for index, (file, size) in enumerate(zip(files, sizes, strict=True)):
-        if (
-            files_of_size[size] > 1
-            and (first := first_by_digest.setdefault(_digest(file, hashlib.sha256), index)) != index
-        ):
+        if files_of_size[size] > 1 and (first := first_by_digest.setdefault(_sha256(file), index)) != index:
             copies.append((first, index))
     return copies
 
@@ -329,18 +324,15 @@ def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
 
 
 def _size(file: Path) -> int:
-    with _translated_errors(file):
-        return file.stat().st_size
-
-
-def _digest(file: Path, method: Callable[[], Any]) -> str:
-    with _translated_errors(file), file.open("rb") as opened:
-        return hashlib.file_digest(opened, method).hexdigest()
-
-
-@contextmanager
-def _translated_errors(file: Path) -> Iterator[None]:
     try:
-        yield
+        return file.stat().st_size
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error

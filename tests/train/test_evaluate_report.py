@@ -12,12 +12,12 @@ from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.errors import InputError
+from edge.images import digest_picture
 from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, with_training_groups
 from train.evaluation.evaluate import EvaluationOptions, evaluate_model, unique_names
 from train.evaluation.result import read_evaluation
-from train.provenance import digest_picture
 
 
 def test_a_part_selects_the_groups_that_the_bundle_names(

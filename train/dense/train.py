@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from threading import Lock
 
 import msgspec
@@ -22,7 +21,6 @@ from train.dense.extraction import extract_features
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, label_tiles
-from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
 from train.files import write_atomically
 from train.frames import FrameStore, delete_frames
@@ -64,10 +62,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
     bf16 = precision.startswith("bf16")
-    found_in_folder = discover(Path(config.data), config.truth) if config.discover else None
-    for line in found_in_folder.assumptions if found_in_folder else ():
-        report_line(line)
-    data = read_data(config, found_in_folder)
+    data = read_data(config, report_line)
     split = split_data(config, data)
     images = split.images(data, "train")
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))

@@ -10,6 +10,7 @@ import numpy as np
 from edge.bundle import Calibration
 from edge.calibration.group_bootstrap import FEWEST_GROUPS
 from edge.errors import InputError
+from edge.images import digest_picture
 from edge.inference import EngineKind, Precision
 from edge.util.text import format_count, is_are, utf8_safe
 from train.evaluation.evaluated import EvaluatedModel, open_model
@@ -27,7 +28,6 @@ from train.evaluation.result import (
 )
 from train.evaluation.sweep import Sweep, SweepTiles
 from train.progress import Track
-from train.provenance import digest_picture
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
 from train.run import read_as
