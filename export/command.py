@@ -71,9 +71,11 @@ def export(
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
+    from train.run import RunFolder, load_run
+
+    RunFolder(run).read_summary()  # before torch is imported, so that errors are reported at once
     from export.precisions import PRECISIONS
     from export.run_to_bundle import export_run
-    from train.run import load_run
 
     bundle = export_run(
         load_run(run),

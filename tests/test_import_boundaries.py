@@ -36,9 +36,13 @@ DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train
 START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
 WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
+NO_PICTURES = "from edge.cli.main import run; assert run(['train', '/nowhere']) == 9"
+NO_RUN = "from edge.cli.main import run; assert run(['export', '/nowhere', '--to', 'x']) == 9"
 CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
 """A client needs the protocol and ZeroMQ, and no module that inspects."""
+NOT_BEFORE_AN_ERROR = {"torch", "timm", "lightning"}
+"""What takes seconds to import: a user's mistake is reported before."""
 LIGHTNING = {"lightning", "torchmetrics"}
 """What only the recipes that train the whole network use: seconds of a training of a minute."""
 
@@ -50,7 +54,9 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (DATA_COMMANDS, EXTRAS),
         (START, NOT_AT_START),
         (CLIENT, NOT_IN_A_CLIENT),
-        (WRONG_TRAINING, {"torch", "timm", "lightning"}),
+        (WRONG_TRAINING, NOT_BEFORE_AN_ERROR),
+        (NO_PICTURES, NOT_BEFORE_AN_ERROR),
+        (NO_RUN, NOT_BEFORE_AN_ERROR),
         pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
     ids=[
@@ -59,6 +65,8 @@ LIGHTNING = {"lightning", "torchmetrics"}
         "start of a line",
         "a client",
         "a wrong training",
+        "a training without pictures",
+        "an export without a run",
         "training by the default recipe",
     ],
 )

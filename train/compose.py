@@ -1,6 +1,7 @@
 """Composes and checks a training's configuration, with Hydra from `configs/` or from a run's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -283,11 +284,22 @@ def _no_such_key(key: str) -> ConfigError:
 
 
 def _list_keys(key: str) -> str:
+    """Name the likely key, one with the same last part or a similar one, and the keys of the same part."""
+    known, last = [*_keys_below("")], key.rpartition(".")[2]
+    likely = [each for each in known if each.rpartition(".")[2] == last] or get_close_matches(key, known, n=1)
+    meant = f"did you mean {likely[0]}? " if likely else ""
     above = key.rpartition(".")[0]
     while not _exists(above):
         above = above.rpartition(".")[0]
     names = ", ".join(_fields(above) or ())
-    return f"{above} has {names}" if above else f"there are {names}"
+    return meant + (f"{above} has {names}" if above else f"there are {names}")
+
+
+def _keys_below(key: str) -> Iterator[str]:
+    for name in _fields(key) or ():
+        below = f"{key}.{name}".lstrip(".")
+        yield below
+        yield from _keys_below(below)
 
 
 def _convert(values: dict[str, Any], where: str) -> TrainConfig:

@@ -50,7 +50,8 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     ("overrides", "excerpt"),
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
-        (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
+        (["data=x", "recipe.stepz=3"], "no key 'recipe.stepz'; did you mean recipe.steps? recipe has name, epochs, "),
+        (["data=x", "steps=3"], "there is no key 'steps'; did you mean recipe.steps? there are data, discover, "),
         (
             ["data=x", "colour=red"],
             "there is no key 'colour'; there are data, discover, truth, classes, reviewed, out, seed,",

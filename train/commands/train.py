@@ -73,8 +73,10 @@ def train(
     if address is not None or processors is not None:
         raise click.UsageError("--address and --processors belong to --products")
     from train.compose import compose
+    from train.readers.folder import require_pictures
 
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
+    require_pictures(Path(config.data))
     from train.fit import fit, is_main_process
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))

@@ -110,16 +110,25 @@ def list_folder(
         InputError: as `read_folder`; if `on_unusable` returns, only for a folder or arguments that make no sense.
     """
     pattern = None if group_pattern is None else _compile(group_pattern)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
+    require_pictures(folder)
     if classes is not None and not classes:
         raise InputError("classes is empty, so nothing counts as a defect; name at least one, or leave it out for all")
+    return _Reader(folder, group_column, pattern, classes, mixed, on_unusable).read(truth)
+
+
+def require_pictures(folder: Path) -> None:
+    """Refuse a folder without subfolders of pictures.
+
+    Raises:
+        InputError: it is no folder, or has none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
     if not any((folder / name).is_dir() for name in ("images", *LABELS)):
         raise InputError(
             f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with "
             f"{_list_subfolders()} or labels.csv next to it, or sort them into good/ and defective/"
         )
-    return _Reader(folder, group_column, pattern, classes, mixed, on_unusable).read(truth)
 
 
 def truths_in(folder: Path) -> list[str]:
