@@ -14,6 +14,7 @@ from typing import Any
 from edge import __version__
 from edge.errors import ConfigError, DeliveryError, Interrupted, last_line
 from edge.util.processor import cores
+from edge.util.signals import sigterm_as_ctrl_c
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -32,13 +33,11 @@ def interruptible() -> Iterator[None]:
     Raises:
         Interrupted: one of the two came.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with sigterm_as_ctrl_c():
+            yield
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted; the same command continues") from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -111,10 +111,10 @@ class Stopwatch(Callback):
 
 
 class GracefulStop(Callback):
-    """On Ctrl-C, writes a checkpoint and ends before the next step, so that no update is left half done.
+    """On Ctrl-C or SIGTERM, writes a checkpoint and ends before the next step, so that no update is left half done.
 
-    A second Ctrl-C ends at once; the training can then be resumed from the previous checkpoint. Use it as a context
-    manager around the training.
+    At the second one, it ends at once; the training can then be resumed from the previous checkpoint. Use it as a
+    context manager around the training.
     """
 
     def __init__(self, checkpoint: Path, how_to_resume: str) -> None:
@@ -132,6 +132,10 @@ class GracefulStop(Callback):
         if self._is_stopping:
             raise Interrupted(f"stopped at once; its last checkpoint can be resumed: {self._how_to_resume}")
         self._is_stopping = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning has set its own handler by now, which exits with code 0; it restores the former one at the end.
+        signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if reduce_decision(trainer, self._is_stopping, by_all=False):

@@ -332,15 +332,26 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
 # What goes wrong.
 
 
-@pytest.mark.parametrize("resumed_by", ["resume=true", pytest.param("the same command", marks=pytest.mark.long)])
-def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resumed(
-    blobs: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_by: str
+@pytest.mark.parametrize(
+    ("stopped_by", "resumed_by"),
+    [
+        (signal.SIGTERM, "resume=true"),
+        pytest.param(signal.SIGINT, "the same command", marks=pytest.mark.long),
+    ],
+)
+def test_a_stopped_training_leaves_nothing_that_looks_finished_and_can_be_resumed(
+    blobs: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_by: signal.Signals,
+    resumed_by: str,
 ) -> None:
     draw = Sampler.draw
 
     def interrupt(self: Sampler, step: int) -> Any:
         if step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), stopped_by)
         return draw(self, step)
 
     words = ("train", blobs, f"out={tmp_path / 'run'}", *tiny)

@@ -148,6 +148,9 @@ fit(compose(sys.argv[2:]))
 """
 
 
+SIGNALS = {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}
+
+
 def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
     """Start a training, and end it after that step."""
     at = step + 1  # batches are drawn one step ahead
@@ -160,8 +163,8 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
 
     def draw_or_end(self: BatchSampler, number: int) -> Any:
         if number == at:
-            if by == "Ctrl-C":
-                os.kill(os.getpid(), signal.SIGINT)
+            if by in SIGNALS:
+                os.kill(os.getpid(), SIGNALS[by])
             else:
                 shutil.copytree(out, as_killed)
                 raise RuntimeError("crash")
@@ -169,7 +172,7 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BatchSampler, "draw", draw_or_end)
-        if by != "Ctrl-C":
+        if by not in SIGNALS:
             with pytest.raises(RuntimeError, match="crash"):
                 fit(compose(overrides))
         else:
@@ -186,7 +189,8 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
     [
         ("copy", 4, "cosine"),  # continues with the files of a training that runs, as a kill leaves them
         pytest.param("SIGKILL", 4, "cosine", marks=pytest.mark.long),  # kills a real process between two validations
-        ("Ctrl-C", 4, "cosine"),
+        ("SIGTERM", 4, "cosine"),
+        pytest.param("Ctrl-C", 4, "cosine", marks=pytest.mark.long),
         ("crash", 6, "plateau"),  # resumes from the previous checkpoint
         pytest.param("crash", 1, "cosine", marks=pytest.mark.long),  # before the first checkpoint
         pytest.param("Ctrl-C", 3, "cosine", marks=pytest.mark.long),  # just after a validation

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from train.search.report import SearchReport
@@ -28,6 +29,7 @@ Example:
 @click.command(epilog=EXAMPLES)
 @click.argument("overrides", nargs=-1, metavar="KEY=VALUE...")
 @json_option
+@sigterm_as_ctrl_c()
 def search(overrides: tuple[str, ...], as_json: bool) -> None:
     """Search for the batch size and learning rate of a recipe.
 

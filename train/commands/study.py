@@ -12,6 +12,7 @@ from rich.table import Table
 from edge.cli.extras import TRAINING, require_extra
 from edge.cli.output import json_option, print_json, progress_console
 from edge.errors import TrainingError
+from edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from train.study.runner import StudyStatus
@@ -42,6 +43,7 @@ Example:
 )
 @click.option("--status", "only_status", is_flag=True, help="Print the progress, and do nothing.")
 @json_option
+@sigterm_as_ctrl_c()
 def study(
     data: Path,
     out: Path,

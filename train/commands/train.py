@@ -10,6 +10,7 @@ import msgspec
 from edge.cli.extras import TRAINING, require_extra
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import ConfigError
+from edge.util.signals import sigterm_as_ctrl_c
 from edge.util.text import format_count
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ Example:
 @click.option("--address", help="Ray cluster that trains the products.  [default: this machine]")
 @click.option("--processors", type=click.IntRange(min=1), help="Processors per product.  [default: 2]")
 @json_option
+@sigterm_as_ctrl_c()
 def train(
     overrides: tuple[str, ...],
     products: Path | None,
@@ -57,7 +59,8 @@ def train(
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
     model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
-    values. After Ctrl-C, resume=true continues; recipe=heatline then uses the features that are already extracted.
+    values. After Ctrl-C or SIGTERM, resume=true continues; recipe=heatline then uses the features that are already
+    extracted.
     --json prints the run's summary.
 
     With --products, many products are trained at once, by recipe=heatline, and the worst is printed first. If one
