@@ -180,14 +180,14 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Augmentation of the copies."""
 
     def steps_for(self, tiles: int) -> int:
-        """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 3,000.
+        """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 9,000.
 
         >>> from train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
-        >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(10_000)
-        (400, 1500, 3000)
+        >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(50_000)
+        (400, 1500, 9000)
         """
-        return self.steps or min(max(400, 3 * tiles // 10), 3000)
+        return self.steps or min(max(400, 3 * tiles // 10), 9000)
 
 
 class FeaturesConfig(Part, frozen=True, kw_only=True):

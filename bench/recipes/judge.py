@@ -18,7 +18,7 @@ from bench.recipes.metrics import (
 )
 from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
-from edge.calibration import GoodFrame, calibrate, coldest_of, count_allowed_rejects, threshold
+from edge.calibration import STRONG_SHARE, GoodFrame, calibrate, coldest_of, count_allowed_rejects, threshold
 from edge.geometry import Stitcher
 from edge.geometry.regions import found_cells
 from edge.geometry.stitching import HEATMAP_CELL_PX
@@ -170,7 +170,7 @@ class _Line:
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
-        hottest = threshold_rejecting(np.array([each.max() for each in cells]), REJECTED)
+        hottest = threshold_rejecting(np.array([each.max() for each in cells]), max(REJECTED, STRONG_SHARE))
         self._strong = max(self.score_threshold, hottest) if answers.top_mean else None
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """Thresholds from good frames, how reliable they are, and the recalibration of a bundle on the line."""
 
 from edge.calibration.thresholds import (
+    STRONG_SHARE,
     GoodFrame,
     calibrate,
     coldest_of,
@@ -12,6 +13,7 @@ from edge.calibration.thresholds import (
 )
 
 __all__ = [
+    "STRONG_SHARE",
     "GoodFrame",
     "calibrate",
     "coldest_of",

@@ -23,6 +23,8 @@ COLDEST_SHARE = 0.05
 """The share of defective frames that may lie below the coldest defect."""
 EVIDENCE_QUANTILE = 0.999
 """The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
+STRONG_SHARE = 0.1
+"""The share of good frames whose hottest cells may reach strong evidence, if no more are to be rejected."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
 """How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
@@ -189,8 +191,9 @@ def calibrate(
     heatmap value. If it is the mean of the few highest cells, the cells of all frames together set the evidence
     threshold (see `pooled_threshold`). Then map and logit share one scale, and the evidence threshold is never above
     the score threshold: a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
-    Strong evidence is what the hottest cells of no more of the frames reach than wanted, and at least the score
-    threshold. A defect of fewer cells than the mean takes can have it in a tile below the score threshold.
+    Strong evidence is what the hottest cells of at most `STRONG_SHARE` of the frames reach, or of the wanted share if
+    that is larger, and at least the score threshold. A defect of fewer cells than the mean takes can have it in a tile
+    below the score threshold. It rejects no frame, and only adds regions to those that are DEFECT.
 
     The upper bound of the false rejects counts the frames that may reach the quantile, even if ties keep some of them
     below it: the allowed number was fixed before any frame was seen, the actual number was not. Frames of one group are
@@ -210,8 +213,12 @@ def calibrate(
         [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else group_names
     )
     reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
-    by_hottest_cells = threshold([frame.highest_evidence for frame in frames], false_reject)
-    evidence = by_hottest_cells if top_cells is None else min(pooled_threshold(frames), score)
+    hottest = [frame.highest_evidence for frame in frames]
+    if top_cells is None:
+        evidence, strong = threshold(hottest, false_reject), None
+    else:
+        evidence = min(pooled_threshold(frames), score)
+        strong = max(score, threshold(hottest, max(false_reject, STRONG_SHARE)))
     return Calibration(
         score_threshold=score,
         evidence_threshold=evidence,
@@ -225,7 +232,7 @@ def calibrate(
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
         coldest_defect=coldest_defect,
-        strong_evidence=None if top_cells is None else max(score, by_hottest_cells),
+        strong_evidence=strong,
     )
 
 
