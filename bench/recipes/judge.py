@@ -18,7 +18,15 @@ from bench.recipes.metrics import (
 )
 from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
-from edge.calibration import STRONG_SHARE, GoodFrame, calibrate, coldest_of, count_allowed_rejects, threshold
+from edge.calibration import (
+    STRONG_SHARE,
+    GoodFrame,
+    calibrate,
+    cases_of_new_group,
+    coldest_of,
+    count_allowed_rejects,
+    threshold,
+)
 from edge.geometry import Stitcher
 from edge.geometry.regions import found_cells
 from edge.geometry.stitching import HEATMAP_CELL_PX
@@ -112,15 +120,21 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
     assert found.false_reject_at_most is not None, "a share was wanted"
     good_tested = line.stand_ins(tested)
     scores = [line.score_of(frame) for frame in good_tested]
+    reached = [frame for frame, score in zip(good_tested, scores, strict=True) if score >= found.score_threshold]
+    groups, reaching = _groups(truth, good_tested), _groups(truth, reached)
+    cases, of_cases = cases_of_new_group(len(good), len(_groups(truth, good)), wanted)
     defective = np.array([_highest(truth, answers, frame) for frame in tested if truth.defective[frame]])
     return Verdicts(
         wanted=wanted,
         bound=found.false_reject_at_most,
         limit=most_rejected(truth, good, good_tested, wanted),
         good=len(scores),
-        rejected=sum(score >= found.score_threshold for score in scores),
+        rejected=len(reached),
         defective=len(defective),
         escaped=int((defective < found.score_threshold).sum()),
+        groups=len(groups),
+        groups_reaching=len(reaching),
+        groups_at_most=len(groups) * cases / of_cases,
         escaped_oracle=int((defective < threshold(scores, wanted)).sum()) if scores else None,
     )
 
@@ -131,10 +145,14 @@ def most_rejected(truth: Truth, calibrating: Sequence[int], tested: Sequence[int
     The groups' hottest frames must be independent and alike. If `allowed` frames may reach the threshold, no more than
     as many groups have one that does; and if a new group has one, all its frames may reach it.
     """
-    known = len({truth.group_of(frame) for frame in calibrating})
+    known = len(_groups(truth, calibrating))
     allowed = count_allowed_rejects(len(calibrating), wanted)
     sizes = [size for _, size in Counter(truth.group_of(frame) for frame in tested).most_common()]
     return sum(sizes[: most_beyond(allowed, known, len(sizes))] if allowed < known else sizes)
+
+
+def _groups(truth: Truth, frames: Sequence[int]) -> set[str]:
+    return {truth.group_of(frame) for frame in frames}
 
 
 def _coldest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:

@@ -42,6 +42,12 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None = None
     """The most of the fold's good frames that are rejected, with 95 % confidence: all if there are too few groups. None
     in older results."""
+    groups: int | None = None
+    """Groups with good frames; None in older results."""
+    groups_reaching: int = 0
+    """Those of them with a frame that is rejected."""
+    groups_at_most: float = 0.0
+    """How many of them the calibration expects at most, if they are like those that set the threshold."""
 
 
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,6 +218,9 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
             limits = [
                 each.rejected <= each.limit for each in of_good if each.limit is not None and each.limit < each.good
             ]
+            counted = [each for each in of_good if each.groups is not None]
+            reaching, groups = (sum(getattr(each, key) for each in counted) for key in ("groups_reaching", "groups"))
+            at_most = sum(each.groups_at_most for each in counted)
             both = [each for each in of_good if each.escaped_oracle is not None]
             defective = max(1, sum(each.defective for each in both))
             escaped, oracle = sum(each.escaped for each in both), sum(each.escaped_oracle or 0 for each in both)
@@ -222,12 +231,15 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                     f"{100 * rejected / max(1, good):.1f} % ({rejected} of {good})",
                     f"{within} of {len(of_good)}",
                     f"{sum(limits)} of {len(limits)}" if limits else "-",
+                    f"{reaching} of {groups} ({at_most:.1f})" if counted else "-",
                     f"{100 * escaped / defective:.1f} %",
                     f"{100 * oracle / defective:.1f} %",
                 ]
             )
     folds_within = ("folds within the bound", "folds within the limit, where there is one")
-    head = ["verdicts", "good frames to be rejected", "rejected", *folds_within, "escaped", "by an oracle"]
+    groups_reaching = "groups that reach the threshold (expected at most)"
+    head = ["verdicts", "good frames to be rejected", "rejected", *folds_within, groups_reaching, "escaped"]
+    head.append("by an oracle")
     return [head, *rows] if rows else []
 
 

@@ -150,21 +150,30 @@ def coldest_of(defective: Sequence[float]) -> float | None:
     return float(np.quantile(_usable(defective), COLDEST_SHARE, method="lower")) if len(defective) else None
 
 
-def describe_support(calibration: Calibration) -> str | None:
-    """Describe in a sentence what too few good frames cannot show; None if they nearly show the wanted share.
+def cases_of_new_group(frames: int, groups: int, share: float) -> tuple[int, int]:
+    """Return in how many cases, out of how many, a frame of a new group at most reaches the threshold of other groups.
 
     If n groups set the threshold and `reach` of their frames may reach it, at most as many of their hottest frames do.
     If a new group is like them, its hottest frame takes each place in their order with the same probability. So it
     reaches the threshold with a probability of at most (reach + 1) / (n + 1).
+
+    >>> cases_of_new_group(100, 5, 0.01), cases_of_new_group(1000, 5, 0.01)
+    ((2, 6), (6, 6))
     """
+    return min(count_allowed_rejects(frames, share), groups) + 1, groups + 1
+
+
+def describe_support(calibration: Calibration) -> str | None:
+    """Describe in a sentence what too few good frames cannot show; None if they nearly show the wanted share."""
     share, bound = calibration.false_reject_per_frame, calibration.false_reject_at_most
     if not share or bound is None or bound <= UNSUPPORTED * share:
         return None
     frames, groups, next_group = format_count(calibration.frames, "good frame"), calibration.groups, ""
     if groups is not None and groups < calibration.frames:
         frames += f" of {format_count(groups, 'group')}"
-        if (reach := count_allowed_rejects(calibration.frames, share)) < groups:
-            next_group = f"; a new group reaches the threshold in up to {reach + 1} of {groups + 1} cases"
+        cases, of_cases = cases_of_new_group(calibration.frames, groups, share)
+        if cases < of_cases:
+            next_group = f"; a new group reaches the threshold in up to {cases} of {of_cases} cases"
     return (
         f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {100 * CONFIDENCE:.0f} % confidence it "
         f"is at most {100 * bound:.3g} %{next_group}; {format_count(frames_to_show(share, 0), 'good frame')} of the "

@@ -90,6 +90,8 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
         assert 0 < each.bound < 1
         assert each.limit is not None
         assert 0 < each.limit <= each.good
+        assert each.groups is not None
+        assert (each.groups_reaching, 0 < each.groups_at_most < each.groups <= each.good) == (0, True)
     assert (found.frames, found.good_frames) == (6, 6)  # 6 good frames set the thresholds; defective tiles do not count
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
@@ -143,6 +145,9 @@ def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:
                 escaped=escaped,
                 escaped_oracle=1,
                 limit=limit,
+                groups=None if limit is None else 2,
+                groups_reaching=min(rejected, 2),
+                groups_at_most=0.25,
             )
         ]
         values = dict.fromkeys(FIGURES, 0.5)
@@ -151,7 +156,10 @@ def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:
 
     folds = [fold(0, 1, 2, 1), fold(1, 2, 4, 1), fold(2, 0, 0, None), fold(3, 0, 0, 10)]
     one = RecipeResult(set="a", recipe="heatline", overrides=[], truth="masks", folds=folds, trainings=[])
-    assert "| heatline | 1 % | 7.5 % (3 of 40) | 3 of 4 | 1 of 2 | 7.5 % | 5.0 % |" in tables([one], {}).splitlines()
+    assert (
+        "| heatline | 1 % | 7.5 % (3 of 40) | 3 of 4 | 1 of 2 | 3 of 6 (0.8) | 7.5 % | 5.0 % |"
+        in tables([one], {}).splitlines()
+    )
 
 
 def test_figures_depend_only_on_tested_and_calibrating_frames(truth: Truth) -> None:
