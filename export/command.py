@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from edge.bundle.store import require_new_folder
 from edge.cli.bundle_formatting import count_frames, describe_bound, describe_gate, describe_map_checks, precision_facts
 from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
@@ -74,6 +75,7 @@ def export(
     from train.run import RunFolder, load_run
 
     RunFolder(run).read_summary()  # before torch is imported, so that errors are reported at once
+    require_new_folder(target)
     from export.precisions import PRECISIONS
     from export.run_to_bundle import export_run
 

@@ -37,6 +37,7 @@ START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
 WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
 NO_PICTURES = "from edge.cli.main import run; assert run(['train', '/nowhere']) == 9"
+NO_SUBFOLDERS = "from edge.cli.main import run; assert run(['train', 'edge']) == 9"
 NO_RUN = "from edge.cli.main import run; assert run(['export', '/nowhere', '--to', 'x']) == 9"
 CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
@@ -56,6 +57,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (CLIENT, NOT_IN_A_CLIENT),
         (WRONG_TRAINING, NOT_BEFORE_AN_ERROR),
         (NO_PICTURES, NOT_BEFORE_AN_ERROR),
+        (NO_SUBFOLDERS, NOT_BEFORE_AN_ERROR),
         (NO_RUN, NOT_BEFORE_AN_ERROR),
         pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
@@ -66,6 +68,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         "a client",
         "a wrong training",
         "a training without pictures",
+        "a training on another folder",
         "an export without a run",
         "training by the default recipe",
     ],

@@ -113,8 +113,8 @@ class Stopwatch(Callback):
 class GracefulStop(Callback):
     """On Ctrl-C or SIGTERM, writes a checkpoint and ends before the next step, so that no update is left half done.
 
-    At the second one, it ends at once; the training can then be resumed from the previous checkpoint. Use it as a
-    context manager around the training.
+    A second signal ends the training at once; it can then be resumed from the previous checkpoint. Use it as a context
+    manager around the training.
     """
 
     def __init__(self, checkpoint: Path, how_to_resume: str) -> None:
@@ -122,11 +122,12 @@ class GracefulStop(Callback):
         self._is_stopping = False
 
     def __enter__(self) -> "GracefulStop":
-        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._is_stopping:
@@ -134,7 +135,7 @@ class GracefulStop(Callback):
         self._is_stopping = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning has set its own handler by now, which exits with code 0; it restores the former one at the end.
+        # Lightning has set its own handler by now, which exits with code 0.
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -17,6 +17,8 @@ _TEXTS = ("data", "out", "reviewed", "split.group", "split.pattern", "model.weig
 """Keys whose values are plain text: Hydra must not parse them."""
 _HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
 """Keys of recipes whose values go to other keys."""
+_SIMILAR = 0.75
+"""Similarity of two names, 0 to 1, from which one is taken for the misspelt other."""
 _DENSE_PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
@@ -284,15 +286,25 @@ def _no_such_key(key: str) -> ConfigError:
 
 
 def _list_keys(key: str) -> str:
-    """Name the likely key, one with the same last part or a similar one, and the keys of the same part."""
-    known, last = [*_keys_below("")], key.rpartition(".")[2]
-    likely = [each for each in known if each.rpartition(".")[2] == last] or get_close_matches(key, known, n=1)
-    meant = f"did you mean {likely[0]}? " if likely else ""
-    above = key.rpartition(".")[0]
+    """Name the key that was probably meant, and those of the same section."""
+    likely, above = _likely(key), key.rpartition(".")[0]
+    meant = "" if likely is None else f"did you mean {likely}? "
     while not _exists(above):
         above = above.rpartition(".")[0]
     names = ", ".join(_fields(above) or ())
     return meant + (f"{above} has {names}" if above else f"there are {names}")
+
+
+def _likely(key: str) -> str | None:
+    """Return the one key whose last name is equal or similar, in the same section if that exists."""
+    above, _, last = key.rpartition(".")
+    known = [each for each in [*_keys_below(""), *_HELPERS] if each not in _HELPERS.values()]
+    if above and _exists(above):
+        known = [each for each in known if each.rpartition(".")[0] == above]
+    names = {each.rpartition(".")[2] for each in known}
+    similar = [last] if last in names else get_close_matches(last, names, n=1, cutoff=_SIMILAR)
+    found = [each for each in known if each.rpartition(".")[2] in similar]
+    return found[0] if len(found) == 1 else None
 
 
 def _keys_below(key: str) -> Iterator[str]:

@@ -36,7 +36,7 @@ def fit(
         ConfigError: the folder already holds a run and `resume` is not set, `config.out` is a file, the data
             or a folder with other files, or Lightning does not accept the flags of `config.trainer`.
         InputError, WeightsError, TrainingError: data or weights cannot be used, or the training failed.
-        Interrupted: Ctrl-C; the training can be resumed.
+        Interrupted: Ctrl-C or SIGTERM; the training can be resumed.
     """
     run, leads = RunFolder(Path(config.out)), is_main_process()
     if run.folder.is_file() or run.folder.resolve() == Path(config.data):

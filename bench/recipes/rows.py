@@ -43,11 +43,11 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
     """The most of the fold's good frames that are rejected, with 95 % confidence: all if there are too few groups. None
     in older results."""
     groups: int | None = None
-    """Groups with good frames; None in older results."""
+    """Groups of the good frames or their stand-ins; None in older results."""
     groups_reaching: int = 0
-    """Those of them with a frame that is rejected."""
+    """Groups with such a frame that is rejected."""
     groups_at_most: float = 0.0
-    """How many of them the calibration expects at most, if they are like those that set the threshold."""
+    """The highest expected number of groups with a rejected frame, if they are like those that set the threshold."""
 
 
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):

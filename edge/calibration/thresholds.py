@@ -24,7 +24,7 @@ COLDEST_SHARE = 0.05
 EVIDENCE_QUANTILE = 0.999
 """The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
 STRONG_SHARE = 0.1
-"""The share of good frames whose hottest cells may reach strong evidence, if no more are to be rejected."""
+"""The share of good frames whose hottest cells may reach strong evidence, unless a larger share is to be rejected."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
 """How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
@@ -151,11 +151,11 @@ def coldest_of(defective: Sequence[float]) -> float | None:
 
 
 def cases_of_new_group(frames: int, groups: int, share: float) -> tuple[int, int]:
-    """Return in how many cases, out of how many, a frame of a new group at most reaches the threshold of other groups.
+    """Return the highest number of cases, and of how many, in which a frame of a new group reaches the threshold.
 
-    If n groups set the threshold and `reach` of their frames may reach it, at most as many of their hottest frames do.
-    If a new group is like them, its hottest frame takes each place in their order with the same probability. So it
-    reaches the threshold with a probability of at most (reach + 1) / (n + 1).
+    If n groups set the threshold and `allowed` of their frames may reach it, at most as many of their hottest frames
+    do. If a new group is like them, its hottest frame takes each place in their order with the same probability. So it
+    reaches the threshold with a probability of at most (allowed + 1) / (n + 1).
 
     >>> cases_of_new_group(100, 5, 0.01), cases_of_new_group(1000, 5, 0.01)
     ((2, 6), (6, 6))

@@ -10,6 +10,7 @@ from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_json, print_warnings, progress_console
 from edge.cli.target import evidence_of, file_of
 from edge.config import LineConfig, load_config
+from edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from export.retrain.retrain import Request
@@ -54,6 +55,7 @@ Example:
     help="Share of the reviewed frames of each kind that are not trained on, to compare both bundles.",
 )
 @json_option
+@sigterm_as_ctrl_c()
 def retrain(
     line: str | None,
     product: str | None,
@@ -71,7 +73,7 @@ def retrain(
     them. If the new one is better, the commands are printed that put it in force, and that go back. Nothing else
     changes: the line goes on with its bundle.
 
-    After Ctrl-C, the same command continues. The exit code is 22 if the new bundle is not better.
+    After Ctrl-C or SIGTERM, the same command continues. The exit code is 22 if the new bundle is not better.
     """
     require_extra("export", *TRAINING, *(module for module in EXPORT if module not in TRAINING))
     if (line is None) == (reviewed is None) or (reviewed is None) != (bundle is None):

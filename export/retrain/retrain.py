@@ -75,14 +75,14 @@ class Retrained(msgspec.Struct, frozen=True, kw_only=True):
 def retrain(request: Request, say: Callable[[str], None]) -> Retrained:
     """Train, export and compare. Only the folder of the retraining is written.
 
-    After Ctrl-C, the same request continues with what is finished.
+    After Ctrl-C or SIGTERM, the same request continues with what is finished.
 
     Args:
         say: gets lines about the work, for people.
     Raises:
         InputError: frames, training folder or bundle cannot be used.
         BundleError, ConfigError, WeightsError, TrainingError, ExportError, EngineError: as a training and an export.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C or SIGTERM.
     """
     clock = _Clock()
     old = open_bundle(request.bundle)

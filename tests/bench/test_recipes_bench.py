@@ -25,6 +25,7 @@ from bench.recipes.recipes import Measurement, answers_of, read_recipe
 from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
 from bench.recipes.sets import SHIPPED, DataSet, read_sets
 from bench.recipes.truth import Truth
+from edge.calibration import cases_of_new_group
 from edge.errors import BenchError, ConfigError, InputError
 from tests.train.blobs import draw_blobs
 from train.compose import compose
@@ -90,8 +91,12 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
         assert 0 < each.bound < 1
         assert each.limit is not None
         assert 0 < each.limit <= each.good
-        assert each.groups is not None
-        assert (each.groups_reaching, 0 < each.groups_at_most < each.groups <= each.good) == (0, True)
+        tested, others = (
+            {truth.group_of(frame) for frame in frames} for frames in (range(6), range(6, len(truth.store)))
+        )
+        cases, of_cases = cases_of_new_group(len(truth.store) - 6, len(others), each.wanted)
+        assert (each.groups, each.groups_reaching) == (len(tested), 0)
+        assert each.groups_at_most == len(tested) * cases / of_cases
     assert (found.frames, found.good_frames) == (6, 6)  # 6 good frames set the thresholds; defective tiles do not count
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
@@ -131,6 +136,15 @@ def test_shifted_maps_lower_the_figures_of_location_only(truth: Truth) -> None:
     assert right.tile_ap == wrong.tile_ap
     for name in ("pixel_ap", "study_f1", "pointing", "pointing_near"):
         assert getattr(wrong, name) < getattr(right, name) - 0.2, name
+
+
+def test_a_hot_good_tile_rejects_its_frame_and_counts_its_group(truth: Truth) -> None:
+    answers = perfect_answers(truth, range(6))
+    row = next(row for row in range(len(truth.tiles)) if truth.is_clean[row])
+    assert truth.tiles.table.frame[row] < 6
+    answers.logit[row] = 9
+    for each in judge_fold(truth, answers).verdicts:
+        assert (each.rejected, each.groups_reaching) == (1, 1)
 
 
 def test_the_table_adds_up_the_verdicts_of_all_folds() -> None:

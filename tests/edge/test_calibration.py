@@ -115,7 +115,7 @@ def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
 def test_the_hottest_cells_of_few_frames_are_strong_evidence_which_only_a_top_mean_has(
     heatmaps: list[NDArray[np.float32]], share: float
 ) -> None:
-    frames = with_heatmaps(*heatmaps)
+    frames = with_heatmaps(*heatmaps, logit=-100)
     came = calibrate(frames, share, "drawn", top_cells=TOP_CELLS)
     assert came.strong_evidence is not None
     assert came.strong_evidence >= max(came.score_threshold, came.evidence_threshold)
@@ -126,6 +126,18 @@ def test_the_hottest_cells_of_few_frames_are_strong_evidence_which_only_a_top_me
         lower = math.nextafter(came.strong_evidence, -math.inf)
         assert sum(float(heatmap.max()) >= lower for heatmap in heatmaps) > allowed
     assert calibrate(frames, share, "drawn").strong_evidence is None
+
+
+@pytest.mark.parametrize(("share", "just_above"), [(0.0, 26.0), (0.1, 26.0), (0.2, 23.0)])
+def test_strong_evidence_is_reached_by_a_tenth_of_the_frames_or_by_the_wanted_share(
+    share: float, just_above: float
+) -> None:
+    frames = [good_frame(-100.0, float(evidence)) for evidence in range(30)]
+    came = calibrate(frames, share, "thirty frames", top_cells=TOP_CELLS)
+    assert came.strong_evidence == math.nextafter(just_above, math.inf)
+    hot = [good_frame(50.0, float(evidence)) for evidence in range(30)]
+    above = calibrate(hot, share, "hot tiles", top_cells=TOP_CELLS)
+    assert above.strong_evidence == above.score_threshold == math.nextafter(50.0, math.inf)
 
 
 def test_a_good_frame_stores_its_highest_values_and_its_median() -> None:

@@ -176,8 +176,10 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
             with pytest.raises(RuntimeError, match="crash"):
                 fit(compose(overrides))
         else:
+            before = {number: signal.getsignal(number) for number in SIGNALS.values()}
             with pytest.raises(Interrupted, match=f"resume it with: heatline train out={out} resume=true$") as stopped:
                 fit(compose(overrides))
+            assert {number: signal.getsignal(number) for number in SIGNALS.values()} == before
             assert stopped.value.exit_code == 130
     if by == "copy":
         shutil.rmtree(out)
@@ -256,6 +258,15 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder,
     assert f"{run.folder} is already finished" in resumed.stderr
     assert "always the majority" in heatline("train", f"out={run.folder}", "resume=true").stdout
     assert run.last.stat().st_mtime_ns == before
+
+
+def test_a_finished_run_needs_its_pictures_no_more(run: RunFolder, blobs: Path, tmp_path: Path) -> None:
+    copy = RunFolder(shutil.copytree(run.folder, tmp_path / "run"))
+    text = copy.config.read_text()
+    assert str(blobs) in text
+    copy.config.write_text(text.replace(str(blobs), str(tmp_path / "gone")))
+    resumed = heatline("train", f"out={copy.folder}", "resume=true")
+    assert (resumed.returncode, "is already finished" in resumed.stderr) == (0, True)
 
 
 def test_the_loss_falls_and_blobs_are_found(blobs: Path, tmp_path: Path) -> None:

@@ -52,6 +52,9 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "no key 'recipe.stepz'; did you mean recipe.steps? recipe has name, epochs, "),
         (["data=x", "steps=3"], "there is no key 'steps'; did you mean recipe.steps? there are data, discover, "),
+        (["data=x", "widht=3"], "there is no key 'widht'; did you mean recipe.width? there are data, discover, "),
+        (["data=x", "recipe.momentum=0.9"], "there is no key 'recipe.momentum'; recipe has name, epochs, "),
+        (["data=x", "name=a"], "there is no key 'name'; there are data, discover, "),
         (
             ["data=x", "colour=red"],
             "there is no key 'colour'; there are data, discover, truth, classes, reviewed, out, seed,",

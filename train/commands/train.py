@@ -79,7 +79,8 @@ def train(
     from train.readers.folder import require_pictures
 
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
-    require_pictures(Path(config.data))
+    if not config.resume:  # a finished run needs none
+        require_pictures(Path(config.data))
     from train.fit import fit, is_main_process
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))

@@ -120,7 +120,7 @@ def require_pictures(folder: Path) -> None:
     """Refuse a folder without subfolders of pictures.
 
     Raises:
-        InputError: it is no folder, or has none.
+        InputError: it is no folder, or has neither images/ nor good/ and defective/.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")

@@ -42,7 +42,7 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
     Raises:
         ConfigError: an override is wrong, or differs from the settings that the study was started with.
         InputError, WeightsError, TrainingError: as for `fit`; the storage does not answer; no trial was completed.
-        Interrupted: Ctrl-C; the same command continues.
+        Interrupted: Ctrl-C or SIGTERM; the same command continues.
     """
     options, training = parse(overrides)
     # The default recipe does not train the whole network, and has no batch size.

@@ -89,7 +89,7 @@ class Study:
             report_line: gets lines for people.
         Raises:
             TrainingError: the folder cannot be written.
-            Interrupted: Ctrl-C; the same command continues.
+            Interrupted: Ctrl-C or SIGTERM; the same command continues.
         """
         failed: dict[str, str] = {}
         try:
