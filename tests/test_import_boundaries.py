@@ -39,6 +39,7 @@ WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 
 NO_PICTURES = "from edge.cli.main import run; assert run(['train', '/nowhere']) == 9"
 NO_SUBFOLDERS = "from edge.cli.main import run; assert run(['train', 'edge']) == 9"
 NO_RUN = "from edge.cli.main import run; assert run(['export', '/nowhere', '--to', 'x']) == 9"
+NO_MODEL = "from edge.cli.main import run; assert run(['evaluate', '/nowhere']) == 9"
 CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
 """A client needs the protocol and ZeroMQ, and no module that inspects."""
@@ -58,6 +59,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (WRONG_TRAINING, NOT_BEFORE_AN_ERROR),
         (NO_PICTURES, NOT_BEFORE_AN_ERROR),
         (NO_SUBFOLDERS, NOT_BEFORE_AN_ERROR),
+        (NO_MODEL, NOT_BEFORE_AN_ERROR),
         (NO_RUN, NOT_BEFORE_AN_ERROR),
         pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
@@ -69,6 +71,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         "a wrong training",
         "a training without pictures",
         "a training on another folder",
+        "an evaluation without a model",
         "an export without a run",
         "training by the default recipe",
     ],

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from edge.bundle.store import MANIFEST
 from edge.errors import InputError, TrainingError
 from edge.util.text import encode_json
 from train.compose import read_config, write_config
@@ -171,6 +172,18 @@ class TrainedRun:
     split: Split
     model: "ExplainedClassifier"
     """Has the weights of the best checkpoint and is in evaluation mode."""
+
+
+def require_model(path: Path) -> None:
+    """Refuse a path that is neither the folder of a training nor a bundle.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not (path / MANIFEST).exists() and not RunFolder(path).config.exists():
+        raise InputError(
+            f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
+        )
 
 
 def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:

@@ -17,7 +17,8 @@ from edge.inference import EngineKind, Precision
 from edge.util.os_errors import writing
 from edge.util.text import format_count, is_are
 from train.progress import tracked
-from train.readers.folder import LABELS_ONLY, TRUTHS
+from train.readers.folder import LABELS_ONLY, TRUTHS, require_pictures
+from train.run import require_model
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import SelectedPictures
@@ -102,15 +103,19 @@ def evaluate(
     the effect of another threshold.
     """
     require_extra("train", "torch", "timm", "jinja2", "matplotlib")
-    from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
-    from train.evaluation.evaluated import open_model
-
     if groups is not None and part is not None:
         raise click.UsageError("--groups and --part both select groups; leave one out")
     if study and out is None:
         raise click.UsageError("--study adds a chapter to the report; name the report's folder with --out")
     if pattern is not None and column is not None:
         raise click.UsageError("--group and --pattern both name the source of groups; leave one out")
+    for path in models:
+        require_model(path)  # before torch is imported, so that errors are reported at once
+    if data is not None:
+        require_pictures(data)
+    from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
+    from train.evaluation.evaluated import open_model
+
     options = EvaluationOptions(
         data=data,
         truths=truths or None,

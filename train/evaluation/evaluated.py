@@ -18,7 +18,7 @@ from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
 from train.evaluation.engines import TorchEngine
 from train.progress import Track
-from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
+from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
 from train.validation_frames import calibrate_on, run_validation, smoothing_px, validation_frames
 
 
@@ -92,20 +92,17 @@ def open_model(
         InputError: the path is neither, or the pictures of the training do not exist.
         BundleError, TrainingError, ExportError: the model cannot be used.
     """
+    require_model(path)
     if (path / MANIFEST).exists():
         return _open_bundle(open_bundle(path), engine, precision)
-    if RunFolder(path).config.exists():
-        RunFolder(path).read_summary()  # raises how to resume an interrupted training
-        data = Path(read_config(RunFolder(path).config).data)
-        if not data.is_dir():
-            raise InputError(
-                f"{path} was trained on {data}, which is not a folder any more, and its thresholds come from those "
-                "pictures; restore the folder, or evaluate a bundle of the run"
-            )
-        return prepare_run(load_run(path), false_reject, track)
-    raise InputError(
-        f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
-    )
+    RunFolder(path).read_summary()  # raises how to resume an interrupted training
+    data = Path(read_config(RunFolder(path).config).data)
+    if not data.is_dir():
+        raise InputError(
+            f"{path} was trained on {data}, which is not a folder any more, and its thresholds come from those "
+            "pictures; restore the folder, or evaluate a bundle of the run"
+        )
+    return prepare_run(load_run(path), false_reject, track)
 
 
 def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> EvaluatedModel:
