@@ -236,10 +236,16 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                     f"{100 * oracle / defective:.1f} %",
                 ]
             )
-    folds_within = ("folds within the bound", "folds within the limit, where there is one")
-    groups_reaching = "groups that reach the threshold (expected at most)"
-    head = ["verdicts", "good frames to be rejected", "rejected", *folds_within, groups_reaching, "escaped"]
-    head.append("by an oracle")
+    head = [
+        "verdicts",
+        "good frames to be rejected",
+        "rejected",
+        "folds within the bound",
+        "folds within the limit, where there is one",
+        "groups that reach the threshold (expected at most)",
+        "escaped",
+        "by an oracle",
+    ]
     return [head, *rows] if rows else []
 
 

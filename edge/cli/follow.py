@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import signal
 from pathlib import Path
 
 import click
@@ -15,6 +14,7 @@ from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.client.handshake_probe import require_authorized
 from edge.errors import EventsLostError
+from edge.util.signals import sigterm_as_ctrl_c
 from edge.util.text import format_count
 from edge.wire.following import CONSUMER_NAME, Start
 
@@ -83,8 +83,8 @@ def follow(
         click.echo(f"consumer {name} is deleted")
         return
     require_authorized(address, keys, zmq.DEALER)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the events at hand are finished
     with contextlib.ExitStack() as open_:
+        open_.enter_context(sigterm_as_ctrl_c())  # the events at hand are finished
         pictures = None if heatmaps is None else Heatmaps(heatmaps)
         sink: Sink
         if jsonl is not None:
