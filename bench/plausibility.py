@@ -62,6 +62,7 @@ SPOILT: Mapping[str, Spoil] = {
     "lens covered": _covered,
     "defocused by 4 px": lambda rgb, rng: blurred(rgb, rng, 4),
     "defocused by 8 px": lambda rgb, rng: blurred(rgb, rng, 8),
+    "defocused by 8 px, with more noise": lambda rgb, rng: grain(blurred(rgb, rng, 8), rng, 3),
     "half scale": lambda rgb, rng: _half(rgb),
     "half scale in a frame of the same size": lambda rgb, rng: _half_within(rgb),
 }

@@ -11,7 +11,7 @@ from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 8
+SCHEMA = 9
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
@@ -130,6 +130,8 @@ class Plausible(_Part, frozen=True):
     sharpness: Range
     distance: Annotated[float, Meta(ge=0, le=1e9)] | None
     """Largest distance of a frame's features from those of the product's tiles; none: not known."""
+    detail: Range | None = None
+    """None: not known, as before schema 9."""
 
 
 class CameraPlausible(_Part, frozen=True):

@@ -3,7 +3,7 @@
 A classifier only knows good and defective; its answer to a black picture, or to another product, means nothing. So
 calibration records the appearance of whole frames of the product, and a frame with another appearance gets no verdict:
 
-- size in px, brightness, contrast and sharpness;
+- size in px, brightness, contrast, sharpness and detail;
 - if the graph gives features of tiles, their Mahalanobis distance from the features of the product's tiles. A frame's
   distance is the median over its tiles, so that a defect, which covers few of them, does not count.
 
@@ -28,7 +28,7 @@ from edge.errors import BundleError
 from edge.util.plain_file import open_plain
 
 SAMPLED_PX = 1 << 16
-"""How many pixels of a frame give its brightness, contrast and sharpness."""
+"""How many pixels of a frame give its vitals."""
 TILES_OF_FRAME = 16
 """How many tiles of a frame give the features that describe the product."""
 FOLDS = 5
@@ -38,16 +38,18 @@ FEWEST_GROUPS = 3
 """With fewer groups of frames, features are not used."""
 RIDGE = 0.05
 """Share of the features' correlation matrix that is replaced by the identity, as few tiles cannot show all of it."""
-SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
+SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4, "detail": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
-Contrast and sharpness have no upper limit: a defect on an even surface adds to both."""
+The others have no upper limit: a defect on an even surface adds to them."""
 SIZE_SLACK = 0.2
 """The same for a side of frames that differ in size."""
 FARTHEST = 1e6
 """The largest distance that a bundle states: frames that are identical except one would give any number."""
 FAR_PX, FLAT = 8, 0.1
-"""For sharpness: the distance of the pixels that neighbours are compared with, and the mean square step of a flat
-surface."""
+"""For sharpness and detail: the distance of the pixels that neighbours are compared with, and the mean square step of
+a flat surface."""
+SMOOTH = 1 / FAR_PX**2
+"""Detail of smooth surfaces. If frames of the product have no more, they show no edges that could be out of focus."""
 Floats = NDArray[np.float32]
 
 
@@ -63,6 +65,11 @@ class Vitals:
     """Mean square difference of neighbours in a row, divided by that of pixels 8 px apart: 1 for noise, 1/8 for sharp
     edges, 1/64 for smooth surfaces. It depends neither on the contrast nor on the number of edges.
     """
+    detail: float
+    """Sharpness without the noise: 0 for noise, 1/24 for sharp edges, 1/64 for smooth surfaces. White noise adds the
+    same to the mean square step at any distance; so a third of the difference between those of 2 px and 1 px, which is
+    the whole step of 1 px on a slope, takes the place of the step of 1 px.
+    """
 
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> "Vitals":
@@ -70,8 +77,10 @@ class Vitals:
         rows = rgb[:: max(1, rgb.shape[0] * rgb.shape[1] // SAMPLED_PX)]
         grey = cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_RGB2GRAY)
         mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(grey))
-        near, far = _mean_square_step(grey, 1), _mean_square_step(grey, FAR_PX)
-        return cls(mean, deviation, (near + FLAT) / (far + FLAT * FAR_PX**2))
+        near, next_to_near, far = (_mean_square_step(grey, px) for px in (1, 2, FAR_PX))
+        noiseless = max(0.0, (next_to_near - near) / 3)
+        whole = far + FLAT * FAR_PX**2
+        return cls(mean, deviation, (near + FLAT) / whole, (noiseless + FLAT) / whole)
 
 
 @dataclass(frozen=True)
@@ -160,14 +169,13 @@ class Plausibility:
         """Describe each measure of a frame that is not plausible, with its numbers."""
         plausible, vitals = self.plausible, appearance.vitals
         deviations = []
-        for name, side_px, (low, high) in (
+        for name, side_px, (lowest_px, highest_px) in (
             ("height", appearance.frame_hw[0], plausible.height_px),
             ("width", appearance.frame_hw[1], plausible.width_px),
         ):
-            if not low <= side_px <= high:
-                deviations.append(f"{name} {side_px} px, expected {_range(low, high)}")
-        for name in SLACK:
-            low, high = getattr(plausible, name)
+            if not lowest_px <= side_px <= highest_px:
+                deviations.append(f"{name} {side_px} px, expected {_range(lowest_px, highest_px)}")
+        for name, (low, high) in ranges(plausible).items():
             value = getattr(vitals, name)
             if not low <= value <= (math.inf if high is None else high):
                 upper = "or more" if high is None else f"to {high:.3g}"
@@ -195,6 +203,8 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
     sizes = np.array([each.frame_hw for each in appearances])
     vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in SLACK}
     lowest = {name: min(values) * (1 - SLACK[name]) for name, values in vitals.items()}
+    if min(vitals["detail"]) <= SMOOTH:
+        lowest["detail"] = 0.0
     brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
     tiles, farthest = _fit_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
     return Plausibility(
@@ -206,9 +216,15 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
             brightness=(lowest["brightness"], brightest),
             contrast=(lowest["contrast"], None),
             sharpness=(lowest["sharpness"], None),
+            detail=(lowest["detail"], None),
         ),
         tiles,
     )
+
+
+def ranges(plausible: Plausible) -> dict[str, tuple[float, float | None]]:
+    """Return the plausible range of each vital that the bundle knows, by its name."""
+    return {name: found for name in SLACK if (found := getattr(plausible, name)) is not None}
 
 
 def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:

@@ -16,7 +16,7 @@ from edge.bundle.manifest import (
     Reference,
     ScoreBy,
 )
-from edge.bundle.plausibility import SLACK
+from edge.bundle.plausibility import ranges
 from edge.bundle.pooling import top_cells_of
 from edge.calibration.binomial import CONFIDENCE
 from edge.inference.engine import GRAPHS
@@ -50,7 +50,7 @@ def describe_plausible(plausible: Plausible | None) -> str:
     if plausible is None:
         return NOT_KNOWN
     size = " x ".join(describe_range(*px) for px in (plausible.width_px, plausible.height_px))
-    vitals = "; ".join(f"{name} {describe_range(*getattr(plausible, name))}" for name in SLACK)
+    vitals = "; ".join(f"{name} {describe_range(*found)}" for name, found in ranges(plausible).items())
     features = (
         "features of tiles are not known"
         if plausible.distance is None

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from edge.bundle import open_bundle, open_verified_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, find_outliers, fit_plausibility, margin
+from edge.bundle.plausibility import (
+    RIDGE,
+    Appearance,
+    Plausibility,
+    ProductTiles,
+    Vitals,
+    find_outliers,
+    fit_plausibility,
+    margin,
+)
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -25,7 +34,7 @@ from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
 CHANNELS = 6
-GREY = Vitals(100, 20, 0.1)
+GREY = Vitals(100, 20, 0.1, 0.03)
 
 
 def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
@@ -38,6 +47,10 @@ def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
     ]
 
 
+def vitals_of(grey: NDArray[np.uint8]) -> Vitals:
+    return Vitals.of(np.stack([grey] * 3, axis=2))
+
+
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3)), elements=st.integers(0, 255))
 )
@@ -46,24 +59,62 @@ def test_vitals_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.ui
     found = Vitals.of(rgb)
     assert found.brightness == pytest.approx(grey.mean(), abs=0.6)
     assert found.contrast == pytest.approx(grey.std(), abs=1.1)
-    near, far = (((grey[:, px:] - grey[:, :-px]) ** 2).mean() for px in (1, 8))
+    near, next_to_near, far = (((grey[:, px:] - grey[:, :-px]) ** 2).mean() for px in (1, 2, 8))
     assert found.sharpness == pytest.approx((near + 0.1) / (far + 6.4), rel=0.1, abs=0.02)
+    assert found.detail == pytest.approx((max(0, next_to_near - near) / 3 + 0.1) / (far + 6.4), rel=0.1, abs=0.02)
 
 
-def test_sharpness_has_the_stated_values_for_noise_edges_and_slopes() -> None:
+def test_sharpness_and_detail_have_the_stated_values_for_noise_edges_and_slopes() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 400), np.uint8)
     edges = np.where(np.arange(400) % 40 < 20, 50, 200).astype(np.uint8)[None].repeat(60, axis=0)
     slope = (2 * np.abs(np.arange(400) % 240 - 120)).astype(np.uint8)[None].repeat(60, axis=0)
-    found = [Vitals.of(np.stack([grey] * 3, axis=2)).sharpness for grey in (noise, edges, slope, edges // 3)]
-    assert found == pytest.approx([1, 1 / 8, 1 / 64, 1 / 8], rel=0.2)
-    blurred = cv2.GaussianBlur(np.stack([edges] * 3, axis=2), (0, 0), 3)
-    assert Vitals.of(blurred).sharpness < found[1] / 4
+    found = [vitals_of(grey) for grey in (noise, edges, slope, edges // 3)]
+    assert [each.sharpness for each in found] == pytest.approx([1, 1 / 8, 1 / 64, 1 / 8], rel=0.2)
+    assert [each.detail for each in found] == pytest.approx([0, 1 / 24, 1 / 64, 1 / 24], rel=0.2, abs=0.01)
+    blurred = vitals_of(cv2.GaussianBlur(edges, (0, 0), 3))
+    assert blurred.sharpness < found[1].sharpness / 4
+    assert blurred.detail < found[1].detail / 2
+
+
+def test_a_defocused_frame_is_implausible_whatever_its_noise() -> None:
+    """A gain that follows the light turns noise up: then a blurred picture is as sharp, pixel by pixel, as before."""
+    rng = np.random.default_rng(0)
+    edges = np.where(np.arange(400) % 40 < 20, 90, 110).astype(np.uint8)[None].repeat(300, axis=0)
+
+    def frame(blur_px: float, noise: float) -> Appearance:
+        taken = cv2.GaussianBlur(edges, (0, 0), blur_px).astype(float) if blur_px else edges
+        return Appearance((300, 400), vitals_of((taken + rng.normal(0, noise, edges.shape)).astype(np.uint8)), None)
+
+    known = fit_plausibility([frame(0, noise) for noise in (0.5, 1, 2)])
+    for noise in (0.5, 1, 2, 4):
+        assert known.objection(frame(0, noise)) is None
+        assert known.deviations(frame(6, noise))[-1].startswith("detail 0.01")
+    grey = np.clip(rng.normal(100, 10, (300, 400)), 0, 255).astype(np.uint8)
+    (only,) = known.deviations(Appearance((300, 400), vitals_of(grey), None))
+    assert only.startswith("detail ")
+
+
+def test_a_surface_without_edges_has_no_lowest_detail() -> None:
+    """What such frames show is noise, whose detail is about zero, and now and then below."""
+    rng = np.random.default_rng(0)
+    flat = [Appearance((60, 60), vitals_of(rng.normal(100, 5, (60, 60)).astype(np.uint8)), None) for _ in range(80)]
+    known = fit_plausibility(flat[:5])
+    assert known.plausible.detail == (0, None)
+    assert [known.objection(each) for each in flat] == [None] * 80
+
+
+def test_bundles_before_schema_9_know_no_detail() -> None:
+    known = fit_plausibility(frames(40))
+    older = Plausibility(msgspec.structs.replace(known.plausible, detail=None), known.tiles)
+    (noisy,) = (replace(each, vitals=replace(GREY, detail=0)) for each in frames(1))
+    assert known.deviations(noisy) == ["detail 0, expected 0.018 or more"]
+    assert older.objection(noisy) is None
 
 
 def test_some_rows_of_a_large_frame_are_enough() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
     whole = Vitals.of(rgb[:20])
-    for name in ("brightness", "contrast", "sharpness"):
+    for name in ("brightness", "contrast", "sharpness"):  # the detail of noise is 0
         assert getattr(Vitals.of(rgb), name) == pytest.approx(getattr(whole, name), rel=0.02), name
 
 
@@ -89,12 +140,13 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
     assert far.endswith(f"expected up to {known.plausible.distance:.3g}")
     small = known.objection(replace(one, frame_hw=(100, 300)))
     assert small == "it does not look like the product: height 100 px, expected 200 px"
-    dark = known.objection(replace(one, vitals=Vitals(2, 1, 0.02)))
+    dark = known.objection(replace(one, vitals=Vitals(2, 1, 0.02, 0.01)))
     assert dark is not None
     assert dark.split("; ") == [
         "it does not look like the product: brightness 2, expected 60 to 140",
         "contrast 1, expected 10 or more",
         "sharpness 0.02, expected 0.06 or more",
+        "detail 0.01, expected 0.018 or more",
     ]
     for unknown in (np.full((9, CHANNELS), np.nan, np.float32), None):
         assert known.objection(replace(one, features=unknown)) is not None
@@ -121,15 +173,15 @@ def test_a_defect_may_add_contrast_and_sharpness() -> None:
 def test_a_frame_unlike_all_others_is_an_outlier() -> None:
     own = frames(12)
     assert find_outliers(own) == {}
-    dark = replace(own[0], vitals=Vitals(2, 20, 0.1))
-    bright = replace(own[0], vitals=Vitals(250, 20, 0.1))
+    dark = replace(own[0], vitals=Vitals(2, 20, 0.1, 0.03))
+    bright = replace(own[0], vitals=Vitals(250, 20, 0.1, 0.03))
     small = replace(own[0], frame_hw=(200, 299))
     assert find_outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
     assert find_outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
     assert find_outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
     assert own[0].features is not None
     assert list(find_outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
-    assert find_outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
+    assert find_outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1, 0.03))]) == {}, "a second light"
     assert list(find_outliers([*own, dark, bright])) == [12, 13]
     assert find_outliers([*own[:3], dark]) == {}
     assert list(find_outliers([*own[:4], dark])) == [4]

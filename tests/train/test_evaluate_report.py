@@ -148,7 +148,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
 
 
 def test_there_are_no_figures_if_no_frame_shows_the_product(tmp_path: Path, bundle: Bundle) -> None:
-    other = fit_plausibility([Appearance((9, 9), Vitals(9, 9, 1), None)]).plausible
+    other = fit_plausibility([Appearance((9, 9), Vitals(9, 9, 1, 1), None)]).plausible
     knowing = with_appearance(other, bundle, tmp_path / "knowing")
     done = run(knowing.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -209,7 +209,7 @@ def random_answers(frame_hw: tuple[int, int], seed: int, smoothing_px: float) ->
     rng = np.random.default_rng(seed)
     stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
     pending = PendingFrame(
-        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, Vitals(0, 0, 0)
+        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, Vitals(0, 0, 0, 0)
     )
     pending.logits[:] = rng.normal(0, 1, len(stitcher.grid))
     pending.maps[:] = rng.normal(0, 2, pending.maps.shape)
