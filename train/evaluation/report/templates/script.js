@@ -29,8 +29,8 @@ for (const part of document.querySelectorAll("[data-positions]")) {
       }
     }
     slider.value = at;
-    slider.setAttribute("aria-valuetext",
-      `${now.threshold}: ${missed} of ${positions.defective} missed, ${rejected} of ${positions.good} rejected`);
+    const missedWords = positions.defective ? `${missed} of ${positions.defective} missed, ` : "";
+    slider.setAttribute("aria-valuetext", `${now.threshold}: ${missedWords}${rejected} of ${positions.good} rejected`);
     mark.style.left = `${(100 * at) / last}%`;
     if (hand) {
       hand.style.left = `${100 * (left + width * (rejected / positions.good))}%`;
