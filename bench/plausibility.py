@@ -76,6 +76,7 @@ STILL_GOOD: Mapping[str, Spoil] = {
     "20 % darker": lambda rgb, rng: scaled(rgb, 0.8),
     BESIDE: lambda rgb, rng: beside(rgb, BESIDE_PX),
     "defocused by 1 px": lambda rgb, rng: blurred(rgb, rng, 1),
+    "with more noise, of deviation 2": lambda rgb, rng: grain(rgb, rng, 2),
 }
 
 

@@ -6,6 +6,8 @@ from functools import partial
 from edge.cli.output import progress_console
 from train.readers import LabelledImage
 
+LINES = 10
+"""Number of lines that report the progress of one kind of work where no terminal shows a bar."""
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 """Wraps pictures while they are processed, to show progress."""
 
@@ -20,3 +22,12 @@ def tracked(description: str) -> Track:
 
     console = progress_console()
     return partial(track, description=description, console=console, transient=True, disable=not console.is_terminal)
+
+
+def is_line_due(before: int, done: int, total: int) -> bool:
+    """Return whether work that went from `before` to `done` of `total` has reached its next line.
+
+    >>> [is_line_due(each - 1, each, 20) for each in (1, 2, 3, 4)]
+    [False, True, False, True]
+    """
+    return done * LINES // total > before * LINES // total

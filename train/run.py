@@ -181,9 +181,8 @@ def require_model(path: Path) -> None:
         InputError: it is neither.
     """
     if not (path / MANIFEST).exists() and not RunFolder(path).config.exists():
-        raise InputError(
-            f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
-        )
+        what = "is neither a run nor a bundle" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; name a folder that `heatline train` or `heatline export` wrote")
 
 
 def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:

@@ -190,6 +190,9 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
             _inspect(image, rule, inspected)
         except InputError as error:
             note(image.path, error)
+    if not inspected.images:
+        why = f", the first problem: {unusable[0].why}" if unusable else ""
+        raise InputError(f"{folder} holds no labelled picture that can be used{why}")
     usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.unmatched)
     groups = _count_groups(usable)
     split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)

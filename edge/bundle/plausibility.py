@@ -14,7 +14,7 @@ few groups it gets a wider margin, as new frames may lie beyond all known ones.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,12 @@ FEWEST_GROUPS = 3
 """With fewer groups of frames, features are not used."""
 RIDGE = 0.05
 """Share of the features' correlation matrix that is replaced by the identity, as few tiles cannot show all of it."""
-SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4, "detail": 0.4}
+SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
-The others have no upper limit: a defect on an even surface adds to them."""
+Contrast, sharpness and detail have no upper limit: a defect on an even surface adds to them."""
+SMOOTH, EDGES, KEPT = 1 / 64, 0.02, 0.3
+"""Detail of smooth surfaces; lowest detail of a product that shows edges; share of the difference to smooth surfaces
+that a frame must keep. A product without edges has no lowest detail: its frames show noise at most."""
 SIZE_SLACK = 0.2
 """The same for a side of frames that differ in size."""
 FARTHEST = 1e6
@@ -48,8 +51,6 @@ FARTHEST = 1e6
 FAR_PX, FLAT = 8, 0.1
 """For sharpness and detail: the distance of the pixels that neighbours are compared with, and the mean square step of
 a flat surface."""
-SMOOTH = 1 / FAR_PX**2
-"""Detail of smooth surfaces. If frames of the product have no more, they show no edges that could be out of focus."""
 Floats = NDArray[np.float32]
 
 
@@ -81,6 +82,9 @@ class Vitals:
         noiseless = max(0.0, (next_to_near - near) / 3)
         whole = far + FLAT * FAR_PX**2
         return cls(mean, deviation, (near + FLAT) / whole, (noiseless + FLAT) / whole)
+
+
+VITALS = tuple(each.name for each in fields(Vitals))
 
 
 @dataclass(frozen=True)
@@ -201,10 +205,9 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
     """
     count = len(appearances)
     sizes = np.array([each.frame_hw for each in appearances])
-    vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in SLACK}
-    lowest = {name: min(values) * (1 - SLACK[name]) for name, values in vitals.items()}
-    if min(vitals["detail"]) <= SMOOTH:
-        lowest["detail"] = 0.0
+    vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in VITALS}
+    lowest = {name: min(vitals[name]) * (1 - slack) for name, slack in SLACK.items()}
+    detail = min(vitals["detail"])
     brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
     tiles, farthest = _fit_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
     return Plausibility(
@@ -216,7 +219,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
             brightness=(lowest["brightness"], brightest),
             contrast=(lowest["contrast"], None),
             sharpness=(lowest["sharpness"], None),
-            detail=(lowest["detail"], None),
+            detail=(SMOOTH + KEPT * (detail - SMOOTH) if detail >= EDGES else 0.0, None),
         ),
         tiles,
     )
@@ -224,7 +227,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
 
 def ranges(plausible: Plausible) -> dict[str, tuple[float, float | None]]:
     """Return the plausible range of each vital that the bundle knows, by its name."""
-    return {name: found for name in SLACK if (found := getattr(plausible, name)) is not None}
+    return {name: found for name in VITALS if (found := getattr(plausible, name)) is not None}
 
 
 def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
@@ -251,7 +254,7 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
 
 def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
     """Return the values of all frames, measure by measure."""
-    measures = [[getattr(each.vitals, name) for each in appearances] for name in SLACK]
+    measures = [[getattr(each.vitals, name) for each in appearances] for name in VITALS]
     measures += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
     features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
     if len(features) == len(appearances):

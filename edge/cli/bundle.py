@@ -116,7 +116,11 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = report | {"signed_by": describe_signer(signer), "off_by": describe_differences(verified.differences)}
+    facts = report | {
+        "signed_by": describe_signer(signer),
+        "off_by": describe_differences(verified.differences),
+        "allowed": f"{opened.manifest.tolerances[engine.precision]:.1e}",
+    }
     if verified.fell_back is None:
         del facts["fell_back"]
     print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)

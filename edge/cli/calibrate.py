@@ -35,8 +35,8 @@ from edge.cli.new_bundle import (
     new_bundle_options,
     progress,
     warn_of_no_reference,
+    warn_of_other_bounds,
     warn_of_outliers,
-    warn_of_wider_bounds,
 )
 from edge.cli.options import FiniteRange, engine_option, precision_option
 from edge.cli.output import json_option, print_report, print_warnings
@@ -255,7 +255,7 @@ def _warn_of_implausible(pictures: GoodPictures, objections: Sequence[str | None
 def _warn_of_newly_plausible(
     pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
 ) -> list[str]:
-    """Warn of good frames that got no verdict before, and of features whose bounds are much wider or gone."""
+    """Warn of good frames that got no verdict before, and of features whose bounds differ much, or are gone."""
     if before is None:
         return []
     warnings = []
@@ -270,7 +270,7 @@ def _warn_of_newly_plausible(
             f"{len(refused)} of {format_count(len(appearances), 'frame')} got no verdict before, as {file}: {words}; "
             "check them, as similar frames get a verdict now"
         )
-    return warnings + warn_of_wider_bounds(before, now)
+    return warnings + warn_of_other_bounds(before, now)
 
 
 def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:

@@ -15,8 +15,8 @@ from edge.cli.new_bundle import (
     new_bundle_options,
     progress,
     warn_of_no_reference,
+    warn_of_other_bounds,
     warn_of_outliers,
-    warn_of_wider_bounds,
 )
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
@@ -76,7 +76,7 @@ def calibrate_camera(
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)
     everywhere = parent.plausibility()
-    warnings += [] if everywhere is None else warn_of_wider_bounds(everywhere, known)
+    warnings += [] if everywhere is None else warn_of_other_bounds(everywhere, known)
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )

@@ -107,7 +107,7 @@ def test_bundles_before_schema_9_know_no_detail() -> None:
     known = fit_plausibility(frames(40))
     older = Plausibility(msgspec.structs.replace(known.plausible, detail=None), known.tiles)
     (noisy,) = (replace(each, vitals=replace(GREY, detail=0)) for each in frames(1))
-    assert known.deviations(noisy) == ["detail 0, expected 0.018 or more"]
+    assert known.deviations(noisy) == ["detail 0, expected 0.0199 or more"]
     assert older.objection(noisy) is None
 
 
@@ -146,7 +146,7 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
         "it does not look like the product: brightness 2, expected 60 to 140",
         "contrast 1, expected 10 or more",
         "sharpness 0.02, expected 0.06 or more",
-        "detail 0.01, expected 0.018 or more",
+        "detail 0.01, expected 0.0199 or more",
     ]
     for unknown in (np.full((9, CHANNELS), np.nan, np.float32), None):
         assert known.objection(replace(one, features=unknown)) is not None

@@ -67,8 +67,8 @@ def test_groups_that_do_not_exist_are_refused_in_one_sentence(
 
 def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="is neither a run nor a bundle; name a folder that `heatline train`"):
+    for path, what in (tmp_path / "empty", "is neither a run nor a bundle"), (tmp_path / "nowhere", "does not exist"):
+        with pytest.raises(InputError, match=f"{what}; name a folder that `heatline train`"):
             evaluate_model(path, EvaluationOptions(tmp_path))
     (tmp_path / "empty" / "config.yaml").touch()
     with pytest.raises(InputError, match=r"empty is not finished; .*: heatline train out=.*empty resume=true"):

@@ -16,6 +16,7 @@ from train.dense.copies import Kind, Painter, Sample
 from train.features.cache import FeatureCache, Features, default_folder, key_of
 from train.features.extract import extract, feature_shapes
 from train.models.dense import DenseClassifier, TileFeatures
+from train.progress import is_line_due
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def extract_features(
     Args:
         bf16: whether features are given in bf16, and copies extracted in it if the processor computes in bf16 itself,
             which is twice as fast there.
-        report_line: gets a sentence about damaged features.
+        report_line: gets a sentence about damaged features, and where no terminal shows `progress`, some about it.
         progress: gets a task while features are extracted.
     Raises:
         TrainingError: OpenVINO cannot use the trunk, or the features cannot be stored.
@@ -75,9 +76,16 @@ def extract_features(
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
     task = None if progress is None else progress.add_task("extracting features", total=len(samples))
 
+    reported = 0
+
     def advance(done: int, total: int) -> None:
-        if progress is not None and task is not None:
-            progress.update(task, completed=done, total=total)
+        nonlocal reported
+        if progress is None or task is None:
+            return
+        progress.update(task, completed=done, total=total)
+        if not progress.console.is_terminal and is_line_due(reported, done, total):
+            report_line(f"{done} of {total} features are extracted")
+        reported = done
 
     with FeatureCache(
         folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line

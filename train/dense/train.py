@@ -27,7 +27,7 @@ from train.frames import FrameStore, delete_frames
 from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
-from train.progress import tracked
+from train.progress import is_line_due, tracked
 from train.provenance import digest_groups
 from train.readers import LabelledFolder, LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
@@ -35,8 +35,6 @@ from train.tiles import TileRule
 
 logger = logging.getLogger(__name__)
 ReportLine = Callable[[str], None]
-PROGRESS_LINES = 10
-"""Number of progress lines of a training if no terminal shows a bar."""
 
 
 def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> LabelledFolder:
@@ -100,10 +98,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             with lock:
                 progress.advance(training)
                 done += 1
-                if (
-                    not progress.console.is_terminal
-                    and done * PROGRESS_LINES // total > (done - 1) * PROGRESS_LINES // total
-                ):
+                if not progress.console.is_terminal and is_line_due(done - 1, done, total):
                     report_line(f"{done} of {total} steps are done")
 
         out_of_fold = cross_validate(

@@ -202,7 +202,10 @@ class _Reader:
         labels = [label for label in LABELS if label == "good" or not self.mixed or self._has_defective()]
         for label in labels:
             if not (self.folder / label).is_dir():
-                raise InputError(f"{self.folder} has only one class: {label}/ is missing; both must hold pictures")
+                needed = "" if self.mixed or label == "good" else ", or train good pictures alone by recipe=heatline"
+                raise InputError(
+                    f"{self.folder} has only one class: {label}/ is missing; add it with {label} pictures{needed}"
+                )
         return [path for label in labels for path in list_images(self.folder / label)]
 
     def _has_defective(self) -> bool:

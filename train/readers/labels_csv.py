@@ -23,7 +23,11 @@ def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> di
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} cannot be read ({error}); expected CSV in UTF-8") from error
     if not rows or not {"image", "label"} <= set(table.fieldnames or ()):
-        raise InputError(f"{file} lacks rows with the columns image and label; expected e.g. image,label,group")
+        came = ",".join(table.fieldnames or ()) or "nothing"
+        raise InputError(
+            f"{file} begins with {came!r}, expected rows with the columns image and label, separated by commas, e.g. "
+            "image,label,group"
+        )
     names = {path.name for path in pictures}
     by_name: dict[str, dict[str, str]] = {}
     for row in rows:

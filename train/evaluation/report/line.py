@@ -150,7 +150,10 @@ def _legend(row: Row) -> Legend:
         ColourScale.from_calibration(one, thresholds),
         marks,
         ("cold: as in good frames", "hot: a defect"),
-        [Outline(TRUTH_RGB, "true defect"), Outline(OUTLINE_RGB, "found: the heatmap reaches the evidence threshold")],
+        [
+            Outline(TRUTH_RGB, "true defect"),
+            Outline(OUTLINE_RGB, "found: the heatmap of a DEFECT frame reaches the evidence threshold"),
+        ],
     )
 
 
