@@ -277,6 +277,10 @@ def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> Non
             "frames like it are good, add a second one"
         )
         assert contents(tmp_path) == before
+    copied = tmp_path / "copied"
+    copied.mkdir()
+    shutil.copyfile(good / "004.png", copied / "again.png")  # a copy shows nothing more
+    assert "004.png does not look like the other 4 good" in complaint(heatline("calibrate", own.path, good, copied))
     report, _ = calibrated(own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
     assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 3, abs=0.1)
     report, _ = calibrated(own.path, *sorted(good.iterdir())[:4], "--dry-run")
@@ -351,7 +355,7 @@ def test_good_frames_that_had_no_verdict_before_are_listed(tmp_path: Path, own: 
     assert "brightness 90, expected" in complaints
 
 
-def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
+def test_frames_that_widen_or_narrow_the_features_range_cause_a_warning() -> None:
     plausible = Plausible(
         frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
         distance=2.0,
@@ -364,6 +368,11 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
         _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
         == []
     )
+    for distance, warnings in ((1.4, 0), (1.3, 1)):
+        narrower = Plausibility(msgspec.structs.replace(plausible, distance=distance))
+        found = _warn_of_newly_plausible(pictures, [], before, narrower)
+        assert len(found) == warnings
+        assert all("with more noise, may get no verdict" in each for each in found)
     (warning,) = _warn_of_newly_plausible(
         pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
     )

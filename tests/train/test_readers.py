@@ -112,6 +112,10 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
         ),
         (lambda at: (at / "labels.csv").write_bytes(b"image,label\n\xff\xfe,good\n"), "labels.csv cannot be read"),
         (lambda at: (at / "labels.csv").write_text("name,kind\na_0.png,good\n"), "the columns image and label"),
+        (
+            lambda at: (at / "labels.csv").write_text("image;label\na_0.png;good\n"),
+            "begins with 'image;label', expected rows with the columns image and label, separated by commas",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_understood_is_refused_in_one_sentence(
@@ -140,7 +144,7 @@ def test_missing_folders_classes_truths_and_groups_are_named(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"finds no group in the file name a_0\.png"):
         read_folder(folder, group_pattern="(z)")
     (tmp_path / "tiles" / "good").mkdir(parents=True)
-    with pytest.raises(InputError, match="only one class: defective/ is missing"):
+    with pytest.raises(InputError, match=r"defective/ is missing; add it with defective pictures, or train good pic"):
         read_folder(tmp_path / "tiles")
 
 

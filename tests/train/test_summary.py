@@ -214,6 +214,11 @@ def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither images/ nor"):
         summarise_folder(tmp_path, ReadingOptions())
     (tmp_path / "images").mkdir()
+    typing_error = draw_blobs(tmp_path / "typing-error", per_group=1)
+    csv = (typing_error / "labels.csv").read_text()
+    (typing_error / "labels.csv").write_text(csv.replace("good", "OK").replace("defective", "NG"))
+    with pytest.raises(InputError, match=r"holds no labelled picture that can be used, .*'NG'; expected good or def"):
+        summarise_folder(typing_error, ReadingOptions())
     with pytest.raises(InputError, match="holds no picture"):
         summarise_folder(tmp_path, ReadingOptions())
 
