@@ -70,14 +70,14 @@ OTHER_PRODUCT = "another product"
 AS_IT_IS = "good"
 BESIDE_PX = 10
 BESIDE = f"{BESIDE_PX} px beside"
-STILL_GOOD: Mapping[str, Spoil] = {
+MILD: Mapping[str, Spoil] = {
     AS_IT_IS: lambda rgb, rng: rgb,
     "20 % brighter": lambda rgb, rng: scaled(rgb, 1.2),
     "20 % darker": lambda rgb, rng: scaled(rgb, 0.8),
     BESIDE: lambda rgb, rng: beside(rgb, BESIDE_PX),
     "defocused by 1 px": lambda rgb, rng: blurred(rgb, rng, 1),
-    "with more noise, of deviation 2": lambda rgb, rng: grain(rgb, rng, 2),
 }
+STILL_GOOD: Mapping[str, Spoil] = {**MILD, "with more noise, of deviation 2": lambda rgb, rng: grain(rgb, rng, 2)}
 
 
 class Refused(msgspec.Struct, frozen=True):
@@ -141,8 +141,9 @@ class _Seen:
         self.defective = np.array([image.defective for image in images])
         self.of: dict[str, list[Appearance]] = {kind: [] for kind in (*SPOILT, *STILL_GOOD)}
         for number, image in enumerate(images):
-            rgb, rng = image.pixels(), np.random.default_rng(number)
+            rgb = image.pixels()
             for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
+                rng = np.random.default_rng((number, *kind.encode()))
                 if kind == AS_IT_IS or not image.defective:
                     self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
                 else:

@@ -19,7 +19,7 @@ from bench.plausibility import (
     BESIDE,
     BESIDE_PX,
     FOLDS,
-    STILL_GOOD,
+    MILD,
     choose_evenly,
     require_groups,
 )
@@ -42,7 +42,7 @@ from train.readers import LabelledImage
 from train.run import RunFolder, load_run, read_data
 
 UNCHANGED = "unchanged"
-CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in STILL_GOOD.items()}
+CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in MILD.items()}
 FRAMES = 40
 """Most good frames and most defective frames of a fold."""
 FALSE_REJECT = 0.01

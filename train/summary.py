@@ -190,9 +190,6 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
             _inspect(image, rule, inspected)
         except InputError as error:
             note(image.path, error)
-    if not inspected.images:
-        why = f", the first problem: {unusable[0].why}" if unusable else ""
-        raise InputError(f"{folder} holds no labelled picture that can be used{why}")
     usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.unmatched)
     groups = _count_groups(usable)
     split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)
@@ -205,7 +202,9 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         truths=truths_in(folder),
         good=len(inspected.images) - defective,
         defective=defective,
-        assumptions=[] if discovery is None else [utf8_safe(sentence) for sentence in discovery.assumptions],
+        assumptions=[]
+        if discovery is None or not inspected.images
+        else [utf8_safe(sentence) for sentence in discovery.assumptions],
         labels_only=sum(image.defective and image.labels_only for image in inspected.images),
         sizes=[Size(width, height, count) for (height, width), count in inspected.sizes.most_common()],
         colours=dict(inspected.colours.most_common()),
@@ -349,6 +348,8 @@ def _find_warnings(
     near_duplicates: Sequence[NearDuplicate],
 ) -> list[str]:
     """Describe what a training would refuse, and what would make its figures too good."""
+    if not data.images:
+        return []
     warnings = []
     defective = sum(image.defective for image in data.images)
     if not defective:

@@ -41,9 +41,12 @@ RIDGE = 0.05
 SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
 Contrast, sharpness and detail have no upper limit: a defect on an even surface adds to them."""
-SMOOTH, EDGES, KEPT = 1 / 64, 0.02, 0.3
-"""Detail of smooth surfaces; lowest detail of a product that shows edges; share of the difference to smooth surfaces
-that a frame must keep. A product without edges has no lowest detail: its frames show noise at most."""
+SMOOTH_DETAIL = 1 / 64
+"""Detail of smooth surfaces."""
+EDGE_DETAIL = 0.02
+"""Lowest detail of a frame that shows edges. If a frame of the product has less, no detail is too low."""
+REMAINING_DETAIL = 0.3
+"""Share of the lowest frame's difference to smooth surfaces that a plausible frame has at least."""
 SIZE_SLACK = 0.2
 """The same for a side of frames that differ in size."""
 FARTHEST = 1e6
@@ -67,9 +70,10 @@ class Vitals:
     edges, 1/64 for smooth surfaces. It depends neither on the contrast nor on the number of edges.
     """
     detail: float
-    """Sharpness without the noise: 0 for noise, 1/24 for sharp edges, 1/64 for smooth surfaces. White noise adds the
+    """Sharpness without white noise: 0 for noise, 1/24 for sharp edges, 1/64 for smooth surfaces. White noise adds the
     same to the mean square step at any distance; so a third of the difference between those of 2 px and 1 px, which is
-    the whole step of 1 px on a slope, takes the place of the step of 1 px.
+    the whole step of 1 px on a slope, takes the place of the step of 1 px. Noise whose neighbours are alike, as after
+    demosaicing or JPEG compression, counts as detail.
     """
 
     @classmethod
@@ -78,10 +82,10 @@ class Vitals:
         rows = rgb[:: max(1, rgb.shape[0] * rgb.shape[1] // SAMPLED_PX)]
         grey = cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_RGB2GRAY)
         mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(grey))
-        near, next_to_near, far = (_mean_square_step(grey, px) for px in (1, 2, FAR_PX))
-        noiseless = max(0.0, (next_to_near - near) / 3)
-        whole = far + FLAT * FAR_PX**2
-        return cls(mean, deviation, (near + FLAT) / whole, (noiseless + FLAT) / whole)
+        over_1_px, over_2_px, far = (_mean_square_step(grey, px) for px in (1, 2, FAR_PX))
+        without_noise = max(0.0, (over_2_px - over_1_px) / 3)
+        scale = far + FLAT * FAR_PX**2
+        return cls(mean, deviation, (over_1_px + FLAT) / scale, (without_noise + FLAT) / scale)
 
 
 VITALS = tuple(each.name for each in fields(Vitals))
@@ -208,6 +212,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
     vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in VITALS}
     lowest = {name: min(vitals[name]) * (1 - slack) for name, slack in SLACK.items()}
     detail = min(vitals["detail"])
+    lowest_detail = SMOOTH_DETAIL + REMAINING_DETAIL * (detail - SMOOTH_DETAIL) if detail >= EDGE_DETAIL else 0.0
     brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
     tiles, farthest = _fit_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
     return Plausibility(
@@ -219,7 +224,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
             brightness=(lowest["brightness"], brightest),
             contrast=(lowest["contrast"], None),
             sharpness=(lowest["sharpness"], None),
-            detail=(SMOOTH + KEPT * (detail - SMOOTH) if detail >= EDGES else 0.0, None),
+            detail=(lowest_detail, None),
         ),
         tiles,
     )

@@ -129,6 +129,8 @@ def _format_plausible_value(name: str | None, value: Any) -> Any:
     match name, value:
         case None, None:
             return NOT_KNOWN
+        case "detail", None:
+            return "detail is not known"
         case "distance", None:
             return "features of tiles are not known"
         case "distance", int() | float():

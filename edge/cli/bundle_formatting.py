@@ -51,6 +51,7 @@ def describe_plausible(plausible: Plausible | None) -> str:
         return NOT_KNOWN
     size = " x ".join(describe_range(*px) for px in (plausible.width_px, plausible.height_px))
     vitals = "; ".join(f"{name} {describe_range(*found)}" for name, found in ranges(plausible).items())
+    vitals += "; detail is not known" if plausible.detail is None else ""
     features = (
         "features of tiles are not known"
         if plausible.distance is None

@@ -35,8 +35,8 @@ from edge.cli.new_bundle import (
     new_bundle_options,
     progress,
     warn_of_no_reference,
-    warn_of_other_bounds,
     warn_of_outliers,
+    warn_of_wider_bounds,
 )
 from edge.cli.options import FiniteRange, engine_option, precision_option
 from edge.cli.output import json_option, print_report, print_warnings
@@ -67,13 +67,15 @@ class Support(msgspec.Struct, frozen=True):
 
 
 class Before(msgspec.Struct, frozen=True):
-    """The thresholds of the old bundle, and how many of the good frames they reject."""
+    """The old bundle, and how many of the good frames its thresholds reject."""
 
     version: str
     digest: str
     score_threshold: float
     evidence_threshold: float
     rejected: int
+    farthest_features: float | None
+    """Largest plausible distance of features, standard deviations; None: unknown."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -143,7 +145,8 @@ def calibrate(
             f"--false-reject {false_reject} is too small; expected 0, or at least {SMALLEST} and below 1"
         )
     pictures, second_pictures = GoodPictures(good), GoodPictures(second_paths)
-    warnings = _refuse_shared(pictures, second_pictures)
+    copies = find_copies([*pictures.files, *second_pictures.files])
+    warnings = _refuse_shared(pictures, second_pictures, copies)
     parent = open_bundle(bundle_path)
     was = parent.manifest
     warnings += _warn_of_trained(find_trained(was, [*pictures.files, *second_pictures.files]))
@@ -152,7 +155,7 @@ def calibrate(
     inspector = Inspector(was, verified.engine)
 
     frames, appearances, samples = pictures.run(inspector, progress("good frames"))
-    warnings += warn_of_outliers(pictures, appearances)
+    warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies if copy < len(frames)})
     second_frames, second_appearances, _ = second_pictures.run(inspector, progress("second shift"))
     plausibility = fit_plausibility(appearances)
     frames_are = f"good frames of {pictures.names}"
@@ -210,6 +213,7 @@ def calibrate(
             score_threshold=was.calibration.score_threshold,
             evidence_threshold=was.calibration.evidence_threshold,
             rejected=count_rejected(frames, was.calibration.score_threshold),
+            farthest_features=None if was.calibration.plausible is None else was.calibration.plausible.distance,
         ),
         warnings=warnings,
     )
@@ -255,7 +259,7 @@ def _warn_of_implausible(pictures: GoodPictures, objections: Sequence[str | None
 def _warn_of_newly_plausible(
     pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
 ) -> list[str]:
-    """Warn of good frames that got no verdict before, and of features whose bounds differ much, or are gone."""
+    """Warn of good frames that got no verdict before, and of features whose bounds are much wider or gone."""
     if before is None:
         return []
     warnings = []
@@ -270,29 +274,30 @@ def _warn_of_newly_plausible(
             f"{len(refused)} of {format_count(len(appearances), 'frame')} got no verdict before, as {file}: {words}; "
             "check them, as similar frames get a verdict now"
         )
-    return warnings + warn_of_other_bounds(before, now)
+    return warnings + warn_of_wider_bounds(before, now)
 
 
-def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
+def _refuse_shared(pictures: GoodPictures, second: GoodPictures, copies: Sequence[tuple[int, int]]) -> list[str]:
     """Warn of copies within a shift.
 
+    Args:
+        copies: as `find_copies` returns them, of all files.
     Raises:
         InputError: the two shifts share a picture.
     """
     files, border = [*pictures.files, *second.files], len(pictures.files)
-    found = find_copies(files)
-    for original, copy in found:
+    for original, copy in copies:
         if original < border <= copy:
             raise InputError(
                 f"{files[original]} and {files[copy]} of the second shift are the same picture; the frames of a second "
                 "shift must differ from the first, name another folder"
             )
-    if not found:
+    if not copies:
         return []
-    original, copy = found[0]
+    original, copy = copies[0]
     return [
-        f"{len(found)} of {len(files)} pictures "
-        f"{'is a copy of another' if len(found) == 1 else 'are copies of others'}, as {files[copy]} is of "
+        f"{len(copies)} of {len(files)} pictures "
+        f"{'is a copy of another' if len(copies) == 1 else 'are copies of others'}, as {files[copy]} is of "
         f"{files[original]}; with copies the bounds are not valid, remove them"
     ]
 
@@ -318,7 +323,8 @@ def _facts(report: Report) -> dict[str, object]:
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
         "strong evidence": describe_strong(calibration),
-        "a frame must be": describe_plausible(calibration.plausible),
+        "a frame must be": describe_plausible(calibration.plausible)
+        + ("" if before.farthest_features is None else f" (features: before, at most {before.farthest_features:.3g})"),
         "drift is watched by": describe_reference(calibration.reference),
         "false rejects": f"{_describe_rejects(first)}; by the old threshold {before.rejected}",
         "what they support": _describe_support(calibration, report.support),

@@ -8,15 +8,15 @@ import msgspec
 from edge.bundle import open_bundle, open_verified_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import fit_plausibility
-from edge.calibration.recalibration import GoodPictures, recalibrated_manifest, record_of_camera
+from edge.calibration.recalibration import GoodPictures, find_copies, recalibrated_manifest, record_of_camera
 from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
 from edge.cli.new_bundle import (
     NewBundle,
     new_bundle_options,
     progress,
     warn_of_no_reference,
-    warn_of_other_bounds,
     warn_of_outliers,
+    warn_of_wider_bounds,
 )
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
@@ -71,12 +71,12 @@ def calibrate_camera(
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
     inspector = Inspector(parent.manifest, verified.engine, overlap_px=config.tiles.overlap_px)
     frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area)
-    warnings = warn_of_outliers(pictures, appearances)
+    warnings = warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
     if verified.fell_back is not None:
         warnings.append(verified.fell_back)
     known = fit_plausibility(appearances)
     everywhere = parent.plausibility()
-    warnings += [] if everywhere is None else warn_of_other_bounds(everywhere, known)
+    warnings += [] if everywhere is None else warn_of_wider_bounds(everywhere, known)
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )

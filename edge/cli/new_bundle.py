@@ -1,6 +1,6 @@
 """Shared by the commands that write a bundle with another calibration."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from edge.bundle.manifest import Reference
 from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, find_outliers
 from edge.bundle.reference_picture import ReferencePicture
 from edge.bundle.store import require_new_folder
-from edge.calibration.recalibration import GoodPictures, find_copies, next_in_series, write_recalibrated
+from edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
 from edge.cli.output import progress_console
 from edge.drift.reference import FEWEST_FRAMES
 from edge.errors import BundleError, InputError
@@ -20,8 +20,7 @@ from edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
 FAR_WIDER = 1.5
-"""A bound of the features that is wider than the old one by more than this factor gives a warning; so does one that is
-narrower by more."""
+"""A bound of the features that is wider than the old one by more than this factor gives a warning."""
 
 
 def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,13 +87,14 @@ class NewBundle(NamedTuple):
         return None if self.dry_run else write_recalibrated(self.target, parent, manifest, tiles, picture, camera)
 
 
-def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
-    """Warn of good frames that look like no other. A copy of a picture does not show that its look is no accident.
+def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance], copies: Collection[int]) -> list[str]:
+    """Warn of good frames that look like no other.
 
+    Args:
+        copies: indices of pictures that are copies of others; they do not count.
     Raises:
         InputError: there is only one: the bounds would depend on it.
     """
-    copies = {copy for _, copy in find_copies(pictures.files)}
     own = [index for index in range(len(appearances)) if index not in copies]
     found = find_outliers([appearances[index] for index in own])
     if not found:
@@ -104,7 +104,7 @@ def warn_of_outliers(pictures: GoodPictures, appearances: Sequence[Appearance]) 
     if len(found) == 1:
         raise InputError(
             f"{file} does not look like the other {format_count(len(own) - 1, 'good frame')}: {difference}; "
-            "remove it, or if frames like it are good, add a second one"
+            "remove it, or if frames like it are good, add another picture like it, no copy"
         )
     return [
         f"{len(found)} of {format_count(len(own), 'good frame')} look like no other, as {file}: {difference}; "
@@ -132,20 +132,14 @@ def _beside(bundle_path: Path) -> Path:
     return path.with_name(next_in_series(path.name.removesuffix(suffix), "-cal") + suffix)
 
 
-def warn_of_other_bounds(before: Plausibility, now: Plausibility) -> list[str]:
-    """Warn if the new bound of the features is much wider or narrower than the old one, or gone."""
+def warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:
+    """Warn if the new bound of the features is much wider than the old one, or gone."""
     was, is_now = before.plausible.distance, now.plausible.distance
     if was is None:
         return []
     if is_now is None:
         return [
             "these frames are too few to know the product's features, so another product may get a verdict; name more"
-        ]
-    if was > FAR_WIDER * is_now:
-        return [
-            f"features may lie up to {is_now:.3g} standard deviations from those of the product, and the old bundle "
-            f"allows {was:.3g}: frames in another light, or with more noise, may get no verdict; use frames of every "
-            "shift and camera setting"
         ]
     if is_now <= FAR_WIDER * was:
         return []

@@ -274,7 +274,7 @@ def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> Non
         assert (result.returncode, result.stdout) == (9, "")
         assert complaint(result).endswith(
             "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
-            "frames like it are good, add a second one"
+            "frames like it are good, add another picture like it, no copy"
         )
         assert contents(tmp_path) == before
     copied = tmp_path / "copied"
@@ -355,7 +355,7 @@ def test_good_frames_that_had_no_verdict_before_are_listed(tmp_path: Path, own: 
     assert "brightness 90, expected" in complaints
 
 
-def test_frames_that_widen_or_narrow_the_features_range_cause_a_warning() -> None:
+def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     plausible = Plausible(
         frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
         distance=2.0,
@@ -368,11 +368,6 @@ def test_frames_that_widen_or_narrow_the_features_range_cause_a_warning() -> Non
         _warn_of_newly_plausible(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9)))
         == []
     )
-    for distance, warnings in ((1.4, 0), (1.3, 1)):
-        narrower = Plausibility(msgspec.structs.replace(plausible, distance=distance))
-        found = _warn_of_newly_plausible(pictures, [], before, narrower)
-        assert len(found) == warnings
-        assert all("with more noise, may get no verdict" in each for each in found)
     (warning,) = _warn_of_newly_plausible(
         pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None))
     )

@@ -116,6 +116,8 @@ def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[Run
     assert "Groups are the column 'group' of labels.csv: 4 groups." in output
     assert "warning: only 4 groups have a good picture" in output
     assert "12 steps for each of 2 folds and for the model" in output
+    extracted = re.findall(r"features of (\d+) of (\d+) tiles and copies are extracted", output)
+    assert extracted[-1][0] == extracted[-1][1]
     assert re.findall(r"(\d+) of 36 steps are done", output)[::9] == ["4", "36"], "as no terminal shows a bar"
     assert f"report: {run.report / 'report.html'}" in output
     summary, config = run.read_summary(), read_config(run.config)

@@ -144,7 +144,7 @@ def test_missing_folders_classes_truths_and_groups_are_named(tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"finds no group in the file name a_0\.png"):
         read_folder(folder, group_pattern="(z)")
     (tmp_path / "tiles" / "good").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"defective/ is missing; add it with defective pictures, or train good pic"):
+    with pytest.raises(InputError, match=r"defective/ is missing; add it with defective pictures, or train on good"):
         read_folder(tmp_path / "tiles")
 
 

@@ -214,13 +214,22 @@ def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither images/ nor"):
         summarise_folder(tmp_path, ReadingOptions())
     (tmp_path / "images").mkdir()
-    typing_error = draw_blobs(tmp_path / "typing-error", per_group=1)
-    csv = (typing_error / "labels.csv").read_text()
-    (typing_error / "labels.csv").write_text(csv.replace("good", "OK").replace("defective", "NG"))
-    with pytest.raises(InputError, match=r"holds no labelled picture that can be used, .*'NG'; expected good or def"):
-        summarise_folder(typing_error, ReadingOptions())
     with pytest.raises(InputError, match="holds no picture"):
         summarise_folder(tmp_path, ReadingOptions())
+
+
+def test_a_folder_of_which_no_label_is_known_is_listed_and_refused(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    csv = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(csv.replace("good", "OK").replace("defective", "NG"))
+    result = heatline("data", "show", folder)
+    assert result.returncode == 9
+    assert "labels a_0.png as 'NG'; expected good or defective" in " ".join(result.stdout.split())
+    assert "synthetic" not in result.stdout, "nothing is assumed of no pictures"
+    assert "holds no labelled picture that can be used; mend what is listed" in " ".join(result.stderr.split())
+    result = heatline("data", "show", folder, "--json")
+    assert result.returncode == 9
+    assert len(json.loads(result.stdout)["unusable"]) == len(list((folder / "images").iterdir()))
 
 
 def show(*arguments: str) -> str:

@@ -7,6 +7,7 @@ import click
 
 from edge.cli.group import CommandGroup
 from edge.cli.output import json_option, print_facts, print_json
+from edge.errors import InputError
 from edge.geometry.tiling import TILE_PX
 from edge.util.text import format_count
 from train.progress import tracked
@@ -83,6 +84,8 @@ def show(
         print_json(found)
     else:
         _print(found)
+    if not found.good + found.defective:
+        raise InputError(f"{folder} holds no labelled picture that can be used; mend what is listed")
 
 
 def _names(text: str) -> list[str]:

@@ -58,7 +58,7 @@ def extract_features(
     Args:
         bf16: whether features are given in bf16, and copies extracted in it if the processor computes in bf16 itself,
             which is twice as fast there.
-        report_line: gets a sentence about damaged features, and where no terminal shows `progress`, some about it.
+        report_line: gets a sentence about damaged features, and up to 10 lines of progress if no terminal shows a bar.
         progress: gets a task while features are extracted.
     Raises:
         TrainingError: OpenVINO cannot use the trunk, or the features cannot be stored.
@@ -84,7 +84,7 @@ def extract_features(
             return
         progress.update(task, completed=done, total=total)
         if not progress.console.is_terminal and is_line_due(reported, done, total):
-            report_line(f"{done} of {total} features are extracted")
+            report_line(f"features of {done} of {total} tiles and copies are extracted")
         reported = done
 
     with FeatureCache(

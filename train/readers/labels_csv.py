@@ -6,6 +6,9 @@ from pathlib import Path
 from edge.errors import InputError
 from train.readers.unusable import OnUnusable
 
+MOST_SHOWN = 60
+"""How many characters of a header are shown."""
+
 
 def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> dict[str, dict[str, str]] | None:
     """Read the rows by picture name; return None if there is no such file.
@@ -23,9 +26,10 @@ def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> di
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} cannot be read ({error}); expected CSV in UTF-8") from error
     if not rows or not {"image", "label"} <= set(table.fieldnames or ()):
-        came = ",".join(table.fieldnames or ()) or "nothing"
+        header = ",".join(table.fieldnames or ())
+        came = "has no rows" if not rows else f"begins with {header[:MOST_SHOWN]!r}"
         raise InputError(
-            f"{file} begins with {came!r}, expected rows with the columns image and label, separated by commas, e.g. "
+            f"{file} {came}, expected rows with the columns image and label, separated by commas, e.g. "
             "image,label,group"
         )
     names = {path.name for path in pictures}

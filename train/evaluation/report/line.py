@@ -152,7 +152,10 @@ def _legend(row: Row) -> Legend:
         ("cold: as in good frames", "hot: a defect"),
         [
             Outline(TRUTH_RGB, "true defect"),
-            Outline(OUTLINE_RGB, "found: the heatmap of a DEFECT frame reaches the evidence threshold"),
+            Outline(
+                OUTLINE_RGB,
+                "found: the regions of a DEFECT frame; in a single tile, where its map reaches the evidence threshold",
+            ),
         ],
     )
 

@@ -20,7 +20,7 @@ NOTES = (
     "Intervals are 95 % intervals by a bootstrap over whole groups, as frames of one group are not independent. A "
     "figure has none if there are too few groups, or if all resamples give the same value.",
     "A defect is hit if a region has its peak on it or at most one map cell away. A region that is near no defect is "
-    "false. Regions are the places where the stitched heatmap reaches the evidence threshold.",
+    "false. Regions are the places where the stitched heatmap of a DEFECT frame reaches the evidence threshold.",
     "A tile is defective if more than 1 % of its pixels are. Figures of pixels compare the line's regions with the "
     "true defects, pooled over all frames.",
     "Evaluations of one name, model and data with disjoint groups are folds. They make one row: the mean of their "
