@@ -25,6 +25,7 @@ READ_BACKWARD_BYTES = 64 << 10
 """Bytes read at a time from the end of a file, in search of its last line."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+SIGNALS_HANDLED_WITHIN_S = 1.0
 
 
 class Sink(Protocol):
@@ -186,7 +187,7 @@ class Command:
             except (OSError, ValueError) as error:
                 return f"could not be started ({error})"
             self._kill_if_requested()  # the second interrupt may have come while the command started
-            code = self._process.wait()
+            code = _wait(self._process)
             self._process = None
         if code == 0:
             return None
@@ -212,6 +213,14 @@ class Command:
         if self._interruptions > 1 and self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process, and return its exit code. Signals are handled within a second: one that arrives just before
+    the system call does not end it, and would wait as long as the process."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(SIGNALS_HANDLED_WITHIN_S)
 
 
 class Heatmaps:

@@ -410,7 +410,7 @@ def test_what_keeps_the_process_from_its_work_is_one_sentence_in_the_log(
 def line_with_evidence(tmp_path: Path, bundle: Bundle, address: str, folder: Path, keys: str = "") -> Path:
     write_pictures(tmp_path / "pictures", small_frames(6))
     # On a busy machine, frames wait.
-    camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = 20.0\nwaiting_frames = 64'
+    camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = 10.0\nwaiting_frames = 64'
     table = f'[evidence]\nfolder = "{folder}"\n{keys}'
     return write_line(tmp_path, bundle.path, address, {"top": camera}, table)
 
