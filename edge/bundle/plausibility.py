@@ -41,7 +41,10 @@ RIDGE = 0.05
 SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
 Contrast, sharpness and detail have no upper limit: a defect on an even surface adds to them."""
-SMOOTH_DETAIL = 1 / 64
+FAR_PX, FLAT = 8, 0.1
+"""For sharpness and detail: the distance of the pixels that neighbours are compared with, and the mean square step of
+a flat surface."""
+SMOOTH_DETAIL = 1 / FAR_PX**2
 """Detail of smooth surfaces."""
 EDGE_DETAIL = 0.02
 """Lowest detail of a frame that shows edges. If a frame of the product has less, no detail is too low."""
@@ -51,9 +54,6 @@ SIZE_SLACK = 0.2
 """The same for a side of frames that differ in size."""
 FARTHEST = 1e6
 """The largest distance that a bundle states: frames that are identical except one would give any number."""
-FAR_PX, FLAT = 8, 0.1
-"""For sharpness and detail: the distance of the pixels that neighbours are compared with, and the mean square step of
-a flat surface."""
 Floats = NDArray[np.float32]
 
 

@@ -25,7 +25,8 @@ READ_BACKWARD_BYTES = 64 << 10
 """Bytes read at a time from the end of a file, in search of its last line."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
-SIGNALS_HANDLED_WITHIN_S = 1.0
+SIGNAL_CHECK_SECONDS = 1.0
+"""How long a signal may wait that arrives just before a system call."""
 
 
 class Sink(Protocol):
@@ -216,11 +217,14 @@ class Command:
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for a process, and return its exit code. Signals are handled within a second: one that arrives just before
-    the system call does not end it, and would wait as long as the process."""
+    """Wait for a process, and return its exit code.
+
+    A signal that arrives between Python's check for signals and the system call does not interrupt the call, so the
+    wait ends now and then.
+    """
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(SIGNALS_HANDLED_WITHIN_S)
+            return process.wait(SIGNAL_CHECK_SECONDS)
 
 
 class Heatmaps:

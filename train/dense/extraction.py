@@ -75,7 +75,6 @@ def extract_features(
         in_bf16 = {keys[row] for row in rows}
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
     task = None if progress is None else progress.add_task("extracting features", total=len(samples))
-
     reported = 0
 
     def advance(done: int, total: int) -> None:

@@ -202,11 +202,11 @@ class _Reader:
         labels = [label for label in LABELS if label == "good" or not self.mixed or self._has_defective()]
         for label in labels:
             if not (self.folder / label).is_dir():
-                needed = (
+                alternative = (
                     "" if self.mixed or label == "good" else ", or train on good pictures only, with recipe=heatline"
                 )
                 raise InputError(
-                    f"{self.folder} has only one class: {label}/ is missing; add it with {label} pictures{needed}"
+                    f"{self.folder} has only one class: {label}/ is missing; add it with {label} pictures{alternative}"
                 )
         return [path for label in labels for path in list_images(self.folder / label)]
 
