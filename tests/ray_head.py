@@ -37,7 +37,8 @@ sys.stdin.read()
 @contextmanager
 def ray_head() -> Iterator[str]:
     """Start a Ray with two processors, which ends with this process; yield the address at which drivers join it."""
-    environment = os.environ | SETTINGS | {"RAY_AUTH_MODE": "disabled"}
+    # By default, Ray's workers have niceness 15: beside other tests they would take minutes.
+    environment = os.environ | SETTINGS | {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True, dir="/tmp") as folder:
         command = [sys.executable, "-c", HEAD, folder]
         with subprocess.Popen(

@@ -78,14 +78,15 @@ def require_trusted(bundle: Bundle, folder: Path) -> Signer:
         BundleError: it is not.
     """
     signer = signer_of(bundle, folder)
+    named = str(folder) if folder.exists() else f"{folder}, which does not exist"
     if signer is None:
         raise BundleError(
-            f"{bundle.path} is not signed, expected a signature by a key of {folder}; sign it with heatline bundle "
+            f"{bundle.path} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
             "sign, or set allow_unsigned = true in the line's file"
         )
     if signer.trusted_as is None:
         raise BundleError(
-            f"{bundle.path} is signed by key {signer.key}, which is not in {folder}; if you know whose key that is, "
+            f"{bundle.path} is signed by key {signer.key}, which is not in {named}; if you know whose key that is, "
             "add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
         )
     return signer

@@ -163,6 +163,8 @@ def test_only_the_folder_of_trusted_keys_decides_trust(
         require_trusted(original, tmp_path / "others")
     with pytest.raises(BundleError, match=r"is not signed.*allow_unsigned = true"):
         require_trusted(bundle, trusted)
+    with pytest.raises(BundleError, match="none, which does not exist; if you know"):
+        require_trusted(original, tmp_path / "none")
 
 
 # The line.
