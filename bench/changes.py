@@ -27,7 +27,16 @@ def blurred(rgb: Pixels, rng: np.random.Generator, px: float) -> Pixels:
     return grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)
 
 
-def beside(rgb: Pixels, px: int) -> Pixels:
+def shifted(rgb: Pixels, px: int) -> Pixels:
     """Shift to the right and down; mirror at the border, where an edge would look like a defect."""
     moved = cv2.copyMakeBorder(rgb, px, 0, px, 0, cv2.BORDER_REFLECT_101)
     return np.asarray(moved[: rgb.shape[0], : rgb.shape[1]], np.uint8)
+
+
+def in_size(rgb: Pixels, height_width: tuple[int, int]) -> Pixels:
+    """Return a picture in a frame of another size and at the same scale: its middle, mirrored where it is too small."""
+    missing = [max(0, wanted - side) for wanted, side in zip(height_width, rgb.shape[:2], strict=True)]
+    (below, right), (height, width) = missing, height_width
+    filled = cv2.copyMakeBorder(rgb, below // 2, below - below // 2, right // 2, right - right // 2, cv2.BORDER_REFLECT)
+    top, left = (filled.shape[0] - height) // 2, (filled.shape[1] - width) // 2
+    return np.asarray(filled[top : top + height, left : left + width], np.uint8)

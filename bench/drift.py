@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.changes import Pixels, beside, blurred, scaled
+from bench.changes import Pixels, blurred, scaled, shifted
 from bench.markdown import markdown_table
 from edge.bundle import Bundle, open_verified_engine
 from edge.bundle.manifest import Measure
@@ -55,7 +55,7 @@ def changed(name: str, rgb: Pixels, value: float, rng: np.random.Generator) -> P
         return scaled(rgb, value)
     if name == "lost focus":
         return blurred(rgb, rng, value) if value > 0 else rgb
-    return beside(rgb, round(value))
+    return shifted(rgb, round(value))
 
 
 class Views:

@@ -11,7 +11,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.changes import Pixels, beside, blurred, grain, scaled
+from bench.changes import Pixels, blurred, grain, in_size, scaled, shifted
 from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
 from edge.bundle.manifest import Grid
@@ -31,7 +31,7 @@ FOLDS = 5
 FRAMES = 60
 """Most good frames and most defective frames of each set."""
 OTHERS = 20
-"""Frames of each other set, as another product."""
+"""Frames of each other set that stand for another product, in frames of the tested set's size."""
 T = TypeVar("T")
 Spoil = Callable[[Pixels, np.random.Generator], Pixels]
 
@@ -68,13 +68,13 @@ SPOILT: Mapping[str, Spoil] = {
 }
 OTHER_PRODUCT = "another product"
 AS_IT_IS = "good"
-BESIDE_PX = 10
-BESIDE = f"{BESIDE_PX} px beside"
+SHIFT_PX = 10
+SHIFTED = f"shifted by {SHIFT_PX} px"
 MILD: Mapping[str, Spoil] = {
     AS_IT_IS: lambda rgb, rng: rgb,
     "20 % brighter": lambda rgb, rng: scaled(rgb, 1.2),
     "20 % darker": lambda rgb, rng: scaled(rgb, 0.8),
-    BESIDE: lambda rgb, rng: beside(rgb, BESIDE_PX),
+    SHIFTED: lambda rgb, rng: shifted(rgb, SHIFT_PX),
     "defocused by 1 px": lambda rgb, rng: blurred(rgb, rng, 1),
 }
 STILL_GOOD: Mapping[str, Spoil] = {**MILD, "with more noise, of deviation 2": lambda rgb, rng: grain(rgb, rng, 2)}
@@ -128,26 +128,42 @@ def measure(
     images = {one.name: read_data(compose(one.overrides(data, work))).images for one in sets}
     for name, of_set in images.items():  # before anything takes minutes
         require_groups(name, of_set)
+    chosen = {name: _choose(of_set, most) for name, of_set in images.items()}
+    results = []
     with _engine() as (engine, grid):
-        known = {name: _seen(name, of_set, most, engine, grid, report_line) for name, of_set in images.items()}
-    return PlausibilityResult("efficientnet_lite0", [_judged(name, known, seeds) for name in known])
+        for name, frames in chosen.items():
+            others = [image for other in chosen if other != name for image in choose_evenly(chosen[other], OTHERS)]
+            report_line(
+                f"{name}: {len(frames)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants; {len(others)} others"
+            )
+            results.append(_count_refused(name, _Seen(frames, others, engine, grid), seeds))
+    return PlausibilityResult("efficientnet_lite0", results)
 
 
 class _Seen:
-    """Appearances of one set's frames, unchanged and changed."""
+    """Appearances of one set's frames, unchanged and changed, and of other sets' frames in frames of their size."""
 
-    def __init__(self, images: Sequence[LabelledImage], engine: Engine, grid: Grid) -> None:
+    def __init__(
+        self, images: Sequence[LabelledImage], others: Sequence[LabelledImage], engine: Engine, grid: Grid
+    ) -> None:
+        def appearance(rgb: Pixels) -> Appearance:
+            return appearance_of(np.ascontiguousarray(rgb), grid, engine)
+
         self.groups = np.array([image.group or image.name for image in images])
         self.defective = np.array([image.defective for image in images])
-        self.of: dict[str, list[Appearance]] = {kind: [] for kind in (*SPOILT, *STILL_GOOD)}
-        for number, image in enumerate(images):
+        self.of: dict[str, dict[int, Appearance]] = {kind: {} for kind in (*SPOILT, *STILL_GOOD)}
+        """By the frame's place; of defective frames only as they are."""
+        sizes = []
+        for place, image in enumerate(images):
             rgb = image.pixels()
+            sizes.append((rgb.shape[0], rgb.shape[1]))
             for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
-                rng = np.random.default_rng((number, *kind.encode()))
                 if kind == AS_IT_IS or not image.defective:
-                    self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
-                else:
-                    self.of[kind].append(self.of[AS_IT_IS][-1])  # not used
+                    rng = np.random.default_rng((place, *kind.encode()))
+                    self.of[kind][place] = appearance(spoil(rgb, rng))
+        self.others = [
+            appearance(in_size(image.pixels(), sizes[place % len(sizes)])) for place, image in enumerate(others)
+        ]
 
 
 def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
@@ -163,24 +179,13 @@ def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
         )
 
 
-def _seen(
-    name: str,
-    images: Sequence[LabelledImage],
-    most: int,
-    engine: Engine,
-    grid: Grid,
-    report_line: Callable[[str], None],
-) -> _Seen:
+def _choose(images: Sequence[LabelledImage], most: int) -> list[LabelledImage]:
     good = [image for image in images if not image.defective]
     chosen = [*choose_evenly(good, most), *choose_evenly([image for image in images if image.defective], most)]
-    if not good:  # few of their tiles are defective
-        chosen = [_as_good(image) for image in chosen]
-    report_line(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
-    return _Seen(chosen, engine, grid)
+    return chosen if good else [_as_good(image) for image in chosen]  # few of their tiles are defective
 
 
-def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetResult:
-    seen = known[name]
+def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
     counts: dict[str, list[int]] = {kind: [0, 0] for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD, "defective")}
 
     def count(kind: str, plausibility: Plausibility, appearance: Appearance) -> None:
@@ -203,10 +208,8 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
                     continue
                 for kind in (*SPOILT, *STILL_GOOD):
                     count(kind, plausibility, seen.of[kind][place])
-            for other, theirs in known.items():
-                if other != name:
-                    for appearance in choose_evenly(theirs.of[AS_IT_IS], OTHERS):
-                        count(OTHER_PRODUCT, plausibility, appearance)
+            for appearance in seen.others:
+                count(OTHER_PRODUCT, plausibility, appearance)
     found = {kind: Refused(kind, *pair) for kind, pair in counts.items()}
     return SetResult(
         set=name,

@@ -16,10 +16,10 @@ from bench.machine import without_flags
 from bench.markdown import markdown_table
 from bench.plausibility import (
     AS_IT_IS,
-    BESIDE,
-    BESIDE_PX,
     FOLDS,
     MILD,
+    SHIFT_PX,
+    SHIFTED,
     choose_evenly,
     require_groups,
 )
@@ -210,7 +210,7 @@ def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str
                 seen = (
                     unchanged
                     if kind == UNCHANGED
-                    else inspect_frame(inspector, changed, BESIDE_PX if kind == BESIDE else 0)
+                    else inspect_frame(inspector, changed, SHIFT_PX if kind == SHIFTED else 0)
                 )
                 compared[kind].append(compare(image.defective, defects, unchanged, seen))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import bench.robustness as robustness
 from bench.command import bench as command
-from bench.plausibility import BESIDE, BESIDE_PX
+from bench.plausibility import SHIFT_PX, SHIFTED
 from bench.recipes.metrics import label_defects
 from bench.recipes.sets import DataSet
 from bench.robustness import (
@@ -81,7 +81,7 @@ def test_a_fold_is_inspected_unchanged_and_changed_by_a_bundle_of_the_others(
     assert 2 <= unchanged["defects"] <= 4, "two discs per frame, which may touch"
     for each in changes.values():
         assert (each["frames"], each["good"] + each["defective"]) == (3, 3 - each["refused"])
-    assert changes[BESIDE]["iou_median"] > 0.5, "regions are compared where they lie in the unchanged frame"
+    assert changes[SHIFTED]["iou_median"] > 0.5, "regions are compared where they lie in the unchanged frame"
     assert out.with_suffix(".md").read_text() == table(read_robustness(out))
     assert not list((tmp_path / "work").glob("tmp*")), "temporary runs and bundles"
 
@@ -127,9 +127,9 @@ def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_fra
     mask = np.random.default_rng(seed).random(frame_hw) < 0.4
     labels, _ = label_defects(mask)
     before = Inspected("DEFECT", to_pixels(found_before, frame_hw, 4, 0))
-    after = Inspected("DEFECT", to_pixels(found_after, frame_hw, 4, BESIDE_PX))
-    one, other = pixels_by_hand(found_before, frame_hw, 0), pixels_by_hand(found_after, frame_hw, BESIDE_PX)
-    shown = {(y, x) for y in range(frame_hw[0] - BESIDE_PX) for x in range(frame_hw[1] - BESIDE_PX)}
+    after = Inspected("DEFECT", to_pixels(found_after, frame_hw, 4, SHIFT_PX))
+    one, other = pixels_by_hand(found_before, frame_hw, 0), pixels_by_hand(found_after, frame_hw, SHIFT_PX)
+    shown = {(y, x) for y in range(frame_hw[0] - SHIFT_PX) for x in range(frame_hw[1] - SHIFT_PX)}
     one, count = one & shown, len({int(labels[place]) for place in shown} - {0})
     hits = [{int(labels[place]) for place in found} - {0} for found in (one, other)]
     assert compare(True, labels, before, after) == Comparison(
@@ -139,11 +139,11 @@ def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_fra
 
 def test_regions_of_a_moved_frame_are_moved_back_by_the_same_distance() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
-    moved = CHANGES[BESIDE](rgb, np.random.default_rng(0))
-    assert np.array_equal(moved[BESIDE_PX:, BESIDE_PX:], rgb[:-BESIDE_PX, :-BESIDE_PX])
-    back = to_pixels(moved[..., 0] > 90, (20, 24), 1, BESIDE_PX)
-    assert np.array_equal(back, rgb[:-BESIDE_PX, :-BESIDE_PX, 0] > 90)
-    assert np.array_equal(moved[0, BESIDE_PX:], rgb[BESIDE_PX, :-BESIDE_PX])  # mirrored
+    moved = CHANGES[SHIFTED](rgb, np.random.default_rng(0))
+    assert np.array_equal(moved[SHIFT_PX:, SHIFT_PX:], rgb[:-SHIFT_PX, :-SHIFT_PX])
+    back = to_pixels(moved[..., 0] > 90, (20, 24), 1, SHIFT_PX)
+    assert np.array_equal(back, rgb[:-SHIFT_PX, :-SHIFT_PX, 0] > 90)
+    assert np.array_equal(moved[0, SHIFT_PX:], rgb[SHIFT_PX, :-SHIFT_PX])  # mirrored
 
 
 def test_a_square_in_a_moved_frame_is_found_at_its_original_place(bundle: Bundle) -> None:
@@ -152,7 +152,7 @@ def test_a_square_in_a_moved_frame_is_found_at_its_original_place(bundle: Bundle
     engine = open_engine("openvino", bundle.path, TILE, threads=1)
     inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
     unchanged = inspect_frame(inspector, frame)
-    moved = inspect_frame(inspector, CHANGES[BESIDE](frame, np.random.default_rng(0)), BESIDE_PX)
+    moved = inspect_frame(inspector, CHANGES[SHIFTED](frame, np.random.default_rng(0)), SHIFT_PX)
     square = np.zeros(frame.shape[:2], np.bool_)
     square[96:144, 304:352] = True
     for seen in (unchanged, moved):
