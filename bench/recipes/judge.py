@@ -14,11 +14,11 @@ from bench.recipes.metrics import (
     count_in_cells,
     label_defects,
     most_beyond,
-    threshold_rejecting,
 )
 from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
 from edge.calibration import (
+    EVIDENCE_QUANTILE,
     STRONG_SHARE,
     GoodFrame,
     calibrate,
@@ -38,8 +38,6 @@ from train.validation_frames import smoothing_px
 
 REJECTED = 0.05
 """Share of good frames that the score threshold rejects."""
-EVIDENCE_QUANTILE = 0.999
-"""Quantile of the heatmap cells of good frames."""
 WANTED = (0.01, 0.05)
 """Wanted shares of rejected good frames, for the line's own threshold."""
 NEAR_PX = 16
@@ -184,11 +182,11 @@ class _Line:
         calibrating = np.flatnonzero(answers.calibrating).tolist()
         self._by_good_frames = sum(~truth.defective[calibrating]) >= FEWEST_GOOD_FRAMES
         good = self.stand_ins(calibrating)
-        self.score_threshold = threshold_rejecting(np.array([self.score_of(frame) for frame in good]), REJECTED)
+        self.score_threshold = threshold([self.score_of(frame) for frame in good], REJECTED)
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
-        hottest = threshold_rejecting(np.array([each.max() for each in cells]), max(REJECTED, STRONG_SHARE))
+        hottest = threshold([each.max() for each in cells], max(REJECTED, STRONG_SHARE))
         self._strong = max(self.score_threshold, hottest) if answers.top_mean else None
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:

@@ -43,12 +43,6 @@ def count_in_cells(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.int64]:
     return padded.reshape(rows, cell_px, columns, cell_px).sum(axis=(1, 3))  # type: ignore[no-any-return]
 
 
-def threshold_rejecting(scores: NDArray[np.float64], share: float) -> float:
-    """Return the lowest threshold that at most this share of the scores [N] reaches; N >= 1."""
-    descending = np.sort(scores)[::-1]
-    return float(np.nextafter(descending[min(int(share * len(scores)), len(scores) - 1)], np.inf))
-
-
 def label_defects(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
     """Return the number of the defect at each pixel, from 1, 0 elsewhere, and the number of defects.
 

@@ -14,7 +14,7 @@ few groups it gets a wider margin, as new frames may lie beyond all known ones.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ EDGE_DETAIL = 0.02
 REMAINING_DETAIL = 0.3
 """Share of the lowest frame's difference to smooth surfaces that a plausible frame has at least."""
 SIZE_SLACK = 0.2
-"""The same for a side of frames that differ in size."""
+"""How far, as a share, a side may lie beyond the known ones if frames differ in size."""
 FARTHEST = 1e6
 """The largest distance that a bundle states: frames that are identical except one would give any number."""
 Floats = NDArray[np.float32]
@@ -165,7 +165,7 @@ class Plausibility:
     """Decides whether frames are plausible."""
 
     plausible: Plausible
-    tiles: ProductTiles | None = field(default=None)
+    tiles: ProductTiles | None = None
     """None if `plausible.distance` is None."""
 
     def objection(self, appearance: Appearance) -> str | None:

@@ -1,6 +1,7 @@
 """Thresholds from good frames, how reliable they are, and the recalibration of a bundle on the line."""
 
 from edge.calibration.thresholds import (
+    EVIDENCE_QUANTILE,
     STRONG_SHARE,
     GoodFrame,
     calibrate,
@@ -14,6 +15,7 @@ from edge.calibration.thresholds import (
 )
 
 __all__ = [
+    "EVIDENCE_QUANTILE",
     "STRONG_SHARE",
     "GoodFrame",
     "calibrate",

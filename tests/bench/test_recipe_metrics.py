@@ -18,7 +18,6 @@ from bench.recipes.metrics import (
     count_in_cells,
     label_defects,
     most_beyond,
-    threshold_rejecting,
 )
 from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Training, tables
 
@@ -54,14 +53,6 @@ def test_each_cell_counts_the_pixels_that_it_covers(mask: NDArray[np.bool_], cel
         expected[y // cell_px, x // cell_px] += 1
     assert counts.shape == tuple(-(-side // cell_px) for side in mask.shape)
     np.testing.assert_array_equal(counts, expected)
-
-
-@given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=60), st.floats(0, 0.99))
-def test_the_threshold_is_the_lowest_that_rejects_at_most_the_share(scores: list[float], share: float) -> None:
-    threshold = threshold_rejecting(np.array(scores), share)
-    assert sum(score >= threshold for score in scores) <= share * len(scores)
-    lower = np.nextafter(threshold, -np.inf)
-    assert sum(score >= lower for score in scores) > int(share * len(scores))
 
 
 def flood_areas(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:

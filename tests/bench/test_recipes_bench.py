@@ -345,6 +345,7 @@ def test_some_masks_train_and_all_masks_evaluate(data: Path, tmp_path: Path, den
     places = (data, tmp_path / "work", tmp_path / "results")
     found = Measurement(BLOBS, "heatline", overrides, *places, annotated=2).measure([0])
     assert found.name.split()[:2] == ["heatline", "annotated=2"]
+    assert len([*(tmp_path / "work").glob("**/masks/*")]) == 2, "masks of two pictures train"
     assert sum(fold.frames for fold in found.folds) == 12
     assert all(fold.pixel_ap is not None for fold in found.folds)
 

@@ -37,6 +37,8 @@ def tiles(count: int, tile_px: int = TILE_PX) -> Tensor:
     ("timm", "channels", "strides"),
     [
         ("tf_efficientnet_lite0.in1k", (24, 40, 80, 112), (4, 8, 16, 16)),  # of stride 16, both of its stages
+        ("mobilenetv3_large_100.ra_in1k", (24, 40, 80, 112), (4, 8, 16, 16)),
+        ("tf_efficientnetv2_s.in1k", (48, 64, 128, 160), (4, 8, 16, 16)),
         ("resnet18.a1_in1k", (64, 128, 256), (4, 8, 16)),
     ],
 )

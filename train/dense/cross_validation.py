@@ -79,7 +79,7 @@ def cross_validate(
     _, first = np.unique(tiles.table.frame, return_index=True)
     out_of_fold = OutOfFold(
         frames=np.array(tiles.pictures),
-        fold=fold[np.sort(first)],
+        fold=fold[first],
         logit=np.zeros(len(grid), np.float32),
         map=np.zeros((len(grid), *map_hw), np.float16),
     )

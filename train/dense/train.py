@@ -1,6 +1,5 @@
 """Trains by the recipe `heatline`: from a configuration to a run's folder."""
 
-import logging
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -33,7 +32,6 @@ from train.readers import LabelledFolder, LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
 from train.tiles import TileRule
 
-logger = logging.getLogger(__name__)
 ReportLine = Callable[[str], None]
 
 
