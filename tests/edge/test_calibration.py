@@ -40,9 +40,9 @@ HEATMAPS = st.lists(
 MANY_HEATMAPS = st.lists(hnp.arrays(np.float32, (2, 3), elements=EVIDENCE), min_size=1, max_size=30)
 
 
-def good_frame(logit: float, evidence: float = 0.0, median: float = 0.0) -> GoodFrame:
+def good_frame(logit: float, evidence: float = 0.0, median: float = 0.0, group: str | None = None) -> GoodFrame:
     """A frame with one cell, which has this evidence."""
-    return GoodFrame(logit, median, 1, np.array([evidence], np.float32))
+    return GoodFrame(logit, median, 1, np.array([evidence], np.float32), group)
 
 
 def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[GoodFrame]:
@@ -244,6 +244,22 @@ def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: 
         assert came.false_reject_at_most is not None
         exceeded += 1 - came.score_threshold > came.false_reject_at_most
     assert least <= exceeded <= most, "100 of 2000, give or take three standard deviations; fewer where a tail is set"
+
+
+@pytest.mark.parametrize("sizes", [[5] * 40, [10] * 5, [1 + 7 * group % 29 for group in range(40)]])
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_the_bound_of_groups_holds_in_nineteen_of_twenty_cases(sizes: list[int], share: float) -> None:
+    """Groups and frames within them are drawn from normal distributions, so the true rate for a new group is known."""
+    draw, between = np.random.default_rng(12), 3.0
+    groups, known = np.repeat(np.arange(len(sizes)), sizes), NormalDist(0, math.hypot(between, 1))
+    exceeded = 0
+    for _ in range(200):
+        logits = draw.normal(0, between, len(sizes))[groups] + draw.normal(0, 1, len(groups))
+        frames = [good_frame(float(logit), group=str(group)) for logit, group in zip(logits, groups, strict=True)]
+        came = calibrate(frames, share, "drawn", coldest_defect=-99.0)  # defects overlap: the quantile counts
+        assert came.false_reject_at_most is not None
+        exceeded += 1 - known.cdf(came.score_threshold) > came.false_reject_at_most
+    assert exceeded <= 200 // 20
 
 
 def test_ties_do_not_change_the_bound() -> None:
