@@ -56,6 +56,7 @@ def train(
     is found.
 
     recipe=heatline, the default, trains a head on a frozen CNN in a minute, cross-validates it and writes a report.
+    With recipe.finetune_steps=400, it also trains the CNN's later stages: it finds more, and takes ten minutes longer.
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
     model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
