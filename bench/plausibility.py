@@ -19,6 +19,7 @@ from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
 from edge.errors import BenchError
 from edge.inference import Engine, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from edge.util.evenly import evenly
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.product import MOST_FRAMES, appearance_of
@@ -198,7 +199,7 @@ def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
         fold = np.array([fold_of[group] for group in seen.groups.tolist()])
         for tested in range(FOLDS):
             others = np.flatnonzero(fold != tested)
-            others = others[np.linspace(0, len(others) - 1, min(len(others), MOST_FRAMES)).astype(int)]
+            others = others[evenly(len(others), MOST_FRAMES)].tolist()
             plausibility = fit_plausibility(
                 [seen.of[AS_IT_IS][place] for place in others], [str(seen.groups[place]) for place in others]
             )
@@ -241,7 +242,7 @@ def _as_good(image: LabelledImage) -> LabelledImage:
 
 def choose_evenly(items: Sequence[T], most: int) -> list[T]:
     """Choose at most `most` items at equal distances, in their order."""
-    return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).astype(int).tolist()]
+    return [items[place] for place in evenly(len(items), most)]
 
 
 def table(result: PlausibilityResult) -> str:

@@ -11,6 +11,7 @@ from edge.drift.sample import PictureSample
 from edge.geometry import TileGrid
 from edge.inference import Engine
 from edge.inference.engine import infer_features
+from edge.util.evenly import evenly
 from train.readers import LabelledImage
 
 MOST_FRAMES = 150
@@ -28,8 +29,7 @@ def fit_product(
         InputError: a picture cannot be read.
         EngineError: the engine failed.
     """
-    indices = np.linspace(0, len(images) - 1, min(len(images), MOST_FRAMES)).astype(int).tolist()
-    chosen = [images[index] for index in indices]
+    chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
     groups = [image.group or image.name for image in chosen]
     appearances, samples = [], []
     for image in chosen:

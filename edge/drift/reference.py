@@ -1,6 +1,5 @@
 """Derives from calibration frames what drift is measured against, and the values to expect of the line's frames."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 from edge.bundle.manifest import QUANTILES, Measure, Reference
 from edge.bundle.reference_picture import ReferencePicture, Shift, measure_shift
 from edge.drift.sample import PictureSample
+from edge.util.evenly import evenly
 
 FEWEST_FRAMES = 10
 """With fewer frames, their range says little."""
@@ -113,7 +113,7 @@ def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
 
 def choose_evenly(count: int) -> set[int]:
     """Return the indices of the frames that are measured, of this many."""
-    return {math.floor(index) for index in np.linspace(0, count - 1, min(count, MOST_FRAMES))}
+    return set(evenly(count, MOST_FRAMES))
 
 
 def _fit_picture(samples: Sequence[PictureSample]) -> tuple[ReferencePicture | None, list[Shift], str]:
