@@ -123,7 +123,7 @@ def percent(share: float) -> str:
 def describe_differences(off_by: Mapping[str, float]) -> str:
     """Describe by how much golden tiles differed, per output, as shares of its scale.
 
-    >>> describe_differences({"logit": 2.05e-06, "map": 4e-06})
+    >>> describe_differences({"logit": 2.06e-06, "map": 4e-06})
     'logit 2.1e-06, map 4.0e-06'
     """
     return ", ".join(f"{name} {share:.1e}" for name, share in off_by.items())

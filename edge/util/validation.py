@@ -21,6 +21,7 @@ def describe_misfit(error: msgspec.ValidationError, values: Any, kind: Any) -> s
     Args:
         error: as `msgspec.convert(values, kind)` raised it.
 
+    >>> from typing import Annotated
     >>> class Camera(msgspec.Struct):
     ...     rate_fps: Annotated[float, msgspec.Meta(gt=0)]
     >>> values = {"rate_fps": 0}
