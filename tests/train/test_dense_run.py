@@ -103,7 +103,9 @@ def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "efficientnet_lite0_dense")
     frames = read_evaluation(run.report).frames
     defective = sum(frame.defective for frame in frames)
-    assert re.search(rf"missed +\d+ of {defective} defective pictures", done.stdout)
+    missed = re.search(rf"missed +(\d+) of {defective} defective pictures", done.stdout)
+    assert missed is not None
+    assert ("recipe.finetune_steps=400" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
     assert re.search(rf"rejected +0 of {len(frames) - defective} good pictures", done.stdout)
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()

@@ -125,7 +125,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
         return {
             "figures": where,
             **{name: f"{val[key]:.3f}{note}" for key, (name, note) in names.items() if key in val},
-            **(_verdicts(folder) if summary.folds is not None else {}),
+            **(_verdicts(summary, folder) if summary.folds is not None else {}),
             "features": "from the cache" if summary.tiles_per_s is None else f"{summary.tiles_per_s:.0f} tiles/s",
             "time": f"{summary.seconds:.0f} s",
             "next": f"heatline export {folder} --to BUNDLE",
@@ -149,17 +149,23 @@ def _why_not_validated(summary: "RunSummary") -> str:
     return "recipe.folds=1, or all good or all defective tiles are in one group"
 
 
-def _verdicts(folder: Path) -> dict[str, str]:
+def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     """Return the first figures of the report: out of fold, at its threshold."""
+    from train.compose import read_config
+    from train.config import DenseRecipeConfig
     from train.evaluation.result import read_evaluation
     from train.evaluation.verdicts import count_verdicts
     from train.run import RunFolder
 
-    evaluation = read_evaluation(RunFolder(folder).report)
+    run = RunFolder(folder)
+    evaluation, recipe = read_evaluation(run.report), read_config(run.config).recipe
     of, at_most = count_verdicts(evaluation), evaluation.calibration.false_reject_at_most
     found = {}
     if of.defective:
         found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
+    is_frozen = isinstance(recipe, DenseRecipeConfig) and not recipe.finetune_steps
+    if of.missed and is_frozen and summary.labelled == "tiles":  # measured with marked defects only
+        found["to miss fewer"] = "recipe.finetune_steps=400, which takes about ten minutes longer"
     if of.good:
         found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}"
     if at_most is not None:
