@@ -56,7 +56,7 @@ def train(
     is found.
 
     recipe=heatline, the default, trains a head on a frozen CNN in a minute, cross-validates it and writes a report.
-    With recipe.finetune_steps=400, it also trains the CNN's later stages: it finds more, and takes ten minutes longer.
+    recipe.finetune_steps=400 also trains the CNN's later stages, often finds more, and takes ten minutes longer.
     recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
     model=... (see `heatline models`), recipe=... and logger=... each choose a file in train/configs; other keys set
@@ -164,8 +164,8 @@ def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     if of.defective:
         found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
     is_frozen = isinstance(recipe, DenseRecipeConfig) and not recipe.finetune_steps
-    if of.missed and is_frozen and summary.labelled == "tiles":  # measured with marked defects only
-        found["to miss fewer"] = "recipe.finetune_steps=400, which takes about ten minutes longer"
+    if of.missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
+        found["to try"] = "recipe.finetune_steps=400, which often finds more and takes about ten minutes longer"
     if of.good:
         found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}"
     if at_most is not None:
