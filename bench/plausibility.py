@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,11 +12,12 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.changes import Pixels, blurred, grain, in_size, scaled, shifted
+from bench.changes import Pixels, banded, blurred, grain, hand, in_size, labelled, scaled, shifted, with_part
 from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
+from edge.bundle.appearance import Appearance
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
+from edge.bundle.plausibility import Plausibility, fit_plausibility
 from edge.errors import BenchError
 from edge.inference import Engine, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
@@ -67,6 +69,20 @@ SPOILT: Mapping[str, Spoil] = {
     "half scale": lambda rgb, rng: _half(rgb),
     "half scale in a frame of the same size": lambda rgb, rng: _half_within(rgb),
 }
+BANDS: Mapping[str, int | None] = {"black": 0, "grey": 128, "white": 255, "the last line repeated": None}
+FOREIGN: Mapping[str, Spoil] = {
+    **{
+        f"{share:.0%} {name}": lambda rgb, rng, share=share, value=value: banded(rgb, share, value, rng.integers(4))  # type: ignore[misc]
+        for share in (0.05, 0.1, 0.2, 0.3)
+        for name, value in BANDS.items()
+    },
+    "a hand": lambda rgb, rng: hand(rgb, rng, (205, 150, 125), 25),
+    "a dark glove": lambda rgb, rng: hand(rgb, rng, (60, 60, 60), 12),
+    "a label": labelled,
+}
+"""Frames of which an area does not show the product; a band lies at any side."""
+FOREIGN_PART, TORN = "a part of another product", "half of the frame before"
+SHOWN_IN_PART = (*FOREIGN, FOREIGN_PART, TORN)
 OTHER_PRODUCT = "another product"
 AS_IT_IS = "good"
 SHIFT_PX = 10
@@ -148,23 +164,39 @@ class _Seen:
         self, images: Sequence[LabelledImage], others: Sequence[LabelledImage], engine: Engine, grid: Grid
     ) -> None:
         def appearance(rgb: Pixels) -> Appearance:
-            return appearance_of(np.ascontiguousarray(rgb), grid, engine)
+            found = appearance_of(np.ascontiguousarray(rgb), grid, engine)
+            return found if found.cells is None else replace(found, cells=found.cells.astype(np.float16))
 
         self.groups = np.array([image.group or image.name for image in images])
         self.defective = np.array([image.defective for image in images])
-        self.of: dict[str, dict[int, Appearance]] = {kind: {} for kind in (*SPOILT, *STILL_GOOD)}
+        changes = {**SPOILT, **FOREIGN, **STILL_GOOD}
+        self.of: dict[str, dict[int, Appearance]] = {kind: {} for kind in (*changes, FOREIGN_PART, TORN)}
         """By the frame's place; of defective frames only as they are."""
-        sizes = []
+        sizes: list[tuple[int, int]] = []
+        before: Pixels | None = None
         for place, image in enumerate(images):
             rgb = image.pixels()
             sizes.append((rgb.shape[0], rgb.shape[1]))
-            for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
+            for kind, spoil in changes.items():
                 if kind == AS_IT_IS or not image.defective:
                     rng = np.random.default_rng((place, *kind.encode()))
                     self.of[kind][place] = appearance(spoil(rgb, rng))
+            if not image.defective:
+                part = in_size(others[place % len(others)].pixels(), sizes[-1])
+                self.of[FOREIGN_PART][place] = appearance(with_part(rgb, part))
+                if before is not None:
+                    half = rgb.shape[0] // 2
+                    torn = np.concatenate([in_size(before, sizes[-1])[:half], rgb[half:]])
+                    self.of[TORN][place] = appearance(torn)
+                before = rgb
         self.others = [
             appearance(in_size(image.pixels(), sizes[place % len(sizes)])) for place, image in enumerate(others)
         ]
+
+    def described(self, place: int) -> Appearance:
+        """Return a frame's appearance as it describes the product: the areas of good frames only."""
+        known = self.of[AS_IT_IS][place]
+        return replace(known, cells=None) if self.defective[place] else known
 
 
 def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
@@ -187,10 +219,11 @@ def _choose(images: Sequence[LabelledImage], most: int) -> list[LabelledImage]:
 
 
 def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
-    counts: dict[str, list[int]] = {kind: [0, 0] for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD, "defective")}
+    kinds = (*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART, *STILL_GOOD, "defective")
+    counts: dict[str, list[int]] = {kind: [0, 0] for kind in kinds}
 
     def count(kind: str, plausibility: Plausibility, appearance: Appearance) -> None:
-        counts[kind][0] += plausibility.objection(appearance) is not None
+        counts[kind][0] += plausibility.any_objection(appearance) is not None
         counts[kind][1] += 1
 
     for seed in seeds:
@@ -201,14 +234,15 @@ def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
             others = np.flatnonzero(fold != tested)
             others = others[evenly(len(others), MOST_FRAMES)].tolist()
             plausibility = fit_plausibility(
-                [seen.of[AS_IT_IS][place] for place in others], [str(seen.groups[place]) for place in others]
+                [seen.described(place) for place in others], [str(seen.groups[place]) for place in others]
             )
             for place in np.flatnonzero(fold == tested).tolist():
                 if seen.defective[place]:
                     count("defective", plausibility, seen.of[AS_IT_IS][place])
                     continue
-                for kind in (*SPOILT, *STILL_GOOD):
-                    count(kind, plausibility, seen.of[kind][place])
+                for kind in (*SPOILT, *SHOWN_IN_PART, *STILL_GOOD):
+                    if place in seen.of[kind]:
+                        count(kind, plausibility, seen.of[kind][place])
             for appearance in seen.others:
                 count(OTHER_PRODUCT, plausibility, appearance)
     found = {kind: Refused(kind, *pair) for kind, pair in counts.items()}
@@ -217,7 +251,7 @@ def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
         seeds=list(seeds),
         groups=len(np.unique(seen.groups)),
         frames=len(seen.groups),
-        spoilt=[found[kind] for kind in (*SPOILT, OTHER_PRODUCT)],
+        spoilt=[found[kind] for kind in (*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART)],
         still_good=[found[kind] for kind in STILL_GOOD],
         defective=found["defective"],
     )
@@ -250,7 +284,8 @@ def table(result: PlausibilityResult) -> str:
     names = [one.set for one in result.sets]
     rows = [["refused", *names]]
     for label, kinds in (
-        ("**should be**", [*SPOILT, OTHER_PRODUCT]),
+        ("**should be, as a whole**", [*SPOILT, OTHER_PRODUCT]),
+        ("**should be, for an area**", [*SHOWN_IN_PART]),
         ("**should not be**", [*STILL_GOOD, "defective"]),
     ):
         rows.append([label, *[""] * len(names)])

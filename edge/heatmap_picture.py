@@ -12,6 +12,8 @@ from edge.geometry import Region
 from edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
+FOREIGN_RGB = (255, 176, 0)
+"""Of areas that the product cannot show."""
 DARK_RGB = (0, 0, 0)
 MAX_COVER = 0.75
 JPEG_SIDE_PX = 65_500
@@ -98,6 +100,14 @@ def outline_regions(rgb: NDArray[np.uint8], regions: Sequence[Region]) -> NDArra
     draw_outlines(picture, [np.array(region.contour_xy, np.int32) for region in regions], OUTLINE_RGB, thick)
     for region in regions:
         cv2.drawMarker(picture, region.peak_xy, OUTLINE_RGB, cv2.MARKER_CROSS, 6 * thick, thick)
+    return picture
+
+
+def outline_foreign(rgb: NDArray[np.uint8], boxes: Sequence[tuple[int, int, int, int]]) -> NDArray[np.uint8]:
+    """Return a copy of the frame with the outline of each area that the product cannot show, (x0, y0, x1, y1) px."""
+    picture = np.ascontiguousarray(rgb.copy())
+    corners = [np.array([(x0, y0), (x1 - 1, y0), (x1 - 1, y1 - 1), (x0, y1 - 1)], np.int32) for x0, y0, x1, y1 in boxes]
+    draw_outlines(picture, corners, FOREIGN_RGB, max(2, round(max(rgb.shape[:2]) / 600)))
     return picture
 
 

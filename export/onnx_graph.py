@@ -25,7 +25,7 @@ OPSET = 20
 MEANINGS = {
     "tiles": "RGB tiles uint8 [N, height, width, channel], as they are cut; normalisation is inside the graph.",
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
-    FEATURES: "What the tile shows, float32 [N, c]: features of stride 16, averaged. To see whether it is the product.",
+    FEATURES: "What cells of 32 px show, float32 [N, h, w, c]: features of stride 16. To see if it is the product.",
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; map.identity is how the logit follows.",
 }
 

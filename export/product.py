@@ -1,12 +1,16 @@
 """Derives the plausible appearance of the product from the frames of a run, by the exported graph."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.appearance import Appearance
+from edge.bundle.areas import FEWEST_GROUPS
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, Vitals, fit_plausibility
+from edge.bundle.plausibility import Plausibility, fit_plausibility
 from edge.drift.sample import PictureSample
 from edge.geometry import TileGrid
 from edge.inference import Engine
@@ -23,6 +27,8 @@ def fit_product(
 ) -> tuple[Plausibility, list[PictureSample]]:
     """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
 
+    What areas look like comes from good frames; where there are too few, from defective ones without their defects.
+
     Returns: the ranges, and of these frames what drift is measured against.
 
     Raises:
@@ -31,16 +37,37 @@ def fit_product(
     """
     chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
     groups = [image.group or image.name for image in chosen]
+    good_groups = {group for image, group in zip(chosen, groups, strict=True) if not image.defective}
     appearances, samples = [], []
     for image in chosen:
         rgb = image.pixels()
-        appearances.append(appearance_of(rgb, grid, engine))
+        appearance = appearance_of(rgb, grid, engine)
+        if image.defective:
+            mask = image.mask((rgb.shape[0], rgb.shape[1])) if len(good_groups) < FEWEST_GROUPS else None
+            appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
+        appearances.append(appearance.thinned(keep_cells=True))
         samples.append(PictureSample.of(rgb))
     return fit_plausibility(appearances, groups), samples
 
 
 def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:
     """Measure the appearance of an RGB uint8 frame [H, W, 3]."""
-    frame_hw = (rgb.shape[0], rgb.shape[1])
-    places = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
-    return Appearance(frame_hw, Vitals.of(rgb), infer_features(engine, places.tiles(rgb)))
+    tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    return Appearance.of(rgb, tiles, infer_features(engine, tiles.tiles(rgb)))
+
+
+def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:
+    """Return a copy in which the cells at and beside defects are not known (NaN).
+
+    Args:
+        mask: the defects' pixels, bool [H, W].
+    """
+    if appearance.cells is None or appearance.grid is None:
+        return appearance
+    rows, columns = appearance.cells.shape[1:3]
+    marked = appearance.grid.tiles(mask.astype(np.uint8)[..., None])[..., 0]  # [tiles, tile_px, tile_px]
+    cells = appearance.cells.copy()
+    for of_tile, tile in zip(cells, marked, strict=True):
+        share = cv2.resize(tile.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        of_tile[cv2.dilate(share, np.ones((3, 3))) > 0] = np.nan
+    return replace(appearance, cells=cells)

@@ -152,7 +152,7 @@ def export_run(
             Tensor("tiles", "uint8", [None, tiles.tile_px, tiles.tile_px, 3]),
             Tensor("logit", "float32", [None]),
             Tensor("map", "float32", [None, *model.map_hw]),
-            Tensor(FEATURES, "float32", [None, model.head.channels[model.shown_by]])
+            Tensor(FEATURES, "float32", [None, *model.cells_shape(tiles.tile_px)])
             if isinstance(model, DenseClassifier)
             else None,
         ),

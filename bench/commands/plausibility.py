@@ -35,7 +35,8 @@ def plausibility(
     """Count how many pictures that do not show the product are refused, and how many that do.
 
     Frames of each data set are made dark, overexposed, covered, defocused or smaller; frames of the other sets are
-    another product. Each is compared with frames of the other groups, as a bundle does.
+    another product. Others lose a band of pixels, or show a hand, a label or a part of another product. Each is
+    compared with frames of the other groups, as a bundle does.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
     from bench.plausibility import FRAMES, measure, table

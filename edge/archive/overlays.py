@@ -73,7 +73,7 @@ def overlay_jpeg(result: InspectionResult) -> bytes | None:
     """Return a result's overlay as JPEG: without a verdict the plain picture, None if it could not be read."""
     if result.frame is None:
         return None
-    return jpeg(result.picture if result.judgement is None else result.overlay(), JPEG_QUALITY)
+    return jpeg(result.overlay() if result.has_overlay else result.picture, JPEG_QUALITY)
 
 
 def name_of(digest: str, finding: Finding) -> str:

@@ -163,7 +163,7 @@ def _require_features(engine: Engine, golden: GoldenTiles, manifest: Manifest) -
     if tensor is None:
         return
     features = infer_features(engine, golden.tiles[:1])
-    expected = (1, tensor.shape[1])
+    expected = (1, *tensor.shape[1:])
     if features is None or features.shape != expected or not np.isfinite(features).all():
         actual = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
         raise BundleError(

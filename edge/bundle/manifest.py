@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.bundle.lines import LineMeasure
 from edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
 from edge.colour import COLOUR
 from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 9
+SCHEMA = 10
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
@@ -66,7 +67,8 @@ class Tensors(_Part, frozen=True):
     logit: Tensor
     map: Tensor
     features: Tensor | None = None
-    """Features of a tile, for `edge.bundle.plausibility`; none: the graph has no such output, as before schema 5."""
+    """Features of a tile, or since schema 10 of its cells, for `edge.bundle.plausibility`; none: the graph has no such
+    output, as before schema 5."""
 
 
 class Grid(_Part, frozen=True):
@@ -117,6 +119,23 @@ class Reference(_Part, frozen=True):
     """Size of the reference picture, px; none: there is none, and no shift is measured."""
 
 
+class Areas(_Part, frozen=True):
+    """The areas that a plausible frame may have beyond what the product's good frames show."""
+
+    lines: dict[LineMeasure, Finite]
+    """The largest value of each measure, see `edge.bundle.lines`."""
+    frames: Annotated[int, Meta(ge=1)]
+    """The number of good frames that the limits come from."""
+    cell: Finite | None = None
+    """The largest distance of a good cell, see `edge.bundle.product_cells`; none: cells are not known."""
+    share: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """The largest connected share of a frame that may lie beyond it."""
+    groups: Annotated[int, Meta(ge=1)] | None = None
+    """The number of groups of the frames."""
+    refused: Annotated[int, Meta(ge=0)] = 0
+    """The number of groups of which a frame has a larger area, by cells of the other groups."""
+
+
 class Plausible(_Part, frozen=True):
     """The appearance of a whole frame that shows the product, see `edge.bundle.plausibility`."""
 
@@ -132,6 +151,8 @@ class Plausible(_Part, frozen=True):
     """Largest distance of a frame's features from those of the product's tiles; none: not known."""
     detail: Range | None = None
     """None: not known, as before schema 9."""
+    areas: Areas | None = None
+    """None: areas are not compared, as before schema 10."""
 
 
 class CameraPlausible(_Part, frozen=True):
@@ -415,13 +436,14 @@ def _check_features(manifest: Manifest, where: str) -> None:
     if tensor is not None and (
         tensor.name != "features"
         or tensor.dtype != "float32"
-        or len(tensor.shape) != 2
+        or len(tensor.shape) not in (2, 4)
         or tensor.shape[0] is not None
-        or not 1 <= (tensor.shape[1] or 0) <= MOST_FEATURES
+        or not all(1 <= (side or 0) <= manifest.grid.tile_px for side in tensor.shape[1:-1])
+        or not 1 <= (tensor.shape[-1] or 0) <= MOST_FEATURES
     ):
         raise BundleError(
-            f"{where} declares features as {tensor}, expected float32 of shape [null, 1 to {MOST_FEATURES}]; export it "
-            "again"
+            f"{where} declares features as {tensor}, expected float32 of shape [null, cells, cells, 1 to "
+            f"{MOST_FEATURES}]; export it again"
         )
     by_camera = manifest.calibration.plausible_by_camera
     stated = {product_tiles_of(name): each.plausible for name, each in by_camera.items()}

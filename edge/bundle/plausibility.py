@@ -1,11 +1,13 @@
-"""Whether a frame shows the product at all, in focus and in the usual light.
+"""Whether a frame shows the product, in focus and in the usual light.
 
 A classifier only knows good and defective; its answer to a black picture, or to another product, means nothing. So
-calibration records the appearance of whole frames of the product, and a frame with another appearance gets no verdict:
+calibration records the appearance of frames of the product. A whole frame with another appearance gets no verdict:
 
 - size in px, brightness, contrast, sharpness and detail;
 - if the graph gives features of tiles, their Mahalanobis distance from the features of the product's tiles. A frame's
   distance is the median over its tiles, so that a defect, which covers few of them, does not count.
+
+A frame that shows the product only in part gets no verdict either, see `edge.bundle.areas`.
 
 The largest plausible distance is measured on frames whose own group was left out, as frames on the line are new. With
 few groups it gets a wider margin, as new frames may lie beyond all known ones.
@@ -14,36 +16,27 @@ few groups it gets a wider margin, as new frames may lie beyond all known ones.
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.appearance import FAR_PX, VITALS, Appearance, Floats
+from edge.bundle.areas import FEWEST_GROUPS, Area, find_areas, fit_areas, folds
 from edge.bundle.manifest import Plausible
+from edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
 from edge.util.plain_file import open_plain
 
-SAMPLED_PX = 1 << 16
-"""How many pixels of a frame give its vitals."""
-TILES_OF_FRAME = 16
-"""How many tiles of a frame give the features that describe the product."""
-FOLDS = 5
 FEWEST_TO_STAND_OUT = 5
 """Among fewer frames, an outlier cannot be found."""
-FEWEST_GROUPS = 3
-"""With fewer groups of frames, features are not used."""
 RIDGE = 0.05
 """Share of the features' correlation matrix that is replaced by the identity, as few tiles cannot show all of it."""
 SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 """How far below the lowest value is plausible, as a share of it; for brightness, also how far above the highest.
 Contrast, sharpness and detail have no upper limit: a defect on an even surface adds to them."""
-FAR_PX, FLAT = 8, 0.1
-"""For sharpness and detail: the distance of the pixels that neighbours are compared with, and the mean square step of
-a flat surface."""
 SMOOTH_DETAIL = 1 / FAR_PX**2
 """Detail of smooth surfaces."""
 EDGE_DETAIL = 0.02
@@ -54,68 +47,18 @@ SIZE_SLACK = 0.2
 """How far, as a share, a side may lie beyond the known ones if frames differ in size."""
 FARTHEST = 1e6
 """The largest distance that a bundle states: frames that are identical except one would give any number."""
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Vitals:
-    """Statistics of a frame's grey values, 0 to 255."""
-
-    brightness: float
-    """Mean."""
-    contrast: float
-    """Standard deviation."""
-    sharpness: float
-    """Mean square difference of neighbours in a row, divided by that of pixels 8 px apart: 1 for noise, 1/8 for sharp
-    edges, 1/64 for smooth surfaces. It depends neither on the contrast nor on the number of edges.
-    """
-    detail: float
-    """Sharpness without white noise: 0 for noise, 1/24 for sharp edges, 1/64 for smooth surfaces. White noise adds the
-    same to the mean square step at any distance; so a third of the difference between those of 2 px and 1 px, which is
-    the whole step of 1 px on a slope, takes the place of the step of 1 px. Noise whose neighbours are alike, as after
-    demosaicing or JPEG compression, counts as detail.
-    """
-
-    @classmethod
-    def of(cls, rgb: NDArray[np.uint8]) -> "Vitals":
-        """Measure an RGB uint8 frame [H, W, 3]; for a large frame, some of its rows."""
-        rows = rgb[:: max(1, rgb.shape[0] * rgb.shape[1] // SAMPLED_PX)]
-        grey = cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_RGB2GRAY)
-        mean, deviation = (float(each[0, 0]) for each in cv2.meanStdDev(grey))
-        over_1_px, over_2_px, far = (_mean_square_step(grey, px) for px in (1, 2, FAR_PX))
-        without_noise = max(0.0, (over_2_px - over_1_px) / 3)
-        scale = far + FLAT * FAR_PX**2
-        return cls(mean, deviation, (over_1_px + FLAT) / scale, (without_noise + FLAT) / scale)
-
-
-VITALS = tuple(each.name for each in fields(Vitals))
-
-
-@dataclass(frozen=True)
-class Appearance:
-    """The appearance of a whole frame."""
-
-    frame_hw: tuple[int, int]
-    vitals: Vitals
-    features: Floats | None
-    """[tiles, c], of the inspected tiles; None: the graph gives none."""
-
-    def thinned(self) -> "Appearance":
-        """Return a copy with the features of a few, evenly chosen tiles: enough if many frames describe a product."""
-        if self.features is None or len(self.features) <= TILES_OF_FRAME:
-            return self
-        some = np.linspace(0, len(self.features) - 1, TILES_OF_FRAME).astype(int)
-        return replace(self, features=self.features[some])
 
 
 @dataclass(frozen=True, eq=False)
 class ProductTiles:
-    """The features of the product's tiles, as a normal distribution."""
+    """The features of the product's tiles, as a normal distribution, and those of its cells."""
 
     mean: Floats
     """[c]"""
     whitening: Floats
     """[c, c]"""
+    cells: ProductCells | None = None
+    """None: not known, as before schema 10."""
 
     @classmethod
     def of(cls, features: Floats) -> "ProductTiles":
@@ -135,29 +78,47 @@ class ProductTiles:
         Raises:
             BundleError: the file holds no features, or features with another number of channels.
         """
-        expected = {"mean": (channels,), "whitening": (channels, channels)}
+        tiles = {"mean": (channels,), "whitening": (channels, channels)}
+        at_most = channels * (channels + 1 + PROJECTED) + PROTOTYPES * PROJECTED
         try:
-            with open_plain(path) as file, StoredArrays(file, at_most=4 * channels * (channels + 1)) as stored:
-                for name, shape in expected.items():
-                    if stored.shape(name) != shape or stored.dtype(name) != np.float32:
-                        raise ValueError(f"{name} of shape {stored.shape(name)}, expected float32 of shape {shape}")
-                found = cls(**{name: stored.read(name) for name in expected})
+            with open_plain(path) as file, StoredArrays(file, at_most=4 * at_most) as stored:
+                found = {name: _read(stored, name, shape) for name, shape in tiles.items()}
+                cells = None
+                if "projection" in stored:
+                    count, projected = stored.shape("prototypes")
+                    if count > PROTOTYPES or projected > PROJECTED:
+                        raise ValueError(f"{count} prototypes of {projected}, expected up to {PROTOTYPES}, {PROJECTED}")
+                    projection = _read(stored, "projection", (channels, projected))
+                    cells = ProductCells(projection, _read(stored, "prototypes", (count, projected)))
         except Exception as error:  # zip, zlib, npy headers, memory: errors of a damaged file have no common base
             raise BundleError(f"{path} holds no features of tiles ({error}); export the bundle again") from error
-        if not (np.isfinite(found.mean).all() and np.isfinite(found.whitening).all()):
-            raise BundleError(f"{path} holds numbers that are not finite; export the bundle again")
-        return found
+        return cls(**found, cells=cells)
 
     def to_bytes(self) -> bytes:
         """Return the content of the file."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, mean=self.mean, whitening=self.whitening)
+        cells = {} if self.cells is None else vars(self.cells)
+        np.savez_compressed(buffer, mean=self.mean, whitening=self.whitening, **cells)
         return buffer.getvalue()
 
     def distance(self, features: Floats) -> float:
         """Return the median distance of tiles [n, c], in standard deviations of the product's tiles."""
         whitened = (features - self.mean) @ self.whitening
         return float(np.median(np.sqrt((whitened**2).mean(axis=1))))
+
+
+def _read(stored: StoredArrays, name: str, shape: tuple[int, ...]) -> Floats:
+    """Read an array of finite numbers, whose claimed shape is checked before memory is allocated.
+
+    Raises:
+        ValueError: it is another array.
+    """
+    if stored.shape(name) != shape or stored.dtype(name) != np.float32:
+        raise ValueError(f"{name} of shape {stored.shape(name)}, expected float32 of shape {shape}")
+    found = stored.read(name)
+    if not np.isfinite(found).all():
+        raise ValueError(f"{name} holds numbers that are not finite")
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +133,15 @@ class Plausibility:
         """Describe why a frame is not plausible, with its numbers; None if it is plausible."""
         deviations = self.deviations(appearance)
         return f"it does not look like the product: {'; '.join(deviations)}" if deviations else None
+
+    def any_objection(self, appearance: Appearance) -> str | None:
+        """Describe why a frame without a defect gets no verdict, as a whole or for its areas; None: it gets one."""
+        return self.objection(appearance) or "; ".join(each.why for each in self.foreign_areas(appearance)) or None
+
+    def foreign_areas(self, appearance: Appearance) -> list[Area]:
+        """Return the areas of a frame that the product cannot show, each with its place."""
+        limits, tiles = self.plausible.areas, self.tiles
+        return [] if limits is None else find_areas(appearance, limits, None if tiles is None else tiles.cells)
 
     def deviations(self, appearance: Appearance) -> list[str]:
         """Describe each measure of a frame that is not plausible, with its numbers."""
@@ -214,7 +184,9 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
     detail = min(vitals["detail"])
     lowest_detail = SMOOTH_DETAIL + REMAINING_DETAIL * (detail - SMOOTH_DETAIL) if detail >= EDGE_DETAIL else 0.0
     brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
-    tiles, farthest = _fit_tiles(appearances, np.arange(count).astype(str) if groups is None else np.array(groups))
+    names = np.arange(count).astype(str) if groups is None else np.array(groups)
+    tiles, farthest = _fit_tiles(appearances, names)
+    areas, cells = fit_areas(appearances, names)
     return Plausibility(
         Plausible(
             frames=count,
@@ -225,8 +197,9 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
             contrast=(lowest["contrast"], None),
             sharpness=(lowest["sharpness"], None),
             detail=(lowest_detail, None),
+            areas=areas,
         ),
-        tiles,
+        None if tiles is None else replace(tiles, cells=cells),
     )
 
 
@@ -243,6 +216,7 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
     """
     if len(appearances) < FEWEST_TO_STAND_OUT:
         return {}
+    appearances = [replace(each, cells=None) for each in appearances]  # whole frames are compared
     ends = {  # only a frame with the lowest or highest value of some measure is likely to be an outlier
         end(range(len(appearances)), key=values.__getitem__)
         for values in _measures(appearances)
@@ -271,16 +245,15 @@ def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
 def _fit_tiles(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[ProductTiles | None, float | None]:
     """Return the features of the product's tiles, and the largest plausible distance of a frame from them."""
     features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
-    number = {name: index for index, name in enumerate(dict.fromkeys(groups.tolist()))}
-    if len(features) < len(groups) or len(number) < FEWEST_GROUPS:
+    fold, number = folds(groups)
+    if len(features) < len(groups) or number < FEWEST_GROUPS:
         return None, None
-    fold = np.array([number[name] * FOLDS // len(number) for name in groups.tolist()])
     farthest = 0.0
     for left_out in np.unique(fold).tolist():
         tiles = ProductTiles.of(np.concatenate([features[index] for index in np.flatnonzero(fold != left_out)]))
         for index in np.flatnonzero(fold == left_out).tolist():
             farthest = max(farthest, tiles.distance(features[index]))
-    return ProductTiles.of(np.concatenate(features)), min(farthest * margin(len(number)), FARTHEST)
+    return ProductTiles.of(np.concatenate(features)), min(farthest * margin(number), FARTHEST)
 
 
 def margin(groups: int) -> float:
@@ -288,14 +261,6 @@ def margin(groups: int) -> float:
     its basis.
     """
     return 1 + min(1.5, 6 / math.sqrt(groups))
-
-
-def _mean_square_step(grey: NDArray[Any], px: int) -> float:
-    """Return the mean square difference of grey values [h, w] that lie `px` apart in a row."""
-    if grey.shape[1] <= px:
-        return 0.0
-    mean, deviation = cv2.meanStdDev(cv2.absdiff(grey[:, px:], grey[:, :-px]))
-    return float(mean[0, 0] ** 2 + deviation[0, 0] ** 2)
 
 
 def _sides(px: NDArray[np.int64]) -> tuple[int, int]:

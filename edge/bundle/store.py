@@ -89,7 +89,7 @@ class Bundle:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[1] or 0)))
+        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0)))
 
     def reference_picture(self, camera: str | None = None) -> ReferencePicture | None:
         """Read the picture that shifts are measured against; None: there is none.

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from edge.bundle.appearance import Appearance
 from edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
@@ -20,7 +21,7 @@ from edge.bundle.manifest import (
     product_tiles_of,
     reference_picture_of,
 )
-from edge.bundle.plausibility import Appearance, ProductTiles
+from edge.bundle.plausibility import ProductTiles
 from edge.bundle.reference_picture import ReferencePicture
 from edge.calibration import GoodFrame, count_rejected
 from edge.calibration.binomial import interval
@@ -34,10 +35,13 @@ from edge.geometry import WHOLE_FRAME, RegionOfInterest
 from edge.images import digest_picture, list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
+from edge.util.evenly import evenly
 from edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01
 """Two shifts differ if a test's p-value is smaller."""
+MOST_WITH_CELLS = 150
+"""How many pictures show what the product's areas look like: the cells of more would fill the memory."""
 NAMED = 3
 """How many of the hottest frames are listed."""
 
@@ -116,7 +120,7 @@ class GoodPictures:
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
         samples: list[PictureSample] = []
-        sampled = choose_evenly(len(self.files))
+        sampled, with_cells = choose_evenly(len(self.files)), evenly(len(self.files), MOST_WITH_CELLS)
         ahead: PendingFrame | None = None
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
@@ -127,11 +131,11 @@ class GoodPictures:
                 samples.append(PictureSample.of(rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]))
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
-                appearances.append(ahead.appearance.thinned())
+                appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
             ahead = started
         if ahead is not None:
             frames.append(_finish(ahead, inspector))
-            appearances.append(ahead.appearance.thinned())
+            appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
         return frames, appearances, samples
 
 

@@ -6,6 +6,7 @@ from typing import get_args
 from edge.bundle import Calibration, Manifest
 from edge.bundle.manifest import (
     Agreement,
+    Areas,
     Attempt,
     Gate,
     MapChecks,
@@ -18,7 +19,7 @@ from edge.bundle.manifest import (
 )
 from edge.bundle.plausibility import ranges
 from edge.bundle.pooling import top_cells_of
-from edge.calibration.binomial import CONFIDENCE
+from edge.calibration.binomial import CONFIDENCE, interval
 from edge.inference.engine import GRAPHS
 from edge.util.text import format_count
 
@@ -57,7 +58,20 @@ def describe_plausible(plausible: Plausible | None) -> str:
         if plausible.distance is None
         else f"features at most {plausible.distance:.3g} standard deviations from those of the product"
     )
-    return f"{size} px; {vitals}; {features}; by {format_count(plausible.frames, 'frame')}"
+    areas = f"{describe_areas(plausible.areas)}; by {format_count(plausible.frames, 'frame')}"
+    return f"{size} px; {vitals}; {features}; {areas}"
+
+
+def describe_areas(areas: Areas | None) -> str:
+    """Describe how large an area may be that does not look like the product, and how many good parts have a larger."""
+    if areas is None or areas.share is None:
+        return "lost or torn lines, but no other areas, are found" if areas else "areas are not known"
+    groups = areas.groups or areas.frames
+    low, high = interval(areas.refused, groups)
+    return (
+        f"areas unlike the product at most {areas.share:.1%} of a frame ({areas.refused} of {groups} held-out parts "
+        f"had a larger one: {low:.1%} to {high:.1%} of new parts, with 95 % confidence)"
+    )
 
 
 def describe_reference(reference: Reference | None) -> str:

@@ -7,7 +7,8 @@ import click
 import msgspec
 
 from edge.bundle import Calibration, open_bundle, open_verified_engine
-from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
+from edge.bundle.appearance import Appearance
+from edge.bundle.plausibility import Plausibility, fit_plausibility
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import count_allowed_rejects, count_rejected, describe_support
 from edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
@@ -185,7 +186,9 @@ def calibrate(
         warnings += [
             f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
         ]
-        warnings += _warn_of_implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
+        warnings += _warn_of_implausible(
+            second_pictures, [plausibility.any_objection(each) for each in second_appearances]
+        )
     warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
@@ -266,7 +269,7 @@ def _warn_of_newly_plausible(
     refused = [
         (file, words)
         for file, appearance in zip(pictures.files, appearances, strict=True)
-        if (words := before.objection(appearance)) is not None
+        if (words := before.any_objection(appearance)) is not None
     ]
     if refused:
         file, words = refused[0]

@@ -265,7 +265,7 @@ def _check_camera(open_camera: OpenCamera, setup: Setup) -> dict[str, Any]:
     implausible = None
     try:
         if inspector.plausibility is not None or camera.name in inspector.plausibility_by_camera:
-            implausible = inspector.finish(inspector.start(checked, area)).implausible
+            implausible = inspector.finish(inspector.start(checked, area)).objection
     finally:
         checked.release()
     return facts | {

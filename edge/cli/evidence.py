@@ -23,7 +23,7 @@ from edge.evidence.entry import EvidenceEntry
 from edge.evidence.exported import ReviewRow
 from edge.evidence.store import EvidenceStore
 from edge.geometry import Region
-from edge.heatmap_picture import outline_regions, png, tint
+from edge.heatmap_picture import outline_foreign, outline_regions, png, tint
 from edge.images import read_image, read_rgb
 from edge.review.review import Review
 from edge.util.atomic_file import replacing
@@ -158,7 +158,7 @@ def draw(entry: EvidenceEntry, frame: Path | None, heatmap: Path | None) -> NDAr
             raise InputError(f"{heatmap} is not the heatmap that its entry describes; the frame is {frame}")
         rgb = tint(rgb, grey.astype(np.uint8), entry.heatmap.cell_px)
     regions = [Region(**msgspec.structs.asdict(region)) for region in entry.event.regions]
-    return outline_regions(rgb, regions)
+    return outline_foreign(outline_regions(rgb, regions), [area.box_xyxy for area in entry.event.foreign_areas])
 
 
 def _cells(entry: EvidenceEntry, review: Review | None) -> list[str]:

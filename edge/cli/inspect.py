@@ -46,9 +46,8 @@ def inspect(
                 event = result.event
                 lines.write(msgspec.json.encode(event) + b"\n")
                 lines.flush()
-                if result.verdict == "NO_VERDICT":
-                    unjudged += 1
-                else:
+                unjudged += result.verdict == "NO_VERDICT"
+                if result.has_overlay:
                     name = f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png"
                     with replacing(out / name) as new:
                         new.write_bytes(png(result.overlay()))

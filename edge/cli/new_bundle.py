@@ -8,8 +8,9 @@ import click
 from rich.progress import track
 
 from edge.bundle import Bundle, Manifest
+from edge.bundle.appearance import Appearance
 from edge.bundle.manifest import Reference
-from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, find_outliers
+from edge.bundle.plausibility import Plausibility, ProductTiles, find_outliers
 from edge.bundle.reference_picture import ReferencePicture
 from edge.bundle.store import require_new_folder
 from edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated

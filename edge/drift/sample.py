@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.plausibility import Vitals
+from edge.bundle.appearance import Vitals
 from edge.bundle.reference_picture import Grey, reduce, thin
 
 

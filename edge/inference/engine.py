@@ -28,8 +28,8 @@ class Done(Protocol):
     def __call__(
         self, logits: NDArray[np.float32], maps: NDArray[np.float32], features: NDArray[np.float32] | None = None, /
     ) -> None:
-        """Receive the logits [count], maps [count, h, w] and features [count, c] of `count` tiles; features are None if
-        the graph has no such output.
+        """Receive the logits [count], maps [count, h, w] and features [count, h, w, c], or [count, c] of graphs before
+        bundle schema 10, of `count` tiles; features are None if the graph has no such output.
         """
 
 
@@ -109,7 +109,7 @@ class Engine(ABC):
 
 
 def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    """Return the features [N, c] of tiles [N, tile, tile, 3]; None if the graph gives none. Errors as in `infer`."""
+    """Return the features [N, h, w, c] of tiles [N, tile, tile, 3]; None: it gives none. Errors as in `infer`."""
     answers = _answers(engine, tiles)
     if answers[0][2] is None:
         return None

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Calibration
+from edge.bundle.appearance import Appearance
 from edge.bundle.manifest import Grid, Map
-from edge.bundle.plausibility import Appearance, Plausibility, Vitals
+from edge.bundle.plausibility import Plausibility
 from edge.colour import to_rgb
 from edge.errors import EngineError
 from edge.frames import Frame
@@ -28,13 +29,14 @@ STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 class PendingFrame:
     """A frame whose tiles are with the engine. The thread that started it adds the answers; any thread may wait."""
 
-    def __init__(self, frame: Frame, stitcher: Stitcher, vitals: Vitals) -> None:
+    def __init__(self, frame: Frame, stitcher: Stitcher, appearance: Appearance) -> None:
         tiles = len(stitcher.grid)
-        self.frame, self.stitcher, self.vitals = frame, stitcher, vitals
+        self.frame, self.stitcher = frame, stitcher
+        self._appearance = appearance
         self.logits = np.empty(tiles, np.float32)
         self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
         self.features: NDArray[np.float32] | None = None
-        """[tiles, c]; None: the graph gives none."""
+        """[tiles, h, w, c]; None: the graph gives none."""
         self._missing = tiles
         self._error: Exception | None = None
         self._lock = threading.Lock()
@@ -53,14 +55,14 @@ class PendingFrame:
         self.maps[first : first + len(maps)] = maps
         if features is not None:
             if self.features is None:  # no race: one thread adds all answers
-                self.features = np.empty((len(self.logits), features.shape[1]), np.float32)
+                self.features = np.empty((len(self.logits), *features.shape[1:]), np.float32)
             self.features[first : first + len(features)] = features
         self._count_answered(len(logits))
 
     @property
     def appearance(self) -> Appearance:
         """The frame's appearance, valid once all answers have arrived."""
-        return Appearance(self.stitcher.grid.frame_hw, self.vitals, self.features)
+        return self._appearance.with_features(self.features)
 
     def fail(self, error: Exception, tiles: int) -> None:
         """Note that `tiles` of the tiles will have no answer."""
@@ -146,8 +148,8 @@ class Inspector:
         Args:
             area: the region of interest. Tiles wholly outside are neither cut nor inferred, and the pending frame's
                 `logits` and `maps` hold only the other tiles.
-            vitals_of_area: take the vitals of the region's bounding box and not of the whole frame, as for cameras in
-                `plausibility_by_camera`.
+            vitals_of_area: measure the pixels of the region's bounding box and not of the whole frame, as for cameras
+                in `plausibility_by_camera`.
         Raises:
             InputError: the image does not fit its pixel format.
             GeometryError: no pixel of the frame lies in the region of interest.
@@ -156,8 +158,9 @@ class Inspector:
         height, width = rgb.shape[:2]
         boxed = vitals_of_area or frame.stamp.camera in self.plausibility_by_camera
         stitcher = self.stitcher((height, width), area)
-        pending = PendingFrame(frame, stitcher, Vitals.of(rgb[area.box((height, width))] if boxed else rgb))
-        grid = pending.stitcher.grid
+        grid = stitcher.grid
+        box = area.box((height, width)) if boxed else None
+        pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box))
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
         return pending
@@ -174,9 +177,12 @@ class Inspector:
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
         known = self.plausibility_by_camera.get(pending.frame.stamp.camera, self.plausibility)
-        if known is None or (objection := known.objection(pending.appearance)) is None:
+        if known is None:
             return judgement
-        return replace(judgement, implausible=objection)
+        appearance = pending.appearance
+        return replace(
+            judgement, implausible=known.objection(appearance), foreign=tuple(known.foreign_areas(appearance))
+        )
 
     def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:
         self._engine.submit(

@@ -21,6 +21,11 @@ class Outcome:
     """The frame with its pixels, which the holder of the outcome must release; None: no pixels came, or the frame was
     dropped."""
 
+    @property
+    def shown(self) -> Judgement | None:
+        """The judgement whose heatmap and areas may be shown; None: there is none."""
+        return self.judgement if self.unjudged is None else self.unjudged.judgement
+
     def release(self) -> None:
         """Release the pixels, if there are any."""
         if self.frame is not None:
@@ -28,10 +33,14 @@ class Outcome:
 
 
 def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -> Outcome:
-    """Return the outcome of a judged frame. A frame that does not show the product counts as failed."""
-    if judgement.implausible is None:
+    """Return the outcome of a judged frame. A frame that does not show the product, or shows it only in part and no
+    defect, counts as failed.
+    """
+    if (objection := judgement.objection) is None:
         return Outcome(stamp, judgement=judgement, frame=frame)
-    return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible), frame=frame)
+    if judgement.implausible is not None:
+        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", objection), frame=frame)
+    return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", objection, judgement), frame=frame)
 
 
 @dataclass(frozen=True)
@@ -41,3 +50,5 @@ class Unjudged:
     kind: Literal["dropped", "failed"]
     reason: str
     detail: str
+    judgement: Judgement | None = None
+    """Of a frame that shows the product in part: for its heatmap and areas. Its verdict must not be used."""

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.bundle.areas import Area
 from edge.bundle.manifest import Calibration
 from edge.geometry import Region, Stitcher, find_regions
 
@@ -57,6 +58,15 @@ class Judgement:
     implausible: str | None = None
     """Why the frame does not show the product; the verdict must then not be used. None: the frame shows it, or the
     bundle does not say what the product looks like."""
+    foreign: tuple[Area, ...] = ()
+    """Areas that the product cannot show; a GOOD verdict must then not be used."""
+
+    @property
+    def objection(self) -> str | None:
+        """Why the verdict must not be used, as a sentence; None: it may be used."""
+        if self.implausible is not None or not self.foreign or self.verdict == "DEFECT":
+            return self.implausible
+        return "; ".join(each.why for each in self.foreign)
 
 
 def judge(

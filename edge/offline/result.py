@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.colour import to_rgb
 from edge.errors import InputError
 from edge.frames import Frame
-from edge.heatmap_picture import ColourScale, overlay
+from edge.heatmap_picture import ColourScale, outline_foreign, overlay
 from edge.inspection.verdict import Judgement
 from edge.wire.events import Region, Verdict, VerdictEvent
 
@@ -83,17 +83,27 @@ class InspectionResult:
             raise InputError(f"there is no picture: {self.detail}")
         return to_rgb(self.frame.image, self.frame.pixel_format)
 
+    @property
+    def has_overlay(self) -> bool:
+        """Whether `overlay` has something to draw."""
+        return self.judgement is not None or bool(self.event.foreign_areas)
+
     def overlay(self) -> NDArray[np.uint8]:
-        """The picture under its heatmap, with the outline and the peak of each region: RGB uint8 [H, W, 3].
+        """The picture under its heatmap, with the outline and the peak of each region, and of each area that the
+        product cannot show, which a picture without a verdict may have too: RGB uint8 [H, W, 3].
 
             cv2.imwrite("overlay.png", cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))
 
         Raises:
-            InputError: there is no verdict, so there is no heatmap to draw.
+            InputError: there is neither a verdict nor such an area, so there is nothing to draw.
         """
+        foreign = [area.box_xyxy for area in self.event.foreign_areas]
         if self.judgement is None:
-            raise InputError(f"there is no heatmap to draw, as there is no verdict: {self.detail}")
-        return overlay(self.picture, self.judgement.heatmap, self.cell_px, self.judgement.regions, self.scale)
+            if not foreign:
+                raise InputError(f"there is no heatmap to draw, as there is no verdict: {self.detail}")
+            return outline_foreign(self.picture, foreign)
+        drawn = overlay(self.picture, self.judgement.heatmap, self.cell_px, self.judgement.regions, self.scale)
+        return outline_foreign(drawn, foreign)
 
     def __str__(self) -> str:
         event = self.event
@@ -113,7 +123,7 @@ class InspectionResult:
         text = f"<p>{html.escape(str(self))}</p>"
         if self.frame is None:
             return text
-        shown = self.picture if self.judgement is None else self.overlay()
+        shown = self.overlay() if self.has_overlay else self.picture
         ratio = min(1.0, LARGEST_SHOWN_PX / max(shown.shape[:2]))
         small_wh = [max(1, round(side * ratio)) for side in shown.shape[1::-1]]
         small = cv2.cvtColor(cv2.resize(shown, small_wh, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)

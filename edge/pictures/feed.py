@@ -349,10 +349,10 @@ class _Content:
         self._rgb = to_rgb(frame.image, frame.pixel_format)
         self._is_mono = frame.camera_format.startswith("Mono")
         self._shape: tuple[int, ...] = self._rgb.shape[:2] if self._is_mono else self._rgb.shape
-        self._evidence, self._judgement = None, outcome.judgement
-        if outcome.judgement is not None:
+        self._evidence, self._judgement = None, outcome.shown
+        if self._judgement is not None:
             assert outcome.setup is not None
-            heatmap, tiles = outcome.judgement.heatmap, outcome.judgement.tiles
+            heatmap, tiles = self._judgement.heatmap, self._judgement.tiles
             scale = outcome.setup.scale
             self._evidence = EvidenceSize(
                 (heatmap.shape[0], heatmap.shape[1]),

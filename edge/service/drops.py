@@ -80,9 +80,9 @@ class ImplausibleLog:
         """By camera."""
 
     def log(self, outcome: Outcome) -> None:
-        """Log the outcome of a frame if it is implausible."""
+        """Log the outcome of a frame if it does not show the product, or only in part."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
-        if unjudged is None or unjudged.reason != "implausible":
+        if unjudged is None or unjudged.reason not in ("implausible", "foreign_area"):
             return
         limit = self._limits[stamp.camera]
         limit.add()

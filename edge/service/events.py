@@ -32,6 +32,7 @@ from edge.wire.events import (
     DriftReading,
     Event,
     EvidenceState,
+    ForeignArea,
     Handshake,
     HeatmapPng,
     JournalEvent,
@@ -254,7 +255,8 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     """Return the event of a frame, without its number yet, with the heatmap if the setup sends one."""
     judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
     assert setup is not None
-    png, heatmap = _heatmap(judgement, setup)
+    shown = outcome.shown
+    png, heatmap = _heatmap(shown, setup, unjudged is None)
     event = VerdictEvent(
         boot_id=boot_id,
         seq=NOT_NUMBERED,
@@ -266,7 +268,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         source=None if stamp.source is None else utf8_safe(stamp.source),
         part_id=stamp.part_id,
         times=_times(stamp),
-        frame_hw=judgement.frame_hw if judgement else None,
+        frame_hw=shown.frame_hw if shown else None,
         verdict=judgement.verdict if judgement else "NO_VERDICT",
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
         detail=utf8_safe(unjudged.detail) if unjudged else None,
@@ -278,6 +280,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         product=setup.product,
         previous_seq=NOT_NUMBERED,
         regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
+        foreign_areas=[ForeignArea(area.box_xyxy, area.why) for area in shown.foreign] if shown else [],
         latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
         acting=setup.acting,
         heatmap=heatmap,
@@ -293,12 +296,12 @@ def bundle_name(setup: Setup) -> BundleName:
     return BundleName(name=manifest.name, version=manifest.version, digest=setup.bundle.digest)
 
 
-def _heatmap(judgement: Judgement | None, setup: Setup) -> tuple[bytes | None, HeatmapPng | None]:
-    if judgement is None or setup.heatmaps == "never":
+def _heatmap(shown: Judgement | None, setup: Setup, judged: bool) -> tuple[bytes | None, HeatmapPng | None]:
+    if shown is None or setup.heatmaps == "never":
         return None, None
-    if setup.heatmaps == "defect" and judgement.verdict == "GOOD":
+    if setup.heatmaps == "defect" and judged and shown.verdict == "GOOD":
         return None, None
-    grey = setup.scale.grey(judgement.heatmap)
+    grey = setup.scale.grey(shown.heatmap)
     height, width = grey.shape
     return to_png(grey), HeatmapPng(
         hw=(height, width),

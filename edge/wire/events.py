@@ -35,6 +35,15 @@ class Region(msgspec.Struct, frozen=True):
     """Evidence at the peak, in logits."""
 
 
+class ForeignArea(msgspec.Struct, frozen=True):
+    """An area of the frame that the product cannot show, in px of the frame."""
+
+    box_xyxy: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are the first px outside the box."""
+    why: str
+    """What is unusual there, as a sentence."""
+
+
 class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Time of capture. Both host clocks are read at capture."""
 
@@ -87,7 +96,7 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     """Id of the part that the frame shows, if its trigger named one."""
     times: Times
     frame_hw: tuple[int, int] | None = None
-    """Height and width of the frame, px, to which boxes and contours refer; null without a verdict."""
+    """Height and width of the frame, px, to which boxes and contours refer; null if it was not inspected."""
     verdict: Verdict
     reason: str | None = None
     """Reason why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
@@ -105,6 +114,8 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     previous_seq: int
     """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     regions: list[Region] = []
+    foreign_areas: list[ForeignArea] = []
+    """Areas that the product cannot show. Unless the verdict is DEFECT, it is NO_VERDICT because of them."""
     latency_ms: float
     """Time from capture to the hand-over to the publisher."""
     acting: bool

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from bench.changes import in_size
 from bench.command import bench as command
 from bench.plausibility import (
+    FOREIGN,
     OTHER_PRODUCT,
+    SHOWN_IN_PART,
     SPOILT,
     STILL_GOOD,
     PlausibilityResult,
@@ -49,14 +51,14 @@ def test_black_frames_frames_of_half_scale_and_another_product_are_refused(tmp_p
     assert [one["set"] for one in found["sets"]] == ["blobs", "stripes"]
     for one in found["sets"]:
         refused = {each["kind"]: each for each in (*one["spoilt"], *one["still_good"], one["defective"])}
-        assert refused.keys() == {*SPOILT, OTHER_PRODUCT, *STILL_GOOD, "defective"}
+        assert refused.keys() == {*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART, *STILL_GOOD, "defective"}
         assert refused["good"]["frames"] == one["frames"] - refused["defective"]["frames"] > 0
-        for kind in ("black", "half scale", OTHER_PRODUCT):
+        for kind in ("black", "half scale", OTHER_PRODUCT, "20% black", "30% the last line repeated"):
             assert refused[kind]["refused"] == refused[kind]["frames"] > 0, kind
         assert refused["good"]["refused"] == 0
     table = out.with_suffix(".md").read_text().splitlines()
     assert table[0] == "| refused | blobs | stripes |"
-    assert len(table) == 2 + 2 + len(SPOILT) + 1 + len(STILL_GOOD) + 1 + 1
+    assert len(table) == 2 + 3 + len(SPOILT) + 1 + len(SHOWN_IN_PART) + len(STILL_GOOD) + 1 + 1
 
 
 def test_a_data_set_of_one_group_is_refused_before_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +71,7 @@ def test_a_data_set_of_one_group_is_refused_before_inference(tmp_path: Path, mon
 
 def test_every_change_alters_the_picture_and_preserves_its_type() -> None:
     rgb = np.random.default_rng(0).integers(60, 200, (90, 120, 3), np.uint8)
-    for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
+    for kind, spoil in {**SPOILT, **FOREIGN, **STILL_GOOD}.items():
         found = spoil(rgb, np.random.default_rng(1))
         assert found.dtype == np.uint8, kind
         assert found.shape == ((45, 60, 3) if kind == "half scale" else rgb.shape), kind
@@ -91,13 +93,13 @@ def test_a_picture_in_a_frame_of_another_size_keeps_its_scale(height_width: tupl
 
 
 def test_the_table_has_shares_and_the_number_of_frames() -> None:
-    kinds = {kind: Refused(kind, 1, 8) for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD)}
+    kinds = {kind: Refused(kind, 1, 8) for kind in (*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART, *STILL_GOOD)}
     one = SetResult(
         set="blobs",
         seeds=[0],
         groups=3,
         frames=9,
-        spoilt=[kinds[kind] for kind in (*SPOILT, OTHER_PRODUCT)],
+        spoilt=[kinds[kind] for kind in (*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART)],
         still_good=[kinds[kind] for kind in STILL_GOOD],
         defective=Refused("defective", 0, 0),
     )

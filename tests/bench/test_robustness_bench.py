@@ -33,7 +33,8 @@ from bench.robustness import (
     to_pixels,
 )
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
+from edge.bundle.appearance import Appearance, Vitals
+from edge.bundle.plausibility import fit_plausibility
 from edge.errors import BenchError, ConfigError
 from edge.inference import open_engine
 from edge.inspection.inspector import Inspector

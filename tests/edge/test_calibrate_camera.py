@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.bundle import SCHEMA, open_bundle, write_bundle
+from edge.bundle.appearance import Appearance, Vitals
 from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
-from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
+from edge.bundle.plausibility import fit_plausibility
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp

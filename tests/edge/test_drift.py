@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge.bundle.appearance import Vitals
 from edge.bundle.manifest import Measure, Reference
-from edge.bundle.plausibility import Vitals
 from edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
 from edge.drift.monitor import DriftMonitor, Reading
 from edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle, open_bundle, write_bundle
+from edge.bundle.appearance import Appearance, Vitals
 from edge.bundle.manifest import REFERENCE_PICTURE
-from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
+from edge.bundle.plausibility import fit_plausibility
 from edge.bundle.reference_picture import ReferencePicture
 from edge.calibration import GoodFrame
 from edge.drift.camera import DriftSetup, references_of

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
+from edge.bundle.appearance import Appearance, Vitals
+from edge.bundle.plausibility import fit_plausibility
 from edge.cameras.base import EndOfFrames
 from edge.cameras.child import SPARE_SLOTS
 from edge.errors import EngineError

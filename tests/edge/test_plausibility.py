@@ -15,17 +15,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from edge.bundle import open_bundle, open_verified_engine, write_bundle
+from edge.bundle.appearance import Appearance, Vitals
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import (
-    RIDGE,
-    Appearance,
-    Plausibility,
-    ProductTiles,
-    Vitals,
-    find_outliers,
-    fit_plausibility,
-    margin,
-)
+from edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles, find_outliers, fit_plausibility, margin
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp

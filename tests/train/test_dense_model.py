@@ -77,7 +77,7 @@ def test_the_head_on_extracted_features_gives_the_models_map() -> None:
     assert maps.std() > 0
 
 
-def test_tile_descriptors_are_the_mean_of_the_first_features_of_stride_16() -> None:
+def test_cells_are_the_means_of_2x2_of_the_first_features_of_stride_16() -> None:
     model = built("tf_efficientnet_lite0.in1k")
     assert model.shown_by == 2
     with torch.no_grad():
@@ -85,7 +85,10 @@ def test_tile_descriptors_are_the_mean_of_the_first_features_of_stride_16() -> N
         came = model.with_features(tiles(3))
         features = model.features(tiles(3))[2]
     torch.testing.assert_close(came[:2], (logits, maps), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(came[2], features.flatten(2).mean(dim=2), rtol=1e-5, atol=1e-5)
+    _, channels, rows, columns = features.shape
+    cells = features.reshape(3, channels, rows // 2, 2, columns // 2, 2).mean(dim=(3, 5)).permute(0, 2, 3, 1)
+    assert tuple(cells.shape[1:]) == model.cells_shape(tiles(1).shape[1])
+    torch.testing.assert_close(came[2], cells, rtol=1e-5, atol=1e-5)
 
 
 def test_a_tile_has_the_same_map_whatever_its_neighbours() -> None:

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from edge.bundle import Bundle, write_bundle
+from edge.bundle.appearance import Appearance, Vitals
 from edge.bundle.manifest import Plausible
-from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
+from edge.bundle.plausibility import fit_plausibility
 from edge.errors import InputError
 from edge.images import digest_picture
 from tests.command import complaint, heatline

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.bundle import open_bundle
-from edge.bundle.plausibility import Vitals
+from edge.bundle.appearance import Vitals
 from edge.errors import InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid

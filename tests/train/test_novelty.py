@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edge.util.k_means import k_means
 from export.onnx_graph import to_graphs
 from tests.train.test_dense_model import built, tiles
 from train.models.novelty import NEAREST, Novelty, concatenate_cells
-from train.models.prototypes import Prototypes, k_means
+from train.models.prototypes import Prototypes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -78,8 +78,8 @@ def observe(
         rgb = image.pixels()
         pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
         judgement = inspector.finish(pending)
-        if judgement.implausible is not None:
-            implausible[number - 1] = judgement.implausible
+        if judgement.objection is not None:
+            implausible[number - 1] = judgement.objection
             continue
         grid = pending.stitcher.grid
         placed: dict[str, NDArray[np.bool_]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, softplus
+from torch.nn.functional import avg_pool2d, interpolate, softplus
 
 from edge.errors import ConfigError
 from train.config import CnnConfig
@@ -30,6 +30,8 @@ STRIDES = (4, 8, 16)
 """Strides of the stages whose features the head uses, input px per cell."""
 MAP_STRIDE = 8
 """Input px per cell of the map."""
+CELL = 2
+"""Side of the cells whose features show what a tile is, in cells of stride 16."""
 TOP_CELLS = 16
 """Number of highest cells whose mean is the logit: 2 % of the 28x28 cells of a tile."""
 
@@ -314,13 +316,24 @@ class DenseClassifier(ExplainedClassifier):
         return self.head(self.trunk(images))  # type: ignore[no-any-return]
 
     def with_features(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits [N], maps [N, h, w] and features [N, channels] of RGB tiles uint8 [N, H, W, 3], in one pass.
+        """Return logits [N], maps [N, h, w] and features of RGB tiles uint8 [N, H, W, 3], in one pass.
 
-        The features are those of the tap `shown_by`, averaged over the tile: they describe what the tile shows.
+        The features [N, side, side, channels] are those of the tap `shown_by`, averaged over cells of 2x2 (32 px): they
+        describe what the cells show.
         """
         features = self.features(tiles)
         maps = self.head(features)
-        return pool(maps, self.top_cells), maps, features[self.shown_by].mean(dim=(2, 3)).float()
+        return pool(maps, self.top_cells), maps, self.cells(features)
+
+    def cells(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the features of cells, as `with_features` does, of each tap's features [N, channels, h, w]."""
+        shown = features[self.shown_by]
+        return avg_pool2d(shown, min(CELL, shown.shape[-1])).permute(0, 2, 3, 1).float()
+
+    def cells_shape(self, tile_px: int) -> tuple[int, int, int]:
+        """Return the cells of a tile, h and w, and their channels."""
+        side = max(1, tile_px // STRIDES[-1] // CELL)
+        return side, side, self.head.channels[self.shown_by]
 
 
 class TileFeatures(nn.Module):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.util.k_means import k_means, squared_distances
+
 PROTOTYPES = 256
-ITERATIONS = 15
 MOST_CELLS = 40_000
 """Maximum number of cells that whitening and prototypes are computed from."""
 Floats = NDArray[np.float32]
@@ -40,22 +41,5 @@ class Prototypes:
 
     def distance(self, cells: NDArray[np.floating[Any]]) -> Floats:
         """Return the distance [n] of features [n, c] to the nearest prototype, in standard deviations of good cells."""
-        nearest = _squares((cells - self.mean) @ self.whitening, self.centres).min(axis=1)
+        nearest = squared_distances((cells - self.mean) @ self.whitening, self.centres).min(axis=1)
         return np.asarray(np.sqrt(np.maximum(nearest, 0)))
-
-
-def k_means(points: Floats, count: int, seed: int) -> Floats:
-    """Return k-means centres [count, c] of points [n, c], by Lloyd's algorithm; at most n centres."""
-    centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
-    for _ in range(ITERATIONS):
-        nearest = _squares(points, centres).argmin(axis=1)
-        is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
-        size = is_of.sum(axis=1, keepdims=True)
-        centres = np.where(size > 0, is_of @ points / np.maximum(size, 1), centres)
-    return centres
-
-
-def _squares(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
-    """Return squared Euclidean distances [n, m] of points [n, c] to centres [m, c]."""
-    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-    return np.asarray(square, np.float32)

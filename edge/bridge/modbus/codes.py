@@ -40,6 +40,7 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.wrong_colour": 23,
     "failed.implausible": 24,
     "failed.engine": 25,
+    "failed.foreign_area": 26,
     "failed.frozen": 40,
     "failed.clock": 41,
     "failed.stale": 42,

@@ -70,7 +70,7 @@ export class Camera {
       ...event,
       regions: event.regions.length,
     })}`;
-    await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions }, label);
+    await this.#stage.draw(frame, heat, { hw, heatmap, regions: event.regions, foreign: event.foreign_areas }, label);
     this.#picture = { event, takenAt: message.sentAt - message.age_ms };
     this.#root.dataset.picture = message.id;
     const legend = this.#find(".legend");

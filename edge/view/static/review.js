@@ -122,7 +122,7 @@ export class Review {
       const { why, frame, heat } = await this.#picture(row);
       if (showing !== this.#showing) return;
       const { event, heatmap, review } = why;
-      const seen = { hw: event.frame_hw, heatmap, regions: event.regions };
+      const seen = { hw: event.frame_hw, heatmap, regions: event.regions, foreign: event.foreign_areas };
       await this.#stage.draw(frame, heat, seen, `${wordOf(row.verdict)} of ${row.camera}, frame ${row.frame_number}`);
       if (showing !== this.#showing) return;
       this.#root.dataset.picture = row.id;

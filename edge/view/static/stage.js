@@ -49,9 +49,9 @@ export class Stage {
    * Draw a picture; the promise resolves when it is on the page.
    * @param frame blob of the frame, of any size.
    * @param heat blob of the grey heatmap, or nothing.
-   * @param seen {hw, heatmap, regions, tile: {yx, px}, cells: [[x, y]]}: sizes and positions in px of the frame.
+   * @param seen {hw, heatmap, regions, foreign, tile: {yx, px}, cells: [[x, y]]}: sizes and positions in px of the frame.
    */
-  async draw(frame, heat, { hw, heatmap, regions, tile, cells = [] }, label) {
+  async draw(frame, heat, { hw, heatmap, regions, foreign = [], tile, cells = [] }, label) {
     const [pixels, evidence] = await Promise.all([
       createImageBitmap(frame),
       heat ? createImageBitmap(heat, { colorSpaceConversion: "none" }) : null,
@@ -66,6 +66,10 @@ export class Stage {
     this.#marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const outlines = regions.map((region) => ["polygon", { points: region.contour_xy.join(" ") }]);
     const shapes = [...outlines.map((each) => [...each, "under"]), ...outlines.map((each) => [...each, "region"])];
+    for (const { box_xyxy: [x0, y0, x1, y1] } of foreign) {
+      const box = { x: x0, y: y0, width: x1 - x0, height: y1 - y0 };
+      shapes.push(["rect", box, "under"], ["rect", box, "foreign"]);
+    }
     if (tile) {
       const box = { x: tile.yx[1], y: tile.yx[0], width: tile.px, height: tile.px };
       shapes.push(["rect", box, "under"], ["rect", box, "tile"]);

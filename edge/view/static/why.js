@@ -117,7 +117,14 @@ export class Why {
     if (opening !== this.#opening) return;
     const tile = tiles?.length ? { yx: tiles[0].yx, px: tilePx, logit: tiles[0].logit } : null;
     const hw = event.frame_hw ?? (await sizeOf(frame));
-    const marks = { hw, heatmap, regions: event.regions, tile, cells: (cells ?? []).map((cell) => cell.xy) };
+    const marks = {
+      hw,
+      heatmap,
+      regions: event.regions,
+      foreign: event.foreign_areas,
+      tile,
+      cells: (cells ?? []).map((cell) => cell.xy),
+    };
     await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its hottest tile and cells`);
     if (opening !== this.#opening) return;
     this.#find(".evidence").hidden = false;

@@ -1,0 +1,114 @@
+"""Areas of a frame that the product cannot show: a lost or torn transfer, a hand, a label, another product's part.
+
+The limits come from good frames. Cells are compared with those of frames whose own group was left out, as frames on the
+line are new.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle.appearance import Appearance, Floats
+from edge.bundle.lines import LineMeasure, fit_lines
+from edge.bundle.manifest import Areas
+from edge.bundle.product_cells import ProductCells, cell_map, largest_area
+
+FOLDS = 5
+FEWEST_GROUPS = 3
+"""With fewer groups of frames, features are not used."""
+CELL_QUANTILE, CELL_MARGIN = 0.99, 1.1
+"""A cell is foreign beyond this quantile of good cells, times the margin."""
+AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
+"""The largest plausible area is this quantile of the groups' largest areas, times the margin; at least this share of a
+frame."""
+_SAY: Mapping[LineMeasure, str] = {
+    "repeated_rows": "rows {first} to {last} repeat the row before, {value:.1%} of the height; expected up to "
+    "{limit:.1%}",
+    "repeated_columns": "columns {first} to {last} repeat the column before, {value:.1%} of the width; expected up to "
+    "{limit:.1%}",
+    "torn_rows": "the picture is torn at row {last}, its step {value:.1f} times the usual; expected up to {limit:.1f}",
+    "torn_columns": "the picture is torn at column {last}, its step {value:.1f} times the usual; expected up to "
+    "{limit:.1f}",
+}
+
+
+@dataclass(frozen=True)
+class Area:
+    """An area of a frame that the product cannot show."""
+
+    why: str
+    box_xyxy: tuple[int, int, int, int]
+    """Px of the frame; right and bottom are the first px outside the box."""
+
+
+def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None) -> list[Area]:
+    """Return the areas of a frame beyond the limits, each with its place.
+
+    Args:
+        cells: None: only lines are compared.
+    """
+    (height, width), (left, top) = appearance.frame_hw, appearance.offset_xy
+    areas = []
+    for name, stretch in (appearance.lines or {}).items():
+        limit = limits.lines.get(name)
+        if limit is None or stretch.value <= limit:
+            continue
+        first, end = stretch.first_px, stretch.end_px
+        why = _SAY[name].format(first=first, last=end - 1, value=stretch.value, limit=limit)
+        box = (0, top + first, width, top + end) if name.endswith("rows") else (left + first, 0, left + end, height)
+        areas.append(Area(why, box))
+    if cells is None or limits.cell is None or limits.share is None:
+        return areas
+    if appearance.cells is None or appearance.grid is None:
+        return areas
+    share, box = largest_area(cell_map(cells.distances(appearance.cells), appearance.grid) > limits.cell)
+    if share > limits.share:
+        px = appearance.grid.tile_px // appearance.cells.shape[1]
+        x0, y0, x1, y1 = (min(side * px, end) for side, end in zip(box, (width, height) * 2, strict=True))
+        why = (
+            f"{share:.1%} of the frame, within x {x0} to {x1} and y {y0} to {y1} px, does not look like any place of "
+            f"the product; expected up to {limits.share:.1%}"
+        )
+        areas.append(Area(why, (x0, y0, x1, y1)))
+    return areas
+
+
+def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[Areas | None, ProductCells | None]:
+    """Return the limits of areas, and the cells of the product, from the frames that have cells, or from all.
+
+    Args:
+        groups: the group of each frame.
+    """
+    known = [index for index, each in enumerate(appearances) if each.cells is not None]
+    used = [appearances[index] for index in known] or appearances
+    lines = [each.lines for each in used if each.lines is not None]
+    if not lines:
+        return None, None
+    areas = Areas(lines=fit_lines(lines), frames=len(lines))
+    fold, number = folds(groups[known])
+    if number < FEWEST_GROUPS:
+        return areas, None
+    frames = [(each.cells, each.grid) for each in used if each.cells is not None and each.grid is not None]
+    maps: dict[int, Floats] = {}
+    for left_out in np.unique(fold).tolist():
+        others = ProductCells.of([cells for (cells, _), of in zip(frames, fold, strict=True) if of != left_out])
+        for index in np.flatnonzero(fold == left_out).tolist():
+            cells, grid = frames[index]
+            maps[index] = cell_map(others.distances(cells), grid)
+    limit = CELL_MARGIN * float(np.nanquantile(np.concatenate([each.ravel() for each in maps.values()]), CELL_QUANTILE))
+    largest: dict[str, float] = {}
+    for index, name in enumerate(groups[known].tolist()):
+        largest[name] = max(largest.get(name, 0.0), largest_area(maps[index] > limit)[0])
+    share = min(1.0, max(SMALLEST_AREA, AREA_MARGIN * float(np.quantile(list(largest.values()), AREA_QUANTILE))))
+    refused = sum(each > share for each in largest.values())
+    areas = msgspec.structs.replace(areas, cell=limit, share=share, groups=number, refused=refused)
+    return areas, ProductCells.of([cells for cells, _ in frames])
+
+
+def folds(groups: NDArray[np.str_]) -> tuple[NDArray[np.int64], int]:
+    """Return the fold of each frame, which is the same for all of a group, and the number of groups."""
+    number = {name: index for index, name in enumerate(dict.fromkeys(groups.tolist()))}
+    return np.array([number[name] * FOLDS // len(number) for name in groups.tolist()], np.int64), len(number)

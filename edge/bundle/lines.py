@@ -1,0 +1,89 @@
+"""Rows and columns of a frame that a lost or torn transfer leaves: lines that repeat the line before, and seams.
+
+A sensor's noise makes each line differ from the line before. Where a transfer lost lines, they are black, of one
+colour, or copies of the last line that came; where it mixed two frames, all pixels of a line step at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+LineMeasure = Literal["repeated_rows", "repeated_columns", "torn_rows", "torn_columns"]
+SAMPLED = 128
+"""How many pixels of a line are compared."""
+SAME = 2
+"""Grey levels by which a repeated line may differ: JPEG compression changes it a little."""
+FLAT = 0.5
+"""Grey levels added to the steps around a seam, so that a seam in an even surface has no endless strength."""
+QUANTILE = 0.99
+MARGIN, SLACK = 1.25, {"repeated": 0.02, "torn": 2.0}
+"""A limit is the good frames' quantile times the margin, plus the slack."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The longest or strongest stretch of one kind in a frame."""
+
+    value: float
+    """Repeated lines: share of the frame's height or width. Torn: the mean step to the next line, divided by the median
+    of the steps around it."""
+    first_px: int
+    end_px: int
+
+
+Lines = Mapping[LineMeasure, Stretch]
+
+
+def measure_lines(rgb: NDArray[np.uint8]) -> Lines:
+    """Measure an RGB uint8 frame [H, W, 3]."""
+    lines: dict[LineMeasure, Stretch] = {}
+    by_axis: tuple[tuple[LineMeasure, LineMeasure, NDArray[np.uint8]], ...] = (
+        ("repeated_rows", "torn_rows", _grey(rgb[:, _sampled(rgb.shape[1])])),
+        ("repeated_columns", "torn_columns", _grey(rgb[_sampled(rgb.shape[0])]).T),
+    )
+    for repeated, torn, grey in by_axis:
+        steps = np.abs(np.diff(grey.astype(np.int16), axis=0))  # [lines - 1, sampled]
+        lines[repeated] = _longest_run(steps.max(axis=1, initial=0) <= SAME)
+        lines[torn] = _strongest_seam(steps.mean(axis=1))
+    return lines
+
+
+def fit_lines(frames: Sequence[Lines]) -> dict[LineMeasure, float]:
+    """Return the limit of each measure from good frames, at least one."""
+    return {
+        name: MARGIN * float(np.quantile([each[name].value for each in frames], QUANTILE)) + SLACK[name.split("_")[0]]
+        for name in frames[0]
+    }
+
+
+def _sampled(length_px: int) -> slice:
+    return slice(None, None, max(1, length_px // SAMPLED))
+
+
+def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _longest_run(same: NDArray[np.bool_]) -> Stretch:
+    """Return the longest run of lines that repeat the line before; `same` starts with the frame's second line."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    starts, ends = ends[::2], ends[1::2]
+    if not len(starts):
+        return Stretch(0.0, 0, 0)
+    longest = int((ends - starts).argmax())
+    first, end = int(starts[longest]), int(ends[longest])
+    return Stretch((end - first) / (len(same) + 1), first + 1, end + 1)
+
+
+def _strongest_seam(steps: NDArray[np.float64]) -> Stretch:
+    """Return the strongest seam of mean steps [lines - 1]."""
+    if len(steps) < 5:
+        return Stretch(0.0, 0, 0)
+    around = np.median([steps[:-4], steps[1:-3], steps[3:-1], steps[4:]], axis=0)
+    strength = steps[2:-2] / (around + FLAT)
+    line = int(strength.argmax()) + 3  # the line after the step
+    return Stretch(float(strength[line - 3]), line - 1, line + 1)

@@ -1,0 +1,111 @@
+"""Areas of a frame that the product's good frames never show, by the features of small cells.
+
+A cell is foreign if it is farther than any usual good cell from the prototypes of good cells, see PatchCore (Roth et
+al. 2022, https://arxiv.org/abs/2106.08265). Distances are measured after subtracting the frame's own median cell: other
+light, focus or noise moves all cells alike, and is the whole frame's affair, not an area's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
+from edge.util.k_means import k_means, squared_distances
+
+PROTOTYPES = 128
+PROJECTED = 32
+"""Features of a cell after the projection: enough to keep distances, few enough to cost under 1 % of a frame."""
+RIDGE = 0.02
+"""Share of the features' correlation matrix that is replaced by the identity, as few cells cannot show all of it."""
+MOST_CELLS = 20_000
+MEDIAN_OF = 1024
+"""At most about this many cells give the frame's median cell."""
+Floats = NDArray[np.float32]
+Cells = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class ProductCells:
+    """What the cells of good frames look like."""
+
+    projection: Floats
+    """[c, d]: whitens the features of good cells, and projects them at random, which keeps distances (Johnson and
+    Lindenstrauss 1984)."""
+    prototypes: Floats
+    """[k, d], of centred cells."""
+
+    @classmethod
+    def of(cls, frames: Sequence[Cells]) -> "ProductCells":
+        """Fit to frames of tiles [tiles, h, w, c]. Cells that are not finite are left out; some must be finite."""
+        rng = np.random.default_rng(0)
+        each = [frame.reshape(-1, frame.shape[-1]).astype(np.float32) for frame in frames]
+        cells = _some(np.concatenate([cells[np.isfinite(cells[:, 0])] for cells in each]), rng)
+        projection = _projection(cells, rng)
+        centred = np.concatenate([_centred(cells @ projection) for cells in each])
+        return cls(projection, k_means(_some(centred[np.isfinite(centred[:, 0])], rng), PROTOTYPES, seed=0))
+
+    def distances(self, frame: Cells) -> Floats:
+        """Return the distance of each cell of a frame's tiles [tiles, h, w, c] to the nearest prototype, [tiles, h, w];
+        about 1 for a good cell, NaN where a cell is not finite.
+        """
+        centred = _centred(frame.reshape(-1, frame.shape[-1]) @ self.projection)
+        nearest = squared_distances(centred, self.prototypes).min(axis=1)
+        return np.asarray(np.sqrt(np.maximum(nearest, 0)), np.float32).reshape(frame.shape[:3])
+
+
+def cell_map(distances: Floats, grid: TileGrid) -> Floats:
+    """Stitch the distances of a frame's tiles [tiles, h, w] to one map [H, W] with cells of the same size; NaN outside
+    the region of interest.
+    """
+    stitcher, outside = _stitcher(grid, distances.shape[1:])
+    stitched = stitcher.stitch(np.nan_to_num(distances))
+    if outside is not None:
+        stitched[outside] = np.nan
+    return stitched
+
+
+def largest_area(foreign: NDArray[np.bool_]) -> tuple[float, tuple[int, int, int, int]]:
+    """Return the largest connected area of a map [H, W] as a share of the map, and its box (x0, y0, x1, y1) in
+    cells; (0, ...) if there is none.
+    """
+    count, _, stats, _ = cv2.connectedComponentsWithStats(foreign.astype(np.uint8), connectivity=8)
+    if count < 2:
+        return 0.0, (0, 0, 0, 0)
+    x, y, width, height, cells = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    return cells / foreign.size, (x, y, x + width, y + height)
+
+
+@lru_cache(maxsize=32)
+def _stitcher(grid: TileGrid, cells_hw: tuple[int, int]) -> tuple[Stitcher, NDArray[np.bool_] | None]:
+    stitcher = Stitcher(grid, cells_hw, grid.tile_px // cells_hw[0])
+    if grid.region_of_interest == WHOLE_FRAME:
+        return stitcher, None
+    mask = grid.region_of_interest.mask(grid.frame_hw)
+    return stitcher, ~mask[np.ix_(stitcher.centres_y.astype(int), stitcher.centres_x.astype(int))]
+
+
+def _centred(cells: Cells) -> Floats:
+    """Subtract the median of a frame's cells [n, d]."""
+    sample = cells[:: max(1, len(cells) // MEDIAN_OF)]
+    return np.asarray(cells - np.nanmedian(sample, axis=0), np.float32)
+
+
+def _some(cells: Floats, rng: np.random.Generator) -> Floats:
+    return cells if len(cells) <= MOST_CELLS else cells[rng.permutation(len(cells))[:MOST_CELLS]]
+
+
+def _projection(cells: Floats, rng: np.random.Generator) -> Floats:
+    """Return the projection [c, d] of good cells [n, c]; a distance of 1 is one standard deviation in each feature."""
+    channels = cells.shape[1]
+    deviation = cells.std(axis=0) + 1e-3
+    correlation = np.cov((cells - cells.mean(axis=0)) / deviation, rowvar=False).reshape(channels, channels)
+    variance, axes = np.linalg.eigh((1 - RIDGE) * correlation + RIDGE * np.eye(channels))
+    whitening = axes / np.sqrt(variance) / deviation[:, None]
+    projected = min(PROJECTED, channels)
+    random = rng.normal(size=(channels, projected)) / np.sqrt(projected * channels)
+    return np.asarray(whitening @ random, np.float32)

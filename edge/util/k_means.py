@@ -1,0 +1,26 @@
+"""k-means, and squared distances of points to centres."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ITERATIONS = 15
+Floats = NDArray[np.float32]
+
+
+def k_means(points: Floats, count: int, seed: int) -> Floats:
+    """Return k-means centres [count, c] of points [n, c], by Lloyd's algorithm; at most n centres."""
+    centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
+    for _ in range(ITERATIONS):
+        nearest = squared_distances(points, centres).argmin(axis=1)
+        is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
+        size = is_of.sum(axis=1, keepdims=True)
+        centres = np.where(size > 0, is_of @ points / np.maximum(size, 1), centres)
+    return centres
+
+
+def squared_distances(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
+    """Return squared Euclidean distances [n, m] of points [n, c] to centres [m, c]; rounding may make them negative."""
+    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+    return np.asarray(square, np.float32)
