@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from edge.errors import InputError, StorageError, last_line
 from edge.util.atomic_file import sync_folder
-from edge.util.file_lock import lock_holders, open_locked
+from edge.util.file_lock import open_locked
 from edge.util.plain_file import open_plain
 from edge.util.text import utf8_safe
 
@@ -178,9 +178,8 @@ class Storage:
             file.parent.mkdir(parents=True, exist_ok=True)
             fd = open_locked(file, os.O_RDWR | os.O_CREAT)
         except BlockingIOError as error:
-            holders = ", ".join(map(str, lock_holders(file))) or "on another machine"
             raise InputError(
-                f"{self.root} is in use by another process ({holders}); wait for it, or name another folder"
+                f"{self.root} is in use by another process; wait for it, or name another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):

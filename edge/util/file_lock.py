@@ -19,17 +19,3 @@ def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def lock_holders(path: Path) -> list[int]:
-    """Return the ids of the other processes that hold locks on a file; empty if the kernel does not list them."""
-    try:
-        status = path.stat()
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return []
-    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    # 12: POSIX  ADVISORY  READ 4711 fd:01:2097 124 124
-    locks = [line.split() for line in lines]
-    pids = {int(fields[4]) for fields in locks if len(fields) == 8 and fields[5] == device}
-    return sorted(pid for pid in pids if pid not in (0, -1, os.getpid()))

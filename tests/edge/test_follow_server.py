@@ -428,36 +428,6 @@ def test_subscriptions_wait_while_the_journal_is_unreadable(
     assert logged == ["ERROR", "INFO"]
 
 
-def test_a_consumer_continues_in_an_old_copy_of_the_journal(
-    line: FollowedLine, caplog: pytest.LogCaptureFixture
-) -> None:
-    """After the restore of a copy, the consumer has acknowledged more events than the journal holds."""
-    line.add(GOOD)
-    line.journal.checkpoint()
-    line.journal.close()
-    path = line.folder / JOURNAL_FILE
-    copy = path.read_bytes()
-    line.journal = Journal.open(line.folder, "line1")
-    line.add(*[GOOD] * 4)
-    one = line.client()
-    one.follow()
-    one.events(5)
-    one.ack(5)
-    line.wait_until_on_disk(mes1=5)
-    line.journal.close()
-    for file in line.folder.glob(f"{JOURNAL_FILE}*"):
-        file.unlink()
-    path.write_bytes(copy)
-    line.server.wake()
-    following = one.following()
-    assert (following.acked_seq, following.last_seq) == (1, 1)
-    assert "has acknowledged event 5, but the journal ends with 1" in caplog.text
-    line.journal = Journal.open(line.folder, "line1")
-    events = line.add(DEFECT)
-    assert one.events(1) == events
-    line.wait_until_on_disk(mes1=1)
-
-
 def test_a_full_disk_stops_neither_serving_nor_acknowledging(address: str, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, FollowedLine(disk, address) as line:
         events = line.add(*[GOOD] * 20)

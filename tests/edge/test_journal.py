@@ -294,9 +294,7 @@ sys.stdin.read()
 """
 
 
-def test_growth_under_a_reader_is_bounded_and_names_the_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_growth_under_a_reader_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 64 << 10)
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_KEPT_BYTES", 128 << 10)
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_MOST_BYTES", 1 << 20)
@@ -305,10 +303,7 @@ def test_growth_under_a_reader_is_bounded_and_names_the_process(
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
             reader.stdout.readline()
             reason = append_until_full(journal)
-            assert (
-                f"journal.db-wal has grown to 1 MiB, because process {reader.pid} keeps a read transaction open"
-                in reason
-            )
+            assert "journal.db-wal has grown to 1 MiB, because a process keeps a read transaction open" in reason
             assert 1 << 20 < journal.wal_bytes < 2 << 20
             assert not journal.checkpoint()
             reader.communicate()

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge.delivery.journal.discarding import SECONDS_BETWEEN_DISCARDED_REPORTS
-from edge.delivery.journal.disk_file import LOOK_SECONDS
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
-from edge.delivery.journal.file import FILE_NAME, database_files
+from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
@@ -445,11 +444,11 @@ def test_an_event_that_cannot_be_encoded_is_sent_live_only(tmp_path: Path, clock
 def test_a_folder_whose_name_is_not_utf8_can_hold_a_journal(tmp_path: Path, clocks: Clocks) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     with opened(folder, clocks) as journal:
-        journal.commit([good()])
-        (folder / FILE_NAME).unlink()
-        sent = tick_after(journal, clocks, LOOK_SECONDS)
+        with locked(folder):
+            unstored = journal.commit([good()])
+        sent = tick_after(journal, clocks)
         assert stored_rows(folder) == rows_of(sent)
-    assert "/caf?/journal.db was deleted or replaced" in journal_events(sent)[0].detail
+    assert "/caf?/journal.db is locked" in journal_events(unstored)[0].detail
 
 
 def test_a_failing_callback_delays_no_event(tmp_path: Path, clocks: Clocks, caplog: pytest.LogCaptureFixture) -> None:
@@ -511,62 +510,23 @@ def test_a_journal_damaged_under_a_running_line_is_replaced(tmp_path: Path, cloc
     assert (tmp_path / "journal.db.damaged-1").exists()
 
 
-def test_sqlite_side_files_may_be_deleted_under_a_running_line(tmp_path: Path, clocks: Clocks) -> None:
-    with opened(tmp_path, clocks) as journal:
-        sent = journal.commit(mixed_messages(5))
-        for file in database_files(tmp_path / FILE_NAME)[1:]:
-            file.unlink()
-        sent += tick_after(journal, clocks, LOOK_SECONDS) + journal.commit(mixed_messages(5))
-        assert stored_rows(tmp_path) == rows_of(sent), "the file itself holds their content by now"
-
-
-def replace_journal(journal: bytes, folder: Path) -> None:
-    """Replace a journal that is in use by another one."""
-    for file in database_files(folder / FILE_NAME):
-        file.unlink()
-    (folder / FILE_NAME).write_bytes(journal)
-
-
-def test_replacement_by_a_journal_with_events_is_reported(tmp_path: Path, clocks: Clocks) -> None:
-    with opened(tmp_path / "other") as journal:
-        journal.commit(mixed_messages(5))
-        other_id = journal.journal_id
-    with opened(tmp_path / "state", clocks) as journal:
-        journal.commit(mixed_messages(2))
-        old_id = journal.journal_id
-        replace_journal((tmp_path / "other" / FILE_NAME).read_bytes(), tmp_path / "state")
-        sent = tick_after(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
-        assert stored_rows(tmp_path / "state")[6:] == rows_of(sent)
-    (begun,) = journal_events(sent)
-    assert (begun.kind, begun.seq, begun.journal_id) == ("begun", 7, other_id)
-    assert f", begun earlier, replaces journal {old_id} and continues after event" in begun.detail
-
-
-def test_numbering_never_continues_in_an_older_copy(tmp_path: Path, clocks: Clocks) -> None:
+def test_numbers_of_events_that_the_disk_lost_are_not_given_again(
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(tmp_path, clocks) as journal:
         journal.commit(mixed_messages(5))
-        old_id = journal.journal_id
     older = (tmp_path / FILE_NAME).read_bytes()
     with opened(tmp_path, clocks) as journal:
         journal.commit(mixed_messages(5))
-        replace_journal(older, tmp_path)
-        sent = tick_after(journal, clocks, LOOK_SECONDS) + journal.commit(mixed_messages(5))
-        assert journal.journal_id not in (None, old_id)
-        assert journal_kinds(sent) == ["begun"]
-        assert "it ends with event 6, and had event 11" in journal_events(sent)[0].detail
-        assert stored_rows(tmp_path) == rows_of(sent)
-
-
-def test_numbering_never_continues_in_a_journal_older_than_its_acknowledgements(tmp_path: Path) -> None:
-    with opened(tmp_path) as journal:
-        journal.commit(mixed_messages(5))
         old_id = journal.journal_id
-    for acked, continues in ({"mes1": 6}, True), ({"mes1": 9, "mes2": 2}, False):
-        given = {old_id: acked}
-        journal = JournalWriter(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda of, given=given: given.get(of, {}))
-        with contextlib.closing(journal):
-            assert (journal.journal_id == old_id) is continues
-            assert journal_kinds(journal.commit([good()])) == ([] if continues else ["begun"])
+        with failing_after_storing(monkeypatch):  # the file is closed
+            journal.commit([good()])
+        (tmp_path / FILE_NAME).write_bytes(older)
+        assert tick_after(journal, clocks) == []
+        sent = tick_after(journal, clocks, MOST_RETRY_SECONDS) + journal.commit(mixed_messages(5))
+        assert journal.journal_id not in (None, old_id)
+        assert "ends with event 6, and held event 11" in journal_events(sent)[0].detail
+        assert stored_rows(tmp_path) == rows_of(sent)
 
 
 COLUMNS = {
@@ -805,19 +765,15 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
                 assert event.kind in ("begun", "discarded")  # type: ignore[union-attr]
                 known.append(Message(event))
 
-    @rule(fault=st.sampled_from(["deleted", "damaged"]))
-    def the_journal_is_lost(self, fault: str) -> None:
-        if fault == "damaged":
-            self.journal.distrust("another journal", "it is ignored")
-            self.time_passes(0)
-            self.journal.distrust(str(self.journal.journal_id), "it cannot be read")
-        else:
-            for file in database_files(self.folder / FILE_NAME):
-                file.unlink(missing_ok=True)
+    @rule()
+    def the_journal_is_lost(self) -> None:
+        self.journal.distrust("another journal", "it is ignored")
+        self.time_passes(0)
+        self.journal.distrust(str(self.journal.journal_id), "it cannot be read")
         self.locks.close()
         self.acked.clear()
         self.discarded_reported = self.discarded  # a lost journal is not reported on
-        self.time_passes(LOOK_SECONDS)
+        self.time_passes(1)
 
     # Invariants.
 

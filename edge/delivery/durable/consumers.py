@@ -79,8 +79,6 @@ class Consumers:
         self._writing = threading.Lock()
         """Held while the disk is waited for."""
         self._connection: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-        """Device and inode of the open file."""
         self._known = False
         self._positions: dict[str, Position] = {}
         self._written: dict[str, Position] = {}
@@ -156,7 +154,6 @@ class Consumers:
         with self._writing, contextlib.suppress(JournalError):
             if self.fault is not None and time.monotonic() < self._try_again_s:
                 return
-            self._require_in_place()
             if self._connection is None:
                 self._open()
             with self._lock:
@@ -217,19 +214,12 @@ class Consumers:
                 self._connection, found = _opened(self._path)
         except (OSError, JournalError) as error:
             raise self._failed(error) from error
-        self._file = _identity(self._path)
         with self._lock:
             if not self._known:  # otherwise the positions in memory are newer
                 self._positions = dict(found)
             self._written = found
             self._known = True
         self._run_all([])
-
-    def _require_in_place(self) -> None:
-        """Close the file if it was deleted or replaced, so that it is created again."""
-        if self._connection is not None and _identity(self._path) != self._file:
-            logger.warning("%s was deleted or replaced while it was in use; it is written again", self._path)
-            self._close_file()
 
     def _failed(self, error: sqlite3.Error | OSError | JournalError) -> JournalError:
         journal_error = error if isinstance(error, JournalError) else kind_of(error, self._path)
@@ -310,15 +300,6 @@ def _touch(connection: sqlite3.Connection) -> None:
     """Change all pages and undo the change, so that SQLite takes all the room that its -journal file ever needs."""
     connection.execute(_WRITE, ("", "", 0, 0))
     connection.execute("DELETE FROM consumers WHERE name = ''")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file at a path; None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _has_bytes(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """Serves the journal to durable consumers. docs/durable.md describes the protocol."""
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +29,6 @@ from edge.wire.following import (
     refusal,
 )
 from edge.wire.requests import Refused, to_bytes
-
-logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
 SEND_HIGH_WATER_MARK = 8
@@ -214,13 +211,6 @@ class FollowServer(RouterServer[Request]):
         assert journal.journal_id is not None
         position = self._consumers.positions()[name]
         acked_seq = position.in_journal(journal.journal_id)
-        if acked_seq > journal.last_seq and journal.fault is None:
-            logger.error(
-                "consumer %s has acknowledged event %d, but the journal ends with %d: an older copy took its place",
-                name, acked_seq, journal.last_seq,
-            )  # fmt: skip
-            acked_seq = journal.last_seq
-            self._consumers.acknowledge(name, journal.journal_id, acked_seq)
         subscription.begin(journal.journal_id, acked_seq)
         former = None
         if position.journal_id != journal.journal_id:

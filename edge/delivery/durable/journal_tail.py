@@ -38,7 +38,7 @@ class JournalTail:
 
         Args:
             at_once: do not wait for the next attempt that is due.
-        Returns: whether the journal is another one now, or is behind where it was, such as an older copy.
+        Returns: whether the journal is another one now.
         """
         try:
             return self._refresh(at_once)
@@ -82,7 +82,7 @@ class JournalTail:
             self._reader = JournalReader.open(self._folder)
         self._reader.require_in_place()
         first_seq, last_seq = self._reader.range()
-        changed = self._reader.journal_id != self.journal_id or last_seq < self.last_seq
+        changed = self._reader.journal_id != self.journal_id
         if self.fault is not None:
             logger.info("%s can be read again", self._reader.path)
         self.journal_id, self.first_seq, self.last_seq, self.fault = self._reader.journal_id, first_seq, last_seq, None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edge.delivery.journal.disk_file import LOOK_SECONDS, DiskFile
+from edge.delivery.journal.disk_file import DiskFile
 from edge.delivery.journal.errors import JournalFullError
 from edge.delivery.journal.journal import Deleted
 from edge.delivery.journal.retention import Retention
@@ -13,6 +13,8 @@ from edge.delivery.journal.wall_clock import WallClock
 ROOM_SECONDS = 0.3
 """Time for making room before an event is stored that found none."""
 SECONDS_BETWEEN_DISCARDED_REPORTS = 10.0
+SECONDS_BETWEEN_TRIES = 1.0
+"""After missing acknowledgements kept the last attempt from deleting events by age."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Discarding:
         self._file, self._retention, self._acked = file, retention, acked
         self._clock, self._wall_clock = clock, wall_clock
         self._age_at_s = float("-inf")
-        """When to delete by age again, after missing acknowledgements kept the last attempt from deleting."""
+        """When to delete by age again."""
         self._unreported: Discarded | None = None
         self._reported_at_s = float("-inf")
 
@@ -84,7 +86,7 @@ class Discarding:
 
         deleted = self._file.run(discard)
         if deleted is None:
-            self._age_at_s = now_s + LOOK_SECONDS
+            self._age_at_s = now_s + SECONDS_BETWEEN_TRIES
             return False
         self._note(deleted, acked)
         self._file.note_size()

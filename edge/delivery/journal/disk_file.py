@@ -20,22 +20,16 @@ DISK_SECONDS = 2.0
 events that are sent live only never reach a durable consumer."""
 DISK_SECONDS_AT_START = 10.0
 """Limit while the line starts or ends, when no events wait."""
-LOOK_SECONDS = 1.0
-"""Between two checks whether the file is still at its path."""
-WAL_LARGE_BYTES = 64 << 20
-"""Above this size of the -wal file, the log names the reader that keeps it from shrinking."""
 
 
 class DiskFile:
-    """Opens, watches and closes the journal of a line. One thread calls it, except `distrust`.
+    """Opens and closes the journal of a line. One thread calls it, except `distrust`.
 
     Args:
         most_bytes: as for `Journal.open`.
-        known_seq: returns, for a journal's id, the last event that the journal must hold. Called by the disk's thread.
-        now_s: seconds, monotonic.
     """
 
-    def __init__(self, folder: Path, line: str, most_bytes: int, known_seq: Callable[[str], int], now_s: float) -> None:
+    def __init__(self, folder: Path, line: str, most_bytes: int) -> None:
         self.path = folder / FILE_NAME
         self.journal: Journal | None = None
         """The journal in use. While a call has not returned, the disk's thread may still be using it."""
@@ -43,13 +37,11 @@ class DiskFile:
         """Whether the line is still starting, and no events wait for the disk."""
         self.first_seq = self.size_bytes = 0
         """The first event and the size of the file after the last successful call."""
-        self._folder, self._line, self._most_bytes, self._known_seq = folder, line, most_bytes, known_seq
+        self._folder, self._line, self._most_bytes = folder, line, most_bytes
         self._disk = DiskThread(folder)
         self._opened: tuple[Journal, str | None] | None = None
         """A journal that was opened and not yet taken over, and the reason if it is a new one."""
         self._doubt: tuple[str, str] | None = None
-        self._look_at_s = now_s + LOOK_SECONDS
-        self._wal_is_large = False
 
     @property
     def busy(self) -> bool:
@@ -93,28 +85,15 @@ class DiskFile:
         """Make the next `check` fail if this journal is in use: a reader found it damaged. Any thread."""
         self._doubt = journal_id, reason
 
-    def check(self, now_s: float) -> None:
-        """Require that the journal's file is unchanged in identity. The disk is asked once a second.
+    def check(self) -> None:
+        """Require that no reader found the journal in use damaged.
 
         Raises:
-            JournalDamagedError: a reader found the journal damaged.
-            JournalReplacedError: the file was deleted or replaced.
-            JournalHungError: the disk does not answer.
+            JournalDamagedError: one did.
         """
-        journal, doubt = self.in_use, self._doubt
-        if doubt is not None:
-            self._doubt = None
-            if doubt[0] == journal.journal_id:
-                raise JournalDamagedError(doubt[1])
-        if now_s < self._look_at_s:
-            return
-        self._look_at_s = now_s + LOOK_SECONDS
-        self.run(journal.require_in_place)
-        if journal.wal_bytes <= WAL_KEPT_BYTES:
-            self._wal_is_large = False
-        elif journal.wal_bytes > WAL_LARGE_BYTES and not self._wal_is_large:
-            self._wal_is_large = True
-            logger.warning("%s", self.run(journal.describe_blocking_reader))
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None and doubt[0] == self.in_use.journal_id:
+            raise JournalDamagedError(doubt[1])
 
     def close_after(self, fault: JournalError) -> None:
         """Close the file after a fault.
@@ -151,25 +130,9 @@ class DiskFile:
     def _open_or_begin(self) -> None:
         reason = None
         try:
-            journal = self._open_if_none_is_missing()
+            journal = Journal.open(self._folder, self._line, most_bytes=self._most_bytes)
         except JournalDamagedError as error:
             logger.error("%s", error)
             reason = f"{error}; it is {move_aside(self.path).name} now"
-            journal = self._open_if_none_is_missing()
+            journal = Journal.open(self._folder, self._line, most_bytes=self._most_bytes)
         self._opened = journal, reason
-
-    def _open_if_none_is_missing(self) -> Journal:
-        """Open the journal.
-
-        Raises:
-            JournalDamagedError: events are missing that it held. Continuing would give new events the same numbers.
-            JournalError: the journal cannot be opened.
-        """
-        journal = Journal.open(self._folder, self._line, most_bytes=self._most_bytes)
-        known = self._known_seq(journal.journal_id)
-        if journal.last_seq < known:
-            journal.close()
-            raise JournalDamagedError(
-                f"{journal.path} is older than it was: it ends with event {journal.last_seq}, and had event {known}"
-            )
-        return journal

@@ -149,12 +149,3 @@ def _was_cut_short(path: Path, aside: Path) -> bool:
     moved_ns = aside.stat().st_ctime_ns
     pairs = [(old, new) for old, new in zip(database_files(path), database_files(aside), strict=True) if old.exists()]
     return all(old.stat().st_mtime_ns <= moved_ns and not new.exists() for old, new in pairs)
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of the file at a path; None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

@@ -15,10 +15,9 @@ from edge.delivery.journal.errors import (
     JournalForeignError,
     JournalFullError,
     JournalHeldError,
-    JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, database_files, identity, make, move_aside, read_head
+from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, database_files, make, move_aside, read_head
 from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
@@ -32,7 +31,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
-from edge.util.file_lock import lock_holders, open_locked
+from edge.util.file_lock import open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
@@ -77,7 +76,6 @@ class Journal:
         """Time when the oldest event was journalled: UTC, ns since 1970; None if there is none."""
         self.wal_bytes = 0
         """Size of the -wal file."""
-        self._files: list[tuple[int, int] | None] = []
 
     @classmethod
     def open(cls, folder: Path, line: str, *, most_bytes: int | None = None) -> Self:
@@ -114,7 +112,6 @@ class Journal:
                     raise JournalForeignError.of(path, journal.line, line)
                 journal._take_room()
                 journal._note_wal()
-                journal._files = _identities(path)
             except (sqlite3.Error, OSError) as error:
                 raise kind_of(error, path) from error
             if_it_fails.pop_all()
@@ -240,25 +237,10 @@ class Journal:
             JournalFullError: it has.
         """
         if self.wal_bytes > max(WAL_MOST_BYTES, self._most_bytes or 0):
-            raise JournalFullError(f"{self.path} cannot be written: {self.describe_blocking_reader()}")
-
-    def describe_blocking_reader(self) -> str:
-        """Return a sentence about the size of the -wal file and the process that keeps it from shrinking."""
-        wal, shared_memory = database_files(self.path)[1:]
-        others = ", ".join(map(str, lock_holders(shared_memory)))
-        return (
-            f"{wal.name} has grown to {self.wal_bytes >> 20} MiB, because "
-            f"{f'process {others}' if others else 'a process'} keeps a read transaction open; end that reader"
-        )
-
-    def require_in_place(self) -> None:
-        """Require that the open files are still those at the path.
-
-        Raises:
-            JournalReplacedError: a file was deleted or replaced.
-        """
-        if _identities(self.path) != self._files:
-            raise JournalReplacedError(f"{self.path} was deleted or replaced while it was in use")
+            raise JournalFullError(
+                f"{self.path} cannot be written: {FILE_NAME}-wal has grown to {self.wal_bytes >> 20} MiB, because a "
+                f"process keeps a read transaction open; end that reader (fuser {self.path})"
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -363,7 +345,3 @@ def hold(folder: Path, flags: int) -> int:
         raise JournalHeldError(
             f"{folder / FILE_NAME} is in use by another running line; give each line its own journal.folder"
         ) from error
-
-
-def _identities(path: Path) -> list[tuple[int, int] | None]:
-    return [identity(file) for file in database_files(path)]

@@ -15,7 +15,6 @@ from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
-    JournalReplacedError,
     JournalTooNewError,
 )
 from edge.delivery.journal.journal import Deleted, Journal
@@ -73,7 +72,7 @@ class JournalWriter(Numbering):
         """Functions to call after each commit."""
         self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns
         retention = Retention(keep_s, keep_bytes)
-        self._file = DiskFile(folder, line, retention.most_bytes, self._known_seq, clock())
+        self._file = DiskFile(folder, line, retention.most_bytes)
         self._discarding = Discarding(self._file, retention, acked, clock, WallClock(wall_ns, clock))
         self._own = OwnEvents(line, boot_id, wall_ns)
         self._faults = FaultLog(clock)
@@ -265,14 +264,9 @@ class JournalWriter(Numbering):
         """Check the file, and delete what is due.
 
         Raises:
-            JournalError: the file is not what it was, or events cannot be deleted.
+            JournalError: the file is damaged, or events cannot be deleted.
         """
-        try:
-            self._file.check(self._clock())
-        except JournalReplacedError as error:
-            logger.error("%s", error)
-            self._file.close_after(error)
-            self._open(str(error))
+        self._file.check()
         more = self._discarding.discard_some()
         self._report_discarded(self._discarding.report_if_due(quiet=not more))
 
@@ -299,22 +293,17 @@ class JournalWriter(Numbering):
         self._take_over(journal)
         if journal.last_seq == 0:
             self._own.waiting = [self._own.begun(new_journal_reason or reason or "there was no journal")]
-        elif former_id not in (None, journal.journal_id):
-            begun = self._own.begun(
-                f"{f'{reason}; ' if reason else ''}journal {journal.journal_id}, begun earlier, replaces journal "
-                f"{former_id} and continues after event {journal.last_seq}"
-            )
-            self._own.waiting = [begun]
         return journal
 
-    def _known_seq(self, journal_id: str) -> int:
-        """Return the last event that a journal must hold, as far as is known. Called by the disk's thread."""
-        counted = self._journalled.last_seq if self._journalled.journal_id == journal_id else 0
-        return max(counted, *self._acked(journal_id).values(), 0)
-
     def _take_over(self, journal: Journal) -> None:
-        """Take the counts from the file. It may hold the events of the last attempt, although that seemed to fail."""
-        same = journal.journal_id == self._journalled.journal_id
+        """Take the counts from the file. It may hold the events of the last attempt, although that seemed to fail.
+
+        Raises:
+            JournalDamagedError: the disk lost stored events. New events would get their numbers.
+        """
+        same, known = journal.journal_id == self._journalled.journal_id, self._journalled.last_seq
+        if same and journal.last_seq < known:
+            raise JournalDamagedError(f"{journal.path} ends with event {journal.last_seq}, and held event {known}")
         if same and self._journalled.last_seq < self._tried_seq <= journal.last_seq:
             self._own.waiting = []
             if self._outage is not None:
