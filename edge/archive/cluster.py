@@ -26,6 +26,8 @@ WAIT_SECONDS = 1.0
 """How often the number of processors is read again."""
 MOST_FAILED_STARTS = 5
 """So many workers in succession may end before one is ready."""
+MOST_DEATHS = 4
+"""A part that ended so many workers has failed. One end does not suffice: a node may lose its power at any part."""
 
 
 class Part(NamedTuple):
@@ -64,12 +66,13 @@ class Crew:
         """The number of workers that inspect."""
         return sum(part is not None for _, part in self._busy.values())
 
-    def inspect(self, parts: Iterable[Part], sizes: Callable[[int], int]) -> Iterator[tuple[Part | None, int]]:
+    def inspect(self, parts: Iterable[Part], name_of: Callable[[int], str]) -> Iterator[tuple[Part | None, int]]:
         """Inspect parts. Yield each that is finished with its number of rows without verdict, and None meanwhile.
 
         Args:
-            sizes: number of pictures of a part.
+            name_of: names the pictures of a part.
         Raises:
+            EngineError: workers end without any progress, or, after all other parts are finished, parts have failed.
             HeatlineError: a worker cannot do the job.
         """
         waiting, deaths = deque(parts), Counter[int]()
@@ -88,7 +91,7 @@ class Crew:
                     raise _cause_of(error) from error
                 except RayError as error:  # the process or its node has ended
                     ray.kill(worker)  # if it only cannot be reached, it must not go on
-                    self._bury(part, waiting, deaths, sizes, error)
+                    self._bury(part, waiting, deaths, error)
                     continue
                 self._failed_starts = 0
                 if isinstance(result, Opened):
@@ -98,6 +101,13 @@ class Crew:
                     self._busy[worker.inspect.remote(following.number, following.digests)] = worker, following
                 if part is not None:
                     yield part, result
+        failed = [name_of(part) for part, count in sorted(deaths.items()) if count >= MOST_DEATHS]
+        if failed:
+            raise EngineError(
+                f"a picture among {', and among '.join(failed)} ended its worker {MOST_DEATHS} times, and they have no "
+                "verdicts; look at these files and at the memory of the nodes, take the picture out of SOURCE, and "
+                "call the same command again"
+            )
 
     def _hire(self, waiting: int) -> None:
         """Ask Ray for workers. It starts one as soon as a processor is free."""
@@ -112,18 +122,11 @@ class Crew:
                 self._warned.add(sentence)
                 self._warn(sentence)
 
-    def _bury(
-        self,
-        part: Part | None,
-        waiting: deque[Part],
-        deaths: Counter[int],
-        sizes: Callable[[int], int],
-        error: RayError,
-    ) -> None:
-        """Put the part of a worker that has ended back.
+    def _bury(self, part: Part | None, waiting: deque[Part], deaths: Counter[int], error: RayError) -> None:
+        """Put the part of a worker that has ended back, unless it has failed.
 
         Raises:
-            EngineError: workers end without any progress.
+            EngineError: workers end before they are ready.
         """
         if part is None:
             self._failed_starts += 1
@@ -133,14 +136,12 @@ class Crew:
                     "install heatline with the extra cluster on every node, and look at Ray's logs"
                 ) from error
             return
-        self._warn(f"a worker ended ({_reason(error)}); its part {part.number} is inspected again")
-        waiting.appendleft(part)
         deaths[part.number] += 1
-        if deaths[part.number] > 10 + 3 * sizes(part.number):  # more than edge.archive.attempts can need
-            raise EngineError(
-                f"part {part.number} ended its worker {deaths[part.number]} times ({_reason(error)}); look at the "
-                "memory of the nodes and at Ray's logs"
-            ) from error
+        if deaths[part.number] < MOST_DEATHS:
+            self._warn(f"a worker ended ({_reason(error)}); its part {part.number} is inspected again")
+            waiting.append(part)
+        else:
+            self._warn(f"a worker ended ({_reason(error)}); its part {part.number} has failed")
 
 
 def _reason(error: RayError) -> str:

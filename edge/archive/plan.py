@@ -90,6 +90,15 @@ class Plan:
                 "command again, or name another --out"
             ) from error
 
+    def name_of_part(self, part: int) -> str:
+        """Return the first and the last picture of a part, for messages.
+
+        Raises:
+            StorageError: as `read_part`.
+        """
+        pictures = self.read_part(part)["picture"].to_pylist()
+        return f"{pictures[0]} to {pictures[-1]}"
+
     def with_bundles(self, bundles: dict[str, UsedBundle]) -> "Plan":
         """Add bundles to `archive.json`.
 

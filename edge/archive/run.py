@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pyarrow.fs import FileType
 
-from edge.archive import attempts, verdicts
+from edge.archive import verdicts
 from edge.archive.cluster import Crew, Part, processors
 from edge.archive.difference import difference_of
 from edge.archive.drawing import drawer
@@ -133,7 +133,6 @@ def inspect_archive(
             called={bundle.digest: str(bundle.path) for bundle in bundles},
             differ_in=difference_of(bundles[0], bundles[1], engine, precision) if len(bundles) > 1 else None,
         )
-        dest.delete(attempts.FOLDER)
         pictures = Pictures(_absolute(source), plan.archive.folder)
         write_overlays(dest, results, drawer(bundles, pictures, engine, precision), observer.drawing)
         write_report(plan, results)
@@ -144,7 +143,7 @@ def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer
     inspected = unjudged = 0
     total = sum(plan.part_size(part.number) for part in missing)
     try:
-        for part, without_verdict in crew.inspect(missing, plan.part_size):
+        for part, without_verdict in crew.inspect(missing, plan.name_of_part):
             if part is not None:
                 inspected += plan.part_size(part.number)
                 unjudged += without_verdict

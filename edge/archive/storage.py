@@ -112,23 +112,6 @@ class Storage:
         except (OSError, pa.ArrowException) as error:
             raise self._error(name, "written", error) from error
 
-    def delete(self, name: str) -> None:
-        """Delete a file or a folder, if it is there.
-
-        Raises:
-            StorageError: it cannot be deleted.
-        """
-        try:
-            (info,) = self.files.get_file_info([self.path(name)])
-            if info.type == fs.FileType.Directory:
-                self.files.delete_dir(info.path)
-            elif info.type != fs.FileType.NotFound:
-                self.files.delete_file(info.path)
-        except FileNotFoundError:  # another process was faster
-            pass
-        except (OSError, pa.ArrowException) as error:
-            raise self._error(name, "deleted", error) from error
-
     def tree(self, lost_links: list[str] | None = None) -> list[str]:
         """Return all files of this folder and of those in it, relative to it; none if it does not exist.
 

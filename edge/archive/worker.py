@@ -5,7 +5,7 @@ Its memory holds a few decoded pictures and the rows of one part, however many p
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import tee
 from typing import Any
 
@@ -17,20 +17,17 @@ from pyarrow.fs import FileType
 
 from edge import __version__
 from edge.archive import verdicts
-from edge.archive.attempts import Attempt
-from edge.archive.loading import Loaded, load, read_ahead, stamp
+from edge.archive.loading import Loaded, load, read_ahead
 from edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
 from edge.archive.shipping import Files, open_shipped
 from edge.archive.storage import Storage
 from edge.archive.verdicts import Row, WorkerNote
 from edge.cluster import check_same_version
 from edge.errors import StorageError
-from edge.frames import BadFrame, Frame
+from edge.frames import Frame
 from edge.inference import EngineKind, Precision
 from edge.offline import InspectionResult
 from edge.util.processor import processor
-
-CRASHED = "its worker ended each time that it was inspected; look at the file, and at the memory of the nodes"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,43 +102,27 @@ class Worker:
         Raises:
             StorageError: SOURCE or DEST does not answer.
         """
-        attempt = Attempt(self._dest, part, digests)
         try:
-            rows = self._rows(part, digests, attempt)
-        except MemoryError:  # what the kernel does if it notices first: `Attempt` finds the picture
+            rows = self._rows(part, digests)
+        except MemoryError:  # what the kernel does if it notices first: the part is tried again
             os._exit(1)
         for digest in digests:
             self._dest.write(verdicts.file_of(digest, part), verdicts.encode(rows[digest], self._notes[digest]))
-        attempt.end()
         return sum(row["verdict"] == "NO_VERDICT" for each in rows.values() for row in each)
 
-    def _rows(self, part: int, digests: Sequence[str], attempt: Attempt) -> dict[str, list[Row]]:
+    def _rows(self, part: int, digests: Sequence[str]) -> dict[str, list[Row]]:
         rows: dict[str, list[Row]] = {digest: [] for digest in digests}
         planned = self._plan.read_part(part).to_pylist()
-        for row, (loaded, results) in zip(planned, self._results(planned, digests, attempt), strict=True):
+        for row, (loaded, results) in zip(planned, self._results(planned, digests), strict=True):
             for digest, result in zip(digests, results, strict=True):
                 rows[digest].append(_row(row, loaded, result))
         return rows
 
     def _results(
-        self, rows: Sequence[Mapping[str, Any]], digests: Sequence[str], attempt: Attempt
-    ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
-        if not attempt.is_careful:
-            yield from self._inspected(read_ahead(self._load, rows), digests)
-            return
-        for row in rows:
-            if attempt.has_crashed(row["number"]):
-                loaded = Loaded(None, BadFrame(stamp(row["number"], row["picture"]), "crashed", CRASHED, "dropped"))
-            else:
-                attempt.begin(row["number"])
-                loaded = self._load(row)
-            yield from self._inspected([loaded], digests)
-
-    def _inspected(
-        self, loaded: Iterable[Loaded], digests: Sequence[str]
+        self, rows: Sequence[Mapping[str, Any]], digests: Sequence[str]
     ) -> Iterator[tuple[Loaded, Sequence[InspectionResult]]]:
         """Inspect pictures with each bundle; a picture is read and decoded once for all."""
-        first, *copies = tee(loaded, 1 + len(digests))
+        first, *copies = tee(read_ahead(self._load, rows), 1 + len(digests))
         results = [
             self._inspectors[digest].inspect_frames(each.frame for each in copy)
             for digest, copy in zip(digests, copies, strict=True)

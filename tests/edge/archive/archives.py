@@ -95,20 +95,6 @@ def parts_in(dest: Path) -> list[Path]:
     return sorted(dest.glob("verdicts/*/part-*.parquet"))
 
 
-class EndedError(Exception):
-    """Stands for the end of a worker's process in a test that has only one process."""
-
-
-class WorkerThatRaises(Worker):
-    """A worker that ends, by an exception, at pictures with the content `DEADLY`."""
-
-    def _load(self, row: Mapping[str, Any]) -> Loaded:
-        loaded = super()._load(row)
-        if is_deadly(loaded):
-            raise EndedError
-        return loaded
-
-
 class WorkerThatDies(Worker):
     """A worker whose process is killed at pictures with the content `DEADLY`."""
 

@@ -18,7 +18,6 @@ from ray.cluster_utils import Cluster
 from bench.processes import tree
 from edge.archive import cluster as cluster_module
 from edge.archive.storage import Storage
-from edge.archive.worker import CRASHED
 from edge.bundle import Bundle
 from edge.cluster import interruptible, open_cluster
 from edge.errors import Interrupted
@@ -212,7 +211,7 @@ def test_a_killed_node_costs_only_its_part_and_one_that_joins_is_used(
 
 
 @pytest.mark.long
-def test_a_picture_that_kills_its_workers_gets_no_verdict(
+def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     tmp_path: Path, bundle: Bundle, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_archive(tmp_path / "source", 8)
@@ -224,11 +223,17 @@ def test_a_picture_that_kills_its_workers_gets_no_verdict(
     result = heatline(
         "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
     )
+    assert result.returncode == 6, result.stderr
+    assert "a picture among left/0000.png to left/0006.png ended its worker 4 times" in complaint(result)
+    assert {row["picture"]: row for row in table_of(tmp_path / "dest")} == {
+        name: row for name, row in expected.items() if name.startswith("right")
+    }
+    deadly.unlink()
+    result = heatline(
+        "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster.address
+    )
     assert (result.returncode, "1 row of" in complaint(result)) == (9, True), result.stderr
-    rows = {row["picture"]: row for row in table_of(tmp_path / "dest")}
-    crashed = rows.pop("left/0002.png")
-    assert (crashed["reason"], crashed["detail"]) == ("dropped.crashed", CRASHED)
-    assert rows == {name: row for name, row in expected.items() if name != "left/0002.png"}
+    assert table_of(tmp_path / "dest")[1]["reason"] == "failed.unreadable"
 
 
 def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> subprocess.Popen[str]:

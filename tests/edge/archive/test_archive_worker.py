@@ -14,8 +14,6 @@ import duckdb
 import pandas
 import pyarrow.dataset as ds
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyarrow import fs
 
 from edge.archive import loading, verdicts
@@ -23,14 +21,11 @@ from edge.archive.loading import read_ahead
 from edge.archive.plan import PICTURES, Pictures, read_plan
 from edge.archive.results import read_results
 from edge.archive.storage import Storage
-from edge.archive.worker import CRASHED, Job, Worker
+from edge.archive.worker import Job, Worker
 from edge.bundle import Bundle
 from edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
 from tests.edge.archive.archives import (
-    DEADLY,
-    EndedError,
-    WorkerThatRaises,
     inspected_here,
     opened,
     plan_of,
@@ -144,54 +139,8 @@ def test_a_files_metadata_names_the_worker_and_its_golden_tiles(dest: Path, bund
         assert note.processor
 
 
-@settings(max_examples=4)
-@given(deadly=st.sets(st.integers(0, 5), min_size=1, max_size=2))
-def test_a_picture_that_ends_its_worker_gets_no_verdict_and_the_others_get_theirs(
-    tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, deadly: set[int]
-) -> None:
-    folder = tmp_path_factory.mktemp("deadly")
-    source = write_archive(folder / "source", 6)
-    names = sorted(source.glob("*/*.png"))
-    expected = inspected_here([bundle], source, folder / "whole", 6)
-    for number in deadly:
-        names[number].write_bytes(DEADLY)
-    plan_of([bundle], source, folder / "dest", 6)
-    ends = 0
-    inspecting = opened(WorkerThatRaises(), [bundle], folder / "dest")
-    while not list((folder / "dest").glob("verdicts/*/*")):
-        try:
-            inspecting.inspect(0, [bundle.digest])
-        except EndedError:
-            ends += 1
-    assert ends == 2 + 2 * len(deadly), "two hasty attempts, and two careful ones for each"
-    rows = table_of(folder / "dest")
-    assert [row for row in rows if row["number"] not in deadly] == [
-        row for row in expected if row["number"] not in deadly
-    ]
-    for number in deadly:
-        row = rows[number]
-        assert (row["verdict"], row["reason"], row["detail"]) == ("NO_VERDICT", "dropped.crashed", CRASHED)
-    assert not list((folder / "dest").glob("_attempts/*/*")), "the part is finished"
-
-
-def test_workers_that_end_at_other_pictures_accuse_none(
-    tmp_path: Path, source: Path, dest: Path, bundle: Bundle
-) -> None:
-    plan_of([bundle], source, tmp_path / "dest", 12)
-    inspecting = opened(Worker(), [bundle], tmp_path / "dest")
-
-    def end_at(picture: str) -> None:
-        """Lose the power as the picture comes."""
-        load = inspecting._load
-        inspecting._load = lambda row: load(row) if row["picture"] != picture else (_ for _ in ()).throw(EndedError)  # type: ignore[method-assign]
-        with pytest.raises(EndedError):
-            inspecting.inspect(0, [bundle.digest])
-        inspecting._load = load  # type: ignore[method-assign]
-
-    for picture in [row["picture"] for row in table_of(dest)]:
-        end_at(picture)
-    inspecting.inspect(0, [bundle.digest])
-    assert table_of(tmp_path / "dest") == table_of(dest)
+class EndedError(Exception):
+    """Stands for the end of a worker's process."""
 
 
 def test_a_worker_with_too_little_memory_for_a_picture_ends(
@@ -315,7 +264,6 @@ def test_source_and_dest_may_be_in_an_object_store(
     assert rows == table_of(dest)
     stored = Storage.at(bucket.format("judged"))
     assert b"secret" not in stored.read("archive.json")
-    assert not stored.under("_attempts").tree()
     pattern = inspected_here([bundle], bucket.format("photos/*/*.png"), bucket.format("matched"))
     assert [row["picture"] for row in pattern] == [row["picture"] for row in rows if "/" in row["picture"]]
 
