@@ -1,11 +1,11 @@
 """Opens a bundle's engine in the requested precision, and verifies it on this machine by the golden tiles."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bundle.compiled_model_cache import CompiledModelCache
 from edge.bundle.golden import GoldenTilesError, check_golden
 from edge.bundle.store import Bundle
 from edge.errors import BundleError, EngineError
@@ -13,6 +13,9 @@ from edge.inference.engine import PROCESSOR, Engine, EngineKind, Precision
 from edge.inference.opening import open_engine, require_device, require_precision
 
 logger = logging.getLogger(__name__)
+
+MOST_CACHED = 8
+"""Compiled graphs in the cache; when there are more, the oldest are deleted."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,10 @@ def open_verified_engine(
     require_device(kind, device)
     manifest, golden = bundle.manifest, bundle.golden()
 
-    def verify(precision: Precision) -> tuple[Engine, dict[str, float]]:
+    def verify(precision: Precision, cache: Path | None = cache) -> tuple[Engine, dict[str, float]]:
         graph = bundle.graph_for(precision)
-        compiled_models = None if cache is None else CompiledModelCache(cache, bundle.digest)
+        if cache is not None:
+            _delete_oldest(cache, keep=MOST_CACHED - 1)
         try:
             say("compiling")
             engine = open_engine(
@@ -77,7 +81,7 @@ def open_verified_engine(
                 threads=threads,
                 streams=streams,
                 batch=batch,
-                cache=compiled_models,
+                cache=cache,
             )
             try:
                 say("running the golden tiles")
@@ -86,11 +90,11 @@ def open_verified_engine(
                 engine.close()
                 raise
         except (EngineError, BundleError) as error:
-            if compiled_models is None or not compiled_models.has_unverified:
+            if cache is None:
                 raise
-            logger.warning("a compiled graph from the cache cannot be used: %s", error)
-            return verify(precision)  # compiles, as the cache no longer has that graph
-        engine.mark_verified()
+            logger.warning("compiled without the cache in %s, which is emptied: %s", cache, error)
+            _delete_oldest(cache, keep=0)
+            return verify(precision, None)
         return engine, differences
 
     if precision == "f32":
@@ -105,3 +109,10 @@ def open_verified_engine(
         return verified
     logger.warning("%s", fell_back)
     return VerifiedEngine(*verify("f32"), precision, fell_back)
+
+
+def _delete_oldest(cache: Path, *, keep: int) -> None:
+    """Delete compiled graphs of OpenVINO, except the newest ones."""
+    with contextlib.suppress(OSError):  # then the engine reports what is wrong with the folder
+        for graph in sorted(cache.glob("*.blob"), key=lambda path: path.stat().st_mtime_ns, reverse=True)[keep:]:
+            graph.unlink()

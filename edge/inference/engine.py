@@ -64,16 +64,6 @@ def weights_of(graph: str) -> str:
     return graph.removesuffix(".xml") + ".bin"
 
 
-class ModelCache(Protocol):
-    """A cache of compiled graphs; a variant names everything that a compiled graph depends on."""
-
-    def load(self, variant: str) -> bytes | None:
-        """Return the compiled graph of a variant; None if there is none."""
-
-    def store(self, variant: str, graph: Callable[[], bytes]) -> None:
-        """Store a compiled graph. `graph` returns its bytes; it is not called if the graph was loaded from here."""
-
-
 class Engine(ABC):
     """A compiled graph. One thread submits tiles and receives the answers, in any order, during `submit`, `collect` and
     `drain`. A thread that has nothing more to submit must call `collect`.
@@ -103,9 +93,6 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027  (most engines need none)
         """Wait until every request is answered, and free the memory. A closed engine cannot be used."""
-
-    def mark_verified(self) -> None:  # noqa: B027  (most engines have no cache)
-        """Note that the golden tiles passed, so that the compiled graph may be stored for the next start."""
 
 
 def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge.errors import EngineError
-from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, ModelCache, Precision
+from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Precision
 
 PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
 """The precisions of each kind of engine, if the processor has them."""
@@ -21,7 +21,7 @@ def open_engine(
     threads: int = 0,
     streams: int = 0,
     batch: int = 0,
-    cache: ModelCache | None = None,
+    cache: Path | None = None,
 ) -> Engine:
     """Compile a graph in a bundle's folder with an engine of this kind, in exactly this precision.
 
@@ -32,7 +32,7 @@ def open_engine(
         threads: total number of processor threads; 0: the number of cores.
         streams: requests that OpenVINO works on in parallel; 0: one per thread.
         batch: tiles per request; 0: the fastest number for this kind.
-        cache: of compiled graphs; None: no cache. ONNX Runtime needs none, as it compiles at once.
+        cache: folder of OpenVINO's compiled graphs; None: no cache. ONNX Runtime needs none, as it compiles at once.
     Raises:
         EngineError: the graph does not load or compile, or the engine lacks this precision or device.
     """

@@ -5,12 +5,10 @@ come from a thread of its own, cost twice the processor time per request, and ab
 no longer exists.
 """
 
-import io
 import logging
 import math
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +28,6 @@ from edge.inference.engine import (
     EngineKind,
     Failed,
     Fill,
-    ModelCache,
     Precision,
     weights_of,
 )
@@ -57,7 +54,7 @@ class OpenVinoEngine(Engine):
         threads: int = 0,
         streams: int = 0,
         batch: int = 0,
-        cache: ModelCache | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.precision = precision
         self.batch = batch or 1  # with one stream per core, one tile per request was fastest; no batch is ever partial
@@ -69,15 +66,11 @@ class OpenVinoEngine(Engine):
             require_device(core, device)
             if hint == "bf16":
                 require_bf16(core, device)
-            self._cache = cache
-            self._variant = _variant(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
-            cached = None if cache is None else cache.load(self._variant)
-            if cached is not None:
-                compiled = _import_graph(core, device, settings, cached)
-            else:
-                model = core.read_model(folder / graph, folder / weights_of(graph))
-                model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
-                compiled = core.compile_model(model, device, settings)
+            model = core.read_model(folder / graph, folder / weights_of(graph))
+            model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
+            compiled = core.compile_model(
+                model, device, settings if cache is None else settings | {"CACHE_DIR": str(cache)}
+            )
             parallel = streams or (
                 threads if device == PROCESSOR else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             )
@@ -125,10 +118,6 @@ class OpenVinoEngine(Engine):
         self.drain()
         self._idle.clear()
         del self._compiled  # a remaining reference to this engine must not hold the graph in memory
-
-    def mark_verified(self) -> None:
-        if self._cache is not None:
-            self._cache.store(self._variant, lambda: bytes(self._compiled.export_model().getvalue()))
 
     def _wait_for_several(self) -> None:
         """Wait for as many requests as are filled per wake-up; they mostly end in the order of their start."""
@@ -214,17 +203,3 @@ class _Request:
 
 def _nothing(*_: object) -> None:
     """Ignore the answer of a request that was never started."""
-
-
-def _variant(core: ov.Core, device: str, settings: Mapping[str, object], graph: str, shape: Sequence[int]) -> str:
-    """Return everything that a compiled graph depends on besides the bundle."""
-    return f"{graph} {shape} {settings} {ov.get_version()} {core.get_property(device, 'FULL_DEVICE_NAME')}"
-
-
-def _import_graph(core: ov.Core, device: str, settings: Mapping[str, object], graph: bytes) -> ov.CompiledModel:
-    """Import a graph that was compiled earlier."""
-    try:
-        # OpenVINO copies a stream. It would go on using the weights in a tensor, and crash once that is freed.
-        return core.import_model(io.BytesIO(graph), device, settings)
-    except Exception as error:  # UnicodeDecodeError among others
-        raise EngineError(f"OpenVINO cannot use a graph that was compiled before: {last_line(error)}") from error
