@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.config import WebConfig
-from edge.evidence.inbox import INBOX
+from edge.evidence.inbox import INBOX, PUT
 from edge.evidence.store import EvidenceStore
 from edge.heatmap_picture import png
 from edge.view import marks
@@ -204,7 +204,7 @@ def test_a_picture_that_only_the_page_holds_is_stored_before_its_mark_is_sent(tm
     store = EvidenceStore(tmp_path / "evidence")
     store.folder.mkdir()
     there_first: list[bool] = []
-    in_inbox = store.folder / INBOX / f"{NAME}.json"
+    in_inbox = store.folder / INBOX / f"{NAME}{PUT}"
     with (
         line_with_marks(tmp_path, memory, before=lambda _: there_first.append(in_inbox.exists())) as (socket, _),
         page(memory, store=store, line_socket=socket) as served,
