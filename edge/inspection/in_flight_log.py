@@ -1,41 +1,58 @@
 """A small file that shows, after a crash, which frames were in flight. It survives kill -9; a power cut may lose the
 last seconds.
 
-It is written by system calls and not mapped into memory: a failing disk must cause an error, not a SIGBUS.
-
 A camera's events leave in the order of its frames, so the frames in flight are those after the last reported one.
 """
 
 import contextlib
 import logging
 import os
-import struct
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from edge.frames import Stamp, Watermark
 from edge.inspection.ledger import Ledger
+from edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
-_MAGIC = b"heatline in-flight 2\n"
-_HEAD = struct.Struct("<64sQQ32s")
-"""Camera, number of the last announced frame, number of the last reported frame, boot id."""
-_ANNOUNCED_AT, _REPORTED_AT = 64, 72
-_NUMBER = struct.Struct("<Q")
-_SLOT = struct.Struct("<QQqQ256s")
-"""Number, frames, frame id (-1: none), captured at (UTC, ns), part id."""
-_SLOTS = 256
+MOST_NAMED = 128
 """More than can be in flight; for older frames only the number is known."""
-_CAMERA_BYTES = _HEAD.size + _SLOTS * _SLOT.size
+_SLOT_BYTES = 64 << 10
 _CONSEQUENCE = "after a crash nobody will know which frames were in flight"
 
 
+class _Named(msgspec.Struct, array_like=True):
+    """A frame, or a run of frames, as in its stamp."""
+
+    number: int
+    frames: int
+    frame_id: int | None
+    last_frame_id: int | None
+    captured_at_ns: int
+    part_id: str | None
+
+
+class _Record(msgspec.Struct, array_like=True):
+    """The frames of a camera that were in flight at an instant."""
+
+    camera: str
+    boot_id: str
+    announced: int
+    """Number of the last announced frame."""
+    reported: int
+    """Number of the last reported frame."""
+    named: list[_Named] = []
+    """The newest of the frames after that."""
+
+
 class InFlightLog:
-    """Writes down, from `begin` on, when a frame is announced and when its event is out. For each camera, one thread
-    calls `announced` and one calls `reported`.
+    """Writes down, from `begin` on, when a frame is announced and when its event is out. Any thread.
 
     If the disk cannot be written, the fault is logged and frames are still inspected. Each frame tries again; after a
     failed `begin`, `begin_again` does.
@@ -49,9 +66,10 @@ class InFlightLog:
     def __init__(self, path: Path | None, ledger: Ledger, boot_id: str) -> None:
         self.path = path
         self._ledger, self._boot_id = ledger, boot_id
-        self._blocks: dict[str, int] = {}
-        self._slots: dict[str, int] = {}
-        self._fd = -1
+        self._lock = threading.Lock()
+        self._records: dict[str, tuple[int, _Record]] = {}
+        """By camera, its place in the file and its record."""
+        self._file: SlotFile | None = None
         self._fault: str | None = None
 
     @property
@@ -63,53 +81,56 @@ class InFlightLog:
         """Overwrite the file, and write down from now on which frames are in flight."""
         if self.path is None:
             return
-        reported = {name: account.captured - account.in_flight for name, account in self._ledger.accounts().items()}
-        self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(reported)}
-        self._slots = dict.fromkeys(reported, 0)
-        heads = [_HEAD.pack(name.encode(), last, last, self._boot_id.encode()) for name, last in reported.items()]
+        accounts = self._ledger.accounts()
+        reported = {name: account.captured - account.in_flight for name, account in accounts.items()}
+        self._records = {
+            name: (place, _Record(name, self._boot_id, last, last))
+            for place, (name, last) in enumerate(reported.items())
+        }
         try:
-            self._fd = _overwrite(self.path, b"".join(head.ljust(_CAMERA_BYTES, b"\0") for head in heads))
+            file = SlotFile(self.path, _SLOT_BYTES, len(accounts))
+            for place, record in self._records.values():
+                file.write(place, msgspec.json.encode(record))
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, 0)  # the previous run's frames are reported, and this run's cannot be written
             if self._fault is None:
                 logger.warning("%s cannot be written (%s): %s", self.path, error, _CONSEQUENCE)
             self._fault = f"{self.path.parent} cannot be written: {_CONSEQUENCE}"
             return
+        self._file = file
         if self._fault is not None:
             self._fault = None
             logger.info("%s can be written: frames in flight are logged from now on", self.path.parent)
 
     def begin_again(self) -> None:
         """Call `begin` again if it failed: the disk may have room by now."""
-        if self._fault is not None and self._fd < 0:
+        if self._fault is not None and self._file is None:
             self.begin()
 
     def announced(self, stamp: Stamp) -> None:
         """Note that a numbered frame, or a run of frames, was announced."""
-        if self._fd < 0:
-            return
-        block, slot = self._blocks[stamp.camera], self._slots[stamp.camera]
-        self._slots[stamp.camera] = (slot + 1) % _SLOTS
-        record = _SLOT.pack(
-            stamp.number,
-            stamp.frames,
-            -1 if stamp.frame_id is None else stamp.frame_id,
-            stamp.captured_at_ns,
-            (stamp.part_id or "").encode(),
-        )
-        last = _NUMBER.pack(stamp.number + stamp.frames - 1)
-        # The number comes last, so that every frame that counts as announced has its record.
-        self._write_all((block + _HEAD.size + slot * _SLOT.size, record), (block + _ANNOUNCED_AT, last))
+        if self._file is not None:
+            with self._lock:
+                _, record = self._records[stamp.camera]
+                record.named.append(msgspec.convert(stamp, _Named, from_attributes=True))
+                del record.named[:-MOST_NAMED]
+                record.announced = stamp.number + stamp.frames - 1
+                self._write(self._file, stamp.camera)
 
     def reported(self, stamp: Stamp) -> None:
         """Note that the event of a frame, or of a run of frames, is out."""
-        if self._fd >= 0:
-            last = _NUMBER.pack(stamp.number + stamp.frames - 1)
-            self._write_all((self._blocks[stamp.camera] + _REPORTED_AT, last))
+        if self._file is not None:
+            with self._lock:
+                _, record = self._records[stamp.camera]
+                record.reported = last = stamp.number + stamp.frames - 1
+                record.named = [each for each in record.named if each.number + each.frames - 1 > last]
+                self._write(self._file, stamp.camera)
 
-    def _write_all(self, *writes: tuple[int, bytes]) -> None:
+    def _write(self, file: SlotFile, camera: str) -> None:
+        place, record = self._records[camera]
         try:
-            for at, data in writes:
-                _write(self._fd, at, data)
+            file.write(place, msgspec.json.encode(record))
         except OSError as error:
             if self._fault is None:
                 self._fault = f"{self.path} cannot be written ({error.strerror})"
@@ -118,43 +139,6 @@ class InFlightLog:
         if self._fault is not None:
             self._fault = None
             logger.info("%s is written again", self.path)
-
-
-def _overwrite(path: Path, blocks: bytes) -> int:
-    """Replace the file's content with one block per camera, and return the open file's descriptor.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        # A full disk must cause the error now; a disk that fills later does no harm. The previous run's content keeps
-        # its room until it is overwritten.
-        os.posix_fallocate(fd, 0, len(_MAGIC) + len(blocks))
-        # From start to end, so that a crash meanwhile leaves each camera's block unchanged or empty.
-        _write(fd, 0, _MAGIC + blocks)
-        os.ftruncate(fd, len(_MAGIC) + len(blocks))
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)  # the previous run's frames are reported, and this run's cannot be written
-        os.close(fd)
-        raise
-    return fd
-
-
-def _write(fd: int, at: int, data: bytes) -> None:
-    while data:
-        written = os.pwrite(fd, data, at)
-        at, data = at + written, data[written:]
-
-
-@dataclass(frozen=True)
-class _Record:
-    number: int
-    frames: int
-    frame_id: int | None
-    captured_at_ns: int
-    part_id: str | None
 
 
 @dataclass(frozen=True)
@@ -177,69 +161,37 @@ def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] | N
         journalled: per camera, how far its events are in the journal. The run may have crashed between the journal's
             commit and the write to this log.
     """
-    run = PreviousRun([], {})
-    if path is None:
-        return run
     try:
-        data, written_at_ns = path.read_bytes(), path.stat().st_mtime_ns
-    except OSError:
-        return run
-    if not data.startswith(_MAGIC):
-        logger.warning("%s is not an in-flight log, so the frames in flight of the previous run are unknown", path)
-        return run
-    run = replace(run, written_at_ns=written_at_ns)
-    for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
-        name, announced, reported, boot = _HEAD.unpack_from(data, block)
-        camera, boot_id = (text.rstrip(b"\0").decode(errors="replace") for text in (name, boot))
-        run.reported[camera] = Watermark(boot_id, reported)
-        in_journal = (journalled or {}).get(camera)
-        if in_journal is not None and in_journal.boot_id == boot_id:
-            reported = max(reported, in_journal.frame_number)
-        records = _records(data, block + _HEAD.size, reported, announced)
-        run.in_flight.extend(_stamps(camera, announced, reported, records))
+        if path is None:
+            return PreviousRun([], {})
+        run = PreviousRun([], {}, path.stat().st_mtime_ns)
+        records = [msgspec.json.decode(data, type=_Record) for data in read_slots(path, _SLOT_BYTES) if data]
+    except (OSError, msgspec.MsgspecError):
+        return PreviousRun([], {})
+    for record in records:
+        run.reported[record.camera] = Watermark(record.boot_id, record.reported)
+        in_journal = (journalled or {}).get(record.camera)
+        if in_journal is not None and in_journal.boot_id == record.boot_id:
+            record.reported = max(record.reported, in_journal.frame_number)
+        run.in_flight.extend(_stamps(record))
     return run
 
 
-def _records(data: bytes, begin: int, reported: int, announced: int) -> list[_Record]:
-    """Return the records of the frames after `reported` up to `announced`, in order."""
-    records = []
-    for slot in range(_SLOTS):
-        number, frames, frame_id, at_ns, part = _SLOT.unpack_from(data, begin + slot * _SLOT.size)
-        if reported < number + frames - 1 and 0 < number <= announced:
-            part_id = part.rstrip(b"\0").decode(errors="replace") or None
-            records.append(_Record(number, frames, None if frame_id < 0 else frame_id, at_ns, part_id))
-    return sorted(records, key=lambda record: record.number)
-
-
-def _stamps(camera: str, announced: int, reported: int, records: list[_Record]) -> list[Stamp]:
+def _stamps(record: _Record) -> list[Stamp]:
     stamps: list[Stamp] = []
-    reached = reported
-    for record in records:
-        if record.number > reached + 1:  # so old that its record was overwritten
-            missing = record.number - reached - 1
-            stamps.append(_stamp(camera, _Record(reached + 1, missing, None, record.captured_at_ns, None)))
-        stamp = _stamp(camera, record)
-        last = stamps[-1] if stamps else None
-        if last is not None and last.part_id is stamp.part_id is None and last.is_followed_by(stamp):
-            stamps[-1] = last.extended_to(stamp)
+    reached = record.reported
+    for each in record.named:
+        if each.number > reached + 1:  # so many frames that these are not named any more
+            missing = each.number - reached - 1
+            at_ns = each.captured_at_ns
+            stamps.append(Stamp(record.camera, None, captured_at_ns=at_ns, frames=missing, number=reached + 1))
+        if (last := each.number + each.frames - 1) <= reached:
+            continue
+        reached = last
+        stamp = Stamp(record.camera, **msgspec.structs.asdict(each))
+        before = stamps[-1] if stamps else None
+        if before is not None and before.part_id is stamp.part_id is None and before.is_followed_by(stamp):
+            stamps[-1] = before.extended_to(stamp)
         else:
             stamps.append(stamp)
-        reached = max(reached, record.number + record.frames - 1)
-    if reached < announced:
-        stamps.append(_stamp(camera, _Record(reached + 1, announced - reached, None, 0, None)))
     return stamps
-
-
-def _stamp(camera: str, record: _Record) -> Stamp:
-    return Stamp(
-        camera, record.frame_id, captured_at_ns=record.captured_at_ns, frames=record.frames, number=record.number,
-        part_id=record.part_id, last_frame_id=_last_id(record),
-    )  # fmt: skip
-
-
-def _last_id(record: _Record) -> int | None:
-    """Return the frame id of a run's last frame; 16-bit ids begin again at 1."""
-    if record.frame_id is None or record.frames == 1:
-        return None
-    last = record.frame_id + record.frames - 1
-    return last - 65535 if record.frame_id <= 65535 < last else last

@@ -1,6 +1,5 @@
 """The in-flight log after a crash: every frame that was not reported is found once, for any order of events."""
 
-import mmap
 import os
 from pathlib import Path
 
@@ -30,9 +29,7 @@ def facts_of(stamps: list[Stamp]) -> list[tuple[int, int, int | None, str | None
     return [(stamp.number, stamp.frames, stamp.frame_id, stamp.part_id) for stamp in stamps]
 
 
-@pytest.mark.parametrize(
-    "data", [None, b"", b"something else", b"heatline in-flight 2\n", b"heatline in-flight 2\nshort"]
-)
+@pytest.mark.parametrize("data", [None, b"", b"something else", bytes(200_000)])
 def test_a_missing_or_foreign_file_gives_no_frames(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "f").write_bytes(data)
@@ -66,9 +63,9 @@ def test_announced_frames_that_were_not_reported_are_found_once(
     assert all(stamp.last_frame_id in (None, stamp.number + stamp.frames + 999) for stamp in found)
 
 
-def test_more_frames_than_the_file_has_slots_are_still_counted(tmp_path: Path) -> None:
+def test_more_frames_than_are_named_are_still_counted(tmp_path: Path) -> None:
     log = begin_log(tmp_path / "f", {"top": 0})
-    many = in_flight_log._SLOTS + 10
+    many = in_flight_log.MOST_NAMED + 10
     for number in range(1, many + 1):
         log.announced(frame(number))
     first, rest = read_previous_run(tmp_path / "f").in_flight
@@ -143,40 +140,15 @@ def test_the_log_remains_until_the_recovered_events_are_sent(tmp_path: Path) -> 
     assert read_previous_run(tmp_path / "f").in_flight == []
 
 
-@pytest.mark.parametrize("before", [1, in_flight_log._SLOTS])
-def test_a_crash_between_the_two_writes_leaves_the_log_unchanged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
-) -> None:
-    """The number is written last: otherwise a frame would count whose id and part are unknown.
-
-    Args:
-        before: number of reported frames; with as many as the file has slots, an old record is overwritten.
-    """
-    path, write, found = tmp_path / "f", in_flight_log._write, list[list[tuple[int, int, int | None, str | None]]]()
-    log = begin_log(path, {"top": 0})
-    for number in range(1, before + 2):
-        log.announced(frame(number))
-    log.reported(frame(before))
-
-    def write_and_read(fd: int, at: int, data: bytes) -> None:
-        write(fd, at, data)
-        found.append(facts_of(read_previous_run(path).in_flight))
-
-    monkeypatch.setattr(in_flight_log, "_write", write_and_read)
-    log.announced(frame(before + 2, part_id="P"))
-    one = (before + 1, 1, before + 1001, None)
-    assert found == [[one], [one, (before + 2, 1, before + 1002, "P")]]
-
-
 def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:
-    """With a file mapped into memory, this would be a bus error."""
+    """With a file mapped into memory, this would be a bus error. The next frame is written as before."""
     log = begin_log(tmp_path / "f", {"top": 0})
     log.announced(frame(1))
     os.truncate(tmp_path / "f", 0)
     log.announced(frame(2))
     log.reported(frame(1))
     assert log.fault is None
-    assert read_previous_run(tmp_path / "f").in_flight == []
+    assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(2, 1, 1002, None)]
 
 
 def test_a_log_that_becomes_writable_again_is_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -185,37 +157,15 @@ def test_a_log_that_becomes_writable_again_is_used_again(tmp_path: Path, caplog:
     log = begin_log(tmp_path / "f", {"top": 0})
     for number in range(1, 4):
         log.announced(frame(number))
-    real, log._fd = log._fd, os.open(tmp_path / "f", os.O_RDONLY)
+    assert log._file is not None
+    real, log._file._fd = log._file._fd, os.open(tmp_path / "f", os.O_RDONLY)
     log.reported(frame(1))
     log.reported(frame(2))
     assert log.fault is not None
     assert caplog.text.count(UNKNOWN_AFTER_A_CRASH) == 1
-    os.close(log._fd)
-    log._fd = real
+    os.close(log._file._fd)
+    log._file._fd = real
     log.announced(frame(4))
     log.reported(frame(3))
     assert facts_of(read_previous_run(tmp_path / "f").in_flight) == [(4, 1, 1004, None)]
     assert "is written again" in caplog.text
-
-
-def test_a_crash_during_overwriting_leaves_each_block_unchanged_or_empty(tmp_path: Path) -> None:
-    """The system writes page by page, so a crash can leave some new pages before the old ones."""
-    cameras = [f"camera-{number}" for number in range(5)]
-    old = begin_log(tmp_path / "old", dict.fromkeys(cameras, 0))
-    for camera in cameras:
-        for number in range(1, 300):
-            old.announced(Stamp(camera, number, number=number))
-        old.reported(Stamp(camera, 290, number=290))
-    begin_log(tmp_path / "new", dict.fromkeys(cameras, 9))
-    before, after = (tmp_path / "old").read_bytes(), (tmp_path / "new").read_bytes()
-    assert len(before) == len(after)
-    cuts = range(0, len(before) + mmap.PAGESIZE, mmap.PAGESIZE)
-    left = []
-    for cut in cuts:
-        (tmp_path / "cut").write_bytes(after[:cut] + before[cut:])
-        found = read_previous_run(tmp_path / "cut").in_flight
-        assert all((stamp.number, stamp.frames, stamp.frame_id) == (291, 9, 291) for stamp in found)
-        left.append([stamp.camera for stamp in found])
-    assert left[0] == cameras
-    assert left[-1] == []
-    assert all(cameras[len(cameras) - len(names) :] == names for names in left)
