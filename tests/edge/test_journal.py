@@ -456,25 +456,3 @@ def test_the_newest_two_damaged_journals_are_kept(tmp_path: Path) -> None:
         write(tmp_path, str(number))
         assert move_aside(tmp_path / FILE_NAME) == tmp_path / f"{FILE_NAME}.damaged-{number}"
     assert moved_aside(tmp_path) == {f"{number}{end}": str(number) for number in (3, 4) for end in SUFFIXES}
-
-
-@pytest.mark.parametrize("moved", [1, 2])
-def test_an_incomplete_move_aside_is_completed(tmp_path: Path, moved: int) -> None:
-    (tmp_path / f"{FILE_NAME}.damaged-3").write_text("3")
-    write(tmp_path, "4")
-    for end in SUFFIXES[:moved]:
-        (tmp_path / f"{FILE_NAME}{end}").rename(tmp_path / f"{FILE_NAME}.damaged-4{end}")
-    with opened(tmp_path) as journal:
-        assert journal.last_seq == 0
-    assert moved_aside(tmp_path) == {"3": "3", **{f"4{end}": "4" for end in SUFFIXES}}
-
-
-def test_the_log_of_a_deleted_journal_is_moved_aside_alone(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
-    path.write_text("1")
-    first = move_aside(path)
-    wal = path.with_name(f"{FILE_NAME}-wal")
-    wal.write_text("2")
-    os.utime(wal, ns=(0, first.stat().st_ctime_ns + 1))
-    move_aside(path)
-    assert moved_aside(tmp_path) == {"1": "1", "2-wal": "2"}

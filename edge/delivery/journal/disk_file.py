@@ -1,15 +1,18 @@
 """The journal's file on a disk that may hang: every call waits for a limited time."""
 
 import logging
+import queue
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalDamagedError, JournalFullError, JournalHungError
 from edge.delivery.journal.file import FILE_NAME, move_aside
 from edge.delivery.journal.journal import WAL_KEPT_BYTES, Journal
 from edge.errors import JournalError
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,63 @@ DISK_SECONDS = 2.0
 events that are sent live only never reach a durable consumer."""
 DISK_SECONDS_AT_START = 10.0
 """Limit while the line starts or ends, when no events wait."""
+
+
+class DiskThread:
+    """Makes calls one after the other, for one caller thread.
+
+    Args:
+        folder: a folder on the disk, for messages.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
+        self._last: Future[Any] | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is still running."""
+        return self._last is not None and not self._last.done()
+
+    def run(self, call: Callable[[], T], within_s: float) -> T:
+        """Make a call, and return its result or raise its error.
+
+        Raises:
+            JournalHungError: the call has not returned in time and continues; or an earlier call still runs, and this
+                one is not made.
+        """
+        made = None if self.busy else self._begin(call, within_s)
+        if made is None or not made.done():
+            raise JournalHungError(f"the disk of {self._folder} does not answer; check the disk")
+        return made.result()
+
+    def close(self, last: Callable[[], None], within_s: float) -> bool:
+        """Make a last call after those before have returned; return whether it returned in time."""
+        return self._begin(last, within_s, ends=True).done()
+
+    def _begin(self, call: Callable[[], T], within_s: float, *, ends: bool = False) -> Future[T]:
+        """Make a call, and return its result, which is not there yet if the time was too short."""
+        if self._thread is None:
+            # Not joined at the end: a call that the disk does not answer cannot be ended.
+            self._thread = NamedThread("journal", self._make_calls)
+            self._thread.start()
+        self._last = made = Future[T]()
+        self._calls.put((made, call))
+        if ends:
+            self._calls.put(None)
+        wait([made], within_s)
+        return made
+
+    def _make_calls(self) -> None:
+        while (each := self._calls.get()) is not None:
+            made, call = each
+            try:
+                made.set_result(call())
+            except BaseException as error:  # it is raised again in the caller's thread
+                made.set_exception(error)
+            del each, made, call  # so that the objects they refer to can be closed
 
 
 class DiskFile:

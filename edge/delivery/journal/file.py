@@ -121,11 +121,7 @@ def move_aside(path: Path) -> Path:
     try:
         there = [entry.name for entry in path.parent.iterdir()]
         numbers = sorted({int(found[1]) for name in there if (found := re.match(rf"{re.escape(numbered)}(\d+)", name))})
-        aside = path.with_name(f"{numbered}{numbers[-1] if numbers else 0}")
-        if numbers and _was_cut_short(path, aside):
-            del numbers[-1]
-        else:
-            aside = path.with_name(f"{numbered}{numbers[-1] + 1 if numbers else 1}")
+        aside = path.with_name(f"{numbered}{numbers[-1] + 1 if numbers else 1}")
         # The database first: without its -wal file it would look complete, and lack its newest events.
         for old, new in zip(database_files(path), database_files(aside), strict=True):
             with contextlib.suppress(FileNotFoundError):
@@ -137,15 +133,3 @@ def move_aside(path: Path) -> Path:
     except OSError as error:
         raise kind_of(error, path) from error
     return aside
-
-
-def _was_cut_short(path: Path, aside: Path) -> bool:
-    """Return whether an earlier move was interrupted.
-
-    Then the remaining files belong to no database, and were last written before the database got its new name.
-    """
-    if path.exists() or not aside.exists():
-        return False
-    moved_ns = aside.stat().st_ctime_ns
-    pairs = [(old, new) for old, new in zip(database_files(path), database_files(aside), strict=True) if old.exists()]
-    return all(old.stat().st_mtime_ns <= moved_ns and not new.exists() for old, new in pairs)

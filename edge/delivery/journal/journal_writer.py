@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edge.delivery.journal.discarding import Discarded, Discarding
 from edge.delivery.journal.disk_file import DiskFile
 from edge.delivery.journal.errors import (
     JournalDamagedError,
@@ -18,10 +17,9 @@ from edge.delivery.journal.errors import (
     JournalTooNewError,
 )
 from edge.delivery.journal.journal import Deleted, Journal
-from edge.delivery.journal.outage import FaultLog, Outage, Retries, progress_of
-from edge.delivery.journal.own_events import OwnEvents
+from edge.delivery.journal.outage import FaultLog, Outage, OwnEvents, Retries, progress_of
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.retention import Retention
+from edge.delivery.journal.retention import Discarded, Discarding, Retention
 from edge.delivery.journal.rows import Record
 from edge.delivery.journal.wall_clock import WallClock
 from edge.delivery.numbering import Count, Numbering

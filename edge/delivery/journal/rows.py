@@ -2,10 +2,8 @@
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.file import PAGE_BYTES
 from edge.frames import Watermark
 
@@ -60,22 +58,10 @@ def sizes_in(connection: sqlite3.Connection) -> tuple[int, int]:
 
 def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
     """Return the last `seq` of each topic."""
-    return dict(_of_kinds(connection.execute("SELECT topic, last_seq FROM topics"), str, int))
+    return dict(connection.execute("SELECT topic, last_seq FROM topics").fetchall())
 
 
 def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
     """Return the last frame that was reported for each camera."""
     rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return {camera: Watermark(boot_id, number) for camera, boot_id, number in _of_kinds(rows, str, str, int)}
-
-
-def _of_kinds(rows: Iterable[tuple[Any, ...]], *kinds: type) -> Iterator[tuple[Any, ...]]:
-    """Yield rows unchanged if their values have these types: SQLite stores values of any type.
-
-    Raises:
-        JournalDamagedError: a value has another type.
-    """
-    for row in rows:
-        if [*map(type, row)] != [*kinds]:
-            raise JournalDamagedError("the journal is damaged (a value in it is of another kind than was written)")
-        yield row
+    return {camera: Watermark(boot_id, number) for camera, boot_id, number in rows}
