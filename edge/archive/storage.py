@@ -4,7 +4,6 @@ import errno
 import os
 import posixpath
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from edge.errors import InputError, StorageError, last_line
-from edge.util.atomic_file import sync_folder
+from edge.util.atomic_file import replacing, sync_folder
 from edge.util.file_lock import open_locked
 from edge.util.plain_file import open_plain
 from edge.util.text import utf8_safe
@@ -244,17 +243,6 @@ def _walk(folder: str, name: str, above: frozenset[str], lost_links: list[str]) 
 
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unique among machines that share the folder: a process id is not.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOENT:  # a folder was deleted meanwhile
-            raise OSError(errno.ENOENT, "its folder was deleted") from error
-        raise
+    with replacing(path, unique=True) as temporary:
+        temporary.write_bytes(data)
+    sync_folder(path.parent)

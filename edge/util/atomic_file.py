@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
     removed. The new directory entry survives a power cut only after `sync_folder`.
 
     Args:
-        unique: allow several processes to write at once, each to a path of its own; the last one to end wins.
+        unique: allow several processes, also of other machines, to write at once, each to a path of its own; the last
+            one to end wins.
     Raises:
         OSError: the file cannot be written.
     """
@@ -24,7 +26,7 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
         yield path
         return
     path = Path(os.path.realpath(path))  # `Path.resolve` raises on circular links
-    temporary = path.with_name(f".{path.name}.{os.getpid() if unique else 'new'}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex if unique else 'new'}")
     try:
         yield temporary
         with temporary.open("rb") as written:
