@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.client.gap_detector import COUNTS_KEPT, TOPICS_KEPT, Gap, GapDetector
+from edge.delivery.client.gap_detector import Gap, GapDetector
 from edge.delivery.numbering import Count
 from edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
@@ -143,34 +143,3 @@ def test_a_journal_unreadable_at_the_join_has_no_gaps_before_it() -> None:
     assert gaps.counts(Counts(unjournalled={"alarm": 1}), "boot") == []
     assert gaps.counts(Counts(journal_id="j", journalled={"alarm": 70}, unjournalled={"alarm": 1}), "boot") == []
     assert gaps.event(numbered(75, 70, ALARM.event)) is None
-
-
-def test_memory_is_bounded_over_boots_and_keeps_the_current_journal() -> None:
-    gaps = GapDetector([""])
-    for boot in range(3 * COUNTS_KEPT):
-        counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}, unjournalled={"alarm": 1})
-        gaps.counts(counts, f"boot-{boot}")
-    assert len(gaps._counts) == COUNTS_KEPT
-    assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}), "another boot") == []
-
-
-def test_memory_is_bounded_over_topics() -> None:
-    gaps = GapDetector([""])
-    gaps.counts(Counts(journal_id="j", journalled={}), "boot")
-    for number in range(2 * TOPICS_KEPT):
-        event = numbered(2, 1, camera=f"top{number}")
-        gap = Gap("j", event.boot_id, event.topic, 0, 1) if number < TOPICS_KEPT else None
-        assert gaps.event(event) == gap
-    topics = {f"of{number}": 9 for number in range(TOPICS_KEPT)}
-    assert gaps.counts(Counts(journal_id="j", journalled=topics), "boot") == []
-    assert sum(len(count.topics) for count in gaps._counts.values()) == TOPICS_KEPT
-    first = numbered(4, 3, camera="top0")
-    assert gaps.event(first) == Gap("j", first.boot_id, first.topic, 0, 3), "known topics stay known"
-
-
-def test_numbers_of_a_journal_restored_from_a_copy_count_again() -> None:
-    gaps = GapDetector(["verdict."])
-    gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 5000, "alarm": 4999}), "boot-1")
-    assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2") == []
-    assert gaps.event(numbered(101, 100)) is None
-    assert gaps.event(numbered(104, 103)) == Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 101, 103)

@@ -21,7 +21,6 @@ import pytest
 import zmq
 
 from edge.delivery.client import commander, follower, subscriber
-from edge.delivery.client import socket as client_socket
 from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.subscriber import Received, Subscriber
@@ -421,7 +420,7 @@ def test_a_client_reconnects_after_another_program_had_the_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """After some of these bytes, ZeroMQ never reconnects by itself."""
-    monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(subscriber, "RECONNECT_AFTER_SECONDS", 0.1)
     mutator = Mutator(SEED, PUBLISHED)
     with contextlib.ExitStack() as at_end:
         client = at_end.enter_context(ThreadPoolExecutor(1))
@@ -437,7 +436,7 @@ def test_a_client_reconnects_after_another_program_had_the_address(
 
 
 def test_a_subscriber_reconnects_after_an_oversized_part(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(subscriber, "RECONNECT_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(subscriber, "LARGEST_PART_BYTES", 1 << 16)
 
     def listen() -> Received | None:

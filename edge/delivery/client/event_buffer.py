@@ -6,8 +6,6 @@ from typing import NamedTuple
 from edge.errors import EventsLostError, MessageError
 from edge.wire.following import Batch, Delivered, Following, events_of
 
-JOURNALS_KNOWN = 16
-
 
 class Lost(NamedTuple):
     """Stands for deleted events. It is handed out and acknowledged like an event."""
@@ -70,8 +68,6 @@ class EventBuffer:
         if before is not None and journal_id not in self._handed:
             self._ready.append(Lost(journal_id, acked_seq, self._another_journal(journal_id, *before)))
         self._handed.setdefault(journal_id, acked_seq)
-        if len(self._handed) > JOURNALS_KNOWN:
-            del self._handed[next(iter(self._handed))]
         self.journal_id, self.position = journal_id, acked_seq
         self._newest = journal_id, following.last_seq
 

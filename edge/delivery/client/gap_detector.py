@@ -1,14 +1,9 @@
 """Detects which events a live subscriber missed: by `previous_seq` of every event, and by the counts in statuses."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge.wire.events import CountedEvent, Counts
-
-COUNTS_KEPT = 16
-"""A line that restarts repeatedly without a journal begins a count each time."""
-TOPICS_KEPT = 1000
-"""Of one count. A line has some tens of topics; missed events of further topics are not detected."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class GapDetector:
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         self._prefixes = tuple(prefixes)
-        self._counts: dict[str, _Count] = {}
+        self._counts: dict[bool, _Count] = {}
+        """The count of the current journal, and under False that of the current boot."""
         self._knows_counts = False
         """A status has named the counts: a count that is new after that began after the subscriber joined."""
         self._journal_id: str | None = None
@@ -44,8 +40,8 @@ class GapDetector:
         """Record an event; return the gap before it, if there is one."""
         previous = event.previous_seq
         count = self._count(event.journal_id, event.boot_id, event.seq - 1)
-        known = count.known(event.topic, previous)
-        count.note(event.topic, event.seq)
+        known = count.topics.get(event.topic, count.since)
+        count.topics[event.topic] = event.seq
         return Gap(event.journal_id, event.boot_id, event.topic, known, previous) if previous > known else None
 
     def counts(self, counts: Counts, boot_id: str) -> list[Gap]:
@@ -58,11 +54,9 @@ class GapDetector:
             reported.append((counts.journal_id, counts.journalled))
         for journal_id, topics in reported:
             count = self._count(journal_id, boot_id, max(topics.values(), default=0))
-            for topic in [*topics, *(count.topics.keys() - topics.keys())]:
-                # A count may go back, such as that of an older copy of the journal. Then it continues from there.
-                last_seq = topics.get(topic, 0)
-                known = count.known(topic, last_seq)
-                count.note(topic, last_seq)
+            for topic, last_seq in topics.items():
+                known = count.topics.get(topic, count.since)
+                count.topics[topic] = last_seq
                 if topic.startswith(self._prefixes) and last_seq > known:
                     found.append(Gap(journal_id, boot_id, topic, known, last_seq))
         self._knows_counts = True
@@ -79,31 +73,20 @@ class GapDetector:
         Args:
             before: number of events that were counted before this message.
         """
-        name = journal_id or boot_id
-        count = self._counts.pop(name, None)
-        if count is None:
-            is_new = self._knows_counts and (journal_id is None or self._journal_id is not None)
-            count = _Count({}, since=0 if is_new else before)
-        self._counts[name] = count  # at the end: the first one is the one that was not seen for longest
-        if len(self._counts) > COUNTS_KEPT:
-            del self._counts[next(iter(self._counts))]
-        return count
+        name, is_journal = journal_id or boot_id, journal_id is not None
+        if is_journal not in self._counts or self._counts[is_journal].name != name:
+            is_new = self._knows_counts and (not is_journal or self._journal_id is not None)
+            self._counts[is_journal] = _Count(name, since=0 if is_new else before)
+        return self._counts[is_journal]
 
 
 @dataclass
 class _Count:
     """How far a count is known."""
 
-    topics: dict[str, int]
-    """The last event of each topic."""
+    name: str
+    """Id of the journal or of the boot."""
     since: int
     """Only events after this one concern the subscriber."""
-
-    def known(self, topic: str, now: int) -> int:
-        """Return the last event of a topic that is no gap, if its count is at `now`."""
-        return self.topics.get(topic, now if len(self.topics) >= TOPICS_KEPT else self.since)
-
-    def note(self, topic: str, seq: int) -> None:
-        """Record that a topic is known up to an event."""
-        if topic in self.topics or len(self.topics) < TOPICS_KEPT:
-            self.topics[topic] = seq
+    topics: dict[str, int] = field(default_factory=dict)
+    """The last event of each topic."""

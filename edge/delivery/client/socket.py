@@ -1,7 +1,5 @@
-"""Sockets that connect to a line, and that reconnect even after ZeroMQ stops trying."""
+"""Sockets that connect to a line."""
 
-import contextlib
-import time
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
@@ -9,13 +7,9 @@ from typing import Self
 import zmq
 
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import monitor, monitor_event
 from edge.errors import DeliveryError
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
-RECONNECT_AFTER_SECONDS = 3.0
-"""A connection that ended and is not back after this time is made again."""
-_ENDED = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 def client_socket(
@@ -77,38 +71,3 @@ class Client(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class Connection:
-    """Keeps a socket connected to one address. Used in the socket's thread.
-
-    ZeroMQ reconnects by itself, except after data that breaks its protocol: from another program that has the line's
-    port for a moment, or a part that is too long. Then it never tries again, and reports no error.
-
-    Raises:
-        ZMQError: the address is not valid.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], address: str) -> None:
-        self._socket, self._address = socket, address
-        self._reconnect_at_s: float | None = None
-        socket.connect(address)
-        self._reports = monitor(socket, _ENDED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-
-    def tick(self) -> None:
-        """Reconnect if that is due. Called a few times a second while nothing arrives."""
-        while self._reports.poll(0):
-            event, _ = monitor_event(self._reports.recv_multipart())
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._reconnect_at_s = None
-            elif self._reconnect_at_s is None:
-                self._reconnect_at_s = time.monotonic() + RECONNECT_AFTER_SECONDS
-        if self._reconnect_at_s is not None and time.monotonic() >= self._reconnect_at_s:
-            self._reconnect_at_s = time.monotonic() + RECONNECT_AFTER_SECONDS
-            with contextlib.suppress(zmq.ZMQError):  # ZeroMQ has dropped the address already
-                self._socket.disconnect(self._address)
-            self._socket.connect(self._address)
-
-    def close(self) -> None:
-        """Close the socket monitor, before the socket is closed; may be called twice."""
-        self._reports.close()

@@ -1,5 +1,6 @@
 """Subscribes to a line's live events."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import zmq
 
 from edge.delivery.client.gap_detector import Gap, GapDetector
-from edge.delivery.client.socket import Client, Connection, client_socket, no_address
+from edge.delivery.client.socket import Client, client_socket, no_address
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
@@ -17,6 +18,9 @@ SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""
 TICK_EVERY_MS = 500
 """Interval of checks of the connection while nothing arrives."""
+RECONNECT_AFTER_SECONDS = 10.0
+"""After this silence, the connection is made again. ZeroMQ reconnects by itself, except after data that breaks its
+protocol: from another program that has the line's port for a moment, or a part that is too long."""
 STATUS = "status"
 
 
@@ -94,9 +98,9 @@ class Subscriber(Client):
         notice_vanished_peers(self._socket)
         for topic in {*topics, STATUS}:  # statuses show what was missed, and that the line is there
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
-        self._connection: Connection | None = None
+        self._address, self._heard_s = address, time.monotonic()
         try:
-            self._connection = Connection(self._socket, address)
+            self._socket.connect(address)
         except zmq.ZMQError as error:
             self.close()
             raise no_address(address, error, "tcp://127.0.0.1:5556") from error
@@ -111,7 +115,6 @@ class Subscriber(Client):
         Raises:
             MessageError: the message is not valid.
         """
-        assert self._connection is not None
         until_s = time.monotonic() + self._timeout_s if self._until_s is None else self._until_s
         self._until_s = None
         while not self._ready:
@@ -119,7 +122,6 @@ class Subscriber(Client):
             if self._socket.poll(int(min(left_ms, TICK_EVERY_MS))):
                 self._take(receive(self._socket, PARTS_KEPT))
             else:
-                self._connection.tick()
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:
                 return None
@@ -130,12 +132,15 @@ class Subscriber(Client):
 
     def close(self) -> None:
         """Close the socket; may be called twice."""
-        if self._connection is not None:
-            self._connection.close()
         self._socket.close()
         self._context.term()
 
     def _note_silence(self) -> None:
+        if time.monotonic() - self._heard_s >= RECONNECT_AFTER_SECONDS:
+            self._heard_s = time.monotonic()
+            with contextlib.suppress(zmq.ZMQError):  # ZeroMQ has dropped the address already
+                self._socket.disconnect(self._address)
+            self._socket.connect(self._address)
         if self._silent_since_s is not None:
             silent_s = time.monotonic() - self._silent_since_s
             if silent_s >= SILENT_AFTER_SECONDS:
@@ -143,6 +148,7 @@ class Subscriber(Client):
                 self._silent_since_s = None
 
     def _take(self, parts: list[bytes]) -> None:
+        self._heard_s = time.monotonic()
         message = from_frames(parts)
         event = message.event
         self._silent_since_s = time.monotonic()
