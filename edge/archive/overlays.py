@@ -2,14 +2,18 @@
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from edge.archive.finding import Finding
+from edge.archive.loading import load, read_ahead
+from edge.archive.plan import Pictures
 from edge.archive.results import Results
 from edge.archive.storage import Storage
+from edge.bundle import Bundle, open_verified_engine
 from edge.heatmap_picture import jpeg
-from edge.offline import InspectionResult
+from edge.inference import EngineKind, Precision
+from edge.offline import BundleInspector, InspectionResult
 
 FOLDER = "overlays"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -94,3 +98,21 @@ def _missing(dest: Storage, digest: str, findings: Iterable[Finding]) -> dict[in
 
 def _sorted(findings: dict[int, Finding]) -> list[Finding]:
     return [findings[number] for number in sorted(findings)]
+
+
+def drawer(bundles: Iterable[Bundle], pictures: Pictures, engine: EngineKind, precision: Precision) -> Draw:
+    """Return the function that draws overlays with some bundles."""
+    by_digest = {bundle.digest: bundle for bundle in bundles}
+
+    def draw(digest: str, wanted: Sequence[Wanted]) -> Iterator[tuple[int, bytes | None]]:
+        bundle = by_digest[digest]
+        with BundleInspector(bundle, open_verified_engine(bundle, engine, precision)) as inspector:
+            ahead = read_ahead(lambda each: load(pictures, each.number, each.picture), wanted)
+            for each, loaded in zip(wanted, ahead, strict=True):
+                if loaded.content != each.content:  # the file has changed
+                    yield each.number, None
+                    continue
+                (result,) = inspector.inspect_frames([loaded.frame])
+                yield each.number, overlay_jpeg(result)
+
+    return draw

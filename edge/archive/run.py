@@ -10,9 +10,8 @@ from pyarrow.fs import FileType
 from edge.archive import verdicts
 from edge.archive.cluster import Crew, Part, processors
 from edge.archive.difference import difference_of
-from edge.archive.drawing import drawer
 from edge.archive.outcome import Inspected, outcome_of
-from edge.archive.overlays import write_overlays
+from edge.archive.overlays import drawer, write_overlays
 from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
 from edge.archive.report import write_report
 from edge.archive.results import read_results

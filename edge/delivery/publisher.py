@@ -8,11 +8,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple
 
 import zmq
 
+from edge.delivery.numbering import Numbering
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import Authenticator
 from edge.delivery.security.subscriptions import Subscriptions
@@ -38,32 +39,6 @@ Sent = Callable[[], None]
 """Called on the publisher's thread when its message and all before it were passed to ZeroMQ."""
 
 
-class JournalService(Protocol):
-    """Stores and numbers events before they are sent. Called by the publisher's thread only."""
-
-    @property
-    def stores(self) -> bool:
-        """Whether it is cheaper to commit several messages together."""
-
-    def commit(self, messages: Sequence[Message]) -> list[Message]:
-        """Number and store messages; return the messages to send for them, in order."""
-
-    def tick(self) -> list[Message]:
-        """Do the periodic work; return the messages to send for it. Called about 20 times a second."""
-
-
-class NoJournal:
-    """Stores nothing and returns messages unchanged."""
-
-    stores = False
-
-    def commit(self, messages: Sequence[Message]) -> list[Message]:
-        return list(messages)
-
-    def tick(self) -> list[Message]:
-        return []
-
-
 class _HandedOver(NamedTuple):
     message: Message | None
     """None: a probe, for which nothing is sent."""
@@ -75,13 +50,13 @@ class Publisher:
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        journal: numbers and stores messages before they are sent.
+        journal: numbers and stores messages before they are sent; None: they are sent as they are.
         access: who may listen, if the address is not local.
     """
 
-    def __init__(self, address: str, journal: JournalService | None = None, access: Access | None = None) -> None:
+    def __init__(self, address: str, journal: Numbering | None = None, access: Access | None = None) -> None:
         self.address = address
-        self._journal = journal or NoJournal()
+        self._journal = journal
         self._access = access or Access()
         self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
         self._bound = threading.Event()
@@ -173,8 +148,9 @@ class Publisher:
             self._take_subscriptions(socket, authenticator, subscriptions)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]
-            outgoing = self._journal.commit(messages) if messages else []
-            for message in [*outgoing, *self._journal.tick()]:
+            if self._journal is not None:
+                messages = [*(self._journal.commit(messages) if messages else []), *self._journal.tick()]
+            for message in messages:
                 socket.send_multipart(to_frames(message))
             for each in group:
                 if each.sent is not None:
@@ -199,7 +175,7 @@ class Publisher:
             if first is None:
                 return group, True
             group.append(first)
-            if self._journal.stores:
+            if self._journal is not None and self._journal.stores:  # it is cheaper to commit several together
                 time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
                 self._committed_s = time.monotonic()
             while len(group) < MESSAGES_PER_COMMIT:

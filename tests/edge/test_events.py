@@ -14,7 +14,8 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.publisher import NoJournal, Publisher
+from edge.delivery.numbering import Numbering
+from edge.delivery.publisher import Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
 from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
@@ -57,10 +58,11 @@ def event_of(outcome: Outcome) -> Any:
     return sent(verdict_message("boot", outcome))
 
 
-class RecordedMessages(NoJournal):
+class RecordedMessages(Numbering):
     """Records the messages on their way to the socket."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.messages: list[Message] = []
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
@@ -69,7 +71,7 @@ class RecordedMessages(NoJournal):
 
 
 @contextlib.contextmanager
-def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
+def emitting(setup: Setup, address: str, journal: Numbering, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
     """Yield an emitter, and send all its events at the end."""
     publisher = Publisher(address, journal)
     publisher.start()
@@ -139,10 +141,11 @@ def test_a_frame_counts_as_reported_once_sent_and_a_change_names_the_new_setup(
     assert [sent(message).product for message in recorded.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 
 
-class HungJournal(NoJournal):
+class HungJournal(Numbering):
     """Holds every message back until its disk answers."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.disk = threading.Event()
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
