@@ -18,8 +18,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from edge import __version__
-from edge.archive.shipping import Files
-from edge.archive.worker import Job, Opened, Worker
+from edge.archive.worker import Files, Job, Opened, Worker
 from edge.errors import EngineError, HeatlineError, last_line
 
 WAIT_SECONDS = 1.0

@@ -15,10 +15,9 @@ from edge.archive.overlays import drawer, write_overlays
 from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
 from edge.archive.report import write_report
 from edge.archive.results import read_results
-from edge.archive.shipping import files_of
 from edge.archive.sources import list_source, require_apart
 from edge.archive.storage import Storage, is_uri, without_password
-from edge.archive.worker import Job
+from edge.archive.worker import Job, files_of
 from edge.bundle import Bundle
 from edge.cluster import STORE_BYTES, interruptible, open_cluster
 from edge.errors import InputError, Interrupted
@@ -65,7 +64,7 @@ def inspect_archive(
         workers: the most workers; None: one per processor.
         worst: how many pictures the report shows, and how many flips.
     Raises:
-        InputError: SOURCE or DEST cannot be used, or another process uses DEST.
+        InputError: SOURCE or DEST cannot be used.
         StorageError: SOURCE or DEST does not answer.
         DeliveryError: the cluster does not answer.
         EngineError, BundleError: a worker cannot use a bundle.
@@ -75,67 +74,63 @@ def inspect_archive(
     if dest.kind() == FileType.File:
         raise InputError(f"{without_password(out)} is a file; name a folder with --out")
     require_apart(source, dest)
-    if read_plan(dest) is None:  # before the lock's file is written into a folder of something else
-        _require_empty(dest, out)
-    with dest.lock():
-        plan = read_plan(dest)
-        listing = None
-        if plan is not None:
-            _require_source(plan, source)
-            observer.say(
-                f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; "
-                "SOURCE is not listed again"
-            )
-        else:
-            listing = list_source(source)
-            if listing.repeated:
-                observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
-            if listing.lost_links:
-                lost = len(listing.lost_links)
-                observer.say(
-                    f"{format_count(lost, 'link')} left out, as {'it leads' if lost == 1 else 'they lead'} nowhere: "
-                    f"{listing.lost_links[0]}{', ...' if lost > 1 else ''}"
-                )
-        used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
-        files = {bundle.digest: files_of(bundle) for bundle in bundles}
-        inspected = 0
-        with contextlib.ExitStack() as stack:
-            missing: list[Part] = []
-            if plan is not None:
-                plan = plan.with_bundles(used)
-                missing = _missing(plan, list(used))
-            if plan is None or missing:
-                size = sum(len(data) for each in files.values() for data in each.values())
-                stack.enter_context(open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size))
-            if plan is None:
-                assert listing is not None
-                most = workers or max(1, processors())
-                part_pictures = min(PART_PICTURES, max(1, len(listing.pictures) // (PARTS_PER_WORKER * most)))
-                plan = write_plan(dest, _normal(source), listing.folder, listing.pictures, part_pictures).with_bundles(
-                    used
-                )
-                del listing
-                missing = _missing(plan, list(used))
-            if missing:
-                job = Job(
-                    source=_absolute(source),
-                    dest=_absolute(out),
-                    archive=plan.archive,
-                    engine=engine,
-                    precision=precision,
-                )
-                inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
-        results = read_results(
-            plan,
-            *used,
-            worst=worst,
-            called={bundle.digest: str(bundle.path) for bundle in bundles},
-            differ_in=difference_of(bundles[0], bundles[1], engine, precision) if len(bundles) > 1 else None,
+    plan = read_plan(dest)
+    listing = None
+    if plan is not None:
+        _require_source(plan, source)
+        observer.say(
+            f"{without_password(out)} has a plan of {format_count(plan.archive.pictures, 'picture')}; "
+            "SOURCE is not listed again"
         )
-        pictures = Pictures(_absolute(source), plan.archive.folder)
-        write_overlays(dest, results, drawer(bundles, pictures, engine, precision), observer.drawing)
-        write_report(plan, results)
-        return outcome_of(out, results, inspected)
+    else:
+        _require_empty(dest, out)
+        listing = list_source(source)
+        if listing.repeated:
+            observer.say(f"{format_count(listing.repeated, 'row')} left out, as the same picture comes before")
+        if listing.lost_links:
+            lost = len(listing.lost_links)
+            observer.say(
+                f"{format_count(lost, 'link')} left out, as {'it leads' if lost == 1 else 'they lead'} nowhere: "
+                f"{listing.lost_links[0]}{', ...' if lost > 1 else ''}"
+            )
+    used = {bundle.digest: _used(bundle, engine, precision) for bundle in bundles}
+    files = {bundle.digest: files_of(bundle) for bundle in bundles}
+    inspected = 0
+    with contextlib.ExitStack() as stack:
+        missing: list[Part] = []
+        if plan is not None:
+            plan = plan.with_bundles(used)
+            missing = _missing(plan, list(used))
+        if plan is None or missing:
+            size = sum(len(data) for each in files.values() for data in each.values())
+            stack.enter_context(open_cluster(address, workers or cores(), store_bytes=STORE_BYTES + 2 * size))
+        if plan is None:
+            assert listing is not None
+            most = workers or max(1, processors())
+            part_pictures = min(PART_PICTURES, max(1, len(listing.pictures) // (PARTS_PER_WORKER * most)))
+            plan = write_plan(dest, _normal(source), listing.folder, listing.pictures, part_pictures).with_bundles(used)
+            del listing
+            missing = _missing(plan, list(used))
+        if missing:
+            job = Job(
+                source=_absolute(source),
+                dest=_absolute(out),
+                archive=plan.archive,
+                engine=engine,
+                precision=precision,
+            )
+            inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
+    results = read_results(
+        plan,
+        *used,
+        worst=worst,
+        called={bundle.digest: str(bundle.path) for bundle in bundles},
+        differ_in=difference_of(bundles[0], bundles[1], engine, precision) if len(bundles) > 1 else None,
+    )
+    pictures = Pictures(_absolute(source), plan.archive.folder)
+    write_overlays(dest, results, drawer(bundles, pictures, engine, precision), observer.drawing)
+    write_report(plan, results)
+    return outcome_of(out, results, inspected)
 
 
 def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:

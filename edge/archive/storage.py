@@ -1,11 +1,9 @@
 """Reads and writes files at a local path or at any URI of pyarrow's file systems, such as `s3://bucket/folder`."""
 
-import errno
 import os
 import posixpath
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +12,9 @@ from pyarrow import fs
 
 from edge.errors import InputError, StorageError, last_line
 from edge.util.atomic_file import replacing, sync_folder
-from edge.util.file_lock import open_locked
 from edge.util.plain_file import open_plain
 from edge.util.text import utf8_safe
 
-LOCK = ".lock"
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)
 
@@ -140,37 +136,6 @@ class Storage:
             StorageError: it cannot be listed.
         """
         return self._select(name)
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock this folder against other processes until the context ends, where the file system has locks.
-
-        An object store has none.
-
-        Raises:
-            InputError: another process has locked it.
-            StorageError: the lock file cannot be written.
-        """
-        if not self.is_local:
-            yield
-            return
-        file = Path(self.path(LOCK))
-        fd = None
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            fd = open_locked(file, os.O_RDWR | os.O_CREAT)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{self.root} is in use by another process; wait for it, or name another folder"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise self._error(LOCK, "locked", error) from error
-        try:
-            yield
-        finally:
-            if fd is not None:
-                os.close(fd)
 
     def kind(self, name: str = "") -> fs.FileType:
         """Return what is there: a file, a folder, something else, or nothing.

@@ -5,8 +5,10 @@ Its memory holds a few decoded pictures and the rows of one part, however many p
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import tee
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,15 +21,47 @@ from edge import __version__
 from edge.archive import verdicts
 from edge.archive.loading import Loaded, load, read_ahead
 from edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
-from edge.archive.shipping import Files, open_shipped
 from edge.archive.storage import Storage
 from edge.archive.verdicts import Row, WorkerNote
+from edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
+from edge.bundle.signature import SIGNATURE
+from edge.bundle.store import MANIFEST
 from edge.cluster import check_same_version
-from edge.errors import StorageError
+from edge.errors import BundleError, StorageError
 from edge.frames import Frame
 from edge.inference import EngineKind, Precision
-from edge.offline import InspectionResult
+from edge.offline import BundleInspector, InspectionResult
 from edge.util.processor import processor
+
+Files = dict[str, bytes]
+"""The files of a bundle, by name."""
+
+
+def files_of(bundle: Bundle) -> Files:
+    """Read the files of a bundle, its signature included."""
+    names = [MANIFEST, *bundle.manifest.files]
+    if bundle.signed_by is not None:
+        names.append(SIGNATURE)
+    return {name: (bundle.path / name).read_bytes() for name in names}
+
+
+def open_shipped(
+    digest: str, files: Files, kind: EngineKind, precision: Precision
+) -> tuple[BundleInspector, VerifiedEngine]:
+    """Open a bundle on one processor, and run its golden tiles there.
+
+    Raises:
+        BundleError: another bundle arrived, or it must not be used on this machine.
+        EngineError: its graph does not load or compile.
+    """
+    with tempfile.TemporaryDirectory(prefix="heatline-bundle-") as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        bundle = open_bundle(Path(folder))
+        if bundle.digest != digest:
+            raise BundleError(f"bundle {bundle.digest[:12]}… came, expected {digest[:12]}…; do not change it meanwhile")
+        verified = open_verified_engine(bundle, kind, precision, threads=1)
+        return BundleInspector(bundle, verified), verified
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,9 @@ import xxhash
 from edge import __version__
 from edge.archive.loading import Loaded
 from edge.archive.plan import Plan, UsedBundle, read_plan, write_plan
-from edge.archive.shipping import files_of
 from edge.archive.sources import list_source
 from edge.archive.storage import Storage, without_password
-from edge.archive.worker import Job, Worker
+from edge.archive.worker import Job, Worker, files_of
 from edge.bundle import Bundle
 from edge.frames import BadFrame
 from tests.conftest import write_picture

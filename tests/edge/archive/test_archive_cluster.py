@@ -17,7 +17,6 @@ from ray.cluster_utils import Cluster
 
 from bench.processes import tree
 from edge.archive import cluster as cluster_module
-from edge.archive.storage import Storage
 from edge.bundle import Bundle
 from edge.cluster import interruptible, open_cluster
 from edge.errors import Interrupted
@@ -330,10 +329,6 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     newer = tmp_path / "newer"
     newer.mkdir()
     (newer / "archive.json").write_text(json.dumps(changed))
-    with Storage.at(str(dest)).lock():
-        result = heatline("archive", "inspect", bundle.path, source, "--out", dest)
-    assert result.returncode == 9
-    assert f"{dest} is in use by another process" in complaint(result)
     for arguments, code, words in (
         ((other, "--out", dest), 9, f"has the verdicts of {source}, and {other} came"),
         ((source, "--out", dest, "--engine", "onnxruntime"), 9, "with openvino in f32, and onnxruntime in f32 came"),
@@ -354,5 +349,5 @@ def test_a_dest_of_something_else_is_refused(tmp_path: Path, bundle: Bundle) -> 
     ):
         result = heatline("archive", "inspect", bundle.path, *arguments)
         assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
-    assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+    assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["x"]
