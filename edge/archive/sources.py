@@ -2,10 +2,10 @@
 
 import glob
 import posixpath
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -189,11 +189,6 @@ def _is_picture(path: str) -> bool:
     return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
-@lru_cache(maxsize=1024)
-def _parent_of(folder: str) -> str:
-    return folder or "."
-
-
 def _parent(path: str) -> str:
     """Return the folder of a path. One string per folder: a million pictures have few."""
-    return _parent_of(posixpath.dirname(path))
+    return sys.intern(posixpath.dirname(path) or ".")

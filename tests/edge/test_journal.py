@@ -357,7 +357,6 @@ STATEMENTS = (
     "DELETE FROM journal",
     "DROP TABLE progress",
     "UPDATE topics SET last_seq = 499",
-    "UPDATE events SET topic = 'change' WHERE seq = 500",
     "UPDATE journal SET journal_id = 'mine'",
     "UPDATE journal SET schema_version = 'one'",
 )

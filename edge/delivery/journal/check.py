@@ -26,10 +26,7 @@ def faults(
         JournalError: the rest of the journal cannot be read.
     """
     yield from reader.faults_of_structure(STRUCTURE_FAULTS)
-    topics = reader.topics()
     first, last = reader.range()
-    reached: dict[str, int] = {}
-    """By topic, the last event that was read."""
     before: dict[str, int] = {}
     """By topic, the last event since the last gap. An event may rightly name one that is in a gap."""
     begin = first
@@ -46,30 +43,11 @@ def faults(
                 before, begin = {}, record.seq
             for fault in _of_event(each, reader.journal_id, before.get(record.topic), begin, on_other_version):
                 yield f"event {record.seq}: {fault}"
-            after = reached[record.topic] = before[record.topic] = record.seq
+            after = before[record.topic] = record.seq
         if after < last and len(stored.records) < EVENTS_AT_ONCE:
             yield f"events {after + 1} to {last} are missing"
             after = last
         on_progress(after - first + 1, last - first + 1)
-    yield from _of_topics(reader, topics, reached)
-
-
-def _of_topics(reader: JournalReader, before: dict[str, int], reached: dict[str, int]) -> Iterator[str]:
-    """Yield a sentence for each topic whose last event differs from the journal's table.
-
-    Args:
-        before: the table at the start of the verification.
-        reached: the last event of each topic that was found.
-    """
-    first, _ = reader.range()
-    for topic, seq in before.items():
-        if seq >= first > 0 and reached.get(topic, 0) < seq:
-            found = f"the last one found is event {reached[topic]}" if topic in reached else "none was found"
-            yield f"topic {topic} is said to end with event {seq}, and {found}"
-    now = reader.topics()
-    for topic, seq in reached.items():
-        if now.get(topic, 0) < seq:
-            yield f"topic {topic} is said to end with event {now.get(topic, 0)}, and event {seq} is of it"
 
 
 def _of_event(

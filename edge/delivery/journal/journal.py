@@ -292,12 +292,6 @@ class Journal:
             )
         if count != min(LOOKED_AT_WHEN_OPENED, newest - self.first_seq + 1):
             raise JournalDamagedError(f"{self.path} is damaged (events before event {newest} are missing)")
-        for topic, seq in self.topics.items():
-            if seq < self.first_seq:
-                continue  # its event was deleted
-            found = self._connection.execute("SELECT topic FROM events WHERE seq = ?", (seq,)).fetchone()
-            if found != (topic,):
-                raise JournalDamagedError(f"{self.path} is damaged (event {seq} is not of topic {topic})")
 
     @contextlib.contextmanager
     def _transaction(self, of_bytes: int = 0) -> Iterator[None]:
