@@ -73,6 +73,8 @@ class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
     name: Name
     journal_id: ShortText
     seq: Seq
+    keep_position: bool | msgspec.UnsetType = msgspec.UNSET  # not written if unset: older lines do not know it
+    """Whether the line only sends more: the next follow request gets the same events again."""
 
 
 class ForgetRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="forget"):

@@ -47,6 +47,7 @@ REQUESTS: dict[str, Request] = {
         start="next",
     ),
     "ack-v2.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
+    "ack-keep-v2.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10, keep_position=True),
     "forget-v2.bin": ForgetRequest(request_id="r2", name="mes1"),
 }
 REPLIES: dict[str, Reply] = {

@@ -153,9 +153,9 @@ class Client:
         self.send(FollowRequest(name=name, client=client, **options))
         return self.following()
 
-    def ack(self, seq: int, journal_id: str | None = None) -> None:
+    def ack(self, seq: int, journal_id: str | None = None, **options: Any) -> None:
         """Acknowledge events of the journal that it follows, under the name that it follows as."""
-        self.send(AckRequest(name=self._name, journal_id=journal_id or self._journal_id, seq=seq))
+        self.send(AckRequest(name=self._name, journal_id=journal_id or self._journal_id, seq=seq, **options))
 
     def receive(self) -> tuple[Reply, list[Delivered]]:
         """Receive the next message; check that batches leave no gap."""

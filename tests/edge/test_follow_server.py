@@ -179,6 +179,23 @@ def test_events_of_other_topics_are_skipped_and_count_as_acknowledged(line: Foll
     line.wait_until_on_disk(mes1=14)
 
 
+def test_an_acknowledgement_that_keeps_the_position_makes_room_and_loses_no_event(line: FollowedLine) -> None:
+    events = line.add(ALARM, GOOD, ALARM, GOOD)
+    one = line.client()
+    one.follow(topics=("alarm",), window=1)
+    assert one.events(1) == events[:1]
+    one.ack(1, keep_position=True)
+    assert one.events(1) == events[2:3]
+    one.ack(3, keep_position=True)
+    line.add(GOOD)
+    one.heartbeat_through(5)
+    assert line.acked() == 0, "events of other topics do not move the position beyond one that comes again"
+    one.ack(1)
+    line.wait_until_acked(1)
+    one.ack(3)
+    line.wait_until_on_disk(mes1=5)
+
+
 def test_a_matching_event_is_found_beyond_the_limit_of_one_scan(
     line: FollowedLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

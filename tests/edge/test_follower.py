@@ -190,6 +190,22 @@ def test_an_explicit_follower_acknowledges_only_what_it_is_told(line: FollowedLi
         assert events.receive() == added[2]
 
 
+def test_events_that_are_not_settled_come_again_though_the_window_goes_on(line: FollowedLine) -> None:
+    added = line.add(*[GOOD] * 5)
+    with Follower(line.address, "mes1", timeout_s=WITHIN_SECONDS, window=2, keep_position=True) as events:
+        assert take(events, 5) == added
+        assert line.acked() == 0
+        events.settle(added[1])
+        line.wait_until_acked(2)
+        events.rewind()
+        assert take(events, 3) == added[2:]
+        line.restart()
+        added += line.add(DEFECT)
+        assert take(events, 1) == added[5:]
+        events.settle(added[5])
+        line.wait_until_acked(6)
+
+
 def test_a_follower_survives_restarts_of_the_line_without_duplicates(tmp_path: Path) -> None:
     """Also if the line lost an acknowledgement, as it does when it is killed before writing it."""
     address = f"ipc://{tmp_path}/follow"

@@ -61,7 +61,8 @@ class Follower(Client):
     **An event is acknowledged when the next one is requested**, or by `acknowledge`. Closing the follower acknowledges
     nothing: the event that the loop held when it ended is delivered again, with the same `key`, to the next follower of
     that name, as is every event whose acknowledgement did not reach the line. One follower gets no event twice.
-    With `explicit`, only `acknowledge` does, and up to `window` events can be held meanwhile.
+    With `explicit`, only `acknowledge` does, and up to `window` events can be held meanwhile. With `keep_position`,
+    acknowledging only lets the line send more, and `settle` is what stores the position.
 
     It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
     again.
@@ -75,6 +76,7 @@ class Follower(Client):
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
         explicit: whether requesting the next event acknowledges nothing.
+        keep_position: whether all events come again, to the next follower or after `rewind`, that are not settled.
         keys: required by a line on another machine.
     Raises:
         DeliveryError: the address, the name or the window is not valid.
@@ -91,11 +93,15 @@ class Follower(Client):
         start: Start = "first",
         timeout_s: float | None = None,
         explicit: bool = False,
+        keep_position: bool = False,
         keys: ClientKeys | None = None,
     ) -> None:
         self._address, self._keys = address, keys
         self._timeout_s = timeout_s
-        self._explicit = explicit
+        self._explicit, self._keep_position = explicit, keep_position
+        self._settled: Delivered | None = None
+        self._stored_seq = 0
+        """The last settled event that was told to the line on this connection."""
         self._request = _checked_request(
             FollowRequest,
             name=name,
@@ -174,6 +180,16 @@ class Follower(Client):
             self._acks.finish_through(through.journal_id, through.seq)
         self._acknowledge(at_once=True)
 
+    def settle(self, through: Delivered) -> None:
+        """Store the position after an event that was acknowledged before, and not for good (`keep_position`)."""
+        self._settled = through
+        self._acknowledge(at_once=False)
+
+    def rewind(self) -> None:
+        """Follow again: all events after the position that the line has stored come again, too."""
+        self._drop()
+        self._buffer, self._acks = EventBuffer(self._request.name), Acknowledgements(self._request.window)
+
     def hold(self) -> None:
         """Receive what has come, and keep it. Call it now and then while you store the last event for long: otherwise a
         newer client of this name, or a restart of the line, is noticed only at the next event.
@@ -196,15 +212,27 @@ class Follower(Client):
         self._context.term()
 
     def _acknowledge(self, at_once: bool) -> None:
-        """Send the acknowledgement that is due, if any."""
-        journal_id = self._buffer.journal_id
-        seq = self._acks.due(journal_id, self._buffer.position, at_once)
-        if self._socket is None or journal_id is None or seq is None:
+        """Send the acknowledgements that are due, if any."""
+        journal_id, settled = self._buffer.journal_id, self._settled
+        if self._socket is None or journal_id is None:
             return
         with contextlib.suppress(zmq.Again):  # the next acknowledgement includes it
-            ack = AckRequest(name=self._request.name, journal_id=journal_id, seq=seq)
-            self._socket.send(to_bytes(ack), zmq.NOBLOCK)
-            self._acks.sent(seq)
+            seq = self._acks.due(journal_id, self._buffer.position, at_once)
+            if seq is not None:
+                self._send_ack(journal_id, seq, keep_position=self._keep_position)
+                self._acks.sent(seq)
+            if settled is not None and settled.journal_id == journal_id:
+                seq = min(settled.seq, self._buffer.position)
+                if seq > self._stored_seq:
+                    self._send_ack(journal_id, seq)
+                    self._stored_seq = seq
+
+    def _send_ack(self, journal_id: str, seq: int, *, keep_position: bool = False) -> None:
+        assert self._socket is not None
+        ack = AckRequest(
+            name=self._request.name, journal_id=journal_id, seq=seq, keep_position=keep_position or msgspec.UNSET
+        )
+        self._socket.send(to_bytes(ack), zmq.NOBLOCK)
 
     # Receiving.
 
@@ -264,6 +292,7 @@ class Follower(Client):
     def _begin(self, following: Following) -> None:
         self._buffer.begin(following)
         self._acks.begin(following.acked_seq if following.former is None else -1)
+        self._stored_seq = following.acked_seq
         if self._silent:
             logger.info("%s answers", self._address)
         self._silent = False

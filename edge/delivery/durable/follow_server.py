@@ -216,6 +216,7 @@ class FollowServer(RouterServer[Request]):
         if position.journal_id != journal.journal_id:
             former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
             subscription.await_acknowledgement(acked_seq)
+            subscription.acked_seq = acked_seq - 1
         following = Following(
             name=name,
             journal_id=journal.journal_id,
@@ -244,9 +245,9 @@ class FollowServer(RouterServer[Request]):
             self._refuse(socket, route, "not_sent", detail)
         else:
             subscription.acknowledge(request.seq)
-            self._record_position(
-                subscription, request.seq if subscription.unacknowledged else subscription.scanned_through
-            )
+            if not request.keep_position:
+                subscription.acked_seq = request.seq
+                self._record_position(subscription)
 
     def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
         name = request.name
@@ -287,8 +288,8 @@ class FollowServer(RouterServer[Request]):
             subscription.sent(page)
         else:
             subscription.scanned_through = page.through_seq
-            if not subscription.unacknowledged:
-                self._record_position(subscription, subscription.scanned_through)
+            if subscription.acked_seq >= subscription.last_event:
+                self._record_position(subscription)
         return subscription.scanned_through < self._journal.last_seq
 
     def _send_due_heartbeats(self, socket: zmq.Socket[bytes]) -> None:
@@ -303,9 +304,11 @@ class FollowServer(RouterServer[Request]):
             subscription.sent_through = subscription.scanned_through
         subscription.sent_s = time.monotonic()
 
-    def _record_position(self, subscription: Subscription, acked_seq: int) -> None:
-        """Record a position. Events that the topics leave out count as acknowledged once nothing is in flight."""
-        name, journal_id = subscription.request.name, subscription.journal_id
+    def _record_position(self, subscription: Subscription) -> None:
+        """Record a position. Events that the topics leave out count as acknowledged once all that were sent are."""
+        name, journal_id, acked_seq = subscription.request.name, subscription.journal_id, subscription.acked_seq
+        if acked_seq >= subscription.last_event:
+            acked_seq = subscription.scanned_through
         before = self._consumers.positions()[name].in_journal(journal_id)
         self._consumers.acknowledge(name, journal_id, max(acked_seq, before))
 

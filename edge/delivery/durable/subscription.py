@@ -28,6 +28,10 @@ class Subscription:
     """The consumer knows that it has all events up to this one; the next batch starts after it."""
     scanned_through: int = 0
     """All events up to this one were scanned, and those of the consumer's topics were sent."""
+    last_event: int = 0
+    """The last event, or notice of a loss, that was sent."""
+    acked_seq: int = 0
+    """The last event up to which the consumer wants none again."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
     """Batches in flight: last event and bytes of each."""
     unacknowledged_bytes: int = 0
@@ -38,6 +42,7 @@ class Subscription:
     def begin(self, journal_id: str, acked_seq: int) -> None:
         """Start again after an event."""
         self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
+        self.last_event = self.acked_seq = acked_seq
         self.unacknowledged.clear()
         self.unacknowledged_bytes = 0
 
@@ -87,6 +92,7 @@ class Subscription:
 
     def await_acknowledgement(self, seq: int, size: int = 0) -> None:
         """Record that an event, or the notice of a loss, is in flight. A notice is repeated until acknowledged."""
+        self.last_event = seq
         self.unacknowledged.append((seq, size))
         self.unacknowledged_bytes += size
 
