@@ -79,15 +79,27 @@ def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
     """
     if path.suffix == PUBLIC_SUFFIX:
         raise kind(f"{path} holds a public key and no private one; name the private one that {made_by} made with it")
+    return read_secret(path, kind, f"name a private key made by {made_by}", "make a new key")
+
+
+def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: str) -> bytes:
+    """Return the content of a file that only its owner can use.
+
+    Args:
+        expected: what to do if it cannot be read.
+        replace: what to do if others may have read it.
+    Raises:
+        HeatlineError: it cannot be read, or others than its owner may read or write it.
+    """
     try:
         with open_plain(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of the open file, even if the path changes
             data = file.read(LARGEST_KEY_FILE)
     except OSError as error:
-        raise kind(f"{path} cannot be read ({error.strerror}); name a private key made by {made_by}") from error
+        raise kind(f"{path} cannot be read ({error.strerror}); {expected}") from error
     if mode & NOT_ITS_OWNERS_ALONE:
         raise kind(
-            f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); make a new key if others "
+            f"{path} can be used by others than its owner (mode {mode:04o}, expected 0600); {replace} if others "
             f"may have read it, otherwise: chmod 600 {path}"
         )
     return data

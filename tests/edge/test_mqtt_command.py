@@ -63,7 +63,9 @@ def test_a_missing_file_is_an_access_error_before_anything_is_connected(file: Pa
     sentence = refused(file, keys, AccessError.exit_code)
     assert f"mqtt.ca {file.parent / 'ca.pem'} cannot be used (No such file or directory)" in sentence
     keys = '[mqtt]\nbroker = "mqtts://b:8883"\nuser = "u"\npassword_file = "password"'
-    assert f"mqtt.password_file {file.parent / 'password'} cannot be read" in refused(file, keys, AccessError.exit_code)
+    assert f"{file.parent / 'password'} cannot be read (No such file or directory); mqtt.password_file" in refused(
+        file, keys, AccessError.exit_code
+    )
 
 
 def test_a_name_that_no_topic_can_have_is_refused(tmp_path: Path) -> None:

@@ -1,16 +1,11 @@
 """Reads the files with which the bridge proves who it is, and verifies the broker."""
 
-import os
 import ssl
-import stat
 from pathlib import Path
 
 from edge.config.mqtt import MqttConfig
 from edge.errors import AccessError
-from edge.key_files import NOT_ITS_OWNERS_ALONE
-from edge.util.plain_file import open_plain
-
-LARGEST_PASSWORD_FILE = 4096
+from edge.key_files import read_secret
 
 
 class _ClosedIfRefused(ssl.SSLSocket):
@@ -56,20 +51,8 @@ def read_password(path: Path) -> str:
     Raises:
         AccessError: the file cannot be read, others can use it, or it holds no password.
     """
-    try:
-        with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            data = file.read(LARGEST_PASSWORD_FILE)
-    except OSError as error:
-        raise AccessError(
-            f"mqtt.password_file {path} cannot be read ({error.strerror}); expected a file with the password in one "
-            "line, which this user owns"
-        ) from error
-    if mode & NOT_ITS_OWNERS_ALONE:
-        raise AccessError(
-            f"mqtt.password_file {path} can be used by others than its owner (mode {mode:04o}, expected 0600); change "
-            f"the password if others may have read it, and then: chmod 600 {path}"
-        )
+    expected = "mqtt.password_file names a file with the password in one line, which this user owns"
+    data = read_secret(path, AccessError, expected, "change the password")
     try:
         password = data.decode().strip("\r\n")
     except UnicodeDecodeError:
