@@ -50,8 +50,9 @@ class MqttConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Number of messages that may wait for their PUBACK."""
     wait_for_subscriber: bool = True
     """Whether a result, or the report of a loss, that nobody subscribes to waits at the line until somebody does."""
-    republish_s: Annotated[float, Meta(ge=0, le=60)] = 5.0
-    """After a lost connection, what the broker took in its last seconds is published again."""
+    republish_s: Annotated[float, Meta(ge=0, le=3600)] = 60.0
+    """What the broker took in the last seconds of a connection, or before this PC lost its power, is published again.
+    The broker must store its messages more often."""
     keepalive_s: Annotated[int, Meta(ge=1, le=3600)] = 10
     allow_plaintext: bool = False
     """Whether messages may cross a network without TLS."""

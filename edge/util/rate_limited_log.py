@@ -32,6 +32,35 @@ class RateLimit:
         return count
 
 
+class FaultLog:
+    """Logs that a fault began, and that it is over, at a limited rate even if it comes and goes.
+
+    Args:
+        is_faulty: whether the end of a fault is logged before any began.
+        clock: monotonic clock, s.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, *, is_faulty: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger, self._limit = logger, RateLimit(clock)
+        self._logged: str | None = "" if is_faulty else None
+
+    def begin(self, fault: str, then: str = "") -> None:
+        """Log a fault unless it was the last that was logged, and what follows from it."""
+        if fault != self._logged:
+            self._limit.add()
+            if self._limit.due():
+                self._logger.warning("%s%s", fault, then)
+                self._logged = fault
+
+    def end(self, message: str) -> None:
+        """Log that the fault is over, if it was logged."""
+        if self._logged is not None:
+            self._logger.info("%s", message)
+            self._logged = None
+
+
 class RateLimitedLog:
     """Logs a fault at once, and further ones only when the last log line is some seconds old."""
 

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
@@ -88,9 +90,13 @@ class Received:
 
 
 class Plant:
-    """A program of the plant that subscribes to topics, and again after each reconnect: brokers lose sessions."""
+    """A program of the plant that subscribes to topics, and again after each reconnect: brokers lose sessions.
 
-    def __init__(self, broker: Broker, *topics: str, user: str | None = None) -> None:
+    Args:
+        session: client id of a durable session, for which the broker holds messages; None: it has none.
+    """
+
+    def __init__(self, broker: Broker, *topics: str, user: str | None = None, session: str | None = None) -> None:
         self.received: list[Received] = []
         self.connections = 0
         self._topics = topics or ("#",)
@@ -98,31 +104,49 @@ class Plant:
         self.goes_on = threading.Event()
         """Cleared: the program reads nothing, so its broker must hold messages for it."""
         self.goes_on.set()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
-        if user is not None:
-            self._client.username_pw_set(user, user)
-        self._client.on_connect, self._client.on_message = self._connected, self._message
-        self._client.on_subscribe = lambda *_: self._ready.set()
-        self._client.connect("127.0.0.1", broker.port, keepalive=5)
+        self._port, self._user, self._session = broker.port, user, session
+        self._client: paho.Client | None = None
+
+    @property
+    def is_here(self) -> bool:
+        return self._client is not None
+
+    def come(self) -> None:
+        """Connect, as soon as the broker is there."""
+        if self._client is not None:
+            return
+        self._client = client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id=self._session or "", protocol=paho.MQTTv5
+        )
+        durable = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        durable.SessionExpiryInterval = 0 if self._session is None else 2**32 - 1
+        client.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        if self._user is not None:
+            client.username_pw_set(self._user, self._user)
+        client.on_connect, client.on_message = self._connected, self._message
+        client.on_subscribe = lambda *_: self._ready.set()
+        client.connect_async("127.0.0.1", self._port, 5, clean_start=self._session is None, properties=durable)
+        client.loop_start()
+
+    def leave(self) -> None:
+        """Disconnect; a durable session stays."""
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+            self._client.on_connect = self._client.on_message = self._client.on_subscribe = None  # no circle
+            self._client = None
 
     def __enter__(self) -> Self:
-        self._client.loop_start()
+        self.come()
         assert self._ready.wait(WITHIN_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-        self._client.on_connect = self._client.on_message = self._client.on_subscribe = None  # no circle of references
+        self.leave()
 
     def of(self, kind: str) -> list[Received]:
         """Return what came under one kind of topics."""
-        return [
-            each
-            for each in list(self.received)
-            if each.topic.split("/")[-1 if "/top" not in each.topic else -2] == kind
-        ]
+        return [each for each in list(self.received) if kind in each.topic.split("/")[-2:]]
 
     def ids(self, kind: str = "result") -> list[str]:
         """Return the ids of what came, each once, in the order in which they came first."""

@@ -34,12 +34,13 @@ class Site:
         self.file = folder / "line1.toml"
         self.write()
 
-    def write(self, keys: str = "", broker: str | None = None) -> None:
-        """Write the line's file with further keys of `[mqtt]`."""
+    def write(self, keys: str = "", broker: str | None = None, republish_s: float = 0.0) -> None:
+        """Write the line's file with further keys of `[mqtt]`; by default, the line hears at once what came."""
         self.file.write_text(
             f'bundle = "none.bundle"\n{CAMERA}\n[events]\nbind = "{self.events}"\n'
             f'[journal]\nbind = "{self.line.address}"\n'
-            f'[mqtt]\nbroker = "{broker or f"mqtt://127.0.0.1:{self.broker.port}"}"\nstart = "first"\n{keys}\n'
+            f'[mqtt]\nbroker = "{broker or f"mqtt://127.0.0.1:{self.broker.port}"}"\nstart = "first"\n'
+            f"republish_s = {republish_s}\n{keys}\n"
         )
 
     @contextlib.contextmanager
@@ -133,6 +134,7 @@ def test_results_come_in_order_with_their_heatmaps_and_are_acknowledged_and_the_
 def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site: Site, kills: int) -> None:
     """The subscriber may come back later than the bridge: results wait for it."""
     events: list[Delivered] = []
+    site.write(republish_s=5)
     with site.broker, Plant(site.broker) as plant, site.bridge():
 
         def is_under_load(kill: int) -> bool:
@@ -155,16 +157,22 @@ def test_a_broker_that_is_killed_and_has_lost_its_sessions_costs_no_result(site:
         assert plant.connections == kills + 1
 
 
-def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again(site: Site) -> None:
+def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again_until_it_is_old(site: Site) -> None:
     """mosquitto sends a subscriber 20 messages before it wants an answer, and holds the others in its memory."""
-    with site.broker, Plant(site.broker) as plant, site.bridge():
+    site.write(republish_s=60)
+    with site.broker, Plant(site.broker) as plant, Plant(site.broker) as other, site.bridge() as bridge:
         plant.goes_on.clear()
         events = site.line.add(*[GOOD] * 60)
-        site.line.wait_until_acked(60, "mqtt")
+        wait_until(lambda: len(other.ids()) == 60, "the broker has all")
+        assert site.line.acked("mqtt") == 0
+        bridge.end(signal.SIGKILL)
         site.broker.kill()
         plant.goes_on.set()
         site.broker.start()
-        wait_until(lambda: set(plant.ids()) == {event.key for event in events}, "all came")
+        site.write(republish_s=1)
+        with site.bridge():
+            wait_until(lambda: plant.ids() == [event.key for event in events], "all came")
+            site.line.wait_until_acked(60, "mqtt")
 
 
 def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bridge(site: Site) -> None:
@@ -315,6 +323,17 @@ def test_a_message_that_is_too_large_for_the_broker_is_told_and_the_next_ones_co
         assert "a heatmap of 4000 bytes" in lost["detail"]
         assert plant.of("heatmap") == []
         assert "the broker does not take a message" in bridge.log
+
+
+def test_a_broker_that_takes_no_message_does_not_fill_the_log(site: Site) -> None:
+    site.broker.settings = f"{OPEN}\nmax_packet_size 900"
+    with site.broker, Plant(site.broker) as plant, site.bridge() as bridge:
+        events = site.line.add(*[GOOD] * 200)
+        wait_until(lambda: len(plant.ids("lost")) == len(events), "all are reported")
+        site.line.wait_until_acked(len(events), "mqtt")
+        assert plant.ids() == []
+        assert bridge.end() == 0
+        assert 1 <= bridge.log.count("the broker does not take a message") < 20
 
 
 def test_results_wait_for_a_subscriber_unless_nobody_needs_them(site: Site) -> None:

@@ -1,5 +1,6 @@
 """What keeps the MQTT bridge from its broker is one sentence, and no other broker than the right one gets a result."""
 
+import logging
 import re
 import socket
 from collections.abc import Callable
@@ -10,36 +11,40 @@ import pytest
 
 from edge.bridge.mqtt.connection import Connection, NotConnectedError
 from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.publication import Publication
+from edge.bridge.mqtt.messages import Publication
 from edge.config.mqtt import MqttConfig
-from edge.errors import AccessError, DeliveryError
+from edge.errors import AccessError
+from edge.util.rate_limited_log import RateLimitedLog
 from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
-from tests.edge.followed_line import wait_until
+from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
-WILL = Publication("line/state", b"{}", retain=True)
+STATE, WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("state", "will", "last"))
 
 
 def connect(config: MqttConfig) -> Connection:
-    return Connection(config, "bridge", WILL, lambda: None)
+    """Connect, until the broker has accepted or the connection has ended."""
+    log = RateLimitedLog(logging.getLogger(__name__))
+    connection = Connection(config, "bridge", WILL, lambda: STATE, log)
+    assert connection.answered.wait(WITHIN_SECONDS)
+    return connection
 
 
 def refusal(config: MqttConfig) -> str:
     """Return the sentence with which a connection fails."""
-    try:
-        connect(config)
-    except DeliveryError as error:  # pytest.raises would hold the connection until the end of the run
-        return str(error)
-    pytest.fail("it connects")
+    connection = connect(config)
+    connection.close(LAST)
+    assert not connection.is_up
+    return connection.fault
 
 
-def accepted(config: MqttConfig, broker: Broker) -> None:
+def accepted(config: MqttConfig) -> None:
     """Check that a message gets through."""
     connection = connect(config)
     mid = connection.publish(Publication("line/result/top", b"{}", "a-1"))
     ack = connection.acks.get(timeout=20)
     assert ack is not None
     assert (ack[0], ack[1].is_failure) == (mid, False)
-    connection.close()
+    connection.close(LAST)
     assert not connection.is_up
     with pytest.raises(NotConnectedError):
         connection.publish(WILL)
@@ -75,7 +80,7 @@ def test_a_broker_is_verified_by_authority_name_and_date_and_works_again_once_re
     with broker:
         assert "is not signed by mqtt.ca (" in refusal(msgspec.structs.replace(config, ca=other.certificate))
         assert "by an authority that this PC trusts" in refusal(msgspec.structs.replace(config, ca=None))
-        accepted(config, broker)
+        accepted(config)
         plain = msgspec.structs.replace(config, broker=f"mqtt://127.0.0.1:{broker.port}", ca=None)
         assert "it may require TLS (mqtts://)" in refusal(plain)
     broker.settings = OPEN
@@ -94,7 +99,7 @@ def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(
         assert "it may require a certificate: mqtt.certificate and mqtt.key" in refusal(config)
         shown = msgspec.structs.replace(config, certificate=foreign[0], key=foreign[1])
         assert "it may not accept mqtt.certificate" in refusal(shown)
-        accepted(msgspec.structs.replace(config, certificate=certificate, key=key), broker)
+        accepted(msgspec.structs.replace(config, certificate=certificate, key=key))
 
 
 def test_a_wrong_password_is_told_and_the_right_one_is_taken(tmp_path: Path, address: str) -> None:
@@ -109,7 +114,7 @@ def test_a_wrong_password_is_told_and_the_right_one_is_taken(tmp_path: Path, add
         assert "refuses the connection: " in sentence
         assert "mqtt.user" in sentence
         password.write_text("right\n")
-        accepted(config, broker)
+        accepted(config)
 
 
 def _hashed(password: str) -> str:
@@ -143,7 +148,7 @@ def test_another_client_with_the_same_id_is_told(tmp_path: Path, address: str) -
         assert (
             "another client with the id 'bridge' has connected; give each bridge its own mqtt.client_id" in first.fault
         )
-        second.close()
+        second.close(LAST)
 
 
 def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of_one_that_logs_off(
@@ -151,12 +156,29 @@ def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of
 ) -> None:
     with broker_at(tmp_path / "broker", address) as broker, Plant(broker) as plant:
         config = MqttConfig(broker=f"mqtt://127.0.0.1:{broker.port}")
-        connect(config).close()
+        connect(config).close(LAST)
         vanishing = connect(config)
         vanishing._client._sock_close()  # type: ignore[no-untyped-call]
-        wait_until(lambda: bool(plant.received), "the will came")
-        connect(config).close()
-        assert [each.topic for each in plant.received] == ["line/state"]
+        wait_until(lambda: bool(plant.of("will")), "the will came")
+        connect(config).close(LAST)
+        wait_until(lambda: len(plant.of("last")) == 2, "both have logged off")
+        assert len(plant.of("will")) == 1
+
+
+def test_a_broker_that_announces_a_huge_packet_is_left_before_it_costs_memory() -> None:
+    connack, publish_header = b"\x20\x03\x00\x00\x00", b"\x30\xff\xff\xff\x7f"  # 268,435,455 bytes follow
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        log = RateLimitedLog(logging.getLogger(__name__))
+        config = MqttConfig(broker=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        connection = Connection(config, "bridge", WILL, lambda: STATE, log)
+        with server.accept()[0] as broker:
+            assert b"\x27\x00\x01\x00\x00" in broker.recv(4096), "CONNECT names the Maximum Packet Size 65,536"
+            broker.sendall(connack + publish_header)
+            with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012  (which call fails, depends on the kernel)
+                for _ in range(64):
+                    broker.sendall(bytes(1 << 20))
+        wait_until(lambda: connection.acks.qsize() == 1, "the connection has ended")
+        assert "a packet of 268435455 bytes came, expected at most 65536" in connection.fault
 
 
 # Files.

@@ -13,17 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE
-from edge.bridge.mqtt.messages import Messages
-from edge.bridge.mqtt.publication import Publication
-from edge.bridge.mqtt.recent import Entry, Recent
-from edge.bridge.mqtt.topics import PER_CAMERA, Kind, Topics
+from edge.bridge.mqtt.messages import PER_CAMERA, Kind, Messages, Publication
 from edge.errors import ConfigError, EventsLostError, SchemaVersionError
 from edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of
 from edge.wire.following import Delivered
 from edge.wire.mqtt import AlarmPayload, ChangePayload, LostKind, LostPayload, Payload, ResultPayload, ReviewPayload
 from tests.edge.wire_examples import ALARM, CHANGE, GOLDEN, LIVE_ONLY, REFUSED_CHANGE
 
-MESSAGES = Messages(Topics("acme/plant1", "line1"), "line1", heatmaps=True)
+MESSAGES = Messages("acme/plant1", "line1", heatmaps=True)
 VERDICTS = [name for name, message in GOLDEN.items() if isinstance(message.event, VerdictEvent)]
 EVALUATIONS = {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
 SAME = {"camera", "verdict", "part_id", "product", "frame_id", "last_frame_id", "frame_number", "frames", "reason"} | {
@@ -71,7 +68,7 @@ def test_a_result_says_what_the_verdict_event_says(name: str) -> None:
 
 
 def test_a_result_comes_without_its_heatmap_where_none_was_asked_for() -> None:
-    (result,) = Messages(Topics("heatline", "line1"), "line1").of(delivered(GOLDEN["verdict-defect"]))
+    (result,) = Messages("heatline", "line1").of(delivered(GOLDEN["verdict-defect"]))
     assert json.loads(result.payload)["heatmap"] is None
 
 
@@ -124,40 +121,18 @@ def test_lost_events_are_named_and_reported_under_the_same_id_again() -> None:
 def test_a_lines_name_is_one_level_of_a_topic_or_refused(name: str) -> None:
     if not name or set("+#/") & set(name) or any(unicodedata.category(char) in ("Cc", "Cs") for char in name):
         with pytest.raises(ConfigError):
-            Topics("acme", name)
+            Messages("acme", name)
     else:
-        topic = Topics("acme", name).of("result", "top")
+        topic = Messages("acme", name).topic("result", "top")
         assert topic.split("/") == ["acme", name, "result", "top"]
         topic.encode()
-
-
-def test_what_was_taken_in_the_last_seconds_is_returned_once_in_order() -> None:
-    now_s = 0.0
-    recent = Recent(5.0, lambda: now_s)
-    entries = [Entry(Publication("t", b"x")) for _ in range(10)]
-    for entry in entries:
-        recent.add(entry)
-        now_s += 1
-    now_s = 9.0
-    recent.add(entries[8])
-    assert recent.take_since(9.0) == entries[4:]
-    assert recent.take_since(9.0) == []
-
-
-def test_memory_of_what_was_taken_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.bridge.mqtt.recent.MOST_BYTES", 25)
-    recent = Recent(5.0, lambda: 0.0)
-    entries = [Entry(Publication("t", bytes(10))) for _ in range(5)]
-    for entry in entries:
-        recent.add(entry)
-    assert recent.take_since(0.0) == entries[3:]
 
 
 def test_the_topics_are_those_that_the_document_lists() -> None:
     text = (Path(__file__).parents[2] / "docs" / "plant-mqtt.md").read_text()
     documented = re.findall(r"^\| `(\{prefix\}.*?)` \| (yes|no) \|", text, flags=re.MULTILINE)
-    topics = Topics("{prefix}", "{line}")
-    exist = [topics.of(kind, "{camera}" if kind in PER_CAMERA else None) for kind in get_args(Kind)]
+    messages = Messages("{prefix}", "{line}")
+    exist = [messages.topic(kind, "{camera}" if kind in PER_CAMERA else None) for kind in get_args(Kind)]
     assert documented == [(topic, "yes" if topic.endswith("/state") else "no") for topic in exist]
 
 

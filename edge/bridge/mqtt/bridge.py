@@ -3,25 +3,31 @@
 import logging
 import signal
 import threading
+import time
+from collections.abc import Callable
 
 from edge.bridge.line_file import load_with_table
 from edge.bridge.line_state import LineState
+from edge.bridge.mqtt.connection import Connection
 from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.link import Link
 from edge.bridge.mqtt.messages import Messages
-from edge.bridge.mqtt.outbox import Outbox, taken_through
-from edge.bridge.mqtt.recent import Entry
-from edge.bridge.mqtt.topics import Topics
+from edge.bridge.mqtt.outbox import Outbox
 from edge.cli.target import KeyFiles, endpoint_of, name_of
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
-from edge.errors import EventsLostError, SchemaVersionError
+from edge.errors import AccessError
 from edge.service.systemd import notify
-from edge.wire.following import LARGEST_WINDOW, Delivered
+from edge.util.rate_limited_log import FaultLog, RateLimitedLog
+from edge.wire.following import LARGEST_WINDOW
 
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 10.0
+STABLE_AFTER_SECONDS = 2.0
+UNSTABLE_PAUSE_SECONDS = 1.0
+"""Longest pause after a connection that ended sooner: another client may have the same id."""
 
 
 def run_bridge(line: str) -> None:
@@ -39,12 +45,9 @@ def run_bridge(line: str) -> None:
     config = load_with_table(line, "mqtt", 'broker = "mqtts://HOST:PORT"').mqtt
     assert config is not None
     name = name_of(line)
-    messages = Messages(
-        Topics(config.prefix, name), name, heatmaps=config.heatmaps, need_subscriber=config.wait_for_subscriber
-    )
+    messages = Messages(config.prefix, name, heatmaps=config.heatmaps, need_subscriber=config.wait_for_subscriber)
     _require_files(config)
     journal, keys = endpoint_of(line, "journal", KeyFiles())
-    events, events_keys = endpoint_of(line, "events", KeyFiles())
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -56,10 +59,10 @@ def run_bridge(line: str) -> None:
             heatmaps=config.heatmaps,
             start=config.start,
             timeout_s=TICK_SECONDS,
+            keep_position=True,
             keys=keys,
         ) as follower,
-        LineState(events, events_keys) as state,
-        Link(config, config.client_id or f"heatline-{name}-{config.name}", messages, state) as link,
+        LineState(*endpoint_of(line, "events", KeyFiles())) as state,
     ):
 
         def hold() -> None:
@@ -67,47 +70,69 @@ def run_bridge(line: str) -> None:
             follower.hold()
 
         notify("READY=1")
-        outbox = Outbox(
-            link,
-            messages,
-            window=config.window,
-            republish_s=config.republish_s,
-            hold=hold,
-            ended=ended.is_set,
+        logger.info(
+            "results come again until the broker has had them for %g s; if it stores its messages more rarely "
+            "(mosquitto: set persistence true, autosave_interval %d, max_queued_messages 0), its death costs "
+            "subscribers that are away results",
+            config.republish_s,
+            max(1, config.republish_s // 2),
         )
-        while not ended.is_set():
-            notify("WATCHDOG=1")
-            _carry_batch(follower, messages, outbox, config.window)
+        outbox = Outbox(follower, messages, config, hold=hold, ended=ended.is_set)
+        refused_states = RateLimitedLog(logger)
+
+        def connect() -> Connection:
+            return Connection(
+                config,
+                config.client_id or f"heatline-{name}-{config.name}",
+                messages.last_will(),
+                lambda: messages.state(state, outbox.fault),
+                refused_states,
+            )
+
+        _keep_connected(config, connect, messages, outbox, hold, ended)
         notify("STOPPING=1")
 
 
-def _carry_batch(follower: Follower, messages: Messages, outbox: Outbox, at_most: int) -> None:
-    """Publish the next events, and acknowledge them to the line once the broker has taken all of them."""
-    events: list[Delivered] = []
-    entries: list[Entry] = []
-    unknown: SchemaVersionError | None = None
-    try:
-        received = follower.receive_batch(at_most)  # acknowledges the batch before
-    except EventsLostError as lost:
-        logger.error("%s", lost)
-        if outbox.deliver([Entry(messages.lost(lost))]):
-            follower.acknowledge()
-        return
-    for event in received:
+def _keep_connected(
+    config: MqttConfig,
+    connect: Callable[[], Connection],
+    messages: Messages,
+    outbox: Outbox,
+    hold: Callable[[], None],
+    ended: threading.Event,
+) -> None:
+    """Publish on one connection after the other, until the end. The last message is the state `bridge_stopped`."""
+    log = FaultLog(logger, is_faulty=True)
+    pause_s = FIRST_PAUSE_SECONDS
+    while not ended.is_set():
+        began_s = None
         try:
-            entries += [Entry(publication, event) for publication in messages.of(event)]
-        except SchemaVersionError as error:
-            unknown = error
-            break
-        events.append(event)
-    if outbox.deliver(entries) and unknown is None:
-        follower.acknowledge()
-        return
-    last = taken_through(events, entries)
-    if last is not None:
-        follower.acknowledge(last)
-    if unknown is not None:
-        raise unknown
+            connection = connect()
+        except AccessError as error:
+            fault = str(error)
+        else:
+            try:
+                while not connection.answered.wait(TICK_SECONDS) and not ended.is_set():
+                    hold()
+                if connection.is_up:
+                    began_s = time.monotonic()
+                    log.end(f"connected to {config.broker}")
+                    notify(f"STATUS=connected to {config.broker}")
+                    outbox.carry(connection)
+            finally:
+                connection.close(messages.farewell())
+            fault = connection.fault
+        if ended.is_set():
+            return
+        log.begin(fault, "; trying again until it works, and the line keeps its results meanwhile")
+        notify(f"STATUS={fault}")
+        if began_s is not None:
+            is_stable = time.monotonic() - began_s >= STABLE_AFTER_SECONDS
+            pause_s = FIRST_PAUSE_SECONDS if is_stable else min(pause_s, UNSTABLE_PAUSE_SECONDS)
+        resume_s = time.monotonic() + pause_s
+        while not ended.wait(min(TICK_SECONDS, max(0.0, resume_s - time.monotonic()))) and time.monotonic() < resume_s:
+            hold()
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
 
 
 def _require_files(config: MqttConfig) -> None:

@@ -21,15 +21,17 @@ from edge.bridge.mqtt.faults import (
     describe_no_connection,
     describe_refused_login,
 )
-from edge.bridge.mqtt.publication import JSON, Publication
+from edge.bridge.mqtt.messages import JSON, Publication
 from edge.config.mqtt import MqttConfig
-from edge.errors import DeliveryError
+from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.threads import NamedThread
 
 CONNECTED_WITHIN_SECONDS = 5.0
 ANSWERED_WITHIN_SECONDS = 5.0
 ENDED_WITHIN_SECONDS = 0.3
-LOOP_SECONDS = 1.0
+STATE_EVERY_SECONDS = 1.0
+LARGEST_PACKET_BYTES = 65536
+"""A broker has nothing to send to this client but answers."""
 UNLIMITED = 1 << 32
 
 
@@ -38,50 +40,52 @@ class NotConnectedError(Exception):
 
 
 class Connection:
-    """Connects and logs in; the session is always a new one, so the broker holds nothing of an earlier one either.
+    """Connects, logs in, and publishes the state each second, on a thread of its own.
 
-    The messages that had no PUBACK are known only to the caller, who publishes them on the next connection.
+    The session is always a new one, so the broker holds nothing of an earlier one either. The messages that had no
+    PUBACK are known only to the caller, who publishes them on the next connection.
 
     Args:
         will: what the broker publishes when this client vanishes.
-        on_end: is called on another thread when the connection has ended.
+        state: returns the present state.
+        log: for states that the broker refuses.
     Raises:
         AccessError: a file of the configuration cannot be used.
-        DeliveryError: the broker cannot be reached, or refuses.
     """
 
-    def __init__(self, config: MqttConfig, client_id: str, will: Publication, on_end: Callable[[], None]) -> None:
-        self._config, self._client_id, self._on_end = config, client_id, on_end
+    def __init__(
+        self,
+        config: MqttConfig,
+        client_id: str,
+        will: Publication,
+        state: Callable[[], Publication],
+        log: RateLimitedLog,
+    ) -> None:
+        self._config, self._client_id, self._state_now, self._log = config, client_id, state, log
         self.acks: queue.SimpleQueue[tuple[int, ReasonCode] | None] = queue.SimpleQueue()
-        """Each PUBACK, by the number of its message, also of states; None: the connection has ended."""
-        self.acked_s = time.monotonic()
-        """When the last PUBACK came."""
+        """Each PUBACK, by the number of its message; None: the connection has ended."""
+        self.heard_s = time.monotonic()
+        """When the last PUBACK came, also of a state."""
         self.receive_maximum = 65535
         """How many messages the broker takes at once before their PUBACKs."""
         self.largest_bytes = UNLIMITED
         """The largest packet that the broker takes."""
-        self._answered, self._ended = threading.Event(), threading.Event()
-        self._refusal: ReasonCode | None = None
+        self.answered = threading.Event()
+        """Set when the broker has accepted the client, or the connection has ended before."""
+        self._ended = threading.Event()
+        self._fault: str | None = None
         self._end: ReasonCode | None = None
         self._problem: str | None = None
+        self._state_due_s = 0.0
         self._state: paho.MQTTMessageInfo | None = None
         """The last state that was published."""
         self._client = self._new_client(will)
-        try:
-            self._client.connect(config.host, config.port, keepalive=config.keepalive_s, clean_start=True)
-        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            raise DeliveryError(describe_no_connection(error, config)) from error
         self._thread = NamedThread("mqtt network", self._run)
         self._thread.start()
-        if not self._answered.wait(ANSWERED_WITHIN_SECONDS) or self._refusal is not None or self._ended.is_set():
-            self.close()
-            if self._refusal is not None:
-                raise DeliveryError(describe_refused_login(self._refusal, config, client_id))
-            raise DeliveryError(describe_early_end(config, self._problem))
 
     @property
     def is_up(self) -> bool:
-        return not self._ended.is_set()
+        return self.answered.is_set() and not self._ended.is_set()
 
     @property
     def was_ended_by_message(self) -> bool:
@@ -91,7 +95,7 @@ class Connection:
     @property
     def fault(self) -> str:
         """Why it ended, as a sentence."""
-        return describe_end(self._end, self._config, self._client_id)
+        return self._fault or describe_end(self._end, self._problem, self._config, self._client_id)
 
     def publish(self, publication: Publication) -> int:
         """Send a message; return the number under which its PUBACK comes.
@@ -101,23 +105,17 @@ class Connection:
         """
         return self._publish(publication).mid
 
-    def publish_state(self, publication: Publication) -> None:
-        """Send a state, unless the one before still waits for its PUBACK.
-
-        Raises:
-            NotConnectedError: the connection has ended.
-        """
-        if self._state is None or self._state.is_published():
-            self._state = self._publish(publication)
-        elif not self.is_up:
-            raise NotConnectedError
-
-    def close(self) -> None:
-        """Log off: the broker then does not publish the last will."""
+    def close(self, last: Publication) -> None:
+        """Publish a last message and log off: the broker then does not publish the last will."""
+        self._state_due_s = float("inf")
+        with contextlib.suppress(NotConnectedError):  # an answer that comes after the end would make TCP reset it
+            self._publish(last).wait_for_publish(ENDED_WITHIN_SECONDS)
         self._client.disconnect()
-        self._thread.join(ENDED_WITHIN_SECONDS)
+        self._thread.join(ENDED_WITHIN_SECONDS)  # it may be connecting, which does not end sooner
 
     def _publish(self, publication: Publication) -> paho.MQTTMessageInfo:
+        if not self.is_up:
+            raise NotConnectedError
         info = self._client.publish(
             publication.topic,
             publication.payload,
@@ -131,7 +129,7 @@ class Connection:
 
     def _new_client(self, will: Publication) -> paho.Client:
         config = self._config
-        client = paho.Client(
+        client = _Client(
             CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
         )
         client.connect_timeout = CONNECTED_WITHIN_SECONDS
@@ -151,17 +149,44 @@ class Connection:
 
     def _run(self) -> None:
         try:
-            while self._client.loop(LOOP_SECONDS) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._connect()
+            give_up_s = time.monotonic() + ANSWERED_WITHIN_SECONDS
+            while self._client.loop(STATE_EVERY_SECONDS / 4) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._confirm_at_once()
+                if self.answered.is_set():
+                    self._publish_state()
+                elif time.monotonic() > give_up_s:
+                    break
+        except NotConnectedError:
+            pass
         except Exception as error:  # paho raises several on bytes that are not MQTT
             self._problem = str(error)
         finally:
             self._client.on_connect = self._client.on_disconnect = None  # no circle: paho's sockets close with it
             self._client.on_publish = self._client.on_log = None
+            if not self.answered.is_set() and self._fault is None:
+                self._fault = describe_early_end(self._config, self._problem)
             self._ended.set()
-            self._answered.set()
+            self.answered.set()
             self.acks.put(None)
-            self._on_end()
+
+    def _connect(self) -> None:
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.MaximumPacketSize = LARGEST_PACKET_BYTES
+        config = self._config
+        try:
+            self._client.connect(
+                config.host, config.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
+            )
+        except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
+            self._fault = describe_no_connection(error, config)
+            raise NotConnectedError from error
+
+    def _publish_state(self) -> None:
+        """Publish the state when it is due, unless the one before still waits for its PUBACK."""
+        if time.monotonic() >= self._state_due_s and (self._state is None or self._state.is_published()):
+            self._state = self._publish(self._state_now())
+            self._state_due_s = time.monotonic() + STATE_EVERY_SECONDS
 
     def _confirm_at_once(self) -> None:
         """Have the kernel confirm what came, not 40 ms later.
@@ -179,10 +204,11 @@ class Connection:
         self, _c: object, _u: object, _f: object, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
-            self._refusal = reason
+            self._fault = describe_refused_login(reason, self._config, self._client_id)
+            return
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
         self.largest_bytes = getattr(properties, "MaximumPacketSize", self.largest_bytes)
-        self._answered.set()
+        self.answered.set()
 
     def _on_disconnect(
         self, _c: object, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: object
@@ -191,12 +217,23 @@ class Connection:
             self._end = reason
 
     def _on_publish(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:
-        self.acked_s = time.monotonic()
-        self.acks.put((mid, reason))
+        self.heard_s = time.monotonic()
+        if self._state is None or mid != self._state.mid:
+            self.acks.put((mid, reason))
+        elif reason.is_failure:
+            self._log.error("the broker refuses the state of the line (%s); correct its access rules", reason)
 
     def _on_log(self, _c: object, _u: object, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:
             self._problem = text
+
+
+class _Client(paho.Client):
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Refuse a packet that is too large before memory is taken for it: paho asks for all of it at once."""
+        if bufsize > LARGEST_PACKET_BYTES:
+            raise OSError(f"a packet of {bufsize} bytes came, expected at most {LARGEST_PACKET_BYTES}")
+        return super()._sock_recv(bufsize)
 
 
 def _properties(publication: Publication, packet: int) -> Properties:

@@ -67,14 +67,15 @@ def describe_early_end(config: MqttConfig, problem: str | None) -> str:
     return f"{config.broker} did not take the connection{said}; {do}; see the broker's log"
 
 
-def describe_end(reason: ReasonCode | None, config: MqttConfig, client_id: str) -> str:
+def describe_end(reason: ReasonCode | None, problem: str | None, config: MqttConfig, client_id: str) -> str:
     """Return why an established connection ended."""
     if reason is not None and reason.value == 0x8E:
         return (
             f"{config.broker} ended the connection: another client with the id {client_id!r} has connected; give each "
             "bridge its own mqtt.client_id"
         )
-    return f"{config.broker} ended the connection, or it was lost" + ("" if reason is None else f" ({reason})")
+    why = reason or problem
+    return f"{config.broker} ended the connection, or it was lost" + ("" if why is None else f" ({why})")
 
 
 def describe_refused_message(topic: str, reason: ReasonCode) -> str:

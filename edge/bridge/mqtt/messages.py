@@ -1,15 +1,19 @@
-"""Makes the messages of the MQTT bridge from a line's events and its state."""
+"""Makes the messages of the MQTT bridge from a line's events and its state.
 
+Their topics are PREFIX/LINE/KIND, and below it the camera where one is concerned.
+"""
+
+import re
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import msgspec
 
 from edge.bridge.line_state import LineState
-from edge.bridge.mqtt.publication import PNG, Publication
-from edge.bridge.mqtt.topics import Kind, Topics
 from edge.bridge.result import Result
-from edge.errors import EventsLostError, MessageError, SchemaVersionError
+from edge.errors import ConfigError, EventsLostError, MessageError, SchemaVersionError
 from edge.util.text import encode_json
 from edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
 from edge.wire.following import Delivered
@@ -23,25 +27,64 @@ from edge.wire.mqtt import (
     StatePayload,
 )
 
+JSON, PNG = "application/json", "image/png"
+Kind = Literal["result", "heatmap", "state", "lost", "alarm", "change", "review"]
+PER_CAMERA: tuple[Kind, ...] = ("result", "heatmap")
 STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
+_LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+"""A level of a topic: MQTT reserves `+`, `#` and `/`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOST: dict[str, LostKind] = {"live_only": "live_only", "recording": "recording", "unrecorded": "unrecorded"}
 """Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A message that is published with QoS 1."""
+
+    topic: str
+    payload: bytes
+    id: str | None = None
+    """Idempotency key of its event, also sent as the user property `id`; None: it is a state."""
+    content_type: str = JSON
+    retain: bool = False
+    needs_subscriber: bool = False
+    """Whether it counts as delivered only if somebody subscribes to its topic, as far as the broker knows."""
+    expires_s: int | None = None
+    """Seconds after which the broker no longer delivers it; None: never."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Upper bound on the size of its packet."""
+        return len(self.payload) + len(self.topic.encode()) + len(self.id or "") + 200
 
 
 class Messages:
     """Makes the messages of one line.
 
     Args:
+        prefix: levels of the topics before the line's name.
         line: the line's name.
         heatmaps: whether results are followed by their heatmaps.
         need_subscriber: whether results, and reports of losses, count as delivered only if somebody subscribes to them.
+    Raises:
+        ConfigError: the name cannot be a level of a topic.
     """
 
-    def __init__(self, topics: Topics, line: str, *, heatmaps: bool = False, need_subscriber: bool = False) -> None:
-        self._topics, self._line = topics, line
+    def __init__(self, prefix: str, line: str, *, heatmaps: bool = False, need_subscriber: bool = False) -> None:
+        if not _LEVEL.fullmatch(line):
+            raise ConfigError(
+                f"the line's name is {line!a}, which cannot be part of an MQTT topic; name its file without + and #, "
+                "in UTF-8"
+            )
+        self._base, self._line = f"{prefix}/{line}", line
         self._heatmaps, self._need_subscriber = heatmaps, need_subscriber
+
+    def topic(self, kind: Kind, camera: str | None = None) -> str:
+        """Return a topic; those of `PER_CAMERA` need a camera."""
+        assert (camera is not None) == (kind in PER_CAMERA)
+        return f"{self._base}/{kind}" if camera is None else f"{self._base}/{kind}/{camera}"
 
     def of(self, delivered: Delivered) -> list[Publication]:
         """Return the messages of a journalled event; none: the event concerns nobody in the plant.
@@ -135,7 +178,7 @@ class Messages:
         )
 
     def _state(self, payload: StatePayload, expires_s: int | None = None) -> Publication:
-        return Publication(self._topics.of("state"), encode_json(payload), retain=True, expires_s=expires_s)
+        return Publication(self.topic("state"), encode_json(payload), retain=True, expires_s=expires_s)
 
     def _result(self, result: Result, delivered: Delivered) -> list[Publication]:
         event = result.event
@@ -152,11 +195,11 @@ class Messages:
             journal_id=delivered.journal_id,
             **{name: getattr(event, name) for name in _SAME},
         )
-        topic = self._topics.of("result", event.camera)
+        topic = self.topic("result", event.camera)
         made = [Publication(topic, encode_json(payload), result.id, needs_subscriber=self._need_subscriber)]
         if has_heatmap:
             assert result.heatmap_png is not None
-            made.append(Publication(self._topics.of("heatmap", event.camera), result.heatmap_png, result.id, PNG))
+            made.append(Publication(self.topic("heatmap", event.camera), result.heatmap_png, result.id, PNG))
         return made
 
     def _alarm(self, key: str, event: AlarmEvent) -> AlarmPayload:
@@ -218,7 +261,7 @@ class Messages:
 
     def _event(self, kind: Kind, payload: LostPayload | AlarmPayload | ChangePayload | ReviewPayload) -> Publication:
         needed = self._need_subscriber and kind == "lost"  # after an outage, the broker is back before its subscribers
-        return Publication(self._topics.of(kind), encode_json(payload), payload.id, needs_subscriber=needed)
+        return Publication(self.topic(kind), encode_json(payload), payload.id, needs_subscriber=needed)
 
 
 _SAME = sorted(

@@ -1,19 +1,22 @@
-"""Publishes messages in order, and knows which of them the broker has taken."""
+"""Publishes what the line has journalled, in order, and tells the line from where it would have to come again."""
 
 import heapq
 import logging
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.bridge.mqtt.connection import Connection, NotConnectedError
 from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE, describe_refused_message
-from edge.bridge.mqtt.link import Link
-from edge.bridge.mqtt.messages import Messages
-from edge.bridge.mqtt.recent import Entry, Recent
-from edge.util.rate_limited_log import RateLimitedLog
+from edge.bridge.mqtt.messages import Messages, Publication
+from edge.config.mqtt import MqttConfig
+from edge.delivery.client.follower import Follower
+from edge.errors import EventsLostError, SchemaVersionError
+from edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
@@ -21,171 +24,192 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
-FINISHED_WITHIN_SECONDS = 0.5
-"""How long an outbox that ends waits for the PUBACKs of what it has published."""
+CONNECTIONS_THAT_PROVE = 10
+"""What the broker has taken on so many connections, none of which lasted for `republish_s`, does not come again:
+otherwise ever more would come again on a network that fails every few seconds, and nothing new any more."""
+
+
+@dataclass(eq=False)
+class _Entry:
+    """A message of a batch."""
+
+    publication: Publication
+    event: Delivered
+    is_report: bool = False
+    """Whether it stands for a message that the broker refuses for what it is."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.event.key, self.publication.content_type
 
 
 class Outbox:
-    """Publishes batches of messages in order. Never more than a batch is in hand.
+    """Publishes batches of messages. Never more than a batch is in hand.
 
-    A message without a PUBACK is published again on the next connection, with the same id. One that the broker refuses
-    for a reason that may pass, such as missing rights, a quota or nobody who subscribes, is published again after a
-    pause. One that it refuses for what it is, is replaced by a report under the topic `lost`.
+    A broker that is killed loses what it has acknowledged and not stored yet. So the line hears that events need not
+    come again only `republish_s` after their PUBACKs, and each connection begins with all that the line has not heard
+    this of, in order.
 
-    When a connection is lost, what the broker took in its last seconds is published again, too: see `Recent`.
+    A message that the broker refuses for a reason that may pass, such as missing rights, a quota or nobody who
+    subscribes, is published again after a pause. One that it refuses for what it is, is replaced by a report under the
+    topic `lost`.
 
     Args:
-        window: number of messages that may wait for their PUBACK.
-        republish_s: how much is published again after a lost connection.
+        follower: which keeps its position.
         hold: is called now and then while messages wait.
         ended: whether to give up.
     """
 
     def __init__(
         self,
-        link: Link,
+        follower: Follower,
         messages: Messages,
+        config: MqttConfig,
         *,
-        window: int,
-        republish_s: float,
         hold: Callable[[], None],
         ended: Callable[[], bool],
     ) -> None:
-        self._link, self._messages, self._window, self._hold, self._ended = link, messages, window, hold, ended
-        self._connection: Connection | None = None
-        self._recent = Recent(republish_s)
-        self._pause_s = 0.0
-        """How long to wait since the last refusal; 0: the last answer was no refusal."""
-        self._resume_s = 0.0
-        self._one_by_one = False
-        """Whether the broker has ended a connection because of a message, and it is not known which."""
-        self._state_refused = RateLimitedLog(logger)
+        self._follower, self._messages, self._config = follower, messages, config
+        self._hold, self._ended = hold, ended
+        self.fault: str | None = None
+        """Why results wait although the broker is connected; None: they do not."""
+        self._fault_log, self._report_log = FaultLog(logger), RateLimitedLog(logger)
+        self._taken: deque[tuple[float, Delivered]] = deque()
+        """The last events of batches, and when the broker had taken all of them."""
+        self._proofs: deque[Delivered] = deque(maxlen=CONNECTIONS_THAT_PROVE)
+        """The last events that the broker took on the last connections."""
+        self._refused: deque[tuple[str, str]] = deque(maxlen=1000)
+        """Messages because of which the broker ended the connection."""
+        self._suspects: set[tuple[str, str]] = set()
+        """Messages that were in flight when it did so, and it is not known which it was."""
+        self._is_confirmed = False
+        """Whether the last answer was no refusal; until the first answer, one message is published at a time."""
+        self._pause_s = self._resume_s = 0.0
 
-    def deliver(self, entries: Sequence[Entry]) -> bool:
-        """Publish messages and wait for their PUBACKs; return whether all came, False if it was ended before."""
-        self._take_idle()
-        work = list(entries)
-        while True:
-            is_done = all(entry.taken for entry in work)
-            connection = self._link.wait_for_connection(0 if is_done else TICK_SECONDS)
-            if connection is not None and connection is not self._connection:
-                work = list(dict.fromkeys([*self._taken_before(connection), *work]))
-            elif is_done or self._ended():
-                self._one_by_one = False
-                return is_done
-            if connection is None:
-                self._hold()
-                continue
-            in_flight = self._deliver_on(connection, work)
-            if connection.was_ended_by_message:
-                if len(in_flight) == 1 and not in_flight[0].is_report:
-                    self._report(in_flight[0], "it ends the connection")
-                self._one_by_one = True
+    def carry(self, connection: Connection) -> None:
+        """Publish until the connection or this outbox ends.
 
-    def _taken_before(self, connection: Connection) -> list[Entry]:
-        """Return what may have to be published again, at the beginning of another connection."""
-        before, self._connection = self._connection, connection
-        if before is None:
-            return []
-        again = self._recent.take_since(before.acked_s)
-        for entry in again:
-            entry.taken = False
-        return again
+        Raises:
+            SchemaVersionError: the next event is of another schema version.
+        """
+        self._follower.rewind()
+        self._taken.clear()
+        self._is_confirmed, self._pause_s, last = False, 0.0, None
+        while connection.is_up and not self._ended():
+            self._hold()
+            entries, through, unknown = self._next_batch()
+            if not self._deliver(connection, entries):
+                break
+            if through is not None:
+                last = through
+                self._taken.append((connection.heard_s, through))
+            self._settle(connection.heard_s - self._config.republish_s)
+            if unknown is not None:
+                raise unknown
+        if last is not None:
+            self._proofs.append(last)
+        if len(self._proofs) == CONNECTIONS_THAT_PROVE and len({each.journal_id for each in self._proofs}) == 1:
+            self._follower.settle(min(self._proofs, key=lambda each: each.seq))
 
-    def _deliver_on(self, connection: Connection, entries: Sequence[Entry]) -> list[Entry]:
-        """Publish until everything is taken, the connection or this outbox ends; return what is in flight then."""
-        waiting = [number for number, entry in enumerate(entries) if not entry.taken]  # a heap: the first is the lowest
+    def _next_batch(self) -> tuple[list[_Entry], Delivered | None, SchemaVersionError | None]:
+        """Return the messages of the next events, the last of these, and the error that ends the batch."""
+        entries, through = list[_Entry](), None
+        try:
+            for event in self._follower.receive_batch(self._config.window):
+                entries += [_Entry(publication, event) for publication in self._messages.of(event)]
+                through = event
+        except EventsLostError as lost:
+            logger.error("%s", lost)
+            through = Delivered(lost.journal_id, lost.through_seq, b"")
+            entries = [_Entry(self._messages.lost(lost), through)]
+        except SchemaVersionError as error:
+            return entries, through, error
+        return entries, through, None
+
+    def _settle(self, taken_before_s: float) -> None:
+        through = None
+        while self._taken and self._taken[0][0] <= taken_before_s:
+            through = self._taken.popleft()[1]
+        if through is not None:
+            self._follower.settle(through)
+
+    def _deliver(self, connection: Connection, entries: list[_Entry]) -> bool:
+        """Publish messages and wait for their PUBACKs; return whether all came."""
+        waiting = list(range(len(entries)))  # a heap: the first is the lowest
         in_flight: dict[int, int] = {}
-        is_up, give_up_s = True, float("inf")
         while waiting or in_flight:
             if self._ended():
-                give_up_s = min(give_up_s, time.monotonic() + FINISHED_WITHIN_SECONDS)
-                if not in_flight or time.monotonic() >= give_up_s:
-                    break
-            elif is_up and time.monotonic() >= self._resume_s:
-                is_up = self._publish(connection, entries, waiting, in_flight)
+                return False
             try:
-                ack = connection.acks.get(timeout=self._timeout_s())
+                if time.monotonic() >= self._resume_s:
+                    self._publish(connection, entries, waiting, in_flight)
+                pause_s = max(0.0, self._resume_s - time.monotonic()) or TICK_SECONDS
+                ack = connection.acks.get(timeout=min(TICK_SECONDS, pause_s))
             except queue.Empty:
                 self._hold()
                 continue
+            except NotConnectedError:
+                ack = None
             if ack is None:
-                break
+                if connection.was_ended_by_message:
+                    self._suspect([entries[number] for number in in_flight.values()])
+                return False
             mid, reason = ack
-            if mid not in in_flight:
-                self._take_of_state(reason)
-            elif not self._take(entries[number := in_flight.pop(mid)], reason):
+            if not self._is_taken(entries[number := in_flight.pop(mid)], reason):
                 heapq.heappush(waiting, number)
-        return [entries[number] for number in in_flight.values()]
+        return True
 
     def _publish(
-        self, connection: Connection, entries: Sequence[Entry], waiting: list[int], in_flight: dict[int, int]
-    ) -> bool:
-        """Publish as much as may be in flight; return False if the connection has ended."""
-        most = max(1, min(self._window, connection.receive_maximum - 1))  # one is for the state
-        if self._one_by_one or self._pause_s:
+        self, connection: Connection, entries: list[_Entry], waiting: list[int], in_flight: dict[int, int]
+    ) -> None:
+        """Publish as much as may be in flight.
+
+        Raises:
+            NotConnectedError: the connection has ended.
+        """
+        most = max(1, min(self._config.window, connection.receive_maximum - 1))  # one is for the state
+        if self._suspects or not self._is_confirmed:
             most = 1
         while waiting and len(in_flight) < most:
             entry = entries[waiting[0]]
-            if entry.publication.size_bytes > connection.largest_bytes and not entry.is_report:
+            if entry.publication.size_bytes > connection.largest_bytes:
                 self._report(entry, f"it takes packets of up to {connection.largest_bytes} bytes")
-            try:
-                mid = connection.publish(entry.publication)
-            except NotConnectedError:
-                return False
-            in_flight[mid] = heapq.heappop(waiting)
-        return True
+            elif entry.key in self._refused:
+                self._report(entry, "it ends the connection")
+            in_flight[connection.publish(entry.publication)] = heapq.heappop(waiting)
 
-    def _take(self, entry: Entry, reason: ReasonCode) -> bool:
+    def _is_taken(self, entry: _Entry, reason: ReasonCode) -> bool:
         """Process a PUBACK; return whether the message is delivered, False if it must be published again."""
         unwanted = entry.publication.needs_subscriber and reason.value == NO_SUBSCRIBERS
         if not reason.is_failure and not unwanted:
-            entry.taken = True
-            self._recent.add(entry)
-            self._pause_s = 0.0
-            self._link.set_delivery_fault(None)
+            self._suspects.discard(entry.key)
+            self._is_confirmed, self._pause_s, self.fault = True, 0.0, None
+            self._fault_log.end("the broker takes results again")
             return True
         if reason.value in OF_THE_MESSAGE and not entry.is_report:
             self._report(entry, str(reason))
             return False
-        self._link.set_delivery_fault(describe_refused_message(entry.publication.topic, reason))
+        self.fault = describe_refused_message(entry.publication.topic, reason)
+        self._fault_log.begin(self.fault)
+        self._is_confirmed = False
         if time.monotonic() >= self._resume_s:  # not one of several that were refused together
             self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             self._resume_s = time.monotonic() + self._pause_s
         return False
 
-    def _timeout_s(self) -> float:
-        """Return how long to wait for a PUBACK: until messages may be published again, or a tick."""
-        return min(TICK_SECONDS, max(0.0, self._resume_s - time.monotonic()) or TICK_SECONDS)
+    def _suspect(self, in_flight: list[_Entry]) -> None:
+        """Record that the broker has ended the connection because of one of these messages."""
+        if len(in_flight) == 1:
+            self._refused.append(in_flight[0].key)
+        self._suspects = {entry.key for entry in in_flight}
 
-    def _report(self, entry: Entry, why: str) -> None:
+    def _report(self, entry: _Entry, why: str) -> None:
         """Replace a message by the report that the broker does not take it."""
+        if entry.is_report:
+            return
         refused = entry.publication
-        logger.error("the broker does not take a message of event %s (%s); its report is published", refused.id, why)
+        self._report_log.error(
+            "the broker does not take a message of event %s (%s); its report is published", refused.id, why
+        )
         entry.publication = self._messages.refused(refused, entry.event, why)
         entry.is_report = True
-
-    def _take_idle(self) -> None:
-        """Process the PUBACKs that came while no batch was in hand: those of states."""
-        connection = self._link.wait_for_connection(0)
-        while connection is not None and not connection.acks.empty():
-            ack = connection.acks.get()
-            if ack is None:
-                connection.acks.put(None)  # the next batch must find it
-                return
-            self._take_of_state(ack[1])
-
-    def _take_of_state(self, reason: ReasonCode) -> None:
-        if reason.is_failure:
-            self._state_refused.error("the broker refuses the state of the line (%s); correct its access rules", reason)
-
-
-def taken_through(events: Sequence[Delivered], entries: Sequence[Entry]) -> Delivered | None:
-    """Return the last event up to which the broker has taken all messages; None: not even those of the first."""
-    waiting = {entry.event.key for entry in entries if not entry.taken and entry.event is not None}
-    last = None
-    for event in events:
-        if event.key in waiting:
-            break
-        last = event
-    return last

@@ -1,0 +1,235 @@
+"""`make power-cuts`: no result is lost on its way to an MQTT subscriber when line, bridge and broker die together."""
+
+import contextlib
+import random
+import secrets
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from bench.watched_line import ALL_GOOD, Keys, free_address, line_process, write_line_file
+from bench.watched_process import HEATLINE, WatchedProcess
+from edge.bundle import Bundle
+from edge.delivery.journal.reader import JournalReader
+from edge.errors import BenchError
+from tests.edge.brokers import OPEN, Broker, Plant
+from tests.system.command import Result, parser, positive, report_line, run
+
+PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval {autosave_s}\nmax_queued_messages 0\n"
+CAUGHT_UP_WITHIN_SECONDS = 90.0
+LONGEST_LIFE_SECONDS = 12.0
+
+
+class PowerCuts(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of a run."""
+
+    seed: int
+    autosave_s: int | None
+    """`autosave_interval` of the broker; None: it stores nothing."""
+    republish_s: float
+    cuts: int
+    away_at_a_cut: int
+    """Cuts during which the subscriber was away."""
+    results: int
+    """Results in the journal."""
+    missing: int
+    """Results in the journal that the subscriber never received."""
+    repeated: int
+    """Messages that it had received before."""
+    out_of_order: int
+    """Results that came for the first time after a later one of their camera."""
+
+
+class _LinePc:
+    """Line, bridge and broker on one PC, whose power is cut."""
+
+    def __init__(self, folder: Path, bundle: Bundle, broker: Broker, rate_fps: float, republish_s: float) -> None:
+        self._state = folder / "state"
+        self._broker = broker
+        self._bridges: dict[bool, WatchedProcess] = {}
+        self._lines: dict[bool, WatchedProcess] = {}
+        camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
+        journal, events = free_address(), free_address()
+        for inspects in (True, False):
+            at = folder / f"inspects-{inspects}"
+            at.mkdir()
+            trigger = "free" if inspects else "software"  # nobody sends one
+            tables: dict[str, Keys] = {
+                "engine": {"precision": "f32"},
+                "thresholds": ALL_GOOD,
+                "events": {"bind": events},
+                "commands": {"bind": f"ipc://{at}/commands"},
+                "journal": {"folder": str(self._state), "bind": journal},
+                "mqtt": {
+                    "broker": f"mqtt://127.0.0.1:{broker.port}",
+                    "start": "first",
+                    "republish_s": republish_s,
+                },
+            }
+            file = at / "line1.toml"
+            cameras = [{**camera, "name": name, "trigger": trigger} for name in ("left", "right")]
+            write_line_file(file, bundle.path, cameras, tables)
+            env = {"STATE_DIRECTORY": str(self._state), "OPENCV_LOG_LEVEL": "SILENT"}
+            self._lines[inspects] = line_process(file, folder / "line.log", env=env)
+            bridge = [*HEATLINE, "bridge", "mqtt", file]
+            self._bridges[inspects] = WatchedProcess("the bridge", bridge, folder / "bridge.log")
+
+    def power_on(self, *, inspects: bool) -> None:
+        """Start all; not inspecting, the line's cameras wait for a trigger that never comes."""
+        self._broker.start()
+        self._lines[inspects].start()
+        self._bridges[inspects].start()
+
+    def cut_power(self) -> None:
+        """Kill all within milliseconds.
+
+        Raises:
+            BenchError: one of them had ended by itself.
+        """
+        processes = [*self._lines.values(), *self._bridges.values()]
+        ended = [fault for each in processes if (fault := each.check()) is not None]
+        self._broker.kill()
+        for process in processes:
+            process.kill()
+        if ended:
+            raise BenchError("; ".join(ended))
+
+    def journalled(self) -> list[str]:
+        """Return the ids of all results in the journal, in order."""
+        if not (self._state / "journal.db").exists():
+            return []
+        with JournalReader.open(self._state) as journal:
+            found, through, last = list[str](), 0, journal.last_seq
+            while through < last:
+                page = journal.read(through, through_seq=last, topics=("verdict.",))
+                found += [f"{journal.journal_id}-{each.seq}" for each in page.records]
+                through = page.through_seq
+            return found
+
+
+def measure_power_cuts(
+    bundle: Bundle,
+    *,
+    seed: int,
+    cuts: int,
+    rate_fps: float,
+    autosave_s: int | None,
+    republish_s: float,
+    report_line: Callable[[str], None],
+    longest_life_s: float = LONGEST_LIFE_SECONDS,
+) -> PowerCuts:
+    """Cut the power again and again at random moments; the subscriber is there, or away, or leaves and comes back.
+
+    Raises:
+        BenchError: a process ended by itself, or the results did not come in time after the last cut.
+    """
+    draw = random.Random(seed)
+    away_at_a_cut = 0
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as open_:
+        folder = Path(name)
+        stores = "" if autosave_s is None else PERSISTENT.format(folder=folder, autosave_s=autosave_s)
+        broker = Broker(folder, free_address(), f"{stores}{OPEN}")
+        pc = _LinePc(folder, bundle, broker, rate_fps, republish_s)
+        open_.callback(pc.cut_power)
+        with broker:  # it must know the subscription before the subscriber may be away
+            plant = open_.enter_context(Plant(broker, "heatline/line1/result/+", session="mes"))
+            if autosave_s is not None:
+                _wait_until(lambda: (folder / "mosquitto.db").exists(), "the broker stores the session")
+        for cut in range(cuts):
+            before = len(pc.journalled())
+            pc.power_on(inspects=True)
+            if cut % 4:  # else it may die while it starts
+                _wait_until(lambda before=before: len(pc.journalled()) > before, "the line inspects")  # type: ignore[misc]
+            until_s = time.monotonic() + draw.uniform(0.0, longest_life_s)
+            while time.monotonic() < until_s:
+                plant.come() if draw.random() < 0.5 else plant.leave()
+                time.sleep(max(0.0, min(draw.uniform(0.0, longest_life_s / 2), until_s - time.monotonic())))
+            away_at_a_cut += not plant.is_here
+            pc.cut_power()
+            report_line(f"cut {cut + 1}: {len(pc.journalled())} results in the journal, {len(set(plant.ids()))} came")
+        plant.come()
+        pc.power_on(inspects=False)
+        wanted = pc.journalled()
+        with contextlib.suppress(BenchError):
+            _wait_until(lambda: len(plant.ids()) >= len(wanted), "all results came")
+        plant.leave()
+        received = [(each.json["camera"], each.json["seq"], each.json["id"]) for each in plant.of("result")]
+    missing, repeated, out_of_order = verify(wanted, received)
+    return PowerCuts(
+        seed=seed,
+        autosave_s=autosave_s,
+        republish_s=republish_s,
+        cuts=cuts,
+        away_at_a_cut=away_at_a_cut,
+        results=len(wanted),
+        missing=missing,
+        repeated=repeated,
+        out_of_order=out_of_order,
+    )
+
+
+def verify(wanted: list[str], received: list[tuple[str, int, str]]) -> tuple[int, int, int]:
+    """Return how many results are missing, came again, and came first after a later one of their camera.
+
+    Args:
+        wanted: the ids in the journal.
+        received: camera, number and id of each message, as they came.
+    """
+    last: dict[str, int] = {}
+    seen: set[str] = set()
+    late = 0
+    for camera, seq, id_ in received:
+        if id_ not in seen:
+            seen.add(id_)
+            late += seq < last.get(camera, 0)
+            last[camera] = max(seq, last.get(camera, 0))
+    return len(set(wanted) - seen), len(received) - len(seen), late
+
+
+def faults(found: PowerCuts) -> list[str]:
+    """Return the broken promises, one sentence each."""
+    broken = {"are missing": found.missing, "came after a later one of their camera": found.out_of_order}
+    nothing = [] if found.results else ["no result was journalled"]
+    return nothing + [f"{count} of {found.results} results {what}" for what, count in broken.items() if count]
+
+
+def _wait_until(condition: Callable[[], bool], description: str) -> None:
+    give_up_s = time.monotonic() + CAUGHT_UP_WITHIN_SECONDS
+    while not condition():
+        if time.monotonic() > give_up_s:
+            raise BenchError(f"not within {CAUGHT_UP_WITHIN_SECONDS:.0f} s: {description}")
+        time.sleep(0.05)
+
+
+def _measure(arguments: Namespace, bundle: Bundle) -> Result:
+    found = measure_power_cuts(
+        bundle,
+        seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
+        cuts=arguments.cuts,
+        rate_fps=arguments.rate,
+        autosave_s=arguments.autosave or None,
+        republish_s=arguments.republish,
+        report_line=report_line,
+        longest_life_s=arguments.longest_life,
+    )
+    return Result(found, msgspec.structs.asdict(found), faults(found))
+
+
+def main() -> None:
+    options = parser("Cut the power of a line PC with its broker: does a durable subscriber miss a result?")
+    options.add_argument("--cuts", type=positive(int), default=20, help="number of power cuts")
+    options.add_argument("--rate", type=positive(float), default=40.0, help="results a second")
+    options.add_argument("--autosave", type=positive(int, or_zero=True), default=1, help="autosave_interval; 0: none")
+    options.add_argument("--republish", type=positive(float), default=5.0, help="mqtt.republish_s")
+    options.add_argument("--longest-life", type=positive(float), default=LONGEST_LIFE_SECONDS, help="between cuts, s")
+    options.add_argument("--seed", type=int, help="seed of the cuts; random by default")
+    sys.exit(run("power-cuts", options.parse_args(), _measure))
+
+
+if __name__ == "__main__":
+    main()
