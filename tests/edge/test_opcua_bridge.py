@@ -30,7 +30,7 @@ from edge.bridge.opcua.limits import (
     SUBSCRIPTIONS_OF_A_CLIENT,
 )
 from edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
-from edge.bridge.opcua.results import HeldResults
+from edge.bridge.opcua.results import HeldResult, HeldResults
 from edge.delivery.client.follower import Follower
 from edge.delivery.command_server import CommandServer
 from edge.delivery.journal.rows import Record
@@ -38,7 +38,7 @@ from edge.errors import SupersededError
 from edge.wire.commands import Selected, SelectRequest, refusal
 from edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
-from tests.edge.followed_line import BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
+from tests.edge.followed_line import ALARM, BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
 from tests.edge.opcua_clients import (
     ROOT,
     WITHIN_SECONDS,
@@ -467,7 +467,7 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
                 await until(is_so, f"{expected} is held")
 
             latest = "ResultManagement.LatestResult.ResultId"
-            await holds(added[:3])  # more wait in the journal, so the third is not the newest
+            await holds(added[:3])  # the notice of the loss takes no place; more wait, so the third is not the newest
             await until(lambda: _reads(mes, latest, (added[2], "UncertainLastUsableValue")), "it is uncertain")
             assert await acknowledge(mes, added[1]) == [[], 0]
             await holds([added[0], added[2]])
@@ -494,7 +494,6 @@ def test_results_wait_for_a_clients_acknowledgement_and_come_again_with_their_id
         bridge = BridgeProcess(file, served)
         assert bridge.log[0].startswith(f"OPC UA: {served.url}; the server's certificate is ")
         try:
-            line.wait_until_acked(1, "opcua")  # the notice of the loss keeps no place among the 3
             added = [each.key for each in line.add(*[GOOD] * 5)]
             asyncio.run(first(added))
             line.wait_until_acked(3, "opcua")
@@ -554,6 +553,38 @@ def test_the_bridge_ends_if_another_follows_under_its_name(tmp_path: Path) -> No
         error = asyncio.run(run(line))
     assert isinstance(error, SupersededError)
     assert "refuses opcua (superseded)" in str(error)
+
+
+def test_the_report_of_a_loss_comes_again_until_a_client_has_acknowledged_a_later_result(tmp_path: Path) -> None:
+    """A client that was away would else never hear of it, as the count of losses begins with the bridge."""
+    address = f"ipc://{tmp_path}/journal"
+    (tmp_path / "files").mkdir()
+
+    def bridge(held: HeldResults) -> ResultFollower:
+        async def take(news: News) -> None:
+            assert isinstance(news, list)
+            for each in news:
+                held.add(each, None if each.topic == ALARM else HeldResult(each.key, {}, ""))
+
+        def follower() -> Follower:
+            return Follower(address, "opcua", window=1, timeout_s=TICK_SECONDS, explicit=True, keep_position=True)
+
+        return ResultFollower(follower, held, take, print)
+
+    async def run(line: FollowedLine) -> None:
+        report, result = line.add(ALARM, GOOD)
+        for is_acknowledged in (False, True):
+            held = HeldResults(1, wait=True)
+            async with bridge(held):
+                await until(lambda held=held: held.find(result.key) is not None, "both came, though the window is one")  # type: ignore[misc]
+                assert held.done_through == report
+                assert line.acked("opcua") == 0
+                if is_acknowledged:
+                    held.acknowledge(result.key)
+                    line.wait_until_acked(result.seq, "opcua")
+
+    with FollowedLine(tmp_path / "files", address) as line:
+        asyncio.run(run(line))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_the_journal_is_acknowledged_up_to_the_first_result_that_waits(steps: li
             held.add(Delivered("j", seq, b"{}"), HeldResult(f"j-{seq}", {}, "") if is_result else None)
         through = next((seq - 1 for seq, _, done in expected if not done), len(expected))
         assert (held.done_through.seq if held.done_through else 0) == through
+        settled = max((seq for seq, is_result, _ in expected[:through] if is_result or not wait), default=0)
+        assert (held.settled_through.seq if held.settled_through else 0) == settled
         results = [f"j-{seq}" for seq, is_result, done in expected if is_result and not (wait and done)]
         assert [each.id for each in held] == (results if wait else results[-3:])
 

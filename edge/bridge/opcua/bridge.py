@@ -98,6 +98,7 @@ class Bridge:
                         start=self._config.start,
                         timeout_s=TICK_SECONDS,
                         explicit=True,
+                        keep_position=True,
                         keys=keys,
                     ),
                     self._held,
@@ -144,7 +145,7 @@ class Bridge:
     async def _take(self, news: News) -> None:
         """Offer what came from the journal, or report what will never come."""
         if isinstance(news, EventsLostError):
-            # Done once reported: until it is acknowledged, the notice of a loss takes a place in the window.
+            # Done once reported, as it takes a place in the window; it is settled with the next result.
             self._held.add(Delivered(news.journal_id, news.through_seq, b""), None)
             await self._lose(news.through_seq - news.after_seq, str(news))
             return

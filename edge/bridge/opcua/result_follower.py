@@ -25,7 +25,7 @@ class ResultFollower:
     """The thread. Use it as an asynchronous context.
 
     Args:
-        follower: makes the durable consumer, in the thread.
+        follower: makes the durable consumer, which keeps its position, in the thread.
         held: says how far results are done.
         take: takes what came, in the event loop.
         on_end: called in the event loop with the error that ended the thread.
@@ -66,6 +66,8 @@ class ResultFollower:
                     done = self._held.done_through
                     if done is not None and done is not acknowledged:
                         events.acknowledge(done)
+                        if self._held.settled_through is not None:
+                            events.settle(self._held.settled_through)
                         acknowledged = done
         except Exception as error:  # also a bug ends the bridge: it must not stand still without a word
             self._loop.call_soon_threadsafe(self._on_end, error)

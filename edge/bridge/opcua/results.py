@@ -23,6 +23,8 @@ class HeldResult:
 class _InHand:
     event: Delivered
     done: bool
+    settles: bool
+    """Whether a client has, with this event, also what came before it. A report of a loss has no acknowledgement."""
 
 
 class HeldResults:
@@ -45,7 +47,9 @@ class HeldResults:
         self.latest: HeldResult | None = None
         """It can be got even if it is acknowledged."""
         self.done_through: Delivered | None = None
-        """All events up to this one can be acknowledged to the line. Any thread may read it."""
+        """Up to this event, none needs room at the line any more. Any thread may read it."""
+        self.settled_through: Delivered | None = None
+        """After this event, all come again at the next start. Any thread may read it."""
 
     @property
     def is_full(self) -> bool:
@@ -60,7 +64,7 @@ class HeldResults:
 
     def add(self, event: Delivered, result: HeldResult | None) -> None:
         """Add the next event of the journal, and its result; None: it has none."""
-        in_hand = _InHand(event, result is None or not self._wait)
+        in_hand = _InHand(event, result is None or not self._wait, result is not None or not self._wait)
         self._in_hand.append(in_hand)
         self._bytes += len(event.header)
         if result is not None:
@@ -89,5 +93,8 @@ class HeldResults:
 
     def _advance(self) -> None:
         while self._in_hand and self._in_hand[0].done:
-            self.done_through = self._in_hand.popleft().event
-            self._bytes -= len(self.done_through.header)
+            in_hand = self._in_hand.popleft()
+            self._bytes -= len(in_hand.event.header)
+            if in_hand.settles:
+                self.settled_through = in_hand.event
+            self.done_through = in_hand.event
