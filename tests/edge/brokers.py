@@ -41,7 +41,8 @@ class Broker:
         if MOSQUITTO is None:
             pytest.skip("mosquitto is not installed: apt-get install mosquitto")
         self.port = int(address.rpartition(":")[2])
-        self._folder, self._process = folder, None
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
         self.settings = settings
         self._starts = 0
 
@@ -154,12 +155,12 @@ class Plant:
 
     def _connected(self, client: paho.Client, *_: object) -> None:
         self.connections += 1
-        client.subscribe([(topic, 1) for topic in self._topics])  # type: ignore[list-item]
+        client.subscribe([(topic, 1) for topic in self._topics])
 
     def _message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
         self.goes_on.wait(WITHIN_SECONDS)
         properties = {} if message.properties is None else vars(message.properties)
-        self.received.append(Received(message.topic, message.payload, message.retain, dict(properties)))
+        self.received.append(Received(message.topic, bytes(message.payload), message.retain, dict(properties)))
 
 
 class Authority:
