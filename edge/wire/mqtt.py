@@ -86,13 +86,18 @@ class StatePayload(msgspec.Struct, frozen=True, kw_only=True, tag="state", tag_f
     """Why results wait at the line although the broker is connected; null: they do not."""
 
 
-class LostPayload(msgspec.Struct, frozen=True, kw_only=True, tag="lost", tag_field="type"):
-    """Results that will not come, or may not."""
+class _Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What everything has that the line tells beside results."""
 
     schema_version: int = SCHEMA_VERSION
     id: str
     line: str
     at: str
+
+
+class LostPayload(_Told, frozen=True, kw_only=True, tag="lost"):
+    """Results that will not come, or may not."""
+
     kind: LostKind
     detail: str
     events: int | None = None
@@ -105,13 +110,9 @@ class LostPayload(msgspec.Struct, frozen=True, kw_only=True, tag="lost", tag_fie
     """First and last `seq` of the events concerned; null if no journal counts them."""
 
 
-class AlarmPayload(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_field="type"):
+class AlarmPayload(_Told, frozen=True, kw_only=True, tag="alarm"):
     """A camera died, or is back. While it is dead, nothing that it sees is inspected."""
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    line: str
-    at: str
     camera: str
     alarm: str
     detail: str
@@ -121,13 +122,9 @@ class AlarmPayload(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_f
     product: str | None = None
 
 
-class ChangePayload(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_field="type"):
+class ChangePayload(_Told, frozen=True, kw_only=True, tag="change"):
     """A reload or a selection of a product was applied, or refused."""
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    line: str
-    at: str
     change: Literal["reload", "select"]
     applied: bool
     detail: str | None = None
@@ -136,13 +133,9 @@ class ChangePayload(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag
     is_simulated: bool
 
 
-class ReviewPayload(msgspec.Struct, frozen=True, kw_only=True, tag="review", tag_field="type"):
+class ReviewPayload(_Told, frozen=True, kw_only=True, tag="review"):
     """A person marked a verdict."""
 
-    schema_version: int = SCHEMA_VERSION
-    id: str
-    line: str
-    at: str
     mark: Mark
 
 

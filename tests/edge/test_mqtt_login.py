@@ -1,6 +1,5 @@
 """What keeps the MQTT bridge from its broker is one sentence, and no other broker than the right one gets a result."""
 
-import logging
 import re
 import socket
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from edge.bridge.mqtt.credentials import read_password, tls_context
 from edge.bridge.mqtt.messages import Publication
 from edge.config.mqtt import MqttConfig
 from edge.errors import AccessError
-from edge.util.rate_limited_log import RateLimitedLog
 from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
@@ -23,8 +21,7 @@ STATE, WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in
 
 def connect(config: MqttConfig) -> Connection:
     """Connect, until the broker has accepted or the connection has ended."""
-    log = RateLimitedLog(logging.getLogger(__name__))
-    connection = Connection(config, "bridge", WILL, lambda: STATE, log)
+    connection = Connection(config, "bridge", WILL, lambda: STATE)
     assert connection.answered.wait(WITHIN_SECONDS)
     return connection
 
@@ -40,7 +37,7 @@ def refusal(config: MqttConfig) -> str:
 def accepted(config: MqttConfig) -> None:
     """Check that a message gets through."""
     connection = connect(config)
-    mid = connection.publish(Publication("line/result/top", b"{}", "a-1"))
+    mid = connection.publish(Publication("line/result/top", b"{}", "a-1")).mid
     ack = connection.acks.get(timeout=20)
     assert ack is not None
     assert (ack[0], ack[1].is_failure) == (mid, False)
@@ -168,9 +165,8 @@ def test_the_broker_publishes_the_last_will_of_a_client_that_vanishes_and_not_of
 def test_a_broker_that_announces_a_huge_packet_is_left_before_it_costs_memory() -> None:
     connack, publish_header = b"\x20\x03\x00\x00\x00", b"\x30\xff\xff\xff\x7f"  # 268,435,455 bytes follow
     with socket.create_server(("127.0.0.1", 0)) as server:
-        log = RateLimitedLog(logging.getLogger(__name__))
         config = MqttConfig(broker=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
-        connection = Connection(config, "bridge", WILL, lambda: STATE, log)
+        connection = Connection(config, "bridge", WILL, lambda: STATE)
         with server.accept()[0] as broker:
             assert b"\x27\x00\x01\x00\x00" in broker.recv(4096), "CONNECT names the Maximum Packet Size 65,536"
             broker.sendall(connack + publish_header)

@@ -4,7 +4,6 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
 
 from edge.bridge.line_file import load_with_table
 from edge.bridge.line_state import LineState
@@ -15,9 +14,8 @@ from edge.bridge.mqtt.outbox import Outbox
 from edge.cli.target import KeyFiles, endpoint_of, name_of
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
-from edge.errors import AccessError
 from edge.service.systemd import notify
-from edge.util.rate_limited_log import FaultLog, RateLimitedLog
+from edge.util.rate_limited_log import FaultLog
 from edge.wire.following import LARGEST_WINDOW
 
 logger = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 STABLE_AFTER_SECONDS = 2.0
 UNSTABLE_PAUSE_SECONDS = 1.0
-"""Longest pause after a connection that ended sooner: another client may have the same id."""
+"""Pause after a connection that ended sooner: another client may have the same id."""
 
 
 def run_bridge(line: str) -> None:
@@ -64,11 +62,7 @@ def run_bridge(line: str) -> None:
         ) as follower,
         LineState(*endpoint_of(line, "events", KeyFiles())) as state,
     ):
-
-        def hold() -> None:
-            notify("WATCHDOG=1")
-            follower.hold()
-
+        outbox = Outbox(follower, messages, config, ended.is_set)
         notify("READY=1")
         logger.info(
             "results come again until the broker has had them for %g s; if it stores its messages more rarely "
@@ -77,62 +71,48 @@ def run_bridge(line: str) -> None:
             config.republish_s,
             max(1, config.republish_s // 2),
         )
-        outbox = Outbox(follower, messages, config, hold=hold, ended=ended.is_set)
-        refused_states = RateLimitedLog(logger)
-
-        def connect() -> Connection:
-            return Connection(
-                config,
-                config.client_id or f"heatline-{name}-{config.name}",
-                messages.last_will(),
-                lambda: messages.state(state, outbox.fault),
-                refused_states,
+        log = FaultLog(logger, is_faulty=True)
+        client_id = config.client_id or f"heatline-{name}-{config.name}"
+        pause_s = FIRST_PAUSE_SECONDS
+        while not ended.is_set():
+            connection = Connection(
+                config, client_id, messages.last_will(), lambda: messages.state(state, outbox.fault)
             )
-
-        _keep_connected(config, connect, messages, outbox, hold, ended)
+            lasted_s = _use(connection, config, messages, outbox, ended, log)
+            if ended.is_set():
+                break
+            if lasted_s is not None:
+                pause_s = FIRST_PAUSE_SECONDS if lasted_s >= STABLE_AFTER_SECONDS else UNSTABLE_PAUSE_SECONDS
+            log.begin(connection.fault, "; trying again until it works, and the line keeps its results meanwhile")
+            notify(f"STATUS={connection.fault}")
+            resume_s = time.monotonic() + pause_s
+            while time.monotonic() < resume_s and not ended.wait(min(TICK_SECONDS, pause_s)):
+                outbox.hold()
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
         notify("STOPPING=1")
 
 
-def _keep_connected(
+def _use(
+    connection: Connection,
     config: MqttConfig,
-    connect: Callable[[], Connection],
     messages: Messages,
     outbox: Outbox,
-    hold: Callable[[], None],
     ended: threading.Event,
-) -> None:
-    """Publish on one connection after the other, until the end. The last message is the state `bridge_stopped`."""
-    log = FaultLog(logger, is_faulty=True)
-    pause_s = FIRST_PAUSE_SECONDS
-    while not ended.is_set():
-        began_s = None
-        try:
-            connection = connect()
-        except AccessError as error:
-            fault = str(error)
-        else:
-            try:
-                while not connection.answered.wait(TICK_SECONDS) and not ended.is_set():
-                    hold()
-                if connection.is_up:
-                    began_s = time.monotonic()
-                    log.end(f"connected to {config.broker}")
-                    notify(f"STATUS=connected to {config.broker}")
-                    outbox.carry(connection)
-            finally:
-                connection.close(messages.farewell())
-            fault = connection.fault
-        if ended.is_set():
-            return
-        log.begin(fault, "; trying again until it works, and the line keeps its results meanwhile")
-        notify(f"STATUS={fault}")
-        if began_s is not None:
-            is_stable = time.monotonic() - began_s >= STABLE_AFTER_SECONDS
-            pause_s = FIRST_PAUSE_SECONDS if is_stable else min(pause_s, UNSTABLE_PAUSE_SECONDS)
-        resume_s = time.monotonic() + pause_s
-        while not ended.wait(min(TICK_SECONDS, max(0.0, resume_s - time.monotonic()))) and time.monotonic() < resume_s:
-            hold()
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
+    log: FaultLog,
+) -> float | None:
+    """Publish on a connection, last the state `bridge_stopped`; return how long it was up, s; None: it never was."""
+    try:
+        while not connection.answered.wait(TICK_SECONDS) and not ended.is_set():
+            outbox.hold()
+        if not connection.is_up:
+            return None
+        began_s = time.monotonic()
+        log.end(f"connected to {config.broker}")
+        notify(f"STATUS=connected to {config.broker}")
+        outbox.carry(connection)
+        return time.monotonic() - began_s
+    finally:
+        connection.close(messages.farewell())
 
 
 def _require_files(config: MqttConfig) -> None:

@@ -1,6 +1,7 @@
 """One connection to a broker, from its login to its end. It holds no message over to the next one."""
 
 import contextlib
+import logging
 import queue
 import socket
 import threading
@@ -23,6 +24,7 @@ from edge.bridge.mqtt.faults import (
 )
 from edge.bridge.mqtt.messages import JSON, Publication
 from edge.config.mqtt import MqttConfig
+from edge.errors import AccessError, DeliveryError
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.threads import NamedThread
 
@@ -32,7 +34,7 @@ ENDED_WITHIN_SECONDS = 0.3
 STATE_EVERY_SECONDS = 1.0
 LARGEST_PACKET_BYTES = 65536
 """A broker has nothing to send to this client but answers."""
-UNLIMITED = 1 << 32
+_refused_states = RateLimitedLog(logging.getLogger(__name__))
 
 
 class NotConnectedError(Exception):
@@ -48,27 +50,17 @@ class Connection:
     Args:
         will: what the broker publishes when this client vanishes.
         state: returns the present state.
-        log: for states that the broker refuses.
-    Raises:
-        AccessError: a file of the configuration cannot be used.
     """
 
-    def __init__(
-        self,
-        config: MqttConfig,
-        client_id: str,
-        will: Publication,
-        state: Callable[[], Publication],
-        log: RateLimitedLog,
-    ) -> None:
-        self._config, self._client_id, self._state_now, self._log = config, client_id, state, log
+    def __init__(self, config: MqttConfig, client_id: str, will: Publication, state: Callable[[], Publication]) -> None:
+        self._config, self._client_id, self._state_now = config, client_id, state
         self.acks: queue.SimpleQueue[tuple[int, ReasonCode] | None] = queue.SimpleQueue()
         """Each PUBACK, by the number of its message; None: the connection has ended."""
         self.heard_s = time.monotonic()
         """When the last PUBACK came, also of a state."""
         self.receive_maximum = 65535
         """How many messages the broker takes at once before their PUBACKs."""
-        self.largest_bytes = UNLIMITED
+        self.largest_bytes = 1 << 32
         """The largest packet that the broker takes."""
         self.answered = threading.Event()
         """Set when the broker has accepted the client, or the connection has ended before."""
@@ -97,23 +89,20 @@ class Connection:
         """Why it ended, as a sentence."""
         return self._fault or describe_end(self._end, self._problem, self._config, self._client_id)
 
-    def publish(self, publication: Publication) -> int:
-        """Send a message; return the number under which its PUBACK comes.
-
-        Raises:
-            NotConnectedError: the connection has ended.
-        """
-        return self._publish(publication).mid
-
     def close(self, last: Publication) -> None:
         """Publish a last message and log off: the broker then does not publish the last will."""
         self._state_due_s = float("inf")
         with contextlib.suppress(NotConnectedError):  # an answer that comes after the end would make TCP reset it
-            self._publish(last).wait_for_publish(ENDED_WITHIN_SECONDS)
+            self.publish(last).wait_for_publish(ENDED_WITHIN_SECONDS)
         self._client.disconnect()
         self._thread.join(ENDED_WITHIN_SECONDS)  # it may be connecting, which does not end sooner
 
-    def _publish(self, publication: Publication) -> paho.MQTTMessageInfo:
+    def publish(self, publication: Publication) -> paho.MQTTMessageInfo:
+        """Send a message; return what tells when it has come, with the number of its PUBACK.
+
+        Raises:
+            NotConnectedError: the connection has ended.
+        """
         if not self.is_up:
             raise NotConnectedError
         info = self._client.publish(
@@ -128,18 +117,11 @@ class Connection:
         return info
 
     def _new_client(self, will: Publication) -> paho.Client:
-        config = self._config
         client = _Client(
             CallbackAPIVersion.VERSION2, client_id=self._client_id, protocol=paho.MQTTv5, reconnect_on_failure=False
         )
         client.connect_timeout = CONNECTED_WITHIN_SECONDS
         client.max_inflight_messages_set(0)  # the caller bounds them; paho's own queue stays empty
-        if config.has_tls:
-            client.tls_set_context(tls_context(config))
-        if config.user is not None:
-            client.username_pw_set(
-                config.user, None if config.password_file is None else read_password(config.password_file)
-            )
         properties = _properties(will, PacketTypes.WILLMESSAGE)
         client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
@@ -157,8 +139,8 @@ class Connection:
                     self._publish_state()
                 elif time.monotonic() > give_up_s:
                     break
-        except NotConnectedError:
-            pass
+        except (AccessError, DeliveryError) as error:
+            self._fault = str(error)
         except Exception as error:  # paho raises several on bytes that are not MQTT
             self._problem = str(error)
         finally:
@@ -174,18 +156,22 @@ class Connection:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = LARGEST_PACKET_BYTES
         config = self._config
+        if config.has_tls:
+            self._client.tls_set_context(tls_context(config))
+        if config.user is not None:
+            password = None if config.password_file is None else read_password(config.password_file)
+            self._client.username_pw_set(config.user, password)
         try:
             self._client.connect(
                 config.host, config.port, keepalive=config.keepalive_s, clean_start=True, properties=properties
             )
         except (OSError, ValueError) as error:  # ValueError: a host name that cannot be encoded
-            self._fault = describe_no_connection(error, config)
-            raise NotConnectedError from error
+            raise DeliveryError(describe_no_connection(error, config)) from error
 
     def _publish_state(self) -> None:
         """Publish the state when it is due, unless the one before still waits for its PUBACK."""
         if time.monotonic() >= self._state_due_s and (self._state is None or self._state.is_published()):
-            self._state = self._publish(self._state_now())
+            self._state = self.publish(self._state_now())
             self._state_due_s = time.monotonic() + STATE_EVERY_SECONDS
 
     def _confirm_at_once(self) -> None:
@@ -221,7 +207,7 @@ class Connection:
         if self._state is None or mid != self._state.mid:
             self.acks.put((mid, reason))
         elif reason.is_failure:
-            self._log.error("the broker refuses the state of the line (%s); correct its access rules", reason)
+            _refused_states.error("the broker refuses the state of the line (%s); correct its access rules", reason)
 
     def _on_log(self, _c: object, _u: object, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:

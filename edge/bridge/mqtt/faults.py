@@ -7,8 +7,17 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge.config.mqtt import MqttConfig
 
-_EXPIRED, _NOT_YET_VALID, _OTHER_NAMES = 10, 9, (62, 64)
-"""Of OpenSSL: X509_V_ERR_CERT_HAS_EXPIRED, _NOT_YET_VALID, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
+_OTHER_NAME = (
+    "the broker's certificate is not for HOST; set a host name of the certificate in mqtt.broker, or add this one "
+    "to the certificate"
+)
+_CERTIFICATES = {
+    10: "the broker's certificate has expired; renew it there, or correct this PC's clock",
+    9: "the broker's certificate is not valid yet; correct this PC's clock, or the certificate",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
+"""By OpenSSL's code: X509_V_ERR_CERT_HAS_EXPIRED, _NOT_YET_VALID, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
 OF_THE_MESSAGE = {0x95, 0x99}
 """Reason codes that refuse a message for what it is: packet too large, payload format invalid. It is refused again
 whenever it comes, so waiting for another answer would only hold up the messages behind it."""
@@ -92,17 +101,9 @@ def describe_refused_message(topic: str, reason: ReasonCode) -> str:
 
 
 def _describe_certificate(error: ssl.SSLCertVerificationError, config: MqttConfig) -> str:
-    if error.verify_code == _EXPIRED:
-        return "the broker's certificate has expired; renew it there, or correct this PC's clock"
-    if error.verify_code == _NOT_YET_VALID:
-        return "the broker's certificate is not valid yet; correct this PC's clock, or the certificate"
-    if error.verify_code in _OTHER_NAMES:
-        return (
-            f"the broker's certificate is not for {config.host!r}; set a host name of the certificate in mqtt.broker, "
-            "or add this one to the certificate"
-        )
     trusted = "an authority that this PC trusts" if config.ca is None else "mqtt.ca"
-    return (
+    other = (
         f"the broker's certificate is not signed by {trusted} ({error.verify_message}); name the certificate of its "
         "authority in mqtt.ca"
     )
+    return _CERTIFICATES.get(error.verify_code, other).replace("HOST", repr(config.host))

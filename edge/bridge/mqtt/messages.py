@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,8 +35,12 @@ STATE_EXPIRES_SECONDS = 5
 _LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 """A level of a topic: MQTT reserves `+`, `#` and `/`."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LOST: dict[str, LostKind] = {"live_only": "live_only", "recording": "recording", "unrecorded": "unrecorded"}
+_LOST = ("live_only", "recording", "unrecorded")
 """Journal events about events that no journal holds. A consumer that `discarded` concerns gets an `EventsLostError`."""
+
+
+_OTHERS = {"schema_version", "line", "journal_id", "heatmap"}
+"""Fields of events that mean something else in payloads."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,14 @@ class Messages:
             case VerdictEvent():
                 return self._result(Result(delivered.key, event, delivered.png), delivered)
             case AlarmEvent():
-                return [self._event("alarm", self._alarm(delivered.key, event))]
+                more = {"began_at": utc(event.began_at_ns), "is_simulated": not event.acting}
+                return [self._told("alarm", AlarmPayload, delivered, event, **more)]
             case ChangeEvent():
-                return [self._event("change", self._change(delivered.key, event))]
+                return [self._told("change", ChangePayload, delivered, event, is_simulated=not event.acting)]
             case ReviewEvent():
-                review = ReviewPayload(id=delivered.key, line=self._line, at=utc(event.at_ns), mark=event.mark)
-                return [self._event("review", review)]
+                return [self._told("review", ReviewPayload, delivered, event)]
             case JournalEvent() if event.kind in _LOST:
-                return [self._event("lost", self._unjournalled(delivered.key, event))]
+                return [self._told("lost", LostPayload, delivered, event)]
             case _:
                 return []
 
@@ -193,7 +197,7 @@ class Messages:
             score=event.frame_score,
             heatmap=event.heatmap if has_heatmap else None,
             journal_id=delivered.journal_id,
-            **{name: getattr(event, name) for name in _SAME},
+            **_same(ResultPayload, event),
         )
         topic = self.topic("result", event.camera)
         made = [Publication(topic, encode_json(payload), result.id, needs_subscriber=self._need_subscriber)]
@@ -202,43 +206,16 @@ class Messages:
             made.append(Publication(self.topic("heatmap", event.camera), result.heatmap_png, result.id, PNG))
         return made
 
-    def _alarm(self, key: str, event: AlarmEvent) -> AlarmPayload:
-        return AlarmPayload(
-            id=key,
-            line=self._line,
-            at=utc(event.at_ns),
-            camera=event.camera,
-            alarm=event.alarm,
-            detail=event.detail,
-            active=event.active,
-            began_at=utc(event.began_at_ns),
-            is_simulated=not event.acting,
-            product=event.product,
-        )
-
-    def _change(self, key: str, event: ChangeEvent) -> ChangePayload:
-        return ChangePayload(
-            id=key,
-            line=self._line,
-            at=utc(event.at_ns),
-            change=event.change,
-            applied=event.applied,
-            detail=event.detail,
-            product=event.product,
-            bundle=event.bundle,
-            is_simulated=not event.acting,
-        )
-
-    def _unjournalled(self, key: str, event: JournalEvent) -> LostPayload:
-        return LostPayload(
-            id=key,
-            line=self._line,
-            at=utc(event.at_ns),
-            kind=_LOST[event.kind],
-            detail=event.detail,
-            events=event.events,
-            by_topic=event.by_topic,
-        )
+    def _told(
+        self,
+        kind: Kind,
+        payload: type[AlarmPayload | ChangePayload | ReviewPayload | LostPayload],
+        delivered: Delivered,
+        event: AlarmEvent | ChangeEvent | ReviewEvent | JournalEvent,
+        **more: object,
+    ) -> Publication:
+        common = {"id": delivered.key, "line": self._line, "at": utc(event.at_ns)}
+        return self._event(kind, payload(**common, **_same(payload, event), **more))
 
     def _lost(
         self, id: str, kind: LostKind, detail: str, delivered: Delivered | None, events: int | None = None
@@ -264,11 +241,10 @@ class Messages:
         return Publication(self.topic(kind), encode_json(payload), payload.id, needs_subscriber=needed)
 
 
-_SAME = sorted(
-    {field.name for field in msgspec.structs.fields(ResultPayload)}
-    & {field.name for field in msgspec.structs.fields(VerdictEvent)} - {"schema_version", "journal_id", "heatmap"}
-)
-"""Fields of a result that are those of the verdict event."""
+def _same(payload: type[msgspec.Struct], event: msgspec.Struct) -> dict[str, Any]:
+    """Return the fields of an event that its payload has, too."""
+    both = set(payload.__struct_fields__) & set(event.__struct_fields__) - _OTHERS
+    return {name: getattr(event, name) for name in both}
 
 
 def utc(at_ns: int) -> str:

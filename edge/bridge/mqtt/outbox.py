@@ -16,6 +16,7 @@ from edge.bridge.mqtt.messages import Messages, Publication
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
 from edge.errors import EventsLostError, SchemaVersionError
+from edge.service.systemd import notify
 from edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from edge.wire.following import Delivered
 
@@ -56,21 +57,11 @@ class Outbox:
 
     Args:
         follower: which keeps its position.
-        hold: is called now and then while messages wait.
         ended: whether to give up.
     """
 
-    def __init__(
-        self,
-        follower: Follower,
-        messages: Messages,
-        config: MqttConfig,
-        *,
-        hold: Callable[[], None],
-        ended: Callable[[], bool],
-    ) -> None:
-        self._follower, self._messages, self._config = follower, messages, config
-        self._hold, self._ended = hold, ended
+    def __init__(self, follower: Follower, messages: Messages, config: MqttConfig, ended: Callable[[], bool]) -> None:
+        self._follower, self._messages, self._config, self._ended = follower, messages, config, ended
         self.fault: str | None = None
         """Why results wait although the broker is connected; None: they do not."""
         self._fault_log, self._report_log = FaultLog(logger), RateLimitedLog(logger)
@@ -86,6 +77,11 @@ class Outbox:
         """Whether the last answer was no refusal; until the first answer, one message is published at a time."""
         self._pause_s = self._resume_s = 0.0
 
+    def hold(self) -> None:
+        """Keep what comes. Call it now and then while nothing can be published."""
+        notify("WATCHDOG=1")
+        self._follower.hold()
+
     def carry(self, connection: Connection) -> None:
         """Publish until the connection or this outbox ends.
 
@@ -96,7 +92,7 @@ class Outbox:
         self._taken.clear()
         self._is_confirmed, self._pause_s, last = False, 0.0, None
         while connection.is_up and not self._ended():
-            self._hold()
+            self.hold()
             entries, through, unknown = self._next_batch()
             if not self._deliver(connection, entries):
                 break
@@ -127,11 +123,8 @@ class Outbox:
         return entries, through, None
 
     def _settle(self, taken_before_s: float) -> None:
-        through = None
         while self._taken and self._taken[0][0] <= taken_before_s:
-            through = self._taken.popleft()[1]
-        if through is not None:
-            self._follower.settle(through)
+            self._follower.settle(self._taken.popleft()[1])
 
     def _deliver(self, connection: Connection, entries: list[_Entry]) -> bool:
         """Publish messages and wait for their PUBACKs; return whether all came."""
@@ -146,7 +139,7 @@ class Outbox:
                 pause_s = max(0.0, self._resume_s - time.monotonic()) or TICK_SECONDS
                 ack = connection.acks.get(timeout=min(TICK_SECONDS, pause_s))
             except queue.Empty:
-                self._hold()
+                self.hold()
                 continue
             except NotConnectedError:
                 ack = None
@@ -172,11 +165,13 @@ class Outbox:
             most = 1
         while waiting and len(in_flight) < most:
             entry = entries[waiting[0]]
-            if entry.publication.size_bytes > connection.largest_bytes:
+            if entry.is_report:
+                pass
+            elif entry.publication.size_bytes > connection.largest_bytes:
                 self._report(entry, f"it takes packets of up to {connection.largest_bytes} bytes")
             elif entry.key in self._refused:
                 self._report(entry, "it ends the connection")
-            in_flight[connection.publish(entry.publication)] = heapq.heappop(waiting)
+            in_flight[connection.publish(entry.publication).mid] = heapq.heappop(waiting)
 
     def _is_taken(self, entry: _Entry, reason: ReasonCode) -> bool:
         """Process a PUBACK; return whether the message is delivered, False if it must be published again."""
@@ -205,8 +200,6 @@ class Outbox:
 
     def _report(self, entry: _Entry, why: str) -> None:
         """Replace a message by the report that the broker does not take it."""
-        if entry.is_report:
-            return
         refused = entry.publication
         self._report_log.error(
             "the broker does not take a message of event %s (%s); its report is published", refused.id, why
