@@ -189,6 +189,7 @@ def test_an_acknowledgement_that_keeps_the_position_makes_room_and_loses_no_even
     one.ack(3, keep_position=True)
     line.add(GOOD)
     one.heartbeat_through(5)
+    assert line.server.states()["mes1"].acked_seq == 3, "the consumer is not behind"
     assert line.acked() == 0, "events of other topics do not move the position beyond one that comes again"
     one.ack(1)
     line.wait_until_acked(1)

@@ -90,15 +90,19 @@ class FollowServer(RouterServer[Request]):
         return {name.removeprefix(socket): count for name, count in counts.items() if name.startswith(socket)}
 
     def states(self) -> dict[str, Consumer]:
-        """Return the state of each consumer, by name. Any thread."""
+        """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
         connected, journal_id = self._connected, self._journal.journal_id or ""
         try:
             positions = self._consumers.positions()
         except JournalError:
             return {}
+        subscriptions = [each for each in list(self._subscriptions.values()) if each.journal_id == journal_id]
+        taken = {each.request.name: each.taken_seq for each in subscriptions}
         return {
             name: Consumer(
-                acked_seq=each.in_journal(journal_id), connected=name in connected, seen_at_ns=each.seen_at_ns
+                acked_seq=max(each.in_journal(journal_id), taken.get(name, 0)),
+                connected=name in connected,
+                seen_at_ns=each.seen_at_ns,
             )
             for name, each in positions.items()
         }

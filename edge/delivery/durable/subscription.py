@@ -32,6 +32,8 @@ class Subscription:
     """The last event, or notice of a loss, that was sent."""
     acked_seq: int = 0
     """The last event up to which the consumer wants none again."""
+    taken_seq: int = 0
+    """The last event that it has acknowledged at all."""
     unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
     """Batches in flight: last event and bytes of each."""
     unacknowledged_bytes: int = 0
@@ -42,7 +44,7 @@ class Subscription:
     def begin(self, journal_id: str, acked_seq: int) -> None:
         """Start again after an event."""
         self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
-        self.last_event = self.acked_seq = acked_seq
+        self.last_event = self.acked_seq = self.taken_seq = acked_seq
         self.unacknowledged.clear()
         self.unacknowledged_bytes = 0
 
@@ -98,5 +100,6 @@ class Subscription:
 
     def acknowledge(self, seq: int) -> None:
         """Record that the consumer acknowledged all events up to one."""
+        self.taken_seq = max(seq, self.taken_seq)
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
             self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
