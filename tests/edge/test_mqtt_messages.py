@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE
-from edge.bridge.mqtt.messages import PER_CAMERA, Kind, Messages, Publication
+from edge.bridge.mqtt.messages import Kind, Messages, Publication
 from edge.errors import ConfigError, EventsLostError, SchemaVersionError
 from edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of
 from edge.wire.following import Delivered
@@ -132,7 +132,7 @@ def test_the_topics_are_those_that_the_document_lists() -> None:
     text = (Path(__file__).parents[2] / "docs" / "plant-mqtt.md").read_text()
     documented = re.findall(r"^\| `(\{prefix\}.*?)` \| (yes|no) \|", text, flags=re.MULTILINE)
     messages = Messages("{prefix}", "{line}")
-    exist = [messages.topic(kind, "{camera}" if kind in PER_CAMERA else None) for kind in get_args(Kind)]
+    exist = [messages.topic(kind, "{camera}" if kind in ("result", "heatmap") else None) for kind in get_args(Kind)]
     assert documented == [(topic, "yes" if topic.endswith("/state") else "no") for topic in exist]
 
 

@@ -9,7 +9,7 @@ from edge.bridge.line_file import load_with_table
 from edge.bridge.line_state import LineState
 from edge.bridge.mqtt.connection import Connection
 from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.messages import Messages
+from edge.bridge.mqtt.messages import Messages, now
 from edge.bridge.mqtt.outbox import Outbox
 from edge.cli.target import KeyFiles, endpoint_of, name_of
 from edge.config.mqtt import MqttConfig
@@ -75,9 +75,7 @@ def run_bridge(line: str) -> None:
         client_id = config.client_id or f"heatline-{name}-{config.name}"
         pause_s = FIRST_PAUSE_SECONDS
         while not ended.is_set():
-            connection = Connection(
-                config, client_id, messages.last_will(), lambda: messages.state(state, outbox.fault)
-            )
+            connection = Connection(config, client_id, messages.offline(), lambda: messages.state(state, outbox.fault))
             lasted_s = _use(connection, config, messages, outbox, ended, log)
             if ended.is_set():
                 break
@@ -112,7 +110,7 @@ def _use(
         outbox.carry(connection)
         return time.monotonic() - began_s
     finally:
-        connection.close(messages.farewell())
+        connection.close(messages.offline(now()))
 
 
 def _require_files(config: MqttConfig) -> None:

@@ -64,6 +64,8 @@ class Connection:
         """The largest packet that the broker takes."""
         self.answered = threading.Event()
         """Set when the broker has accepted the client, or the connection has ended before."""
+        self.was_ended_by_message = False
+        """Whether the broker has ended it because of a message that was in flight."""
         self._ended = threading.Event()
         self._fault: str | None = None
         self._end: ReasonCode | None = None
@@ -78,11 +80,6 @@ class Connection:
     @property
     def is_up(self) -> bool:
         return self.answered.is_set() and not self._ended.is_set()
-
-    @property
-    def was_ended_by_message(self) -> bool:
-        """Whether the broker has ended it because of a message that was in flight."""
-        return self._end is not None and self._end.value in ENDED_BY_A_MESSAGE
 
     @property
     def fault(self) -> str:
@@ -199,7 +196,8 @@ class Connection:
     def _on_disconnect(
         self, _c: object, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: object
     ) -> None:
-        if flags.is_disconnect_packet_from_server or reason.value in ENDED_BY_A_MESSAGE:
+        self.was_ended_by_message = reason.value in ENDED_BY_A_MESSAGE
+        if flags.is_disconnect_packet_from_server or self.was_ended_by_message:
             self._end = reason
 
     def _on_publish(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:

@@ -29,7 +29,6 @@ from edge.wire.mqtt import (
 
 JSON, PNG = "application/json", "image/png"
 Kind = Literal["result", "heatmap", "state", "lost", "alarm", "change", "review"]
-PER_CAMERA: tuple[Kind, ...] = ("result", "heatmap")
 STATE_EXPIRES_SECONDS = 5
 """The broker then deletes a retained state: a bridge that hangs leaves none."""
 _LEVEL = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
@@ -86,8 +85,7 @@ class Messages:
         self._heatmaps, self._need_subscriber = heatmaps, need_subscriber
 
     def topic(self, kind: Kind, camera: str | None = None) -> str:
-        """Return a topic; those of `PER_CAMERA` need a camera."""
-        assert (camera is not None) == (kind in PER_CAMERA)
+        """Return a topic."""
         return f"{self._base}/{kind}" if camera is None else f"{self._base}/{kind}/{camera}"
 
     def of(self, delivered: Delivered) -> list[Publication]:
@@ -124,7 +122,7 @@ class Messages:
             LostPayload(
                 id=f"{error.journal_id}-lost-{error.after_seq}-{error.through_seq}",
                 line=self._line,
-                at=_now(),
+                at=now(),
                 kind="deleted",
                 detail=str(error),
                 journal_id=error.journal_id,
@@ -149,7 +147,7 @@ class Messages:
         return self._state(
             StatePayload(
                 line=self._line,
-                at=_now(),
+                at=now(),
                 online=True,
                 state=handshake.state,
                 reason=handshake.reason,
@@ -166,15 +164,15 @@ class Messages:
             expires_s=STATE_EXPIRES_SECONDS,
         )
 
-    def last_will(self) -> Publication:
-        """Return the state that the broker publishes when the bridge vanishes."""
-        return self._offline("bridge_lost", "the bridge has lost its connection to the broker", None)
+    def offline(self, at: str | None = None) -> Publication:
+        """Return the state after the end of the bridge.
 
-    def farewell(self) -> Publication:
-        """Return the state after an orderly end of the bridge."""
-        return self._offline("bridge_stopped", "the bridge was stopped", _now())
-
-    def _offline(self, reason: str, detail: str, at: str | None) -> Publication:
+        Args:
+            at: time of its orderly end, RFC 3339; None: the broker publishes it when the bridge vanishes.
+        """
+        reason, detail = "bridge_stopped", "the bridge was stopped"
+        if at is None:
+            reason, detail = "bridge_lost", "the bridge has lost its connection to the broker"
         return self._state(
             StatePayload(
                 line=self._line, at=at, online=False, state="NOT_READY", reason=reason, detail=detail, heartbeat=0
@@ -226,7 +224,7 @@ class Messages:
             LostPayload(
                 id=id,
                 line=self._line,
-                at=_now(),
+                at=now(),
                 kind=kind,
                 detail=detail,
                 events=events,
@@ -256,5 +254,6 @@ def utc(at_ns: int) -> str:
     return (_EPOCH + timedelta(microseconds=at_ns // 1000)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the present time as RFC 3339 writes it."""
     return utc(time.time_ns())

@@ -15,7 +15,7 @@ from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE, describe_ref
 from edge.bridge.mqtt.messages import Messages, Publication
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
-from edge.errors import EventsLostError, SchemaVersionError
+from edge.errors import EventsLostError
 from edge.service.systemd import notify
 from edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from edge.wire.following import Delivered
@@ -86,41 +86,35 @@ class Outbox:
         """Publish until the connection or this outbox ends.
 
         Raises:
-            SchemaVersionError: the next event is of another schema version.
+            SchemaVersionError: one of the next events is of another schema version; none of them is published.
         """
         self._follower.rewind()
         self._taken.clear()
         self._is_confirmed, self._pause_s, last = False, 0.0, None
         while connection.is_up and not self._ended():
             self.hold()
-            entries, through, unknown = self._next_batch()
+            entries, through = self._next_batch()
             if not self._deliver(connection, entries):
                 break
             if through is not None:
                 last = through
                 self._taken.append((connection.heard_s, through))
             self._settle(connection.heard_s - self._config.republish_s)
-            if unknown is not None:
-                raise unknown
         if last is not None:
             self._proofs.append(last)
         if len(self._proofs) == CONNECTIONS_THAT_PROVE and len({each.journal_id for each in self._proofs}) == 1:
             self._follower.settle(min(self._proofs, key=lambda each: each.seq))
 
-    def _next_batch(self) -> tuple[list[_Entry], Delivered | None, SchemaVersionError | None]:
-        """Return the messages of the next events, the last of these, and the error that ends the batch."""
-        entries, through = list[_Entry](), None
+    def _next_batch(self) -> tuple[list[_Entry], Delivered | None]:
+        """Return the messages of the next events, and the last of these; None: there are none."""
         try:
-            for event in self._follower.receive_batch(self._config.window):
-                entries += [_Entry(publication, event) for publication in self._messages.of(event)]
-                through = event
+            events = self._follower.receive_batch(self._config.window)
         except EventsLostError as lost:
             logger.error("%s", lost)
-            through = Delivered(lost.journal_id, lost.through_seq, b"")
-            entries = [_Entry(self._messages.lost(lost), through)]
-        except SchemaVersionError as error:
-            return entries, through, error
-        return entries, through, None
+            report = Delivered(lost.journal_id, lost.through_seq, b"")
+            return [_Entry(self._messages.lost(lost), report)], report
+        entries = [_Entry(publication, event) for event in events for publication in self._messages.of(event)]
+        return entries, events[-1] if events else None
 
     def _settle(self, taken_before_s: float) -> None:
         while self._taken and self._taken[0][0] <= taken_before_s:
