@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.bridge.mqtt.connection import Connection
+from edge.bridge.mqtt.messages import Messages
+from edge.bridge.mqtt.outbox import CONNECTIONS_THAT_PROVE, Outbox
+from edge.config import load_config
+from edge.delivery.client.follower import Follower
 from edge.errors import SupersededError
 from edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
@@ -173,6 +178,26 @@ def test_what_a_killed_broker_has_taken_and_not_passed_on_comes_again_until_it_i
         with site.bridge():
             wait_until(lambda: plant.ids() == [event.key for event in events], "all came")
             site.line.wait_until_acked(60, "mqtt")
+
+
+def test_on_a_network_that_fails_again_and_again_not_ever_more_results_come_again(site: Site) -> None:
+    site.write(republish_s=60)
+    config, events = load_config(site.file).mqtt, site.line.add(*[GOOD] * 5)
+    assert config is not None
+    messages = Messages("heatline", "line1")
+    with (
+        site.broker,
+        Plant(site.broker),
+        Follower(site.line.address, "mqtt", timeout_s=0.1, keep_position=True) as follower,
+    ):
+        outbox = Outbox(follower, messages, config, lambda: bool(outbox._taken) and outbox._taken[-1][1] == events[-1])
+        for _ in range(CONNECTIONS_THAT_PROVE):
+            assert site.line.acked("mqtt") <= 0
+            connection = Connection(config, "bridge", messages.offline(), messages.offline)
+            assert connection.answered.wait(WITHIN_SECONDS)
+            outbox.carry(connection)
+            connection.close(messages.offline())
+        site.line.wait_until_acked(5, "mqtt")
 
 
 def test_nothing_is_acknowledged_while_no_broker_answers_and_a_stop_ends_the_bridge(site: Site) -> None:

@@ -104,7 +104,7 @@ class Messages:
             case VerdictEvent():
                 return self._result(Result(delivered.key, event, delivered.png), delivered)
             case AlarmEvent():
-                more = {"began_at": utc(event.began_at_ns), "is_simulated": not event.acting}
+                more: dict[str, Any] = {"began_at": utc(event.began_at_ns), "is_simulated": not event.acting}
                 return [self._told("alarm", AlarmPayload, delivered, event, **more)]
             case ChangeEvent():
                 return [self._told("change", ChangePayload, delivered, event, is_simulated=not event.acting)]
@@ -210,9 +210,9 @@ class Messages:
         payload: type[AlarmPayload | ChangePayload | ReviewPayload | LostPayload],
         delivered: Delivered,
         event: AlarmEvent | ChangeEvent | ReviewEvent | JournalEvent,
-        **more: object,
+        **more: Any,
     ) -> Publication:
-        common = {"id": delivered.key, "line": self._line, "at": utc(event.at_ns)}
+        common: dict[str, Any] = {"id": delivered.key, "line": self._line, "at": utc(event.at_ns)}
         return self._event(kind, payload(**common, **_same(payload, event), **more))
 
     def _lost(

@@ -73,6 +73,7 @@ class Outbox:
         """Messages because of which the broker ended the connection."""
         self._suspects: set[tuple[str, str]] = set()
         """Messages that were in flight when it did so, and it is not known which it was."""
+        self._has_carried = False
         self._is_confirmed = False
         """Whether the last answer was no refusal; until the first answer, one message is published at a time."""
         self._pause_s = self._resume_s = 0.0
@@ -88,7 +89,9 @@ class Outbox:
         Raises:
             SchemaVersionError: one of the next events is of another schema version; none of them is published.
         """
-        self._follower.rewind()
+        if self._has_carried:
+            self._follower.rewind()
+        self._has_carried = True
         self._taken.clear()
         self._is_confirmed, self._pause_s, last = False, 0.0, None
         while connection.is_up and not self._ended():
