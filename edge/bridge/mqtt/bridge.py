@@ -21,11 +21,9 @@ from edge.wire.following import LARGEST_WINDOW
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-FIRST_PAUSE_SECONDS = 0.25
+FIRST_PAUSE_SECONDS = 0.5
+"""Also after a connection that worked: another client may have the same id, and end it each time."""
 LONGEST_PAUSE_SECONDS = 10.0
-STABLE_AFTER_SECONDS = 2.0
-UNSTABLE_PAUSE_SECONDS = 1.0
-"""Pause after a connection that ended sooner: another client may have the same id."""
 
 
 def run_bridge(line: str) -> None:
@@ -76,17 +74,15 @@ def run_bridge(line: str) -> None:
         pause_s = FIRST_PAUSE_SECONDS
         while not ended.is_set():
             connection = Connection(config, client_id, messages.offline(), lambda: messages.state(state, outbox.fault))
-            lasted_s = _use(connection, config, messages, outbox, ended, log)
+            worked = _use(connection, config, messages, outbox, ended, log)
             if ended.is_set():
                 break
-            if lasted_s is not None:
-                pause_s = FIRST_PAUSE_SECONDS if lasted_s >= STABLE_AFTER_SECONDS else UNSTABLE_PAUSE_SECONDS
+            pause_s = FIRST_PAUSE_SECONDS if worked else min(2 * pause_s, LONGEST_PAUSE_SECONDS)
             log.begin(connection.fault, "; trying again until it works, and the line keeps its results meanwhile")
             notify(f"STATUS={connection.fault}")
             resume_s = time.monotonic() + pause_s
-            while time.monotonic() < resume_s and not ended.wait(min(TICK_SECONDS, pause_s)):
+            while time.monotonic() < resume_s and not ended.wait(TICK_SECONDS):
                 outbox.hold()
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
         notify("STOPPING=1")
 
 
@@ -97,18 +93,17 @@ def _use(
     outbox: Outbox,
     ended: threading.Event,
     log: FaultLog,
-) -> float | None:
-    """Publish on a connection, last the state `bridge_stopped`; return how long it was up, s; None: it never was."""
+) -> bool:
+    """Publish on a connection, last the state `bridge_stopped`; return whether the broker accepted it."""
     try:
         while not connection.answered.wait(TICK_SECONDS) and not ended.is_set():
             outbox.hold()
         if not connection.is_up:
-            return None
-        began_s = time.monotonic()
+            return False
         log.end(f"connected to {config.broker}")
         notify(f"STATUS=connected to {config.broker}")
         outbox.carry(connection)
-        return time.monotonic() - began_s
+        return True
     finally:
         connection.close(messages.offline(now()))
 

@@ -23,8 +23,8 @@ from edge.wire.following import Delivered
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 5.0
+PAUSE_SECONDS = 1.0
+"""After a refusal that may pass."""
 CONNECTIONS_THAT_PROVE = 10
 """What the broker has taken on so many connections, none of which lasted for `republish_s`, does not come again:
 otherwise ever more would come again on a network that fails every few seconds, and nothing new any more."""
@@ -76,7 +76,7 @@ class Outbox:
         self._has_carried = False
         self._is_confirmed = False
         """Whether the last answer was no refusal; until the first answer, one message is published at a time."""
-        self._pause_s = self._resume_s = 0.0
+        self._resume_s = 0.0
 
     def hold(self) -> None:
         """Keep what comes. Call it now and then while nothing can be published."""
@@ -93,7 +93,7 @@ class Outbox:
             self._follower.rewind()
         self._has_carried = True
         self._taken.clear()
-        self._is_confirmed, self._pause_s, last = False, 0.0, None
+        self._is_confirmed, last = False, None
         while connection.is_up and not self._ended():
             self.hold()
             entries, through = self._next_batch()
@@ -133,8 +133,7 @@ class Outbox:
             try:
                 if time.monotonic() >= self._resume_s:
                     self._publish(connection, entries, waiting, in_flight)
-                pause_s = max(0.0, self._resume_s - time.monotonic()) or TICK_SECONDS
-                ack = connection.acks.get(timeout=min(TICK_SECONDS, pause_s))
+                ack = connection.acks.get(timeout=TICK_SECONDS)
             except queue.Empty:
                 self.hold()
                 continue
@@ -142,7 +141,9 @@ class Outbox:
                 ack = None
             if ack is None:
                 if connection.was_ended_by_message:
-                    self._suspect([entries[number] for number in in_flight.values()])
+                    self._suspects = {entries[number].key for number in in_flight.values()}
+                    if len(self._suspects) == 1:
+                        self._refused += self._suspects
                 return False
             mid, reason = ack
             if not self._is_taken(entries[number := in_flight.pop(mid)], reason):
@@ -175,7 +176,7 @@ class Outbox:
         unwanted = entry.publication.needs_subscriber and reason.value == NO_SUBSCRIBERS
         if not reason.is_failure and not unwanted:
             self._suspects.discard(entry.key)
-            self._is_confirmed, self._pause_s, self.fault = True, 0.0, None
+            self._is_confirmed, self.fault = True, None
             self._fault_log.end("the broker takes results again")
             return True
         if reason.value in OF_THE_MESSAGE and not entry.is_report:
@@ -184,16 +185,8 @@ class Outbox:
         self.fault = describe_refused_message(entry.publication.topic, reason)
         self._fault_log.begin(self.fault)
         self._is_confirmed = False
-        if time.monotonic() >= self._resume_s:  # not one of several that were refused together
-            self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-            self._resume_s = time.monotonic() + self._pause_s
+        self._resume_s = time.monotonic() + PAUSE_SECONDS
         return False
-
-    def _suspect(self, in_flight: list[_Entry]) -> None:
-        """Record that the broker has ended the connection because of one of these messages."""
-        if len(in_flight) == 1:
-            self._refused.append(in_flight[0].key)
-        self._suspects = {entry.key for entry in in_flight}
 
     def _report(self, entry: _Entry, why: str) -> None:
         """Replace a message by the report that the broker does not take it."""
