@@ -102,7 +102,8 @@ class Outbox:
             if through is not None:
                 last = through
                 self._taken.append((connection.heard_s, through))
-            self._settle(connection.heard_s - self._config.republish_s)
+            while self._taken and self._taken[0][0] <= connection.heard_s - self._config.republish_s:
+                self._follower.settle(self._taken.popleft()[1])
         if last is not None:
             self._proofs.append(last)
         if len(self._proofs) == CONNECTIONS_THAT_PROVE and len({each.journal_id for each in self._proofs}) == 1:
@@ -118,10 +119,6 @@ class Outbox:
             return [_Entry(self._messages.lost(lost), report)], report
         entries = [_Entry(publication, event) for event in events for publication in self._messages.of(event)]
         return entries, events[-1] if events else None
-
-    def _settle(self, taken_before_s: float) -> None:
-        while self._taken and self._taken[0][0] <= taken_before_s:
-            self._follower.settle(self._taken.popleft()[1])
 
     def _deliver(self, connection: Connection, entries: list[_Entry]) -> bool:
         """Publish messages and wait for their PUBACKs; return whether all came."""
@@ -163,11 +160,9 @@ class Outbox:
             most = 1
         while waiting and len(in_flight) < most:
             entry = entries[waiting[0]]
-            if entry.is_report:
-                pass
-            elif entry.publication.size_bytes > connection.largest_bytes:
+            if entry.publication.size_bytes > connection.largest_bytes and not entry.is_report:
                 self._report(entry, f"it takes packets of up to {connection.largest_bytes} bytes")
-            elif entry.key in self._refused:
+            elif entry.key in self._refused and not entry.is_report:
                 self._report(entry, "it ends the connection")
             in_flight[connection.publish(entry.publication).mid] = heapq.heappop(waiting)
 
