@@ -17,7 +17,7 @@ from bench.watched_process import HEATLINE, WatchedProcess
 from edge.bundle import Bundle
 from edge.delivery.journal.reader import JournalReader
 from edge.errors import BenchError
-from tests.edge.brokers import OPEN, Broker, Plant
+from tests.edge.brokers import MOSQUITTO, OPEN, Broker, Plant
 from tests.system.command import Result, parser, positive, report_line, run
 
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval {autosave_s}\nmax_queued_messages 0\n"
@@ -207,6 +207,8 @@ def _wait_until(condition: Callable[[], bool], description: str) -> None:
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
+    if MOSQUITTO is None:
+        raise BenchError("mosquitto is not installed, and power-cuts needs a broker: apt-get install mosquitto")
     found = measure_power_cuts(
         bundle,
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
