@@ -70,4 +70,4 @@ def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:
     for of_tile, tile in zip(cells, marked, strict=True):
         share = cv2.resize(tile.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
         of_tile[cv2.dilate(share, np.ones((3, 3))) > 0] = np.nan
-    return replace(appearance, cells=cells)
+    return replace(appearance, cells=cells if np.isfinite(cells).any() else None)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LineMeasure = Literal["repeated_rows", "repeated_columns", "torn_rows", "torn_columns"]
-SAMPLED = 128
-"""How many pixels of a line are compared."""
+BLOCKS, BLOCK_PX = 8, 16
+"""Of a long line, only this many blocks of so many neighbouring pixels are compared: they lie close in memory."""
 SAME = 2
 """Grey levels by which a repeated line may differ: JPEG compression changes it a little."""
 FLAT = 0.5
@@ -42,8 +42,8 @@ def measure_lines(rgb: NDArray[np.uint8]) -> Lines:
     """Measure an RGB uint8 frame [H, W, 3]."""
     lines: dict[LineMeasure, Stretch] = {}
     by_axis: tuple[tuple[LineMeasure, LineMeasure, NDArray[np.uint8]], ...] = (
-        ("repeated_rows", "torn_rows", _grey(rgb[:, _sampled(rgb.shape[1])])),
-        ("repeated_columns", "torn_columns", _grey(rgb[_sampled(rgb.shape[0])]).T),
+        ("repeated_rows", "torn_rows", _grey(_sampled(rgb, 1))),
+        ("repeated_columns", "torn_columns", np.ascontiguousarray(_grey(_sampled(rgb, 0)).T)),
     )
     for repeated, torn, grey in by_axis:
         steps = np.abs(np.diff(grey.astype(np.int16), axis=0))  # [lines - 1, sampled]
@@ -60,8 +60,14 @@ def fit_lines(frames: Sequence[Lines]) -> dict[LineMeasure, float]:
     }
 
 
-def _sampled(length_px: int) -> slice:
-    return slice(None, None, max(1, length_px // SAMPLED))
+def _sampled(rgb: NDArray[np.uint8], axis: int) -> NDArray[np.uint8]:
+    """Return evenly spread blocks along an axis."""
+    length = rgb.shape[axis]
+    if length <= BLOCKS * BLOCK_PX:
+        return rgb
+    starts = np.linspace(0, length - BLOCK_PX, BLOCKS).astype(int).tolist()
+    cuts = [slice(start, start + BLOCK_PX) for start in starts]
+    return np.concatenate([rgb[:, cut] if axis else rgb[cut] for cut in cuts], axis=axis)
 
 
 def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -83,7 +89,7 @@ def _strongest_seam(steps: NDArray[np.float64]) -> Stretch:
     """Return the strongest seam of mean steps [lines - 1]."""
     if len(steps) < 5:
         return Stretch(0.0, 0, 0)
-    around = np.median([steps[:-4], steps[1:-3], steps[3:-1], steps[4:]], axis=0)
+    around = np.sort([steps[:-4], steps[1:-3], steps[3:-1], steps[4:]], axis=0)[1:3].mean(axis=0)
     strength = steps[2:-2] / (around + FLAT)
     line = int(strength.argmax()) + 3  # the line after the step
     return Stretch(float(strength[line - 3]), line - 1, line + 1)

@@ -129,6 +129,8 @@ def _format_plausible_value(name: str | None, value: Any) -> Any:
     match name, value:
         case None, None:
             return NOT_KNOWN
+        case "areas", None:
+            return "areas are not known"
         case "detail", None:
             return "detail is not known"
         case "distance", None:
