@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.wire.events import BundleName, HandshakeState, HeatmapPng, Region, State, Verdict
+from edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Region, State, Verdict
 from edge.wire.marks import Mark
 
 SCHEMA_VERSION = 1
@@ -48,6 +48,7 @@ class ResultPayload(msgspec.Struct, frozen=True, kw_only=True, tag="result", tag
     score_threshold: float
     evidence_threshold: float
     regions: list[Region] = []
+    foreign_areas: list[ForeignArea] = []
     precision: str
     bundle: BundleName
     latency_ms: float
