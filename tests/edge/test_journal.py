@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -72,6 +73,18 @@ def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
         assert all_records(reader) == [record(1), record(2, "change"), record(3)]
         assert (reader.journal_id, reader.line) == (journal_id, LINE)
         assert (reader.topics(), reader.progress()) == ({"alarm": 3, "change": 2}, progress)
+
+
+def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
+    folder, before = tmp_path / "journal", os.umask(0o077)
+    try:
+        Journal.open(folder, LINE).close()
+        (folder / FILE_NAME).chmod(0o600)  # as one that an older heatline made
+        with opened(folder, *records(1, 2)):
+            assert {stat.S_IMODE((folder / f"{FILE_NAME}{end}").stat().st_mode) for end in SUFFIXES} == {0o640}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
 
 
 def test_every_commit_is_synchronous(tmp_path: Path) -> None:

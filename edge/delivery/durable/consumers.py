@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from edge.delivery.journal.errors import kind_of
+from edge.delivery.journal.file import make_folder
 from edge.errors import JournalError
 from edge.util.atomic_file import sync_folder
 from edge.util.slot_file import SlotFile, read_slots
@@ -165,7 +166,7 @@ class Consumers:
             try:
                 if not self._known:
                     self._read()
-                self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 self._file = SlotFile(self._path, SLOT_BYTES)
                 sync_folder(self._path.parent)
             except OSError as error:

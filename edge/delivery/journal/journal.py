@@ -17,7 +17,16 @@ from edge.delivery.journal.errors import (
     JournalHeldError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, database_files, make, move_aside, read_head
+from edge.delivery.journal.file import (
+    FILE_NAME,
+    PAGE_BYTES,
+    database_files,
+    let_group_read,
+    make,
+    make_folder,
+    move_aside,
+    read_head,
+)
 from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
@@ -90,13 +99,14 @@ class Journal:
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:
             try:
-                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+                make_folder(folder)
                 lock = hold(folder, os.O_RDONLY | os.O_CREAT)
                 if_it_fails.callback(os.close, lock)
                 if not path.exists():
                     if any(file.exists() for file in database_files(path)):
                         move_aside(path)  # its database is gone, and SQLite would use the rest for the new one
                     make(path, line)
+                let_group_read(path)
                 connection = sqlite3.connect(
                     f"{path.absolute().as_uri()}?mode=rw",
                     uri=True,
