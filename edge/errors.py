@@ -32,6 +32,8 @@ HeatlineError
 `heatline status` ends with 16, 17 or 18 if a line is BUSY, DEGRADED or NOT_READY: an answer, not an error.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -39,6 +41,8 @@ class HeatlineError(Exception):
     """A problem that the user can solve: shown as one sentence, without a traceback."""
 
     exit_code: ClassVar[int] = 1
+    further: "Sequence[HeatlineError]" = ()
+    """Found at the same time, and shown after this one."""
 
 
 class ConfigError(HeatlineError):
@@ -165,6 +169,31 @@ class Interrupted(HeatlineError):
     """Ctrl-C, or SIGTERM. Finished work is kept, and the same command continues it."""
 
     exit_code = 130
+
+
+class Faults:
+    """Collects errors, so that a user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.found: list[HeatlineError] = []
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Note an error that ends the block, and go on after the block."""
+        try:
+            yield
+        except HeatlineError as error:
+            self.found += [error, *error.further]
+
+    def raise_found(self) -> None:
+        """Raise the first of the errors, with the others.
+
+        Raises:
+            HeatlineError: an error was found.
+        """
+        if self.found:
+            first, *first.further = self.found
+            raise first
 
 
 def last_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
+from msgspec.structs import asdict
 
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import describe_signer
@@ -19,14 +19,18 @@ from edge.delivery.client.subscriber import next_status
 from edge.delivery.journal.place import check_place
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
-from edge.errors import CameraError, DeliveryError, HeatlineError
+from edge.errors import CameraError, DeliveryError, Faults, HeatlineError
 from edge.evidence.place import check_folder, evidence_folder
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
+from edge.pictures.feed import check_socket
+from edge.pictures.place import picture_socket
 from edge.service.events import bundle_name
-from edge.service.line import OpenCamera, check_address, open_cameras
+from edge.service.journal import not_served
+from edge.service.line import OpenCamera, check_address, open_cameras, require_distinct
 from edge.service.loading import PreparedSetup, prepare
+from edge.service.recovery import lock_folder
 from edge.service.systemd import state_folder
 from edge.util.text import format_count, utf8_safe
 from edge.view.server import check_page
@@ -46,25 +50,39 @@ def check(line: Path, as_json: bool) -> None:
     camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
     the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
-    config = load_config(line)
+    config, faults, state = load_config(line), Faults(), state_folder()
     for name, level in (("edge.cameras", logging.CRITICAL), ("edge.service.loading", logging.WARNING)):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
-    prepared = prepare(config.of_product(config.product))
-    others = _check_other_products(config, prepared)
-    setup = prepared.setup
-    access = Access.read(config.security.key, config.security.allowed)
-    pictures = None
-    if config.evidence is not None and (config.evidence.folder or config.journal.folder or state_folder()):
-        pictures = evidence_folder(line, config, state_folder())
-        check_folder(pictures)
-    warnings, cameras = _warn_of_extreme_threshold(config, setup), {}
-    if _check_addresses(line, config):
-        warnings += _check_journal(line, config.journal)
-        with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
-            cameras = {name: _check_camera(camera, setup) for name, camera in opened.items()}
+    # In the order of `edge.service.lifecycle`, so that the first fault is the one that run ends with.
+    with faults.collected():
+        require_distinct(config.listens)
+    pictures, prepared, access = None, None, Access()
+    with faults.collected():
+        if config.evidence is not None:
+            pictures = evidence_folder(line, config, state)
+            check_folder(pictures, config.evidence)
+    with faults.collected():
+        prepared = prepare(config.of_product(config.product))
+    others = _check_other_products(config, prepared, faults)
+    with faults.collected():
+        access = Access.read(config.security.key, config.security.allowed)
+    warnings = _warn_of_bridges(config)
+    cameras: dict[str, Any] = {}
+    if _check_addresses(line, config, faults):
+        with faults.collected(), lock_folder(state or config.journal.folder):
+            warnings += _check_journal(line, config.journal, state)
+        settings = config.of_product(config.product).cameras
+        with open_cameras(settings, lambda _: None, all_must_open=True, faults=faults) as opened:
+            for name, camera in opened.items():
+                with faults.collected():
+                    cameras[name] = _check_camera(camera, None if prepared is None else prepared.setup)
     else:
         warnings.append("the line runs, and uses its addresses, page, journal and cameras: these were not checked")
-    verified, engine = setup.verified, prepared.engine
+    faults.raise_found()
+    assert prepared is not None
+    setup, engine = prepared.setup, prepared.engine
+    verified = setup.verified
+    warnings += _warn_of_extreme_threshold(config, setup)
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
@@ -72,7 +90,7 @@ def check(line: Path, as_json: bool) -> None:
         "signed_by": setup.signed_by,
         "model": setup.bundle.manifest.model.name,
         "engine": verified.engine.name,
-        "engine_settings": msgspec.structs.asdict(engine.settings),
+        "engine_settings": asdict(engine.settings),
         "tuned_by": engine.tuned_by,
         "not_tuned": engine.not_tuned,
         "precision": verified.engine.precision,
@@ -117,23 +135,24 @@ def check(line: Path, as_json: bool) -> None:
     print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
 
 
-def _check_addresses(line: Path, config: LineConfig) -> bool:
-    """Check that the line can listen on its addresses; return False if it does so now, as it runs.
-
-    Raises:
-        DeliveryError: an address cannot be bound, by another program's fault.
-        HeatlineError: the page cannot be served.
+def _check_addresses(line: Path, config: LineConfig, faults: Faults) -> bool:
+    """Check that the line can listen on its addresses and serve its page and its pictures; return False if it does so
+    now, as it runs.
     """
-    try:
-        for name, address in config.addresses.items():
+    found = Faults()
+    for name, address in config.addresses.items():
+        with found.collected():
             check_address(name, address)
+    with found.collected():
         if config.web is not None:
             check_page(config.web)
-    except DeliveryError:
-        if not _runs(line):
-            raise
-        return False
-    return True
+    taken = any(isinstance(error, DeliveryError) for error in found.found)
+    runs = taken and _runs(line)
+    with found.collected():
+        if not runs and (config.web is not None or config.evidence is not None):
+            check_socket(picture_socket(line))
+    faults.found += [error for error in found.found if not (runs and isinstance(error, DeliveryError))]
+    return not runs
 
 
 def _runs(line: Path) -> bool:
@@ -145,17 +164,32 @@ def _runs(line: Path) -> bool:
     return False
 
 
-def _check_journal(line: Path, config: JournalConfig) -> list[str]:
+def _check_journal(line: Path, config: JournalConfig, state: Path | None) -> list[str]:
     """Check the journal's folder and return warnings about it.
 
     Raises:
         JournalError: the journal cannot be stored there.
     """
-    folder = config.folder_in(state_folder())
+    folder = config.folder_in(state)
     if folder is None:
-        return []
+        return [] if config.bind is None else [not_served(config.bind)]
     warning = check_place(folder, utf8_safe(line.stem), config.retain_mib << 20)
     return [] if warning is None else [warning]
+
+
+def _warn_of_bridges(config: LineConfig) -> list[str]:
+    """Warn of bridges that would have nothing to carry, or lack a file."""
+    warnings, served = [], config.journal.bind is not None and config.journal.retain_mib > 0
+    for name in ("mqtt", "modbus", "opcua"):
+        if (table := getattr(config, name)) is None:
+            continue
+        if not served:
+            warnings.append(f"[{name}] carries no result, as the line does not serve its journal; set journal.bind")
+        files = {key: value for key, value in asdict(table).items() if key != "folder" and isinstance(value, Path)}
+        warnings += [
+            f"{name}.{key} is {path}, which does not exist" for key, path in files.items() if not path.exists()
+        ]
+    return warnings
 
 
 def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
@@ -193,14 +227,15 @@ def _describe_evidence(config: EvidenceConfig, folder: Path | None) -> str:
     return f"pictures with DEFECT and NO_VERDICT{goods} are stored {where}"
 
 
-def _check_other_products(config: LineConfig, first: PreparedSetup) -> dict[str, Any]:
+def _check_other_products(config: LineConfig, first: PreparedSetup | None, faults: Faults) -> dict[str, Any]:
     """Verify the products that are not active at first, and return what each is inspected by."""
     found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
             setup = prepare(config.of_product(name), active=first).setup
         except HeatlineError as error:
-            raise type(error)(f"product {name}: {error}") from error
+            faults.found.append(type(error)(f"product {name}: {error}"))
+            continue
         found[name] = {
             "bundle": bundle_name(setup),
             "signed_by": setup.signed_by,
@@ -209,7 +244,7 @@ def _check_other_products(config: LineConfig, first: PreparedSetup) -> dict[str,
             "evidence_threshold": setup.inspector.thresholds.evidence,
             "plausible": _plausible(setup),
         }
-        if setup.verified is not first.setup.verified:
+        if first is None or setup.verified is not first.setup.verified:
             setup.verified.engine.close()
     return found
 
@@ -244,9 +279,13 @@ def _describe_product(other: dict[str, Any]) -> str:
     )
 
 
-def _check_camera(open_camera: OpenCamera, setup: Setup) -> dict[str, Any]:
-    """Check a camera's first frame by the active product's setup, and return the facts about both."""
-    camera, settings, inspector = open_camera.camera, open_camera.camera.settings, setup.inspector
+def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any]:
+    """Check a camera's first frame, and return the facts about both.
+
+    Args:
+        setup: the active product's; None: the frame is not inspected.
+    """
+    camera, settings = open_camera.camera, open_camera.camera.settings
     assert open_camera.opened is not None
     facts: dict[str, Any] = {"found": open_camera.opened.found, "trigger": settings.triggered}
     if settings.triggered != "free":
@@ -259,8 +298,11 @@ def _check_camera(open_camera: OpenCamera, setup: Setup) -> dict[str, Any]:
         if checked is None:
             raise CameraError(f"camera {camera.name}: no frame came within {FIRST_FRAME_WITHIN_SECONDS:g} s")
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {checked.detail}")
+    if setup is None:
+        checked.release()
+        return facts
     height, width = checked.image.shape[:2]
-    area = settings.region_of_interest
+    area, inspector = settings.region_of_interest, setup.inspector
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:

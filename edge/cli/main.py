@@ -101,7 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(heatline(arguments, prog_name="heatline", standalone_mode=False) or 0)
     except HeatlineError as error:
-        click.echo(f"heatline: {visible(' '.join(str(error).splitlines()))}", err=True)
+        for each in (error, *error.further):
+            click.echo(f"heatline: {visible(' '.join(str(each).splitlines()))}", err=True)
         return error.exit_code
     except click.ClickException as error:
         error.show()

@@ -173,8 +173,14 @@ class LineConfig(LineFile, frozen=True):
     """None: there is no file of tuned settings."""
 
     @property
+    def listens(self) -> dict[str, str]:
+        """All addresses at which the line, its page and its bridges listen, by their keys."""
+        tables = {"web": self.web, "modbus": self.modbus, "opcua": self.opcua}
+        return self.addresses | {f"{key}.listen": f"tcp://{each.listen}" for key, each in tables.items() if each}
+
+    @property
     def addresses(self) -> dict[str, str]:
-        """All addresses that the line binds, by their keys."""
+        """All addresses that the line binds itself, by their keys."""
         bound = {
             "events.bind": self.events.bind,
             "commands.bind": self.commands.bind,
@@ -355,12 +361,8 @@ def _device(camera: CameraSettings) -> str | None:
 
 
 def _check_addresses(config: LineConfig) -> None:
-    keys: dict[str, str] = {}
     for key, address in config.addresses.items():
         _check_address(key, address)
-        if address in keys:
-            raise ConfigError(f"{keys[address]} and {key} are both {address!r}; they must differ")
-        keys[address] = key
         if config.security.key is None and not is_local(address):
             raise ConfigError(unprotected(key, address))
 

@@ -1,10 +1,11 @@
-"""The folder of a line's evidence."""
+"""The folder of a line's evidence, and whether pictures could be stored there."""
 
-import os
 from pathlib import Path
 
-from edge.config import LineConfig
+from edge.config import EvidenceConfig, LineConfig
 from edge.errors import ConfigError, InputError
+from edge.evidence.retention import MIB, Limits, Retention, require_room
+from edge.util.os_errors import require_writable
 
 FOLDER = "evidence"
 
@@ -24,23 +25,29 @@ def evidence_folder(file: Path, config: LineConfig, state_folder: Path | None) -
         return config.evidence.folder
     beside = state_folder or config.journal.folder
     if beside is None:
-        raise ConfigError(f"{file} names no folder for the pictures, and there is no state folder; set evidence.folder")
+        raise ConfigError(
+            f"{file} names no folder for the pictures, and there is no state folder; set evidence.folder or "
+            "journal.folder, or run the line as a service"
+        )
     return beside / FOLDER
 
 
-def check_folder(folder: Path) -> None:
-    """Check that pictures could be stored in a folder, which need not exist yet. Nothing is written.
+def limits_of(config: EvidenceConfig) -> Limits:
+    """Return what the store may hold."""
+    return Limits(keep_s=config.retain_days * 86400, keep_bytes=config.retain_mib * MIB)
+
+
+def check_folder(folder: Path, config: EvidenceConfig) -> None:
+    """Check that pictures could be stored in a folder, which need not exist yet. Nothing of the check stays there.
 
     Raises:
         InputError: they could not.
     """
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not there.is_dir():
+    try:
+        there = require_writable(folder)
+        require_room(there, limits_of(config), 1, held=lambda: Retention(folder, limits_of(config)).size_bytes)
+    except OSError as error:
         raise InputError(
-            f"no pictures can be stored in {folder}, as {there} is no folder; set evidence.folder to a folder"
-        )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(
-            f"no pictures can be stored in {folder}; check that the disk is not read-only, and the permissions of "
-            f"{there}"
-        )
+            f"no pictures can be stored in {folder} ({error.strerror}: {error.filename or folder}); set "
+            "evidence.folder to a folder in which the line's user can write"
+        ) from error

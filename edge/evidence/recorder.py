@@ -23,8 +23,7 @@ from edge.config import load_config
 from edge.errors import DeliveryError, HeatlineError
 from edge.evidence.inbox import Inbox
 from edge.evidence.journal_marks import JournalMarks
-from edge.evidence.place import evidence_folder
-from edge.evidence.retention import Limits
+from edge.evidence.place import evidence_folder, limits_of
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.client import PictureClient
@@ -53,7 +52,6 @@ HUNG_AFTER_SECONDS = 5.0
 """A call to the disk that takes longer is reported as a fault."""
 LEAVE_WITHIN_SECONDS = 2.0
 """An entry in hand is completed in this time at the end, or given up."""
-MIB = 1 << 20
 
 
 class Pictures(Protocol):
@@ -297,7 +295,7 @@ def _record(file: Path) -> int:
     assert config.evidence is not None  # or it has no folder
     journal = config.journal.folder_in(state_folder())
     marks = None if journal is None else JournalMarks(journal)
-    limits = Limits(keep_s=config.evidence.retain_days * 86400, keep_bytes=config.evidence.retain_mib * MIB)
+    limits = limits_of(config.evidence)
     with (
         PictureClient(picture_socket(file), slots=SLOTS, good_every=config.evidence.good_every) as client,
         Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), marks, Inbox(store)) as recorder,

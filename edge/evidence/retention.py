@@ -6,7 +6,7 @@ Those that people have reviewed are what the next model learns from.
 import contextlib
 import heapq
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,12 +173,7 @@ class Retention:
                 f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
-        lacking = lacking_bytes(self._folder, self._limits, size_bytes)
-        if lacking > held:
-            raise NoRoomError(
-                f"the disk of {self._folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep, which "
-                f"is more than all stored pictures take ({held / MIB:.0f} MiB); make room on the disk"
-            )
+        lacking = require_room(self._folder, self._limits, size_bytes, held=lambda: held)
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
         for shelf in self._shelves:
             while shelf.days and self.size_bytes > target:
@@ -192,6 +187,26 @@ class Retention:
             if oldest and oldest[0].captured_at_ns >= before_ns:
                 return
             self.deleted += shelf.delete_first(day)
+
+
+def require_room(folder: Path, limits: Limits, size_bytes: int, held: Callable[[], int]) -> int:
+    """Require that a disk has room for another entry, if need be after all others were deleted.
+
+    Args:
+        held: bytes of all entries; asked only if the disk lacks space.
+    Returns: as `lacking_bytes`.
+
+    Raises:
+        NoRoomError: there would be none.
+        InputError, OSError: the folder cannot be read.
+    """
+    lacking = lacking_bytes(folder, limits, size_bytes)
+    if lacking and lacking > (holds := held()):
+        raise NoRoomError(
+            f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep, which "
+            f"is more than all stored pictures take ({holds / MIB:.0f} MiB); make room on the disk"
+        )
+    return lacking
 
 
 def lacking_bytes(folder: Path, limits: Limits, size_bytes: int) -> int:

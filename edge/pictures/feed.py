@@ -385,6 +385,16 @@ def _plus(state: EvidenceState, *, kept: int = 0, skipped: int = 0) -> EvidenceS
     return replace(state, kept=state.kept + kept, skipped=state.skipped + skipped)
 
 
+def check_socket(path: Path) -> None:
+    """Check that a line which does not run could serve its pictures.
+
+    Raises:
+        DeliveryError: it could not.
+    """
+    _bind(path).close()
+    path.unlink()
+
+
 def _bind(path: Path) -> socket.socket:
     make_private(path.parent)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

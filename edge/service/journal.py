@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 SECONDS_PER_DAY = 86400
 
 
+def not_served(address: str) -> str:
+    """Return a sentence about an address for durable consumers of a line that stores no events."""
+    return f"no events are stored, so nothing is served at {address}; set journal.folder, and retain_mib above 0"
+
+
 @contextlib.contextmanager
 def open_journal(
     line: str, boot_id: str, config: JournalConfig, state_folder: Path | None, access: Access
@@ -34,9 +39,7 @@ def open_journal(
     folder = config.folder_in(state_folder)
     if folder is None:
         if config.bind is not None:
-            logger.warning(
-                "no events are stored, so nothing is served at %s: there is no folder; set journal.folder", config.bind
-            )
+            logger.warning("%s", not_served(config.bind))
         yield Numbering()
         return
     with contextlib.ExitStack() as at_end:

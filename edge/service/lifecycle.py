@@ -14,7 +14,8 @@ from types import FrameType
 from edge.config import LineConfig
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
-from edge.errors import ConfigError, DeliveryError, EngineError
+from edge.errors import DeliveryError, EngineError
+from edge.evidence.place import evidence_folder
 from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
@@ -26,7 +27,7 @@ from edge.service.children import Children
 from edge.service.drift import LineDrift
 from edge.service.events import EventEmitter
 from edge.service.journal import open_journal
-from edge.service.line import Line, open_cameras, pipeline_cameras
+from edge.service.line import Line, open_cameras, pipeline_cameras, require_distinct
 from edge.service.loading import PreparedSetup, describe_setup, prepare
 from edge.service.product_memory import ProductMemory
 from edge.service.readiness import Heartbeat
@@ -92,11 +93,9 @@ class Service:
     def _start(self, at_end: contextlib.ExitStack) -> tuple[Line, Changeover]:
         """Open all parts of the line. They are closed at the end in reverse order."""
         config, folder = self._config, self._state_folder
-        if config.evidence is not None and config.evidence.folder is None and folder is None:
-            raise ConfigError(
-                f"{self._path} has [evidence], and this line has no state folder to store pictures in; set "
-                "evidence.folder or journal.folder, or run the line as a service"
-            )
+        require_distinct(config.listens)
+        if config.evidence is not None:
+            evidence_folder(self._path, config, state_folder())
         at_end.enter_context(lock_folder(folder))
         notify_starting("loading the bundle")
         self._warn_of_missing_products()

@@ -1,6 +1,9 @@
 """The parts of a running line. Opens its cameras and checks its addresses."""
 
 import contextlib
+import itertools
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from edge.delivery.numbering import Numbering
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.sockets import bind
-from edge.errors import CameraError, DeliveryError
+from edge.errors import CameraError, ConfigError, DeliveryError, Faults
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
 from edge.inspection.in_flight_log import InFlightLog
@@ -65,6 +68,7 @@ def open_cameras(
     ledger: Ledger | None = None,
     *,
     all_must_open: bool,
+    faults: Faults | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, OpenCamera]]:
     """Open all cameras at the same time and return them by name. Close them at the end.
@@ -74,6 +78,7 @@ def open_cameras(
         ledger: counts the cameras' frames; None: frames are not counted.
         all_must_open: True: wait for all cameras; one that does not open is an error. False: only a missing file or
             library is an error, and a slow camera goes on opening in the background.
+        faults: takes the errors of cameras that cannot be opened, which are left out; None: they are raised.
         stopping: ends the wait.
     Raises:
         CameraError, MissingExtraError: a camera cannot be opened.
@@ -109,7 +114,15 @@ def open_cameras(
         while wait(openings, timeout=POLL_SECONDS).not_done:
             if stopping():
                 interrupt()
-        yield {opening.result().camera.name: opening.result() for opening in openings}
+        found, closed = {}, Faults()
+        for opening in openings:
+            with closed.collected():
+                found[opening.result().camera.name] = opening.result()
+        if faults is None:
+            closed.raise_found()
+        else:
+            faults.found += closed.found
+        yield found
 
 
 def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
@@ -126,6 +139,38 @@ def _pipeline_camera(camera: SupervisedCamera) -> Camera:
     )
 
 
+def require_distinct(addresses: Mapping[str, str]) -> None:
+    """Require that no two addresses take each other's place: by other names of a host, or by a wildcard.
+
+    Args:
+        addresses: by the keys that name them.
+    Raises:
+        ConfigError: two do.
+    """
+    places = {key: _place(address) for key, address in addresses.items()}
+    for (one, (port, hosts)), (other, (others_port, others_hosts)) in itertools.combinations(places.items(), 2):
+        if port == others_port and (hosts & others_hosts or None in hosts | others_hosts):
+            raise ConfigError(
+                f"{one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can listen "
+                "there; give each another port"
+            )
+
+
+def _place(address: str) -> tuple[str, set[str | None]]:
+    """Return the port, or the path, of an address, and the IP addresses that its host means; None: all of this PC."""
+    scheme, _, rest = address.partition("://")
+    if scheme == "ipc":
+        return os.path.realpath(rest), {None}
+    host, _, port = rest.rpartition(":")
+    host = host.strip("[]")
+    if host in ("*", "0.0.0.0", "::"):
+        return port, {None}
+    try:
+        return port, {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:  # such as the name of a network interface; whoever binds it reports what cannot be bound
+        return port, {host}
+
+
 def check_address(key: str, address: str) -> None:
     """Bind an address for a moment. Accept one in the service's runtime folder if systemd has not created it yet.
 
@@ -135,9 +180,9 @@ def check_address(key: str, address: str) -> None:
     scheme, _, path = address.partition("://")
     if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
         return
-    with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
+    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
         try:
-            bind(socket, address)
+            bind(publisher, address)
         except zmq.ZMQError as error:
             raise DeliveryError(
                 f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of "

@@ -30,6 +30,7 @@ from edge.images import read_rgb
 from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
+from tests.edge.fault_disks import small_disk
 from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
@@ -138,6 +139,45 @@ def test_check_reports_what_would_make_run_fail(tmp_path: Path, line: Path) -> N
     key.chmod(0o640)
     sentences = {complaint(heatline(command, line)) for command in ("check", "run")}
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
+
+
+def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_folder(line: Path, address: str) -> None:
+    before, port = line.read_text(), address.rpartition(":")[2]
+    for table, words in (
+        (f'[commands]\nbind = "tcp://localhost:{port}"', "commands.bind is"),
+        (f'[commands]\nbind = "{address}"', "commands.bind is"),
+        ('[commands]\nbind = "ipc://./one"\n[journal]\nbind = "ipc://one"', "journal.bind is"),
+        (f'[web]\nlisten = "127.0.0.1:{port}"', "web.listen is"),
+        (f'[modbus]\nlisten = "*:{port}"\nallow = ["127.0.0.1"]', "modbus.listen is"),
+        ("[evidence]", "names no folder for the pictures"),
+    ):
+        line.write_text(f"{before}\n{table}")
+        result = heatline("check", line)
+        assert (result.returncode, words in complaint(result)) == (3, True), result.stderr
+        assert complaint(heatline("run", line)) == complaint(result)
+
+
+def test_check_reports_every_fault_it_finds_with_the_code_of_the_first(tmp_path: Path, line: Path) -> None:
+    taken = f"ipc://{tmp_path}/taken"
+    tables = f'[commands]\nbind = "{taken}"\n[journal]\nfolder = "/proc/heatline"\n[security]\nkey = "none.key"'
+    line.write_text(
+        line.read_text().replace('path = "frames"', 'path = "nowhere"', 1)
+        + f'\n{tables}\n[[cameras]]\nkind = "folder"\nname = "side"\npath = "frames"\npixel_format = "Mono8"'
+    )
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as holder:
+        holder.bind(taken)
+        result = heatline("check", line)
+    sentences = [each for each in result.stderr.splitlines() if each.startswith("heatline: ")]
+    wanted = "none.key", "set commands.bind", "/proc/heatline", "camera top: ", "BGR8 came, Mono8 expected"
+    assert [words in sentence for words, sentence in zip(wanted, sentences, strict=True)] == [True] * 5, result.stderr
+    assert (result.returncode, result.stdout) == (21, "")
+
+
+def test_check_refuses_a_disk_on_which_no_picture_would_ever_be_stored(tmp_path: Path, line: Path) -> None:
+    with small_disk(tmp_path / "disk", mib=8):
+        line.write_text(f"{line.read_text()}\n[evidence]\nfolder = 'disk/kept'")
+        result = heatline("check", line)
+    assert (result.returncode, "MiB of the free space that it must keep" in complaint(result)) == (9, True)
 
 
 def test_check_tests_the_journals_folder_without_writing(tmp_path: Path, line: Path) -> None:

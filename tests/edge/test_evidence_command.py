@@ -101,7 +101,7 @@ def test_a_line_is_named_by_its_file_or_its_folder(folder: Path, tmp_path: Path)
     file = with_tables('[evidence]\n[journal]\nfolder = "."')
     assert len(facts("list", file)["entries"]) == 4
     for tables, sentence in (
-        ("[evidence]", "names no folder for the pictures, and there is no state folder; set evidence.folder"),
+        ("[evidence]", "names no folder for the pictures, and there is no state folder; set evidence.folder or "),
         ("", "has no table [evidence], so this line stores no pictures; add it to store them"),
     ):
         result = run("list", with_tables(tables))

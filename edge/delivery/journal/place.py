@@ -8,12 +8,12 @@ from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalForeignError,
-    JournalReadOnlyError,
     kind_of,
 )
 from edge.delivery.journal.file import FILE_NAME, database_files
 from edge.delivery.journal.journal import hold
 from edge.delivery.journal.reader import JournalReader
+from edge.util.os_errors import require_writable
 
 MIB = 1 << 20
 
@@ -31,11 +31,7 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
     """
     path = folder / FILE_NAME
     try:
-        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        if not there.is_dir():
-            raise JournalFailedError(f"{path} cannot be written, {there} is no folder; set journal.folder to one")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise JournalReadOnlyError(f"{path} cannot be written; check the disk, and the rights to {there}")
+        there = require_writable(folder)
         if there == folder:
             with contextlib.suppress(FileNotFoundError):
                 os.close(hold(folder, os.O_RDONLY))
@@ -45,6 +41,10 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
         room = disk.f_bavail * disk.f_frsize + sum(
             file.stat().st_size for file in database_files(path) if file.exists()
         )
+    except NotADirectoryError as error:
+        raise JournalFailedError(
+            f"{path} cannot be written, {error.filename} is no folder; set journal.folder to one"
+        ) from error
     except JournalDamagedError as error:
         return f"{error}; the line will move it aside and begin another"
     except OSError as error:
