@@ -45,7 +45,7 @@ def changed_bundle(file: Path, bundle: Path, product: str | None) -> Iterator[Bu
     load_config(file)
     open_bundle(bundle)
     before = file.read_bytes()
-    after = with_bundle(before.decode(), bundle, product, file).encode()
+    after = with_bundle(before.decode("utf-8-sig"), bundle, product, file).encode()
     change = BundleChange()
     try:
         _replace(file, after)

@@ -1,7 +1,6 @@
 """Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +27,7 @@ from edge.config.products import ProductConfig, ThresholdsConfig, check_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
 from edge.errors import ConfigError
+from edge.util.plain_file import read_toml
 from edge.util.validation import describe_misfit
 
 Address = Annotated[str, Meta(pattern="^(tcp|ipc)://.+", description="tcp://HOST:PORT or ipc://PATH")]
@@ -286,10 +286,10 @@ def _engine_keys(tables: Mapping[str, Any]) -> frozenset[str]:
 
 def _read_tables(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
 
 

@@ -7,7 +7,6 @@ others their effect is unknown, so a warning says that they are not used.
 import json
 import os
 import shutil
-import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from msgspec.structs import asdict, replace
 from edge.config.engine import EngineConfig, check_engine
 from edge.errors import ConfigError
 from edge.util.atomic_file import replacing
+from edge.util.plain_file import read_toml
 from edge.util.processor import cores, processor
 from edge.util.validation import describe_misfit
 
@@ -129,12 +129,12 @@ def read_tuned(path: Path) -> list[Tuned]:
     """
     remedy = f"run {WRITTEN_BY} again, or delete the file"
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = read_toml(path)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); make it readable, or delete it") from error
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; {remedy}") from error
     try:
         return msgspec.convert(tables, TunedFile).tuned

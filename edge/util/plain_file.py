@@ -1,10 +1,14 @@
-"""Reads untrusted files: only regular ones, and never more bytes than a limit."""
+"""Reads untrusted files and configurations: only regular files, and never more bytes than a limit."""
 
 import errno
 import io
 import os
 import stat
+import tomllib
 from pathlib import Path
+from typing import Any
+
+LARGEST_TOML = 4 << 20
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -47,6 +51,16 @@ def read_plain(path: Path, at_most: int) -> bytes:
     if len(data) > at_most:
         raise OSError(errno.EFBIG, f"it is larger than {at_most:,} bytes")
     return data
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file, to which a symbolic link may lead. It may begin with a byte order mark.
+
+    Raises:
+        OSError: as of `read_plain`.
+        ValueError, RecursionError: it is not TOML or not UTF-8, or has a number with thousands of digits.
+    """
+    return tomllib.loads(read_plain(Path(os.path.realpath(path)), LARGEST_TOML).decode("utf-8-sig"))
 
 
 def _other_kind(mode: int) -> OSError:

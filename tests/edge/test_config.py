@@ -1,5 +1,6 @@
 """The line's configuration: accepted keys, and files that are refused before the line starts."""
 
+import os
 import re
 from pathlib import Path
 
@@ -171,7 +172,6 @@ def test_an_invalid_value_is_refused_with_its_key(tmp_path: Path, place: str) ->
         # Without a key, commands are taken only from this machine.
         ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
         ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
-        ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
         # Nothing would protect the page.
         ("web", "listen = '0.0.0.0:8420'", "set web.token_file or web.client_ca, or listen on this machine alone"),
         ("web", "listen = '[::1]:0'", "expected HOST:PORT, PORT 1 to 65535"),
@@ -217,9 +217,26 @@ def test_a_file_that_is_not_valid_toml_is_refused(tmp_path: Path, text: str | by
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    for path, words in ((tmp_path / "none.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "zero.toml").symlink_to("/dev/zero")
+    (tmp_path / "round.toml").symlink_to("round.toml")
+    (tmp_path / "huge.toml").write_bytes(b"#" * (4 << 20) + b"#")
+    for name, words in (
+        ("none.toml", "No such file or directory"),
+        ("", "it is a folder, expected a plain file"),
+        ("pipe.toml", "it is a pipe, expected a plain file"),
+        ("zero.toml", "it is a device, expected a plain file"),
+        ("round.toml", "it is a symbolic link, expected a plain file"),
+        ("huge.toml", "it is larger than 4,194,304 bytes"),
+    ):
         with pytest.raises(ConfigError, match=rf"cannot be read \({words}\)"):
-            load_config(path)
+            load_config(tmp_path / name)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "line.toml").write_bytes(b"\xef\xbb\xbf" + SMALLEST.encode())
+    (tmp_path / "link.toml").symlink_to("line.toml")
+    assert load_config(tmp_path / "link.toml").bundle == load_config(tmp_path / "line.toml").bundle
 
 
 CAMERAS = {

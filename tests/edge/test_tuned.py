@@ -108,7 +108,7 @@ def test_a_damaged_tuned_file_is_a_configuration_error_in_one_sentence(
     assert "\n" not in sentence
     path.unlink()
     path.mkdir()
-    with pytest.raises(ConfigError, match=r"line\.tuned\.toml cannot be read \(Is a directory\)"):
+    with pytest.raises(ConfigError, match=r"line\.tuned\.toml cannot be read \(it is a folder"):
         load_config(line)
 
 
