@@ -8,7 +8,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from edge.colour import PixelFormat, to_rgb
-from edge.errors import InputError
+from edge.errors import GeometryError, InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -43,7 +43,8 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Pixe
     """Return a picture's pixels and their format; palettes are resolved, rotation tags are not applied.
 
     Raises:
-        InputError: the file is missing, no picture or cut off, or its depth or channel count is not supported.
+        InputError: the file is missing, no picture or cut off, or its depth or channel count is not supported;
+            `GeometryError`: it is larger than OpenCV's limits in the environment.
     """
     try:
         data = path.read_bytes()
@@ -88,6 +89,11 @@ def _decode(name: str, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in error.err:  # the header told, and no pixel was decoded
+            raise GeometryError(
+                f"{name} is not decoded, as its header claims too many pixels; cut it, or set "
+                "OPENCV_IO_MAX_IMAGE_PIXELS to more"
+            ) from error
         raise InputError(
             f"{name} cannot be decoded ({error.err}); expected a whole PNG, JPEG, BMP, TIFF or WebP"
         ) from error

@@ -9,7 +9,7 @@ from edge.cameras.base import EndOfFrames, FrameSource, Opened
 from edge.cameras.pacing import Pace
 from edge.cameras.settings import FolderSettings
 from edge.colour import PixelFormat
-from edge.errors import CameraError, InputError
+from edge.errors import CameraError, GeometryError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
 from edge.util.text import format_count, utf8_safe
@@ -25,6 +25,7 @@ class FolderCamera(FrameSource):
     def __init__(self, settings: FolderSettings) -> None:
         super().__init__(settings.name)
         self._folder, self._loop, self._preload = settings.path, settings.loop, settings.preload
+        self._size = "x".join(map(str, settings.size))
         self._pace = Pace(settings.rate_fps)
         self._files: list[Path] = []
         self._preloaded: dict[Path, Picture | InputError] = {}
@@ -51,6 +52,8 @@ class FolderCamera(FrameSource):
         self._shown += 1
         stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
         picture = self._preloaded.get(path) or _read(path)
+        if isinstance(picture, GeometryError):
+            return BadFrame(stamp, "wrong_size", f"a larger picture came, {self._size} px expected")
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)

@@ -28,7 +28,7 @@ from edge.cameras.channel import (
     ReleaseSlot,
     TriggerResult,
 )
-from edge.cameras.settings import CameraSettings, to_bytes
+from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
 from edge.frames import BadFrame, Frame
 from edge.util.ring import RingReader
 
@@ -55,6 +55,14 @@ class ProcessDied:
 ProcessMessage = Opened | ReceivedFrame | BadFrame | HealthReply | TriggerResult | Ended | Broken | ProcessDied
 
 
+def _environment(settings: CameraSettings) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES}
+    if isinstance(settings, FolderSettings) and isinstance(settings.size, tuple):
+        width, height = settings.size  # OpenCV compares them with a picture's header before it decodes it
+        own |= {"OPENCV_IO_MAX_IMAGE_WIDTH": str(width), "OPENCV_IO_MAX_IMAGE_HEIGHT": str(height)}
+    return own
+
+
 class CameraProcess:
     """A running process with one camera. One thread uses it; any thread may release frames."""
 
@@ -68,7 +76,7 @@ class CameraProcess:
                     # -P: import nothing from the working directory. The name is for `ps`.
                     [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno()), settings.name],
                     stdin=subprocess.DEVNULL,
-                    env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},
+                    env=_environment(settings),
                     pass_fds=[child.fileno()],
                     process_group=0,  # Ctrl-C in a terminal must reach the line only
                 )

@@ -5,9 +5,11 @@ import gc
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +147,20 @@ def test_pictures_of_every_format_arrive_as_rgb(tmp_path: Path) -> None:
         assert (bad.stamp.frame_id, bad.reason, bad.kind) == (5, "unreadable", "failed")
         assert "5.png" in bad.detail
         assert camera.next() == Ended()
+
+
+def test_a_folder_refuses_a_larger_picture_by_its_header(tmp_path: Path) -> None:
+    huge = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    chunks = (b"IHDR", huge), (b"IDAT", b""), (b"IEND", b"")  # without a pixel: whoever decodes it finds none
+    png = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    (tmp_path / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    assert cv2.imwrite(str(tmp_path / "2.png"), np.zeros((4, 6), np.uint8))
+    with running(FolderSettings(name="top", path=tmp_path, size=(6, 4))) as camera:
+        camera.opened()
+        refused = camera.next()
+        assert isinstance(refused, BadFrame)
+        assert (refused.reason, refused.detail) == ("wrong_size", "a larger picture came, 6x4 px expected")
+        assert camera.arrived().frame.image.shape[:2] == (4, 6)
 
 
 def test_a_larger_frame_gets_new_memory_and_earlier_frames_stay_valid(tmp_path: Path) -> None:
