@@ -383,6 +383,11 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is no bundle manifest: {error}; export the bundle again") from error
+    if not (manifest.name + manifest.version).isprintable():  # both stand in logs and on terminals
+        raise BundleError(
+            f"{where} has the name {manifest.name!r} and the version {manifest.version!r}; expected printable "
+            "characters; export the bundle again"
+        )
     if manifest.colour != COLOUR:
         raise BundleError(
             f"{where} was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}; export it again"

@@ -19,6 +19,7 @@ from edge.delivery.journal.rows import Record
 from edge.errors import EventsLostError, JournalError, MessageError
 from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
+from edge.util.text import spreadsheet_cell
 from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
@@ -113,7 +114,7 @@ def _csv_line(record: Record) -> bytes:
 
 def _as_csv(cells: "tuple[str, ...] | list[str | int | float | None]") -> bytes:
     line = io.StringIO()
-    csv.writer(line).writerow(cells)
+    csv.writer(line).writerow(map(spreadsheet_cell, cells))
     return line.getvalue().encode()
 
 

@@ -41,6 +41,18 @@ def on_one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def spreadsheet_cell(cell: str | float | None) -> str | float | None:
+    """Return a cell of a CSV file. A text stays on one line, and one that a spreadsheet would compute gets a quote.
+
+    >>> spreadsheet_cell("=HYPERLINK(1)"), spreadsheet_cell("a\\nb.png"), spreadsheet_cell(-1.5)
+    ("'=HYPERLINK(1)", 'a\\\\nb.png', -1.5)
+    """
+    if not isinstance(cell, str):
+        return cell
+    quote = "'" if cell.startswith(("=", "+", "-", "@")) else ""
+    return quote + on_one_line(cell)
+
+
 def format_count(count: int, noun: str, grouping: str = "") -> str:
     """Return a count and its noun, which ends in `s` unless the count is 1.
 

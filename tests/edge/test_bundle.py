@@ -180,6 +180,16 @@ def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path
         (folder / MANIFEST).write_text(right)
 
 
+def test_a_name_or_version_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
+    right = (folder / MANIFEST).read_text()
+    for key in ("name", "version"):
+        for text in ("\x1b[2Jboards", "boards\nERROR all is lost", "\x9b2J"):
+            sentence = refusal(edit_manifest(folder, lambda m: m.update({key: text})))  # noqa: B023
+            assert "expected printable characters" in sentence
+            assert sentence.isprintable()
+            (folder / MANIFEST).write_text(right)
+
+
 def a_map_of(*hw: int) -> Change:
     return lambda m: (m["map"].update(hw=hw), m["tensors"]["map"].update(shape=[None, *hw]))
 

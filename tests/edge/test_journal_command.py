@@ -333,9 +333,9 @@ def test_csv_has_the_documented_columns_in_order(folder: Path) -> None:
         5: ["alarm", "side", "open active", "it is not there"],
         6: ["change", "", "select applied", ""],
     }
-    nasty = 'a "part", with\nevery; thing, é'
-    filled(folder, Message(msgspec.structs.replace(good().event, part_id=nasty)))
-    assert rows(folder)[-1]["part_id"] == nasty
+    nasty = {'a "part", with\nevery; thing, é': 'a "part", with\\nevery; thing, é', "=HYPERLINK(1)": "'=HYPERLINK(1)"}
+    filled(folder, *(Message(msgspec.structs.replace(good().event, part_id=part)) for part in nasty))
+    assert [row["part_id"] for row in rows(folder)[-2:]] == list(nasty.values())
 
 
 def test_deleted_events_are_reported_and_the_others_are_written(tmp_path: Path, folder: Path) -> None:
