@@ -1,5 +1,6 @@
 """`heatline status`."""
 
+import time
 from collections.abc import Mapping
 
 import click
@@ -72,14 +73,16 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
 
 
 def _receive(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
+    began_s = time.monotonic()
     event = next_status(address, timeout_s, keys)
     if event is None:
         require_authorized(address, keys, zmq.SUB)
+        waited_s = time.monotonic() - began_s
         return Found(
             state="NOT_READY",
             reason="unreachable",
-            detail=f"no status came from {address} within {timeout_s:g} s; check that the line runs, that this is its "
-            "events.bind, and that this user may connect",
+            detail=f"no status came from {address} within {waited_s:.1f} s; check that the line runs, that "
+            "this is its events.bind, and that this user may connect",
             heartbeat=None,
             address=address,
             status=None,

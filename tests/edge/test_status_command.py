@@ -2,7 +2,9 @@
 
 import json
 import re
+import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -110,6 +112,17 @@ def test_a_missing_line_is_not_ready_and_another_version_is_an_error(address: st
         result = ask(address, "--json")
     assert (result.returncode, result.stdout) == (MessageError.exit_code, "")
     assert "an event of schema version 1 came, this reader knows version 2; update the line" in complaint(result)
+
+
+def test_a_line_that_hangs_is_unreachable_and_the_time_is_the_time_that_was_waited() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # the kernel accepts, and nobody greets
+        began_s = time.monotonic()
+        result = ask(f"tcp://127.0.0.1:{hung.getsockname()[1]}", "--json", timeout_s=0.05)
+        took_s = time.monotonic() - began_s
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["reason"]) == (18, "unreachable")
+    (said_s,) = re.findall(r"within ([0-9.]+) s", report["detail"])
+    assert 1.0 <= float(said_s) <= took_s + 0.1
 
 
 def test_control_characters_in_a_detail_are_escaped(address: str) -> None:

@@ -13,7 +13,8 @@ from edge.delivery.sockets import monitor, monitor_event
 from edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0
-ANSWERED_WITHIN_SECONDS = 5.0
+GREETED_WITHIN_SECONDS = 1.0
+ANSWERED_WITHIN_SECONDS = 4.0
 """A line disconnects a client that is not authorized after 3 s at the latest."""
 _GREETING_BEGINS = b"\xff"
 """First byte of ZMTP, which both sides send at once."""
@@ -45,7 +46,9 @@ def describe_refusal(address: str, keys: ClientKeys | None, socket_type: int) ->
                 return None
             outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
             if outcome == zmq.EVENT_CONNECTED:
-                outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
+                outcome = _next(outcomes, GREETED_WITHIN_SECONDS)
+                if outcome is None and _greets(address):  # a line that hangs does not
+                    outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
             socket.disable_monitor()
     if outcome is None or outcome & (_NOBODY_THERE | zmq.EVENT_HANDSHAKE_SUCCEEDED):
         return None
