@@ -520,6 +520,30 @@ def test_messages_that_come_late_do_not_look_current(browser: Browser, view: Vie
     assert (lost_s, age_s) == ([0, 8, 0], 8)
 
 
+def test_a_verdict_above_the_picture_of_another_says_so(browser: Browser, view: View) -> None:
+    browser.open(view.url)
+    found = browser.run(
+        """
+        const { Camera } = await import("/static/camera.js");
+        const camera = new Camera("other", () => {});
+        const shown = document.querySelector(".camera").dataset.picture;
+        const frame = await (await fetch(`/api/pictures/${shown}/frame.jpg`)).blob();
+        const row = { verdict: "DEFECT", regions: 1, frame_score: 2, score_threshold: 1, id: "2" };
+        camera.setState({ state: "LIVE", stale: false, newest_age_ms: 0 }, performance.now());
+        camera.setVerdict(row);
+        const draw = async (id, verdict) => {
+          const event = { ...row, verdict, regions: [], frame_number: 1 };
+          await camera.draw({ id, event, heatmap: null, hw: [8, 8], sentAt: performance.now(), age_ms: 0 }, frame);
+          camera.refresh(0);
+          return camera.root.querySelector(".verdict-detail").textContent;
+        };
+        return [await draw("1", "GOOD"), await draw("2", "DEFECT")];
+        """
+    )
+    plain = "1 region; score 2.00, threshold 1.00"
+    assert found == [f"{plain}. The picture is of another frame: GOOD.", plain]
+
+
 def test_a_picture_is_grey_if_frames_come_and_their_pictures_do_not(browser: Browser, view: View) -> None:
     browser.open(view.url)
     found = browser.run(

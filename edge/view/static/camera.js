@@ -105,7 +105,15 @@ export class Camera {
     if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
     if (this.#state?.state === "UNKNOWN") return ["NONE", "NOT RUNNING", last];
     if (lost || !this.#row || !this.#state) return ["NONE", "NO FRAME", last];
-    return [this.#row.verdict, wordOf(this.#row.verdict), rowWords(this.#row)];
+    return [this.#row.verdict, wordOf(this.#row.verdict), this.#detail()];
+  }
+
+  /** Say why, and whether the picture is of another verdict: of a frame before, or one whose own never came. */
+  #detail() {
+    const words = rowWords(this.#row);
+    const shown = this.#picture?.event.verdict ?? this.#row.verdict;
+    if (shown === this.#row.verdict) return words;
+    return `${words.replace(/\.?$/, ".")} The picture is of another frame: ${wordOf(shown)}.`;
   }
 
   #lostSentence(lostFor) {
