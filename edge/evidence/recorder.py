@@ -29,6 +29,7 @@ from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
+from edge.service.child import yield_processor
 from edge.service.systemd import state_folder
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.text import utf8_safe
@@ -280,6 +281,7 @@ class Recorder:
 
 def main() -> int:
     """Store the pictures of the line whose file the first argument names; return the exit code."""
+    yield_processor()
     cv2.setNumThreads(1)  # the other cores belong to inspection
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -30,7 +29,7 @@ from edge.errors import AccessError, ConfigError
 from edge.evidence.store import EvidenceStore
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
-from edge.service.child import LOWEST_PRIORITY
+from edge.service.child import yield_processor
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
@@ -79,15 +78,15 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         slots=min(len(config.cameras) + 1, MOST_SLOTS),  # cameras may be triggered at once
     )
     store = _evidence_store(line)
-    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers, collector:
+    with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers:
         app = application(name_of(line), memory, metrics, store, picture_socket(file), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)  # inspection has the processor first
         cv2.setNumThreads(1)  # the other cores belong to inspection
-        announce(_url(listen, bound, web))
-        server.run(sockets=[bound])
+        yield_processor()
+        with collector:
+            announce(_url(listen, bound, web))
+            server.run(sockets=[bound])
 
 
 def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:

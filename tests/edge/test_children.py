@@ -139,7 +139,8 @@ def test_a_child_yields_processor_and_memory_to_the_line_and_has_nothing_that_sy
     with running(file, config(web=True, evidence=False)):
         until(lambda: len(started(file)) == 1)
     (facts,) = started(file).values()
-    assert (facts["nice"], facts["oom"]) == (19, "1000")
+    # Its imports take seconds at the lowest priority; the programs themselves go there once they are up.
+    assert (facts["nice"], facts["oom"]) == (max(5, os.getpriority(os.PRIO_PROCESS, 0)), "1000")
     assert facts["argv"] == [facts["argv"][0], str(file)]
     assert {name for name, value in facts["env"].items() if value == "/nowhere"} == {"STATE_DIRECTORY"}
     assert is_gone(facts["pid"])

@@ -236,6 +236,8 @@ def test_a_line_starts_its_page_again_when_it_is_killed(
         one.until_inspected()
         answers()
         (web,) = [pid for pid in children(one.process.pid) if b"edge.view.server" in command_of(pid)]
+        threads = Path(f"/proc/{web}/task").glob("*/stat")
+        assert {each.read_text().rpartition(") ")[2].split()[16] for each in threads} == {"19"}
         os.kill(web, signal.SIGKILL)
         one.until(
             lambda event: isinstance(event, StatusEvent) and event.web is not None and event.web.fault is not None
