@@ -32,6 +32,7 @@ from edge.service.line import OpenCamera, check_address, open_cameras, require_d
 from edge.service.loading import PreparedSetup, prepare
 from edge.service.recovery import lock_folder
 from edge.service.systemd import state_folder
+from edge.util.limits import require_limits
 from edge.util.text import format_count, utf8_safe
 from edge.view.server import check_page
 
@@ -50,6 +51,7 @@ def check(line: Path, as_json: bool) -> None:
     camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
     the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
+    require_limits()
     config, faults, state = load_config(line), Faults(), state_folder()
     for name, level in (("edge.cameras", logging.CRITICAL), ("edge.service.loading", logging.WARNING)):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text

@@ -7,6 +7,7 @@ import click
 from edge.cli.output import leave_at_once
 from edge.config import load_config
 from edge.service.lifecycle import Service, signal_handlers
+from edge.util.limits import require_limits
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
@@ -17,6 +18,7 @@ def run(line: Path) -> None:
     Ends when every camera has sent its last frame. At SIGTERM or Ctrl-C, ends after the frames in flight are published.
     At SIGHUP, reads LINE again; if it cannot be used, nothing changes.
     """
+    require_limits()
     service = Service(line, load_config(line))
     with signal_handlers(service):
         service.run()

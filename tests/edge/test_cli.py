@@ -29,7 +29,7 @@ from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
 from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
 from export.openvino_ir import to_openvino
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, process_env
 from tests.edge.fault_disks import small_disk
 from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_status
@@ -155,6 +155,18 @@ def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_fo
         result = heatline("check", line)
         assert (result.returncode, words in complaint(result)) == (3, True), result.stderr
         assert complaint(heatline("run", line)) == complaint(result)
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("limit", "words"), [("n 48", "may open 48 files"), ("v 1300000", "may use 1.2 GiB of address space")]
+)
+def test_a_process_with_too_low_limits_ends_in_one_sentence(line: Path, command: str, limit: str, words: str) -> None:
+    typed = ["bash", "-c", f'ulimit -{limit}; exec "$@"', "-", str(HEATLINE), command, str(line)]
+    ended = subprocess.run(
+        typed, env=process_env({}), text=True, capture_output=True, timeout=WITHIN_SECONDS, check=False
+    )
+    assert (ended.returncode, words in complaint(ended)) == (3, True), ended.stderr
 
 
 def test_check_reports_every_fault_it_finds_with_the_code_of_the_first(tmp_path: Path, line: Path) -> None:
