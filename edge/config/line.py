@@ -1,24 +1,21 @@
 """Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import asdict
 
 from edge.bundle.trusted import TRUSTED_KEYS
 from edge.cameras.settings import (
     CameraSettings,
-    FolderSettings,
     GenicamSettings,
     V4l2Settings,
-    VideoSettings,
     check_polygons,
     to_path,
 )
+from edge.config.addresses import Address, Listen
 from edge.config.engine import EngineConfig, check_engine
 from edge.config.modbus import ModbusConfig, check_modbus
 from edge.config.mqtt import MqttConfig, check_mqtt
@@ -30,14 +27,10 @@ from edge.errors import ConfigError
 from edge.util.plain_file import read_toml
 from edge.util.validation import describe_misfit
 
-Address = Annotated[str, Meta(pattern="^(tcp|ipc)://.+", description="tcp://HOST:PORT or ipc://PATH")]
-
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
-
-AnyTable = TypeVar("AnyTable", bound=msgspec.Struct)
 
 
 class TilesConfig(_Table, frozen=True):
@@ -106,7 +99,7 @@ class DriftConfig(_Table, frozen=True):
 class WebConfig(_Table, frozen=True):
     """The web page: its address, and what protects it."""
 
-    listen: Annotated[str, Meta(pattern="^.+:[0-9]+$", description="HOST:PORT")] = "127.0.0.1:8420"
+    listen: Listen = "127.0.0.1:8420"
     token_file: Path | None = None
     """None: the page asks for no token."""
     certificate: Path | None = None
@@ -230,9 +223,9 @@ def load_config(path: Path) -> LineConfig:
     Raises:
         ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
     """
-    tables = _read_tables(path)
+    tables, here = _read_tables(path), path.absolute().parent
     try:
-        file = msgspec.convert(tables, LineFile, dec_hook=to_path)
+        file = msgspec.convert(tables, LineFile, dec_hook=lambda kind, value: here / to_path(kind, value))
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
         raise ConfigError(f"{path}: {describe_misfit(error, tables, LineFile)}; see {document}") from error
@@ -245,30 +238,10 @@ def load_config(path: Path) -> LineConfig:
         _check(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    here = path.absolute().parent
-    return msgspec.structs.replace(
-        config,
-        bundle=here / config.bundle,
-        journal=config.journal
-        if config.journal.folder is None
-        else msgspec.structs.replace(config.journal, folder=here / config.journal.folder),
-        security=_resolve_security(here, config.security),
-        evidence=None if config.evidence is None else _resolve_paths(here, config.evidence),
-        web=None if config.web is None else _resolve_paths(here, config.web),
-        mqtt=None if config.mqtt is None else _resolve_paths(here, config.mqtt),
-        opcua=None if config.opcua is None else _resolve_paths(here, config.opcua),
-        trusted_keys=here / config.trusted_keys,
-        products=[
-            product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
-            for product in config.products
-        ],
-        cameras=[
-            msgspec.structs.replace(camera, path=here / camera.path)
-            if isinstance(camera, FolderSettings | VideoSettings)
-            else camera
-            for camera in config.cameras
-        ],
-    )
+    if config.security.key is None:
+        return config
+    allowed = config.security.allowed or config.security.key.parent / "allowed"
+    return msgspec.structs.replace(config, security=SecurityConfig(key=config.security.key, allowed=allowed))
 
 
 def engine_keys_set(path: Path) -> frozenset[str]:
@@ -291,20 +264,6 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
-
-
-def _resolve_security(here: Path, security: SecurityConfig) -> SecurityConfig:
-    if security.key is None:
-        return security
-    key = here / security.key
-    allowed = key.parent / "allowed" if security.allowed is None else here / security.allowed
-    return SecurityConfig(key=key, allowed=allowed)
-
-
-def _resolve_paths(here: Path, table: AnyTable) -> AnyTable:
-    """Return a table whose relative paths start at the file's folder."""
-    paths = {key: here / value for key, value in asdict(table).items() if isinstance(value, Path)}
-    return msgspec.structs.replace(table, **paths)
 
 
 def _check(config: LineConfig) -> None:
@@ -362,22 +321,11 @@ def _device(camera: CameraSettings) -> str | None:
 
 def _check_addresses(config: LineConfig) -> None:
     for key, address in config.addresses.items():
-        _check_address(key, address)
         if config.security.key is None and not is_local(address):
             raise ConfigError(unprotected(key, address))
 
 
-def _check_address(key: str, address: str) -> None:
-    scheme, _, rest = address.partition("://")
-    port = rest.rpartition(":")[2]
-    if scheme == "tcp" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535):
-        raise ConfigError(f"{key} is {address!r}; expected tcp://HOST:PORT, PORT 1 to 65535")
-
-
 def _check_web(web: WebConfig) -> None:
-    port = int(web.listen.rpartition(":")[2])
-    if not 0 < port <= 65535:
-        raise ConfigError(f"web.listen is {web.listen!r}; expected HOST:PORT, PORT 1 to 65535")
     if (web.certificate is None) != (web.key is None):
         missing, given = ("certificate", "key") if web.certificate is None else ("key", "certificate")
         raise ConfigError(

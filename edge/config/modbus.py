@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.config.addresses import Listen
 from edge.delivery.security.access import is_local
 from edge.errors import ConfigError
 from edge.wire.following import CONSUMER_NAME, Start
@@ -17,7 +18,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class ModbusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Modbus bridge: its address, who may connect, and how results and integers are given."""
 
-    listen: Annotated[str, Meta(pattern="^.+:[0-9]+$", description="HOST:PORT")] = "127.0.0.1:1502"
+    listen: Listen = "127.0.0.1:1502"
     allow: list[str] = []
     """Networks whose clients may connect, beside this machine."""
     name: Annotated[str, Meta(pattern=CONSUMER_NAME, description="1 to 64 letters, digits, _, . and -")] = "modbus"
@@ -48,9 +49,6 @@ def check_modbus(modbus: ModbusConfig) -> None:
     Raises:
         ConfigError: a key does not fit the others.
     """
-    port = int(modbus.listen.rpartition(":")[2])
-    if not 0 < port <= 65535:
-        raise ConfigError(f"modbus.listen is {modbus.listen!r}; expected HOST:PORT, PORT 1 to 65535")
     if not modbus.networks and not is_local(f"tcp://{modbus.listen}"):
         raise ConfigError(
             f"modbus.listen is {modbus.listen!r}, which other machines can reach, and Modbus has no login; name the "

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.config.addresses import Listen
 from edge.delivery.security.access import is_local
 from edge.errors import ConfigError
 from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
@@ -14,7 +15,7 @@ from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 class OpcuaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The OPC UA server: its address, its certificates, and when a result counts as received."""
 
-    listen: Annotated[str, Meta(pattern="^.+:[0-9]+$", description="HOST:PORT")] = "127.0.0.1:4840"
+    listen: Listen = "127.0.0.1:4840"
     folder: Path | None = None
     """Folder of the certificates. None: the bridge's state folder (systemd); else `opcua` beside the line's file."""
     name: Annotated[str, Meta(pattern=CONSUMER_NAME, description="letters, digits, dots, hyphens, underscores")] = (
@@ -42,8 +43,6 @@ def check_opcua(opcua: OpcuaConfig) -> None:
     Raises:
         ConfigError: the address is not valid, or other machines could read without a certificate.
     """
-    if not 0 < opcua.host_port[1] <= 65535:
-        raise ConfigError(f"opcua.listen is {opcua.listen!r}; expected HOST:PORT, PORT 1 to 65535")
     if opcua.unprotected and not is_local(f"tcp://{opcua.listen}"):
         raise ConfigError(
             f"opcua.unprotected is true, and opcua.listen is {opcua.listen!r}, which other machines can reach; remove "
