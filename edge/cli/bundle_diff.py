@@ -7,21 +7,20 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from rich.markup import escape
 from rich.table import Table
 
 from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
-from edge.cli.bundle_formatting import NOT_KNOWN, describe_attempts, describe_range
 from edge.cli.options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, table_console, visible
 from edge.inference import EngineKind, infer, open_engine
 from edge.util.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
-ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
-PLAUSIBLE = re.compile(r"(?:.*\.)?plausible(?:\.(\w+))?")
+ATTEMPTS = re.compile(r"map_gate\.precisions\.\w+\.attempts")
+"""Dozens of figures, which --json prints."""
 LONGEST_SHOWN = 120
 """Characters of a value in the table; --json prints all of them."""
 
@@ -56,8 +55,8 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
         return
     console = table_console()
     for section, found in {"signature": _signature_changes(a, b), **changes}.items():
-        if found:
-            console.print(_table(section, [_format_plausible(each) for each in _merge_attempts(found, a, b)]))
+        if shown := [each for each in found if not ATTEMPTS.match(each.key)]:
+            console.print(_table(section, shown))
             console.print()
     if a.digest == b.digest:
         click.echo(f"{a_path} and {b_path} are the same bundle, digest {a.digest}")
@@ -93,53 +92,6 @@ def _signature_changes(a: Bundle, b: Bundle) -> Sequence[Change]:
     """Return the change of the signature, which is not in the manifest."""
     signers = [_identify(bundle)["signed_by"] or "nobody" for bundle in (a, b)]
     return [] if signers[0] == signers[1] else [Change("signed_by", *signers)]
-
-
-def _merge_attempts(changes: Sequence[Change], a: Bundle, b: Bundle) -> list[Change]:
-    """Merge all figures of a precision's attempts into one row; --json prints each."""
-    rows = {}
-    for change in changes:
-        found = ATTEMPTS.match(change.key)
-        key = found[0] if found else change.key
-        rows[key] = Change(key, _attempts(a, found[1]), _attempts(b, found[1])) if found else change
-    return list(rows.values())
-
-
-def _attempts(bundle: Bundle, precision: str) -> str | UnsetType:
-    gate = bundle.manifest.map_gate
-    if gate is None or precision not in gate.precisions:
-        return UNSET
-    return describe_attempts(gate.precisions[precision].attempts, gate.tiles)
-
-
-def _format_plausible(change: Change) -> Change:
-    """Format the ranges of what frames must look like; return any other change as it is."""
-    found = PLAUSIBLE.fullmatch(change.key)
-    if found is None:
-        return change
-    return Change(change.key, *(_format_plausible_value(found[1], each) for each in (change.a, change.b)))
-
-
-def _format_plausible_value(name: str | None, value: Any) -> Any:
-    """Format a value of the manifest's `plausible`. Return other values as they are: provenance has no fixed form.
-
-    Args:
-        name: the value's key; None: the whole table.
-    """
-    match name, value:
-        case None, None:
-            return NOT_KNOWN
-        case "areas", None:
-            return "areas are not known"
-        case "detail", None:
-            return "detail is not known"
-        case "distance", None:
-            return "features of tiles are not known"
-        case "distance", int() | float():
-            return f"up to {value:.3g}"
-        case _, [(int() | float()) as low, None | int() | float() as high]:
-            return describe_range(low, high)
-    return value
 
 
 def _table(section: str, changes: Sequence[Change]) -> Table:

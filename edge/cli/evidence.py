@@ -7,16 +7,14 @@ import click
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
-from rich.table import Table
 
 from edge.cli.evidence_export import export
 from edge.cli.evidence_mark import mark
-from edge.cli.evidence_options import DAY, VERDICT
 from edge.cli.evidence_report import report
 from edge.cli.formatting import describe_bundle, describe_kind
 from edge.cli.group import CommandGroup
-from edge.cli.output import json_option, print_facts, print_json, table_console, visible
+from edge.cli.options import VERDICT, day_option
+from edge.cli.output import json_option, print_facts, print_json, print_table
 from edge.cli.target import evidence_of
 from edge.errors import InputError
 from edge.evidence.entry import EvidenceEntry
@@ -68,7 +66,7 @@ for command in (mark, report, export):
 
 @evidence.command("list", epilog="Example: heatline evidence list line1 --day 2026-11-28 --verdict DEFECT")
 @click.argument("line")
-@click.option("--day", type=DAY, help="Only pictures of this UTC day, as 2026-11-28.")
+@day_option("--day", "Only pictures of this UTC day, as 2026-11-28.")
 @click.option("--verdict", type=VERDICT, help="Only pictures with this verdict.")
 @click.option("--camera", help="Only pictures of this camera.")
 @click.option("--unreviewed", is_flag=True, help="Only pictures with GOOD or DEFECT that nobody has reviewed.")
@@ -101,12 +99,7 @@ def list_(
     if not found:
         click.echo(f"{store.folder} holds no such picture")
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right" if heading == "score" else "left", overflow="fold")
-    for entry, review in zip(found, reviews, strict=True):
-        table.add_row(*map(visible, _cells(entry, review)))
-    table_console(markup=False).print(table)
+    print_table(HEADINGS, map(_cells, found, reviews), numbers={"score"})
 
 
 @evidence.command(epilog="Example: heatline evidence show line1 4f3a09c1-top-1281 --out defect.png")

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from edge.cli.evidence_options import DAY, VERDICT
+from edge.cli.options import VERDICT, day_option
 from edge.cli.output import json_option, print_json, print_warnings, progress_bar
 from edge.cli.target import evidence_of
 from edge.errors import InputError
@@ -41,7 +41,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 @click.command(epilog="Example: heatline evidence export line1 new-pictures --since 2026-11-21")
 @click.argument("line")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--since", type=DAY, help="Only pictures of this UTC day and later ones, as 2026-11-28.")
+@day_option("--since", "Only pictures of this UTC day and later ones, as 2026-11-28.")
 @click.option(
     "--verdict",
     "verdicts",

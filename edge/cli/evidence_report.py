@@ -4,12 +4,10 @@ from pathlib import Path
 
 import click
 import msgspec
-from rich import box
-from rich.table import Table
 
 from edge.cli.event_columns import utc
-from edge.cli.evidence_options import DAY
-from edge.cli.output import json_option, print_json, progress_bar, table_console, visible
+from edge.cli.options import day_option
+from edge.cli.output import json_option, print_json, print_table, progress_bar, visible
 from edge.cli.target import evidence_of, journal_of
 from edge.delivery.journal.reader import JournalReader
 from edge.errors import ConfigError, JournalError
@@ -43,7 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 @click.command(epilog="Example: heatline evidence report line1 --since 2026-11-21")
 @click.argument("line")
-@click.option("--since", type=DAY, help="Only frames of this UTC day and later ones, as 2026-11-28.")
+@day_option("--since", "Only frames of this UTC day and later ones, as 2026-11-28.")
 @json_option
 def report(line: str, since: str | None, as_json: bool) -> None:
     """Report how many of LINE's verdicts reviewers found wrong, by day and camera.
@@ -76,7 +74,7 @@ def report(line: str, since: str | None, as_json: bool) -> None:
     if not rows:
         click.echo(f"{store.folder} holds no such picture")
     else:
-        _print_table(rows, total)
+        print_table(HEADINGS, map(_cells, [*rows, total]), numbers=HEADINGS[2:])
     for sentence in _notes(found):
         click.echo(visible(sentence))
 
@@ -86,17 +84,6 @@ def _totals(path: Path) -> JournalTotals:
         first, last = reader.range()
         task = progress.add_task("events", total=last - first + 1)
         return JournalTotals.read(reader, lambda seq: progress.update(task, completed=seq - first + 1))
-
-
-def _print_table(rows: list[Row], total: Row) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(visible, _cells(row)))
-    table.add_section()
-    table.add_row(*_cells(total))
-    table_console(markup=False).print(table)
 
 
 def _cells(row: Row) -> list[str]:

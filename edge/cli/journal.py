@@ -4,19 +4,17 @@ from collections.abc import Sequence
 
 import click
 import msgspec
-from rich import box
-from rich.table import Table
 
 from edge.cli.event_columns import COLUMNS, Cell, row_of
 from edge.cli.formatting import local_time
 from edge.cli.group import CommandGroup
 from edge.cli.journal_export import export
 from edge.cli.options import topic_option
-from edge.cli.output import json_option, print_facts, print_json, progress_bar, table_console, visible
+from edge.cli.output import json_option, print_facts, print_json, print_table, progress_bar, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.reader import JournalReader, StoredRecord
+from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.errors import MessageError, SchemaVersionError
 from edge.util.text import format_count
@@ -116,18 +114,8 @@ def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     print_facts(str(path), facts)
     if newest:
         click.echo()
-        _print_events(newest)
-
-
-def _print_events(newest: Sequence[StoredRecord]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in HEADINGS:
-        table.add_column(
-            heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
-        )
-    for stored in newest:
-        table.add_row(*(visible(cell) for cell in _cells(stored.record, stored.faults(heatmap=False))))
-    table_console(markup=False).print(table)
+        rows = (_cells(each.record, each.faults(heatmap=False)) for each in newest)
+        print_table(HEADINGS, rows, numbers={"seq", "score", "regions"})
 
 
 def _cells(record: Record, faults: Sequence[str]) -> list[str]:

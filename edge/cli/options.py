@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+
+from edge.wire.events import Verdict
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +36,15 @@ precision_option = click.option(
 topic_option = click.option(
     "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
 )
+
+
+VERDICT = click.Choice(get_args(Verdict))
+
+
+def day_option(name: str, help_text: str) -> Callable[[Command], Command]:
+    """Give a command an option for a UTC day, which its function gets as `YYYY-MM-DD`."""
+    day = click.DateTime(["%Y-%m-%d"])
+    return click.option(name, type=day, help=help_text, callback=lambda _context, _option, at: at and f"{at:%Y-%m-%d}")
 
 
 def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Command]:

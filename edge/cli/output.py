@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -160,6 +160,23 @@ def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(markup=markup, quiet=quiet, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+
+
+def print_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numbers: Container[str]) -> None:
+    """Print a table.
+
+    Args:
+        numbers: columns that are aligned to the right.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(visible, row))
+    table_console(markup=False).print(table)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

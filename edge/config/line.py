@@ -32,7 +32,6 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pass
 
 
-
 class TilesConfig(_Table, frozen=True):
     """The tiling of frames."""
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli.bridge import BRIDGES
+from edge.cli.bridge import bridge as bridges
 from tests.command import complaint, heatline
 
 
-@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("bridge", sorted(bridges.commands))
 def test_an_address_or_a_file_without_the_table_is_one_sentence(bridge: str, tmp_path: Path) -> None:
     result = heatline("bridge", bridge, "tcp://127.0.0.1:5558")
     assert result.returncode == 3

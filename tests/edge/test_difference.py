@@ -1,7 +1,6 @@
 """The differences of two bundles: every key, and every verdict on the second bundle's golden tiles."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from edge.bundle import Bundle, GoldenTiles, Manifest, open_bundle, sign_bundle, write_bundle
 from edge.bundle.difference import SECTIONS, Answers, answers_difference, manifest_changes
 from edge.bundle.keys import make_key, read_private_key
-from edge.bundle.manifest import Grid, Plausible, Tensor
+from edge.bundle.manifest import Grid, Tensor
 from edge.inference.engine import ONNX_GRAPH
 from export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
@@ -148,35 +147,6 @@ def test_diff_lists_changes_and_flipped_verdicts(bundle: Bundle, other: Bundle, 
         assert f"\n{section}" in f"\n{text}"
     for pattern in ("provenance", "tolerances", "grid", "signature"):
         assert pattern not in text, "only what changed"
-
-
-def test_diff_describes_changes_of_the_plausible_appearance(bundle: Bundle, tmp_path: Path) -> None:
-    def knowing(path: Path, *, size: tuple[int, int], distance: float | None, provenance: Any) -> Bundle:
-        plausible = Plausible(
-            frames=9, height_px=size, width_px=(2448, 2448), brightness=(60.04, 140.0), contrast=(10.0, None),
-            sharpness=(0.0512, None), distance=distance,
-        )  # fmt: skip
-        edited = changed(bundle.manifest, provenance={"calibrations": [{"plausible": provenance}]})
-        edited = changed(edited, calibration=changed(edited.calibration, plausible=plausible))
-        return write_bundle(path, edited, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
-
-    a = knowing(tmp_path / "a", size=(2048, 2048), distance=None, provenance={"contrast": ["x", 1], "distance": "far"})
-    b = knowing(tmp_path / "b", size=(2000, 2050), distance=None, provenance={"contrast": [1.23456, None]})
-    _, text = compared(bundle.path, a.path)
-    for pattern in (
-        "plausible +not known: every frame gets a verdict +-",
-        "brightness +- +60 to 140",
-        "width_px +- +2448",
-    ):
-        assert re.search(pattern, text), f"{pattern}\n{text}"
-    for pattern in ("contrast +- +10 or more", "distance +- +features of tiles are not known"):
-        assert re.search(pattern, text), f"{pattern}\n{text}"
-    report, text = compared(a.path, b.path)
-    assert re.search("calibration.plausible.height_px +2048 +2000 to 2050", text), text
-    assert re.search(r'plausible\.contrast +\["x",1\] +1\.23 or more', text), text
-    assert re.search(r"plausible\.distance +far +-", text), text
-    ranges = {change["key"]: change.get("b") for change in report["changes"]["calibration"]}
-    assert ranges["calibration.plausible.height_px"] == [2000, 2050], "programs get the numbers"
 
 
 def test_equal_bundles_and_a_new_signature_are_reported(bundle: Bundle, tmp_path: Path) -> None:

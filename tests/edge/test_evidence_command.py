@@ -88,7 +88,7 @@ def test_an_empty_list_says_so(folder: Path) -> None:
 def test_what_is_no_day_is_refused(folder: Path, day: str) -> None:
     result = run("list", folder, "--day", day)
     assert result.returncode == 2
-    assert "is no day; expected YYYY-MM-DD" in result.stderr
+    assert "does not match the format" in result.stderr
 
 
 def test_a_line_is_named_by_its_file_or_its_folder(folder: Path, tmp_path: Path) -> None:

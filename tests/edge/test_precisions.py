@@ -339,10 +339,10 @@ def test_show_works_without_optional_figures(folder: Path) -> None:
     assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
 
 
-def test_diff_has_one_row_for_all_attempts_of_a_precision(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_diff_leaves_the_figures_of_attempts_to_json(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "diff", f32_alone.path, all_three.path)
-    assert text.count("map_gate.precisions.int8.attempts") == 1
-    assert re.search(r"int8\.attempts +all of it: at worst 3 of 40 .* without changes: at worst 3 of 40", text)
+    assert "map_gate.precisions.int8" in text
+    assert "attempts" not in text
 
 
 def test_a_calibration_records_its_precision_and_retains_the_gate(
