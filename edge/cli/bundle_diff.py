@@ -119,19 +119,10 @@ def _facts(answers: AnswersDifference) -> Mapping[str, object]:
     facts: dict[str, object] = {
         "verdicts that flip": f"{len(flips)} of {format_count(answers.tiles, 'tile')}",
         "largest logit difference": f"{answers.largest_logit_difference:.3g}",
-        "map correlation": _describe_correlation(answers),
+        "map correlation": "none, as the maps differ in size or one is the same everywhere"
+        if answers.map_correlation is None
+        else f"{answers.map_correlation:.4f} over all cells",
     }
     for flip in flips:
         facts[f"tile {flip.tile}"] = f"{flip.a} ({flip.a_logit:.3f}) -> {flip.b} ({flip.b_logit:.3f})"
     return facts
-
-
-def _describe_correlation(answers: AnswersDifference) -> str:
-    if answers.map_correlation is None:
-        return "none, as the maps differ in size or one is the same everywhere"
-    each = [one for one in answers.answers if one.map_correlation is not None]
-    overall = f"{answers.map_correlation:.4f} over all cells"
-    if not each:
-        return overall
-    lowest = min(each, key=lambda one: one.map_correlation or 0.0)
-    return f"{overall}; lowest of one tile {lowest.map_correlation:.4f}, tile {lowest.tile}"

@@ -1,18 +1,14 @@
 """`heatline cameras`, and `heatline cameras list`, which finds cameras."""
 
 import json
-from collections.abc import Sequence
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from edge.cameras.discovery import Found, list_all
 from edge.cli.calibrate_camera import calibrate_camera
 from edge.cli.cameras_grab import grab
 from edge.cli.group import CommandGroup
-from edge.cli.output import json_option, print_json, print_warnings, visible
+from edge.cli.output import json_option, print_json, print_table, print_warnings
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline cameras list && heatline cameras grab line.toml -n 10")
@@ -38,7 +34,7 @@ def list_(interface: str | None, as_json: bool) -> None:
     if as_json:
         print_json(listed)
     elif listed.cameras:
-        _print_found(listed.cameras)
+        print_table(("camera", "serial", "in line.toml"), map(_cells, listed.cameras), numbers=())
     else:
         click.echo(
             "no camera was found; check power and cable, that this PC has an address in the camera's network, and that "
@@ -47,12 +43,6 @@ def list_(interface: str | None, as_json: bool) -> None:
         )
 
 
-def _print_found(found: Sequence[Found]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("camera", "serial", "in line.toml"):
-        table.add_column(heading, overflow="fold")
-    for one in found:
-        keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in one.keys.items())
-        cells = f"{one.model}\n{one.protocol}", f"{one.serial}\n{one.physical}", keys
-        table.add_row(*(escape(visible(cell)) for cell in cells))
-    Console().print(table)
+def _cells(one: Found) -> tuple[str, str, str]:
+    keys = "\n".join(f"{key} = {json.dumps(value)}" for key, value in one.keys.items())
+    return f"{one.model}\n{one.protocol}", f"{one.serial}\n{one.physical}", keys

@@ -110,10 +110,10 @@ def check(line: Path, as_json: bool) -> None:
         "commands": config.commands.bind,
         "journal": {
             "address": config.journal.bind,
-            "folder": _text_or_none(config.journal.folder),
+            "folder": config.journal.folder and str(config.journal.folder),
             "kept": config.journal.retain_mib > 0,
         },
-        "evidence": None if config.evidence is None else {"folder": _text_or_none(pictures)},
+        "evidence": None if config.evidence is None else {"folder": pictures and str(pictures)},
         "page": None if config.web is None else config.web.listen,
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
@@ -208,10 +208,6 @@ def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
         f"thresholds.score is {score:g}, but the golden tiles score {lowest:.2f} to {highest:.2f}: all of them would "
         f"be {verdict}; the bundle's own threshold is {setup.bundle.manifest.calibration.score_threshold:.2f}"
     ]
-
-
-def _text_or_none(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def _describe_journal(config: JournalConfig) -> str:

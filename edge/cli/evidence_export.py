@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from edge.cli.options import VERDICT, day_option
-from edge.cli.output import json_option, print_json, print_warnings, progress_bar
+from edge.cli.output import json_option, make_empty, print_json, print_warnings, progress_bar
 from edge.cli.target import evidence_of
 from edge.errors import InputError
 from edge.evidence.entry import EvidenceEntry
@@ -71,7 +71,7 @@ def export(
         raise InputError(f"{store.folder} holds no {kind} to export; heatline evidence list shows what there is")
     copied: Counter[str] = Counter()
     with writing(out), progress_bar() as progress:
-        _make_empty(out)
+        make_empty(out, "OUT")
         task = progress.add_task("pictures", total=len(wanted))
         with (out / MANIFEST).open("wb") as manifest:
             for day, picture in wanted:
@@ -131,15 +131,3 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
         manifest.write(encode_json(row) + b"\n")
         manifest.flush()
     return folder
-
-
-def _make_empty(out: Path) -> None:
-    """Make the output folder.
-
-    Raises:
-        InputError: the folder is not empty.
-        OSError: the folder cannot be made.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise InputError(f"{out} is not empty, and its files would be mixed with new ones; name a new folder")

@@ -28,6 +28,7 @@ from edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
 from edge.wire.marks import Mark, MarkKind
 
 CONFIRMED_WITHIN_SECONDS = 5.0
+MOST_REVIEWS = 100_000
 KINDS: dict[str, MarkKind] = {
     "right": "right",
     "false-alarm": "false_alarm",
@@ -150,16 +151,11 @@ def _journalled_reviews(line: str, picture: str) -> list[ReviewEvent]:
     """
     found = []
     with JournalReader.open_file(journal_of(line)) as reader:
-        first, last = reader.range()
-        after = first - 1 if first else last
-        while after < last:
-            page = reader.read(after, through_seq=last, topics=[TOPIC])
-            for record in page.records:
-                with contextlib.suppress(MessageError):  # another version wrote it
-                    event = event_from(record.header)
-                    if isinstance(event, ReviewEvent) and event.mark.picture == picture:
-                        found.append(event)
-            after = page.through_seq
+        for stored in reader.newest(MOST_REVIEWS, [TOPIC]):
+            with contextlib.suppress(MessageError):  # another version wrote it
+                event = event_from(stored.record.header)
+                if isinstance(event, ReviewEvent) and event.mark.picture == picture:
+                    found.append(event)
     return found
 
 

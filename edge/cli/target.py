@@ -81,10 +81,8 @@ def journal_of(line: str) -> Path:
     Raises:
         ConfigError: the line's file cannot be used, or what was named is neither.
     """
-    if _is_address(line):
-        raise ConfigError(f"{line} is an address, and a journal is a file; name the line, its TOML file, or the folder")
-    named = Path(line)
-    if line.endswith(".toml") or (not named.exists() and (LINES / f"{line}.toml").exists()):
+    named, is_configured = _named_here(line)
+    if is_configured:
         folder = load_config(file_of(line)).journal.folder
         return (folder or STATE_FOLDERS / name_of(line)) / FILE_NAME
     if named.is_dir():
@@ -100,12 +98,8 @@ def evidence_of(line: str) -> Path:
     Raises:
         ConfigError: the line's file cannot be used, or what was named is neither.
     """
-    if _is_address(line):
-        raise ConfigError(
-            f"{line} is an address, and pictures are in a folder; name the line, its TOML file, or the folder"
-        )
-    named = Path(line)
-    if line.endswith(".toml") or (not named.exists() and (LINES / f"{line}.toml").exists()):
+    named, is_configured = _named_here(line)
+    if is_configured:
         file = file_of(line)
         is_service = file.absolute().parent == LINES
         return evidence_folder(file, load_config(file), STATE_FOLDERS / name_of(line) if is_service else None)
@@ -115,6 +109,14 @@ def evidence_of(line: str) -> Path:
             f"{found} is no folder of pictures; name a line that stores pictures, its TOML file, or the folder"
         )
     return found
+
+
+def _named_here(line: str) -> tuple[Path, bool]:
+    """Return the path that names a line or one of its folders or files, and whether it is a line with a TOML file."""
+    if _is_address(line):
+        raise ConfigError(f"{line} is an address, and this is read from the disk; name the line, its file, or folder")
+    named = Path(line)
+    return named, line.endswith(".toml") or (not named.exists() and (LINES / f"{line}.toml").exists())
 
 
 def _is_address(line: str) -> bool:

@@ -25,6 +25,7 @@ from edge.util.os_errors import writing
 from edge.wire.events import (
     AlarmEvent,
     ChangeEvent,
+    CountedEvent,
     DriftEvent,
     Event,
     JournalEvent,
@@ -160,37 +161,34 @@ class EventTable:
 
     def add(self, event: Event) -> None:
         """Add an event."""
-        if isinstance(event, AlarmEvent):
-            what = Text(f"DEAD: {event.alarm}" if event.active else "is back", style="bold red")
-            self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
-            return
-        if isinstance(event, DriftEvent):
-            what = Text(
-                "drift" if event.active else "drift over", style="bold yellow" if event.active else "bold green"
-            )
-            cells = str(event.seq), _clock(event.at_ns), event.camera, event.measure, what
-            self._rows.append((*cells, "", Text(event.detail), "", ""))
-            return
         if isinstance(event, StatusEvent):
             self._status = _status(event)
-            return
-        if isinstance(event, ChangeEvent):
-            what = Text("active", style="bold green") if event.applied else Text("refused", style="bold red")
+        elif isinstance(event, AlarmEvent):
+            self._add_other(event, event.camera, "", f"DEAD: {event.alarm}" if event.active else "is back", "red")
+        elif isinstance(event, DriftEvent):
+            what, colour = ("drift", "yellow") if event.active else ("drift over", "green")
+            self._add_other(event, event.camera, event.measure, what, colour, event.detail)
+        elif isinstance(event, ChangeEvent):
+            what, colour = ("active", "green") if event.applied else ("refused", "red")
             detail = describe_active(event.product, event.bundle) if event.applied else event.detail or ""
-            self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(detail), "", ""))
-            return
-        if isinstance(event, JournalEvent):
-            what = Text(event.kind, style="bold green" if event.kind in ("begun", "recording") else "bold red")
-            self._rows.append(
-                (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
-            )
-            return
-        if isinstance(event, ReviewEvent):
+            self._add_other(event, "", event.change, what, colour, detail)
+        elif isinstance(event, JournalEvent):
+            colour = "green" if event.kind in ("begun", "recording") else "red"
+            self._add_other(event, "", "journal", event.kind, colour, event.detail)
+        elif isinstance(event, ReviewEvent):
             mark = event.mark
-            what = Text(mark.kind.replace("_", " "), style="bold")
-            text = Text(f"{mark.verdict} of {mark.picture}, marked by {mark.by}")
-            self._rows.append((str(event.seq), _clock(event.at_ns), mark.camera, "review", what, "", text, "", ""))
-            return
+            sentence = f"{mark.verdict} of {mark.picture}, marked by {mark.by}"
+            self._add_other(event, mark.camera, "review", mark.kind.replace("_", " "), "", sentence)
+        else:
+            self._add_verdict(event)
+
+    def _add_other(self, event: CountedEvent, camera: str, of: str, what: str, colour: str, detail: str = "") -> None:
+        assert not isinstance(event, VerdictEvent)
+        style = f"bold {colour}".strip()
+        row = str(event.seq), _clock(event.at_ns), camera, of, Text(what, style=style), "", Text(detail), "", ""
+        self._rows.append(row)
+
+    def _add_verdict(self, event: VerdictEvent) -> None:
         highest = event.regions[0] if event.regions else None
         self._rows.append(
             (

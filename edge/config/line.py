@@ -1,5 +1,6 @@
 """Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -295,16 +296,14 @@ def _check(config: LineConfig) -> None:
 
 
 def _check_bridge_names(config: LineConfig) -> None:
-    keys: dict[str, str] = {}
-    for key, bridge in (("mqtt", config.mqtt), ("opcua", config.opcua), ("modbus", config.modbus)):
-        if bridge is None:
-            continue
-        if bridge.name in keys:
+    bridges = {"mqtt": config.mqtt, "opcua": config.opcua, "modbus": config.modbus}
+    names = {key: bridge.name for key, bridge in bridges.items() if bridge is not None}
+    for one, other in itertools.combinations(names, 2):
+        if names[one] == names[other]:
             raise ConfigError(
-                f"{keys[bridge.name]}.name and {key}.name are both {bridge.name!r}, and a line serves one consumer "
-                "of a name; they must differ"
+                f"{one}.name and {other}.name are both {names[one]!r}, and a line serves one consumer of a name; they "
+                "must differ"
             )
-        keys[bridge.name] = key
 
 
 def _device(camera: CameraSettings) -> str | None:

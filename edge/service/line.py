@@ -127,16 +127,13 @@ def open_cameras(
 
 def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
     """Return each camera as the pipeline needs it, by name."""
-    return {name: _pipeline_camera(opened.camera) for name, opened in cameras.items()}
-
-
-def _pipeline_camera(camera: SupervisedCamera) -> Camera:
-    settings = camera.settings
-    return Camera(
-        camera,
-        Lane(settings.waiting_frames, settings.on_overload),
-        FrameRule(settings.size, settings.pixel_format),
-    )
+    settings = {name: opened.camera.settings for name, opened in cameras.items()}
+    return {
+        name: Camera(
+            cameras[name].camera, Lane(own.waiting_frames, own.on_overload), FrameRule(own.size, own.pixel_format)
+        )
+        for name, own in settings.items()
+    }
 
 
 def require_distinct(addresses: Mapping[str, str]) -> None:
