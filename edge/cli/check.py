@@ -31,7 +31,7 @@ from edge.service.journal import not_served
 from edge.service.line import OpenCamera, check_address, open_cameras, require_distinct
 from edge.service.loading import PreparedSetup, prepare
 from edge.service.recovery import lock_folder
-from edge.service.systemd import state_folder
+from edge.service.systemd import LINES, STATE_FOLDERS, state_folder
 from edge.util.limits import require_limits
 from edge.util.text import format_count, utf8_safe
 from edge.view.server import check_page
@@ -52,7 +52,9 @@ def check(line: Path, as_json: bool) -> None:
     the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
     """
     require_limits()
-    config, faults, state = load_config(line), Faults(), state_folder()
+    config, faults = load_config(line), Faults()
+    # A service has its state folder from systemd, whoever checks its line.
+    state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
     for name, level in (("edge.cameras", logging.CRITICAL), ("edge.service.loading", logging.WARNING)):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
     # In the order of `edge.service.lifecycle`, so that the first fault is the one that run ends with.
@@ -220,9 +222,8 @@ def _describe_journal(config: JournalConfig) -> str:
 
 
 def _describe_evidence(config: EvidenceConfig, folder: Path | None) -> str:
-    where = "in the state folder of the service" if folder is None else f"in {folder}"
     goods = f" and 1 of {config.good_every} GOOD frames" if config.good_every else ""
-    return f"pictures with DEFECT and NO_VERDICT{goods} are stored {where}"
+    return f"pictures with DEFECT and NO_VERDICT{goods} are stored in {folder}"
 
 
 def _check_other_products(config: LineConfig, first: PreparedSetup | None, faults: Faults) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pytest
 import zmq
 from rich.console import Console
 
+import edge.cli.check as check_module
 from edge import __version__
 from edge.bundle import Bundle
 from edge.cli.watch import HEADINGS, EventTable
@@ -190,6 +191,16 @@ def test_check_refuses_a_disk_on_which_no_picture_would_ever_be_stored(tmp_path:
         line.write_text(f"{line.read_text()}\n[evidence]\nfolder = 'disk/kept'")
         result = heatline("check", line)
     assert (result.returncode, "MiB of the free space that it must keep" in complaint(result)) == (9, True)
+
+
+def test_check_knows_the_state_folder_of_a_service(tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "LINES", tmp_path)
+    monkeypatch.setattr(check_module, "STATE_FOLDERS", tmp_path / "state")
+    line.write_text(f"{line.read_text()}\n[evidence]")
+    shown = " ".join(heatline("check", line, env=WIDE).stdout.split())
+    assert f"are stored in {tmp_path}/state/line/evidence" in shown
+    Journal.open(tmp_path / "state" / "line", "line2").close()
+    assert "is the journal of line line2" in complaint(heatline("check", line))
 
 
 def test_check_tests_the_journals_folder_without_writing(tmp_path: Path, line: Path) -> None:
