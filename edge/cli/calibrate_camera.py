@@ -118,8 +118,7 @@ def _area(line: Path, config: LineConfig, name: str) -> RegionOfInterest:
     Raises:
         ConfigError: the line has no camera of that name.
     """
-    for camera in config.cameras:
-        if camera.name == name:
-            return camera.region_of_interest
-    names = ", ".join(camera.name for camera in config.cameras)
-    raise ConfigError(f"{line} has no camera {name!r}; it has {names}")
+    areas = {camera.name: camera.region_of_interest for camera in config.cameras}
+    if name not in areas:
+        raise ConfigError(f"{line} has no camera {name!r}; it has {', '.join(areas)}")
+    return areas[name]

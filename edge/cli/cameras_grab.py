@@ -125,39 +125,29 @@ def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
     Args:
         out: the folder of the pictures.
     """
-    facts: dict[str, object] = {}
-    if grabbed.problem is not None:
-        facts["problem"] = grabbed.problem
     if grabbed.found is None:
-        return facts
-    facts["found"] = grabbed.found
-    facts["frames"] = (
-        ", ".join(f"{one.frames} of {one.width}x{one.height} px {one.pixel_format}" for one in grabbed.formats)
-        or "none"
-    )
-    facts["rate"] = _describe_rate(grabbed)
-    if grabbed.jitter_ms is not None:
-        facts["jitter"] = (
-            f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival"
-        )
-    facts["losses"] = _describe_losses(grabbed)
-    facts["identical"] = f"{grabbed.identical} with exactly the pixels of the frame before"
-    if grabbed.died:
-        facts["died"] = "; ".join(grabbed.died)
-    if grabbed.counters:
-        facts["counters"] = ", ".join(f"{name} {count}" for name, count in grabbed.counters.items())
-    if grabbed.clock is not None:
-        facts["its clock"] = (
-            f"counted {grabbed.clock.camera_ms:.3f} ms while this PC counted {grabbed.clock.host_ms:.3f} ms"
-        )
-    facts["saved"] = _describe_saved(grabbed, out)
-    if grabbed.area is not None:
-        facts["area"] = (
-            f"{out / grabbed.area.file}: {grabbed.area.tiles_looked_at} of {format_count(grabbed.area.tiles, 'tile')} "
-            f"{is_are(grabbed.area.tiles_looked_at)} inspected, "
-            f"for tiles of {TileGrid.tile_px} px"
-        )
-    return facts
+        return {} if grabbed.problem is None else {"problem": grabbed.problem}
+    formats = [f"{one.frames} of {one.width}x{one.height} px {one.pixel_format}" for one in grabbed.formats]
+    clock, area = grabbed.clock, grabbed.area
+    facts: dict[str, object] = {
+        "problem": grabbed.problem,
+        "found": grabbed.found,
+        "frames": ", ".join(formats) or "none",
+        "rate": _describe_rate(grabbed),
+        "jitter": None
+        if grabbed.jitter_ms is None
+        else f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival",
+        "losses": _describe_losses(grabbed),
+        "identical": f"{grabbed.identical} with exactly the pixels of the frame before",
+        "died": "; ".join(grabbed.died) or None,
+        "counters": ", ".join(f"{name} {count}" for name, count in grabbed.counters.items()) or None,
+        "its clock": clock and f"counted {clock.camera_ms:.3f} ms while this PC counted {clock.host_ms:.3f} ms",
+        "saved": _describe_saved(grabbed, out),
+        "area": area
+        and f"{out / area.file}: {area.tiles_looked_at} of {format_count(area.tiles, 'tile')} "
+        f"{is_are(area.tiles_looked_at)} inspected, for tiles of {TileGrid.tile_px} px",
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _describe_rate(grabbed: Grabbed) -> str:

@@ -59,28 +59,27 @@ def describe_journal(journal: JournalState) -> str:
         contents = f"no event, up to {journal.last_seq}"
     else:
         contents = f"events {journal.first_seq} to {journal.last_seq}, {journal.size_bytes / 2**20:.1f} MiB"
-    parts = [f"{journal.journal_id or 'none'}: {contents}"]
-    if journal.live_only is not None:
-        parts.append(f"NOT STORED NOW ({journal.live_only})")
-    if journal.unjournalled:
-        parts.append(
-            f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
-        )
-    if journal.discarded:
-        parts.append(f"{journal.discarded} were deleted before all durable consumers had received them")
-    return "; ".join(parts)
+    parts = [
+        f"{journal.journal_id or 'none'}: {contents}",
+        f"NOT STORED NOW ({journal.live_only})" if journal.live_only is not None else "",
+        f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
+        if journal.unjournalled
+        else "",
+        f"{journal.discarded} were deleted before all durable consumers had received them" if journal.discarded else "",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def describe_evidence(evidence: EvidenceState) -> str:
     """Describe what the evidence store holds, and whether pictures are stored now."""
-    parts = [f"{format_count(evidence.stored, 'picture')}, {evidence.size_bytes / 2**20:.1f} MiB"]
-    if evidence.oldest_at_ns is not None:
-        parts.append(f"the oldest of {local_time(evidence.oldest_at_ns, '%Y-%m-%d %H:%M:%S')}")
-    if evidence.skipped:
-        parts.append(f"{format_count(evidence.skipped, 'picture')} of this run could not be stored")
-    if evidence.fault is not None:
-        parts.append(f"NOT STORED NOW ({evidence.fault})")
-    return "; ".join(parts)
+    oldest = evidence.oldest_at_ns
+    parts = [
+        f"{format_count(evidence.stored, 'picture')}, {evidence.size_bytes / 2**20:.1f} MiB",
+        "" if oldest is None else f"the oldest of {local_time(oldest, '%Y-%m-%d %H:%M:%S')}",
+        f"{format_count(evidence.skipped, 'picture')} of this run could not be stored" if evidence.skipped else "",
+        "" if evidence.fault is None else f"NOT STORED NOW ({evidence.fault})",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def describe_web(web: WebState) -> str:

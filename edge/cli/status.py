@@ -91,35 +91,28 @@ def _receive(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
 
 
 def _facts(found: Found) -> dict[str, object]:
-    facts: dict[str, object] = {}
-    if found.detail is not None:
-        facts["why"] = found.detail
     event = found.status
-    if event is None:
-        return facts
-    if event.product is not None:
-        facts["product"] = event.product
-    facts["bundle"] = describe_bundle(event.bundle)
-    facts["engine"] = f"{event.engine} in {event.precision}"
-    facts["acting"] = "yes" if event.acting else "no: an ejector must not act on its verdicts"
-    if found.heartbeat is not None:
-        facts["heartbeat"] = found.heartbeat
-    for camera, account in event.ledger.items():
-        state = event.cameras.get(camera)
-        prefix = "" if state is None else f"{describe_camera(state)}; "
-        facts[f"camera {camera}"] = prefix + describe_account(account)
-    if event.journal is not None:
-        facts["journal"] = describe_journal(event.journal)
+    facts: dict[str, object] = {"why": found.detail}
+    if event is not None:
+        journal, consumers = event.journal, {} if event.journal is None else event.journal.consumers
         facts |= {
-            f"consumer {name}": describe_consumer(consumer, event.journal)
-            for name, consumer in event.journal.consumers.items()
+            "product": event.product,
+            "bundle": describe_bundle(event.bundle),
+            "engine": f"{event.engine} in {event.precision}",
+            "acting": "yes" if event.acting else "no: an ejector must not act on its verdicts",
+            "heartbeat": found.heartbeat,
+            **{f"camera {name}": _describe_frames(event, name) for name in event.ledger},
+            "journal": journal and describe_journal(journal),
+            **{f"consumer {name}": journal and describe_consumer(one, journal) for name, one in consumers.items()},
+            "evidence": event.evidence and describe_evidence(event.evidence),
+            "page": event.web and describe_web(event.web),
+            "refused": ", ".join(f"{count} {reason}" for reason, count in event.refused.items()) or None,
+            "last change": event.last_change and describe_change(event.last_change),
         }
-    if event.evidence is not None:
-        facts["evidence"] = describe_evidence(event.evidence)
-    if event.web is not None:
-        facts["page"] = describe_web(event.web)
-    if event.refused:
-        facts["refused"] = ", ".join(f"{count} {reason}" for reason, count in event.refused.items())
-    if event.last_change is not None:
-        facts["last change"] = describe_change(event.last_change)
-    return facts
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _describe_frames(event: StatusEvent, camera: str) -> str:
+    state = event.cameras.get(camera)
+    prefix = "" if state is None else f"{describe_camera(state)}; "
+    return prefix + describe_account(event.ledger[camera])
