@@ -38,7 +38,9 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     a, b = open_bundle(a_path), open_bundle(b_path)
     changes = manifest_changes(a.manifest, b.manifest)
     golden = b.golden()
-    obstacle = _find_obstacle(a, golden)
+    expected_px, tile_px, obstacle = a.manifest.grid.tile_px, golden.tiles.shape[1], None
+    if tile_px != expected_px:
+        obstacle = f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
     answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
     if as_json:
         print_json(
@@ -64,14 +66,6 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
         console.print(f"golden tiles of B: {obstacle}", markup=False, highlight=False)
     else:
         print_facts(f"golden tiles of B, both by {kind} in f32", _facts(answers))
-
-
-def _find_obstacle(a: Bundle, golden: GoldenTiles) -> str | None:
-    """Return why A cannot judge B's golden tiles; None if it can."""
-    expected_px, tile_px = a.manifest.grid.tile_px, golden.tiles.shape[1]
-    if tile_px == expected_px:
-        return None
-    return f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
 
 
 def _answers(bundle: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:

@@ -90,8 +90,8 @@ def _cells(row: Row) -> list[str]:
     return [
         row.day or "all",
         row.camera or "all",
-        _number(row.frames),
-        _number(row.defects),
+        "" if row.frames is None else str(row.frames),
+        "" if row.defects is None else str(row.defects),
         str(row.reviewed_defects),
         _share(row.false_alarm),
         str(row.stored_goods),
@@ -135,10 +135,6 @@ def _notes(found: Report) -> list[str]:
     if total.incomplete_defects:
         notes.append(f"{format_count(total.incomplete_defects, 'reviewed DEFECT')} missed a further defect.")
     return notes
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else str(value)
 
 
 def _share(found: Share | None) -> str:

@@ -1,7 +1,6 @@
 """Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,7 +231,7 @@ def load_config(path: Path) -> LineConfig:
     tuned = read_tuned(tuned_file(path))
     config = LineConfig(
         **{key: getattr(file, key) for key in file.__struct_fields__},
-        tuned=TunedEngines(tuned_file(path), tuned, _engine_keys(tables)) if tuned else None,
+        tuned=TunedEngines(tuned_file(path), tuned, frozenset(tables.get("engine", {}))) if tuned else None,
     )
     try:
         _check(config)
@@ -250,11 +249,7 @@ def engine_keys_set(path: Path) -> frozenset[str]:
     Raises:
         ConfigError: the file cannot be read, or is not TOML.
     """
-    return _engine_keys(_read_tables(path))
-
-
-def _engine_keys(tables: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(tables.get("engine", {}))
+    return frozenset(_read_tables(path).get("engine", {}))
 
 
 def _read_tables(path: Path) -> dict[str, Any]:
