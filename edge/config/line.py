@@ -1,6 +1,7 @@
 """Reads a line's configuration, one TOML file. docs/config.md describes every key."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ from edge.config.opcua import OpcuaConfig, check_opcua
 from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
-from edge.errors import ConfigError
+from edge.errors import ConfigError, Faults
 from edge.util.plain_file import read_toml
 from edge.util.validation import describe_misfit
 
@@ -233,10 +234,13 @@ def load_config(path: Path) -> LineConfig:
         **{key: getattr(file, key) for key in file.__struct_fields__},
         tuned=TunedEngines(tuned_file(path), tuned, frozenset(tables.get("engine", {}))) if tuned else None,
     )
-    try:
-        _check(config)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    faults = Faults()
+    for check, of in _checks(config):
+        with faults.collected():
+            if of is not None:
+                check(of)
+    faults.found = [ConfigError(f"{path}: {each}") for each in faults.found]
+    faults.raise_found()
     if config.security.key is None:
         return config
     allowed = config.security.allowed or config.security.key.parent / "allowed"
@@ -261,33 +265,35 @@ def _read_tables(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
 
 
-def _check(config: LineConfig) -> None:
-    """Check what concerns more than one key."""
-    names = [camera.name for camera in config.cameras]
+def _checks(config: LineConfig) -> list[tuple[Callable[[Any], None], Any]]:
+    """Return the checks of what concerns more than one key, each with what it checks; None: it is not there."""
+    return [
+        (_check_cameras, config.cameras),
+        (lambda each: check_products(each.products, each.product, each.cameras), config),
+        (check_engine, config.engine),
+        (_check_addresses, config),
+        (_check_web, config.web),
+        (check_mqtt, config.mqtt),
+        (check_modbus, config.modbus),
+        (check_opcua, config.opcua),
+        (_check_bridge_names, config),
+    ]
+
+
+def _check_cameras(cameras: Sequence[CameraSettings]) -> None:
+    names = [camera.name for camera in cameras]
     if len(set(names)) < len(names):
         raise ConfigError(f"two cameras have the same name ({', '.join(names)}); names must differ")
-    devices = [_device(camera) for camera in config.cameras]
+    devices = [_device(camera) for camera in cameras]
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
         raise ConfigError(f"two cameras use the same device ({', '.join(sorted(twice))}); only one can")
-    for camera in config.cameras:
+    for camera in cameras:
         check_polygons(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '
                 'set on_overload = "drop_oldest" or "drop_newest", or remove deadline_ms'
             )
-    check_products(config.products, config.product, config.cameras)
-    check_engine(config.engine)
-    _check_addresses(config)
-    if config.web is not None:
-        _check_web(config.web)
-    if config.mqtt is not None:
-        check_mqtt(config.mqtt)
-    if config.modbus is not None:
-        check_modbus(config.modbus)
-    if config.opcua is not None:
-        check_opcua(config.opcua)
-    _check_bridge_names(config)
 
 
 def _check_bridge_names(config: LineConfig) -> None:

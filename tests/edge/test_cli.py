@@ -158,6 +158,15 @@ def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_fo
         assert complaint(heatline("run", line)) == complaint(result)
 
 
+def test_every_contradiction_in_a_lines_file_is_reported(line: Path) -> None:
+    line.write_text(f'{line.read_text()}\n[web]\nkey = "tls.key"\n[opcua]\nname = "plant"\n[mqtt]\nname = "plant"\n')
+    line.write_text(f'{line.read_text()}broker = "mqtts://b:8883"\nkey = "mqtt.key"\n')
+    sentences = heatline("check", line).stderr.splitlines()
+    for words, sentence in zip(("web.key is set", "mqtt.key is set", "both 'plant'"), sentences, strict=True):
+        assert words in sentence
+        assert sentence.startswith(f"heatline: {line}: ")
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize(
     ("limit", "words"), [("n 48", "may open 48 files"), ("v 1300000", "may use 1.2 GiB of address space")]
