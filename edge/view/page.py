@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,10 +31,11 @@ from edge.evidence.store import EvidenceStore
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
 from edge.service.child import yield_processor
+from edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector
-from edge.view.connection import MOST_CONNECTIONS, DeadlineProtocol, listening_socket, with_log
+from edge.view.connection import DeadlineProtocol, listening_socket, with_log
 from edge.view.live import LARGEST_MESSAGE, Live
 from edge.view.marks import Marks
 from edge.view.memory import Memory
@@ -89,7 +91,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
             server.run(sockets=[bound])
 
 
-def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
+def server_of(app: Starlette, bound: Listener, web: WebConfig, *, only_local: bool) -> uvicorn.Server:
     """Return the server of an application, protected as the configuration says.
 
     Raises:
@@ -102,7 +104,7 @@ def server_of(app: Starlette, bound: socket.socket, web: WebConfig, *, only_loca
         secure=web.certificate is not None,
         cookie=f"heatline-{bound.getsockname()[1]}",
     )
-    return uvicorn.Server(_uvicorn_config(with_log(protected), web))
+    return uvicorn.Server(_uvicorn_config(with_log(protected), bound, web))
 
 
 def check(web: WebConfig) -> None:
@@ -170,10 +172,11 @@ def _require_protected(listen: str, web: WebConfig) -> None:
         )
 
 
-def _uvicorn_config(app: ASGIApp, web: WebConfig) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, bound: Listener, web: WebConfig) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http=DeadlineProtocol,
+        http=partial(DeadlineProtocol, bound),  # type: ignore[arg-type]  # uvicorn only calls it
+        backlog=ACCEPTED_AT_ONCE,
         ws="websockets-sansio",
         ws_max_size=LARGEST_MESSAGE,
         ws_per_message_deflate=False,
@@ -183,7 +186,6 @@ def _uvicorn_config(app: ASGIApp, web: WebConfig) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=END_WITHIN_SECONDS,
         ssl_certfile=web.certificate,
         ssl_keyfile=web.key,

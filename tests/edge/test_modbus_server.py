@@ -187,20 +187,38 @@ def test_a_client_that_does_not_read_its_replies_is_disconnected(
         assert reset.poll(WITHIN_SECONDS * 1000)
 
 
-def test_a_new_connection_takes_the_place_of_the_quietest(address: str) -> None:
+def test_a_new_connection_takes_the_place_of_the_quietest_of_its_address(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.bridge.modbus.server.MODBUS_QUIET_SECONDS", 0.0)
     with served(address, max_connections=3) as server, contextlib.ExitStack() as open_:
-        first = open_.enter_context(connected(server.port))
-        reply_to(first, request(*READ_LINE))
-        second = open_.enter_context(connected(server.port))
-        reply_to(second, request(*READ_LINE))
-        third = open_.enter_context(connected(server.port))
-        reply_to(third, request(*READ_LINE))
-        reply_to(first, request(*READ_LINE))
+        clients = [open_.enter_context(connected(server.port)) for _ in range(3)]
+        for client in (*clients, clients[0]):
+            reply_to(client, request(*READ_LINE))
         fourth = open_.enter_context(connected(server.port))
         reply_to(fourth, request(*READ_LINE))
-        assert is_closed(second)
-        for client in (first, third, fourth):
+        assert is_closed(clients[1])
+        for client in (clients[0], clients[2], fourth):
             reply_to(client, request(*READ_LINE))
+
+
+def test_an_address_with_many_connections_at_work_gives_one_up_to_another_and_takes_none(address: str) -> None:
+    with served(address, max_connections=3) as server, contextlib.ExitStack() as open_:
+
+        def client(source: str) -> socket.socket:
+            return open_.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), WITHIN_SECONDS, (source, 0))
+            )
+
+        many = [client("127.0.0.3") for _ in range(3)]
+        for each in many:
+            reply_to(each, request(*READ_LINE))
+        plc = client("127.0.0.2")
+        reply_to(plc, request(*READ_LINE))
+        assert is_closed(many[0])
+        assert is_closed(client("127.0.0.3"))
+        for each in (plc, *many[1:]):
+            reply_to(each, request(*READ_LINE))
 
 
 def test_a_silent_connection_is_closed(address: str) -> None:

@@ -28,6 +28,7 @@ from edge.bridge.opcua.vision_state import VisionState, vision_state
 from edge.bridge.result import Evaluation, Result
 from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from edge.errors import AccessError
+from edge.util.listener import OPCUA_CONNECTIONS
 from edge.wire.events import CameraState, Handshake, VerdictEvent
 from edge.wire.following import Delivered
 from tests.edge.opcua_clients import Identity, make_identity
@@ -348,5 +349,5 @@ def test_the_documented_methods_events_and_errors_are_those_of_the_server() -> N
         assert str(int(error)) in rows, error
     for state in VisionState:
         assert str(int(state)) in rows, state
-    for number in (limits.CONNECTIONS, limits.OPERATIONS, limits.SUBSCRIPTIONS_OF_A_CLIENT, limits.QUEUED_EVENTS):
+    for number in (OPCUA_CONNECTIONS, limits.OPERATIONS, limits.SUBSCRIPTIONS_OF_A_CLIENT, limits.QUEUED_EVENTS):
         assert f"{number:,}" in text or str(number) in text

@@ -47,7 +47,7 @@ def test_a_page_gets_the_last_verdicts_the_state_and_then_each_verdict() -> None
 
 
 def test_a_page_stays_connected_for_longer_than_a_request_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "REQUEST_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "PAGE_REQUEST_SECONDS", 0.2)
     with page(Memory()) as served, served.live() as viewer:
         for _ in range(3):  # one comes each second
             next_message(viewer, "state")

@@ -207,10 +207,10 @@ def test_a_defect_of_a_running_line_is_on_its_own_page(bundle: Bundle, tmp_path:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port on loopback that is reserved until the test ends, as `address` does."""
+    """A port that is reserved until the test ends, as `address` does."""
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
+        holder.bind(("", 0))
         yield holder.getsockname()[1]
 
 

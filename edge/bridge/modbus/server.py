@@ -10,7 +10,7 @@ import time
 from edge.bridge.modbus.bank import Bank
 from edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
 from edge.config.modbus import ModbusConfig
-from edge.errors import DeliveryError
+from edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
 from edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
@@ -29,19 +29,15 @@ READ_WITHIN_SECONDS = 5.0
 
 
 class ModbusServer:
-    """Answers requests, one at a time per connection, in their order.
-
-    If all connections are in use, a new one takes the place of the one that was quiet for longest.
-    """
+    """Answers requests, one at a time per connection, in their order."""
 
     def __init__(self, bank: Bank, config: ModbusConfig) -> None:
         self._bank, self._config = bank, config
         self._networks = config.networks
         self._units = {config.unit_id, *UNITS_OF_THE_MACHINE}
-        self._quiet_since_s: dict[asyncio.StreamWriter, float] = {}
-        """By open connection: when its last request came."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._log = RateLimitedLog(logger)
+        self._refused = RateLimitedLog(logger)
+        self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -50,17 +46,17 @@ class ModbusServer:
         Raises:
             DeliveryError: the address cannot be bound.
         """
-        host, _, port = self._config.listen.rpartition(":")
-        host = host.strip("[]")
-        try:
-            self._server = await asyncio.start_server(
-                self._accepted, None if host == "*" else host, int(port), limit=2 * LONGEST_BYTES
-            )
-        except OSError as error:
-            raise DeliveryError(
-                f"the Modbus bridge cannot listen on {self._config.listen} ({error.strerror or error}); end what uses "
-                "this address, or set another one in modbus.listen"
-            ) from error
+        self._listener = Listener(
+            self._config.listen,
+            self._config.max_connections,
+            "the Modbus bridge cannot listen on",
+            "end what uses this address, or set another one in modbus.listen",
+            quiet_s=MODBUS_QUIET_SECONDS,
+            allows=self._is_allowed,
+        )
+        self._server = await asyncio.start_server(
+            self._accepted, sock=self._listener, backlog=ACCEPTED_AT_ONCE, limit=2 * LONGEST_BYTES
+        )
 
     async def close(self) -> None:
         """Close all connections; no request is executed afterwards."""
@@ -71,44 +67,30 @@ class ModbusServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = str(writer.get_extra_info("peername", ("unknown",))[0])
-        if not self._is_allowed(peer):
-            self._log.error("a Modbus client at %s was refused; modbus.allow does not name it", peer)
-            writer.transport.abort()
-            return
-        if len(self._quiet_since_s) >= self._config.max_connections:
-            quietest = min(self._quiet_since_s, key=self._quiet_since_s.__getitem__)
-            self._log.error("all %d Modbus connections are in use; closing the quietest", len(self._quiet_since_s))
-            self._forget(quietest)
-        self._quiet_since_s[writer] = time.monotonic()
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _is_allowed(self, peer: str) -> bool:
-        try:
-            found = ipaddress.ip_address(peer.partition("%")[0])
-        except ValueError:
-            return False
+        found = ipaddress.ip_address(peer.partition("%")[0])
         if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
             found = found.ipv4_mapped
-        return found.is_loopback or any(found in network for network in self._networks)
-
-    def _forget(self, writer: asyncio.StreamWriter) -> None:
-        self._quiet_since_s.pop(writer, None)
-        writer.transport.abort()
+        if found.is_loopback or any(found in network for network in self._networks):
+            return True
+        self._refused.error("a Modbus client at %s was refused; modbus.allow does not name it", found)
+        return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._listener is not None
         slice_s, in_slice = time.monotonic(), 0
         try:
             # A client that goes, is silent, or sends no Modbus: there is no way to find its next request.
             with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, _NotModbusError):
-                while writer in self._quiet_since_s:
+                while True:
                     async with asyncio.timeout(self._config.idle_s):
                         header, request = await _next_request(reader)
-                    if writer not in self._quiet_since_s:  # it was closed, and this request waited already
-                        break
-                    now_s = self._quiet_since_s[writer] = time.monotonic()
+                    self._listener.requested(writer.transport)
+                    now_s = time.monotonic()
                     transaction, _, _, unit = header
                     reply = (
                         await answer(request, self._bank) if unit in self._units else refuse(request[0], NO_SUCH_UNIT)
@@ -122,7 +104,7 @@ class ModbusServer:
                     # A client that sends without waiting must not keep the others waiting.
                     await asyncio.sleep(0 if in_slice < MOST_IN_A_SLICE else slice_s + SLICE_SECONDS - now_s)
         finally:
-            self._forget(writer)
+            writer.transport.abort()
 
 
 class _NotModbusError(Exception):

@@ -9,10 +9,6 @@ from asyncua.common.connection import TransportLimits
 from asyncua.common.utils import ServiceError
 from asyncua.server.internal_server import InternalServer
 
-CONNECTIONS = 32
-"""Clients that are connected at once, those that are still connecting included."""
-CONNECTING_SECONDS = 10.0
-"""A client that has opened no session by then is disconnected."""
 SESSION_SECONDS = 5.0, 60.0
 """Shortest and longest silence after which a session ends, whatever the client requests."""
 PENDING_MESSAGES = 64
@@ -38,8 +34,7 @@ SELECTED_FIELDS, FILTER_ELEMENTS, FILTER_OPERANDS = 100, 8, 200
 
 def apply_limits(server: InternalServer) -> None:
     """Set the limits that asyncua has itself."""
-    server.max_connections = CONNECTIONS
-    server.max_pending_activation_seconds = CONNECTING_SECONDS
+    server.max_pending_activation_seconds = 0  # our listener disconnects who opens no session
     server.min_session_timeout_ms, server.max_session_timeout_ms = (1000 * seconds for seconds in SESSION_SECONDS)
     server.max_pending_messages_per_connection = PENDING_MESSAGES
     server.max_subscriptions = SUBSCRIPTIONS

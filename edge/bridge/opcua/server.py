@@ -1,9 +1,7 @@
 """An OPC UA server that strangers can reach: limited, and only for clients whose certificates are allowed."""
 
 import asyncio
-import contextlib
 import logging
-import socket
 import struct
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +19,7 @@ from edge.bridge.opcua.certificates import Certificates, RefusedError
 from edge.bridge.opcua.limits import SMALLEST_CHUNK_BYTES, UNSENT_BYTES, transport_limits
 from edge.bridge.opcua.session import Clients, LimitedServer, Permissions
 from edge.errors import DeliveryError
+from edge.util.listener import ACCEPTED_AT_ONCE, OPCUA_CONNECTIONS, OPCUA_REQUEST_SECONDS, Listener
 from edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,6 @@ CREATE_SESSION = ua.NodeId(ua.ObjectIds.CreateSessionRequest_Encoding_DefaultBin
 HEADER = struct.Struct("<3sxI")
 """Kind and length of a chunk."""
 MESSAGES = b"HEL", b"OPN", b"MSG", b"CLO", b"ERR"
-KEEP_ALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
-"""A client whose machine has vanished is disconnected after 20 s."""
 
 
 class BridgeServer(Server):
@@ -75,17 +72,13 @@ class BridgeServer(Server):
         await self._setup_server_nodes()
         policies = [_TrustedPolicy(each, self._certificates) for each in self._policies]
         await self.iserver.start()
-        host, port = self._host_port
-        self.bserver = _Connections(self.iserver, "" if host == "*" else host, port, self.limits)
+        self.bserver = _Connections(self.iserver, *self._host_port, self.limits)
         self.bserver.set_policies(policies)
         try:
             await self.bserver.start()
-        except OSError as error:
+        except DeliveryError:
             await self.iserver.stop()
-            raise DeliveryError(
-                f"opcua.listen is {host}:{port}, where nothing can listen ({error.strerror}); name a free address of "
-                "this machine"
-            ) from error
+            raise
 
     def disconnect_revoked(self) -> None:
         """Disconnect the clients whose certificates are not allowed any more."""
@@ -115,27 +108,29 @@ class _TrustedPolicy(SecurityPolicyFactory):
 class _Processor(UaProcessor):
     """Executes the requests of one connection. What it cannot understand ends the connection."""
 
-    def __init__(self, connection: OPCUAProtocol, refusals: RateLimitedLog, nonsense: RateLimitedLog) -> None:
-        super().__init__(connection.iserver, connection.transport, connection.limits)
-        self.set_policies(connection.policies)
-        self._refusals, self._nonsense = refusals, nonsense
+    def __init__(self, connections: "_Connections", transport: asyncio.BaseTransport) -> None:
+        super().__init__(connections.iserver, transport, connections.limits)
+        self.set_policies(connections._policies)
+        self._connections = connections
 
     async def process(self, header: ua.Header, body: Any) -> bool:
         try:
             goes_on = await super().process(header, body)
         except RefusedError as error:
-            self._refusals.error("refused a client at %s: %s", self._address, error)
+            self._connections.refusals.error("refused a client at %s: %s", self._address, error)
             refusal = ua.ErrorMessage(ua.StatusCode(ua.StatusCodes.BadSecurityChecksFailed), "not allowed")
             self._transport.write(uatcp_to_binary(ua.MessageType.Error, refusal))
             return False
         except Exception as error:  # asyncua raises exceptions of any kind, all for what the client sent
-            self._nonsense.error(
+            self._connections.nonsense.error(
                 "%s is disconnected: it sent what is no valid OPC UA (%s)", self._address, type(error).__name__
             )
             return False
         if min(self._limits.max_send_buffer, self._limits.max_recv_buffer) < SMALLEST_CHUNK_BYTES:
-            self._nonsense.error("%s is disconnected: it asks for too small chunks", self._address)
+            self._connections.nonsense.error("%s is disconnected: it asks for too small chunks", self._address)
             return False
+        if self.session is not None and self.session.is_activated():
+            self._connections.listener.requested(self._transport)
         return bool(goes_on)
 
     async def _process_message(self, typeid: ua.NodeId, requesthdr: Any, seqhdr: Any, body: Any) -> Any:
@@ -164,19 +159,13 @@ class _Connection(OPCUAProtocol):
             connections.closing_tasks,
             connections.limits,
         )
-        self._logs = connections.refusals, connections.nonsense
+        self._connections = connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if self.transport is None:  # refused: too many
-            return
+        assert self.transport is not None
         self.transport.set_write_buffer_limits(high=UNSENT_BYTES)
-        with contextlib.suppress(OSError):  # it has gone already
-            found = transport.get_extra_info("socket")
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in KEEP_ALIVE.items():
-                found.setsockopt(socket.IPPROTO_TCP, option, value)
-        self.processor = _Processor(self, *self._logs)
+        self.processor = _Processor(self._connections, transport)
 
     def data_received(self, data: bytes) -> None:
         if self.transport is None or self.transport.is_closing():
@@ -186,11 +175,13 @@ class _Connection(OPCUAProtocol):
             return
         kind, size = HEADER.unpack_from(self._buffer)  # of what is not complete yet
         if kind not in MESSAGES or size > self.limits.max_recv_buffer:
-            self._logs[1].error("%s is disconnected: it sent what is no OPC UA, or is too long", self.peer_name)
+            self._connections.nonsense.error(
+                "%s is disconnected: it sent what is no OPC UA, or is too long", self.peer_name
+            )
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        self._logs[1].error("%s is disconnected: it does not read what it asked for", self.peer_name)
+        self._connections.nonsense.error("%s is disconnected: it does not read what it asked for", self.peer_name)
         if self.transport is not None:
             self.transport.abort()
 
@@ -201,6 +192,24 @@ class _Connections(BinaryServer):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.refusals, self.nonsense = RateLimitedLog(logger), RateLimitedLog(logger)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            DeliveryError: the address cannot be used.
+        """
+        self.listener = Listener(
+            f"{self.hostname}:{self.port}",
+            OPCUA_CONNECTIONS,
+            "the OPC UA bridge cannot listen on",
+            "end what uses this address, or set another one of this machine in opcua.listen",
+            request_within_s=OPCUA_REQUEST_SECONDS,
+        )
+        self._server = await asyncio.get_running_loop().create_server(
+            self._make_protocol, sock=self.listener, backlog=ACCEPTED_AT_ONCE
+        )
+        self.cleanup_task = asyncio.create_task(self._close_task_loop())
 
     def _make_protocol(self) -> OPCUAProtocol:
         return _Connection(self)

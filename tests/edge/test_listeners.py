@@ -1,0 +1,333 @@
+"""What each listener owes a client that is at work, whatever others do who only connect.
+
+The others connect in numbers beyond every limit, from the client's own address or another one, and are silent, send a
+request byte by byte, or connect again and again. No request of the client may stay unanswered, and a new client of a
+third address must be served.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import resource
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+import zmq
+from asyncua import Client
+from websockets.sync.client import connect
+
+from edge.bridge.opcua.bridge import LineEndpoints
+from edge.config import WebConfig
+from edge.delivery.security.access import Access
+from edge.delivery.security.authenticator import ROLE_OF, SocketName
+from edge.delivery.security.curve import ClientKeys
+from tests.edge import modbus_plc, opcua_clients
+from tests.edge.secured import Secured, free_port
+from tests.edge.socket_servers import SOCKET_SERVERS
+from tests.edge.test_view_access import make_certificates
+from tests.edge.view_pages import page
+
+Attack = Literal["silent", "slow", "repeated"]
+CLIENT, ATTACKER, NEW_CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+ANSWER_WITHIN_SECONDS = 20.0
+"""Bound on waiting, so that a test fails instead of hanging; never a measured time."""
+FEWEST_REQUESTS = 20
+"""After all attackers have connected."""
+READ_HEARTBEAT = struct.pack(">HHHBBHH", 1, 0, 6, 1, 4, 0, 1)
+REQUESTS = {
+    "HTTP": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: slow slow slow\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(60),
+    "Modbus": READ_HEARTBEAT,
+    "OPC UA": struct.pack("<3scI5Ii", b"HEL", b"F", 32, 0, 65535, 65535, 0, 0, -1),
+    "ZeroMQ": b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48),
+}
+"""What the slow ones send all of but the last byte of."""
+
+Ask = Callable[[], bool]
+"""Returns whether a request was answered."""
+Connect = Callable[[str], "contextlib.AbstractContextManager[Ask]"]
+"""Connects from an address of this machine."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """A listener that serves."""
+
+    port: int
+    protocol: str
+    connect: Connect
+
+
+# The listeners.
+
+
+@contextlib.contextmanager
+def metrics_door(folder: Path, tls: bool, once: bool) -> Iterator[Door]:
+    """A page whose metrics are asked for, by one connection or by a new one each time."""
+    web, context = WebConfig(), None
+    if tls:
+        authority, certificate, key, _ = make_certificates(folder)
+        web, context = WebConfig(certificate=certificate, key=key), ssl.create_default_context(cafile=str(authority))
+    with page(web=web) as served:
+
+        @contextlib.contextmanager
+        def client(source: str) -> Iterator[Ask]:
+            given: Any = {"timeout": ANSWER_WITHIN_SECONDS, "source_address": (source, 0)}
+            connection = (
+                http.client.HTTPConnection("127.0.0.1", served.port, **given)
+                if context is None
+                else http.client.HTTPSConnection("127.0.0.1", served.port, context=context, **given)
+            )
+
+            def ask() -> bool:
+                try:
+                    connection.request("GET", "/metrics", headers={"Connection": "close"} if once else {})
+                    answer = connection.getresponse()
+                    return answer.status == 200 and b"heatline_up" in answer.read()
+                except (OSError, http.client.HTTPException):
+                    connection.close()
+                    return False
+
+            with contextlib.closing(connection):
+                yield ask
+
+        yield Door(served.port, "HTTP" if context is None else "TLS", client)
+
+
+@contextlib.contextmanager
+def live_door(folder: Path) -> Iterator[Door]:
+    with page() as served:
+
+        @contextlib.contextmanager
+        def client(source: str) -> Iterator[Ask]:
+            with (
+                socket.create_connection(("127.0.0.1", served.port), ANSWER_WITHIN_SECONDS, (source, 0)) as connection,
+                connect(f"ws://127.0.0.1:{served.port}/live", sock=connection) as viewer,
+            ):
+                yield lambda: bool(viewer.ping().wait(ANSWER_WITHIN_SECONDS))
+
+        yield Door(served.port, "HTTP", client)
+
+
+@contextlib.contextmanager
+def modbus_door(folder: Path) -> Iterator[Door]:
+    port = free_port()
+    with modbus_plc.served(port.local):
+
+        @contextlib.contextmanager
+        def client(source: str) -> Iterator[Ask]:
+            with contextlib.ExitStack() as open_:
+                connection: socket.socket | None = None
+
+                def ask() -> bool:
+                    nonlocal connection
+                    try:
+                        if connection is None:
+                            connection = open_.enter_context(
+                                socket.create_connection(("127.0.0.1", port.number), ANSWER_WITHIN_SECONDS, (source, 0))
+                            )
+                        connection.sendall(READ_HEARTBEAT)
+                        if connection.recv(64).startswith(READ_HEARTBEAT[:4]):
+                            return True
+                    except OSError:
+                        pass
+                    connection = None
+                    return False
+
+                yield ask
+
+        yield Door(port.number, "Modbus", client)
+
+
+class _LoopOf(asyncio.SelectorEventLoop):
+    """An event loop whose connections come from one address."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+
+    async def create_connection(self, *arguments: Any, **options: Any) -> Any:
+        return await super().create_connection(*arguments, **options, local_addr=(self._source, 0))
+
+
+@contextlib.contextmanager
+def opcua_door(folder: Path) -> Iterator[Door]:
+    nowhere = (f"ipc://{folder}/none", None)
+    with opcua_clients.threaded_bridge(
+        folder / "pki", LineEndpoints(nowhere, nowhere, None), ["top"], unprotected=True
+    ) as served:
+
+        @contextlib.contextmanager
+        def client(source: str) -> Iterator[Ask]:
+            loop = _LoopOf(source)
+            connected: list[Client] = []
+
+            async def ask() -> bool:
+                if not connected:
+                    found = Client(served.url, timeout=ANSWER_WITHIN_SECONDS)
+                    await found.connect()
+                    connected.append(found)
+                return (await opcua_clients.read(connected[0], "Line.Heartbeat"))[1] != ""
+
+            def asked() -> bool:
+                try:
+                    return loop.run_until_complete(ask())
+                except Exception:  # asyncua's clients fail in many ways
+                    connected.clear()
+                    return False
+
+            try:
+                yield asked
+            finally:
+                for each in connected:
+                    with contextlib.suppress(Exception):
+                        loop.run_until_complete(each.disconnect())
+                loop.run_until_complete(asyncio.sleep(0))
+                loop.close()
+
+        yield Door(served.port, "OPC UA", client)
+
+
+@contextlib.contextmanager
+def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Door]:
+    port, secured = free_port(), Secured(folder)
+    keys: ClientKeys | None = secured.client(ROLE_OF[name]) if with_keys else None
+    access, bound = (secured.access(), port.bound) if with_keys else (Access(), port.local)
+    server = SOCKET_SERVERS[name](bound, access, folder)
+
+    @contextlib.contextmanager
+    def client(source: str) -> Iterator[Ask]:
+        with zmq.Context() as context, context.socket(server.kind) as found:
+            found.setsockopt(zmq.LINGER, 0)
+            if found.type == zmq.SUB:
+                found.setsockopt(zmq.SUBSCRIBE, b"")
+            if keys is not None:
+                keys.apply(found)
+            found.connect(f"tcp://{source}:0;127.0.0.1:{port.number}")
+            yield lambda: server.serves(found, int(1000 * ANSWER_WITHIN_SECONDS))
+
+    with contextlib.closing(server):
+        yield Door(port.number, "ZeroMQ", client)
+
+
+DOORS: dict[str, Callable[[Path], "contextlib.AbstractContextManager[Door]"]] = {
+    "page": lambda folder: metrics_door(folder, tls=False, once=False),
+    "page with TLS": lambda folder: metrics_door(folder, tls=True, once=False),
+    "metrics": lambda folder: metrics_door(folder, tls=False, once=True),
+    "metrics with TLS": lambda folder: metrics_door(folder, tls=True, once=True),
+    "live view": live_door,
+    "Modbus": modbus_door,
+    "OPC UA": opcua_door,
+    "events": lambda folder: zeromq_door(folder, "events", with_keys=False),
+    "events with keys": lambda folder: zeromq_door(folder, "events", with_keys=True),
+    "commands": lambda folder: zeromq_door(folder, "commands", with_keys=False),
+    "commands with keys": lambda folder: zeromq_door(folder, "commands", with_keys=True),
+    "journal": lambda folder: zeromq_door(folder, "journal", with_keys=False),
+    "journal with keys": lambda folder: zeromq_door(folder, "journal", with_keys=True),
+}
+
+
+# The attackers.
+
+
+@contextlib.contextmanager
+def attacked(door: Door, attack: Attack, source: str, count: int) -> Iterator[threading.Event]:
+    """Attack until the context ends; yield an event that is set once `count` connections were made."""
+    all_connected, end = threading.Event(), threading.Event()
+    request = REQUESTS[door.protocol][:-1]
+
+    def run() -> None:
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(all_connected.set)
+            held: list[socket.socket] = []
+            number = 0
+            while not end.is_set() and (number < count or attack == "repeated"):
+                number += 1
+                try:
+                    one = socket.create_connection(("127.0.0.1", door.port), ANSWER_WITHIN_SECONDS, (source, 0))
+                except OSError:
+                    continue
+                if attack == "repeated":
+                    one.close()
+                else:
+                    held.append(at_end.enter_context(one))
+                if number == count:
+                    all_connected.set()
+            all_connected.set()
+            for sent in range(len(request) if attack == "slow" else 0):
+                for one in held:
+                    with contextlib.suppress(OSError):  # it was closed
+                        one.send(request[sent : sent + 1], socket.MSG_DONTWAIT)
+                if end.wait(0.02):
+                    break
+            end.wait()
+
+    attacker = threading.Thread(target=run)
+    attacker.start()
+    try:
+        yield all_connected
+    finally:
+        end.set()
+        attacker.join()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What clients got during an attack."""
+
+    answered: int
+    sent: int
+    admitted_s: float
+    """Time until the new client was served; infinite if it never was."""
+
+
+def outcome_of(door: Door, attack: Attack, source: str, count: int) -> Outcome:
+    with door.connect(CLIENT) as ask:
+        assert ask(), "nobody is served, even without an attack"
+        answers: list[bool] = []
+        with attacked(door, attack, source, count) as all_connected:
+            more = FEWEST_REQUESTS
+            while more:
+                more -= all_connected.is_set()
+                answers.append(ask())
+                if not any(answers[-3:]) and len(answers) >= 3:
+                    break
+            since_s, admitted_s = time.monotonic(), float("inf")
+            while admitted_s == float("inf") and time.monotonic() - since_s < ANSWER_WITHIN_SECONDS:
+                with contextlib.suppress(OSError), door.connect(NEW_CLIENT) as new:
+                    admitted_s = time.monotonic() - since_s if new() else admitted_s
+    with door.connect(NEW_CLIENT) as new:  # the attackers before it in the queue are gone then
+        assert new(), "nobody is served after the attack"
+    return Outcome(sum(answers), len(answers), admitted_s)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _descriptors() -> Iterator[None]:
+    """Attackers and listeners share this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture(scope="module", params=DOORS)
+def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
+        yield found
+
+
+@pytest.mark.parametrize("count", [pytest.param(200, id="few"), pytest.param(1000, id="many", marks=pytest.mark.long)])
+@pytest.mark.parametrize("source", [CLIENT, ATTACKER], ids=["own address", "another address"])
+@pytest.mark.parametrize("attack", get_args(Attack))
+def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: Attack, source: str, count: int) -> None:
+    found = outcome_of(door, attack, source, count)
+    assert found.answered == found.sent
+    assert found.admitted_s < ANSWER_WITHIN_SECONDS
