@@ -237,6 +237,7 @@ def test_only_a_client_with_the_role_selects_products_and_learns_what_became_of_
             await subscription.subscribe_events(mes.get_node(ROOT), mes.get_node("ns=2;s=RecipePreparedEventType"))
             assert await call(mes, "RecipeManagement.PrepareRecipe", "4711") == [BUNDLE.digest, True, 0]
             assert await call(mes, "RecipeManagement.PrepareRecipe", "unknown") == ["", True, -1]
+            assert await call(mes, "RecipeManagement.PrepareRecipe", "x" * 100_000) == ["", True, -1]
             assert await call(mes, "RecipeManagement.PrepareRecipe", "slow") == ["", False, 0]
             assert await call(mes, "RecipeManagement.PrepareRecipe", "4711") == ["", True, -4]
             await until(lambda: len(listener.events) == 3, "the slow product is active")

@@ -27,6 +27,8 @@ IDS_AT_MOST = 1000
 ANSWER_SECONDS = 0.5
 """A client's call waits so long for the product; its connection, which it may watch, waits with it. An event reports
 what takes longer."""
+LONGEST_PRODUCT = 64
+"""Characters of a product's name."""
 ANY_EVALUATION = -1
 
 
@@ -148,6 +150,8 @@ class Methods:
             return ua.StatusCode(ua.StatusCodes.BadUserAccessDenied)
         if self._commander is None:
             return ["", True, Error.NO_COMMANDS]
+        if not 0 < len(product) <= LONGEST_PRODUCT:  # neither sent, logged nor told to the other clients
+            return ["", True, Error.REFUSED]
         if self._preparing is not None and not self._preparing.done():
             return ["", True, Error.BUSY]
         self._preparing = asyncio.create_task(self._prepare(product, self._commander))

@@ -3,8 +3,8 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
 
+import msgspec
 import zmq
 
 from edge.delivery.client.handshake_probe import describe_refusal
@@ -13,7 +13,7 @@ from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, receive
 from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from edge.wire.commands import Announced, Reply, Request, Selected, SelectRequest, Triggered, TriggerRequest, reply_from
-from edge.wire.requests import Refused, to_bytes
+from edge.wire.requests import Refused, shortened, to_bytes
 
 LONGEST_REPLY_BYTES = 65536
 
@@ -54,9 +54,7 @@ class Commander(Client):
             DeliveryError: no line is there, or no reply came in time.
             MessageError: the reply is not valid.
         """
-        with _refused_here():
-            request = TriggerRequest(request_id=str(next(self._ids)), camera=camera, part_id=part_id)
-        reply = self._granted(request)
+        reply = self._granted(TriggerRequest, camera=camera, part_id=part_id)
         if not isinstance(reply, Triggered | Announced):
             raise MessageError(f"this is not a reply to a trigger: {reply}")
         return reply
@@ -70,9 +68,7 @@ class Commander(Client):
             DeliveryError: no line is there, or no reply came in time.
             MessageError: the reply is not valid.
         """
-        with _refused_here():
-            request = SelectRequest(request_id=str(next(self._ids)), product=product)
-        reply = self._granted(request)
+        reply = self._granted(SelectRequest, product=product)
         if not isinstance(reply, Selected):
             raise MessageError(f"this is not a reply to a selection: {reply}")
         return reply
@@ -92,7 +88,11 @@ class Commander(Client):
         self._socket.close()
         self._socket = self._connected()
 
-    def _granted(self, request: Request) -> Triggered | Announced | Selected:
+    def _granted(self, kind: type[Request], **fields: str | None) -> Triggered | Announced | Selected:
+        try:  # an invalid command is not sent: the line would refuse it, or disconnect the client if it is too long
+            request = msgspec.convert({"request_id": str(next(self._ids)), **fields}, kind)
+        except msgspec.ValidationError as error:
+            raise CommandRefusedError("malformed", shortened(str(error))) from error
         reply = self._ask(request)
         if isinstance(reply, Refused):
             raise CommandRefusedError(reply.reason, reply.detail)
@@ -125,15 +125,6 @@ class Commander(Client):
             f"{self._address} was not reached within {self.timeout_s:g} s, and the command was not sent; "
             "is the line running, and is its commands.bind this address?"
         )
-
-
-@contextlib.contextmanager
-def _refused_here() -> Iterator[None]:
-    """Refuse an invalid command without sending it, as the line would."""
-    try:
-        yield
-    except ValueError as error:
-        raise CommandRefusedError("malformed", str(error)) from error
 
 
 def _ms_left(until_s: float) -> int:
