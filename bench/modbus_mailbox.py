@@ -106,9 +106,9 @@ def measure_mailbox(results: int, latencies: int) -> MailboxResult:
 
     Raises:
         BenchError: a result is missing, or comes twice.
-        MissingExtraError: the extra `modbus` is not installed.
+        MissingExtraError: the extra `bench` is not installed.
     """
-    require_extra("modbus", "pymodbus")
+    require_extra("bench", "pymodbus")
     rates, empty = {}, {}
     with _bridged() as (line, plc):
         for name in ("two", "one"):

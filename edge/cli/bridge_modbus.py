@@ -2,8 +2,6 @@
 
 import click
 
-from edge.cli.extras import require_extra
-
 
 @click.command(epilog="Example: heatline bridge modbus line1")
 @click.argument("line", required=False)
@@ -28,7 +26,6 @@ def modbus(line: str | None, symbols: bool) -> None:
         return
     if line is None:
         raise click.UsageError("LINE is missing; give a line's name or its TOML file")
-    require_extra("modbus", "pymodbus")
     from edge.bridge.modbus.bridge import run_bridge
 
     run_bridge(line)

@@ -6,7 +6,6 @@ import itertools
 import re
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -255,11 +254,3 @@ def test_the_sequence_changes_with_the_block_and_wraps_past_0() -> None:
         if n < 3:
             assert bank.number(MAILBOX, BEGIN) == bank.number(MAILBOX, END) == n
     assert bank.number(MAILBOX, BEGIN) == bank.number(MAILBOX, END) == 1
-
-
-def test_pymodbus_is_used_in_one_file() -> None:
-    root = Path(__file__).parents[2] / "edge"
-    users = {
-        path.name for path in root.rglob("*.py") if re.search(r"^\s*(from|import) pymodbus", path.read_text(), re.M)
-    }
-    assert users == {"pdu.py"}

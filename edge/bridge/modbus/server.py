@@ -92,9 +92,7 @@ class ModbusServer:
                     self._listener.requested(writer.transport)
                     now_s = time.monotonic()
                     transaction, _, _, unit = header
-                    reply = (
-                        await answer(request, self._bank) if unit in self._units else refuse(request[0], NO_SUCH_UNIT)
-                    )
+                    reply = answer(request, self._bank) if unit in self._units else refuse(request[0], NO_SUCH_UNIT)
                     writer.write(HEADER.pack(transaction, 0, len(reply) + 1, unit) + reply)
                     async with asyncio.timeout(READ_WITHIN_SECONDS):
                         await writer.drain()
