@@ -22,7 +22,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from edge.bridge.opcua.bridge import Bridge, LineEndpoints
-from edge.bridge.opcua.library_log import limited_library_log
 from edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT
 from edge.config.opcua import OpcuaConfig
 from tests.command import HEATLINE, process_env
@@ -151,8 +150,7 @@ def threaded_bridge(
             await bridge.run(lambda _: ready.set())
 
         try:
-            with limited_library_log():
-                asyncio.run(serve())
+            asyncio.run(serve())
         except BaseException as error:
             errors.append(error)
         finally:

@@ -12,7 +12,6 @@ from edge.bridge.line_state import LineState
 from edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
 from edge.bridge.opcua.certificates import Certificates, fingerprint_of
 from edge.bridge.opcua.fields import RESULT_FIELDS, Counters, LineNow, values_of
-from edge.bridge.opcua.library_log import limited_library_log
 from edge.bridge.opcua.methods import Methods
 from edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, ResultFollower
 from edge.bridge.opcua.results import HeldResult, HeldResults
@@ -225,8 +224,8 @@ def run_bridge(
             asyncio.get_running_loop().add_signal_handler(number, bridge.end)
         await bridge.run(announce)
 
-    with limited_library_log():
-        asyncio.run(run())
+    logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # a client could fill the disk with its warnings
+    asyncio.run(run())
 
 
 def _hold(result: Result, delivered: Delivered) -> HeldResult:

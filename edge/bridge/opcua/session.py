@@ -1,8 +1,6 @@
 """A client's session: who the client is, what it may do, and that it harms neither the server nor other clients."""
 
-import asyncio
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +13,7 @@ from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
 
 from edge.bridge.opcua.certificates import Certificates, RefusedError
-from edge.bridge.opcua.limits import (
-    EVENT_ITEMS_OF_A_SUBSCRIPTION,
-    ITEMS_OF_A_SUBSCRIPTION,
-    SUBSCRIPTIONS_OF_A_CLIENT,
-    apply_limits,
-    limit_item,
-    limit_publishing,
-    require_few,
-)
+from edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT, apply_limits, limit_publishing
 
 PERMITTED = frozenset(
     ua.NodeId(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary"))
@@ -117,43 +107,20 @@ class LimitedServer(InternalServer):
     def create_session(self, name: str, user: User = ANONYMOUS, external: bool = False) -> InternalSession:
         return Session(self, self.aspace, self.subscription_service, name, user=user, external=False)
 
-    async def stop(self) -> None:
-        """Stop without waiting for the clock's next second."""
-        clock: asyncio.Task[None] | None = getattr(self, "time_task", None)
-        if clock is not None:
-            clock.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await clock
-        self.time_task = None
-        await super().stop()
-
     def register_server(self, server: object, conf: object = None) -> None:
         """Refuse: this is no discovery server, and each request, even of a stranger, would cost memory."""
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 
 class Session(InternalSession):
-    """A session whose requests are limited, and concern only its own subscriptions."""
+    """A session that concerns only its own subscriptions: asyncua would let any client change each, by its number."""
 
     async def call(self, params: list[ua.CallMethodRequest]) -> list[ua.CallMethodResult]:
-        require_few(params)
         token = caller.set(self.user if isinstance(self.user, ClientUser) else None)
         try:
             return await super().call(params)
         finally:
             caller.reset(token)
-
-    async def read(self, params: ua.ReadParameters) -> list[ua.DataValue]:
-        require_few(params.NodesToRead)
-        return await super().read(params)
-
-    async def browse(self, params: ua.BrowseParameters) -> list[ua.BrowseResult]:
-        require_few(params.NodesToBrowse)
-        return await super().browse(params)
-
-    async def translate_browsepaths_to_nodeids(self, params: list[ua.BrowsePath]) -> list[ua.BrowsePathResult]:
-        require_few(params)
-        return await super().translate_browsepaths_to_nodeids(params)
 
     async def create_subscription(
         self,
@@ -161,81 +128,39 @@ class Session(InternalSession):
         callback: Callable[..., Any],
         request_callback: Callable[..., Any] | None = None,
     ) -> ua.CreateSubscriptionResult:
-        if len(self._own()) >= SUBSCRIPTIONS_OF_A_CLIENT:
+        if len(self.own()) >= SUBSCRIPTIONS_OF_A_CLIENT:
             raise ServiceError(ua.StatusCodes.BadTooManySubscriptions)
         params.RequestedPublishingInterval = limit_publishing(params.RequestedPublishingInterval)
         return await super().create_subscription(params, callback, request_callback)
 
-    def modify_subscription(self, params: ua.ModifySubscriptionParameters) -> ua.ModifySubscriptionResult:
-        self._require_own([params.SubscriptionId])
-        return super().modify_subscription(params)
-
-    async def delete_subscriptions(self, ids: list[int]) -> list[ua.StatusCode]:
-        require_few(ids)
-        self._require_own(ids)
-        return await super().delete_subscriptions(ids)
-
-    async def set_publishing_mode(self, params: ua.SetPublishingModeParameters) -> list[ua.StatusCode]:
-        require_few(params.SubscriptionIds)
-        self._require_own(params.SubscriptionIds)
-        return await super().set_publishing_mode(params)
-
-    def publish(self, acks: Any = None) -> tuple[int, list[ua.StatusCode]]:
-        require_few(acks)
-        own = self._own()
-        _, results = super().publish([ack for ack in acks or [] if ack.SubscriptionId in own])
-        return len(own), results
-
-    def republish(self, params: ua.RepublishParameters) -> ua.NotificationMessage:
-        self._require_own([params.SubscriptionId])
-        return super().republish(params)
-
-    async def create_monitored_items(
-        self, params: ua.CreateMonitoredItemsParameters
-    ) -> list[ua.MonitoredItemCreateResult]:
-        require_few(params.ItemsToCreate)
-        items = self._items(params.SubscriptionId)
-        is_event = [_is_event(each.ItemToMonitor) for each in params.ItemsToCreate]
-        events = sum(is_event) + sum(_is_event(each.read_value_id) for each in items.values())
-        if len(items) + len(is_event) > ITEMS_OF_A_SUBSCRIPTION or events > EVENT_ITEMS_OF_A_SUBSCRIPTION:
-            raise ServiceError(ua.StatusCodes.BadTooManyMonitoredItems)
-        for item, event in zip(params.ItemsToCreate, is_event, strict=True):
-            limit_item(item.RequestedParameters, event)
-        return await super().create_monitored_items(params)
-
-    async def modify_monitored_items(
-        self, params: ua.ModifyMonitoredItemsParameters
-    ) -> list[ua.MonitoredItemModifyResult]:
-        require_few(params.ItemsToModify)
-        items = self._items(params.SubscriptionId)
-        for item in params.ItemsToModify:
-            if item.MonitoredItemId not in items:
-                raise ServiceError(ua.StatusCodes.BadMonitoredItemIdInvalid)
-            limit_item(item.RequestedParameters, _is_event(items[item.MonitoredItemId].read_value_id))
-        return await super().modify_monitored_items(params)
-
-    async def delete_monitored_items(self, params: ua.DeleteMonitoredItemsParameters) -> list[ua.StatusCode]:
-        require_few(params.MonitoredItemIds)
-        self._require_own([params.SubscriptionId])
-        return await super().delete_monitored_items(params)
-
-    async def set_monitoring_mode(self, params: ua.SetMonitoringModeParameters) -> list[ua.StatusCode]:
-        require_few(params.MonitoredItemIds)
-        self._require_own([params.SubscriptionId])
-        return await super().set_monitoring_mode(params)
-
-    def _own(self) -> set[int]:
+    def own(self) -> set[int]:
+        """Return the ids of its subscriptions."""
         found = self.subscription_service.subscriptions
         return {each for each, subscription in found.items() if subscription.session_id == self.session_id}
 
-    def _require_own(self, ids: Sequence[int]) -> None:
-        if not self._own().issuperset(ids):
+
+def _for_own_only(name: str, ids_of: Callable[[Any], Iterable[int]]) -> Callable[[Session, Any], Any]:
+    inherited = getattr(InternalSession, name)
+
+    def request(session: Session, params: Any) -> Any:
+        if not session.own().issuperset(ids_of(params)):
             raise ServiceError(ua.StatusCodes.BadSubscriptionIdInvalid)
+        return inherited(session, params)
 
-    def _items(self, subscription_id: int) -> dict[int, Any]:
-        self._require_own([subscription_id])
-        return self.subscription_service.subscriptions[subscription_id].monitored_item_srv._monitored_items
+    return request
 
 
-def _is_event(item: ua.ReadValueId) -> bool:
-    return item.AttributeId == ua.AttributeIds.EventNotifier
+for _name in (
+    "modify_subscription",
+    "republish",
+    "create_monitored_items",
+    "modify_monitored_items",
+    "delete_monitored_items",
+    "set_monitoring_mode",
+):
+    setattr(Session, _name, _for_own_only(_name, lambda params: [params.SubscriptionId]))
+for _name, _ids_of in (
+    ("set_publishing_mode", lambda params: params.SubscriptionIds),
+    ("delete_subscriptions", lambda ids: ids),
+):
+    setattr(Session, _name, _for_own_only(_name, _ids_of))
