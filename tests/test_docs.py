@@ -429,9 +429,8 @@ def test_every_reason_for_which_a_socket_refuses_is_documented_and_no_other() ->
         r"^\| ((?:`\w+`(?:, )?)+) \|", section(read("docs/security.md"), "## What is refused"), re.MULTILINE
     )
     noted = {reason for given in calls("note") for reason in texts(given[1])}
-    of_connections = {reason for given in calls("_refused") for reason in texts(given[0])}
     of_requests = {*get_args(following.Reason), "malformed", "version"}
-    assert {reason for line in lines for reason in re.findall(r"\w+", line)} == noted | of_connections | of_requests
+    assert {reason for line in lines for reason in re.findall(r"\w+", line)} == noted | of_requests
 
 
 def test_every_reason_alarm_and_state_is_documented_and_no_other() -> None:

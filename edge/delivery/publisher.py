@@ -16,7 +16,6 @@ import zmq
 from edge.delivery.numbering import Numbering
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import Authenticator
-from edge.delivery.security.subscriptions import Subscriptions
 from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
 from edge.util.threads import NamedThread
@@ -31,6 +30,10 @@ START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
 LOOK_EVERY_SECONDS = 1.0
 VERDICTS = b"verdict."
+LONGEST_SUBSCRIPTION_BYTES = 1024
+"""ZeroMQ disconnects a client that subscribes to a longer prefix."""
+SUBSCRIPTIONS_AT_ONCE = 1000
+"""Read between two messages, so that many subscriptions do not delay events."""
 SECONDS_BETWEEN_COMMITS = 0.01
 """Events that arrive within this time share a commit. An event that arrives alone does not wait for others."""
 MESSAGES_PER_COMMIT = 256
@@ -119,12 +122,11 @@ class Publisher:
     def _run(self) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.XPUB)
-        subscriptions = Subscriptions()
         authenticator: Authenticator | None = None
         try:
             socket.setsockopt(zmq.LINGER, LINGER_MS)
             socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
-            subscriptions.set_up(socket)
+            socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_SUBSCRIPTION_BYTES)
             notice_vanished_peers(socket)
             try:
                 authenticator = Authenticator(socket, self._access, "events", self.address)
@@ -134,18 +136,18 @@ class Publisher:
                 return
             finally:
                 self._bound.set()
-            self._publish(socket, authenticator, subscriptions)
+            self._publish(socket, authenticator)
         finally:
             socket.close()
             context.term()
             if authenticator is not None:
                 authenticator.join()
 
-    def _publish(self, socket: zmq.Socket[bytes], authenticator: Authenticator, subscriptions: Subscriptions) -> None:
+    def _publish(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
         closing = False
         while not closing:
             authenticator.tick()
-            self._take_subscriptions(socket, authenticator, subscriptions)
+            self._take_subscriptions(socket)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]
             if self._journal is not None:
@@ -156,16 +158,12 @@ class Publisher:
                 if each.sent is not None:
                     each.sent()
 
-    def _take_subscriptions(
-        self, socket: zmq.Socket[bytes], authenticator: Authenticator, subscriptions: Subscriptions
-    ) -> None:
-        for prefix in subscriptions.taken(socket):
-            if _takes_verdicts(prefix):
-                self._listened_to.set()
-        if (reason := subscriptions.too_many) is not None:
-            self._access.refusals.note("events", "subscriptions", f"{reason}; all subscribers are disconnected")
-            authenticator.disconnect_all()
-            subscriptions.begin_again()
+    def _take_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):  # no more have come
+            for _ in range(SUBSCRIPTIONS_AT_ONCE):
+                message = socket.recv(zmq.NOBLOCK)
+                if message[:1] == b"\x01" and _takes_verdicts(message[1:]):
+                    self._listened_to.set()
 
     def _next_group(self) -> tuple[list[_HandedOver], bool]:
         """Return the messages to commit together, possibly none, and whether they are the last."""

@@ -1,4 +1,4 @@
-"""Access to a line's sockets: addresses, key files, ZAP requests, handshakes, and the log of refusals."""
+"""Access to a line's sockets: addresses, key files, ZAP requests, and the log of refusals."""
 
 import contextlib
 import hashlib
@@ -6,21 +6,15 @@ import logging
 import os
 import resource
 import shutil
-import socket
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import zmq
-from hypothesis import given
-from hypothesis import strategies as st
 from zmq.utils import z85
 
 from edge.delivery.security import curve, zap
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
-from edge.delivery.security.handshakes import Handshakes
 from edge.delivery.security.refusals import Refusals
 from edge.errors import AccessError
 from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
@@ -204,114 +198,6 @@ def test_invalid_zap_requests_are_denied() -> None:
     for request in ([], [b"1.0"], zap_request()[:-1], [*zap_request(), b"more"], *others, *keys):
         answer = zap.answer(request, lambda _: True)
         assert (len(answer), answer[2], answer[4]) == (6, b"300", b"")
-
-
-# Handshakes.
-
-
-def refusals_of(*events: tuple[int, int] | str) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    handshakes = Handshakes(lambda reason, _: counted.update([reason]))
-    for event in events:
-        if event == "not allowed":
-            handshakes.note_not_allowed()
-        elif event == "all gone":
-            handshakes.note_all_disconnected()
-        else:
-            handshakes.note(*map(int, event))
-    return counted
-
-
-def accepted(fd: int) -> tuple[int, int]:
-    return zmq.EVENT_ACCEPTED, fd
-
-
-def disconnected(fd: int) -> tuple[int, int]:
-    return zmq.EVENT_DISCONNECTED, fd
-
-
-SUCCEEDED = (zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
-MISMATCH = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, 0x11000002)
-GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
-
-
-@pytest.mark.parametrize(
-    ("events", "refused"),
-    [
-        ([accepted(7), SUCCEEDED, disconnected(7)], {}),
-        ([accepted(7), MISMATCH, disconnected(7)], {"protocol": 1}),
-        ([accepted(7), GAVE_UP, disconnected(7)], {"handshake": 1}),
-        ([accepted(7), disconnected(7)], {"protocol": 1}),  # no ZeroMQ at all
-        ([accepted(7), "not allowed", disconnected(7)], {}),  # counted at the ZAP request
-        ([accepted(7), "not allowed", GAVE_UP, disconnected(7)], {}),
-        ([accepted(7), accepted(8), SUCCEEDED, disconnected(8), disconnected(7)], {"protocol": 1}),
-        ([accepted(7), accepted(8), SUCCEEDED, SUCCEEDED, disconnected(8), disconnected(7)], {}),
-        ([accepted(7), accepted(8), SUCCEEDED, GAVE_UP, disconnected(8), disconnected(7)], {"handshake": 1}),
-        ([accepted(7), accepted(8), SUCCEEDED, disconnected(7), disconnected(8)], {"protocol": 1}),
-        ([accepted(7), SUCCEEDED, MISMATCH, disconnected(7), accepted(7), disconnected(7)], {"protocol": 2}),
-        ([accepted(7), "all gone", accepted(7), SUCCEEDED, disconnected(7)], {}),
-        ([accepted(7), "not allowed", "all gone", accepted(8), disconnected(8)], {"protocol": 1}),
-        ([SUCCEEDED, disconnected(3)], {}),
-    ],
-)
-def test_each_failed_connection_is_counted_once(events: list[tuple[int, int] | str], refused: dict[str, int]) -> None:
-    assert refusals_of(*events) == refused
-
-
-@given(st.data())
-def test_counts_are_right_in_any_order_of_events(data: st.DataObject) -> None:
-    """Connections that succeed, that give up, and that do not speak ZeroMQ, all at the same time."""
-    kinds = data.draw(st.lists(st.sampled_from(["gets in", "gives up", "garbage"]), max_size=8))
-    steps = {"gets in": [SUCCEEDED], "gives up": ["gave up"], "garbage": ["went"]}
-    left = [[accepted(fd), *steps[kind]] for fd, kind in enumerate(kinds)]
-    events: list[tuple[int, int] | str] = []
-    while any(left):
-        fd = data.draw(st.sampled_from([fd for fd, steps in enumerate(left) if steps]))
-        step = left[fd].pop(0)
-        events += {"went": [disconnected(fd)], "gave up": [GAVE_UP, disconnected(fd)]}.get(str(step), [step])
-    refused = refusals_of(*events, *(disconnected(fd) for fd, kind in enumerate(kinds) if kind == "gets in"))
-    assert refused["handshake"] == kinds.count("gives up")
-    assert refused["protocol"] == kinds.count("garbage")
-
-
-def test_a_scan_is_counted_and_only_a_certain_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.delivery.security.handshakes._peer_address", lambda fd: f"10.0.0.{fd}")
-    details: list[str] = []
-    handshakes = Handshakes(lambda _, detail: details.append(detail))
-
-    def note(*events: tuple[int, int]) -> list[str]:
-        details.clear()
-        for event in events:
-            handshakes.note(*event)
-        return details
-
-    assert not note(accepted(7), SUCCEEDED)
-    (scan,) = note(accepted(8), disconnected(8))
-    assert "from 10.0.0.8 " in scan
-    assert not note(disconnected(7))
-    (one_of_two,) = note(accepted(7), accepted(8), SUCCEEDED, disconnected(7))
-    assert "from an unknown address " in one_of_two
-    (mismatch,) = note(accepted(9), MISMATCH, disconnected(9))
-    assert "from 10.0.0.9 " in mismatch
-
-
-def test_a_handshake_failure_names_its_cause_and_address() -> None:
-    details: list[str] = []
-    handshakes = Handshakes(lambda _, detail: details.append(detail))
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
-        peer, _ = server.accept()
-        with peer:
-            for value in (0x11000002, 0x10000000, 0x7FFFFFFF, 0):
-                for event in (
-                    accepted(peer.fileno()),
-                    (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value),
-                    disconnected(peer.fileno()),
-                ):
-                    handshakes.note(*event)
-            peer.getpeername()  # the descriptor is still open
-    assert "from 127.0.0.1" in details[0]
-    assert "mechanism mismatch" in details[0]
-    assert len(details) == 4
 
 
 # Refusals.

@@ -152,8 +152,6 @@ def test_a_line_survives_hostile_messages(name: SocketName, count: int, port: Po
         honest = at_end.enter_context(connected(port.local, server.kind))
         until(lambda: server.serves(honest, 100))
         require_no_growth(count, feed)
-        refused = access.refusals.counts()
-        assert refused[f"{name}.protocol"] + refused[f"{name}.handshake"] > count / MESSAGES_PER_HANDSHAKE / 2
         if name != "events":
             # A message that is too large ends the connection. A client that is far ahead then loses what it sent after.
             least = count / 2 if count == FEW else count / 10
@@ -165,16 +163,14 @@ def test_a_line_with_keys_survives_invalid_handshakes(name: SocketName, count: i
     access, keys = secured.access(), secured.client(ROLE_OF[name])
 
     def feed(messages: int) -> None:
-        before = sum(access.refusals.counts().values())
         for _ in range(messages):
             send_and_reset(port.number, mutator.connection("DEALER"), WITHIN_SECONDS)
-        until(lambda: sum(access.refusals.counts().values()) >= before + 0.9 * messages)
+        with connected(port.reached, server.kind, keys) as honest:
+            until(lambda: server.serves(honest, 100))
 
     with contextlib.closing(SOCKET_SERVERS[name](port.bound, access, tmp_path)) as server:
         mutator = Mutator(SEED, [[TRIGGER]])
         require_no_growth(max(count // MESSAGES_PER_HANDSHAKE, FEWEST_HANDSHAKES), feed)
-        with connected(port.reached, server.kind, keys) as honest:
-            until(lambda: server.serves(honest, 100))
 
 
 # Its clients.

@@ -4,6 +4,8 @@ refusals.
 
 import contextlib
 import logging
+import os
+import socket as sockets
 import threading
 import time
 from typing import Literal
@@ -14,7 +16,6 @@ from edge.delivery.security import zap
 from edge.delivery.security.access import Access, is_local
 from edge.delivery.security.allow_list import Role
 from edge.delivery.security.curve import fingerprint
-from edge.delivery.security.handshakes import WATCHED, Handshakes
 from edge.delivery.sockets import bind, monitor, monitor_event
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.util.threads import NamedThread
@@ -31,6 +32,9 @@ AS_OF_SECONDS = 0.1
 """Age of the allow-list for a new connection, so that many connections do not read the disk each."""
 UNBOUND_WITHIN_SECONDS = 5.0
 BIND_AGAIN_EVERY_SECONDS = 0.5
+FAILURES = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+REPORTED = zmq.EVENT_ACCEPTED | FAILURES | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+UNKNOWN = "an unknown address"
 
 
 class Authenticator:
@@ -54,7 +58,10 @@ class Authenticator:
         self._socket, self._access, self._name, self._address = socket, access, name, address
         self._role = ROLE_OF[name]
         self._authorized: set[bytes] = set()
-        self._handshakes = Handshakes(lambda reason, detail: access.refusals.note(name, reason, detail))
+        self._addresses: dict[int, str] = {}
+        """Address by descriptor, of each open connection."""
+        self._failed: tuple[int, int] | None = None
+        """Failure of the handshake of the connection that ends next."""
         self._revoked = threading.Event()
         self._unbound = threading.Event()
         self._bind_at_s: float | None = None
@@ -62,7 +69,7 @@ class Authenticator:
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
         socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
-        self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, WATCHED | zmq.EVENT_CLOSED), questions)
+        self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, REPORTED), questions)
         self._thread.start()
 
     def bind(self) -> None:
@@ -175,7 +182,6 @@ class Authenticator:
         if self._access.allow_list.allows(self._role, peer.key):
             self._authorized.add(peer.key)
             return True
-        self._handshakes.note_not_allowed()
         self._access.refusals.note(
             self._name, "auth", f"{_named(peer.key)} from {peer.address}, which is not allowed to {self._role}"
         )
@@ -183,11 +189,26 @@ class Authenticator:
 
     def _note(self, reports: zmq.Socket[bytes]) -> None:
         event, value = monitor_event(reports.recv_multipart())
-        if event == zmq.EVENT_CLOSED:
-            self._handshakes.note_all_disconnected()
-            self._unbound.set()
+        match event:
+            case zmq.EVENT_CLOSED:
+                self._addresses.clear()
+                self._unbound.set()
+            case zmq.EVENT_ACCEPTED:
+                self._addresses[value] = _peer_address(value)
+            case zmq.EVENT_DISCONNECTED:
+                address, failed = self._addresses.pop(value, UNKNOWN), self._failed
+                self._failed = None
+                if failed is not None:
+                    self._note_failure(address, *failed)
+            case _:
+                self._failed = event, value
+
+    def _note_failure(self, address: str, event: int, value: int) -> None:
+        note, client = self._access.refusals.note, f"a connection from {address}"
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            note(self._name, "protocol", f"{client} failed its handshake; does it use a key, none, or another line's?")
         else:
-            self._handshakes.note(event, value)
+            note(self._name, "handshake", f"{client} ended before its handshake was complete ({os.strerror(value)})")
 
     def _check_revoked(self) -> None:
         self._access.refusals.tick()
@@ -199,6 +220,21 @@ class Authenticator:
         if revoked:
             self._authorized -= revoked
             self._revoked.set()
+
+
+def _peer_address(descriptor: int) -> str:
+    """Return the address of the peer of one of ZeroMQ's connections, which may have ended already."""
+    try:
+        connection = sockets.socket(fileno=descriptor)
+    except OSError:
+        return UNKNOWN
+    try:
+        peer = connection.getpeername()
+    except OSError:
+        return UNKNOWN
+    finally:
+        connection.detach()  # ZeroMQ still owns the descriptor
+    return str(peer[0]) if isinstance(peer, tuple) else "this machine"
 
 
 def _sender(part: zmq.Frame) -> bytes:
