@@ -8,6 +8,7 @@ third address must be served.
 import asyncio
 import contextlib
 import http.client
+import os
 import resource
 import socket
 import ssl
@@ -25,12 +26,16 @@ from asyncua import Client
 from websockets.sync.client import connect
 
 from edge.bridge.opcua.bridge import LineEndpoints
+from edge.bundle import Bundle
 from edge.config import WebConfig
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import ROLE_OF, SocketName
 from edge.delivery.security.curve import ClientKeys
+from tests.command import HEATLINE
 from tests.edge import modbus_plc, opcua_clients
-from tests.edge.secured import Secured, free_port
+from tests.edge.lines import POLL_SECONDS, RunningLine, line_started, small_frames, write_line, write_pictures
+from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 from tests.edge.test_view_access import make_certificates
 from tests.edge.view_pages import page
@@ -331,3 +336,23 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     found = outcome_of(door, attack, source, count)
     assert found.answered == found.sent
     assert found.admitted_s < ANSWER_WITHIN_SECONDS
+
+
+def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(
+    bundle: Bundle, tmp_path: Path, address: str
+) -> None:
+    camera = {"top": f'path = "{write_pictures(tmp_path / "pictures", small_frames(2))}"\nloop = true'}
+    line = write_line(tmp_path, bundle.path, address, camera)
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    command = "bash", "-c", 'ulimit -S -n 128; exec "$0" run "$1"', HEATLINE
+    with (
+        Subscriber(address, timeout_s=POLL_SECONDS) as events,
+        line_started(line, command=command) as process,
+        contextlib.ExitStack() as open_,
+    ):
+        run = RunningLine(process, events)
+        run.until_inspected()
+        for _ in range(200):
+            open_.enter_context(socket.create_connection((host, int(port)), ANSWER_WITHIN_SECONDS))
+        until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) > 200)
+        run.until_inspected()
