@@ -136,9 +136,7 @@ class Access:
             return error(
                 421, "this page answers only under the name of this PC itself, e.g. http://localhost:PORT or 127.0.0.1"
             )
-        if connection.scope["type"] == "websocket" and not _same_origin(headers):
-            return error(403, "a page of another address asked for this line's live view; open the line's own page")
-        if _may_change(connection.scope) and not _from_own_page(headers):
+        if connection.scope.get("method") not in ("GET", "HEAD") and not _same_origin(headers):
             return error(403, "the request came from a page of another address; use the line's own page")
         if self._token is None or connection.scope["path"] in OPEN_PATHS:
             return None
@@ -163,8 +161,6 @@ class Access:
             return HTMLResponse(LOGIN_PAGE.format(problem=""))
         if request.method != "POST":
             return error(405, "expected GET or POST")
-        if not _same_origin(request.headers):
-            return error(403, "the form came from a page of another address; log in on the line's own page")
         client = _address(request)
         if not self._attempts.allowed(client):
             return _too_many()
@@ -227,19 +223,12 @@ def _names_loopback(host: str) -> bool:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Return whether a request comes from the line's own page, or from no page. Browsers always send the Origin."""
+    """Return whether a request comes from the line's own page, or from no page.
+
+    Browsers send the origin of every page that opens a web socket, or whose request is not GET or HEAD.
+    """
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
-
-
-def _may_change(scope: Scope) -> bool:
-    """Return whether a request may write; the login decides by itself who may use its form."""
-    return scope["type"] == "http" and scope["method"] not in ("GET", "HEAD") and scope["path"] != "/login"
-
-
-def _from_own_page(headers: Headers) -> bool:
-    """Return whether a request that writes comes from the line's own page, or from no browser."""
-    return _same_origin(headers) and headers.get("sec-fetch-site", "same-origin") == "same-origin"
 
 
 def _with_headers(send: Send) -> Send:
