@@ -325,8 +325,12 @@ def _descriptors() -> Iterator[None]:
 
 @pytest.fixture(scope="module", params=DOORS)
 def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
-        yield found
+    """A listener whose deadlines are too late to free a place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge.view.connection.PAGE_REQUEST_SECONDS", 600.0)
+        patch.setattr("edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 600.0)
+        with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
+            yield found
 
 
 @pytest.mark.parametrize("count", [pytest.param(200, id="few"), pytest.param(1000, id="many", marks=pytest.mark.long)])

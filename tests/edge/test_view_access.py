@@ -276,6 +276,16 @@ def test_a_client_that_does_not_send_its_request_is_disconnected(
         assert served.get("/healthz").status == 200
 
 
+def test_a_client_that_does_not_end_its_tls_handshake_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "PAGE_REQUEST_SECONDS", 0.2)
+    _, certificate, key, _ = make_certificates(tmp_path)
+    web = WebConfig(token_file=token_file(tmp_path), certificate=certificate, key=key)
+    with page(web=web) as served, socket.create_connection(("127.0.0.1", served.port), 20.0) as silent:
+        assert until_closed(silent) == b""
+
+
 def test_a_client_that_sends_byte_by_byte_is_disconnected_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PAGE_REQUEST_SECONDS", 0.3)
     with page() as served, socket.create_connection(("127.0.0.1", served.port), WITHIN_SECONDS) as slow:
