@@ -15,23 +15,20 @@ import zmq
 
 from edge.delivery.numbering import Numbering
 from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import Authenticator
+from edge.delivery.socket_server import SocketServer
 from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
-from edge.util.threads import NamedThread
 from edge.wire.events import Message, header_of, to_frames
 
 logger = logging.getLogger(__name__)
 
 SEND_HIGH_WATER_MARK = 1000
 """Messages queued for one slow subscriber. ZeroMQ drops the messages beyond, and the subscriber sees a gap."""
-LINGER_MS = 2000
-START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
 LOOK_EVERY_SECONDS = 1.0
 VERDICTS = b"verdict."
 LONGEST_SUBSCRIPTION_BYTES = 1024
-"""ZeroMQ disconnects a client that subscribes to a longer prefix."""
+"""The longest prefix."""
 SUBSCRIPTIONS_AT_ONCE = 1000
 """Read between two messages, so that many subscriptions do not delay events."""
 SECONDS_BETWEEN_COMMITS = 0.01
@@ -48,7 +45,7 @@ class _HandedOver(NamedTuple):
     sent: Sent | None
 
 
-class Publisher:
+class Publisher(SocketServer):
     """An XPUB socket behind a queue.
 
     Args:
@@ -57,33 +54,18 @@ class Publisher:
         access: who may listen, if the address is not local.
     """
 
+    thread_name = "publish"
+    kind = zmq.XPUB
+    name = "events"
+    send_high_water_mark = SEND_HIGH_WATER_MARK
+    longest_bytes = LONGEST_SUBSCRIPTION_BYTES
+
     def __init__(self, address: str, journal: Numbering | None = None, access: Access | None = None) -> None:
-        self.address = address
+        super().__init__(address, access)
         self._journal = journal
-        self._access = access or Access()
         self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
-        self._bound = threading.Event()
         self._listened_to = threading.Event()
-        self._error: zmq.ZMQError | None = None
         self._committed_s = float("-inf")
-        self._thread = NamedThread("publish", self._run)
-
-    def start(self) -> None:
-        """Bind the address.
-
-        Raises:
-            AccessError: other machines can reach the address, and the line has no key.
-            DeliveryError: the address cannot be bound.
-        """
-        self._access.require_protected("events.bind", self.address)
-        self._thread.start()
-        if not self._bound.wait(START_WITHIN_SECONDS):
-            raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
-        if self._error is not None:
-            raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); another line may use it, or "
-                "it is not an address of this machine; set events.bind"
-            ) from self._error
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
         """Queue a message to be sent. Returns at once: the socket never blocks.
@@ -119,34 +101,15 @@ class Publisher:
                 return
         raise DeliveryError(f"the publisher of {self.address} is not running; see the log")
 
-    def _run(self) -> None:
-        context = zmq.Context()
-        socket = context.socket(zmq.XPUB)
-        authenticator: Authenticator | None = None
-        try:
-            socket.setsockopt(zmq.LINGER, LINGER_MS)
-            socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
-            socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_SUBSCRIPTION_BYTES)
-            notice_vanished_peers(socket)
-            try:
-                authenticator = Authenticator(socket, self._access, "events", self.address)
-                authenticator.bind()
-            except zmq.ZMQError as error:
-                self._error = error
-                return
-            finally:
-                self._bound.set()
-            self._publish(socket, authenticator)
-        finally:
-            socket.close()
-            context.term()
-            if authenticator is not None:
-                authenticator.join()
+    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
+        super()._set_up(socket)
+        notice_vanished_peers(socket)
 
-    def _publish(self, socket: zmq.Socket[bytes], authenticator: Authenticator) -> None:
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+        assert self._authenticator is not None
         closing = False
         while not closing:
-            authenticator.tick()
+            self._authenticator.tick()
             self._take_subscriptions(socket)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]

@@ -4,79 +4,41 @@ import contextlib
 import logging
 import os
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Generic
+from typing import Any, Generic
 
 import zmq
 
 from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import Authenticator, SocketName
+from edge.delivery.socket_server import SocketServer
 from edge.delivery.sockets import PARTS_KEPT, receive_frames
-from edge.errors import DeliveryError
 from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.threads import NamedThread
 from edge.wire.requests import Protocol, Refused, RequestT, refuse
 
 logger = logging.getLogger(__name__)
 
 LONGEST_REQUEST_BYTES = 65536
-"""ZeroMQ disconnects a client that sends a longer request, before it takes memory here."""
 REQUESTS_AT_ONCE = 100
 """Requests read before the server does its other work, so that a flood of requests does not delay that work."""
-LINGER_MS = 2000
-START_WITHIN_SECONDS = 5.0
 TOO_MANY_PARTS = refuse("malformed", "a message of too many parts came; send one JSON object")
 
 Route = tuple[bytes, ...]
 """First parts of a reply: the client's identity and, if the request had one, the empty delimiter."""
 
 
-class RouterServer(ABC, Generic[RequestT]):
-    """Server that binds an address, serves until it is closed, and releases the address.
+class RouterServer(SocketServer, Generic[RequestT]):
+    """A server that takes requests."""
 
-    Args:
-        address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
-        access: who may connect, if the address is not local.
-    """
-
-    thread_name: ClassVar[str]
-    name: ClassVar[SocketName]
-    """Name of the socket among the line's: its table in the configuration."""
+    kind = zmq.ROUTER
+    longest_bytes = LONGEST_REQUEST_BYTES
     protocol: Protocol[RequestT, Any]
-    send_high_water_mark: ClassVar[int]
-    """Messages queued for a client that does not read."""
 
     def __init__(self, address: str, access: Access | None = None) -> None:
-        self.address = address
-        self._access = access or Access()
-        self._authenticator: Authenticator | None = None
+        super().__init__(address, access)
         self._lock = threading.Lock()
         self._closing = False
         self._wake: int | None = None
-        self._bound = threading.Event()
-        self._error: zmq.ZMQError | None = None
         self._faults = RateLimitedLog(logger)
-        self._thread = NamedThread(self.thread_name, self._run)
-
-    def start(self) -> None:
-        """Bind the address.
-
-        Raises:
-            AccessError: other machines can reach the address, and the line has no key.
-            DeliveryError: the address cannot be bound.
-        """
-        self._access.require_protected(f"{self.name}.bind", self.address)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._thread.start()
-        if not self._bound.wait(START_WITHIN_SECONDS):
-            raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
-        if self._error is not None:
-            self._thread.join()
-            raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); another line may use it, or "
-                f"it is not an address of this machine; set {self.name}.bind"
-            ) from self._error
 
     def close(self) -> None:
         """Finish, give clients `LINGER_MS` to receive what was sent, and release the address."""
@@ -92,38 +54,13 @@ class RouterServer(ABC, Generic[RequestT]):
             os.eventfd_write(self._wake, 1)
 
     def _run(self) -> None:
-        context = zmq.Context()
-        socket = context.socket(zmq.ROUTER)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
-            try:
-                self._set_up(socket)
-                self._authenticator = Authenticator(socket, self._access, self.name, self.address)
-                self._authenticator.bind()
-            except zmq.ZMQError as error:
-                self._error = error
-                return
-            finally:
-                self._bound.set()
-            self._serve(socket)
+            super()._run()
         finally:
-            socket.close()
-            context.term()
-            if self._authenticator is not None:
-                self._authenticator.join()
             with self._lock:
-                assert self._wake is not None
                 os.close(self._wake)
                 self._wake = None
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        """Set the options that must be set before the socket is bound."""
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
-        socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_REQUEST_BYTES)
-
-    @abstractmethod
-    def _serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Serve until `_closing`, then finish."""
 
     def _wait(self, socket: zmq.Socket[bytes], timeout_ms: int | None = None) -> bool:
         """Wait for a request, a wake-up or the timeout; return whether it was a wake-up."""
