@@ -25,6 +25,7 @@ import zmq
 from asyncua import Client
 from websockets.sync.client import connect
 
+from bench.watched_line import POLL_SECONDS
 from edge.bridge.opcua.bridge import LineEndpoints
 from edge.bundle import Bundle
 from edge.config import WebConfig
@@ -34,7 +35,7 @@ from edge.delivery.security.authenticator import ROLE_OF, SocketName
 from edge.delivery.security.curve import ClientKeys
 from tests.command import HEATLINE
 from tests.edge import modbus_plc, opcua_clients
-from tests.edge.lines import POLL_SECONDS, RunningLine, line_started, small_frames, write_line, write_pictures
+from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
 from tests.edge.secured import Secured, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 from tests.edge.test_view_access import make_certificates
@@ -115,7 +116,7 @@ def live_door(folder: Path) -> Iterator[Door]:
         def client(source: str) -> Iterator[Ask]:
             with (
                 socket.create_connection(("127.0.0.1", served.port), ANSWER_WITHIN_SECONDS, (source, 0)) as connection,
-                connect(f"ws://127.0.0.1:{served.port}/live", sock=connection) as viewer,
+                connect(f"ws://127.0.0.1:{served.port}/live", sock=connection, max_queue=None) as viewer,
             ):
                 yield lambda: bool(viewer.ping().wait(ANSWER_WITHIN_SECONDS))
 
