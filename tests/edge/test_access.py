@@ -1,4 +1,4 @@
-"""Access to a line's sockets: addresses, key files, ZAP requests, and the log of refusals."""
+"""Access to a line's sockets: addresses, key files, and the log of refusals."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from edge.delivery.security import curve, zap
+from edge.delivery.security import curve
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
 from edge.delivery.security.refusals import Refusals
@@ -172,32 +172,6 @@ def test_a_key_file_being_written_is_not_read(secured: Secured, monkeypatch: pyt
     allow(KEY, "mes", secured.allowed, "listen")
     assert seen == [[]]
     assert [(each.name, each.key) for each in allowed_keys(secured.allowed, "listen")] == [("mes", KEY)]
-
-
-# ZAP.
-
-
-def zap_request(**changes: bytes) -> list[bytes]:
-    parts = {
-        "version": b"1.0", "request_id": b"7", "domain": b"listen", "address": b"192.0.2.7", "identity": b"",
-        "mechanism": b"CURVE", "key": z85.decode(KEY),
-    }  # fmt: skip
-    return list((parts | changes).values())
-
-
-def test_an_allowed_peer_gets_200_and_another_gets_300() -> None:
-    peers: list[zap.Peer] = []
-    assert zap.answer(zap_request(), lambda peer: not peers.append(peer)) == [b"1.0", b"7", b"200", b"OK", KEY, b""]
-    assert peers == [zap.Peer("192.0.2.7", KEY)]
-    assert zap.answer(zap_request(), lambda _: False)[:3] == [b"1.0", b"7", b"300"]
-
-
-def test_invalid_zap_requests_are_denied() -> None:
-    keys = (zap_request(key=key) for key in (b"", bytes(31), bytes(33), KEY))
-    others = zap_request(version=b"2.0"), zap_request(mechanism=b"NULL")
-    for request in ([], [b"1.0"], zap_request()[:-1], [*zap_request(), b"more"], *others, *keys):
-        answer = zap.answer(request, lambda _: True)
-        assert (len(answer), answer[2], answer[4]) == (6, b"300", b"")
 
 
 # Refusals.
