@@ -46,7 +46,7 @@ class Listener(socket.socket):
     """A bound socket. If all places are taken, a new connection takes the place of, in this order,
 
     1. the oldest without a request, of the address that has most of them;
-    2. the quietest of the address that has most connections, if these are more than those of the new one's address;
+    2. the quietest of the address that has most connections, if it still has as many then as the new one's address;
     3. the quietest of its own address, if it was quiet for `quiet_s`.
 
     So a client at work loses its place neither to those who only connect nor to those who hold many places. If there is
@@ -161,7 +161,7 @@ class Listener(socket.socket):
         if silent:
             silent_of = Counter(silent.values())
             return max(silent, key=lambda peer: silent_of[silent[peer]])  # the first, so the oldest
-        others = [peer for peer, each in clients.items() if count[each.address] > count[address]]
+        others = [peer for peer, each in clients.items() if count[each.address] > count[address] + 1]
         most = max((count[clients[peer].address] for peer in others), default=0)
         quiet = [peer for peer in others if count[clients[peer].address] == most] or [
             peer

@@ -219,6 +219,13 @@ def test_an_address_with_many_connections_at_work_gives_one_up_to_another_and_ta
         assert is_closed(client("127.0.0.3"))
         for each in (plc, *many[1:]):
             reply_to(each, request(*READ_LINE))
+        many[2].shutdown(socket.SHUT_WR)
+        assert is_closed(many[2])
+        third = client("127.0.0.4")
+        reply_to(third, request(*READ_LINE))
+        assert is_closed(client("127.0.0.5")), "the others have one each"
+        for each in (plc, many[1], third):
+            reply_to(each, request(*READ_LINE))
 
 
 def test_a_silent_connection_is_closed(address: str) -> None:
