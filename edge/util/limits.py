@@ -19,16 +19,16 @@ def require_limits() -> None:
     """
     with contextlib.suppress(OSError, ValueError):  # the unit forbids these calls, and sets limits itself
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if (wanted := min(most, FILES)) > files:
+        if (wanted := FILES if most < 0 else min(most, FILES)) > files >= 0:  # negative: no limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
             files = wanted
-        if files < LEAST_FILES:
+        if 0 <= files < LEAST_FILES:
             raise ConfigError(
                 f"this process may open {files} files, expected at least {LEAST_FILES}; raise the limit, by ulimit -n "
                 "or LimitNOFILE= of the unit"
             )
         addresses = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if 0 <= addresses < LEAST_ADDRESSES:  # without a limit, it is negative
+        if 0 <= addresses < LEAST_ADDRESSES:
             raise ConfigError(
                 f"this process may use {addresses / 2**30:.1f} GiB of address space, expected at least "
                 f"{LEAST_ADDRESSES >> 30} GiB; raise the limit, by ulimit -v or LimitAS= of the unit"
