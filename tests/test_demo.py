@@ -13,9 +13,11 @@ import cv2
 import msgspec
 import pytest
 
+import heatline
 from edge.bundle import check_golden, open_bundle
 from edge.inference import EngineKind, open_engine
 from edge.wire.events import Event, VerdictEvent
+from examples.drawn_boards.boards.folder import write_boards
 from tests.sliding_defects import slide_defects
 from tests.train.report_page import Page
 
@@ -38,6 +40,32 @@ def test_the_shipped_bundle_is_small_and_was_trained_on_drawn_boards() -> None:
     assert provenance["data"]["truth"] == "masks"
     assert b"stack_trace" not in (BUNDLE / "model.onnx").read_bytes()
     assert "efficientnet-lite0" in provenance["weights"]["source"]
+
+
+def test_a_board_that_was_lost_in_part_is_never_good(tmp_path: Path) -> None:
+    """A flawless board is GOOD; if a twentieth of it is lost or a part covered, it gets no verdict, with the place."""
+    write_boards(tmp_path / "boards", 2, seed=78, defects=0)
+    height, width = 1250, 1600
+    with heatline.open_bundle(BUNDLE) as inspector:
+        for file in sorted((tmp_path / "boards" / "images").iterdir()):
+            board = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+            assert inspector.inspect(board).verdict == "GOOD"
+            for share, value in ((0.05, 0), (0.2, 128), (0.3, None)):
+                lost = board.copy()
+                first = height - round(share * height)
+                lost[first:] = lost[first - 1] if value is None else value
+                found = inspector.inspect(lost)
+                assert (found.verdict, found.reason) == ("NO_VERDICT", "failed.foreign_area"), (share, value)
+                boxes = [area.box_xyxy for area in found.event.foreign_areas]
+                assert any(abs(box[1] - first) <= 1 and box[2:] == (width, height) for box in boxes)
+            labelled = board.copy()
+            cv2.rectangle(labelled, (400, 300), (900, 700), (235, 235, 230), -1)
+            cv2.putText(labelled, "LOT 4711", (420, 560), cv2.FONT_HERSHEY_SIMPLEX, 3, (20, 20, 20), 6)
+            found = inspector.inspect(labelled)
+            assert found.verdict != "GOOD"
+            assert found.event.foreign_areas
+            outlined = found.overlay()
+            assert (outlined == (255, 176, 0)).all(axis=2).any(), "the area is outlined"
 
 
 @pytest.mark.parametrize(("defects", "step_px"), [(1, 24), pytest.param(12, 1, marks=pytest.mark.long)])
