@@ -72,7 +72,9 @@ SPOILT: Mapping[str, Spoil] = {
 BANDS: Mapping[str, int | None] = {"black": 0, "grey": 128, "white": 255, "the last line repeated": None}
 FOREIGN: Mapping[str, Spoil] = {
     **{
-        f"{share:.0%} {name}": lambda rgb, rng, share=share, value=value: banded(rgb, share, value, rng.integers(4))  # type: ignore[misc]
+        f"{100 * share:.0f} % {name}": lambda rgb, rng, share=share, value=value: banded(  # type: ignore[misc]
+            rgb, share, value, rng.integers(4)
+        )
         for share in (0.05, 0.1, 0.2, 0.3)
         for name, value in BANDS.items()
     },

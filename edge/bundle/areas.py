@@ -4,7 +4,7 @@ The limits come from good frames. Cells are compared with those of frames whose 
 line are new.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,15 +24,6 @@ CELL_QUANTILE, CELL_MARGIN = 0.99, 1.1
 AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
 """The largest plausible area is this quantile of the groups' largest areas, times the margin; at least this share of a
 frame."""
-_SAY: Mapping[LineMeasure, str] = {
-    "repeated_rows": "rows {first} to {last} repeat the row before, {value:.1%} of the height; expected up to "
-    "{limit:.1%}",
-    "repeated_columns": "columns {first} to {last} repeat the column before, {value:.1%} of the width; expected up to "
-    "{limit:.1%}",
-    "torn_rows": "the picture is torn at row {last}, its step {value:.1f} times the usual; expected up to {limit:.1f}",
-    "torn_columns": "the picture is torn at column {last}, its step {value:.1f} times the usual; expected up to "
-    "{limit:.1f}",
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +47,9 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
         limit = limits.lines.get(name)
         if limit is None or stretch.value <= limit:
             continue
-        first, end = stretch.first_px, stretch.end_px
-        why = _SAY[name].format(first=first, last=end - 1, value=stretch.value, limit=limit)
-        box = (0, top + first, width, top + end) if name.endswith("rows") else (left + first, 0, left + end, height)
-        areas.append(Area(why, box))
+        first, end = (side + (top if name.endswith("rows") else left) for side in (stretch.first_px, stretch.end_px))
+        why = _describe_lines(name, first, end - 1, stretch.value, limit)
+        areas.append(Area(why, (0, first, width, end) if name.endswith("rows") else (first, 0, end, height)))
     if cells is None or limits.cell is None or limits.share is None:
         return areas
     if appearance.cells is None or appearance.grid is None:
@@ -69,8 +59,8 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
         px = appearance.grid.tile_px // appearance.cells.shape[1]
         x0, y0, x1, y1 = (min(side * px, end) for side, end in zip(box, (width, height) * 2, strict=True))
         why = (
-            f"{share:.1%} of the frame, within x {x0} to {x1} and y {y0} to {y1} px, does not look like any place of "
-            f"the product; expected up to {limits.share:.1%}"
+            f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the frame, "
+            f"expected up to {_percent(limits.share)}"
         )
         areas.append(Area(why, (x0, y0, x1, y1)))
     return areas
@@ -106,6 +96,22 @@ def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tu
     refused = sum(each > share for each in largest.values())
     areas = msgspec.structs.replace(areas, cell=limit, share=share, groups=number, refused=refused)
     return areas, ProductCells.of([cells for cells, _ in frames])
+
+
+def _describe_lines(name: LineMeasure, first: int, last: int, value: float, limit: float) -> str:
+    kind, lines = name.split("_")
+    if kind == "torn":
+        at = f"{lines.removesuffix('s')} {last}"
+        return f"the picture is torn at {at}: a step {value:.1f} times the usual, expected up to {limit:.1f}"
+    side = "height" if lines == "rows" else "width"
+    return (
+        f"{lines} {first} to {last} repeat the one before: {_percent(value)} of the {side}, expected up to "
+        f"{_percent(limit)}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def folds(groups: NDArray[np.str_]) -> tuple[NDArray[np.int64], int]:

@@ -69,8 +69,8 @@ def describe_areas(areas: Areas | None) -> str:
     groups = areas.groups or areas.frames
     low, high = interval(areas.refused, groups)
     return (
-        f"areas unlike the product at most {areas.share:.1%} of a frame ({areas.refused} of {groups} held-out parts "
-        f"had a larger one: {low:.1%} to {high:.1%} of new parts, with 95 % confidence)"
+        f"areas unlike the product at most {percent(areas.share)} of a frame ({areas.refused} of {groups} held-out "
+        f"parts had a larger one: {percent(low)} to {percent(high)} of new parts, with 95 % confidence)"
     )
 
 

@@ -53,7 +53,7 @@ def test_black_frames_frames_of_half_scale_and_another_product_are_refused(tmp_p
         refused = {each["kind"]: each for each in (*one["spoilt"], *one["still_good"], one["defective"])}
         assert refused.keys() == {*SPOILT, OTHER_PRODUCT, *SHOWN_IN_PART, *STILL_GOOD, "defective"}
         assert refused["good"]["frames"] == one["frames"] - refused["defective"]["frames"] > 0
-        for kind in ("black", "half scale", OTHER_PRODUCT, "20% black", "30% the last line repeated"):
+        for kind in ("black", "half scale", OTHER_PRODUCT, "20 % black", "30 % the last line repeated"):
             assert refused[kind]["refused"] == refused[kind]["frames"] > 0, kind
         assert refused["good"]["refused"] == 0
     table = out.with_suffix(".md").read_text().splitlines()

@@ -130,7 +130,7 @@ def test_good_frames_have_no_area_and_a_foreign_one_is_found_at_its_place(known)
     assert abs(y0 - (222 + 64)) <= 32
     assert abs(x1 - (222 + 160)) <= 32
     assert abs(y1 - (222 + 192)) <= 32
-    assert "does not look like any place of the product; expected up to 2.0%" in area.why
+    assert "does not look like the product: " in area.why
     assert not find_areas(replace(Appearance.of(texture(200), GRID, None)), limits, product), "lines alone"
 
 
