@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from edge.bundle.appearance import Appearance, Floats
 from edge.bundle.lines import LineMeasure, fit_lines
 from edge.bundle.manifest import Areas
-from edge.bundle.product_cells import ProductCells, cell_map, largest_area
+from edge.bundle.product_cells import PROTOTYPES, ProductCells, cell_map, largest_area
 
 FOLDS = 5
 FEWEST_GROUPS = 3
 """With fewer groups of frames, features are not used."""
+FEWEST_CELLS = 10 * PROTOTYPES
+"""With fewer cells of all frames, prototypes would be single cells."""
 CELL_QUANTILE, CELL_MARGIN = 0.99, 1.1
 """A cell is foreign beyond this quantile of good cells, times the margin."""
 AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
@@ -79,9 +81,9 @@ def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tu
         return None, None
     areas = Areas(lines=fit_lines(lines), frames=len(lines))
     fold, number = folds(groups[known])
-    if number < FEWEST_GROUPS:
-        return areas, None
     frames = [(each.cells, each.grid) for each in used if each.cells is not None and each.grid is not None]
+    if number < FEWEST_GROUPS or sum(np.isfinite(cells[..., 0]).sum() for cells, _ in frames) < FEWEST_CELLS:
+        return areas, None
     maps: dict[int, Floats] = {}
     for left_out in np.unique(fold).tolist():
         others = ProductCells.of([cells for (cells, _), of in zip(frames, fold, strict=True) if of != left_out])

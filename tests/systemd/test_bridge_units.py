@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli.bridge import BRIDGES
+from edge.cli.bridge import bridge as bridges
 from edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
 from tests.systemd.test_unit import FOLDER, MOST_EXPOSED
 
@@ -29,7 +29,7 @@ def analyzed(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("bridge", list(bridges.commands))
 def test_systemd_accepts_the_unit_of_a_bridge_and_finds_little_exposed(bridge: str, tmp_path: Path) -> None:
     stand_in = tmp_path / "heatline"
     stand_in.write_text("#!/bin/sh\n")
@@ -44,7 +44,7 @@ def test_systemd_accepts_the_unit_of_a_bridge_and_finds_little_exposed(bridge: s
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize("bridge", BRIDGES)
+@pytest.mark.parametrize("bridge", list(bridges.commands))
 def test_the_unit_of_a_bridge_does_not_repeat_what_fails_in_the_same_way(bridge: str) -> None:
     (codes,) = settings_of(bridge, "RestartPreventExitStatus")
     assert {int(code) for code in codes.split()} == FAILS_AGAIN
@@ -54,6 +54,6 @@ def test_the_unit_of_a_bridge_does_not_repeat_what_fails_in_the_same_way(bridge:
     "key", ["Type", "Restart", "RestartSec", "WatchdogSec", "TimeoutStopSec", "MemoryMax", "Nice", "User"]
 )
 def test_the_units_of_all_bridges_agree(key: str) -> None:
-    first, *others = [settings_of(bridge, key) for bridge in BRIDGES]
+    first, *others = [settings_of(bridge, key) for bridge in bridges.commands]
     assert first
     assert all(other == first for other in others)

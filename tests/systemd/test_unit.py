@@ -95,7 +95,7 @@ def test_the_unit_waits_for_ready_and_runs_and_reloads_its_own_line() -> None:
 
 
 def test_each_bridge_has_a_unit_that_runs_it_and_is_ready_when_it_says_so() -> None:
-    named = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.BRIDGES}
+    named = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.bridge.commands}
     assert sorted(named.values()) == BRIDGES
     for name, unit in named.items():
         text = unit.read_text()
