@@ -69,8 +69,8 @@ class Appearance:
     """[tiles, h, w, c]; None: the graph gives none, or only whole frames are compared."""
     grid: TileGrid | None = None
     """Where the tiles lie."""
-    offset_xy: tuple[int, int] = (0, 0)
-    """Where in the frame the measured lines begin, px."""
+    measured_xyxy: tuple[int, int, int, int] | None = None
+    """The box of the frame whose pixels were measured, px; None: all."""
 
     @classmethod
     def of(
@@ -83,8 +83,11 @@ class Appearance:
             box: rows and columns whose pixels are measured; None: all.
         """
         seen = rgb if box is None else rgb[box]
-        offset = (0, 0) if box is None else (box[1].start, box[0].start)
-        measured = cls(grid.frame_hw, Vitals.of(seen), None, measure_lines(seen), None, grid, offset)
+        xyxy = None
+        if box is not None:
+            top, left = box[0].start, box[1].start
+            xyxy = (left, top, left + seen.shape[1], top + seen.shape[0])
+        measured = cls(grid.frame_hw, Vitals.of(seen), None, measure_lines(seen), None, grid, xyxy)
         return measured.with_features(features)
 
     def with_features(self, features: Floats | None) -> "Appearance":

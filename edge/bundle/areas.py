@@ -21,11 +21,13 @@ FEWEST_GROUPS = 3
 """With fewer groups of frames, features are not used."""
 FEWEST_CELLS = 10 * PROTOTYPES
 """With fewer cells of all frames, prototypes would be single cells."""
+FEWEST_FOREIGN = 4
+"""An area has at least so many cells: in a small region of interest, a single unusual cell is a large share."""
 CELL_QUANTILE, CELL_MARGIN = 0.99, 1.1
 """A cell is foreign beyond this quantile of good cells, times the margin."""
 AREA_QUANTILE, AREA_MARGIN, SMALLEST_AREA = 0.99, 1.5, 0.02
-"""The largest plausible area is this quantile of the groups' largest areas, times the margin; at least this share of a
-frame."""
+"""The largest plausible area is this quantile of the groups' largest areas, times the margin; at least this share of
+what is inspected."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
     Args:
         cells: None: only lines are compared.
     """
-    (height, width), (left, top) = appearance.frame_hw, appearance.offset_xy
+    height, width = appearance.frame_hw
+    left, top, right, bottom = appearance.measured_xyxy or (0, 0, width, height)
     areas = []
     for name, stretch in (appearance.lines or {}).items():
         limit = limits.lines.get(name)
@@ -51,18 +54,18 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
             continue
         first, end = (side + (top if name.endswith("rows") else left) for side in (stretch.first_px, stretch.end_px))
         why = _describe_lines(name, first, end - 1, stretch.value, limit)
-        areas.append(Area(why, (0, first, width, end) if name.endswith("rows") else (first, 0, end, height)))
+        areas.append(Area(why, (left, first, right, end) if name.endswith("rows") else (first, top, end, bottom)))
     if cells is None or limits.cell is None or limits.share is None:
         return areas
     if appearance.cells is None or appearance.grid is None:
         return areas
-    share, box = largest_area(cell_map(cells.distances(appearance.cells), appearance.grid) > limits.cell)
+    share, box = largest_area(cell_map(cells.distances(appearance.cells), appearance.grid), limits.cell, FEWEST_FOREIGN)
     if share > limits.share:
         px = appearance.grid.tile_px // appearance.cells.shape[1]
         x0, y0, x1, y1 = (min(side * px, end) for side, end in zip(box, (width, height) * 2, strict=True))
         why = (
-            f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the frame, "
-            f"expected up to {_percent(limits.share)}"
+            f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the inspected "
+            f"area, expected up to {_percent(limits.share)}"
         )
         areas.append(Area(why, (x0, y0, x1, y1)))
     return areas
@@ -93,7 +96,7 @@ def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tu
     limit = CELL_MARGIN * float(np.nanquantile(np.concatenate([each.ravel() for each in maps.values()]), CELL_QUANTILE))
     largest: dict[str, float] = {}
     for index, name in enumerate(groups[known].tolist()):
-        largest[name] = max(largest.get(name, 0.0), largest_area(maps[index] > limit)[0])
+        largest[name] = max(largest.get(name, 0.0), largest_area(maps[index], limit, FEWEST_FOREIGN)[0])
     share = min(1.0, max(SMALLEST_AREA, AREA_MARGIN * float(np.quantile(list(largest.values()), AREA_QUANTILE))))
     refused = sum(each > share for each in largest.values())
     areas = msgspec.structs.replace(areas, cell=limit, share=share, groups=number, refused=refused)

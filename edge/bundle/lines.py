@@ -26,11 +26,11 @@ MARGIN, SLACK = 1.25, {"repeated": 0.02, "torn": 2.0}
 
 @dataclass(frozen=True)
 class Stretch:
-    """The longest or strongest stretch of one kind in a frame."""
+    """The longest stretch of repeated lines in a frame, or its strongest seam."""
 
     value: float
-    """Repeated lines: share of the frame's height or width. Torn: the mean step to the next line, divided by the median
-    of the steps around it."""
+    """Repeated lines: their share of the frame's height or width, in all stretches. Torn: the mean step to the next
+    line, divided by the median of the steps around it."""
     first_px: int
     end_px: int
 
@@ -47,7 +47,7 @@ def measure_lines(rgb: NDArray[np.uint8]) -> Lines:
     )
     for repeated, torn, grey in by_axis:
         steps = np.abs(np.diff(grey.astype(np.int16), axis=0))  # [lines - 1, sampled]
-        lines[repeated] = _longest_run(steps.max(axis=1, initial=0) <= SAME)
+        lines[repeated] = _repeated(steps.max(axis=1, initial=0) <= SAME)
         lines[torn] = _strongest_seam(steps.mean(axis=1))
     return lines
 
@@ -74,15 +74,15 @@ def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _longest_run(same: NDArray[np.bool_]) -> Stretch:
-    """Return the longest run of lines that repeat the line before; `same` starts with the frame's second line."""
+def _repeated(same: NDArray[np.bool_]) -> Stretch:
+    """Return how many lines repeat the line before, and the longest run; `same` starts with the frame's second line."""
     ends = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
     starts, ends = ends[::2], ends[1::2]
     if not len(starts):
         return Stretch(0.0, 0, 0)
     longest = int((ends - starts).argmax())
     first, end = int(starts[longest]), int(ends[longest])
-    return Stretch((end - first) / (len(same) + 1), first + 1, end + 1)
+    return Stretch(int(same.sum()) / (len(same) + 1), first + 1, end + 1)
 
 
 def _strongest_seam(steps: NDArray[np.float64]) -> Stretch:

@@ -134,6 +134,11 @@ class Plausibility:
         deviations = self.deviations(appearance)
         return f"it does not look like the product: {'; '.join(deviations)}" if deviations else None
 
+    @property
+    def knows_areas(self) -> bool:
+        """Whether the cells of frames are compared, and not only their lines."""
+        return self.plausible.areas is not None and self.plausible.areas.cell is not None
+
     def any_objection(self, appearance: Appearance) -> str | None:
         """Describe why a frame without a defect gets no verdict, as a whole or for its areas; None: it gets one."""
         return self.objection(appearance) or "; ".join(each.why for each in self.foreign_areas(appearance)) or None

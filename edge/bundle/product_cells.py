@@ -5,6 +5,7 @@ al. 2022, https://arxiv.org/abs/2106.08265). Distances are measured after subtra
 light, focus or noise moves all cells alike, and is the whole frame's affair, not an area's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ PROJECTED = 32
 RIDGE = 0.02
 """Share of the features' correlation matrix that is replaced by the identity, as few cells cannot show all of it."""
 MOST_CELLS = 20_000
+"""At most about this many cells of all frames together give projection and prototypes."""
 MEDIAN_OF = 512
 """At most about this many cells give the frame's median cell."""
 Floats = NDArray[np.float32]
@@ -43,11 +45,16 @@ class ProductCells:
     def of(cls, frames: Sequence[Cells]) -> "ProductCells":
         """Fit to frames of tiles [tiles, h, w, c]. Cells that are not finite are left out; some must be finite."""
         rng = np.random.default_rng(0)
-        each = [frame.reshape(-1, frame.shape[-1]).astype(np.float32) for frame in frames]
-        cells = _some(np.concatenate([cells[np.isfinite(cells[:, 0])] for cells in each]), rng)
-        projection = _projection(cells, rng)
-        centred = np.concatenate([_centred(cells @ projection) for cells in each])
-        return cls(projection, k_means(_some(centred[np.isfinite(centred[:, 0])], rng), PROTOTYPES, seed=0))
+        each = math.ceil(MOST_CELLS / len(frames))
+
+        def some(frame: Cells, projection: Floats | None) -> Floats:
+            cells = frame.reshape(-1, frame.shape[-1]).astype(np.float32)
+            if projection is not None:
+                cells = _centred(cells @ projection)
+            return rng.permutation(cells[np.isfinite(cells[:, 0])])[:each]
+
+        projection = _projection(np.concatenate([some(frame, None) for frame in frames]), rng)
+        return cls(projection, k_means(np.concatenate([some(frame, projection) for frame in frames]), PROTOTYPES, 0))
 
     def distances(self, frame: Cells) -> Floats:
         """Return the distance of each cell of a frame's tiles [tiles, h, w, c] to the nearest prototype, [tiles, h, w];
@@ -72,15 +79,18 @@ def cell_map(distances: Floats, grid: TileGrid) -> Floats:
     return stitched
 
 
-def largest_area(foreign: NDArray[np.bool_]) -> tuple[float, tuple[int, int, int, int]]:
-    """Return the largest connected area of a map [H, W] as a share of the map, and its box (x0, y0, x1, y1) in
-    cells; (0, ...) if there is none.
+def largest_area(cells: Floats, limit: float, fewest: int = 1) -> tuple[float, tuple[int, int, int, int]]:
+    """Return the largest connected area of a map [H, W] above a limit, as a share of the cells that are not NaN, and
+    its box (x0, y0, x1, y1) in cells; (0, ...) if none has `fewest` cells.
     """
+    foreign = np.nan_to_num(cells, nan=-1.0) > limit
     count, _, stats, _ = cv2.connectedComponentsWithStats(foreign.astype(np.uint8), connectivity=8)
     if count < 2:
         return 0.0, (0, 0, 0, 0)
-    x, y, width, height, cells = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
-    return cells / foreign.size, (x, y, x + width, y + height)
+    x, y, width, height, size = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    if size < fewest:
+        return 0.0, (0, 0, 0, 0)
+    return size / int(np.isfinite(cells).sum()), (x, y, x + width, y + height)
 
 
 @lru_cache(maxsize=32)
@@ -96,10 +106,6 @@ def _centred(cells: Cells) -> Floats:
     """Subtract the median of a frame's cells [n, d]."""
     known = cells[np.isfinite(cells[:, 0])]
     return np.asarray(cells - np.median(known[:: max(1, len(known) // MEDIAN_OF)], axis=0), np.float32)
-
-
-def _some(cells: Floats, rng: np.random.Generator) -> Floats:
-    return cells if len(cells) <= MOST_CELLS else cells[rng.permutation(len(cells))[:MOST_CELLS]]
 
 
 def _projection(cells: Floats, rng: np.random.Generator) -> Floats:

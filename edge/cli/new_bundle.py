@@ -136,6 +136,11 @@ def _beside(bundle_path: Path) -> Path:
 def warn_of_wider_bounds(before: Plausibility, now: Plausibility) -> list[str]:
     """Warn if the new bound of the features is much wider than the old one, or gone."""
     was, is_now = before.plausible.distance, now.plausible.distance
+    if before.knows_areas and is_now is not None and not now.knows_areas:
+        return [
+            "these frames have too few cells to know the product's areas, so a frame that was covered in part may be "
+            "GOOD; name more"
+        ]
     if was is None:
         return []
     if is_now is None:

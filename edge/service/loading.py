@@ -94,6 +94,14 @@ def prepare(
             config.bundle,
             f"except those of camera {checked_cameras} " if checked_cameras else "",
         )
+    by_camera = {name: inspector.plausibility_by_camera.get(name, inspector.plausibility) for name in areas}
+    if unknown := [name for name, known in by_camera.items() if known is not None and not known.knows_areas]:
+        logger.warning(
+            "%s does not know what areas of the product look like, so a frame of camera %s that was lost or covered in "
+            "part may be GOOD; calibrate with more good frames, or export the bundle again",
+            config.bundle,
+            ", ".join(unknown),
+        )
     setup = Setup(
         bundle,
         verified,

@@ -163,9 +163,11 @@ def has_appearance_of_line(manifest: Manifest) -> bool:
 
 
 def has_same_features(old: Manifest, new: Manifest, *, finetuned: bool) -> bool:
-    """Return whether both graphs compute the same features of a tile."""
+    """Return whether both graphs compute the same features of a tile, and the old bundle knows as much of them."""
+    old_areas, new_areas = (each.calibration.plausible and each.calibration.plausible.areas for each in (old, new))
     return (
         not finetuned
+        and (not (new_areas and new_areas.cell) or bool(old_areas and old_areas.cell))
         and new.tensors.features is not None
         and old.tensors.features == new.tensors.features
         and old.model.source == new.model.source

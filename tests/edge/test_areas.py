@@ -55,12 +55,14 @@ def known() -> tuple[object, object]:
 def test_lines_equal_a_slow_count(grey: NDArray[np.uint8]) -> None:
     found = measure_lines(np.stack([grey] * 3, axis=2))
     for side, lines in (("rows", grey.astype(int)), ("columns", grey.T.astype(int))):
-        longest, run, steps = 0, 0, []
+        repeated, run, longest, steps = 0, 0, 0, []
         for before, line in itertools.pairwise(lines):
             steps.append(np.abs(line - before).mean())
             run = run + 1 if np.abs(line - before).max() <= SAME else 0
-            longest = max(longest, run)
-        assert found[f"repeated_{side}"].value == pytest.approx(longest / len(lines))  # type: ignore[index]
+            longest, repeated = max(longest, run), repeated + (run > 0)
+        stretch = found[f"repeated_{side}"]  # type: ignore[index]
+        assert stretch.value == pytest.approx(repeated / len(lines))
+        assert stretch.end_px - stretch.first_px == longest
         seams = [
             steps[at] / (np.median([*steps[at - 2 : at], *steps[at + 1 : at + 3]]) + FLAT)
             for at in range(2, len(steps) - 2)
@@ -105,7 +107,7 @@ def test_distances_are_those_to_the_nearest_prototype_after_centring() -> None:
 
 @given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_the_largest_area_is_the_largest_component(foreign: NDArray[np.bool_]) -> None:
-    share, box = largest_area(foreign)
+    share, box = largest_area(foreign.astype(np.float32), 0.5)
     parts = components(foreign)
     largest = max(map(len, parts), default=0)
     assert share == pytest.approx(largest / foreign.size)
@@ -145,6 +147,26 @@ def test_cells_outside_the_region_of_interest_are_not_the_product(known) -> None
     assert not find_areas(Appearance.of(texture(300), grid, cells), limits, product)
     cells[:, :, 2:5] += 9
     assert find_areas(Appearance.of(texture(300), grid, cells), limits, product)
+
+
+def test_half_of_a_small_region_of_interest_is_an_area(known) -> None:  # type: ignore[no-untyped-def]
+    """The share is of what is inspected: 10 of 20 cells, which are 5 % of the frame's 196."""
+    limits, product = known
+    roi = RegionOfInterest.from_polygons([[(0, 0), (159, 0), (159, 127), (0, 127)]])
+    grid = TileGrid((446, 446), region_of_interest=roi)
+    cells = cells_of(301, len(grid))
+    assert not find_areas(Appearance.of(texture(301), grid, cells), limits, product)
+    cells[:, :2, :5] += 9
+    (area,) = find_areas(Appearance.of(texture(301), grid, cells), limits, product)
+    assert "50.0 % of the inspected area" in area.why
+
+
+def test_every_second_line_lost_is_found() -> None:
+    limits = fit_lines([measure_lines(texture(seed)) for seed in range(8)])
+    rgb = texture(52)
+    rgb[1::2] = rgb[::2]
+    assert measure_lines(rgb)["repeated_rows"].value == pytest.approx(0.5, abs=0.01)
+    assert limits["repeated_rows"] < 0.1
 
 
 def test_cells_that_are_not_known_describe_nothing(known) -> None:  # type: ignore[no-untyped-def]

@@ -318,8 +318,8 @@ class DenseClassifier(ExplainedClassifier):
     def with_features(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [N], maps [N, h, w] and features of RGB tiles uint8 [N, H, W, 3], in one pass.
 
-        The features [N, side, side, channels] are those of the tap `shown_by`, averaged over cells of 2x2 (32 px): they
-        describe what the cells show.
+        The features [N, side, side, channels] are those of the tap `shown_by`, averaged over cells of 2x2 (32 px;
+        16 px if the tile has an odd number of them): they describe what the cells show.
         """
         features = self.features(tiles)
         maps = self.head(features)
@@ -328,12 +328,18 @@ class DenseClassifier(ExplainedClassifier):
     def cells(self, features: Sequence[Tensor]) -> Tensor:
         """Return the features of cells, as `with_features` does, of each tap's features [N, channels, h, w]."""
         shown = features[self.shown_by]
-        return avg_pool2d(shown, min(CELL, shown.shape[-1])).permute(0, 2, 3, 1).float()
+        return avg_pool2d(shown, _cell(shown.shape[-1])).permute(0, 2, 3, 1).float()
 
     def cells_shape(self, tile_px: int) -> tuple[int, int, int]:
         """Return the cells of a tile, h and w, and their channels."""
-        side = max(1, tile_px // STRIDES[-1] // CELL)
+        side = tile_px // STRIDES[-1]
+        side //= _cell(side)
         return side, side, self.head.channels[self.shown_by]
+
+
+def _cell(side: int) -> int:
+    """Return the side of the cells of a tile, in cells of stride 16: they cover all of it."""
+    return CELL if side % CELL == 0 else 1
 
 
 class TileFeatures(nn.Module):
