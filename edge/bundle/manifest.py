@@ -129,7 +129,7 @@ class Areas(_Part, frozen=True):
     cell: Finite | None = None
     """The largest distance of a good cell, see `edge.bundle.product_cells`; none: cells are not known."""
     share: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """The largest connected share of a frame that may lie beyond it."""
+    """The largest connected share of the inspected cells that may lie beyond it."""
     groups: Annotated[int, Meta(ge=1)] | None = None
     """The number of groups of the frames."""
     refused: Annotated[int, Meta(ge=0)] = 0

@@ -69,8 +69,8 @@ def describe_areas(areas: Areas | None) -> str:
     groups = areas.groups or areas.frames
     low, high = interval(areas.refused, groups)
     return (
-        f"areas unlike the product at most {percent(areas.share)} of a frame ({areas.refused} of {groups} held-out "
-        f"parts had a larger one: {percent(low)} to {percent(high)} of new parts, with 95 % confidence)"
+        f"areas unlike the product at most {percent(areas.share)} of what is inspected ({areas.refused} of {groups} "
+        f"held-out parts had a larger one: {percent(low)} to {percent(high)} of new parts, with 95 % confidence)"
     )
 
 
