@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
         self.settings = settings
         self._starts = 0
+        self.is_paused = False
 
     def start(self) -> Self:
         """Start it, and wait until it listens."""
@@ -56,6 +58,12 @@ class Broker:
             self._process = subprocess.Popen([MOSQUITTO, "-c", file], stdout=output, stderr=output)
         wait_until(lambda: "running" in log.read_text() or self._has_ended(log), "mosquitto runs")
         return self
+
+    def pause(self) -> None:
+        """Until it is killed, it answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        self.is_paused = True
 
     def kill(self) -> None:
         """As by a power cut: nothing that it holds is stored."""

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from paho.mqtt.client import MQTTMessageInfo
 
 from edge.bridge.mqtt.connection import Connection
-from edge.bridge.mqtt.messages import Messages
+from edge.bridge.mqtt.messages import Messages, Publication
 from edge.bridge.mqtt.outbox import CONNECTIONS_THAT_PROVE, Outbox
 from edge.config import load_config
 from edge.delivery.client.follower import Follower
@@ -348,6 +349,39 @@ def test_a_message_that_is_too_large_for_the_broker_is_told_and_the_next_ones_co
         assert "a heatmap of 4000 bytes" in lost["detail"]
         assert plant.of("heatmap") == []
         assert "the broker does not take a message" in bridge.log
+
+
+def test_after_a_message_that_ended_the_connection_several_are_in_flight_again(site: Site) -> None:
+    site.write("heatmaps = true\nwait_for_subscriber = false", republish_s=60)
+    site.broker.settings = f"{OPEN}\nmessage_size_limit 3900"
+    config, published = load_config(site.file).mqtt, list[str]()
+    assert config is not None
+    messages, give_up_s = Messages("heatline", "line1", heatmaps=True), time.monotonic() + WITHIN_SECONDS
+
+    class Counted(Connection):
+        def publish(self, publication: Publication) -> MQTTMessageInfo:
+            published.append(publication.topic)
+            return super().publish(publication)
+
+    with site.broker, Follower(site.line.address, "mqtt", timeout_s=0.1, heatmaps=True, keep_position=True) as follower:
+
+        def is_enough() -> bool:
+            if outbox._taken and not site.broker.is_paused:  # the heatmap was reported
+                site.broker.pause()
+                published.clear()
+                last = site.line.add(*[GOOD] * 5)[-1]
+                wait_until(lambda: outbox.hold() or follower._buffer.position == last.seq, "all can be published")
+            results = [each for each in published if "result" in each]
+            return (site.broker.is_paused and len(results) > 1) or time.monotonic() > give_up_s
+
+        site.line.add(DEFECT, png=bytes(4000))
+        outbox = Outbox(follower, messages, config, is_enough)
+        while not is_enough():
+            connection = Counted(config, "bridge", messages.offline(), messages.offline)
+            assert connection.answered.wait(WITHIN_SECONDS)
+            outbox.carry(connection)
+            connection.close(messages.offline())
+        assert time.monotonic() < give_up_s, "one message is published at a time"
 
 
 def test_a_broker_that_takes_no_message_does_not_fill_the_log(site: Site) -> None:

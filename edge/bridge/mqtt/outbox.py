@@ -26,8 +26,8 @@ TICK_SECONDS = 0.25
 PAUSE_SECONDS = 1.0
 """After a refusal that may pass."""
 CONNECTIONS_THAT_PROVE = 10
-"""What the broker has taken on so many connections, none of which lasted for `republish_s`, does not come again:
-otherwise ever more would come again on a network that fails every few seconds, and nothing new any more."""
+"""What the broker has taken on so many connections does not come again: otherwise ever more would come again on a
+network that fails every few seconds, and nothing new any more."""
 
 
 @dataclass(eq=False)
@@ -186,6 +186,7 @@ class Outbox:
     def _report(self, entry: _Entry, why: str) -> None:
         """Replace a message by the report that the broker does not take it."""
         refused = entry.publication
+        self._suspects.discard(entry.key)  # the key of the report is another one
         self._report_log.error(
             "the broker does not take a message of event %s (%s); its report is published", refused.id, why
         )
