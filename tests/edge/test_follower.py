@@ -34,7 +34,7 @@ from edge.wire.following import (
 )
 from edge.wire.requests import Refused, to_bytes
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
-from tests.edge.secured import Port, Secured
+from tests.edge.secured import Secured, free_port
 
 
 @pytest.fixture
@@ -527,11 +527,9 @@ def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: p
 # Keys.
 
 
-def test_a_client_without_the_follow_role_gets_an_access_error(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_without_the_follow_role_gets_an_access_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "HEARTBEAT_SECONDS", 0.1)
-    secured, port = Secured(tmp_path), Port(int(address.rpartition(":")[2]))
+    secured, port = Secured(tmp_path), free_port()
     allowed, listener = secured.client("follow"), secured.client("listen")
     with FollowedLine(tmp_path / "journal", port.bound, access=secured.access()) as line:
         events = line.add(ALARM)
