@@ -3,6 +3,7 @@ without a request, the TLS handshake included.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import socket
@@ -22,8 +23,6 @@ PAGE_REQUEST_SECONDS, OPCUA_REQUEST_SECONDS = 5.0, 10.0
 """A client that has not completed its first request by then is disconnected; at OPC UA, that is to open a session."""
 MODBUS_QUIET_SECONDS = 5.0
 """A PLC that connects again and again without closing may replace those of its own connections that are as quiet."""
-CONNECTING_SECONDS = 1.0
-"""A new connection of an address with few is not replaced by one of an address with more for so long."""
 GONE_AFTER_SECONDS = 20
 """The kernel drops a connection whose peer does not answer, or reads nothing, for so long."""
 ACCEPTED_AT_ONCE = 16
@@ -35,26 +34,29 @@ WAITING_CONNECTIONS = 1024
 @dataclass
 class _Client:
     connection: socket.socket
-    address: str
+    peer: Any
+    """Address and port."""
     since_s: float = field(default_factory=time.monotonic)
     requested_s: float | None = None
-    """When its last request came; None: none was complete yet."""
+    """When its last request came; None: none was complete yet, so it is not at work."""
     deadline: asyncio.TimerHandle | None = None
 
 
 class Listener(socket.socket):
-    """A bound socket. If all places are taken, a new connection takes the place of, in this order,
+    """A bound socket. It has `most` places for clients at work, and as many for those without a complete request.
 
-    1. the oldest without a request, of the address that has most of them;
-    2. the quietest of the address that has most connections, if it still has as many then as the new one's address;
-    3. the quietest of its own address, if it was quiet for `quiet_s`.
+    Who only connects disconnects no client at work: it takes a place of the second kind, if necessary that of the
+    oldest of the address that has most of them. A client takes a place of the first kind when its first request is
+    complete, and if all are taken, that of
 
-    So a client at work loses its place neither to those who only connect nor to those who hold many places. If there is
-    no such connection, the new one is refused.
+    1. the quietest of the address that has most of them, if that address still has as many then as the client's;
+    2. the quietest of its own address, if it was quiet for `quiet_s`.
+
+    If there is none, the client is disconnected.
 
     Args:
         listen: `HOST:PORT`; the host `*` is every address, the port 0 is any free one.
-        most: number of connections.
+        most: number of clients at work.
         refused: begins the sentence of an error, e.g. "the page cannot listen on".
         remedy: ends it.
         request_within_s: time for a request; see `waits`.
@@ -107,25 +109,35 @@ class Listener(socket.socket):
         """Accept a connection, in an event loop.
 
         Raises:
-            ConnectionAbortedError: it was refused.
+            ConnectionAbortedError: its address may not connect.
         """
         connection, peer = super().accept()
-        self._clients = {key: each for key, each in self._clients.items() if each.connection.fileno() >= 0}
-        if not self._allows(peer[0]) or not self._make_room(peer[0]):
+        if not self._allows(peer[0]):
             connection.close()
             raise ConnectionAbortedError
-        self._clients[peer] = _Client(connection, peer[0])
-        self._wait(self._clients[peer])
+        self._clients[peer] = client = _Client(connection, peer)
+        self._wait(client)
+        self._make_room_for(client)
         return connection, peer
 
     def requested(self, transport: asyncio.BaseTransport) -> None:
         """Note that a request of a client is complete: it is at work."""
         client = self._clients.get(transport.get_extra_info("peername"))
         if client is not None:
-            client.requested_s = time.monotonic()
+            was_at_work, client.requested_s = client.requested_s is not None, time.monotonic()
             if client.deadline is not None:
                 client.deadline.cancel()
                 client.deadline = None
+            if not was_at_work:
+                self._make_room_for(client)
+
+    def left(self, transport: asyncio.BaseTransport) -> None:
+        """Note that a client is no longer at work, although it is still connected."""
+        client = self._clients.get(transport.get_extra_info("peername"))
+        if client is not None and client.requested_s is not None:
+            client.requested_s = None
+            self._wait(client)
+            self._make_room_for(client)
 
     def waits(self, transport: asyncio.BaseTransport) -> None:
         """Disconnect a client whose next request is not complete within `request_within_s`."""
@@ -135,45 +147,30 @@ class Listener(socket.socket):
 
     def _wait(self, client: _Client) -> None:
         if self._request_within_s < math.inf:
-            loop = asyncio.get_running_loop()
-            client.deadline = loop.call_later(self._request_within_s, _disconnect, client)
+            client.deadline = asyncio.get_running_loop().call_later(self._request_within_s, _disconnect, client)
 
-    def _make_room(self, address: str) -> bool:
-        if len(self._clients) < self._most:
-            return True
-        self._full.error("all %d connections are in use; the last new one is from %s", self._most, address)
-        peer = self._replaced_by(address)
-        if peer is None:
-            return False
-        _disconnect(self._clients.pop(peer))
-        return True
-
-    def _replaced_by(self, address: str) -> Any:
-        """Return the peer whose place a connection from an address takes; None: nobody's."""
-        now_s, clients = time.monotonic(), self._clients
-        count = Counter(each.address for each in clients.values())
-        silent = {
-            peer: each.address
-            for peer, each in clients.items()
-            if each.requested_s is None
-            and (count[each.address] >= count[address] or now_s - each.since_s >= CONNECTING_SECONDS)
-        }
-        if silent:
-            silent_of = Counter(silent.values())
-            return max(silent, key=lambda peer: silent_of[silent[peer]])  # the first, so the oldest
-        others = [peer for peer, each in clients.items() if count[each.address] > count[address] + 1]
-        most = max((count[clients[peer].address] for peer in others), default=0)
-        quiet = [peer for peer in others if count[clients[peer].address] == most] or [
-            peer
-            for peer, each in clients.items()
-            if each.address == address and now_s - (each.requested_s or each.since_s) >= self._quiet_s
-        ]
-        return min(quiet, key=lambda peer: clients[peer].requested_s or clients[peer].since_s, default=None)
+    def _make_room_for(self, client: _Client) -> None:
+        """Disconnect one of those that are at work, or of those that are not, if there is one more than places."""
+        self._clients = {peer: each for peer, each in self._clients.items() if each.connection.fileno() >= 0}
+        is_at_work = client.requested_s is not None
+        alike = [each for each in self._clients.values() if (each.requested_s is not None) == is_at_work]
+        if len(alike) <= self._most:
+            return
+        self._full.error("all %d connections are in use; the last new one is from %s", self._most, client.peer[0])
+        count = Counter(each.peer[0] for each in alike)
+        most, now_s = max(count.values()), time.monotonic()
+        if not is_at_work or most > count[client.peer[0]]:
+            replaced = [each for each in alike if count[each.peer[0]] == most]
+        else:
+            replaced = [
+                each
+                for each in alike
+                if each.peer[0] == client.peer[0] and now_s - (each.requested_s or now_s) >= self._quiet_s
+            ] or [client]
+        _disconnect(self._clients.pop(min(replaced, key=lambda each: each.requested_s or each.since_s).peer))
 
 
 def _disconnect(client: _Client) -> None:
     """Let its transport, or what waits for its TLS handshake, find the end of the connection."""
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         client.connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended
-        return

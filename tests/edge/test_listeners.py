@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import pytest
 import zmq
 from asyncua import Client
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from bench.watched_line import POLL_SECONDS
@@ -42,7 +43,8 @@ from tests.edge.test_view_access import make_certificates
 from tests.edge.view_pages import page
 
 Attack = Literal["silent", "slow", "repeated"]
-CLIENT, ATTACKER, NEW_CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+CLIENT, ATTACKER, NEW_CLIENT, OTHER_CLIENT = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
+PLACES = 8
 ANSWER_WITHIN_SECONDS = 20.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""
 FEWEST_REQUESTS = 20
@@ -116,9 +118,17 @@ def live_door(folder: Path) -> Iterator[Door]:
         def client(source: str) -> Iterator[Ask]:
             with (
                 socket.create_connection(("127.0.0.1", served.port), ANSWER_WITHIN_SECONDS, (source, 0)) as connection,
+                contextlib.suppress(ConnectionClosedError),
                 connect(f"ws://127.0.0.1:{served.port}/live", sock=connection, max_queue=None) as viewer,
             ):
-                yield lambda: bool(viewer.ping().wait(ANSWER_WITHIN_SECONDS))
+
+                def ask() -> bool:
+                    try:
+                        return viewer.ping().wait(ANSWER_WITHIN_SECONDS)
+                    except ConnectionClosedError:
+                        return False
+
+                yield ask
 
         yield Door(served.port, "HTTP", client)
 
@@ -341,6 +351,25 @@ def test_a_client_at_work_is_served_and_a_new_one_admitted(door: Door, attack: A
     found = outcome_of(door, attack, source, count)
     assert found.answered == found.sent
     assert found.admitted_s < ANSWER_WITHIN_SECONDS
+
+
+@pytest.mark.parametrize("name", ["page", "page with TLS", "live view", "Modbus", "OPC UA"])
+@pytest.mark.parametrize("attack", ["silent", "repeated"])
+def test_clients_that_have_all_places_lose_none_to_who_only_connects(
+    name: str, attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway has all places but one. Only a new client that asks takes one of its places."""
+    monkeypatch.setattr("edge.view.connection.PAGE_CONNECTIONS", PLACES)
+    monkeypatch.setattr("edge.bridge.opcua.server.OPCUA_CONNECTIONS", PLACES)
+    with DOORS[name](tmp_path) as door, contextlib.ExitStack() as open_:
+        sources = [*[CLIENT] * (PLACES - 1), OTHER_CLIENT]
+        asks = [open_.enter_context(door.connect(source)) for source in sources]
+        assert all(ask() for ask in asks)
+        with attacked(door, attack, ATTACKER, 3 * PLACES) as all_connected:
+            assert all_connected.wait(ANSWER_WITHIN_SECONDS)
+            assert all(ask() for _ in range(3) for ask in asks)
+            assert open_.enter_context(door.connect(NEW_CLIENT))()
+            assert [ask() for ask in asks].count(False) == 1
 
 
 def test_silent_connections_do_not_use_up_the_descriptors_of_a_line(

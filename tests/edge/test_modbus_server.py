@@ -65,6 +65,11 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
+def is_refused(client: socket.socket) -> bool:
+    client.sendall(request(*READ_LINE))
+    return is_closed(client)
+
+
 def test_a_plc_reads_by_both_functions_and_writes_only_commands(server: Served) -> None:
     plc = server.plc()
     server.call(server.bank.put, LINE, {"heartbeat": 7, "lag": 70000})
@@ -216,14 +221,14 @@ def test_an_address_with_many_connections_at_work_gives_one_up_to_another_and_ta
         plc = client("127.0.0.2")
         reply_to(plc, request(*READ_LINE))
         assert is_closed(many[0])
-        assert is_closed(client("127.0.0.3"))
+        assert is_refused(client("127.0.0.3"))
         for each in (plc, *many[1:]):
             reply_to(each, request(*READ_LINE))
         many[2].shutdown(socket.SHUT_WR)
         assert is_closed(many[2])
         third = client("127.0.0.4")
         reply_to(third, request(*READ_LINE))
-        assert is_closed(client("127.0.0.5")), "the others have one each"
+        assert is_refused(client("127.0.0.5")), "the others have one each"
         for each in (plc, many[1], third):
             reply_to(each, request(*READ_LINE))
 

@@ -302,24 +302,41 @@ def _has_ended(client: Client) -> bool:
     return client.uaclient.state is not UaClientState.CONNECTED
 
 
-def test_a_stranger_cannot_continue_the_session_of_a_client(served: Setup) -> None:
+def test_a_client_that_closes_its_session_does_not_keep_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 1.0)
+    nowhere = (f"ipc://{tmp_path}/none", None)
+    endpoints = LineEndpoints(nowhere, nowhere, None)
+
+    async def run(bridge: ServedBridge) -> None:
+        async with bridge.client() as client:
+            protocol = client.uaclient.protocol
+            await client.close_session()
+            await until(lambda: protocol.transport is None, "the connection ended")
+
+    with threaded_bridge(tmp_path / "pki", endpoints, ["top"], unprotected=True) as served:
+        asyncio.run(run(served))
+
+
+def test_an_untrusted_client_cannot_continue_the_session_of_a_client(served: Setup) -> None:
     """asyncua numbers sessions, and would let any connection take over the session with a number."""
 
     async def run() -> None:
         async with served.bridge.connected(served.mes) as mes:
             token = mes.uaclient.protocol.authentication_token
-            stranger = served.bridge.client()
-            await stranger.connect_socket()
+            untrusted = served.bridge.client()
+            await untrusted.connect_socket()
             try:
-                await stranger.send_hello()
-                await stranger.open_secure_channel()
-                stranger.uaclient.protocol.authentication_token = token
+                await untrusted.send_hello()
+                await untrusted.open_secure_channel()
+                untrusted.uaclient.protocol.authentication_token = token
                 with pytest.raises((ua.UaError, ConnectionError)):
-                    await stranger.uaclient.activate_session(ua.ActivateSessionParameters())
+                    await untrusted.uaclient.activate_session(ua.ActivateSessionParameters())
                 with pytest.raises((ua.UaError, ConnectionError)):
-                    await call(stranger, "RecipeManagement.PrepareRecipe", "4711")
+                    await call(untrusted, "RecipeManagement.PrepareRecipe", "4711")
             finally:
-                stranger.disconnect_socket()
+                untrusted.disconnect_socket()
             assert (await read(mes, "Line.Heartbeat"))[0] == 7
 
     asyncio.run(run())
@@ -361,20 +378,20 @@ GARBAGE = {
 
 def test_a_connection_that_sends_garbage_is_closed(served: Setup) -> None:
     for name, data in GARBAGE.items():
-        with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as stranger:
+        with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as untrusted:
             try:
-                stranger.sendall(data)
-                while stranger.recv(4096):
+                untrusted.sendall(data)
+                while untrusted.recv(4096):
                     pass
             except TimeoutError:
                 pytest.fail(f"{name}: the connection is still open")
             except ConnectionError:
                 pass
 
-    with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as stranger:
+    with socket.create_connection(("127.0.0.1", served.bridge.port), WITHIN_SECONDS) as untrusted:
         endless = struct.pack("<3scI", b"MSG", b"F", 0xFFFFFFF0) + bytes(32 << 20)
         with pytest.raises(ConnectionError):  # asyncua would store all of it
-            stranger.sendall(endless)
+            untrusted.sendall(endless)
 
     async def run() -> None:
         async with served.bridge.connected(served.reader) as client:

@@ -97,7 +97,7 @@ class Certificates:
             certificate = uacrypto.x509_from_der(der)  # of a chain, the first
             key, until = certificate.public_key(), certificate.not_valid_after_utc
             since = certificate.not_valid_before_utc
-        except Exception as error:  # the parser raises exceptions of many kinds, all for what a stranger sent
+        except Exception as error:  # the parser raises exceptions of many kinds, all for what an untrusted client sent
             raise RefusedError("it showed a certificate that cannot be read") from error
         fingerprint = fingerprint_of(certificate)
         named = f"its certificate {_common_name(certificate)!r} (sha256 {fingerprint})"

@@ -1,4 +1,4 @@
-"""An OPC UA server that strangers can reach: limited, and only for clients whose certificates are allowed."""
+"""An OPC UA server that untrusted clients can reach: limited, and only for clients whose certificates are allowed."""
 
 import asyncio
 import logging
@@ -122,15 +122,15 @@ class _Processor(UaProcessor):
             self._transport.write(uatcp_to_binary(ua.MessageType.Error, refusal))
             return False
         except Exception as error:  # asyncua raises exceptions of any kind, all for what the client sent
-            self._connections.nonsense.error(
-                "%s is disconnected: it sent what is no valid OPC UA (%s)", self._address, type(error).__name__
+            self._connections.protocol_errors.error(
+                "%s is disconnected: it sent what is not valid OPC UA (%s)", self._address, type(error).__name__
             )
             return False
         if min(self._limits.max_send_buffer, self._limits.max_recv_buffer) < SMALLEST_CHUNK_BYTES:
-            self._connections.nonsense.error("%s is disconnected: it asks for too small chunks", self._address)
+            self._connections.protocol_errors.error("%s is disconnected: it asks for too small chunks", self._address)
             return False
-        if self.session is not None and self.session.is_activated():
-            self._connections.listener.requested(self._transport)
+        listener, is_at_work = self._connections.listener, self.session is not None and self.session.is_activated()
+        (listener.requested if is_at_work else listener.left)(self._transport)
         return bool(goes_on)
 
     async def _process_message(self, typeid: ua.NodeId, requesthdr: Any, seqhdr: Any, body: Any) -> Any:
@@ -175,13 +175,15 @@ class _Connection(OPCUAProtocol):
             return
         kind, size = HEADER.unpack_from(self._buffer)  # of what is not complete yet
         if kind not in MESSAGES or size > self.limits.max_recv_buffer:
-            self._connections.nonsense.error(
-                "%s is disconnected: it sent what is no OPC UA, or is too long", self.peer_name
+            self._connections.protocol_errors.error(
+                "%s is disconnected: it sent what is not OPC UA, or is too long", self.peer_name
             )
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        self._connections.nonsense.error("%s is disconnected: it does not read what it asked for", self.peer_name)
+        self._connections.protocol_errors.error(
+            "%s is disconnected: it does not read what it asked for", self.peer_name
+        )
         if self.transport is not None:
             self.transport.abort()
 
@@ -191,7 +193,7 @@ class _Connections(BinaryServer):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.refusals, self.nonsense = RateLimitedLog(logger), RateLimitedLog(logger)
+        self.refusals, self.protocol_errors = RateLimitedLog(logger), RateLimitedLog(logger)
 
     async def start(self) -> None:
         """Listen.
