@@ -25,7 +25,7 @@ class FolderCamera(FrameSource):
     def __init__(self, settings: FolderSettings) -> None:
         super().__init__(settings.name)
         self._folder, self._loop, self._preload = settings.path, settings.loop, settings.preload
-        self._size = "x".join(map(str, settings.size))
+        self._size = settings.size
         self._pace = Pace(settings.rate_fps)
         self._files: list[Path] = []
         self._preloaded: dict[Path, Picture | InputError] = {}
@@ -52,8 +52,9 @@ class FolderCamera(FrameSource):
         self._shown += 1
         stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
         picture = self._preloaded.get(path) or _read(path)
-        if isinstance(picture, GeometryError):
-            return BadFrame(stamp, "wrong_size", f"a larger picture came, {self._size} px expected")
+        if isinstance(picture, GeometryError) and isinstance(self._size, tuple):
+            width, height = self._size
+            return BadFrame(stamp, "wrong_size", f"a larger picture came, {width}x{height} px expected")
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)
