@@ -19,7 +19,7 @@ from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import day_of, decode_entry, require_picture
 from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
 from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
-from edge.evidence.store import ENTRY
+from edge.evidence.store import ENTRY, FRAME, HEATMAP
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.picture import Picture
 from edge.util.atomic_file import sync_folder
@@ -33,6 +33,8 @@ INBOX = "inbox"
 PUT = ".picture"
 MOST_PICTURES = 64
 MOST_BYTES = 512 << 20
+LEFT_AFTER_SECONDS = 60.0
+"""A file that is half written for so long was left by a program that was killed."""
 _SPARE = Limits(keep_s=0, keep_bytes=0)
 
 
@@ -100,7 +102,7 @@ Outcome = Literal["adopted", "held", "refused"]
 
 
 class Inbox:
-    """The recorder's end of the inbox. It deletes what an earlier run of a program left half written.
+    """The recorder's end of the inbox.
 
     Args:
         folder: of the evidence store.
@@ -109,12 +111,9 @@ class Inbox:
     def __init__(self, folder: Path) -> None:
         self._inbox = folder / INBOX
         self._log = RateLimitedLog(logger)
-        with contextlib.suppress(OSError):
-            for half in self._inbox.glob(f"*{HALF_WRITTEN}"):
-                half.unlink()
 
     def adopt(self, writer: EvidenceWriter) -> Outcome | None:
-        """Store the picture that came first, if there is one.
+        """Store the picture that came first, if there is one. Delete what programs that were killed left half written.
 
         Raises:
             InputError: it cannot be stored now, and stays in the inbox.
@@ -122,7 +121,11 @@ class Inbox:
         with writing(self._inbox):
             if not self._inbox.exists():
                 return None
-            waiting = [(path.lstat().st_mtime_ns, path) for path in self._inbox.iterdir() if path.suffix == PUT]
+            for half in self._inbox.glob(f"*{HALF_WRITTEN}"):
+                with contextlib.suppress(FileNotFoundError):  # it was completed, and has its name
+                    if time.time() - half.lstat().st_mtime > LEFT_AFTER_SECONDS:
+                        half.unlink()
+            waiting = [(path.lstat().st_mtime_ns, path) for path in self._inbox.glob(f"*{PUT}")]
             if not waiting:
                 return None
             _, first = min(waiting)
@@ -150,9 +153,11 @@ def _read(path: Path) -> EncodedEntry:
     """
     try:
         files = msgspec.msgpack.decode(read_plain(path, MOST_BYTES), type=dict[str, bytes])
+        if not {ENTRY, FRAME} <= files.keys() <= {ENTRY, FRAME, HEATMAP}:
+            raise InputError(f"it must hold {ENTRY}, {FRAME} and at most {HEATMAP}")
         entry = decode_entry(files[ENTRY])
         if f"{require_picture(entry.picture)}{PUT}" != path.name:
             raise InputError("it is the entry of another picture")
-    except (OSError, KeyError, msgspec.MsgspecError, InputError) as error:
+    except (OSError, msgspec.MsgspecError, InputError) as error:
         raise _DamagedError(f"{path.name}: {error}") from error
     return EncodedEntry(entry, files)

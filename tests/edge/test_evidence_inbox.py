@@ -13,8 +13,9 @@ import pytest
 
 from edge.errors import InputError
 from edge.evidence import inbox as module
+from edge.evidence.files import HALF_WRITTEN
 from edge.evidence.inbox import INBOX, PUT, Inbox, put
-from edge.evidence.store import EvidenceStore
+from edge.evidence.store import ENTRY, FRAME, EvidenceStore
 from edge.evidence.writer import EvidenceWriter
 from edge.images import read_rgb
 from tests.command import WITHIN_SECONDS
@@ -166,6 +167,8 @@ def test_kills_at_any_step_lose_no_whole_picture_and_leave_no_half_one(
         ended = subprocess.run(command, cwd=ROOT, timeout=WITHIN_SECONDS, check=False)
         assert ended.returncode in (-signal.SIGKILL, 0)
         was_whole = what == "adopt" or f"{ID.format(1)}{PUT}" in waiting(folder)
+        for half in (folder / INBOX).glob(f"*{HALF_WRITTEN}"):
+            os.utime(half, (0, 0))  # a minute later
         with writer(folder) as into:  # the recorder starts again
             again = Adopting(folder, into)
             again.adopt_all()
@@ -189,6 +192,31 @@ def test_a_damaged_picture_is_logged_and_deleted_and_the_next_is_adopted(
     assert sorted(adopting.adopt_all()) == ["adopted"] + ["refused"] * 4
     assert caplog.text.count("a picture in the inbox is deleted") >= 1
     assert (stored(adopting.folder), waiting(adopting.folder)) == ([ID.format(5)], [])
+
+
+@pytest.mark.parametrize(
+    "endings", [(ENTRY,), (FRAME,), (ENTRY, FRAME, ".txt"), (ENTRY, FRAME, "/nowhere/it.png")], ids=" ".join
+)
+def test_only_the_files_of_a_picture_are_adopted(adopting: Adopting, endings: tuple[str, ...]) -> None:
+    put(adopting.folder, picture(1), LINE)
+    first = adopting.folder / INBOX / f"{ID.format(1)}{PUT}"
+    files = msgspec.msgpack.decode(first.read_bytes(), type=dict[str, bytes])
+    first.write_bytes(msgspec.msgpack.encode({ending: files.get(ending, b"") for ending in endings}))
+    os.utime(first, (0, 0))
+    put(adopting.folder, picture(2), LINE)
+    assert adopting.adopt_all() == ["refused", "adopted"]
+    assert stored(adopting.folder) == [ID.format(2)]
+    assert len(names(adopting.folder)) == 3
+
+
+def test_what_a_killed_program_left_is_deleted_and_what_is_being_written_is_not(adopting: Adopting) -> None:
+    put(adopting.folder, picture(1), LINE)
+    left, written = (adopting.folder / INBOX / f"{name}{HALF_WRITTEN}" for name in ("left", "written"))
+    for half in (left, written):
+        half.write_bytes(b"half of it")
+    os.utime(left, (0, 0))
+    assert Adopting(adopting.folder, adopting.writer).adopt_all() == ["adopted"]
+    assert waiting(adopting.folder) == [written.name]
 
 
 def test_a_flood_is_refused(adopting: Adopting, monkeypatch: pytest.MonkeyPatch) -> None:
