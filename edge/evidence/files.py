@@ -1,28 +1,15 @@
 """Writes the files of the evidence store, which its group may read."""
 
-import contextlib
 import os
 from pathlib import Path
 
+from edge.util.group_folder import FILE_MODE
 from edge.util.plain_file import open_plain
 
-FOLDER_MODE, FILE_MODE = 0o750, 0o640
-"""The group of the service may read, as it may read the journal."""
 HALF_WRITTEN = ".new"
 """Ending of a file that gets its name when it is complete."""
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_END = b"IEND\xaeB`\x82"
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder if it does not exist, which the group may read whatever the umask.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(FOLDER_MODE)
 
 
 def write_synced(path: Path, data: bytes, owner: tuple[int, int] | None = None) -> None:

@@ -17,12 +17,13 @@ import msgspec
 from edge.errors import InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import day_of, decode_entry, require_picture
-from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
+from edge.evidence.files import HALF_WRITTEN, write_synced
 from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
 from edge.evidence.store import ENTRY, FRAME, HEATMAP
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.picture import Picture
 from edge.util.atomic_file import sync_folder
+from edge.util.group_folder import make_folder
 from edge.util.os_errors import writing
 from edge.util.plain_file import read_plain
 from edge.util.rate_limited_log import RateLimitedLog
@@ -53,8 +54,8 @@ def put(folder: Path, picture: Picture, line: str) -> None:
         if (folder / day_of(picture.event.times.captured_at_ns) / f"{name}{ENTRY}").exists():
             return
         encoded = encode_picture(picture, line, time.time_ns(), is_chosen=True)
-        make_folder(inbox)
         owner = _other_owner(folder)
+        make_folder(inbox)
         if owner is not None:
             os.chown(inbox, *owner, follow_symlinks=False)
         _require_room(inbox, encoded.size_bytes)
@@ -75,10 +76,8 @@ def _other_owner(folder: Path) -> tuple[int, int] | None:
     Raises:
         OSError: the folder cannot be read.
     """
-    if os.geteuid() != 0:
-        return None
     status = folder.stat()
-    return status.st_uid, status.st_gid
+    return (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
 
 
 def _require_room(inbox: Path, size_bytes: int) -> None:

@@ -13,13 +13,14 @@ from edge.delivery.journal.wall_clock import WallClock
 from edge.errors import DeliveryError, InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
-from edge.evidence.files import HALF_WRITTEN, make_folder, write_synced
+from edge.evidence.files import HALF_WRITTEN, write_synced
 from edge.evidence.retention import Limits, Retention, delete_entry
 from edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
 from edge.evidence.stored_marks import StoredMarks
 from edge.pictures.picture import Picture
 from edge.util.atomic_file import sync_folder
 from edge.util.file_lock import open_locked
+from edge.util.group_folder import make_folder
 from edge.util.os_errors import writing
 
 LOCK = "evidence.lock"
@@ -49,7 +50,6 @@ class EvidenceWriter:
         self._folder, self._line, self._wall_ns = folder, line, wall_ns
         self._clock = WallClock(wall_ns, monotonic_s)
         with writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
             make_folder(folder)
             try:
                 self._lock = open_locked(folder / LOCK, os.O_RDWR | os.O_CREAT)

@@ -102,6 +102,8 @@ def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         store(tmp_path / "evidence", picture())
+        (tmp_path / "evidence").chmod(0o700)  # as one that an older heatline made
+        writer(tmp_path / "evidence").close()
     finally:
         os.umask(before)
     files = [tmp_path / "evidence" / name for name in names(tmp_path / "evidence")]

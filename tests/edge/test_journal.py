@@ -76,10 +76,12 @@ def test_appended_records_are_there_after_reopening(tmp_path: Path) -> None:
 
 
 def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
-    folder, before = tmp_path / "journal", os.umask(0o077)
+    folder, before = tmp_path / "new" / "journal", os.umask(0o077)
     try:
         Journal.open(folder, LINE).close()
-        (folder / FILE_NAME).chmod(0o600)  # as one that an older heatline made
+        assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o750
+        folder.chmod(0o700)  # as those that an older heatline made
+        (folder / FILE_NAME).chmod(0o600)
         with opened(folder, *records(1, 2)):
             assert {stat.S_IMODE((folder / f"{FILE_NAME}{end}").stat().st_mode) for end in SUFFIXES} == {0o640}
         assert stat.S_IMODE(folder.stat().st_mode) == 0o750

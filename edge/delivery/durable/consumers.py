@@ -14,9 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from edge.delivery.journal.errors import kind_of
-from edge.delivery.journal.file import make_folder
 from edge.errors import JournalError
 from edge.util.atomic_file import sync_folder
+from edge.util.group_folder import make_folder
 from edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
 from edge.util.atomic_file import sync_folder
+from edge.util.group_folder import FILE_MODE
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1
@@ -21,8 +22,6 @@ SCHEMA_VERSION = 1
 DAMAGED_KEPT = 2
 """Number of damaged journals that are kept; older ones are deleted."""
 PAGE_BYTES = 4096
-FOLDER_MODE, FILE_MODE = 0o750, 0o640
-"""The group of the service may read, whatever the umask."""
 
 _TABLES = """
 CREATE TABLE journal (
@@ -50,17 +49,6 @@ CREATE TABLE progress (camera TEXT PRIMARY KEY, boot_id TEXT NOT NULL, frame_num
 def database_files(path: Path) -> list[Path]:
     """Return the path of a database and of its -wal and -shm files."""
     return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder of a journal with its parents, if it does not exist.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        folder.chmod(FOLDER_MODE)
 
 
 def let_group_read(path: Path) -> None:

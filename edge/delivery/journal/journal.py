@@ -23,7 +23,6 @@ from edge.delivery.journal.file import (
     database_files,
     let_group_read,
     make,
-    make_folder,
     move_aside,
     read_head,
 )
@@ -41,6 +40,7 @@ from edge.delivery.journal.rows import (
 )
 from edge.frames import Watermark
 from edge.util.file_lock import open_locked
+from edge.util.group_folder import make_folder
 
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
