@@ -372,6 +372,11 @@ STATEMENTS = (
     "DELETE FROM journal",
     "DROP TABLE progress",
     "UPDATE topics SET last_seq = 499",
+    "INSERT INTO topics VALUES ('change', 'none')",
+    "INSERT INTO topics VALUES (X'00', 1)",
+    "INSERT INTO progress VALUES ('top', 'boot', 'none')",
+    "INSERT INTO progress VALUES (X'00', 'boot', 1)",
+    "INSERT INTO progress VALUES ('top', X'00', 1)",
     "UPDATE journal SET journal_id = 'mine'",
     "UPDATE journal SET schema_version = 'one'",
 )

@@ -78,7 +78,8 @@ def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
             )
         return JournalFailedError(f"{path} cannot be used ({error.strerror}); check the disk")
     code = getattr(error, "sqlite_errorcode", None)
-    # Python's own error for invalid text, and SQLite's for a missing table: the statements themselves are right.
+    # Python's own error for invalid text, that of `rows` for a wrong type, and SQLite's for a missing table: the
+    # statements themselves are right.
     if str(error).startswith(("Could not decode", "no such table", "no such column", "malformed database schema")):
         return JournalDamagedError(f"{path} is not a journal, or it is damaged ({error})")
     if code is None:

@@ -2,10 +2,15 @@
 
 import sqlite3
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from edge.delivery.journal.file import PAGE_BYTES
 from edge.frames import Watermark
+
+T = TypeVar("T")
 
 # SQLite stores any type in a column, and a damaged file may hold anything: these expressions give the right type.
 AT_NS = "ifnull(CAST(at_ns AS INTEGER), 0)"
@@ -58,10 +63,22 @@ def sizes_in(connection: sqlite3.Connection) -> tuple[int, int]:
 
 def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
     """Return the last `seq` of each topic."""
-    return dict(connection.execute("SELECT topic, last_seq FROM topics").fetchall())
+    return _typed(connection.execute("SELECT topic, last_seq FROM topics"), dict[str, int])
 
 
 def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
     """Return the last frame that was reported for each camera."""
     rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return {camera: Watermark(boot_id, number) for camera, boot_id, number in rows}
+    return _typed(((camera, how_far) for camera, *how_far in rows), dict[str, Watermark])
+
+
+def _typed(rows: Iterable[tuple[Any, Any]], kind: type[T]) -> T:
+    """Return rows as a dictionary of this type.
+
+    Raises:
+        sqlite3.DatabaseError: a row has another type, so the file is damaged.
+    """
+    try:
+        return msgspec.convert(dict(rows), kind)
+    except msgspec.ValidationError as error:
+        raise sqlite3.DatabaseError(f"Could not decode a row: {error}") from error
