@@ -283,12 +283,15 @@ def test_until_the_file_is_read_no_event_counts_as_acknowledged(
 # Files.
 
 
+@pytest.mark.parametrize(
+    "damaged", [b"something else" * 999, bytes(2 * SLOT_BYTES), b""], ids=["other", "zeros", "cut"]
+)
 def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
-    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    consumers: Consumers, open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes
 ) -> None:
     consumers.close()
     assert not consumers.lost_consumers
-    (tmp_path / FILE_NAME).write_bytes(b"something else" * 999)
+    (tmp_path / FILE_NAME).write_bytes(damaged)
     reopened = open_()
     assert (reopened.positions(), reopened.fault, reopened.lost_consumers) == ({}, None, True)
     (record,) = caplog.records

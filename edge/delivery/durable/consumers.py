@@ -167,18 +167,20 @@ class Consumers:
                 if not self._known:
                     self._read()
                 make_folder(self._path.parent)
-                self._file = SlotFile(self._path, SLOT_BYTES)
+                new = self._path if self._path.exists() else self._path.with_name(f"{FILE_NAME}.new")
+                self._file = SlotFile(new, SLOT_BYTES)
+                self._store(self._file, self._written)
+                new.rename(self._path)  # only now: an empty file was damaged
                 sync_folder(self._path.parent)
             except OSError as error:
                 raise self._failed(error) from error
-            self._store(self._file, self._written)
         return self._file
 
     def _read(self) -> None:
         found: dict[str, Position] = {}
         try:
-            if any(self._path.read_bytes()):  # otherwise it was just created
-                found = msgspec.json.decode(read_slots(self._path, SLOT_BYTES)[0] or b"", type=dict[str, Position])
+            (data,) = read_slots(self._path, SLOT_BYTES)[:1] or [None]
+            found = msgspec.json.decode(data or b"", type=dict[str, Position])
         except FileNotFoundError:
             pass
         except msgspec.MsgspecError:
