@@ -58,7 +58,7 @@ def open_journal(
         )
         at_end.callback(writer.close)
         if server is not None:
-            server.on_damaged.append(writer.distrust)
+            server.on_damaged.append(writer.mark_corrupt)
             server.start()
             at_end.callback(server.close)
             writer.on_commit.append(server.wake)

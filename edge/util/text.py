@@ -11,7 +11,7 @@ def utf8_safe(text: str) -> str:
 
 
 def encode_json(value: object, order: Literal["deterministic"] | None = None) -> bytes:
-    """Encode as JSON in UTF-8, with `?` for what UTF-8 cannot say, as in file names.
+    """Encode as JSON in UTF-8, with `?` for what UTF-8 cannot encode, as in file names.
 
     >>> encode_json({"file": "caf\\udce9.png"})
     b'{"file":"caf?.png"}'
@@ -20,18 +20,18 @@ def encode_json(value: object, order: Literal["deterministic"] | None = None) ->
         return msgspec.json.encode(value, order=order)
     except UnicodeEncodeError:
         plain = msgspec.to_builtins(value, enc_hook=msgspec.json.decode)  # of `msgspec.Raw`, which holds JSON
-        return msgspec.json.encode(_sayable_strings(plain), order=order)
+        return msgspec.json.encode(_replace_unencodable(plain), order=order)
 
 
-def _sayable_strings(value: Any) -> Any:
-    """The same value with every string of it, at any depth, `utf8_safe`."""
+def _replace_unencodable(value: Any) -> Any:
+    """Return the value with `?` for what UTF-8 cannot encode in its strings, at any depth."""
     match value:
         case str():
             return utf8_safe(value)
         case dict():
-            return {_sayable_strings(key): _sayable_strings(item) for key, item in value.items()}
+            return {_replace_unencodable(key): _replace_unencodable(item) for key, item in value.items()}
         case list() | tuple():
-            return [_sayable_strings(item) for item in value]
+            return [_replace_unencodable(item) for item in value]
         case _:
             return value
 

@@ -82,7 +82,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: Thresholds | None
     """Of the newest verdict."""
     words: list[str]
-    """Sentences for people, the gravest first."""
+    """Sentences for people, the most severe first."""
 
 
 def describe(memory: Memory, line: str) -> State:
@@ -170,7 +170,7 @@ def _p95(values: list[float]) -> float:
 
 
 def _words(memory: Memory, running: bool, cameras: dict[str, Camera], now_ns: int) -> list[str]:
-    """Return what a person should know, the gravest first. The handshake's detail has dead cameras and full disks."""
+    """Return what a person should know, the most severe first. Dead cameras and full disks are in the handshake."""
     status = memory.status
     words = [] if running else [_why_not_running(memory)]
     if not running and any(camera.newest_age_ms is not None for camera in cameras.values()):

@@ -736,9 +736,9 @@ class AnyOrderOfFaults(RuleBasedStateMachine):
 
     @rule()
     def the_journal_is_lost(self) -> None:
-        self.journal.distrust("another journal", "it is ignored")
+        self.journal.mark_corrupt("another journal", "it is ignored")
         self.time_passes(0)
-        self.journal.distrust(str(self.journal.journal_id), "it cannot be read")
+        self.journal.mark_corrupt(str(self.journal.journal_id), "it cannot be read")
         self.locks.close()
         self.acked.clear()
         self.discarded_reported = self.discarded  # a lost journal is not reported on

@@ -35,7 +35,7 @@ class Line:
         if journal:
             self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))
             self._server.start()
-            self._server.on_damaged.append(self.journal.distrust)
+            self._server.on_damaged.append(self.journal.mark_corrupt)
             self.journal.on_commit.append(self._server.wake)
         self._start_publisher()
 

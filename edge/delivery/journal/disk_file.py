@@ -83,7 +83,7 @@ class DiskThread:
 
 
 class DiskFile:
-    """Opens and closes the journal of a line. One thread calls it, except `distrust`.
+    """Opens and closes the journal of a line. One thread calls it, except `mark_corrupt`.
 
     Args:
         most_bytes: as for `Journal.open`.
@@ -141,7 +141,7 @@ class DiskFile:
         self.first_seq = journal.first_seq
         self.size_bytes = journal.size_bytes + max(0, journal.wal_bytes - WAL_KEPT_BYTES)
 
-    def distrust(self, journal_id: str, reason: str) -> None:
+    def mark_corrupt(self, journal_id: str, reason: str) -> None:
         """Make the next `check` fail if this journal is in use: a reader found it damaged. Any thread."""
         self._doubt = journal_id, reason
 

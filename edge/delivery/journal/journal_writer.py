@@ -151,9 +151,9 @@ class JournalWriter(Numbering):
     def state(self) -> JournalState | None:
         return self._state
 
-    def distrust(self, journal_id: str, reason: str) -> None:
+    def mark_corrupt(self, journal_id: str, reason: str) -> None:
         """Move this journal aside and begin a new one, if it is in use: a reader found it damaged. Any thread."""
-        self._file.distrust(journal_id, reason)
+        self._file.mark_corrupt(journal_id, reason)
 
     # Storing events.
 
