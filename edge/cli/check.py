@@ -28,7 +28,7 @@ from edge.pictures.feed import check_socket
 from edge.pictures.place import picture_socket
 from edge.service.events import bundle_name
 from edge.service.journal import not_served
-from edge.service.line import OpenCamera, check_address, open_cameras, require_distinct
+from edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
 from edge.service.loading import PreparedSetup, prepare
 from edge.service.recovery import lock_folder
 from edge.service.systemd import LINES, STATE_FOLDERS, state_folder
@@ -49,7 +49,8 @@ def check(line: Path, as_json: bool) -> None:
 
     Checks the configuration, every product's bundle with its signature and its golden tiles on this machine, every
     camera's first frame, the keys, the addresses, the files of its page, and the folders of journal and pictures. What
-    the line uses itself while it runs is not checked then: addresses, page, journal and cameras.
+    the line uses itself while it runs is not checked then: addresses, page, journal and cameras. Addresses of bridges,
+    which run independently, are only compared with the line's.
     """
     require_limits()
     config, faults = load_config(line), Faults()
@@ -60,6 +61,7 @@ def check(line: Path, as_json: bool) -> None:
     # In the order of `edge.service.lifecycle`, so that the first fault is the one that run ends with.
     with faults.collected():
         require_distinct(config.listens)
+    to_bind = {} if faults.found else config.addresses  # the same fault is not found twice
     pictures, prepared, access = None, None, Access()
     with faults.collected():
         if config.evidence is not None:
@@ -72,7 +74,7 @@ def check(line: Path, as_json: bool) -> None:
         access = Access.read(config.security.key, config.security.allowed)
     warnings = _warn_of_bridges(config)
     cameras: dict[str, Any] = {}
-    if _check_addresses(line, config, faults):
+    if _check_addresses(line, config, to_bind, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
             warnings += _check_journal(line, config.journal, state)
         settings = config.of_product(config.product).cameras
@@ -139,15 +141,12 @@ def check(line: Path, as_json: bool) -> None:
     print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
 
 
-def _check_addresses(line: Path, config: LineConfig, faults: Faults) -> bool:
+def _check_addresses(line: Path, config: LineConfig, to_bind: dict[str, str], faults: Faults) -> bool:
     """Check that the line can listen on its addresses and serve its page and its pictures; return False if it does so
     now, as it runs.
     """
     found = Faults()
-    for name, address in config.addresses.items():
-        with found.collected():
-            check_address(name, address)
-    with found.collected():
+    with bound_addresses(to_bind, found), found.collected():
         if config.web is not None:
             check_page(config.web)
     taken = any(isinstance(error, DeliveryError) for error in found.found)

@@ -44,6 +44,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
         with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.connect("\0" + path[1:] if path.startswith("@") else path)
             raise zmq.ZMQError(errno.EADDRINUSE)
+    socket.setsockopt(zmq.IPV6, "[" in address)
     socket.bind(address)
 
 

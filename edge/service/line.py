@@ -146,42 +146,51 @@ def require_distinct(addresses: Mapping[str, str]) -> None:
     """
     places = {key: _place(address) for key, address in addresses.items()}
     for (one, (port, hosts)), (other, (others_port, others_hosts)) in itertools.combinations(places.items(), 2):
-        if port == others_port and (hosts & others_hosts or None in hosts | others_hosts):
+        if port == others_port and any(_same_host(*pair) for pair in itertools.product(hosts, others_hosts)):
             raise ConfigError(
                 f"{one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can listen "
                 "there; give each another port"
             )
 
 
-def _place(address: str) -> tuple[str, set[str | None]]:
-    """Return the port, or the path, of an address, and the IP addresses that its host means; None: all of this PC."""
+def _same_host(one: str, other: str) -> bool:
+    return one == other or "*" in (one, other) or ("0.0.0.0" in (one, other) and ":" not in one + other)
+
+
+def _place(address: str) -> tuple[str, set[str]]:
+    """Return the port, or the path, of an address, and the IP addresses that its host means; `*`: all of this PC."""
     scheme, _, rest = address.partition("://")
     if scheme == "ipc":
-        return os.path.realpath(rest), {None}
+        return os.path.realpath(rest), {"*"}
     host, _, port = rest.rpartition(":")
     host = host.strip("[]")
-    if host in ("*", "0.0.0.0", "::"):
-        return port, {None}
+    if host in ("*", "::"):
+        return port, {"*"}
     try:
         return port, {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:  # such as the name of a network interface; whoever binds it reports what cannot be bound
         return port, {host}
 
 
-def check_address(key: str, address: str) -> None:
-    """Bind an address for a moment. Accept one in the service's runtime folder if systemd has not created it yet.
+@contextlib.contextmanager
+def bound_addresses(addresses: Mapping[str, str], faults: Faults) -> Iterator[None]:
+    """Bind all addresses until the context ends, so that two of one place are found whatever their names; collect what
+    cannot be bound. Accept one in the service's runtime folder if systemd has not created it yet.
 
-    Raises:
-        DeliveryError: the address cannot be bound.
+    Args:
+        addresses: by the keys that name them.
     """
-    scheme, _, path = address.partition("://")
-    if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
-        return
-    with zmq.Context() as context, context.socket(zmq.XPUB) as publisher:
-        try:
-            bind(publisher, address)
-        except zmq.ZMQError as error:
-            raise DeliveryError(
-                f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of "
-                f"this machine; set {key}"
-            ) from error
+    with zmq.Context() as context, contextlib.ExitStack() as until_end:
+        for key, address in addresses.items():
+            scheme, _, path = address.partition("://")
+            if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
+                continue
+            with faults.collected():
+                try:
+                    bind(until_end.enter_context(context.socket(zmq.XPUB)), address)
+                except zmq.ZMQError as error:
+                    raise DeliveryError(
+                        f"{address} cannot be bound ({error.strerror}); another line or key may use it, or it is not "
+                        f"an address of this machine; set {key}"
+                    ) from error
+        yield

@@ -27,7 +27,9 @@ from edge.cli.watch import HEADINGS, EventTable
 from edge.delivery.journal.journal import Journal
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
+from edge.errors import Faults
 from edge.images import read_rgb
+from edge.service.line import bound_addresses, require_distinct
 from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, process_env
@@ -196,6 +198,15 @@ def test_a_process_with_too_low_limits_ends_in_one_sentence(line: Path, command:
         typed, env=process_env({}), text=True, capture_output=True, timeout=WITHIN_SECONDS, check=False
     )
     assert (ended.returncode, words in complaint(ended)) == (3, True), ended.stderr
+
+
+def test_addresses_are_bound_together_whatever_their_names_and_families(address: str) -> None:
+    faults, port = Faults(), address.rpartition(":")[2]
+    hosts = {"events.bind": "lo", "commands.bind": "127.0.0.1", "journal.bind": "[::1]"}
+    with bound_addresses({key: f"tcp://{host}:{port}" for key, host in hosts.items()}, faults):
+        require_distinct({"events.bind": f"tcp://0.0.0.0:{port}", "journal.bind": f"tcp://[::1]:{port}"})
+    (error,) = faults.found
+    assert str(error).endswith("set commands.bind")
 
 
 def test_check_reports_every_fault_it_finds_with_the_code_of_the_first(tmp_path: Path, line: Path) -> None:

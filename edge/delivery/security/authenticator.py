@@ -72,7 +72,6 @@ class Authenticator:
         self._bind_at_s: float | None = None
         self._faults = RateLimitedLog(logger)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
-        socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
         self._thread = NamedThread(f"auth {name}", self._watch, monitor(socket, REPORTED), questions)
         self._thread.start()
