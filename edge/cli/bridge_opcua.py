@@ -7,7 +7,7 @@ import click
 from edge.bridge.line_file import load_with_table
 from edge.cli.extras import require_extra
 from edge.cli.target import KeyFiles, endpoint_of, file_of, key_options, name_of
-from edge.service.systemd import state_folder
+from edge.util.systemd import state_folder
 
 if TYPE_CHECKING:
     from edge.bridge.opcua.bridge import LineEndpoints

@@ -31,8 +31,8 @@ from edge.service.journal import not_served
 from edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
 from edge.service.loading import PreparedSetup, prepare
 from edge.service.recovery import lock_folder
-from edge.service.systemd import LINES, STATE_FOLDERS, state_folder
 from edge.util.limits import require_limits
+from edge.util.systemd import LINES, STATE_FOLDERS, state_folder
 from edge.util.text import format_count, utf8_safe
 from edge.view.server import check_page
 

@@ -15,7 +15,7 @@ from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError, ConfigError
 from edge.evidence.place import FOLDER, evidence_folder
 from edge.key_files import public_half
-from edge.service.systemd import LINES, STATE_FOLDERS, published_address
+from edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 
 class KeyFiles(NamedTuple):

@@ -29,9 +29,9 @@ from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.client import PictureClient
 from edge.pictures.picture import Picture
 from edge.pictures.place import picture_socket
-from edge.service.child import yield_processor
-from edge.service.systemd import state_folder
+from edge.util.processor import yield_processor
 from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.systemd import state_folder
 from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread, waits_for_processor
 from edge.wire.events import EvidenceState

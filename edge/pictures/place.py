@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from edge.errors import DeliveryError
-from edge.service.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
+from edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
 
 SOCKET_NAME = "pictures"
 LONGEST_STEM = 40

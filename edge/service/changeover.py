@@ -18,7 +18,7 @@ from edge.service.line import Line
 from edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
 from edge.service.product_memory import ProductMemory
 from edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
-from edge.service.systemd import notify, notify_reloading
+from edge.util.systemd import notify, notify_reloading
 from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread
 from edge.wire import commands

@@ -13,17 +13,12 @@ import signal
 import sys
 from pathlib import Path
 
+from edge.util.processor import yield_processor
+
 STARTING_PRIORITY = 5
 """About a quarter of a core that inspection keeps busy. With the lowest, 0.5 s of imports took 38 s there."""
-LOWEST_PRIORITY = 19
 KILLED_FIRST = "1000"
 _PR_SET_PDEATHSIG = 1
-
-
-def yield_processor(priority: int = LOWEST_PRIORITY) -> None:
-    """Give this thread, and those that it will start, a low priority: inspection has the processor first."""
-    with contextlib.suppress(OSError):  # a sandbox may forbid even to be nice
-        os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def main() -> None:

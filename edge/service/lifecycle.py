@@ -34,7 +34,7 @@ from edge.service.readiness import Heartbeat
 from edge.service.recovery import find_unjournalled, lock_folder, recover
 from edge.service.requests import RequestDesk, serve_requests
 from edge.service.status import StatusMonitor
-from edge.service.systemd import notify, notify_starting, publish_address, state_folder
+from edge.util.systemd import notify, notify_starting, publish_address, state_folder
 from edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)

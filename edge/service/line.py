@@ -29,7 +29,7 @@ from edge.service.children import Children
 from edge.service.drift import LineDrift
 from edge.service.events import EventEmitter
 from edge.service.readiness import Heartbeat
-from edge.service.systemd import RUNTIME_FOLDERS
+from edge.util.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05

@@ -17,7 +17,7 @@ from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.service.systemd import cache_folder
+from edge.util.systemd import cache_folder
 from edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from edge.service.changeover import Changeover
 from edge.service.drops import DropMonitor
 from edge.service.line import Line
 from edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
-from edge.service.systemd import notify
+from edge.util.systemd import notify
 from edge.util.text import format_count
 from edge.wire.events import EvidenceState, State, WebState
 

@@ -1,9 +1,11 @@
 """This machine's processor: a result that was verified or measured on it need not hold on another."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
 
+LOWEST_PRIORITY = 19
 _NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
@@ -18,3 +20,9 @@ def processor() -> str:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def yield_processor(priority: int = LOWEST_PRIORITY) -> None:
+    """Give this thread, and those that it will start, a low priority: inspection has the processor first."""
+    with contextlib.suppress(OSError):  # a sandbox may forbid even to be nice
+        os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))

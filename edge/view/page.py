@@ -30,8 +30,8 @@ from edge.errors import AccessError, ConfigError
 from edge.evidence.store import EvidenceStore
 from edge.pictures.channel import MOST_SLOTS
 from edge.pictures.place import picture_socket
-from edge.service.child import yield_processor
 from edge.util.listener import ACCEPTED_AT_ONCE, Listener
+from edge.util.processor import yield_processor
 from edge.view.access import Access, read_token
 from edge.view.api import Api
 from edge.view.collector import Collector

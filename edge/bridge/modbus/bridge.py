@@ -19,7 +19,7 @@ from edge.bridge.modbus.server import ModbusServer
 from edge.cli.target import KeyFiles, endpoint_of
 from edge.config import LineConfig
 from edge.config.modbus import ModbusConfig
-from edge.service.systemd import notify
+from edge.util.systemd import notify
 from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)

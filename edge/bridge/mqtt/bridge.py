@@ -14,8 +14,8 @@ from edge.bridge.mqtt.outbox import Outbox
 from edge.cli.target import KeyFiles, endpoint_of, name_of
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
-from edge.service.systemd import notify
 from edge.util.rate_limited_log import FaultLog
+from edge.util.systemd import notify
 from edge.wire.following import LARGEST_WINDOW
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from edge.bridge.mqtt.messages import Messages, Publication
 from edge.config.mqtt import MqttConfig
 from edge.delivery.client.follower import Follower
 from edge.errors import EventsLostError
-from edge.service.systemd import notify
 from edge.util.rate_limited_log import FaultLog, RateLimitedLog
+from edge.util.systemd import notify
 from edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)

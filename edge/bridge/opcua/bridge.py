@@ -23,8 +23,8 @@ from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import EventsLostError, MessageError
-from edge.service.systemd import notify
 from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.systemd import notify
 from edge.wire.events import JournalEvent
 from edge.wire.following import Delivered
 
