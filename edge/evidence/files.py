@@ -1,8 +1,10 @@
 """Writes the files of the evidence store, which its group may read."""
 
+import contextlib
 import os
 from pathlib import Path
 
+from edge.util.atomic_file import sync_folder
 from edge.util.group_folder import FILE_MODE
 from edge.util.plain_file import open_plain
 
@@ -27,6 +29,28 @@ def write_synced(path: Path, data: bytes, owner: tuple[int, int] | None = None) 
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_whole(path: Path, data: bytes, half: Path, owner: tuple[int, int] | None = None, at_ns: int = 0) -> None:
+    """Write a file to the disk, which gets its name when it is complete. If it cannot be written, nothing changes.
+
+    Args:
+        half: its path until then, in the same folder.
+        owner: as for `write_synced`.
+        at_ns: its time, UTC, ns since 1970; 0: now.
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        write_synced(half, data, owner)
+        if at_ns:
+            os.utime(half, ns=(at_ns, at_ns))
+        half.rename(path)
+        sync_folder(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+        raise
 
 
 def is_whole_png(path: Path) -> bool:

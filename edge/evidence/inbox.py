@@ -17,12 +17,11 @@ import msgspec
 from edge.errors import InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import day_of, decode_entry, require_picture
-from edge.evidence.files import HALF_WRITTEN, write_synced
+from edge.evidence.files import HALF_WRITTEN, write_whole
 from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
 from edge.evidence.store import ENTRY, FRAME, HEATMAP
 from edge.evidence.writer import EvidenceWriter
 from edge.pictures.picture import Picture
-from edge.util.atomic_file import sync_folder
 from edge.util.group_folder import make_folder
 from edge.util.os_errors import writing
 from edge.util.plain_file import read_plain
@@ -54,30 +53,14 @@ def put(folder: Path, picture: Picture, line: str) -> None:
         if (folder / day_of(picture.event.times.captured_at_ns) / f"{name}{ENTRY}").exists():
             return
         encoded = encode_picture(picture, line, time.time_ns(), is_chosen=True)
-        owner = _other_owner(folder)
+        status = folder.stat()  # the recorder cannot read what is root's
+        owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
         make_folder(inbox)
         if owner is not None:
             os.chown(inbox, *owner, follow_symlinks=False)
         _require_room(inbox, encoded.size_bytes)
         half = inbox / f"{uuid.uuid4().hex}{HALF_WRITTEN}"
-        try:
-            write_synced(half, msgspec.msgpack.encode(encoded.files), owner)
-            half.rename(inbox / f"{name}{PUT}")
-            sync_folder(inbox)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                half.unlink(missing_ok=True)
-            raise
-
-
-def _other_owner(folder: Path) -> tuple[int, int] | None:
-    """Return user and group of the store, if root puts a picture there: its recorder cannot read what is root's.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    status = folder.stat()
-    return (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+        write_whole(inbox / f"{name}{PUT}", msgspec.msgpack.encode(encoded.files), half, owner)
 
 
 def _require_room(inbox: Path, size_bytes: int) -> None:
@@ -120,11 +103,12 @@ class Inbox:
         with writing(self._inbox):
             if not self._inbox.exists():
                 return None
-            for half in self._inbox.glob(f"*{HALF_WRITTEN}"):
+            there = list(self._inbox.iterdir())
+            for half in (path for path in there if path.suffix == HALF_WRITTEN):
                 with contextlib.suppress(FileNotFoundError):  # it was completed, and has its name
                     if time.time() - half.lstat().st_mtime > LEFT_AFTER_SECONDS:
                         half.unlink()
-            waiting = [(path.lstat().st_mtime_ns, path) for path in self._inbox.glob(f"*{PUT}")]
+            waiting = [(path.lstat().st_mtime_ns, path) for path in there if path.suffix == PUT]
             if not waiting:
                 return None
             _, first = min(waiting)

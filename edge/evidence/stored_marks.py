@@ -6,12 +6,11 @@ from pathlib import Path
 
 from edge.errors import InputError
 from edge.evidence.entry import day_of
-from edge.evidence.files import HALF_WRITTEN, write_synced
+from edge.evidence.files import HALF_WRITTEN, write_whole
 from edge.evidence.retention import Retention
 from edge.evidence.review_file import LARGEST_BYTES, decode_reviews, encode_reviews, merge_reviews
 from edge.evidence.store import ENTRY, REVIEW
 from edge.review.review import combine
-from edge.util.atomic_file import sync_folder
 from edge.util.plain_file import read_plain
 from edge.util.rate_limited_log import RateLimitedLog
 from edge.wire.events import ReviewEvent
@@ -105,10 +104,7 @@ class StoredMarks:
         if picture not in combine(after):
             path.unlink(missing_ok=True)
             return before is not None
-        half = path.with_name(f"{path.name}{HALF_WRITTEN}")
-        write_synced(half, encode_reviews(after))
-        half.rename(path)
-        sync_folder(path.parent)
+        write_whole(path, encode_reviews(after), path.with_name(f"{path.name}{HALF_WRITTEN}"))
         return True
 
     def _forget(self, key: Key) -> None:

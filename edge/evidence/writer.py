@@ -13,12 +13,11 @@ from edge.delivery.journal.wall_clock import WallClock
 from edge.errors import DeliveryError, InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
-from edge.evidence.files import HALF_WRITTEN, write_synced
+from edge.evidence.files import HALF_WRITTEN, write_synced, write_whole
 from edge.evidence.retention import Limits, Retention, delete_entry
 from edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
 from edge.evidence.stored_marks import StoredMarks
 from edge.pictures.picture import Picture
-from edge.util.atomic_file import sync_folder
 from edge.util.file_lock import open_locked
 from edge.util.group_folder import make_folder
 from edge.util.os_errors import writing
@@ -128,16 +127,7 @@ class EvidenceWriter:
         """
         path = self._folder / entry.day / f"{entry.picture}{ENTRY}"
         half = path.with_name(f"{path.name}{HALF_WRITTEN}")
-        captured_at_ns = entry.event.times.captured_at_ns
-        try:
-            write_synced(half, encode_entry(entry))
-            os.utime(half, ns=(captured_at_ns, captured_at_ns))
-            half.rename(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                half.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        write_whole(path, encode_entry(entry), half, at_ns=entry.event.times.captured_at_ns)
 
     def tidy(self, *, scan: bool = False) -> None:
         """Delete what is beyond the limits.
@@ -157,13 +147,12 @@ class EvidenceWriter:
         os.close(self._lock)
 
 
-def sweep(folder: Path) -> int:
-    """Delete what a writer that was killed left of entries that it did not complete; return the number of files.
+def sweep(folder: Path) -> None:
+    """Delete what a writer that was killed left of entries that it did not complete.
 
     Raises:
         OSError: the folder cannot be read or written.
     """
-    swept = 0
     for day in folder.iterdir():
         if not (is_day(day.name) and day.is_dir()):
             continue
@@ -174,5 +163,3 @@ def sweep(folder: Path) -> int:
             is_orphan = f".{ending}" in ENDINGS and f"{picture}{ENTRY}" not in names
             if is_picture(picture) and (is_half or is_orphan):
                 (day / name).unlink(missing_ok=True)
-                swept += 1
-    return swept

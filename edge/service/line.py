@@ -146,15 +146,14 @@ def require_distinct(addresses: Mapping[str, str]) -> None:
     """
     places = {key: _place(address) for key, address in addresses.items()}
     for (one, (port, hosts)), (other, (others_port, others_hosts)) in itertools.combinations(places.items(), 2):
-        if port == others_port and any(_same_host(*pair) for pair in itertools.product(hosts, others_hosts)):
+        if port == others_port and any(
+            a == b or "*" in (a, b) or ("0.0.0.0" in (a, b) and ":" not in a + b)
+            for a, b in itertools.product(hosts, others_hosts)
+        ):
             raise ConfigError(
                 f"{one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can listen "
                 "there; give each another port"
             )
-
-
-def _same_host(one: str, other: str) -> bool:
-    return one == other or "*" in (one, other) or ("0.0.0.0" in (one, other) and ":" not in one + other)
 
 
 def _place(address: str) -> tuple[str, set[str]]:
