@@ -206,7 +206,7 @@ def test_gaps_are_reported_without_a_journal(line: Line) -> None:
 
 def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Publish more than the line, the system and the subscriber can queue."""
-    monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("edge.delivery.publisher.Publisher.send_high_water_mark", 10)
     monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
     with contextlib.closing(Line(tmp_path, journal=True)) as line, line.subscribed() as events:
         count = 1500
