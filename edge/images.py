@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edge.colour import PixelFormat, to_rgb
 from edge.errors import GeometryError, InputError
+from edge.util.plain_file import open_plain
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -17,11 +18,16 @@ def list_images(folder: Path) -> list[Path]:
     """Return the pictures of a folder, sorted by name.
 
     Raises:
-        InputError: the folder does not exist, or has no picture.
+        InputError: the folder does not exist, cannot be read, or has no picture.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name a folder of pictures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    try:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; name a folder of pictures")
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}); give the user who runs heatline the right to"
+        ) from error
     if not files:
         raise InputError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}")
     return files
@@ -33,10 +39,7 @@ def digest_picture(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        return xxhash.xxh3_64_hexdigest(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    return xxhash.xxh3_64_hexdigest(_read(path))
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
@@ -46,11 +49,7 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], Pixe
         InputError: the file is missing, no picture or cut off, or its depth or channel count is not supported;
             `GeometryError`: it is larger than OpenCV's limits in the environment.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
-    return decode_image(str(path), data)
+    return decode_image(str(path), _read(path))
 
 
 def decode_image(name: str, data: bytes) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
@@ -79,6 +78,14 @@ def decode_image(name: str, data: bytes) -> tuple[NDArray[np.uint8] | NDArray[np
 def read_rgb(path: Path) -> NDArray[np.uint8]:
     """Return a picture as RGB uint8 [H, W, 3]; errors as of `read_image`."""
     return to_rgb(*read_image(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open_plain(path, follow=True) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
 
 
 def _decode(name: str, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -64,6 +64,7 @@ def test_a_board_that_was_lost_in_part_is_never_good(tmp_path: Path) -> None:
             found = inspector.inspect(labelled)
             assert found.verdict != "GOOD"
             assert found.event.foreign_areas
+            assert found.verdict == "NO_VERDICT" or f"foreign area: {found.event.foreign_areas[0].why}" in str(found)
             outlined = found.overlay()
             assert (outlined == (255, 176, 0)).all(axis=2).any(), "the area is outlined"
 

@@ -1,6 +1,7 @@
 """Sets a bundle's thresholds by good frames of the line that uses it, and writes the result as a new bundle."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -99,7 +100,7 @@ class GoodPictures:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.files = [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
+        self.files = [file for path in paths for file in (list_images(path) if os.path.isdir(path) else [path])]
         names = [path.resolve().name for path in paths]
         self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 

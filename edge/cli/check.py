@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.cli.target import KeyFiles, endpoint_of
+from edge.colour import to_rgb
 from edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
 from edge.delivery.client.subscriber import next_status
 from edge.delivery.journal.place import check_place
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
 from edge.errors import CameraError, DeliveryError, Faults, HeatlineError
-from edge.evidence.place import check_folder, evidence_folder
+from edge.evidence.encoding import encode_frame
+from edge.evidence.place import check_folder, evidence_folder, require_unused
+from edge.evidence.retention import MIB
+from edge.evidence.store import room_of
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
@@ -60,7 +65,7 @@ def check(line: Path, as_json: bool) -> None:
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
     # In the order of `edge.service.lifecycle`, so that the first fault is the one that run ends with.
     with faults.collected():
-        require_distinct(config.listens)
+        require_distinct(line, config.listens)
     to_bind = {} if faults.found else config.addresses  # the same fault is not found twice
     pictures, prepared, access = None, None, Access()
     with faults.collected():
@@ -77,6 +82,9 @@ def check(line: Path, as_json: bool) -> None:
     if _check_addresses(line, config, to_bind, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
             warnings += _check_journal(line, config.journal, state)
+        with faults.collected():
+            if pictures is not None:
+                require_unused(pictures)
         settings = config.of_product(config.product).cameras
         with open_cameras(settings, lambda _: None, all_must_open=True, faults=faults) as opened:
             for name, camera in opened.items():
@@ -88,7 +96,7 @@ def check(line: Path, as_json: bool) -> None:
     assert prepared is not None
     setup, engine = prepared.setup, prepared.engine
     verified = setup.verified
-    warnings += _warn_of_extreme_threshold(config, setup)
+    warnings += _warn_of_extreme_threshold(config, setup) + _warn_of_small_store(config.evidence, cameras)
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
@@ -213,6 +221,18 @@ def _warn_of_extreme_threshold(config: LineConfig, setup: Setup) -> list[str]:
     ]
 
 
+def _warn_of_small_store(config: EvidenceConfig | None, cameras: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Warn of cameras of which no picture would be stored, as one takes more room than all may."""
+    if config is None:
+        return []
+    return [
+        f"a picture of camera {name} takes {camera['picture_bytes'] / MIB:.1f} MiB, and evidence.retain_mib is "
+        f"{config.retain_mib}, so none is stored; set more"
+        for name, camera in cameras.items()
+        if camera.get("picture_bytes", 0) > config.retain_mib * MIB
+    ]
+
+
 def _describe_journal(config: JournalConfig) -> str:
     if not config.retain_mib:
         return "no events are stored"
@@ -306,6 +326,8 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:
+        rgb = to_rgb(checked.image, checked.pixel_format)
+        stored = encode_frame(rgb[:, :, 0] if checked.camera_format.startswith("Mono") else rgb)
         if inspector.plausibility is not None or camera.name in inspector.plausibility_by_camera:
             implausible = inspector.finish(inspector.start(checked, area)).objection
     finally:
@@ -316,6 +338,7 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
         "pixel_format": checked.camera_format,
         "tiles": tiles,
         "implausible": implausible,
+        "picture_bytes": room_of(len(stored)),
     }
 
 

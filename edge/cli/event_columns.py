@@ -92,7 +92,7 @@ def _verdict_cells(event: VerdictEvent) -> dict[str, Cell]:
         "peak_x": peak[0],
         "peak_y": peak[1],
         "what": event.reason,
-        "detail": event.detail,
+        "detail": event.description,
         "product": event.product,
         "bundle": event.bundle.name,
         "bundle_version": event.bundle.version,

@@ -190,6 +190,8 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
     for number, region in enumerate(event.regions, 1):
         x, y = region.peak_xy
         facts[f"region {number}"] = f"peak {region.score:.2f} at ({x}, {y}), {region.area_px} px"
+    for number, area in enumerate(event.foreign_areas, 1):
+        facts[f"foreign area {number}"] = area.why
     if entry.tiles is not None and entry.tiles.logits:
         hottest = int(np.argmax(entry.tiles.logits))
         y, x = entry.tiles.origins_yx[hottest]

@@ -1,5 +1,6 @@
 """`heatline inspect`."""
 
+import os
 from pathlib import Path
 
 import click
@@ -35,7 +36,7 @@ def inspect(
     Writes one picture per image with its heatmap and regions, and one event per image to verdicts.jsonl, as JSON.
     An image that cannot be inspected gets NO_VERDICT, and the exit code is then 9.
     """
-    files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
+    files = [file for path in images for file in (list_images(path) if os.path.isdir(path) else [path])]
     bundle = open_bundle(bundle_path)
     inspector = BundleInspector(bundle, open_verified_engine(bundle, kind, precision))
     unjudged = 0

@@ -198,7 +198,7 @@ class EventTable:
                 Text(_frame(event)),  # as Text: a name may hold brackets
                 Text(event.verdict, style=STYLES[event.verdict]),
                 "" if event.frame_score is None else f"{event.frame_score:.2f}",
-                Text(_reason(event) or str(len(event.regions) or "")),
+                Text(_reason(event) or "; ".join(filter(None, [str(len(event.regions) or ""), event.description]))),
                 f"{highest.peak_xy[0]},{highest.peak_xy[1]}" if highest else "",
                 f"{event.latency_ms:.0f}",
             )

@@ -8,6 +8,7 @@ import zmq
 
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import Authenticator, SocketName
+from edge.delivery.sockets import cannot_bind
 from edge.errors import DeliveryError
 from edge.util.threads import NamedThread
 
@@ -54,10 +55,7 @@ class SocketServer(ABC):
             raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
         if self._error is not None:
             self._thread.join()
-            raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); another line may use it, or "
-                f"it is not an address of this machine; set {self.name}.bind"
-            ) from self._error
+            raise cannot_bind(f"{self.name}.bind", self.address, self._error) from self._error
 
     def _run(self) -> None:
         context = zmq.Context()

@@ -2,10 +2,14 @@
 
 import contextlib
 import errno
+import os
 import socket as sockets
 import struct
+from pathlib import Path
 
 import zmq
+
+from edge.errors import DeliveryError
 
 GONE_AFTER_MS = 3000
 PARTS_KEPT = 4
@@ -34,18 +38,40 @@ def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
 def bind(socket: zmq.Socket[bytes], address: str) -> None:
     """Bind an address that no other program has bound.
 
-    For ipc, ZeroMQ silently takes the path from its owner, so this function connects to the path first.
+    For ipc, ZeroMQ silently takes the path from its owner, and deletes a file there, so this function looks first.
 
     Raises:
-        ZMQError: the address cannot be bound.
+        ZMQError: the address cannot be bound; `cannot_bind` describes it.
     """
     scheme, _, path = address.partition("://")
     if scheme == "ipc":
+        if os.path.lexists(path) and not Path(path).is_socket():
+            raise zmq.ZMQError(errno.EEXIST)
         with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
             probe.connect("\0" + path[1:] if path.startswith("@") else path)
             raise zmq.ZMQError(errno.EADDRINUSE)
     socket.setsockopt(zmq.IPV6, "[" in address)
     socket.bind(address)
+
+
+def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
+    """Return the error of an address that `bind` could not bind.
+
+    Args:
+        key: names the address in the line's file.
+    """
+    scheme, _, path = address.partition("://")
+    reasons = {
+        errno.EEXIST: f"{path} is not a socket; remove it, or set {key} to another path",
+        errno.ENOENT: f"the folder {Path(path).parent} does not exist; make it, or set {key} to another path",
+        errno.ENAMETOOLONG: f"its path is longer than 107 bytes; set {key} to a shorter one",
+    }
+    if scheme == "ipc" and error.errno in reasons:
+        return DeliveryError(f"{address} cannot be bound, as {reasons[error.errno]}")
+    return DeliveryError(
+        f"{address} cannot be bound ({error.strerror}); another line may use it, or it is not an address of this "
+        f"machine; set {key}"
+    )
 
 
 def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

@@ -4,7 +4,9 @@ import contextlib
 import os
 from pathlib import Path
 
+from edge.errors import DeliveryError
 from edge.util.atomic_file import sync_folder
+from edge.util.file_lock import open_locked
 from edge.util.group_folder import FILE_MODE
 from edge.util.plain_file import open_plain
 
@@ -12,6 +14,23 @@ HALF_WRITTEN = ".new"
 """Ending of a file that gets its name when it is complete."""
 PNG_BEGIN = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 PNG_END = b"IEND\xaeB`\x82"
+
+
+def hold(folder: Path, flags: int) -> int:
+    """Lock the store of a folder against other lines, for as long as the returned descriptor is open.
+
+    Args:
+        flags: with which the file is opened that is locked.
+    Raises:
+        DeliveryError: another line holds the lock.
+        OSError: the lock cannot be taken.
+    """
+    try:
+        return open_locked(folder / "evidence.lock", flags)
+    except BlockingIOError as error:
+        raise DeliveryError(
+            f"{folder} is in use by another running line; give each line its own evidence.folder"
+        ) from error
 
 
 def write_synced(path: Path, data: bytes, owner: tuple[int, int] | None = None) -> None:

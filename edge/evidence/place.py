@@ -1,11 +1,14 @@
 """The folder of a line's evidence, and whether pictures could be stored there."""
 
+import contextlib
+import os
 from pathlib import Path
 
 from edge.config import EvidenceConfig, LineConfig
 from edge.errors import ConfigError, InputError
+from edge.evidence.files import hold
 from edge.evidence.retention import MIB, Limits, Retention, require_room
-from edge.util.os_errors import require_writable
+from edge.util.os_errors import require_writable, writing
 
 FOLDER = "evidence"
 
@@ -51,3 +54,14 @@ def check_folder(folder: Path, config: EvidenceConfig) -> None:
             f"no pictures can be stored in {folder} ({error.strerror}: {error.filename or folder}); set "
             "evidence.folder to a folder in which the line's user can write"
         ) from error
+
+
+def require_unused(folder: Path) -> None:
+    """Require that no running line stores pictures in a folder, which need not exist.
+
+    Raises:
+        DeliveryError: one does.
+        InputError: its lock cannot be taken.
+    """
+    with writing(folder), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.close(hold(folder, os.O_RDWR))

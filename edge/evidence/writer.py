@@ -10,19 +10,16 @@ from typing import Self
 from msgspec.structs import replace
 
 from edge.delivery.journal.wall_clock import WallClock
-from edge.errors import DeliveryError, InputError
+from edge.errors import InputError
 from edge.evidence.encoding import EncodedEntry, encode_picture
 from edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
-from edge.evidence.files import HALF_WRITTEN, write_synced, write_whole
+from edge.evidence.files import HALF_WRITTEN, hold, write_synced, write_whole
 from edge.evidence.retention import Limits, Retention, delete_entry
 from edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
 from edge.evidence.stored_marks import StoredMarks
 from edge.pictures.picture import Picture
-from edge.util.file_lock import open_locked
 from edge.util.group_folder import make_folder
 from edge.util.os_errors import writing
-
-LOCK = "evidence.lock"
 
 
 class EvidenceWriter:
@@ -50,12 +47,7 @@ class EvidenceWriter:
         self._clock = WallClock(wall_ns, monotonic_s)
         with writing(folder):
             make_folder(folder)
-            try:
-                self._lock = open_locked(folder / LOCK, os.O_RDWR | os.O_CREAT)
-            except BlockingIOError as error:
-                raise DeliveryError(
-                    f"{folder} is in use by another running line; give each line its own evidence.folder"
-                ) from error
+            self._lock = hold(folder, os.O_RDWR | os.O_CREAT)
             try:
                 sweep(folder)
                 self.retention = Retention(folder, limits)

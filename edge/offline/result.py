@@ -113,7 +113,8 @@ class InspectionResult:
         places = "; ".join(f"({each.peak_xy[0]}, {each.peak_xy[1]}) {each.score:.1f}" for each in event.regions[:5])
         more = f" and {len(event.regions) - 5} more" if len(event.regions) > 5 else ""
         score = f"score {event.frame_score:.2f}, threshold {event.score_threshold:.2f}"
-        return f"{title}: {score}" + (f"; regions at {places}{more}" if places else "")
+        regions = f"regions at {places}{more}" if places else None
+        return f"{title}: " + "; ".join(filter(None, [score, regions, event.description]))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self}>"

@@ -18,8 +18,8 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.delivery.numbering import Numbering
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
-from edge.delivery.sockets import bind
-from edge.errors import CameraError, ConfigError, DeliveryError, Faults
+from edge.delivery.sockets import bind, cannot_bind
+from edge.errors import CameraError, ConfigError, Faults
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
 from edge.inspection.in_flight_log import InFlightLog
@@ -136,10 +136,11 @@ def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
     }
 
 
-def require_distinct(addresses: Mapping[str, str]) -> None:
+def require_distinct(file: Path, addresses: Mapping[str, str]) -> None:
     """Require that no two addresses take each other's place: by other names of a host, or by a wildcard.
 
     Args:
+        file: the line's file, for the message.
         addresses: by the keys that name them.
     Raises:
         ConfigError: two do.
@@ -151,8 +152,8 @@ def require_distinct(addresses: Mapping[str, str]) -> None:
             for a, b in itertools.product(hosts, others_hosts)
         ):
             raise ConfigError(
-                f"{one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can listen "
-                "there; give each another port"
+                f"{file}: {one} is {addresses[one]!r} and {other} is {addresses[other]!r}, and only one program can "
+                "listen there; give each another address"
             )
 
 
@@ -174,7 +175,7 @@ def _place(address: str) -> tuple[str, set[str]]:
 @contextlib.contextmanager
 def bound_addresses(addresses: Mapping[str, str], faults: Faults) -> Iterator[None]:
     """Bind all addresses until the context ends, so that two of one place are found whatever their names; collect what
-    cannot be bound. Accept one in the service's runtime folder if systemd has not created it yet.
+    cannot be bound. Nothing stays of it. Accept one in the service's runtime folder if systemd has not created it yet.
 
     Args:
         addresses: by the keys that name them.
@@ -188,8 +189,7 @@ def bound_addresses(addresses: Mapping[str, str], faults: Faults) -> Iterator[No
                 try:
                     bind(until_end.enter_context(context.socket(zmq.XPUB)), address)
                 except zmq.ZMQError as error:
-                    raise DeliveryError(
-                        f"{address} cannot be bound ({error.strerror}); another line or key may use it, or it is not "
-                        f"an address of this machine; set {key}"
-                    ) from error
+                    raise cannot_bind(key, address, error) from error
+                if scheme == "ipc":
+                    until_end.callback(Path(path).unlink, missing_ok=True)  # ZeroMQ leaves its socket
         yield

@@ -20,33 +20,34 @@ _KINDS = {
 }
 
 
-def open_plain(path: Path) -> io.BufferedReader:
+def open_plain(path: Path, *, follow: bool = False) -> io.BufferedReader:
     """Open a regular file for reading. A symbolic link could lead out of the folder, and a pipe may never end.
 
+    Args:
+        follow: a symbolic link may lead to the file.
     Raises:
         OSError: the path is no regular file, or cannot be read; `strerror` describes it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        mode = os.fstat(descriptor).st_mode
+        descriptor = os.open(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
-        mode = path.lstat().st_mode  # a link or a socket cannot be opened at all
-        if stat.S_ISREG(mode):
-            raise
-        raise _other_kind(mode) from None
-    if not stat.S_ISREG(mode):
+        require_plain(path.stat(follow_symlinks=follow).st_mode)  # a link or a socket cannot be opened at all
+        raise
+    try:
+        require_plain(os.fstat(descriptor).st_mode)
+    except OSError:
         os.close(descriptor)
-        raise _other_kind(mode)
+        raise
     return os.fdopen(descriptor, "rb")
 
 
-def read_plain(path: Path, at_most: int) -> bytes:
+def read_plain(path: Path, at_most: int, *, follow: bool = False) -> bytes:
     """Return all bytes of a regular file.
 
     Raises:
         OSError: as of `open_plain`, or the file has more than `at_most` bytes.
     """
-    with open_plain(path) as file:
+    with open_plain(path, follow=follow) as file:
         data = file.read(at_most + 1)
     if len(data) > at_most:
         raise OSError(errno.EFBIG, f"it is larger than {at_most:,} bytes")
@@ -60,8 +61,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: as of `read_plain`.
         ValueError, RecursionError: it is not TOML or not UTF-8, or has a number with thousands of digits.
     """
-    return tomllib.loads(read_plain(Path(os.path.realpath(path)), LARGEST_TOML).decode("utf-8-sig"))
+    return tomllib.loads(read_plain(path, LARGEST_TOML, follow=True).decode("utf-8-sig"))
 
 
-def _other_kind(mode: int) -> OSError:
-    return OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, expected a plain file")
+def require_plain(mode: int) -> None:
+    """Require that a file's mode is a regular file's.
+
+    Raises:
+        OSError: it is another's; `strerror` says which.
+    """
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'something else')}, expected a plain file")

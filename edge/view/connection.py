@@ -57,7 +57,7 @@ def listening_socket(listen: str) -> Listener:
         listen,
         PAGE_CONNECTIONS,
         "the page cannot listen on",
-        "a line with web.listen serves its page itself while it runs, so open that, or name another address with "
-        "--listen HOST:PORT or web.listen",
+        "a line with web.listen serves its page itself while it runs, so open that, or set web.listen (of heatline "
+        "view: --listen) to another HOST:PORT",
         request_within_s=PAGE_REQUEST_SECONDS,
     )

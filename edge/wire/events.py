@@ -130,6 +130,11 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     def topic(self) -> str:
         return f"verdict.{self.camera}.{self.verdict}"
 
+    @property
+    def description(self) -> str | None:
+        """`detail`, or in words the areas that the product of a DEFECT frame cannot show; None: neither."""
+        return self.detail or "; ".join(f"foreign area: {area.why}" for area in self.foreign_areas) or None
+
 
 class Account(msgspec.Struct, frozen=True):
     """Frames of a camera since boot, by outcome."""

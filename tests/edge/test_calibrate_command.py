@@ -1,6 +1,6 @@
 """`heatline calibrate` with real pictures and real engines: it writes a new bundle, or refuses and writes nothing."""
 
-import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -25,6 +25,9 @@ from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine
 from tests.small_bundle import BIAS, CELLS, GAIN, copy_of, edit_manifest
+
+IN_OPEN = 0x20
+"""Of inotify(7)."""
 
 
 def evenly(folder: Path, *values: int, hw: tuple[int, int] = (230, 300)) -> Path:
@@ -314,20 +317,18 @@ def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
-    """The signal comes while the command reads its third picture from a pipe; a hundred pictures remain."""
+    """The signal comes when the command opens its third picture; a hundred pictures remain."""
     good, later = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "later", *range(100, 200), hw=(9, 9))
-    before = contents(tmp_path)
-    os.mkfifo(tmp_path / "pipe.png")
-    with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png", later) as process:
-        pipe = os.open(tmp_path / "pipe.png", os.O_WRONLY)  # returns once the command reads it
+    before, libc = contents(tmp_path), ctypes.CDLL(None)
+    watched = libc.inotify_init()
+    assert libc.inotify_add_watch(watched, bytes(later / "000.png"), IN_OPEN) > 0
+    with started(HEATLINE, "calibrate", own.path, good, later) as process:
+        os.read(watched, 1024)
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(BrokenPipeError):  # the command has ended
-            os.write(pipe, (good / "000.png").read_bytes())
-        os.close(pipe)
+        os.close(watched)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 130
     assert "heatline: interrupted" in log
-    (tmp_path / "pipe.png").unlink()
     assert contents(tmp_path) == before
 
 

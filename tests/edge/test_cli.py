@@ -33,6 +33,7 @@ from edge.service.line import bound_addresses, require_distinct
 from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, process_env
+from tests.edge.evidences import writer
 from tests.edge.fault_disks import small_disk
 from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_status
@@ -144,12 +145,44 @@ def test_check_reports_what_would_make_run_fail(tmp_path: Path, line: Path) -> N
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
 
 
+def test_check_and_run_spare_a_file_at_an_ipc_address_and_check_leaves_no_socket(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    precious, before = tmp_path / "precious.txt", line.read_text()
+    precious.write_text("mine")
+    for path, words in (
+        (precious, f"{precious} is not a socket; remove it, or set events.bind to another path"),
+        (tmp_path / "frames", "frames is not a socket"),
+        (tmp_path / "none" / "socket", f"the folder {tmp_path}/none does not exist; make it, or set events.bind"),
+        (tmp_path / ("x" * 108), "its path is longer than 107 bytes; set events.bind to a shorter one"),
+    ):
+        line.write_text(before.replace(address, f"ipc://{path}"))
+        results = [heatline(command, line) for command in ("check", "run")]
+        assert [(each.returncode, words in complaint(each)) for each in results] == [(7, True)] * 2, results
+    assert precious.read_text() == "mine"
+    line.write_text(before.replace(address, f"ipc://{tmp_path}/events"))
+    assert heatline("check", line).returncode == 0
+    assert not (tmp_path / "events").exists()
+
+
+def test_check_and_run_tell_of_a_folder_of_pictures_that_cannot_be_read(tmp_path: Path, line: Path) -> None:
+    (tmp_path / "frames").chmod(0)
+    without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    for command in ("check", "run"):
+        ended = subprocess.run(
+            [*without, HEATLINE, command, line],
+            env=process_env({}), text=True, capture_output=True, timeout=WITHIN_SECONDS, check=False,
+        )  # fmt: skip
+        words = f"camera top: {tmp_path}/frames cannot be read (Permission denied); give the user who runs heatline"
+        assert (ended.returncode, words in complaint(ended)) == (5, True), ended.stderr
+
+
 def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_folder(line: Path, address: str) -> None:
     before, port = line.read_text(), address.rpartition(":")[2]
     for table, words in (
         (f'[commands]\nbind = "tcp://localhost:{port}"', "commands.bind is"),
         (f'[commands]\nbind = "{address}"', "commands.bind is"),
-        ('[commands]\nbind = "ipc://./one"\n[journal]\nbind = "ipc://one"', "journal.bind is"),
+        ('[commands]\nbind = "ipc://./one"\n[journal]\nbind = "ipc://one"', "give each another address"),
         (f'[web]\nlisten = "127.0.0.1:{port}"', "web.listen is"),
         (f'[modbus]\nlisten = "*:{port}"\nallow = ["127.0.0.1"]', "modbus.listen is"),
         ("[evidence]", "names no folder for the pictures"),
@@ -157,6 +190,7 @@ def test_check_and_run_refuse_two_names_of_one_address_and_pictures_without_a_fo
         line.write_text(f"{before}\n{table}")
         result = heatline("check", line)
         assert (result.returncode, words in complaint(result)) == (3, True), result.stderr
+        assert complaint(result).startswith(f"heatline: {line}")
         assert complaint(heatline("run", line)) == complaint(result)
 
 
@@ -204,7 +238,9 @@ def test_addresses_are_bound_together_whatever_their_names_and_families(address:
     faults, port = Faults(), address.rpartition(":")[2]
     hosts = {"events.bind": "lo", "commands.bind": "127.0.0.1", "journal.bind": "[::1]"}
     with bound_addresses({key: f"tcp://{host}:{port}" for key, host in hosts.items()}, faults):
-        require_distinct({"events.bind": f"tcp://0.0.0.0:{port}", "journal.bind": f"tcp://[::1]:{port}"})
+        require_distinct(
+            Path("line.toml"), {"events.bind": f"tcp://0.0.0.0:{port}", "journal.bind": f"tcp://[::1]:{port}"}
+        )
     (error,) = faults.found
     assert str(error).endswith("set commands.bind")
 
@@ -220,7 +256,7 @@ def test_check_reports_every_fault_it_finds_with_the_code_of_the_first(tmp_path:
         holder.bind(taken)
         result = heatline("check", line)
     sentences = [each for each in result.stderr.splitlines() if each.startswith("heatline: ")]
-    wanted = "none.key", "set commands.bind", "/proc/heatline", "camera top: ", "BGR8 came, Mono8 expected"
+    wanted = "none.key", "set commands.bind", "check journal.folder", "camera top: ", "BGR8 came, Mono8 expected"
     assert [words in sentence for words, sentence in zip(wanted, sentences, strict=True)] == [True] * 5, result.stderr
     assert (result.returncode, result.stdout) == (21, "")
 
@@ -230,6 +266,20 @@ def test_check_refuses_a_disk_on_which_no_picture_would_ever_be_stored(tmp_path:
         line.write_text(f"{line.read_text()}\n[evidence]\nfolder = 'disk/kept'")
         result = heatline("check", line)
     assert (result.returncode, "MiB of the free space that it must keep" in complaint(result)) == (9, True)
+
+
+def test_check_refuses_a_folder_of_pictures_in_use_and_warns_of_one_too_small_for_any(
+    tmp_path: Path, line: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    write_pictures(tmp_path / "frames", {"000.png": noise})
+    line.write_text(f"{line.read_text()}\n[evidence]\nfolder = 'kept'\nretain_mib = 1")
+    with writer(tmp_path / "kept"):
+        result = heatline("check", line)
+        words = f"{tmp_path}/kept is in use by another running line; give each line its own evidence.folder"
+        assert (result.returncode, words in complaint(result)) == (7, True), result.stderr
+    (warning,) = one_object(heatline("check", line, "--json").stdout)["warnings"]
+    assert warning == "a picture of camera top takes 1.4 MiB, and evidence.retain_mib is 1, so none is stored; set more"
 
 
 def test_check_knows_the_state_folder_of_a_service(tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch) -> None:

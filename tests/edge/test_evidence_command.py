@@ -2,17 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
+from edge.cli.event_columns import COLUMNS, row_of
+from edge.cli.watch import EventTable
+from edge.delivery.journal.rows import Record
 from edge.geometry import Region
 from edge.heatmap_picture import ColourScale, overlay
 from edge.images import read_rgb
+from edge.offline.result import InspectionResult
+from edge.wire.events import ForeignArea
 from tests.command import complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, SECOND_NS, frame, names, picture, store
 from tests.edge.lines import write_line
@@ -134,6 +142,22 @@ def test_show_prints_what_is_known_and_writes_nothing(folder: Path) -> None:
     known = facts("show", folder, "b007b007-side-3")
     assert known["entry"]["event"]["verdict"] == "NO_VERDICT"
     assert (known["frame"], known["heatmap"]) == (str(folder / "2026-11-28" / "b007b007-side-3.png"), None)
+
+
+def test_the_foreign_area_of_a_defect_is_told_in_words(tmp_path: Path) -> None:
+    defect, why = picture(1), "x 0 to 90, y 0 to 40 px does not look like the product"
+    event = msgspec.structs.replace(defect.event, foreign_areas=[ForeignArea((0, 0, 90, 40), why)])
+    store(tmp_path / "evidence", replace(defect, event=event))
+    told = run("show", tmp_path / "evidence", str(event.picture)).stdout.split()
+    assert f"foreign area 1 {why}" in " ".join(told)
+    table, console = EventTable(), Console(width=200)
+    table.add(event)
+    with console.capture() as shown:
+        console.print(table)
+    row = dict(zip(COLUMNS, row_of(Record(1, NOON_NS, event.topic, b""), event), strict=True))
+    result = InspectionResult(event, None, 8, None, ColourScale(-4, 6))
+    for text in (shown.get(), row["detail"], str(result)):
+        assert f"foreign area: {why}" in str(text)
 
 
 def test_show_writes_the_overlay_that_the_judgement_gives(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Pictures from disk: complete ones are read exactly, broken ones refused. Some files are written byte by byte."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -177,3 +178,12 @@ def test_only_pictures_of_a_folder_are_listed_by_name(tmp_path: Path) -> None:
     for place, words in (("z.png", "holds no picture"), ("notes.txt", "is not a folder"), ("no", "is not a folder")):
         with pytest.raises(InputError, match=words):
             list_images(tmp_path / place)
+
+
+def test_a_picture_that_is_a_pipe_is_refused_at_once_and_a_link_is_followed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png cannot be read \(it is a pipe, expected a plain file\)"):
+        read_image(tmp_path / "pipe.png")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 3), np.uint8))
+    (tmp_path / "link.png").symlink_to("a.png")
+    assert read_image(tmp_path / "link.png")[0].shape == (2, 3)

@@ -239,7 +239,7 @@ def test_tls_files_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Path)
 
 
 def test_an_address_in_use_is_reported_with_what_to_do() -> None:
-    in_use = pytest.raises(DeliveryError, match=r"cannot listen on .*in use.*--listen HOST:PORT")
+    in_use = pytest.raises(DeliveryError, match=r"cannot listen on .*in use.*set web\.listen \(of heatline view: ")
     with listening_socket("127.0.0.1:0") as bound, in_use:
         listening_socket(f"127.0.0.1:{bound.getsockname()[1]}")
     with pytest.raises(DeliveryError, match=r"cannot listen on no\.such\.host\.example:1"):

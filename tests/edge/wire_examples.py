@@ -38,7 +38,7 @@ GOLDEN_FRAMES = {
         *("verdict-journalled", "alarm-journalled", "change-journalled", "status-journal"),
         *("journal-live-only", "journal-discarded"),
         # With an evidence store and a page.
-        *("verdict-picture", "status-evidence"),
+        *("verdict-picture", "status-evidence", "no-verdict-area"),
         # With drift.
         *("drift", "status-drift"),
         # With a person's mark.

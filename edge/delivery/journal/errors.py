@@ -76,7 +76,7 @@ def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
             return JournalReadOnlyError(
                 f"{path} cannot be written ({error.strerror}); give the line's user the right to"
             )
-        return JournalFailedError(f"{path} cannot be used ({error.strerror}); check the disk")
+        return JournalFailedError(f"{path} cannot be used ({error.strerror}); check journal.folder and its disk")
     code = getattr(error, "sqlite_errorcode", None)
     # Python's own error for invalid text, that of `rows` for a wrong type, and SQLite's for a missing table: the
     # statements themselves are right.

@@ -31,6 +31,7 @@ from edge.delivery.journal.rows import (
 )
 from edge.errors import JournalError
 from edge.frames import Watermark
+from edge.util.plain_file import require_plain
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process that has locked the file."""
@@ -117,6 +118,7 @@ class JournalReader:
     def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
         try:
             found = path.stat()
+            require_plain(found.st_mode)  # SQLite would wait at a pipe for ever
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?{how}",
                 uri=True,

@@ -130,7 +130,7 @@ export class Why {
     this.#find(".evidence").hidden = false;
     this.#marking.show(row);
     this.#marks.note(row.id, picture.review);
-    this.#say(tile ? tileWords(tile, event) : "");
+    this.#say([tile ? tileWords(tile, event) : "", foreignWords(event)].filter(Boolean).join(" "));
     this.#showBar(tile, event, heatmap);
     this.#showCells(cells ?? []);
     this.#showRegions(row, event, tile, hw);
@@ -241,6 +241,11 @@ function around([x0, y0, x1, y1], [height, width]) {
 function reasonOf({ verdict, reason, detail }) {
   if (verdict !== "NO_VERDICT") return "";
   return `The frame has no verdict: ${detail ?? reason}. It does not count as good.`;
+}
+
+/** The detail of a frame without a verdict has its areas. */
+function foreignWords({ verdict, foreign_areas: areas }) {
+  return verdict === "DEFECT" ? areas.map(({ why }) => `Foreign area: ${why}.`).join(" ") : "";
 }
 
 function tileWords({ yx: [y, x], logit: value }, { score_threshold: threshold, verdict }) {
