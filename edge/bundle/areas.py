@@ -67,7 +67,7 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
             f"x {x0} to {x1}, y {y0} to {y1} px does not look like the product: {_percent(share)} of the inspected "
             f"area, expected up to {_percent(limits.share)}"
         )
-        areas.append(Area(why, (x0, y0, x1, y1)))
+        areas.insert(0, Area(why, (x0, y0, x1, y1)))  # it says more than the seams at its sides
     return areas
 
 
@@ -107,7 +107,7 @@ def _describe_lines(name: LineMeasure, first: int, last: int, value: float, limi
     kind, lines = name.split("_")
     if kind == "torn":
         at = f"{lines.removesuffix('s')} {last}"
-        return f"the picture is torn at {at}: a step {value:.1f} times the usual, expected up to {limit:.1f}"
+        return f"the picture has a seam at {at}: a step {value:.1f} times the usual, expected up to {limit:.1f}"
     side = "height" if lines == "rows" else "width"
     return (
         f"{lines} {first} to {last} repeat the one before: {_percent(value)} of the {side}, expected up to "
