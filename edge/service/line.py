@@ -1,6 +1,7 @@
 """The parts of a running line. Opens its cameras and checks its addresses."""
 
 import contextlib
+import ipaddress
 import itertools
 import os
 import socket
@@ -167,6 +168,10 @@ def _place(address: str) -> tuple[str, set[str]]:
     if host in ("*", "::"):
         return port, {"*"}
     try:
+        return port, {str(ipaddress.ip_address(host))}
+    except ValueError:
+        pass
+    try:  # of a name only: a line that names numbers asks nobody
         return port, {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:  # such as the name of a network interface; whoever binds it reports what cannot be bound
         return port, {host}
