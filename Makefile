@@ -75,7 +75,7 @@ cameras: .venv/.dev ## Measure the highest rates of cameras, and the time until 
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
-	@$(BIN)/python -m edge.wire.schemas.generate
+	@$(BIN)/python -m heatline.edge.wire.schemas.generate
 
 study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; continues where it was stopped
 	@test -n "$$HEATLINE_DATA" || { \

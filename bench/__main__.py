@@ -1,8 +1,8 @@
-"""`python -m bench`: the same as `heatline bench`."""
+"""`python -m heatline.bench`: the same as `heatline bench`."""
 
 import sys
 
-from edge.cli.main import main
+from heatline.edge.cli.main import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "bench")

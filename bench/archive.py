@@ -1,4 +1,4 @@
-"""Measures the inspection of archives: `python -m bench.archive --out FILE`.
+"""Measures the inspection of archives: `python -m heatline.bench.archive --out FILE`.
 
 The same pictures are inspected by `BundleInspector.inspect_all` in one process, as `heatline inspect` does, and by
 `heatline archive inspect` with one worker: interleaved, each with one thread of the engine, and pinned to one
@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from bench.commands.common import FrameSize, optional_bundle_argument
-from bench.machine import machine
-from bench.pictures import write_pictures
-from bench.processes import sample_tree, tree
-from bench.result_file import claim, keep, new_report
-from bench.spread import Spread, interleaved
-from edge.bundle import open_bundle, open_verified_engine
-from edge.cli.extras import require_extra
-from edge.errors import BenchError
-from edge.offline import BundleInspector
+from heatline.bench.commands.common import FrameSize, optional_bundle_argument
+from heatline.bench.machine import machine
+from heatline.bench.pictures import write_pictures
+from heatline.bench.processes import sample_tree, tree
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.bench.spread import Spread, interleaved
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.errors import BenchError
+from heatline.edge.offline import BundleInspector
 
 WORKERS = 1, 2, 4
 PART_PICTURES = 8
@@ -208,11 +208,11 @@ def _inspect_all(bundle_path: Path, source: Path, processors: Sequence[int]) -> 
 
 def _inspect_archive(bundle_path: Path, source: Path, processors: Sequence[int], workers: int) -> _Run:
     os.sched_setaffinity(0, processors)
-    from edge.archive.plan import write_plan
-    from edge.archive.run import inspect_archive
-    from edge.archive.sources import list_source
-    from edge.archive.storage import Storage
-    from edge.archive.verdicts import read_part
+    from heatline.edge.archive.plan import write_plan
+    from heatline.edge.archive.run import inspect_archive
+    from heatline.edge.archive.sources import list_source
+    from heatline.edge.archive.storage import Storage
+    from heatline.edge.archive.verdicts import read_part
 
     bundle = open_bundle(bundle_path)
     with tempfile.TemporaryDirectory(prefix="heatline-bench-") as name:
@@ -241,7 +241,7 @@ def _peak_mib(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-@click.command(epilog="Example: python -m bench.archive --out bench/results/archive.json")
+@click.command(epilog="Example: python -m heatline.bench.archive --out bench/results/archive.json")
 @optional_bundle_argument
 @click.option("--pictures", type=click.IntRange(32, 100_000), default=200, show_default=True)
 @click.option("--size", "frame_hw", type=FrameSize(), default="1224x1024", show_default=True, help="Of the pictures.")

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import BenchError, last_line
-from edge.inference import Precision
-from edge.inference.engine import weights_of
+from heatline.edge.errors import BenchError, last_line
+from heatline.edge.inference import Precision
+from heatline.edge.inference.engine import weights_of
 
 if TYPE_CHECKING:  # a bench must not map its libraries: shared with the service, they would count half there
     import openvino as ov
@@ -23,7 +23,7 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 
 def read_graph(path: Path) -> "ov.Model":
     """Read an IR of a bundle."""
-    from edge.inference.devices import shared_core
+    from heatline.edge.inference.devices import shared_core
 
     return shared_core().read_model(path, path.with_name(weights_of(path.name)))
 
@@ -44,7 +44,7 @@ class BareEngine:
     ) -> None:
         from openvino import AsyncInferQueue
 
-        from edge.inference.devices import require_bf16, shared_core
+        from heatline.edge.inference.devices import require_bf16, shared_core
 
         hint = "bf16" if precision == "bf16" else "f32"
         if hint == "bf16":

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from edge.bundle import Bundle
-from edge.inference import EngineKind, infer, open_engine
+from heatline.edge.bundle import Bundle
+from heatline.edge.inference import EngineKind, infer, open_engine
 
 TILES = 48
 

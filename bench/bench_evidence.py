@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.conftest import FRAME_HW
-from bench.pictures import draw_shapes
-from edge.evidence.encoding import encode_frame
+from heatline.bench.conftest import FRAME_HW
+from heatline.bench.pictures import draw_shapes
+from heatline.edge.evidence.encoding import encode_frame
 
 COLOUR = draw_shapes(FRAME_HW, seed=1)
 

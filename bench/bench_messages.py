@@ -2,7 +2,7 @@
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from edge.wire.events import BundleName, Message, Region, Times, VerdictEvent, from_frames, to_frames
+from heatline.edge.wire.events import BundleName, Message, Region, Times, VerdictEvent, from_frames, to_frames
 
 EVENT = VerdictEvent(
     boot_id="0" * 32,

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.stages.prepared import Prepared
-from bench.stages.stages import STAGES
+from heatline.bench.stages.prepared import Prepared
+from heatline.bench.stages.stages import STAGES
 
 
 @pytest.mark.parametrize("name", STAGES)

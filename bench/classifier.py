@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train.models.cnn import CamClassifier
-from train.models.explained import ExplainedClassifier
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.explained import ExplainedClassifier
 
 
 class Classifier(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.commands.common import SHIPPED_BUNDLE
-from bench.machine import machine, machine_kind
-from bench.stages.prepared import Prepared, prepare
-from edge.bundle import Bundle, open_bundle
-from edge.bundle.verified_engine import open_verified_engine
+from heatline.bench.commands.common import SHIPPED_BUNDLE
+from heatline.bench.machine import machine, machine_kind
+from heatline.bench.stages.prepared import Prepared, prepare
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.bundle.verified_engine import open_verified_engine
 
 FRAME_HW = (2048, 2448)
 

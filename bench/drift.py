@@ -10,19 +10,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.changes import Pixels, blurred, scaled, shifted
-from bench.markdown import markdown_table
-from edge.bundle import Bundle, open_verified_engine
-from edge.bundle.manifest import Measure
-from edge.colour import to_rgb
-from edge.drift.camera import CameraReference, references_of
-from edge.drift.monitor import DriftMonitor
-from edge.errors import BenchError
-from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME
-from edge.images import read_image
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Verdict
+from heatline.bench.changes import Pixels, blurred, scaled, shifted
+from heatline.bench.markdown import markdown_table
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.bundle.manifest import Measure
+from heatline.edge.colour import to_rgb
+from heatline.edge.drift.camera import CameraReference, references_of
+from heatline.edge.drift.monitor import DriftMonitor
+from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME
+from heatline.edge.images import read_image
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Verdict
 
 CAMERA = "bench"
 WINDOW = 30

@@ -15,10 +15,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from edge.bundle import Bundle, open_bundle
-from edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
-from edge.errors import BenchError, HeatlineError
-from edge.inference import Precision
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
+from heatline.edge.errors import BenchError, HeatlineError
+from heatline.edge.inference import Precision
 
 Made = TypeVar("Made")
 

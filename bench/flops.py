@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.classifier import Classifier
-from train.config import CnnConfig, VitConfig
-from train.evaluation.report.published import STUDY_GFLOPS
-from train.models.build import build_model
-from train.models.explained import ExplainedClassifier
-from train.models.vit import SumOfProducts
+from heatline.bench.classifier import Classifier
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.evaluation.report.published import STUDY_GFLOPS
+from heatline.train.models.build import build_model
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import SumOfProducts
 
 UNITS = (
     "MACs are multiply-adds, FLOPs = 2 x MACs; fvcore, and papers after it, count MACs and call them FLOPs. Counted: "

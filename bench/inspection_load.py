@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from bench.watched_line import Keys, WatchedLine, has_stopped
-from edge.bundle import Bundle, open_bundle
-from edge.errors import BenchError
-from edge.wire.events import VerdictEvent
+from heatline.bench.watched_line import Keys, WatchedLine, has_stopped
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import VerdictEvent
 
 FRAMES_FOR_A_RATE = 5000
 HIGHEST_FPS = 10_000.0

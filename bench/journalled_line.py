@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from edge.delivery.client.follower import Follower
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
-from edge.errors import BenchError
-from edge.wire.events import BundleName, Times, VerdictEvent, header_of
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import BundleName, Times, VerdictEvent, header_of
 
 
 class JournalledLine:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edge.util.processor import processor
+from heatline.edge.util.processor import processor
 
 EXTENSIONS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
@@ -22,7 +22,7 @@ LIBRARIES = (
     *("heatline", "openvino", "onnxruntime", "numpy", "opencv-python-headless", "pyzmq", "msgspec"),
     *("torch", "timm", "nncf", "grad-cam"),
 )
-CODE = Path(__file__).parents[1]
+CODE = Path(__file__).resolve().parents[1]
 CPUS = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")

@@ -1,4 +1,4 @@
-"""Measures the hand-shake of the Modbus bridge: `python -m bench.modbus_mailbox --out FILE`.
+"""Measures the hand-shake of the Modbus bridge: `python -m heatline.bench.modbus_mailbox --out FILE`.
 
 A journal is served in this process, the bridge runs in its own, and a PLC, here pymodbus' client, takes every result
 and acknowledges it. Journal, bridge and PLC share the machine: results over a network take its round trips in addition.
@@ -17,13 +17,13 @@ from typing import Any
 import click
 import msgspec
 
-from bench.journalled_line import JournalledLine, wait_until_listening
-from bench.machine import machine
-from bench.result_file import claim, keep, new_report
-from bench.spread import Latency
-from edge.bridge.modbus.registers import COMMANDS, MAILBOX
-from edge.cli.extras import require_extra
-from edge.errors import BenchError
+from heatline.bench.journalled_line import JournalledLine, wait_until_listening
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.bench.spread import Latency
+from heatline.edge.bridge.modbus.registers import COMMANDS, MAILBOX
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.errors import BenchError
 
 WITHIN_SECONDS = 30.0
 WORDS = MAILBOX.end - MAILBOX.address
@@ -160,7 +160,7 @@ def _bridged() -> Iterator[tuple[JournalledLine, _Plc]]:
         file = folder / "line1.toml"
         file.write_text(LINE_FILE.format(folder=folder, port=port))
         with contextlib.closing(JournalledLine(folder)) as line:
-            command = [sys.executable, "-m", "edge.cli.main", "bridge", "modbus", str(file)]
+            command = [sys.executable, "-m", "heatline.edge.cli.main", "bridge", "modbus", str(file)]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             client: Any = ModbusTcpClient("127.0.0.1", port=port, timeout=WITHIN_SECONDS, retries=0)
             try:
@@ -173,7 +173,7 @@ def _bridged() -> Iterator[tuple[JournalledLine, _Plc]]:
                 process.wait()
 
 
-@click.command(epilog="Example: python -m bench.modbus_mailbox --out bench/results/bridges/modbus.json")
+@click.command(epilog="Example: python -m heatline.bench.modbus_mailbox --out bench/results/bridges/modbus.json")
 @click.option(
     "--results", type=click.IntRange(2, 60_000), default=2000, show_default=True, help="Results of each rate."
 )

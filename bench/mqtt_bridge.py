@@ -1,4 +1,4 @@
-"""`python -m bench.mqtt_bridge`: times the MQTT bridge between a real journal and a real mosquitto on this machine.
+"""`python -m heatline.bench.mqtt_bridge`: times the MQTT bridge between a real journal and a real mosquitto.
 
 Measured from the commit of an event to its receipt, by a subscriber of the broker and by a durable consumer without
 bridge and broker: the difference is what the bridge and the broker add. Then a backlog shows the highest rate.
@@ -23,12 +23,12 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bench.inspection_load import NICE, InspectionLoad, inspecting
-from bench.journalled_line import JournalledLine, PlainConsumer
-from bench.machine import machine
-from bench.result_file import claim, keep, new_report
-from edge.errors import BenchError
-from edge.wire.events import BundleName, Region, Times, VerdictEvent
+from heatline.bench.inspection_load import NICE, InspectionLoad, inspecting
+from heatline.bench.journalled_line import JournalledLine, PlainConsumer
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import BundleName, Region, Times, VerdictEvent
 
 WITHIN_SECONDS = 60.0
 COMMIT_EVERY_SECONDS = 0.005
@@ -97,7 +97,7 @@ def measure_bridge(rate: float, seconds: float, backlog: int, beside: Path | Non
         load = None if beside is None else open_.enter_context(inspecting(beside))
         subscriber = _Subscriber(port)
         consumer = open_.enter_context(closing(PlainConsumer(line.address)))
-        command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "mqtt", str(file)]
+        command = ["nice", "-n", str(NICE), sys.executable, "-m", "heatline.edge.cli.main", "bridge", "mqtt", str(file)]
         bridge = open_.enter_context(_process(command, folder / "bridge.log"))
         _wait(lambda: {"mqtt", "bench"} <= line.consumers.positions().keys(), "the bridge follows")
         if load is not None:
@@ -248,7 +248,7 @@ def _latency(seconds: list[float]) -> Latency:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.mqtt_bridge", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m heatline.bench.mqtt_bridge", description=__doc__)
     parser.add_argument("--rate", type=float, default=500.0, help="events a second [%(default)s]")
     parser.add_argument("--seconds", type=float, default=30.0, help="[%(default)s]")
     parser.add_argument("--backlog", type=int, default=10_000, help="events of the backlog [%(default)s]")

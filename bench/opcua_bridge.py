@@ -1,4 +1,4 @@
-"""Measures the OPC UA bridge: `python -m bench.opcua_bridge --out FILE`.
+"""Measures the OPC UA bridge: `python -m heatline.bench.opcua_bridge --out FILE`.
 
 A journal is served in this process, the bridge runs in its own, and so does a client with a secured connection that
 subscribes to the results' events. All three share the machine.
@@ -21,14 +21,14 @@ from typing import Any
 import click
 import msgspec
 
-from bench.inspection_load import NICE, InspectionLoad, inspecting
-from bench.journalled_line import JournalledLine, PlainConsumer, wait_until_listening
-from bench.machine import machine
-from bench.processes import cpu_s
-from bench.result_file import claim, keep, new_report
-from bench.spread import Latency
-from edge.cli.extras import require_extra
-from edge.errors import BenchError
+from heatline.bench.inspection_load import NICE, InspectionLoad, inspecting
+from heatline.bench.journalled_line import JournalledLine, PlainConsumer, wait_until_listening
+from heatline.bench.machine import machine
+from heatline.bench.processes import cpu_s
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.bench.spread import Latency
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.errors import BenchError
 
 WITHIN_SECONDS = 60.0
 COMMIT_EVERY_SECONDS = 0.005
@@ -198,7 +198,17 @@ def _bridged() -> Iterator[tuple[JournalledLine, int, Path, int]]:
         file.write_text(LINE_FILE.format(folder=folder, port=port))
         _write_identity(folder)
         with contextlib.closing(JournalledLine(folder)) as line:
-            command = ["nice", "-n", str(NICE), sys.executable, "-m", "edge.cli.main", "bridge", "opcua", str(file)]
+            command = [
+                "nice",
+                "-n",
+                str(NICE),
+                sys.executable,
+                "-m",
+                "heatline.edge.cli.main",
+                "bridge",
+                "opcua",
+                str(file),
+            ]
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
             try:
                 wait_until_listening(port, "opcua", WITHIN_SECONDS)
@@ -228,7 +238,7 @@ def _write_identity(folder: Path) -> None:
     (folder / "client.pem").write_bytes(dump_private_key_as_pem(key))
 
 
-@click.command(epilog="Example: python -m bench.opcua_bridge --out bench/results/bridges/opcua.json")
+@click.command(epilog="Example: python -m heatline.bench.opcua_bridge --out bench/results/bridges/opcua.json")
 @click.option("--rate", "per_s", type=click.FloatRange(1, 10_000), default=500.0, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.01, 3600), default=10.0, show_default=True)
 @click.option("--beside", type=click.Path(path_type=Path), help="Bundle of a line that inspects meanwhile, at 80 %.")

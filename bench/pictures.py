@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 
 
 def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int | None = None) -> NDArray[np.uint8]:

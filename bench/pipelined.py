@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from edge.frames import Frame
-from edge.inference import Engine
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.pipeline import FRAMES_WITH_ENGINE
+from heatline.edge.frames import Frame
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.pipeline import FRAMES_WITH_ENGINE
 
 Found = TypeVar("Found")
 

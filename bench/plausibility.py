@@ -12,23 +12,23 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.changes import Pixels, banded, blurred, grain, hand, in_size, labelled, scaled, shifted, with_part
-from bench.markdown import markdown_table
-from bench.recipes.sets import DataSet
-from edge.bundle.appearance import Appearance
-from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Plausibility, fit_plausibility
-from edge.errors import BenchError
-from edge.inference import Engine, open_engine
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
-from edge.util.evenly import evenly
-from export.onnx_graph import to_graphs
-from export.openvino_ir import to_ir
-from export.product import MOST_FRAMES, appearance_of
-from train.compose import compose
-from train.models.build import build_model
-from train.readers import LabelledImage
-from train.run import read_data
+from heatline.bench.changes import Pixels, banded, blurred, grain, hand, in_size, labelled, scaled, shifted, with_part
+from heatline.bench.markdown import markdown_table
+from heatline.bench.recipes.sets import DataSet
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.manifest import Grid
+from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import Engine, open_engine
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.edge.util.evenly import evenly
+from heatline.export.onnx_graph import to_graphs
+from heatline.export.openvino_ir import to_ir
+from heatline.export.product import MOST_FRAMES, appearance_of
+from heatline.train.compose import compose
+from heatline.train.models.build import build_model
+from heatline.train.readers import LabelledImage
+from heatline.train.run import read_data
 
 FOLDS = 5
 FRAMES = 60

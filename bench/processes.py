@@ -15,7 +15,7 @@ _CPUCLOCK_SCHED = 2
 
 def camera_processes(line_pid: int) -> list[int]:
     """Return the ids of the camera processes that a process has now."""
-    return child_processes(line_pid, "edge.cameras.child")
+    return child_processes(line_pid, "heatline.edge.cameras.child")
 
 
 def child_processes(line_pid: int, module: str) -> list[int]:

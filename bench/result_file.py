@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from edge.errors import BenchError
-from edge.util.atomic_file import replacing
-from edge.util.text import encode_json
+from heatline.edge.errors import BenchError
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.text import encode_json
 
 OUT, RESULTS = "--out", "--results"
 
@@ -23,7 +23,7 @@ def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct)
 
     Args:
         bench: name of the bench, as in `heatline bench stages`.
-        machine: of `bench.machine`, taken before the measurement.
+        machine: of `heatline.bench.machine`, taken before the measurement.
         found: the figures.
     """
     return {"bench": bench, "machine": dict(machine), **msgspec.structs.asdict(found)}

@@ -1,4 +1,4 @@
-"""Measures a retraining on real pictures: `python -m bench.retraining FOLDER RESULT.json`.
+"""Measures a retraining on real pictures: `python -m heatline.bench.retraining FOLDER RESULT.json`.
 
 Half of the folder's groups train the first bundle. A quarter are the line's frames: the bundle judges them, and the
 masks mark its errors, and some right verdicts, as people would. The last quarter is neither trained on nor marked;
@@ -17,21 +17,21 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.machine import machine, without_flags
-from edge.bundle import Bundle, open_bundle
-from edge.evidence.exported import ReviewRow
-from edge.wire.events import BundleName, Times, Verdict, VerdictEvent
-from export.retrain.decide import Rate
-from export.retrain.frames import MarkedFrame
-from export.retrain.judge import Judging, judge_frames
-from export.retrain.retrain import Request, retrain
-from export.retrain.select import UsableFrame
-from export.run_to_bundle import export_run
-from train.compose import compose
-from train.discovery import discover
-from train.fit import fit
-from train.readers import LabelledImage
-from train.run import load_run
+from heatline.bench.machine import machine, without_flags
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.evidence.exported import ReviewRow
+from heatline.edge.wire.events import BundleName, Times, Verdict, VerdictEvent
+from heatline.export.retrain.decide import Rate
+from heatline.export.retrain.frames import MarkedFrame
+from heatline.export.retrain.judge import Judging, judge_frames
+from heatline.export.retrain.retrain import Request, retrain
+from heatline.export.retrain.select import UsableFrame
+from heatline.export.run_to_bundle import export_run
+from heatline.train.compose import compose
+from heatline.train.discovery import discover
+from heatline.train.fit import fit
+from heatline.train.readers import LabelledImage
+from heatline.train.run import load_run
 
 RIGHT = 30
 """How many right verdicts of each kind are marked."""

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.changes import Pixels
-from bench.machine import without_flags
-from bench.markdown import markdown_table
-from bench.plausibility import (
+from heatline.bench.changes import Pixels
+from heatline.bench.machine import without_flags
+from heatline.bench.markdown import markdown_table
+from heatline.bench.plausibility import (
     AS_IT_IS,
     FOLDS,
     MILD,
@@ -23,23 +23,23 @@ from bench.plausibility import (
     choose_evenly,
     require_groups,
 )
-from bench.recipes.metrics import count_hit, label_defects
-from bench.recipes.sets import DataSet, unless_set
-from bench.result_file import read_result
-from edge.bundle import Bundle, open_verified_engine
-from edge.errors import BenchError
-from edge.frames import Frame, Stamp
-from edge.geometry.regions import found_cells
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Verdict
-from edge.util.text import format_count
-from export.map_gate import overlaps
-from export.run_to_bundle import export_run
-from train.compose import compose
-from train.dense.folds import assign_folds
-from train.dense.train import train_dense
-from train.readers import LabelledImage
-from train.run import RunFolder, load_run, read_data
+from heatline.bench.recipes.metrics import count_hit, label_defects
+from heatline.bench.recipes.sets import DataSet, unless_set
+from heatline.bench.result_file import read_result
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry.regions import found_cells
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Verdict
+from heatline.edge.util.text import format_count
+from heatline.export.map_gate import overlaps
+from heatline.export.run_to_bundle import export_run
+from heatline.train.compose import compose
+from heatline.train.dense.folds import assign_folds
+from heatline.train.dense.train import train_dense
+from heatline.train.readers import LabelledImage
+from heatline.train.run import RunFolder, load_run, read_data
 
 UNCHANGED = "unchanged"
 CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in MILD.items()}
@@ -96,7 +96,7 @@ class SetResult(msgspec.Struct, frozen=True, kw_only=True):
     """Groups left out of training, over all folds and seeds."""
     changes: list[ChangeFigures]
     machine: dict[str, Any] = {}
-    """Machine and commit that measured the set; fields of `bench.machine.Machine`, without `flags`."""
+    """Machine and commit that measured the set; fields of `heatline.bench.machine.Machine`, without `flags`."""
 
     def is_of(self, truth: str, settings: Settings) -> bool:
         """Return whether another measurement would have the same truth, settings and changes."""

@@ -16,16 +16,16 @@ from typing import Literal
 
 import msgspec
 
-from bench.engine_process import require_engine_in
-from bench.processes import cpu_s
-from bench.spread import Spread
-from bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
-from bench.watched_process import WatchedProcess
-from edge.bundle import Bundle
-from edge.delivery.client.subscriber import Subscriber
-from edge.errors import BenchError
-from edge.inference import Precision
-from edge.wire.events import VerdictEvent
+from heatline.bench.engine_process import require_engine_in
+from heatline.bench.processes import cpu_s
+from heatline.bench.spread import Spread
+from heatline.bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import Precision
+from heatline.edge.wire.events import VerdictEvent
 
 BEFORE_FIRST_STATUS = "Python and imports"
 AFTER_READY = "subscriber and first frame"

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.processes import camera_processes, child_processes, tree
-from bench.watched_process import HEATLINE, WatchedProcess
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Subscriber
-from edge.errors import BenchError
-from edge.inference import Precision
-from edge.wire.events import CountedEvent, Event, Message, StatusEvent
+from heatline.bench.processes import camera_processes, child_processes, tree
+from heatline.bench.watched_process import HEATLINE, WatchedProcess
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import Precision
+from heatline.edge.wire.events import CountedEvent, Event, Message, StatusEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before the clock is read again."""

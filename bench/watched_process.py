@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edge.errors import BenchError
+from heatline.edge.errors import BenchError
 
-HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "edge.cli.main")
+HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "heatline.edge.cli.main")
 END_WITHIN_S = 30.0
 LINES_SHOWN = 3
 _OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
-from edge import __version__
-from edge.errors import ConfigError, DeliveryError, Interrupted, last_line
-from edge.util.processor import cores
-from edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge import __version__
+from heatline.edge.errors import ConfigError, DeliveryError, Interrupted, last_line
+from heatline.edge.util.processor import cores
+from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.colour import PixelFormat
+from heatline.edge.colour import PixelFormat
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Calibration
-from edge.geometry import Region
-from edge.inspection.verdict import Thresholds
+from heatline.edge.bundle import Calibration
+from heatline.edge.geometry import Region
+from heatline.edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
 FOREIGN_RGB = (255, 176, 0)

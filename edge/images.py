@@ -7,9 +7,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from edge.colour import PixelFormat, to_rgb
-from edge.errors import GeometryError, InputError
-from edge.util.plain_file import open_plain
+from heatline.edge.colour import PixelFormat, to_rgb
+from heatline.edge.errors import GeometryError, InputError
+from heatline.edge.util.plain_file import open_plain
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 

@@ -9,8 +9,8 @@ import re
 import stat
 from pathlib import Path
 
-from edge.errors import HeatlineError
-from edge.util.plain_file import open_plain
+from heatline.edge.errors import HeatlineError
+from heatline.edge.util.plain_file import open_plain
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from export.nodes import Nodes
+from heatline.export.nodes import Nodes
 
 SAMPLE = 600
 """How many entries of a matrix are sorted as a sample; all if there are fewer than twice as many."""

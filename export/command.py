@@ -5,13 +5,19 @@ from typing import Literal
 
 import click
 
-from edge.bundle.store import require_new_folder
-from edge.cli.bundle_formatting import count_frames, describe_bound, describe_gate, describe_map_checks, precision_facts
-from edge.cli.extras import EXPORT, require_extra
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.inference import Precision
-from train.progress import tracked
+from heatline.edge.bundle.store import require_new_folder
+from heatline.edge.cli.bundle_formatting import (
+    count_frames,
+    describe_bound,
+    describe_gate,
+    describe_map_checks,
+    precision_facts,
+)
+from heatline.edge.cli.extras import EXPORT, require_extra
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.inference import Precision
+from heatline.train.progress import tracked
 
 
 @click.command(epilog="Example: heatline export runs/boards --to boards.bundle")
@@ -72,12 +78,12 @@ def export(
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
-    from train.run import RunFolder, load_run
+    from heatline.train.run import RunFolder, load_run
 
     RunFolder(run).read_summary()  # before torch is imported, so that errors are reported at once
     require_new_folder(target)
-    from export.precisions import PRECISIONS
-    from export.run_to_bundle import export_run
+    from heatline.export.precisions import PRECISIONS
+    from heatline.export.run_to_bundle import export_run
 
     bundle = export_run(
         load_run(run),

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle import GoldenTiles
-from edge.bundle.golden import MOST_ROUNDING
-from edge.bundle.manifest import Gate
-from edge.errors import ExportError
-from edge.inference import infer, open_engine
-from train.models.explained import ExplainedClassifier
+from heatline.edge.bundle import GoldenTiles
+from heatline.edge.bundle.golden import MOST_ROUNDING
+from heatline.edge.bundle.manifest import Gate
+from heatline.edge.errors import ExportError
+from heatline.edge.inference import infer, open_engine
+from heatline.train.models.explained import ExplainedClassifier
 
 TOLERANCE = 1e-4
 """The largest difference, as a share of the output's scale: its largest absolute value over the golden tiles."""

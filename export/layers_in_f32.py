@@ -9,8 +9,8 @@ import xml.etree.ElementTree as ElementTree
 
 import openvino as ov
 
-from export.nodes import EXPLANATION
-from export.openvino_ir import Ir
+from heatline.export.nodes import EXPLANATION
+from heatline.export.openvino_ir import Ir
 
 LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 OUTPUTS = {"logit", "map"}

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import MapCheck, MapChecks
-from edge.errors import ExportError
-from edge.util.text import format_count
+from heatline.edge.bundle.manifest import MapCheck, MapChecks
+from heatline.edge.errors import ExportError
+from heatline.edge.util.text import format_count
 
 NEIGHBOURHOOD = 3
 WARN, REFUSE = 0.25, 0.5

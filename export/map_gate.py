@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.difference import correlation
-from edge.bundle.manifest import Agreement
-from edge.errors import EngineError
-from edge.inference import Engine, infer
-from edge.inference.engine import Precision
-from edge.util.text import format_count
-from export.validation_tiles import ValidationTiles
+from heatline.edge.bundle.difference import correlation
+from heatline.edge.bundle.manifest import Agreement
+from heatline.edge.errors import EngineError
+from heatline.edge.inference import Engine, infer
+from heatline.edge.inference.engine import Precision
+from heatline.edge.util.text import format_count
+from heatline.export.validation_tiles import ValidationTiles
 
 LIMITS: dict[Precision, dict[str, float]] = {
     "f32": {"flips": 0.005, "iou_median": 0.99, "near_p5": 0.95, "map_correlation": 0.9999},

@@ -9,17 +9,17 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from edge import __version__
-from edge.bundle.pooling import identity_of
-from edge.errors import ExportError
-from edge.inference.engine import FEATURES
-from export import onnxruntime_rollout, openvino_rollout
-from export.nodes import EXPLANATION
-from export.rollout_graph import ClassTokenRow, Rollout, append_rollout
-from train.models.cnn import CamClassifier
-from train.models.dense import DenseClassifier
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
+from heatline.edge import __version__
+from heatline.edge.bundle.pooling import identity_of
+from heatline.edge.errors import ExportError
+from heatline.edge.inference.engine import FEATURES
+from heatline.export import onnxruntime_rollout, openvino_rollout
+from heatline.export.nodes import EXPLANATION
+from heatline.export.rollout_graph import ClassTokenRow, Rollout, append_rollout
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.dense import DenseClassifier
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
 
 OPSET = 20
 MEANINGS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
-from edge.errors import BundleError, ExportError, last_line
-from edge.inference.devices import shared_core
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
-from edge.util.os_errors import writing
+from heatline.edge.errors import BundleError, ExportError, last_line
+from heatline.edge.inference.devices import shared_core
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
+from heatline.edge.util.os_errors import writing
 
 
 @contextlib.contextmanager

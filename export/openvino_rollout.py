@@ -1,5 +1,5 @@
 """The rollout in nodes that are fast in OpenVINO: several layers at once, and a threshold found by counting
-(`export.threshold_graph`).
+(`heatline.export.threshold_graph`).
 
 No node multiplies matrices. OpenVINO computes everything after the last matrix product in float32, whatever its
 precision hint is, so counts and thresholds stay exact under bf16 too.
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from export.nodes import Nodes
-from export.rollout_graph import Rollout, class_token, fuse_heads
-from export.threshold_graph import EXACT, UNDER_BF16, Digits, Threshold, find_threshold
+from heatline.export.nodes import Nodes
+from heatline.export.rollout_graph import Rollout, class_token, fuse_heads
+from heatline.export.threshold_graph import EXACT, UNDER_BF16, Digits, Threshold, find_threshold
 
 LAYERS_AT_ONCE = 6
 """Half of ViT-tiny's twelve. All twelve need the fewest nodes, but with eight tiles per request exceed the cache."""
 
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
-    """Return the exact row of the class token [N, tokens]; see `train.models.rollout.class_token_row`."""
+    """Return the exact row of the class token [N, tokens]; see `heatline.train.models.rollout.class_token_row`."""
     return _row(nodes, rollout, attentions, EXACT)
 
 

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import GoldenTiles
-from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
-from edge.errors import EngineError, ExportError, PrecisionError
-from edge.inference import Engine, Precision, infer, open_engine
-from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
-from export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
-from export.map_gate import LIMITS, NO_REGION, describe_missed_limits, measure_agreement
-from export.openvino_ir import Ir, writing_graph
-from export.quantise import VARIANTS, quantise
-from export.validation_tiles import ValidationTiles
+from heatline.edge.bundle import GoldenTiles
+from heatline.edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
+from heatline.edge.errors import EngineError, ExportError, PrecisionError
+from heatline.edge.inference import Engine, Precision, infer, open_engine
+from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH
+from heatline.export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
+from heatline.export.map_gate import LIMITS, NO_REGION, describe_missed_limits, measure_agreement
+from heatline.export.openvino_ir import Ir, writing_graph
+from heatline.export.quantise import VARIANTS, quantise
+from heatline.export.validation_tiles import ValidationTiles
 
 BATCHES = (1, 8)
 """OpenVINO's default batch size on the line, and a size that suits other engines."""

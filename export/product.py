@@ -7,16 +7,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import Appearance
-from edge.bundle.areas import FEWEST_GROUPS
-from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Plausibility, fit_plausibility
-from edge.drift.sample import PictureSample
-from edge.geometry import TileGrid
-from edge.inference import Engine
-from edge.inference.engine import infer_features
-from edge.util.evenly import evenly
-from train.readers import LabelledImage
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.areas import FEWEST_GROUPS
+from heatline.edge.bundle.manifest import Grid
+from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
+from heatline.edge.drift.sample import PictureSample
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import Engine
+from heatline.edge.inference.engine import infer_features
+from heatline.edge.util.evenly import evenly
+from heatline.train.readers import LabelledImage
 
 MOST_FRAMES = 150
 """How many evenly spread frames are used."""

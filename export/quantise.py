@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ExportError, last_line
-from edge.inference.devices import disable_signal_stack
-from export.layers_in_f32 import OUTPUTS, first_layers, last_layers
-from export.nodes import EXPLANATION
-from export.openvino_ir import Ir
+from heatline.edge.errors import ExportError, last_line
+from heatline.edge.inference.devices import disable_signal_stack
+from heatline.export.layers_in_f32 import OUTPUTS, first_layers, last_layers
+from heatline.export.nodes import EXPLANATION
+from heatline.export.openvino_ir import Ir
 
 
 @dataclass(frozen=True)

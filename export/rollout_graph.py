@@ -1,9 +1,9 @@
-"""Attention rollout as ONNX nodes: the result of `train.models.rollout`, in few passes over the matrices.
+"""Attention rollout as ONNX nodes: the result of `heatline.train.models.rollout`, in few passes over the matrices.
 
 Only the row of the class token is needed, so the rollout is a vector times each layer, last layer first. The threshold
 of a discard ratio then has most of the cost. A graph's cost is the number of its nodes and the memory that they read
 and write, and engines differ in what is fast. So each engine has its own nodes for that row
-(`export.onnxruntime_rollout`, `export.openvino_rollout`).
+(`heatline.export.onnxruntime_rollout`, `heatline.export.openvino_rollout`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from edge.errors import ExportError
-from export.nodes import Nodes
-from train.models.rollout import Fusion, discarded
+from heatline.edge.errors import ExportError
+from heatline.export.nodes import Nodes
+from heatline.train.models.rollout import Fusion, discarded
 
 MOST_PAIRS = 2**24
 """Pairs of tokens: float32 can count no further one by one, which a discard ratio requires."""

@@ -10,31 +10,37 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge import __version__
-from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, Grid, Map, MapChecks, Model, Tensor, Tensors
-from edge.bundle.pooling import identity_of
-from edge.bundle.store import GOLDEN, require_new_folder
-from edge.calibration import GoodFrame, describe_support
-from edge.drift.reference import fit_reference
-from edge.inference import Precision, infer, open_engine
-from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
-from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.map_checks import check_maps, reorient
-from export.onnx_graph import to_graphs
-from export.openvino_ir import to_ir, writing_graph
-from export.precisions import PRECISIONS, Say, make_precisions
-from export.product import fit_product
-from export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
-from train.adequacy import describe_threshold_transfer
-from train.evaluation.engines import TorchEngine
-from train.models.dense import DenseClassifier
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
-from train.progress import Track
-from train.readers import LabelledImage
-from train.run import TrainedRun, describe_config, describe_reading
-from train.validation_frames import ValidationFrames, calibrate_on, run_validation, smoothing_px, validation_frames
+from heatline.edge import __version__
+from heatline.edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, Grid, Map, MapChecks, Model, Tensor, Tensors
+from heatline.edge.bundle.pooling import identity_of
+from heatline.edge.bundle.store import GOLDEN, require_new_folder
+from heatline.edge.calibration import GoodFrame, describe_support
+from heatline.edge.drift.reference import fit_reference
+from heatline.edge.inference import Precision, infer, open_engine
+from heatline.edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
+from heatline.export.map_checks import check_maps, reorient
+from heatline.export.onnx_graph import to_graphs
+from heatline.export.openvino_ir import to_ir, writing_graph
+from heatline.export.precisions import PRECISIONS, Say, make_precisions
+from heatline.export.product import fit_product
+from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
+from heatline.train.adequacy import describe_threshold_transfer
+from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.models.dense import DenseClassifier
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledImage
+from heatline.train.run import TrainedRun, describe_config, describe_reading
+from heatline.train.validation_frames import (
+    ValidationFrames,
+    calibrate_on,
+    run_validation,
+    smoothing_px,
+    validation_frames,
+)
 
 
 def export_run(

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from export.nodes import Nodes
+from heatline.export.nodes import Nodes
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Calibration
-from edge.bundle.manifest import Grid
-from edge.errors import InputError
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import Engine, infer
-from edge.util.text import format_count
-from export.gate import TOLERANCE
-from train.progress import Track
-from train.readers import LabelledImage
+from heatline.edge.bundle import Calibration
+from heatline.edge.bundle.manifest import Grid
+from heatline.edge.errors import InputError
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import Engine, infer
+from heatline.edge.util.text import format_count
+from heatline.export.gate import TOLERANCE
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledImage
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from edge.offline import BundleInspector
+    from heatline.edge.offline import BundleInspector
 
 
 def open_bundle(
@@ -30,7 +30,7 @@ def open_bundle(
         BundleError: the folder is not a bundle, or is damaged, or gives wrong answers on this machine.
         EngineError: the engine does not start, or does not support the precision.
     """
-    from edge import bundle, offline  # they load NumPy, OpenCV and the engine
+    from heatline.edge import bundle, offline  # they load NumPy, OpenCV and the engine
 
     verified = bundle.open_bundle(Path(path))
     return offline.BundleInspector(verified, bundle.open_verified_engine(verified, engine, precision))

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import zmq
 
-from edge.delivery.client import Commander, Follower, Subscriber
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.delivery.client.subscriber import next_status
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import AccessError, DeliveryError
-from edge.wire.commands import Announced, Triggered
-from edge.wire.events import StatusEvent
-from edge.wire.following import Start
+from heatline.edge.delivery.client import Commander, Follower, Subscriber
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.subscriber import next_status
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.wire.commands import Announced, Triggered
+from heatline.edge.wire.events import StatusEvent
+from heatline.edge.wire.following import Start
 
 KeyFile = str | os.PathLike[str] | None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 
-def train(
+def train_model(
     folder: str | os.PathLike[str],
     *settings: str,
     out: str | os.PathLike[str],
@@ -14,7 +14,7 @@ def train(
 ) -> Path:
     """Train a classifier on a folder of labelled pictures, cross-validate it and write a report.
 
-        run = heatline.train("boards", "recipe.folds=3", out="runs/boards")
+        run = heatline.train_model("boards", "recipe.folds=3", out="runs/boards")
 
     Args:
         folder: labels and groups are found in it, as by `heatline train FOLDER`.
@@ -28,16 +28,16 @@ def train(
         ConfigError, InputError, WeightsError, TrainingError: settings, pictures, weights or the training itself.
         Interrupted: Ctrl-C; the training can be continued.
     """
-    from edge.cli.extras import TRAINING, require_extra
+    from heatline.edge.cli.extras import TRAINING, require_extra
 
     require_extra("train", *TRAINING)
-    from train.compose import compose, with_folder
-    from train.fit import fit
+    from heatline.train.compose import compose, with_folder
+    from heatline.train.fit import fit
 
     return fit(compose(with_folder([f"out={out}", *settings], str(folder))), report_line=say).folder
 
 
-def export(
+def export_bundle(
     run: str | os.PathLike[str],
     *,
     to: str | os.PathLike[str],
@@ -49,7 +49,7 @@ def export(
 ) -> Path:
     """Export a training's folder as a bundle: one graph with classifier and map, verified and calibrated.
 
-        bundle = heatline.export("runs/boards", to="boards.bundle")
+        bundle = heatline.export_bundle("runs/boards", to="boards.bundle")
 
     Args:
         to: the new bundle's folder.
@@ -65,11 +65,11 @@ def export(
         ExportError: the graph's answers differ from the model's.
         BundleError: the bundle's folder exists already, or cannot be written.
     """
-    from edge.cli.extras import EXPORT, require_extra
+    from heatline.edge.cli.extras import EXPORT, require_extra
 
     require_extra("export", *EXPORT)
-    from export.run_to_bundle import export_run
-    from train.run import load_run
+    from heatline.export.run_to_bundle import export_run
+    from heatline.train.run import load_run
 
     target = Path(to)
     bundle = export_run(

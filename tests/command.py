@@ -11,7 +11,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from edge.cli.main import log_to, run
+from heatline.edge.cli.main import log_to, run
 
 HEATLINE = Path(sys.executable).with_name("heatline")
 WITHIN_SECONDS = 60.0
@@ -27,7 +27,7 @@ def heatline(
     A bug comes through as its own exception. What the command changes of the process is put back.
     """
     command = [str(argument) for argument in arguments]
-    edge_log = logging.getLogger("edge")
+    edge_log = logging.getLogger("heatline")
     level, on_sigterm = edge_log.level, signal.getsignal(signal.SIGTERM)
     with (
         contextlib.chdir(cwd or os.curdir),

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.small_bundle import small_bundle
 from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edge.cluster import SETTINGS
+from heatline.edge.cluster import SETTINGS
 
 LOCAL = """
 import sys
-from edge.cluster import open_cluster
+from heatline.edge.cluster import open_cluster
 with open_cluster(None, processors=2):
     import ray
     print(ray.get_runtime_context().gcs_address, file=sys.__stdout__, flush=True)

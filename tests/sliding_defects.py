@@ -11,12 +11,12 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.frames import Frame, Stamp
-from edge.geometry import Stitcher
-from edge.inference import Engine, open_engine
-from edge.inspection.inspector import Inspector
 from examples.drawn_boards.boards import DrawnBoard, DrawnDefect, draw_board
+from heatline.edge.bundle import Bundle
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import Stitcher
+from heatline.edge.inference import Engine, open_engine
+from heatline.edge.inspection.inspector import Inspector
 
 REACH_PX = 72
 """How far to both sides of the seam the defect's middle goes."""

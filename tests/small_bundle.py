@@ -18,13 +18,24 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
-from edge.bundle.manifest import Agreement, Attempt, Gate, Grid, Map, MapGate, Model, PrecisionGate, Tensor, Tensors
-from edge.bundle.store import MANIFEST
-from edge.errors import BundleError
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
-from edge.inference.opening import PRECISIONS
-from export.openvino_ir import to_openvino
+from heatline.edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
+from heatline.edge.bundle.manifest import (
+    Agreement,
+    Attempt,
+    Gate,
+    Grid,
+    Map,
+    MapGate,
+    Model,
+    PrecisionGate,
+    Tensor,
+    Tensors,
+)
+from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.errors import BundleError
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
+from heatline.edge.inference.opening import PRECISIONS
+from heatline.export.openvino_ir import to_openvino
 
 TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
 GOLDEN = "golden.npz"

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 import heatline
-from edge.bundle import check_golden, open_bundle
-from edge.inference import EngineKind, open_engine
-from edge.wire.events import Event, VerdictEvent
 from examples.drawn_boards.boards.folder import write_boards
+from heatline.edge.bundle import check_golden, open_bundle
+from heatline.edge.inference import EngineKind, open_engine
+from heatline.edge.wire.events import Event, VerdictEvent
 from tests.sliding_defects import slide_defects
 from tests.train.report_page import Page
 

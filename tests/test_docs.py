@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edge import errors
-from edge.bundle import Bundle, Manifest
-from edge.cameras import liveness, restarts, supervisor
-from edge.cameras.frame_ids import MAX_LOST_FRAMES
-from edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
-from edge.cameras.state import State
-from edge.cameras.triggering import FIRE_WITHIN_SECONDS
-from edge.cli.main import heatline
-from edge.cli.status import EXIT_CODES
-from edge.config import LineFile, load_config
-from edge.delivery.command_server import CommandServer
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.curve import make_key_pair, read_public_key
-from edge.heatmap_picture import ColourScale, png
-from edge.wire import following, mqtt
-from edge.wire.commands import Selected, refusal
-from edge.wire.events import (
+from heatline.edge import errors
+from heatline.edge.bundle import Bundle, Manifest
+from heatline.edge.cameras import liveness, restarts, supervisor
+from heatline.edge.cameras.frame_ids import MAX_LOST_FRAMES
+from heatline.edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
+from heatline.edge.cameras.state import State
+from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS
+from heatline.edge.cli.main import heatline
+from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.config import LineFile, load_config
+from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.curve import make_key_pair, read_public_key
+from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.wire import following, mqtt
+from heatline.edge.wire.commands import Selected, refusal
+from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
     ChangeEvent,
@@ -50,14 +50,14 @@ from edge.wire.events import (
     VerdictEvent,
     from_frames,
 )
-from edge.wire.schemas.generate import FOLDER, schemas
+from heatline.edge.wire.schemas.generate import FOLDER, schemas
+from heatline.train.config import TrainConfig
 from tests.edge.secured import Secured, free_port
 from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
 from tests.system.cameras.measure import Plan as CamerasPlan
-from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

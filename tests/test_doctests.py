@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("edge", "train", "export", "bench", "heatline")
+PACKAGES = ("edge", "train", "export", "bench")
 WITH_EXAMPLES = sorted(
     path.relative_to(ROOT)
     for package in PACKAGES
@@ -18,6 +18,6 @@ WITH_EXAMPLES = sorted(
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=str)
 def test_the_examples_of_docstrings_are_true(path: Path) -> None:
-    found = doctest.testmod(importlib.import_module(".".join(path.with_suffix("").parts)))
+    found = doctest.testmod(importlib.import_module(".".join(("heatline", *path.with_suffix("").parts))))
     assert found.attempted > 0
     assert found.failed == 0

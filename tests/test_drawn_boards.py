@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import InputError
 from examples.drawn_boards.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
+from heatline.edge.errors import InputError
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "drawn_boards" / "draw.py"
 SIZE_HW = (640, 800)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.journal.journal_writer import JournalWriter
-from edge.delivery.publisher import Publisher
-from edge.wire.events import Message
+from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
 from tests.edge.wire_examples import HANDSHAKE
 

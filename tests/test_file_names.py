@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.command import heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.trained import SMALL

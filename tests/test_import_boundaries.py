@@ -15,32 +15,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils.monitor import parse_monitor_message
 
-from edge.delivery.sockets import monitor_event
+from heatline.edge.delivery.sockets import monitor_event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench", "heatline"]
 """Each package may import the packages before it."""
 EXTRAS = {"torch", "timm", "lightning", "hydra", "torchmetrics", "optuna"}
-FOREIGN = {"torch", "timm", "lightning", "hydra", "train", "export", "bench", "heatline"}
+FOREIGN = EXTRAS | {"heatline.train", "heatline.export", "heatline.bench", "heatline.api"}
 NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
 """What other commands, engines or signatures need: the start of a line waits for all that it imports."""
 
 IMPORT_ALL_OF_EDGE = """
-import importlib, pkgutil, edge
-names = [module.name for module in pkgutil.walk_packages(edge.__path__, "edge.")]
+import importlib, pkgutil, heatline.edge
+names = [module.name for module in pkgutil.walk_packages(heatline.edge.__path__, "heatline.edge.")]
 assert len(names) >= 30, "not all modules were found"
 for name in names:
     importlib.import_module(name)
 """
-DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.summary"
-START = "import edge.cli.main, edge.cli.run"
-DEFAULT_TRAINING = "import train.compose, train.fit"
-WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
-NO_PICTURES = "from edge.cli.main import run; assert run(['train', '/nowhere']) == 9"
-NO_SUBFOLDERS = "from edge.cli.main import run; assert run(['train', 'edge']) == 9"
-NO_RUN = "from edge.cli.main import run; assert run(['export', '/nowhere', '--to', 'x']) == 9"
-NO_MODEL = "from edge.cli.main import run; assert run(['evaluate', '/nowhere']) == 9"
-CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
+DATA_COMMANDS = """
+import examples.drawn_boards.boards
+import heatline.train.commands.data, heatline.train.contact_sheet, heatline.train.summary
+"""
+START = "import heatline.edge.cli.main, heatline.edge.cli.run"
+DEFAULT_TRAINING = "import heatline.train.compose, heatline.train.fit"
+WRONG_TRAINING = "from heatline.edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
+NO_PICTURES = "from heatline.edge.cli.main import run; assert run(['train', '/nowhere']) == 9"
+NO_SUBFOLDERS = "from heatline.edge.cli.main import run; assert run(['train', 'edge']) == 9"
+NO_RUN = "from heatline.edge.cli.main import run; assert run(['export', '/nowhere', '--to', 'x']) == 9"
+NO_MODEL = "from heatline.edge.cli.main import run; assert run(['evaluate', '/nowhere']) == 9"
+CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import heatline.edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
 """A client needs the protocol and ZeroMQ, and no module that inspects."""
 NOT_BEFORE_AN_ERROR = {"torch", "timm", "lightning"}
@@ -77,12 +80,13 @@ LIGHTNING = {"lightning", "torchmetrics"}
     ],
 )
 def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> None:
-    what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'
+    what = "import sys; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"{code}\n{what}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert set(result.stdout.split()) & forbidden == set()
+    loaded = set(result.stdout.split())
+    assert loaded & forbidden == set()
 
 
 @cache
@@ -107,7 +111,7 @@ def imported_at_once(path: Path) -> set[str]:
 
 
 def test_no_module_that_the_default_training_imports_names_lightning() -> None:
-    waiting, seen = {"train.compose", "train.fit"}, set[str]()
+    waiting, seen = {"heatline.train.compose", "heatline.train.fit"}, set[str]()
     while waiting:
         name = waiting.pop()
         seen.add(name)
@@ -115,7 +119,7 @@ def test_no_module_that_the_default_training_imports_names_lightning() -> None:
         path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
         if path.is_file():
             waiting |= {*imported_at_once(path), name.rpartition(".")[0]} - seen - {""}
-    assert {"torch", "timm", "train.dense.train"} <= seen
+    assert {"torch", "timm", "heatline.train.dense.train"} <= seen
     assert {name.partition(".")[0] for name in seen} & LIGHTNING == set()
 
 
@@ -128,20 +132,18 @@ def test_events_of_a_monitor_are_read_as_pyzmq_reads_them(event: int, value: int
 
 
 def imported_by(path: Path) -> set[str]:
-    """Top-level names of all that a file imports, also within functions."""
+    """Packages that a file imports, also within functions: of heatline, or top-level names of others."""
     names: set[str] = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            # A relative import cannot leave its own top-level package.
-            names.add(path.relative_to(ROOT).parts[0] if node.level else str(node.module).partition(".")[0])
+    for name in modules_imported_by(path):
+        first, *inner = name.split(".")
+        assert first not in PACKAGES[:4], f"{path} imports {name}; it is heatline.{name}"
+        names.add(inner[0] if first == "heatline" and inner and inner[0] in PACKAGES else first)
     return names
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) -> None:
-    forbidden = {"tests", *PACKAGES[PACKAGES.index(package) + 1 :]} | (FOREIGN if package == "edge" else set())
+    forbidden = {"tests", *PACKAGES[PACKAGES.index(package) + 1 :]} | (EXTRAS if package == "edge" else set())
     forbidden |= {"bench"} if package == "heatline" else set()
     files = sorted((ROOT / package).rglob("*.py"))
     assert len(files) >= 4
@@ -152,7 +154,8 @@ def test_a_package_imports_only_packages_to_its_left_and_no_tests(package: str) 
 def test_test_apparatus_is_not_installed() -> None:
     """Apparatus that kills processes and fills disks is in tests/system, which no package imports."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": PACKAGES}
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["heatline"]}
+    assert [(ROOT / "heatline" / name).resolve() for name in PACKAGES[:4]] == [ROOT / name for name in PACKAGES[:4]]
 
 
 def modules_imported_by(path: Path) -> set[str]:
@@ -162,6 +165,7 @@ def modules_imported_by(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
             found.add(str(node.module))
     return found
 
@@ -175,7 +179,8 @@ def test_the_wire_is_a_leaf() -> None:
             for name in modules_imported_by(path)
             if name.partition(".")[0] not in {*sys.stdlib_module_names, "msgspec"}
         }
-        assert all(name == "edge.errors" or name.split(".")[:2] == ["edge", "wire"] for name in of_others), path
+        ours = ("heatline.edge.errors", "heatline.edge.wire")
+        assert all(name.startswith(ours) for name in of_others), path
 
 
 def files_imported_by(path: Path) -> set[Path]:
@@ -193,7 +198,7 @@ def files_imported_by(path: Path) -> set[Path]:
             parts = name.split(".")
             places = [ROOT.joinpath(*parts[:count]) for count in range(len(parts), 0, -1)]
             files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-            found |= set([file for file in files if file.exists()][:1])
+            found |= {file.resolve() for file in [file for file in files if file.exists()][:1]}
     return found - {path}
 
 

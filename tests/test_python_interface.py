@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 
-import edge.errors
 import heatline
-from edge.bundle import Bundle
-from edge.delivery.security.curve import make_key_pair
-from edge.images import read_rgb
+import heatline.edge.errors
 from examples.drawn_boards.boards import draw_board
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.security.curve import make_key_pair
+from heatline.edge.images import read_rgb
 from tests import command
 from tests.conftest import write_picture
 from tests.edge.lines import line_started, small_frames, write_line_with, write_pictures
@@ -55,7 +55,7 @@ def test_every_public_name_exists_and_every_error_is_in_the_family() -> None:
     for name in heatline.__all__:
         found = getattr(heatline, name)
         if name.endswith("Error"):
-            assert found is getattr(edge.errors, name)
+            assert found is getattr(heatline.edge.errors, name)
     with pytest.raises(AttributeError, match="no attribute 'inspect_everything'"):
         heatline.inspect_everything  # noqa: B018
 
@@ -297,11 +297,11 @@ def test_the_example_of_training_calls_existing_functions(monkeypatch: pytest.Mo
 
         return called
 
-    for name in ("train", "export"):
+    for name in ("train_model", "export_bundle"):
         monkeypatch.setattr(heatline, name, note(name))
     (example,) = blocks("docs/python.md", "## Train and export")
     exec(example, {})
     assert calls == [
-        ("train", {"folder": "boards", "settings": ("recipe.folds=3",), "out": "runs/boards"}),
-        ("export", {"run": Path("runs/boards"), "to": "boards.bundle"}),
+        ("train_model", {"folder": "boards", "settings": ("recipe.folds=3",), "out": "runs/boards"}),
+        ("export_bundle", {"run": Path("runs/boards"), "to": "boards.bundle"}),
     ]

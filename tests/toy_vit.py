@@ -2,7 +2,7 @@
 
 from timm.models.vision_transformer import VisionTransformer
 
-from train.models.vit import RolloutClassifier
+from heatline.train.models.vit import RolloutClassifier
 
 
 class ToyViT(RolloutClassifier):

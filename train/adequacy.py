@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.calibration import score_threshold
-from edge.calibration.binomial import frames_to_show
-from edge.calibration.two_samples import fisher_exact
-from edge.util.text import format_count
-from train.readers import LabelledImage
+from heatline.edge.calibration import score_threshold
+from heatline.edge.calibration.binomial import frames_to_show
+from heatline.edge.calibration.two_samples import fisher_exact
+from heatline.edge.util.text import format_count
+from heatline.train.readers import LabelledImage
 
 CELL_PX = 8
 """Side of a cell of the default recipe's map, px of the picture."""

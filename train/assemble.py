@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from train.bags import Bags, EvaluationBags, TrainingBags
-from train.batches import Batch, EvaluationBatches, Steps, TrainingBatches
-from train.classifier import BagTraining, Budget, ClassifierTraining
-from train.config import TrainConfig
-from train.models.explained import ExplainedClassifier
-from train.prepare import Prepared
-from train.sampling import BatchSampler
+from heatline.train.bags import Bags, EvaluationBags, TrainingBags
+from heatline.train.batches import Batch, EvaluationBatches, Steps, TrainingBatches
+from heatline.train.classifier import BagTraining, Budget, ClassifierTraining
+from heatline.train.config import TrainConfig
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.prepare import Prepared
+from heatline.train.sampling import BatchSampler
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.config import AugmentConfig
+from heatline.train.config import AugmentConfig
 
 _MIRRORED = (None, 0, 1, -1)
 """cv2.flip codes: none, vertical, horizontal, both."""

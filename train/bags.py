@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from train.augment import augment
-from train.batches import Batch, Steps
-from train.config import RecipeConfig
-from train.frames import FrameStore
-from train.sampling import BatchSampler
-from train.tiles import TileTable, cut
+from heatline.train.augment import augment
+from heatline.train.batches import Batch, Steps
+from heatline.train.config import RecipeConfig
+from heatline.train.frames import FrameStore
+from heatline.train.sampling import BatchSampler
+from heatline.train.tiles import TileTable, cut
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from train.augment import augment
-from train.config import RecipeConfig
-from train.frames import FrameStore
-from train.sampling import BatchSampler
-from train.tiles import TileRule, TileTable, cut, move_tile
+from heatline.train.augment import augment
+from heatline.train.config import RecipeConfig
+from heatline.train.frames import FrameStore
+from heatline.train.sampling import BatchSampler
+from heatline.train.tiles import TileRule, TileTable, cut, move_tile
 
 
 class Batch(NamedTuple):

@@ -9,9 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from edge.errors import Interrupted
-from train.classifier import reduce_decision
-from train.files import write_atomically
+from heatline.edge.errors import Interrupted
+from heatline.train.classifier import reduce_decision
+from heatline.train.files import write_atomically
 
 COLUMNS = (
     "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",

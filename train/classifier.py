@@ -12,12 +12,12 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
-from edge.errors import DivergedError
-from train.bags import draw_tiles, log_sum_exp
-from train.batches import Batch
-from train.config import RecipeConfig
-from train.models.explained import ExplainedClassifier
-from train.schedule import cosine
+from heatline.edge.errors import DivergedError
+from heatline.train.bags import draw_tiles, log_sum_exp
+from heatline.train.batches import Batch
+from heatline.train.config import RecipeConfig
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.schedule import cosine
 
 PLATEAU_PATIENCE = 2
 """The plateau schedule lowers the learning rate after more than this many validations in a row without improvement."""

@@ -7,10 +7,10 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from edge.errors import ConfigError
-from edge.util.validation import describe_misfit
-from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
-from train.yaml_text import decode_yaml, encode_yaml
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.validation import describe_misfit
+from heatline.train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
+from heatline.train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
 _TEXTS = ("data", "out", "reviewed", "split.group", "split.pattern", "model.weights", "features.folder")
@@ -94,7 +94,7 @@ def read_model(name: str) -> CnnConfig | VitConfig:
     if name in _choices("model"):
         file = Path(__file__).parent / "configs" / "model" / f"{name}.yaml"
         return msgspec.yaml.decode(file.read_bytes(), type=CnnConfig | VitConfig)
-    from train.models.any_timm import default_config
+    from heatline.train.models.any_timm import default_config
 
     found = default_config(name)
     if found is None:
@@ -129,7 +129,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         if choice not in _choices("model"):
             ConfigStore.instance().store(group="model", name=choice, node=msgspec.to_builtins(read_model(choice)))
     try:
-        with initialize_config_module("train.configs", version_base="1.3"):
+        with initialize_config_module("heatline.train.configs", version_base="1.3"):
             composed = compose("train", overrides=[_quote_text(item) for item in overrides])
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
         for helper in ("by_family", "fractions"):  # other keys refer to these

@@ -1,11 +1,11 @@
-"""The configuration of a training: `train.compose` composes it, these structs check it."""
+"""The configuration of a training: `heatline.train.compose` composes it, these structs check it."""
 
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from edge.errors import ConfigError
+from heatline.edge.errors import ConfigError
 
 Natural = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
@@ -182,7 +182,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     def steps_for(self, tiles: int) -> int:
         """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 9,000.
 
-        >>> from train.compose import compose
+        >>> from heatline.train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
         >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(50_000)
         (400, 1500, 9000)
@@ -228,7 +228,7 @@ class TrainConfig(Part, frozen=True, kw_only=True):
 
     data: str
     discover: bool
-    """Whether to discover truth and groups in the folder, see `train.discovery`."""
+    """Whether to discover truth and groups in the folder, see `heatline.train.discovery`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None
     """Source of the labels; None: the first truth that the folder has."""
     classes: list[str | int | float] | None

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.heatmap_picture import draw_outlines
-from train.readers import LabelledImage
+from heatline.edge.errors import InputError
+from heatline.edge.heatmap_picture import draw_outlines
+from heatline.train.readers import LabelledImage
 
 SHEET_PX, GAP_PX = 1600, 8
 """Width of the sheet, and the gap between pictures."""

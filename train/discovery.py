@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.util.text import format_count, utf8_safe
-from train.file_names import find_scheme
-from train.near_duplicates import near_duplicate_pairs, thumbnail
-from train.readers import LabelledFolder, LabelledImage, read_folder
-from train.readers.folder import LABELS_ONLY, list_folder, truths_in
-from train.readers.labels_csv import read_labels
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.train.file_names import find_scheme
+from heatline.train.near_duplicates import near_duplicate_pairs, thumbnail
+from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
+from heatline.train.readers.folder import LABELS_ONLY, list_folder, truths_in
+from heatline.train.readers.labels_csv import read_labels
 
 THINGS = frozenset(
     {

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.errors import TrainingError
-from edge.util.atomic_file import replacing
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.atomic_file import replacing
 
 
 def write_atomically(file: Path, write: Callable[[Path], object]) -> None:

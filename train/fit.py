@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import ConfigError, Interrupted
-from edge.util.text import utf8_safe
-from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.report import write_run_report
-from train.dense.train import train_dense
-from train.run import RunFolder, load_run
+from heatline.edge.errors import ConfigError, Interrupted
+from heatline.edge.util.text import utf8_safe
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.dense.report import write_run_report
+from heatline.train.dense.train import train_dense
+from heatline.train.run import RunFolder, load_run
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -72,7 +72,7 @@ def fit(
             raise Interrupted(f"stopped; the extracted features can be used again: {how_to_resume}") from error
         return run
 
-    from train.whole_network import train_whole_network  # Lightning takes seconds to import
+    from heatline.train.whole_network import train_whole_network  # Lightning takes seconds to import
 
     train_whole_network(config, run, report_line, callbacks, cache, leads=leads)
     return run

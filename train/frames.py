@@ -16,11 +16,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import TrainingError
-from train.near_duplicates import THUMBNAIL_PX, thumbnail
-from train.progress import Track
-from train.readers import LabelledImage
-from train.readers.shapes import MarkedObjects
+from heatline.edge.errors import TrainingError
+from heatline.train.near_duplicates import THUMBNAIL_PX, thumbnail
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledImage
+from heatline.train.readers.shapes import MarkedObjects
 
 FILES = _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
 """Of a folder of decoded frames."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from edge.errors import TrainingError
+from heatline.edge.errors import TrainingError
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from edge.cli.extras import require_extra
-from edge.errors import TrainingError
-from train.config import LoggerConfig
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.errors import TrainingError
+from heatline.train.config import LoggerConfig
 
 
 def make_logger(config: LoggerConfig, run: Path, hyperparameters: dict[str, Any]) -> Logger | None:

@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.util.text import format_count
+from heatline.edge.util.text import format_count
 
 THUMBNAIL_PX = 32
 HIGH_PASS_SIGMA_PX = 4.0

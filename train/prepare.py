@@ -7,16 +7,16 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import TrainingError
-from edge.util.text import format_count, is_are
-from train.config import TrainConfig
-from train.frames import FrameStore
-from train.near_duplicates import describe_near_duplicates, near_duplicates_across
-from train.progress import tracked
-from train.readers import LabelledFolder, LabelledImage
-from train.run import read_data, split_data
-from train.split import Split
-from train.tiles import TileRule, TileTable, grid_tiles
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.text import format_count, is_are
+from heatline.train.config import TrainConfig
+from heatline.train.frames import FrameStore
+from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across
+from heatline.train.progress import tracked
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.run import read_data, split_data
+from heatline.train.split import Split
+from heatline.train.tiles import TileRule, TileTable, grid_tiles
 
 
 @dataclass(frozen=True)

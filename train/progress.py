@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from edge.cli.output import progress_console
-from train.readers import LabelledImage
+from heatline.edge.cli.output import progress_console
+from heatline.train.readers import LabelledImage
 
 LINES = 10
 """Number of lines that report the progress of one kind of work where no terminal shows a bar."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.images import digest_picture
-from train.readers.labelled import LabelledImage
+from heatline.edge.images import digest_picture
+from heatline.train.readers.labelled import LabelledImage
 
 
 class Provenance(msgspec.Struct, frozen=True):

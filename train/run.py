@@ -20,21 +20,21 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from edge.bundle.store import MANIFEST
-from edge.errors import InputError, TrainingError
-from edge.util.text import encode_json
-from train.compose import read_config, write_config
-from train.config import DenseRecipeConfig, TrainConfig
-from train.discovery import Discovery, discover
-from train.files import write_atomically
-from train.frames import FILES
-from train.provenance import Provenance
-from train.readers import LabelledFolder, read_folder
-from train.readers.reviewed import read_reviewed
-from train.split import Split, check_fractions, split_by_fractions, split_by_name
+from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.errors import InputError, TrainingError
+from heatline.edge.util.text import encode_json
+from heatline.train.compose import read_config, write_config
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.discovery import Discovery, discover
+from heatline.train.files import write_atomically
+from heatline.train.frames import FILES
+from heatline.train.provenance import Provenance
+from heatline.train.readers import LabelledFolder, read_folder
+from heatline.train.readers.reviewed import read_reviewed
+from heatline.train.split import Split, check_fractions, split_by_fractions, split_by_name
 
 if TYPE_CHECKING:
-    from train.models.explained import ExplainedClassifier
+    from heatline.train.models.explained import ExplainedClassifier
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +138,7 @@ class RunFolder:
 
     def lacks_report(self) -> bool:
         """Whether the run was cross-validated, and has no report, or one that this version cannot read."""
-        from train.evaluation.result import read_evaluation
+        from heatline.train.evaluation.result import read_evaluation
 
         if not self.out_of_fold.exists():
             return False
@@ -196,7 +196,7 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
     """
     import torch
 
-    from train.models.build import build_model
+    from heatline.train.models.build import build_model
 
     run = RunFolder(folder)
     summary, config = run.read_summary(), read_config(run.config)

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import TrainingError
+from heatline.edge.errors import TrainingError
 
 _DRAWS, _DETAILS = 0, 1
 """Separate the random streams of one seed."""

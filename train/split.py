@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from edge.errors import ConfigError
-from train.readers import LabelledFolder, LabelledImage
+from heatline.edge.errors import ConfigError
+from heatline.train.readers import LabelledFolder, LabelledImage
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.colour import PixelFormat, to_rgb
-from edge.errors import ConfigError, InputError
-from edge.geometry import TileGrid
-from edge.geometry.tiling import OVERLAP_PX, TILE_PX
-from edge.images import SUFFIXES, read_image
-from edge.util.text import format_count, utf8_safe
-from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
-from train.discovery import Discovery, discover
-from train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
-from train.progress import Track
-from train.readers import LabelledFolder, LabelledImage
-from train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
-from train.readers.unusable import OnUnusable
-from train.split import Split, split_by_fractions, split_by_name
-from train.tiles import DEFECTIVE_SHARE, TileRule
+from heatline.edge.colour import PixelFormat, to_rgb
+from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
+from heatline.edge.images import SUFFIXES, read_image
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.discovery import Discovery, discover
+from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
+from heatline.train.readers.unusable import OnUnusable
+from heatline.train.split import Split, split_by_fractions, split_by_name
+from heatline.train.tiles import DEFECTIVE_SHARE, TileRule
 
 _FORMATS: dict[PixelFormat, str] = {
     "Mono8": "grey", "Mono16": "16-bit grey", "BGR8": "colour", "BGRA8": "colour with alpha", "BGR16": "16-bit colour",

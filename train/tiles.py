@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry.tiling import TileGrid, cut_tile
-from train.frames import FrameStore
+from heatline.edge.geometry.tiling import TileGrid, cut_tile
+from heatline.train.frames import FrameStore
 
 DEFECTIVE_SHARE = 0.01
 """A tile is defective if more than this share of its area is (the study's rule)."""

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Calibration, Grid
-from edge.calibration import GoodFrame, calibrate, coldest_of
-from edge.errors import InputError
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import Engine, infer
-from train.dense.out_of_fold import OutOfFold
-from train.evaluation.engines import RecordedEngine
-from train.readers import LabelledImage
-from train.run import RunFolder
+from heatline.edge.bundle.manifest import Calibration, Grid
+from heatline.edge.calibration import GoodFrame, calibrate, coldest_of
+from heatline.edge.errors import InputError
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import Engine, infer
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.evaluation.engines import RecordedEngine
+from heatline.train.readers import LabelledImage
+from heatline.train.run import RunFolder
 
 if TYPE_CHECKING:
-    from train.run import TrainedRun
+    from heatline.train.run import TrainedRun
 
 GOLDEN_TILES = 16
 SMOOTHING_CELLS = 1.5

@@ -16,20 +16,20 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader, get_worker_info
 
-from edge.errors import ConfigError
-from edge.util.text import format_count
-from train.assemble import Assembly, assemble
-from train.batches import Steps
-from train.callbacks import GracefulStop, MetricsTable, Stopwatch, read_metrics
-from train.config import TrainConfig
-from train.files import write_atomically
-from train.frames import delete_frames
-from train.loggers import close_logger, make_logger
-from train.models.build import build_model
-from train.precision import choose_precision
-from train.prepare import prepare
-from train.provenance import digest_groups
-from train.run import RunFolder, RunSummary
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.text import format_count
+from heatline.train.assemble import Assembly, assemble
+from heatline.train.batches import Steps
+from heatline.train.callbacks import GracefulStop, MetricsTable, Stopwatch, read_metrics
+from heatline.train.config import TrainConfig
+from heatline.train.files import write_atomically
+from heatline.train.frames import delete_frames
+from heatline.train.loggers import close_logger, make_logger
+from heatline.train.models.build import build_model
+from heatline.train.precision import choose_precision
+from heatline.train.prepare import prepare
+from heatline.train.provenance import digest_groups
+from heatline.train.run import RunFolder, RunSummary
 
 
 def train_whole_network(

@@ -9,11 +9,11 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.result_file import keep, keep_text
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import BenchError
+from heatline.bench.result_file import keep, keep_text
+from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.errors import BenchError
 
-SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
+SHIPPED_BUNDLE = Path(__file__).resolve().parents[2] / "examples" / "drawn_boards" / "bundle"
 TABLE = ".md"
 MOST_PX = 8192
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import TABLE, out_with_table_option, report_line, write_and_print
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.bundle import open_bundle
-from edge.calibration.recalibration import GoodPictures
-from edge.cli.output import json_option
+from heatline.bench.commands.common import TABLE, out_with_table_option, report_line, write_and_print
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.bundle import open_bundle
+from heatline.edge.calibration.recalibration import GoodPictures
+from heatline.edge.cli.output import json_option
 
 
 @click.command(epilog="Example: heatline bench drift boards.bundle good/late --out drift.json")
@@ -25,7 +25,7 @@ def drift(bundle_path: Path, good: tuple[Path, ...], seed: int, out: Path | None
     and more: prints the change at the first warning, and at the first false reject. If they are larger than the frames
     that BUNDLE was calibrated on, a shift moves the frame over them; otherwise it mirrors the border.
     """
-    from bench.drift import measure, table
+    from heatline.bench.drift import measure, table
 
     if out is not None:
         claim(out, out.with_suffix(TABLE))

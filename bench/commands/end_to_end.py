@@ -8,19 +8,26 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, precision_option, report_line
-from bench.machine import machine
-from bench.result_file import claim, keep, new_report
-from edge.bundle import open_bundle
-from edge.cli.extras import require_extra
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option
-from edge.errors import BenchError
-from edge.inference import Precision
-from edge.view.server import MODULES
+from heatline.bench.commands.common import (
+    FrameSize,
+    bundle_argument,
+    deliver,
+    out_option,
+    precision_option,
+    report_line,
+)
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.edge.bundle import open_bundle
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import Precision
+from heatline.edge.view.server import MODULES
 
 if TYPE_CHECKING:
-    from bench.end_to_end.end_to_end import EndToEnd
+    from heatline.bench.end_to_end.end_to_end import EndToEnd
 
 
 @click.command("end-to-end", epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
@@ -81,7 +88,7 @@ def end_to_end(
     fails. Prints the time from when a frame was due to the receipt of its event, the outcome of every frame, processor
     time and memory. Run nothing else on the machine.
     """
-    from bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
+    from heatline.bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
 
     if rate_fps is None and not (find_max or saturated or idle or beside):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate, --idle or --beside")

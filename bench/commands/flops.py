@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.commands.common import out_option, write_and_print
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.cli.extras import require_extra
-from edge.cli.output import json_option, progress_console
-from edge.geometry.tiling import TILE_PX
+from heatline.bench.commands.common import out_option, write_and_print
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import json_option, progress_console
+from heatline.edge.geometry.tiling import TILE_PX
 
 if TYPE_CHECKING:
-    from bench.flops import FlopsBench
+    from heatline.bench.flops import FlopsBench
 
 WIDTH = 160
 """More columns than a table has: a narrow terminal breaks its lines, and no name is cut."""
@@ -48,8 +48,8 @@ def flops(
     if by_layer and as_json:
         raise click.UsageError("--layers prints tables for people; leave out --layers or --json")
     require_extra("train", "torch", "timm")
-    from bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
-    from train.compose import model_names, read_model
+    from heatline.bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
+    from heatline.train.compose import model_names, read_model
 
     claim(out)
     now, console = machine(), progress_console()

@@ -10,18 +10,18 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import out_option, report_line, write_and_print
-from bench.machine import machine
-from bench.result_file import claim, keep, new_report
-from edge.cli.extras import EXPORT, require_extra
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option
-from edge.errors import BenchError, ConfigError
-from edge.inference import EngineKind, Precision
+from heatline.bench.commands.common import out_option, report_line, write_and_print
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, keep, new_report
+from heatline.edge.cli.extras import EXPORT, require_extra
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option
+from heatline.edge.errors import BenchError, ConfigError
+from heatline.edge.inference import EngineKind, Precision
 
 if TYPE_CHECKING:
-    from bench.map_cost.plan import Row
-    from train.models.rollout import Fusion
+    from heatline.bench.map_cost.plan import Row
+    from heatline.train.models.rollout import Fusion
 
 WIDTH = 200
 """More columns than the table has: a narrow terminal breaks its lines, and no name is cut."""
@@ -83,10 +83,10 @@ def map_cost(
     as soon as it is measured. Networks have random weights, and are as fast as trained ones.
     """
     require_extra("export", *EXPORT)
-    from bench.map_cost.measure import measured_rows
-    from bench.map_cost.plan import MapCosts, plan
-    from train.compose import model_names, read_model
-    from train.config import VitConfig
+    from heatline.bench.map_cost.measure import measured_rows
+    from heatline.bench.map_cost.plan import MapCosts, plan
+    from heatline.train.compose import model_names, read_model
+    from heatline.train.config import VitConfig
 
     claim(out)
     now = machine()

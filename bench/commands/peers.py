@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, deliver, out_option, precision_option, report_line
-from bench.machine import machine
-from bench.peers.systems import PEERS, SystemName
-from bench.result_file import claim, new_report
-from edge.cli.extras import require_extra
-from edge.cli.output import json_option
-from edge.geometry.tiling import OVERLAP_PX, TILE_PX
-from edge.inference import Precision
+from heatline.bench.commands.common import FrameSize, deliver, out_option, precision_option, report_line
+from heatline.bench.machine import machine
+from heatline.bench.peers.systems import PEERS, SystemName
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import json_option
+from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
+from heatline.edge.inference import Precision
 
 PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
 
@@ -59,8 +59,8 @@ def peers(
     require_extra("peers", "torch", "timm", "onnx", "onnxscript", "nncf")
     if "grad-cam" in peers and precision == "f32":
         require_extra("peers", "pytorch_grad_cam")
-    from bench.peers.peers import faults, measure_peers, to_facts
-    from train.compose import read_model
+    from heatline.bench.peers.peers import faults, measure_peers, to_facts
+    from heatline.train.compose import read_model
 
     now, config = machine(), read_model(name)
     claim(out)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import (
+from heatline.bench.commands.common import (
     TABLE,
     data_sets_options,
     number_option,
@@ -12,9 +12,9 @@ from bench.commands.common import (
     report_line,
     write_and_print,
 )
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.cli.extras import require_extra
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.cli.extras import require_extra
 
 EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --out plausibility.json"
 
@@ -39,8 +39,8 @@ def plausibility(
     compared with frames of the other groups, as a bundle does.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
-    from bench.plausibility import FRAMES, measure, table
-    from bench.recipes.sets import SHIPPED, read_sets
+    from heatline.bench.plausibility import FRAMES, measure, table
+    from heatline.bench.recipes.sets import SHIPPED, read_sets
 
     if out is not None:
         claim(out, out.with_suffix(TABLE))

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import data_sets_options, number_option, report_line
-from bench.commands.peers import PEERS_PYTHON
-from bench.result_file import RESULTS, claim, keep_text
-from edge.cli.extras import require_extra
-from edge.cli.output import print_json
-from edge.errors import BenchError
+from heatline.bench.commands.common import data_sets_options, number_option, report_line
+from heatline.bench.commands.peers import PEERS_PYTHON
+from heatline.bench.result_file import RESULTS, claim, keep_text
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import print_json
+from heatline.edge.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.recipes.recipes import Recipe
+    from heatline.bench.recipes.recipes import Recipe
 
 TABLES = "tables.md"
 EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatline --recipe bank --seed 0"
@@ -92,10 +92,10 @@ def recipes(
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     if timed:
         require_extra("export", "onnx", "onnxscript")
-    from bench.recipes.anomalib_models import Peers
-    from bench.recipes.recipes import Measurement, read_all
-    from bench.recipes.rows import tables
-    from bench.recipes.sets import SHIPPED, read_sets
+    from heatline.bench.recipes.anomalib_models import Peers
+    from heatline.bench.recipes.recipes import Measurement, read_all
+    from heatline.bench.recipes.rows import tables
+    from heatline.bench.recipes.sets import SHIPPED, read_sets
 
     known = read_sets(sets or SHIPPED)
     try:

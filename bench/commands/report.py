@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json, visible
-from edge.util.text import format_count, is_are
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import json_option, print_json, visible
+from heatline.edge.util.text import format_count, is_are
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -29,7 +29,7 @@ def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
     Default: the results of a checkout. Files that cannot be used are named and left out.
     """
     require_extra("bench", "jinja2", "matplotlib")
-    from bench.report.write import make_report, write_report
+    from heatline.bench.report.write import make_report, write_report
 
     made = make_report(paths or (RESULTS,))
     page, tables = write_report(made, folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from bench.commands.common import (
+from heatline.bench.commands.common import (
     TABLE,
     data_sets_options,
     number_option,
@@ -14,10 +14,10 @@ from bench.commands.common import (
     report_line,
     write_and_print,
 )
-from bench.machine import machine, without_flags
-from bench.result_file import claim, keep, new_report, read_result
-from edge.cli.extras import require_extra
-from edge.errors import BenchError
+from heatline.bench.machine import machine, without_flags
+from heatline.bench.result_file import claim, keep, new_report, read_result
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.errors import BenchError
 
 EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd --out robustness.json"
 
@@ -46,8 +46,8 @@ def robustness(
     not measured again, and what --out has by other settings stays there; the table shows one kind of settings.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
-    from bench.recipes.sets import SHIPPED, read_sets, that_change_figures
-    from bench.robustness import FRAMES, RobustnessResult, Settings, measure, read_robustness, table
+    from heatline.bench.recipes.sets import SHIPPED, read_sets, that_change_figures
+    from heatline.bench.robustness import FRAMES, RobustnessResult, Settings, measure, read_robustness, table
 
     if out is not None:
         claim(out, out.with_suffix(TABLE))

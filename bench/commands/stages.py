@@ -4,12 +4,19 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, counting, deliver, optional_bundle_argument, out_option, precision_option
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.bundle import open_bundle
-from edge.cli.output import json_option
-from edge.inference import Precision
+from heatline.bench.commands.common import (
+    FrameSize,
+    counting,
+    deliver,
+    optional_bundle_argument,
+    out_option,
+    precision_option,
+)
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.bundle import open_bundle
+from heatline.edge.cli.output import json_option
+from heatline.edge.inference import Precision
 
 SIZES = ("640x480", "1920x1080", "2448x2048")
 TILE_COUNTS = (9, 30, 60, 120, 240, 480)
@@ -51,7 +58,7 @@ def stages(
     Prints the time of each stage, of the whole inspection beyond its stages, and of a tile in frames of few and of many
     tiles. Takes minutes; run nothing else on the machine.
     """
-    from bench.stages.stages import measure_stages, steps, to_facts
+    from heatline.bench.stages.stages import measure_stages, steps, to_facts
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)

@@ -4,12 +4,19 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, counting, deliver, optional_bundle_argument, out_option, precision_option
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.bundle import open_bundle
-from edge.cli.output import json_option
-from edge.inference import Precision
+from heatline.bench.commands.common import (
+    FrameSize,
+    counting,
+    deliver,
+    optional_bundle_argument,
+    out_option,
+    precision_option,
+)
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.bundle import open_bundle
+from heatline.edge.cli.output import json_option
+from heatline.edge.inference import Precision
 
 
 @click.command(epilog="Example: heatline bench startup boards.bundle --repetitions 20 --out startup.json")
@@ -32,7 +39,7 @@ def startup(
     Starts it with files on the disk and in memory, each with and without the compiled graph in the model cache, and
     prints the phases. Reading files from the disk takes root. Run nothing else on the machine.
     """
-    from bench.startup import measure_startup, starts_in_all, to_facts
+    from heatline.bench.startup import measure_startup, starts_in_all, to_facts
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, report_line
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option
-from edge.inference import Precision
+from heatline.bench.commands.common import FrameSize, bundle_argument, deliver, out_option, report_line
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option
+from heatline.edge.inference import Precision
 
 
 @click.command(epilog="Example: heatline bench tune boards.bundle /etc/heatline/line1.toml --precision f32")
@@ -52,7 +52,7 @@ def tune(
     and leaves the present settings where it is no more than chance. Takes some minutes: stop the line, and run nothing
     else on the machine.
     """
-    from bench.tune.tune import measure_tune, to_facts
+    from heatline.bench.tune.tune import measure_tune, to_facts
 
     now = machine()
     claim(out)

@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bare_engine import BareEngine, Settings, all_settings, find_wrong_answer, read_graph
-from bench.end_to_end.line import Expected
-from bench.engine_process import engine_in
-from edge.bundle import Bundle, open_bundle
-from edge.colour import to_rgb
-from edge.errors import BenchError, InputError
-from edge.frames import Frame, Stamp
-from edge.geometry import TileGrid
-from edge.images import list_images, read_image
-from edge.inference import Engine, Precision, infer
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Thresholds
-from edge.util.text import utf8_safe
+from heatline.bench.bare_engine import BareEngine, Settings, all_settings, find_wrong_answer, read_graph
+from heatline.bench.end_to_end.line import Expected
+from heatline.bench.engine_process import engine_in
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.colour import to_rgb
+from heatline.edge.errors import BenchError, InputError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import list_images, read_image
+from heatline.edge.inference import Engine, Precision, infer
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.text import utf8_safe
 
 DEFECTIVE = 0.125
 """Share of the pictures that become DEFECT."""

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from bench.end_to_end.line import FIRST_WITHIN_SECONDS, Line, Scene, running
-from bench.end_to_end.saturated import service_turn
-from bench.end_to_end.viewers import Viewers
-from bench.engine_process import in_own_process
-from bench.spread import Spread, interleaved
-from bench.watched_line import Keys, free_address
-from edge.errors import BenchError
-from edge.service.children import RECORDER_MODULE, WEB_MODULE
+from heatline.bench.end_to_end.line import FIRST_WITHIN_SECONDS, Line, Scene, running
+from heatline.bench.end_to_end.saturated import service_turn
+from heatline.bench.end_to_end.viewers import Viewers
+from heatline.bench.engine_process import in_own_process
+from heatline.bench.spread import Spread, interleaved
+from heatline.bench.watched_line import Keys, free_address
+from heatline.edge.errors import BenchError
+from heatline.edge.service.children import RECORDER_MODULE, WEB_MODULE
 
 PICTURES = 20
 DEFECTIVE = 0.05

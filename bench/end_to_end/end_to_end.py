@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from bench.bare_engine import Settings
-from bench.end_to_end import beside
-from bench.end_to_end.beside import Beside, measure_beside
-from bench.end_to_end.highest import Highest, Tries, find_highest_rate
-from bench.end_to_end.idle import Idle, measure_idle
-from bench.end_to_end.line import Scene
-from bench.end_to_end.saturated import Saturated, saturate
-from bench.end_to_end.window import Window, run_window
-from bench.engine_process import in_own_process
-from bench.pictures import write_pictures
-from bench.watched_line import Keys
-from edge.bundle import Bundle
-from edge.inference import Precision
+from heatline.bench.bare_engine import Settings
+from heatline.bench.end_to_end import beside
+from heatline.bench.end_to_end.beside import Beside, measure_beside
+from heatline.bench.end_to_end.highest import Highest, Tries, find_highest_rate
+from heatline.bench.end_to_end.idle import Idle, measure_idle
+from heatline.bench.end_to_end.line import Scene
+from heatline.bench.end_to_end.saturated import Saturated, saturate
+from heatline.bench.end_to_end.window import Window, run_window
+from heatline.bench.engine_process import in_own_process
+from heatline.bench.pictures import write_pictures
+from heatline.bench.watched_line import Keys
+from heatline.edge.bundle import Bundle
+from heatline.edge.inference import Precision
 
 if TYPE_CHECKING:  # only the other process loads the engine
-    from bench.end_to_end.bare import Bare
+    from heatline.bench.end_to_end.bare import Bare
 
 PICTURES = 8
 WAITING_FRAMES = 2
@@ -169,7 +169,7 @@ def measure_end_to_end(
 
 
 def _bare(bundle: Path, precision: Precision) -> "Bare":
-    from bench.end_to_end.bare import Bare
+    from heatline.bench.end_to_end.bare import Bare
 
     return Bare(bundle, precision)
 

@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from bench.end_to_end.line import Scene
-from bench.end_to_end.window import Window, run_window
+from heatline.bench.end_to_end.line import Scene
+from heatline.bench.end_to_end.window import Window, run_window
 
 FIRST_SHARE = 0.9
 """Share of the bare engine's rate where the search begins."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench.bare_engine import Settings
-from bench.end_to_end.line import SETTLE_FRAMES, ReceivedVerdict, Scene, count_unreported, due_ns, running
-from bench.spread import Spread
-from edge.errors import BenchError
+from heatline.bench.bare_engine import Settings
+from heatline.bench.end_to_end.line import SETTLE_FRAMES, ReceivedVerdict, Scene, count_unreported, due_ns, running
+from heatline.bench.spread import Spread
+from heatline.edge.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.end_to_end.bare import Bare
+    from heatline.bench.end_to_end.bare import Bare
 
 PERIOD_FRAMES = 4.0
 """From one frame to the next, in the bare engine's time per frame: one for the service, one for the engine, two in

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.watched_line import Keys, WatchedLine
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.inference import Precision
-from edge.wire.events import EvidenceState, StatusEvent, VerdictEvent
+from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import Precision
+from heatline.edge.wire.events import EvidenceState, StatusEvent, VerdictEvent
 
 FIRST_WITHIN_SECONDS = 120.0
 NEXT_WITHIN_SECONDS = 60.0

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bench.end_to_end.line import SETTLE_SECONDS, Line, Scene, running
-from bench.processes import ThreadTime, cpu_ns, thread_times
-from bench.spread import Spread
-from edge.errors import BenchError
-from edge.service.loading import ENGINE_THREADS
+from heatline.bench.end_to_end.line import SETTLE_SECONDS, Line, Scene, running
+from heatline.bench.processes import ThreadTime, cpu_ns, thread_times
+from heatline.bench.spread import Spread
+from heatline.edge.errors import BenchError
+from heatline.edge.service.loading import ENGINE_THREADS
 
 if TYPE_CHECKING:
-    from bench.end_to_end.bare import Bare
+    from heatline.bench.end_to_end.bare import Bare
 
 CAMERAS, OTHERS = "cameras", "others"
 MOST_NAMES = 6

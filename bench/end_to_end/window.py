@@ -6,8 +6,8 @@ from collections import Counter
 import msgspec
 import numpy as np
 
-from bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
-from bench.end_to_end.line import (
+from heatline.bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
+from heatline.bench.end_to_end.line import (
     SETTLE_FRAMES,
     SETTLE_SECONDS,
     Line,
@@ -17,8 +17,8 @@ from bench.end_to_end.line import (
     due_ns,
     running,
 )
-from bench.processes import cpu_s, sample_tree
-from bench.spread import Latency
+from heatline.bench.processes import cpu_s, sample_tree
+from heatline.bench.spread import Latency
 
 LATE_AFTER_PERIODS = 2.0
 

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from bench.map_cost.plan import Setting
-from edge.inference import Precision
-from export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
-from export.openvino_ir import Ir, to_ir
-from export.quantise import Quantisation, quantise
-from train.config import CnnConfig, VitConfig
-from train.models.build import build_model
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
+from heatline.bench.map_cost.plan import Setting
+from heatline.edge.inference import Precision
+from heatline.export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
+from heatline.export.openvino_ir import Ir, to_ir
+from heatline.export.quantise import Quantisation, quantise
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
 
 WITH_MAP = "with map"
 

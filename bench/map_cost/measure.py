@@ -15,20 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.bare_engine import BareEngine
-from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.plan import Cost, Row, Setting
-from bench.pictures import draw_shapes
-from bench.spread import SETTLE_BATCHES, Spread, time_interleaved
-from edge.bundle.pooling import identity_of, pool
-from edge.errors import BenchError, HeatlineError
-from edge.geometry import TileGrid
-from edge.inference import Precision
-from edge.inference.devices import require_bf16, shared_core
-from edge.inference.engine import PROCESSOR
-from edge.inference.opening import require_precision
-from export.openvino_ir import Ir
-from train.config import CnnConfig, VitConfig
+from heatline.bench.bare_engine import BareEngine
+from heatline.bench.map_cost.graphs import WITH_MAP, ModelGraphs
+from heatline.bench.map_cost.plan import Cost, Row, Setting
+from heatline.bench.pictures import draw_shapes
+from heatline.bench.spread import SETTLE_BATCHES, Spread, time_interleaved
+from heatline.edge.bundle.pooling import identity_of, pool
+from heatline.edge.errors import BenchError, HeatlineError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import Precision
+from heatline.edge.inference.devices import require_bf16, shared_core
+from heatline.edge.inference.engine import PROCESSOR
+from heatline.edge.inference.opening import require_precision
+from heatline.export.openvino_ir import Ir
+from heatline.train.config import CnnConfig, VitConfig
 
 SECONDS_PER_ROUND = 0.5
 SAMPLES = 4

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.spread import Spread
-from edge.geometry.tiling import TILE_PX
-from edge.inference import EngineKind, Precision
-from train.config import CnnConfig, VitConfig
-from train.models.rollout import Fusion, method_of
+from heatline.bench.spread import Spread
+from heatline.edge.geometry.tiling import TILE_PX
+from heatline.edge.inference import EngineKind, Precision
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.rollout import Fusion, method_of
 
 ROUNDS = 15
 """Interleaved rounds of all graphs of a row."""

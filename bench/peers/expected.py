@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import Engine, Precision, infer
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import Engine, Precision, infer
 
 OF_SPREAD: Mapping[Precision, float] = {"f32": 1e-3, "bf16": 0.2, "int8": 0.05}
 """Allowed error, as a share of the standard deviation between tiles. In f32, sums are added in another order; in the

@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.peers.expected import Scale
-from edge.inference import Precision
-from export.openvino_ir import Ir
-from train.config import CnnConfig, VitConfig
+from heatline.bench.peers.expected import Scale
+from heatline.edge.inference import Precision
+from heatline.export.openvino_ir import Ir
+from heatline.train.config import CnnConfig, VitConfig
 
 TILES, IMAGE = "tiles", "image"
 FROM_UNIT = 255.0
@@ -28,10 +28,10 @@ def build(
     """
     import torch
 
-    from export.onnx_graph import to_graphs
-    from export.openvino_ir import to_ir
-    from export.quantise import Quantisation, quantise
-    from train.models.build import build_model
+    from heatline.export.onnx_graph import to_graphs
+    from heatline.export.openvino_ir import to_ir
+    from heatline.export.quantise import Quantisation, quantise
+    from heatline.train.models.build import build_model
 
     torch.manual_seed(0)
     model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)

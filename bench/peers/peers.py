@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.peers.expected import OF_SPREAD, find_difference, logits_off
-from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
-from bench.peers.worker import Ready, Tried, Turn, Worker, format_settings
-from bench.processes import cpu_ns
-from bench.spread import Spread, interleaved
-from edge.errors import BenchError
-from edge.geometry import TileGrid
-from edge.inference import Precision
+from heatline.bench.peers.expected import OF_SPREAD, find_difference, logits_off
+from heatline.bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
+from heatline.bench.peers.worker import Ready, Tried, Turn, Worker, format_settings
+from heatline.bench.processes import cpu_ns
+from heatline.bench.spread import Spread, interleaved
+from heatline.edge.errors import BenchError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import Precision
 
 if TYPE_CHECKING:  # they import PyTorch
-    from bench.peers.prepare import Prepared
-    from train.config import CnnConfig, VitConfig
+    from heatline.bench.peers.prepare import Prepared
+    from heatline.train.config import CnnConfig, VitConfig
 
 BATCHES = (1, 4, 8, 16, 32)
 """Numbers of tiles at once to try, where a system's interface allows a choice."""
@@ -103,7 +103,7 @@ def measure_peers(
         EngineError: OpenVINO cannot run the network in this precision.
         ConfigError, ExportError: the network cannot be made.
     """
-    from bench.peers.prepare import prepare
+    from heatline.bench.peers.prepare import prepare
 
     chosen = [system for system in SYSTEMS if system.name in (ENGINE, OURS, *peers)]
     systems = [system for system in chosen if precision in system.precisions]

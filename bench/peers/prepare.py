@@ -9,15 +9,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.peers import expected
-from bench.peers.expected import Expected, Scale
-from bench.peers.net import as_anomalib_exports, build
-from bench.peers.systems import ENGINE, OURS, SystemName
-from bench.pictures import draw_shapes
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import Precision, open_engine
-from edge.inference.engine import GRAPHS
-from train.config import CnnConfig, VitConfig
+from heatline.bench.peers import expected
+from heatline.bench.peers.expected import Expected, Scale
+from heatline.bench.peers.net import as_anomalib_exports, build
+from heatline.bench.peers.systems import ENGINE, OURS, SystemName
+from heatline.bench.pictures import draw_shapes
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import Precision, open_engine
+from heatline.edge.inference.engine import GRAPHS
+from heatline.train.config import CnnConfig, VitConfig
 
 SAMPLES = 160
 """Samples along a heatmap's longer side, which are compared."""

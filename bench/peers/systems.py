@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.inference import Precision
+from heatline.edge.inference import Precision
 
 SystemName = Literal["engine alone", "heatline", "anomalib", "model-api", "grad-cam"]
 ENGINE: SystemName = "engine alone"

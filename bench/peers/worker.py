@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.watched_process import log_tail
-from edge.errors import BenchError
+from heatline.bench.watched_process import log_tail
+from heatline.edge.errors import BenchError
 
 SERVE = Path(__file__).parent / "workers" / "serve.py"
 REPLY_WITHIN_SECONDS = 600.0

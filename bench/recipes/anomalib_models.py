@@ -15,22 +15,22 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from bench.recipes.judge import Answers
-from bench.recipes.one_fold import Fold, ReportLine
-from bench.recipes.rows import Training
-from bench.recipes.truth import Truth
-from bench.watched_process import log_tail
-from edge.errors import BenchError
-from edge.inference.engine import OPENVINO_GRAPH
-from edge.util.text import format_count
-from train.compose import read_model
-from train.config import TrainConfig
-from train.dense.copies import digest_pictures
-from train.files import write_atomically
-from train.models.build import build_model
-from train.models.weights import load_pretrained
-from train.precision import choose_precision
-from train.tiles import cut
+from heatline.bench.recipes.judge import Answers
+from heatline.bench.recipes.one_fold import Fold, ReportLine
+from heatline.bench.recipes.rows import Training
+from heatline.bench.recipes.truth import Truth
+from heatline.bench.watched_process import log_tail
+from heatline.edge.errors import BenchError
+from heatline.edge.inference.engine import OPENVINO_GRAPH
+from heatline.edge.util.text import format_count
+from heatline.train.compose import read_model
+from heatline.train.config import TrainConfig
+from heatline.train.dense.copies import digest_pictures
+from heatline.train.files import write_atomically
+from heatline.train.models.build import build_model
+from heatline.train.models.weights import load_pretrained
+from heatline.train.precision import choose_precision
+from heatline.train.tiles import cut
 
 AnomalibModel = Literal["patchcore", "padim", "supersimplenet"]
 MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)
@@ -163,8 +163,8 @@ def _weights(work: Path) -> Path:
 
 def _our_graph(config: TrainConfig, folder: Path) -> Path:
     """Write the graph of heatline's model without training, which is as fast as a trained one."""
-    from export.onnx_graph import to_graphs  # only the timing needs this extra
-    from export.openvino_ir import to_ir
+    from heatline.export.onnx_graph import to_graphs  # only the timing needs this extra
+    from heatline.export.openvino_ir import to_ir
 
     file = folder / "ours" / OPENVINO_GRAPH
     file.parent.mkdir()

@@ -14,17 +14,17 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recipes.rows import Training
-from bench.recipes.truth import Truth
-from edge.bundle.pooling import pool
-from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Painter, digest_pictures, grid_samples
-from train.dense.cross_validation import divide_groups
-from train.dense.extraction import extract_features
-from train.dense.out_of_fold import OutOfFold
-from train.models.build import build_model
-from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
-from train.models.prototypes import MOST_CELLS, Prototypes
+from heatline.bench.recipes.rows import Training
+from heatline.bench.recipes.truth import Truth
+from heatline.edge.bundle.pooling import pool
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.dense.copies import Painter, digest_pictures, grid_samples
+from heatline.train.dense.cross_validation import divide_groups
+from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.models.build import build_model
+from heatline.train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
+from heatline.train.models.prototypes import MOST_CELLS, Prototypes
 
 BATCH = 64
 Floats = NDArray[np.float32]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recipes.metrics import (
+from heatline.bench.recipes.metrics import (
     PixelRanking,
     count_false,
     count_hit,
@@ -15,9 +15,9 @@ from bench.recipes.metrics import (
     label_defects,
     most_beyond,
 )
-from bench.recipes.rows import FoldFigures, Verdicts
-from bench.recipes.truth import Truth
-from edge.calibration import (
+from heatline.bench.recipes.rows import FoldFigures, Verdicts
+from heatline.bench.recipes.truth import Truth
+from heatline.edge.calibration import (
     EVIDENCE_QUANTILE,
     STRONG_SHARE,
     GoodFrame,
@@ -27,14 +27,14 @@ from edge.calibration import (
     count_allowed_rejects,
     threshold,
 )
-from edge.geometry import Stitcher
-from edge.geometry.regions import found_cells
-from edge.geometry.stitching import HEATMAP_CELL_PX
-from train.evaluation.ordering import auroc, average_precision
-from train.evaluation.pixels import PixelCounts
-from train.evaluation.scoring import enlarged, peak_distance_px
-from train.evaluation.study_rule import GATE_LOGIT, study_mask
-from train.validation_frames import smoothing_px
+from heatline.edge.geometry import Stitcher
+from heatline.edge.geometry.regions import found_cells
+from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
+from heatline.train.evaluation.ordering import auroc, average_precision
+from heatline.train.evaluation.pixels import PixelCounts
+from heatline.train.evaluation.scoring import enlarged, peak_distance_px
+from heatline.train.evaluation.study_rule import GATE_LOGIT, study_mask
+from heatline.train.validation_frames import smoothing_px
 
 REJECTED = 0.05
 """Share of good frames that the score threshold rejects."""

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.calibration.binomial import CONFIDENCE
-from train.evaluation.ordering import average_precision
+from heatline.edge.calibration.binomial import CONFIDENCE
+from heatline.train.evaluation.ordering import average_precision
 
 LEAST_DEFECT_PX = 30
 """Smaller areas of a mask do not count as defects, as masks that are derived from pictures have noise."""

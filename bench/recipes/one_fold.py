@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.recipes.judge import Answers
-from bench.recipes.rows import Training
-from bench.recipes.sets import LinkedPicture, link_folder
-from bench.recipes.truth import Truth
-from edge.errors import BenchError
-from train.config import TrainConfig
-from train.dense.train import train_dense
-from train.fit import fit
-from train.run import RunFolder, load_run
-from train.tiles import cut
+from heatline.bench.recipes.judge import Answers
+from heatline.bench.recipes.rows import Training
+from heatline.bench.recipes.sets import LinkedPicture, link_folder
+from heatline.bench.recipes.truth import Truth
+from heatline.edge.errors import BenchError
+from heatline.train.config import TrainConfig
+from heatline.train.dense.train import train_dense
+from heatline.train.fit import fit
+from heatline.train.run import RunFolder, load_run
+from heatline.train.tiles import cut
 
 BATCH = 16
 ReportLine = Callable[[str], None]

@@ -12,22 +12,22 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import machine, without_flags
-from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
-from bench.recipes.bank import cross_validate_bank
-from bench.recipes.judge import Answers, judge_fold
-from bench.recipes.one_fold import Fold, ReportLine, train_good_only, train_whole_network
-from bench.recipes.rows import FoldFigures, RecipeResult, Training
-from bench.recipes.sets import DataSet, that_change_figures, unless_set
-from bench.recipes.truth import Truth
-from bench.result_file import RESULTS, keep, new_report, read_result
-from edge.errors import BenchError
-from train.compose import compose
-from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.cross_validation import divide_groups
-from train.dense.out_of_fold import OutOfFold
-from train.dense.train import train_dense
-from train.run import RunFolder
+from heatline.bench.machine import machine, without_flags
+from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
+from heatline.bench.recipes.bank import cross_validate_bank
+from heatline.bench.recipes.judge import Answers, judge_fold
+from heatline.bench.recipes.one_fold import Fold, ReportLine, train_good_only, train_whole_network
+from heatline.bench.recipes.rows import FoldFigures, RecipeResult, Training
+from heatline.bench.recipes.sets import DataSet, that_change_figures, unless_set
+from heatline.bench.recipes.truth import Truth
+from heatline.bench.result_file import RESULTS, keep, new_report, read_result
+from heatline.edge.errors import BenchError
+from heatline.train.compose import compose
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.dense.cross_validation import divide_groups
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.train import train_dense
+from heatline.train.run import RunFolder
 
 Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
 TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)

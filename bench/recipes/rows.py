@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.markdown import markdown_table
+from heatline.bench.markdown import markdown_table
 
 FIGURES = {
     "tile_ap": "tile AP, all",
@@ -93,8 +93,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     speed: float | None = None
     """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
     machine: dict[str, Any] = {}
-    """Machine and commit that trained and evaluated; fields of `bench.machine.Machine`, without `flags`. Empty in
-    older results."""
+    """Machine and commit that trained and evaluated; fields of `heatline.bench.machine.Machine`, without `flags`.
+    Empty in older results."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from edge.errors import ConfigError, InputError
-from edge.images import list_images
-from train.files import write_atomically
-from train.readers.folder import TRUTHS
-from train.readers.labelled import LabelledImage
+from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.images import list_images
+from heatline.train.files import write_atomically
+from heatline.train.readers.folder import TRUTHS
+from heatline.train.readers.labelled import LabelledImage
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
 LABELS = "labels.csv"

@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry import TileGrid
-from train.config import TrainConfig
-from train.dense.tiles import DenseTiles, Known, label_tiles
-from train.frames import FrameStore
-from train.readers.labels_csv import read_labels
-from train.readers.unusable import stop
-from train.run import read_data
-from train.tiles import TileRule
+from heatline.edge.geometry import TileGrid
+from heatline.train.config import TrainConfig
+from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.frames import FrameStore
+from heatline.train.readers.labels_csv import read_labels
+from heatline.train.readers.unusable import stop
+from heatline.train.run import read_data
+from heatline.train.tiles import TileRule
 
 CLASS_COLUMN = "cls"
 """Column of `labels.csv`."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import MachineKind, machine_kind
-from bench.report.tables import Table, cell
-from bench.result_file import NotAResultError, read_result
-from edge.errors import InputError
+from heatline.bench.machine import MachineKind, machine_kind
+from heatline.bench.report.tables import Table, cell
+from heatline.bench.result_file import NotAResultError, read_result
+from heatline.edge.errors import InputError
 
 EVALUATION = ("subject", "calibration", "truths")
 """Keys that only an `evaluation.json` has."""

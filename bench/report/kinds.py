@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.recipes.rows import FIGURES
-from bench.report import plots
-from bench.report.tables import Record, shown
+from heatline.bench.recipes.rows import FIGURES
+from heatline.bench.report import plots
+from heatline.bench.report.tables import Record, shown
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from bench.report.tables import shown
-from train.drawing import COLOURS, report_style, to_svg
+from heatline.bench.report.tables import shown
+from heatline.train.drawing import COLOURS, report_style, to_svg
 
 WIDTH_IN, BAR_IN, MARGIN_IN = 8.4, 0.32, 1.2
 LONGEST_NAME = 60

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench.report.files import Machines, Result, find, read
-from bench.report.kinds import KINDS, Kind
-from bench.report.tables import Table, tables
-from bench.result_file import NotAResultError
-from edge.errors import BenchError
-from edge.util.text import format_count
+from heatline.bench.report.files import Machines, Result, find, read
+from heatline.bench.report.kinds import KINDS, Kind
+from heatline.bench.report.tables import Table, tables
+from heatline.bench.result_file import NotAResultError
+from heatline.edge.errors import BenchError
+from heatline.edge.util.text import format_count
 
 PAGE, TABLES = "report.html", "report.md"
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -98,7 +98,7 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
         raise BenchError(f"nothing can be shown: {'; '.join(unusable)}")
     used = [result for section in sections for block in section.blocks for result in block.results]
     environment = Environment(
-        loader=PackageLoader("bench.report"),
+        loader=PackageLoader("heatline.bench.report"),
         autoescape=lambda name: name is not None and ".html" in name,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -11,21 +11,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from bench.stages.listener import Receipt
-from bench.stages.prepared import CAMERA, Prepared
-from bench.stages.stage import Stage, require
-from bench.watched_line import free_address
-from edge.cameras.base import Opened
-from edge.cameras.channel import TriggerResult
-from edge.cameras.host import CameraProcess, ReceivedFrame
-from edge.cameras.pattern import pattern
-from edge.cameras.settings import PatternSettings
-from edge.colour import to_rgb
-from edge.delivery.journal.journal_writer import JournalWriter
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.publisher import Publisher
-from edge.errors import BenchError
-from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
+from heatline.bench.stages.listener import Receipt
+from heatline.bench.stages.prepared import CAMERA, Prepared
+from heatline.bench.stages.stage import Stage, require
+from heatline.bench.watched_line import free_address
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.channel import TriggerResult
+from heatline.edge.cameras.host import CameraProcess, ReceivedFrame
+from heatline.edge.cameras.pattern import pattern
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.colour import to_rgb
+from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
 KEEP_BYTES = 4 << 30
@@ -178,7 +178,7 @@ def publish(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
 
 
 class _Delivery:
-    """A publisher, and a subscriber in a process of its own (`bench.stages.listener`)."""
+    """A publisher, and a subscriber in a process of its own (`heatline.bench.stages.listener`)."""
 
     def __init__(self, message: Message) -> None:
         self.sent, self.sent_ns = message, 0
@@ -186,7 +186,7 @@ class _Delivery:
         self._publisher = Publisher(self._address)
         self._publisher.start()
         self._listener = subprocess.Popen(
-            [sys.executable, "-m", "bench.stages.listener", self._address],
+            [sys.executable, "-m", "heatline.bench.stages.listener", self._address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,  # this process handles Ctrl-C in a terminal

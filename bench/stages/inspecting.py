@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.stages.prepared import Prepared
-from bench.stages.stage import Stage, require
-from edge.delivery.to_wire import region_to_wire
-from edge.errors import BenchError, EngineError
-from edge.geometry import Stitcher
-from edge.geometry.tiling import cut_tile
-from edge.inspection.verdict import Judgement, judge
-from edge.service.events import verdict_message
-from edge.wire.events import VerdictEvent, from_frames, to_frames
+from heatline.bench.stages.prepared import Prepared
+from heatline.bench.stages.stage import Stage, require
+from heatline.edge.delivery.to_wire import region_to_wire
+from heatline.edge.errors import BenchError, EngineError
+from heatline.edge.geometry import Stitcher
+from heatline.edge.geometry.tiling import cut_tile
+from heatline.edge.inspection.verdict import Judgement, judge
+from heatline.edge.service.events import verdict_message
+from heatline.edge.wire.events import VerdictEvent, from_frames, to_frames
 
 CORES = len(os.sched_getaffinity(0))
 INPUTS = CORES + 1

@@ -1,6 +1,6 @@
 """A live subscriber in a process of its own, which writes a receipt for every message. It ends with its standard input.
 
-python -m bench.stages.listener ADDRESS
+python -m heatline.bench.stages.listener ADDRESS
 """
 
 import os
@@ -11,8 +11,8 @@ import zlib
 
 import msgspec
 
-from edge.delivery.client.subscriber import Subscriber
-from edge.wire.events import Message, to_frames
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.wire.events import Message, to_frames
 
 
 class Receipt(msgspec.Struct, frozen=True):

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.pictures import golden_mosaic
-from edge.bundle import Bundle, VerifiedEngine
-from edge.frames import Frame, Stamp
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import Engine
-from edge.inspection.inspector import Inspector
-from edge.inspection.outcome import Outcome
-from edge.inspection.setup import Heatmaps, Setup
-from edge.inspection.verdict import Judgement, Thresholds
-from edge.service.events import verdict_message
-from edge.wire.events import Message
+from heatline.bench.pictures import golden_mosaic
+from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.setup import Heatmaps, Setup
+from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.service.events import verdict_message
+from heatline.edge.wire.events import Message
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bench.processes import cpu_ns
-from bench.spread import Spread
-from edge.errors import BenchError
+from heatline.bench.processes import cpu_ns
+from heatline.bench.spread import Spread
+from heatline.edge.errors import BenchError
 
 SETTLE_FRAMES = 3
 AT_REST_SECONDS = 0.01

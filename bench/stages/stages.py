@@ -7,16 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from bench.engine_process import engine_in
-from bench.machine import file_system
-from bench.spread import Spread, interleaved
-from bench.stages.delivering import grab, journal, publish
-from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
-from bench.stages.prepared import Prepared, prepare
-from bench.stages.stage import Cost, Recorder, Stage
-from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
-from edge.bundle import Bundle
-from edge.inference import Precision
+from heatline.bench.engine_process import engine_in
+from heatline.bench.machine import file_system
+from heatline.bench.spread import Spread, interleaved
+from heatline.bench.stages.delivering import grab, journal, publish
+from heatline.bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
+from heatline.bench.stages.prepared import Prepared, prepare
+from heatline.bench.stages.stage import Cost, Recorder, Stage
+from heatline.bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
+from heatline.edge.bundle import Bundle
+from heatline.edge.inference import Precision
 
 STAGES: Mapping[str, Callable[[Prepared, ExitStack], Stage]] = {
     "grab": grab,

@@ -7,13 +7,13 @@ from time import perf_counter
 
 import msgspec
 
-from bench.pipelined import inspect_pipelined
-from bench.spread import Spread, interleaved
-from bench.stages.inspecting import ReadyInputs, require_answers, same
-from bench.stages.prepared import Prepared, prepare, size_of
-from bench.stages.stage import AT_REST_SECONDS
-from edge.bundle import Bundle, VerifiedEngine
-from edge.errors import BenchError
+from heatline.bench.pipelined import inspect_pipelined
+from heatline.bench.spread import Spread, interleaved
+from heatline.bench.stages.inspecting import ReadyInputs, require_answers, same
+from heatline.bench.stages.prepared import Prepared, prepare, size_of
+from heatline.bench.stages.stage import AT_REST_SECONDS
+from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.errors import BenchError
 
 TILES_PER_RUN = 480
 """Fewest tiles of a run, in whole frames."""

@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from edge.config.engine import EngineConfig
-from edge.inference import Precision
-from edge.inference.engine import PROCESSOR
-from edge.inference.opening import PRECISIONS
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.inference import Precision
+from heatline.edge.inference.engine import PROCESSOR
+from heatline.edge.inference.opening import PRECISIONS
 
 BATCHES = (1, 2, 4, 8)
 BATCHES_ELSEWHERE = (1, 4, 8, 16)

@@ -14,16 +14,16 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Line, ReceivedVerdict, due_ns
-from bench.tune.shown import Shown
-from bench.tune.trial import Answers
-from bench.watched_line import Keys, WatchedLine
-from edge.bundle import Bundle
-from edge.cameras.settings import CameraSettings
-from edge.config import LineConfig
-from edge.config.engine import EngineConfig
-from edge.errors import BenchError
-from edge.wire.events import VerdictEvent
+from heatline.bench.end_to_end.line import Line, ReceivedVerdict, due_ns
+from heatline.bench.tune.shown import Shown
+from heatline.bench.tune.trial import Answers
+from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.config import LineConfig
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import VerdictEvent
 
 SETTLE_SECONDS = 1.0
 SETTLE_FRAMES = 3

@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from bench.tune.shown import Shown
-from bench.tune.trial import Answers, Trial
-from edge.bundle.golden import GoldenTilesError
-from edge.config import LineConfig
-from edge.config.engine import EngineConfig
-from edge.errors import EngineError
-from edge.inspection.setup import Setup
-from edge.service.loading import prepare
+from heatline.bench.tune.shown import Shown
+from heatline.bench.tune.trial import Answers, Trial
+from heatline.edge.bundle.golden import GoldenTilesError
+from heatline.edge.config import LineConfig
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.errors import EngineError
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.service.loading import prepare
 
 HEADROOM = 0.85
 """A rate is sustained up to this share of the highest."""

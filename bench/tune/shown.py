@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.cameras.settings import CameraSettings, GenicamSettings, PatternSettings, V4l2Settings
-from edge.config import LineConfig
-from edge.errors import BenchError, CameraError
-from edge.frames import Frame
-from edge.service.line import open_cameras
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, PatternSettings, V4l2Settings
+from heatline.edge.config import LineConfig
+from heatline.edge.errors import BenchError, CameraError
+from heatline.edge.frames import Frame
+from heatline.edge.service.line import open_cameras
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -100,7 +100,7 @@ def _first_frames(cameras: Sequence[CameraSettings]) -> dict[str, NDArray[np.uin
     found: dict[str, NDArray[np.uint8]] = {}
     if not cameras:
         return found
-    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the error says the same
+    logging.getLogger("heatline.edge.cameras").setLevel(logging.CRITICAL)  # the error says the same
     with open_cameras(cameras, lambda _: None, all_must_open=True) as opened:
         for name, each in opened.items():
             frame = each.camera.grab(FIRST_FRAME_WITHIN_SECONDS)

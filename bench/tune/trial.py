@@ -7,15 +7,15 @@ The cameras' processes, the journal and the sockets, which share the cores with 
 import time
 from collections.abc import Iterable, Sequence
 
-from bench.pipelined import inspect_pipelined
-from bench.tune.shown import Shown
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.frames import Frame, Stamp
-from edge.geometry.region_of_interest import WHOLE_FRAME
-from edge.inference import Precision
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.setup import Setup
+from heatline.bench.pipelined import inspect_pipelined
+from heatline.bench.tune.shown import Shown
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
+from heatline.edge.inference import Precision
+from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.setup import Setup
 
 LEAST_FRAMES = 4
 """Frames of each camera, one at a time."""

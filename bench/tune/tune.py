@@ -8,20 +8,20 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from bench.spread import Spread, interleaved
-from bench.tune.candidates import candidates, spelled_out
-from bench.tune.on_the_line import OnTheLine, on_the_line
-from bench.tune.search import RANKED_AT, Tried, opened, search
-from bench.tune.shown import Shown, shown_by
-from bench.tune.trial import Answers
-from edge.bundle import Bundle, open_bundle
-from edge.config import LineConfig, engine_keys_set, load_config
-from edge.config.engine import EngineConfig
-from edge.config.products import ThresholdsConfig
-from edge.config.tuned import Tuned, measured_with, tuned_file, write_tuned
-from edge.errors import BenchError, BundleError
-from edge.inference import Precision
-from edge.util.processor import cores
+from heatline.bench.spread import Spread, interleaved
+from heatline.bench.tune.candidates import candidates, spelled_out
+from heatline.bench.tune.on_the_line import OnTheLine, on_the_line
+from heatline.bench.tune.search import RANKED_AT, Tried, opened, search
+from heatline.bench.tune.shown import Shown, shown_by
+from heatline.bench.tune.trial import Answers
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.config import LineConfig, engine_keys_set, load_config
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.config.products import ThresholdsConfig
+from heatline.edge.config.tuned import Tuned, measured_with, tuned_file, write_tuned
+from heatline.edge.errors import BenchError, BundleError
+from heatline.edge.inference import Precision
+from heatline.edge.util.processor import cores
 
 ROUNDS = 5
 """Rounds of present and chosen settings. A difference counts if all rounds show it: 1 in 32 by chance."""
@@ -109,7 +109,7 @@ def measure_tune(
         BundleError, ConfigError, CameraError, EngineError: the line could not be run with this bundle.
         BenchError: a size or rate is unknown, or the file cannot be written.
     """
-    from edge.inference.devices import devices
+    from heatline.edge.inference.devices import devices
 
     bundle = open_bundle(bundle_path)
     config = _with_bundle(load_config(line), bundle_path)

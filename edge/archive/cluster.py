@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from edge import __version__
-from edge.archive.worker import Files, Job, Opened, Worker
-from edge.errors import EngineError, HeatlineError, last_line
+from heatline.edge import __version__
+from heatline.edge.archive.worker import Files, Job, Opened, Worker
+from heatline.edge.errors import EngineError, HeatlineError, last_line
 
 WAIT_SECONDS = 1.0
 """How often the number of processors is read again."""

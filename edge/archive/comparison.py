@@ -4,11 +4,11 @@ from collections import Counter
 
 import msgspec
 
-from edge.archive.finding import Box, Finding
-from edge.archive.tally import Rate, Tally, Worst
-from edge.calibration.binomial import interval
-from edge.calibration.group_bootstrap import describe_basis
-from edge.wire.events import Verdict
+from heatline.edge.archive.finding import Box, Finding
+from heatline.edge.archive.tally import Rate, Tally, Worst
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.group_bootstrap import describe_basis
+from heatline.edge.wire.events import Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("GOOD", "DEFECT", "NO_VERDICT")
 

@@ -1,9 +1,9 @@
 """In what two bundles differ, as far as it can change a verdict on a picture of an archive."""
 
-from edge.bundle import Bundle
-from edge.bundle.manifest import PRODUCT_TILES
-from edge.inference import EngineKind, Precision
-from edge.inference.engine import ONNX_GRAPH, weights_of
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.manifest import PRODUCT_TILES
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.inference.engine import ONNX_GRAPH, weights_of
 
 GRAPH = "graph"
 

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
-from edge.wire.events import Verdict
+from heatline.edge.wire.events import Verdict
 
 Label = Literal["good", "defective"]
 Box = tuple[int, int, int, int]

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import xxhash
 
-from edge.archive.plan import Pictures
-from edge.archive.storage import Storage
-from edge.errors import InputError, StorageError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.images import decode_image
+from heatline.edge.archive.plan import Pictures
+from heatline.edge.archive.storage import Storage
+from heatline.edge.errors import InputError, StorageError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.images import decode_image
 
 READ_AHEAD = 2
 """How many pictures are read and decoded while others are inspected."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.archive import comparison
-from edge.archive.report import REPORT
-from edge.archive.results import Results
-from edge.archive.storage import is_uri, without_password
+from heatline.edge.archive import comparison
+from heatline.edge.archive.report import REPORT
+from heatline.edge.archive.results import Results
+from heatline.edge.archive.storage import is_uri, without_password
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     false_rejects: Mistakes | None
     """None: no picture with label `good` has a verdict."""
     differ_in: Sequence[str] | None
-    """As `edge.archive.difference` says."""
+    """As `heatline.edge.archive.difference` says."""
 
 
 class Inspected(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,15 +5,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from edge.archive.finding import Finding
-from edge.archive.loading import load, read_ahead
-from edge.archive.plan import Pictures
-from edge.archive.results import Results
-from edge.archive.storage import Storage
-from edge.bundle import Bundle, open_verified_engine
-from edge.heatmap_picture import jpeg
-from edge.inference import EngineKind, Precision
-from edge.offline import BundleInspector, InspectionResult
+from heatline.edge.archive.finding import Finding
+from heatline.edge.archive.loading import load, read_ahead
+from heatline.edge.archive.plan import Pictures
+from heatline.edge.archive.results import Results
+from heatline.edge.archive.storage import Storage
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.heatmap_picture import jpeg
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.offline import BundleInspector, InspectionResult
 
 FOLDER = "overlays"
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")

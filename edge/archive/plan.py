@@ -14,8 +14,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edge.archive.storage import Storage, is_uri
-from edge.errors import InputError, StorageError, last_line
+from heatline.edge.archive.storage import Storage, is_uri
+from heatline.edge.errors import InputError, StorageError, last_line
 
 ARCHIVE, PICTURES = "archive.json", "pictures.parquet"
 FORMAT = 1

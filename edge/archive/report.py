@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edge.archive import comparison as compared
-from edge.archive import summary as summarized
-from edge.archive.comparison import SEVERITY, VERDICTS, Change
-from edge.archive.difference import GRAPH
-from edge.archive.finding import Finding
-from edge.archive.overlays import name_of
-from edge.archive.plan import Plan
-from edge.archive.results import Results
-from edge.archive.storage import Storage
-from edge.util.text import format_count, is_are
+from heatline.edge.archive import comparison as compared
+from heatline.edge.archive import summary as summarized
+from heatline.edge.archive.comparison import SEVERITY, VERDICTS, Change
+from heatline.edge.archive.difference import GRAPH
+from heatline.edge.archive.finding import Finding
+from heatline.edge.archive.overlays import name_of
+from heatline.edge.archive.plan import Plan
+from heatline.edge.archive.results import Results
+from heatline.edge.archive.storage import Storage
+from heatline.edge.util.text import format_count, is_are
 
 REPORT = "report.html"
 MOST_PICTURES = 200
@@ -72,7 +72,7 @@ def make_report(plan: Plan, results: Results) -> str:
     worst = results.summary.worst()
     shown = [_show(dest, results.new_digest, each) for each in worst[: MOST_PICTURES - 2 * len(flips)]]
     environment = Environment(
-        loader=PackageLoader("edge.archive"),
+        loader=PackageLoader("heatline.edge.archive"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

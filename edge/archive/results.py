@@ -7,12 +7,12 @@ from pathlib import PurePath
 
 import pyarrow as pa
 
-from edge.archive.comparison import Change, Comparison
-from edge.archive.finding import findings_of
-from edge.archive.plan import Plan, UsedBundle
-from edge.archive.summary import Summary
-from edge.archive.verdicts import WorkerNote, file_of, finished_parts, read_part
-from edge.errors import InputError
+from heatline.edge.archive.comparison import Change, Comparison
+from heatline.edge.archive.finding import findings_of
+from heatline.edge.archive.plan import Plan, UsedBundle
+from heatline.edge.archive.summary import Summary
+from heatline.edge.archive.verdicts import WorkerNote, file_of, finished_parts, read_part
+from heatline.edge.errors import InputError
 
 AGAIN = "call heatline archive inspect again"
 
@@ -58,7 +58,7 @@ class Results:
     called: Mapping[str, str] = field(default_factory=dict)
     """Paths of the bundles on the command line, by digest."""
     differ_in: Sequence[str] | None = None
-    """In what both bundles differ, as `edge.archive.difference` says; None: not known."""
+    """In what both bundles differ, as `heatline.edge.archive.difference` says; None: not known."""
 
     def bundles(self) -> list[tuple[str, UsedBundle, str]]:
         """Return name, use and digest of each bundle, the new one first. The names of two bundles have the bundles'

@@ -7,23 +7,32 @@ from typing import Protocol
 
 from pyarrow.fs import FileType
 
-from edge.archive import verdicts
-from edge.archive.cluster import Crew, Part, processors
-from edge.archive.difference import difference_of
-from edge.archive.outcome import Inspected, outcome_of
-from edge.archive.overlays import drawer, write_overlays
-from edge.archive.plan import ARCHIVE, PART_PICTURES, PICTURES, Pictures, Plan, UsedBundle, read_plan, write_plan
-from edge.archive.report import write_report
-from edge.archive.results import read_results
-from edge.archive.sources import list_source, require_apart
-from edge.archive.storage import Storage, is_uri, without_password
-from edge.archive.worker import Job, files_of
-from edge.bundle import Bundle
-from edge.cluster import STORE_BYTES, interruptible, open_cluster
-from edge.errors import InputError, Interrupted
-from edge.inference import EngineKind, Precision
-from edge.util.processor import cores
-from edge.util.text import format_count, is_are
+from heatline.edge.archive import verdicts
+from heatline.edge.archive.cluster import Crew, Part, processors
+from heatline.edge.archive.difference import difference_of
+from heatline.edge.archive.outcome import Inspected, outcome_of
+from heatline.edge.archive.overlays import drawer, write_overlays
+from heatline.edge.archive.plan import (
+    ARCHIVE,
+    PART_PICTURES,
+    PICTURES,
+    Pictures,
+    Plan,
+    UsedBundle,
+    read_plan,
+    write_plan,
+)
+from heatline.edge.archive.report import write_report
+from heatline.edge.archive.results import read_results
+from heatline.edge.archive.sources import list_source, require_apart
+from heatline.edge.archive.storage import Storage, is_uri, without_password
+from heatline.edge.archive.worker import Job, files_of
+from heatline.edge.bundle import Bundle
+from heatline.edge.cluster import STORE_BYTES, interruptible, open_cluster
+from heatline.edge.errors import InputError, Interrupted
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.processor import cores
+from heatline.edge.util.text import format_count, is_are
 
 PARTS_PER_WORKER = 4
 """The least number of parts per worker: in a small archive, a part has fewer pictures."""

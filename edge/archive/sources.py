@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import FileType
 
-from edge.archive.storage import Storage, is_uri, without_password
-from edge.errors import InputError, last_line
-from edge.images import SUFFIXES
+from heatline.edge.archive.storage import Storage, is_uri, without_password
+from heatline.edge.errors import InputError, last_line
+from heatline.edge.images import SUFFIXES
 
 LABELS = ("good", "defective")
 EXPECTED = "a folder of pictures, a quoted glob, a .txt file of paths, or a Parquet table with a column picture"

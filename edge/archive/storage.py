@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from edge.errors import InputError, StorageError, last_line
-from edge.util.atomic_file import replacing, sync_folder
-from edge.util.plain_file import open_plain
-from edge.util.text import utf8_safe
+from heatline.edge.errors import InputError, StorageError, last_line
+from heatline.edge.util.atomic_file import replacing, sync_folder
+from heatline.edge.util.plain_file import open_plain
+from heatline.edge.util.text import utf8_safe
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _PASSWORD = re.compile(r"(?<=://)[^/@?]*@|(?<=[?&])(access_key|secret_key|session_token)=[^&]*&?", re.IGNORECASE)

@@ -4,9 +4,9 @@ from collections import Counter
 
 import msgspec
 
-from edge.archive.finding import Finding
-from edge.archive.tally import Rate, Tally, Worst
-from edge.calibration.group_bootstrap import describe_basis
+from heatline.edge.archive.finding import Finding
+from heatline.edge.archive.tally import Rate, Tally, Worst
+from heatline.edge.calibration.group_bootstrap import describe_basis
 
 EXAMPLES = 5
 """How many pictures without a verdict are named for each reason."""

@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 import msgspec
 import numpy as np
 
-from edge.calibration.binomial import interval
-from edge.calibration.group_bootstrap import ratio_interval
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.group_bootstrap import ratio_interval
 
 T = TypeVar("T")
 

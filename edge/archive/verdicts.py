@@ -9,9 +9,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from edge.archive.storage import Storage
-from edge.errors import InputError
-from edge.wire.events import Region, Verdict
+from heatline.edge.archive.storage import Storage
+from heatline.edge.errors import InputError
+from heatline.edge.wire.events import Region, Verdict
 
 FOLDER = "verdicts"
 METADATA_KEY = b"heatline"
@@ -23,7 +23,7 @@ REGION = pa.struct(
         pa.field("score", pa.float32()),
     ]
 )
-"""A region of `edge.wire.events`, without its contour."""
+"""A region of `heatline.edge.wire.events`, without its contour."""
 SCHEMA = pa.schema(
     [
         pa.field("number", pa.int64(), nullable=False),

@@ -17,21 +17,21 @@ import openvino
 import pyarrow as pa
 from pyarrow.fs import FileType
 
-from edge import __version__
-from edge.archive import verdicts
-from edge.archive.loading import Loaded, load, read_ahead
-from edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
-from edge.archive.storage import Storage
-from edge.archive.verdicts import Row, WorkerNote
-from edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
-from edge.bundle.signature import SIGNATURE
-from edge.bundle.store import MANIFEST
-from edge.cluster import check_same_version
-from edge.errors import BundleError, StorageError
-from edge.frames import Frame
-from edge.inference import EngineKind, Precision
-from edge.offline import BundleInspector, InspectionResult
-from edge.util.processor import processor
+from heatline.edge import __version__
+from heatline.edge.archive import verdicts
+from heatline.edge.archive.loading import Loaded, load, read_ahead
+from heatline.edge.archive.plan import ARCHIVE, Archive, Pictures, read_plan
+from heatline.edge.archive.storage import Storage
+from heatline.edge.archive.verdicts import Row, WorkerNote
+from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
+from heatline.edge.bundle.signature import SIGNATURE
+from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.cluster import check_same_version
+from heatline.edge.errors import BundleError, StorageError
+from heatline.edge.frames import Frame
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.offline import BundleInspector, InspectionResult
+from heatline.edge.util.processor import processor
 
 Files = dict[str, bytes]
 """The files of a bundle, by name."""

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from edge.cli.target import file_of
-from edge.config import LineConfig, load_config
-from edge.errors import ConfigError
+from heatline.edge.cli.target import file_of
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.errors import ConfigError
 
 Table = Literal["mqtt", "opcua", "modbus"]
 

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Subscriber
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import MessageError
-from edge.util.threads import NamedThread
-from edge.wire.events import Handshake, Message, StatusEvent
+from heatline.edge.delivery.client.subscriber import SILENT_AFTER_SECONDS, Subscriber
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import MessageError
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import Handshake, Message, StatusEvent
 
 TICK_SECONDS = 0.25
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from edge.wire.events import JournalEvent, Verdict, VerdictEvent
-from edge.wire.following import Delivered
+from heatline.edge.wire.events import JournalEvent, Verdict, VerdictEvent
+from heatline.edge.wire.following import Delivered
 
 
 class Evaluation(IntEnum):

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.lines import Lines, measure_lines
-from edge.geometry import TileGrid
+from heatline.edge.bundle.lines import Lines, measure_lines
+from heatline.edge.geometry import TileGrid
 
 SAMPLED_PX = 1 << 16
 """How many pixels of a frame give its vitals."""

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import Appearance, Floats
-from edge.bundle.lines import LineMeasure, fit_lines
-from edge.bundle.manifest import Areas
-from edge.bundle.product_cells import PROTOTYPES, ProductCells, cell_map, largest_area
+from heatline.edge.bundle.appearance import Appearance, Floats
+from heatline.edge.bundle.lines import LineMeasure, fit_lines
+from heatline.edge.bundle.manifest import Areas
+from heatline.edge.bundle.product_cells import PROTOTYPES, ProductCells, cell_map, largest_area
 
 FOLDS = 5
 FEWEST_GROUPS = 3

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Manifest
+from heatline.edge.bundle.manifest import Manifest
 
 SECTIONS = {
     "bundle": ("schema", "name", "version", "created_at", "made_by"),

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Manifest
-from edge.bundle.pooling import pool, pooling_of
-from edge.bundle.stored_arrays import StoredArrays
-from edge.errors import BundleError
-from edge.inference.engine import Engine, infer, infer_features
-from edge.util.plain_file import open_plain
+from heatline.edge.bundle.manifest import Manifest
+from heatline.edge.bundle.pooling import pool, pooling_of
+from heatline.edge.bundle.stored_arrays import StoredArrays
+from heatline.edge.errors import BundleError
+from heatline.edge.inference.engine import Engine, infer, infer_features
+from heatline.edge.util.plain_file import open_plain
 
 MOST_TILES = 256
 MOST_BYTES = 2**30

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import BundleError
-from edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
-from edge.util.plain_file import read_plain
+from heatline.edge.errors import BundleError
+from heatline.edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
+from heatline.edge.util.plain_file import read_plain
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

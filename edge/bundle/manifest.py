@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.bundle.lines import LineMeasure
-from edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
-from edge.colour import COLOUR
-from edge.errors import BundleError
-from edge.geometry.stitching import HEATMAP_CELL_PX
-from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
+from heatline.edge.bundle.lines import LineMeasure
+from heatline.edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
+from heatline.edge.colour import COLOUR
+from heatline.edge.errors import BundleError
+from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
+from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
 SCHEMA = 10
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
@@ -31,7 +31,7 @@ Rule = Literal["false-reject", "study"]
 """The rule that sets the thresholds: a wanted share of good frames that may be rejected. `study`, a probability of 0.5,
 occurs only in bundles that an older heatline calibrated."""
 ScoreBy = Literal["quantile", "tail", "margin"]
-"""How the score threshold was set for a wanted share, see `edge.calibration.thresholds.score_threshold`."""
+"""How the score threshold was set for a wanted share, see `heatline.edge.calibration.thresholds.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
@@ -67,8 +67,8 @@ class Tensors(_Part, frozen=True):
     logit: Tensor
     map: Tensor
     features: Tensor | None = None
-    """Features of a tile, or since schema 10 of its cells, for `edge.bundle.plausibility`; none: the graph has no such
-    output, as before schema 5."""
+    """Features of a tile, or since schema 10 of its cells, for `heatline.edge.bundle.plausibility`; none: the graph has
+    no such output, as before schema 5."""
 
 
 class Grid(_Part, frozen=True):
@@ -99,13 +99,13 @@ Range = tuple[Finite, Finite | None]
 
 
 Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "match", "score", "evidence"]
-"""What drift compares, see `edge.drift`."""
+"""What drift compares, see `heatline.edge.drift`."""
 QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0
 PicturePx = Annotated[int, Meta(ge=1, le=256)]
 
 
 class Reference(_Part, frozen=True):
-    """The calibration frames that drift is measured against, see `edge.drift`."""
+    """The calibration frames that drift is measured against, see `heatline.edge.drift`."""
 
     frames: Annotated[int, Meta(ge=1)]
     """The number of frames."""
@@ -123,11 +123,11 @@ class Areas(_Part, frozen=True):
     """The areas that a plausible frame may have beyond what the product's good frames show."""
 
     lines: dict[LineMeasure, Finite]
-    """The largest value of each measure, see `edge.bundle.lines`."""
+    """The largest value of each measure, see `heatline.edge.bundle.lines`."""
     frames: Annotated[int, Meta(ge=1)]
     """The number of good frames that the limits come from."""
     cell: Finite | None = None
-    """The largest distance of a good cell, see `edge.bundle.product_cells`; none: cells are not known."""
+    """The largest distance of a good cell, see `heatline.edge.bundle.product_cells`; none: cells are not known."""
     share: Annotated[float, Meta(ge=0, le=1)] | None = None
     """The largest connected share of the inspected cells that may lie beyond it."""
     groups: Annotated[int, Meta(ge=1)] | None = None
@@ -137,7 +137,7 @@ class Areas(_Part, frozen=True):
 
 
 class Plausible(_Part, frozen=True):
-    """The appearance of a whole frame that shows the product, see `edge.bundle.plausibility`."""
+    """The appearance of a whole frame that shows the product, see `heatline.edge.bundle.plausibility`."""
 
     frames: Annotated[int, Meta(ge=1)]
     """The number of frames that the ranges come from."""

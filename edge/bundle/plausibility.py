@@ -7,7 +7,7 @@ calibration records the appearance of frames of the product. A whole frame with 
 - if the graph gives features of tiles, their Mahalanobis distance from the features of the product's tiles. A frame's
   distance is the median over its tiles, so that a defect, which covers few of them, does not count.
 
-A frame that shows the product only in part gets no verdict either, see `edge.bundle.areas`.
+A frame that shows the product only in part gets no verdict either, see `heatline.edge.bundle.areas`.
 
 The largest plausible distance is measured on frames whose own group was left out, as frames on the line are new. With
 few groups it gets a wider margin, as new frames may lie beyond all known ones.
@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import FAR_PX, VITALS, Appearance, Floats
-from edge.bundle.areas import FEWEST_GROUPS, Area, find_areas, fit_areas, folds
-from edge.bundle.manifest import Plausible
-from edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
-from edge.bundle.stored_arrays import StoredArrays
-from edge.errors import BundleError
-from edge.util.plain_file import open_plain
+from heatline.edge.bundle.appearance import FAR_PX, VITALS, Appearance, Floats
+from heatline.edge.bundle.areas import FEWEST_GROUPS, Area, find_areas, fit_areas, folds
+from heatline.edge.bundle.manifest import Plausible
+from heatline.edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
+from heatline.edge.bundle.stored_arrays import StoredArrays
+from heatline.edge.errors import BundleError
+from heatline.edge.util.plain_file import open_plain
 
 FEWEST_TO_STAND_OUT = 5
 """Among fewer frames, an outlier cannot be found."""

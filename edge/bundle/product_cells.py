@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
-from edge.util.k_means import k_means
+from heatline.edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
+from heatline.edge.util.k_means import k_means
 
 PROTOTYPES = 128
 PROJECTED = 32

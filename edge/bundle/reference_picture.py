@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.stored_arrays import StoredArrays
-from edge.errors import BundleError
-from edge.util.plain_file import open_plain
+from heatline.edge.bundle.stored_arrays import StoredArrays
+from heatline.edge.errors import BundleError
+from heatline.edge.util.plain_file import open_plain
 
 LONGEST_PX = 256
 """Longest side of a reduced picture. Phase correlation finds a shift to a fraction of one of its px."""

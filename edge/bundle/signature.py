@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.bundle.keys import PrivateKey, PublicKey
-from edge.errors import BundleError
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
-from edge.util.plain_file import read_plain
+from heatline.edge.bundle.keys import PrivateKey, PublicKey
+from heatline.edge.errors import BundleError
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.plain_file import read_plain
 
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge.bundle.golden import GoldenTiles
-from edge.bundle.keys import PrivateKey, PublicKey
-from edge.bundle.manifest import (
+from heatline.edge.bundle.golden import GoldenTiles
+from heatline.edge.bundle.keys import PrivateKey, PublicKey
+from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
     Manifest,
@@ -21,15 +21,15 @@ from edge.bundle.manifest import (
     product_tiles_of,
     reference_picture_of,
 )
-from edge.bundle.plausibility import Plausibility, ProductTiles
-from edge.bundle.reference_picture import ReferencePicture
-from edge.bundle.signature import SIGNATURE, read_signature, write_signature
-from edge.errors import BundleError
-from edge.geometry import RegionOfInterest
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
-from edge.util.os_errors import writing
-from edge.util.plain_file import open_plain, read_plain
-from edge.util.text import encode_json
+from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
+from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.bundle.signature import SIGNATURE, read_signature, write_signature
+from heatline.edge.errors import BundleError
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.plain_file import open_plain, read_plain
+from heatline.edge.util.text import encode_json
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"

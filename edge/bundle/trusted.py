@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge.bundle.keys import PublicKey, parse_public_key
-from edge.bundle.store import Bundle
-from edge.errors import BundleError
-from edge.key_files import files_in, name_of, put, read_trusted, require_name
+from heatline.edge.bundle.keys import PublicKey, parse_public_key
+from heatline.edge.bundle.store import Bundle
+from heatline.edge.errors import BundleError
+from heatline.edge.key_files import files_in, name_of, put, read_trusted, require_name
 
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
 """The default folder of a machine's trusted keys."""

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bundle.golden import GoldenTilesError, check_golden
-from edge.bundle.store import Bundle
-from edge.errors import BundleError, EngineError
-from edge.inference.engine import PROCESSOR, Engine, EngineKind, Precision
-from edge.inference.opening import open_engine, require_device, require_precision
+from heatline.edge.bundle.golden import GoldenTilesError, check_golden
+from heatline.edge.bundle.store import Bundle
+from heatline.edge.errors import BundleError, EngineError
+from heatline.edge.inference.engine import PROCESSOR, Engine, EngineKind, Precision
+from heatline.edge.inference.opening import open_engine, require_device, require_precision
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Thresholds from good frames, how reliable they are, and the recalibration of a bundle on the line."""
 
-from edge.calibration.thresholds import (
+from heatline.edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
     STRONG_SHARE,
     GoodFrame,

@@ -12,32 +12,32 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edge import __version__
-from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.appearance import Appearance
-from edge.bundle.manifest import (
+from heatline.edge import __version__
+from heatline.edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
     CameraPlausible,
     product_tiles_of,
     reference_picture_of,
 )
-from edge.bundle.plausibility import ProductTiles
-from edge.bundle.reference_picture import ReferencePicture
-from edge.calibration import GoodFrame, count_rejected
-from edge.calibration.binomial import interval
-from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
-from edge.colour import to_rgb
-from edge.drift.reference import choose_evenly
-from edge.drift.sample import PictureSample
-from edge.errors import BundleError, EngineError, InputError
-from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.images import digest_picture, list_images, read_image
-from edge.inference import Engine
-from edge.inspection.inspector import Inspector, PendingFrame
-from edge.util.evenly import evenly
-from edge.util.text import format_count, is_are
+from heatline.edge.bundle.plausibility import ProductTiles
+from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.calibration import GoodFrame, count_rejected
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
+from heatline.edge.colour import to_rgb
+from heatline.edge.drift.reference import choose_evenly
+from heatline.edge.drift.sample import PictureSample
+from heatline.edge.errors import BundleError, EngineError, InputError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.images import digest_picture, list_images, read_image
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.util.evenly import evenly
+from heatline.edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01
 """Two shifts differ if a test's p-value is smaller."""

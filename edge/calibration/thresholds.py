@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge.bundle.manifest import Calibration, ScoreBy
-from edge.calibration.binomial import CONFIDENCE, frames_to_show, upper_bound
-from edge.calibration.student import prediction_bound, prediction_bound_of_groups
-from edge.errors import InputError
-from edge.util.text import format_count
+from heatline.edge.bundle.manifest import Calibration, ScoreBy
+from heatline.edge.calibration.binomial import CONFIDENCE, frames_to_show, upper_bound
+from heatline.edge.calibration.student import prediction_bound, prediction_bound_of_groups
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
 """If at least this many frames may reach the threshold, their quantile is reliable."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ctypes import POINTER, byref, c_char_p, c_double, c_int, c_int64, c_size_t, c_uint, c_uint32, c_uint64, c_void_p
 from typing import Any, Final, Generic, TypeVar, cast
 
-from edge.errors import CameraError, MissingExtraError
+from heatline.edge.errors import CameraError, MissingExtraError
 
 LIBRARY = "libaravis-0.8.so.0"
 _GOBJECT: Final = "libgobject-2.0.so.0"

@@ -1,12 +1,12 @@
-"""The interface of cameras. Each runs in a process of its own (`edge.cameras.child`), which may be killed."""
+"""The interface of cameras. Each runs in a process of its own (`heatline.edge.cameras.child`), which may be killed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import msgspec
 
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame
 
 
 class EndOfFrames(Exception):

@@ -5,9 +5,9 @@ import socket
 
 import msgspec
 
-from edge.cameras.base import Opened
-from edge.colour import PixelFormat
-from edge.frames import Stamp
+from heatline.edge.cameras.base import Opened
+from heatline.edge.colour import PixelFormat
+from heatline.edge.frames import Stamp
 
 _MAX_BYTES = 1 << 16
 

@@ -1,4 +1,4 @@
-"""A camera's process: `python -m edge.cameras.child FD`, where FD is its end of the socket to the line.
+"""A camera's process: `python -m heatline.edge.cameras.child FD`, where FD is its end of the socket to the line.
 
 The process may hang, crash or be killed: the line notices and starts another one. Frames are converted to RGB directly
 into the shared memory.
@@ -19,8 +19,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from edge.cameras.base import EndOfFrames, FrameSource
-from edge.cameras.channel import (
+from heatline.edge.cameras.base import EndOfFrames, FrameSource
+from heatline.edge.cameras.channel import (
     BadFrameReport,
     Broken,
     CameraOpened,
@@ -35,7 +35,7 @@ from edge.cameras.channel import (
     ReleaseSlot,
     TriggerResult,
 )
-from edge.cameras.settings import (
+from heatline.edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
     GenicamSettings,
@@ -45,12 +45,12 @@ from edge.cameras.settings import (
     VideoSettings,
     from_bytes,
 )
-from edge.colour import to_rgb
-from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
-from edge.frames import BadFrame, Frame
-from edge.util.ring import RingWriter
-from edge.util.text import utf8_safe
-from edge.util.threads import NamedThread
+from heatline.edge.colour import to_rgb
+from heatline.edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.util.ring import RingWriter
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -67,27 +67,27 @@ def make_source(settings: CameraSettings) -> FrameSource:
     """Create the camera that the settings describe, not opened yet. Only its own kind's library is loaded."""
     match settings:
         case FolderSettings():
-            from edge.cameras.folder import FolderCamera
+            from heatline.edge.cameras.folder import FolderCamera
 
             return FolderCamera(settings)
         case VideoSettings():
-            from edge.cameras.video import VideoCamera
+            from heatline.edge.cameras.video import VideoCamera
 
             return VideoCamera(settings)
         case PatternSettings():
-            from edge.cameras.pattern import PatternCamera
+            from heatline.edge.cameras.pattern import PatternCamera
 
             return PatternCamera(settings)
         case GenicamSettings():
-            from edge.cameras.genicam import GenicamCamera
+            from heatline.edge.cameras.genicam import GenicamCamera
 
             return GenicamCamera(settings)
         case V4l2Settings():
-            from edge.cameras.v4l2 import V4l2Camera
+            from heatline.edge.cameras.v4l2 import V4l2Camera
 
             return V4l2Camera(settings)
         case RtspSettings():
-            from edge.cameras.rtsp import RtspCamera
+            from heatline.edge.cameras.rtsp import RtspCamera
 
             return RtspCamera(settings)
 

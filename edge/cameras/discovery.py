@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.cameras import aravis
-from edge.errors import CameraError, MissingExtraError
+from heatline.edge.cameras import aravis
+from heatline.edge.errors import CameraError, MissingExtraError
 
 _PROTOCOLS = {"GigEVision": "GigE Vision", "USB3Vision": "USB3 Vision"}
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras.base import EndOfFrames, FrameSource, Opened
-from edge.cameras.pacing import Pace
-from edge.cameras.settings import FolderSettings
-from edge.colour import PixelFormat
-from edge.errors import CameraError, GeometryError, InputError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.images import list_images, read_image
-from edge.util.text import format_count, utf8_safe
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened
+from heatline.edge.cameras.pacing import Pace
+from heatline.edge.cameras.settings import FolderSettings
+from heatline.edge.colour import PixelFormat
+from heatline.edge.errors import CameraError, GeometryError, InputError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.images import list_images, read_image
+from heatline.edge.util.text import format_count, utf8_safe
 
 MAX_PRELOADED_BYTES = 4 << 30
 

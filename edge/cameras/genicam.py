@@ -11,15 +11,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras import aravis
-from edge.cameras.aravis import AravisError
-from edge.cameras.base import FrameSource, Opened
-from edge.cameras.discovery import resolve_address
-from edge.cameras.settings import GenicamSettings
-from edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
-from edge.colour import PixelFormat
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras import aravis
+from heatline.edge.cameras.aravis import AravisError
+from heatline.edge.cameras.base import FrameSource, Opened
+from heatline.edge.cameras.discovery import resolve_address
+from heatline.edge.cameras.settings import GenicamSettings
+from heatline.edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
+from heatline.edge.colour import PixelFormat
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 POLL_S: Final = 0.02
 """Longest time that a wait for a frame continues after `interrupt` or the loss of control."""

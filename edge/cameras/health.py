@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge.cameras.liveness import Fault
-from edge.cameras.state import CameraAlarm, CameraState, State
+from heatline.edge.cameras.liveness import Fault
+from heatline.edge.cameras.state import CameraAlarm, CameraState, State
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edge.cameras.base import Opened
-from edge.cameras.channel import (
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.channel import (
     BadFrameReport,
     Broken,
     CameraOpened,
@@ -28,9 +28,9 @@ from edge.cameras.channel import (
     ReleaseSlot,
     TriggerResult,
 )
-from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
-from edge.frames import BadFrame, Frame
-from edge.util.ring import RingReader
+from heatline.edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
+from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.util.ring import RingReader
 
 _BUFFER_BYTES = 1 << 20
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET")
@@ -74,7 +74,7 @@ class CameraProcess:
                 child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
                 self._process = subprocess.Popen(
                     # -P: import nothing from the working directory. The name is for `ps`.
-                    [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno()), settings.name],
+                    [sys.executable, "-P", "-m", "heatline.edge.cameras.child", str(child.fileno()), settings.name],
                     stdin=subprocess.DEVNULL,
                     env=_environment(settings),
                     pass_fds=[child.fileno()],

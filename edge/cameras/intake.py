@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from edge.cameras.liveness import Fault, Liveness
-from edge.cameras.settings import CameraSettings
-from edge.cameras.triggering import TriggerTracker
-from edge.frames import BadFrame, Frame
+from heatline.edge.cameras.liveness import Fault, Liveness
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.triggering import TriggerTracker
+from heatline.edge.frames import BadFrame, Frame
 
 
 class FrameIntake:

@@ -4,11 +4,11 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from edge.cameras.base import Opened
-from edge.cameras.camera_clock import CameraClock
-from edge.cameras.frame_ids import FrameIds, Gap
-from edge.cameras.settings import CameraSettings
-from edge.frames import Stamp
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.camera_clock import CameraClock
+from heatline.edge.cameras.frame_ids import FrameIds, Gap
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.frames import Stamp
 
 ASK_EVERY_SECONDS = 1.0
 """Time from one health request to a camera's process to the next."""

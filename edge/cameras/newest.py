@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from edge.errors import CameraError, last_line
-from edge.frames import BadFrame, Stamp
-from edge.util.threads import NamedThread
+from heatline.edge.errors import CameraError, last_line
+from heatline.edge.frames import BadFrame, Stamp
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras.base import EndOfFrames, FrameSource, Opened
-from edge.cameras.pacing import Pace
-from edge.cameras.settings import PatternSettings
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened
+from heatline.edge.cameras.pacing import Pace
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 HIGHEST_FRAME_ID = 65535
 """GigE Vision cameras count in 16 bits; 1 follows 65535."""

@@ -5,10 +5,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from edge.cameras.base import Opened
-from edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage
-from edge.cameras.liveness import ANSWER_WITHIN_SECONDS, ASK_EVERY_SECONDS, CAMERA_ANSWERS_WITHIN_SECONDS, Fault
-from edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage
+from heatline.edge.cameras.liveness import (
+    ANSWER_WITHIN_SECONDS,
+    ASK_EVERY_SECONDS,
+    CAMERA_ANSWERS_WITHIN_SECONDS,
+    Fault,
+)
+from heatline.edge.cameras.settings import CameraSettings
 
 FIRST_BACKOFF_SECONDS = 0.25
 MAX_BACKOFF_SECONDS = 5.0

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
-from edge.cameras.settings import RtspSettings
-from edge.errors import CameraError, MissingExtraError, last_line
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras.base import FrameSource, Opened
+from heatline.edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
+from heatline.edge.cameras.settings import RtspSettings
+from heatline.edge.errors import CameraError, MissingExtraError, last_line
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.colour import PixelFormat
-from edge.errors import ConfigError
-from edge.geometry.region_of_interest import RegionOfInterest
+from heatline.edge.colour import PixelFormat
+from heatline.edge.errors import ConfigError
+from heatline.edge.geometry.region_of_interest import RegionOfInterest
 
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")
@@ -26,7 +26,7 @@ Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
 PRELOADED_WITHIN_SECONDS = 600.0
 Trigger = Literal["free", "software", "hardware"]
 Policy = Literal["block", "drop_oldest", "drop_newest"]
-"""Which frame is dropped when frames come faster than they are inspected (`edge.inspection.handoff`)."""
+"""Which frame is dropped when frames come faster than they are inspected (`heatline.edge.inspection.handoff`)."""
 
 
 class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):

@@ -13,18 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
-from edge.cameras.health import Health
-from edge.cameras.host import ProcessDied, ProcessMessage, ReceivedFrame
-from edge.cameras.intake import FrameIntake
-from edge.cameras.liveness import Fault
-from edge.cameras.restarts import RestartedProcess
-from edge.cameras.settings import CameraSettings
-from edge.cameras.state import CameraAlarm, CameraState, State
-from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.errors import CameraError, HeatlineError, MissingExtraError
-from edge.frames import BadFrame, Frame
+from heatline.edge.cameras.base import EndOfFrames, Opened
+from heatline.edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
+from heatline.edge.cameras.health import Health
+from heatline.edge.cameras.host import ProcessDied, ProcessMessage, ReceivedFrame
+from heatline.edge.cameras.intake import FrameIntake
+from heatline.edge.cameras.liveness import Fault
+from heatline.edge.cameras.restarts import RestartedProcess
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.state import CameraAlarm, CameraState, State
+from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.errors import CameraError, HeatlineError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame
 
 logger = logging.getLogger(__name__)
 

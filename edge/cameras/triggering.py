@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from edge.cameras.frame_ids import Gap
-from edge.cameras.settings import CameraSettings
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras.frame_ids import Gap
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 FIRE_WITHIN_SECONDS = 0.1
 _LOST = "the camera counted it and it never arrived"

@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
-from edge.cameras.settings import V4l2Settings
-from edge.cameras.video import silence_opencv_log
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras.base import FrameSource, Opened
+from heatline.edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
+from heatline.edge.cameras.settings import V4l2Settings
+from heatline.edge.cameras.video import silence_opencv_log
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 BUFFERS = 4
 """Buffers of the driver. With a single one, the driver would drop every frame that begins while another one is

@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras.base import EndOfFrames, FrameSource, Opened
-from edge.cameras.pacing import Pace
-from edge.cameras.settings import VideoSettings
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.util.text import format_count, utf8_safe
+from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened
+from heatline.edge.cameras.pacing import Pace
+from heatline.edge.cameras.settings import VideoSettings
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.util.text import format_count, utf8_safe
 
 HIGHEST_RATE_FPS = 10000.0
 """A file without a frame rate may state an impossible one."""

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.bundle import open_bundle
-from edge.cli.archive_progress import ArchiveProgress
-from edge.cli.extras import require_extra
-from edge.cli.group import CommandGroup
-from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, print_report
-from edge.errors import InputError
-from edge.inference import EngineKind, Precision
-from edge.util.text import format_count
+from heatline.edge.bundle import open_bundle
+from heatline.edge.cli.archive_progress import ArchiveProgress
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.options import engine_option, precision_option
+from heatline.edge.cli.output import json_option, print_report
+from heatline.edge.errors import InputError
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:
-    from edge.archive.outcome import Changes, Inspected
+    from heatline.edge.archive.outcome import Changes, Inspected
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline archive inspect boards.bundle photos/ --out judged/")
@@ -65,7 +65,7 @@ def inspect(
     bundles = [open_bundle(path) for path in (bundle_path, against) if path is not None]
     if len({bundle.digest for bundle in bundles}) < len(bundles):
         raise InputError(f"{against} is the same bundle as {bundle_path}; name another one with --against")
-    from edge.archive.run import inspect_archive  # imported here, as it needs the extra
+    from heatline.edge.archive.run import inspect_archive  # imported here, as it needs the extra
 
     with ArchiveProgress() as progress:
         found = inspect_archive(

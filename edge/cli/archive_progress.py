@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from edge.cli.output import progress_console
-from edge.util.text import format_count, on_one_line
+from heatline.edge.cli.output import progress_console
+from heatline.edge.util.text import format_count, on_one_line
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -2,10 +2,10 @@
 
 import click
 
-from edge.cli.bridge_modbus import modbus
-from edge.cli.bridge_mqtt import mqtt
-from edge.cli.bridge_opcua import opcua
-from edge.cli.group import CommandGroup
+from heatline.edge.cli.bridge_modbus import modbus
+from heatline.edge.cli.bridge_mqtt import mqtt
+from heatline.edge.cli.bridge_opcua import opcua
+from heatline.edge.cli.group import CommandGroup
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline bridge mqtt line1")

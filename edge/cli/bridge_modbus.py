@@ -14,18 +14,18 @@ def modbus(line: str | None, symbols: bool) -> None:
     name or its TOML file, which has a table [modbus]. With --symbols and without LINE, prints the map of a line with
     one camera.
     """
-    from edge.bridge.modbus.tables import symbol_file
+    from heatline.edge.bridge.modbus.tables import symbol_file
 
     if symbols:
-        from edge.bridge.modbus.results import Places
-        from edge.cli.target import file_of
-        from edge.config import load_config
+        from heatline.edge.bridge.modbus.results import Places
+        from heatline.edge.cli.target import file_of
+        from heatline.edge.config import load_config
 
         places = Places(["camera"], []) if line is None else Places.of(load_config(file_of(line)))
         click.echo(symbol_file(places), nl=False)
         return
     if line is None:
         raise click.UsageError("LINE is missing; give a line's name or its TOML file")
-    from edge.bridge.modbus.bridge import run_bridge
+    from heatline.edge.bridge.modbus.bridge import run_bridge
 
     run_bridge(line)

@@ -2,7 +2,7 @@
 
 import click
 
-from edge.cli.extras import require_extra
+from heatline.edge.cli.extras import require_extra
 
 
 @click.command(epilog="Example: heatline bridge mqtt line1")
@@ -14,6 +14,6 @@ def mqtt(line: str) -> None:
     mqtt.republish_s; until then the line keeps it. LINE is a line's name or its TOML file, on this PC.
     """
     require_extra("mqtt", "paho.mqtt")
-    from edge.bridge.mqtt.bridge import run_bridge
+    from heatline.edge.bridge.mqtt.bridge import run_bridge
 
     run_bridge(line)

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.bridge.line_file import load_with_table
-from edge.cli.extras import require_extra
-from edge.cli.target import KeyFiles, endpoint_of, file_of, key_options, name_of
-from edge.util.systemd import state_folder
+from heatline.edge.bridge.line_file import load_with_table
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.target import KeyFiles, endpoint_of, file_of, key_options, name_of
+from heatline.edge.util.systemd import state_folder
 
 if TYPE_CHECKING:
-    from edge.bridge.opcua.bridge import LineEndpoints
+    from heatline.edge.bridge.opcua.bridge import LineEndpoints
 
 
 @click.command(epilog="Example: heatline bridge opcua line1")
@@ -26,7 +26,7 @@ def opcua(line: str, key_files: KeyFiles) -> None:
     assert config.opcua is not None
     endpoints = _endpoints(line, key_files, has_commands=config.commands.bind is not None)
     require_extra("opcua", "asyncua")
-    from edge.bridge.opcua.bridge import run_bridge
+    from heatline.edge.bridge.opcua.bridge import run_bridge
 
     folder = config.opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")
     assert folder is not None
@@ -35,7 +35,7 @@ def opcua(line: str, key_files: KeyFiles) -> None:
 
 
 def _endpoints(line: str, key_files: KeyFiles, has_commands: bool) -> "LineEndpoints":
-    from edge.bridge.opcua.bridge import LineEndpoints
+    from heatline.edge.bridge.opcua.bridge import LineEndpoints
 
     return LineEndpoints(
         events=endpoint_of(line, "events", key_files),

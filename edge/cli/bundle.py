@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import open_bundle, open_verified_engine
-from edge.bundle.trusted import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
-from edge.cli.bundle_diff import diff
-from edge.cli.bundle_formatting import (
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle.trusted import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
+from heatline.edge.cli.bundle_diff import diff
+from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
     describe_differences,
@@ -19,11 +19,11 @@ from edge.cli.bundle_formatting import (
     describe_strong,
     precision_facts,
 )
-from edge.cli.bundle_signing import keygen, sign, trust
-from edge.cli.group import CommandGroup
-from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, print_facts, print_json, print_report
-from edge.inference import EngineKind, Precision
+from heatline.edge.cli.bundle_signing import keygen, sign, trust
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.options import engine_option, precision_option
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_report
+from heatline.edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 

@@ -11,12 +11,12 @@ from msgspec import UNSET
 from rich.markup import escape
 from rich.table import Table
 
-from edge.bundle import Bundle, GoldenTiles, open_bundle
-from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
-from edge.cli.options import engine_option
-from edge.cli.output import json_option, print_facts, print_json, table_console, visible
-from edge.inference import EngineKind, infer, open_engine
-from edge.util.text import format_count
+from heatline.edge.bundle import Bundle, GoldenTiles, open_bundle
+from heatline.edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
+from heatline.edge.cli.options import engine_option
+from heatline.edge.cli.output import json_option, print_facts, print_json, table_console, visible
+from heatline.edge.inference import EngineKind, infer, open_engine
+from heatline.edge.util.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.\w+\.attempts")

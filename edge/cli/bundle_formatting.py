@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from edge.bundle import Calibration, Manifest
-from edge.bundle.manifest import (
+from heatline.edge.bundle import Calibration, Manifest
+from heatline.edge.bundle.manifest import (
     Agreement,
     Areas,
     Attempt,
@@ -17,11 +17,11 @@ from edge.bundle.manifest import (
     Reference,
     ScoreBy,
 )
-from edge.bundle.plausibility import ranges
-from edge.bundle.pooling import top_cells_of
-from edge.calibration.binomial import CONFIDENCE, interval
-from edge.inference.engine import GRAPHS
-from edge.util.text import format_count
+from heatline.edge.bundle.plausibility import ranges
+from heatline.edge.bundle.pooling import top_cells_of
+from heatline.edge.calibration.binomial import CONFIDENCE, interval
+from heatline.edge.inference.engine import GRAPHS
+from heatline.edge.util.text import format_count
 
 NOT_KNOWN = "not known: every frame gets a verdict"
 """Says that a bundle does not know what frames must look like."""

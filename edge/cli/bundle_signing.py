@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import open_bundle, sign_bundle
-from edge.bundle.keys import make_key, read_private_key, read_public_key
-from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, trust_key, trusted_keys
-from edge.cli.output import json_option, print_made_key, print_report
+from heatline.edge.bundle import open_bundle, sign_bundle
+from heatline.edge.bundle.keys import make_key, read_private_key, read_public_key
+from heatline.edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, trust_key, trusted_keys
+from heatline.edge.cli.output import json_option, print_made_key, print_report
 
 keys_option = click.option(
     "--keys",

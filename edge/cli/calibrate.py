@@ -6,13 +6,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import Calibration, open_bundle, open_verified_engine
-from edge.bundle.appearance import Appearance
-from edge.bundle.plausibility import Plausibility, fit_plausibility
-from edge.calibration import calibrate as calibrate_by_share
-from edge.calibration import count_allowed_rejects, count_rejected, describe_support
-from edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
-from edge.calibration.recalibration import (
+from heatline.edge.bundle import Calibration, open_bundle, open_verified_engine
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.plausibility import Plausibility, fit_plausibility
+from heatline.edge.calibration import calibrate as calibrate_by_share
+from heatline.edge.calibration import count_allowed_rejects, count_rejected, describe_support
+from heatline.edge.calibration.binomial import CONFIDENCE, cdf, frames_to_show, most_that_show
+from heatline.edge.calibration.recalibration import (
     GoodPictures,
     SecondShift,
     Shift,
@@ -23,7 +23,7 @@ from edge.calibration.recalibration import (
     record_of_thresholds,
     summarise_shift,
 )
-from edge.cli.bundle_formatting import (
+from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_plausible,
     describe_reference,
@@ -31,7 +31,7 @@ from edge.cli.bundle_formatting import (
     describe_strong,
     percent,
 )
-from edge.cli.new_bundle import (
+from heatline.edge.cli.new_bundle import (
     NewBundle,
     new_bundle_options,
     progress,
@@ -39,13 +39,13 @@ from edge.cli.new_bundle import (
     warn_of_outliers,
     warn_of_wider_bounds,
 )
-from edge.cli.options import FiniteRange, engine_option, precision_option
-from edge.cli.output import json_option, print_report, print_warnings
-from edge.drift.reference import fit_reference
-from edge.errors import InputError
-from edge.inference import EngineKind, Precision
-from edge.inspection.inspector import Inspector
-from edge.util.text import format_count
+from heatline.edge.cli.options import FiniteRange, engine_option, precision_option
+from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.drift.reference import fit_reference
+from heatline.edge.errors import InputError
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.util.text import format_count
 
 FALSE_REJECT = 0.01
 UNLIKELY = 0.01

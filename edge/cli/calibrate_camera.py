@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import open_bundle, open_verified_engine
-from edge.bundle.manifest import CameraPlausible
-from edge.bundle.plausibility import fit_plausibility
-from edge.calibration.recalibration import GoodPictures, find_copies, recalibrated_manifest, record_of_camera
-from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
-from edge.cli.new_bundle import (
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle.manifest import CameraPlausible
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.calibration.recalibration import GoodPictures, find_copies, recalibrated_manifest, record_of_camera
+from heatline.edge.cli.bundle_formatting import count_frames, describe_plausible, describe_reference
+from heatline.edge.cli.new_bundle import (
     NewBundle,
     new_bundle_options,
     progress,
@@ -18,12 +18,12 @@ from edge.cli.new_bundle import (
     warn_of_outliers,
     warn_of_wider_bounds,
 )
-from edge.cli.output import json_option, print_report, print_warnings
-from edge.config import LineConfig, load_config
-from edge.drift.reference import fit_reference
-from edge.errors import ConfigError
-from edge.geometry import RegionOfInterest
-from edge.inspection.inspector import Inspector
+from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.drift.reference import fit_reference
+from heatline.edge.errors import ConfigError
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.inspection.inspector import Inspector
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -4,11 +4,11 @@ import json
 
 import click
 
-from edge.cameras.discovery import Found, list_all
-from edge.cli.calibrate_camera import calibrate_camera
-from edge.cli.cameras_grab import grab
-from edge.cli.group import CommandGroup
-from edge.cli.output import json_option, print_json, print_table, print_warnings
+from heatline.edge.cameras.discovery import Found, list_all
+from heatline.edge.cli.calibrate_camera import calibrate_camera
+from heatline.edge.cli.cameras_grab import grab
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.output import json_option, print_json, print_table, print_warnings
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline cameras list && heatline cameras grab line.toml -n 10")

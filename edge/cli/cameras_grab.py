@@ -9,15 +9,15 @@ from types import FrameType
 
 import click
 
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
-from edge.config import load_config
-from edge.errors import CameraError
-from edge.geometry import TileGrid
-from edge.grab.grab import Grab
-from edge.grab.pictures import PictureWriter
-from edge.grab.report import Grabbed, Loss, Report
-from edge.util.text import format_count, is_are
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
+from heatline.edge.config import load_config
+from heatline.edge.errors import CameraError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.grab.grab import Grab
+from heatline.edge.grab.pictures import PictureWriter
+from heatline.edge.grab.report import Grabbed, Loss, Report
+from heatline.edge.util.text import format_count, is_are
 
 POLL_SECONDS = 0.05
 ALWAYS_SHOWN = "lost_by_camera", "incomplete"

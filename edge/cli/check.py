@@ -9,37 +9,37 @@ from typing import Any
 import click
 from msgspec.structs import asdict
 
-from edge.bundle.manifest import Plausible
-from edge.bundle.trusted import describe_signer
-from edge.cli.bundle_formatting import describe_differences, describe_plausible
-from edge.cli.formatting import describe_bundle
-from edge.cli.output import json_option, print_report, print_warnings
-from edge.cli.target import KeyFiles, endpoint_of
-from edge.colour import to_rgb
-from edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
-from edge.delivery.client.subscriber import next_status
-from edge.delivery.journal.place import check_place
-from edge.delivery.security.access import Access
-from edge.delivery.security.curve import fingerprint
-from edge.errors import CameraError, DeliveryError, Faults, HeatlineError
-from edge.evidence.encoding import encode_frame
-from edge.evidence.place import check_folder, evidence_folder, require_unused
-from edge.evidence.retention import MIB
-from edge.evidence.store import room_of
-from edge.frames import Frame
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.setup import Setup
-from edge.pictures.feed import check_socket
-from edge.pictures.place import picture_socket
-from edge.service.events import bundle_name
-from edge.service.journal import not_served
-from edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
-from edge.service.loading import PreparedSetup, prepare
-from edge.service.recovery import lock_folder
-from edge.util.limits import require_limits
-from edge.util.systemd import LINES, STATE_FOLDERS, state_folder
-from edge.util.text import format_count, utf8_safe
-from edge.view.server import check_page
+from heatline.edge.bundle.manifest import Plausible
+from heatline.edge.bundle.trusted import describe_signer
+from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible
+from heatline.edge.cli.formatting import describe_bundle
+from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.cli.target import KeyFiles, endpoint_of
+from heatline.edge.colour import to_rgb
+from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
+from heatline.edge.delivery.client.subscriber import next_status
+from heatline.edge.delivery.journal.place import check_place
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.curve import fingerprint
+from heatline.edge.errors import CameraError, DeliveryError, Faults, HeatlineError
+from heatline.edge.evidence.encoding import encode_frame
+from heatline.edge.evidence.place import check_folder, evidence_folder, require_unused
+from heatline.edge.evidence.retention import MIB
+from heatline.edge.evidence.store import room_of
+from heatline.edge.frames import Frame
+from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.pictures.feed import check_socket
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.service.events import bundle_name
+from heatline.edge.service.journal import not_served
+from heatline.edge.service.line import OpenCamera, bound_addresses, open_cameras, require_distinct
+from heatline.edge.service.loading import PreparedSetup, prepare
+from heatline.edge.service.recovery import lock_folder
+from heatline.edge.util.limits import require_limits
+from heatline.edge.util.systemd import LINES, STATE_FOLDERS, state_folder
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.view.server import check_page
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 STATUS_WITHIN_SECONDS = 3.0
@@ -61,9 +61,12 @@ def check(line: Path, as_json: bool) -> None:
     config, faults = load_config(line), Faults()
     # A service has its state folder from systemd, whoever checks its line.
     state = state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
-    for name, level in (("edge.cameras", logging.CRITICAL), ("edge.service.loading", logging.WARNING)):
+    for name, level in (
+        ("heatline.edge.cameras", logging.CRITICAL),
+        ("heatline.edge.service.loading", logging.WARNING),
+    ):
         logging.getLogger(name).setLevel(level)  # the report or the error has the same text
-    # In the order of `edge.service.lifecycle`, so that the first fault is the one that run ends with.
+    # In the order of `heatline.edge.service.lifecycle`, so that the first fault is the one that run ends with.
     with faults.collected():
         require_distinct(line, config.listens)
     to_bind = {} if faults.found else config.addresses  # the same fault is not found twice

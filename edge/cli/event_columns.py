@@ -5,8 +5,16 @@ docs/journal.md describes the columns. New ones come at the end.
 
 from datetime import UTC, datetime
 
-from edge.delivery.journal.rows import Record
-from edge.wire.events import AlarmEvent, ChangeEvent, DriftEvent, Event, JournalEvent, ReviewEvent, VerdictEvent
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.wire.events import (
+    AlarmEvent,
+    ChangeEvent,
+    DriftEvent,
+    Event,
+    JournalEvent,
+    ReviewEvent,
+    VerdictEvent,
+)
 
 Cell = str | int | float | None
 

@@ -8,25 +8,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cli.evidence_export import export
-from edge.cli.evidence_mark import mark
-from edge.cli.evidence_report import report
-from edge.cli.formatting import describe_bundle, describe_kind
-from edge.cli.group import CommandGroup
-from edge.cli.options import VERDICT, day_option
-from edge.cli.output import json_option, print_facts, print_json, print_table
-from edge.cli.target import evidence_of
-from edge.errors import InputError
-from edge.evidence.entry import EvidenceEntry
-from edge.evidence.exported import ReviewRow
-from edge.evidence.store import EvidenceStore
-from edge.geometry import Region
-from edge.heatmap_picture import outline_foreign, outline_regions, png, tint
-from edge.images import read_image, read_rgb
-from edge.review.review import Review
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
-from edge.wire.events import Verdict
+from heatline.edge.cli.evidence_export import export
+from heatline.edge.cli.evidence_mark import mark
+from heatline.edge.cli.evidence_report import report
+from heatline.edge.cli.formatting import describe_bundle, describe_kind
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.options import VERDICT, day_option
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_table
+from heatline.edge.cli.target import evidence_of
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import EvidenceEntry
+from heatline.edge.evidence.exported import ReviewRow
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.geometry import Region
+from heatline.edge.heatmap_picture import outline_foreign, outline_regions, png, tint
+from heatline.edge.images import read_image, read_rgb
+from heatline.edge.review.review import Review
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
+from heatline.edge.wire.events import Verdict
 
 HEADINGS = "time (UTC)", "verdict", "camera", "part", "score", "reason", "review", "id"
 SAID = {"right": "right", "false_alarm": "false alarm", "missed": "missed a defect"}

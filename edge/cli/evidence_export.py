@@ -8,17 +8,17 @@ from typing import BinaryIO
 import click
 import msgspec
 
-from edge.cli.options import VERDICT, day_option
-from edge.cli.output import json_option, make_empty, print_json, print_warnings, progress_bar
-from edge.cli.target import evidence_of
-from edge.errors import InputError
-from edge.evidence.entry import EvidenceEntry
-from edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
-from edge.evidence.store import EvidenceStore
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
-from edge.util.text import encode_json, format_count
-from edge.wire.events import Verdict
+from heatline.edge.cli.options import VERDICT, day_option
+from heatline.edge.cli.output import json_option, make_empty, print_json, print_warnings, progress_bar
+from heatline.edge.cli.target import evidence_of
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import EvidenceEntry
+from heatline.edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.text import encode_json, format_count
+from heatline.edge.wire.events import Verdict
 
 FOLDERS: dict[Verdict, str] = {"GOOD": "good", "DEFECT": "defective", "NO_VERDICT": "no_verdict"}
 """Subfolder of each verdict; `heatline train` reads the first two."""

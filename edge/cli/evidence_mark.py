@@ -9,23 +9,23 @@ import click
 import msgspec
 import zmq
 
-from edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
-from edge.cli.output import json_option, print_json, print_warnings, visible
-from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, journal_of, key_options
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
-from edge.evidence.entry import EvidenceEntry
-from edge.evidence.journal_marks import TOPIC
-from edge.evidence.review_file import merge_reviews
-from edge.evidence.store import EvidenceStore
-from edge.pictures.client import send_mark
-from edge.pictures.place import picture_socket
-from edge.review.marking import mark_of
-from edge.review.review import combine
-from edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.cli.first_status import POLL_SECONDS, STATUS_WITHIN_SECONDS, first_status
+from heatline.edge.cli.output import json_option, print_json, print_warnings, visible
+from heatline.edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, is_line, journal_of, key_options
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import ConfigError, DeliveryError, InputError, JournalError, MessageError
+from heatline.edge.evidence.entry import EvidenceEntry
+from heatline.edge.evidence.journal_marks import TOPIC
+from heatline.edge.evidence.review_file import merge_reviews
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.pictures.client import send_mark
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.review.marking import mark_of
+from heatline.edge.review.review import combine
+from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, event_from
+from heatline.edge.wire.marks import Mark, MarkKind
 
 CONFIRMED_WITHIN_SECONDS = 5.0
 MOST_REVIEWS = 100_000

@@ -5,16 +5,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.cli.event_columns import utc
-from edge.cli.options import day_option
-from edge.cli.output import json_option, print_json, print_table, progress_bar, visible
-from edge.cli.target import evidence_of, journal_of
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import ConfigError, JournalError
-from edge.evidence.store import EvidenceStore
-from edge.review.report import Estimate, JournalTotals, Row, Share
-from edge.review.report import report as make_report
-from edge.util.text import format_count
+from heatline.edge.cli.event_columns import utc
+from heatline.edge.cli.options import day_option
+from heatline.edge.cli.output import json_option, print_json, print_table, progress_bar, visible
+from heatline.edge.cli.target import evidence_of, journal_of
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import ConfigError, JournalError
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.review.report import Estimate, JournalTotals, Row, Share
+from heatline.edge.review.report import report as make_report
+from heatline.edge.util.text import format_count
 
 HEADINGS = (
     *("day (UTC)", "camera", "frames", "DEFECT", "DEFECT reviewed", "false alarms"),

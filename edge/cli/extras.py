@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from edge.errors import MissingExtraError
+from heatline.edge.errors import MissingExtraError
 
 TRAINING = "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib"
 """Modules of the extra `train` that a training imports."""

@@ -2,8 +2,8 @@
 
 import time
 
-from edge.delivery.client.subscriber import Subscriber
-from edge.wire.events import Message, StatusEvent
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.wire.events import Message, StatusEvent
 
 STATUS_WITHIN_SECONDS = 5.0
 """A running line publishes its status about once a second."""

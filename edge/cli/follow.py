@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 import zmq
 
-from edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
-from edge.cli.options import FiniteRange, topic_option
-from edge.cli.output import visible
-from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.follower import Follower, forget
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.errors import EventsLostError
-from edge.util.signals import sigterm_as_ctrl_c
-from edge.util.text import format_count
-from edge.wire.following import CONSUMER_NAME, Start
+from heatline.edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
+from heatline.edge.cli.options import FiniteRange, topic_option
+from heatline.edge.cli.output import visible
+from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.delivery.client.follower import Follower, forget
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.errors import EventsLostError
+from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.following import CONSUMER_NAME, Start
 
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:

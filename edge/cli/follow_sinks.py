@@ -13,12 +13,12 @@ from typing import Protocol
 import click
 import msgspec
 
-from edge.cli.output import visible
-from edge.errors import InputError
-from edge.util.atomic_file import replacing, sync_folder
-from edge.util.file_lock import open_locked
-from edge.util.os_errors import writing
-from edge.wire.following import LARGEST_WINDOW, Delivered
+from heatline.edge.cli.output import visible
+from heatline.edge.errors import InputError
+from heatline.edge.util.atomic_file import replacing, sync_folder
+from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.os_errors import writing
+from heatline.edge.wire.following import LARGEST_WINDOW, Delivered
 
 EVENT_PREFIX = b'{"type":"'
 READ_BACKWARD_BYTES = 64 << 10

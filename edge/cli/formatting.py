@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from edge.review.review import Review
-from edge.util.text import format_count, is_are
-from edge.wire.events import (
+from heatline.edge.review.review import Review
+from heatline.edge.util.text import format_count, is_are
+from heatline.edge.wire.events import (
     Account,
     BundleName,
     CameraState,

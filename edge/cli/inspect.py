@@ -6,17 +6,17 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import open_bundle, open_verified_engine
-from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, make_empty, print_json
-from edge.errors import InputError
-from edge.heatmap_picture import png
-from edge.images import list_images
-from edge.inference import EngineKind, Precision
-from edge.offline import BundleInspector
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
-from edge.util.text import format_count
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.cli.options import engine_option, precision_option
+from heatline.edge.cli.output import json_option, make_empty, print_json
+from heatline.edge.errors import InputError
+from heatline.edge.heatmap_picture import png
+from heatline.edge.images import list_images
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.offline import BundleInspector
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.text import format_count
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")

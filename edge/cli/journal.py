@@ -5,20 +5,20 @@ from collections.abc import Sequence
 import click
 import msgspec
 
-from edge.cli.event_columns import COLUMNS, Cell, row_of
-from edge.cli.formatting import local_time
-from edge.cli.group import CommandGroup
-from edge.cli.journal_export import export
-from edge.cli.options import topic_option
-from edge.cli.output import json_option, print_facts, print_json, print_table, progress_bar, visible
-from edge.cli.target import journal_of
-from edge.delivery.journal.check import faults
-from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Record
-from edge.errors import MessageError, SchemaVersionError
-from edge.util.text import format_count
-from edge.wire.events import event_from
+from heatline.edge.cli.event_columns import COLUMNS, Cell, row_of
+from heatline.edge.cli.formatting import local_time
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.journal_export import export
+from heatline.edge.cli.options import topic_option
+from heatline.edge.cli.output import json_option, print_facts, print_json, print_table, progress_bar, visible
+from heatline.edge.cli.target import journal_of
+from heatline.edge.delivery.journal.check import faults
+from heatline.edge.delivery.journal.errors import JournalDamagedError
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.errors import MessageError, SchemaVersionError
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
 HEADINGS = "seq", "time", "topic", "frame", "part", "score", "regions", "what"

@@ -10,17 +10,17 @@ from typing import BinaryIO, Literal
 
 import click
 
-from edge.cli.event_columns import COLUMNS, row_of
-from edge.cli.options import topic_option
-from edge.cli.output import progress_bar, visible
-from edge.cli.target import journal_of
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Record
-from edge.errors import EventsLostError, JournalError, MessageError
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
-from edge.util.text import spreadsheet_cell
-from edge.wire.events import event_from
+from heatline.edge.cli.event_columns import COLUMNS, row_of
+from heatline.edge.cli.options import topic_option
+from heatline.edge.cli.output import progress_bar, visible
+from heatline.edge.cli.target import journal_of
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.errors import EventsLostError, JournalError, MessageError
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.text import spreadsheet_cell
+from heatline.edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
 SEQ = click.IntRange(0, 2**63 - 1)

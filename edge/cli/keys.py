@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from edge.cli.group import CommandGroup
-from edge.cli.output import json_option, print_json, print_made_key, print_report
-from edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
-from edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
-from edge.errors import AccessError
-from edge.key_files import PUBLIC_SUFFIX
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.output import json_option, print_json, print_made_key, print_report
+from heatline.edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
+from heatline.edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import PUBLIC_SUFFIX
 
 allowed_option = click.option(
     "--allowed",

@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 import click
 
-from edge import __version__
-from edge.cli.group import CommandGroup
-from edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
-from edge.errors import HeatlineError
+from heatline.edge import __version__
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
+from heatline.edge.errors import HeatlineError
 
 INTERRUPTED = 130
 COMMANDS = (
@@ -59,7 +59,7 @@ class HeatlineGroup(CommandGroup):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
-            command = getattr(import_module(f"edge.cli.{name}"), name)
+            command = getattr(import_module(f"heatline.edge.cli.{name}"), name)
         else:
             from importlib.metadata import entry_points
 
@@ -83,7 +83,7 @@ def heatline() -> None:
 
 
 def main() -> None:
-    """Run the command line in this process; exit codes are listed in `edge.errors`."""
+    """Run the command line in this process; exit codes are listed in `heatline.edge.errors`."""
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
@@ -121,7 +121,7 @@ def log_to(stream: TextIO) -> logging.Handler:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
-    logging.getLogger("edge").setLevel(logging.INFO)
+    logging.getLogger("heatline").setLevel(logging.INFO)
     return handler
 
 
@@ -136,13 +136,13 @@ def _takes_all(stream: TextIO) -> bool:
 
 def _engine_was_loaded() -> bool:
     """Return whether an engine may still be working. Otherwise an ordinary exit of Python removes temporary folders."""
-    devices = sys.modules.get("edge.inference.devices")
+    devices = sys.modules.get("heatline.edge.inference.devices")
     return "onnxruntime" in sys.modules or (devices is not None and devices.shared_core.cache_info().currsize > 0)
 
 
 def _engine_never_answered() -> bool:
     """Return whether an inference was abandoned, for which an ordinary exit of Python would wait."""
-    engine = sys.modules.get("edge.inference.engine")
+    engine = sys.modules.get("heatline.edge.inference.engine")
     return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 

@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 import click
 from rich.progress import track
 
-from edge.bundle import Bundle, Manifest
-from edge.bundle.appearance import Appearance
-from edge.bundle.manifest import Reference
-from edge.bundle.plausibility import Plausibility, ProductTiles, find_outliers
-from edge.bundle.reference_picture import ReferencePicture
-from edge.bundle.store import require_new_folder
-from edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
-from edge.cli.output import progress_console
-from edge.drift.reference import FEWEST_FRAMES
-from edge.errors import BundleError, InputError
-from edge.util.text import format_count, is_are
+from heatline.edge.bundle import Bundle, Manifest
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.manifest import Reference
+from heatline.edge.bundle.plausibility import Plausibility, ProductTiles, find_outliers
+from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.bundle.store import require_new_folder
+from heatline.edge.calibration.recalibration import GoodPictures, next_in_series, write_recalibrated
+from heatline.edge.cli.output import progress_console
+from heatline.edge.drift.reference import FEWEST_FRAMES
+from heatline.edge.errors import BundleError, InputError
+from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
 FAR_WIDER = 1.5

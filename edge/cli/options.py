@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from edge.wire.events import Verdict
+from heatline.edge.wire.events import Verdict
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
-from edge.errors import InputError
-from edge.key_files import public_half
-from edge.util.text import encode_json
+from heatline.edge.errors import InputError
+from heatline.edge.key_files import public_half
+from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from edge.cli.output import leave_at_once
-from edge.config import load_config
-from edge.service.lifecycle import Service, signal_handlers
-from edge.util.limits import require_limits
+from heatline.edge.cli.output import leave_at_once
+from heatline.edge.config import load_config
+from heatline.edge.service.lifecycle import Service, signal_handlers
+from heatline.edge.util.limits import require_limits
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")

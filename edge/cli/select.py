@@ -2,11 +2,11 @@
 
 import click
 
-from edge.cli.formatting import describe_bundle
-from edge.cli.options import reply_timeout_option
-from edge.cli.output import json_option, print_json, visible
-from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.commander import Commander
+from heatline.edge.cli.formatting import describe_bundle
+from heatline.edge.cli.options import reply_timeout_option
+from heatline.edge.cli.output import json_option, print_json, visible
+from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.delivery.client.commander import Commander
 
 
 @click.command(epilog="Example: heatline select line1 4711")

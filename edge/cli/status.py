@@ -7,7 +7,7 @@ import click
 import msgspec
 import zmq
 
-from edge.cli.formatting import (
+from heatline.edge.cli.formatting import (
     describe_account,
     describe_bundle,
     describe_camera,
@@ -17,14 +17,14 @@ from edge.cli.formatting import (
     describe_journal,
     describe_web,
 )
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_report
-from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.delivery.client.subscriber import next_status
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import ConfigError
-from edge.wire.events import HandshakeState, StatusEvent
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option, print_report
+from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.subscriber import next_status
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import ConfigError
+from heatline.edge.wire.events import HandshakeState, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Different from those of errors, so that a script can tell a line that is not ready from a command that failed."""

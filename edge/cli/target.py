@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import click
 
-from edge.config import load_config
-from edge.delivery.journal.file import FILE_NAME
-from edge.delivery.security.access import is_local
-from edge.delivery.security.authenticator import SocketName
-from edge.delivery.security.curve import ClientKeys, read_key_pair
-from edge.errors import AccessError, ConfigError
-from edge.evidence.place import FOLDER, evidence_folder
-from edge.key_files import public_half
-from edge.util.systemd import LINES, STATE_FOLDERS, published_address
+from heatline.edge.config import load_config
+from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.delivery.security.authenticator import SocketName
+from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
+from heatline.edge.errors import AccessError, ConfigError
+from heatline.edge.evidence.place import FOLDER, evidence_folder
+from heatline.edge.key_files import public_half
+from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 
 class KeyFiles(NamedTuple):

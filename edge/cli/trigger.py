@@ -2,11 +2,11 @@
 
 import click
 
-from edge.cli.options import reply_timeout_option
-from edge.cli.output import json_option, print_json, visible
-from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.commander import Commander
-from edge.wire.commands import Announced, Triggered
+from heatline.edge.cli.options import reply_timeout_option
+from heatline.edge.cli.output import json_option, print_json, visible
+from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.wire.commands import Announced, Triggered
 
 
 @click.command(epilog="Example: heatline trigger line1 top --part-id P-1")

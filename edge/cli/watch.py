@@ -12,17 +12,23 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from edge.cli.fitted_table import fitted_table
-from edge.cli.formatting import describe_account, describe_active, describe_camera, describe_handshake, local_time
-from edge.cli.options import FiniteRange, topic_option
-from edge.cli.output import json_option, make_empty, print_json, table_console, visible
-from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
-from edge.errors import MessageError
-from edge.util.os_errors import writing
-from edge.wire.events import (
+from heatline.edge.cli.fitted_table import fitted_table
+from heatline.edge.cli.formatting import (
+    describe_account,
+    describe_active,
+    describe_camera,
+    describe_handshake,
+    local_time,
+)
+from heatline.edge.cli.options import FiniteRange, topic_option
+from heatline.edge.cli.output import json_option, make_empty, print_json, table_console, visible
+from heatline.edge.cli.target import KeyFiles, endpoint_of, key_options
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
+from heatline.edge.errors import MessageError
+from heatline.edge.util.os_errors import writing
+from heatline.edge.wire.events import (
     AlarmEvent,
     ChangeEvent,
     CountedEvent,

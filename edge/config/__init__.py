@@ -1,6 +1,6 @@
 """The configuration in `line.toml`, and the tuned settings beside it. docs/config.md describes every key."""
 
-from edge.config.line import (
+from heatline.edge.config.line import (
     EventsConfig,
     EvidenceConfig,
     JournalConfig,
@@ -11,7 +11,7 @@ from edge.config.line import (
     engine_keys_set,
     load_config,
 )
-from edge.config.products import ThresholdsConfig
+from heatline.edge.config.products import ThresholdsConfig
 
 __all__ = [
     "EventsConfig",

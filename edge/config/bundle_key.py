@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import open_bundle
-from edge.config.line import load_config
-from edge.errors import CommandRefusedError, ConfigError, HeatlineError, Interrupted
-from edge.util.atomic_file import replacing
-from edge.util.os_errors import writing
+from heatline.edge.bundle import open_bundle
+from heatline.edge.config.line import load_config
+from heatline.edge.errors import CommandRefusedError, ConfigError, HeatlineError, Interrupted
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.os_errors import writing
 
 _BUNDLE_LINE = re.compile(r"""^([ \t]*bundle[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE)
 

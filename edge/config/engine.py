@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from edge.errors import ConfigError
-from edge.inference.engine import PROCESSOR, EngineKind, Precision
-from edge.inference.opening import PRECISIONS
+from heatline.edge.errors import ConfigError
+from heatline.edge.inference.engine import PROCESSOR, EngineKind, Precision
+from heatline.edge.inference.opening import PRECISIONS
 
 Device = Annotated[
     str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z", description="CPU, GPU, GPU.0, GPU.1 and so on, or NPU")

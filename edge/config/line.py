@@ -8,25 +8,25 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.bundle.trusted import TRUSTED_KEYS
-from edge.cameras.settings import (
+from heatline.edge.bundle.trusted import TRUSTED_KEYS
+from heatline.edge.cameras.settings import (
     CameraSettings,
     GenicamSettings,
     V4l2Settings,
     check_polygons,
     to_path,
 )
-from edge.config.addresses import Address, Listen
-from edge.config.engine import EngineConfig, check_engine
-from edge.config.modbus import ModbusConfig, check_modbus
-from edge.config.mqtt import MqttConfig, check_mqtt
-from edge.config.opcua import OpcuaConfig, check_opcua
-from edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
-from edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
-from edge.delivery.security.access import is_local, unprotected
-from edge.errors import ConfigError, Faults
-from edge.util.plain_file import read_toml
-from edge.util.validation import describe_misfit
+from heatline.edge.config.addresses import Address, Listen
+from heatline.edge.config.engine import EngineConfig, check_engine
+from heatline.edge.config.modbus import ModbusConfig, check_modbus
+from heatline.edge.config.mqtt import MqttConfig, check_mqtt
+from heatline.edge.config.opcua import OpcuaConfig, check_opcua
+from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
+from heatline.edge.config.tuned import EngineSelection, TunedEngines, read_tuned, tuned_file
+from heatline.edge.delivery.security.access import is_local, unprotected
+from heatline.edge.errors import ConfigError, Faults
+from heatline.edge.util.plain_file import read_toml
+from heatline.edge.util.validation import describe_misfit
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

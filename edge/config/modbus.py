@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.config.addresses import Listen
-from edge.delivery.security.access import is_local
-from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME, Start
+from heatline.edge.config.addresses import Listen
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.errors import ConfigError
+from heatline.edge.wire.following import CONSUMER_NAME, Start
 
 WordOrder = Literal["high_first", "low_first"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -7,9 +7,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from edge.delivery.security.access import is_local
-from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.errors import ConfigError
+from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 
 Broker = Annotated[
     str,

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.config.addresses import Listen
-from edge.delivery.security.access import is_local
-from edge.errors import ConfigError
-from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
+from heatline.edge.config.addresses import Listen
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.errors import ConfigError
+from heatline.edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 
 
 class OpcuaConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

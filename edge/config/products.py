@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edge.cameras.settings import CameraSettings, Name, Polygon, check_polygons
-from edge.errors import ConfigError
+from heatline.edge.cameras.settings import CameraSettings, Name, Polygon, check_polygons
+from heatline.edge.errors import ConfigError
 
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
 """A finite threshold: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""

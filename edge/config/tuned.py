@@ -16,12 +16,12 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict, replace
 
-from edge.config.engine import EngineConfig, check_engine
-from edge.errors import ConfigError
-from edge.util.atomic_file import replacing
-from edge.util.plain_file import read_toml
-from edge.util.processor import cores, processor
-from edge.util.validation import describe_misfit
+from heatline.edge.config.engine import EngineConfig, check_engine
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.atomic_file import replacing
+from heatline.edge.util.plain_file import read_toml
+from heatline.edge.util.processor import cores, processor
+from heatline.edge.util.validation import describe_misfit
 
 SUFFIX = ".tuned.toml"
 WRITTEN_BY = "heatline bench tune"

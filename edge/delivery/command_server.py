@@ -9,10 +9,10 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from edge.delivery.security.access import Access
-from edge.wire.commands import PROTOCOL, Reply, Request, refusal
-from edge.wire.requests import Refused, to_bytes
+from heatline.edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.wire.commands import PROTOCOL, Reply, Request, refusal
+from heatline.edge.wire.requests import Refused, to_bytes
 
 UNANSWERED_AT_MOST = 1000
 """Requests of all clients together that may wait for their reply."""

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edge.frames import Watermark
-from edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent
+from heatline.edge.frames import Watermark
+from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent
 
 T = TypeVar("T", bound=CountedEvent)
 

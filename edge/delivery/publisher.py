@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import zmq
 
-from edge.delivery.numbering import Numbering
-from edge.delivery.security.access import Access
-from edge.delivery.socket_server import SocketServer
-from edge.delivery.sockets import notice_vanished_peers
-from edge.errors import DeliveryError
-from edge.wire.events import Message, header_of, to_frames
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.socket_server import SocketServer
+from heatline.edge.delivery.sockets import notice_vanished_peers
+from heatline.edge.errors import DeliveryError
+from heatline.edge.wire.events import Message, header_of, to_frames
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any, Generic
 
 import zmq
 
-from edge.delivery.security.access import Access
-from edge.delivery.socket_server import SocketServer
-from edge.delivery.sockets import PARTS_KEPT, receive_frames
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.wire.requests import Protocol, Refused, RequestT, refuse
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.socket_server import SocketServer
+from heatline.edge.delivery.sockets import PARTS_KEPT, receive_frames
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.wire.requests import Protocol, Refused, RequestT, refuse
 
 logger = logging.getLogger(__name__)
 

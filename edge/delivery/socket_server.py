@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import zmq
 
-from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import Authenticator, SocketName
-from edge.delivery.sockets import cannot_bind
-from edge.errors import DeliveryError
-from edge.util.threads import NamedThread
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.authenticator import Authenticator, SocketName
+from heatline.edge.delivery.sockets import cannot_bind
+from heatline.edge.errors import DeliveryError
+from heatline.edge.util.threads import NamedThread
 
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0

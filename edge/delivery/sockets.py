@@ -9,7 +9,7 @@ from pathlib import Path
 
 import zmq
 
-from edge.errors import DeliveryError
+from heatline.edge.errors import DeliveryError
 
 GONE_AFTER_MS = 3000
 PARTS_KEPT = 4

@@ -1,9 +1,9 @@
 """Converts the line's structs to those of the protocol, so that renaming a field inside does not change the wire."""
 
-from edge.cameras.state import CameraState
-from edge.geometry import Region
-from edge.inspection.ledger import Account
-from edge.wire import events
+from heatline.edge.cameras.state import CameraState
+from heatline.edge.geometry import Region
+from heatline.edge.inspection.ledger import Account
+from heatline.edge.wire import events
 
 
 def region_to_wire(region: Region) -> events.Region:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.bundle.manifest import Measure, Reference
-from edge.bundle.reference_picture import ReferencePicture
-from edge.drift.reference import LOWEST_MATCH, ExpectedRange, expected_range
-from edge.drift.sample import PictureSample
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.inspection.verdict import Judgement
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.manifest import Measure, Reference
+from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.drift.reference import LOWEST_MATCH, ExpectedRange, expected_range
+from heatline.edge.drift.sample import PictureSample
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.inspection.verdict import Judgement
 
 OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence"
 """Of frames judged GOOD: the calibration frames are good, and a run of defective parts is no drift."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from edge.bundle.manifest import Measure
-from edge.drift.reference import ExpectedRange
+from heatline.edge.bundle.manifest import Measure
+from heatline.edge.drift.reference import ExpectedRange
 
 
 @dataclass(frozen=True)

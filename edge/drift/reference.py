@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.bundle.manifest import QUANTILES, Measure, Reference
-from edge.bundle.reference_picture import ReferencePicture, Shift, measure_shift
-from edge.drift.sample import PictureSample
-from edge.util.evenly import evenly
+from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
+from heatline.edge.bundle.reference_picture import ReferencePicture, Shift, measure_shift
+from heatline.edge.drift.sample import PictureSample
+from heatline.edge.util.evenly import evenly
 
 FEWEST_FRAMES = 10
 """With fewer frames, their range says little."""

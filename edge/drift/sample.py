@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import Vitals
-from edge.bundle.reference_picture import Grey, reduce, thin
+from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.bundle.reference_picture import Grey, reduce, thin
 
 
 @dataclass(frozen=True, eq=False)

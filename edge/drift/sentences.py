@@ -1,7 +1,7 @@
 """Describes drift to people: what changed, from what to what, what it usually means, and what to do."""
 
-from edge.bundle.manifest import Measure
-from edge.drift.monitor import Reading
+from heatline.edge.bundle.manifest import Measure
+from heatline.edge.drift.monitor import Reading
 
 LOWER, HIGHER = 0, 1
 WHAT: dict[Measure, tuple[str, str]] = {

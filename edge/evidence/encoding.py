@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.evidence.entry import EvidenceEntry, encode_entry, entry_of
-from edge.evidence.store import ENTRY, FRAME, HEATMAP, room_of
-from edge.heatmap_picture import ColourScale, png
-from edge.pictures.picture import Picture
+from heatline.edge.evidence.entry import EvidenceEntry, encode_entry, entry_of
+from heatline.edge.evidence.store import ENTRY, FRAME, HEATMAP, room_of
+from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.pictures.picture import Picture
 
 PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),

@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.pictures.picture import Evidence, Picture
-from edge.wire.events import HeatmapPng, VerdictEvent
+from heatline.edge.errors import InputError
+from heatline.edge.pictures.picture import Evidence, Picture
+from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 
 SCHEMA_VERSION = 1
 """Counts up when a reader of the version before could misread an entry."""

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from edge.review.review import Review, Truth
-from edge.wire.events import VerdictEvent
-from edge.wire.marks import MarkKind
+from heatline.edge.review.review import Review, Truth
+from heatline.edge.wire.events import VerdictEvent
+from heatline.edge.wire.marks import MarkKind
 
 MANIFEST = "manifest.jsonl"
 

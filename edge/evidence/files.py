@@ -4,11 +4,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from edge.errors import DeliveryError
-from edge.util.atomic_file import sync_folder
-from edge.util.file_lock import open_locked
-from edge.util.group_folder import FILE_MODE
-from edge.util.plain_file import open_plain
+from heatline.edge.errors import DeliveryError
+from heatline.edge.util.atomic_file import sync_folder
+from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.group_folder import FILE_MODE
+from heatline.edge.util.plain_file import open_plain
 
 HALF_WRITTEN = ".new"
 """Ending of a file that gets its name when it is complete."""

@@ -14,18 +14,18 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import InputError
-from edge.evidence.encoding import EncodedEntry, encode_picture
-from edge.evidence.entry import day_of, decode_entry, require_picture
-from edge.evidence.files import HALF_WRITTEN, write_whole
-from edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
-from edge.evidence.store import ENTRY, FRAME, HEATMAP
-from edge.evidence.writer import EvidenceWriter
-from edge.pictures.picture import Picture
-from edge.util.group_folder import make_folder
-from edge.util.os_errors import writing
-from edge.util.plain_file import read_plain
-from edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.encoding import EncodedEntry, encode_picture
+from heatline.edge.evidence.entry import day_of, decode_entry, require_picture
+from heatline.edge.evidence.files import HALF_WRITTEN, write_whole
+from heatline.edge.evidence.retention import MIB, Limits, NoRoomError, lacking_bytes
+from heatline.edge.evidence.store import ENTRY, FRAME, HEATMAP
+from heatline.edge.evidence.writer import EvidenceWriter
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.util.group_folder import make_folder
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import contextlib
 import logging
 from pathlib import Path
 
-from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.reader import JournalReader, Page
-from edge.errors import JournalError, MessageError
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.wire.events import ReviewEvent, event_from
+from heatline.edge.delivery.journal.errors import JournalDamagedError
+from heatline.edge.delivery.journal.reader import JournalReader, Page
+from heatline.edge.errors import JournalError, MessageError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.wire.events import ReviewEvent, event_from
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from edge.config import EvidenceConfig, LineConfig
-from edge.errors import ConfigError, InputError
-from edge.evidence.files import hold
-from edge.evidence.retention import MIB, Limits, Retention, require_room
-from edge.util.os_errors import require_writable, writing
+from heatline.edge.config import EvidenceConfig, LineConfig
+from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.evidence.files import hold
+from heatline.edge.evidence.retention import MIB, Limits, Retention, require_room
+from heatline.edge.util.os_errors import require_writable, writing
 
 FOLDER = "evidence"
 

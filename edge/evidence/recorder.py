@@ -1,4 +1,4 @@
-"""Stores the pictures of a running line and people's marks: `python -m edge.evidence.recorder FILE`, the line's file.
+"""Stores pictures and marks of a running line: `python -m heatline.edge.evidence.recorder FILE`, the line's file.
 
 The line starts this process with the lowest priority. It may be killed at any moment. If the disk is slow, it takes
 fewer pictures, and the line skips and counts others. Once the line has ended, it stores the pictures that wait.
@@ -19,24 +19,24 @@ from typing import Protocol, Self
 import cv2
 import msgspec
 
-from edge.config import load_config
-from edge.errors import DeliveryError, HeatlineError
-from edge.evidence.inbox import Inbox
-from edge.evidence.journal_marks import JournalMarks
-from edge.evidence.place import evidence_folder, limits_of
-from edge.evidence.writer import EvidenceWriter
-from edge.pictures.channel import MOST_SLOTS
-from edge.pictures.client import PictureClient
-from edge.pictures.picture import Picture
-from edge.pictures.place import picture_socket
-from edge.util.processor import yield_processor
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.systemd import state_folder
-from edge.util.text import utf8_safe
-from edge.util.threads import NamedThread, waits_for_processor
-from edge.wire.events import EvidenceState
+from heatline.edge.config import load_config
+from heatline.edge.errors import DeliveryError, HeatlineError
+from heatline.edge.evidence.inbox import Inbox
+from heatline.edge.evidence.journal_marks import JournalMarks
+from heatline.edge.evidence.place import evidence_folder, limits_of
+from heatline.edge.evidence.writer import EvidenceWriter
+from heatline.edge.pictures.channel import MOST_SLOTS
+from heatline.edge.pictures.client import PictureClient
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.util.processor import yield_processor
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.systemd import state_folder
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.util.threads import NamedThread, waits_for_processor
+from heatline.edge.wire.events import EvidenceState
 
-logger = logging.getLogger("edge.evidence.recorder")  # this module is __main__
+logger = logging.getLogger("heatline.edge.evidence.recorder")  # this module is __main__
 
 SLOTS = MOST_SLOTS
 """Pictures that wait here, so that defects in a row are stored. Only as much memory is in use as pictures have waited

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.errors import InputError
-from edge.evidence.entry import day_of
-from edge.evidence.store import ENTRY, FRAME, HEATMAP, REVIEW, EvidenceStore, StoredEntry, scan_day
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import day_of
+from heatline.edge.evidence.store import ENTRY, FRAME, HEATMAP, REVIEW, EvidenceStore, StoredEntry, scan_day
 
 MIB = 1 << 20
 DAY_NS = 86_400 * 10**9

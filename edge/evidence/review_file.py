@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from edge.errors import InputError
-from edge.wire.events import ReviewEvent
+from heatline.edge.errors import InputError
+from heatline.edge.wire.events import ReviewEvent
 
 SCHEMA_VERSION = 1
 """Counts up when a reader of the version before could misread the file."""

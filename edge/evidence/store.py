@@ -7,13 +7,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from edge.errors import InputError
-from edge.evidence import review_file
-from edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
-from edge.evidence.review_file import decode_reviews
-from edge.review.review import Review, combine
-from edge.util.plain_file import read_plain
-from edge.wire.events import ReviewEvent, Verdict
+from heatline.edge.errors import InputError
+from heatline.edge.evidence import review_file
+from heatline.edge.evidence.entry import LARGEST_BYTES, EvidenceEntry, decode_entry, is_day, is_picture, require_picture
+from heatline.edge.evidence.review_file import decode_reviews
+from heatline.edge.review.review import Review, combine
+from heatline.edge.util.plain_file import read_plain
+from heatline.edge.wire.events import ReviewEvent, Verdict
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -4,17 +4,17 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from edge.errors import InputError
-from edge.evidence.entry import day_of
-from edge.evidence.files import HALF_WRITTEN, write_whole
-from edge.evidence.retention import Retention
-from edge.evidence.review_file import LARGEST_BYTES, decode_reviews, encode_reviews, merge_reviews
-from edge.evidence.store import ENTRY, REVIEW
-from edge.review.review import combine
-from edge.util.plain_file import read_plain
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.wire.events import ReviewEvent
-from edge.wire.marks import Mark
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import day_of
+from heatline.edge.evidence.files import HALF_WRITTEN, write_whole
+from heatline.edge.evidence.retention import Retention
+from heatline.edge.evidence.review_file import LARGEST_BYTES, decode_reviews, encode_reviews, merge_reviews
+from heatline.edge.evidence.store import ENTRY, REVIEW
+from heatline.edge.review.review import combine
+from heatline.edge.util.plain_file import read_plain
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.wire.marks import Mark
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import Self
 
 from msgspec.structs import replace
 
-from edge.delivery.journal.wall_clock import WallClock
-from edge.errors import InputError
-from edge.evidence.encoding import EncodedEntry, encode_picture
-from edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
-from edge.evidence.files import HALF_WRITTEN, hold, write_synced, write_whole
-from edge.evidence.retention import Limits, Retention, delete_entry
-from edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
-from edge.evidence.stored_marks import StoredMarks
-from edge.pictures.picture import Picture
-from edge.util.group_folder import make_folder
-from edge.util.os_errors import writing
+from heatline.edge.delivery.journal.wall_clock import WallClock
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.encoding import EncodedEntry, encode_picture
+from heatline.edge.evidence.entry import EvidenceEntry, day_of, encode_entry, is_day, is_picture, require_picture
+from heatline.edge.evidence.files import HALF_WRITTEN, hold, write_synced, write_whole
+from heatline.edge.evidence.retention import Limits, Retention, delete_entry
+from heatline.edge.evidence.store import ENDINGS, ENTRY, REVIEW, EvidenceStore, StoredEntry
+from heatline.edge.evidence.stored_marks import StoredMarks
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.util.group_folder import make_folder
+from heatline.edge.util.os_errors import writing
 
 
 class EvidenceWriter:

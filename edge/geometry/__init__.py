@@ -1,8 +1,8 @@
 """Tiles of a frame, the heatmap that their maps form, and the defect regions in it."""
 
-from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
-from edge.geometry.regions import Region, find_regions
-from edge.geometry.stitching import Stitcher
-from edge.geometry.tiling import TileGrid
+from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.geometry.regions import Region, find_regions
+from heatline.edge.geometry.stitching import Stitcher
+from heatline.edge.geometry.tiling import TileGrid
 
 __all__ = ["WHOLE_FRAME", "Region", "RegionOfInterest", "Stitcher", "TileGrid", "find_regions"]

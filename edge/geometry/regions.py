@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry.stitching import Stitcher
+from heatline.edge.geometry.stitching import Stitcher
 
 
 class Region(msgspec.Struct, frozen=True):

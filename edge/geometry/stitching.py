@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import GeometryError
-from edge.geometry.tiling import TileGrid
+from heatline.edge.errors import GeometryError
+from heatline.edge.geometry.tiling import TileGrid
 
 HEATMAP_CELL_PX = 4
 BAND_CELLS = 32

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import GeometryError
-from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.errors import GeometryError
+from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 
 TILE_PX = 224
 OVERLAP_PX = 2

@@ -5,18 +5,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.settings import CameraSettings, GenicamSettings
-from edge.cameras.state import CameraAlarm
-from edge.cameras.supervisor import SupervisedCamera
-from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
-from edge.frames import BadFrame, Frame
-from edge.geometry import WHOLE_FRAME, TileGrid
-from edge.grab.pictures import PictureWriter, draw_region
-from edge.grab.report import Area, Grabbed
-from edge.grab.tally import FrameTally
-from edge.util.text import format_count
+from heatline.edge.cameras.base import EndOfFrames, Opened
+from heatline.edge.cameras.settings import CameraSettings, GenicamSettings
+from heatline.edge.cameras.state import CameraAlarm
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.geometry import WHOLE_FRAME, TileGrid
+from heatline.edge.grab.pictures import PictureWriter, draw_region
+from heatline.edge.grab.report import Area, Grabbed
+from heatline.edge.grab.tally import FrameTally
+from heatline.edge.util.text import format_count
 
 TRIGGER_AGAIN_SECONDS = 0.25
 """Time to wait after a trigger that brought no frame."""

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry import TileGrid
-from edge.heatmap_picture import png
-from edge.util.os_errors import writing
+from heatline.edge.geometry import TileGrid
+from heatline.edge.heatmap_picture import png
+from heatline.edge.util.os_errors import writing
 
 MAX_WAITING_BYTES = 512 << 20
 """Limit of the pictures that wait to be written, all cameras together."""

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from edge.cameras.settings import Trigger
-from edge.colour import PixelFormat
+from heatline.edge.cameras.settings import Trigger
+from heatline.edge.colour import PixelFormat
 
 
 class Clock(msgspec.Struct, frozen=True):

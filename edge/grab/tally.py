@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.cameras.settings import CameraSettings
-from edge.colour import PixelFormat
-from edge.frames import BadFrame, Frame, Stamp
-from edge.grab.report import Clock, Format, Loss
-from edge.inspection.frame_rule import FrameRule
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.colour import PixelFormat
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.grab.report import Clock, Format, Loss
+from heatline.edge.inspection.frame_rule import FrameRule
 
 
 class Arrivals:

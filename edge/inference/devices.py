@@ -8,8 +8,8 @@ from functools import cache
 
 import openvino as ov
 
-from edge.errors import EngineError, PrecisionError
-from edge.inference.engine import PROCESSOR
+from heatline.edge.errors import EngineError, PrecisionError
+from heatline.edge.inference.engine import PROCESSOR
 
 _SS_DISABLE = 2
 

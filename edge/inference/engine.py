@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import EngineError
+from heatline.edge.errors import EngineError
 
 EngineKind = Literal["openvino", "onnxruntime"]
 Precision = Literal["f32", "bf16", "int8"]

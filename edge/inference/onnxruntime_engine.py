@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edge.errors import EngineError
-from edge.inference.engine import FEATURES, ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
+from heatline.edge.errors import EngineError
+from heatline.edge.inference.engine import FEATURES, ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
 
 
 class OnnxRuntimeEngine(Engine):

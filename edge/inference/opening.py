@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge.errors import EngineError
-from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Precision
+from heatline.edge.errors import EngineError
+from heatline.edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Precision
 
 PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
 """The precisions of each kind of engine, if the processor has them."""
@@ -40,7 +40,7 @@ def open_engine(
     require_device(kind, device)
     if kind == "openvino":
         try:
-            from edge.inference.openvino_engine import OpenVinoEngine
+            from heatline.edge.inference.openvino_engine import OpenVinoEngine
         except Exception as error:  # when imported, openvino looks for a home directory, among other things
             raise EngineError(
                 f"OpenVINO cannot be imported ({error}); mend its installation (it needs HOME to be set) or choose "
@@ -59,7 +59,7 @@ def open_engine(
             batch=batch,
             cache=cache,
         )
-    from edge.inference.onnxruntime_engine import OnnxRuntimeEngine
+    from heatline.edge.inference.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder, tile_px, threads=threads, batch=batch)
 

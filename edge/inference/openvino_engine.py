@@ -15,9 +15,9 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edge.errors import EngineError, last_line
-from edge.inference.devices import require_bf16, require_device, settings_on, shared_core
-from edge.inference.engine import (
+from heatline.edge.errors import EngineError, last_line
+from heatline.edge.inference.devices import require_bf16, require_device, settings_on, shared_core
+from heatline.edge.inference.engine import (
     ABANDONED_REQUESTS,
     ANSWER_WITHIN_SECONDS,
     FEATURES,

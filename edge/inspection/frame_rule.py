@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from edge.colour import PixelFormat
-from edge.frames import BadFrame, Frame
+from heatline.edge.colour import PixelFormat
+from heatline.edge.frames import BadFrame, Frame
 
 FrameSize = tuple[int, int] | Literal["first", "any"]
 FrameFormat = PixelFormat | Literal["first", "any"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from edge.cameras.settings import Policy
+from heatline.edge.cameras.settings import Policy
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge.frames import Stamp, Watermark
-from edge.inspection.ledger import Ledger
-from edge.util.slot_file import SlotFile, read_slots
+from heatline.edge.frames import Stamp, Watermark
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)
 

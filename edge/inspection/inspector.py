@@ -10,17 +10,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Calibration
-from edge.bundle.appearance import Appearance
-from edge.bundle.manifest import Grid, Map
-from edge.bundle.plausibility import Plausibility
-from edge.colour import to_rgb
-from edge.errors import EngineError
-from edge.frames import Frame
-from edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
-from edge.inference import Engine
-from edge.inference.engine import ANSWER_WITHIN_SECONDS
-from edge.inspection.verdict import Judgement, Thresholds, judge
+from heatline.edge.bundle import Calibration
+from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle.manifest import Grid, Map
+from heatline.edge.bundle.plausibility import Plausibility
+from heatline.edge.colour import to_rgb
+from heatline.edge.errors import EngineError
+from heatline.edge.frames import Frame
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
+from heatline.edge.inference import Engine
+from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
+from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 
 WAIT_STEP_SECONDS = 0.5
 STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edge.frames import Frame, Stamp
-from edge.inspection.setup import Setup
-from edge.inspection.verdict import Judgement
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.verdict import Judgement
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from edge.cameras.base import EndOfFrames
-from edge.errors import EngineError, GeometryError, InputError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.geometry.region_of_interest import WHOLE_FRAME
-from edge.inference import Engine
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.handoff import Handoff, Lane
-from edge.inspection.in_flight_log import InFlightLog
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome, Unjudged, outcome_of
-from edge.inspection.reorder_buffer import ReorderBuffer
-from edge.inspection.setup import Setup
-from edge.util.threads import NamedThread
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.errors import EngineError, GeometryError, InputError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.geometry.region_of_interest import WHOLE_FRAME
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.inspection.handoff import Handoff, Lane
+from heatline.edge.inspection.in_flight_log import InFlightLog
+from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
+from heatline.edge.inspection.reorder_buffer import ReorderBuffer
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ PROBE_GREY = 128
 
 
 class Source(Protocol):
-    """A source of one camera's frames, such as `edge.cameras.supervisor`."""
+    """A source of one camera's frames, such as `heatline.edge.cameras.supervisor`."""
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         """Return the next frame, or a `BadFrame` for frames that are lost; None if none came in time.

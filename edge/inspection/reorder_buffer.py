@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edge.frames import Stamp
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.setup import Setup
+from heatline.edge.frames import Stamp
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.setup import Setup
 
 UNJUDGED_WITH_PIXELS = 2
 """How many frames of a camera may wait here with their pixels and without a judgement: nothing else bounds them."""

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from edge.bundle import Bundle, VerifiedEngine
-from edge.bundle.trusted import Signer
-from edge.drift.camera import DriftSetup
-from edge.geometry.region_of_interest import RegionOfInterest
-from edge.heatmap_picture import ColourScale
-from edge.inspection.inspector import Inspector
+from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.bundle.trusted import Signer
+from heatline.edge.drift.camera import DriftSetup
+from heatline.edge.geometry.region_of_interest import RegionOfInterest
+from heatline.edge.heatmap_picture import ColourScale
+from heatline.edge.inspection.inspector import Inspector
 
 Heatmaps = Literal["never", "defect", "always"]
 """For which verdicts the event carries the heatmap."""

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.areas import Area
-from edge.bundle.manifest import Calibration
-from edge.geometry import Region, Stitcher, find_regions
+from heatline.edge.bundle.areas import Area
+from heatline.edge.bundle.manifest import Calibration
+from heatline.edge.geometry import Region, Stitcher, find_regions
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
 

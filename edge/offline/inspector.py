@@ -11,18 +11,18 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, VerifiedEngine
-from edge.colour import PIXEL_FORMATS, PixelFormat
-from edge.delivery.numbering import Count
-from edge.errors import EngineError, InputError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.images import list_images, read_image
-from edge.inspection.inspector import Inspector, PendingFrame
-from edge.inspection.outcome import Outcome, Unjudged, outcome_of
-from edge.inspection.setup import Setup
-from edge.offline.result import InspectionResult
-from edge.service.events import verdict_message
-from edge.wire.events import BundleName, VerdictEvent
+from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.colour import PIXEL_FORMATS, PixelFormat
+from heatline.edge.delivery.numbering import Count
+from heatline.edge.errors import EngineError, InputError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.images import list_images, read_image
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.offline.result import InspectionResult
+from heatline.edge.service.events import verdict_message
+from heatline.edge.wire.events import BundleName, VerdictEvent
 
 Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | str | os.PathLike[str]
 """An array of pixels, or the path of a picture."""

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.colour import to_rgb
-from edge.errors import InputError
-from edge.frames import Frame
-from edge.heatmap_picture import ColourScale, outline_foreign, overlay
-from edge.inspection.verdict import Judgement
-from edge.wire.events import Region, Verdict, VerdictEvent
+from heatline.edge.colour import to_rgb
+from heatline.edge.errors import InputError
+from heatline.edge.frames import Frame
+from heatline.edge.heatmap_picture import ColourScale, outline_foreign, overlay
+from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.wire.events import Region, Verdict, VerdictEvent
 
 LARGEST_SHOWN_PX = 800
 """Longer side of the picture that a notebook shows."""

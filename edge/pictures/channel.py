@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from edge.wire.events import EvidenceState
-from edge.wire.marks import Mark
+from heatline.edge.wire.events import EvidenceState
+from heatline.edge.wire.marks import Mark
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 1 << 16

@@ -11,8 +11,8 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from edge.errors import DeliveryError
-from edge.pictures.channel import (
+from heatline.edge.errors import DeliveryError
+from heatline.edge.pictures.channel import (
     MAX_MESSAGE_BYTES,
     VERSION,
     AddMark,
@@ -29,10 +29,10 @@ from edge.pictures.channel import (
     encode,
     peer_uid,
 )
-from edge.pictures.picture import Evidence, Picture, TileScores
-from edge.util.ring import RingReader
-from edge.wire.events import EvidenceState, VerdictEvent
-from edge.wire.marks import Mark
+from heatline.edge.pictures.picture import Evidence, Picture, TileScores
+from heatline.edge.util.ring import RingReader
+from heatline.edge.wire.events import EvidenceState, VerdictEvent
+from heatline.edge.wire.marks import Mark
 
 _decode_event = msgspec.json.Decoder(VerdictEvent).decode
 

@@ -24,11 +24,11 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from edge.colour import to_rgb
-from edge.errors import DeliveryError, InputError
-from edge.frames import Frame
-from edge.inspection.outcome import Outcome
-from edge.pictures.channel import (
+from heatline.edge.colour import to_rgb
+from heatline.edge.errors import DeliveryError, InputError
+from heatline.edge.frames import Frame
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.pictures.channel import (
     MAX_MESSAGE_BYTES,
     VERSION,
     AddMark,
@@ -46,13 +46,13 @@ from edge.pictures.channel import (
     encode,
     peer_uid,
 )
-from edge.pictures.place import make_private
-from edge.util.rate_limited_log import RateLimit
-from edge.util.ring import RingWriter
-from edge.util.text import format_count
-from edge.util.threads import NamedThread
-from edge.wire.events import EvidenceState, VerdictEvent, header_of
-from edge.wire.marks import Mark
+from heatline.edge.pictures.place import make_private
+from heatline.edge.util.rate_limited_log import RateLimit
+from heatline.edge.util.ring import RingWriter
+from heatline.edge.util.text import format_count
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import EvidenceState, VerdictEvent, header_of
+from heatline.edge.wire.marks import Mark
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.inspection.verdict import TileScores
-from edge.wire.events import HeatmapPng, VerdictEvent
+from heatline.edge.inspection.verdict import TileScores
+from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 
 __all__ = ["Evidence", "Picture", "TileScores"]
 

@@ -6,8 +6,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from edge.errors import DeliveryError
-from edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
+from heatline.edge.errors import DeliveryError
+from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
 
 SOCKET_NAME = "pictures"
 LONGEST_STEM = 40

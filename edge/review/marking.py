@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.errors import InputError
-from edge.util.text import format_count
-from edge.wire.events import VerdictEvent
-from edge.wire.marks import MOST_POINTS, Mark, MarkKind
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import VerdictEvent
+from heatline.edge.wire.marks import MOST_POINTS, Mark, MarkKind
 
 LONGEST_NAME = 64
 """Characters of a reviewer's name."""

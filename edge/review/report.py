@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from edge.calibration.binomial import interval
-from edge.delivery.journal.reader import JournalReader
-from edge.evidence.entry import EvidenceEntry, day_of
-from edge.evidence.store import EvidenceStore
-from edge.review.review import Review
-from edge.wire.events import SCHEMA_VERSION, Verdict
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.evidence.entry import EvidenceEntry, day_of
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.review.review import Review
+from heatline.edge.wire.events import SCHEMA_VERSION, Verdict
 
 _ROUNDING = 1e-9
 Key = tuple[str, str]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.wire.events import ReviewEvent
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.wire.marks import Mark, MarkKind
 
 Truth = Literal["good", "defective"]
 

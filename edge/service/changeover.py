@@ -10,19 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from edge.config import LineConfig, load_config
-from edge.delivery.command_server import Answer
-from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
-from edge.service.events import bundle_name
-from edge.service.line import Line
-from edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
-from edge.service.product_memory import ProductMemory
-from edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
-from edge.util.systemd import notify, notify_reloading
-from edge.util.text import utf8_safe
-from edge.util.threads import NamedThread
-from edge.wire import commands
-from edge.wire.events import Change
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.delivery.command_server import Answer
+from heatline.edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
+from heatline.edge.service.events import bundle_name
+from heatline.edge.service.line import Line
+from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, describe_setup, prepare
+from heatline.edge.service.product_memory import ProductMemory
+from heatline.edge.service.reconfigure import reconfigure, require_exchangeable, require_reversible
+from heatline.edge.util.systemd import notify, notify_reloading
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire import commands
+from heatline.edge.wire.events import Change
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Runs a module as a child of the line: `python -m edge.service.child LINE_PID MODULE ARGUMENT...`.
+"""Runs a module as a child of the line: `python -m heatline.edge.service.child LINE_PID MODULE ARGUMENT...`.
 
 The kernel kills the child when the line ends, however it ends. The child starts with a low priority, and has the lowest
 from `yield_processor` on, so that inspection has the processor first. If memory is short, the kernel kills the child
@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from edge.util.processor import yield_processor
+from heatline.edge.util.processor import yield_processor
 
 STARTING_PRIORITY = 5
 """About a quarter of a core that inspection keeps busy. With the lowest, 0.5 s of imports took 38 s there."""

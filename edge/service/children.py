@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from edge.config import LineConfig
-from edge.pictures.feed import PictureFeed
-from edge.util.threads import NamedThread
-from edge.wire.events import EvidenceState, WebState
+from heatline.edge.config import LineConfig
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import EvidenceState, WebState
 
 logger = logging.getLogger(__name__)
 
-RECORDER_MODULE, WEB_MODULE = "edge.evidence.recorder", "edge.view.server"
+RECORDER_MODULE, WEB_MODULE = "heatline.edge.evidence.recorder", "heatline.edge.view.server"
 WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 """Variables of systemd that are meant for the line's own process."""
 FIRST_PAUSE_SECONDS = 0.5
@@ -90,7 +90,7 @@ class Child:
         try:
             self.process = subprocess.Popen(
                 # -P: import nothing from the working directory.
-                [sys.executable, "-P", "-m", "edge.service.child", str(os.getpid()), *self._command],
+                [sys.executable, "-P", "-m", "heatline.edge.service.child", str(os.getpid()), *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.__stderr__,
                 env={name: value for name, value in os.environ.items() if name not in WITHHELD_VARIABLES},

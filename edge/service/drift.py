@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge.bundle.manifest import Measure
-from edge.colour import to_rgb
-from edge.drift.camera import CameraReference
-from edge.drift.monitor import DriftMonitor, Reading
-from edge.drift.sentences import describe_drift
-from edge.inspection.outcome import Outcome
-from edge.inspection.setup import Setup
-from edge.wire.events import DriftReading
+from heatline.edge.bundle.manifest import Measure
+from heatline.edge.colour import to_rgb
+from heatline.edge.drift.camera import CameraReference
+from heatline.edge.drift.monitor import DriftMonitor, Reading
+from heatline.edge.drift.sentences import describe_drift
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.wire.events import DriftReading
 
 logger = logging.getLogger(__name__)
 

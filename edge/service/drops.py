@@ -5,10 +5,10 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 
-from edge.inspection.ledger import Account
-from edge.inspection.outcome import Outcome
-from edge.util.rate_limited_log import RateLimit
-from edge.util.text import format_count, on_one_line
+from heatline.edge.inspection.ledger import Account
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.util.rate_limited_log import RateLimit
+from heatline.edge.util.text import format_count, on_one_line
 
 logger = logging.getLogger(__name__)
 

@@ -6,23 +6,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.publisher import Publisher
-from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
-from edge.drift.monitor import Reading
-from edge.errors import DeliveryError
-from edge.frames import Stamp
-from edge.heatmap_picture import png as to_png
-from edge.inspection.in_flight_log import InFlightLog
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.setup import Setup
-from edge.inspection.verdict import Judgement
-from edge.service.drops import ImplausibleLog
-from edge.service.readiness import Heartbeat
-from edge.service.recovery import Unjournalled
-from edge.util.text import format_count, utf8_safe
-from edge.wire.events import (
+from heatline.edge.cameras.state import CameraAlarm, CameraState
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
+from heatline.edge.drift.monitor import Reading
+from heatline.edge.errors import DeliveryError
+from heatline.edge.frames import Stamp
+from heatline.edge.heatmap_picture import png as to_png
+from heatline.edge.inspection.in_flight_log import InFlightLog
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.service.drops import ImplausibleLog
+from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.service.recovery import Unjournalled
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
     Change,
@@ -44,7 +44,7 @@ from edge.wire.events import (
     VerdictEvent,
     WebState,
 )
-from edge.wire.marks import Mark
+from heatline.edge.wire.marks import Mark
 
 NOT_NUMBERED = 0
 

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.config import JournalConfig
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal_writer import JournalWriter
-from edge.delivery.numbering import Numbering
-from edge.delivery.security.access import Access
+from heatline.edge.config import JournalConfig
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.security.access import Access
 
 logger = logging.getLogger(__name__)
 

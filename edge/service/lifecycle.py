@@ -11,31 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from edge.config import LineConfig
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.access import Access
-from edge.errors import DeliveryError, EngineError
-from edge.evidence.place import evidence_folder
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.pipeline import Pipeline
-from edge.pictures.feed import PictureFeed
-from edge.pictures.place import picture_socket
-from edge.service.changeover import Changeover
-from edge.service.children import Children
-from edge.service.drift import LineDrift
-from edge.service.events import EventEmitter
-from edge.service.journal import open_journal
-from edge.service.line import Line, open_cameras, pipeline_cameras, require_distinct
-from edge.service.loading import PreparedSetup, describe_setup, prepare
-from edge.service.product_memory import ProductMemory
-from edge.service.readiness import Heartbeat
-from edge.service.recovery import find_unjournalled, lock_folder, recover
-from edge.service.requests import RequestDesk, serve_requests
-from edge.service.status import StatusMonitor
-from edge.util.systemd import notify, notify_starting, publish_address, state_folder
-from edge.util.text import utf8_safe
+from heatline.edge.config import LineConfig
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.errors import DeliveryError, EngineError
+from heatline.edge.evidence.place import evidence_folder
+from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.pipeline import Pipeline
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.service.changeover import Changeover
+from heatline.edge.service.children import Children
+from heatline.edge.service.drift import LineDrift
+from heatline.edge.service.events import EventEmitter
+from heatline.edge.service.journal import open_journal
+from heatline.edge.service.line import Line, open_cameras, pipeline_cameras, require_distinct
+from heatline.edge.service.loading import PreparedSetup, describe_setup, prepare
+from heatline.edge.service.product_memory import ProductMemory
+from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.service.recovery import find_unjournalled, lock_folder, recover
+from heatline.edge.service.requests import RequestDesk, serve_requests
+from heatline.edge.service.status import StatusMonitor
+from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder
+from heatline.edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)
 

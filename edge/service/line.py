@@ -12,25 +12,25 @@ from pathlib import Path
 
 import zmq
 
-from edge.cameras.base import Opened
-from edge.cameras.settings import CameraSettings
-from edge.cameras.state import CameraAlarm
-from edge.cameras.supervisor import SupervisedCamera
-from edge.delivery.numbering import Numbering
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.access import Access
-from edge.delivery.sockets import bind, cannot_bind
-from edge.errors import CameraError, ConfigError, Faults
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.handoff import Lane
-from edge.inspection.in_flight_log import InFlightLog
-from edge.inspection.ledger import Ledger
-from edge.inspection.pipeline import Camera, Pipeline
-from edge.service.children import Children
-from edge.service.drift import LineDrift
-from edge.service.events import EventEmitter
-from edge.service.readiness import Heartbeat
-from edge.util.systemd import RUNTIME_FOLDERS
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.state import CameraAlarm
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.sockets import bind, cannot_bind
+from heatline.edge.errors import CameraError, ConfigError, Faults
+from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.inspection.handoff import Lane
+from heatline.edge.inspection.in_flight_log import InFlightLog
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.pipeline import Camera, Pipeline
+from heatline.edge.service.children import Children
+from heatline.edge.service.drift import LineDrift
+from heatline.edge.service.events import EventEmitter
+from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.util.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05

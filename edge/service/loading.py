@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
-from edge.bundle.plausibility import Plausibility
-from edge.bundle.trusted import describe_signer, require_trusted, signer_of
-from edge.config import LineConfig
-from edge.config.engine import EngineConfig
-from edge.config.tuned import EngineSelection
-from edge.drift.camera import DriftSetup, references_of
-from edge.errors import ConfigError, HeatlineError
-from edge.geometry import RegionOfInterest
-from edge.inspection.inspector import Inspector
-from edge.inspection.setup import EngineUses, Setup
-from edge.inspection.verdict import Thresholds
-from edge.util.systemd import cache_folder
-from edge.util.threads import NamedThread, threads_named
+from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
+from heatline.edge.bundle.plausibility import Plausibility
+from heatline.edge.bundle.trusted import describe_signer, require_trusted, signer_of
+from heatline.edge.config import LineConfig
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.config.tuned import EngineSelection
+from heatline.edge.drift.camera import DriftSetup, references_of
+from heatline.edge.errors import ConfigError, HeatlineError
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.setup import EngineUses, Setup
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.systemd import cache_folder
+from heatline.edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)
 

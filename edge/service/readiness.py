@@ -5,8 +5,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from edge.cameras.state import CameraState
-from edge.wire.events import Handshake, HandshakeState, State
+from heatline.edge.cameras.state import CameraState
+from heatline.edge.wire.events import Handshake, HandshakeState, State
 
 STALLED_AFTER_SECONDS = 5.0
 """The line is stalled if the last stage had no output for so long."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from msgspec.structs import asdict
 
-from edge.cameras.settings import CameraSettings
-from edge.cameras.supervisor import SupervisedCamera
-from edge.config import LineConfig
-from edge.config.products import SET_IN_THE_CAMERA
-from edge.errors import CameraError, ConfigError
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.config import LineConfig
+from heatline.edge.config.products import SET_IN_THE_CAMERA
+from heatline.edge.errors import CameraError, ConfigError
 
 EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
 """Keys of cameras that can change without a restart."""

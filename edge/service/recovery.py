@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.errors import DeliveryError
-from edge.frames import Watermark
-from edge.inspection.in_flight_log import InFlightLog, PreviousRun
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.util.file_lock import open_locked
-from edge.util.text import utf8_safe
+from heatline.edge.errors import DeliveryError
+from heatline.edge.frames import Watermark
+from heatline.edge.inspection.in_flight_log import InFlightLog, PreviousRun
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)
 

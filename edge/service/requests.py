@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-from edge.cameras.supervisor import SupervisedCamera
-from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.delivery.command_server import Answer, CommandServer
-from edge.delivery.security.access import Access
-from edge.util.text import utf8_safe
-from edge.wire import commands
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.delivery.command_server import Answer, CommandServer
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.wire import commands
 
 
 @contextlib.contextmanager

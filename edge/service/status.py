@@ -4,13 +4,13 @@ through all stages while no frame comes.
 
 import time
 
-from edge.service.changeover import Changeover
-from edge.service.drops import DropMonitor
-from edge.service.line import Line
-from edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
-from edge.util.systemd import notify
-from edge.util.text import format_count
-from edge.wire.events import EvidenceState, State, WebState
+from heatline.edge.service.changeover import Changeover
+from heatline.edge.service.drops import DropMonitor
+from heatline.edge.service.line import Line
+from heatline.edge.service.readiness import Condition, Reason, describe_reasons, make_handshake
+from heatline.edge.util.systemd import notify
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import EvidenceState, State, WebState
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0

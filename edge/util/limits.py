@@ -3,7 +3,7 @@
 import contextlib
 import resource
 
-from edge.errors import ConfigError
+from heatline.edge.errors import ConfigError
 
 FILES = 65536
 LEAST_FILES = 256

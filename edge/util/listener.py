@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.errors import DeliveryError
-from edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.errors import DeliveryError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 

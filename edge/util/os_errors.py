@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.errors import HeatlineError, InputError
+from heatline.edge.errors import HeatlineError, InputError
 
 
 @contextlib.contextmanager

@@ -16,11 +16,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from edge.delivery.security.access import is_local
-from edge.errors import AccessError
-from edge.key_files import NOT_ITS_OWNERS_ALONE
-from edge.util.plain_file import open_plain
-from edge.view.responses import error
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import NOT_ITS_OWNERS_ALONE
+from heatline.edge.util.plain_file import open_plain
+from heatline.edge.view.responses import error
 
 OPEN_PATHS = "/login", "/healthz"
 """Answered without a token."""

@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge.errors import HeatlineError
-from edge.view.held_picture import Cell, Tile
-from edge.view.marks import Marks
-from edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
-from edge.view.metrics import Metrics
-from edge.view.pictures import Found, Pictures
-from edge.view.queue import MOST_QUEUED, ReviewQueue
-from edge.view.responses import error, json
-from edge.view.reviews import ReviewState
-from edge.view.state import State
-from edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+from heatline.edge.errors import HeatlineError
+from heatline.edge.view.held_picture import Cell, Tile
+from heatline.edge.view.marks import Marks
+from heatline.edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.view.pictures import Found, Pictures
+from heatline.edge.view.queue import MOST_QUEUED, ReviewQueue
+from heatline.edge.view.responses import error, json
+from heatline.edge.view.reviews import ReviewState
+from heatline.edge.view.state import State
+from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]

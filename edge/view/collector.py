@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.journal.errors import JournalMissingError
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import DeliveryError, JournalError, MessageError
-from edge.pictures.client import PictureClient
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.threads import NamedThread
-from edge.view.held_picture import HeldPicture
-from edge.view.memory import ROWS, Memory
-from edge.view.metrics import Metrics
-from edge.view.reviews import MOST_PICTURES
-from edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.journal.errors import JournalMissingError
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import DeliveryError, JournalError, MessageError
+from heatline.edge.pictures.client import PictureClient
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.view.held_picture import HeldPicture
+from heatline.edge.view.memory import ROWS, Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.view.reviews import MOST_PICTURES
+from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent, event_from
 
 logger = logging.getLogger(__name__)
 

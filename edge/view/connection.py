@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.utils import ClientDisconnected
 
-from edge.util.listener import PAGE_CONNECTIONS, PAGE_REQUEST_SECONDS, Listener
-from edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.listener import PAGE_CONNECTIONS, PAGE_REQUEST_SECONDS, Listener
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 

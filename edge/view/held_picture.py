@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.heatmap_picture import ColourScale, png
-from edge.inspection.verdict import TileScores
-from edge.pictures.picture import Evidence, Picture
-from edge.wire.events import HeatmapPng, VerdictEvent
+from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.inspection.verdict import TileScores
+from heatline.edge.pictures.picture import Evidence, Picture
+from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 
 SHOWN_WIDTH_PX = 1600
 JPEG_QUALITY = 85

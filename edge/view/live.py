@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from edge.errors import InputError
-from edge.view.held_picture import HeldPicture
-from edge.view.memory import Memory, VerdictRow
-from edge.view.pictures import Pictures
-from edge.view.responses import error
-from edge.view.reviews import ReviewState
-from edge.view.state import State
-from edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+from heatline.edge.errors import InputError
+from heatline.edge.view.held_picture import HeldPicture
+from heatline.edge.view.memory import Memory, VerdictRow
+from heatline.edge.view.pictures import Pictures
+from heatline.edge.view.responses import error
+from heatline.edge.view.reviews import ReviewState
+from heatline.edge.view.state import State
+from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
 
 MOST_VIEWERS = 16
 ROWS_AT_START = 50

@@ -11,17 +11,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge.errors import DeliveryError, HeatlineError, InputError
-from edge.evidence.inbox import put
-from edge.pictures.client import send_mark
-from edge.pictures.picture import Picture
-from edge.review.marking import mark_of
-from edge.util.text import format_count
-from edge.view.pictures import Found, Pictures
-from edge.view.responses import error, json
-from edge.view.reviews import Reviews
-from edge.wire.events import ReviewEvent
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.errors import DeliveryError, HeatlineError, InputError
+from heatline.edge.evidence.inbox import put
+from heatline.edge.pictures.client import send_mark
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.review.marking import mark_of
+from heatline.edge.util.text import format_count
+from heatline.edge.view.pictures import Found, Pictures
+from heatline.edge.view.responses import error, json
+from heatline.edge.view.reviews import Reviews
+from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.wire.marks import Mark, MarkKind
 
 LARGEST_REQUEST = 8192
 """Bytes."""

@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from edge.view.held_picture import HeldPicture, PictureMemory, picture_id
-from edge.view.reviews import Reviews, ReviewState
-from edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.view.held_picture import HeldPicture, PictureMemory, picture_id
+from heatline.edge.view.reviews import Reviews, ReviewState
+from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
 
 ROWS = 2000
 HISTORY_SECONDS = 3600

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from edge import __version__
-from edge.view.held_picture import HeldPicture
-from edge.view.memory import NS, Memory
-from edge.view.state import is_running, lag, readiness
-from edge.wire.events import (
+from heatline.edge import __version__
+from heatline.edge.view.held_picture import HeldPicture
+from heatline.edge.view.memory import NS, Memory
+from heatline.edge.view.state import is_running, lag, readiness
+from heatline.edge.wire.events import (
     Account,
     CameraState,
     DriftReading,
@@ -28,7 +28,7 @@ from edge.wire.events import (
     Verdict,
     VerdictEvent,
 )
-from edge.wire.marks import MarkKind
+from heatline.edge.wire.marks import MarkKind
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32

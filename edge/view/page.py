@@ -23,27 +23,27 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
-from edge.config import WebConfig, load_config
-from edge.delivery.security.access import is_local
-from edge.errors import AccessError, ConfigError
-from edge.evidence.store import EvidenceStore
-from edge.pictures.channel import MOST_SLOTS
-from edge.pictures.place import picture_socket
-from edge.util.listener import ACCEPTED_AT_ONCE, Listener
-from edge.util.processor import yield_processor
-from edge.view.access import Access, read_token
-from edge.view.api import Api
-from edge.view.collector import Collector
-from edge.view.connection import DeadlineProtocol, listening_socket, with_log
-from edge.view.live import LARGEST_MESSAGE, Live
-from edge.view.marks import Marks
-from edge.view.memory import Memory
-from edge.view.metrics import Metrics
-from edge.view.pictures import Pictures
-from edge.view.queue import ReviewQueue
-from edge.view.responses import unroutable
-from edge.view.state import State, describe
+from heatline.edge.cli.target import KeyFiles, endpoint_of, evidence_of, file_of, journal_of, name_of
+from heatline.edge.config import WebConfig, load_config
+from heatline.edge.delivery.security.access import is_local
+from heatline.edge.errors import AccessError, ConfigError
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.pictures.channel import MOST_SLOTS
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
+from heatline.edge.util.processor import yield_processor
+from heatline.edge.view.access import Access, read_token
+from heatline.edge.view.api import Api
+from heatline.edge.view.collector import Collector
+from heatline.edge.view.connection import DeadlineProtocol, listening_socket, with_log
+from heatline.edge.view.live import LARGEST_MESSAGE, Live
+from heatline.edge.view.marks import Marks
+from heatline.edge.view.memory import Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.view.pictures import Pictures
+from heatline.edge.view.queue import ReviewQueue
+from heatline.edge.view.responses import unroutable
+from heatline.edge.view.state import State, describe
 
 STATIC = Path(__file__).with_name("static")
 WORKERS = 2

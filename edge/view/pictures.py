@@ -11,16 +11,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.evidence.entry import EvidenceEntry, Tiles, day_of
-from edge.evidence.store import EvidenceStore
-from edge.images import read_image, read_rgb
-from edge.inspection.verdict import TileScores
-from edge.pictures.picture import Evidence
-from edge.review.review import Review
-from edge.view.held_picture import HeldPicture, PictureMemory, picture_id
-from edge.view.memory import VerdictRow
-from edge.wire.events import VerdictEvent
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import EvidenceEntry, Tiles, day_of
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.images import read_image, read_rgb
+from heatline.edge.inspection.verdict import TileScores
+from heatline.edge.pictures.picture import Evidence
+from heatline.edge.review.review import Review
+from heatline.edge.view.held_picture import HeldPicture, PictureMemory, picture_id
+from heatline.edge.view.memory import VerdictRow
+from heatline.edge.wire.events import VerdictEvent
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import InputError
-from edge.evidence.entry import is_picture
-from edge.evidence.files import is_whole_png
-from edge.evidence.store import ENTRY, EvidenceStore
-from edge.review.review import Review
-from edge.view.held_picture import PictureMemory
-from edge.view.memory import VerdictRow, row_of
-from edge.view.reviews import Reviews
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.entry import is_picture
+from heatline.edge.evidence.files import is_whole_png
+from heatline.edge.evidence.store import ENTRY, EvidenceStore
+from heatline.edge.review.review import Review
+from heatline.edge.view.held_picture import PictureMemory
+from heatline.edge.view.memory import VerdictRow, row_of
+from heatline.edge.view.reviews import Reviews
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from edge.review.review import Review, Truth
-from edge.wire.events import ReviewEvent
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.review.review import Review, Truth
+from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.wire.marks import Mark, MarkKind
 
 MOST_PICTURES = 20_000
 """Pictures whose marks are remembered. The oldest are forgotten; the evidence store has their marks, too."""

@@ -1,4 +1,4 @@
-"""The program of a line's page: `python -m edge.view.server LINE [--listen HOST:PORT]`.
+"""The program of a line's page: `python -m heatline.edge.view.server LINE [--listen HOST:PORT]`.
 
 LINE is a line's name or its file. The line may start this program and ends it; it may be killed at any moment.
 """
@@ -8,14 +8,14 @@ import logging
 import sys
 from collections.abc import Callable
 
-from edge.cli.extras import require_extra
-from edge.config import WebConfig
-from edge.errors import HeatlineError
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.config import WebConfig
+from heatline.edge.errors import HeatlineError
 
 MODULES = "starlette", "uvicorn", "websockets", "prometheus_client"
 """Modules of the extra `view`."""
 
-logger = logging.getLogger("edge.view")
+logger = logging.getLogger("heatline.edge.view")
 
 
 def serve_page(line: str, listen: str | None, announce: Callable[[str], None]) -> None:
@@ -29,7 +29,7 @@ def serve_page(line: str, listen: str | None, announce: Callable[[str], None]) -
         HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
     """
     require_extra("view", *MODULES)
-    from edge.view.page import serve
+    from heatline.edge.view.page import serve
 
     serve(line, listen, announce)
 
@@ -42,19 +42,19 @@ def check_page(web: WebConfig) -> None:
         HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
     """
     require_extra("view", *MODULES)
-    from edge.view.page import check
+    from heatline.edge.view.page import check
 
     check(web)
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m edge.view.server")
+    parser = argparse.ArgumentParser(prog="python -m heatline.edge.view.server")
     parser.add_argument("line")
     parser.add_argument("--listen")
     arguments = parser.parse_args()
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("edge").setLevel(logging.INFO)
+    logging.getLogger("heatline").setLevel(logging.INFO)
     try:
         serve_page(arguments.line, arguments.listen, lambda url: logger.info("the page of the line is %s", url))
     except HeatlineError as error:

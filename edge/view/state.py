@@ -4,11 +4,11 @@ from statistics import median, quantiles
 
 import msgspec
 
-from edge.cli.formatting import local_time
-from edge.drift.sentences import describe_limits
-from edge.util.text import format_count, is_are
-from edge.view.memory import NS, CameraMemory, Memory, Thresholds
-from edge.wire.events import (
+from heatline.edge.cli.formatting import local_time
+from heatline.edge.drift.sentences import describe_limits
+from heatline.edge.util.text import format_count, is_are
+from heatline.edge.view.memory import NS, CameraMemory, Memory, Thresholds
+from heatline.edge.wire.events import (
     Account,
     BundleName,
     CameraState,

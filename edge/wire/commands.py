@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from edge.wire.events import BundleName
-from edge.wire.requests import (
+from heatline.edge.wire.events import BundleName
+from heatline.edge.wire.requests import (
     SCHEMA_VERSION,
     IdentifiedRequest,
     Protocol,

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import MessageError, SchemaVersionError
-from edge.wire.marks import Mark
+from heatline.edge.errors import MessageError, SchemaVersionError
+from heatline.edge.wire.marks import Mark
 
 SCHEMA_VERSION = 2
 """Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and

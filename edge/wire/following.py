@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.errors import MessageError
-from edge.wire.events import Event, event_from
-from edge.wire.requests import (
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.events import Event, event_from
+from heatline.edge.wire.requests import (
     SCHEMA_VERSION,
     UNREADABLE,
     BareRequest,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.wire.requests import ShortText, require_printable
+from heatline.edge.wire.requests import ShortText, require_printable
 
 MarkKind = Literal["right", "false_alarm", "missed", "withdrawn"]
 """`right`: the verdict is right. `false_alarm`: the verdict is DEFECT, and the part is good. `missed`: the line did not

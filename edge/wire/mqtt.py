@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Region, State, Verdict
-from edge.wire.marks import Mark
+from heatline.edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Region, State, Verdict
+from heatline.edge.wire.marks import Mark
 
 SCHEMA_VERSION = 1
 """Counts up when a reader of the version before could misread a payload. Readers ignore unknown fields."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from edge.errors import MessageError, SchemaVersionError
+from heatline.edge.errors import MessageError, SchemaVersionError
 
 SCHEMA_VERSION = 2
 """Counts up when a line of the version before could misunderstand a request, or such a client a reply. Line and client

@@ -22,15 +22,15 @@ from line_page import LinePage
 from page import InspectedBoard, write_page
 from rich.console import Console
 
-from bench.watched_line import free_address, has_stopped, line_process
-from bench.watched_process import HEATLINE, WatchedProcess
-from edge.bundle import Manifest, open_bundle
-from edge.errors import BenchError, DemoError, HeatlineError
-from edge.evidence.store import EvidenceStore
-from edge.images import read_image
-from edge.util.os_errors import writing
-from edge.wire.events import Event, StatusEvent, VerdictEvent
-from train.evaluation.scoring import match_regions
+from heatline.bench.watched_line import free_address, has_stopped, line_process
+from heatline.bench.watched_process import HEATLINE, WatchedProcess
+from heatline.edge.bundle import Manifest, open_bundle
+from heatline.edge.errors import BenchError, DemoError, HeatlineError
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.images import read_image
+from heatline.edge.util.os_errors import writing
+from heatline.edge.wire.events import Event, StatusEvent, VerdictEvent
+from heatline.train.evaluation.scoring import match_regions
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from boards import write_boards
 
-from edge.errors import HeatlineError
-from edge.util.text import format_count
+from heatline.edge.errors import HeatlineError
+from heatline.edge.util.text import format_count
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
 
-from bench.watched_line import free_address
-from bench.watched_process import HEATLINE, WatchedProcess
+from heatline.bench.watched_line import free_address
+from heatline.bench.watched_process import HEATLINE, WatchedProcess
 
 WITHIN_SECONDS = 30
 POLL_SECONDS = 0.05

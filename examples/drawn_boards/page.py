@@ -9,16 +9,16 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from edge.bundle import Manifest
-from edge.geometry import Region
-from edge.heatmap_picture import OUTLINE_RGB, ColourScale, draw_outlines, outline_regions, tint
-from edge.images import read_rgb
-from edge.inspection.verdict import Thresholds
-from edge.util.text import format_count
-from edge.wire.events import StatusEvent, VerdictEvent
-from train.evaluation.report.embedding import Picture, jpeg_uri
-from train.evaluation.report.legend import Legend, Outline, make_legend
-from train.evaluation.scoring import Matches
+from heatline.edge.bundle import Manifest
+from heatline.edge.geometry import Region
+from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale, draw_outlines, outline_regions, tint
+from heatline.edge.images import read_rgb
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
+from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
+from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
+from heatline.train.evaluation.scoring import Matches
 
 SHOWN_WIDTH_PX = 800
 FOUND_RGB, MISSED_RGB, FALSE_RGB = (0, 230, 255), (255, 70, 220), (255, 150, 0)
@@ -96,7 +96,9 @@ def write_page(
         checks: name, measured value and result of each check; true if the check passed.
     """
     environment = Environment(
-        loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("train.evaluation.report")]),
+        loader=ChoiceLoader(
+            [FileSystemLoader(Path(__file__).parent), PackageLoader("heatline.train.evaluation.report")]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

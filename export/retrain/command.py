@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.extras import EXPORT, TRAINING, require_extra
-from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_json, print_warnings, progress_console
-from edge.cli.target import evidence_of, file_of
-from edge.config import LineConfig, load_config
-from edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.cli.extras import EXPORT, TRAINING, require_extra
+from heatline.edge.cli.options import FiniteRange
+from heatline.edge.cli.output import json_option, print_json, print_warnings, progress_console
+from heatline.edge.cli.target import evidence_of, file_of
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from export.retrain.retrain import Request
+    from heatline.export.retrain.retrain import Request
 
 NOT_BETTER = 22
 """Exit code of a retraining that is finished, but whose bundle is not offered: an answer, not an error."""
@@ -80,8 +80,8 @@ def retrain(
         raise click.UsageError("name either LINE, or --reviewed FOLDER together with --bundle BUNDLE")
     if product is not None and line is None:
         raise click.UsageError("--product belongs to LINE; leave it out with --reviewed")
-    from export.retrain.report import commands_of_folder, commands_of_line, print_result
-    from export.retrain.retrain import retrain as run_retraining
+    from heatline.export.retrain.report import commands_of_folder, commands_of_line, print_result
+    from heatline.export.retrain.retrain import retrain as run_retraining
 
     if line is None:
         assert reviewed is not None, "checked above"
@@ -110,11 +110,11 @@ def retrain(
 
 
 def _request_of_line(line: str, config: LineConfig, data: Path | None, out: Path | None, share: float) -> "Request":
-    from edge.bundle import open_bundle
-    from edge.evidence.store import EvidenceStore
-    from export.retrain.frames import frames_of_store
-    from export.retrain.judge import Judging
-    from export.retrain.retrain import Request
+    from heatline.edge.bundle import open_bundle
+    from heatline.edge.evidence.store import EvidenceStore
+    from heatline.export.retrain.frames import frames_of_store
+    from heatline.export.retrain.judge import Judging
+    from heatline.export.retrain.retrain import Request
 
     store = EvidenceStore(evidence_of(line))
     judging = Judging.of_line(config, open_bundle(config.bundle).digest)
@@ -122,10 +122,10 @@ def _request_of_line(line: str, config: LineConfig, data: Path | None, out: Path
 
 
 def _request_of_folder(reviewed: Path, bundle: Path, data: Path | None, out: Path | None, share: float) -> "Request":
-    from edge.bundle import open_bundle
-    from export.retrain.frames import frames_of_folder
-    from export.retrain.judge import Judging
-    from export.retrain.retrain import Request
+    from heatline.edge.bundle import open_bundle
+    from heatline.export.retrain.frames import frames_of_folder
+    from heatline.export.retrain.judge import Judging
+    from heatline.export.retrain.retrain import Request
 
     frames = frames_of_folder(reviewed)
     return Request(bundle, frames, str(reviewed), Judging.of_frames(frames, open_bundle(bundle)), share, data, out)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from edge.calibration.binomial import interval
-from edge.review.review import Truth
-from edge.util.text import format_count
-from edge.wire.events import Verdict
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.review.review import Truth
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import Verdict
 
 ERRORS: tuple[tuple[str, Truth, Verdict], ...] = (
     ("false alarm", "good", "DEFECT"),

@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.errors import InputError, TrainingError
-from edge.util.os_errors import writing
-from export.retrain.plan import Plan
-from train.files import write_atomically
-from train.readers.reviewed import INDEX, ReviewedFrame, write_index
+from heatline.edge.errors import InputError, TrainingError
+from heatline.edge.util.os_errors import writing
+from heatline.export.retrain.plan import Plan
+from heatline.train.files import write_atomically
+from heatline.train.readers.reviewed import INDEX, ReviewedFrame, write_index
 
 PLAN = "plan.sha256"
 

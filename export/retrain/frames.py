@@ -5,10 +5,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import InputError
-from edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
-from edge.evidence.store import EvidenceStore
-from edge.wire.events import VerdictEvent
+from heatline.edge.errors import InputError
+from heatline.edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.wire.events import VerdictEvent
 
 
 @dataclass(frozen=True)

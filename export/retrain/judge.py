@@ -3,19 +3,19 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge.bundle import Bundle, open_verified_engine
-from edge.config import LineConfig
-from edge.errors import EngineError, GeometryError
-from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.images import read_image
-from edge.inference import EngineKind, Precision
-from edge.inference.engine import PROCESSOR
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Thresholds
-from edge.wire.events import Verdict
-from export.retrain.frames import MarkedFrame
-from export.retrain.select import UsableFrame
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.config import LineConfig
+from heatline.edge.errors import EngineError, GeometryError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.images import read_image
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.inference.engine import PROCESSOR
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.wire.events import Verdict
+from heatline.export.retrain.frames import MarkedFrame
+from heatline.export.retrain.select import UsableFrame
 
 Track = Callable[[Sequence[UsableFrame]], Iterable[UsableFrame]]
 """Wraps the frames while they are judged, to show progress."""

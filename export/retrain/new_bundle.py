@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from edge.bundle import Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.manifest import (
+from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
     Measure,
@@ -16,17 +16,17 @@ from edge.bundle.manifest import (
     product_tiles_of,
     reference_picture_of,
 )
-from edge.calibration.recalibration import next_in_series
-from edge.errors import BundleError
-from export.map_checks import REFUSE
-from export.retrain.plan import Plan
-from export.retrain.record import Retraining
-from export.run_to_bundle import export_run
-from train.config import DenseRecipeConfig
-from train.progress import tracked
-from train.provenance import digest_groups
-from train.readers import LabelledFolder
-from train.run import TrainedRun
+from heatline.edge.calibration.recalibration import next_in_series
+from heatline.edge.errors import BundleError
+from heatline.export.map_checks import REFUSE
+from heatline.export.retrain.plan import Plan
+from heatline.export.retrain.record import Retraining
+from heatline.export.run_to_bundle import export_run
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.progress import tracked
+from heatline.train.provenance import digest_groups
+from heatline.train.readers import LabelledFolder
+from heatline.train.run import TrainedRun
 
 VERSION_MARK, FOLDER_MARK = "+retrain", "-retrain"
 LOGITS: tuple[Measure, ...] = ("score", "evidence")

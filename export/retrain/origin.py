@@ -6,15 +6,15 @@ from typing import Any
 
 import msgspec
 
-from edge.bundle import Bundle
-from edge.errors import InputError
-from edge.util.text import format_count
-from export.retrain.record import Retraining
-from train.config import DenseRecipeConfig, TrainConfig
-from train.provenance import digest_groups
-from train.readers import LabelledFolder
-from train.readers.reviewed import ReviewedFrame, read_index
-from train.run import read_data, restore_config
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import format_count
+from heatline.export.retrain.record import Retraining
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.provenance import digest_groups
+from heatline.train.readers import LabelledFolder
+from heatline.train.readers.reviewed import ReviewedFrame, read_index
+from heatline.train.run import read_data, restore_config
 
 
 class _Data(msgspec.Struct, frozen=True):

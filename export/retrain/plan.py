@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.util.text import encode_json, format_count
-from edge.wire.events import Verdict
-from export.retrain.hold_out import CORRECTIONS, NEEDED, Candidate, Kind, choose_held_out, count_corrections
-from export.retrain.origin import Origin
-from export.retrain.select import Selection, UsableFrame, digest_pixels
-from train.discovery import merge_near_duplicates, thumbnails_of
-from train.frames import fingerprint
-from train.readers import LabelledFolder, LabelledImage
-from train.readers.reviewed import ReviewedFrame
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import encode_json, format_count
+from heatline.edge.wire.events import Verdict
+from heatline.export.retrain.hold_out import CORRECTIONS, NEEDED, Candidate, Kind, choose_held_out, count_corrections
+from heatline.export.retrain.origin import Origin
+from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels
+from heatline.train.discovery import merge_near_duplicates, thumbnails_of
+from heatline.train.frames import fingerprint
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.reviewed import ReviewedFrame
 
 GOOD, DEFECTIVE = "good", "defective"
 WITHOUT_SIMILARITY = (

@@ -7,10 +7,10 @@ import click
 from rich import box
 from rich.table import Table
 
-from edge.cli.formatting import describe_bundle
-from edge.cli.output import table_console, visible
-from export.retrain.decide import Comparison, Rate
-from export.retrain.retrain import Retrained
+from heatline.edge.cli.formatting import describe_bundle
+from heatline.edge.cli.output import table_console, visible
+from heatline.export.retrain.decide import Comparison, Rate
+from heatline.export.retrain.retrain import Retrained
 
 FIGURES = {"val_picture_auroc": "AUROC of pictures, cross-validated", "val_ap": "average precision of tiles, likewise"}
 

@@ -9,25 +9,25 @@ from typing import TypeVar
 import msgspec
 from rich.progress import track
 
-from edge.bundle import Bundle, open_bundle
-from edge.calibration.recalibration import next_in_series
-from edge.cli.new_bundle import SUFFIX
-from edge.cli.output import progress_console
-from edge.errors import InputError, Interrupted
-from edge.util.text import encode_json
-from edge.wire.events import BundleName
-from export.retrain.decide import Answer, Comparison, compare, describe_untested
-from export.retrain.folder import RetrainingFolder
-from export.retrain.frames import MarkedFrame
-from export.retrain.judge import Judging, judge_frames
-from export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, describe_map_failure, export_next
-from export.retrain.origin import Origin, origin_of
-from export.retrain.plan import Plan, plan_retraining
-from export.retrain.select import select_frames
-from train.files import write_atomically
-from train.fit import fit
-from train.readers import LabelledFolder
-from train.run import load_run
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.calibration.recalibration import next_in_series
+from heatline.edge.cli.new_bundle import SUFFIX
+from heatline.edge.cli.output import progress_console
+from heatline.edge.errors import InputError, Interrupted
+from heatline.edge.util.text import encode_json
+from heatline.edge.wire.events import BundleName
+from heatline.export.retrain.decide import Answer, Comparison, compare, describe_untested
+from heatline.export.retrain.folder import RetrainingFolder
+from heatline.export.retrain.frames import MarkedFrame
+from heatline.export.retrain.judge import Judging, judge_frames
+from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, describe_map_failure, export_next
+from heatline.export.retrain.origin import Origin, origin_of
+from heatline.export.retrain.plan import Plan, plan_retraining
+from heatline.export.retrain.select import select_frames
+from heatline.train.files import write_atomically
+from heatline.train.fit import fit
+from heatline.train.readers import LabelledFolder
+from heatline.train.run import load_run
 
 Item = TypeVar("Item")
 SAME_PLAN_DIGITS = 8

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.images import read_rgb
-from edge.review.review import Truth
-from edge.util.text import format_count, is_are
-from export.retrain.frames import MarkedFrame
+from heatline.edge.errors import InputError
+from heatline.edge.images import read_rgb
+from heatline.edge.review.review import Truth
+from heatline.edge.util.text import format_count, is_are
+from heatline.export.retrain.frames import MarkedFrame
 
 CONTRADICTORY = "contradictory marks"
 ANOTHER_BUNDLE = "a verdict of another bundle"

@@ -6,27 +6,27 @@ from typing import Any
 
 import msgspec
 
-from bench.bare_engine import Settings
-from bench.end_to_end.beside import BOTH, PLAIN, Beside, BesideService
-from bench.end_to_end.end_to_end import EndToEnd
-from bench.end_to_end.highest import Highest
-from bench.end_to_end.idle import Idle
-from bench.end_to_end.line import ReceivedVerdict
-from bench.end_to_end.saturated import Processor, Saturated
-from bench.end_to_end.window import Window
-from bench.flops import Flops, FlopsBench
-from bench.machine import Machine
-from bench.map_cost.plan import Cost as MapCost
-from bench.map_cost.plan import MapCosts, Row
-from bench.peers.peers import PeersBench, SystemSpeed
-from bench.peers.systems import ENGINE, OURS, SystemName
-from bench.recipes.rows import FoldFigures, RecipeResult
-from bench.result_file import keep, new_report
-from bench.spread import Latency, Spread
-from bench.stages.stages import StageCost, StagesBench, WholeInspection
-from bench.stages.tile_counts import TileCost
-from bench.startup import Starts, StartUp
-from edge.wire.events import BundleName, Times, VerdictEvent
+from heatline.bench.bare_engine import Settings
+from heatline.bench.end_to_end.beside import BOTH, PLAIN, Beside, BesideService
+from heatline.bench.end_to_end.end_to_end import EndToEnd
+from heatline.bench.end_to_end.highest import Highest
+from heatline.bench.end_to_end.idle import Idle
+from heatline.bench.end_to_end.line import ReceivedVerdict
+from heatline.bench.end_to_end.saturated import Processor, Saturated
+from heatline.bench.end_to_end.window import Window
+from heatline.bench.flops import Flops, FlopsBench
+from heatline.bench.machine import Machine
+from heatline.bench.map_cost.plan import Cost as MapCost
+from heatline.bench.map_cost.plan import MapCosts, Row
+from heatline.bench.peers.peers import PeersBench, SystemSpeed
+from heatline.bench.peers.systems import ENGINE, OURS, SystemName
+from heatline.bench.recipes.rows import FoldFigures, RecipeResult
+from heatline.bench.result_file import keep, new_report
+from heatline.bench.spread import Latency, Spread
+from heatline.bench.stages.stages import StageCost, StagesBench, WholeInspection
+from heatline.bench.stages.tile_counts import TileCost
+from heatline.bench.startup import Starts, StartUp
+from heatline.edge.wire.events import BundleName, Times, VerdictEvent
 
 MODEL = "mobilenetv3_large_d"
 

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from edge.errors import BenchError
+from heatline.edge.errors import BenchError
 
 
 def fail_at_once(path: Path) -> None:

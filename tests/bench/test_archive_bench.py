@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.archive import Watch, _result, _Run
-from edge.errors import BenchError
+from heatline.bench.archive import Watch, _result, _Run
+from heatline.edge.errors import BenchError
 
 
 def test_a_rate_counts_from_the_moment_when_all_workers_inspect() -> None:

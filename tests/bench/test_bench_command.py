@@ -13,14 +13,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-import bench.machine
-from bench.command import bench as command
-from bench.commands.common import write_and_print
-from bench.engine_process import engine_in
-from bench.machine import Machine, file_system, machine
-from bench.result_file import claim, keep, read_result
-from edge.errors import BenchError, BundleError, HeatlineError
-from edge.inference import Precision
+import heatline.bench.machine
+from heatline.bench.command import bench as command
+from heatline.bench.commands.common import write_and_print
+from heatline.bench.engine_process import engine_in
+from heatline.bench.machine import Machine, file_system, machine
+from heatline.bench.result_file import claim, keep, read_result
+from heatline.edge.errors import BenchError, BundleError, HeatlineError
+from heatline.edge.inference import Precision
 from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,9 @@ WITHOUT_EXTRAS = """
 import sys
 extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
 sys.modules.update(dict.fromkeys(extras))  # importing any of these fails
-import bench.command, bench.tune.tune, bench.startup, bench.stages.stages, bench.peers.peers
-from bench.machine import machine
+import heatline.bench.command, heatline.bench.tune.tune, heatline.bench.startup
+import heatline.bench.stages.stages, heatline.bench.peers.peers
+from heatline.bench.machine import machine
 print(machine()["affinity"])
 """
 
@@ -46,14 +47,14 @@ def test_benches_import_no_extra_and_count_only_usable_cores() -> None:
 ENDED_BY_SIGTERM = """
 import signal, tempfile
 from importlib import import_module
-from bench.command import bench
+from heatline.bench.command import bench
 
 def measure(*_, **__):
     with tempfile.TemporaryDirectory() as folder:
         print(folder, flush=True)
         signal.raise_signal(signal.SIGTERM)
 
-import_module("bench.startup").measure_startup = measure
+import_module("heatline.bench.startup").measure_startup = measure
 bench.main(["startup"], standalone_mode=False)
 """
 
@@ -102,7 +103,7 @@ def test_a_result_is_printed_if_the_disk_is_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "flops.json"
-    monkeypatch.setattr("bench.result_file.replacing", fail_with_full_disk)
+    monkeypatch.setattr("heatline.bench.result_file.replacing", fail_with_full_disk)
     with pytest.raises(BenchError, match="No space left on device"):
         write_and_print({"macs": 5}, lambda: print("the table"), out, as_json=False)
     assert capsys.readouterr().out == "the table\n"
@@ -157,7 +158,7 @@ def test_an_unusable_bundle_or_precision_is_refused_before_the_measurement(
         assert (type(refused.exception), str(refused.exception)) == (kind, str(expected.value))
         assert refused.output == "", "the command drew or started nothing"
     gone = ROOT / "nowhere" / "bundle"
-    monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
+    monkeypatch.setattr("heatline.bench.commands.common.SHIPPED_BUNDLE", gone)
     result = CliRunner().invoke(command, ["startup", str(gone)])
     assert "name a bundle" in str(result.exception)
 
@@ -179,7 +180,7 @@ def test_the_machine_description_agrees_with_the_operating_system(
     assert set(found.extensions) <= set(found.flags.split())
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "lib").mkdir()
-    monkeypatch.setattr(bench.machine, "CODE", tmp_path / "lib")
+    monkeypatch.setattr(heatline.bench.machine, "CODE", tmp_path / "lib")
     assert machine()["commit"] is None, "code in the checkout of another project has no commit"
 
 
@@ -210,6 +211,6 @@ def test_the_processor_quota_is_that_of_the_tightest_control_group(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{content}\n")
     (tmp_path / "own").write_text(f"{own}\n")
-    monkeypatch.setattr(bench.machine, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(bench.machine, "OWN_CGROUPS", tmp_path / "own")
+    monkeypatch.setattr(heatline.bench.machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(heatline.bench.machine, "OWN_CGROUPS", tmp_path / "own")
     assert machine()["cpu_quota"] == quota

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import drift
-from bench.drift import CHANGES, Views, changed, measure, table
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.inference import open_engine
+from heatline.bench import drift
+from heatline.bench.drift import CHANGES, Views, changed, measure, table
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.inference import open_engine
 from tests.edge.lines import write_pictures
 from tests.edge.test_drift import noisy
 from tests.edge.test_drift_line import calibrated, view

@@ -20,28 +20,36 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import bench.end_to_end.end_to_end as measuring
-import bench.end_to_end.highest as highest_rate
-import bench.end_to_end.line as line_module
-from bench.bare_engine import BareEngine as OpenVinoAlone
-from bench.bare_engine import Settings, find_wrong_answer, read_graph
-from bench.command import bench
-from bench.end_to_end.bare import Bare, Chosen, expect
-from bench.end_to_end.beside import BOTH, EVIDENCE, PAGE, PLAIN, BesideTurn, compared
-from bench.end_to_end.end_to_end import EndToEnd, Plan, describe_keeping_up, measure_end_to_end, to_facts
-from bench.end_to_end.highest import Tries
-from bench.end_to_end.line import Expected, Line, ReceivedVerdict, Scene, count_unreported, require_as_expected, running
-from bench.end_to_end.saturated import processor_of, taken_between
-from bench.end_to_end.window import Window, window_of
-from bench.engine_process import in_own_process
-from bench.processes import ThreadTime, thread_times
-from bench.watched_line import ReceivedEvent
-from edge.bundle import Bundle
-from edge.delivery.sockets import GONE_AFTER_MS
-from edge.errors import BenchError, InputError
-from edge.inference import open_engine
-from edge.util.threads import NamedThread
-from edge.wire.events import VerdictEvent
+import heatline.bench.end_to_end.end_to_end as measuring
+import heatline.bench.end_to_end.highest as highest_rate
+import heatline.bench.end_to_end.line as line_module
+from heatline.bench.bare_engine import BareEngine as OpenVinoAlone
+from heatline.bench.bare_engine import Settings, find_wrong_answer, read_graph
+from heatline.bench.command import bench
+from heatline.bench.end_to_end.bare import Bare, Chosen, expect
+from heatline.bench.end_to_end.beside import BOTH, EVIDENCE, PAGE, PLAIN, BesideTurn, compared
+from heatline.bench.end_to_end.end_to_end import EndToEnd, Plan, describe_keeping_up, measure_end_to_end, to_facts
+from heatline.bench.end_to_end.highest import Tries
+from heatline.bench.end_to_end.line import (
+    Expected,
+    Line,
+    ReceivedVerdict,
+    Scene,
+    count_unreported,
+    require_as_expected,
+    running,
+)
+from heatline.bench.end_to_end.saturated import processor_of, taken_between
+from heatline.bench.end_to_end.window import Window, window_of
+from heatline.bench.engine_process import in_own_process
+from heatline.bench.processes import ThreadTime, thread_times
+from heatline.bench.watched_line import ReceivedEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.sockets import GONE_AFTER_MS
+from heatline.edge.errors import BenchError, InputError
+from heatline.edge.inference import open_engine
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
 from tests.bench.made_there import Doomed, fail_at_once
 from tests.edge.followed_line import wait_until
@@ -123,7 +131,7 @@ def test_events_of_a_real_line_have_no_gap_and_agree_with_its_pictures(scene: Sc
 KILLED_BENCH = """
 import os, signal, sys
 from pathlib import Path
-from bench.watched_line import WatchedLine
+from heatline.bench.watched_line import WatchedLine
 camera = {"kind": "pattern", "name": "a", "rate_fps": 5, "draw_size": [64, 48]}
 with WatchedLine(Path(sys.argv[1]), Path(sys.argv[2]), "f32", [camera]) as line:
     while line.next() is None:
@@ -274,7 +282,8 @@ def test_the_engine_runs_in_another_process_which_reports_its_errors(bundle: Bun
         pass
     with in_own_process(Doomed) as doomed, pytest.raises(BenchError, match="process ended with -9"):
         doomed.end()
-    loaded = "import sys, bench.commands.end_to_end, bench.end_to_end.end_to_end; sys.exit('openvino' in sys.modules)"
+    modules = "sys, heatline.bench.commands.end_to_end, heatline.bench.end_to_end.end_to_end"
+    loaded = f"import {modules}; sys.exit('openvino' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, (
         "the process of the bench does not load the engine"
     )

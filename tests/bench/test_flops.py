@@ -10,14 +10,14 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from bench.classifier import Classifier
-from bench.commands.flops import flops as command
-from bench.flops import Flops, count, layer_table
-from edge.errors import BenchError, ConfigError
-from train.compose import read_model
-from train.config import CnnConfig, VitConfig
-from train.models.build import build_model
-from train.models.size import size_of
+from heatline.bench.classifier import Classifier
+from heatline.bench.commands.flops import flops as command
+from heatline.bench.flops import Flops, count, layer_table
+from heatline.edge.errors import BenchError, ConfigError
+from heatline.train.compose import read_model
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.size import size_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import bench.map_cost.measure as measure_module
-import bench.spread
-from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.measure import Answers, find_wrong_answer, measure, measured_rows
-from bench.map_cost.plan import Cost, Setting, plan
-from bench.spread import Spread
-from edge.errors import BenchError, PrecisionError
-from edge.inference import Precision
-from export.openvino_ir import Ir, to_ir
+import heatline.bench.map_cost.measure as measure_module
+import heatline.bench.spread
+from heatline.bench.map_cost.graphs import WITH_MAP, ModelGraphs
+from heatline.bench.map_cost.measure import Answers, find_wrong_answer, measure, measured_rows
+from heatline.bench.map_cost.plan import Cost, Setting, plan
+from heatline.bench.spread import Spread
+from heatline.edge.errors import BenchError, PrecisionError
+from heatline.edge.inference import Precision
+from heatline.export.openvino_ir import Ir, to_ir
+from heatline.train.config import CnnConfig, VitConfig
 from tests import small_bundle
-from train.config import CnnConfig, VitConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,7 +119,7 @@ def test_every_graph_runs_in_every_round_and_the_fastest_classifier_counts(
         def answers(self) -> list[Answers]:
             raise NotImplementedError
 
-    monkeypatch.setattr(bench.spread, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(heatline.bench.spread, "perf_counter", lambda: now_s)
     monkeypatch.setattr(measure_module, "perf_counter", lambda: now_s)
     (setting,) = planned(VIT, batches=[2])
     costs = {WITH_MAP: 3.0, "fused attention": 2.0, "explicit attention": 2.5}

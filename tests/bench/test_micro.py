@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
-from bench.stages.stages import STAGES
-from edge.bundle import Bundle
+from heatline.bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
+from heatline.bench.stages.stages import STAGES
+from heatline.edge.bundle import Bundle
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from bench import modbus_mailbox
-from bench.modbus_mailbox import _Plc, measure_mailbox
-from edge.bridge.modbus.registers import MAILBOX
-from edge.errors import BenchError
+from heatline.bench import modbus_mailbox
+from heatline.bench.modbus_mailbox import _Plc, measure_mailbox
+from heatline.edge.bridge.modbus.registers import MAILBOX
+from heatline.edge.errors import BenchError
 
 
 def test_every_result_is_taken_once() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.mqtt_bridge import Found, measure_bridge
+from heatline.bench.mqtt_bridge import Found, measure_bridge
 from tests.edge.brokers import MOSQUITTO
 
 ROOT = Path(__file__).parents[2]

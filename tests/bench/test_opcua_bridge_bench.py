@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.opcua_bridge import latencies_ms, measure_bridge
-from edge.errors import BenchError
+from heatline.bench.opcua_bridge import latencies_ms, measure_bridge
+from heatline.edge.errors import BenchError
 
 
 @pytest.mark.parametrize("received", [["a"], ["a", "b", "b"], ["b", "a"], ["a", "c"]])

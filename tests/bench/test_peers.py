@@ -16,25 +16,25 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.commands.peers import peers as command
-from bench.peers import expected
-from bench.peers.expected import Expected, Scale, TileAnswers, find_difference
-from bench.peers.net import as_anomalib_exports
-from bench.peers.peers import PeersBench, check_turn, faults, require_same_libraries
-from bench.peers.prepare import Job, Prepared
-from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
-from bench.peers.worker import Ready, Turn, Worker
-from bench.peers.workers.serve import summary
-from bench.result_file import read_result
-from edge.errors import BenchError
-from edge.geometry import Stitcher, TileGrid
-from edge.inference import open_engine
-from edge.inference.devices import shared_core
-from export.openvino_ir import to_ir
+from heatline.bench.commands.peers import peers as command
+from heatline.bench.peers import expected
+from heatline.bench.peers.expected import Expected, Scale, TileAnswers, find_difference
+from heatline.bench.peers.net import as_anomalib_exports
+from heatline.bench.peers.peers import PeersBench, check_turn, faults, require_same_libraries
+from heatline.bench.peers.prepare import Job, Prepared
+from heatline.bench.peers.systems import ENGINE, OURS, PEERS, SystemName
+from heatline.bench.peers.worker import Ready, Turn, Worker
+from heatline.bench.peers.workers.serve import summary
+from heatline.bench.result_file import read_result
+from heatline.edge.errors import BenchError
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inference import open_engine
+from heatline.edge.inference.devices import shared_core
+from heatline.export.openvino_ir import to_ir
+from heatline.train.config import CnnConfig
+from heatline.train.models.build import build_model
 from tests import small_bundle
 from tests.bench import made_results as made
-from train.config import CnnConfig
-from train.models.build import build_model
 
 ROOT = Path(__file__).parents[2]
 TILE = small_bundle.TILE
@@ -266,7 +266,7 @@ def test_heatline_and_the_bare_engine_give_the_expected_answers(tmp_path: Path) 
 @pytest.mark.usefixtures("one_thread")
 def test_grad_cam_of_a_cnn_is_proportional_to_its_positive_map() -> None:
     """Grad-CAM's weights are the weights of the head, divided by the number of cells."""
-    from bench.peers.workers.grad_cam import GradCam  # imports SciPy, scikit-learn and Matplotlib: only here
+    from heatline.bench.peers.workers.grad_cam import GradCam  # imports SciPy, scikit-learn and Matplotlib: only here
 
     torch.manual_seed(3)
     model = build_model(CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=16), 96)[0].eval()

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.pictures import draw_shapes, golden_mosaic, write_pictures
-from edge.bundle import Bundle
-from edge.geometry import TileGrid
-from edge.images import list_images, read_rgb
+from heatline.bench.pictures import draw_shapes, golden_mosaic, write_pictures
+from heatline.edge.bundle import Bundle
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import list_images, read_rgb
 
 
 def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:

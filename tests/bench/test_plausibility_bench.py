@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.changes import in_size
-from bench.command import bench as command
-from bench.plausibility import (
+from heatline.bench.changes import in_size
+from heatline.bench.command import bench as command
+from heatline.bench.plausibility import (
     FOREIGN,
     OTHER_PRODUCT,
     SHOWN_IN_PART,
@@ -23,8 +23,8 @@ from bench.plausibility import (
     measure,
     table,
 )
-from bench.recipes.sets import DataSet
-from edge.errors import BenchError
+from heatline.bench.recipes.sets import DataSet
+from heatline.edge.errors import BenchError
 from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,7 +63,7 @@ def test_black_frames_frames_of_half_scale_and_another_product_are_refused(tmp_p
 
 def test_a_data_set_of_one_group_is_refused_before_inference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw_blobs(tmp_path / "data" / "blobs", per_group=1)
-    monkeypatch.setattr("bench.plausibility.build_model", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr("heatline.bench.plausibility.build_model", lambda *_: pytest.fail("a model was built"))
     one = DataSet(name="blobs", truth="masks", pattern="^[a-d](_)")
     with pytest.raises(BenchError, match="blobs has pictures of one group, expected two at least"):
         measure([one], tmp_path / "data", tmp_path, [0], 9, print)

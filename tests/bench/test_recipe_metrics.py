@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from bench.recipes.metrics import (
+from heatline.bench.recipes.metrics import (
     LEAST_DEFECT_PX,
     PixelRanking,
     count_false,
@@ -19,7 +19,7 @@ from bench.recipes.metrics import (
     label_defects,
     most_beyond,
 )
-from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Training, tables
+from heatline.bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Training, tables
 
 masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 13), st.integers(1, 13)))
 

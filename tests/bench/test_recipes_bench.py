@@ -16,24 +16,24 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from bench.command import bench as command
-from bench.recipes.anomalib_models import Peers
-from bench.recipes.bank import pooled
-from bench.recipes.judge import Answers, judge_fold, most_rejected
-from bench.recipes.one_fold import Fold
-from bench.recipes.recipes import Measurement, answers_of, read_recipe
-from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
-from bench.recipes.sets import SHIPPED, DataSet, read_sets
-from bench.recipes.truth import Truth
-from edge.calibration import cases_of_new_group
-from edge.errors import BenchError, ConfigError, InputError
+from heatline.bench.command import bench as command
+from heatline.bench.recipes.anomalib_models import Peers
+from heatline.bench.recipes.bank import pooled
+from heatline.bench.recipes.judge import Answers, judge_fold, most_rejected
+from heatline.bench.recipes.one_fold import Fold
+from heatline.bench.recipes.recipes import Measurement, answers_of, read_recipe
+from heatline.bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
+from heatline.bench.recipes.sets import SHIPPED, DataSet, read_sets
+from heatline.bench.recipes.truth import Truth
+from heatline.edge.calibration import cases_of_new_group
+from heatline.edge.errors import BenchError, ConfigError, InputError
+from heatline.train.compose import compose
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.cross_validation import divide_groups
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.readers.folder import read_folder
+from heatline.train.tiles import cut
 from tests.train.blobs import draw_blobs
-from train.compose import compose
-from train.config import DenseRecipeConfig
-from train.dense.cross_validation import divide_groups
-from train.dense.out_of_fold import OutOfFold
-from train.readers.folder import read_folder
-from train.tiles import cut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

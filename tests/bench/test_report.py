@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.commands.report import report as command
-from bench.recipes.rows import Training
-from bench.report.files import read
-from bench.report.tables import shown
-from bench.report.write import Report, make_report
-from edge.errors import BenchError
+from heatline.bench.commands.report import report as command
+from heatline.bench.recipes.rows import Training
+from heatline.bench.report.files import read
+from heatline.bench.report.tables import shown
+from heatline.bench.report.write import Report, make_report
+from heatline.edge.errors import BenchError
 from tests.bench import made_results as made
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
@@ -221,7 +221,7 @@ def test_trainings_of_several_machines_are_listed_with_their_machine(tmp_path: P
 def test_default_results_that_do_not_belong_to_the_report_are_only_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.commands.report.RESULTS", tmp_path / "results")
+    monkeypatch.setattr("heatline.bench.commands.report.RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
     made.write(tmp_path / "results", "startup")
     (tmp_path / "results" / "soak.json").write_text("{}")

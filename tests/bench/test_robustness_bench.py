@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-import bench.robustness as robustness
-from bench.command import bench as command
-from bench.plausibility import SHIFT_PX, SHIFTED
-from bench.recipes.metrics import label_defects
-from bench.recipes.sets import DataSet
-from bench.robustness import (
+import heatline.bench.robustness as robustness
+from heatline.bench.command import bench as command
+from heatline.bench.plausibility import SHIFT_PX, SHIFTED
+from heatline.bench.recipes.metrics import label_defects
+from heatline.bench.recipes.sets import DataSet
+from heatline.bench.robustness import (
     CHANGES,
     UNCHANGED,
     ChangeFigures,
@@ -32,12 +32,12 @@ from bench.robustness import (
     table,
     to_pixels,
 )
-from edge.bundle import Bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.plausibility import fit_plausibility
-from edge.errors import BenchError, ConfigError
-from edge.inference import open_engine
-from edge.inspection.inspector import Inspector
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.errors import BenchError, ConfigError
+from heatline.edge.inference import open_engine
+from heatline.edge.inspection.inspector import Inspector
 from tests.small_bundle import TILE, dark_square, white_frame
 from tests.train.blobs import draw_blobs
 
@@ -240,7 +240,9 @@ def test_results_with_other_settings_are_retained_with_their_machine(
     monkeypatch.setattr(robustness, "measure", measure)
     out = tmp_path / "found.json"
     for seed, cores in ((7, 2), (5, 4)):
-        monkeypatch.setattr("bench.commands.robustness.machine", lambda cores=cores: {"cores": cores, "flags": "fpu"})
+        monkeypatch.setattr(
+            "heatline.bench.commands.robustness.machine", lambda cores=cores: {"cores": cores, "flags": "fpu"}
+        )
         run(out, "--seed", str(seed))
         assert out.with_suffix(".md").read_text().splitlines()[-1] == f"| groups left out | {seed} |"
     found = json.loads(out.read_text())

@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bench.spread import Spread
-from bench.stages.inspecting import ReadyInputs, encode, judging, require_answers, stitch, tile, whole
-from bench.stages.prepared import Prepared, prepare
-from bench.stages.stage import Recorder, Stage
-from bench.stages.stages import STACKED, STAGES, measure_stages, steps, to_facts
-from bench.stages.tile_counts import hw_of
-from edge.bundle import Bundle
-from edge.bundle.verified_engine import open_verified_engine
-from edge.errors import BenchError
-from edge.geometry import TileGrid
-from edge.inference import infer
+from heatline.bench.spread import Spread
+from heatline.bench.stages.inspecting import ReadyInputs, encode, judging, require_answers, stitch, tile, whole
+from heatline.bench.stages.prepared import Prepared, prepare
+from heatline.bench.stages.stage import Recorder, Stage
+from heatline.bench.stages.stages import STACKED, STAGES, measure_stages, steps, to_facts
+from heatline.bench.stages.tile_counts import hw_of
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.verified_engine import open_verified_engine
+from heatline.edge.errors import BenchError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import infer
 from tests import oracles
 from tests.small_bundle import TILE, dark_square, white_frame
 
@@ -38,7 +38,7 @@ def squares(bundle: Bundle, hw: tuple[int, int], seed: int) -> NDArray[np.uint8]
 @pytest.fixture(scope="module")
 def prepared(bundle: Bundle) -> Iterator[Prepared]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.stages.prepared.golden_mosaic", squares)
+        patch.setattr("heatline.bench.stages.prepared.golden_mosaic", squares)
         yield prepare(bundle, open_verified_engine(bundle), HW)
 
 
@@ -157,7 +157,7 @@ def test_the_frame_size_gives_the_requested_number_of_tiles(tiles: int, tile_px:
 
 @pytest.mark.usefixtures("prepared")
 def test_the_stages_add_up_to_the_whole_inspection(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.stages.tile_counts.TILES_PER_RUN", 15)
+    monkeypatch.setattr("heatline.bench.stages.tile_counts.TILES_PER_RUN", 15)
     finished_steps: list[None] = []
     found = measure_stages(
         bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, report_line=lambda line: None,

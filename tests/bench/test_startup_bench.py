@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import bench.startup as measuring
-from bench.startup import (
+import heatline.bench.startup as measuring
+from heatline.bench.startup import (
     AFTER_READY,
     BEFORE_FIRST_STATUS,
     DESCRIPTIONS,
@@ -17,9 +17,9 @@ from bench.startup import (
     measure_startup,
     starts_in_all,
 )
-from edge.bundle import Bundle
-from edge.config import load_config
-from edge.errors import BenchError
+from heatline.edge.bundle import Bundle
+from heatline.edge.config import load_config
+from heatline.edge.errors import BenchError
 
 HW = (240, 300)
 PHASES = [BEFORE_FIRST_STATUS, *PHASES, AFTER_READY]

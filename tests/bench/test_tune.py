@@ -12,21 +12,21 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.commands.tune import tune as command
-from bench.spread import Spread
-from bench.tune.candidates import candidates, spelled_out
-from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
-from bench.tune.on_the_line import OnTheLine, measure_window, on_the_line, require_same_score
-from bench.tune.search import Tried, opened, rank, search
-from bench.tune.shown import Shown, shown_by
-from bench.tune.trial import LEAST_FRAMES, Answers, Trial
-from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
-from edge.bundle import Bundle
-from edge.config import LineConfig, load_config
-from edge.config.engine import EngineConfig
-from edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
-from edge.errors import BenchError, ConfigError
-from edge.frames import Frame, Stamp
+from heatline.bench.commands.tune import tune as command
+from heatline.bench.spread import Spread
+from heatline.bench.tune.candidates import candidates, spelled_out
+from heatline.bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
+from heatline.bench.tune.on_the_line import OnTheLine, measure_window, on_the_line, require_same_score
+from heatline.bench.tune.search import Tried, opened, rank, search
+from heatline.bench.tune.shown import Shown, shown_by
+from heatline.bench.tune.trial import LEAST_FRAMES, Answers, Trial
+from heatline.bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
+from heatline.edge.bundle import Bundle
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.config.tuned import Tuned, measured_with, read_tuned, tuned_file, write_tuned
+from heatline.edge.errors import BenchError, ConfigError
+from heatline.edge.frames import Frame, Stamp
 from tests.bench import made_results as made
 from tests.edge.lines import write_line_with
 from tests.small_bundle import bundle_in
@@ -41,7 +41,7 @@ BEST = EngineConfig(threads=1, streams=1, batch=2)
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
     """Restore the level of the cameras' logger, which opening cameras changes."""
-    logger = logging.getLogger("edge.cameras")
+    logger = logging.getLogger("heatline.edge.cameras")
     before = logger.level
     yield
     logger.setLevel(before)
@@ -88,7 +88,9 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
 
     monkeypatch.setattr(Trial, "times_as_fast", fast)
     monkeypatch.setattr(Trial, "alone_ms", alone_ms)
-    monkeypatch.setattr("bench.tune.tune.on_the_line", lambda one, *_, **__: OnTheLine([latency_ms(one)], 0, 9.0))
+    monkeypatch.setattr(
+        "heatline.bench.tune.tune.on_the_line", lambda one, *_, **__: OnTheLine([latency_ms(one)], 0, 9.0)
+    )
     return best.append
 
 

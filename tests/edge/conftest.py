@@ -2,8 +2,8 @@
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.inference import Engine, open_engine
+from heatline.edge.bundle import Bundle
+from heatline.edge.inference import Engine, open_engine
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.evidence.retention import Limits
-from edge.evidence.store import EvidenceStore, room_of
-from edge.evidence.writer import EvidenceWriter
-from edge.pictures.picture import Evidence, Picture, TileScores
-from edge.review.marking import mark_of
-from edge.wire.events import ReviewEvent, Verdict, VerdictEvent
-from edge.wire.marks import MarkKind
+from heatline.edge.evidence.retention import Limits
+from heatline.edge.evidence.store import EvidenceStore, room_of
+from heatline.edge.evidence.writer import EvidenceWriter
+from heatline.edge.pictures.picture import Evidence, Picture, TileScores
+from heatline.edge.review.marking import mark_of
+from heatline.edge.wire.events import ReviewEvent, Verdict, VerdictEvent
+from heatline.edge.wire.marks import MarkKind
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"

@@ -6,14 +6,14 @@ import select
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.watched_line import POLL_SECONDS
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.journal.errors import JournalMissingError
-from edge.delivery.journal.reader import JournalReader
-from edge.frames import Stamp
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from edge.inspection.ledger import Ledger
-from edge.wire.events import VerdictEvent
+from heatline.bench.watched_line import POLL_SECONDS
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.journal.errors import JournalMissingError
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.frames import Stamp
+from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import ReceivedEvents, RunningLine, children, line_started
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 STAGES = {
-    "infer": "edge.inspection.inspector:Inspector.start",
-    "judge": "edge.inspection.inspector:Inspector.finish",
+    "infer": "heatline.edge.inspection.inspector:Inspector.start",
+    "judge": "heatline.edge.inspection.inspector:Inspector.finish",
     "publish": "zmq:Socket.send_multipart",
 }
 """The function that each stage calls for every frame."""

@@ -3,7 +3,7 @@
 `python -m tests.edge.follow_examples` writes the missing files. A file that exists never changes.
 """
 
-from edge.wire.following import (
+from heatline.edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -16,7 +16,7 @@ from edge.wire.following import (
     Request,
     batch_parts,
 )
-from edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused, to_bytes
 from tests.edge.wire_examples import DATA, pack
 
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"

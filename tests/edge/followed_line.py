@@ -8,13 +8,13 @@ from typing import Any, Self
 import msgspec
 import zmq
 
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
-from edge.delivery.security.access import Access
-from edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
-from edge.wire.following import (
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
+from heatline.edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -25,7 +25,7 @@ from edge.wire.following import (
     events_of,
     reply_from,
 )
-from edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused, to_bytes
 
 WITHIN_SECONDS = 40.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""

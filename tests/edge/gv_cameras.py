@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.cameras import aravis
-from edge.cameras.aravis import Function
-from edge.errors import MissingExtraError
+from heatline.edge.cameras import aravis
+from heatline.edge.cameras.aravis import Function
+from heatline.edge.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from viva_genicam.testing import FakeGigeCamera

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
-from edge.delivery.journal.file import FILE_NAME
-from edge.delivery.journal.journal_writer import JournalWriter
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Record, header_crc
-from edge.delivery.numbering import Numbering
-from edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
+from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.rows import Record, header_crc
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"

@@ -18,14 +18,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import watched_line
-from bench.watched_line import POLL_SECONDS
-from bench.watched_process import WatchedProcess
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import BenchError
-from edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
+from heatline.bench import watched_line
+from heatline.bench.watched_line import POLL_SECONDS
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 

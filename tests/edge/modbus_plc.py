@@ -10,10 +10,10 @@ from typing import Any, Literal, Self
 import msgspec
 from pymodbus.client import ModbusTcpClient
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, register_map
-from edge.bridge.modbus.server import ModbusServer
-from edge.config.modbus import ModbusConfig
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, register_map
+from heatline.edge.bridge.modbus.server import ModbusServer
+from heatline.edge.config.modbus import ModbusConfig
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
 TYPES = {

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from edge.bridge.opcua.bridge import Bridge, LineEndpoints
-from edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT
-from edge.config.opcua import OpcuaConfig
+from heatline.edge.bridge.opcua.bridge import Bridge, LineEndpoints
+from heatline.edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT
+from heatline.edge.config.opcua import OpcuaConfig
 from tests.command import HEATLINE, process_env
 from tests.edge.secured import free_port
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from edge.pictures.feed import PictureFeed
-from edge.review.marking import mark_of
-from edge.view.memory import Memory
-from edge.wire.events import ReviewEvent, VerdictEvent
-from edge.wire.marks import Mark
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.review.marking import mark_of
+from heatline.edge.view.memory import Memory
+from heatline.edge.wire.events import ReviewEvent, VerdictEvent
+from heatline.edge.wire.marks import Mark
 from tests.edge.view_pages import verdict
 
 JOURNAL = "journal-1"

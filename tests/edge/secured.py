@@ -15,9 +15,9 @@ from pathlib import Path
 
 import zmq
 
-from edge.delivery.security.access import Access
-from edge.delivery.security.allow_list import Role, allow, revoke
-from edge.delivery.security.curve import ClientKeys, KeyPair, make_key_pair
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.allow_list import Role, allow, revoke
+from heatline.edge.delivery.security.curve import ClientKeys, KeyPair, make_key_pair
 
 WITHIN_SECONDS = 40.0
 """Bound on waiting, so that a test fails instead of hanging; never a measured time."""

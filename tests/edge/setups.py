@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from edge.bundle import Bundle, VerifiedEngine
-from edge.geometry import RegionOfInterest
-from edge.inference import Engine
-from edge.inspection.inspector import Inspector
-from edge.inspection.setup import Heatmaps, Setup
-from edge.inspection.verdict import Thresholds
+from heatline.edge.bundle import Bundle, VerifiedEngine
+from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.setup import Heatmaps, Setup
+from heatline.edge.inspection.verdict import Thresholds
 
 
 def setup_of(

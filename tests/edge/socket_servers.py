@@ -6,16 +6,16 @@ from typing import Protocol
 
 import zmq
 
-from edge.delivery.command_server import CommandServer
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal, Record
-from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import SocketName
-from edge.wire.commands import Triggered
-from edge.wire.events import header_of
-from edge.wire.following import FollowRequest
-from edge.wire.requests import to_bytes
+from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.journal.journal import Journal, Record
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.authenticator import SocketName
+from heatline.edge.wire.commands import Triggered
+from heatline.edge.wire.events import header_of
+from heatline.edge.wire.following import FollowRequest
+from heatline.edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 

@@ -36,10 +36,10 @@ def main() -> None:
 def record(line: Path) -> None:
     """Report the number of pictures that came, until the line has ended."""
     # Imported here: at the lowest priority, NumPy takes seconds on a busy machine, and only this needs it.
-    from edge.errors import DeliveryError
-    from edge.pictures.client import PictureClient
-    from edge.pictures.place import picture_socket
-    from edge.wire.events import EvidenceState
+    from heatline.edge.errors import DeliveryError
+    from heatline.edge.pictures.client import PictureClient
+    from heatline.edge.pictures.place import picture_socket
+    from heatline.edge.wire.events import EvidenceState
 
     kept = 0
     with PictureClient(picture_socket(line), slots=2) as client:

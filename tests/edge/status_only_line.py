@@ -5,9 +5,9 @@ from typing import Any, Self
 
 import msgspec
 
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.access import Access
-from edge.wire.events import ChangeEvent, Message, StatusEvent
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.wire.events import ChangeEvent, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 
 STATUS_EVERY_SECONDS = 0.01

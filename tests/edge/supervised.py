@@ -17,15 +17,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.cameras import liveness, restarts, triggering
-from edge.cameras.base import EndOfFrames
-from edge.cameras.channel import FrameReady
-from edge.cameras.pattern import frame_id_of, pattern
-from edge.cameras.settings import CameraSettings, PatternSettings
-from edge.cameras.state import CameraAlarm
-from edge.cameras.supervisor import SupervisedCamera
-from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.cameras import liveness, restarts, triggering
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.channel import FrameReady
+from heatline.edge.cameras.pattern import frame_id_of, pattern
+from heatline.edge.cameras.settings import CameraSettings, PatternSettings
+from heatline.edge.cameras.state import CameraAlarm
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.frames import BadFrame, Frame, Stamp
 
 WITHIN_SECONDS = 60.0
 """Time limit for what would hang otherwise; never a measured time."""

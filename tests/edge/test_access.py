@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from zmq.utils import z85
 
-from edge.delivery.security import curve
-from edge.delivery.security.access import Access
-from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
-from edge.delivery.security.refusals import Refusals
-from edge.errors import AccessError
-from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
+from heatline.edge.delivery.security import curve
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.allow_list import ROLES, allow, allowed_keys
+from heatline.edge.delivery.security.refusals import Refusals
+from heatline.edge.errors import AccessError
+from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 from tests.edge.secured import Secured
 
 KEY = z85.encode(bytes(range(32)))

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import Appearance, Floats
-from edge.bundle.areas import find_areas, fit_areas
-from edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
-from edge.bundle.plausibility import ProductTiles, fit_plausibility
-from edge.bundle.product_cells import ProductCells, cell_map, largest_area
-from edge.errors import BundleError
-from edge.frames import Stamp
-from edge.geometry import RegionOfInterest, TileGrid
-from edge.inspection.outcome import outcome_of
-from edge.inspection.verdict import Judgement, TileScores, Verdict
+from heatline.edge.bundle.appearance import Appearance, Floats
+from heatline.edge.bundle.areas import find_areas, fit_areas
+from heatline.edge.bundle.lines import FLAT, SAME, fit_lines, measure_lines
+from heatline.edge.bundle.plausibility import ProductTiles, fit_plausibility
+from heatline.edge.bundle.product_cells import ProductCells, cell_map, largest_area
+from heatline.edge.errors import BundleError
+from heatline.edge.frames import Stamp
+from heatline.edge.geometry import RegionOfInterest, TileGrid
+from heatline.edge.inspection.outcome import outcome_of
+from heatline.edge.inspection.verdict import Judgement, TileScores, Verdict
 from tests.oracles import components
 
 CHANNELS, SIDE = 10, 7

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.util.atomic_file import replacing
+from heatline.edge.util.atomic_file import replacing
 
 
 @pytest.mark.parametrize("unique", [False, True])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli.bridge import bridge as bridges
+from heatline.edge.cli.bridge import bridge as bridges
 from tests.command import complaint, heatline
 
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import SCHEMA, Bundle, Manifest, open_bundle, write_bundle
-from edge.bundle.manifest import decode_manifest
-from edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
-from edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
-from edge.errors import BundleError
+from heatline.edge.bundle import SCHEMA, Bundle, Manifest, open_bundle, write_bundle
+from heatline.edge.bundle.manifest import decode_manifest
+from heatline.edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
+from heatline.edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
+from heatline.edge.errors import BundleError
 from tests.small_bundle import TILE, copy_of, edit_manifest, manifest, refusal
 
 Change = Callable[[dict[str, Any]], Any]
@@ -260,8 +260,8 @@ def test_a_bundle_that_could_not_be_opened_is_never_written(bundle: Bundle, tmp_
 WRITE = """
 import os, resource, sys
 from pathlib import Path
-from edge.bundle import open_bundle, write_bundle
-from edge.errors import BundleError
+from heatline.edge.bundle import open_bundle, write_bundle
+from heatline.edge.errors import BundleError
 source, target, limit, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 bundle = open_bundle(source)
 files = {name: (source / name).read_bytes() for name in bundle.manifest.files}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.config.bundle_key import changed_bundle, with_bundle
-from edge.errors import BundleError, CommandRefusedError, ConfigError, DeliveryError, Interrupted
+from heatline.edge.bundle import Bundle
+from heatline.edge.config.bundle_key import changed_bundle, with_bundle
+from heatline.edge.errors import BundleError, CommandRefusedError, ConfigError, DeliveryError, Interrupted
 from tests.command import complaint, heatline
 from tests.edge.lines import write_line, write_pictures
 from tests.small_bundle import white_frame

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import SCHEMA, open_bundle, write_bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
-from edge.bundle.plausibility import fit_plausibility
-from edge.config import load_config
-from edge.errors import BundleError
-from edge.frames import Frame, Stamp
-from edge.service.loading import describe_plausibility_change, prepare
+from heatline.edge.bundle import SCHEMA, open_bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.config import load_config
+from heatline.edge.errors import BundleError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.service.loading import describe_plausibility_change, prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import xxhash
 
-from edge.bundle import SCHEMA, Bundle, open_bundle
-from edge.bundle.manifest import Plausible
-from edge.bundle.plausibility import Plausibility
-from edge.calibration.binomial import interval, upper_bound
-from edge.calibration.recalibration import GoodPictures
-from edge.cli.calibrate import _share_for, _warn_of_newly_plausible
-from edge.errors import EngineError
-from edge.inspection.inspector import Inspector
+from heatline.edge.bundle import SCHEMA, Bundle, open_bundle
+from heatline.edge.bundle.manifest import Plausible
+from heatline.edge.bundle.plausibility import Plausibility
+from heatline.edge.calibration.binomial import interval, upper_bound
+from heatline.edge.calibration.recalibration import GoodPictures
+from heatline.edge.cli.calibrate import _share_for, _warn_of_newly_plausible
+from heatline.edge.errors import EngineError
+from heatline.edge.inspection.inspector import Inspector
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edge.calibration.binomial import upper_bound
-from edge.calibration.thresholds import (
+from heatline.edge.calibration.binomial import upper_bound
+from heatline.edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
     HOTTEST_AT_LEAST,
     STRONG_SHARE,
@@ -25,9 +25,9 @@ from edge.calibration.thresholds import (
     score_threshold,
     threshold,
 )
-from edge.errors import InputError
-from edge.geometry import Stitcher, TileGrid
-from edge.inspection.verdict import Thresholds, judge
+from heatline.edge.errors import InputError
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inspection.verdict import Thresholds, judge
 
 HIGHEST = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60)
 RATE = st.floats(0, 1, exclude_max=True)

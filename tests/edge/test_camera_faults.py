@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.cameras import restarts
-from edge.cameras.settings import GenicamSettings
-from edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras import restarts
+from heatline.edge.cameras.settings import GenicamSettings
+from heatline.edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, cable, next_frame_id
 from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, children, running, write_line_with

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.cameras import aravis
-from edge.delivery.client.commander import Commander
-from edge.errors import CommandRefusedError
-from edge.wire.commands import Announced, Triggered
-from edge.wire.events import StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras import aravis
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.errors import CommandRefusedError
+from heatline.edge.wire.commands import Announced, Triggered
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge import gv_cameras
 from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.cameras.base import Opened
-from edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
-from edge.cameras.child import SPARE_SLOTS, digest
-from edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage, ReceivedFrame
-from edge.cameras.pattern import pattern
-from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
-from edge.frames import BadFrame, Frame
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
+from heatline.edge.cameras.child import SPARE_SLOTS, digest
+from heatline.edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage, ReceivedFrame
+from heatline.edge.cameras.pattern import pattern
+from heatline.edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
+from heatline.edge.frames import BadFrame, Frame
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread, mappings, shown_by, stop, until_unread
 
 SLOTS = 2 + SPARE_SLOTS
@@ -315,8 +315,8 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
 
 LINE = """
 import select, sys
-from edge.cameras.host import CameraProcess
-from edge.cameras.settings import from_bytes
+from heatline.edge.cameras.host import CameraProcess
+from heatline.edge.cameras.settings import from_bytes
 camera = CameraProcess(from_bytes(bytes.fromhex(sys.argv[1])))
 poll = select.poll()
 poll.register(camera.fileno(), select.POLLIN)

@@ -19,17 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras import aravis
-from edge.cameras.discovery import video_devices
-from edge.cameras.pattern import pattern
-from edge.cameras.settings import FolderSettings, PatternSettings
-from edge.errors import CameraError, InputError
-from edge.frames import Stamp
-from edge.geometry import RegionOfInterest, TileGrid
-from edge.grab.grab import Grab
-from edge.grab.pictures import REGION_RGB, SHADE, TILE_RGB, PictureWriter, draw_region
-from edge.grab.tally import Arrivals
-from edge.images import read_image, read_rgb
+from heatline.edge.cameras import aravis
+from heatline.edge.cameras.discovery import video_devices
+from heatline.edge.cameras.pattern import pattern
+from heatline.edge.cameras.settings import FolderSettings, PatternSettings
+from heatline.edge.errors import CameraError, InputError
+from heatline.edge.frames import Stamp
+from heatline.edge.geometry import RegionOfInterest, TileGrid
+from heatline.edge.grab.grab import Grab
+from heatline.edge.grab.pictures import REGION_RGB, SHADE, TILE_RGB, PictureWriter, draw_region
+from heatline.edge.grab.tally import Arrivals
+from heatline.edge.images import read_image, read_rgb
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures

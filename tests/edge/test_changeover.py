@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.delivery.client.commander import Commander
-from edge.errors import CommandRefusedError
-from edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.errors import CommandRefusedError
+from heatline.edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import need_aravis, viva_camera
 from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 from tests.small_bundle import bundle_in

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.cameras.settings import PatternSettings
-from edge.config import EvidenceConfig, LineConfig, WebConfig
-from edge.inference import Engine
-from edge.pictures.feed import PictureFeed
-from edge.pictures.place import picture_socket
-from edge.service import children as children_module
-from edge.service.children import STEADY_AFTER_SECONDS, Child, Children
-from edge.wire.events import WebState
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.config import EvidenceConfig, LineConfig, WebConfig
+from heatline.edge.inference import Engine
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.service import children as children_module
+from heatline.edge.service.children import STEADY_AFTER_SECONDS, Child, Children
+from heatline.edge.wire.events import WebState
 from tests.command import WITHIN_SECONDS, process_env
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
@@ -234,7 +234,7 @@ def test_a_child_that_does_not_end_is_killed(file: Path, monkeypatch: pytest.Mon
 LINE = """
 import sys, time
 from pathlib import Path
-from edge.service import children
+from heatline.edge.service import children
 children.RECORDER_MODULE = children.WEB_MODULE = "tests.edge.stand_in"
 from tests.edge.test_children import config
 children.Children(Path(sys.argv[1]), config(web=True), None).start()

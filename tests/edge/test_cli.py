@@ -20,18 +20,18 @@ import pytest
 import zmq
 from rich.console import Console
 
-import edge.cli.check as check_module
-from edge import __version__
-from edge.bundle import Bundle
-from edge.cli.watch import HEADINGS, EventTable
-from edge.delivery.journal.journal import Journal
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.curve import fingerprint, make_key_pair
-from edge.errors import Faults
-from edge.images import read_rgb
-from edge.service.line import bound_addresses, require_distinct
-from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
-from export.openvino_ir import to_openvino
+import heatline.edge.cli.check as check_module
+from heatline.edge import __version__
+from heatline.edge.bundle import Bundle
+from heatline.edge.cli.watch import HEADINGS, EventTable
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.curve import fingerprint, make_key_pair
+from heatline.edge.errors import Faults
+from heatline.edge.images import read_rgb
+from heatline.edge.service.line import bound_addresses, require_distinct
+from heatline.edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent, WebState
+from heatline.export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, process_env
 from tests.edge.evidences import writer
 from tests.edge.fault_disks import small_disk
@@ -691,7 +691,9 @@ def test_a_closed_standard_output_is_no_fault(bundle: Bundle) -> None:
 
 def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
     """Libraries make temporary folders when they are imported, and remove them at the end."""
-    fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
+    fails = (
+        "import sys, tempfile; from heatline.edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
+    )
     (tmp_path / "tmp").mkdir()
     done = subprocess.run(
         [sys.executable, "-c", fails, "check", "none.toml"], env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}
@@ -712,9 +714,10 @@ class Hides:
 
 sys.meta_path[:] = [Hides(finder) for finder in sys.meta_path]
 import heatline
-from edge.cli.main import run
+from heatline.edge.cli.main import run
 codes = [run(command.split("|")) for command in sys.argv[1:]]
-for call in (lambda: heatline.train("boards", out="runs/boards"), lambda: heatline.export("runs/boards", to="b")):
+calls = lambda: heatline.train_model("boards", out="runs/boards"), lambda: heatline.export_bundle("runs/boards", to="b")
+for call in calls:
     try:
         call()
     except heatline.MissingExtraError as error:

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from edge import __version__
-from edge.cluster import check_same_version, open_cluster
-from edge.errors import ConfigError, DeliveryError
+from heatline.edge import __version__
+from heatline.edge.cluster import check_same_version, open_cluster
+from heatline.edge.errors import ConfigError, DeliveryError
 from tests.command import WITHIN_SECONDS
 from tests.ray_head import AGENTS, LOCAL, descendants, is_alive
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
-from edge.colour import PIXEL_FORMATS, PixelFormat, to_rgb
-from edge.errors import InputError
+from heatline.edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
+from heatline.edge.colour import PIXEL_FORMATS, PixelFormat, to_rgb
+from heatline.edge.errors import InputError
 
 RED, GREEN, BLUE = 200, 100, 50
 U8, U16, F32 = np.uint8, np.uint16, np.float32

@@ -22,14 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils.monitor import recv_monitor_message
 
-from edge.cli.select import select
-from edge.cli.trigger import trigger
-from edge.delivery import command_server
-from edge.delivery.client.commander import Commander
-from edge.delivery.command_server import Answer, CommandServer, Handle
-from edge.delivery.router import LONGEST_REQUEST_BYTES
-from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
-from edge.wire.commands import (
+from heatline.edge.cli.select import select
+from heatline.edge.cli.trigger import trigger
+from heatline.edge.delivery import command_server
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.command_server import Answer, CommandServer, Handle
+from heatline.edge.delivery.router import LONGEST_REQUEST_BYTES
+from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from heatline.edge.wire.commands import (
     Announced,
     Reason,
     Reply,
@@ -42,8 +42,8 @@ from edge.wire.commands import (
     reply_from,
     request_from,
 )
-from edge.wire.events import BundleName
-from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
+from heatline.edge.wire.events import BundleName
+from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
 from tests.edge.secured import nothing_left_open
 
 WITHIN_SECONDS = 20.0
@@ -315,7 +315,7 @@ def test_a_failing_handler_gives_a_fault_logged_once_and_serving_continues(
         send_request(client, TriggerRequest(camera="top", part_id=part_id))
         reasons.append(reason(client))
     assert reasons == ["fault", "fault", "triggered", "fault", "triggered"]
-    logged = [record for record in caplog.records if record.name == "edge.delivery.router"]
+    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.router"]
     assert len(logged) == 1, "a client that causes faults could fill the disk"
     assert "boom" in caplog.text
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle, VerifiedEngine, open_verified_engine
-from edge.bundle.verified_engine import MOST_CACHED
-from edge.inference import infer
+from heatline.edge.bundle import Bundle, VerifiedEngine, open_verified_engine
+from heatline.edge.bundle.verified_engine import MOST_CACHED
+from heatline.edge.inference import infer
 from tests.edge.lines import running, small_frames, write_line, write_pictures
 from tests.small_bundle import bundle_in
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
-from edge.config import (
+from heatline.edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
+from heatline.edge.config import (
     EventsConfig,
     EvidenceConfig,
     LineConfig,
@@ -16,8 +16,8 @@ from edge.config import (
     WebConfig,
     load_config,
 )
-from edge.config.engine import EngineConfig
-from edge.errors import ConfigError
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.errors import ConfigError
 
 SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "frames"\n'
 

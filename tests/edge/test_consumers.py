@@ -16,9 +16,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from edge.delivery.durable.consumers import FILE_NAME, MOST_CONSUMERS, NOT_KNOWN, SLOT_BYTES, Consumers, Position
-from edge.errors import JournalError
-from edge.util.slot_file import read_slots
+from heatline.edge.delivery.durable.consumers import (
+    FILE_NAME,
+    MOST_CONSUMERS,
+    NOT_KNOWN,
+    SLOT_BYTES,
+    Consumers,
+    Position,
+)
+from heatline.edge.errors import JournalError
+from heatline.edge.util.slot_file import read_slots
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 
 JOURNAL, OTHER = "a" * 32, "b" * 32
@@ -306,7 +313,7 @@ def test_a_damaged_file_is_moved_aside_and_its_consumers_are_lost(
 KILLED = """
 import sys
 from pathlib import Path
-from edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.consumers import Consumers
 
 consumers = Consumers(Path(sys.argv[1]))
 consumers.register("mes1", "a" * 32, 0)

@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle, GoldenTiles, Manifest, open_bundle, sign_bundle, write_bundle
-from edge.bundle.difference import SECTIONS, Answers, answers_difference, manifest_changes
-from edge.bundle.keys import make_key, read_private_key
-from edge.bundle.manifest import Grid, Tensor
-from edge.inference.engine import ONNX_GRAPH
-from export.openvino_ir import to_openvino
+from heatline.edge.bundle import Bundle, GoldenTiles, Manifest, open_bundle, sign_bundle, write_bundle
+from heatline.edge.bundle.difference import SECTIONS, Answers, answers_difference, manifest_changes
+from heatline.edge.bundle.keys import make_key, read_private_key
+from heatline.edge.bundle.manifest import Grid, Tensor
+from heatline.edge.inference.engine import ONNX_GRAPH
+from heatline.export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.small_bundle import BIAS, GAIN, GOLDEN, TILE, answer, copy_of, golden_tiles, graph, manifest
 

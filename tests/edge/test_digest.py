@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edge.cameras.child import digest
+from heatline.edge.cameras.child import digest
 
 SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90), st.integers(1, 3))
 

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle.appearance import Vitals
-from edge.bundle.manifest import Measure, Reference
-from edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
-from edge.drift.monitor import DriftMonitor, Reading
-from edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
-from edge.drift.sample import PictureSample, saturation_of
-from edge.drift.sentences import CHECK, WHAT, describe_drift
+from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.bundle.manifest import Measure, Reference
+from heatline.edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
+from heatline.edge.drift.monitor import DriftMonitor, Reading
+from heatline.edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
+from heatline.edge.drift.sample import PictureSample, saturation_of
+from heatline.edge.drift.sentences import CHECK, WHAT, describe_drift
 
 HW = (150, 200)
 Picture = NDArray[np.uint8]

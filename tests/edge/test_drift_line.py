@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, open_bundle, write_bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.manifest import REFERENCE_PICTURE
-from edge.bundle.plausibility import fit_plausibility
-from edge.bundle.reference_picture import ReferencePicture
-from edge.calibration import GoodFrame
-from edge.drift.camera import DriftSetup, references_of
-from edge.drift.monitor import Reading
-from edge.drift.reference import fit_reference
-from edge.drift.sample import PictureSample
-from edge.errors import BundleError
-from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.inference import Engine
-from edge.inspection.inspector import Inspector
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.setup import Setup
-from edge.service.drift import LineDrift
-from edge.wire.events import DriftEvent, VerdictEvent
+from heatline.edge.bundle import Bundle, open_bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.manifest import REFERENCE_PICTURE
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.bundle.reference_picture import ReferencePicture
+from heatline.edge.calibration import GoodFrame
+from heatline.edge.drift.camera import DriftSetup, references_of
+from heatline.edge.drift.monitor import Reading
+from heatline.edge.drift.reference import fit_reference
+from heatline.edge.drift.sample import PictureSample
+from heatline.edge.errors import BundleError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.service.drift import LineDrift
+from heatline.edge.wire.events import DriftEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import running, write_line_with, write_pictures
 from tests.edge.setups import setup_of

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.bundle import Bundle
-from edge.errors import EngineError
-from edge.inference import EngineKind, infer, open_engine
-from edge.inference.engine import ABANDONED_REQUESTS, ONNX_GRAPH
-from edge.inference.openvino_engine import TILES_PER_WAKEUP, OpenVinoEngine, _Request
-from export.openvino_ir import to_openvino
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import EngineError
+from heatline.edge.inference import EngineKind, infer, open_engine
+from heatline.edge.inference.engine import ABANDONED_REQUESTS, ONNX_GRAPH
+from heatline.edge.inference.openvino_engine import TILES_PER_WAKEUP, OpenVinoEngine, _Request
+from heatline.export.openvino_ir import to_openvino
 from tests.command import WITHIN_SECONDS
 
 SIDE = 16
@@ -85,7 +85,7 @@ def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(folder: Path, 
 ENDS_AT_WORK = """
 import sys
 from pathlib import Path
-from edge.inference import open_engine
+from heatline.edge.inference import open_engine
 
 engine = open_engine("openvino", Path(sys.argv[1]), 224, batch=8)
 for _ in list(engine._idle):
@@ -102,7 +102,7 @@ def test_a_process_may_end_while_openvino_is_at_work() -> None:
 CLOSED_ON_ANOTHER_THREAD = """
 import os, signal, sys, threading, weakref
 from pathlib import Path
-from edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle import open_bundle, open_verified_engine
 
 signal.signal(signal.SIGHUP, lambda *_: print("heard"))
 bundle = open_bundle(Path(sys.argv[1]))
@@ -127,8 +127,8 @@ def test_closing_an_engine_frees_its_memory(bundle: Bundle) -> None:
 
 def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The destructor of a request waits for it, so an abandoned request must stay in memory."""
-    monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
-    monkeypatch.setattr("edge.inference.openvino_engine.WAIT_STEP_MS", 1)
+    monkeypatch.setattr("heatline.edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
+    monkeypatch.setattr("heatline.edge.inference.openvino_engine.WAIT_STEP_MS", 1)
     engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # a request takes most of a second
     answered, failed = [], []
     engine.submit(64, lambda tiles: None, lambda *_: answered.append(1), failed.append)
@@ -202,7 +202,7 @@ def test_several_requests_end_before_the_next_is_filled(folder: Path) -> None:
 
 
 def test_an_unanswered_request_fails_and_is_not_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
+    monkeypatch.setattr("heatline.edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     ended: list[str] = []
     fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b", never=True))
     fakes.submit(5)
@@ -218,7 +218,7 @@ def test_an_engine_without_any_answer_raises_an_error(folder: Path, monkeypatch:
     fakes.submit()
     assert fakes.engine.collect(0.002), "a moment later it is still under way"
     assert fakes.engine._at_work[0].waited_for_ms == 2
-    monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.0)
+    monkeypatch.setattr("heatline.edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.0)
     with pytest.raises(EngineError, match="to any request"):
         fakes.submit()
     assert len(fakes.failed) == 1

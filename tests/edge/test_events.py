@@ -12,20 +12,20 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
-from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.numbering import Numbering
-from edge.delivery.publisher import Publisher
-from edge.frames import Frame, Stamp
-from edge.inference import Engine
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.setup import Heatmaps, Setup
-from edge.service.events import EventEmitter, verdict_message
-from edge.service.readiness import Heartbeat
-from edge.wire import events as events_on_wire
-from edge.wire.events import Change, Handshake, Message, from_frames, to_frames
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.state import CameraAlarm, CameraState
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.setup import Heatmaps, Setup
+from heatline.edge.service.events import EventEmitter, verdict_message
+from heatline.edge.service.readiness import Heartbeat
+from heatline.edge.wire import events as events_on_wire
+from heatline.edge.wire.events import Change, Handshake, Message, from_frames, to_frames
 from tests.command import WITHIN_SECONDS
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame

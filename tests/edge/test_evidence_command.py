@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edge.cli.event_columns import COLUMNS, row_of
-from edge.cli.watch import EventTable
-from edge.delivery.journal.rows import Record
-from edge.geometry import Region
-from edge.heatmap_picture import ColourScale, overlay
-from edge.images import read_rgb
-from edge.offline.result import InspectionResult
-from edge.wire.events import ForeignArea
+from heatline.edge.cli.event_columns import COLUMNS, row_of
+from heatline.edge.cli.watch import EventTable
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.geometry import Region
+from heatline.edge.heatmap_picture import ColourScale, overlay
+from heatline.edge.images import read_rgb
+from heatline.edge.offline.result import InspectionResult
+from heatline.edge.wire.events import ForeignArea
+from heatline.train.readers.folder import read_folder
 from tests.command import complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, SECOND_NS, frame, names, picture, store
 from tests.edge.lines import write_line
-from train.readers.folder import read_folder
 
 INTERRUPTED = 130
 
@@ -291,7 +291,7 @@ def test_an_interrupted_export_has_whole_pictures_each_with_its_event(
 ) -> None:
     store(tmp_path / "evidence", *(picture(number, at_ns=NOON_NS + number) for number in range(5)))
     out = tmp_path / "new"
-    import edge.cli.evidence_export as command
+    import heatline.edge.cli.evidence_export as command
 
     copy: Callable[..., object] = command.shutil.copyfile
 

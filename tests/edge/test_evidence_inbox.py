@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.errors import InputError
-from edge.evidence import inbox as module
-from edge.evidence.files import HALF_WRITTEN
-from edge.evidence.inbox import INBOX, PUT, Inbox, put
-from edge.evidence.store import ENTRY, FRAME, EvidenceStore
-from edge.evidence.writer import EvidenceWriter
-from edge.images import read_rgb
+from heatline.edge.errors import InputError
+from heatline.edge.evidence import inbox as module
+from heatline.edge.evidence.files import HALF_WRITTEN
+from heatline.edge.evidence.inbox import INBOX, PUT, Inbox, put
+from heatline.edge.evidence.store import ENTRY, FRAME, EvidenceStore
+from heatline.edge.evidence.writer import EvidenceWriter
+from heatline.edge.images import read_rgb
 from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import ALL, LINE, NOON_NS, frame, mark, names, picture, room, writer
 from tests.edge.fault_disks import fill, small_disk
@@ -27,7 +27,7 @@ ID = "b007b007-top-{}"
 KILLED_AT_A_STEP = """
 import os, signal, sys
 from pathlib import Path
-from edge.evidence.inbox import Inbox, put
+from heatline.edge.evidence.inbox import Inbox, put
 from tests.edge.evidences import LINE, picture, writer
 folder, what, steps = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.journal.file import FILE_NAME, database_files
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import header_crc
-from edge.evidence import review_file, stored_marks
-from edge.evidence.journal_marks import JournalMarks
-from edge.evidence.retention import NoRoomError
-from edge.evidence.store import EvidenceStore, room_of
-from edge.review.review import combine
-from edge.wire.events import Message, ReviewEvent
-from edge.wire.marks import MarkKind
+from heatline.edge.delivery.journal.file import FILE_NAME, database_files
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.rows import header_crc
+from heatline.edge.evidence import review_file, stored_marks
+from heatline.edge.evidence.journal_marks import JournalMarks
+from heatline.edge.evidence.retention import NoRoomError
+from heatline.edge.evidence.store import EvidenceStore, room_of
+from heatline.edge.review.review import combine
+from heatline.edge.wire.events import Message, ReviewEvent
+from heatline.edge.wire.marks import MarkKind
 from tests.edge.evidences import ALL, DAY_NS, NOON_NS, Clock, frame, mark, names, picture, room, store, writer
 from tests.edge.journals import all_records, change, good, make_writer
 
@@ -349,7 +349,7 @@ def test_marks_are_read_once_from_a_journal_that_is_written_meanwhile(tmp_path: 
 
 
 def test_a_long_journal_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.delivery.journal.reader.SCANNED_AT_MOST", 4)
+    monkeypatch.setattr("heatline.edge.delivery.journal.reader.SCANNED_AT_MOST", 4)
     with contextlib.closing(make_writer(tmp_path)) as journal, reading(tmp_path) as marks:
         journal.commit([*(marked(number) for number in range(1, 9)), *(good() for _ in range(9)), marked(9)])
         parts = [numbers_of(marks.read())]

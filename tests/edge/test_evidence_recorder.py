@@ -16,22 +16,22 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
-from edge.delivery.journal.file import FILE_NAME
-from edge.errors import DeliveryError, InputError
-from edge.evidence import recorder as recorder_module
-from edge.evidence.inbox import Inbox, put
-from edge.evidence.journal_marks import JournalMarks
-from edge.evidence.recorder import Recorder
-from edge.evidence.store import EvidenceStore
-from edge.evidence.writer import EvidenceWriter
-from edge.images import read_rgb
-from edge.pictures.feed import PictureFeed
-from edge.pictures.picture import Picture
-from edge.pictures.place import picture_socket
-from edge.util.threads import NamedThread
-from edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
-from edge.wire.marks import MarkKind
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.errors import DeliveryError, InputError
+from heatline.edge.evidence import recorder as recorder_module
+from heatline.edge.evidence.inbox import Inbox, put
+from heatline.edge.evidence.journal_marks import JournalMarks
+from heatline.edge.evidence.recorder import Recorder
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.evidence.writer import EvidenceWriter
+from heatline.edge.images import read_rgb
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import EvidenceState, Message, StatusEvent, VerdictEvent
+from heatline.edge.wire.marks import MarkKind
 from tests.command import WITHIN_SECONDS, heatline, process_env
 from tests.edge.evidences import LINE, mark, names, picture, writer
 from tests.edge.fault_disks import failing_disk, fill, frozen, small_disk
@@ -370,7 +370,7 @@ def test_a_damaged_journal_and_inbox_stop_no_storing(
 
 
 def recorder_process(file: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "edge.evidence.recorder", file]
+    command = [sys.executable, "-m", "heatline.edge.evidence.recorder", file]
     return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
 
 
@@ -419,7 +419,7 @@ def recorder_of(line: RunningLine) -> int | None:
     """The process of the recorder."""
     for pid in children(line.process.pid):
         with contextlib.suppress(OSError):
-            if b"edge.evidence.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"heatline.edge.evidence.recorder" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
     return None
 

@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.bundle import Bundle
-from edge.cli.evidence_report import HEADINGS, _percent
-from edge.evidence.inbox import Inbox, put
-from edge.evidence.store import EvidenceStore
-from edge.pictures.client import PictureClient
-from edge.pictures.feed import PictureFeed
-from edge.pictures.picture import Picture
-from edge.pictures.place import picture_socket
-from edge.wire.events import Message, ReviewEvent, StatusEvent
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.bundle import Bundle
+from heatline.edge.cli.evidence_report import HEADINGS, _percent
+from heatline.edge.evidence.inbox import Inbox, put
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.pictures.client import PictureClient
+from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent
+from heatline.edge.wire.marks import Mark, MarkKind
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
 from tests.edge.journals import events_in, make_writer
@@ -341,7 +341,7 @@ def test_what_cannot_be_marked_is_refused_in_one_sentence(
     code: int,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr("edge.cli.evidence_mark.STATUS_WITHIN_SECONDS", 0.1)
+    monkeypatch.setattr("heatline.edge.cli.evidence_mark.STATUS_WITHIN_SECONDS", 0.1)
     tables = '[evidence]\nfolder = "evidence"'
     file = write_line(tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, tables)
     result = run("mark", file, *arguments)
@@ -353,7 +353,7 @@ def test_a_mark_that_the_line_does_not_confirm_is_an_error(
     folder: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("edge.cli.evidence_mark.CONFIRMED_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.cli.evidence_mark.CONFIRMED_WITHIN_SECONDS", 0.05)
     file = write_line(
         tmp_path, tmp_path / "none.bundle", address, {"top": 'path = "p"'}, '[evidence]\nfolder = "evidence"'
     )

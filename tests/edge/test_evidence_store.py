@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import DeliveryError, InputError
-from edge.evidence.entry import day_of, is_picture
-from edge.evidence.retention import NoRoomError
-from edge.evidence.store import EvidenceStore
-from edge.images import read_rgb
+from heatline.edge.errors import DeliveryError, InputError
+from heatline.edge.evidence.entry import day_of, is_picture
+from heatline.edge.evidence.retention import NoRoomError
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.images import read_rgb
 from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import (
     ALL,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.delivery.publisher import SEND_HIGH_WATER_MARK
-from edge.frames import Stamp, Watermark
-from edge.inspection.in_flight_log import FILE_NAME, read_previous_run
-from edge.wire.events import StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.publisher import SEND_HIGH_WATER_MARK
+from heatline.edge.frames import Stamp, Watermark
+from heatline.edge.inspection.in_flight_log import FILE_NAME, read_previous_run
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import assert_the_crash_is_reported_first, begin_log, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk

@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.cameras.base import EndOfFrames, FrameSource
-from edge.cameras.folder import FolderCamera
-from edge.cameras.settings import FolderSettings, VideoSettings
-from edge.cameras.video import VideoCamera
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame
-from edge.images import read_image
+from heatline.edge.cameras.base import EndOfFrames, FrameSource
+from heatline.edge.cameras.folder import FolderCamera
+from heatline.edge.cameras.settings import FolderSettings, VideoSettings
+from heatline.edge.cameras.video import VideoCamera
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame
+from heatline.edge.images import read_image
 from tests.edge.lines import write_pictures
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
@@ -80,7 +80,7 @@ def test_the_time_of_capture_is_before_the_picture_is_read(folder: Path, monkeyp
         read_at.append(time.monotonic_ns())
         return read_image(path)
 
-    monkeypatch.setattr("edge.cameras.folder.read_image", noting_when)
+    monkeypatch.setattr("heatline.edge.cameras.folder.read_image", noting_when)
     assert grabbed(folder_camera(folder)).stamp.captured_monotonic_ns <= read_at[0]
 
 
@@ -119,7 +119,7 @@ def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> 
 
 def test_a_preloaded_folder_is_shown_from_memory_up_to_a_limit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as small:
-        small.setattr("edge.cameras.folder.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
+        small.setattr("heatline.edge.cameras.folder.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
         with pytest.raises(CameraError, match=r"the first 3 of 3 pictures .* show fewer"):
             folder_camera(folder, preload=True)
     (folder / "2.png").write_bytes(b"no picture")
@@ -245,10 +245,10 @@ def test_a_missing_or_invalid_video_is_a_camera_error(video: Path, tmp_path: Pat
 SHOW_ALL = """
 import sys
 from pathlib import Path
-from edge.cameras.base import EndOfFrames
-from edge.cameras.settings import VideoSettings
-from edge.cameras.video import VideoCamera
-from edge.errors import CameraError
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.settings import VideoSettings
+from heatline.edge.cameras.video import VideoCamera
+from heatline.edge.errors import CameraError
 for path in sys.argv[1:]:
     camera = VideoCamera(VideoSettings(name="top", path=Path(path), rate_fps=10000))
     try:

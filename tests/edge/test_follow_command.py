@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli import follow_sinks
-from edge.cli.target import KeyFiles, endpoint_of
-from edge.delivery.durable.consumers import FILE_NAME
-from edge.errors import ConfigError, DeliveryError, InputError
-from edge.wire.following import Delivered
+from heatline.edge.cli import follow_sinks
+from heatline.edge.cli.target import KeyFiles, endpoint_of
+from heatline.edge.delivery.durable.consumers import FILE_NAME
+from heatline.edge.errors import ConfigError, DeliveryError, InputError
+from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until

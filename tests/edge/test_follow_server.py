@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.durable.consumers import MOST_CONSUMERS
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
-from edge.delivery.journal import reader
-from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
-from edge.delivery.journal.journal import Journal
-from edge.wire.following import (
+from heatline.edge.delivery.durable.consumers import MOST_CONSUMERS
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from heatline.edge.delivery.journal import reader
+from heatline.edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.wire.following import (
     AckRequest,
     Delivered,
     Following,
@@ -29,7 +29,7 @@ from edge.wire.following import (
     Forgotten,
     Former,
 )
-from edge.wire.requests import to_bytes
+from heatline.edge.wire.requests import to_bytes
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import (
     ALARM,
@@ -442,7 +442,9 @@ def test_subscriptions_wait_while_the_journal_is_unreadable(
     path.with_name("elsewhere").rename(path)
     events += line.add(DEFECT)
     assert one.events(1) == events[1:]
-    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.journal_tail"]
+    logged = [
+        record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.durable.journal_tail"
+    ]
     assert logged == ["ERROR", "INFO"]
 
 
@@ -503,7 +505,7 @@ def test_invalid_requests_are_refused_counted_and_logged_at_a_limited_rate(
         one.socket.send_multipart(parts)
         assert one.refused().reason == "malformed"
     assert line.server.refused == {"version": 1, "malformed": 203}
-    logged = [record for record in caplog.records if record.name == "edge.delivery.security.refusals"]
+    logged = [record for record in caplog.records if record.name == "heatline.edge.delivery.security.refusals"]
     assert 2 <= len(logged) < 12, "any client could fill the disk"
     assert all(record.getMessage().isprintable() for record in logged)
     assert line.server.states() == {}
@@ -534,7 +536,7 @@ def test_a_server_fault_is_logged_once_and_serving_continues(
     events = line.add(GOOD)
     assert one.events(1) == events
     assert "boom" in caplog.text
-    assert len([record for record in caplog.records if record.name == "edge.delivery.router"]) == 1
+    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.router"]) == 1
 
 
 # Starting and stopping.

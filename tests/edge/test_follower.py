@@ -16,13 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from edge.delivery.client import acknowledgements, follower
-from edge.delivery.client.event_buffer import EventBuffer
-from edge.delivery.client.follower import Follower, forget
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError, SupersededError
-from edge.wire.following import (
+from heatline.edge.delivery.client import acknowledgements, follower
+from heatline.edge.delivery.client.event_buffer import EventBuffer
+from heatline.edge.delivery.client.follower import Follower, forget
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import AccessError, DeliveryError, EventsLostError, MessageError, SupersededError
+from heatline.edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -32,7 +32,7 @@ from edge.wire.following import (
     refusal,
     request_from,
 )
-from edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused, to_bytes
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
 from tests.edge.secured import Secured, free_port
 
@@ -472,7 +472,7 @@ def test_a_temporary_refusal_is_retried_and_logged_once(
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
         assert take(events, 1)[0].seq == 1
     answering.join()
-    assert len([record for record in caplog.records if record.name == "edge.delivery.client.follower"]) == 1
+    assert len([record for record in caplog.records if record.name == "heatline.edge.delivery.client.follower"]) == 1
 
 
 def test_after_silence_the_same_client_follows_again_and_logs_once(
@@ -503,7 +503,7 @@ def test_after_silence_the_same_client_follows_again_and_logs_once(
     answering.join()
     assert len(names) == 1
     assert len(set(connections)) == len(connections) >= 4
-    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.client.follower"]
+    logged = [record.levelname for record in caplog.records if record.name == "heatline.edge.delivery.client.follower"]
     assert logged == ["WARNING", "INFO"]
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import MessageError
-from edge.wire.events import AlarmEvent, VerdictEvent
-from edge.wire.following import (
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.events import AlarmEvent, VerdictEvent
+from heatline.edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -30,7 +30,7 @@ from edge.wire.following import (
     reply_from,
     request_from,
 )
-from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
+from heatline.edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
 from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, frames_of
 from tests.edge.wire_examples import unpack
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.frame_ids import MAX_LOST_FRAMES, FrameIds, Gap
+from heatline.edge.cameras.frame_ids import MAX_LOST_FRAMES, FrameIds, Gap
 
 HIGHEST = 65535
 

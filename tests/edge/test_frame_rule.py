@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edge.colour import PixelFormat
-from edge.frames import BadFrame, Frame, Stamp
-from edge.inspection.frame_rule import FrameFormat, FrameRule, FrameSize
+from heatline.edge.colour import PixelFormat
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.inspection.frame_rule import FrameFormat, FrameRule, FrameSize
 
 
 def frame(width: int, height: int, pixel_format: PixelFormat = "Mono8") -> Frame:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.client.gap_detector import Gap, GapDetector
-from edge.delivery.numbering import Count
-from edge.wire.events import CountedEvent, Counts
+from heatline.edge.delivery.client.gap_detector import Gap, GapDetector
+from heatline.edge.delivery.numbering import Count
+from heatline.edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
 
 

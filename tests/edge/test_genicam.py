@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.cameras import aravis, genicam
-from edge.cameras.base import Opened
-from edge.cameras.discovery import list_cameras, resolve_address
-from edge.cameras.genicam import GenicamCamera
-from edge.cameras.settings import GenicamSettings
-from edge.errors import CameraError, MissingExtraError
-from edge.frames import BadFrame, Frame
+from heatline.edge.cameras import aravis, genicam
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.discovery import list_cameras, resolve_address
+from heatline.edge.cameras.genicam import GenicamCamera
+from heatline.edge.cameras.settings import GenicamSettings
+from heatline.edge.errors import CameraError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame
 from tests.edge.gv_cameras import (
     FIRST_FRAME_ID,
     ROOT,
@@ -473,8 +473,8 @@ def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device
 
 
 IN_A_NETWORK_OF_ITS_OWN = """
-from edge.cameras.discovery import resolve_address
-from edge.errors import CameraError
+from heatline.edge.cameras.discovery import resolve_address
+from heatline.edge.errors import CameraError
 from tests.edge.gv_cameras import aravis_camera
 
 with aravis_camera():

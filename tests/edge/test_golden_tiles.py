@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import Bundle, GoldenTiles, check_golden, open_bundle
-from edge.bundle.golden import MOST_TILES
-from edge.bundle.store import GOLDEN
-from edge.errors import BundleError
-from edge.inference import Engine
+from heatline.edge.bundle import Bundle, GoldenTiles, check_golden, open_bundle
+from heatline.edge.bundle.golden import MOST_TILES
+from heatline.edge.bundle.store import GOLDEN
+from heatline.edge.errors import BundleError
+from heatline.edge.inference import Engine
 from tests.small_bundle import CELLS, TILE, copy_of, golden_tiles, manifest, put, refusal
 
 RIGHT = golden_tiles()
@@ -142,8 +142,8 @@ def test_golden_tiles_with_wrong_claims_are_refused(folder: Path, data: Callable
 IN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from edge.bundle import open_bundle
-from edge.errors import BundleError
+from heatline.edge.bundle import open_bundle
+from heatline.edge.errors import BundleError
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 100_000_000, taken + 100_000_000))
 for folder in sys.argv[1:]:

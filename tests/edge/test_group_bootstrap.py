@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.calibration.group_bootstrap import ENDS, RESAMPLES, SEED, ratio_interval
+from heatline.edge.calibration.group_bootstrap import ENDS, RESAMPLES, SEED, ratio_interval
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 5)), min_size=10, max_size=14, unique=True))
 def test_the_interval_is_that_of_groups_drawn_one_by_one(pairs: list[tuple[int, int]]) -> None:
-    """With groups that all differ, the draws are those of `train.evaluation.intervals`, in the order of the values."""
+    """With groups that all differ, the draws are those of `heatline.train.evaluation.intervals`, ordered by value."""
     pairs.sort()
     drawn = np.random.default_rng(SEED).multinomial(len(pairs), [1 / len(pairs)] * len(pairs), RESAMPLES)
     ratios = []

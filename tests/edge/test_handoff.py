@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.settings import Policy
-from edge.inspection.handoff import Handoff, Lane
+from heatline.edge.cameras.settings import Policy
+from heatline.edge.inspection.handoff import Handoff, Lane
 
 WITHIN_SECONDS = 20.0
 

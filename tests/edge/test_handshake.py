@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.state import CameraState, State
-from edge.inspection.ledger import Account
-from edge.service.drops import WINDOW_SECONDS, DropMonitor
-from edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
+from heatline.edge.cameras.state import CameraState, State
+from heatline.edge.inspection.ledger import Account
+from heatline.edge.service.drops import WINDOW_SECONDS, DropMonitor
+from heatline.edge.service.readiness import STALLED_AFTER_SECONDS, Condition, make_handshake
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
 
@@ -119,7 +119,7 @@ def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
 
 
 def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "edge.service.drops")
+    caplog.set_level(logging.INFO, "heatline.edge.service.drops")
     monitor = DropMonitor()
     monitor.update({"top": Account()}, 0.0)
     lost = Account(10, 0, {"overload": 10}, {}, 0)

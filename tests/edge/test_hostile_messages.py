@@ -20,13 +20,13 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery.client import commander, follower, subscriber
-from edge.delivery.client.commander import Commander
-from edge.delivery.client.follower import Follower
-from edge.delivery.client.subscriber import Received, Subscriber
-from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import ROLE_OF, SocketName
-from edge.errors import (
+from heatline.edge.delivery.client import commander, follower, subscriber
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client.subscriber import Received, Subscriber
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.authenticator import ROLE_OF, SocketName
+from heatline.edge.errors import (
     AccessError,
     CommandRefusedError,
     DeliveryError,
@@ -35,11 +35,11 @@ from edge.errors import (
     JournalError,
     MessageError,
 )
-from edge.wire import commands, following
-from edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
-from edge.wire.events import Message, StatusEvent, header_of, to_frames
-from edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest
-from edge.wire.requests import to_bytes
+from heatline.edge.wire import commands, following
+from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
+from heatline.edge.wire.events import Message, StatusEvent, header_of, to_frames
+from heatline.edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest
+from heatline.edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
 from tests.edge.followed_line import BUNDLE, GOOD, event
 from tests.edge.hostile import Memory, Mutator, Parts, RawClient, send_and_reset

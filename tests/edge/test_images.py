@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.images import list_images, read_image, read_rgb
+from heatline.edge.errors import InputError
+from heatline.edge.images import list_images, read_image, read_rgb
 
 
 def png_file(width: int, height: int, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:

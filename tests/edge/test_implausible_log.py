@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from edge.frames import Stamp
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.service.drops import ImplausibleLog
-from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
+from heatline.edge.frames import Stamp
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.service.drops import ImplausibleLog
+from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 
 
 def test_the_first_implausible_frame_is_logged_and_later_ones_rarely(

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.frames import Stamp, Watermark
-from edge.inspection import in_flight_log
-from edge.inspection.in_flight_log import InFlightLog, PreviousRun, read_previous_run
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome
-from edge.service.recovery import Unjournalled, find_unjournalled, recover
+from heatline.edge.frames import Stamp, Watermark
+from heatline.edge.inspection import in_flight_log
+from heatline.edge.inspection.in_flight_log import InFlightLog, PreviousRun, read_previous_run
+from heatline.edge.inspection.ledger import Ledger
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.service.recovery import Unjournalled, find_unjournalled, recover
 from tests.edge.fault_boots import begin_log
 
 UNKNOWN_AFTER_A_CRASH = "after a crash nobody will know which frames were in flight"

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.errors import EngineError, GeometryError, InputError
-from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
-from edge.heatmap_picture import ColourScale, overlay, png
-from edge.inference import Engine, EngineKind, infer, open_engine
-from edge.inference.engine import Done, Failed, Fill
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import EngineError, GeometryError, InputError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.heatmap_picture import ColourScale, overlay, png
+from heatline.edge.inference import Engine, EngineKind, infer, open_engine
+from heatline.edge.inference.engine import Done, Failed, Fill
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.verdict import Judgement, Thresholds
 from tests.small_bundle import CELLS, TILE, answer, dark_square, white_frame
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.journal.errors import (
+from heatline.edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalForeignError,
@@ -24,17 +24,17 @@ from edge.delivery.journal.errors import (
     JournalReadOnlyError,
     JournalReplacedError,
 )
-from edge.delivery.journal.file import FILE_NAME, move_aside
-from edge.delivery.journal.journal import Deleted, Journal
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.retention import Retention
-from edge.delivery.journal.rows import Record
-from edge.frames import Watermark
+from heatline.edge.delivery.journal.file import FILE_NAME, move_aside
+from heatline.edge.delivery.journal.journal import Deleted, Journal
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.retention import Retention
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.frames import Watermark
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 from tests.edge.journals import LINE, all_records, change
 
-JOURNAL = "edge.delivery.journal"
+JOURNAL = "heatline.edge.delivery.journal"
 SUFFIXES = "", "-wal", "-shm"
 
 

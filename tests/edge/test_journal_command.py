@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.cli.event_columns import COLUMNS, utc
-from edge.delivery.journal.check import EVENTS_AT_ONCE, faults
-from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.reader import JournalReader, Page
-from edge.delivery.journal.rows import header_crc
-from edge.errors import InputError, SchemaVersionError
-from edge.util.text import format_count
-from edge.wire.events import Message
+from heatline.edge.cli.event_columns import COLUMNS, utc
+from heatline.edge.delivery.journal.check import EVENTS_AT_ONCE, faults
+from heatline.edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.journal.reader import JournalReader, Page
+from heatline.edge.delivery.journal.rows import header_crc
+from heatline.edge.errors import InputError, SchemaVersionError
+from heatline.edge.util.text import format_count
+from heatline.edge.wire.events import Message
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import (

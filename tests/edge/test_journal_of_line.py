@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.delivery.client.follower import Follower
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import NewBoot, Received, Subscriber
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import MessageError
-from edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import NewBoot, Received, Subscriber
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk

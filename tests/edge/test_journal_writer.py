@@ -18,17 +18,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge.delivery.journal.disk_file import DiskThread
-from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
-from edge.delivery.journal.file import FILE_NAME
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.journal_writer import JournalWriter
-from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.retention import SECONDS_BETWEEN_DISCARDED_REPORTS
-from edge.delivery.numbering import Numbering
-from edge.frames import Watermark
-from edge.wire.events import Consumer, Counts, JournalEvent, JournalState, Message, StatusEvent
+from heatline.edge.delivery.journal.disk_file import DiskThread
+from heatline.edge.delivery.journal.errors import (
+    JournalFailedError,
+    JournalForeignError,
+    JournalHungError,
+    JournalTooNewError,
+)
+from heatline.edge.delivery.journal.file import FILE_NAME
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.journal.journal_writer import JournalWriter
+from heatline.edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.retention import SECONDS_BETWEEN_DISCARDED_REPORTS
+from heatline.edge.delivery.numbering import Numbering
+from heatline.edge.frames import Watermark
+from heatline.edge.wire.events import Consumer, Counts, JournalEvent, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
@@ -46,7 +51,7 @@ from tests.edge.journals import (
 )
 from tests.edge.wire_examples import ALARM, LOST, STATUS
 
-JOURNAL = "edge.delivery.journal"
+JOURNAL = "heatline.edge.delivery.journal"
 
 
 @pytest.fixture(autouse=True)

@@ -28,11 +28,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from edge.bundle import keys as signing
-from edge.bundle.trusted import trust_key, trusted_keys
-from edge.delivery.security import curve
-from edge.errors import AccessError, BundleError, HeatlineError
-from edge.key_files import LARGEST_KEY_FILE, public_half
+from heatline.edge.bundle import keys as signing
+from heatline.edge.bundle.trusted import trust_key, trusted_keys
+from heatline.edge.delivery.security import curve
+from heatline.edge.errors import AccessError, BundleError, HeatlineError
+from heatline.edge.key_files import LARGEST_KEY_FILE, public_half
 
 LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
 """Modes that give others access to a file."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.cli.keys import keys
-from edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
-from edge.errors import AccessError
+from heatline.edge.cli.keys import keys
+from heatline.edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
+from heatline.edge.errors import AccessError
 
 
 class Typed:

@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.ledger import Account, Ledger
 
 CAMERAS = ["top", "side"]
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import Bundle
-from edge.config import load_config
-from edge.delivery.client.subscriber import Subscriber
-from edge.inspection.inspector import Inspector
-from edge.service.lifecycle import Service, signal_handlers
-from edge.wire.events import Message, StatusEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.config import load_config
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.service.lifecycle import Service, signal_handlers
+from heatline.edge.wire.events import Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import small_frames, write_line, write_pictures
 
 SIGNAL_AT_EVERY_LINE = """
 import os, signal, sys
 from pathlib import Path
-from edge.service import lifecycle
+from heatline.edge.service import lifecycle
 
 lifecycle.POLL_SECONDS = 0.001
 

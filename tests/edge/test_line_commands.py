@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import Bundle
-from edge.cli.status import EXIT_CODES
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.security.curve import ClientKeys, read_key_pair
-from edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.security.curve import ClientKeys, read_key_pair
+from heatline.edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, started, write_line_with
 from tests.edge.secured import free_port, until

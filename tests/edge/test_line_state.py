@@ -3,9 +3,9 @@
 import threading
 from pathlib import Path
 
-from edge.bridge.line_state import LineState
-from edge.delivery.publisher import Publisher
-from edge.wire.events import Message
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.wire.events import Message
 from tests.edge.followed_line import wait_until
 from tests.edge.status_only_line import a_status
 

@@ -26,14 +26,14 @@ from asyncua import Client
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
-from bench.watched_line import POLL_SECONDS
-from edge.bridge.opcua.bridge import LineEndpoints
-from edge.bundle import Bundle
-from edge.config import WebConfig
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.security.access import Access
-from edge.delivery.security.authenticator import ROLE_OF, SocketName
-from edge.delivery.security.curve import ClientKeys
+from heatline.bench.watched_line import POLL_SECONDS
+from heatline.edge.bridge.opcua.bridge import LineEndpoints
+from heatline.edge.bundle import Bundle
+from heatline.edge.config import WebConfig
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.authenticator import ROLE_OF, SocketName
+from heatline.edge.delivery.security.curve import ClientKeys
 from tests.command import HEATLINE
 from tests.edge import modbus_plc, opcua_clients
 from tests.edge.lines import RunningLine, line_started, small_frames, write_line, write_pictures
@@ -338,8 +338,8 @@ def _descriptors() -> Iterator[None]:
 def door(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """A listener whose deadlines are too late to free a place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge.view.connection.PAGE_REQUEST_SECONDS", 600.0)
-        patch.setattr("edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 600.0)
+        patch.setattr("heatline.edge.view.connection.PAGE_REQUEST_SECONDS", 600.0)
+        patch.setattr("heatline.edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 600.0)
         with DOORS[request.param](tmp_path_factory.mktemp("door")) as found:
             yield found
 
@@ -359,8 +359,8 @@ def test_clients_that_have_all_places_lose_none_to_who_only_connects(
     name: str, attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway has all places but one. Only a new client that asks takes one of its places."""
-    monkeypatch.setattr("edge.view.connection.PAGE_CONNECTIONS", PLACES)
-    monkeypatch.setattr("edge.bridge.opcua.server.OPCUA_CONNECTIONS", PLACES)
+    monkeypatch.setattr("heatline.edge.view.connection.PAGE_CONNECTIONS", PLACES)
+    monkeypatch.setattr("heatline.edge.bridge.opcua.server.OPCUA_CONNECTIONS", PLACES)
     with DOORS[name](tmp_path) as door, contextlib.ExitStack() as open_:
         sources = [*[CLIENT] * (PLACES - 1), OTHER_CLIENT]
         asks = [open_.enter_context(door.connect(source)) for source in sources]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.base import Opened
-from edge.cameras.frame_ids import Gap
-from edge.cameras.liveness import (
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.frame_ids import Gap
+from heatline.edge.cameras.liveness import (
     FIRST_FRAME_WITHIN_SECONDS,
     MIN_SILENCE_SECONDS,
     MISSED_TRIGGERS,
@@ -16,8 +16,8 @@ from edge.cameras.liveness import (
     Fault,
     Liveness,
 )
-from edge.cameras.settings import FolderSettings, PatternSettings, VideoSettings
-from edge.frames import Stamp
+from heatline.edge.cameras.settings import FolderSettings, PatternSettings, VideoSettings
+from heatline.edge.frames import Stamp
 
 MS = 1_000_000
 SECOND = 1_000_000_000

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError
-from edge.review.marking import mark_of
-from edge.wire.events import VerdictEvent
-from edge.wire.marks import MOST_POINTS, Mark
+from heatline.edge.errors import InputError
+from heatline.edge.review.marking import mark_of
+from heatline.edge.wire.events import VerdictEvent
+from heatline.edge.wire.marks import MOST_POINTS, Mark
 from tests.edge.evidences import picture
 
 DEFECT, GOOD = picture(1, "DEFECT").event, picture(2, "GOOD").event

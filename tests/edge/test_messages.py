@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import MessageError
-from edge.wire import events as wire
-from edge.wire.events import Event, Message, Region, ReviewEvent, VerdictEvent, from_frames, to_frames
-from edge.wire.marks import Mark, MarkKind
+from heatline.edge.errors import MessageError
+from heatline.edge.wire import events as wire
+from heatline.edge.wire.events import Event, Message, Region, ReviewEvent, VerdictEvent, from_frames, to_frames
+from heatline.edge.wire.marks import Mark, MarkKind
 from tests.edge.wire_examples import (
     ALARM,
     CHANGE,

@@ -9,20 +9,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.bridge.line_state import LineState
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.feed import Feed
-from edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
-from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.panel import Panel
-from edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_map
-from edge.bridge.modbus.results import Entry
-from edge.config import load_config
-from edge.delivery.publisher import Publisher
-from edge.errors import ConfigError, SupersededError
-from edge.service.reconfigure import require_exchangeable
-from edge.util.threads import NamedThread
-from edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.feed import Feed
+from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
+from heatline.edge.bridge.modbus.mailbox import Mailbox
+from heatline.edge.bridge.modbus.panel import Panel
+from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_map
+from heatline.edge.bridge.modbus.results import Entry
+from heatline.edge.config import load_config
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.errors import ConfigError, SupersededError
+from heatline.edge.service.reconfigure import require_exchangeable
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.events import Handshake, Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
 from tests.edge.lines import started

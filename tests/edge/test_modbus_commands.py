@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import Command, Outcome
-from edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
-from edge.bridge.modbus.registers import COMMANDS, RESPONSE, register_map
-from edge.delivery.command_server import CommandServer
-from edge.util.threads import NamedThread
-from edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import Command, Outcome
+from heatline.edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
+from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, register_map
+from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest, refusal
 from tests.edge.followed_line import BUNDLE, WITHIN_SECONDS, wait_until
 from tests.edge.modbus_plc import served
 from tests.edge.test_modbus_registers import PLACES
@@ -199,7 +199,7 @@ def test_commands_reach_the_line_and_its_answer_the_plc(address: str, tmp_path: 
 def test_a_line_that_takes_no_commands_or_is_not_there_is_an_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.bridge.modbus.commands.TRIGGER_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.commands.TRIGGER_WITHIN_SECONDS", 0.05)
     for at_line, outcome in ((None, Outcome.NO_COMMANDS), (f"ipc://{tmp_path}/nobody", Outcome.NO_REPLY)):
         answers: list[Answer] = []
         with executing(at_line, lambda _, answer, answers=answers: answers.append(answer)) as executor:

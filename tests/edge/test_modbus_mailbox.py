@@ -6,11 +6,11 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import EntryKind
-from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, register_map
-from edge.bridge.modbus.results import Entry
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import EntryKind
+from heatline.edge.bridge.modbus.mailbox import Mailbox
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, register_map
+from heatline.edge.bridge.modbus.results import Entry
 from tests.edge.test_modbus_registers import JOURNAL, OTHER_JOURNAL
 
 ACKNOWLEDGE = COMMANDS.addresses["acknowledge"]

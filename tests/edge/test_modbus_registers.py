@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import (
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import (
     CAMERA_STATES,
     HANDSHAKE_REASONS,
     HANDSHAKE_STATES,
@@ -24,8 +24,8 @@ from edge.bridge.modbus.codes import (
     PartIdState,
     refusal,
 )
-from edge.bridge.modbus.encoding import decode, encode
-from edge.bridge.modbus.registers import (
+from heatline.edge.bridge.modbus.encoding import decode, encode
+from heatline.edge.bridge.modbus.registers import (
     BEGIN,
     END,
     MAILBOX,
@@ -35,7 +35,7 @@ from edge.bridge.modbus.registers import (
     Field,
     register_map,
 )
-from edge.bridge.modbus.results import (
+from heatline.edge.bridge.modbus.results import (
     Entry,
     Places,
     entry_of,
@@ -43,11 +43,11 @@ from edge.bridge.modbus.results import (
     part_id_registers,
     result_values,
 )
-from edge.bridge.modbus.tables import symbol_file, with_tables
-from edge.errors import ConfigError, EventsLostError
-from edge.wire.commands import Reason
-from edge.wire.events import CameraState, HandshakeState, JournalEvent, VerdictEvent, header_of
-from edge.wire.following import Delivered
+from heatline.edge.bridge.modbus.tables import symbol_file, with_tables
+from heatline.edge.errors import ConfigError, EventsLostError
+from heatline.edge.wire.commands import Reason
+from heatline.edge.wire.events import CameraState, HandshakeState, JournalEvent, VerdictEvent, header_of
+from heatline.edge.wire.following import Delivered
 from tests.edge.followed_line import event
 from tests.edge.wire_examples import DEFECT, NO_VERDICT
 from tests.test_docs import read, rows, section
@@ -97,7 +97,7 @@ def test_every_refusal_of_a_command_has_an_outcome() -> None:
 def test_the_document_has_the_tables_of_the_code() -> None:
     document = read("docs/plant-modbus.md")
     assert document.count("<!-- generated:") == 9
-    assert with_tables(document) == document, "run python -m edge.bridge.modbus.tables docs/plant-modbus.md"
+    assert with_tables(document) == document, "run python -m heatline.edge.bridge.modbus.tables docs/plant-modbus.md"
 
 
 def test_the_symbol_file_has_each_register_once_and_needs_no_quotes() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE
-from edge.errors import DeliveryError
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE
+from heatline.edge.errors import DeliveryError
 from tests.edge.followed_line import WITHIN_SECONDS
 from tests.edge.modbus_plc import Plc, Served, served
 from tests.edge.secured import free_port
@@ -178,8 +178,8 @@ def test_a_client_that_floods_and_reads_nothing_delays_no_other(server: Served) 
 def test_a_client_that_does_not_read_its_replies_is_disconnected(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.bridge.modbus.server.READ_WITHIN_SECONDS", 0.05)
-    monkeypatch.setattr("edge.bridge.modbus.server.MOST_IN_A_SLICE", 10**9)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.server.READ_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.server.MOST_IN_A_SLICE", 10**9)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
@@ -195,7 +195,7 @@ def test_a_client_that_does_not_read_its_replies_is_disconnected(
 def test_a_new_connection_takes_the_place_of_the_quietest_of_its_address(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.bridge.modbus.server.MODBUS_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("heatline.edge.bridge.modbus.server.MODBUS_QUIET_SECONDS", 0.0)
     with served(address, max_connections=3) as server, contextlib.ExitStack() as open_:
         clients = [open_.enter_context(connected(server.port)) for _ in range(3)]
         for client in (*clients, clients[0]):

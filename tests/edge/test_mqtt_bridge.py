@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from paho.mqtt.client import MQTTMessageInfo
 
-from edge.bridge.mqtt.connection import Connection
-from edge.bridge.mqtt.messages import Messages, Publication
-from edge.bridge.mqtt.outbox import CONNECTIONS_THAT_PROVE, Outbox
-from edge.config import load_config
-from edge.delivery.client.follower import Follower
-from edge.errors import SupersededError
-from edge.wire.following import Delivered
+from heatline.edge.bridge.mqtt.connection import Connection
+from heatline.edge.bridge.mqtt.messages import Messages, Publication
+from heatline.edge.bridge.mqtt.outbox import CONNECTIONS_THAT_PROVE, Outbox
+from heatline.edge.config import load_config
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.errors import SupersededError
+from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, process_env
 from tests.edge.brokers import OPEN, Authority, Broker, Plant
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli import extras
-from edge.config import load_config
-from edge.errors import AccessError, ConfigError, MissingExtraError
-from edge.service.reconfigure import require_exchangeable
+from heatline.edge.cli import extras
+from heatline.edge.config import load_config
+from heatline.edge.errors import AccessError, ConfigError, MissingExtraError
+from heatline.edge.service.reconfigure import require_exchangeable
 from tests.command import complaint, heatline
 
 LINE = """

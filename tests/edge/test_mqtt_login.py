@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.bridge.mqtt.connection import Connection, NotConnectedError
-from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.messages import Publication
-from edge.config.mqtt import MqttConfig
-from edge.errors import AccessError
+from heatline.edge.bridge.mqtt.connection import Connection, NotConnectedError
+from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
+from heatline.edge.bridge.mqtt.messages import Publication
+from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.errors import AccessError
 from tests.edge.brokers import OPEN, Authority, Broker, Plant, broker_at
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
 
@@ -130,7 +130,7 @@ def test_a_broker_that_is_not_there_or_says_nothing_is_told(address: str, monkey
     assert "no machine has the name 'no.such.host.invalid'" in refusal(
         MqttConfig(broker="mqtts://no.such.host.invalid:8883")
     )
-    monkeypatch.setattr("edge.bridge.mqtt.connection.ANSWERED_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr("heatline.edge.bridge.mqtt.connection.ANSWERED_WITHIN_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         quiet = MqttConfig(broker=f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
         assert "did not take the connection" in refusal(quiet)

@@ -12,12 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE
-from edge.bridge.mqtt.messages import Kind, Messages, Publication
-from edge.errors import ConfigError, EventsLostError, SchemaVersionError
-from edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of
-from edge.wire.following import Delivered
-from edge.wire.mqtt import AlarmPayload, ChangePayload, LostKind, LostPayload, Payload, ResultPayload, ReviewPayload
+from heatline.edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE
+from heatline.edge.bridge.mqtt.messages import Kind, Messages, Publication
+from heatline.edge.errors import ConfigError, EventsLostError, SchemaVersionError
+from heatline.edge.wire.events import Message, ReviewEvent, VerdictEvent, header_of
+from heatline.edge.wire.following import Delivered
+from heatline.edge.wire.mqtt import (
+    AlarmPayload,
+    ChangePayload,
+    LostKind,
+    LostPayload,
+    Payload,
+    ResultPayload,
+    ReviewPayload,
+)
 from tests.edge.wire_examples import ALARM, CHANGE, GOLDEN, LIVE_ONLY, REFUSED_CHANGE
 
 MESSAGES = Messages("acme/plant1", "line1", heatmaps=True)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.newest import NewestPicture, ReceivedPicture
-from edge.errors import CameraError
-from edge.frames import BadFrame, Stamp
+from heatline.edge.cameras.newest import NewestPicture, ReceivedPicture
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Stamp
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 

@@ -20,20 +20,20 @@ import pytest
 from asyncua import Client, ua
 from asyncua.client.ua_client import UaClientState
 
-from edge.bridge.opcua.bridge import LineEndpoints
-from edge.bridge.opcua.limits import (
+from heatline.edge.bridge.opcua.bridge import LineEndpoints
+from heatline.edge.bridge.opcua.limits import (
     CHUNK_BYTES,
     PUBLISHING_MS,
     SUBSCRIPTIONS_OF_A_CLIENT,
 )
-from edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
-from edge.bridge.opcua.results import HeldResult, HeldResults
-from edge.delivery.client.follower import Follower
-from edge.delivery.command_server import CommandServer
-from edge.delivery.journal.rows import Record
-from edge.errors import SupersededError
-from edge.wire.commands import Selected, SelectRequest, refusal
-from edge.wire.events import Handshake, JournalEvent, header_of
+from heatline.edge.bridge.opcua.result_follower import TICK_SECONDS, News, ResultFollower
+from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.command_server import CommandServer
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.errors import SupersededError
+from heatline.edge.wire.commands import Selected, SelectRequest, refusal
+from heatline.edge.wire.events import Handshake, JournalEvent, header_of
 from tests.command import complaint, heatline
 from tests.edge.followed_line import ALARM, BOOT, BUNDLE, DEFECT, GOOD, FollowedLine, event
 from tests.edge.opcua_clients import (
@@ -305,7 +305,7 @@ def _has_ended(client: Client) -> bool:
 def test_a_client_that_closes_its_session_does_not_keep_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr("heatline.edge.bridge.opcua.server.OPCUA_REQUEST_SECONDS", 1.0)
     nowhere = (f"ipc://{tmp_path}/none", None)
     endpoints = LineEndpoints(nowhere, nowhere, None)
 

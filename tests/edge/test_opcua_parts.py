@@ -13,21 +13,21 @@ from asyncua.crypto.security_policies import SecurityPolicyFactory, SecurityPoli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bridge.opcua import limits
-from edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
-from edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
-from edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, values_of
-from edge.bridge.opcua.methods import INPUTS, OUTPUTS, Error
-from edge.bridge.opcua.results import HeldResult, HeldResults
-from edge.bridge.opcua.server import _TrustedPolicy
-from edge.bridge.opcua.session import Clients
-from edge.bridge.opcua.vision_state import VisionState, vision_state
-from edge.bridge.result import Evaluation, Result
-from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
-from edge.errors import AccessError
-from edge.util.listener import OPCUA_CONNECTIONS
-from edge.wire.events import CameraState, Handshake, VerdictEvent
-from edge.wire.following import Delivered
+from heatline.edge.bridge.opcua import limits
+from heatline.edge.bridge.opcua.address_space import EVENT_FIELDS, node_names
+from heatline.edge.bridge.opcua.certificates import REJECTED_AT_MOST, Certificates, RefusedError, fingerprint_of
+from heatline.edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, values_of
+from heatline.edge.bridge.opcua.methods import INPUTS, OUTPUTS, Error
+from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
+from heatline.edge.bridge.opcua.server import _TrustedPolicy
+from heatline.edge.bridge.opcua.session import Clients
+from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
+from heatline.edge.bridge.result import Evaluation, Result
+from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from heatline.edge.errors import AccessError
+from heatline.edge.util.listener import OPCUA_CONNECTIONS
+from heatline.edge.wire.events import CameraState, Handshake, VerdictEvent
+from heatline.edge.wire.following import Delivered
 from tests.edge.opcua_clients import Identity, make_identity
 from tests.edge.status_only_line import a_status
 from tests.edge.wire_examples import DEFECT

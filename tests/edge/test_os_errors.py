@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import BundleError, InputError
-from edge.util.os_errors import writing
+from heatline.edge.errors import BundleError, InputError
+from heatline.edge.util.os_errors import writing
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.base import Opened
-from edge.cameras.liveness import Liveness
-from edge.cameras.settings import PatternSettings
-from edge.cameras.triggering import ExpectedPart, ExpectedParts
-from edge.frames import Stamp
+from heatline.edge.cameras.base import Opened
+from heatline.edge.cameras.liveness import Liveness
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.cameras.triggering import ExpectedPart, ExpectedParts
+from heatline.edge.frames import Stamp
 from tests.edge.supervised import drawn_camera, give_time, watched
 
 MS = 1_000_000

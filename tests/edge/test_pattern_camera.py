@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.cameras.base import EndOfFrames
-from edge.cameras.pattern import PatternCamera, frame_id_of, pattern
-from edge.cameras.settings import PatternSettings
-from edge.errors import CameraError
-from edge.frames import Frame
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.pattern import PatternCamera, frame_id_of, pattern
+from heatline.edge.cameras.settings import PatternSettings
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import Frame
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, in_thread
 
 
@@ -96,7 +96,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, camera: PatternCamera) -> None:
         self.now = 1000.0
-        monkeypatch.setattr("edge.cameras.pacing.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("heatline.edge.cameras.pacing.time.monotonic", lambda: self.now)
         clock = self
 
         class Interrupted(threading.Event):

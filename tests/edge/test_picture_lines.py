@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
-from edge.cameras.pattern import frame_id_of
-from edge.delivery.client.subscriber import Subscriber
-from edge.errors import DeliveryError
-from edge.pictures.client import PictureClient
-from edge.pictures.picture import Picture
-from edge.pictures.place import picture_socket
-from edge.wire.events import StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras.pattern import frame_id_of
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.errors import DeliveryError
+from heatline.edge.pictures.client import PictureClient
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import (
     POLL_SECONDS,
@@ -124,7 +124,7 @@ def test_a_line_whose_page_and_recorder_die_inspects_and_says_so(tmp_path: Path,
 
         def kill() -> None:
             for pid in children(run.process.pid):
-                if b"edge.service.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"heatline.edge.service.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 

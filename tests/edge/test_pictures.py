@@ -19,21 +19,21 @@ from hypothesis import strategies as st
 from msgspec.structs import replace as replace_fields
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.errors import DeliveryError
-from edge.frames import Frame, Stamp
-from edge.inference import Engine
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.setup import Setup
-from edge.pictures import feed as feed_module
-from edge.pictures.channel import VERSION, Hello, ReleaseSlot, Report, encode
-from edge.pictures.client import PictureClient, send_mark
-from edge.pictures.feed import MOST_CLIENTS, PictureFeed
-from edge.pictures.picture import Picture
-from edge.pictures.place import picture_socket
-from edge.service.events import verdict_message
-from edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
-from edge.wire.marks import Mark
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import DeliveryError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.pictures import feed as feed_module
+from heatline.edge.pictures.channel import VERSION, Hello, ReleaseSlot, Report, encode
+from heatline.edge.pictures.client import PictureClient, send_mark
+from heatline.edge.pictures.feed import MOST_CLIENTS, PictureFeed
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.pictures.place import picture_socket
+from heatline.edge.service.events import verdict_message
+from heatline.edge.wire.events import EvidenceState, ReviewEvent, VerdictEvent
+from heatline.edge.wire.marks import Mark
 from tests.command import process_env
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
@@ -436,7 +436,7 @@ def test_connections_of_another_user_are_refused(line: Line, monkeypatch: pytest
 CLIENT = """
 import sys
 from pathlib import Path
-from edge.pictures.client import PictureClient, send_mark
+from heatline.edge.pictures.client import PictureClient, send_mark
 with PictureClient(Path(sys.argv[1]), slots=2) as client:
     print("connected", flush=True)
     while True:

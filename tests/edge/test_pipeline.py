@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.plausibility import fit_plausibility
-from edge.cameras.base import EndOfFrames
-from edge.cameras.child import SPARE_SLOTS
-from edge.errors import EngineError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
-from edge.inference import Engine
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.handoff import Lane
-from edge.inspection.inspector import Inspector, PendingFrame
-from edge.inspection.ledger import Account, Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.pipeline import FRAMES_WITH_ENGINE, Camera, Pipeline
-from edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS
-from edge.inspection.setup import EngineUses, Setup
-from edge.inspection.verdict import Thresholds
+from heatline.edge.bundle import Bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.child import SPARE_SLOTS
+from heatline.edge.errors import EngineError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.inference import Engine
+from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.inspection.handoff import Lane
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.pipeline import FRAMES_WITH_ENGINE, Camera, Pipeline
+from heatline.edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS
+from heatline.edge.inspection.setup import EngineUses, Setup
+from heatline.edge.inspection.verdict import Thresholds
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
@@ -449,7 +449,9 @@ def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
 ) -> None:
     held, reported = HeldInspector(bundle, openvino, "start"), threading.Event()
     # The deadline passes while the engine works on the frame.
-    monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
+    monkeypatch.setattr(
+        "heatline.edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1
+    )
     unused = threading.Event()
     before = replace(setup_of(bundle, openvino, held), uses=EngineUses(unused.set))
     source = Scripted("top", lambda stamp: good(replace(stamp, due_monotonic_ns=2)), ends=False)

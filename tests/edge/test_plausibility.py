@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from edge.bundle import open_bundle, open_verified_engine, write_bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles, find_outliers, fit_plausibility, margin
-from edge.config import load_config
-from edge.errors import BundleError
-from edge.frames import Frame, Stamp
-from edge.service.loading import PreparedSetup, describe_plausibility_change, prepare
+from heatline.edge.bundle import open_bundle, open_verified_engine, write_bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
+from heatline.edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles, find_outliers, fit_plausibility, margin
+from heatline.edge.config import load_config
+from heatline.edge.errors import BundleError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.service.loading import PreparedSetup, describe_plausibility_change, prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 

@@ -11,12 +11,12 @@ import numpy as np
 import openvino
 import pytest
 
-from edge.bundle import Bundle, open_bundle, open_verified_engine
-from edge.bundle.manifest import Gate
-from edge.cli.bundle_formatting import describe_gate
-from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
-from edge.inference import Precision, infer, open_engine
-from export.openvino_ir import to_openvino
+from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine
+from heatline.edge.bundle.manifest import Gate
+from heatline.edge.cli.bundle_formatting import describe_gate
+from heatline.edge.errors import BundleError, ConfigError, EngineError, PrecisionError
+from heatline.edge.inference import Precision, infer, open_engine
+from heatline.export.openvino_ir import to_openvino
 from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
 from tests.small_bundle import (
@@ -264,7 +264,7 @@ def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle,
             assert (report["fell_back"], complaints) == (None, "")
         else:
             assert report["fell_back"].startswith("f32 is used instead of int8: ")
-            assert f"WARNING edge.bundle.verified_engine: {report['fell_back']}" in complaints
+            assert f"WARNING heatline.edge.bundle.verified_engine: {report['fell_back']}" in complaints
             assert "can be run in f32 instead of int8" in shown("check", line)
         report, _ = reported("bundle", "verify", used.path, "--precision", "int8")
         assert (report["precision"], report["allowed"]) == (came, TOLERANCES[came])  # type: ignore[index]
@@ -287,7 +287,7 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
     assert {event.precision for event in [*received.verdicts, *received.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
-    assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
+    assert "WARNING heatline.edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
 
 def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_path: Path, address: str) -> None:

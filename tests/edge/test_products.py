@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.cameras.settings import GenicamSettings
-from edge.config import LineConfig, load_config
-from edge.errors import ConfigError
-from edge.service.product_memory import ProductMemory, read_stored_product, store_product
+from heatline.edge.cameras.settings import GenicamSettings
+from heatline.edge.config import LineConfig, load_config
+from heatline.edge.errors import ConfigError
+from heatline.edge.service.product_memory import ProductMemory, read_stored_product, store_product
 
 LINE = """
 bundle = "a.bundle"

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.publisher import Publisher
-from edge.delivery.security.access import Access
-from edge.delivery.security.curve import KeyPair
-from edge.errors import AccessError, DeliveryError
-from edge.wire.events import Message, StatusEvent, VerdictEvent
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.curve import KeyPair
+from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS
 
@@ -189,7 +189,7 @@ def sent_without_waiting(publisher: Publisher, count: int, message: Message = GO
 def test_a_missing_or_slow_subscriber_does_not_block_sending(
     publishers: Make, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("heatline.edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
     publisher = publishers(address)
     publisher.start()
     assert not publisher.wait_for_subscriber(0.01)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog, RateLimit, RateLimitedLog
+from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog, RateLimit, RateLimitedLog
 
 
 def test_the_first_occurrence_is_due_at_once_and_later_ones_as_sums() -> None:

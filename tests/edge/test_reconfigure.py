@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edge.cameras.settings import CameraSettings, FolderSettings
-from edge.inspection.pipeline import GRAB_TIMEOUT_SECONDS
+from heatline.edge.cameras.settings import CameraSettings, FolderSettings
+from heatline.edge.inspection.pipeline import GRAB_TIMEOUT_SECONDS
 from tests.edge.supervised import Watched, drawn_camera, watched
 
 NEW_IDS_FROM = 1000

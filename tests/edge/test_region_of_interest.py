@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 
 Polygon = list[tuple[int, int]]
 FRAME_HW = st.tuples(st.integers(1, 14), st.integers(1, 14))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.geometry import Region, RegionOfInterest, Stitcher, TileGrid, find_regions
-from edge.geometry.regions import found_cells
+from heatline.edge.geometry import Region, RegionOfInterest, Stitcher, TileGrid, find_regions
+from heatline.edge.geometry.regions import found_cells
 from tests.oracles import components
 
 EVIDENCE = 5.0

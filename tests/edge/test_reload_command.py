@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError, MessageError
-from edge.wire.events import StatusEvent
+from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError, MessageError
+from heatline.edge.wire.events import StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.status_only_line import StatusOnlyLine, a_change, a_status
 

@@ -15,11 +15,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge.frames import Frame, Stamp
-from edge.inspection.outcome import Outcome, Unjudged
-from edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS, ReorderBuffer
-from edge.inspection.setup import EngineUses, Setup
-from edge.inspection.verdict import Judgement, TileScores
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inspection.outcome import Outcome, Unjudged
+from heatline.edge.inspection.reorder_buffer import UNJUDGED_WITH_PIXELS, ReorderBuffer
+from heatline.edge.inspection.setup import EngineUses, Setup
+from heatline.edge.inspection.verdict import Judgement, TileScores
 
 WITHIN_SECONDS = 20.0
 CAMERAS = ["top", "side", "back"]
@@ -100,7 +100,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 10**9
-        monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
+        monkeypatch.setattr("heatline.edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
 
 
 @pytest.fixture
@@ -316,7 +316,7 @@ class ReferenceMachine(RuleBasedStateMachine):
         self.captured, self.reported = Counter[str](), Counter[str]()
         self.counted = CountedFrames()
         self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
-        self.patch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
+        self.patch.setattr("heatline.edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
         self.patch.setattr(self.reorder_buffer._changed, "wait", self.must_not_wait)
 
     @staticmethod

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.review.review import Review, combine
-from edge.wire.events import ReviewEvent
-from edge.wire.marks import Mark
+from heatline.edge.review.review import Review, combine
+from heatline.edge.wire.events import ReviewEvent
+from heatline.edge.wire.marks import Mark
 from tests.edge.wire_examples import GOLDEN
 
 

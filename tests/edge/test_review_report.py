@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.calibration.binomial import interval
-from edge.evidence.store import EvidenceStore
-from edge.review import report as module
-from edge.review.report import JournalTotals, report
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.review import report as module
+from heatline.edge.review.report import JournalTotals, report
 from tests.edge.evidences import DAY_NS, NOON_NS, mark, picture, writer
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.util.ring import RingReader, RingWriter
+from heatline.edge.util.ring import RingReader, RingWriter
 from tests.edge.supervised import held, mappings
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from edge.cameras.rtsp import RtspCamera
-from edge.cameras.settings import RtspSettings
-from edge.errors import CameraError, MissingExtraError
-from edge.frames import BadFrame, Frame
+from heatline.edge.cameras.rtsp import RtspCamera
+from heatline.edge.cameras.settings import RtspSettings
+from heatline.edge.errors import CameraError, MissingExtraError
+from heatline.edge.frames import BadFrame, Frame
 from tests.edge.rtsp_server import BLUE, FPS, GREEN, HEIGHT, RED, WIDTH, RtspServer, rtsp_server
 from tests.edge.supervised import WITHIN_SECONDS, held, in_thread
 

@@ -16,17 +16,17 @@ import zmq
 from click.testing import CliRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from edge.cli.reload import reload
-from edge.cli.status import status
-from edge.cli.watch import watch
-from edge.delivery.client import handshake_probe
-from edge.delivery.client.commander import Commander
-from edge.delivery.security import authenticator
-from edge.delivery.security.access import Access
-from edge.delivery.security.allow_list import ROLES
-from edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
-from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
-from edge.errors import AccessError
+from heatline.edge.cli.reload import reload
+from heatline.edge.cli.status import status
+from heatline.edge.cli.watch import watch
+from heatline.edge.delivery.client import handshake_probe
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.security import authenticator
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.security.allow_list import ROLES
+from heatline.edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
+from heatline.edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
+from heatline.edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
 from tests.edge.socket_servers import SOCKET_SERVERS, Events
 
@@ -333,7 +333,8 @@ def test_watch_reports_a_key_revoked_while_it_listens(
         events.secured.revoke(pair, "listen")
 
     monkeypatch.setattr(
-        "edge.cli.watch.require_authorized", lambda *given: (require_authorized if authorized else then_revoke)(*given)
+        "heatline.edge.cli.watch.require_authorized",
+        lambda *given: (require_authorized if authorized else then_revoke)(*given),
     )
     assert "your key is not allowed there for this" in error_of(watch, *SOON)
     assert len(authorized) == 1

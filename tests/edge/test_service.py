@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle
-from edge.delivery.client.subscriber import Subscriber
-from edge.wire.events import Message, StatusEvent, VerdictEvent
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
     ReceivedEvents,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.util.slot_file import SlotFile, read_slots
+from heatline.edge.util.slot_file import SlotFile, read_slots
 
 SLOT = 64
 DATA = st.binary(max_size=48)

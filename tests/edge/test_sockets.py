@@ -13,7 +13,7 @@ import sys
 
 import zmq
 
-from edge.delivery.sockets import notice_vanished_peers
+from heatline.edge.delivery.sockets import notice_vanished_peers
 
 context = zmq.Context()
 socket = context.socket(int(sys.argv[1]))

@@ -11,12 +11,12 @@ from typing import get_args
 import msgspec
 import pytest
 
-from edge.cli import target
-from edge.cli.status import EXIT_CODES
-from edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
-from edge.delivery.security.curve import make_key_pair
-from edge.errors import MessageError
-from edge.wire.events import Handshake, HandshakeState, StatusEvent
+from heatline.edge.cli import target
+from heatline.edge.cli.status import EXIT_CODES
+from heatline.edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
+from heatline.edge.delivery.security.curve import make_key_pair
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.errors import GeometryError
-from edge.geometry import RegionOfInterest, Stitcher, TileGrid
+from heatline.edge.errors import GeometryError
+from heatline.edge.geometry import RegionOfInterest, Stitcher, TileGrid
 from tests.oracles import smoothed, stitched
 
 # Tiles, overlaps, maps and cells that need not divide each other. The oracle has no tile at a seam without overlap.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.calibration.student import cdf, prediction_bound, prediction_bound_of_groups, quantile
+from heatline.edge.calibration.student import cdf, prediction_bound, prediction_bound_of_groups, quantile
 
 DEGREES = st.integers(1, 2000)
 

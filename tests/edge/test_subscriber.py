@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.delivery.client.follower import Follower
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Received, Subscriber
-from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journal import Journal
-from edge.delivery.publisher import Publisher
-from edge.errors import EventsLostError
-from edge.wire.events import Message, StatusEvent, VerdictEvent
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Received, Subscriber
+from heatline.edge.delivery.durable.consumers import Consumers
+from heatline.edge.delivery.durable.follow_server import FollowServer
+from heatline.edge.delivery.journal.journal import Journal
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.errors import EventsLostError
+from heatline.edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.followed_line import wait_until
 from tests.edge.journals import change, defect, good, make_writer
@@ -131,7 +131,7 @@ def test_an_event_is_sent_only_after_it_is_on_disk(line: Line, monkeypatch: pyte
         order.append(step)
         published.set()
 
-    monkeypatch.setattr("edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("heatline.edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
     with line.subscribed() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: note_step("sent"))
@@ -206,8 +206,8 @@ def test_gaps_are_reported_without_a_journal(line: Line) -> None:
 
 def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Publish more than the line, the system and the subscriber can queue."""
-    monkeypatch.setattr("edge.delivery.publisher.Publisher.send_high_water_mark", 10)
-    monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
+    monkeypatch.setattr("heatline.edge.delivery.publisher.Publisher.send_high_water_mark", 10)
+    monkeypatch.setattr("heatline.edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
     with contextlib.closing(Line(tmp_path, journal=True)) as line, line.subscribed() as events:
         count = 1500
         before = line.journal.counts().journalled[DEFECTS]
@@ -228,8 +228,8 @@ def test_a_slow_subscriber_gets_a_gap_for_each_dropped_event(monkeypatch: pytest
 
 @pytest.mark.parametrize("line", [False], indirect=True)
 def test_a_new_boot_and_silence_are_reported_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
-    monkeypatch.setattr("edge.delivery.client.subscriber.TICK_EVERY_MS", 20)
+    monkeypatch.setattr("heatline.edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("heatline.edge.delivery.client.subscriber.TICK_EVERY_MS", 20)
     status = HANDSHAKE.event
     with Subscriber(line.address, timeout_s=1.0) as events:
         assert events.receive() is None, "a line that never sent is not lost"

@@ -14,22 +14,22 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.cameras import liveness, restarts, triggering
-from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.settings import FolderSettings, PatternSettings
-from edge.cameras.triggering import TriggerAnswer
-from edge.errors import CameraError
-from edge.frames import BadFrame, Frame, Stamp
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.handoff import Lane
-from edge.inspection.ledger import Account, Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.pipeline import Camera as PipelineCamera
-from edge.inspection.pipeline import Pipeline
-from edge.inspection.setup import Setup
-from edge.service.requests import RequestDesk
-from edge.wire import commands
-from edge.wire.requests import Refused
+from heatline.edge.cameras import liveness, restarts, triggering
+from heatline.edge.cameras.base import EndOfFrames, Opened
+from heatline.edge.cameras.settings import FolderSettings, PatternSettings
+from heatline.edge.cameras.triggering import TriggerAnswer
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.inspection.frame_rule import FrameRule
+from heatline.edge.inspection.handoff import Lane
+from heatline.edge.inspection.ledger import Account, Ledger
+from heatline.edge.inspection.outcome import Outcome
+from heatline.edge.inspection.pipeline import Camera as PipelineCamera
+from heatline.edge.inspection.pipeline import Pipeline
+from heatline.edge.inspection.setup import Setup
+from heatline.edge.service.requests import RequestDesk
+from heatline.edge.wire import commands
+from heatline.edge.wire.requests import Refused
 from tests.edge.supervised import (
     WITHIN_SECONDS,
     Watched,

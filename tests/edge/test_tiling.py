@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import GeometryError
-from edge.geometry import RegionOfInterest, TileGrid
-from edge.geometry.tiling import tile_origins
+from heatline.edge.errors import GeometryError
+from heatline.edge.geometry import RegionOfInterest, TileGrid
+from heatline.edge.geometry.tiling import tile_origins
 from tests.oracles import starts, tiles_of
 
 TILE_AND_OVERLAP = st.integers(1, 600).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))

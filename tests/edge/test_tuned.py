@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from edge.bundle import Bundle
-from edge.config import engine_keys_set, load_config
-from edge.config.engine import EngineConfig
-from edge.config.tuned import MAX_BUNDLES, Tuned, measured_with, read_tuned, tuned_file, write_tuned
-from edge.errors import BundleError, ConfigError, EngineError
-from edge.inference.devices import devices, settings_on
-from edge.inference.opening import open_engine
-from edge.service.loading import prepare
+from heatline.edge.bundle import Bundle
+from heatline.edge.config import engine_keys_set, load_config
+from heatline.edge.config.engine import EngineConfig
+from heatline.edge.config.tuned import MAX_BUNDLES, Tuned, measured_with, read_tuned, tuned_file, write_tuned
+from heatline.edge.errors import BundleError, ConfigError, EngineError
+from heatline.edge.inference.devices import devices, settings_on
+from heatline.edge.inference.opening import open_engine
+from heatline.edge.service.loading import prepare
 from tests.command import heatline
 from tests.edge.lines import running, write_line_with
 from tests.small_bundle import TILE
@@ -239,7 +239,7 @@ def test_check_prints_the_active_settings_and_their_source(line: Path, bundle: B
     result = heatline("check", line, "--json")
     report = json.loads(result.stdout)
     assert (report["engine_settings"]["batch"], report["tuned_by"]) == (0, None)
-    assert f"WARNING edge.service.loading: {report['not_tuned']}" in result.stderr
+    assert f"WARNING heatline.edge.service.loading: {report['not_tuned']}" in result.stderr
 
 
 def test_the_service_uses_tuned_settings_and_a_reload_reads_them_again(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.calibration.two_samples import fisher_exact, mann_whitney
+from heatline.edge.calibration.two_samples import fisher_exact, mann_whitney
 
 
 @given(first_n=st.integers(1, 30), second_n=st.integers(1, 30), data=st.data())

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.cameras.settings import V4l2Settings
-from edge.cameras.v4l2 import V4l2Camera
-from edge.errors import CameraError
-from edge.frames import Frame
+from heatline.edge.cameras.settings import V4l2Settings
+from heatline.edge.cameras.v4l2 import V4l2Camera
+from heatline.edge.errors import CameraError
+from heatline.edge.frames import Frame
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 MJPG, YUYV = cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"YUYV")
@@ -74,7 +74,7 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device()
-    monkeypatch.setattr("edge.cameras.v4l2.cv2.VideoCapture", device)
+    monkeypatch.setattr("heatline.edge.cameras.v4l2.cv2.VideoCapture", device)
     return device
 
 
@@ -101,7 +101,7 @@ def test_a_device_that_the_system_does_not_open_is_reported_with_the_reason(monk
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("edge.cameras.v4l2.os.open", refuse)  # root may open everything
+    monkeypatch.setattr("heatline.edge.cameras.v4l2.os.open", refuse)  # root may open everything
     with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
         camera_on().open()
 
@@ -178,7 +178,7 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
 def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("heatline.edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
     camera, came = camera_on(), list[object]()
     camera.open()
     assert camera.grab(0.0) is None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from edge.util.validation import describe_misfit
+from heatline.edge.util.validation import describe_misfit
 
 
 class Disc(msgspec.Struct, tag="disc", tag_field="kind", forbid_unknown_fields=True):

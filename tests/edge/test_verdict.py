@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.geometry import Stitcher, TileGrid
-from edge.inspection.verdict import Thresholds, judge
+from heatline.edge.bundle import Bundle
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inspection.verdict import Thresholds, judge
 
 STITCHER = Stitcher(TileGrid((60, 100), 32, 4), (4, 4))
 TILES = len(STITCHER.grid)

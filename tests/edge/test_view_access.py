@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.exceptions import InvalidStatus
 
-from edge.config import WebConfig
-from edge.errors import AccessError, DeliveryError
-from edge.view import connection
-from edge.view.access import ATTEMPTS_PER_MINUTE, Attempts, read_token
-from edge.view.connection import listening_socket
+from heatline.edge.config import WebConfig
+from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.view import connection
+from heatline.edge.view.access import ATTEMPTS_PER_MINUTE, Attempts, read_token
+from heatline.edge.view.connection import listening_socket
 from tests.command import WITHIN_SECONDS
 from tests.edge.view_pages import Answer, Page, next_message, page
 

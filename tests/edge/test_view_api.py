@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.evidence.entry import EvidenceEntry, Files, Tiles, encode_entry
-from edge.evidence.store import EvidenceStore
-from edge.view.memory import Memory
-from edge.wire.events import HeatmapPng
+from heatline.edge.evidence.entry import EvidenceEntry, Files, Tiles, encode_entry
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.view.memory import Memory
+from heatline.edge.wire.events import HeatmapPng
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import NS, Clock, frame, memory_with, next_message, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS

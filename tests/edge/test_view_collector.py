@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.delivery.publisher import Publisher
-from edge.view.collector import Collector
-from edge.view.memory import Memory
-from edge.view.metrics import Metrics
-from edge.wire.events import Message
+from heatline.edge.delivery.publisher import Publisher
+from heatline.edge.view.collector import Collector
+from heatline.edge.view.memory import Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.wire.events import Message
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import good, make_writer
 from tests.edge.reviewed import review_of

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.config import WebConfig
-from edge.evidence.inbox import INBOX, PUT
-from edge.evidence.store import EvidenceStore
-from edge.heatmap_picture import png
-from edge.view import marks
-from edge.view.memory import Memory
+from heatline.edge.config import WebConfig
+from heatline.edge.evidence.inbox import INBOX, PUT
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.heatmap_picture import png
+from heatline.edge.view import marks
+from heatline.edge.view.memory import Memory
 from tests.edge.reviewed import JOURNAL, line_with_marks, marked
 from tests.edge.test_view_access import TOKEN, token_file
 from tests.edge.test_view_api import stored

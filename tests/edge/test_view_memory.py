@@ -4,10 +4,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.view.held_picture import PictureMemory
-from edge.view.memory import ROWS, Memory
-from edge.view.state import State, describe
-from edge.wire.events import CameraState, StatusEvent
+from heatline.edge.view.held_picture import PictureMemory
+from heatline.edge.view.memory import ROWS, Memory
+from heatline.edge.view.state import State, describe
+from heatline.edge.wire.events import CameraState, StatusEvent
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.view.memory import Memory
-from edge.view.metrics import Metrics
-from edge.view.state import describe
-from edge.wire.events import Account, EvidenceState, StatusEvent
+from heatline.edge.view.memory import Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.view.state import describe
+from heatline.edge.wire.events import Account, EvidenceState, StatusEvent
 from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict

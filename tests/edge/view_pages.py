@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from websockets.sync.client import ClientConnection, connect
 
-from edge.config import WebConfig
-from edge.evidence.store import EvidenceStore
-from edge.inspection.verdict import TileScores
-from edge.pictures.picture import Evidence, Picture
-from edge.view.connection import listening_socket
-from edge.view.held_picture import HeldPicture
-from edge.view.memory import Memory
-from edge.view.metrics import Metrics
-from edge.view.page import application, server_of
-from edge.wire.events import VerdictEvent
+from heatline.edge.config import WebConfig
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.inspection.verdict import TileScores
+from heatline.edge.pictures.picture import Evidence, Picture
+from heatline.edge.view.connection import listening_socket
+from heatline.edge.view.held_picture import HeldPicture
+from heatline.edge.view.memory import Memory
+from heatline.edge.view.metrics import Metrics
+from heatline.edge.view.page import application, server_of
+from heatline.edge.wire.events import VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.wire.events import from_frames
+from heatline.edge.wire.events import from_frames
 
 DATA = Path(__file__).with_name("data")
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from export.onnx_graph import Graphs, to_graphs
+from heatline.export.onnx_graph import Graphs, to_graphs
+from heatline.train.config import CnnConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
 from tests.toy_vit import ToyViT
-from train.config import CnnConfig
-from train.models.build import build_model
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
 
 TILE = 64
 

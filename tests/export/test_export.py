@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from edge.bundle import Bundle, check_golden, open_bundle
-from edge.bundle.pooling import pool
-from edge.bundle.store import ONNX_GRAPH
-from edge.errors import BundleError, ExportError, InputError
-from edge.frames import Frame, Stamp
-from edge.inference import EngineKind, infer, open_engine
-from edge.inspection.inspector import Inspector
-from export.run_to_bundle import export_run
+from heatline.edge.bundle import Bundle, check_golden, open_bundle
+from heatline.edge.bundle.pooling import pool
+from heatline.edge.bundle.store import ONNX_GRAPH
+from heatline.edge.errors import BundleError, ExportError, InputError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inference import EngineKind, infer, open_engine
+from heatline.edge.inspection.inspector import Inspector
+from heatline.export.run_to_bundle import export_run
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.readers import read_folder
+from heatline.train.run import TrainedRun, load_run
+from heatline.train.validation_frames import run_validation
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs
-from train.models.explained import ExplainedClassifier
-from train.readers import read_folder
-from train.run import TrainedRun, load_run
-from train.validation_frames import run_validation
 
 TILE = 64
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")

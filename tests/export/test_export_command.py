@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import open_bundle
-from edge.bundle.store import ONNX_GRAPH
+from heatline.edge.bundle import open_bundle
+from heatline.edge.bundle.store import ONNX_GRAPH
 from tests.command import heatline, heatline_process
 from tests.train.trained import NAMED_SPLIT, SMALL
 

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import torch
 
-from edge.errors import Interrupted
-from export.run_to_bundle import export_run
+from heatline.edge.errors import Interrupted
+from heatline.export.run_to_bundle import export_run
+from heatline.train.run import load_run
 from tests.command import complaint, heatline
-from train.run import load_run
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bundle import GoldenTiles
-from edge.errors import ExportError
-from edge.inference.engine import ONNX_GRAPH
-from export import gate
-from export.gate import TOLERANCE, pass_gate
-from export.openvino_ir import to_openvino
+from heatline.edge.bundle import GoldenTiles
+from heatline.edge.errors import ExportError
+from heatline.edge.inference.engine import ONNX_GRAPH
+from heatline.export import gate
+from heatline.export.gate import TOLERANCE, pass_gate
+from heatline.export.openvino_ir import to_openvino
 from tests.small_bundle import CELLS, golden_tiles, graph
 
 

@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import MapCheck
-from edge.errors import ExportError
-from export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
+from heatline.edge.bundle.manifest import MapCheck
+from heatline.edge.errors import ExportError
+from heatline.export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
 
 SEED = st.integers(0, 2**32 - 1)
 CELLS = st.sampled_from([7, 14, 28])

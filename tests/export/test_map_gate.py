@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Agreement, Grid
-from edge.errors import EngineError
-from edge.inference.engine import Done, Engine, Failed, Fill
-from export.map_gate import describe_missed_limits, measure_agreement, nearness, overlaps
-from export.validation_tiles import RegionFinder, ValidationTiles
+from heatline.edge.bundle.manifest import Agreement, Grid
+from heatline.edge.errors import EngineError
+from heatline.edge.inference.engine import Done, Engine, Failed, Fill
+from heatline.export.map_gate import describe_missed_limits, measure_agreement, nearness, overlaps
+from heatline.export.validation_tiles import RegionFinder, ValidationTiles
 
 TILE, CELLS = 32, 4
 TWO_REGIONS = st.integers(1, 5).flatmap(

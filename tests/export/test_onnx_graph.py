@@ -9,15 +9,22 @@ import openvino
 import pytest
 import torch
 
-from edge.errors import ExportError
-from edge.inference.devices import shared_core
-from export.nodes import EXPLANATION
-from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
-from export.openvino_ir import to_openvino
+from heatline.edge.errors import ExportError
+from heatline.edge.inference.devices import shared_core
+from heatline.export.nodes import EXPLANATION
+from heatline.export.onnx_graph import (
+    Graphs,
+    _name_the_explanation,
+    to_attention,
+    to_bare_onnx,
+    to_graphs,
+    with_rollout,
+)
+from heatline.export.openvino_ir import to_openvino
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
 from tests.export.conftest import TILE, build_cnn
 from tests.toy_vit import ToyViT
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,17 +12,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle import GoldenTiles
-from edge.bundle.manifest import Grid
-from edge.errors import BundleError, ExportError, PrecisionError
-from edge.inference.devices import shared_core
-from export import map_gate
-from export import precisions as precisions_module
-from export.gate import torch_answers
-from export.layers_in_f32 import LAYERS, first_layers, in_f32_under_bf16, is_explanation, last_layers, output_layer
-from export.onnx_graph import Graphs, to_graphs
-from export.openvino_ir import Ir, to_ir
-from export.precisions import (
+from heatline.edge.bundle import GoldenTiles
+from heatline.edge.bundle.manifest import Grid
+from heatline.edge.errors import BundleError, ExportError, PrecisionError
+from heatline.edge.inference.devices import shared_core
+from heatline.export import map_gate
+from heatline.export import precisions as precisions_module
+from heatline.export.gate import torch_answers
+from heatline.export.layers_in_f32 import (
+    LAYERS,
+    first_layers,
+    in_f32_under_bf16,
+    is_explanation,
+    last_layers,
+    output_layer,
+)
+from heatline.export.onnx_graph import Graphs, to_graphs
+from heatline.export.openvino_ir import Ir, to_ir
+from heatline.export.precisions import (
     BATCHES,
     LEAST_TOLERANCE,
     PRECISIONS,
@@ -33,13 +40,13 @@ from export.precisions import (
     int8_candidates,
     make_precisions,
 )
-from export.quantise import VARIANTS, Quantisation, quantise
-from export.run_to_bundle import _write
-from export.validation_tiles import RegionFinder, ValidationTiles
+from heatline.export.quantise import VARIANTS, Quantisation, quantise
+from heatline.export.run_to_bundle import _write
+from heatline.export.validation_tiles import RegionFinder, ValidationTiles
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier
 from tests.export.conftest import TILE
 from tests.toy_vit import ToyViT
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,17 +16,17 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.inference.devices import shared_core
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from examples.drawn_boards.boards import draw_board
-from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.onnx_graph import Graphs, to_graphs
-from export.openvino_ir import to_ir
-from export.threshold_graph import UNDER_BF16
-from train.config import VitConfig
-from train.models.build import build_model
-from train.models.rollout import Fusion
-from train.models.vit import RolloutClassifier
+from heatline.edge.inference.devices import shared_core
+from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
+from heatline.export.onnx_graph import Graphs, to_graphs
+from heatline.export.openvino_ir import to_ir
+from heatline.export.threshold_graph import UNDER_BF16
+from heatline.train.config import VitConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.rollout import Fusion
+from heatline.train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
 
-from edge.inference.devices import shared_core
-from export import onnxruntime_rollout, openvino_rollout
-from export.nodes import Nodes
-from export.onnx_graph import OPSET
-from export.rollout_graph import ClassTokenRow, Rollout
-from export.threshold_graph import UNDER_BF16
-from train.models.rollout import discard_lowest
+from heatline.edge.inference.devices import shared_core
+from heatline.export import onnxruntime_rollout, openvino_rollout
+from heatline.export.nodes import Nodes
+from heatline.export.onnx_graph import OPSET
+from heatline.export.rollout_graph import ClassTokenRow, Rollout
+from heatline.export.threshold_graph import UNDER_BF16
+from heatline.train.models.rollout import discard_lowest
 
 LAYERS = 2
 Matrices = NDArray[np.float32]

@@ -10,14 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import Calibration
-from edge.bundle.manifest import Grid
-from edge.errors import InputError
-from edge.inference.engine import Done, Engine, Failed, Fill
-from export import validation_tiles
-from export.validation_tiles import cut_frame, divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
+from heatline.edge.bundle import Calibration
+from heatline.edge.bundle.manifest import Grid
+from heatline.edge.errors import InputError
+from heatline.edge.inference.engine import Done, Engine, Failed, Fill
+from heatline.export import validation_tiles
+from heatline.export.validation_tiles import (
+    cut_frame,
+    divide_by_group,
+    good_tiles,
+    quantisation_tiles,
+    select_validation_tiles,
+)
+from heatline.train.readers import LabelledImage, read_folder
 from tests.train.blobs import draw_blobs
-from train.readers import LabelledImage, read_folder
 
 GRID = Grid(tile_px=64)
 CALIBRATION = Calibration(

@@ -14,11 +14,11 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from bench.commands.common import SHIPPED_BUNDLE, deliver
-from bench.machine import machine
-from bench.result_file import claim, new_report
-from edge.bundle import Bundle, open_bundle
-from edge.errors import HeatlineError
+from heatline.bench.commands.common import SHIPPED_BUNDLE, deliver
+from heatline.bench.machine import machine
+from heatline.bench.result_file import claim, new_report
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.errors import HeatlineError
 
 INTERRUPTED = 130
 Number = TypeVar("Number", int, float)

@@ -18,16 +18,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.inspection_load import highest_fps as measure_highest_fps
-from bench.inspection_load import one_tile_camera
-from bench.machine import commit, file_system
-from bench.processes import cpu_s
-from bench.spread import Latency
-from bench.watched_line import Keys, WatchedLine
-from bench.watched_process import WatchedProcess
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire.events import VerdictEvent
+from heatline.bench.inspection_load import highest_fps as measure_highest_fps
+from heatline.bench.inspection_load import one_tile_camera
+from heatline.bench.machine import commit, file_system
+from heatline.bench.processes import cpu_s
+from heatline.bench.spread import Latency
+from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import VerdictEvent
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, head_of, read_record
 from tests.system.command import Result, counts, parser, positive, report_line, run

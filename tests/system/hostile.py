@@ -11,13 +11,13 @@ from statistics import median
 
 import msgspec
 
-from bench.machine import commit
-from bench.processes import cpu_s, sample_tree
-from bench.spread import Spread
-from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire.events import VerdictEvent
+from heatline.bench.machine import commit
+from heatline.bench.processes import cpu_s, sample_tree
+from heatline.bench.spread import Spread
+from heatline.bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import VerdictEvent
 from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.hostile_messages import SocketName
 from tests.system.sender import Sender, What

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench.watched_line import ALL_GOOD, Keys, free_address, line_process, write_line_file
-from bench.watched_process import HEATLINE, WatchedProcess
-from edge.bundle import Bundle
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import BenchError
+from heatline.bench.watched_line import ALL_GOOD, Keys, free_address, line_process, write_line_file
+from heatline.bench.watched_process import HEATLINE, WatchedProcess
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import BenchError
 from tests.edge.brokers import MOSQUITTO, OPEN, Broker, Plant
 from tests.system.command import Result, parser, positive, report_line, run
 

@@ -12,7 +12,7 @@ from typing import Literal, Self
 import msgspec
 import zmq
 
-from edge.errors import BenchError
+from heatline.edge.errors import BenchError
 from tests.system.hostile_messages import Parts, SocketName, malformed_messages, valid_messages
 
 TICK_S = 0.005

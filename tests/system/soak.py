@@ -13,12 +13,12 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from bench.machine import commit
-from bench.processes import TreeSample, sample_tree
-from bench.watched_line import Keys, WatchedLine
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
+from heatline.bench.machine import commit
+from heatline.bench.processes import TreeSample, sample_tree
+from heatline.bench.watched_line import Keys, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.slope import Slope, slope
 

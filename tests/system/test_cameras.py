@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.end_to_end.highest import Tries
-from bench.processes import camera_processes
-from edge.bundle import Bundle
-from edge.errors import BenchError, CameraError, MissingExtraError
+from heatline.bench.end_to_end.highest import Tries
+from heatline.bench.processes import camera_processes
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError, CameraError, MissingExtraError
 from tests.edge.gv_cameras import need_aravis
 from tests.system.cameras import rates
 from tests.system.cameras.faults import Scenario, measure_faults, scenarios

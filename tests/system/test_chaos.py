@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.watched_process import WatchedProcess
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire.events import Counts
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import Counts
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
 from tests.system.chaos.expected import Broken, Expected, Stored
 from tests.system.chaos.plan import DISK, LINE, LINK_FAULTS, Fault, kills_in, make_plan

@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.delivery.numbering import Count
-from edge.wire.events import (
+from heatline.edge.delivery.numbering import Count
+from heatline.edge.wire.events import (
     AlarmEvent,
     BundleName,
     CountedEvent,

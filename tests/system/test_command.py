@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.system.command import Result, run
 
 ROOT = Path(__file__).parents[2]

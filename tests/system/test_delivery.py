@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import inspection_load
-from bench.spread import Latency, Spread
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire import commands, following
-from edge.wire.requests import Refused
+from heatline.bench import inspection_load
+from heatline.bench.spread import Latency, Spread
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire import commands, following
+from heatline.edge.wire.requests import Refused
 from tests.bench import made_results as made
 from tests.system import delivery
 from tests.system.chaos.records import Got, Record

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.system.power_cuts import PowerCuts, faults, measure_power_cuts, verify
 
 

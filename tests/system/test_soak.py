@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import processes
-from bench.processes import TreeSample, sample_tree, tree
-from edge.bundle import Bundle
-from edge.wire.events import Account, BundleName, Counts, Event, Handshake, StatusEvent, VerdictEvent
+from heatline.bench import processes
+from heatline.bench.processes import TreeSample, sample_tree, tree
+from heatline.edge.bundle import Bundle
+from heatline.edge.wire.events import Account, BundleName, Counts, Event, Handshake, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
 from tests.system.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
 from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, SoakRun, Tally, faults, measure_soak, soak, to_facts

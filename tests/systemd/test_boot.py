@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge import __version__
+from heatline.edge import __version__
 from tests.systemd.boot.container import Boot, boot, missing_requirement
 from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.boot.stick import Stick, write_stick

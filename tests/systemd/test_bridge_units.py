@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli.bridge import bridge as bridges
-from edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
+from heatline.edge.cli.bridge import bridge as bridges
+from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
 from tests.systemd.test_unit import FOLDER, MOST_EXPOSED
 
 FAILS_AGAIN = {kind.exit_code for kind in (ConfigError, MissingExtraError, AccessError, SupersededError)} | {2}

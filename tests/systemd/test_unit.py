@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edge.cli import bridge
+from heatline.edge.cli import bridge
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 UNIT = FOLDER / "heatline@.service"

@@ -7,9 +7,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.bundle import Calibration
-from train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
-from train.evaluation.result import (
+from heatline.edge.bundle import Calibration
+from heatline.train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
+from heatline.train.evaluation.result import (
     Evaluation,
     EvaluationSubject,
     FrameAnswer,
@@ -17,7 +17,7 @@ from train.evaluation.result import (
     TruthEvaluation,
     write_evaluation,
 )
-from train.evaluation.sweep import SweepFigures
+from heatline.train.evaluation.sweep import SweepFigures
 
 FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
 

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from train.models.explained import ExplainedClassifier
-from train.models.vit import RolloutClassifier, SumOfProducts
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import RolloutClassifier, SumOfProducts
 
 
 @torch.no_grad()

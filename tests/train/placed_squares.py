@@ -9,7 +9,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle import Bundle, write_bundle
 from tests.command import heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.blobs import write_labels

@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.adequacy import defect_areas, describe_few_groups, describe_small_defects, describe_threshold_transfer
-from train.readers import LabelledImage
+from heatline.train.adequacy import (
+    defect_areas,
+    describe_few_groups,
+    describe_small_defects,
+    describe_threshold_transfer,
+)
+from heatline.train.readers import LabelledImage
 
 
 def test_areas_are_those_of_connected_defects() -> None:

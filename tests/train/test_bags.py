@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from heatline.train.assemble import assemble
+from heatline.train.bags import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
+from heatline.train.compose import compose
+from heatline.train.config import TrainConfig
+from heatline.train.fit import fit
+from heatline.train.models.build import build_model
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.prepare import Prepared, prepare
+from heatline.train.run import load_run
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.assemble import assemble
-from train.bags import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
-from train.compose import compose
-from train.config import TrainConfig
-from train.fit import fit
-from train.models.build import build_model
-from train.models.explained import ExplainedClassifier
-from train.prepare import Prepared, prepare
-from train.run import load_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

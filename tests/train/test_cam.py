@@ -11,14 +11,14 @@ import timm
 import torch
 from torch import Tensor
 
-from edge.errors import ConfigError, WeightsError
+from heatline.edge.errors import ConfigError, WeightsError
+from heatline.train.config import CnnConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.weights import rename_lite_weights
 from tests.toy_vit import ToyViT
 from tests.train.oracles_cam import cam, efficientnet_lite0
-from train.config import CnnConfig
-from train.models.build import build_model
-from train.models.cnn import CamClassifier
-from train.models.explained import ExplainedClassifier
-from train.models.weights import rename_lite_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from edge.errors import ConfigError
-from train.config import CnnConfig
-from train.models.dense import (
+from heatline.edge.errors import ConfigError
+from heatline.train.config import CnnConfig
+from heatline.train.models.dense import (
     DenseClassifier,
     FineTuned,
     LaterStages,

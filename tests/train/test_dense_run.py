@@ -18,27 +18,27 @@ import numpy as np
 import pytest
 import torch
 
-from edge.bundle import open_bundle, open_verified_engine
-from edge.errors import Interrupted
-from edge.frames import Frame, Stamp
-from edge.images import read_rgb
-from edge.inference import open_engine
-from edge.inference.devices import computes_bf16, shared_core
-from edge.inference.engine import PROCESSOR, infer_features
-from edge.inspection.inspector import Inspector
+from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.errors import Interrupted
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.images import read_rgb
+from heatline.edge.inference import open_engine
+from heatline.edge.inference.devices import computes_bf16, shared_core
+from heatline.edge.inference.engine import PROCESSOR, infer_features
+from heatline.edge.inspection.inspector import Inspector
+from heatline.train.compose import compose, read_config
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.samples import Sampler
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.fit import fit
+from heatline.train.frames import FrameStore
+from heatline.train.models.dense import DenseClassifier
+from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.run import RunFolder, RunSummary, load_run
+from heatline.train.tiles import TileRule, grid_tiles
+from heatline.train.validation_frames import validation_frames
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, sort_tiles, write_labels
-from train.compose import compose, read_config
-from train.dense.out_of_fold import OutOfFold
-from train.dense.samples import Sampler
-from train.evaluation.result import read_evaluation
-from train.fit import fit
-from train.frames import FrameStore
-from train.models.dense import DenseClassifier
-from train.readers import LabelledImage, read_folder
-from train.run import RunFolder, RunSummary, load_run
-from train.tiles import TileRule, grid_tiles
-from train.validation_frames import validation_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -416,7 +416,7 @@ def test_a_resumed_run_writes_the_report_that_was_interrupted(
     (run.report / "report.html").unlink()
     words = ("train", f"out={run.folder}", "resume=true")
     with monkeypatch.context() as patch:
-        patch.setattr("train.fit.write_run_report", interrupt)
+        patch.setattr("heatline.train.fit.write_run_report", interrupt)
         stopped = heatline(*words)
     assert stopped.returncode == 130
     assert f"resume it with: heatline train out={run.folder} resume=true" in complaint(stopped)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
+from heatline.train.compose import compose
+from heatline.train.discovery import discover
+from heatline.train.file_names import find_scheme
+from heatline.train.prepare import prepare
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
-from train.compose import compose
-from train.discovery import discover
-from train.file_names import find_scheme
-from train.prepare import prepare
 
 # File names.
 

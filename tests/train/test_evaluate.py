@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.geometry import TileGrid
-from edge.images import read_rgb
-from edge.inspection.verdict import Thresholds
+from heatline.edge.bundle import Bundle
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import read_rgb
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
+from heatline.train.evaluation.observe import _ColumnBuilder, clean_tiles
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
-from train.evaluation.evaluate import EvaluationOptions, evaluate_model
-from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
-from train.evaluation.observe import _ColumnBuilder, clean_tiles
 
 
 class Found(msgspec.Struct, frozen=True):

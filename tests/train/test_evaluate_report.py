@@ -8,17 +8,17 @@ import cv2
 import msgspec
 import pytest
 
-from edge.bundle import Bundle, write_bundle
-from edge.bundle.appearance import Appearance, Vitals
-from edge.bundle.manifest import Plausible
-from edge.bundle.plausibility import fit_plausibility
-from edge.errors import InputError
-from edge.images import digest_picture
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.manifest import Plausible
+from heatline.edge.bundle.plausibility import fit_plausibility
+from heatline.edge.errors import InputError
+from heatline.edge.images import digest_picture
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model, unique_names
+from heatline.train.evaluation.result import read_evaluation
 from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, with_training_groups
-from train.evaluation.evaluate import EvaluationOptions, evaluate_model, unique_names
-from train.evaluation.result import read_evaluation
 
 
 def test_a_part_selects_the_groups_that_the_bundle_names(

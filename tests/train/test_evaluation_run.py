@@ -14,20 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import open_bundle
-from edge.bundle.appearance import Vitals
-from edge.errors import InputError
-from edge.frames import Frame, Stamp
-from edge.geometry import Stitcher, TileGrid
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.verdict import Thresholds, judge
+from heatline.edge.bundle import open_bundle
+from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.errors import InputError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import Stitcher, TileGrid
+from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.verdict import Thresholds, judge
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model, select_pictures
+from heatline.train.evaluation.evaluated import open_model
+from heatline.train.evaluation.observe import line_mask
+from heatline.train.evaluation.result import Evaluation
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.evaluation.evaluate import EvaluationOptions, evaluate_model, select_pictures
-from train.evaluation.evaluated import open_model
-from train.evaluation.observe import line_mask
-from train.evaluation.result import Evaluation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

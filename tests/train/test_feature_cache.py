@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.errors import TrainingError
+from heatline.edge.errors import TrainingError
+from heatline.train.features.cache import FeatureCache, Features, default_folder, key_of
 from tests.edge.fault_disks import small_disk
-from train.features.cache import FeatureCache, Features, default_folder, key_of
 
 SHAPES = ((4, 4, 3), (2, 2, 5))
 FILE_BYTES = 4096

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.errors import InputError, TrainingError
-from train.features.cache import FeatureCache, key_of
-from train.features.extract import BATCH, compile_trunk, extract, feature_shapes
+from heatline.edge.errors import InputError, TrainingError
+from heatline.train.features.cache import FeatureCache, key_of
+from heatline.train.features.extract import BATCH, compile_trunk, extract, feature_shapes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.evaluation.figures import Figures, FrameColumns, TileColumns, compute_figures
-from train.evaluation.ordering import auroc, average_precision
+from heatline.train.evaluation.figures import Figures, FrameColumns, TileColumns, compute_figures
+from heatline.train.evaluation.ordering import auroc, average_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,22 +21,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError
+from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError
+from heatline.train.callbacks import COLUMNS, MetricsTable, read_metrics
+from heatline.train.classifier import Budget, merit
+from heatline.train.compose import compose
+from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.fit import fit
+from heatline.train.loggers import make_logger
+from heatline.train.precision import choose_precision
+from heatline.train.provenance import Provenance
+from heatline.train.run import RunFolder, load_run
+from heatline.train.sampling import BatchSampler
+from heatline.train.schedule import cosine
+from heatline.train.whole_network import _steps
 from tests.command import HEATLINE, complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.callbacks import COLUMNS, MetricsTable, read_metrics
-from train.classifier import Budget, merit
-from train.compose import compose
-from train.config import RecipeConfig, TrainConfig
-from train.fit import fit
-from train.loggers import make_logger
-from train.precision import choose_precision
-from train.provenance import Provenance
-from train.run import RunFolder, load_run
-from train.sampling import BatchSampler
-from train.schedule import cosine
-from train.whole_network import _steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,9 +132,9 @@ def test_the_rate_is_lowered_on_a_plateau(plateau_run: RunFolder) -> None:
 
 DRAW_OR_DIE = """
 import os, signal, sys
-from train.compose import compose
-from train.fit import fit
-from train.sampling import BatchSampler
+from heatline.train.compose import compose
+from heatline.train.fit import fit
+from heatline.train.sampling import BatchSampler
 
 draw, killed_at = BatchSampler.draw, int(sys.argv[1])
 
@@ -344,7 +344,7 @@ def test_decoded_frames_of_a_stopped_training_are_no_obstacle(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("train.whole_network.assemble", stop)
+        patch.setattr("heatline.train.whole_network.assemble", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(configured(blobs, out))
     assert [path.name for path in out.iterdir()] == ["cache"]

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from edge.bundle import Calibration
-from edge.errors import InputError, TrainingError
-from edge.images import read_rgb
-from edge.inspection.verdict import Judgement, TileScores
-from train.evaluation.gallery import (
+from heatline.edge.bundle import Calibration
+from heatline.edge.errors import InputError, TrainingError
+from heatline.edge.images import read_rgb
+from heatline.edge.inspection.verdict import Judgement, TileScores
+from heatline.train.evaluation.gallery import (
     FOUND_RGB,
     FRAME_PX,
     GAP_PX,
@@ -30,7 +30,7 @@ from train.evaluation.gallery import (
     draw_gallery,
     relative_name,
 )
-from train.models.rollout import Fusion
+from heatline.train.models.rollout import Fusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

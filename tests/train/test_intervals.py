@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.calibration.group_bootstrap import RESAMPLES, SEED
-from train.evaluation.figures import FrameColumns, TileColumns, compute_figures
-from train.evaluation.intervals import compute_intervals, rates
+from heatline.edge.calibration.group_bootstrap import RESAMPLES, SEED
+from heatline.train.evaluation.figures import FrameColumns, TileColumns, compute_figures
+from heatline.train.evaluation.intervals import compute_intervals, rates
 
 NO_TILES = TileColumns(
     group=np.zeros(0, np.int64),

@@ -16,18 +16,18 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from edge.errors import ConfigError
+from heatline.edge.errors import ConfigError
+from heatline.train import models
+from heatline.train.commands.models import DENSE_MODELS
+from heatline.train.compose import compose, model_names, read_model
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.size import size_of
+from heatline.train.models.vit import RolloutClassifier
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
-from train import models
-from train.commands.models import DENSE_MODELS
-from train.compose import compose, model_names, read_model
-from train.config import CnnConfig, VitConfig
-from train.models.build import build_model
-from train.models.cnn import CamClassifier
-from train.models.explained import ExplainedClassifier
-from train.models.size import size_of
-from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -274,6 +274,8 @@ def test_timm_is_imported_while_wandb_cannot_be(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.long
 def test_models_are_imported_without_wandb_which_can_be_imported_later() -> None:
     """It leaves folders among the temporary files."""
-    lines = "import sys, train.models.build; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
+    lines = (
+        "import sys, heatline.train.models.build; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
+    )
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "wandb"]

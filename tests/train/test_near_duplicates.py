@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.near_duplicates import near_duplicates_across, thumbnail
+from heatline.train.near_duplicates import near_duplicates_across, thumbnail
 
 Rgb = NDArray[np.uint8]
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.util.k_means import k_means
-from export.onnx_graph import to_graphs
+from heatline.edge.util.k_means import k_means
+from heatline.export.onnx_graph import to_graphs
+from heatline.train.models.novelty import NEAREST, Novelty, concatenate_cells
+from heatline.train.models.prototypes import Prototypes
 from tests.train.test_dense_model import built, tiles
-from train.models.novelty import NEAREST, Novelty, concatenate_cells
-from train.models.prototypes import Prototypes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import pooling
-from train.models.explained import pool
+from heatline.edge.bundle import pooling
+from heatline.train.models.explained import pool
 
 CELL = st.floats(-1000, 1000, width=32)
 MAPS = arrays.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7)), elements=CELL)

@@ -18,18 +18,18 @@ import msgspec
 import pytest
 import torch
 
+from heatline.train.compose import compose, read_config
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.fit import fit
+from heatline.train.products.page import PAGE, cells_of
+from heatline.train.products.plan import Plan
+from heatline.train.products.processors import own_processors
+from heatline.train.products.result import ProductResult, worst_first
+from heatline.train.products.task import LOG
+from heatline.train.run import RunFolder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
 from tests.ray_head import AGENTS, descendants, is_alive, ray_head
 from tests.train.blobs import draw_blobs
-from train.compose import compose, read_config
-from train.evaluation.result import read_evaluation
-from train.fit import fit
-from train.products.page import PAGE, cells_of
-from train.products.plan import Plan
-from train.products.processors import own_processors
-from train.products.result import ProductResult, worst_first
-from train.products.task import LOG
-from train.run import RunFolder
 
 SMALL = (
     "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation.report.published import MAPS, MEAN_RANKS, MODELS, STUDY_DATA, StudyData
-from train.evaluation.report.ranking import mean_ranks, mean_ranks_within, ranks, spearman
+from heatline.train.evaluation.report.published import MAPS, MEAN_RANKS, MODELS, STUDY_DATA, StudyData
+from heatline.train.evaluation.report.ranking import mean_ranks, mean_ranks_within, ranks, spearman
 
 SOME = st.lists(st.one_of(st.none(), st.integers(-3, 3).map(float)), min_size=1, max_size=8)
 KNOWN = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=8)

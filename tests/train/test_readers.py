@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
+from heatline.train.readers import read_folder
+from heatline.train.readers.folder import truths_in
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-from train.readers import read_folder
-from train.readers.folder import truths_in
 
 BOX = """<annotation><size><width>40</width><height>30</height></size><object><name>spur</name>
 <bndbox><xmin>5</xmin><ymin>3</ymin><xmax>10</xmax><ymax>4</ymax></bndbox></object></annotation>"""

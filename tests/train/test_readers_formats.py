@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
+from heatline.train.readers import read_folder
+from heatline.train.readers.coco import CocoObjects, _run_lengths
+from heatline.train.readers.coco import read as read_coco
+from heatline.train.readers.labelme import LabelMePolygons
+from heatline.train.readers.shapes import Box, Circle, Polygon, Runs
+from heatline.train.readers.voc import VocBoxes
 from tests.train.blobs import draw_plain, write_labels
-from train.readers import read_folder
-from train.readers.coco import CocoObjects, _run_lengths
-from train.readers.coco import read as read_coco
-from train.readers.labelme import LabelMePolygons
-from train.readers.shapes import Box, Circle, Polygon, Runs
-from train.readers.voc import VocBoxes
 
 HW = (30, 40)
 Mask = NDArray[np.bool_]

@@ -8,14 +8,14 @@ import cv2
 import msgspec
 import pytest
 
-from edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.train.compose import compose
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
+from heatline.train.readers import LabelledImage
+from heatline.train.run import describe_reading, read_as, read_data
 from tests.train.blobs import draw_blobs, write_labels
 from tests.train.placed_squares import grouped
 from tests.train.test_near_duplicates import again, scene
-from train.compose import compose
-from train.evaluation.evaluate import EvaluationOptions, evaluate_model
-from train.readers import LabelledImage
-from train.run import describe_reading, read_as, read_data
 
 
 def with_boards(folder: Path) -> Path:

@@ -6,7 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
+from heatline.train.evaluation.report.line import NAMES
+from heatline.train.evaluation.report.write import write_report
+from heatline.train.evaluation.result import Evaluation, FrameAnswer
 from tests.train.evaluations import (
     answers,
     evaluation,
@@ -15,9 +18,6 @@ from tests.train.evaluations import (
     write,
 )
 from tests.train.report_page import Page
-from train.evaluation.report.line import NAMES
-from train.evaluation.report.write import write_report
-from train.evaluation.result import Evaluation, FrameAnswer
 
 MISSING = "picture missing"
 

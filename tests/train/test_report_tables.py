@@ -13,6 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 
+from heatline.train.drawing import to_svg
+from heatline.train.evaluation.explorer import Scores, explore
+from heatline.train.evaluation.report import charts, line_tables, rank_tables, study_tables
+from heatline.train.evaluation.report.alike import compare_rows, describe_mismatch
+from heatline.train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
+from heatline.train.evaluation.report.table import Cell, Column, Line, Table, markdown
+from heatline.train.evaluation.result import Evaluation
 from tests.train.evaluations import (
     RATIOS,
     evaluation,
@@ -22,13 +29,6 @@ from tests.train.evaluations import (
     sweep_figures,
     tile_figures,
 )
-from train.drawing import to_svg
-from train.evaluation.explorer import Scores, explore
-from train.evaluation.report import charts, line_tables, rank_tables, study_tables
-from train.evaluation.report.alike import compare_rows, describe_mismatch
-from train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
-from train.evaluation.report.table import Cell, Column, Line, Table, markdown
-from train.evaluation.result import Evaluation
 
 
 def rows_of(evaluations: Iterable[Evaluation]) -> list[PictureSet]:

@@ -17,12 +17,12 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from edge.errors import ConfigError, WeightsError
+from heatline.edge.errors import ConfigError, WeightsError
+from heatline.train.config import VitConfig
+from heatline.train.models.build import build_model
+from heatline.train.models.rollout import Fusion, class_token_row, discard_lowest, fuse_heads, relevance
+from heatline.train.models.vit import RolloutClassifier, attend
 from tests.train import oracles_rollout as oracle
-from train.config import VitConfig
-from train.models.build import build_model
-from train.models.rollout import Fusion, class_token_row, discard_lowest, fuse_heads, relevance
-from train.models.vit import RolloutClassifier, attend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

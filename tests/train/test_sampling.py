@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from edge.errors import TrainingError
-from train.sampling import BatchSampler
+from heatline.edge.errors import TrainingError
+from heatline.train.sampling import BatchSampler
 
 
 def labels(defective: int, good: int) -> NDArray[np.bool_]:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.geometry import Region
+from heatline.edge.geometry import Region
+from heatline.train.evaluation.pixels import PixelCounts
+from heatline.train.evaluation.scoring import FrameScore, label_defects, peak_distance_px, score_frame, share_on_truth
+from heatline.train.evaluation.study_rule import study_mask
 from tests.oracles import bilinear
-from train.evaluation.pixels import PixelCounts
-from train.evaluation.scoring import FrameScore, label_defects, peak_distance_px, score_frame, share_on_truth
-from train.evaluation.study_rule import study_mask
 
 CELL, TILE = 16, 12
 MAPS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32))

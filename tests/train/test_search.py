@@ -19,21 +19,21 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from edge.errors import ConfigError, Interrupted, TrainingError
+from heatline.edge.errors import ConfigError, Interrupted, TrainingError
+from heatline.train.callbacks import read_metrics
+from heatline.train.compose import compose, read_config
+from heatline.train.run import RunFolder
+from heatline.train.sampling import BatchSampler
+from heatline.train.search.config import SearchConfig
+from heatline.train.search.report import SearchReport
+from heatline.train.search.search import search
+from heatline.train.search.storage import GRACE_S, hide_password, open_storage, using_storage
+from heatline.train.search.study import open_study
+from heatline.train.search.trials import run_trials
+from heatline.train.search.worker import Worker
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.callbacks import read_metrics
-from train.compose import compose, read_config
-from train.run import RunFolder
-from train.sampling import BatchSampler
-from train.search.config import SearchConfig
-from train.search.report import SearchReport
-from train.search.search import search
-from train.search.storage import GRACE_S, hide_password, open_storage, using_storage
-from train.search.study import open_study
-from train.search.trials import run_trials
-from train.search.worker import Worker
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -182,7 +182,7 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
     assert drawn_trials[1].lr != drawn_trials[2].lr
     assert report.best is not None
     assert report.best.value == max(row["val_ap"] for row in read_metrics(Path(report.best.run) / "metrics.csv"))
-    monkeypatch.setattr("train.search.objective.fit", None)  # nothing is left to train
+    monkeypatch.setattr("heatline.train.search.objective.fit", None)  # nothing is left to train
     assert search(arguments).trials == report.trials
 
 
@@ -224,10 +224,10 @@ SHARE_OUT = """
 import sys
 from pathlib import Path
 import optuna
-from train.search.config import SearchConfig
-from train.search.study import open_study
-from train.search.trials import run_trials
-from train.search.worker import Worker
+from heatline.train.search.config import SearchConfig
+from heatline.train.search.study import open_study
+from heatline.train.search.trials import run_trials
+from heatline.train.search.worker import Worker
 
 optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 url, out, count = sys.argv[1:]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ConfigError
-from train.split import Split, split_by_fractions, split_by_name
+from heatline.edge.errors import ConfigError
+from heatline.train.split import Split, split_by_fractions, split_by_name
 
 BOARDS = ["01", "04", "07", "08", "10", "12"]
 

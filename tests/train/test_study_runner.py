@@ -14,18 +14,18 @@ import huggingface_hub
 import msgspec
 import pytest
 
-from edge.errors import ConfigError, InputError, Interrupted, TrainingError
+from heatline.edge.errors import ConfigError, InputError, Interrupted, TrainingError
+from heatline.train.callbacks import read_metrics
+from heatline.train.compose import compose, read_config
+from heatline.train.evaluation.result import FILE, SCHEMA, read_evaluation
+from heatline.train.locks import is_locked, lock_file
+from heatline.train.run import RunFolder
+from heatline.train.sampling import BatchSampler
+from heatline.train.study.plan import DEFAULT_PLAN, Plan, read_plan
+from heatline.train.study.progress import Progress, estimate_remaining, format_duration, lock_path
+from heatline.train.study.runner import Study, StudyStatus
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS
-from train.callbacks import read_metrics
-from train.compose import compose, read_config
-from train.evaluation.result import FILE, SCHEMA, read_evaluation
-from train.locks import is_locked, lock_file
-from train.run import RunFolder
-from train.sampling import BatchSampler
-from train.study.plan import DEFAULT_PLAN, Plan, read_plan
-from train.study.progress import Progress, estimate_remaining, format_duration, lock_path
-from train.study.runner import Study, StudyStatus
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

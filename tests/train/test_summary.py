@@ -10,10 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import InputError
-from tests.command import heatline
-from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-from train.contact_sheet import (
+from heatline.edge.errors import InputError
+from heatline.train.contact_sheet import (
     GAP_PX,
     HEADING_PX,
     HIGHEST_ROW_PX,
@@ -23,11 +21,13 @@ from train.contact_sheet import (
     TITLE_PX,
     write_contact_sheet,
 )
-from train.discovery import discover
-from train.frames import FrameStore
-from train.readers import read_folder
-from train.split import split_by_fractions
-from train.summary import Groups, Part, ReadingOptions, Size, summarise_folder
+from heatline.train.discovery import discover
+from heatline.train.frames import FrameStore
+from heatline.train.readers import read_folder
+from heatline.train.split import split_by_fractions
+from heatline.train.summary import Groups, Part, ReadingOptions, Size, summarise_folder
+from tests.command import heatline
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 
 VOC = """<annotation><object><name>{name}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>{xmax}</xmax><ymax>20</ymax>
 </bndbox></object></annotation>"""

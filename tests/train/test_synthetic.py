@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.synthetic import VISIBLE, draw_defect, draw_shape, move, transplant
+from heatline.train.synthetic import VISIBLE, draw_defect, draw_shape, move, transplant
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.sampled_from([32, 64, 96, 224])

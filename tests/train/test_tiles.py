@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.errors import InputError, TrainingError
-from edge.geometry import TileGrid
+from heatline.edge.errors import InputError, TrainingError
+from heatline.edge.geometry import TileGrid
+from heatline.train.augment import augment
+from heatline.train.batches import EvaluationBatches, TrainingBatches
+from heatline.train.compose import compose
+from heatline.train.config import AugmentConfig, RecipeConfig
+from heatline.train.frames import FrameStore, delete_frames
+from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.readers.mask_png import MaskPng
+from heatline.train.sampling import BatchSampler
+from heatline.train.tiles import TileRule, TileTable, grid_tiles
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
-from train.augment import augment
-from train.batches import EvaluationBatches, TrainingBatches
-from train.compose import compose
-from train.config import AugmentConfig, RecipeConfig
-from train.frames import FrameStore, delete_frames
-from train.readers import LabelledImage, read_folder
-from train.readers.mask_png import MaskPng
-from train.sampling import BatchSampler
-from train.tiles import TileRule, TileTable, grid_tiles
 
 STUDY_RULE = TileRule(tile_px=224, overlap_px=2, defective_share=0.01)
 RULE = TileRule(tile_px=64, overlap_px=2, defective_share=0.01)

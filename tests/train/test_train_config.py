@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.errors import ConfigError
-from train.compose import compose, read_config, write_config
+from heatline.edge.errors import ConfigError
+from heatline.train.compose import compose, read_config, write_config
 
 
 def test_the_study_recipe_matches_the_studys_table() -> None:

@@ -25,7 +25,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """The folder of a finished run, trained from Python. A test that changes it makes a copy."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert heatline.train(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
+    assert heatline.train_model(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
     return out
 
 
@@ -36,7 +36,7 @@ def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) 
     A test that changes it makes a copy.
     """
     target = tmp_path_factory.mktemp("exported") / "blobs"
-    return heatline.export(trained_run, to=target, version="3", false_reject=0.0)
+    return heatline.export_bundle(trained_run, to=target, version="3", false_reject=0.0)
 
 
 @pytest.fixture(scope="session")

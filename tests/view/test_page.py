@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 from selenium.webdriver import ActionChains
 
-from bench.watched_line import free_address
-from bench.watched_process import WatchedProcess
-from edge.bundle import Bundle
-from edge.delivery.journal.reader import JournalReader
-from edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
-from edge.wire.marks import Mark
+from heatline.bench.watched_line import free_address
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.bundle import Bundle
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
+from heatline.edge.wire.marks import Mark
 from tests.command import process_env
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
@@ -42,7 +42,7 @@ class View(NamedTuple):
 def served(line: Path, port: int) -> Iterator[WatchedProcess]:
     """Serve the page of a line; errors of the server fail the test."""
     log = line.with_name("view.log")
-    command = [sys.executable, "-m", "edge.view.server", line, "--listen", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "heatline.edge.view.server", line, "--listen", f"127.0.0.1:{port}"]
     with WatchedProcess("the page's server", command, log, env=process_env(None)) as server:
         server.start()
         yield server

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.group import CommandGroup
-from edge.cli.output import json_option, print_facts, print_json
-from edge.errors import InputError
-from edge.geometry.tiling import TILE_PX
-from edge.util.text import format_count
-from train.progress import tracked
-from train.readers.folder import LABELS_ONLY, TRUTHS
+from heatline.edge.cli.group import CommandGroup
+from heatline.edge.cli.output import json_option, print_facts, print_json
+from heatline.edge.errors import InputError
+from heatline.edge.geometry.tiling import TILE_PX
+from heatline.edge.util.text import format_count
+from heatline.train.progress import tracked
+from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
-    from train.summary import FolderSummary
+    from heatline.train.summary import FolderSummary
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline data show boards")
@@ -62,8 +62,8 @@ def show(
     It prints the reasons, and what would make a model look better than it is.
     The options are those of a training: truth, split.group, split.pattern and so on.
     """
-    from train.contact_sheet import write_contact_sheet
-    from train.summary import ReadingOptions, summarise_folder
+    from heatline.train.contact_sheet import write_contact_sheet
+    from heatline.train.summary import ReadingOptions, summarise_folder
 
     options = ReadingOptions(
         truth=truth,

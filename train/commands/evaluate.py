@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.extras import require_extra
-from edge.cli.options import FiniteRange, precision_option
-from edge.cli.output import json_option, print_facts, print_json
-from edge.errors import InputError
-from edge.inference import EngineKind, Precision
-from edge.util.os_errors import writing
-from edge.util.text import format_count, is_are
-from train.progress import tracked
-from train.readers.folder import LABELS_ONLY, TRUTHS, require_pictures
-from train.run import require_model
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.options import FiniteRange, precision_option
+from heatline.edge.cli.output import json_option, print_facts, print_json
+from heatline.edge.errors import InputError
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.os_errors import writing
+from heatline.edge.util.text import format_count, is_are
+from heatline.train.progress import tracked
+from heatline.train.readers.folder import LABELS_ONLY, TRUTHS, require_pictures
+from heatline.train.run import require_model
 
 if TYPE_CHECKING:
-    from train.evaluation.evaluate import SelectedPictures
-    from train.evaluation.figures import Figures
-    from train.evaluation.result import Evaluation
+    from heatline.train.evaluation.evaluate import SelectedPictures
+    from heatline.train.evaluation.figures import Figures
+    from heatline.train.evaluation.result import Evaluation
 
 NAMED = 10
 """Highest number of frames without a verdict that are printed; the report and --json name more."""
@@ -113,8 +113,8 @@ def evaluate(
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
         require_pictures(data)
-    from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
-    from train.evaluation.evaluated import open_model
+    from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
+    from heatline.train.evaluation.evaluated import open_model
 
     options = EvaluationOptions(
         data=data,
@@ -143,7 +143,7 @@ def evaluate(
             if not as_json:
                 _print(path, evaluation)
         if folder is not None:
-            from train.evaluation.report.write import write_report
+            from heatline.train.evaluation.report.write import write_report
 
             write_report(list(folders.values()), folder, study=study)
     if out is not None:

@@ -5,10 +5,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json
-from edge.geometry.tiling import TILE_PX
-from train.evaluation.report.published import STUDY_GFLOPS
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import json_option, print_json
+from heatline.edge.geometry.tiling import TILE_PX
+from heatline.train.evaluation.report.published import STUDY_GFLOPS
 
 DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
 UNITS = "GFLOPs = 2 x GMACs, of the convolutions and matrix products for one tile, with map head and rollout."
@@ -30,8 +30,8 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     a CNN may have `_dense` after its name. Names that `model=NAME` refuses are refused here.
     """
     require_extra("train", "torch", "timm")
-    from train.compose import model_names, read_model
-    from train.models.size import size_of
+    from heatline.train.compose import model_names, read_model
+    from heatline.train.models.size import size_of
 
     rows = []
     for name in names or [*model_names(), *DENSE_MODELS]:

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from train.search.report import SearchReport
+    from heatline.train.search.report import SearchReport
 
 EXAMPLES = """
 Example:
@@ -42,7 +42,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     trials. With search.storage, the URL of a database, many machines share one search. --json prints all trials.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "matplotlib")
-    from train.search.search import search as run_search
+    from heatline.train.search.search import search as run_search
 
     console = progress_console()
     report = run_search(

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edge.cli.extras import TRAINING, require_extra
-from edge.cli.output import json_option, print_json, progress_console
-from edge.errors import TrainingError
-from edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.cli.extras import TRAINING, require_extra
+from heatline.edge.cli.output import json_option, print_json, progress_console
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
-    from train.study.runner import StudyStatus
+    from heatline.train.study.runner import StudyStatus
 
 EXAMPLES = """
 Example:
@@ -62,8 +62,8 @@ def study(
     share the runs. If a run fails, it is reported and the others continue; the exit code is then 11.
     """
     require_extra("train", *TRAINING)
-    from train.study.plan import DEFAULT_PLAN, read_plan
-    from train.study.runner import Study
+    from heatline.train.study.plan import DEFAULT_PLAN, read_plan
+    from heatline.train.study.runner import Study
 
     console = progress_console()
     work = Study(read_plan(plan_file or DEFAULT_PLAN), data, out, only)
@@ -86,7 +86,7 @@ def study(
 
 
 def _print(status: "StudyStatus") -> None:
-    from train.study.progress import format_duration
+    from heatline.train.study.progress import format_duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)

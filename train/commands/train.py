@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edge.cli.extras import TRAINING, require_extra
-from edge.cli.output import json_option, print_facts, print_json
-from edge.errors import ConfigError
-from edge.util.signals import sigterm_as_ctrl_c
-from edge.util.text import format_count
+from heatline.edge.cli.extras import TRAINING, require_extra
+from heatline.edge.cli.output import json_option, print_facts, print_json
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.signals import sigterm_as_ctrl_c
+from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:
-    from train.run import RunSummary
+    from heatline.train.run import RunSummary
 
 EXAMPLES = """
 Example:
@@ -70,19 +70,19 @@ def train(
     """
     require_extra("train", *TRAINING)
     if products is not None:
-        from train.commands.train_products import train_all
+        from heatline.train.commands.train_products import train_all
 
         train_all(products, overrides, address, processors, as_json)
         return
     if address is not None or processors is not None:
         raise click.UsageError("--address and --processors belong to --products")
-    from train.compose import compose
-    from train.readers.folder import require_pictures
+    from heatline.train.compose import compose
+    from heatline.train.readers.folder import require_pictures
 
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
     if not config.resume:  # a finished run needs none
         require_pictures(Path(config.data))
-    from train.fit import fit, is_main_process
+    from heatline.train.fit import fit, is_main_process
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))
     if not is_main_process():
@@ -105,7 +105,7 @@ def _with_folder(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     if len(folders) > 1 or any(item.startswith("data=") for item in overrides):
         raise ConfigError(f"{' '.join(overrides)!r} names several folders of pictures; train on one of them")
-    from train.compose import with_folder
+    from heatline.train.compose import with_folder
 
     return with_folder([item for item in overrides if "=" in item], folders[0])
 
@@ -151,11 +151,11 @@ def _why_not_validated(summary: "RunSummary") -> str:
 
 def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     """Return the first figures of the report: out of fold, at its threshold."""
-    from train.compose import read_config
-    from train.config import DenseRecipeConfig
-    from train.evaluation.result import read_evaluation
-    from train.evaluation.verdicts import count_verdicts
-    from train.run import RunFolder
+    from heatline.train.compose import read_config
+    from heatline.train.config import DenseRecipeConfig
+    from heatline.train.evaluation.result import read_evaluation
+    from heatline.train.evaluation.verdicts import count_verdicts
+    from heatline.train.run import RunFolder
 
     run = RunFolder(folder)
     evaluation, recipe = read_evaluation(run.report), read_config(run.config).recipe

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edge.cli.extras import require_extra
-from edge.cli.output import print_json, table_console, visible
-from edge.errors import TrainingError
-from edge.util.text import format_count
+from heatline.edge.cli.extras import require_extra
+from heatline.edge.cli.output import print_json, table_console, visible
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:
-    from train.products.result import ProductsReport
+    from heatline.train.products.result import ProductsReport
 
 
 def train_all(
@@ -27,7 +27,7 @@ def train_all(
     require_extra("cluster", "ray")
     if folders := [item for item in overrides if "=" not in item]:
         raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
-    from train.products.train import train_products
+    from heatline.train.products.train import train_products
 
     report, errors = train_products(
         folder, overrides, lambda line: click.echo(visible(line), err=True), address, processors
@@ -48,7 +48,7 @@ def _print_table(report: "ProductsReport") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from train.products.page import COLUMNS, TEXTS, cells_of
+    from heatline.train.products.page import COLUMNS, TEXTS, cells_of
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(COLUMNS):

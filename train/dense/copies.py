@@ -16,14 +16,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from train.augment import augment, rotate
-from train.config import AugmentConfig, DenseRecipeConfig
-from train.dense.tiles import DenseTiles, Known, defective_share
-from train.features.cache import key_of
-from train.frames import FrameStore
-from train.readers import LabelledImage
-from train.synthetic import draw_defect, draw_shape, move, transplant
-from train.tiles import cut, move_tile
+from heatline.train.augment import augment, rotate
+from heatline.train.config import AugmentConfig, DenseRecipeConfig
+from heatline.train.dense.tiles import DenseTiles, Known, defective_share
+from heatline.train.features.cache import key_of
+from heatline.train.frames import FrameStore
+from heatline.train.readers import LabelledImage
+from heatline.train.synthetic import draw_defect, draw_shape, move, transplant
+from heatline.train.tiles import cut, move_tile
 
 VERSION = 3
 """Version of how copies are drawn; part of the cache key, so features of other versions are not used."""

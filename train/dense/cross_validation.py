@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.bundle.pooling import pool
-from train.config import DenseRecipeConfig
-from train.dense.copies import Kind
-from train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
-from train.dense.folds import assign_folds
-from train.dense.out_of_fold import OutOfFold
-from train.dense.samples import MARKED, Samples
-from train.dense.tiles import DenseTiles, Known
-from train.features.cache import Features
-from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
-from train.models.novelty import EVIDENCE_SHARE
+from heatline.edge.bundle.pooling import pool
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.copies import Kind
+from heatline.train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
+from heatline.train.dense.folds import assign_folds
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.samples import MARKED, Samples
+from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.features.cache import Features
+from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
+from heatline.train.models.novelty import EVIDENCE_SHARE
 
 ROWS_AT_A_TIME = 1_000
 """Maps that are processed in float32 at once."""

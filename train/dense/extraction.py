@@ -9,14 +9,14 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from edge.inference.devices import computes_bf16, shared_core
-from edge.inference.engine import PROCESSOR
-from train.config import FeaturesConfig
-from train.dense.copies import Kind, Painter, Sample
-from train.features.cache import FeatureCache, Features, default_folder, key_of
-from train.features.extract import extract, feature_shapes
-from train.models.dense import DenseClassifier, TileFeatures
-from train.progress import is_line_due
+from heatline.edge.inference.devices import computes_bf16, shared_core
+from heatline.edge.inference.engine import PROCESSOR
+from heatline.train.config import FeaturesConfig
+from heatline.train.dense.copies import Kind, Painter, Sample
+from heatline.train.features.cache import FeatureCache, Features, default_folder, key_of
+from heatline.train.features.extract import extract, feature_shapes
+from heatline.train.models.dense import DenseClassifier, TileFeatures
+from heatline.train.progress import is_line_due
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from edge.errors import DivergedError
-from train.config import DenseRecipeConfig
-from train.dense.bag_tiles import BagTiles
-from train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
-from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
-from train.dense.samples import Draw, Sampler, Samples
-from train.dense.tiles import Known
-from train.features.cache import Features
-from train.models.dense import TOP_CELLS, DenseHead, FineTuned
-from train.models.explained import pool
-from train.models.novelty import Novelty, concatenate_cells
-from train.models.prototypes import MOST_CELLS, Prototypes
-from train.schedule import cosine
+from heatline.edge.errors import DivergedError
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.bag_tiles import BagTiles
+from heatline.train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
+from heatline.train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
+from heatline.train.dense.samples import Draw, Sampler, Samples
+from heatline.train.dense.tiles import Known
+from heatline.train.features.cache import Features
+from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
+from heatline.train.models.explained import pool
+from heatline.train.models.novelty import Novelty, concatenate_cells
+from heatline.train.models.prototypes import MOST_CELLS, Prototypes
+from heatline.train.schedule import cosine
 
 BATCH = 64
 """Tiles per batch without gradient."""

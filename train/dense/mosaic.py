@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.dense.objective import DEFECTIVE_CELL
+from heatline.train.dense.objective import DEFECTIVE_CELL
 
 PER_SIDE = 2
 """Windows along each side of a mosaic."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from train.bags import log_sum_exp
-from train.models.explained import pool
+from heatline.train.bags import log_sum_exp
+from heatline.train.models.explained import pool
 
 POSITIVE_WEIGHT = 0.25
 """Weight of positives in the cross-entropy of tiles and bags; good tiles have the rest."""

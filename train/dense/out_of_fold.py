@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from train.files import write_atomically
+from heatline.edge.errors import InputError
+from heatline.train.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge.bundle import Calibration
-from train.adequacy import describe_threshold_transfer
-from train.dense.out_of_fold import OutOfFold
-from train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
-from train.evaluation.evaluated import prepare_run
-from train.evaluation.ordering import auroc
-from train.evaluation.report.write import write_report
-from train.evaluation.result import FrameAnswer, write_evaluation
-from train.run import RunFolder, TrainedRun
-from train.validation_frames import validation_frames
+from heatline.edge.bundle import Calibration
+from heatline.train.adequacy import describe_threshold_transfer
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
+from heatline.train.evaluation.evaluated import prepare_run
+from heatline.train.evaluation.ordering import auroc
+from heatline.train.evaluation.report.write import write_report
+from heatline.train.evaluation.result import FrameAnswer, write_evaluation
+from heatline.train.run import RunFolder, TrainedRun
+from heatline.train.validation_frames import validation_frames
 
 FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""

@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import TrainingError
-from train.config import DenseRecipeConfig
-from train.dense.copies import Kind, Painter, Sample
-from train.dense.tiles import DenseTiles, Known
+from heatline.edge.errors import TrainingError
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.copies import Kind, Painter, Sample
+from heatline.train.dense.tiles import DenseTiles, Known
 
 REVIEWED_AS_OFTEN, REVIEWED_AT_MOST = 4.0, 1 / 3
 """A reviewed tile is drawn so many times as often as another one, but at most this share of the draws are of reviewed

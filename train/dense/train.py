@@ -10,27 +10,27 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from edge.cli.output import progress_console
-from edge.util.text import format_count
-from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
-from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
-from train.dense.cross_validation import cross_validate, divide_groups
-from train.dense.extraction import extract_features
-from train.dense.out_of_fold import OutOfFold
-from train.dense.samples import gather_samples
-from train.dense.tiles import DenseTiles, Known, label_tiles
-from train.evaluation.ordering import auroc, average_precision
-from train.files import write_atomically
-from train.frames import FrameStore, delete_frames
-from train.models.build import build_model
-from train.models.dense import DenseClassifier, check_later_stages
-from train.precision import choose_precision
-from train.progress import is_line_due, tracked
-from train.provenance import digest_groups
-from train.readers import LabelledFolder, LabelledImage
-from train.run import RunFolder, RunSummary, read_data, split_data
-from train.tiles import TileRule
+from heatline.edge.cli.output import progress_console
+from heatline.edge.util.text import format_count
+from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
+from heatline.train.dense.cross_validation import cross_validate, divide_groups
+from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.samples import gather_samples
+from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.evaluation.ordering import auroc, average_precision
+from heatline.train.files import write_atomically
+from heatline.train.frames import FrameStore, delete_frames
+from heatline.train.models.build import build_model
+from heatline.train.models.dense import DenseClassifier, check_later_stages
+from heatline.train.precision import choose_precision
+from heatline.train.progress import is_line_due, tracked
+from heatline.train.provenance import digest_groups
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.run import RunFolder, RunSummary, read_data, split_data
+from heatline.train.tiles import TileRule
 
 ReportLine = Callable[[str], None]
 

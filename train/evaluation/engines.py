@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.errors import EngineError
-from edge.inference.engine import Done, Engine, Failed, Fill
-from train.models.explained import ExplainedClassifier
+from heatline.edge.errors import EngineError
+from heatline.edge.inference.engine import Done, Engine, Failed, Fill
+from heatline.train.models.explained import ExplainedClassifier
 
 
 class TorchEngine(Engine):

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.bundle import Calibration
-from edge.calibration.group_bootstrap import FEWEST_GROUPS
-from edge.errors import InputError
-from edge.images import digest_picture
-from edge.inference import EngineKind, Precision
-from edge.util.text import format_count, is_are, utf8_safe
-from train.evaluation.evaluated import EvaluatedModel, open_model
-from train.evaluation.figures import compute_figures
-from train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
-from train.evaluation.intervals import compute_intervals
-from train.evaluation.observe import Picture, TruthColumns, observe
-from train.evaluation.result import (
+from heatline.edge.bundle import Calibration
+from heatline.edge.calibration.group_bootstrap import FEWEST_GROUPS
+from heatline.edge.errors import InputError
+from heatline.edge.images import digest_picture
+from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.text import format_count, is_are, utf8_safe
+from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
+from heatline.train.evaluation.figures import compute_figures
+from heatline.train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, relative_name
+from heatline.train.evaluation.intervals import compute_intervals
+from heatline.train.evaluation.observe import Picture, TruthColumns, observe
+from heatline.train.evaluation.result import (
     Evaluation,
     EvaluationSubject,
     FrameAnswer,
@@ -26,11 +26,11 @@ from train.evaluation.result import (
     TruthEvaluation,
     write_evaluation,
 )
-from train.evaluation.sweep import Sweep, SweepTiles
-from train.progress import Track
-from train.readers import LabelledFolder, LabelledImage
-from train.readers.folder import LABELS_ONLY, truths_in
-from train.run import read_as
+from heatline.train.evaluation.sweep import Sweep, SweepTiles
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.folder import LABELS_ONLY, truths_in
+from heatline.train.run import read_as
 
 ALL = "all"
 LOOSE = 0.05
@@ -252,7 +252,7 @@ def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
     """Return the function that computes all rollouts of a ViT's run; None for other models."""
     if model.run is None or model.family != "vit":
         return None
-    from train.models.vit import RolloutClassifier
+    from heatline.train.models.vit import RolloutClassifier
 
     classifier = model.run.model
     assert isinstance(classifier, RolloutClassifier)

@@ -6,20 +6,20 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bundle import Bundle, Calibration, open_bundle, open_verified_engine
-from edge.bundle.manifest import Grid, Map
-from edge.bundle.plausibility import Plausibility
-from edge.bundle.pooling import identity_of
-from edge.bundle.store import MANIFEST
-from edge.errors import InputError
-from edge.inference import Engine, EngineKind, Precision
-from edge.inspection.inspector import Inspector
-from train.compose import read_config
-from train.config import RecipeConfig, TrainConfig
-from train.evaluation.engines import TorchEngine
-from train.progress import Track
-from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
-from train.validation_frames import calibrate_on, run_validation, smoothing_px, validation_frames
+from heatline.edge.bundle import Bundle, Calibration, open_bundle, open_verified_engine
+from heatline.edge.bundle.manifest import Grid, Map
+from heatline.edge.bundle.plausibility import Plausibility
+from heatline.edge.bundle.pooling import identity_of
+from heatline.edge.bundle.store import MANIFEST
+from heatline.edge.errors import InputError
+from heatline.edge.inference import Engine, EngineKind, Precision
+from heatline.edge.inspection.inspector import Inspector
+from heatline.train.compose import read_config
+from heatline.train.config import RecipeConfig, TrainConfig
+from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.progress import Track
+from heatline.train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
+from heatline.train.validation_frames import calibrate_on, run_validation, smoothing_px, validation_frames
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EvaluatedModel:
     data: Path | None
     """The folder that it was trained on; None if it is not recorded."""
     reading: dict[str, Any]
-    """How the training read that folder, see `train.run.describe_reading`."""
+    """How the training read that folder, see `heatline.train.run.describe_reading`."""
     run: TrainedRun | None = None
     plausibility: Plausibility | None = None
     """What frames of the product look like; None: not known, as of every run."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
-from train.evaluation.intervals import draw_groups
+from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN
+from heatline.train.evaluation.intervals import draw_groups
 
 POSITIONS = 250
 """Highest number of steps between the lowest and the highest score."""

@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from train.evaluation.ordering import auroc, average_precision
-from train.evaluation.pixels import PixelCounts
+from heatline.train.evaluation.ordering import auroc, average_precision
+from heatline.train.evaluation.pixels import PixelCounts
 
 Weights = NDArray[np.float64]
 """[groups], how often each group counts; all 1 for the figures themselves."""

@@ -14,16 +14,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Calibration
-from edge.errors import InputError
-from edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
-from edge.inspection.verdict import Judgement, Thresholds
-from edge.util.text import utf8_safe
-from train.evaluation.result import GalleryItem, Kind
-from train.evaluation.scoring import enlarged
-from train.evaluation.study_rule import study_mask
-from train.evaluation.sweep import FUSIONS, SweepTiles
-from train.files import write_atomically
+from heatline.edge.bundle import Calibration
+from heatline.edge.errors import InputError
+from heatline.edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
+from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.edge.util.text import utf8_safe
+from heatline.train.evaluation.result import GalleryItem, Kind
+from heatline.train.evaluation.scoring import enlarged
+from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.sweep import FUSIONS, SweepTiles
+from heatline.train.files import write_atomically
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Confidence intervals of figures, by a bootstrap over groups (`edge.calibration.group_bootstrap`)."""
+"""Confidence intervals of figures, by a bootstrap over groups (`heatline.edge.calibration.group_bootstrap`)."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
-from train.evaluation.figures import Figures, Weights
+from heatline.edge.calibration.group_bootstrap import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
+from heatline.train.evaluation.figures import Figures, Weights
 
 
 def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:

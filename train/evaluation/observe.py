@@ -6,21 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.frames import Frame, Stamp
-from edge.geometry import TileGrid
-from edge.geometry.regions import found_cells
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.verdict import Judgement, Thresholds
-from train.evaluation.evaluated import EvaluatedModel
-from train.evaluation.figures import FrameColumns, TileColumns
-from train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
-from train.evaluation.pixels import PixelCounts
-from train.evaluation.scoring import peak_distance_px, score_frame, share_on_truth
-from train.evaluation.study_rule import study_mask
-from train.evaluation.sweep import Sweep
-from train.progress import Track
-from train.readers import LabelledImage
-from train.tiles import DEFECTIVE_SHARE
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import TileGrid
+from heatline.edge.geometry.regions import found_cells
+from heatline.edge.inspection.inspector import PendingFrame
+from heatline.edge.inspection.verdict import Judgement, Thresholds
+from heatline.train.evaluation.evaluated import EvaluatedModel
+from heatline.train.evaluation.figures import FrameColumns, TileColumns
+from heatline.train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
+from heatline.train.evaluation.pixels import PixelCounts
+from heatline.train.evaluation.scoring import peak_distance_px, score_frame, share_on_truth
+from heatline.train.evaluation.study_rule import study_mask
+from heatline.train.evaluation.sweep import Sweep
+from heatline.train.progress import Track
+from heatline.train.readers import LabelledImage
+from heatline.train.tiles import DEFECTIVE_SHARE
 
 
 @dataclass(frozen=True)

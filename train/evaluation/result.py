@@ -5,12 +5,12 @@ from typing import Literal
 
 import msgspec
 
-from edge.bundle import Calibration
-from edge.errors import InputError
-from edge.util.text import encode_json
-from train.evaluation.figures import Figures
-from train.evaluation.sweep import SweepFigures
-from train.files import write_atomically
+from heatline.edge.bundle import Calibration
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import encode_json
+from heatline.train.evaluation.figures import Figures
+from heatline.train.evaluation.sweep import SweepFigures
+from heatline.train.files import write_atomically
 
 SCHEMA = 3
 FILE = "evaluation.json"

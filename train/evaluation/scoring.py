@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.geometry import Region
+from heatline.edge.geometry import Region
 
 
 @dataclass(frozen=True)

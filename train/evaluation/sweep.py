@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.evaluation.pixels import PixelCounts
-from train.evaluation.scoring import enlarged
-from train.evaluation.study_rule import GATE_LOGIT, study_mask
-from train.models.rollout import Fusion
-from train.tiles import DEFECTIVE_SHARE
+from heatline.train.evaluation.pixels import PixelCounts
+from heatline.train.evaluation.scoring import enlarged
+from heatline.train.evaluation.study_rule import GATE_LOGIT, study_mask
+from heatline.train.models.rollout import Fusion
+from heatline.train.tiles import DEFECTIVE_SHARE
 
 FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

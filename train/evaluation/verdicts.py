@@ -2,7 +2,7 @@
 
 import msgspec
 
-from train.evaluation.result import Evaluation
+from heatline.train.evaluation.result import Evaluation
 
 
 class Verdicts(msgspec.Struct, frozen=True):

@@ -21,9 +21,9 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from edge.errors import TrainingError
-from edge.util.text import format_count
-from train.features.memory import available_bytes
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.text import format_count
+from heatline.train.features.memory import available_bytes
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 from torch import nn
 
-from edge.errors import TrainingError, last_line
-from edge.inference import Precision
-from edge.inference.devices import settings_on, shared_core
-from edge.inference.engine import PROCESSOR
-from train.features.cache import FeatureCache
+from heatline.edge.errors import TrainingError, last_line
+from heatline.edge.inference import Precision
+from heatline.edge.inference.devices import settings_on, shared_core
+from heatline.edge.inference.engine import PROCESSOR
+from heatline.train.features.cache import FeatureCache
 
 BATCH = 8
 FillTile = Callable[[NDArray[np.uint8]], object]

@@ -7,8 +7,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from edge.errors import ConfigError
-from train.config import CnnConfig, VitConfig
+from heatline.edge.errors import ConfigError
+from heatline.train.config import CnnConfig, VitConfig
 
 
 @cache

@@ -1,11 +1,11 @@
 """Builds a model from its configuration; the only module that knows all families."""
 
-from train.config import CnnConfig, VitConfig
-from train.models.cnn import cam_classifier
-from train.models.dense import dense_classifier
-from train.models.explained import ExplainedClassifier
-from train.models.vit import rollout_classifier
-from train.provenance import Provenance
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.cnn import cam_classifier
+from heatline.train.models.dense import dense_classifier
+from heatline.train.models.explained import ExplainedClassifier
+from heatline.train.models.vit import rollout_classifier
+from heatline.train.provenance import Provenance
 
 
 def build_model(config: CnnConfig | VitConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge.errors import ConfigError
-from train.config import CnnConfig
-from train.models.any_timm import create_network
-from train.models.explained import ExplainedClassifier, in_float32
-from train.models.weights import load_pretrained
-from train.provenance import Provenance
+from heatline.edge.errors import ConfigError
+from heatline.train.config import CnnConfig
+from heatline.train.models.any_timm import create_network
+from heatline.train.models.explained import ExplainedClassifier, in_float32
+from heatline.train.models.weights import load_pretrained
+from heatline.train.provenance import Provenance
 
 
 class CamClassifier(ExplainedClassifier):

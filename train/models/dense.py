@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, softplus
 
-from edge.errors import ConfigError
-from train.config import CnnConfig
-from train.models.any_timm import create_network
-from train.models.depthwise import fix_depthwise_filters
-from train.models.explained import ExplainedClassifier, in_float32, pool
-from train.models.novelty import Novelty
-from train.models.weights import load_pretrained
-from train.provenance import Provenance
+from heatline.edge.errors import ConfigError
+from heatline.train.config import CnnConfig
+from heatline.train.models.any_timm import create_network
+from heatline.train.models.depthwise import fix_depthwise_filters
+from heatline.train.models.explained import ExplainedClassifier, in_float32, pool
+from heatline.train.models.novelty import Novelty
+from heatline.train.models.weights import load_pretrained
+from heatline.train.provenance import Provenance
 
 STRIDES = (4, 8, 16)
 """Strides of the stages whose features the head uses, input px per cell."""

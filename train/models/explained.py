@@ -77,7 +77,7 @@ class ExplainedClassifier(nn.Module, ABC):
 
 
 def pool(maps: Tensor, top_cells: int | None) -> Tensor:
-    """Pool maps [N, h, w] to logits [N] as `edge.bundle.pooling.pool` does, with gradients."""
+    """Pool maps [N, h, w] to logits [N] as `heatline.edge.bundle.pooling.pool` does, with gradients."""
     if top_cells is None:
         return maps.mean(dim=(1, 2))
     return maps.flatten(1).topk(top_cells, dim=1, sorted=False).values.mean(dim=1)

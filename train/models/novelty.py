@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from train.models.explained import in_float32
-from train.models.prototypes import PROTOTYPES, Prototypes
+from heatline.train.models.explained import in_float32
+from heatline.train.models.prototypes import PROTOTYPES, Prototypes
 
 STRIDES = (8, 16)
 """Strides of the compared features, input px per cell: finer features change with every grain of the surface."""

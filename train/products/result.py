@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 
-from train.evaluation.result import read_evaluation
-from train.evaluation.verdicts import Verdicts, count_verdicts
-from train.products.plan import Product
-from train.products.task import LOG
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.evaluation.verdicts import Verdicts, count_verdicts
+from heatline.train.products.plan import Product
+from heatline.train.products.task import LOG
 
 WARNING = "warning: "
 

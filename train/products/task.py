@@ -5,13 +5,13 @@ from pathlib import Path
 
 import msgspec
 
-from edge.cluster import check_same_version
-from edge.errors import HeatlineError
-from edge.util.text import format_count
-from train.config import TrainConfig
-from train.locks import lock_file
-from train.products.processors import own_processors
-from train.run import RunFolder
+from heatline.edge.cluster import check_same_version
+from heatline.edge.errors import HeatlineError
+from heatline.edge.util.text import format_count
+from heatline.train.config import TrainConfig
+from heatline.train.locks import lock_file
+from heatline.train.products.processors import own_processors
+from heatline.train.run import RunFolder
 
 LOG = "training.log"
 """File of the run's folder: what the training reported."""
@@ -32,7 +32,7 @@ def train_product(config: TrainConfig, version: str, processors: int) -> Heatlin
         run = RunFolder(Path(config.out))
         lock = run.folder.parent / ".locks" / run.folder.name
         with lock_file(lock, wait=True), own_processors(processors):
-            from train.fit import fit  # PyTorch counts the processors as it is imported
+            from heatline.train.fit import fit  # PyTorch counts the processors as it is imported
 
             log = _Log(run, f"on {os.uname().nodename}, with {format_count(processors, 'processor')}")
             fit(msgspec.structs.replace(config, resume=run.config.exists()), report_line=log.write)

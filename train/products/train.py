@@ -4,16 +4,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge import __version__
-from edge.cluster import interruptible, open_cluster
-from edge.errors import ConfigError, HeatlineError, Interrupted, TrainingError, last_line
-from edge.util.processor import cores
-from edge.util.text import format_count
-from train.config import TrainConfig
-from train.products.page import write_page
-from train.products.plan import Plan, Product
-from train.products.result import ProductResult, ProductsReport, read_result, worst_first
-from train.products.task import train_product
+from heatline.edge import __version__
+from heatline.edge.cluster import interruptible, open_cluster
+from heatline.edge.errors import ConfigError, HeatlineError, Interrupted, TrainingError, last_line
+from heatline.edge.util.processor import cores
+from heatline.edge.util.text import format_count
+from heatline.train.config import TrainConfig
+from heatline.train.products.page import write_page
+from heatline.train.products.plan import Plan, Product
+from heatline.train.products.result import ProductResult, ProductsReport, read_result, worst_first
+from heatline.train.products.task import train_product
 
 RETRIES = 3
 """A training is started so many times more if its process or its node dies."""

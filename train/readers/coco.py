@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edge.errors import InputError
-from train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
+from heatline.edge.errors import InputError
+from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
 
 
 class _Image(msgspec.Struct):

@@ -8,8 +8,8 @@ document this; of 2,149 of its boxes (every fourth file), the defect reaches col
 from collections import Counter
 from pathlib import Path
 
-from edge.errors import InputError
-from train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
+from heatline.edge.errors import InputError
+from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
 
 TYPES = {1: "open", 2: "short", 3: "mousebite", 4: "spur", 5: "copper", 6: "pin-hole"}
 

@@ -18,14 +18,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.errors import InputError
-from edge.images import SUFFIXES, list_images
-from edge.util.text import utf8_safe
-from train.readers import coco, deeppcb, labelme, mask_png, voc
-from train.readers.annotation import Annotation
-from train.readers.labelled import LabelledFolder, LabelledImage
-from train.readers.labels_csv import read_labels
-from train.readers.unusable import OnUnusable, stop
+from heatline.edge.errors import InputError
+from heatline.edge.images import SUFFIXES, list_images
+from heatline.edge.util.text import utf8_safe
+from heatline.train.readers import coco, deeppcb, labelme, mask_png, voc
+from heatline.train.readers.annotation import Annotation
+from heatline.train.readers.labelled import LabelledFolder, LabelledImage
+from heatline.train.readers.labels_csv import read_labels
+from heatline.train.readers.unusable import OnUnusable, stop
 
 
 @dataclass(frozen=True)

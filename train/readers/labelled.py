@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.images import read_rgb
-from edge.util.text import format_count, utf8_safe
-from train.readers.annotation import Annotation
+from heatline.edge.errors import InputError
+from heatline.edge.images import read_rgb
+from heatline.edge.util.text import format_count, utf8_safe
+from heatline.train.readers.annotation import Annotation
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import InputError
-from train.readers.shapes import Circle, MarkedObject, MarkedObjects, Marks, Polygon, Rectangle, Shape
+from heatline.edge.errors import InputError
+from heatline.train.readers.shapes import Circle, MarkedObject, MarkedObjects, Marks, Polygon, Rectangle, Shape
 
 
 class _Shape(msgspec.Struct):

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from edge.errors import InputError
-from train.readers.unusable import OnUnusable
+from heatline.edge.errors import InputError
+from heatline.train.readers.unusable import OnUnusable
 
 MOST_SHOWN = 60
 """How many characters of a header are shown."""

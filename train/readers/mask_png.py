@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
-from edge.images import read_image
+from heatline.edge.errors import InputError
+from heatline.edge.images import read_image
 
 
 @dataclass(frozen=True)

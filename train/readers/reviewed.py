@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import InputError
-from edge.util.text import encode_json
-from train.readers.labelled import LabelledImage
+from heatline.edge.errors import InputError
+from heatline.edge.util.text import encode_json
+from heatline.train.readers.labelled import LabelledImage
 
 INDEX = "frames.jsonl"
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
 
 SLACK_PX = 1
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.errors import InputError
+from heatline.edge.errors import InputError
 
 OnUnusable = Callable[[Path, InputError], None]
 """Called with the file and the error. If it returns, reading continues without the file's content."""

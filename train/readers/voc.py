@@ -6,8 +6,8 @@ Boxes overstate defects: in the study's PCB images the changed pixels cover abou
 from pathlib import Path
 from xml.etree import ElementTree
 
-from edge.errors import InputError
-from train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
+from heatline.edge.errors import InputError
+from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
 
 
 class VocBoxes(MarkedObjects):

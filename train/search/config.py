@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.errors import ConfigError
-from edge.util.validation import describe_misfit
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.validation import describe_misfit
 
 Rate = Annotated[float, Meta(gt=0)]
 
@@ -58,7 +58,7 @@ class _Overrides(msgspec.Struct):
 
 
 def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
-    """Return the keys of the search, and the overrides that remain for `train.compose.compose`.
+    """Return the keys of the search, and the overrides that remain for `heatline.train.compose.compose`.
 
     Raises:
         ConfigError: a key is unknown or chosen by the search itself, or a value has the wrong type.

@@ -9,12 +9,12 @@ import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from edge.errors import ConfigError, DivergedError
-from train.config import TrainConfig
-from train.fit import fit
-from train.search.config import SearchConfig
-from train.search.study import PER_MILLE
-from train.search.worker import Worker
+from heatline.edge.errors import ConfigError, DivergedError
+from heatline.train.config import TrainConfig
+from heatline.train.fit import fit
+from heatline.train.search.config import SearchConfig
+from heatline.train.search.study import PER_MILLE
+from heatline.train.search.worker import Worker
 
 METRICS = {"accuracy": "val_accuracy", "average_precision": "val_ap"}
 """Column of a run's metrics, by objective."""

@@ -10,9 +10,9 @@ import msgspec
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from train.files import write_atomically
-from train.search.trials import best_of
-from train.yaml_text import encode_yaml
+from heatline.train.files import write_atomically
+from heatline.train.search.trials import best_of
+from heatline.train.yaml_text import encode_yaml
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):

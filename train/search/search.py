@@ -15,20 +15,20 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from edge.errors import ConfigError, Interrupted, TrainingError
-from edge.util.text import format_count
-from train.compose import compose, with_recipe
-from train.config import TrainConfig
-from train.files import write_atomically
-from train.run import RunFolder
-from train.search.config import SearchConfig, parse
-from train.search.objective import Objective, trial_folder
-from train.search.report import SearchReport, best_trial, trial_rows, write_report
-from train.search.storage import hide_password, using_storage
-from train.search.study import check_settings, open_study, shared_settings
-from train.search.trials import best_of, run_trials
-from train.search.worker import Worker
-from train.yaml_text import decode_yaml, encode_yaml
+from heatline.edge.errors import ConfigError, Interrupted, TrainingError
+from heatline.edge.util.text import format_count
+from heatline.train.compose import compose, with_recipe
+from heatline.train.config import TrainConfig
+from heatline.train.files import write_atomically
+from heatline.train.run import RunFolder
+from heatline.train.search.config import SearchConfig, parse
+from heatline.train.search.objective import Objective, trial_folder
+from heatline.train.search.report import SearchReport, best_trial, trial_rows, write_report
+from heatline.train.search.storage import hide_password, using_storage
+from heatline.train.search.study import check_settings, open_study, shared_settings
+from heatline.train.search.trials import best_of, run_trials
+from heatline.train.search.worker import Worker
+from heatline.train.yaml_text import decode_yaml, encode_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
     """Run trials of a search until all are finished or run by other workers; return a report.
 
     Args:
-        overrides: `key=value`; keys with `search.` are those of the search, others those of `train.compose.compose`.
+        overrides: `key=value`; keys with `search.` are those of the search, others those of
+            `heatline.train.compose.compose`.
         report_line: gets lines for people.
     Raises:
         ConfigError: an override is wrong, or differs from the settings that the study was started with.

@@ -11,8 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from edge.errors import ConfigError, TrainingError
-from edge.util.text import utf8_safe
+from heatline.edge.errors import ConfigError, TrainingError
+from heatline.edge.util.text import utf8_safe
 
 HEARTBEAT_S = 60
 GRACE_S = 180

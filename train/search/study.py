@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import optuna
 
-from edge.errors import ConfigError
-from edge.util.text import format_count
-from train.config import TrainConfig
-from train.run import read_data, split_data
-from train.search.config import SearchConfig
-from train.search.storage import open_storage, opening_storage
+from heatline.edge.errors import ConfigError
+from heatline.edge.util.text import format_count
+from heatline.train.config import TrainConfig
+from heatline.train.run import read_data, split_data
+from heatline.train.search.config import SearchConfig
+from heatline.train.search.storage import open_storage, opening_storage
 
 _SETTINGS = "settings"
 

@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
 
-from train.search.worker import Worker
+from heatline.train.search.worker import Worker
 
 
 class _NoPlaceError(Exception):

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
-from train.frames import delete_frames
-from train.locks import lock_file
+from heatline.train.frames import delete_frames
+from heatline.train.locks import lock_file
 
 
 class Worker:

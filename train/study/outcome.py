@@ -6,11 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from edge.errors import TrainingError
-from edge.util.text import encode_json
-from train.evaluation.result import read_evaluation
-from train.files import write_atomically
-from train.progress import tracked
+from heatline.edge.errors import TrainingError
+from heatline.edge.util.text import encode_json
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.files import write_atomically
+from heatline.train.progress import tracked
 
 Evaluate = Callable[[Path, Path, Path], object]
 """Takes a run's folder, its folder of pictures, and the folder for `evaluation.json`."""
@@ -21,14 +21,14 @@ TABLES = "tables.md"
 
 def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
     """Evaluate a run on its test groups by all truths; errors as for `evaluate_model`."""
-    from train.evaluation.evaluate import EvaluationOptions, evaluate_model
+    from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 
     evaluate_model(run, EvaluationOptions(data=data, part="test"), folder, tracked("evaluating"))
 
 
 def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
     """Write the report of a study; errors as for `write_report`."""
-    from train.evaluation.report.write import write_report
+    from heatline.train.evaluation.report.write import write_report
 
     write_report(folders, out, title, study=True)
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.errors import ConfigError
-from train.config import TrainConfig
+from heatline.edge.errors import ConfigError
+from heatline.train.config import TrainConfig
 
 DEFAULT_PLAN = Path(__file__).parents[1] / "configs" / "study.yaml"
 AUTO = "auto"
@@ -156,7 +156,7 @@ class Run:
         return int(self.settings["recipe.steps"])
 
     def overrides(self, data: Path, out: Path, weights: str) -> list[str]:
-        """Return the overrides for `train.compose.compose` that start the training.
+        """Return the overrides for `heatline.train.compose.compose` that start the training.
 
         Args:
             data: folder of all data sets.

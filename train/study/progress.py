@@ -7,13 +7,13 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import HeatlineError
-from train.callbacks import read_metrics
-from train.compose import read_config
-from train.evaluation.result import FILE, SCHEMA
-from train.locks import is_locked
-from train.run import RunFolder, RunSummary
-from train.study.plan import Run
+from heatline.edge.errors import HeatlineError
+from heatline.train.callbacks import read_metrics
+from heatline.train.compose import read_config
+from heatline.train.evaluation.result import FILE, SCHEMA
+from heatline.train.locks import is_locked
+from heatline.train.run import RunFolder, RunSummary
+from heatline.train.study.plan import Run
 
 State = Literal["to do", "half done", "done", "evaluated", "unlike the plan"]
 

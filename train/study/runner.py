@@ -13,13 +13,20 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
-from train.compose import compose
-from train.fit import fit
-from train.locks import lock_file
-from train.study.outcome import Evaluate, WriteReport, copy_figures, evaluate_test_part, write_study_report
-from train.study.plan import AUTO, Plan, Run
-from train.study.progress import Progress, Remaining, estimate_remaining, evaluation_folder, lock_path, read_progress
+from heatline.edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
+from heatline.train.compose import compose
+from heatline.train.fit import fit
+from heatline.train.locks import lock_file
+from heatline.train.study.outcome import Evaluate, WriteReport, copy_figures, evaluate_test_part, write_study_report
+from heatline.train.study.plan import AUTO, Plan, Run
+from heatline.train.study.progress import (
+    Progress,
+    Remaining,
+    estimate_remaining,
+    evaluation_folder,
+    lock_path,
+    read_progress,
+)
 
 logger = logging.getLogger(__name__)
 

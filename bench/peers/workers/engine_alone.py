@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.bare_engine import BareEngine, read_graph
+from heatline.bench.bare_engine import BareEngine, read_graph
 
 LIBRARIES = ["openvino"]
 

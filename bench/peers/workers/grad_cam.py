@@ -10,9 +10,9 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from bench.classifier import Classifier
-from train.models.cnn import CamClassifier
-from train.models.explained import ExplainedClassifier
+from heatline.bench.classifier import Classifier
+from heatline.train.models.cnn import CamClassifier
+from heatline.train.models.explained import ExplainedClassifier
 
 LIBRARIES = ["grad-cam", "torch", "timm", "numpy"]
 

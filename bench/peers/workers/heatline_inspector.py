@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.peers.workers.engine_alone import settings as settings
-from bench.pipelined import inspect_pipelined
-from edge.bundle.manifest import Calibration, Grid, Map
-from edge.frames import Frame, Stamp
-from edge.inference import open_engine
-from edge.inspection.inspector import Inspector, PendingFrame
+from heatline.bench.peers.workers.engine_alone import settings as settings
+from heatline.bench.pipelined import inspect_pipelined
+from heatline.edge.bundle.manifest import Calibration, Grid, Map
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.inference import open_engine
+from heatline.edge.inspection.inspector import Inspector, PendingFrame
 
 LIBRARIES = ["heatline", "openvino", "numpy"]
 

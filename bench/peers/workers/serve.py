@@ -10,9 +10,9 @@ MODULE, beside this file, has
                       [tiles], heatmap [h, w] or None, and whether the frame is defective. In `laps` it counts the
                       seconds of its parts, until they are cleared. `close` ends it, if it has one.
 
-JOB is a file of JSON (`bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each that is
-tried, `{"ready": ...}` with the fastest one, and then, for each line `{"answers": FILE}` that is read, the seconds
-that all frames took. The answers are summed up in that file after the clock has stopped.
+JOB is a file of JSON (`heatline.bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each
+that is tried, `{"ready": ...}` with the fastest one, and then, for each line `{"answers": FILE}` that is read, the
+seconds that all frames took. The answers are summed up in that file after the clock has stopped.
 
 Settings are chosen by the time of all frames in one call: first each once, then the fastest in interleaved rounds.
 """

@@ -1,7 +1,8 @@
 """Train one of anomalib's models on good tiles and answer other tiles. Runs in the peers' environment.
 
-Reads its job from a JSON file (`bench.recipes.anomalib_models.Job`). Models have anomalib's defaults, except for the
-backbone, whose weights come from a file, and the means and deviations of pixels, which are those of its training.
+Reads its job from a JSON file (`heatline.bench.recipes.anomalib_models.Job`). Models have anomalib's defaults, except
+for the backbone, whose weights come from a file, and the means and deviations of pixels, which are those of its
+training.
 """
 
 import copy

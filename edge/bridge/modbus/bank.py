@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from edge.bridge.modbus.encoding import Value, decode, encode
-from edge.bridge.modbus.registers import BEGIN, END, Block
-from edge.config.modbus import WordOrder
+from heatline.edge.bridge.modbus.encoding import Value, decode, encode
+from heatline.edge.bridge.modbus.registers import BEGIN, END, Block
+from heatline.edge.config.modbus import WordOrder
 
 
 class Bank:

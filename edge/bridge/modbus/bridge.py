@@ -5,22 +5,22 @@ import logging
 import signal
 from collections.abc import Callable
 
-from edge.bridge.line_file import load_with_table
-from edge.bridge.line_state import LineState
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.commands import CommandRegisters, Executor
-from edge.bridge.modbus.feed import Feed
-from edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
-from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.panel import Panel
-from edge.bridge.modbus.registers import camera_block, register_map
-from edge.bridge.modbus.results import Places
-from edge.bridge.modbus.server import ModbusServer
-from edge.cli.target import KeyFiles, endpoint_of
-from edge.config import LineConfig
-from edge.config.modbus import ModbusConfig
-from edge.util.systemd import notify
-from edge.util.threads import NamedThread
+from heatline.edge.bridge.line_file import load_with_table
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor
+from heatline.edge.bridge.modbus.feed import Feed
+from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
+from heatline.edge.bridge.modbus.mailbox import Mailbox
+from heatline.edge.bridge.modbus.panel import Panel
+from heatline.edge.bridge.modbus.registers import camera_block, register_map
+from heatline.edge.bridge.modbus.results import Places
+from heatline.edge.bridge.modbus.server import ModbusServer
+from heatline.edge.cli.target import KeyFiles, endpoint_of
+from heatline.edge.config import LineConfig
+from heatline.edge.config.modbus import ModbusConfig
+from heatline.edge.util.systemd import notify
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

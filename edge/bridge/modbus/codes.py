@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import IntEnum
 
-from edge.wire.events import HandshakeState
+from heatline.edge.wire.events import HandshakeState
 
 OTHER = 65535
 """A word that this table does not have: of a newer line."""

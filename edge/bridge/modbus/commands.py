@@ -6,15 +6,15 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import Command, Outcome, refusal
-from edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
-from edge.bridge.modbus.results import Places
-from edge.delivery.client.commander import Commander
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.wire.commands import Announced
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import Command, Outcome, refusal
+from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
+from heatline.edge.bridge.modbus.results import Places
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.wire.commands import Announced
 
 logger = logging.getLogger(__name__)
 

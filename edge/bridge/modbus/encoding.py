@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from edge.bridge.modbus.registers import Field
-from edge.config.modbus import WordOrder
+from heatline.edge.bridge.modbus.registers import Field
+from heatline.edge.config.modbus import WordOrder
 
 Value = int | str | bytes
 

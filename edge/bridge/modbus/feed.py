@@ -4,13 +4,13 @@ import logging
 import threading
 from collections.abc import Callable
 
-from edge.bridge.modbus.mailbox import Mailbox
-from edge.bridge.modbus.results import Entry, Places, entry_of, lost_entry
-from edge.bridge.result import VERDICTS
-from edge.delivery.client.follower import Follower
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import EventsLostError
-from edge.wire.following import Start
+from heatline.edge.bridge.modbus.mailbox import Mailbox
+from heatline.edge.bridge.modbus.results import Entry, Places, entry_of, lost_entry
+from heatline.edge.bridge.result import VERDICTS
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import EventsLostError
+from heatline.edge.wire.following import Start
 
 logger = logging.getLogger(__name__)
 

@@ -3,15 +3,15 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.registers import Block
-from edge.bridge.modbus.results import NO_RESULT, Places, result_values
-from edge.bridge.result import VERDICTS
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Subscriber
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import MessageError
-from edge.wire.events import Message, VerdictEvent
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.registers import Block
+from heatline.edge.bridge.modbus.results import NO_RESULT, Places, result_values
+from heatline.edge.bridge.result import VERDICTS
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import MessageError
+from heatline.edge.wire.events import Message, VerdictEvent
 
 TICK_SECONDS = 0.25
 

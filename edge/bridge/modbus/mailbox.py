@@ -3,10 +3,10 @@
 import threading
 from typing import Literal
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import EntryKind
-from edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX
-from edge.bridge.modbus.results import NOTHING, Entry
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import EntryKind
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX
+from heatline.edge.bridge.modbus.results import NOTHING, Entry
 
 
 class Mailbox:

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 
-from edge.bridge.line_state import LineState
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.codes import CAMERA_STATES, HANDSHAKE_REASONS, HANDSHAKE_STATES, OTHER
-from edge.bridge.modbus.live import LatestVerdicts
-from edge.bridge.modbus.registers import LINE, MAP_VERSION, Block
-from edge.bridge.modbus.results import Places, id_bytes
-from edge.wire.events import Account, StatusEvent
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.codes import CAMERA_STATES, HANDSHAKE_REASONS, HANDSHAKE_STATES, OTHER
+from heatline.edge.bridge.modbus.live import LatestVerdicts
+from heatline.edge.bridge.modbus.registers import LINE, MAP_VERSION, Block
+from heatline.edge.bridge.modbus.results import Places, id_bytes
+from heatline.edge.wire.events import Account, StatusEvent
 
 STANDS_STILL_AFTER_SECONDS = 5.0
 """A line whose own heartbeat has not moved for so long does not inspect (docs/protocol.md)."""

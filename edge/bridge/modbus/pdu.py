@@ -2,7 +2,7 @@
 
 import struct
 
-from edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import Bank
 
 FUNCTIONS = (3, 4, 6, 16, 23)
 """Read holding registers, read input registers, write one register, write registers, and write and read."""

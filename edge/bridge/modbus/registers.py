@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.errors import ConfigError
+from heatline.edge.errors import ConfigError
 
 MAP_VERSION = 1
 """Counts up with every change of an address or of a meaning."""

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from edge.bridge.modbus.codes import OTHER, RESULT_REASONS, EntryKind, PartIdState
-from edge.bridge.modbus.encoding import Value
-from edge.bridge.modbus.registers import MAILBOX, PART_ID_CHARACTERS, RESULT_FIELDS
-from edge.bridge.result import EVALUATIONS, result_of, unjournalled_results
-from edge.config import LineConfig
-from edge.errors import EventsLostError, MessageError
-from edge.wire.events import JournalEvent, VerdictEvent
-from edge.wire.following import Delivered
+from heatline.edge.bridge.modbus.codes import OTHER, RESULT_REASONS, EntryKind, PartIdState
+from heatline.edge.bridge.modbus.encoding import Value
+from heatline.edge.bridge.modbus.registers import MAILBOX, PART_ID_CHARACTERS, RESULT_FIELDS
+from heatline.edge.bridge.result import EVALUATIONS, result_of, unjournalled_results
+from heatline.edge.config import LineConfig
+from heatline.edge.errors import EventsLostError, MessageError
+from heatline.edge.wire.events import JournalEvent, VerdictEvent
+from heatline.edge.wire.following import Delivered
 
 NO_RESULT: Mapping[str, Value] = {
     field.name: 0 if field.kind in ("UINT", "UDINT", "ULINT") else b"" for field in RESULT_FIELDS

@@ -7,11 +7,11 @@ import logging
 import struct
 import time
 
-from edge.bridge.modbus.bank import Bank
-from edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
-from edge.config.modbus import ModbusConfig
-from edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
-from edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
+from heatline.edge.config.modbus import ModbusConfig
+from heatline.edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The register map for people and for PLC programs: `python -m edge.bridge.modbus.tables docs/plant-modbus.md`."""
+"""The register map for people and PLC programs: `python -m heatline.edge.bridge.modbus.tables docs/plant-modbus.md`."""
 
 import csv
 import io
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edge.bridge.modbus.codes import HANDSHAKE_REASONS, OTHER, RESULT_REASONS, Outcome
-from edge.bridge.modbus.registers import (
+from heatline.edge.bridge.modbus.codes import HANDSHAKE_REASONS, OTHER, RESULT_REASONS, Outcome
+from heatline.edge.bridge.modbus.registers import (
     CAMERA_STRIDE,
     COMMANDS,
     FIRST_CAMERA_ADDRESS,
@@ -20,7 +20,7 @@ from edge.bridge.modbus.registers import (
     camera_block,
     register_map,
 )
-from edge.bridge.modbus.results import Places
+from heatline.edge.bridge.modbus.results import Places
 
 COLUMNS = "Name", "Address", "Registers", "Type", "Access", "Comment"
 _PLAIN = str.maketrans({"`": None, ";": ",", '"': "'"})

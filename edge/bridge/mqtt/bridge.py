@@ -5,18 +5,18 @@ import signal
 import threading
 import time
 
-from edge.bridge.line_file import load_with_table
-from edge.bridge.line_state import LineState
-from edge.bridge.mqtt.connection import Connection
-from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.messages import Messages, now
-from edge.bridge.mqtt.outbox import Outbox
-from edge.cli.target import KeyFiles, endpoint_of, name_of
-from edge.config.mqtt import MqttConfig
-from edge.delivery.client.follower import Follower
-from edge.util.rate_limited_log import FaultLog
-from edge.util.systemd import notify
-from edge.wire.following import LARGEST_WINDOW
+from heatline.edge.bridge.line_file import load_with_table
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.mqtt.connection import Connection
+from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
+from heatline.edge.bridge.mqtt.messages import Messages, now
+from heatline.edge.bridge.mqtt.outbox import Outbox
+from heatline.edge.cli.target import KeyFiles, endpoint_of, name_of
+from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.util.rate_limited_log import FaultLog
+from heatline.edge.util.systemd import notify
+from heatline.edge.wire.following import LARGEST_WINDOW
 
 logger = logging.getLogger(__name__)
 

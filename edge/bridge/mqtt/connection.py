@@ -14,19 +14,19 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge.bridge.mqtt.credentials import read_password, tls_context
-from edge.bridge.mqtt.faults import (
+from heatline.edge.bridge.mqtt.credentials import read_password, tls_context
+from heatline.edge.bridge.mqtt.faults import (
     ENDED_BY_A_MESSAGE,
     describe_early_end,
     describe_end,
     describe_no_connection,
     describe_refused_login,
 )
-from edge.bridge.mqtt.messages import JSON, Publication
-from edge.config.mqtt import MqttConfig
-from edge.errors import AccessError, DeliveryError
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.threads import NamedThread
+from heatline.edge.bridge.mqtt.messages import JSON, Publication
+from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.errors import AccessError, DeliveryError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.threads import NamedThread
 
 CONNECTED_WITHIN_SECONDS = 5.0
 ANSWERED_WITHIN_SECONDS = 5.0

@@ -3,9 +3,9 @@
 import ssl
 from pathlib import Path
 
-from edge.config.mqtt import MqttConfig
-from edge.errors import AccessError
-from edge.key_files import read_secret
+from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import read_secret
 
 
 class _ClosedIfRefused(ssl.SSLSocket):

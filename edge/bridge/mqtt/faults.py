@@ -5,7 +5,7 @@ import ssl
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge.config.mqtt import MqttConfig
+from heatline.edge.config.mqtt import MqttConfig
 
 _OTHER_NAME = (
     "the broker's certificate is not for HOST; set a host name of the certificate in mqtt.broker, or add this one "

@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bridge.line_state import LineState
-from edge.bridge.result import Result
-from edge.errors import ConfigError, EventsLostError, MessageError, SchemaVersionError
-from edge.util.text import encode_json
-from edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
-from edge.wire.following import Delivered
-from edge.wire.mqtt import (
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.result import Result
+from heatline.edge.errors import ConfigError, EventsLostError, MessageError, SchemaVersionError
+from heatline.edge.util.text import encode_json
+from heatline.edge.wire.events import AlarmEvent, ChangeEvent, JournalEvent, ReviewEvent, VerdictEvent
+from heatline.edge.wire.following import Delivered
+from heatline.edge.wire.mqtt import (
     AlarmPayload,
     ChangePayload,
     LostKind,

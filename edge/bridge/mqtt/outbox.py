@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge.bridge.mqtt.connection import Connection, NotConnectedError
-from edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE, describe_refused_message
-from edge.bridge.mqtt.messages import Messages, Publication
-from edge.config.mqtt import MqttConfig
-from edge.delivery.client.follower import Follower
-from edge.errors import EventsLostError
-from edge.util.rate_limited_log import FaultLog, RateLimitedLog
-from edge.util.systemd import notify
-from edge.wire.following import Delivered
+from heatline.edge.bridge.mqtt.connection import Connection, NotConnectedError
+from heatline.edge.bridge.mqtt.faults import NO_SUBSCRIBERS, OF_THE_MESSAGE, describe_refused_message
+from heatline.edge.bridge.mqtt.messages import Messages, Publication
+from heatline.edge.config.mqtt import MqttConfig
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.errors import EventsLostError
+from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog
+from heatline.edge.util.systemd import notify
+from heatline.edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
 

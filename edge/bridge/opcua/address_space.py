@@ -16,7 +16,7 @@ from typing import Any
 from asyncua import Node, Server, ua
 from asyncua.server.event_generator import EventGenerator
 
-from edge.bridge.opcua.fields import (
+from heatline.edge.bridge.opcua.fields import (
     CAMERA_FIELDS,
     COUNTER_FIELDS,
     HEARD_FIELDS,

@@ -8,25 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bridge.line_state import LineState
-from edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
-from edge.bridge.opcua.certificates import Certificates, fingerprint_of
-from edge.bridge.opcua.fields import RESULT_FIELDS, Counters, LineNow, values_of
-from edge.bridge.opcua.methods import Methods
-from edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, ResultFollower
-from edge.bridge.opcua.results import HeldResult, HeldResults
-from edge.bridge.opcua.server import BridgeServer
-from edge.bridge.opcua.vision_state import VisionState, vision_state
-from edge.bridge.result import Result, result_of, unjournalled_results
-from edge.config.opcua import OpcuaConfig
-from edge.delivery.client.commander import Commander
-from edge.delivery.client.follower import Follower
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import EventsLostError, MessageError
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.systemd import notify
-from edge.wire.events import JournalEvent
-from edge.wire.following import Delivered
+from heatline.edge.bridge.line_state import LineState
+from heatline.edge.bridge.opcua.address_space import RESULT_READY, RESULTS_LOST, STATE_CHANGED, AddressSpace
+from heatline.edge.bridge.opcua.certificates import Certificates, fingerprint_of
+from heatline.edge.bridge.opcua.fields import RESULT_FIELDS, Counters, LineNow, values_of
+from heatline.edge.bridge.opcua.methods import Methods
+from heatline.edge.bridge.opcua.result_follower import TICK_SECONDS, TOPICS, News, ResultFollower
+from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
+from heatline.edge.bridge.opcua.server import BridgeServer
+from heatline.edge.bridge.opcua.vision_state import VisionState, vision_state
+from heatline.edge.bridge.result import Result, result_of, unjournalled_results
+from heatline.edge.config.opcua import OpcuaConfig
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import EventsLostError, MessageError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.systemd import notify
+from heatline.edge.wire.events import JournalEvent
+from heatline.edge.wire.following import Delivered
 
 logger = logging.getLogger(__name__)
 

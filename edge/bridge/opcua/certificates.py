@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from edge.errors import AccessError
-from edge.key_files import read_private, read_trusted, refuse_if_others_can_write, write_new
-from edge.util.text import on_one_line
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import read_private, read_trusted, refuse_if_others_can_write, write_new
+from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from asyncua import ua
 
-from edge.bridge.opcua.vision_state import vision_state
-from edge.bridge.result import Result
-from edge.wire.events import Account, CameraState, Handshake, StatusEvent
+from heatline.edge.bridge.opcua.vision_state import vision_state
+from heatline.edge.bridge.result import Result
+from heatline.edge.wire.events import Account, CameraState, Handshake, StatusEvent
 
 Values = Mapping[str, Any]
 """Values of fields by their names."""

@@ -10,15 +10,15 @@ from typing import Any
 
 from asyncua import ua
 
-from edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument
-from edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32
-from edge.bridge.opcua.results import HeldResult, HeldResults
-from edge.bridge.opcua.session import ClientUser, caller
-from edge.delivery.client.commander import Commander
-from edge.errors import CommandRefusedError, HeatlineError
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.text import on_one_line
-from edge.util.threads import NamedThread
+from heatline.edge.bridge.opcua.address_space import RECIPE_PREPARED, RECIPES, RESULTS, AddressSpace, Argument
+from heatline.edge.bridge.opcua.fields import RESULT_CONTENT, RESULT_FIELDS, Boolean, Int32, String, UInt32
+from heatline.edge.bridge.opcua.results import HeldResult, HeldResults
+from heatline.edge.bridge.opcua.session import ClientUser, caller
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.errors import CommandRefusedError, HeatlineError
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.text import on_one_line
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

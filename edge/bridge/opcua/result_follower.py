@@ -5,12 +5,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-from edge.bridge.opcua.results import HeldResults
-from edge.bridge.result import VERDICTS
-from edge.delivery.client.follower import Follower
-from edge.errors import EventsLostError
-from edge.util.threads import NamedThread
-from edge.wire.following import Delivered
+from heatline.edge.bridge.opcua.results import HeldResults
+from heatline.edge.bridge.result import VERDICTS
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.errors import EventsLostError
+from heatline.edge.util.threads import NamedThread
+from heatline.edge.wire.following import Delivered
 
 TOPICS = VERDICTS, "journal"
 """Journal events say what the journal itself lacks."""

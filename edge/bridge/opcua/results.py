@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge.bridge.opcua.fields import Values
-from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
-from edge.wire.following import Delivered
+from heatline.edge.bridge.opcua.fields import Values
+from heatline.edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from heatline.edge.wire.following import Delivered
 
 
 @dataclass(frozen=True)

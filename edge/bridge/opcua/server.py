@@ -14,13 +14,13 @@ from asyncua.server.internal_session import SessionState
 from asyncua.server.uaprocessor import UaProcessor
 from asyncua.ua.ua_binary import uatcp_to_binary
 
-from edge import __version__
-from edge.bridge.opcua.certificates import Certificates, RefusedError
-from edge.bridge.opcua.limits import SMALLEST_CHUNK_BYTES, UNSENT_BYTES, transport_limits
-from edge.bridge.opcua.session import Clients, LimitedServer, Permissions
-from edge.errors import DeliveryError
-from edge.util.listener import ACCEPTED_AT_ONCE, OPCUA_CONNECTIONS, OPCUA_REQUEST_SECONDS, Listener
-from edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge import __version__
+from heatline.edge.bridge.opcua.certificates import Certificates, RefusedError
+from heatline.edge.bridge.opcua.limits import SMALLEST_CHUNK_BYTES, UNSENT_BYTES, transport_limits
+from heatline.edge.bridge.opcua.session import Clients, LimitedServer, Permissions
+from heatline.edge.errors import DeliveryError
+from heatline.edge.util.listener import ACCEPTED_AT_ONCE, OPCUA_CONNECTIONS, OPCUA_REQUEST_SECONDS, Listener
+from heatline.edge.util.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from asyncua.server.internal_server import InternalServer
 from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
 
-from edge.bridge.opcua.certificates import Certificates, RefusedError
-from edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT, apply_limits, limit_publishing
+from heatline.edge.bridge.opcua.certificates import Certificates, RefusedError
+from heatline.edge.bridge.opcua.limits import SUBSCRIPTIONS_OF_A_CLIENT, apply_limits, limit_publishing
 
 PERMITTED = frozenset(
     ua.NodeId(getattr(ua.ObjectIds, f"{name}Request_Encoding_DefaultBinary"))

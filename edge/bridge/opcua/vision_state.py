@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from edge.wire.events import Handshake, StatusEvent
+from heatline.edge.wire.events import Handshake, StatusEvent
 
 
 class VisionState(IntEnum):

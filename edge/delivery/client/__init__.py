@@ -3,9 +3,9 @@
 They load ZeroMQ and msgspec, and nothing that inspects.
 """
 
-from edge.delivery.client.commander import Commander
-from edge.delivery.client.follower import Follower
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import LineLost, NewBoot, Subscriber
+from heatline.edge.delivery.client.commander import Commander
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import LineLost, NewBoot, Subscriber
 
 __all__ = ["Commander", "Follower", "Gap", "LineLost", "NewBoot", "Subscriber"]

@@ -7,13 +7,22 @@ import time
 import msgspec
 import zmq
 
-from edge.delivery.client.handshake_probe import describe_refusal
-from edge.delivery.client.socket import Client, client_socket, connect
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import PARTS_KEPT, receive
-from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
-from edge.wire.commands import Announced, Reply, Request, Selected, SelectRequest, Triggered, TriggerRequest, reply_from
-from edge.wire.requests import Refused, shortened, to_bytes
+from heatline.edge.delivery.client.handshake_probe import describe_refusal
+from heatline.edge.delivery.client.socket import Client, client_socket, connect
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.sockets import PARTS_KEPT, receive
+from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from heatline.edge.wire.commands import (
+    Announced,
+    Reply,
+    Request,
+    Selected,
+    SelectRequest,
+    Triggered,
+    TriggerRequest,
+    reply_from,
+)
+from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
 LONGEST_REPLY_BYTES = 65536
 

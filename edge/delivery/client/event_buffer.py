@@ -3,8 +3,8 @@
 from collections import deque
 from typing import NamedTuple
 
-from edge.errors import EventsLostError, MessageError
-from edge.wire.following import Batch, Delivered, Following, events_of
+from heatline.edge.errors import EventsLostError, MessageError
+from heatline.edge.wire.following import Batch, Delivered, Following, events_of
 
 
 class Lost(NamedTuple):

@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from edge.delivery.client.acknowledgements import Acknowledgements
-from edge.delivery.client.event_buffer import EventBuffer, Lost
-from edge.delivery.client.handshake_probe import require_authorized
-from edge.delivery.client.socket import Client, client_socket, connect
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
-from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError, SupersededError
-from edge.util.text import on_one_line
-from edge.wire.events import LARGEST_PART_BYTES
-from edge.wire.following import (
+from heatline.edge.delivery.client.acknowledgements import Acknowledgements
+from heatline.edge.delivery.client.event_buffer import EventBuffer, Lost
+from heatline.edge.delivery.client.handshake_probe import require_authorized
+from heatline.edge.delivery.client.socket import Client, client_socket, connect
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
+from heatline.edge.errors import AccessError, DeliveryError, HeatlineError, MessageError, SupersededError
+from heatline.edge.util.text import on_one_line
+from heatline.edge.wire.events import LARGEST_PART_BYTES
+from heatline.edge.wire.following import (
     LARGEST_WINDOW,
     AckRequest,
     Batch,
@@ -31,7 +31,7 @@ from edge.wire.following import (
     Start,
     reply_from,
 )
-from edge.wire.requests import Refused, shortened, to_bytes
+from heatline.edge.wire.requests import Refused, shortened, to_bytes
 
 logger = logging.getLogger(__name__)
 

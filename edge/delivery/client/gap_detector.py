@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edge.wire.events import CountedEvent, Counts
+from heatline.edge.wire.events import CountedEvent, Counts
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import socket as sockets
 
 import zmq
 
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import monitor, monitor_event
-from edge.errors import AccessError
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.sockets import monitor, monitor_event
+from heatline.edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0
 GREETED_WITHIN_SECONDS = 1.0

@@ -6,8 +6,8 @@ from typing import Self
 
 import zmq
 
-from edge.delivery.security.curve import ClientKeys
-from edge.errors import DeliveryError
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.errors import DeliveryError
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge.delivery.client.gap_detector import Gap, GapDetector
-from edge.delivery.client.socket import Client, client_socket, no_address
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
-from edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
+from heatline.edge.delivery.client.gap_detector import Gap, GapDetector
+from heatline.edge.delivery.client.socket import Client, client_socket, no_address
+from heatline.edge.delivery.security.curve import ClientKeys
+from heatline.edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
+from heatline.edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
 
 SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""

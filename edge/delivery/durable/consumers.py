@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from edge.delivery.journal.errors import kind_of
-from edge.errors import JournalError
-from edge.util.atomic_file import sync_folder
-from edge.util.group_folder import make_folder
-from edge.util.slot_file import SlotFile, read_slots
+from heatline.edge.delivery.journal.errors import kind_of
+from heatline.edge.errors import JournalError
+from heatline.edge.util.atomic_file import sync_folder
+from heatline.edge.util.group_folder import make_folder
+from heatline.edge.util.slot_file import SlotFile, read_slots
 
 logger = logging.getLogger(__name__)
 

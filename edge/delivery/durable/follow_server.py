@@ -7,16 +7,16 @@ from pathlib import Path
 
 import zmq
 
-from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.durable.journal_tail import JournalTail
-from edge.delivery.durable.subscription import Subscription
-from edge.delivery.journal.reader import Page
-from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from edge.delivery.security.access import Access
-from edge.delivery.sockets import notice_vanished_peers
-from edge.errors import JournalError
-from edge.wire.events import Consumer
-from edge.wire.following import (
+from heatline.edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
+from heatline.edge.delivery.durable.journal_tail import JournalTail
+from heatline.edge.delivery.durable.subscription import Subscription
+from heatline.edge.delivery.journal.reader import Page
+from heatline.edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from heatline.edge.delivery.security.access import Access
+from heatline.edge.delivery.sockets import notice_vanished_peers
+from heatline.edge.errors import JournalError
+from heatline.edge.wire.events import Consumer
+from heatline.edge.wire.following import (
     PROTOCOL,
     AckRequest,
     Following,
@@ -28,7 +28,7 @@ from edge.wire.following import (
     Request,
     refusal,
 )
-from edge.wire.requests import Refused, to_bytes
+from heatline.edge.wire.requests import Refused, to_bytes
 
 HEARTBEAT_SECONDS = 1.0
 SEND_HIGH_WATER_MARK = 8

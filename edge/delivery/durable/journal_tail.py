@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.delivery.journal.errors import JournalDamagedError, JournalReplacedError
-from edge.delivery.journal.reader import JournalReader, Page
-from edge.errors import JournalError
+from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalReplacedError
+from heatline.edge.delivery.journal.reader import JournalReader, Page
+from heatline.edge.errors import JournalError
 
 logger = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge.delivery.durable.journal_tail import JournalTail
-from edge.delivery.journal.reader import Page
-from edge.delivery.router import Route
-from edge.wire.following import Batch, FollowRequest, batch_parts
+from heatline.edge.delivery.durable.journal_tail import JournalTail
+from heatline.edge.delivery.journal.reader import Page
+from heatline.edge.delivery.router import Route
+from heatline.edge.wire.following import Batch, FollowRequest, batch_parts
 
 BYTES_PER_BATCH = 1 << 20
 """A larger event makes a batch of its own."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 
-from edge.delivery.journal.reader import JournalReader, StoredRecord
-from edge.errors import MessageError, SchemaVersionError
-from edge.wire.events import StatusEvent, VerdictEvent, event_from
+from heatline.edge.delivery.journal.reader import JournalReader, StoredRecord
+from heatline.edge.errors import MessageError, SchemaVersionError
+from heatline.edge.wire.events import StatusEvent, VerdictEvent, event_from
 
 EVENTS_AT_ONCE = 100
 STRUCTURE_FAULTS = 100

@@ -8,11 +8,11 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge.delivery.journal.errors import JournalDamagedError, JournalFullError, JournalHungError
-from edge.delivery.journal.file import FILE_NAME, move_aside
-from edge.delivery.journal.journal import WAL_KEPT_BYTES, Journal
-from edge.errors import JournalError
-from edge.util.threads import NamedThread
+from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalFullError, JournalHungError
+from heatline.edge.delivery.journal.file import FILE_NAME, move_aside
+from heatline.edge.delivery.journal.journal import WAL_KEPT_BYTES, Journal
+from heatline.edge.errors import JournalError
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from edge.errors import DeliveryError, JournalError
+from heatline.edge.errors import DeliveryError, JournalError
 
 
 class JournalFullError(JournalError):

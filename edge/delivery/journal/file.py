@@ -12,9 +12,9 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
-from edge.util.atomic_file import sync_folder
-from edge.util.group_folder import FILE_MODE
+from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
+from heatline.edge.util.atomic_file import sync_folder
+from heatline.edge.util.group_folder import FILE_MODE
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1

@@ -1,6 +1,7 @@
 """The journal: a SQLite file that holds a line's events in a gapless count. This module writes it.
 
-One `Journal` writes. Any number of readers (`edge.delivery.journal.reader`), in any process, may read meanwhile.
+One `Journal` writes. Any number of readers (`heatline.edge.delivery.journal.reader`), in any process, may read
+meanwhile.
 """
 
 import contextlib
@@ -10,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from edge.delivery.journal.errors import (
+from heatline.edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
     JournalHeldError,
     kind_of,
 )
-from edge.delivery.journal.file import (
+from heatline.edge.delivery.journal.file import (
     FILE_NAME,
     PAGE_BYTES,
     database_files,
@@ -26,7 +27,7 @@ from edge.delivery.journal.file import (
     move_aside,
     read_head,
 )
-from edge.delivery.journal.rows import (
+from heatline.edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
     Record,
@@ -38,9 +39,9 @@ from edge.delivery.journal.rows import (
     sizes_in,
     topics_in,
 )
-from edge.frames import Watermark
-from edge.util.file_lock import open_locked
-from edge.util.group_folder import make_folder
+from heatline.edge.frames import Watermark
+from heatline.edge.util.file_lock import open_locked
+from heatline.edge.util.group_folder import make_folder
 
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
@@ -94,7 +95,7 @@ class Journal:
             line: name of the line that owns the journal.
             most_bytes: above this size, an append fails as on a full disk.
         Raises:
-            JournalError: a subclass of `edge.delivery.journal.errors`.
+            JournalError: a subclass of `heatline.edge.delivery.journal.errors`.
         """
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:

@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from edge.delivery.journal.disk_file import DiskFile
-from edge.delivery.journal.errors import (
+from heatline.edge.delivery.journal.disk_file import DiskFile
+from heatline.edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
     JournalTooNewError,
 )
-from edge.delivery.journal.journal import Deleted, Journal
-from edge.delivery.journal.outage import FaultLog, Outage, OwnEvents, Retries, progress_of
-from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.retention import Discarded, Discarding, Retention
-from edge.delivery.journal.rows import Record
-from edge.delivery.journal.wall_clock import WallClock
-from edge.delivery.numbering import Count, Numbering
-from edge.frames import Watermark
-from edge.util.text import on_one_line, utf8_safe
-from edge.wire.events import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
+from heatline.edge.delivery.journal.journal import Deleted, Journal
+from heatline.edge.delivery.journal.outage import FaultLog, Outage, OwnEvents, Retries, progress_of
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.delivery.journal.retention import Discarded, Discarding, Retention
+from heatline.edge.delivery.journal.rows import Record
+from heatline.edge.delivery.journal.wall_clock import WallClock
+from heatline.edge.delivery.numbering import Count, Numbering
+from heatline.edge.frames import Watermark
+from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.wire.events import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
-from edge.delivery.journal.retention import Discarded
-from edge.errors import JournalError
-from edge.frames import Watermark
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.text import on_one_line, utf8_safe
-from edge.wire.events import JournalEvent, Message, StatusEvent, VerdictEvent
+from heatline.edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
+from heatline.edge.delivery.journal.retention import Discarded
+from heatline.edge.errors import JournalError
+from heatline.edge.frames import Watermark
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.text import on_one_line, utf8_safe
+from heatline.edge.wire.events import JournalEvent, Message, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 

@@ -4,16 +4,16 @@ import contextlib
 import os
 from pathlib import Path
 
-from edge.delivery.journal.errors import (
+from heatline.edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalForeignError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, database_files
-from edge.delivery.journal.journal import hold
-from edge.delivery.journal.reader import JournalReader
-from edge.util.os_errors import require_writable
+from heatline.edge.delivery.journal.file import FILE_NAME, database_files
+from heatline.edge.delivery.journal.journal import hold
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.util.os_errors import require_writable
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from edge.delivery.journal.errors import (
+from heatline.edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalFullError,
@@ -16,8 +16,8 @@ from edge.delivery.journal.errors import (
     JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal.file import FILE_NAME, database_files, read_head
-from edge.delivery.journal.rows import (
+from heatline.edge.delivery.journal.file import FILE_NAME, database_files, read_head
+from heatline.edge.delivery.journal.rows import (
     EVENT,
     HEATMAP,
     TOPIC,
@@ -29,9 +29,9 @@ from edge.delivery.journal.rows import (
     sizes_in,
     topics_in,
 )
-from edge.errors import JournalError
-from edge.frames import Watermark
-from edge.util.plain_file import require_plain
+from heatline.edge.errors import JournalError
+from heatline.edge.frames import Watermark
+from heatline.edge.util.plain_file import require_plain
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process that has locked the file."""
@@ -99,7 +99,7 @@ class JournalReader:
 
         Raises:
             JournalMissingError: the folder has no journal.
-            JournalError: another subclass of `edge.delivery.journal.errors`.
+            JournalError: another subclass of `heatline.edge.delivery.journal.errors`.
         """
         return cls.open_file(folder / FILE_NAME)
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edge.delivery.journal.disk_file import DiskFile
-from edge.delivery.journal.errors import JournalFullError
-from edge.delivery.journal.journal import Deleted, Journal
-from edge.delivery.journal.wall_clock import WallClock
+from heatline.edge.delivery.journal.disk_file import DiskFile
+from heatline.edge.delivery.journal.errors import JournalFullError
+from heatline.edge.delivery.journal.journal import Deleted, Journal
+from heatline.edge.delivery.journal.wall_clock import WallClock
 
 BYTES_AT_ONCE = 4 << 20
 """Most bytes deleted in one transaction, so that no commit waits long for it."""

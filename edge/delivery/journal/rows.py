@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from edge.delivery.journal.file import PAGE_BYTES
-from edge.frames import Watermark
+from heatline.edge.delivery.journal.file import PAGE_BYTES
+from heatline.edge.frames import Watermark
 
 T = TypeVar("T")
 

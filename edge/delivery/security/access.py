@@ -4,10 +4,10 @@ import ipaddress
 from pathlib import Path
 from typing import Self
 
-from edge.delivery.security.allow_list import AllowList
-from edge.delivery.security.curve import KeyPair, read_key_pair
-from edge.delivery.security.refusals import Refusals
-from edge.errors import AccessError
+from heatline.edge.delivery.security.allow_list import AllowList
+from heatline.edge.delivery.security.curve import KeyPair, read_key_pair
+from heatline.edge.delivery.security.refusals import Refusals
+from heatline.edge.errors import AccessError
 
 LINE_KEY = "/etc/heatline/keys/line.key"
 

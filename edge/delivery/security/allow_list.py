@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from edge.delivery.security.curve import parse_public_key, to_file
-from edge.errors import AccessError
-from edge.key_files import PUBLIC_SUFFIX, files_in, name_of, put, read_trusted, require_name
+from heatline.edge.delivery.security.curve import parse_public_key, to_file
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import PUBLIC_SUFFIX, files_in, name_of, put, read_trusted, require_name
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Literal
 import zmq
 from zmq.utils import z85
 
-from edge.delivery.security.access import Access, is_local
-from edge.delivery.security.allow_list import Role
-from edge.delivery.security.curve import fingerprint
-from edge.delivery.sockets import bind, monitor, monitor_event
-from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.threads import NamedThread
+from heatline.edge.delivery.security.access import Access, is_local
+from heatline.edge.delivery.security.allow_list import Role
+from heatline.edge.delivery.security.curve import fingerprint
+from heatline.edge.delivery.sockets import bind, monitor, monitor_event
+from heatline.edge.util.rate_limited_log import RateLimitedLog
+from heatline.edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

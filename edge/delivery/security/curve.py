@@ -13,9 +13,9 @@ from typing import Self
 import zmq
 from zmq.utils import z85
 
-from edge.errors import AccessError
-from edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
-from edge.util.plain_file import read_plain
+from heatline.edge.errors import AccessError
+from heatline.edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
+from heatline.edge.util.plain_file import read_plain
 
 KEY_BYTES = 32
 MADE_BY = "heatline keys new"

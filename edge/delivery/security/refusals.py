@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edge.util.rate_limited_log import RateLimit
-from edge.util.text import on_one_line
+from heatline.edge.util.rate_limited_log import RateLimit
+from heatline.edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
 

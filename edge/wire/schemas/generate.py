@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from edge.wire import commands, following, mqtt, requests
-from edge.wire.events import (
+from heatline.edge.wire import commands, following, mqtt, requests
+from heatline.edge.wire.events import (
     SCHEMA_VERSION,
     AlarmEvent,
     ChangeEvent,

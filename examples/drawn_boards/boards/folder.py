@@ -15,8 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from edge.errors import InputError
-from edge.util.os_errors import writing
+from heatline.edge.errors import InputError
+from heatline.edge.util.os_errors import writing
 
 from .board import SIZE_HW, draw_board
 

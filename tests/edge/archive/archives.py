@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow.dataset as ds
 import xxhash
 
-from edge import __version__
-from edge.archive.loading import Loaded
-from edge.archive.plan import Plan, UsedBundle, read_plan, write_plan
-from edge.archive.sources import list_source
-from edge.archive.storage import Storage, without_password
-from edge.archive.worker import Job, Worker, files_of
-from edge.bundle import Bundle
-from edge.frames import BadFrame
+from heatline.edge import __version__
+from heatline.edge.archive.loading import Loaded
+from heatline.edge.archive.plan import Plan, UsedBundle, read_plan, write_plan
+from heatline.edge.archive.sources import list_source
+from heatline.edge.archive.storage import Storage, without_password
+from heatline.edge.archive.worker import Job, Worker, files_of
+from heatline.edge.bundle import Bundle
+from heatline.edge.frames import BadFrame
 from tests.conftest import write_picture
 from tests.small_bundle import dark_square, white_frame
 

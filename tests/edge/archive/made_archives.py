@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge.archive.plan import Plan, UsedBundle, write_plan
-from edge.archive.storage import Storage
-from edge.archive.verdicts import Row, WorkerNote, encode, file_of
-from edge.wire.events import Verdict
+from heatline.edge.archive.plan import Plan, UsedBundle, write_plan
+from heatline.edge.archive.storage import Storage
+from heatline.edge.archive.verdicts import Row, WorkerNote, encode, file_of
+from heatline.edge.wire.events import Verdict
 
 OLD, NEW = "0" * 64, "1" * 64
 PART = 4

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from bench.processes import tree
-from edge.archive import cluster as cluster_module
-from edge.bundle import Bundle
-from edge.cluster import interruptible, open_cluster
-from edge.errors import Interrupted
+from heatline.bench.processes import tree
+from heatline.edge.archive import cluster as cluster_module
+from heatline.edge.bundle import Bundle
+from heatline.edge.cluster import interruptible, open_cluster
+from heatline.edge.errors import Interrupted
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.archive.archives import (
     DEADLY,

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edge.archive.difference import difference_of
-from edge.archive.outcome import outcome_of
-from edge.archive.results import read_results
-from edge.bundle import Bundle, open_bundle
-from edge.cli.archive_progress import LINE_SECONDS, ArchiveProgress
+from heatline.edge.archive.difference import difference_of
+from heatline.edge.archive.outcome import outcome_of
+from heatline.edge.archive.results import read_results
+from heatline.edge.bundle import Bundle, open_bundle
+from heatline.edge.cli.archive_progress import LINE_SECONDS, ArchiveProgress
 from tests.command import heatline
 from tests.edge.archive.archives import inspected_here, write_archive
 from tests.edge.archive.made_archives import NEW, OLD, Made, Seen, made_archive

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.archive.comparison import VERDICTS, Change, Comparison
-from edge.archive.finding import Finding
-from edge.archive.results import read_results
-from edge.archive.summary import Summary
-from edge.calibration.binomial import interval
-from edge.errors import InputError
+from heatline.edge.archive.comparison import VERDICTS, Change, Comparison
+from heatline.edge.archive.finding import Finding
+from heatline.edge.archive.results import read_results
+from heatline.edge.archive.summary import Summary
+from heatline.edge.calibration.binomial import interval
+from heatline.edge.errors import InputError
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive
 
 FAR = (50, 50, 60, 60)

@@ -11,11 +11,11 @@ import duckdb
 import numpy as np
 import pytest
 
-from edge.archive import report
-from edge.archive.overlays import Wanted, name_of, wanted_overlays, write_overlays
-from edge.archive.report import make_report, write_report
-from edge.archive.results import Results, read_results
-from edge.heatmap_picture import JPEG_SIDE_PX, jpeg
+from heatline.edge.archive import report
+from heatline.edge.archive.overlays import Wanted, name_of, wanted_overlays, write_overlays
+from heatline.edge.archive.report import make_report, write_report
+from heatline.edge.archive.results import Results, read_results
+from heatline.edge.heatmap_picture import JPEG_SIDE_PX, jpeg
 from tests.edge.archive.made_archives import NEW, OLD, UNREADABLE, Made, Seen, made_archive, note
 
 SAME = Made("day 1", "good", {OLD: Seen(-1.0), NEW: Seen(-1.5)})

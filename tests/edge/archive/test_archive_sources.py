@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.archive.sources import Listed, list_source, require_apart
-from edge.archive.storage import Storage, without_password
-from edge.errors import InputError, StorageError
+from heatline.edge.archive.sources import Listed, list_source, require_apart
+from heatline.edge.archive.storage import Storage, without_password
+from heatline.edge.errors import InputError, StorageError
 
 FILES = [
     "a.png",

@@ -16,14 +16,14 @@ import pyarrow.dataset as ds
 import pytest
 from pyarrow import fs
 
-from edge.archive import loading, verdicts
-from edge.archive.loading import read_ahead
-from edge.archive.plan import PICTURES, Pictures, read_plan
-from edge.archive.results import read_results
-from edge.archive.storage import Storage
-from edge.archive.worker import Job, Worker
-from edge.bundle import Bundle
-from edge.errors import ConfigError, InputError, StorageError
+from heatline.edge.archive import loading, verdicts
+from heatline.edge.archive.loading import read_ahead
+from heatline.edge.archive.plan import PICTURES, Pictures, read_plan
+from heatline.edge.archive.results import read_results
+from heatline.edge.archive.storage import Storage
+from heatline.edge.archive.worker import Job, Worker
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import ConfigError, InputError, StorageError
 from tests.command import heatline
 from tests.edge.archive.archives import (
     inspected_here,
@@ -182,7 +182,7 @@ def test_a_worker_with_another_version_or_without_source_or_dest_refuses(
 
 
 def opened_with(job: Job) -> None:
-    from edge import __version__
+    from heatline.edge import __version__
 
     Worker().open(__version__, job, {})
 
@@ -197,9 +197,9 @@ def test_reading_ahead_keeps_the_order_and_loads_no_more_than_a_few_items() -> N
 MEASURE = """
 import sys
 from pathlib import Path
-from edge.bundle import open_bundle
+from heatline.edge.bundle import open_bundle
 from tests.edge.archive.archives import opened, plan_of
-from edge.archive.worker import Worker
+from heatline.edge.archive.worker import Worker
 
 def peak_mb():
     return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024

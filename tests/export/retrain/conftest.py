@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import pytest
 
-from edge.bundle import open_bundle
-from edge.wire.events import BundleName
+from heatline.edge.bundle import open_bundle
+from heatline.edge.wire.events import BundleName
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
 

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
-from edge.util.text import encode_json
-from edge.wire.events import BundleName, VerdictEvent
-from edge.wire.marks import MarkKind
+from heatline.edge.evidence.exported import MANIFEST, ManifestRow, ReviewRow
+from heatline.edge.util.text import encode_json
+from heatline.edge.wire.events import BundleName, VerdictEvent
+from heatline.edge.wire.marks import MarkKind
 from tests.edge.wire_examples import DEFECT, GOOD
 
 FRAME_HW = (150, 200)

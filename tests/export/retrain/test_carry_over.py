@@ -8,14 +8,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from edge.bundle import Bundle, open_bundle, write_bundle
-from edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, CameraPlausible, Manifest, Reference
-from export.retrain import new_bundle
-from export.retrain.new_bundle import carry_over, describe_calibrations, export_next
-from export.retrain.plan import Plan
+from heatline.edge.bundle import Bundle, open_bundle, write_bundle
+from heatline.edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, CameraPlausible, Manifest, Reference
+from heatline.export.retrain import new_bundle
+from heatline.export.retrain.new_bundle import carry_over, describe_calibrations, export_next
+from heatline.export.retrain.plan import Plan
+from heatline.train.readers import LabelledFolder
+from heatline.train.run import TrainedRun, restore_config
 from tests.export.retrain.conftest import Trained
-from train.readers import LabelledFolder
-from train.run import TrainedRun, restore_config
 
 FILES = PRODUCT_TILES, REFERENCE_PICTURE, "product_tiles.side.npz", "reference.side.npz"
 QUANTILES = [1.0, 2.0, 3.0, 4.0, 5.0]

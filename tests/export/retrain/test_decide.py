@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.review.review import Truth
-from edge.wire.events import Verdict
-from export.retrain.decide import FEW, Answer, compare, describe_untested
+from heatline.edge.review.review import Truth
+from heatline.edge.wire.events import Verdict
+from heatline.export.retrain.decide import FEW, Answer, compare, describe_untested
 
 VERDICTS = st.sampled_from(["GOOD", "DEFECT", "NO_VERDICT"])
 ANSWERS = st.lists(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from edge.evidence.store import EvidenceStore
-from export.retrain.frames import frames_of_store
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.export.retrain.frames import frames_of_store
 from tests.command import complaint, heatline
 from tests.edge.evidences import mark, picture, writer
 from tests.edge.lines import write_line

@@ -9,17 +9,17 @@ import cv2
 import msgspec
 import pytest
 
-from edge.errors import InputError
-from edge.review.review import Truth
-from edge.wire.events import Verdict
-from export.retrain.origin import Origin
-from export.retrain.plan import Plan, plan_retraining
-from export.retrain.record import Retraining
-from export.retrain.select import Selection, UsableFrame, digest_pixels, group_name
+from heatline.edge.errors import InputError
+from heatline.edge.review.review import Truth
+from heatline.edge.wire.events import Verdict
+from heatline.export.retrain.origin import Origin
+from heatline.export.retrain.plan import Plan, plan_retraining
+from heatline.export.retrain.record import Retraining
+from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels, group_name
+from heatline.train.config import TrainConfig
+from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.readers.reviewed import ReviewedFrame
 from tests.export.retrain.marked import good_frame
-from train.config import TrainConfig
-from train.readers import LabelledFolder, LabelledImage
-from train.readers.reviewed import ReviewedFrame
 
 NO_FORMER: list[tuple[Path, ReviewedFrame]] = []
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import open_bundle
-from edge.errors import Interrupted
-from edge.wire.events import BundleName
-from edge.wire.marks import MarkKind
-from export.retrain import retrain as retraining
-from export.retrain.command import NOT_BETTER
-from export.retrain.select import digest_pixels
+from heatline.edge.bundle import open_bundle
+from heatline.edge.errors import Interrupted
+from heatline.edge.wire.events import BundleName
+from heatline.edge.wire.marks import MarkKind
+from heatline.export.retrain import retrain as retraining
+from heatline.export.retrain.command import NOT_BETTER
+from heatline.export.retrain.select import digest_pixels
 from tests.command import complaint, heatline
 from tests.export.retrain.conftest import Trained
 from tests.export.retrain.marked import blob_frame, label_frame, row_of, write_marked, write_rows
@@ -222,7 +222,7 @@ def test_a_mark_that_contradicts_the_training_folder(trained: Trained, tmp_path:
 
 
 def test_a_bundle_that_does_not_say_how_it_was_trained(trained: Trained, tmp_path: Path) -> None:
-    from edge.bundle import write_bundle
+    from heatline.edge.bundle import write_bundle
 
     old = open_bundle(trained.bundle)
     bare = msgspec.structs.replace(old.manifest, provenance={"data": old.manifest.provenance["data"]})

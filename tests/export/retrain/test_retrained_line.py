@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.evidence.store import EvidenceStore
-from edge.wire.events import ChangeEvent, VerdictEvent
+from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.wire.events import ChangeEvent, VerdictEvent
 from tests.command import heatline
 from tests.edge.lines import RunningLine, running, write_line, write_pictures
 from tests.edge.secured import until

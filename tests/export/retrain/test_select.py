@@ -7,10 +7,10 @@ import cv2
 import msgspec
 import pytest
 
-from edge.errors import InputError
-from edge.wire.events import BundleName
-from export.retrain.frames import frames_of_folder
-from export.retrain.select import digest_pixels, select_frames
+from heatline.edge.errors import InputError
+from heatline.edge.wire.events import BundleName
+from heatline.export.retrain.frames import frames_of_folder
+from heatline.export.retrain.select import digest_pixels, select_frames
 from tests.export.retrain.marked import good_frame, row_of, write_rows
 
 OWN = BundleName(name="boards", version="1", digest="1" * 64)

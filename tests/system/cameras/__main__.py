@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.system.cameras.measure import Plan, faults, measure_cameras
 from tests.system.command import Result, parser, report_line, run
 

@@ -14,11 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from bench.spread import Spread
-from bench.watched_line import START_WITHIN_SECONDS, WatchedLine
-from edge.bundle import Bundle
-from edge.errors import BenchError
-from edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
+from heatline.bench.spread import Spread
+from heatline.bench.watched_line import START_WITHIN_SECONDS, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError
+from heatline.edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import AravisCamera
 from tests.system.cameras.rates import Load
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from bench.end_to_end.highest import Tries
-from bench.machine import commit
-from edge.bundle import Bundle
-from edge.errors import BenchError, CameraError, MissingExtraError
+from heatline.bench.end_to_end.highest import Tries
+from heatline.bench.machine import commit
+from heatline.edge.bundle import Bundle
+from heatline.edge.errors import BenchError, CameraError, MissingExtraError
 from tests.system.cameras.faults import FaultTimes, Scenario, measure_faults, scenarios
 from tests.system.cameras.rates import Load, Rate, measure_rate
 

@@ -11,18 +11,18 @@ from typing import Literal
 
 import msgspec
 
-from bench.end_to_end.highest import Tries, find_highest, limit_above
-from bench.processes import camera_processes
-from bench.spread import Spread
-from bench.watched_line import POLL_SECONDS, Keys, WatchedLine
-from edge.bundle import Bundle
-from edge.cameras import aravis
-from edge.cameras.base import EndOfFrames
-from edge.cameras.settings import CameraSettings
-from edge.cameras.supervisor import SupervisedCamera
-from edge.errors import BenchError
-from edge.frames import Frame
-from edge.wire.events import VerdictEvent
+from heatline.bench.end_to_end.highest import Tries, find_highest, limit_above
+from heatline.bench.processes import camera_processes
+from heatline.bench.spread import Spread
+from heatline.bench.watched_line import POLL_SECONDS, Keys, WatchedLine
+from heatline.edge.bundle import Bundle
+from heatline.edge.cameras import aravis
+from heatline.edge.cameras.base import EndOfFrames
+from heatline.edge.cameras.settings import CameraSettings
+from heatline.edge.cameras.supervisor import SupervisedCamera
+from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame
+from heatline.edge.wire.events import VerdictEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
 from tests.system.cameras.trial import Seen, Trial, run_trial
 

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from bench.end_to_end.highest import LEAST_FRAMES
-from bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
-from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
-from bench.processes import cpu_s
-from edge.errors import BenchError
+from heatline.bench.end_to_end.highest import LEAST_FRAMES
+from heatline.bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
+from heatline.bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
+from heatline.bench.processes import cpu_s
+from heatline.edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0

@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from edge.bundle import Bundle
+from heatline.edge.bundle import Bundle
 from tests.system.chaos.result import faults, measure_chaos, to_facts
 from tests.system.command import Result, parser, positive, report_line, run
 

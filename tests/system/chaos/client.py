@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from edge.delivery.client.follower import Follower
-from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Subscriber
-from edge.errors import EventsLostError
-from edge.wire.events import Message, StatusEvent, header_of
+from heatline.edge.delivery.client.follower import Follower
+from heatline.edge.delivery.client.gap_detector import Gap
+from heatline.edge.delivery.client.subscriber import Subscriber
+from heatline.edge.errors import EventsLostError
+from heatline.edge.wire.events import Message, StatusEvent, header_of
 from tests.system.chaos.records import Began, Got, Missed, Record, StatusReceived
 
 SLOW_EVERY, SLOW_S = 20, 0.16

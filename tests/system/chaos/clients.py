@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.watched_process import HEATLINE, WatchedProcess
+from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, item_of, last_line, whole_lines
 from tests.system.chaos.tcp_proxy import Link

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.wire.events import Counts
+from heatline.edge.wire.events import Counts
 
 TAIL_BYTES = 1 << 20
 """Longer than any line."""

@@ -6,7 +6,7 @@ from typing import Self
 
 import zmq
 
-from edge.wire.events import StatusEvent, event_from
+from heatline.edge.wire.events import StatusEvent, event_from
 from tests.system.chaos.records import head_of
 
 POLL_MS = 50

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from bench.machine import commit
-from edge.bundle import Bundle
+from heatline.bench.machine import commit
+from heatline.edge.bundle import Bundle
 from tests.system.chaos.check_clients import Durable, Live, check_bare, check_durable, check_live
 from tests.system.chaos.check_line import check_frames, check_journal, check_reports, unreceived_events
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan

@@ -4,9 +4,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from bench.watched_process import WatchedProcess
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import BenchError, JournalError
+from heatline.bench.watched_process import WatchedProcess
+from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.errors import BenchError, JournalError
 from tests.system.chaos.clients import Client
 from tests.system.chaos.environment import Environment
 from tests.system.chaos.expected import Expected

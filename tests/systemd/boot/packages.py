@@ -43,7 +43,10 @@ def _write_next_version(wheel: Path, into: Path) -> None:
     """Write heatline's wheel with the later version."""
     former, later = "-".join(wheel.name.split("-")[:2]), f"heatline-{NEXT_VERSION}"
     files = {name.replace(former, later): data for name, data in _read(wheel).items()}
-    for name, line in (("edge/__init__.py", '__version__ = "{}"'), (f"{later}.dist-info/METADATA", "Version: {}")):
+    for name, line in (
+        ("heatline/edge/__init__.py", '__version__ = "{}"'),
+        (f"{later}.dist-info/METADATA", "Version: {}"),
+    ):
         old, new = (line.format(version).encode() for version in (former.partition("-")[2], NEXT_VERSION))
         assert files[name].count(old + b"\n") == 1
         files[name] = files[name].replace(old, new)

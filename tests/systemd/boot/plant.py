@@ -9,7 +9,7 @@ import time
 
 from asyncua import Client
 
-from edge.bridge.modbus.registers import LINE, MAILBOX, Block
+from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, Block
 
 WITHIN_SECONDS = 120.0
 

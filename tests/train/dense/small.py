@@ -11,15 +11,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from heatline.train.compose import compose
+from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
+from heatline.train.dense.copies import Kind
+from heatline.train.dense.samples import Samples
+from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.features.cache import FeatureCache, Features, key_of
+from heatline.train.models.dense import DenseHead
+from heatline.train.tiles import TileTable
 from tests.train.blobs import write_labels
-from train.compose import compose
-from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
-from train.dense.copies import Kind
-from train.dense.samples import Samples
-from train.dense.tiles import DenseTiles, Known
-from train.features.cache import FeatureCache, Features, key_of
-from train.models.dense import DenseHead
-from train.tiles import TileTable
 
 PLAIN = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)
 RECIPE = msgspec.structs.replace(

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
+from heatline.train.dense.copies import Kind, Painter, Sample, plan_copies
+from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.frames import FrameStore
+from heatline.train.readers import read_folder
+from heatline.train.tiles import TileRule
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
-from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
-from train.dense.copies import Kind, Painter, Sample, plan_copies
-from train.dense.tiles import DenseTiles, Known, label_tiles
-from train.frames import FrameStore
-from train.readers import read_folder
-from train.tiles import TileRule
 
 TILE_PX, CELLS = 32, 8
 RULE = TileRule(tile_px=TILE_PX, overlap_px=2, defective_share=0.01)

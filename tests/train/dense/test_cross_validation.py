@@ -9,17 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.errors import InputError, TrainingError
+from heatline.edge.errors import InputError, TrainingError
+from heatline.train.dense import cross_validation
+from heatline.train.dense.cross_validation import cross_validate, divide_groups
+from heatline.train.dense.fit_head import HeadTraining, predict
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.samples import Samples
+from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.evaluation.ordering import auroc
+from heatline.train.features.cache import Features
+from heatline.train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
 from tests.train.dense.small import CHANNELS, features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
-from train.dense import cross_validation
-from train.dense.cross_validation import cross_validate, divide_groups
-from train.dense.fit_head import HeadTraining, predict
-from train.dense.out_of_fold import OutOfFold
-from train.dense.samples import Samples
-from train.dense.tiles import DenseTiles, Known
-from train.evaluation.ordering import auroc
-from train.features.cache import Features
-from train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heatline.train.dense.copies import Painter, digest_pictures, grid_samples
+from heatline.train.dense.samples import Sampler, gather_samples
+from heatline.train.dense.tiles import POINT_MARGIN, DenseTiles, Known, defective_share, label_tiles, tiles_of_points
+from heatline.train.frames import FrameStore
+from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.tiles import TileRule
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
-from train.dense.copies import Painter, digest_pictures, grid_samples
-from train.dense.samples import Sampler, gather_samples
-from train.dense.tiles import POINT_MARGIN, DenseTiles, Known, defective_share, label_tiles, tiles_of_points
-from train.frames import FrameStore
-from train.readers import LabelledImage, read_folder
-from train.tiles import TileRule
 
 RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from edge.errors import DivergedError
+from heatline.edge.errors import DivergedError
+from heatline.train.config import DenseRecipeConfig
+from heatline.train.dense.bag_tiles import USED_FOR
+from heatline.train.dense.fit_head import HeadTraining, predict
+from heatline.train.dense.tiles import Known
+from heatline.train.evaluation.ordering import auroc
+from heatline.train.features.cache import Features
+from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
-from train.config import DenseRecipeConfig
-from train.dense.bag_tiles import USED_FOR
-from train.dense.fit_head import HeadTraining, predict
-from train.dense.tiles import Known
-from train.evaluation.ordering import auroc
-from train.features.cache import Features
-from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,10 +6,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from heatline.train.dense.cross_validation import divide_groups
+from heatline.train.dense.folds import assign_folds
+from heatline.train.dense.tiles import Known
 from tests.train.dense.small import recipe_with, tiles_of
-from train.dense.cross_validation import divide_groups
-from train.dense.folds import assign_folds
-from train.dense.tiles import Known
 
 seeds = st.integers(0, 2**32 - 1)
 

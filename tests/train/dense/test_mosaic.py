@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.dense.mosaic import NOT_COUNTED, WINDOWS, choose_windows, compose_mosaics, compose_shares
-from train.dense.objective import DEFECTIVE_CELL
+from heatline.train.dense.mosaic import NOT_COUNTED, WINDOWS, choose_windows, compose_mosaics, compose_shares
+from heatline.train.dense.objective import DEFECTIVE_CELL
 
 CELLS = 12
 seeds = st.integers(0, 2**32 - 1)

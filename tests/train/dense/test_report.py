@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from edge.calibration import GoodFrame, calibrate
-from train.dense.report import _describe_threshold
+from heatline.edge.calibration import GoodFrame, calibrate
+from heatline.train.dense.report import _describe_threshold
 
 
 @pytest.mark.parametrize(("frames", "reach", "bound"), [(20, 0, 0.139), (600, 6, 0.0196)])

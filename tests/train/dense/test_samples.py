@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import TrainingError
+from heatline.edge.errors import TrainingError
+from heatline.train.dense.copies import Kind
+from heatline.train.dense.samples import Draw, Sampler, Samples
+from heatline.train.dense.tiles import Known
 from tests.train.dense.small import recipe_with, samples_of, tiles_of
-from train.dense.copies import Kind
-from train.dense.samples import Draw, Sampler, Samples
-from train.dense.tiles import Known
 
 seeds = st.integers(0, 2**32 - 1)
 CELL = np.ones((1, 1))

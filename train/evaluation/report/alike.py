@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from edge.util.text import format_count
-from train.evaluation.report.rows import Row, StoredEvaluation
+from heatline.edge.util.text import format_count
+from heatline.train.evaluation.report.rows import Row, StoredEvaluation
 
 NAMED = 6
 """Lists of at most so many groups or folds are printed whole; longer ones are shortened."""

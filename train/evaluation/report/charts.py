@@ -10,8 +10,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from train.drawing import report_style
-from train.evaluation.explorer import Explorer
+from heatline.train.drawing import report_style
+from heatline.train.evaluation.explorer import Explorer
 
 FIRST, SECOND = "#6c8ebf", "#d98032"
 """Two hues that colour-blind readers can distinguish, also by lightness: good and defective, full and cut."""

@@ -7,19 +7,19 @@ import msgspec
 import numpy as np
 from markupsafe import Markup
 
-from edge.heatmap_picture import OUTLINE_RGB, ColourScale
-from edge.inspection.verdict import Thresholds
-from edge.util.text import format_count
-from train.drawing import to_svg
-from train.evaluation.explorer import Explorer, Interval, Scores, explore
-from train.evaluation.gallery import TRUTH_RGB
-from train.evaluation.report import charts
-from train.evaluation.report.embedding import Picture
-from train.evaluation.report.legend import Legend, Outline, make_legend
-from train.evaluation.report.line_tables import format_percent
-from train.evaluation.report.pictures import embed_item
-from train.evaluation.report.rows import Row, StoredEvaluation
-from train.evaluation.result import Kind
+from heatline.edge.heatmap_picture import OUTLINE_RGB, ColourScale
+from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.util.text import format_count
+from heatline.train.drawing import to_svg
+from heatline.train.evaluation.explorer import Explorer, Interval, Scores, explore
+from heatline.train.evaluation.gallery import TRUTH_RGB
+from heatline.train.evaluation.report import charts
+from heatline.train.evaluation.report.embedding import Picture
+from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
+from heatline.train.evaluation.report.line_tables import format_percent
+from heatline.train.evaluation.report.pictures import embed_item
+from heatline.train.evaluation.report.rows import Row, StoredEvaluation
+from heatline.train.evaluation.result import Kind
 
 NAMES = 30
 """Highest number of names in a list; the others are counted."""

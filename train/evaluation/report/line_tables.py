@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from train.evaluation.report.alike import describe_mismatch
-from train.evaluation.report.rows import PictureSet, Row
-from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number
+from heatline.train.evaluation.report.alike import describe_mismatch
+from heatline.train.evaluation.report.rows import PictureSet, Row
+from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number
 
 
 def frames(pictures: PictureSet, truth: str) -> Table:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from train.evaluation.report.rows import Row
-from train.evaluation.sweep import SweepFigures
+from heatline.train.evaluation.report.rows import Row
+from heatline.train.evaluation.sweep import SweepFigures
 
 RATIO_OF_TABLES = 0.0
 """Discard ratio of a ViT's three fusions in the table of maps; the study does not state its ratio."""

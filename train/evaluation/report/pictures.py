@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from train.evaluation.report.embedding import Picture, jpeg_uri
-from train.evaluation.result import GalleryItem
+from heatline.train.evaluation.report.embedding import Picture, jpeg_uri
+from heatline.train.evaluation.result import GalleryItem
 
 
 def embed_item(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:

@@ -14,8 +14,8 @@ from statistics import mean
 
 import msgspec
 
-from train.evaluation.result import Evaluation, EvaluationSubject, GalleryItem, TruthEvaluation
-from train.evaluation.sweep import SweepFigures
+from heatline.train.evaluation.result import Evaluation, EvaluationSubject, GalleryItem, TruthEvaluation
+from heatline.train.evaluation.sweep import SweepFigures
 
 SHARES = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
 """Names of a sweep's tables."""

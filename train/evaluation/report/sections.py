@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from train.evaluation.report.embedding import Picture
-from train.evaluation.report.table import Table, markdown
+from heatline.train.evaluation.report.embedding import Picture
+from heatline.train.evaluation.report.table import Table, markdown
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from itertools import product
 
-from train.drawing import to_svg
-from train.evaluation.report import charts, rank_tables, study_tables
-from train.evaluation.report.alike import Comparison, compare_rows
-from train.evaluation.report.metrics import STUDY_METRICS
-from train.evaluation.report.pictures import embed_item, item_name
-from train.evaluation.report.published import DATA_OF_STUDY, SOURCE, STUDY_DATA, TRAINING_OF_STUDY
-from train.evaluation.report.rows import PictureSet
-from train.evaluation.report.sections import Block, Chart, PictureTable, Section
+from heatline.train.drawing import to_svg
+from heatline.train.evaluation.report import charts, rank_tables, study_tables
+from heatline.train.evaluation.report.alike import Comparison, compare_rows
+from heatline.train.evaluation.report.metrics import STUDY_METRICS
+from heatline.train.evaluation.report.pictures import embed_item, item_name
+from heatline.train.evaluation.report.published import DATA_OF_STUDY, SOURCE, STUDY_DATA, TRAINING_OF_STUDY
+from heatline.train.evaluation.report.rows import PictureSet
+from heatline.train.evaluation.report.sections import Block, Chart, PictureTable, Section
 
 SWEPT = {
     "f1": "F1",

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
-from train.evaluation.report import published
-from train.evaluation.report.alike import describe_mismatch
-from train.evaluation.report.line_tables import describe_intervals, figure_cell, with_mismatch_warning
-from train.evaluation.report.metrics import CLASSIFICATION, MAP_METRICS, RATIO_OF_TABLES, STUDY_METRICS, map_rows
-from train.evaluation.report.rows import PictureSet, mean_if_known
-from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, number
+from heatline.train.evaluation.report import published
+from heatline.train.evaluation.report.alike import describe_mismatch
+from heatline.train.evaluation.report.line_tables import describe_intervals, figure_cell, with_mismatch_warning
+from heatline.train.evaluation.report.metrics import (
+    CLASSIFICATION,
+    MAP_METRICS,
+    RATIO_OF_TABLES,
+    STUDY_METRICS,
+    map_rows,
+)
+from heatline.train.evaluation.report.rows import PictureSet, mean_if_known
+from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, number
 
 
 def trials(pictures: PictureSet) -> Table:

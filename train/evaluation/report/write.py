@@ -5,13 +5,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from edge.errors import InputError
-from train.evaluation.report import charts, line_tables
-from train.evaluation.report.line import make_line_view
-from train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
-from train.evaluation.report.sections import Block, Section, as_markdown
-from train.evaluation.result import read_evaluation
-from train.files import write_atomically
+from heatline.edge.errors import InputError
+from heatline.train.evaluation.report import charts, line_tables
+from heatline.train.evaluation.report.line import make_line_view
+from heatline.train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
+from heatline.train.evaluation.report.sections import Block, Section, as_markdown
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.files import write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
 NOTES = (
@@ -33,7 +33,7 @@ NOTES = (
 def read_template(name: str) -> Template:
     """Return a template of a page."""
     environment = Environment(
-        loader=PackageLoader("train.evaluation.report"),
+        loader=PackageLoader("heatline.train.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -67,7 +67,7 @@ def write_report(
     ]
     figures, chapter, notes = _figures(picture_sets), [], list(NOTES)
     if study:
-        from train.evaluation.report import study_chapter
+        from heatline.train.evaluation.report import study_chapter
 
         chapter = study_chapter.study_chapter(picture_sets)
         notes += study_chapter.NOTES

@@ -26,7 +26,7 @@ def hanging(stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
 if "run" in sys.orig_argv:  # not in the processes of cameras
     import zmq
 
-    from edge.inspection.inspector import Inspector
+    from heatline.edge.inspection.inspector import Inspector
 
     Inspector.finish = hanging("stitch", Inspector.finish)  # type: ignore[method-assign]
     zmq.Socket.send_multipart = hanging("publish", zmq.Socket.send_multipart)  # type: ignore[method-assign]
