@@ -25,9 +25,9 @@ from heatline.bench.processes import sample_tree, tree
 from heatline.bench.result_file import claim, keep, new_report
 from heatline.bench.spread import Spread, interleaved
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.errors import BenchError
 from heatline.edge.offline import BundleInspector
+from heatline.edge.util.extras import require_extra
 
 WORKERS = 1, 2, 4
 PART_PICTURES = 8
@@ -142,7 +142,7 @@ def measure_archive(bundle: Path, pictures: int, frame_hw: tuple[int, int], roun
         BenchError: a run gives other verdicts than the others.
         MissingExtraError: the extra `cluster` is not installed.
     """
-    require_extra("cluster", "ray", "pyarrow")
+    require_extra("cluster")
     everywhere = sorted(os.sched_getaffinity(0))
     here = everywhere[-1:]
     with tempfile.TemporaryDirectory(prefix="heatline-bench-") as name:

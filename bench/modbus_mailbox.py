@@ -22,8 +22,8 @@ from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, keep, new_report
 from heatline.bench.spread import Latency
 from heatline.edge.bridge.modbus.registers import COMMANDS, MAILBOX
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.errors import BenchError
+from heatline.edge.util.extras import require_extra
 
 WITHIN_SECONDS = 30.0
 WORDS = MAILBOX.end - MAILBOX.address
@@ -108,7 +108,7 @@ def measure_mailbox(results: int, latencies: int) -> MailboxResult:
         BenchError: a result is missing, or comes twice.
         MissingExtraError: the extra `bench` is not installed.
     """
-    require_extra("bench", "pymodbus")
+    require_extra("bench")
     rates, empty = {}, {}
     with _bridged() as (line, plc):
         for name in ("two", "one"):

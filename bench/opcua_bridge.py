@@ -27,8 +27,8 @@ from heatline.bench.machine import machine
 from heatline.bench.processes import cpu_s
 from heatline.bench.result_file import claim, keep, new_report
 from heatline.bench.spread import Latency
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.errors import BenchError
+from heatline.edge.util.extras import require_extra
 
 WITHIN_SECONDS = 60.0
 COMMIT_EVERY_SECONDS = 0.005
@@ -83,7 +83,7 @@ def measure_bridge(per_s: float, seconds: float, beside: Path | None = None) -> 
         BenchError: a result is missing, comes twice or out of order.
         MissingExtraError: the extra `opcua` is not installed.
     """
-    require_extra("opcua", "asyncua")
+    require_extra("opcua")
     count = max(1, round(per_s * seconds))
     with contextlib.ExitStack() as open_:
         load = None if beside is None else open_.enter_context(inspecting(beside))

@@ -13,10 +13,10 @@ from heatline.edge.cli.bundle_formatting import (
     describe_map_checks,
     precision_facts,
 )
-from heatline.edge.cli.extras import EXPORT, require_extra
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
 from heatline.edge.inference import Precision
+from heatline.edge.util.extras import require_extra
 from heatline.train.progress import tracked
 
 
@@ -74,7 +74,7 @@ def export(
     from PyTorch, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
     stuck to one place or drawn to the border.
     """
-    require_extra("export", *EXPORT)
+    require_extra("export")
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")

@@ -28,9 +28,9 @@ def train_model(
         ConfigError, InputError, WeightsError, TrainingError: settings, pictures, weights or the training itself.
         Interrupted: Ctrl-C; the training can be continued.
     """
-    from heatline.edge.cli.extras import TRAINING, require_extra
+    from heatline.edge.util.extras import require_extra
 
-    require_extra("train", *TRAINING)
+    require_extra("train")
     from heatline.train.compose import compose, with_folder
     from heatline.train.fit import fit
 
@@ -65,9 +65,9 @@ def export_bundle(
         ExportError: the graph's answers differ from the model's.
         BundleError: the bundle's folder exists already, or cannot be written.
     """
-    from heatline.edge.cli.extras import EXPORT, require_extra
+    from heatline.edge.util.extras import require_extra
 
-    require_extra("export", *EXPORT)
+    require_extra("export")
     from heatline.export.run_to_bundle import export_run
     from heatline.train.run import load_run
 

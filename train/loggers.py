@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.errors import TrainingError
+from heatline.edge.util.extras import require_extra
 from heatline.train.config import LoggerConfig
 
 
@@ -24,7 +24,7 @@ def make_logger(config: LoggerConfig, run: Path, hyperparameters: dict[str, Any]
     """
     if config.name == "csv":
         return None
-    require_extra("wandb", "wandb")
+    require_extra("wandb")
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 

@@ -7,13 +7,14 @@ restores them.
 from typing import TypeVar
 
 import msgspec
-import yaml
 
 T = TypeVar("T")
 
 
 def encode_yaml(value: object) -> bytes:
     """Encode a struct as YAML in UTF-8."""
+    import yaml  # of the extra `train`; help and other commands work without it
+
     text: str = yaml.dump(msgspec.to_builtins(value), Dumper=yaml.SafeDumper, sort_keys=False, allow_unicode=True)
     return text.encode()
 
@@ -24,6 +25,8 @@ def decode_yaml(data: bytes, kind: type[T]) -> T:
     Raises:
         msgspec.MsgspecError: it is no YAML, or does not match `kind`.
     """
+    import yaml
+
     try:
         values = yaml.load(data, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

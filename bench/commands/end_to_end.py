@@ -19,12 +19,11 @@ from heatline.bench.commands.common import (
 from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, keep, new_report
 from heatline.edge.bundle import open_bundle
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
-from heatline.edge.view.server import MODULES
+from heatline.edge.util.extras import require_extra
 
 if TYPE_CHECKING:
     from heatline.bench.end_to_end.end_to_end import EndToEnd
@@ -103,7 +102,7 @@ def end_to_end(
     if pictures is not None and is_given("frame_hw"):
         raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
     if beside:
-        require_extra("view", *MODULES)
+        require_extra("view")
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     plan = Plan(

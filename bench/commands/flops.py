@@ -12,9 +12,9 @@ from rich.table import Table
 from heatline.bench.commands.common import out_option, write_and_print
 from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, new_report
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import json_option, progress_console
 from heatline.edge.geometry.tiling import TILE_PX
+from heatline.edge.util.extras import require_extra
 
 if TYPE_CHECKING:
     from heatline.bench.flops import FlopsBench
@@ -47,7 +47,7 @@ def flops(
     """
     if by_layer and as_json:
         raise click.UsageError("--layers prints tables for people; leave out --layers or --json")
-    require_extra("train", "torch", "timm")
+    require_extra("train")
     from heatline.bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
     from heatline.train.compose import model_names, read_model
 

@@ -13,11 +13,11 @@ from rich.table import Table
 from heatline.bench.commands.common import out_option, report_line, write_and_print
 from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, keep, new_report
-from heatline.edge.cli.extras import EXPORT, require_extra
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.extras import require_extra
 
 if TYPE_CHECKING:
     from heatline.bench.map_cost.plan import Row
@@ -82,7 +82,7 @@ def map_cost(
     All options but --out and --json may be repeated: each model in each combination is a row, which is written to --out
     as soon as it is measured. Networks have random weights, and are as fast as trained ones.
     """
-    require_extra("export", *EXPORT)
+    require_extra("export")
     from heatline.bench.map_cost.measure import measured_rows
     from heatline.bench.map_cost.plan import MapCosts, plan
     from heatline.train.compose import model_names, read_model

@@ -8,12 +8,12 @@ from heatline.bench.commands.common import FrameSize, deliver, out_option, preci
 from heatline.bench.machine import machine
 from heatline.bench.peers.systems import PEERS, SystemName
 from heatline.bench.result_file import claim, new_report
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import json_option
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.inference import Precision
+from heatline.edge.util.extras import require_extra
 
-PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+PEERS_PYTHON = Path(__file__).resolve().parents[2] / ".venv-peers" / "bin" / "python"
 
 
 @click.command(epilog="Example: heatline bench peers --model mobilenetv3_large_d --size 2448x2048 --out peers.json")
@@ -56,9 +56,9 @@ def peers(
     Each runs as documented, at its best settings and warm, in interleaved rounds, and its answers are checked. Figures
     are shares of the engine alone. Run nothing else on the machine.
     """
-    require_extra("peers", "torch", "timm", "onnx", "onnxscript", "nncf")
+    require_extra("peers")
     if "grad-cam" in peers and precision == "f32":
-        require_extra("peers", "pytorch_grad_cam")
+        require_extra("peers")
     from heatline.bench.peers.peers import faults, measure_peers, to_facts
     from heatline.train.compose import read_model
 

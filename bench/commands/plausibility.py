@@ -14,7 +14,7 @@ from heatline.bench.commands.common import (
 )
 from heatline.bench.machine import machine
 from heatline.bench.result_file import claim, new_report
-from heatline.edge.cli.extras import require_extra
+from heatline.edge.util.extras import require_extra
 
 EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --out plausibility.json"
 
@@ -38,7 +38,7 @@ def plausibility(
     another product. Others lose a band of pixels, or show a hand, a label or a part of another product. Each is
     compared with frames of the other groups, as a bundle does.
     """
-    require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
+    require_extra("export")
     from heatline.bench.plausibility import FRAMES, measure, table
     from heatline.bench.recipes.sets import SHIPPED, read_sets
 

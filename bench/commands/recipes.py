@@ -8,9 +8,9 @@ import click
 from heatline.bench.commands.common import data_sets_options, number_option, report_line
 from heatline.bench.commands.peers import PEERS_PYTHON
 from heatline.bench.result_file import RESULTS, claim, keep_text
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import print_json
 from heatline.edge.errors import BenchError
+from heatline.edge.util.extras import require_extra
 
 if TYPE_CHECKING:
     from heatline.bench.recipes.recipes import Recipe
@@ -89,9 +89,9 @@ def recipes(
 
     The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    require_extra("train")
     if timed:
-        require_extra("export", "onnx", "onnxscript")
+        require_extra("export")
     from heatline.bench.recipes.anomalib_models import Peers
     from heatline.bench.recipes.recipes import Measurement, read_all
     from heatline.bench.recipes.rows import tables

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import json_option, print_json, visible
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count, is_are
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -28,7 +28,7 @@ def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
     FILE is the --out of a bench, or an evaluation.json of `heatline evaluate`; a FOLDER is searched for such files.
     Default: the results of a checkout. Files that cannot be used are named and left out.
     """
-    require_extra("bench", "jinja2", "matplotlib")
+    require_extra("bench")
     from heatline.bench.report.write import make_report, write_report
 
     made = make_report(paths or (RESULTS,))

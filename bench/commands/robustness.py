@@ -16,8 +16,8 @@ from heatline.bench.commands.common import (
 )
 from heatline.bench.machine import machine, without_flags
 from heatline.bench.result_file import claim, keep, new_report, read_result
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.errors import BenchError
+from heatline.edge.util.extras import require_extra
 
 EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd --out robustness.json"
 
@@ -45,7 +45,7 @@ def robustness(
     the fold as a line does. KEY=VALUE... are those of `heatline train`. A set that --out has with the same settings is
     not measured again, and what --out has by other settings stays there; the table shows one kind of settings.
     """
-    require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
+    require_extra("export")
     from heatline.bench.recipes.sets import SHIPPED, read_sets, that_change_figures
     from heatline.bench.robustness import FRAMES, RobustnessResult, Settings, measure, read_robustness, table
 

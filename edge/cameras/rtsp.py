@@ -9,8 +9,9 @@ import numpy as np
 from heatline.edge.cameras.base import FrameSource, Opened
 from heatline.edge.cameras.newest import NewestPicture, ReceivedPicture, Receiver
 from heatline.edge.cameras.settings import RtspSettings
-from heatline.edge.errors import CameraError, MissingExtraError, last_line
+from heatline.edge.errors import CameraError, last_line
 from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.util.extras import missing_extra
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -41,9 +42,7 @@ class RtspCamera(FrameSource):
             import av
             from av.video.reformatter import VideoReformatter
         except ImportError as error:
-            raise MissingExtraError(
-                f"camera {self.name} needs av, not installed here; in heatline's folder, call: pip install -e '.[rtsp]'"
-            ) from error
+            raise missing_extra("rtsp", "av", f"camera {self.name}") from error
         began = time.monotonic()
         try:
             container = av.open(

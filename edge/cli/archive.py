@@ -7,12 +7,12 @@ import click
 
 from heatline.edge.bundle import open_bundle
 from heatline.edge.cli.archive_progress import ArchiveProgress
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
 from heatline.edge.cli.output import json_option, print_report
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def inspect(
     or at a URI such as s3://bucket/photos. The same command continues what was interrupted. A picture that cannot be
     inspected gets NO_VERDICT, and the exit code is then 9.
     """
-    require_extra("cluster", "ray", "pyarrow", "jinja2")
+    require_extra("cluster")
     bundles = [open_bundle(path) for path in (bundle_path, against) if path is not None]
     if len({bundle.digest for bundle in bundles}) < len(bundles):
         raise InputError(f"{against} is the same bundle as {bundle_path}; name another one with --against")

@@ -2,7 +2,7 @@
 
 import click
 
-from heatline.edge.cli.extras import require_extra
+from heatline.edge.util.extras import require_extra
 
 
 @click.command(epilog="Example: heatline bridge mqtt line1")
@@ -13,7 +13,7 @@ def mqtt(line: str) -> None:
     The table [mqtt] of LINE's file names the broker. A result counts as delivered when the broker has had it for
     mqtt.republish_s; until then the line keeps it. LINE is a line's name or its TOML file, on this PC.
     """
-    require_extra("mqtt", "paho.mqtt")
+    require_extra("mqtt")
     from heatline.edge.bridge.mqtt.bridge import run_bridge
 
     run_bridge(line)

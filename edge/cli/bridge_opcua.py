@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from heatline.edge.bridge.line_file import load_with_table
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.target import KeyFiles, endpoint_of, file_of, key_options, name_of
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.systemd import state_folder
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def opcua(line: str, key_files: KeyFiles) -> None:
     config = load_with_table(line, "opcua")
     assert config.opcua is not None
     endpoints = _endpoints(line, key_files, has_commands=config.commands.bind is not None)
-    require_extra("opcua", "asyncua")
+    require_extra("opcua")
     from heatline.edge.bridge.opcua.bridge import run_bridge
 
     folder = config.opcua.folder or state_folder(otherwise=file_of(line).absolute().parent / "opcua")

@@ -13,6 +13,7 @@ from heatline.edge import __version__
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
 from heatline.edge.errors import HeatlineError
+from heatline.edge.util.extras import extra_of
 
 INTERRUPTED = 130
 COMMANDS = (
@@ -99,7 +100,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; default: that of this process.
     """
     try:
-        return int(heatline(arguments, prog_name="heatline", standalone_mode=False) or 0)
+        try:
+            return int(heatline(arguments, prog_name="heatline", standalone_mode=False) or 0)
+        except ModuleNotFoundError as error:
+            raise extra_of(error) from error
     except HeatlineError as error:
         for each in (error, *error.further):
             click.echo(f"heatline: {visible(' '.join(str(each).splitlines()))}", err=True)

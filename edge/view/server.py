@@ -8,12 +8,9 @@ import logging
 import sys
 from collections.abc import Callable
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.config import WebConfig
 from heatline.edge.errors import HeatlineError
-
-MODULES = "starlette", "uvicorn", "websockets", "prometheus_client"
-"""Modules of the extra `view`."""
+from heatline.edge.util.extras import require_extra
 
 logger = logging.getLogger("heatline.edge.view")
 
@@ -28,7 +25,7 @@ def serve_page(line: str, listen: str | None, announce: Callable[[str], None]) -
         MissingExtraError: the extra `view` is not installed.
         HeatlineError: the line's file cannot be used, or the page cannot listen there, or would not be protected.
     """
-    require_extra("view", *MODULES)
+    require_extra("view")
     from heatline.edge.view.page import serve
 
     serve(line, listen, announce)
@@ -41,7 +38,7 @@ def check_page(web: WebConfig) -> None:
         MissingExtraError: the extra `view` is not installed.
         HeatlineError: the page cannot listen there, or a file that protects it cannot be used.
     """
-    require_extra("view", *MODULES)
+    require_extra("view")
     from heatline.edge.view.page import check
 
     check(web)

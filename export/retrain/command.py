@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.cli.extras import EXPORT, TRAINING, require_extra
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_json, print_warnings, progress_console
 from heatline.edge.cli.target import evidence_of, file_of
 from heatline.edge.config import LineConfig, load_config
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def retrain(
 
     After Ctrl-C or SIGTERM, the same command continues. The exit code is 22 if the new bundle is not better.
     """
-    require_extra("export", *TRAINING, *(module for module in EXPORT if module not in TRAINING))
+    require_extra("export")
     if (line is None) == (reviewed is None) or (reviewed is None) != (bundle is None):
         raise click.UsageError("name either LINE, or --reviewed FOLDER together with --bundle BUNDLE")
     if product is not None and line is None:

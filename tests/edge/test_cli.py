@@ -701,45 +701,6 @@ def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None
     assert (done.returncode, list((tmp_path / "tmp").iterdir())) == (3, [])
 
 
-WITHOUT_TORCH = """
-import sys
-
-class Hides:
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, *rest):
-        return None if name.partition(".")[0] in ("torch", "timm", "lightning") else self.finder.find_spec(name, *rest)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Hides(finder) for finder in sys.meta_path]
-import heatline
-from heatline.edge.cli.main import run
-codes = [run(command.split("|")) for command in sys.argv[1:]]
-calls = lambda: heatline.train_model("boards", out="runs/boards"), lambda: heatline.export_bundle("runs/boards", to="b")
-for call in calls:
-    try:
-        call()
-    except heatline.MissingExtraError as error:
-        print(f"heatline: {error}", file=sys.stderr)
-print("codes", *codes, file=sys.stderr)
-"""
-
-
-def test_without_extras_help_and_check_work_and_the_rest_names_what_to_install(line: Path) -> None:
-    commands = ["--help", f"check|{line}", "train|data=boards", "export|runs/boards|--to|b"]
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, timeout=60, check=True
-    )
-    *sentences, codes = result.stderr.splitlines()
-    assert codes == "codes 0 0 10 10"
-    for extra, sentence in zip(("train", "export") * 2, sentences, strict=True):
-        assert sentence.startswith("heatline: ")
-        assert f"pip install -e '.[{extra}]'" in sentence
-        assert "torch" in sentence
-    assert all(f"\n  {name} " in result.stdout for name in OWN + JOINED)
-
-
 def test_no_use_is_recorded_or_sent(bundle: Bundle, tmp_path: Path) -> None:
     """Without heatline's settings, OpenVINO writes an id and statistics to the home folder and sends them."""
     home = tmp_path / "home"

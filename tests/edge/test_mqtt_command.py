@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from heatline.edge.cli import extras
 from heatline.edge.config import load_config
-from heatline.edge.errors import AccessError, ConfigError, MissingExtraError
+from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.service.reconfigure import require_exchangeable
 from tests.command import complaint, heatline
 
@@ -71,11 +70,6 @@ def test_a_missing_file_is_an_access_error_before_anything_is_connected(file: Pa
 def test_a_name_that_no_topic_can_have_is_refused(tmp_path: Path) -> None:
     sentence = refused(tmp_path / "line#1.toml", '[mqtt]\nbroker = "mqtt://localhost:1883"', ConfigError.exit_code)
     assert "the line's name is 'line#1', which cannot be part of an MQTT topic" in sentence
-
-
-def test_the_extra_is_named_where_it_is_missing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda _: None)
-    assert "pip install -e '.[mqtt]'" in refused(file, "", MissingExtraError.exit_code)
 
 
 def test_a_changed_table_neither_restarts_the_line_nor_is_refused_by_it(file: Path) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.options import FiniteRange, precision_option
 from heatline.edge.cli.output import json_option, print_facts, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.text import format_count, is_are
 from heatline.train.progress import tracked
@@ -102,7 +102,7 @@ def evaluate(
     shows how many defective parts each would miss and how many good parts it would reject, which parts these are, and
     the effect of another threshold.
     """
-    require_extra("train", "torch", "timm", "jinja2", "matplotlib")
+    require_extra("train")
     if groups is not None and part is not None:
         raise click.UsageError("--groups and --part both select groups; leave one out")
     if study and out is None:

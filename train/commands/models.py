@@ -5,9 +5,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import json_option, print_json
 from heatline.edge.geometry.tiling import TILE_PX
+from heatline.edge.util.extras import require_extra
 from heatline.train.evaluation.report.published import STUDY_GFLOPS
 
 DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
@@ -29,7 +29,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     recipe=heatline. NAME is one of them, or the timm name of a CNN or plain ViT, with or without its pretrained tag;
     a CNN may have `_dense` after its name. Names that `model=NAME` refuses are refused here.
     """
-    require_extra("train", "torch", "timm")
+    require_extra("train")
     from heatline.train.compose import model_names, read_model
     from heatline.train.models.size import size_of
 

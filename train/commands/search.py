@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     The same command, given again, continues a search that ended early; two such commands at a time share the
     trials. With search.storage, the URL of a database, many machines share one search. --json prints all trials.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "matplotlib")
+    require_extra("train")
     from heatline.train.search.search import search as run_search
 
     console = progress_console()

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from heatline.edge.cli.extras import TRAINING, require_extra
 from heatline.edge.cli.output import json_option, print_json, progress_console
 from heatline.edge.errors import TrainingError
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def study(
     The same command, given again, continues with what is not done, also after a kill; two such commands at a time
     share the runs. If a run fails, it is reported and the others continue; the exit code is then 11.
     """
-    require_extra("train", *TRAINING)
+    require_extra("train")
     from heatline.train.study.plan import DEFAULT_PLAN, read_plan
     from heatline.train.study.runner import Study
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from heatline.edge.cli.extras import TRAINING, require_extra
 from heatline.edge.cli.output import json_option, print_facts, print_json
 from heatline.edge.errors import ConfigError
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 
@@ -68,7 +68,7 @@ def train(
     fails, the others continue. The same command, given again, continues. FOLDER and the runs must have the same path on
     all machines of a cluster.
     """
-    require_extra("train", *TRAINING)
+    require_extra("train")
     if products is not None:
         from heatline.train.commands.train_products import train_all
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from heatline.edge.cli.extras import require_extra
 from heatline.edge.cli.output import print_json, table_console, visible
 from heatline.edge.errors import TrainingError
+from heatline.edge.util.extras import require_extra
 from heatline.edge.util.text import format_count
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def train_all(
     Raises:
         HeatlineError: products failed; of their kind if they all failed in one way, else a `TrainingError`.
     """
-    require_extra("cluster", "ray")
+    require_extra("cluster")
     if folders := [item for item in overrides if "=" not in item]:
         raise click.UsageError(f"--products names the folder of all products, so {folders[0]!r} has no meaning")
     from heatline.train.products.train import train_products

@@ -1,0 +1,49 @@
+"""Refuses a command in one sentence if the extra that it needs is not installed."""
+
+import importlib.util
+
+from heatline.edge.errors import MissingExtraError
+
+MODULES = {
+    "train": ("torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib", "optuna", "yaml"),
+    "export": ("onnx", "onnxscript", "nncf"),
+    "bench": ("jinja2", "matplotlib", "pymodbus"),
+    "peers": ("pytorch_grad_cam",),
+    "wandb": ("wandb",),
+    "view": ("starlette", "uvicorn", "websockets", "prometheus_client"),
+    "mqtt": ("paho",),
+    "opcua": ("asyncua",),
+    "rtsp": ("av",),
+    "cluster": ("ray", "pyarrow", "jinja2"),
+}
+"""The modules of each extra that heatline imports."""
+INCLUDED = {"export": ("train",), "peers": ("train", "export"), "wandb": ("train",)}
+"""The extras that an extra installs too."""
+
+
+def require_extra(extra: str) -> None:
+    """Check that the modules of an extra are installed, without importing them.
+
+    Raises:
+        MissingExtraError: a module is not installed.
+    """
+    for each in (*INCLUDED.get(extra, ()), extra):
+        for module in MODULES[each]:
+            if importlib.util.find_spec(module) is None:
+                raise missing_extra(extra, module)
+
+
+def missing_extra(extra: str, module: str, what: str = "this command") -> MissingExtraError:
+    """Return the error that says what needs an extra, and how to install it."""
+    return MissingExtraError(
+        f"{what} needs the extra {extra}, whose {module} is not installed; call: pip install 'heatline[{extra}]'"
+    )
+
+
+def extra_of(error: ModuleNotFoundError) -> MissingExtraError:
+    """Return the error that names the extra of a module; raise `error` if no extra has it, as it is then a bug."""
+    module = str(error.name).partition(".")[0]
+    for extra, modules in MODULES.items():
+        if module in modules:
+            return missing_extra(extra, module)
+    raise error
