@@ -135,8 +135,9 @@ class Recorder:
         if self._began_s is not None:
             return False
         self._pictures.report(self.state(), counted=self._counted)
-        if self._writer is not None:
-            self._writer.close()
+        for each in (self._writer, self._marks):
+            if each is not None:
+                each.close()
         return True
 
     def _finish_call(self, give_up_s: float) -> None:

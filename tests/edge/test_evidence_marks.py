@@ -338,7 +338,8 @@ def test_marks_are_read_once_from_a_journal_that_is_written_meanwhile(tmp_path: 
             first = marks.read()
             assert numbers_of(first) == [1, 2]
             assert [event.seq for event in first] == [m.event.seq for m in sent if isinstance(m.event, ReviewEvent)]
-            assert {event.journal_id for event in first} == {JournalReader.open(tmp_path).journal_id}
+            with JournalReader.open(tmp_path) as reader:
+                assert {event.journal_id for event in first} == {reader.journal_id}
             assert (marks.read(), marks.more) == ([], False)
             journal.commit([good(), marked(3)])
             assert numbers_of(marks.read()) == [3]

@@ -86,8 +86,9 @@ def searched(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def study_of(out: Path) -> optuna.Study:
-    (name,) = optuna.get_all_study_names(f"sqlite:///{out / 'study.db'}")
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.db'}")
+    storage = open_storage(f"sqlite:///{out / 'study.db'}")
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def states(out: Path) -> list[str]:

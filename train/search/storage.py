@@ -8,7 +8,7 @@ from pathlib import Path
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import make_url
+from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from heatline.edge.errors import ConfigError, TrainingError
@@ -30,8 +30,9 @@ def open_storage(url: str) -> BaseStorage:
     """Open the storage at a URL, or at `journal:FILE`; call it within `opening_storage`."""
     if url.startswith(_JOURNAL):
         return JournalStorage(JournalFileBackend(str(Path(url.removeprefix(_JOURNAL)).resolve())))
-    # SQLite allows one writer at a time; the others wait for up to so many seconds.
-    engine_kwargs = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+    # SQLite allows one writer at a time; the others wait for up to so many seconds. Without a pool, each connection is
+    # closed after its use.
+    engine_kwargs = {"connect_args": {"timeout": 60}, "poolclass": NullPool} if url.startswith("sqlite") else None
     for attempt in range(_TRIES):
         try:
             return RDBStorage(url, engine_kwargs, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
