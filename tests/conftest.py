@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
+from tests import needs
 from tests.small_bundle import small_bundle
 from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
@@ -171,3 +173,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if skipped:
         reporter.write_line(f"skipped, and not in {ALLOWED_SKIPS.name}: {', '.join(sorted(skipped))}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what the machine lacks. `-rs` prints each skipped test with its reason."""
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])]
+    packages = [reason.removeprefix(needs.REASON) for reason in reasons if reason.startswith(needs.REASON)]
+    others = Counter(reason.partition(":")[0] for reason in reasons if not reason.startswith(needs.REASON))
+    said = [f"{count} skipped: {reason}" for reason, count in others.most_common()]
+    if packages:
+        names = " ".join(sorted({name for each in packages for name in each.split()}))
+        said.insert(0, f"{len(packages)} tests need Debian packages: apt install {names} (.ci/run installs them)")
+    if said:
+        terminalreporter.write_line("; ".join(said))

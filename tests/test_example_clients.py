@@ -2,7 +2,6 @@
 
 import contextlib
 import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
 from tests.edge.wire_examples import HANDSHAKE
+from tests.needs import need
 
 CLIENTS = Path(__file__).parents[1] / "examples" / "clients"
 SILENCE = "silence: nothing is inspected"
@@ -25,11 +25,9 @@ def command(name: str) -> list[str]:
     """Return the command of a client; skip the test if its packages are not installed."""
     if name.endswith(".py"):
         return [sys.executable, str(CLIENTS / name)]
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("there is no Node.js: install the Debian packages nodejs and npm")
+    node = need("nodejs", "npm")
     if not (CLIENTS / "node" / "node_modules" / "zeromq").is_dir():
-        pytest.skip("the npm package zeromq is not there: make node-clients")
+        pytest.skip("`make node-clients` installs what they need")
     return [node, str(CLIENTS / "node" / name)]
 
 

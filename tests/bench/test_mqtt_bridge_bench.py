@@ -4,17 +4,15 @@ import json
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from heatline.bench.mqtt_bridge import Found, measure_bridge
-from tests.edge.brokers import MOSQUITTO
+from tests.needs import need
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_event_is_timed_at_the_subscriber_and_at_a_consumer_without_bridge() -> None:
-    if MOSQUITTO is None:
-        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    need("mosquitto")
     found = measure_bridge(rate=100, seconds=0.3, backlog=500)
     assert 0 < found.events <= 31
     assert found.backlog_events == 500

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -15,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as paho
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,8 +22,8 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
+from tests.needs import need
 
-MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
 OPEN = "allow_anonymous true"
 
 
@@ -39,8 +36,7 @@ class Broker:
     """
 
     def __init__(self, folder: Path, address: str, settings: str = OPEN) -> None:
-        if MOSQUITTO is None:
-            pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+        self._program = need("mosquitto")
         self.port = int(address.rpartition(":")[2])
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -50,12 +46,11 @@ class Broker:
 
     def start(self) -> Self:
         """Start it, and wait until it listens."""
-        assert MOSQUITTO is not None
         self._starts += 1
         file, log = self._folder / "mosquitto.conf", self._folder / f"mosquitto-{self._starts}.log"
         file.write_text(f"listener {self.port} 127.0.0.1\nuser root\nlog_dest stderr\n{self.settings}\n")
         with log.open("wb") as output:
-            self._process = subprocess.Popen([MOSQUITTO, "-c", file], stdout=output, stderr=output)
+            self._process = subprocess.Popen([self._program, "-c", file], stdout=output, stderr=output)
         wait_until(lambda: "running" in log.read_text() or self._has_ended(log), "mosquitto runs")
         return self
 

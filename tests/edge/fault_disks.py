@@ -4,13 +4,14 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.needs import need
 
 
 @contextlib.contextmanager
@@ -26,10 +27,7 @@ def failing_disk(place: Path, mib: int = 8) -> Iterator[Path]:
     image = place.with_suffix(".img")
     with image.open("wb") as file:
         file.truncate(mib << 20)
-    made = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
-    if made is None:
-        pytest.skip("there is no mkfs.ext4 to make a disk with: apt-get install e2fsprogs")
-    subprocess.run([made, "-q", "-F", image], check=True)
+    subprocess.run([need("e2fsprogs"), "-q", "-F", image], check=True)
     with _mounted(place, "-o", "loop,errors=remount-ro", str(image)):
         yield place
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pytest
+from tests.needs import need
 
 STAGES = {
     "infer": "heatline.edge.inspection.inspector:Inspector.start",
@@ -79,13 +79,10 @@ class LeapingClock:
     """
 
     def __init__(self, folder: Path) -> None:
-        libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        if not libraries:
-            pytest.skip("libfaketime is not installed: apt-get install libfaketime")
         self._leap = folder / "leap"
         self.leap(0)
         self.env = {
-            "LD_PRELOAD": str(libraries[0]),
+            "LD_PRELOAD": need("libfaketime"),
             "FAKETIME_TIMESTAMP_FILE": str(self._leap),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.cameras import aravis
 from heatline.edge.cameras.aravis import Function
-from heatline.edge.errors import MissingExtraError
+from tests.needs import need
 
 if TYPE_CHECKING:
     from viva_genicam.testing import FakeGigeCamera
@@ -205,8 +204,7 @@ class Cable:
 
     def lose(self, ratio: float) -> None:
         """Lose this share of the stream's packets at random; commands and their answers still arrive."""
-        if shutil.which("nft") is None:
-            pytest.skip("losing packets on the way needs nft (nftables)")
+        need("nftables")
         rules = "flush ruleset"
         if ratio:
             drop = f"udp sport != {GVCP_PORT} numgen random mod 1000000 < {round(ratio * 1e6)} drop;"
@@ -217,6 +215,7 @@ class Cable:
 @contextlib.contextmanager
 def cable() -> Iterator[Cable]:
     """Create a connected cable; skip the test if no network namespace can be created."""
+    need("iproute2")
     name = f"hl{secrets.token_hex(4)}"
     net = f"10.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
     try:
@@ -240,11 +239,7 @@ def _ip(*command: str, given: str | None = None) -> None:
 
 
 def need_aravis() -> None:
-    """Skip the test if libaravis is not installed."""
-    try:
-        aravis.load()
-    except MissingExtraError as error:
-        pytest.skip(str(error))
+    need("libaravis-0.8-0")
 
 
 def noise(
@@ -278,12 +273,10 @@ def leased() -> Iterator[str]:
 @contextlib.contextmanager
 def loopback_has(address: str) -> Iterator[None]:
     """Add an address to lo: Aravis' device requires that an interface has its address. 127.0.0.1 exists already."""
-    ip = shutil.which("ip")
     if address == "127.0.0.1":
         yield
         return
-    if ip is None:
-        pytest.skip("a second camera needs ip (iproute2) to give lo a second address")
+    ip = need("iproute2")
     added = subprocess.run([ip, "address", "add", f"{address}/8", "dev", "lo"], capture_output=True, text=True)
     if added.returncode and "exists" not in added.stderr and "already" not in added.stderr:
         pytest.skip(f"a second camera needs a second address on lo: {added.stderr.strip()}")

@@ -5,7 +5,6 @@ Tests import it for `RtspServer`; the system's Python runs it as a script.
 
 import contextlib
 import ctypes
-import functools
 import signal
 import socket
 import subprocess
@@ -27,17 +26,6 @@ STREAMS = {
     "! rtph264pay name=pay0 pt=96 config-interval=1",
 }
 """Streams by path; raw video is transmitted without changes."""
-
-
-@functools.cache
-def missing() -> str | None:
-    """Return why no server can run here; None: it can."""
-    if not SYSTEM_PYTHON.exists():
-        return f"{SYSTEM_PYTHON} is not there"
-    probe = subprocess.run([SYSTEM_PYTHON, __file__], capture_output=True, text=True, timeout=60, check=False)
-    if probe.returncode == 0:
-        return None
-    return f"GStreamer's RTSP server is not installed: {(probe.stderr.splitlines() or ['it crashed'])[-1]}"
 
 
 class RtspServer:
@@ -70,10 +58,9 @@ class RtspServer:
 @contextlib.contextmanager
 def rtsp_server() -> Iterator[RtspServer]:
     """Run a server, and kill it at the end; skip the test if no server can run here."""
-    import pytest  # the system's Python, which also runs this file, has no pytest
+    from tests.needs import RTSP_SERVER, need  # the system's Python, which runs this file as a script, has no `tests`
 
-    if (reason := missing()) is not None:
-        pytest.skip(reason)
+    need(*RTSP_SERVER)
     with socket.socket() as holder:  # bound and not listening: the server, which sets SO_REUSEADDR too, may bind it
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
@@ -84,7 +71,7 @@ def rtsp_server() -> Iterator[RtspServer]:
             server.kill()
 
 
-def _serve(port: str | None) -> None:
+def _serve(port: str) -> None:
     import gi
 
     gi.require_version("Gst", "1.0")
@@ -92,15 +79,6 @@ def _serve(port: str | None) -> None:
     from gi.repository import GLib, Gst, GstRtspServer
 
     Gst.init(None)
-    lacking = [
-        name
-        for name in ("openh264enc", "h264parse", "rtph264pay", "rtpvrawpay")
-        if Gst.ElementFactory.find(name) is None
-    ]
-    if lacking:
-        sys.exit(f"no {', '.join(lacking)}")
-    if port is None:
-        return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the tests
     server: Any = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
@@ -120,4 +98,4 @@ def _serve(port: str | None) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1] if len(sys.argv) > 1 else None)
+    _serve(sys.argv[1])

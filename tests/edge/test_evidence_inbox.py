@@ -21,6 +21,7 @@ from heatline.edge.images import read_rgb
 from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import ALL, LINE, NOON_NS, frame, mark, names, picture, room, writer
 from tests.edge.fault_disks import fill, small_disk
+from tests.needs import need_root
 
 ROOT = Path(__file__).parents[2]
 ID = "b007b007-top-{}"
@@ -105,8 +106,8 @@ def test_a_picture_in_the_inbox_becomes_an_entry_like_others(adopting: Adopting,
     assert (adopting.folder / "2026-11-28" / f"{ID.format(1)}.json").stat().st_mtime_ns == NOON_NS
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
 def test_what_root_puts_belongs_to_the_user_of_the_store(adopting: Adopting) -> None:
+    need_root()
     os.chown(adopting.folder, 12345, 12346)
     put(adopting.folder, picture(1), LINE)
     inbox = adopting.folder / INBOX

@@ -1,7 +1,6 @@
 """`heatline keys`: allows and revokes clients on the line PC."""
 
 import json
-import os
 import pwd
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from click.testing import CliRunner
 from heatline.edge.cli.keys import keys
 from heatline.edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
 from heatline.edge.errors import AccessError
+from tests.needs import need_root
 
 
 class Typed:
@@ -91,8 +91,8 @@ def test_a_key_for_an_unknown_user_is_refused(typed: Typed, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_key_is_made_for_the_service_by_root(typed: Typed, tmp_path: Path) -> None:
+    need_root()
     typed.run("new", tmp_path / "line.key", "--owner", "nobody")
     owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
     assert owners == {"line.key": pwd.getpwnam("nobody").pw_uid, "line.key.pub": 0}

@@ -1,7 +1,6 @@
 """Metrics: what Prometheus reads is what the line reported, and its own tool finds no fault with it."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
+from tests.needs import need
 
 MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
 ROOT = Path(__file__).parents[2]
@@ -59,10 +59,9 @@ def values(metrics: Metrics) -> dict[str, float]:
 
 def promtool(*arguments: str | Path, text: str | None = None) -> None:
     """Run Prometheus' own tool, which must find no fault."""
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("promtool is not installed: it is in Debian's package prometheus")
-    result = subprocess.run([tool, *arguments], input=text, text=True, capture_output=True, check=False, timeout=60)
+    result = subprocess.run(
+        [need("prometheus"), *arguments], input=text, text=True, capture_output=True, check=False, timeout=60
+    )
     assert (result.returncode, result.stderr.strip()) == (0, ""), result.stdout + result.stderr
 
 

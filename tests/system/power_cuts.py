@@ -17,7 +17,8 @@ from heatline.bench.watched_process import HEATLINE, WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.errors import BenchError
-from tests.edge.brokers import MOSQUITTO, OPEN, Broker, Plant
+from tests.edge.brokers import OPEN, Broker, Plant
+from tests.needs import find
 from tests.system.command import Result, parser, positive, report_line, run
 
 PERSISTENT = "persistence true\npersistence_location {folder}/\nautosave_interval {autosave_s}\nmax_queued_messages 0\n"
@@ -207,7 +208,7 @@ def _wait_until(condition: Callable[[], bool], description: str) -> None:
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    if MOSQUITTO is None:
+    if find("mosquitto") is None:
         raise BenchError("mosquitto is not installed, and power-cuts needs a broker: apt-get install mosquitto")
     found = measure_power_cuts(
         bundle,

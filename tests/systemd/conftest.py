@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import need, need_root
 from tests.systemd.boot.packages import build_next_package, build_package
-from tests.systemd.line_pc import LinePc, missing_requirement
+from tests.systemd.line_pc import LinePc
 
 
 @pytest.fixture(scope="session")
 def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
     """The package's folder, built once for all processes of a run. Downloaded wheels stay in pytest's cache."""
-    why_not = missing_requirement()
-    if why_not is not None:
-        pytest.skip(why_not)
+    need_root()
+    need("python3", "iproute2", "systemd")
     out = request.config.cache.mkdir("package")
     built = out / "built-by"
     with (out / ".lock").open("w") as lock:

@@ -3,8 +3,6 @@
 Only the line PC sees what is written to /opt, /etc, /usr/local, /var/lib and /mnt, and its end deletes that.
 """
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from types import TracebackType
@@ -34,23 +32,6 @@ cat >/dev/null # until our standard input is closed
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 """An environment of Python that is active here must not be found on the line PC."""
-
-
-def missing_requirement() -> str | None:
-    """Return why this machine cannot run a line PC; None: it can."""
-    if os.geteuid() != 0:
-        return "only root can make namespaces to install in"
-    needed = {
-        "ip": "iproute2",
-        "unshare": "util-linux",
-        "nsenter": "util-linux",
-        "systemd-sysusers": "systemd",
-        "/usr/bin/python3": "python3",
-    }
-    for command, package in needed.items():
-        if shutil.which(command) is None:
-            return f"{command} is not installed: apt-get install {package}"
-    return None
 
 
 class LinePc:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from heatline.edge import __version__
-from tests.systemd.boot.container import Boot, boot, missing_requirement
+from tests.needs import need, need_root
+from tests.systemd.boot.container import Boot, boot
 from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.boot.stick import Stick, write_stick
 
@@ -26,9 +27,8 @@ LONG_STEPS = {
 
 @pytest.fixture(scope="module")
 def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
-    why_not = missing_requirement()
-    if why_not is not None:
-        pytest.skip(why_not)
+    need_root()
+    need("python3", "systemd-container")
     return write_stick(tmp_path_factory.mktemp("stick") / "stick")
 
 

@@ -1,7 +1,6 @@
 """The units of the bridges, checked by systemd itself."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from heatline.edge.cli.bridge import bridge as bridges
 from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
+from tests.needs import need
 from tests.systemd.test_unit import FOLDER, MOST_EXPOSED
 
 FAILS_AGAIN = {kind.exit_code for kind in (ConfigError, MissingExtraError, AccessError, SupersededError)} | {2}
@@ -23,10 +23,7 @@ def settings_of(bridge: str, key: str) -> list[str]:
 
 
 def analyzed(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    command = shutil.which("systemd-analyze")
-    if command is None:
-        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
-    return subprocess.run([command, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([need("systemd"), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize("bridge", list(bridges.commands))

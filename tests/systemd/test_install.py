@@ -6,14 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.systemd.boot.packages import LINE_PCS_PYTHON, NEXT_VERSION
+from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.line_pc import LinePc
 
 ROOT = Path(__file__).parents[2]
@@ -338,12 +337,10 @@ def test_an_old_glibc_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Pat
     assert "but the package needs 9.10 or newer" in output
 
 
-def test_another_python_is_refused(pc_in_use: LinePc, package: Path) -> None:
-    ours, theirs = f"{sys.version_info[0]}.{sys.version_info[1]}", package.name.rpartition("-cp3")[2]
-    if ours == f"3.{theirs}":
-        pytest.skip(f"the tests' own Python is that of {LINE_PCS_PYTHON}, and there is no other")
-    output = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
-    assert f"is Python {ours}, but the package is for 3.{theirs}" in output
+def test_another_python_is_refused(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+    target = re.sub(r"python=.*", "python=3.9", (package / "target").read_text())
+    output = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert f"is Python 3.{package.name.rpartition('-cp3')[2]}, but the package is for 3.9" in output
 
 
 def test_a_python_that_is_missing_or_hidden_from_the_service_is_refused(pc_in_use: LinePc, package: Path) -> None:

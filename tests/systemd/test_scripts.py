@@ -1,6 +1,5 @@
 """The scripts that build and install the package, tested without a package."""
 
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -8,15 +7,14 @@ from pathlib import Path
 import pytest
 
 from systemd.package import glibc_of, seal
+from tests.needs import need
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 
 
 @pytest.mark.parametrize("script", ["install.sh", "rollback.sh"])
 def test_shellcheck_finds_nothing_in_the_scripts(script: str) -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed: apt-get install shellcheck")
-    result = subprocess.run(["shellcheck", FOLDER / script], capture_output=True, text=True, check=False)
+    result = subprocess.run([need("shellcheck"), FOLDER / script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
 

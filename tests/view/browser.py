@@ -2,18 +2,17 @@
 
 import contextlib
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.command import WITHIN_SECONDS
+from tests.needs import need
 
 ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -141,11 +140,9 @@ def problem_of(method: str, params: dict[str, Any]) -> list[str]:
 @contextlib.contextmanager
 def started_browser() -> Iterator[Browser]:
     """Start a browser; skip the test where none is installed."""
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
-        pytest.skip("there is no browser: apt-get install chromium chromium-driver")
+    driver = need("chromium-driver", "chromium")
     options = webdriver.ChromeOptions()
-    options.binary_location = program
+    options.binary_location = need("chromium")
     for argument in ARGUMENTS:
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

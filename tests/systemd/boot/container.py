@@ -5,7 +5,6 @@ The container's root is this machine's, under an overlay in memory, so all chang
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -58,22 +57,6 @@ class Boot:
     def runs(self) -> list[list[dict[str, Any]]]:
         """Return all events in order, one list for each run of the service."""
         return [list(run) for _, run in groupby(self.events, key=lambda event: event["boot_id"])]
-
-
-def missing_requirement() -> str | None:
-    """Return why this machine cannot boot a container; None: it can."""
-    if os.geteuid() != 0:
-        return "only root can boot a container"
-    needed = {
-        "systemd-nspawn": "systemd-container",
-        "unshare": "util-linux",
-        "setpriv": "util-linux",
-        "/usr/bin/python3": "python3",
-    }
-    for command, package in needed.items():
-        if shutil.which(command) is None:
-            return f"{command} is not installed: apt-get install {package}"
-    return None
 
 
 def boot(folder: Path, opt: Path, binds: Mapping[str, Path], steps: Collection[str]) -> Boot:

@@ -1,0 +1,23 @@
+"""A machine without Debian packages is told them in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.needs import PACKAGES
+
+WITHOUT = """
+import pytest
+from tests import needs
+needs.PACKAGES = dict.fromkeys(needs.PACKAGES, "/nowhere")
+pytest.main(["-p", "no:cacheprovider", "tests/systemd/test_scripts.py", "tests/edge/test_view_metrics.py"])
+"""
+
+
+def test_what_the_machine_lacks_is_one_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    (line,) = (line for line in result.stdout.splitlines() if "Debian" in line or "skipped:" in line)
+    assert line == "6 tests need Debian packages: apt install prometheus shellcheck (.ci/run installs them)"
+    assert {"prometheus", "shellcheck"} <= PACKAGES.keys()
