@@ -167,13 +167,18 @@ class Plant:
 
 
 class Authority:
-    """Signs certificates, which it writes to a folder as NAME.pem and NAME.key."""
+    """Signs certificates, which it writes to a folder as NAME.pem and NAME.key.
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    Args:
+        strict: whether its own certificate has the key usage that RFC 5280 requires, which openssl leaves out.
+    """
+
+    def __init__(self, folder: Path, name: str = "ca", *, strict: bool = True) -> None:
         self._folder, self._name = folder, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = folder / f"{name}.pem"
-        self._write(self.certificate, self._signed(self._name, self._key.public_key(), days=1, is_authority=True))
+        own = self._signed(self._name, self._key.public_key(), days=1, is_authority=True, has_usage=strict)
+        self._write(self.certificate, own)
 
     def sign(self, name: str, host: str = "127.0.0.1", days: int = 1) -> tuple[Path, Path]:
         """Return the files of a certificate and its key; `days`: until it expires, negative if it has."""
@@ -190,7 +195,13 @@ class Authority:
         return certificate, private
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int, host: str = "", is_authority: bool = False
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        days: int,
+        host: str = "",
+        is_authority: bool = False,
+        has_usage: bool = False,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
@@ -205,13 +216,13 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if is_authority:
+        if has_usage:
             usage = dict.fromkeys(
                 ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
                  "encipher_only", "decipher_only"), False,
             )  # fmt: skip
             builder = builder.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        else:
+        if not is_authority:
             uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
             names = x509.SubjectAlternativeName([_name_of(host)])
             builder = builder.add_extension(uses, critical=False).add_extension(names, critical=False)

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,22 @@ def test_a_broker_is_verified_by_authority_name_and_date_and_works_again_once_re
     broker.settings = OPEN
     with broker:
         assert "does not speak TLS 1.2 or newer" in refusal(config)
+
+
+def test_an_authority_that_breaks_strict_rules_is_told(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strict_context(config: MqttConfig) -> ssl.SSLContext:
+        context = tls_context(config)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # as Python 3.13 does
+        return context
+
+    monkeypatch.setattr("heatline.edge.bridge.mqtt.connection.tls_context", strict_context)
+    authority = Authority(tmp_path, strict=False)
+    with broker_at(tmp_path / "broker", address, with_tls(authority)) as broker:
+        assert "is not as RFC 5280 requires (CA cert does not include key usage extension); make it again" in refusal(
+            config_for(broker.port, authority)
+        )
 
 
 def test_a_client_certificate_is_shown_and_a_wrong_one_is_told(

@@ -1,8 +1,6 @@
 """Who may see the page: names of this PC, tokens, cookies, certificates; and clients that are slow."""
 
 import contextlib
-import datetime
-import ipaddress
 import socket
 import ssl
 import time
@@ -10,10 +8,6 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from websockets.exceptions import InvalidStatus
 
 from heatline.edge.config import WebConfig
@@ -22,6 +16,7 @@ from heatline.edge.view import connection
 from heatline.edge.view.access import ATTEMPTS_PER_MINUTE, Attempts, read_token
 from heatline.edge.view.connection import listening_socket
 from tests.command import WITHIN_SECONDS
+from tests.edge.brokers import Authority
 from tests.edge.view_pages import Answer, Page, next_message, page
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -163,42 +158,8 @@ def test_every_answer_forbids_what_the_page_does_not_need(tmp_path: Path) -> Non
 
 def make_certificates(folder: Path) -> tuple[Path, Path, Path, Path]:
     """Return an authority's certificate, a certificate that it signed and its key, and another authority's."""
-    authority, signer = _certificate("authority", None)
-    own, own_key = _certificate("127.0.0.1", (authority, signer))
-    other, _ = _certificate("other authority", None)
-    paths = [folder / name for name in ("ca.pem", "own.pem", "own.key", "other.pem")]
-    for path, one in ((paths[0], authority), (paths[1], own), (paths[3], other)):
-        path.write_bytes(one.public_bytes(serialization.Encoding.PEM))
-    paths[2].write_bytes(
-        own_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return paths[0], paths[1], paths[2], paths[3]
-
-
-def _certificate(
-    name: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if issuer is None else issuer[0].subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-    if issuer is not None:
-        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer[1].public_key())
-        builder = builder.add_extension(address, critical=False).add_extension(signer, critical=False)
-    return builder.sign(key if issuer is None else issuer[1], hashes.SHA256()), key
+    authority = Authority(folder)
+    return authority.certificate, *authority.sign("own"), Authority(folder, "other-ca").certificate
 
 
 def test_with_tls_the_cookie_is_never_sent_in_clear(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ _CERTIFICATES = {
     64: _OTHER_NAME,
 }
 """By OpenSSL's code: X509_V_ERR_CERT_HAS_EXPIRED, _NOT_YET_VALID, _HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH."""
+_AGAINST_RFC_5280 = range(80, 94)
+"""X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA to _EXTENSIONS_REQUIRE_VERSION_3, for which Python looks since 3.13."""
 OF_THE_MESSAGE = {0x95, 0x99}
 """Reason codes that refuse a message for what it is: packet too large, payload format invalid. It is refused again
 whenever it comes, so waiting for another answer would only hold up the messages behind it."""
@@ -101,6 +103,11 @@ def describe_refused_message(topic: str, reason: ReasonCode) -> str:
 
 
 def _describe_certificate(error: ssl.SSLCertVerificationError, config: MqttConfig) -> str:
+    if error.verify_code in _AGAINST_RFC_5280:
+        return (
+            f"the broker's certificate, or its authority's, is not as RFC 5280 requires ({error.verify_message}); make "
+            "it again with what it lacks"
+        )
     trusted = "an authority that this PC trusts" if config.ca is None else "mqtt.ca"
     other = (
         f"the broker's certificate is not signed by {trusted} ({error.verify_message}); name the certificate of its "
