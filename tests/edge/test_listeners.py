@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -104,8 +105,9 @@ def metrics_door(folder: Path, tls: bool, once: bool) -> Iterator[Door]:
                     connection.close()
                     return False
 
-            with contextlib.closing(connection):
-                yield ask
+            # After a broken pipe, the ssl of Python 3.13 fails the other connections of the thread too.
+            with contextlib.closing(connection), ThreadPoolExecutor(1) as own_thread:
+                yield lambda: own_thread.submit(ask).result()
 
         yield Door(served.port, "HTTP" if context is None else "TLS", client)
 

@@ -150,15 +150,15 @@ def test_a_day_is_listed_again_only_if_its_folder_has_changed(tmp_path: Path, mo
     store = store_of(tmp_path, (1, "DEFECT"))
     (day,) = tmp_path.iterdir()
     os.utime(day, (1e9, 1e9))
-    listed: list[object] = []
+    listed: list[Path] = []  # with the store itself, where Python 3.13 lists days by scandir
     scandir = os.scandir
-    monkeypatch.setattr(queue.os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+    monkeypatch.setattr(queue.os, "scandir", lambda folder: (listed.append(Path(folder)), scandir(folder))[1])
     waiting = ReviewQueue(Reviews(), PictureMemory(), store)
     assert [numbers(waiting.unreviewed(50)) for _ in range(3)] == [[1]] * 3
-    assert listed == [day]
+    assert listed.count(day) == 1
     add(tmp_path, 2, at_s=86402)
     assert numbers(waiting.unreviewed(50)) == [2, 1]
-    assert set(listed) == {day}
+    assert set(listed) <= {day, tmp_path}
 
 
 def test_a_large_store_is_read_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_a_run_writes_the_documented_files(run: RunFolder) -> None:
     assert summary.tiles_per_s is not None
     assert summary.tiles_per_s > 0
     assert summary.seconds > 0
-    assert summary.versions["torch"] == torch.__version__
+    assert torch.__version__.startswith(summary.versions["torch"])  # which may lack the build, as in 2.13.0+cpu
 
 
 def test_a_run_is_loaded_with_its_best_weights_its_data_and_its_split(run: RunFolder) -> None:
