@@ -1,5 +1,6 @@
 """`heatline bench recipes`."""
 
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,12 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     help="Number of defective pictures that train by their masks, drawn by the seed; the others have a label only.  "
     "[default: all]",
 )
+@number_option(
+    "--pictures",
+    "pictures",
+    (),
+    "Number of pictures that train heatline, drawn by the seed from all folds but one, which tests; 0: all of them",
+)
 @click.option(
     "--peers-python",
     type=click.Path(path_type=Path),
@@ -73,6 +80,7 @@ def recipes(
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
     annotated: int | None,
+    pictures: tuple[int, ...],
     peers_python: Path,
     minutes: float,
     timed: bool,
@@ -89,6 +97,8 @@ def recipes(
 
     The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """
+    if pictures and (set(recipes_) != {"heatline"} or annotated is not None):
+        raise click.UsageError("--pictures is for the recipe heatline, without --annotated")
     require_extra("train")
     if timed:
         require_extra("export")
@@ -104,11 +114,11 @@ def recipes(
         raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with {RESULTS}") from error
     claim(results / TABLES, option=RESULTS)
     for one in read_sets(sets or SHIPPED, names):
-        for recipe in recipes_:
+        for recipe, count in product(recipes_, pictures or (None,)):
             peers = Peers(peers_python, minutes, timed)
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, report_line).measure(
-                seeds
-            )
+            Measurement(
+                one, recipe, overrides, data, work, results, folds, annotated, count, peers, report_line
+            ).measure(seeds)
     found = read_all(results)
     text = tables(found, {one.name: one.targets for one in known})
     keep_text(results / TABLES, text, option=RESULTS)

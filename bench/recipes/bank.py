@@ -14,13 +14,12 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.bench.recipes.one_fold import grid_features
 from heatline.bench.recipes.rows import Training
 from heatline.bench.recipes.truth import Truth
 from heatline.edge.bundle.pooling import pool
 from heatline.train.config import DenseRecipeConfig, TrainConfig
-from heatline.train.dense.copies import Painter, digest_pictures, grid_samples
 from heatline.train.dense.cross_validation import divide_groups
-from heatline.train.dense.extraction import extract_features
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.models.build import build_model
 from heatline.train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
@@ -46,7 +45,7 @@ def cross_validate_bank(
     began, tiles = monotonic(), truth.tiles
     fold_of = divide_groups(tiles, recipe, config.seed)
     fold = fold_of[tiles.group]
-    with _cells(config, recipe, truth, work, report_line) as (cells, tiles_per_s):
+    with _cells(config, truth, work, report_line) as (cells, tiles_per_s):
         count = cells.shape[1]
         side, top_cells = round(count**0.5), max(1, TOP_CELLS * count // (config.tiles.tile_px // MAP_STRIDE) ** 2)
         maps = np.zeros((len(tiles), side, side), np.float32)
@@ -67,17 +66,14 @@ def cross_validate_bank(
 
 @contextmanager
 def _cells(
-    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
+    config: TrainConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
 ) -> Iterator[tuple[NDArray[np.float16], float | None]]:
     """Give features [tiles, cells, c] of all grid tiles, and tiles extracted per second; None: all were cached."""
-    tiles, tile_px = truth.tiles, config.tiles.tile_px
-    model, _ = build_model(config.model, tile_px)
+    tiles = truth.tiles
+    model, _ = build_model(config.model, config.tiles.tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
-    digests = digest_pictures(truth.store.images)
-    painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
-    samples = grid_samples(tiles)
     with (
-        extract_features(model.eval(), tile_px, painter, samples, config.features, report_line) as found,
+        grid_features(model, config, truth, np.arange(len(tiles)), report_line) as found,
         TemporaryDirectory(dir=work) as temporary,
     ):
         all_cells = None

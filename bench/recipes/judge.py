@@ -67,6 +67,8 @@ class Answers:
     """Whether a tile's logit and the cells of its map are on one scale."""
     top_mean: bool = True
     """Whether a tile's logit is the mean of its map's highest cells."""
+    fewest_good: int = FEWEST_GOOD_FRAMES
+    """With fewer good frames among the calibrating ones, stand-ins set the thresholds; export needs only one."""
 
 
 def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
@@ -180,7 +182,7 @@ class _Line:
         map_hw = (answers.map.shape[1], answers.map.shape[2])
         self._map_hw, self._smoothing = map_hw, smoothing_px(map_hw, truth.rule.tile_px, None)
         calibrating = np.flatnonzero(answers.calibrating).tolist()
-        self._by_good_frames = sum(~truth.defective[calibrating]) >= FEWEST_GOOD_FRAMES
+        self._by_good_frames = sum(~truth.defective[calibrating]) >= answers.fewest_good
         good = self.stand_ins(calibrating)
         self.score_threshold = threshold([self.score_of(frame) for frame in good], REJECTED)
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]

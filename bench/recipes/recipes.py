@@ -16,7 +16,7 @@ from heatline.bench.machine import machine, without_flags
 from heatline.bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from heatline.bench.recipes.bank import cross_validate_bank
 from heatline.bench.recipes.judge import Answers, judge_fold
-from heatline.bench.recipes.one_fold import Fold, ReportLine, train_good_only, train_whole_network
+from heatline.bench.recipes.one_fold import Fold, ReportLine, place, train_few, train_good_only, train_whole_network
 from heatline.bench.recipes.rows import FoldFigures, RecipeResult, Training
 from heatline.bench.recipes.sets import DataSet, that_change_figures, unless_set
 from heatline.bench.recipes.truth import Truth
@@ -46,6 +46,7 @@ class Measurement:
         results: folder of results; stored results are not measured again.
         folds: to train and evaluate; empty: all.
         annotated: number of defective pictures that train by their annotation, the others by their label; None: all.
+        pictures: number that train `heatline`, of the other folds of each fold; 0: all; None: cross-validation.
         peers: settings for anomalib's models; None: they are not run.
     """
 
@@ -57,6 +58,7 @@ class Measurement:
     results: Path
     folds: Collection[int] = ()
     annotated: int | None = None
+    pictures: int | None = None
     peers: Peers | None = None
     report_line: ReportLine = lambda line: None
 
@@ -64,6 +66,8 @@ class Measurement:
     def changes(self) -> list[str]:
         """Options and overrides that change figures."""
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
+        if self.pictures is not None:
+            few.append(f"pictures={self.pictures or 'all'}")
         if self.peers is not None and self.recipe == "supersimplenet":
             few.append(f"minutes={self.peers.minutes:g}")
         return sorted([*few, *that_change_figures(self.overrides)])
@@ -110,21 +114,27 @@ class Measurement:
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
             self.report_line(f"{self.of.name} {self.name}: seed {seed} is done")
-        elif self.recipe in ("heatline", "bank"):
+        elif self.recipe in ("heatline", "bank") and self.pictures is None:
             self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
             answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe != "bank")
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
-            for fold in left:
-                self.report_line(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
-                one, training = self._fold(config, Fold(seed, fold, self.truth, fold_of))
+            for fold in (Fold(seed, number, self.truth, fold_of) for number in left):
+                of_part = f"{self.of.name} {self.name}: seed {seed}, fold {fold.number}"
+                if (self.pictures or 0) > (others := int((~fold.tested).sum())):
+                    self.report_line(f"{of_part}: left out, the other folds have {others} pictures")
+                    continue
+                self.report_line(f"{of_part}: training")
+                one, training = self._fold(config, fold)
                 yield training, [judge_fold(self.truth, one)]
 
     def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
         if self.recipe in MODELS:
             assert self.peers is not None, "the caller says how anomalib's models are run"
             return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.report_line)
+        if self.pictures is not None:
+            return train_few(fold, config, self.of, self.pictures, self.report_line)
         if self.recipe == "good-only":
             return train_good_only(fold, config, self.report_line)
         return train_whole_network(fold, config, self.report_line)
@@ -213,14 +223,7 @@ def answers_of(found: OutOfFold, truth: Truth, seed: int, *, knows_defects: bool
     Raises:
         BenchError: the answers are of other pictures.
     """
-    fold_of = dict(zip(found.frames.tolist(), found.fold.tolist(), strict=True))
-    fold = np.array([fold_of.get(name, -1) for name in truth.tiles.pictures])
-    answered = (fold >= 0)[truth.tiles.table.frame]
-    if len(fold_of) != (fold >= 0).sum() or len(found.logit) != answered.sum():
-        raise BenchError("the cross-validation is of other pictures than the truth; delete --work and measure again")
-    logit = np.zeros(len(answered), np.float32)
-    maps = np.zeros((len(answered), *found.map.shape[1:]), np.float16)
-    logit[answered], maps[answered] = found.logit, found.map
+    logit, maps, fold = place(found, truth)
     for number in np.unique(found.fold).tolist():
         others = (fold >= 0) & (fold != number)
         yield Answers(seed, number, logit, maps, fold == number, others, knows_defects=knows_defects)

@@ -22,7 +22,7 @@ FIGURES = {
 }
 """Names of figures and of their columns; docs/recipes.md defines them."""
 
-CHANGE_FOLDS = ("truth=", "annotated=", "tiles.", "split.", "recipe.folds=", "recipe.synthetic=")
+CHANGE_FOLDS = ("truth=", "annotated=", "pictures=", "tiles.", "split.", "recipe.folds=", "recipe.synthetic=")
 """Beginnings of overrides that may change which groups make a fold."""
 
 
@@ -92,6 +92,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the exported graph; None: it was not exported."""
     speed: float | None = None
     """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
+    good: int | None = None
+    """Good pictures that trained, if few were drawn; None: all of the other folds."""
+    defective: int | None = None
+    """Defective pictures, likewise."""
     machine: dict[str, Any] = {}
     """Machine and commit that trained and evaluated; fields of `heatline.bench.machine.Machine`, without `flags`.
     Empty in older results."""
@@ -103,7 +107,8 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
     set: str
     recipe: str
     overrides: list[str]
-    """Keys of `heatline train` that change figures, and `annotated=` with how many annotated pictures trained."""
+    """Keys of `heatline train` that change figures, and how many annotated pictures (`annotated=`) or pictures at all
+    (`pictures=`) trained."""
     truth: str
     """Truth of the figures."""
     folds: list[FoldFigures]

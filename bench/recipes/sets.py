@@ -93,7 +93,6 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Raises:
             ConfigError: one file annotates all pictures, or the set has fewer annotations.
         """
-        (form,) = TRUTHS[self.truth]
         annotated = [image for image in images if image.defective and image.annotation is not None]
         if count > len(annotated):
             raise ConfigError(
@@ -103,13 +102,39 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         links = work / self.name / f"data_annotated{count}_seed{seed}"
         if (links / LABELS).exists():
             return links
+        drawn = np.random.default_rng(seed).permutation(len(annotated))[:count]
+        return self.link(links, images, [annotated[index] for index in drawn])
+
+    def link(self, links: Path, images: Sequence[LabelledImage], annotated: Sequence[LabelledImage]) -> Path:
+        """Make a folder of links to pictures with label and group, some of them with their annotation.
+
+        Raises:
+            ConfigError: one file annotates all pictures.
+        """
+        (form,) = TRUTHS[self.truth]
         truths: dict[str, Path] = {}
-        for index in np.random.default_rng(seed).permutation(len(annotated))[:count].tolist():
-            (file,) = annotated[index].truth_files
-            if file.stem != annotated[index].path.stem:
+        for image in annotated:
+            (file,) = image.truth_files
+            if file.stem != image.path.stem:
                 raise ConfigError(f"{self.name} has all annotations in {file}; name a set with a file for each picture")
             truths[f"{form.subfolder}/{file.name}"] = file
         return link_folder(links, [LinkedPicture.of(image) for image in images], truths)
+
+
+def draw_pictures(images: Sequence[LabelledImage], count: int, seed: int) -> list[LabelledImage]:
+    """Draw pictures in the proportion of good and defective ones; a larger count of a seed includes a smaller one.
+
+    Args:
+        count: 0, or more than there are: all.
+    """
+    rng, share = np.random.default_rng(seed), sum(image.defective for image in images) / len(images)
+    count = min(count or len(images), len(images))
+    defective = round(count * share)
+    chosen: set[int] = set()
+    for kind, of_kind in ((True, defective), (False, count - defective)):
+        rows = [row for row, image in enumerate(images) if image.defective == kind]
+        chosen.update(rows[each] for each in rng.permutation(len(rows))[:of_kind].tolist())
+    return [image for row, image in enumerate(images) if row in chosen]
 
 
 class LinkedPicture(NamedTuple):

@@ -350,6 +350,34 @@ def test_some_masks_train_and_all_masks_evaluate(data: Path, tmp_path: Path, den
     assert all(fold.pixel_ap is not None for fold in found.folds)
 
 
+def test_a_few_pictures_train_and_a_fold_that_none_is_of_tests(
+    data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
+) -> None:
+    places, lines = (data, tmp_path / "work", tmp_path / "results"), list[str]()
+
+    def measure(count: int) -> RecipeResult:
+        return Measurement(BLOBS, "heatline", dense, *places, [1], pictures=count, report_line=lines.append).measure(
+            [0]
+        )
+
+    def trained(name: str) -> set[str]:
+        (folder,) = (tmp_path / "work").glob(f"blobs/*{name}*/seed0/fold1_pictures/images")
+        return {file.name for file in folder.iterdir()}
+
+    (few,), (whole,) = measure(4).trainings, measure(0).trainings
+    assert (few.good, few.defective) == (1, 3), "in proportion, as the others are"
+    assert (whole.good, whole.defective) == (2, 4)
+    assert trained("=4") < trained("=all")
+    (found,) = measure(4).folds
+    images = truth.store.images
+    tested = {image.group for image in images} - {image.group for image in images if image.name in trained("=all")}
+    assert found.frames == sum(image.group in tested for image in images), "the whole fold tests, whatever trains"
+    assert found.good_frames == sum(image.group in tested and not image.defective for image in images)
+    assert found.hit == 1
+    assert not measure(99).folds
+    assert lines[-1].endswith("fold 1: left out, the other folds have 6 pictures")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
