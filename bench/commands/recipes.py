@@ -16,7 +16,7 @@ from heatline.edge.util.extras import require_extra
 if TYPE_CHECKING:
     from heatline.bench.recipes.recipes import Recipe
 
-TABLES = "tables.md"
+TABLES, CURVES = "tables.md", "few-pictures.svg"
 EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatline --recipe bank --seed 0"
 
 
@@ -93,7 +93,9 @@ def recipes(
     heatline is cross-validated as by `heatline train`; finetune, study, and heatline by good pictures only (good-only),
     are trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
     supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe;
-    truth=labels trains by the labels of whole pictures, and is evaluated by masks too.
+    truth=labels trains by the labels of whole pictures, and is evaluated by masks too. With --pictures, heatline is
+    trained on so many pictures of the other folds, sets its threshold by them as a user's training does, and
+    few-pictures.svg shows what it finds and rejects of the fold.
 
     The same command continues after an interruption; further seeds, folds and recipes are added to the results.
     """
@@ -103,6 +105,7 @@ def recipes(
     if timed:
         require_extra("export")
     from heatline.bench.recipes.anomalib_models import Peers
+    from heatline.bench.recipes.few_pictures import draw_few_pictures, few_pictures_tables, points_of
     from heatline.bench.recipes.recipes import Measurement, read_all
     from heatline.bench.recipes.rows import tables
     from heatline.bench.recipes.sets import SHIPPED, read_sets
@@ -121,6 +124,9 @@ def recipes(
             ).measure(seeds)
     found = read_all(results)
     text = tables(found, {one.name: one.targets for one in known})
+    if points := points_of(found):
+        text += "\n\n".join(["\n## Few pictures", *few_pictures_tables(points)]) + "\n"
+        draw_few_pictures(points, results / CURVES)
     keep_text(results / TABLES, text, option=RESULTS)
     if as_json:
         print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from heatline.bench.command import bench as command
 from heatline.bench.recipes.anomalib_models import Peers
 from heatline.bench.recipes.bank import pooled
+from heatline.bench.recipes.few_pictures import draw_few_pictures, few_pictures_tables, points_of
 from heatline.bench.recipes.judge import Answers, judge_fold, most_rejected
 from heatline.bench.recipes.one_fold import Fold
 from heatline.bench.recipes.recipes import Measurement, answers_of, read_recipe
@@ -364,16 +365,21 @@ def test_a_few_pictures_train_and_a_fold_that_none_is_of_tests(
         (folder,) = (tmp_path / "work").glob(f"blobs/*{name}*/seed0/fold1_pictures/images")
         return {file.name for file in folder.iterdir()}
 
-    (few,), (whole,) = measure(4).trainings, measure(0).trainings
-    assert (few.good, few.defective) == (1, 3), "in proportion, as the others are"
-    assert (whole.good, whole.defective) == (2, 4)
+    few, whole = measure(4), measure(0)
+    points = points_of([whole, few])
+    assert [(one.good, one.defective) for one in points] == [(1, 3), (2, 4)], "in proportion, as the others are"
     assert trained("=4") < trained("=all")
-    (found,) = measure(4).folds
+    (found,) = few.folds
     images = truth.store.images
     tested = {image.group for image in images} - {image.group for image in images if image.name in trained("=all")}
     assert found.frames == sum(image.group in tested for image in images), "the whole fold tests, whatever trains"
     assert found.good_frames == sum(image.group in tested and not image.defective for image in images)
     assert found.hit == 1
+    assert [table.splitlines()[2] for table in few_pictures_tables(points)] == [
+        "| 4 | 100 % (100 to 100); 0.0 % |", "| 4 | 100 % (100 to 100); 0.0 %; 1.00 |", "| 4 | 1 + 3, 1 |",
+    ]  # fmt: skip
+    draw_few_pictures(points, tmp_path / "curves.svg")
+    assert "good pictures rejected" in (tmp_path / "curves.svg").read_text()
     assert not measure(99).folds
     assert lines[-1].endswith("fold 1: left out, the other folds have 6 pictures")
 
