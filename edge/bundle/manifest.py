@@ -12,7 +12,7 @@ from heatline.edge.errors import BundleError
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
 from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 10
+SCHEMA = 11
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
@@ -166,6 +166,15 @@ class CameraPlausible(_Part, frozen=True):
     """None: drift of this camera is not watched, as before schema 7."""
 
 
+class Missed(_Part, frozen=True):
+    """How many defective frames of one kind were judged GOOD."""
+
+    kind: str
+    """A class of defects, or a range of sizes."""
+    missed: Annotated[int, Meta(ge=0)]
+    frames: Annotated[int, Meta(ge=1)]
+
+
 class Calibration(_Part, frozen=True):
     """Thresholds in logits, and the frames that they come from."""
 
@@ -184,7 +193,8 @@ class Calibration(_Part, frozen=True):
     rule: Rule = "false-reject"
     """The rule that set the thresholds."""
     rejected: Annotated[int, Meta(ge=0)] | None = None
-    """How many of the frames reach the score threshold; none: unknown, as before schema 2."""
+    """How many of the frames reach the score threshold that they set, which is no rate; none: not stored, as before
+    schema 2 and since schema 11."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Upper bound of the rejected share of such frames, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
@@ -206,6 +216,11 @@ class Calibration(_Part, frozen=True):
     strong_evidence: Finite | None = None
     """Heatmap cells that reach it make their area a region in any tile of a DEFECT frame; none: regions lie only in
     tiles that reach the score threshold, as before schema 8."""
+    held_out_rejected: Annotated[int, Meta(ge=0)] | None = None
+    """How many of the frames reach a score threshold that other frames set; none: not known, as before schema 11."""
+    missed: list[Missed] = []
+    """Classes and sizes of known defects by a cross-validation of this threshold; empty: not known, as before schema
+    11."""
 
 
 class Gate(_Part, frozen=True):

@@ -57,7 +57,7 @@ class HotFrame(msgspec.Struct, frozen=True):
 
 
 class Shift(msgspec.Struct, frozen=True):
-    """Good frames of one shift, and how many of them a score threshold rejects."""
+    """Good frames of one shift, and how many of them a score threshold from other frames rejects."""
 
     frames_are: str
     frames: int
@@ -171,9 +171,12 @@ def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
     return copies
 
 
-def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_threshold: float) -> Shift:
-    """Count how many of a shift's frames a score threshold rejects, and list the hottest."""
-    count = count_rejected(frames, score_threshold)
+def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: int) -> Shift:
+    """Describe a shift.
+
+    Args:
+        count: how many of its frames a score threshold from other frames rejects.
+    """
     ordered = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)
     return Shift(
         frames_are=f"good frames of {pictures.names}",
@@ -186,17 +189,26 @@ def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_t
 
 
 def compare_shifts(
-    second: Shift, second_frames: Sequence[GoodFrame], first: Shift, first_frames: Sequence[GoodFrame]
+    pictures: GoodPictures,
+    second_frames: Sequence[GoodFrame],
+    first_frames: Sequence[GoodFrame],
+    score_threshold: float,
 ) -> SecondShift:
-    """Compare a second shift with the first by two tests: counts test the few hottest frames, ranks test all frames."""
-    counts = fisher_exact(first.rejected, first.frames, second.rejected, second.frames)
+    """Compare a second shift with the first by two tests: counts test the few hottest frames, ranks test all frames.
+
+    Args:
+        pictures: of the second shift.
+        score_threshold: by the first.
+    """
+    second = summarise_shift(pictures, second_frames, count_rejected(second_frames, score_threshold))
+    reached = count_rejected(first_frames, score_threshold)
+    counts = fisher_exact(reached, len(first_frames), second.rejected, second.frames)
     ranks = mann_whitney(
         [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
     )
     tests = {
         f"{second.rejected} of its {format_count(second.frames, 'frame')} {is_are(second.rejected)} rejected, against "
-        f"{first.rejected} of "
-        f"{first.frames} (Fisher's exact test": counts,
+        f"{reached} of the {len(first_frames)} that set the threshold (Fisher's exact test": counts,
         "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
     }
     differs = [
@@ -255,7 +267,7 @@ def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -
         "plausible": None if calibration.plausible is None else msgspec.to_builtins(calibration.plausible),
         "frames": calibration.frames,
         "frames_are": calibration.frames_are,
-        "rejected": calibration.rejected,
+        "held_out_rejected": calibration.held_out_rejected,
         "false_reject_at_most": calibration.false_reject_at_most,
         "second_shift": None
         if second is None

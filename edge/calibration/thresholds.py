@@ -25,6 +25,8 @@ EVIDENCE_QUANTILE = 0.999
 """The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
 STRONG_SHARE = 0.1
 """The share of good frames whose hottest cells may reach strong evidence, unless a larger share is to be rejected."""
+FOLDS = 5
+"""Parts of the good frames, each judged by thresholds from the others."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
 """How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
@@ -186,6 +188,27 @@ def count_rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
+def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, coldest: float | None) -> int | None:
+    """Count the frames that reach a score threshold from the others; None: there are no others.
+
+    The groups, or the frames where a group is unknown, are divided into `FOLDS` parts in their order, as neighbours
+    are alike. The threshold of a part comes from all other parts.
+    """
+    groups = [frame.group or str(number) for number, frame in enumerate(frames)]
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    if len(names) < 2:
+        return None
+    part = np.array([names[group] * FOLDS // len(names) for group in groups])
+    rejected = 0
+    for number in np.unique(part).tolist():
+        others = [(frame, group) for frame, group, at in zip(frames, groups, part, strict=True) if at != number]
+        limit, _ = score_threshold(
+            [frame.highest_logit for frame, _ in others], false_reject, coldest, [group for _, group in others]
+        )
+        rejected += count_rejected((frame for frame, at in zip(frames, part, strict=True) if at == number), limit)
+    return rejected
+
+
 def calibrate(
     frames: Sequence[GoodFrame],
     false_reject: float,
@@ -235,7 +258,7 @@ def calibrate(
         false_reject_per_frame=false_reject,
         frames=len(frames),
         frames_are=frames_are,
-        rejected=count_rejected(frames, score),
+        held_out_rejected=count_held_out_rejects(frames, false_reject, coldest_defect),
         false_reject_at_most=upper_bound(math.ceil(reach * independent / len(frames)), independent),
         groups=groups,
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,

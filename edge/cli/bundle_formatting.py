@@ -122,12 +122,15 @@ def describe_rule(calibration: Calibration) -> str:
 
 def describe_bound(calibration: Calibration) -> str:
     """Describe the share of good frames that will be rejected, as far as the calibration's frames show it."""
-    if calibration.rejected is None or calibration.false_reject_at_most is None:
+    if calibration.false_reject_at_most is None:
         return "not stored in this bundle"
-    return (
-        f"{calibration.rejected} of {calibration.frames} of these frames; with {percent(CONFIDENCE)} confidence "
-        f"at most {percent(calibration.false_reject_at_most)} of such frames"
+    bound = (
+        f"with {percent(CONFIDENCE)} confidence at most {percent(calibration.false_reject_at_most)} of new good frames"
     )
+    if calibration.held_out_rejected is None:
+        return bound
+    counted = f"{calibration.held_out_rejected} of {calibration.frames}"
+    return f"{counted}, each judged by a threshold from other frames; {bound}"
 
 
 def percent(share: float) -> str:

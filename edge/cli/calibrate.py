@@ -25,6 +25,7 @@ from heatline.edge.calibration.recalibration import (
 )
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
+    describe_bound,
     describe_plausible,
     describe_reference,
     describe_rule,
@@ -177,12 +178,10 @@ def calibrate(
         plausible_by_camera=was.calibration.plausible_by_camera,
         reference=reference,
     )
-    first = summarise_shift(pictures, frames, calibration.score_threshold)
+    first = summarise_shift(pictures, frames, calibration.held_out_rejected or 0)
     second = None
     if second_frames:
-        second = compare_shifts(
-            summarise_shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
-        )
+        second = compare_shifts(second_pictures, second_frames, frames, calibration.score_threshold)
         warnings += [
             f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
         ]
@@ -329,7 +328,7 @@ def _facts(report: Report) -> dict[str, object]:
         "a frame must be": describe_plausible(calibration.plausible)
         + ("" if before.farthest_features is None else f" (features: before, at most {before.farthest_features:.3g})"),
         "drift is watched by": describe_reference(calibration.reference),
-        "false rejects": f"{_describe_rejects(first)}; by the old threshold {before.rejected}",
+        "false rejects": f"{describe_bound(calibration)}; by the old threshold {before.rejected} of {first.frames}",
         "what they support": _describe_support(calibration, report.support),
         "hottest": _describe_hottest(first),
     }
@@ -339,8 +338,8 @@ def _facts(report: Report) -> dict[str, object]:
         second = report.second_shift
         facts["second shift"] = count_frames(second.frames, second.frames_are)
         facts["its false rejects"] = (
-            f"{_describe_rejects(second)}; with {percent(CONFIDENCE)} confidence between "
-            f"{percent(second.interval[0])} and {percent(second.interval[1])}"
+            f"{second.rejected} of {second.frames}, {percent(second.rejected_share)}; with {percent(CONFIDENCE)} "
+            f"confidence between {percent(second.interval[0])} and {percent(second.interval[1])}"
         )
         facts["compared with the first"] = (
             f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
@@ -378,10 +377,6 @@ def _share_for(count: int, frames: int) -> str:
         return "0"
     candidates = (f"{(count + 0.5) / frames:.{digits}g}" for digits in range(1, 17))
     return next(text for text in candidates if count_allowed_rejects(frames, float(text)) == count)
-
-
-def _describe_rejects(shift: Shift) -> str:
-    return f"{shift.rejected} of {shift.frames}, {percent(shift.rejected_share)}"
 
 
 def _describe_hottest(shift: Shift) -> str:

@@ -93,7 +93,7 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     calibration = new.manifest.calibration
     assert calibration.score_threshold == pytest.approx(logit_of(240), abs=1e-3)
     assert calibration.evidence_threshold == pytest.approx(logit_of(240), abs=1e-3)
-    assert (calibration.rule, calibration.frames, calibration.rejected) == ("false-reject", 4, 1)
+    assert (calibration.rule, calibration.frames, calibration.held_out_rejected) == ("false-reject", 4, 1)
     assert calibration.frames_are == "good frames of good"
     assert calibration.false_reject_at_most == upper_bound(1, 4)
     assert (new.manifest.version, new.manifest.schema, new.manifest.files) == ("1+cal1", SCHEMA, own.manifest.files)
@@ -106,7 +106,10 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
     output = shown("bundle", "show", new.path)
     assert "false-reject: 25 % of good frames, on 4 good frames of good" in output
-    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in output
+    bound = (
+        "1 of 4, each judged by a threshold from other frames; with 95 % confidence at most 75.1 % of new good frames"
+    )
+    assert bound in output
     again, complaints = calibrated(new.path, good, "--false-reject", "0.25")
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance

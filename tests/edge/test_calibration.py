@@ -222,15 +222,23 @@ def test_cells_that_are_not_finite_set_no_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "rate", "reach", "bound"),
-    [(1, 0.01, 0, 0.95), (100, 0.01, 0, 0.0466), (600, 0.01, 6, 0.01962), (299, 0.0, 0, 0.00997)],
+    ("frames", "rate", "held_out", "bound"),
+    [(1, 0.01, None, 0.95), (13, 0.01, 2, 0.206), (100, 0.01, 20, 0.0466), (600, 0.1, 120, 0.1225)],
 )
-def test_a_calibration_states_the_rejected_frames_and_the_bound(
-    frames: int, rate: float, reach: int, bound: float
+def test_a_calibration_states_the_held_out_rejects_and_the_bound(
+    frames: int, rate: float, held_out: int | None, bound: float
 ) -> None:
-    came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames")
-    assert (came.rule, came.rejected) == ("false-reject", reach)
+    """Each fifth of the frames is judged by a threshold from the others; only the last fifth lies above these."""
+    came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames", coldest_defect=-99.0)
+    assert (came.rule, came.rejected, came.held_out_rejected) == ("false-reject", None, held_out)
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
+
+
+def test_frames_of_one_group_are_held_out_together() -> None:
+    """The highest groups reach the threshold that the other groups set with all their frames."""
+    frames = [good_frame(float(number), group=str(number // 4)) for number in range(40)]
+    assert calibrate(frames, 0.0, "frames", coldest_defect=-99.0).held_out_rejected == 8
+    assert calibrate(frames[:4], 0.0, "frames").held_out_rejected is None, "there is no other group"
 
 
 @pytest.mark.parametrize(("frames", "least", "most"), [(120, 70, 130), (60, 0, 130)], ids=["quantile", "tail"])
@@ -264,7 +272,7 @@ def test_the_bound_of_groups_holds_in_nineteen_of_twenty_cases(sizes: list[int],
 
 def test_ties_do_not_change_the_bound() -> None:
     came = calibrate([good_frame(2)] * 5 + [good_frame(1)] * 5, 0.3, "ties")
-    assert came.rejected == 0
+    assert came.held_out_rejected == 0
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
 
 
