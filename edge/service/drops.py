@@ -9,6 +9,7 @@ from heatline.edge.inspection.ledger import Account
 from heatline.edge.inspection.outcome import Outcome
 from heatline.edge.util.rate_limited_log import RateLimit
 from heatline.edge.util.text import format_count, on_one_line
+from heatline.edge.wire.reasons import in_words
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def _describe_losses(before: Account, now: Account, required_share: float) -> st
     if inspected >= required_share * ended:
         return None
     (reason, _), *_ = lost.most_common(1)
-    return f"{inspected} of {format_count(ended, 'frame')} inspected ({reason})"
+    return f"{inspected} of {format_count(ended, 'frame')} inspected: {in_words(reason)}"
 
 
 def _bins(account: Account) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Whether the next part may come, and if not, why: the handshake. docs/protocol.md says how a PLC must react."""
+"""Whether the line is ready for the next part, and if not, why. docs/protocol.md says how a PLC must react."""
 
 import threading
 import time
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from heatline.edge.cameras.state import CameraState
 from heatline.edge.wire.events import Handshake, HandshakeState, State
+from heatline.edge.wire.reasons import in_words
 
 STALLED_AFTER_SECONDS = 5.0
 """The line is stalled if the last stage had no output for so long."""
@@ -80,7 +81,7 @@ class Condition:
     """Why no pictures are stored although they should be."""
 
     def reasons(self) -> list[Reason]:
-        """Return all reasons why the line is not READY, the gravest first."""
+        """Return all reasons why the line is not READY, the most severe first."""
         return [*self._not_ready(), *self._busy(), *self._degraded()]
 
     def _not_ready(self) -> Iterator[Reason]:
@@ -110,7 +111,7 @@ class Condition:
 
     def _degraded(self) -> Iterator[Reason]:
         dead = [
-            f"camera {name} is dead ({camera.reason})"
+            f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}"
             for name, camera in self.cameras.items()
             if camera.reason is not None
         ]
@@ -135,7 +136,7 @@ class Condition:
 
 
 def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
-    """Return the handshake for these reasons. The first, gravest one decides its state."""
+    """Return the handshake for these reasons. The first, most severe one decides its state."""
     if not reasons:
         return Handshake(state="READY", heartbeat=heartbeat)
     return Handshake(

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from statistics import median
@@ -14,6 +14,7 @@ import msgspec
 from heatline.edge.view.held_picture import HeldPicture, PictureMemory, picture_id
 from heatline.edge.view.reviews import Reviews, ReviewState
 from heatline.edge.wire.events import ReviewEvent, StatusEvent, Verdict, VerdictEvent
+from heatline.edge.wire.reasons import in_words
 
 ROWS = 2000
 HISTORY_SECONDS = 3600
@@ -108,9 +109,15 @@ class Memory:
     Args:
         clock_ns: the monotonic clock of this PC, which also stamps frames.
         wall_ns: UTC.
+        cameras: names of the line's cameras, in the order of its configuration.
     """
 
-    def __init__(self, clock_ns: Callable[[], int] = time.monotonic_ns, wall_ns: Callable[[], int] = time.time_ns):
+    def __init__(
+        self,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
+        cameras: Iterable[str] = (),
+    ) -> None:
         self.clock_ns, self.wall_ns = clock_ns, wall_ns
         self.lock = threading.RLock()
         self.pictures = PictureMemory()
@@ -125,7 +132,7 @@ class Memory:
         """Why no event can come, as a sentence."""
         self.pictures_fault: str | None = None
         """Why no picture comes, as a sentence."""
-        self.cameras: dict[str, CameraMemory] = {}
+        self.cameras = {name: CameraMemory() for name in cameras}
         self.thresholds: Thresholds | None = None
         """Of the newest verdict."""
         self.state_changes = 0
@@ -220,7 +227,7 @@ def row_of(event: VerdictEvent) -> VerdictRow:
         at_ns=event.times.captured_at_ns,
         verdict=event.verdict,
         reason=event.reason,
-        detail=event.detail,
+        detail=event.detail or (event.reason and in_words(event.reason)),
         frame_score=event.frame_score,
         score_threshold=event.score_threshold,
         latency_ms=event.latency_ms,

@@ -68,7 +68,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
         raise ConfigError(f"the page's address is {listen!r}; expected HOST:PORT, PORT 0 to 65535")
     _require_protected(listen, web)
     address, keys = endpoint_of(line, "events", KeyFiles())
-    memory = Memory()
+    memory = Memory(cameras=[camera.name for camera in config.cameras])
     metrics = Metrics(memory)
     collector = Collector(
         memory,

@@ -20,6 +20,7 @@ from heatline.edge.wire.events import (
     JournalState,
     StatusEvent,
 )
+from heatline.edge.wire.reasons import in_words
 
 SILENT_AFTER_SECONDS = 3.0
 """A line reports its status about once a second."""
@@ -30,7 +31,7 @@ RESTART_SHOWN_SECONDS = 60.0
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the next part may come."""
+    """Whether the line is ready for the next part."""
 
     state: HandshakeState
     reason: str | None
@@ -123,7 +124,7 @@ def is_running(memory: Memory) -> bool:
 
 
 def readiness(memory: Memory) -> Readiness:
-    """Return whether the next part may come. A line that is not heard is not ready."""
+    """Return whether the line is ready for the next part. One that is not heard is not ready."""
     status = memory.status
     if is_running(memory) and status is not None:
         handshake: Handshake = status.handshake
@@ -155,7 +156,7 @@ def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> Camera:
     latencies = list(camera.latencies_ms)
     return Camera(
         state=known.state if known else "UNKNOWN",
-        detail=known.detail or known.reason if known else None,
+        detail=known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
         rate_fps=camera.rate_fps(memory.wall_ns()) if running else 0.0,
         latency_ms=Latency(median=median(latencies), p95=_p95(latencies)) if latencies else None,
         newest_age_ms=None if age_ns is None else age_ns / 1e6,

@@ -1,4 +1,4 @@
-"""The handshake with its reasons, the gravest first; and cameras whose frames are not inspected."""
+"""The handshake with its reasons, the most severe first; and cameras whose frames are not inspected."""
 
 import logging
 
@@ -39,12 +39,15 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
         ({"has_output": False}, "NOT_READY", "starting", "the line is starting"),
         ({"state": "STOPPED"}, "NOT_READY", "stopping", "the line has stopped"),
         ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "the inspection had no output for 7 s"),
-        ({"cameras": {"top": DEAD}}, "NOT_READY", "no_camera", "no camera is available, camera top is dead (silent)"),
+        (
+            {"cameras": {"top": DEAD}}, "NOT_READY", "no_camera",
+            "no camera is available, camera top is dead: no frames come",
+        ),
         ({"cameras": {"top": OPENING}}, "NOT_READY", "no_camera", "no camera is available, camera top is being opened"),
         ({"stopping": True}, "NOT_READY", "stopping", "the line is stopping"),
         ({"changing": "product b"}, "BUSY", "changing", "product b is being prepared"),
         ({"changing": "b", "cameras": {"top": OPENING}}, "BUSY", "changing", "b is being prepared"),
-        ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead (silent)"),
+        ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead: no frames come"),
         ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
         ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "the line computes in f32 instead of int8"),
         ({"in_flight_not_logged": "the disk is full"}, "DEGRADED", "in_flight_not_logged", "the disk is full"),
@@ -68,7 +71,7 @@ def test_each_fault_has_its_reason_code_and_sentence(
     st.lists(st.just("camera a: 1 of 9 frames inspected"), max_size=2),
     st.none() | st.just("why"),
 )
-def test_the_gravest_reason_comes_first_and_none_is_left_out(
+def test_the_most_severe_reason_comes_first_and_none_is_left_out(
     state: str,
     cameras: dict[str, CameraState],
     quiet_for_s: float,
@@ -97,14 +100,16 @@ def test_a_camera_that_loses_frames_is_named_with_its_most_frequent_reason() -> 
     monitor.update({"top": Account(), "side": Account()}, 0.0)
     top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)
     sentences = monitor.update({"top": top, "side": Account(5, 5)}, 1.0)
-    assert sentences == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
+    assert sentences == ["camera top: 1 of 260 frames inspected: frames came faster than they could be inspected"]
 
 
 def test_only_losses_of_the_last_seconds_count() -> None:
     monitor = DropMonitor()
     lost = Account(100, 0, {}, {"wrong_size": 100}, 0)
     monitor.update({"top": Account()}, 0.0)
-    assert monitor.update({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
+    assert monitor.update({"top": lost}, 1.0) == [
+        "camera top: 0 of 100 frames inspected: frames do not have the expected size"
+    ]
     well = Account(150, 50, {}, {"wrong_size": 100}, 0)
     for second in range(2, 2 + 2 * int(WINDOW_SECONDS)):
         sentences = monitor.update({"top": well}, float(second))
@@ -128,6 +133,6 @@ def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogC
     for second in range(20, 60):
         monitor.update({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
     assert [record.getMessage() for record in caplog.records] == [
-        "camera top: 0 of 10 frames inspected (dropped.overload)",
+        "camera top: 0 of 10 frames inspected: frames came faster than they could be inspected",
         "camera top: its frames are inspected again",
     ]

@@ -1,11 +1,15 @@
 """What the page remembers: bounded rows and pictures, ages by the monotonic clock, and a line's state in words."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
 
+from heatline.edge.bridge.modbus.codes import RESULT_REASONS
+from heatline.edge.view.api import history
 from heatline.edge.view.held_picture import PictureMemory
-from heatline.edge.view.memory import ROWS, Memory
+from heatline.edge.view.memory import ROWS, Memory, row_of
 from heatline.edge.view.state import State, describe
 from heatline.edge.wire.events import CameraState, StatusEvent
 from tests.edge.status_only_line import a_status
@@ -117,7 +121,25 @@ def test_a_line_that_was_never_heard_says_so() -> None:
     assert state.cameras["top"].stale
 
 
-def test_words_put_the_gravest_first() -> None:
+def test_every_reason_of_a_frame_without_verdict_has_plain_words() -> None:
+    for reason in RESULT_REASONS:
+        detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None)).detail
+        assert detail is not None
+        assert not re.search("[._]", detail), detail
+    dead = CameraState(state="DEAD", reason="silent", since_at_ns=1)
+    memory = running(Clock())
+    memory.add_status(ready(cameras={"top": dead}))
+    assert state_of(memory).cameras["top"].detail == "no frames come"
+
+
+def test_cameras_come_in_the_order_of_the_line_s_file() -> None:
+    memory = Memory(cameras=["top", "side"])
+    for camera in ("side", "top"):
+        memory.add_verdict(verdict(1, camera=camera), live=False)
+    assert list(state_of(memory).cameras) == list(history(memory, 10).rate) == ["top", "side"]
+
+
+def test_words_put_the_most_severe_first() -> None:
     clock = Clock()
     memory = running(clock)
     memory.pictures_fault = "the line refuses"
