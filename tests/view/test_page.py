@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from selenium.webdriver import ActionChains
 
@@ -16,10 +17,15 @@ from heatline.bench.watched_line import free_address
 from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal.reader import JournalReader
+from heatline.edge.pictures.picture import Picture
+from heatline.edge.view.held_picture import HeldPicture
+from heatline.edge.view.memory import Memory
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
 from heatline.edge.wire.marks import Mark
 from tests.command import process_env
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
+from tests.edge.status_only_line import a_status
+from tests.edge.view_pages import Page, frame, page, verdict
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
 
 ON_THE_PAGE_WITHIN_MS = 1000
@@ -209,7 +215,7 @@ def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Brow
     # The square is dark: there the heatmap covers the frame, elsewhere it is transparent.
     assert opaque > 200
     assert corner == 0
-    assert browser.text(".legend .threshold").startswith("threshold ")
+    assert browser.text(".legend .threshold").startswith("outlined from ")
     browser.until("document.querySelector('.facts .age')?.innerText.endsWith('s ago')")
 
 
@@ -230,7 +236,7 @@ def test_a_click_tells_why_and_escape_closes_it(browser: Browser, view: View) ->
     browser.until("[...document.querySelectorAll('#why .same-place img')].every((image) => image.naturalWidth > 0)")
     why = browser.text("#why")
     assert "DEFECT: top, frame" in why
-    assert "above the threshold" in why
+    assert "Strongest evidence here: " in why
     assert "Bundle's digest" in why
     assert browser.js("document.querySelectorAll('#why .marks .tile').length") == 1
     assert browser.js("document.querySelectorAll('#why .cells tbody tr').length") > 0
@@ -540,7 +546,7 @@ def test_a_verdict_above_the_picture_of_another_says_so(browser: Browser, view: 
         return [await draw("1", "GOOD"), await draw("2", "DEFECT")];
         """
     )
-    plain = "1 region; score 2.00, threshold 1.00"
+    plain = "1 region; evidence 2.00, limit 1.00"
     assert found == [f"{plain}. The picture is of another frame: GOOD.", plain]
 
 
@@ -564,6 +570,57 @@ def test_a_picture_is_grey_if_frames_come_and_their_pictures_do_not(browser: Bro
         """
     )
     assert found == ["", "no picture for 9 s"]
+
+
+def opened(browser: Browser, page: Page) -> None:
+    browser.driver.get(f"http://127.0.0.1:{page.port}/")
+    browser.until("document.querySelector('#handshake strong').textContent === 'NOT READY'")
+
+
+def test_a_stopped_line_shows_since_when_no_frame_came_and_its_cameras_in_the_order_of_its_file(
+    browser: Browser,
+) -> None:
+    memory = Memory(cameras=["top", "side"])
+    for camera in ("side", "top"):
+        memory.add_verdict(verdict(1, camera=camera, picture=None), live=False)
+    with page(memory) as served_page:
+        opened(browser, served_page)
+        assert browser.js("[...document.querySelectorAll('.camera')].map((each) => each.dataset.camera)") == [
+            "top",
+            "side",
+        ]
+        browser.until("document.querySelector('.lost').textContent.startsWith('no frame since 2')")
+        browser.find(LAST).click()
+        browser.until("document.querySelector('#why .reason').textContent === 'No picture of it is stored.'")
+        browser.leave()
+
+
+def test_the_panel_of_a_frame_without_verdict_has_no_heading_without_content(browser: Browser) -> None:
+    memory = Memory()
+    event = verdict(1, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, frame_hw=None)
+    memory.add_verdict(event, live=True)
+    memory.add_picture(HeldPicture.copy_of(Picture(event, frame(), None)))
+    with page(memory) as served_page:
+        opened(browser, served_page)
+        browser.find(LAST).click()
+        browser.until("document.querySelector('#why .facts').innerText.includes('Precision')")
+        shown = browser.js("[...document.querySelectorAll('#why h3')].filter((each) => each.offsetParent)")
+        assert [each.text for each in shown] == ["Event"]
+        assert "do not have the expected size" in browser.text("#why .reason")
+        browser.leave()
+
+
+@pytest.mark.parametrize(("skipped", "then"), [(0, ""), (40, " 40 pictures could not be stored")])
+def test_an_empty_review_says_how_many_pictures_could_not_be_stored(browser: Browser, skipped: int, then: str) -> None:
+    memory = Memory()
+    memory.add_status(msgspec.structs.replace(a_status(), evidence=EvidenceState(skipped=skipped)))
+    with page(memory) as served_page:
+        browser.driver.get(f"http://127.0.0.1:{served_page.port}/#review")
+        browser.until("document.querySelector('#review .none').textContent.startsWith('Nothing is left to review.')")
+        browser.until(
+            f"document.querySelector('#review .none').innerText.startsWith('Nothing is left to review.{then}')"
+        )
+        browser.leave()
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 
 import { Stage, drawScale } from "./stage.js";
 import { Strip } from "./strip.js";
-import { cameraWords, logit, make, rowWords, setShape, span, wordOf } from "./words.js";
+import { cameraWords, dateAndClock, logit, make, rowWords, setShape, span, wordOf } from "./words.js";
 
 /** A DEFECT or NO VERDICT stays for so long before a GOOD replaces it, so that eyes can follow a fast line. */
 const HOLD_MS = 400;
@@ -119,7 +119,9 @@ export class Camera {
   #lostSentence(lostFor) {
     if (lostFor) return `no connection for ${wholeSpan(1000 * lostFor)}`;
     if (!this.#state?.stale) return null;
-    if (this.#state.newest_age_ms === null) return "no frame yet";
+    if (this.#state.newest_age_ms === null) {
+      return this.#row ? `no frame since ${dateAndClock(this.#row.at_ns, false)}` : "no frame yet";
+    }
     return `no frame for ${wholeSpan(performance.now() - this.#newestAt)}`;
   }
 
@@ -139,8 +141,8 @@ export class Camera {
       ? [
           ["Picture", `${span((performance.now() - takenAt) / 1000)} ago`, "age"],
           ["Its verdict", wordOf(event.verdict)],
-          ["Score", logit(event.frame_score)],
-          ["Threshold", logit(event.score_threshold)],
+          ["Evidence", logit(event.frame_score)],
+          ["Limit", logit(event.score_threshold)],
           ["Regions", String(event.regions.length)],
           ["Frame", String(event.frame_number)],
           ["Part", event.part_id],
@@ -168,7 +170,7 @@ function fillTicks(legend, { logit_at_0: low, logit_at_255: high }, threshold) {
   write(legend.querySelector(".low"), logit(low));
   write(legend.querySelector(".high"), logit(high));
   const tick = legend.querySelector(".threshold");
-  write(tick, `threshold ${logit(threshold)}`);
+  write(tick, `outlined from ${logit(threshold)}`);
   tick.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
 }
 

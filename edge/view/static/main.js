@@ -110,7 +110,13 @@ const live = new Live({
       camera.root.remove();
       cameras.delete(name);
     }
-    for (const [name, camera] of Object.entries(state.cameras)) cameraOf(name).setState(camera, state.sentAt);
+    const place = document.getElementById("cameras");
+    Object.entries(state.cameras).forEach(([name, camera], index) => {
+      const each = cameraOf(name);
+      each.setState(camera, state.sentAt);
+      if (place.children[index] !== each.root) place.insertBefore(each.root, place.children[index]);
+    });
+    review.skipped = state.evidence?.skipped ?? 0;
     scores.product = state.product;
     scores.setCameras(Object.keys(state.cameras));
     status.show(state);

@@ -78,9 +78,9 @@ export class Marks {
   /** Why a verdict cannot be marked so, as a sentence; empty: it can be. */
   refusal(row, kind) {
     if (row.verdict === "NO_VERDICT") return "The frame has no verdict, so there is nothing to mark.";
-    if (row.picture === null) return "Its picture is not stored any more, so it cannot be marked.";
+    if (row.picture === null) return "No picture of it is stored, so it cannot be marked.";
     if (kind === "false_alarm" && row.verdict === "GOOD") {
-      return "A GOOD verdict is no false alarm. Press M if the line missed a defect.";
+      return "A GOOD verdict is not a false alarm. Press M if the line missed a defect.";
     }
     return "";
   }
@@ -130,7 +130,7 @@ export class Marks {
     });
     const wanted = own ? row : last?.row;
     if (!wanted) {
-      this.say("There is no mark of yours to take back.");
+      this.say("You have no mark to take back.");
       return null;
     }
     await this.sent.find((each) => each.row.id === wanted.id)?.answered;

@@ -4,7 +4,7 @@ import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
 import { Stage } from "./stage.js";
-import { clock, count, dateAndClock, make, rowWords, setShape, wordOf } from "./words.js";
+import { clock, count, dateAndClock, make, plural, rowWords, setShape, wordOf } from "./words.js";
 import { Zoom } from "./zoom.js";
 
 const LOADED = 50;
@@ -23,6 +23,8 @@ export class Review {
   #rows = [];
   #count = null;
   #complete = true;
+  /** Pictures that could not be stored since the line started. */
+  skipped = 0;
   #current = null;
   #pictures = new Map();
   #showing = 0;
@@ -229,6 +231,7 @@ export class Review {
     setShape(this.#find(".shape"), row?.verdict ?? "GOOD");
     this.#find("h2").textContent = row ? `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}` : "Review";
     if (!row) this.#say("");
+    this.#find(".none").textContent = this.#nothingLeft();
     const place = this.#placeOf(row);
     this.#find(".earlier").disabled = place < 1;
     this.#find(".later").disabled = place + 1 >= this.#rows.length;
@@ -237,6 +240,15 @@ export class Review {
     this.#find(".own-title").hidden = this.#marks.sent.length === 0;
     const current = this.#find(".queue [aria-current]");
     if (current) this.#find(".queue").scrollTop = current.offsetTop - this.#find(".queue").clientHeight / 2;
+  }
+
+  #nothingLeft() {
+    if (this.#count === null) return "Loading the frames to review …";
+    if (!this.#complete) return "Nothing is left to review so far; older frames are being looked for …";
+    const skipped = this.skipped
+      ? ` ${plural(this.skipped, "picture")} could not be stored since the line started: nobody can review those frames.`
+      : "";
+    return `Nothing is left to review.${skipped}`;
   }
 
   #queued(row) {

@@ -88,7 +88,7 @@ function cameraRows(cameras) {
     row("state", ({ state }) => cameraWords(state)),
     row("frames/s", ({ rate_fps: rate }) => number(rate, 1)),
     row("latency, ms", ({ latency_ms: latency }) => milliseconds(latency?.median)),
-    row("95 % below, ms", ({ latency_ms: latency }) => milliseconds(latency?.p95)),
+    row("95th percentile, ms", ({ latency_ms: latency }) => milliseconds(latency?.p95)),
     row("captured", ({ ledger }) => (ledger ? count(ledger.captured) : null)),
     row("inspected", ({ ledger }) => (ledger ? count(ledger.inspected) : null)),
     ...bins("dropped"),

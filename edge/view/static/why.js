@@ -75,7 +75,7 @@ export class Why {
       const picture = row.picture === null ? null : await getJson(`/api/pictures/${row.id}`);
       if (opening !== this.#opening) return;
       if (picture) await this.#showPicture(row, picture, opening);
-      else this.#say("Its picture is not stored any more.");
+      else this.#say("No picture of it is stored.");
     } catch (error) {
       if (opening === this.#opening) this.#say(`Its picture cannot be shown: ${error.message}.`);
     }
@@ -125,7 +125,7 @@ export class Why {
       tile,
       cells: (cells ?? []).map((cell) => cell.xy),
     };
-    await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its hottest tile and cells`);
+    await this.#stage.draw(frame, heat, marks, `Frame ${row.frame_number} with its strongest evidence`);
     if (opening !== this.#opening) return;
     this.#find(".evidence").hidden = false;
     this.#marking.show(row);
@@ -157,12 +157,13 @@ export class Why {
       draw("line", { class: "threshold", x1: share(threshold), x2: share(threshold), y1: 0, y2: 28 }),
     );
     this.#find(".scale").replaceChildren(
-      make("span", { className: "value" }, `tile ${logit(tile.logit)}`),
-      make("span", { className: "threshold" }, `threshold ${logit(threshold)}`),
+      make("span", { className: "value" }, `evidence ${logit(tile.logit)}`),
+      make("span", { className: "threshold" }, `limit ${logit(threshold)}`),
     );
   }
 
   #showCells(cells) {
+    this.#find(".of-cells").hidden = cells.length === 0;
     this.#find(".cells tbody").replaceChildren(
       ...cells.slice(0, CELLS_LISTED).map(({ xy: [x, y], logit: value }) =>
         make("tr", {}, make("td", {}, String(x)), make("td", {}, String(y)), make("td", {}, logit(value)))),
@@ -176,7 +177,7 @@ export class Why {
     if (event.regions.length) return this.#showRegion(row, event, 0, hw);
     if (tile) {
       const [y, x] = tile.yx;
-      return this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The hottest tile at full resolution");
+      return this.#showPlace(row, [x, y, x + tile.px, y + tile.px], hw, "The strongest evidence at full resolution");
     }
     this.#showPlace(row, null, hw, "");
     return undefined;
@@ -186,7 +187,7 @@ export class Why {
     const { box_xyxy: [x0, y0, x1, y1], score } = event.regions[index];
     this.#find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
     const words = `Region ${index + 1} of ${event.regions.length} at full resolution: ` +
-      `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), evidence ${logit(score)}`;
+      `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), peak ${logit(score)}`;
     return this.#showPlace(row, [x0, y0, x1, y1], hw, words);
   }
 
@@ -195,7 +196,7 @@ export class Why {
     const crop = this.#find(".crop");
     const places = this.#find(".same-place");
     this.#find(".region-title").textContent = title;
-    crop.hidden = !box;
+    for (const each of this.#root.querySelectorAll(".of-place")) each.hidden = !box;
     places.replaceChildren();
     if (!box) return;
     const query = new URLSearchParams(Object.entries(around(box, hw)));
@@ -208,7 +209,7 @@ export class Why {
 
   #smallCrop({ id, at_ns: at, verdict }, row, query) {
     const image = make("img", { alt: "", src: `/api/pictures/${id}/crop.png?${query}` });
-    image.onerror = () => image.replaceWith("not stored any more");
+    image.onerror = () => image.replaceWith("not stored");
     const item = make("li", { "data-verdict": verdict },
       image, make("span", {}, make("b", {}, LETTERS[verdict]), ` ${clock(at)}`));
     if (id === row.id) item.ariaCurrent = "true";
@@ -248,19 +249,15 @@ function foreignWords({ verdict, foreign_areas: areas }) {
   return verdict === "DEFECT" ? areas.map(({ why }) => `Foreign area: ${why}.`).join(" ") : "";
 }
 
-function tileWords({ yx: [y, x], logit: value }, { score_threshold: threshold, verdict }) {
-  const difference = number(Math.abs(value - threshold));
-  return verdict === "DEFECT"
-    ? `The hottest tile, at (${x}, ${y}), has the logit ${logit(value)}. This is ${difference} above the threshold.`
-    : `The hottest tile, at (${x}, ${y}), has the logit ${logit(value)}. This is ${difference} below the threshold.`;
-}
+const tileWords = ({ logit: value }, { score_threshold: limit }) =>
+  `Strongest evidence here: ${logit(value)}; limit ${logit(limit)}.`;
 
 const rowFacts = (row) => [
   ["Captured", dateAndClock(row.at_ns)],
   ["Verdict", wordOf(row.verdict)],
   ["Reason", row.detail ?? row.reason],
-  ["Score", row.frame_score === null ? null : logit(row.frame_score)],
-  ["Threshold", logit(row.score_threshold)],
+  ["Frame score, logits", row.frame_score === null ? null : logit(row.frame_score)],
+  ["Score threshold, logits", logit(row.score_threshold)],
   ["Part", row.part_id],
   ["Camera's frame", row.frame_id === null ? null : String(row.frame_id)],
   ["File", row.source],
@@ -270,7 +267,7 @@ const rowFacts = (row) => [
 
 const eventFacts = (row, { event, source }) => [
   ...rowFacts(row),
-  ["Evidence threshold", logit(event.evidence_threshold)],
+  ["Evidence threshold, logits", logit(event.evidence_threshold)],
   ["Bundle", `${event.bundle.name} ${event.bundle.version}`],
   ["Bundle's digest", event.bundle.digest],
   ["Precision", event.precision],

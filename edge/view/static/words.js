@@ -4,10 +4,10 @@ export const LETTERS = { GOOD: "G", DEFECT: "D", NO_VERDICT: "N" };
 export const wordOf = (verdict) => verdict.replace("_", " ");
 
 const HANDSHAKES = {
-  READY: "The next part may come.",
+  READY: "Ready for the next part.",
   BUSY: "The line is busy.",
   DEGRADED: "The line inspects, but not as it should.",
-  NOT_READY: "No part may come.",
+  NOT_READY: "Not ready: send no part.",
 };
 
 const CAMERAS = {
@@ -16,7 +16,7 @@ const CAMERAS = {
   IDLE: "waits for a trigger",
   DEAD: "dead",
   ENDED: "ended",
-  UNKNOWN: "unknown",
+  UNKNOWN: "not running",
 };
 
 const sentence = (text) => text && text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
@@ -54,9 +54,9 @@ export function clock(atNs, withMs = false) {
   return withMs ? `${time}.${String(at.getMilliseconds()).padStart(3, "0")}` : time;
 }
 
-export function dateAndClock(atNs) {
+export function dateAndClock(atNs, withMs = true) {
   const at = new Date(atNs / 1e6);
-  return `${at.getFullYear()}-${twoDigits(at.getMonth() + 1)}-${twoDigits(at.getDate())} ${clock(atNs, true)}`;
+  return `${at.getFullYear()}-${twoDigits(at.getMonth() + 1)}-${twoDigits(at.getDate())} ${clock(atNs, withMs)}`;
 }
 
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
@@ -64,7 +64,7 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 /** Why a frame has its verdict, in a few words. */
 export function rowWords(row) {
   if (row.verdict === "NO_VERDICT") return sentence(row.detail) || row.reason || "";
-  const against = `score ${logit(row.frame_score)}, threshold ${logit(row.score_threshold)}`;
+  const against = `evidence ${logit(row.frame_score)}, limit ${logit(row.score_threshold)}`;
   return row.verdict === "DEFECT" ? `${plural(row.regions, "region")}; ${against}` : against;
 }
 
