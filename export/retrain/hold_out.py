@@ -31,7 +31,7 @@ def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> se
     At least one group of each kind that has one is trained on. A hash of their names orders the groups, so the same
     marks give the same result on every machine.
     """
-    pinned = {candidate.group for candidate in candidates if candidate.pinned}
+    pinned = pinned_groups(candidates)
     groups_of = {
         kind: {each.group for each in candidates if each.kind == kind and each.group not in pinned} for kind in ORDER
     }
@@ -49,11 +49,16 @@ def choose_held_out(candidates: Sequence[Candidate], share: float = SHARE) -> se
 
 def count_corrections(candidates: Sequence[Candidate]) -> dict[Kind, int]:
     """Count the groups of each kind of correction that the old bundle was not trained on."""
-    pinned = {candidate.group for candidate in candidates if candidate.pinned}
+    pinned = pinned_groups(candidates)
     return {
         kind: len({each.group for each in candidates if each.kind == kind and each.group not in pinned})
         for kind in CORRECTIONS
     }
+
+
+def pinned_groups(candidates: Sequence[Candidate]) -> set[str]:
+    """Return the groups that the old bundle was trained on."""
+    return {candidate.group for candidate in candidates if candidate.pinned}
 
 
 def _hash(group: str) -> bytes:

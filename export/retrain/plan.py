@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import Verdict
-from heatline.export.retrain.hold_out import CORRECTIONS, NEEDED, Candidate, Kind, choose_held_out, count_corrections
+from heatline.export.retrain.hold_out import (
+    CORRECTIONS,
+    NEEDED,
+    Candidate,
+    Kind,
+    choose_held_out,
+    count_corrections,
+    pinned_groups,
+)
 from heatline.export.retrain.origin import Origin
 from heatline.export.retrain.select import Selection, UsableFrame, digest_pixels
 from heatline.train.discovery import merge_near_duplicates, thumbnails_of
@@ -87,7 +95,8 @@ def plan_retraining(
     ]
     counts = count_corrections(candidates)
     if max(counts.values()) < NEEDED:
-        raise InputError(_describe_too_few(selection, counts))
+        pinned = pinned_groups(candidates)
+        raise InputError(_describe_too_few(selection, counts, sum(each.group in pinned for each in candidates)))
     groups = choose_held_out(candidates, share)
     if not any(each.group in groups and each.kind in CORRECTIONS for each in candidates):
         raise InputError(
@@ -183,13 +192,13 @@ def _find_in_folder(
     return found
 
 
-def _describe_too_few(selection: Selection, counts: dict[Kind, int]) -> str:
-    found = (
-        f"{format_count(counts['false alarm'], 'false alarm')} and {format_count(counts['missed'], 'missed defect')}"
-    )
-    left_out = selection.describe_left_out()
+def _describe_too_few(selection: Selection, counts: dict[Kind, int], trained: int) -> str:
+    usable, left_out = len(selection.frames), selection.describe_left_out()
+    on_trained = f", {trained} of them on parts that count as trained on (same part id, or a picture that looks alike)"
     return (
-        f"there are too few marks to learn from: {format_count(len(selection.frames), 'usable frame')} with {found} of "
-        f"this bundle on parts that it was not trained on{'' if left_out is None else f' ({left_out})'}; expected at "
-        f"least {NEEDED} false alarms, or {NEEDED} missed defects, of different parts: mark more verdicts"
+        f"there are too few marks to learn from: {format_count(usable, 'usable frame')}"
+        f"{on_trained if trained else ''}, with {format_count(counts['false alarm'], 'false alarm')} and "
+        f"{format_count(counts['missed'], 'missed defect')} of this bundle on new parts"
+        f"{'' if left_out is None else f' ({left_out})'}; expected at least {NEEDED} false alarms, or {NEEDED} missed "
+        "defects, of different new parts: mark more verdicts on parts that the training folder does not show"
     )

@@ -40,7 +40,7 @@ def test_a_lines_file_names_bundle_and_evidence(trained: Trained, tmp_path: Path
     line = write_line(tmp_path, trained.bundle, "tcp://127.0.0.1:5556", {"top": 'path = "p"'}, tables)
     result = heatline("retrain", line, "--out", tmp_path / "out")
     assert result.returncode == 9
-    assert "1 usable frame with 0 false alarms and 0 missed defects of this bundle" in complaint(result)
+    assert "1 usable frame, with 0 false alarms and 0 missed defects of this bundle" in complaint(result)
     assert "2 marked frames are left out: 1 with a picture that is gone, 1 with contradictory marks" in complaint(
         result
     )

@@ -90,6 +90,20 @@ def test_marks_that_cannot_be_divided_are_refused_before_a_training(tmp_path: Pa
         plan(frames, data, ["DEFECT", "DEFECT", "DEFECT", "GOOD"])
 
 
+def test_a_refusal_says_how_many_marks_lie_on_parts_that_count_as_trained_on(
+    tmp_path: Path, data: LabelledFolder
+) -> None:
+    """Of the four, one is of a new part; of the part that one was trained on, both frames count."""
+    frames = [frame(tmp_path, number, part) for number, part in ((1, "P1"), (2, "P2"), (3, "P2"), (100, "P3"))]
+    former = [(frames[1].path, msgspec.structs.replace(row(frames[1]), group=frames[1].group))]
+    with pytest.raises(
+        InputError,
+        match=r"4 usable frames, 3 of them on parts that count as trained on .*, with 1 "
+        "false alarm and 0 missed defects of this bundle on new parts; expected at least 2",
+    ):
+        plan(frames, data, former=former)
+
+
 def test_a_former_frame_whose_marks_are_contradictory_now_is_not_trained_on(
     tmp_path: Path, data: LabelledFolder
 ) -> None:

@@ -108,7 +108,7 @@ def test_what_a_bundle_was_trained_on_is_never_held_out_again(done: Done, tmp_pa
     """The next retraining of the new bundle has no correction: its marks concern what it judges rightly."""
     result = retrain(done.marked, done.bundle, tmp_path / "out")
     assert result.returncode == 9
-    assert "5 usable frames with 0 false alarms and 0 missed defects of this bundle on parts" in complaint(result)
+    assert "5 usable frames, 3 of them on parts that count as trained on" in complaint(result)
     assert not (tmp_path / "out").exists()
 
 
@@ -160,9 +160,9 @@ def refused(trained: Trained, folder: Path, *options: str | Path, bundle: Path |
 def test_too_few_marks(trained: Trained, tmp_path: Path) -> None:
     write_marked(tmp_path / "marked", trained.name, [THREE_MARKS[0], *FINDS])
     assert refused(trained, tmp_path) == (
-        "heatline: there are too few marks to learn from: 3 usable frames with 1 false alarm and 0 missed defects of "
-        "this bundle on parts that it was not trained on; expected at least 2 false alarms, or 2 missed defects, of "
-        "different parts: mark more verdicts"
+        "heatline: there are too few marks to learn from: 3 usable frames, with 1 false alarm and 0 missed defects of "
+        "this bundle on new parts; expected at least 2 false alarms, or 2 missed defects, of different new parts: mark "
+        "more verdicts on parts that the training folder does not show"
     )
 
 
