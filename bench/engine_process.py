@@ -77,7 +77,7 @@ class _Remote:
 def _serve(bench: Connection, make: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     """Make the object, and call its methods until the bench has ended or was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench handles Ctrl-C, and ends this process
-    os.dup2(2, 1)  # what a library prints is no result
+    os.dup2(2, 1)  # what a library prints is not a result
 
     def answered(call: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
         try:

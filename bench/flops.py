@@ -68,7 +68,7 @@ def count(config: CnnConfig | VitConfig, *, tile_px: int) -> Flops:
         alone = _counter(Classifier(model), torch.zeros(1, 3, tile_px, tile_px)).get_total_flops() // 2
         tiles = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
         with_map = _counter(model, tiles).get_total_flops() // 2
-    if isinstance(model.head, SumOfProducts):  # the sum is no matrix product, but has as many products
+    if isinstance(model.head, SumOfProducts):  # the sum is not a matrix product, but has as many products
         with_map += model.head.weight.numel()
     return Flops(
         model=config.name,

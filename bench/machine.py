@@ -54,7 +54,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     """Versions of the installed libraries."""
     commit: str | None
-    """Commit of the code; None where it is no checkout. `-dirty` where files were changed since."""
+    """Commit of the code; None where it is not a checkout. `-dirty` where files were changed since."""
     at_utc: str
     """As 2026-11-26T06:32:10Z."""
     cpu_quota: float | None = None
@@ -117,7 +117,7 @@ def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
 
 
 def commit() -> str | None:
-    """Return the commit of the code; None where it is no checkout. `-dirty` where files were changed since."""
+    """Return the commit of the code; None where it is not a checkout. `-dirty` where files were changed since."""
     if not (CODE / ".git").exists():  # installed, perhaps in a checkout of another project
         return None
     try:

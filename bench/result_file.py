@@ -15,7 +15,7 @@ OUT, RESULTS = "--out", "--results"
 
 
 class NotAResultError(BenchError):
-    """A file holds JSON that is no result of a bench that this report shows."""
+    """A file holds JSON that is not a result of a bench that this report shows."""
 
 
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:

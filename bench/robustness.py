@@ -283,7 +283,7 @@ def read_robustness(file: Path) -> list[SetResult]:
     """Read the sets that a file holds so far; none where there is no file.
 
     Raises:
-        BenchError: it is no result of this bench.
+        BenchError: it is not a result of this bench.
     """
     if not file.exists():
         return []
@@ -294,7 +294,9 @@ def read_robustness(file: Path) -> list[SetResult]:
         of_file = without_flags(machine) if isinstance(machine, dict) else {}
         return [one if one.machine else msgspec.structs.replace(one, machine=of_file) for one in sets]
     except msgspec.ValidationError as error:
-        raise BenchError(f"{file} is no result of heatline bench robustness ({error}); name another --out") from error
+        raise BenchError(
+            f"{file} was not written by heatline bench robustness ({error}); name another --out"
+        ) from error
 
 
 ROWS: dict[str, Callable[[ChangeFigures], str]] = {

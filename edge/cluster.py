@@ -108,7 +108,7 @@ def _check_that_it_answers(address: str) -> None:
 
     Raises:
         OSError: nothing answers.
-        ValueError: it is no address.
+        ValueError: it is not an address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):

@@ -55,7 +55,7 @@ def to_rgb(
     image_channels = image.shape[2] if image.ndim == 3 else 1
     if image.ndim not in (2, 3) or image_channels != channels or image.dtype != depth or image.size == 0:
         raise InputError(
-            f"an array of shape {image.shape} and type {image.dtype} is no {pixel_format} image: expected "
+            f"an array of shape {image.shape} and type {image.dtype} does not fit {pixel_format}: expected "
             f"{channels} channel(s) of {np.dtype(depth).name}; set pixel_format to the format of the pixels"
         )
     if pixel_format in _BAYER and min(image.shape[:2]) < 3:

@@ -25,7 +25,7 @@ WARN, REFUSE = 0.25, 0.5
 ENOUGH_TILES = 50
 """Among fewer tiles, too many peaks lie together by chance."""
 COARSE = 0.5
-"""A larger share of the map is no place: the border of fewer than 7x7 cells."""
+"""A larger share of the map is not a place: the border of fewer than 7x7 cells."""
 TINY = 1e-30
 
 

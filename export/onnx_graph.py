@@ -220,7 +220,7 @@ def _finish(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
     try:
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # the checker's parts have no common base
-        raise ExportError(f"the exported graph of {type(model).__name__} is no valid ONNX: {error}") from error
+        raise ExportError(f"the exported graph of {type(model).__name__} is not valid ONNX: {error}") from error
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 

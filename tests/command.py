@@ -65,7 +65,7 @@ def heatline_process(
 
 
 def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
-    """This process's environment for a child that is no service of systemd's, and `extra`."""
+    """This process's environment for a child that is not a service of systemd's, and `extra`."""
     clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     return {**clean, **QUIET, **(extra or {})}
 

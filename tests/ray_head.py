@@ -66,7 +66,7 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def is_alive(pid: int, name: str) -> bool:
-    """Whether the process still runs: it exists, is no zombie, and its id was not given to another."""
+    """Whether the process still runs: it exists, is not a zombie, and its id was not given to another."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

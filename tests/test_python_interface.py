@@ -150,7 +150,7 @@ def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
         (DEFECTIVE[None], "RGB8", "shape (1, 230, 300, 3)"),
         (DEFECTIVE[:0], "RGB8", "shape (0, 300, 3)"),
         (DEFECTIVE, "BGR", "there is no pixel_format 'BGR'; expected one of Mono8,"),
-        (DEFECTIVE.tolist(), "RGB8", "a list came as a picture"),
+        (DEFECTIVE.tolist(), "RGB8", "expected the path of a picture or a NumPy array, got list"),
         ("gone.png", "RGB8", "gone.png cannot be read"),
         (__file__, "RGB8", "is not a picture"),
     ],
@@ -163,7 +163,7 @@ def test_an_invalid_picture_is_refused_in_one_sentence(
 
 def test_missing_folders_and_a_closed_inspector_are_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    assert "is no bundle" in one_sentence(lambda: heatline.open_bundle(gone), heatline.BundleError)
+    assert "is not a bundle" in one_sentence(lambda: heatline.open_bundle(gone), heatline.BundleError)
     unknown = one_sentence(
         lambda: heatline.open_bundle(bundle.path, engine="tensorrt"),  # type: ignore[arg-type]
         heatline.EngineError,

@@ -1,6 +1,6 @@
 """Warnings about labels or defects that may not suffice for training, each with what to do.
 
-They compare counts and sizes with the rules of training and evaluation. The absence of a warning is no guarantee.
+They compare counts and sizes with the rules of training and evaluation. The absence of a warning is not a guarantee.
 """
 
 from collections.abc import Sequence

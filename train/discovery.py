@@ -89,7 +89,7 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
     Args:
         truth: replaces the discovered truth.
     Raises:
-        InputError: it is no folder of labelled pictures, or has no such truth.
+        InputError: it is not a folder of labelled pictures, or has no such truth.
     """
     data = list_folder(folder, truth, on_unusable=_ignore, mixed=True)
     assumptions: tuple[str, ...] = (_describe_truth(data),)

@@ -128,12 +128,12 @@ class RunFolder:
             )
         if not self.summary.exists():
             lacks = f"it has no {self.summary.name}" if self.folder.exists() else "it does not exist"
-            raise InputError(f"{self.folder} is no run of `heatline train`: {lacks}; name the folder it wrote")
+            raise InputError(f"{self.folder} is not a run of `heatline train`: {lacks}; name the folder it wrote")
         try:
             return msgspec.json.decode(self.summary.read_bytes(), type=RunSummary)
         except (OSError, msgspec.MsgspecError) as error:
             raise InputError(
-                f"{self.folder} is no run of `heatline train` ({error}); name the folder it wrote"
+                f"{self.folder} is not a run of `heatline train` ({error}); name the folder it wrote"
             ) from error
 
     def lacks_report(self) -> bool:
@@ -191,7 +191,7 @@ def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
     Args:
         data: its pictures, if they are read already.
     Raises:
-        InputError: it is no run, or its pictures no longer exist.
+        InputError: it is not a run, or its pictures no longer exist.
         TrainingError: it has no best checkpoint yet, or the checkpoint is damaged.
     """
     import torch

@@ -68,7 +68,7 @@ def split_by_fractions(
         defective: the groups with defects.
         needs_val: whether the share of val must be above 0.
     Raises:
-        ConfigError: the fractions are no shares, or there are too few groups.
+        ConfigError: the fractions are not shares, or there are too few groups.
     """
     check_fractions(fractions, needs_val=needs_val)
     wanted = sum(share > 0 for share in fractions)
@@ -85,7 +85,7 @@ def split_by_fractions(
 
 
 def check_fractions(fractions: Sequence[float], *, needs_val: bool) -> None:
-    """Refuse fractions that are no shares of train, val and test; arguments and errors as `split_by_fractions`."""
+    """Refuse fractions that are not shares of train, val and test; arguments and errors as `split_by_fractions`."""
     needed = 2 if needs_val else 1
     are_shares = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6  # false of nan
     if not are_shares or min(fractions[:needed]) == 0:

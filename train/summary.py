@@ -170,7 +170,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
     Args:
         track: wraps the pictures while they are decoded, to show progress.
     Raises:
-        InputError: it is no folder of labelled pictures, or lacks the truth or class that the options name.
+        InputError: it is not a folder of labelled pictures, or lacks the truth or class that the options name.
     """
     unusable: list[UnusableFile] = []
 
@@ -261,7 +261,7 @@ def _describe_png_format(path: Path) -> str | None:
 
 
 def _find_other_files(folder: Path) -> list[Path]:
-    """Return the files and folders among the pictures that are no pictures."""
+    """Return the files and folders among the pictures that are not pictures."""
     places = [folder / "images"] if (folder / "images").is_dir() else [folder / label for label in LABELS]
     return sorted(
         path

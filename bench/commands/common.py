@@ -27,7 +27,7 @@ class FrameSize(click.ParamType[tuple[int, int]]):
         sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)
         width, height = map(int, sides.groups()) if sides else (0, 0)
         if not (0 < width <= MOST_PX and 0 < height <= MOST_PX):
-            self.fail(f"{value} is no size; expected width and height in px, each up to {MOST_PX}, as 2448x2048")
+            self.fail(f"{value} is not a size; expected width and height in px, each up to {MOST_PX}, as 2448x2048")
         return height, width
 
 

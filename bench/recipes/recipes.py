@@ -204,12 +204,12 @@ def read_recipe(file: Path) -> RecipeResult:
     """Read a file of `Measurement.measure`.
 
     Raises:
-        BenchError: it is no result of this bench.
+        BenchError: it is not a result of this bench.
     """
     try:
         return msgspec.convert(read_result(file), RecipeResult)
     except msgspec.ValidationError as error:
-        raise BenchError(f"{file} is no result of heatline bench recipes ({error}); move it away") from error
+        raise BenchError(f"{file} is not a result of heatline bench recipes ({error}); move it away") from error
 
 
 def read_all(results: Path) -> list[RecipeResult]:

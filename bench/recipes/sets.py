@@ -176,7 +176,7 @@ def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
     Args:
         names: of the sets to return; empty: all.
     Raises:
-        ConfigError: the file cannot be read, is no list of data sets, or lacks a name.
+        ConfigError: the file cannot be read, is not a list of data sets, or lacks a name.
     """
     try:
         sets = msgspec.yaml.decode(file.read_bytes(), type=list[DataSet])
@@ -184,7 +184,7 @@ def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
         raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file of data sets: --sets") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{file} is no list of data sets: {reason}; docs/recipes.md describes its keys") from error
+        raise ConfigError(f"{file} is not a list of data sets: {reason}; docs/recipes.md describes its keys") from error
     known = [one.name for one in sets]
     for name in names:
         if name not in known:

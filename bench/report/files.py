@@ -59,7 +59,7 @@ def read(file: Path) -> Result:
     if kind is None and all(key in content for key in EVALUATION):
         kind = "evaluation"
     if not isinstance(kind, str):
-        raise NotAResultError(f"{file} is no result of a bench that this report knows, or one of an older format")
+        raise NotAResultError(f"{file} is not a result of a bench that this report knows, or one of an older format")
     whole, here, machine = file.resolve(), Path.cwd(), content.get("machine")
     name = str(whole.relative_to(here) if whole.is_relative_to(here) else file)
     return Result(name, kind, machine if isinstance(machine, dict) else {}, content)

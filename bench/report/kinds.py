@@ -253,7 +253,7 @@ KINDS = (
     Kind(
         name="stages",
         title="Time per stage",
-        description="Each stage per frame. Stages overlap: the sum is no latency. Medians (lowest to highest).",
+        description="Each stage per frame. Stages overlap: the sum is not a latency. Medians (lowest to highest).",
         plots=_stages_plots,
         leave_out=("stacked", "allocated_bytes", "peak_bytes"),
         view=_stages_view,

@@ -118,7 +118,7 @@ def _values(record: Record, leave_out: Collection[str], before: str = "") -> Ite
 
 
 def _is_by_name(value: object) -> bool:
-    """Return whether a value holds records with the same keys, by name; a figure with its spread is no record."""
+    """Return whether a value holds records with the same keys, by name; a figure with its spread is not a record."""
     if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
         return False
     forms = {frozenset(one) for one in value.values()}

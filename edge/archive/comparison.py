@@ -76,7 +76,7 @@ GROUPS = (
 
 class Paired(msgspec.Struct, frozen=True, kw_only=True):
     """Mistakes of both bundles in the pictures with one label to which at least one of them gave a verdict. NO_VERDICT
-    is no mistake.
+    is not a mistake.
     """
 
     pictures: int

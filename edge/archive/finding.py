@@ -43,7 +43,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def is_mistake(self) -> bool:
-        """Whether the label contradicts the verdict. NO_VERDICT is no mistake."""
+        """Whether the label contradicts the verdict. NO_VERDICT is not a mistake."""
         return self.is_escape or self.is_false_reject
 
     @property

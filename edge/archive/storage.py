@@ -50,7 +50,7 @@ class Storage:
             ) from error
         except (pa.ArrowException, ValueError) as error:
             raise InputError(
-                f"{without_password(address)} is no place for files ({last_line(error)}); expected a path or a URI "
+                f"{without_password(address)} is not a place for files ({last_line(error)}); expected a path or a URI "
                 "such as s3://bucket/folder"
             ) from error
         return cls(files, root.rstrip("/") or "/")

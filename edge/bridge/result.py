@@ -45,7 +45,7 @@ class Result:
 
 
 def result_of(delivered: Delivered) -> Result | None:
-    """Return the result in a journalled event; None: the event is no verdict.
+    """Return the result in a journalled event; None: the event is not a verdict.
 
     Raises:
         MessageError: it is of another schema version, or of an unknown type.

@@ -33,7 +33,7 @@ class PublicKey:
 
         try:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except (InvalidSignature, ValueError):  # ValueError: the key is no point of the curve
+        except (InvalidSignature, ValueError):  # ValueError: the key is not a point of the curve
             return False
         return True
 

@@ -387,7 +387,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode and check the manifest in `data`.
 
     Raises:
-        BundleError: the data is no manifest, has a newer schema, or contradicts itself.
+        BundleError: the data is not a manifest, has a newer schema, or contradicts itself.
     """
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
@@ -397,7 +397,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{where} is no bundle manifest: {error}; export the bundle again") from error
+        raise BundleError(f"{where} is not a bundle manifest: {error}; export the bundle again") from error
     if not (manifest.name + manifest.version).isprintable():  # both stand in logs and on terminals
         raise BundleError(
             f"{where} has the name {manifest.name!r} and the version {manifest.version!r}; expected printable "

@@ -217,7 +217,7 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
     """Find frames that are implausible compared with all the others. Return a description by index; among fewer than 5
     frames there is no outlier.
 
-    Two frames that look alike are no outliers: each shows that the other is no accident.
+    Two frames that look alike are not outliers: each shows that the other is not an accident.
     """
     if len(appearances) < FEWEST_TO_STAND_OUT:
         return {}

@@ -50,7 +50,7 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
     try:
         signature = msgspec.json.decode(data, type=Signature)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} is no signature of a bundle: {error}; copy the bundle again") from error
+        raise BundleError(f"{path} is not a signature of a bundle: {error}; copy the bundle again") from error
     key = PublicKey(bytes.fromhex(signature.key))
     if signature.to_bytes() != data or not key.verifies(bytes.fromhex(signature.signature), _message(digest)):
         raise BundleError(

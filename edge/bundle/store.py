@@ -131,7 +131,7 @@ def open_bundle(path: Path) -> Bundle:
         data = read_plain(path / MANIFEST, LARGEST_MANIFEST)
     except OSError as error:
         raise BundleError(
-            f"{path} is no bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
+            f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
             "heatline export"
         ) from error
     digest = hashlib.sha256(data).hexdigest()
@@ -186,7 +186,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     """Write a bundle atomically, and open it. This function fills in `manifest.files`.
 
     Raises:
-        BundleError: the folder exists or cannot be written, or the content is no valid bundle.
+        BundleError: the folder exists or cannot be written, or the content is not a valid bundle.
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder")

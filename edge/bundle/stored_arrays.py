@@ -20,7 +20,7 @@ class StoredArrays:
     Args:
         at_most: largest total size of the wanted arrays, bytes; a larger archive is refused.
     Raises:
-        ValueError, zipfile.BadZipFile: the file is no such archive.
+        ValueError, zipfile.BadZipFile: the file is not such an archive.
     """
 
     def __init__(self, file: BinaryIO, *, at_most: int) -> None:

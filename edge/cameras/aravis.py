@@ -326,7 +326,7 @@ def line_padding(buffer: int) -> int:
 
 
 def chunk_reader(device: int, feature: str) -> ChunkReader | None:
-    """Return the function that reads a chunk's value from parser, buffer and feature; None: it is no number."""
+    """Return the function that reads a chunk's value from parser, buffer and feature; None: it is not a number."""
     node = _device_feature(device, feature)
     if not node:
         return None

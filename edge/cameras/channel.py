@@ -67,7 +67,7 @@ class TriggerResult(_Message, frozen=True):
 
 
 class Ended(_Message, frozen=True):
-    """The camera has shown its last frame; this is no fault."""
+    """The camera has shown its last frame; this is not a fault."""
 
 
 class Broken(_Message, frozen=True):

@@ -225,7 +225,7 @@ def main() -> None:
 def digest(image: NDArray[np.uint8] | NDArray[np.uint16]) -> int:
     """Return XXH3 of the image's bytes, 64 bits: images that differ share it by a chance of one in 2**64.
 
-    It takes less time than to copy the image. It is no signature: collisions can be made.
+    It takes less time than to copy the image. It is not a signature: collisions can be made.
     """
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(image).data)
 

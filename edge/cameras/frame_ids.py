@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 MAX_LOST_FRAMES = 32767
-"""A larger step from one id to the next is no loss: the camera has restarted its count."""
+"""A larger step from one id to the next is not a loss: the camera has restarted its count."""
 
 
 @dataclass(frozen=True)

@@ -481,7 +481,7 @@ class GenicamCamera(FrameSource):
         if name == "payload-not-supported":
             self._strays += 1
             if self._strays > MAX_STRAY_BUFFERS:
-                raise self._error("it sends payloads that are no pictures; switch off the compression of its frames")
+                raise self._error("it sends payloads that are not pictures; switch off the compression of its frames")
             return None
         stamp = self._stamp(buffer)
         if status != aravis.SUCCESS:
@@ -534,7 +534,7 @@ class GenicamCamera(FrameSource):
     def _read_image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
         """Return the picture in a complete buffer. Its size and format come from the buffer: they may have changed."""
         if not aravis.buffer_n_parts(buffer) or aravis.buffer_part_type(buffer, 0) != aravis.IMAGE_PART:
-            raise _Unusable("it sends payloads that are no pictures; switch its chunks off, or its other payload type")
+            raise _Unusable("it sends payloads that are not pictures; switch its chunks off, or its other payload type")
         width, height = aravis.buffer_width(buffer), aravis.buffer_height(buffer)
         code, padding = aravis.buffer_pixel_format(buffer), aravis.line_padding(buffer)
         sent = FORMATS.get(code)

@@ -40,7 +40,7 @@ class V4l2Camera(FrameSource):
         self._check_device()
         capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
         if not capture.isOpened():
-            raise self._error("is no video device that captures, or another program uses it; set device")
+            raise self._error("is not a video device that captures, or another program uses it; set device")
         try:
             found = self._set_up(capture)
         except CameraError:
@@ -67,7 +67,7 @@ class V4l2Camera(FrameSource):
         device = self._settings.device
         try:
             if not stat.S_ISCHR(device.stat().st_mode):
-                raise self._error("is no device; set device to one of /dev/video*")
+                raise self._error("is not a device; set device to one of /dev/video*")
             os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
         except FileNotFoundError as error:
             raise self._error("is not there; is the camera plugged in? Set device to one of /dev/video*") from error

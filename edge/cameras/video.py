@@ -96,7 +96,7 @@ class VideoCamera(FrameSource):
             ) from error
         if not capture.isOpened():
             raise CameraError(
-                f"camera {self.name}: {path} is no video that can be read; expected a whole file that FFmpeg supports, "
+                f"camera {self.name}: {path} cannot be read as a video; expected a whole file that FFmpeg supports, "
                 "e.g. MP4, Matroska or AVI"
             )
         self._announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LINE_SECONDS = 30.0
-"""How often a line is printed if standard error is no terminal."""
+"""How often a line is printed if standard error is not a terminal."""
 
 
 class ArchiveProgress:

@@ -45,7 +45,7 @@ class Position(click.ParamType[tuple[int, int]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         found = re.fullmatch(r"(-?[0-9]{1,9}),(-?[0-9]{1,9})", value)
         if found is None:
-            self.fail(f"{value!r} is no position; expected X,Y in px, as 640,480.", param, ctx)
+            self.fail(f"{value!r} is not a position; expected X,Y in px, as 640,480.", param, ctx)
         return int(found[1]), int(found[2])
 
 
@@ -91,7 +91,7 @@ def mark(
     mark of a picture replaces your former ones. LINE is a line's name or its TOML file.
     """
     if not is_line(line):
-        raise ConfigError(f"{line} is no line, and a mark is sent to the running line; name the line or its TOML file")
+        raise ConfigError(f"{line} is not a line, and only a running line takes a mark; name the line or its TOML file")
     store = EvidenceStore(evidence_of(line))
     entry = store.require(picture)
     if kind == "missed" and not at_xy:

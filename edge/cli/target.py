@@ -106,7 +106,7 @@ def evidence_of(line: str) -> Path:
     found = named if named.exists() or "/" in line else STATE_FOLDERS / line / FOLDER
     if not found.is_dir():
         raise ConfigError(
-            f"{found} is no folder of pictures; name a line that stores pictures, its TOML file, or the folder"
+            f"{found} is not a folder of pictures; name a line that stores pictures, its TOML file, or the folder"
         )
     return found
 

@@ -38,7 +38,7 @@ class ModbusConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """The networks of `allow`.
 
         Raises:
-            ConfigError: an entry is no network.
+            ConfigError: an entry is not a network.
         """
         return [_network(entry) for entry in self.allow]
 
@@ -61,6 +61,6 @@ def _network(entry: str) -> Network:
         return ipaddress.ip_network(entry)
     except ValueError as error:
         raise ConfigError(
-            f"modbus.allow has {entry!r}, which is no address or network ({error}); expected e.g. 10.0.0.5 or "
+            f"modbus.allow has {entry!r}, which is not an address or network ({error}); expected e.g. 10.0.0.5 or "
             "10.0.0.0/24"
         ) from error

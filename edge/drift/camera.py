@@ -15,7 +15,7 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inspection.verdict import Judgement
 
 OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence"
-"""Of frames judged GOOD: the calibration frames are good, and a run of defective parts is no drift."""
+"""Of frames judged GOOD: the calibration frames are good, and a run of defective parts is not drift."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 SCHEMA_VERSION = 1
 """Counts up when a reader of the version before could misread an entry."""
 LARGEST_BYTES = 16 << 20
-"""A larger file is no entry."""
+"""A larger file is not an entry."""
 _PICTURE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 LARGEST_NS = 253_402_300_799 * 10**9
@@ -104,7 +104,7 @@ def decode_entry(data: bytes) -> EvidenceEntry:
     """Return the entry in the bytes of its file.
 
     Raises:
-        InputError: they are no entry of this schema version.
+        InputError: they are not an entry of this schema version.
     """
     try:
         version = _version.decode(data).schema_version  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ def decode_entry(data: bytes) -> EvidenceEntry:
             raise InputError(f"it has schema version {version}, this heatline knows version {SCHEMA_VERSION}")
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"it is no entry of the evidence store: {error}") from error
+        raise InputError(f"it is not an entry of the evidence store: {error}") from error
 
 
 def is_picture(name: str) -> bool:
@@ -133,7 +133,7 @@ def require_picture(name: str | None) -> str:
     """
     if name is None or not is_picture(name):
         raise InputError(
-            f"{name!r} is no id of a picture; expected up to 128 letters, digits, hyphens and underscores, as in the "
+            f"{name!r} is not a picture id; expected up to 128 letters, digits, hyphens and underscores, as in the "
             "field `picture` of an event"
         )
     return name

@@ -125,7 +125,7 @@ class Inbox:
 
 
 class _DamagedError(InputError):
-    """What is no picture that was put."""
+    """What is not a picture that was put."""
 
 
 def _read(path: Path) -> EncodedEntry:

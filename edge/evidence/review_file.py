@@ -34,7 +34,7 @@ def decode_reviews(data: bytes) -> list[ReviewEvent]:
     """Return the events in the bytes of a file.
 
     Raises:
-        InputError: they are no marks of this schema version.
+        InputError: they are not marks of this schema version.
     """
     try:
         found = _decoder.decode(data)

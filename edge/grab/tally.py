@@ -37,7 +37,7 @@ class Arrivals:
             self._clocks = [*self._clocks[:1], stamp]
 
     def record_loss(self) -> None:
-        """Record that a frame is missing: the time to the next one is no interval."""
+        """Record that a frame is missing: the time to the next one is not an interval."""
         self._consecutive = False
 
     def restart(self) -> None:

@@ -140,8 +140,8 @@ class BundleInspector:
             return Frame(self._stamp(str(picture)), image, pixel_format)
         if not isinstance(picture, np.ndarray):
             raise InputError(
-                f"a {type(picture).__name__} came as a picture, expected a NumPy array or the path of a file; "
-                "convert it with numpy.asarray"
+                f"expected the path of a picture or a NumPy array, got {type(picture).__name__}; convert it with "
+                "numpy.asarray"
             )
         if pixel_format not in PIXEL_FORMATS:
             raise InputError(f"there is no pixel_format {pixel_format!r}; expected one of {', '.join(PIXEL_FORMATS)}")

@@ -27,7 +27,7 @@ def mark_of(event: VerdictEvent, kind: MarkKind, by: str, at_xy: Sequence[tuple[
         raise InputError("the frame has no verdict, so there is nothing to mark; mark a frame with GOOD or DEFECT")
     if kind == "false_alarm" and event.verdict == "GOOD":
         raise InputError(
-            f"the verdict of picture {event.picture} is GOOD, which is no false alarm; mark it as right, or as missed"
+            f"the verdict of picture {event.picture} is GOOD, which is not a false alarm; mark it as right or missed"
         )
     _check_positions(event, kind, at_xy)
     fields = {

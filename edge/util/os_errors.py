@@ -36,7 +36,7 @@ def require_writable(folder: Path) -> Path:
     Returns: the folder, or where it does not exist, its nearest parent that does.
 
     Raises:
-        OSError: none can be made there; `NotADirectoryError`: it is no folder.
+        OSError: none can be made there; `NotADirectoryError`: it is not a folder.
     """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():

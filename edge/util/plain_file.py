@@ -26,7 +26,7 @@ def open_plain(path: Path, *, follow: bool = False) -> io.BufferedReader:
     Args:
         follow: a symbolic link may lead to the file.
     Raises:
-        OSError: the path is no regular file, or cannot be read; `strerror` describes it.
+        OSError: the path is not a regular file, or cannot be read; `strerror` describes it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW) | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -6,7 +6,7 @@ import msgspec
 
 
 def utf8_safe(text: str) -> str:
-    """Replace what UTF-8 cannot encode by `?`: a file's name may hold bytes that are no text."""
+    """Replace what UTF-8 cannot encode by `?`: a file's name may hold bytes that are not text."""
     return text.encode("utf-8", "replace").decode()
 
 

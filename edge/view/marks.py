@@ -91,7 +91,7 @@ class Marks:
         try:
             wanted = _decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
-            return error(400, f"this is no mark: {problem}; expected picture, kind, by, and at_xy if missed")
+            return error(400, f"this is not a mark: {problem}; expected picture, kind, by, and at_xy if missed")
         if not self._is_allowed():
             return error(
                 429, f"{format_count(MOST_MARKS_PER_MINUTE, 'mark')} came within a minute, which is the most; wait"

@@ -51,7 +51,7 @@ def frames_of_folder(folder: Path) -> list[MarkedFrame]:
             f"{file} cannot be read ({error.strerror}); name a folder that heatline evidence export --reviewed wrote"
         ) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no list of exported frames ({error}); export the evidence again") from error
+        raise InputError(f"{file} is not a list of exported frames ({error}); export the evidence again") from error
     inside = folder.resolve()
     found = []
     for row in rows:

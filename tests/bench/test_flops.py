@@ -99,7 +99,7 @@ def test_the_command_writes_systems_and_machine_as_json(tmp_path: Path) -> None:
     (system,) = msgspec.convert(report["systems"], list[Flops])
     assert system.model == "test_vit"
     assert "blocks.0.attn" in invoke("--model", "test_vit", "--tile-px", "64", "--layers")
-    with pytest.raises(ConfigError, match="no multiple of the patches"):
+    with pytest.raises(ConfigError, match="not a multiple of the patches"):
         invoke("--model", "test_vit", "--tile-px", "65")
     with pytest.raises(BenchError, match="cannot be written"):
         invoke("--out", str(tmp_path / "none" / "flops.json"))

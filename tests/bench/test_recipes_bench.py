@@ -390,7 +390,7 @@ def test_a_few_pictures_train_and_a_fold_that_none_is_of_tests(
         ("- {name: a, truth: masks}", "expected one of them"),
         ("- {name: a, truth: masks, group: b, good: templates}", "give a pattern"),
         ("- {name: a, truth: boxes, group: b}", "Invalid enum value 'boxes'"),
-        ("nothing", "no list of data sets"),
+        ("nothing", "not a list of data sets"),
     ],
 )
 def test_an_invalid_file_of_data_sets_is_refused_with_the_reason(tmp_path: Path, text: str, reason: str) -> None:

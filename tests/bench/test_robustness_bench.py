@@ -258,5 +258,5 @@ def test_results_with_other_settings_are_retained_with_their_machine(
 def test_a_result_file_of_another_bench_is_refused(tmp_path: Path) -> None:
     assert read_robustness(tmp_path / "none.json") == []
     (tmp_path / "other.json").write_text('{"bench": "plausibility", "sets": [{"set": "blobs", "seeds": [0]}]}')
-    with pytest.raises(BenchError, match="no result of heatline bench robustness"):
+    with pytest.raises(BenchError, match="not written by heatline bench robustness"):
         read_robustness(tmp_path / "other.json")

@@ -180,7 +180,7 @@ class Client:
         return reply
 
     def batch(self) -> tuple[Batch, list[Delivered]]:
-        """Receive the next batch that is no heartbeat."""
+        """Receive the next batch that is not a heartbeat."""
         reply, events = self._receive_content()
         assert isinstance(reply, Batch), reply
         return reply, events

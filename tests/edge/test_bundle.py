@@ -65,7 +65,7 @@ def test_a_file_that_is_missing_or_cut_off_by_a_byte_is_named(folder: Path, name
     assert name in sentence
     assert "cannot be read (No such file or directory)" in sentence
     (folder / name).write_bytes(whole[:-2])
-    assert ("no bundle manifest" if name == MANIFEST else "changed or damaged") in refusal(folder)
+    assert ("not a bundle manifest" if name == MANIFEST else "changed or damaged") in refusal(folder)
 
 
 @given(data=st.data())
@@ -91,7 +91,7 @@ def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "odd" / MANIFEST).mkdir(parents=True)
     for place in ("nowhere", "file", "odd"):
-        assert "is no bundle" in refusal(tmp_path / place)
+        assert "is not a bundle" in refusal(tmp_path / place)
 
 
 def test_a_huge_manifest_or_signature_is_not_read(folder: Path) -> None:
@@ -126,12 +126,12 @@ def test_a_special_file_is_refused_at_once(folder: Path, name: str) -> None:
 
 def test_an_invalid_manifest_is_refused() -> None:
     for content, message in (
-        (b"hello", "no bundle manifest"),
-        (b'{"schema": 1, "name": "\xff"}', "no bundle manifest"),  # not UTF-8
+        (b"hello", "not a bundle manifest"),
+        (b'{"schema": 1, "name": "\xff"}', "not a bundle manifest"),  # not UTF-8
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `schema`"),
         (b'{"schema": 1}', "missing required field `name`"),
-        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than the reader's limit
+        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "not a bundle manifest"),  # deeper than the reader's limit
     ):
         with pytest.raises(BundleError, match=message):
             decode_manifest(content, "here")

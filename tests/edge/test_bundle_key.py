@@ -125,7 +125,7 @@ def test_a_link_to_the_file_stays_a_link(line: Path, bundle: Bundle, tmp_path: P
 
 def test_what_is_no_bundle_is_never_written(line: Path, tmp_path: Path) -> None:
     before = line.read_bytes()
-    with pytest.raises(BundleError, match="is no bundle"), changed_bundle(line, tmp_path, None):
+    with pytest.raises(BundleError, match="is not a bundle"), changed_bundle(line, tmp_path, None):
         pass
     assert line.read_bytes() == before
 

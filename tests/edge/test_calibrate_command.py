@@ -257,7 +257,7 @@ def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bu
         (9, [own.path, empty], "holds no picture"),
         (9, [own.path, good, "--second-shift", good], "are the same picture"),
         (9, [own.path, good, "--second-shift", copy], "are the same picture"),
-        (4, [nowhere, good], "is no bundle"),
+        (4, [nowhere, good], "is not a bundle"),
         (4, [own.path, bad, "--to", own.path / "new"], "which must not change"),
         (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),
         (4, [own.path, bad, "--to", own.path], "never overwritten"),

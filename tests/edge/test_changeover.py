@@ -97,7 +97,7 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
         assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
-        assert to_line.select("b").product == "b", "the active product is no change"
+        assert to_line.select("b").product == "b", "the active product is not a change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
         received = end(run)

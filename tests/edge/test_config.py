@@ -285,7 +285,7 @@ def test_every_kind_of_camera_can_be_configured_and_sent_to_its_process(tmp_path
             "pattern",
             "roi = [[[0, 0], [9, 9]]]",
             "expected a list of 3 to 1000 items, each a list of 2, each a whole number",
-        ),  # a line is no polygon
+        ),  # a line is not a polygon
         ("pattern", "roi = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
         ("pattern", "size = [8, 8]\nexclude = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
     ],

@@ -183,7 +183,7 @@ def test_show_writes_the_plain_frame_if_there_is_no_heatmap(folder: Path, tmp_pa
 def test_an_id_that_could_lead_elsewhere_is_refused(folder: Path, name: str) -> None:
     result = run("show", folder, "--", name)
     assert result.returncode == 9
-    assert "is no id of a picture; expected up to 128 letters" in complaint(result)
+    assert "is not a picture id; expected up to 128 letters" in complaint(result)
 
 
 def test_mistakes_with_show_are_named(folder: Path, tmp_path: Path) -> None:

@@ -259,6 +259,6 @@ def test_a_disk_without_room_takes_nothing_more(tmp_path: Path) -> None:
 def test_what_cannot_be_put_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"inbox cannot be written \(No such file or directory\)"):
         put(tmp_path / "nowhere", picture(1), LINE)
-    with pytest.raises(InputError, match="is no id of a picture"):
+    with pytest.raises(InputError, match="is not a picture id"):
         put(tmp_path, picture(name="../../etc/passwd"), LINE)
     assert list(tmp_path.iterdir()) == []

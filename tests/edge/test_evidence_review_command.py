@@ -313,9 +313,9 @@ def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bun
     ("arguments", "code", "sentence"),
     [
         ((name(9), "right", "--by", "Ada"), INPUT, "holds no picture b007b007-top-9; it was not stored or is deleted"),
-        (("../x", "right", "--by", "Ada"), INPUT, "is no id of a picture"),
+        (("../x", "right", "--by", "Ada"), INPUT, "is not a picture id"),
         ((name(8), "right", "--by", "Ada"), INPUT, "has no verdict, so there is nothing to mark"),
-        ((name(1), "false-alarm", "--by", "Ada"), INPUT, "is GOOD, which is no false alarm"),
+        ((name(1), "false-alarm", "--by", "Ada"), INPUT, "is GOOD, which is not a false alarm"),
         ((name(1), "missed", "--by", "Ada"), INPUT, "no position of the missed defect came; give one with --at X,Y"),
         ((name(1), "missed", "--by", "Ada", "--at", "64,0"), INPUT, "(64, 0) lies outside the frame, which is 64 px"),
         ((name(1), "missed", "--by", "Ada", "--at", "-1,0"), INPUT, "(-1, 0) lies outside the frame"),
@@ -326,7 +326,7 @@ def test_a_mark_that_is_not_journalled_is_no_success(tmp_path: Path, bundle: Bun
             INPUT,
             "expected 1 to 64 printable characters, no spaces at its ends",
         ),
-        ((name(1), "missed", "--by", "Ada", "--at", "1;2"), 2, "is no position; expected X,Y in px, as 640,480"),
+        ((name(1), "missed", "--by", "Ada", "--at", "1;2"), 2, "is not a position; expected X,Y in px, as 640,480"),
         ((name(1), "wrong", "--by", "Ada"), 2, "'wrong' is not one of"),
         ((name(1), "right"), 2, "Missing option '--by'"),
         ((name(1), "right", "--by", "Ada"), DELIVERY, "so nothing is marked; start the line, and try again"),
@@ -373,4 +373,6 @@ def test_a_mark_goes_to_a_line_not_to_a_folder(folder: Path) -> None:
     for line in (str(folder), "tcp://127.0.0.1:5556"):
         result = run("mark", line, name(1), "right", "--by", "Ada")
         assert result.returncode == CONFIG
-        assert "is no line, and a mark is sent to the running line; name the line or its TOML file" in complaint(result)
+        assert "is not a line, and only a running line takes a mark; name the line or its TOML file" in complaint(
+            result
+        )

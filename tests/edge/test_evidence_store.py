@@ -175,7 +175,7 @@ def test_an_id_that_could_lead_elsewhere_is_never_a_path(tmp_path: Path, name: s
     assert found.frame_path(name, "2026-11-28") is None
     assert found.frame_path("secret", "..") is None
     assert found.read("..", "secret") is None
-    with writer(tmp_path / "evidence") as into, pytest.raises(InputError, match="is no id of a picture"):
+    with writer(tmp_path / "evidence") as into, pytest.raises(InputError, match="is not a picture id"):
         into.write(picture(name=name or "/"))
 
 
@@ -188,10 +188,10 @@ def test_only_one_program_writes_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "it is no entry of the evidence store"),
-        (b"\xff\xfe", "it is no entry of the evidence store"),
+        (b"", "it is not an entry of the evidence store"),
+        (b"\xff\xfe", "it is not an entry of the evidence store"),
         (b'{"schema_version": 99}', "it has schema version 99, this heatline knows version 1"),
-        (b'{"schema_version": 1}', "it is no entry of the evidence store: Object missing required field `line`"),
+        (b'{"schema_version": 1}', "it is not an entry of the evidence store: Object missing required field `line`"),
     ],
 )
 def test_a_damaged_entry_is_left_out_and_logged(

@@ -229,7 +229,7 @@ def test_a_dead_camera_still_feeds_the_watchdog(tmp_path: Path, bundle: Bundle, 
         received = run.end()
     assert "camera top is dead" in str(last.detail)
     assert received.verdicts == []
-    assert received.last.ledger["top"].captured == 0, "a probe is no frame"
+    assert received.last.ledger["top"].captured == 0, "a probe is not a frame"
 
 
 # The disk of the state folder is full, read-only, or fails: the line continues to inspect, and reports it.

@@ -232,7 +232,7 @@ def test_a_missing_or_invalid_video_is_a_camera_error(video: Path, tmp_path: Pat
         video_camera(tmp_path)
     for name, data in {"empty.mp4": b"", "text.mp4": b"no video\n" * 100}.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CameraError, match=rf"camera top: .*{name} is no video that can be read; expected"):
+        with pytest.raises(CameraError, match=rf"camera top: .*{name} cannot be read as a video; expected"):
             video_camera(tmp_path / name)
     camera = video_camera(video, loop=True)
     for _ in range(5):

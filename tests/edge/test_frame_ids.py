@@ -70,7 +70,7 @@ def test_after_ids_ran_back_gaps_are_counted_from_the_new_id() -> None:
         (7, 8, None),
         (7, 9, Gap([8])),
         (65534, 65535, None),
-        (65535, 1, None),  # GigE Vision skips 0, which is no lost frame
+        (65535, 1, None),  # GigE Vision skips 0, which is not a lost frame
         (65535, 2, Gap([1])),
         (65534, 1, Gap([65535])),
         (65533, 3, Gap([65534, 65535, 1, 2])),

@@ -82,7 +82,7 @@ def test_gaps_cover_exactly_the_missed_events(
         line.do(*step)
     gaps, found = GapDetector(prefixes), list[Gap]()
     found += gaps.counts(line.counts, line.boot_id)
-    assert found == [], "events before the join are no gap"
+    assert found == [], "events before the join are not a gap"
     received, missed = list[CountedEvent](), list[CountedEvent]()
     for kind, index in [*after, ("counts", 0)]:
         event = line.do(kind, index)

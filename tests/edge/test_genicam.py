@@ -325,7 +325,7 @@ def test_stray_packets_are_ignored_unless_nothing_else_comes() -> None:
             assert camera.grab(0.01) is None
         for _ in range(4):
             strays.send(bytes(1000))
-        assert "sends payloads that are no pictures" in str(fails_in_the_end(camera))
+        assert "sends payloads that are not pictures" in str(fails_in_the_end(camera))
 
 
 # Chunks.

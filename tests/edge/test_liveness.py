@@ -82,7 +82,7 @@ def test_a_fast_camera_has_a_minimum_limit_and_the_first_frame_a_longer_one(
     camera = Watched(Opened(found="", period_s=period_s))
     for _ in range(frames):
         camera.frame(0)
-    camera.liveness.extend_deadlines(60 * SECOND)  # a busy line is no silence of the camera
+    camera.liveness.extend_deadlines(60 * SECOND)  # a busy line is not silence of the camera
     assert not camera.silent(60e3 + limit_s * 1e3)
     assert camera.silent(60e3 + limit_s * 1e3 + 1)
 

@@ -30,7 +30,7 @@ def test_a_mark_has_the_facts_of_its_verdict() -> None:
     [
         (picture(3, "NO_VERDICT").event, "right", "Ada", [], "has no verdict, so there is nothing to mark"),
         (msgspec.structs.replace(GOOD, picture=None), "right", "Ada", [], "has no verdict"),
-        (GOOD, "false_alarm", "Ada", [], "is GOOD, which is no false alarm; mark it as right, or as missed"),
+        (GOOD, "false_alarm", "Ada", [], "is GOOD, which is not a false alarm; mark it as right or missed"),
         (GOOD, "missed", "Ada", [], "no position of the missed defect came; name at least one"),
         (GOOD, "missed", "Ada", [(0, 0)] * (MOST_POINTS + 1), "65 positions came, and a mark has at most 64"),
         (GOOD, "right", "Ada", [(0, 0)], "positions came with a mark as right; only missed defects have positions"),

@@ -100,7 +100,7 @@ def test_the_word_order_is_as_configured(address: str, word_order: str) -> None:
     [
         (request(6, LINE.addresses["heartbeat"], 1), NO_ADDRESS),
         (request(6, RESPONSE.addresses["first_error"], 0), NO_ADDRESS),
-        (request(16, COMMANDS.end - 1, 2, data=b"\x04\0\0\0\0"), NO_ADDRESS),  # its last register is no command's
+        (request(16, COMMANDS.end - 1, 2, data=b"\x04\0\0\0\0"), NO_ADDRESS),  # its last register is not a command's
         (request(23, 0, 1, LINE.address, 1, data=b"\x02\0\0"), NO_ADDRESS),
         (request(4, LINE.end - 1, 2), NO_ADDRESS),
         (request(4, 65535, 2), NO_ADDRESS),

@@ -218,7 +218,7 @@ def test_a_list_that_others_can_write_allows_nobody_and_is_logged_once(
     assert certificates.role_of(fingerprint) == "read"
     logged = [record.message for record in caplog.records]
     assert [each for each in logged if "can be written by others" in each] == [logged[1]]
-    assert "junk.der is no certificate" in logged[0]
+    assert "junk.der is not a certificate" in logged[0]
 
 
 @pytest.mark.parametrize(

@@ -240,4 +240,4 @@ def test_lost_triggers_and_frames_do_not_shift_other_parts(count: int) -> None:
         assert [seen.stamp.frame_id for seen in camera.seen] == brought
         assert [seen.number for seen in camera.seen] == list(range(1, count + 1)), "nothing is counted twice"
         assert {(seen.kind, seen.stamp.frames) for seen in camera.bad} == {("dropped", 1)}
-        assert camera.alarms == [], "one that is lost is no dead camera"
+        assert camera.alarms == [], "one that is lost is not a dead camera"

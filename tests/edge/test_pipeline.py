@@ -153,7 +153,7 @@ def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
         Scripted(
             "top",
             good,
-            lambda _: None,  # returns None, which is no frame
+            lambda _: None,  # returns None, which is not a frame
             lambda stamp: BadFrame(stamp, "unreadable", "cut off"),
             lambda stamp: Frame(stamp, WHITE[:100], "RGB8"),
             lambda stamp: Frame(stamp, WHITE[..., 0], "Mono8"),

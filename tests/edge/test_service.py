@@ -233,7 +233,7 @@ def test_a_missing_file_or_library_is_one_sentence_with_its_exit_code(
 
     for line, code, words in [
         (tmp_path / "none.toml", 3, "cannot be read"),  # no configuration
-        (written(tmp_path / "no-bundle", address, good), 4, "is no bundle"),
+        (written(tmp_path / "no-bundle", address, good), 4, "is not a bundle"),
         (written(bundle.path, address, {"top": 'path = "nowhere"'}), 5, "not a folder"),
         (written(bundle.path, address, good, "[tiles]\noverlap_px = 224"), 3, "expected less"),
         (written(bundle.path, "ipc:///nowhere/at/all", good), 7, "cannot be bound"),

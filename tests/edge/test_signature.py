@@ -117,7 +117,7 @@ def test_a_changed_byte_of_manifest_or_signature_is_refused(
 def test_random_bytes_as_a_signature_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("odd")
     (folder / SIGNATURE).write_bytes(data)
-    with pytest.raises(BundleError, match="is no signature of a bundle"):
+    with pytest.raises(BundleError, match="is not a signature of a bundle"):
         read_signature(folder, "0" * 64)
 
 

@@ -182,7 +182,7 @@ def test_a_subscriber_to_one_topic_gets_gaps_of_that_topic_only(line: Line) -> N
     with line.subscribed(topic=DEFECTS) as events:
         last = line.journal.counts().journalled[DEFECTS]
         line.publish(*numbered(*range(2, 9)), defect(number=9))
-        assert receive_until(events, 9) == [9], "what it did not subscribe to is no gap"
+        assert receive_until(events, 9) == [9], "what it did not subscribe to is not a gap"
         with line.disconnected() as journal:
             journal(*numbered(10, 11, 20), defect(number=21), *numbered(22))
         with line.sending_statuses():

@@ -89,9 +89,9 @@ def test_a_missing_device_or_a_file_that_is_none_is_a_camera_error(tmp_path: Pat
     (tmp_path / "file").write_text("no device")
     for path, message in {
         tmp_path / "video0": r"/video0 is not there; is the camera plugged in\? Set device",
-        tmp_path: r" is no device; set device to one of /dev/video\*",
-        tmp_path / "file": r"/file is no device; set device to one of /dev/video\*",
-        Path("/dev/null"): "/dev/null is no video device that captures, or another",
+        tmp_path: r" is not a device; set device to one of /dev/video\*",
+        tmp_path / "file": r"/file is not a device; set device to one of /dev/video\*",
+        Path("/dev/null"): "/dev/null is not a video device that captures, or another",
     }.items():
         with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):
             camera_on(path).open()

@@ -117,7 +117,7 @@ def test_a_line_that_was_never_heard_says_so() -> None:
     memory.add_verdict(verdict(1), live=False)
     state = state_of(memory)
     assert state.words == ["The line does not run, or has not reported yet: no status came from it."]
-    assert state.cameras["top"].newest_age_ms is None, "a verdict of the journal is no new frame"
+    assert state.cameras["top"].newest_age_ms is None, "a verdict of the journal is not a new frame"
     assert state.cameras["top"].stale
 
 

@@ -34,7 +34,7 @@ def refused(run: Path, target: Path, code: int, *excerpts: str, options: Sequenc
 def test_an_unknown_architecture_is_refused(run: Path, tmp_path: Path) -> None:
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("test_efficientnet", "resnet_of_tomorrow"))
-    refused(run, tmp_path / "bundle", 3, "resnet_of_tomorrow", "is no model of timm")
+    refused(run, tmp_path / "bundle", 3, "resnet_of_tomorrow", "is not a model of timm")
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_run_of_another_version_is_refused(run: Path, tmp_path: Path) -> None:
     del summary["precision"]
     summary["score"] = 1
     (run / "run.json").write_bytes(msgspec.json.encode(summary))
-    refused(run, tmp_path / "bundle", 9, "is no run of `heatline train`", "precision")
+    refused(run, tmp_path / "bundle", 9, "is not a run of `heatline train`", "precision")
 
 
 def test_a_configuration_of_another_version_is_refused(run: Path, tmp_path: Path) -> None:

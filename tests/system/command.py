@@ -56,7 +56,9 @@ def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Nu
             value = kind(text)
             if math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
                 return value
-        raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} {'from 0 on' if or_zero else 'above 0'}")
+        raise argparse.ArgumentTypeError(
+            f"expected {'0 or more' if or_zero else 'more than 0'} ({kind.__name__}), got {text}"
+        )
 
     return read
 

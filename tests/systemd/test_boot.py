@@ -234,7 +234,7 @@ def test_a_missing_camera_does_not_restart_the_service(booted: Boot) -> None:
     assert (last["state"], last["reason"]) == ("NOT_READY", "no_camera")
     assert last["heartbeat"] > first["heartbeat"]
     assert first["status"]["boot_id"] == last["status"]["boot_id"]
-    assert last["status"]["ledger"]["gone"]["captured"] == 0, "a probe is no frame"
+    assert last["status"]["ledger"]["gone"]["captured"] == 0, "a probe is not a frame"
 
 
 @pytest.mark.long

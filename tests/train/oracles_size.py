@@ -25,7 +25,7 @@ def macs(model: ExplainedClassifier, tile_px: int) -> int:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(convolution)
-        elif isinstance(layer, nn.Linear) and not isinstance(layer, SumOfProducts):  # which is no matrix product
+        elif isinstance(layer, nn.Linear) and not isinstance(layer, SumOfProducts):  # which is not a matrix product
             layer.register_forward_hook(linear)
     model.eval()(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
     if isinstance(model, RolloutClassifier):

@@ -102,7 +102,7 @@ def test_the_map_is_computed_in_f32_even_under_autocast() -> None:
 
 
 def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model.timm=no_such_net is no model of timm"):
+    with pytest.raises(ConfigError, match=r"model.timm=no_such_net is not a model of timm"):
         build_model(CnnConfig(name="x", timm="no_such_net", stride=16, weights="none"), 64)
     with pytest.raises(ConfigError, match=r"model.stride is 64, and the stages of resnet18 have \[2, 4, 8, 16, 32\]"):
         build_model(CnnConfig(name="x", timm="resnet18", stride=64, weights="none"), 64)
@@ -181,12 +181,12 @@ def test_one_wrong_name_missing_weight_or_shape_is_an_error_not_a_random_start(t
         build_model(save(missing, tmp_path), 64)
     with pytest.raises(WeightsError, match=r"size mismatch for classifier\.bias"):
         build_model(save(good | {"classifier.bias": torch.zeros(3)}, tmp_path), 64)
-    with pytest.raises(WeightsError, match=r"'_bn9.weight' is no name of EfficientNet-lite"):
+    with pytest.raises(WeightsError, match=r"'_bn9.weight' is not a name of EfficientNet-lite"):
         build_model(save(lite0_state() | {"_bn9.weight": torch.zeros(1)}, tmp_path), 64)
 
 
 def test_files_without_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is no file; expected imagenet, none"):
+    with pytest.raises(WeightsError, match="is not a file; expected imagenet, none"):
         build_model(CnnConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights="imagent"), 64)
     with pytest.raises(WeightsError, match="holds list, expected a state dict"):
         build_model(save([1], tmp_path), 64)

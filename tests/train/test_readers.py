@@ -139,7 +139,7 @@ def test_missing_folders_classes_truths_and_groups_are_named(tmp_path: Path) -> 
         read_folder(folder, group_column="board").groups()
     with pytest.raises(InputError, match="no parenthesis"):
         read_folder(folder, group_pattern="a_")
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         read_folder(folder, group_pattern="(")
     with pytest.raises(InputError, match=r"finds no group in the file name a_0\.png"):
         read_folder(folder, group_pattern="(z)")
@@ -336,7 +336,7 @@ def test_masks_may_have_one_bit_a_palette_or_colour(tmp_path: Path) -> None:
     png(folder / "masks" / "q.png", 8, 3, bytes([0, 0, 1, 1, 0, 0, 0, 0, 0, 0]), bytes([0, 0, 0, 128, 0, 0]))
     colour = np.zeros((2, 4, 4), np.uint8)
     colour[0, 1:3, 2] = 9
-    colour[..., 3] = 255  # opaque black is no defect
+    colour[..., 3] = 255  # opaque black is not a defect
     assert cv2.imwrite(str(folder / "masks" / "r.png"), colour)
     for image in read_folder(folder).images:
         mask = image.mask((2, 4))

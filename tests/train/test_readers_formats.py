@@ -412,7 +412,7 @@ def test_boxes_are_loose_whatever_file_they_come_in_and_all_other_marks_exact(tm
     assert is_exact(labelme(tmp_path / "a", TRIANGLE, ("pit", "circle", square)))
     mixed = labelme(tmp_path / "b", TRIANGLE, ("rust", "rectangle", square))
     assert not is_exact(mixed)
-    assert is_exact(mixed, ["pit"])  # the rectangle is no defect
+    assert is_exact(mixed, ["pit"])  # the rectangle is not a defect
     assert is_exact(coco(tmp_path / "c", area))
     assert not is_exact(coco(tmp_path / "d", area, box))
     assert not is_exact(voc(tmp_path / "e"))

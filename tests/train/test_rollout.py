@@ -243,7 +243,7 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
         ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
         ("vit_tiny_r_s16_p8_224", "its tokens come from a HybridEmbed"),
         ("resnet18", "it is a ResNet, not timm's VisionTransformer"),
-        ("test_vit", r"tiles\.tile_px=100 is no multiple of the patches of test_vit, 16 px"),
+        ("test_vit", r"tiles\.tile_px=100 is not a multiple of the patches of test_vit, 16 px"),
     ],
 )
 def test_models_that_the_rollout_cannot_explain_are_refused_with_the_reason(name: str, excerpt: str) -> None:

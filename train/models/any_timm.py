@@ -48,7 +48,7 @@ def create_network(name: str) -> Any:
         ConfigError: timm has no such model, or not with this tag.
     """
     if not timm.is_model(name):
-        raise ConfigError(f"model.timm={name} is no model of timm {timm.__version__}; see timm.list_models()")
+        raise ConfigError(f"model.timm={name} is not a model of timm {timm.__version__}; see timm.list_models()")
     try:
         return timm.create_model(name, pretrained=False)
     except RuntimeError as error:

@@ -72,7 +72,7 @@ def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Prov
 
     Raises:
         ConfigError: timm has no such model, the model has no stage of that stride or cannot be cut there, or its
-            features are no grid of cells that cover the tile.
+            features are not a grid of cells that cover the tile.
         WeightsError: the configured weights are not available.
     """
     network = create_network(config.timm)

@@ -203,7 +203,7 @@ def rollout_classifier(config: VitConfig, tile_px: int) -> tuple[RolloutClassifi
     patch_px = network.patch_embed.patch_size[0]
     if tile_px % patch_px:
         raise ConfigError(
-            f"tiles.tile_px={tile_px} is no multiple of the patches of {config.timm}, {patch_px} px; choose one"
+            f"tiles.tile_px={tile_px} is not a multiple of the patches of {config.timm}, {patch_px} px; choose one"
         )
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]

@@ -70,7 +70,9 @@ def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
 
 def _read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
-        raise WeightsError(f"model.weights={file} is no file; expected imagenet, none, or a .pth or .safetensors file")
+        raise WeightsError(
+            f"model.weights={file} is not a file; expected imagenet, none, a .pth or a .safetensors file"
+        )
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -116,6 +118,6 @@ def rename_lite_weights(state: dict[str, Tensor], network: nn.Module) -> dict[st
             renamed[f"blocks.{stage}.{block}.{names[layer]}.{leaf}"] = tensor
         except (KeyError, IndexError, ValueError) as error:
             raise WeightsError(
-                f"{name!r} is no name of EfficientNet-lite in EfficientNet-PyTorch; expected, for example, _fc.bias"
+                f"{name!r} is not a name of EfficientNet-lite in EfficientNet-PyTorch; expected, for example, _fc.bias"
             ) from error
     return renamed

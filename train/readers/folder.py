@@ -120,7 +120,7 @@ def require_pictures(folder: Path) -> None:
     """Refuse a folder without subfolders of pictures.
 
     Raises:
-        InputError: it is no folder, or has neither images/ nor good/ and defective/.
+        InputError: it is not a folder, or has neither images/ nor good/ and defective/.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
@@ -334,7 +334,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"the group pattern {pattern!r} is no regular expression: {error}") from error
+        raise InputError(f"the group pattern {pattern!r} is not a regular expression: {error}") from error
     if compiled.groups < 1:
         raise InputError(f"the group pattern {pattern!r} has no parenthesis; put the part that is the group into one")
     return compiled

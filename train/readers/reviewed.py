@@ -39,7 +39,7 @@ def read_index(folder: Path) -> list[ReviewedFrame]:
         frames = [msgspec.json.decode(line, type=ReviewedFrame) for line in lines]
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{folder} is no folder of reviewed frames ({error}); name the one that heatline retrain wrote"
+            f"{folder} is not a folder of reviewed frames ({error}); name the one that heatline retrain wrote"
         ) from error
     for frame in frames:
         if not (folder / frame.file).is_file():

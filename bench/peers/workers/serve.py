@@ -44,7 +44,7 @@ LONG_SECONDS = 10.0
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # output of a library is no reply
+    os.dup2(2, 1)  # output of a library is not a reply
 
     def send_reply(**reply: object) -> None:
         replies.write(json.dumps(reply) + "\n")

@@ -97,7 +97,7 @@ def _build(name: str, weights: Path) -> Any:
         return Padim(backbone=TRUNK, layers=layers, n_features=100, pre_processor=prepare)
     if name == "supersimplenet":
         return Supersimplenet(backbone=TRUNK, layers=[STRIDE_8, STRIDE_16], pre_processor=prepare)
-    raise ValueError(f"{name} is no model of this bench")
+    raise ValueError(f"{name} is not a model of this bench")
 
 
 def _precision(job: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ class ModbusServer:
 
 
 class _NotModbusError(Exception):
-    """What came is no request."""
+    """What came is not a request."""
 
 
 async def _next_request(reader: asyncio.StreamReader) -> tuple[tuple[int, int, int, int], bytes]:

@@ -75,7 +75,7 @@ class Outbox:
         """Messages that were in flight when it did so, and it is not known which it was."""
         self._has_carried = False
         self._is_confirmed = False
-        """Whether the last answer was no refusal; until the first answer, one message is published at a time."""
+        """Whether the last answer was not a refusal; until the first answer, one message is published at a time."""
         self._resume_s = 0.0
 
     def hold(self) -> None:

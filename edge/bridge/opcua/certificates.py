@@ -134,7 +134,7 @@ class Certificates:
             except AccessError as error:
                 faults.add(f"a client is not allowed to {role}: {error}")
             except ValueError:
-                faults.add(f"a client is not allowed to {role}: {path} is no certificate; expected DER or PEM")
+                faults.add(f"a client is not allowed to {role}: {path} is not a certificate; expected DER or PEM")
         self._log_once(faults, role)
         return found
 
@@ -147,7 +147,7 @@ class Certificates:
         folder = self._folder / "rejected"
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", _common_name(certificate))[:40].lstrip(".") or "client"
         path = folder / f"{name}-{fingerprint[:16]}.der"
-        with contextlib.suppress(OSError):  # a full disk is no reason to end; the log has the fingerprint
+        with contextlib.suppress(OSError):  # a full disk is not a reason to end; the log has the fingerprint
             stored = sorted(folder.iterdir(), key=lambda each: each.lstat().st_mtime_ns)
             if path not in stored:
                 for old in stored[: max(0, len(stored) + 1 - REJECTED_AT_MOST)]:

@@ -108,7 +108,7 @@ class LimitedServer(InternalServer):
         return Session(self, self.aspace, self.subscription_service, name, user=user, external=False)
 
     def register_server(self, server: object, conf: object = None) -> None:
-        """Refuse: this is no discovery server, and each request, even of an untrusted client, would cost memory."""
+        """Refuse: this is not a discovery server, and each request, even of an untrusted client, would cost memory."""
         raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
 
 

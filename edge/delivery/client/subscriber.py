@@ -162,7 +162,7 @@ class Subscriber(Client):
         self._ready += self._gaps.counts(event.counts, event.boot_id)
         if self._wants_status:
             self._ready.append(message)
-        if event.state == "STOPPED":  # the silence after it is no loss
+        if event.state == "STOPPED":  # the silence after it is not a loss
             self._silent_since_s = None
 
 

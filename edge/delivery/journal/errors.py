@@ -17,7 +17,7 @@ class JournalReadOnlyError(JournalError):
 
 
 class JournalDamagedError(JournalError):
-    """The file is no journal, or it is damaged."""
+    """The file is not a journal, or it is damaged."""
 
 
 class JournalTooNewError(JournalError):

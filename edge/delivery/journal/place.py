@@ -43,7 +43,7 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
         )
     except NotADirectoryError as error:
         raise JournalFailedError(
-            f"{path} cannot be written, {error.filename} is no folder; set journal.folder to one"
+            f"{path} cannot be written, {error.filename} is not a folder; set journal.folder to one"
         ) from error
     except JournalDamagedError as error:
         return f"{error}; the line will move it aside and begin another"

@@ -157,7 +157,7 @@ def test_what_cannot_be_a_source_is_refused_in_a_sentence(tmp_path: Path) -> Non
     for name in ("latin", "caf\udce9"):
         with pytest.raises(InputError, match="not UTF-8, which Parquet needs; rename it"):
             list_source(str(tmp_path / name))
-    with pytest.raises(InputError, match="is no place for files"):
+    with pytest.raises(InputError, match="is not a place for files"):
         list_source("smoke://signals/folder")
     with pytest.raises(StorageError, match=r"cannot be reached .*; check the address and the network"):
         list_source("hdfs://nobody:1/folder")

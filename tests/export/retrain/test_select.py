@@ -86,7 +86,7 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name a folder that heatline evidence export --reviewed wrote"):
         frames_of_folder(tmp_path)
     (tmp_path / "manifest.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="is no list of exported frames"):
+    with pytest.raises(InputError, match="is not a list of exported frames"):
         frames_of_folder(tmp_path)
     outside = msgspec.structs.replace(row_of(1, "DEFECT", OWN, "good", "right", []), file="../secret.png")
     write_rows(tmp_path, [outside])

@@ -101,7 +101,7 @@ class Client:
         return filter(None, map(self._header_in, whole_lines(self.record)))
 
     def last_header(self) -> bytes | None:
-        """Return the header of its last record; None if that is no event."""
+        """Return the header of its last record; None if that is not an event."""
         line = last_line(self.record)
         return None if line is None else self._header_in(line)
 

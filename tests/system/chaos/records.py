@@ -103,7 +103,7 @@ def head_of(header: bytes | msgspec.Raw) -> Head:
     """Decode the checked fields of a header.
 
     Raises:
-        MsgspecError: it is no header.
+        MsgspecError: it is not a header.
     """
     return _heads.decode(header)
 
