@@ -328,7 +328,9 @@ def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
     assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme)[0] == "docs/view.jpg"
     assert (ROOT / "docs" / "view.jpg").stat().st_size < 200_000
     page = section(readme, "## The page of a line")
-    assert [word for word in ("heatline view", "heatline evidence", "/metrics", "heatline[view]") if word not in page] == []
+    assert [
+        word for word in ("heatline view", "heatline evidence", "/metrics", "heatline[view]") if word not in page
+    ] == []
 
 
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_every_command_answers_or_names_its_extra(installed: Path, tmp_path: Pat
         code, said = answers[call]
         assert code == 10, (call, said)
         assert len(said) == 1, (call, said)
-        assert said[0].endswith(f"call: pip install 'heatline[{extra}]'"), (call, said)
+        assert said[0].endswith(f" needs the extra {extra}: pip install 'heatline[{extra}]'"), (call, said)
 
 
 def test_a_program_beside_files_named_as_our_packages_runs(installed: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class RtspCamera(FrameSource):
             import av
             from av.video.reformatter import VideoReformatter
         except ImportError as error:
-            raise missing_extra("rtsp", "av", f"camera {self.name}") from error
+            raise missing_extra("rtsp", f"camera {self.name}") from error
         began = time.monotonic()
         try:
             container = av.open(

@@ -27,17 +27,14 @@ def require_extra(extra: str) -> None:
     Raises:
         MissingExtraError: a module is not installed.
     """
-    for each in (*INCLUDED.get(extra, ()), extra):
-        for module in MODULES[each]:
-            if importlib.util.find_spec(module) is None:
-                raise missing_extra(extra, module)
+    needed = [module for each in (*INCLUDED.get(extra, ()), extra) for module in MODULES[each]]
+    if any(importlib.util.find_spec(module) is None for module in needed):
+        raise missing_extra(extra)
 
 
-def missing_extra(extra: str, module: str, what: str = "this command") -> MissingExtraError:
+def missing_extra(extra: str, what: str = "this command") -> MissingExtraError:
     """Return the error that says what needs an extra, and how to install it."""
-    return MissingExtraError(
-        f"{what} needs the extra {extra}, whose {module} is not installed; call: pip install 'heatline[{extra}]'"
-    )
+    return MissingExtraError(f"{what} needs the extra {extra}: pip install 'heatline[{extra}]'")
 
 
 def extra_of(error: ModuleNotFoundError) -> MissingExtraError:
@@ -45,5 +42,5 @@ def extra_of(error: ModuleNotFoundError) -> MissingExtraError:
     module = str(error.name).partition(".")[0]
     for extra, modules in MODULES.items():
         if module in modules:
-            return missing_extra(extra, module)
+            return missing_extra(extra)
     raise error

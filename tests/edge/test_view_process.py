@@ -1,7 +1,6 @@
 """The page's process beside a line: what it shows of a line that runs, restarts, stops or never ran, and its end."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -133,14 +132,6 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, address: str) -> None:
         assert words in complaint(result), listen
         assert result.returncode in (3, 7)
     assert "cannot be read" in complaint(heatline("view", tmp_path / "none.toml"))
-
-
-def test_without_its_extra_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    result = heatline("view", tmp_path / "line.toml")
-    assert result.returncode == 10
-    assert "starlette and uvicorn and websockets and prometheus_client, not installed here" in complaint(result)
-    assert "'.[view]'" in result.stderr
 
 
 @pytest.mark.parametrize(
