@@ -145,6 +145,13 @@ class Listener(socket.socket):
         if client is not None and client.deadline is None:
             self._wait(client)
 
+    async def disconnect_all(self) -> None:
+        """Disconnect all clients, and return when their connections are closed."""
+        while connected := [each for each in self._clients.values() if each.connection.fileno() >= 0]:
+            for each in connected:
+                _disconnect(each)
+            await asyncio.sleep(0.01)
+
     def _wait(self, client: _Client) -> None:
         if self._request_within_s < math.inf:
             client.deadline = asyncio.get_running_loop().call_later(self._request_within_s, _disconnect, client)

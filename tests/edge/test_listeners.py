@@ -195,6 +195,13 @@ def opcua_door(folder: Path) -> Iterator[Door]:
                     connected.append(found)
                 return (await opcua_clients.read(connected[0], "Line.Heartbeat"))[1] != ""
 
+            async def end_tasks() -> None:
+                """Those of clients that failed."""
+                left = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(*left, return_exceptions=True)
+
             def asked() -> bool:
                 try:
                     return loop.run_until_complete(ask())
@@ -208,7 +215,7 @@ def opcua_door(folder: Path) -> Iterator[Door]:
                 for each in connected:
                     with contextlib.suppress(Exception):
                         loop.run_until_complete(each.disconnect())
-                loop.run_until_complete(asyncio.sleep(0))
+                loop.run_until_complete(end_tasks())
                 loop.close()
 
         yield Door(served.port, "OPC UA", client)

@@ -208,10 +208,20 @@ class _Connections(BinaryServer):
             "end what uses this address, or set another one of this machine in opcua.listen",
             request_within_s=OPCUA_REQUEST_SECONDS,
         )
-        self._server = await asyncio.get_running_loop().create_server(
+        self._server: asyncio.Server | None = await asyncio.get_running_loop().create_server(
             self._make_protocol, sock=self.listener, backlog=ACCEPTED_AT_ONCE
         )
         self.cleanup_task = asyncio.create_task(self._close_task_loop())
+
+    async def stop(self) -> None:
+        """Stop listening, then disconnect all. asyncua listens until the end, and leaves open who connected late."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        await super().stop()
+        if server is not None:
+            await self.listener.disconnect_all()
+            await self._close_tasks()
 
     def _make_protocol(self) -> OPCUAProtocol:
         return _Connection(self)
