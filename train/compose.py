@@ -1,5 +1,6 @@
 """Composes and checks a training's configuration, with Hydra from `configs/` or from a run's folder."""
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,12 +10,15 @@ import msgspec
 
 from heatline.edge.errors import ConfigError
 from heatline.edge.util.validation import describe_misfit
-from heatline.train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
+from heatline.train.config import CnnConfig, Names, Part, RecipeConfig, TrainConfig, VitConfig
 from heatline.train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
-_TEXTS = ("data", "out", "reviewed", "split.group", "split.pattern", "model.weights", "features.folder")
-"""Keys whose values are plain text: Hydra must not parse them."""
+_TEXT: tuple[Any, ...] = (str, str | None)
+"""Types of keys whose values are plain text, which Hydra must not parse."""
+_NAMES: tuple[Any, ...] = (Names, Names | None)
+"""Types of keys whose values are lists of names, all of them text: 08, 1e5, 597500_315, yes, null."""
+_NAME = re.compile(r"""'[^']*'|"[^"]*"|[^,\s][^,]*""")
 _HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
 """Keys of recipes whose values go to other keys."""
 _SIMILAR = 0.75
@@ -226,13 +230,20 @@ def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
 
 
 def _quote_text(override: str) -> str:
-    """Quote paths and patterns: Hydra's grammar would parse their commas, equal signs and parentheses."""
+    """Quote texts: Hydra's grammar would parse commas, equal signs, parentheses, and numbers."""
     key, _, value = override.partition("=")
-    if key not in _TEXTS or value[:1] in ("", "'", '"'):
+    above, _, last = key.rpartition(".")
+    kind = (_fields(above) or {}).get(last)
+    if kind in _NAMES and value != "null" and (value[:1] != "[" or value[-1:] == "]"):
+        names = [name.strip().strip("'\"") for name in _NAME.findall(value.removeprefix("[").removesuffix("]"))]
+        return f"{key}=[{','.join(map(_quoted, names))}]"
+    if kind not in _TEXT or value[:1] in ("", "'", '"') or value == "null":
         return override
-    if value == "null":
-        return override
-    return f"{key}='" + value.replace("'", "\\'") + "'"
+    return f"{key}={_quoted(value)}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:

@@ -12,6 +12,8 @@ Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Strength = Annotated[float, Meta(ge=0, le=1)]
+Names = list[str | int | float]
+"""Names are text; an older version wrote some as numbers."""
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -25,9 +27,9 @@ class SplitConfig(Part, frozen=True, kw_only=True):
     """Column of `labels.csv` that names the group."""
     pattern: str | None
     """Replaces the column: a regular expression on the file name; its first parenthesis is the group."""
-    val: list[str | int | float]
+    val: Names
     """Names of groups that choose the best checkpoint."""
-    test: list[str | int | float]
+    test: Names
     """Names of groups that training leaves out."""
     fractions: list[float]
     """Shares of groups for train, val, test, if none is named."""
@@ -229,9 +231,9 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     data: str
     discover: bool
     """Whether to discover truth and groups in the folder, see `heatline.train.discovery`."""
-    truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None
+    truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None
     """Source of the labels; None: the first truth that the folder has."""
-    classes: list[str | int | float] | None
+    classes: Names | None
     """Annotated classes that are defects; None: all."""
     reviewed: str | None = None
     """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""

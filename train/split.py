@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from heatline.edge.errors import ConfigError
+from heatline.edge.util.text import list_some
 from heatline.train.readers import LabelledFolder, LabelledImage
 
 
@@ -31,8 +32,7 @@ def split_by_name(
 ) -> Split:
     """Split by the names of the val and test groups; all other groups train.
 
-    A name matches the group of the same spelling; otherwise a number matches the only group with that number, as the
-    command line turns 08 into 8.
+    A name matches the group of the same spelling; otherwise a number matches the only group with that number.
 
     Args:
         needs_val: whether at least one val group must be named.
@@ -113,7 +113,5 @@ def _find(groups: Sequence[str], name: object) -> str:
         if len(same) == 1:
             return same[0]
         if same:
-            raise ConfigError(
-                f"group {text} could be any of {', '.join(same)}; write it in full, in quotes: [\"'{same[0]}'\"]"
-            )
-    raise ConfigError(f"there is no group {text!r} to split off; the groups are {', '.join(sorted(groups))}")
+            raise ConfigError(f"group {text} could be any of {', '.join(same)}; write it in full, as {same[0]}")
+    raise ConfigError(f"there is no group {text!r} to split off; the groups are {list_some(sorted(groups), 20)}")

@@ -32,10 +32,36 @@ def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> 
 
 
 def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
-    config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3']", "seed=7"])
-    assert [str(name) for name in [*config.split.val, *config.split.test]] == ["08", "10", "1e3"]
+    config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3',1_0,yes,null]", "seed=7"])
+    assert [*config.split.val, *config.split.test] == ["08", "10", "1e3", "1_0", "yes", "null"]
     write_config(config, tmp_path / "config.yaml")
     assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("key", ["split.val", "split.test", "classes"])
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("[597500_315]", ["597500_315"]),
+        ("[08, 1e5 ,1_000,0x1f,.5]", ["08", "1e5", "1_000", "0x1f", ".5"]),
+        ("[yes,null,True,inf,~]", ["yes", "null", "True", "inf", "~"]),
+        ("[\"a,b\",'c d',it's]", ["a,b", "c d", "it's"]),
+        ("[NG/IMG_1,{a},$b,(c)]", ["NG/IMG_1", "{a}", "$b", "(c)"]),
+        ("10,12", ["10", "12"]),
+        ("[]", []),
+    ],
+)
+def test_names_in_lists_are_text(tmp_path: Path, key: str, value: str, names: list[str]) -> None:
+    config = compose(["data=x", f"{key}={value}"])
+    assert (config.classes if key == "classes" else getattr(config.split, key[6:])) == names
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_texts_of_any_key_are_not_parsed() -> None:
+    config = compose(["data=x", "recipe=finetune", "logger=wandb", "logger.project=007"])
+    assert config.logger.project == "007"
+    assert compose(["data=x", "classes=null"]).classes is None
 
 
 @pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
