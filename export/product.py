@@ -36,7 +36,7 @@ def fit_product(
         EngineError: the engine failed.
     """
     chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
-    groups = [image.group or image.name for image in chosen]
+    groups = [image.group or image.name_in_folder for image in chosen]
     good_groups = {group for image, group in zip(chosen, groups, strict=True) if not image.defective}
     appearances, samples = [], []
     for image in chosen:

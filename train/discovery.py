@@ -4,17 +4,20 @@ Pictures of one thing must stay in one group; otherwise a model is tested on wha
 from the first of these that the folder has:
 
 1. the column `group` of `labels.csv`, or else a column with the name of a physical thing (`THINGS`);
-2. the part of the file name that names a thing (see `file_names`);
-3. each picture by itself.
+2. the part of the file name that names a thing (see `file_names`), near-duplicate pictures in one group;
+3. each picture by itself, near-duplicates in one group;
+4. each picture by itself.
 
-Where groups are guessed (2 and 3), near-duplicate pictures are also put into one group. Every assumption is reported.
+All but the column `group` are guesses. One that puts all good or all defective pictures into one group is not made: a
+model could not be trained without that group, so nothing could be validated. Every assumption is reported.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from os import sched_getaffinity
 from pathlib import Path
 
@@ -22,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
+from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.file_names import find_scheme
-from heatline.train.near_duplicates import near_duplicate_pairs, thumbnail
+from heatline.train.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.folder import LABELS_ONLY, list_folder, truths_in
-from heatline.train.readers.labels_csv import read_labels
+from heatline.train.readers.labelled import lone_label
 
 THINGS = frozenset(
     {
@@ -45,6 +49,10 @@ ALIKE_BY_PLACE = 0.5
 """If near-duplicates chain together more than this share of the pictures, only the camera's fixed view is alike."""
 
 
+GROUP_COLUMN = "column 'group' of labels.csv"
+ALONE = "file names, each a group"
+
+
 @dataclass(frozen=True)
 class Discovery:
     """The truth and groups of a folder, and the assumptions behind them."""
@@ -52,10 +60,8 @@ class Discovery:
     folder: Path
     truth: str
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
-    group_column: str | None
-    """Column of `labels.csv` that holds the groups; None: `groups` has them."""
-    groups: Mapping[Path, str] | None
-    """Each picture's group by its path; None: `group_column` has them."""
+    groups: Mapping[Path, str]
+    """Each picture's group by its path."""
     groups_are: str
     """Phrase for messages: where the groups come from."""
     assumptions: tuple[str, ...]
@@ -73,12 +79,22 @@ class Discovery:
         Raises:
             InputError: as `read_folder`.
         """
-        group_column = self.group_column or "group"
-        return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=mixed))
+        return self.regroup(read_folder(self.folder, truth or self.truth, classes=classes, mixed=mixed))
 
     def regroup(self, data: LabelledFolder) -> LabelledFolder:
         """Return the folder's pictures with these groups."""
-        return data if self.groups is None else data.with_groups(self.groups, self.groups_are)
+        return data.with_groups(self.groups, self.groups_are)
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """Groups that pictures might have."""
+
+    names: Sequence[str]
+    """Each picture's group."""
+    are: str
+    """Phrase for messages: where they come from."""
+    assumptions: Sequence[str]
 
 
 def discover(folder: Path, truth: str | None = None) -> Discovery:
@@ -92,15 +108,40 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
         InputError: it is not a folder of labelled pictures, or has no such truth.
     """
     data = list_folder(folder, truth, on_unusable=_ignore, mixed=True)
-    assumptions: tuple[str, ...] = (_describe_truth(data),)
+    assumptions = [_describe_truth(data)]
     if not any(image.defective for image in data.images):
-        assumptions += ("No picture is defective: a training can only use synthetic defects on good pictures.",)
-    column, column_assumption = _find_column(folder, data.images)
-    if column is not None:
-        groups_are = f"column {column!r} of labels.csv"
-        return Discovery(folder, data.truth, column, None, groups_are, (*assumptions, column_assumption))
-    groups, groups_are, group_assumptions = _guess_groups(data.images)
-    return Discovery(folder, data.truth, None, groups, groups_are, (*assumptions, *group_assumptions))
+        assumptions.append("No picture is defective: a training can only use synthetic defects on good pictures.")
+    for guess in _Guesses(data).each():
+        lone = lone_label(data.images, guess.names)
+        if lone is None or guess.are == ALONE or guess.are == GROUP_COLUMN:
+            break
+        assumptions.append(
+            f"The groups cannot be {guess.are}: all {lone} pictures would be in one, and nothing could be validated."
+        )
+    groups = {image.path: utf8_safe(name) for image, name in zip(data.images, guess.names, strict=True)}
+    return Discovery(folder, data.truth, groups, guess.are, (*assumptions, *guess.assumptions))
+
+
+def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) -> str:
+    """Explain in a sentence why there is no cross-validation over these pictures, and what to type.
+
+    Args:
+        data: the folder of the pictures.
+    """
+    for label in ("good", "defective"):
+        of_label = [image for image in images if image.defective == (label == "defective")]
+        groups = {str(image.group) for image in of_label}
+        if len(of_label) == 1:
+            return f"there is only 1 {label} picture; add {label} pictures, at least one, and train again"
+        if len(groups) == 1:
+            return (
+                f"all {label} pictures are in one group, {utf8_safe(min(groups))!r}, by {data.groups_are}; add {label} "
+                f"pictures of other groups, or name other groups: {data.suggest_pattern()}"
+            )
+    return (
+        f"all good or all defective tiles are in one group, by {data.groups_are}; name other groups: "
+        f"{data.suggest_pattern()}"
+    )
 
 
 def _ignore(file: Path, error: InputError) -> None:
@@ -108,14 +149,18 @@ def _ignore(file: Path, error: InputError) -> None:
 
 
 def _describe_truth(data: LabelledFolder) -> str:
-    folder, truth = data.folder, data.truth
-    is_sorted = not (folder / "images").is_dir()
-    table = (folder / "labels.csv").exists()
+    layout, truth = find_layout(data.folder), data.truth
     source = (
-        "the folders good/ and defective/" if is_sorted else "labels.csv" if table else f"whether {truth} mark a defect"
+        layout.describe_labels()
+        if layout.is_sorted
+        else "labels.csv"
+        if data.rows
+        else "whether an annotation marks a defect"
     )
     label = f"Pictures are good or defective by {source}"
-    others = [other for other in truths_in(folder) if other not in (truth, LABELS_ONLY)]
+    if any(root.at for root in layout.roots):
+        label += ", and all are trained on and cross-validated, whether in train/, val/ or test/"
+    others = [other for other in truths_in(layout) if other not in (truth, LABELS_ONLY)]
     if truth == LABELS_ONLY:
         unmarked = f"{', '.join(others)} are not used" if others else "no annotation marks the defects"
         return f"{label}; {unmarked}." if any(image.defective for image in data.images) else f"{label}."
@@ -126,68 +171,80 @@ def _describe_truth(data: LabelledFolder) -> str:
     )
 
 
-def _find_column(folder: Path, images: Sequence[LabelledImage]) -> tuple[str | None, str]:
-    """Find the column of `labels.csv` that holds the groups; return it with a sentence about the choice."""
-    rows = None
-    if (folder / "images").is_dir():
-        rows = read_labels(folder / "labels.csv", [image.path for image in images], _ignore)
-    if not rows:
-        return None, ""
-    values = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values())) if name}
-    counts = {name: len(set(column)) for name, column in values.items()}
-    if "group" in values:
-        return "group", f"Groups are the column 'group' of labels.csv: {format_count(counts['group'], 'group')}."
+class _Guesses:
+    """The groups that a folder's pictures might have."""
+
+    def __init__(self, data: LabelledFolder) -> None:
+        self._data = data
+
+    @cached_property
+    def _thumbnails(self) -> list[NDArray[np.uint8] | None]:
+        return thumbnails_of(self._data.images)
+
+    def each(self) -> Iterator[_Guess]:
+        """Yield the guesses, the best first; the last one is always possible."""
+        images = self._data.images
+        columns = self._columns()
+        yield from _find_columns(columns, len(images))
+        scheme = find_scheme([image.path.name for image in images])
+        if scheme is not None:
+            kinds = sorted(set(scheme.things))
+            yield from self._merged(
+                scheme.things,
+                scheme.part,
+                f"{scheme.part}, near-duplicate pictures in one",
+                f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): "
+                f"{format_count(len(kinds), 'group')}. This is a guess: that pictures of one "
+                f"thing have it in common. If not, use split.group or {self._data.suggest_pattern()}.",
+            )
+        names = [image.place for image in images]
+        alone = (
+            "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which "
+            "pictures show one thing. If several do, the figures are too good: name the column with split.group, or "
+            f"the part of the file name with {self._data.suggest_pattern()}."
+        )
+        yield from self._merged(names, ALONE, "near-duplicate pictures", alone)
+
+    def _merged(self, names: Sequence[str], are: str, merged_are: str, assumption: str) -> Iterator[_Guess]:
+        """Yield the guess with near-duplicate pictures in one group, and then without."""
+        note = None
+        if lone_label(self._data.images, names) is None:
+            merged, note = merge_near_duplicates(self._thumbnails, names)
+        if note and merged != list(names):
+            yield _Guess(merged, merged_are, [assumption, str(note)])
+            note = None
+        yield _Guess(names, are, [assumption, note] if note else [assumption])
+
+    def _columns(self) -> dict[str, list[str]]:
+        rows = [self._data.rows[image.path] for image in self._data.images if image.path in self._data.rows]
+        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ()) if name}
+
+
+def _find_columns(columns: Mapping[str, Sequence[str]], pictures: int) -> Iterator[_Guess]:
+    """Yield the columns of `labels.csv` that may hold the groups, the best first."""
+    counts = {name: len(set(column)) for name, column in columns.items()}
+    if "group" in columns and all(columns["group"]):
+        what = f"Groups are the column 'group' of labels.csv: {format_count(counts['group'], 'group')}."
+        yield _Guess(columns["group"], GROUP_COLUMN, [what])
     things = {
         name: counts[name]
-        for name, column in values.items()
+        for name, column in columns.items()
         if _is_thing(name) and all(column) and 1 < counts[name] < len(column)
     }
-    if not things:
-        return None, ""
-    enough = {name: count for name, count in things.items() if count >= ENOUGH_GROUPS}
-    name = min(enough, key=enough.__getitem__) if enough else max(things, key=things.__getitem__)
-    others = [f"{other} ({count})" for other, count in things.items() if other != name]
-    instead = f"; {', '.join(others)} would be possible too" if others else ""
-    return name, (
-        f"Groups are the column {name!r} of labels.csv, as it has the name of a thing: {counts[name]} groups of "
-        f"{len(rows)} pictures{instead}."
-    )
+    few = {name: count < ENOUGH_GROUPS for name, count in things.items()}
+    for name in sorted(things, key=lambda name: (few[name], -counts[name] if few[name] else counts[name])):
+        others = [f"{other} ({count})" for other, count in things.items() if other != name]
+        instead = f"; {', '.join(others)} would be possible too" if others else ""
+        what = (
+            f"Groups are the column {name!r} of labels.csv, as it has the name of a thing: {counts[name]} groups of "
+            f"{pictures} pictures{instead}."
+        )
+        yield _Guess(columns[name], f"column {name!r} of labels.csv", [what])
 
 
 def _is_thing(column: str) -> bool:
     word = re.sub("[^a-z]", "", column.lower())
     return word in THINGS or re.sub("(id|no|nr|number|num)$", "", word) in THINGS
-
-
-def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str, list[str]]:
-    """Guess groups from file names and near-duplicates; return them, their source, and the assumptions."""
-    scheme = find_scheme([image.path.name for image in images])
-    if scheme is None:
-        names = [image.path.stem for image in images]
-        groups_are = "file names, each a group"
-        assumptions = [
-            "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which "
-            "pictures show one thing. If several do, the figures are too good: name the part of the file name with "
-            "split.pattern, or the column with split.group."
-        ]
-    else:
-        names, groups_are = scheme.things, scheme.part
-        kinds = sorted(set(names))
-        assumptions = [
-            f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
-            "This is a guess: "
-            "that pictures of one thing have it in common. If not, use split.pattern or split.group."
-        ]
-    merged, assumption = _merge_near_duplicates(images, [utf8_safe(name) for name in names])
-    if assumption:
-        groups_are += ", near-duplicate pictures in one"
-        assumptions.append(assumption)
-    groups = {image.path: group for image, group in zip(images, merged, strict=True)}
-    return groups, groups_are, assumptions
-
-
-def _merge_near_duplicates(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
-    return merge_near_duplicates(thumbnails_of(images), names)
 
 
 def thumbnails_of(images: Sequence[LabelledImage]) -> list[NDArray[np.uint8] | None]:
@@ -206,18 +263,17 @@ def merge_near_duplicates(
         names: each picture's group.
     """
     usable = [number for number, small in enumerate(thumbnails) if small is not None]
-    pairs = near_duplicate_pairs(np.array([small for small in thumbnails if small is not None]))
-    chains = _connected(range(len(usable)), pairs)
+    chains = near_duplicate_chains(np.array([small for small in thumbnails if small is not None]))
     longest = max(Counter(chains).values(), default=0)
     if longest > max(2, ALIKE_BY_PLACE * len(usable)):
         return list(names), (
             f"{longest} of {len(usable)} pictures look nearly identical, so similarity does not show which of them "
             "show one thing, and is not used."
         )
-    pairs_of_names = [(names[usable[one]], names[usable[other]]) for one, other in pairs]
     order = sorted(set(names))
     index = {name: number for number, name in enumerate(order)}
-    roots = _connected(range(len(order)), [(index[one], index[other]) for one, other in pairs_of_names])
+    alike = zip((usable[low] for low in chains), usable, strict=True)
+    roots = _connected(range(len(order)), [(index[names[one]], index[names[other]]) for one, other in alike])
     groups = [order[roots[index[name]]] for name in names]
     count = len(set(groups))
     if count == len(order):

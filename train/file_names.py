@@ -9,7 +9,7 @@ figures too good.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
@@ -17,6 +17,8 @@ from pathlib import PurePath
 SEPARATORS = r"_\-. +()"
 FEWEST_GROUPS = 3
 """Fewer groups cannot be split into train, val and test."""
+
+_FOLDER_PATTERN, _STEM_PATTERN = r"([^/]+)/[^/]+$", r"^(.+)\."
 
 _CONDITION = re.compile(
     r"(exp|exposure|cam|camera|view|light|led|channel|ch|gain|focus|angle|rot|zoom|crop)(\d*)", re.IGNORECASE
@@ -46,11 +48,29 @@ def find_scheme(names: Sequence[str]) -> NameScheme | None:
             continue
         length = _thing_digits(words)
         things = [word[:length] for word in words]
-        if (groups := len(set(things))) < len(names):
+        if (groups := len(set(things))) < len(set(map(tuple, tokens))):  # where each folder counts from 1, names repeat
             part = f"part {place + 1} of the file name"
             part = f"the first {length} characters of {part}" if length else part
             return NameScheme(things, part) if groups >= FEWEST_GROUPS else None
     return None
+
+
+def find_patterns(paths: Sequence[PurePath]) -> Iterator[tuple[str, list[str]]]:
+    """Yield regular expressions that take a part of each path, with the parts that they take, the likeliest first.
+
+    An expression is of the file name, or, if it has a `/`, of the path; its first parenthesis is the part.
+    """
+    used = "".join(each for each in "_. +()-" if each == "." or any(each in path.stem for path in paths))
+    most = max((len(re.split(f"[{SEPARATORS}]+", path.stem)) for path in paths), default=0)
+    by_place = [f"^{f'[^{used}]+[{used}]+' * place}([^{used}]+)" for place in range(most)]
+    found = []
+    for pattern in [*by_place, _FOLDER_PATTERN]:
+        parts = [re.search(pattern, path.as_posix() if "/" in pattern else path.name) for path in paths]
+        groups = [part[1] for part in parts if part]
+        if len(groups) == len(paths) and len(set(groups)) > 1:
+            found.append((pattern, groups))
+    yield from sorted(found, key=lambda each: len(set(each[1])) == len({path.name for path in paths}))
+    yield _STEM_PATTERN, [path.stem for path in paths]
 
 
 def _thing_digits(words: Sequence[str]) -> int | None:

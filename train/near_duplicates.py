@@ -86,20 +86,22 @@ def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[
     return sorted(pairs, key=lambda pair: -pair.likeness)
 
 
-def near_duplicate_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Return all pairs of near-duplicate pictures as indices, the lower index first.
+def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> list[int]:
+    """For each picture, return the lowest index of a picture that a chain of near-duplicates connects it to.
 
     Args:
         thumbnails: uint8 [n, 32, 32], made by `thumbnail`.
     """
-    if len(thumbnails) < 2:
-        return []
-    return [
-        (other, rows.start + row)
-        for rows, _, same in _compare_blocks(thumbnails)
-        for row, other in np.argwhere(same).tolist()
-        if other < rows.start + row
-    ]
+    lowest = np.arange(len(thumbnails))
+    for rows, _, same in _compare_blocks(thumbnails) if len(thumbnails) else ():
+        for row, alike in enumerate(same, start=rows.start):
+            alike[row] = True
+            joined = np.zeros(len(lowest), np.bool_)
+            joined[lowest[alike]] = True
+            if np.count_nonzero(joined) > 1:
+                lowest[joined[lowest]] = joined.argmax()
+    chains: list[int] = lowest.tolist()
+    return chains
 
 
 def describe_near_duplicates(count: int, picture: str, other: str, place: str = "in another part of the split") -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from heatline.edge.errors import TrainingError
-from heatline.edge.util.text import format_count, is_are
+from heatline.edge.util.text import format_count, is_are, list_some
 from heatline.train.config import TrainConfig
 from heatline.train.frames import FrameStore
 from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across
@@ -57,7 +57,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
     if unplaced:
         report_line(
             f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective "
-            f"without a marked defect, first {store.images[unplaced[0]].path.name}"
+            f"without a marked defect, first {store.images[unplaced[0]].name}"
         )
     tables = {
         part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)
@@ -74,7 +74,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
         if not count["defective"] or count["defective"] == len(tables[part]):
             raise TrainingError(
                 f"of the {format_count(len(tables[part]), 'tile')} of the {part} groups "
-                f"({_list_names(getattr(split, part))}) "
+                f"({list_some(getattr(split, part), 6)}) "
                 f"{count['defective']} {is_are(count['defective'])} defective; each part needs both classes: name "
                 "other groups in split.val "
                 "and split.test"
@@ -91,7 +91,7 @@ def _warn_of_near_duplicates(store: FrameStore, frames: dict[str, range], report
     if pairs:
         first = pairs[0]
         picture, other = (
-            store.images[frames[part][number]].path.name
+            store.images[frames[part][number]].name
             for part, number in ((first.part, first.number), (first.other_part, first.other_number))
         )
         report_line(describe_near_duplicates(len(pairs), f"{picture} ({first.part})", f"{other} ({first.other_part})"))
@@ -104,7 +104,3 @@ def _describe_part(part: str, pictures: Sequence[LabelledImage], tiles: dict[str
         return f"{counts}{format_count(sum(tiles.values()), 'tile')}"
     share = tiles["defective"] / sum(tiles.values())
     return f"{counts}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({100 * share:.1f} %)"
-
-
-def _list_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

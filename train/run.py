@@ -69,6 +69,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """From `digest_groups`, of the training groups; empty: an older version trained the run."""
     folds: int | None = None
     """Folds of the cross-validation; None: there was none, and `val` is measured on the validation groups."""
+    not_validated: str | None = None
+    """Why recipe `heatline` did not cross-validate, and what to do; None: it did, or an older version trained."""
 
 
 class RunFolder:
@@ -290,7 +292,7 @@ def read_as(
 
 
 def class_names(config: TrainConfig) -> list[str] | None:
-    """Return the annotated classes that are defects, as text: on the command line, 7 is a number."""
+    """Return the annotated classes that are defects, as text."""
     return None if config.classes is None else [str(name) for name in config.classes]
 
 

@@ -6,7 +6,7 @@ file that cannot be used. It fails only if the folder as a whole, or the options
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -18,13 +18,14 @@ from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
+from heatline.edge.picture_folders import Layout, find_layout
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, discover
 from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
+from heatline.train.readers.folder import LABELS_ONLY, TRUTHS, list_folder, truths_in
 from heatline.train.readers.unusable import OnUnusable
 from heatline.train.split import Split, split_by_fractions, split_by_name
 from heatline.train.tiles import DEFECTIVE_SHARE, TileRule
@@ -53,11 +54,10 @@ class ReadingOptions:
 
     def read(self, folder: Path, on_unusable: OnUnusable, discovery: Discovery | None) -> LabelledFolder:
         """List the pictures that the default recipe can use; errors as `list_folder`."""
-        column = self.group_column if discovery is None else discovery.group_column
         data = list_folder(
             folder,
             self.truth,
-            column or "group",
+            self.group_column or "group",
             self.group_pattern,
             self.classes,
             on_unusable,
@@ -179,8 +179,9 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
 
     discovery = options.discover(folder)
     data = options.read(folder, note, discovery)
-    for file in _find_other_files(folder):
-        note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
+    layout = find_layout(folder)
+    for file in _find_other_files(layout):
+        note(file, InputError(f"{file} is not a PNG, JPEG, BMP, TIFF or WebP; only these are read"))
     for stem, annotation in data.unmatched.items():
         note(annotation.file, InputError(f"{annotation.file} marks {stem}, and there is no such picture"))
     rule = TileRule(options.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
@@ -190,7 +191,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
             _inspect(image, rule, inspected)
         except InputError as error:
             note(image.path, error)
-    usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.unmatched)
+    usable = replace(data, images=tuple(inspected.images))
     groups = _count_groups(usable)
     split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)
     parts = None if split is None else _count_parts(usable, split)
@@ -199,7 +200,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
     return FolderSummary(
         folder=utf8_safe(str(folder)),
         truth=data.truth,
-        truths=truths_in(folder),
+        truths=truths_in(layout),
         good=len(inspected.images) - defective,
         defective=defective,
         assumptions=[]
@@ -231,7 +232,7 @@ def _inspect(image: LabelledImage, rule: TileRule, inspected: _Inspected) -> Non
     rgb = to_rgb(pixels, pixel_format)
     hw = (rgb.shape[0], rgb.shape[1])
     mask = image.mask(hw)
-    objects = Counter[str]() if image.annotation is None else image.annotation.objects()
+    objects = image.objects()
     inspected.images.append(image)
     inspected.thumbnails.append(thumbnail(rgb))
     inspected.sizes[hw] += 1
@@ -260,16 +261,16 @@ def _describe_png_format(path: Path) -> str | None:
     return f"{bits}-bit grey" if colour_type == 0 and bits < 8 else None
 
 
-def _find_other_files(folder: Path) -> list[Path]:
-    """Return the files and folders among the pictures that are not pictures."""
-    places = [folder / "images"] if (folder / "images").is_dir() else [folder / label for label in LABELS]
-    return sorted(
-        path
-        for place in places
-        if place.is_dir()
-        for path in place.iterdir()
-        if not path.name.startswith(".") and not (path.is_file() and path.suffix.lower() in SUFFIXES)
-    )
+def _find_other_files(layout: Layout) -> list[Path]:
+    """Return the files in the folders of pictures that are neither pictures nor annotations."""
+    annotations = {file for formats in TRUTHS.values() for form in formats for file in form.files(layout)}
+    return [
+        file
+        for root in layout.roots
+        if root.deep
+        for file in root.files
+        if file.suffix.lower() not in SUFFIXES and file not in annotations
+    ]
 
 
 def _count_groups(data: LabelledFolder) -> Counter[str] | None:
@@ -369,8 +370,8 @@ def _find_warnings(
             warnings.append(f"the class {name!r} counts as a defect and has no object")
     if groups is None:
         warnings.append(
-            f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or give "
-            "--pattern, a regular expression on file names whose first parenthesis is the group"
+            f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or the "
+            f"part of the file name with --pattern {data.suggest_pattern().removeprefix('split.pattern=')}"
         )
     if why_no_split:
         warnings.append(why_no_split)

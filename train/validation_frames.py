@@ -139,7 +139,7 @@ def run_validation(
         if clean.any():
             stitcher = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
-            frame = GoodFrame.of(logits[clean], heatmap, image.group or image.name)
+            frame = GoodFrame.of(logits[clean], heatmap, image.group or image.name_in_folder)
             (substitutes if image.defective else good).append(frame)
     if not good and not substitutes:
         raise InputError(

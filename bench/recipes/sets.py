@@ -80,7 +80,7 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 if found is None or not found[1]:
                     raise InputError(f"the pattern {self.pattern} of {self.name} finds no group in {path}; mend it")
                 pictures.append(LinkedPicture(path, f"{prefix}{path.name}", label, found[1]))
-        truths = [form.subfolder for form in TRUTHS[self.truth] if form.is_in(folder)]
+        truths = [name for form in TRUTHS[self.truth] for name in form.subfolders if (folder / name).is_dir()]
         return link_folder(links, pictures, {name: folder / name for name in truths})
 
     def partly_annotated(self, images: Sequence[LabelledImage], count: int, seed: int, work: Path) -> Path:
@@ -117,7 +117,7 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             (file,) = image.truth_files
             if file.stem != image.path.stem:
                 raise ConfigError(f"{self.name} has all annotations in {file}; name a set with a file for each picture")
-            truths[f"{form.subfolder}/{file.name}"] = file
+            truths[f"{form.subfolders[0]}/{file.name}"] = file
         return link_folder(links, [LinkedPicture.of(image) for image in images], truths)
 
 

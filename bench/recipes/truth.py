@@ -12,8 +12,6 @@ from heatline.edge.geometry import TileGrid
 from heatline.train.config import TrainConfig
 from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
 from heatline.train.frames import FrameStore
-from heatline.train.readers.labels_csv import read_labels
-from heatline.train.readers.unusable import stop
 from heatline.train.run import read_data
 from heatline.train.tiles import TileRule
 
@@ -43,8 +41,7 @@ class Truth:
         """
         data = read_data(config)
         store = FrameStore.build(data.images, decoded)
-        rows = read_labels(data.folder / "labels.csv", [image.path for image in data.images], stop) or {}
-        classes = {name: row[CLASS_COLUMN] for name, row in rows.items() if row.get(CLASS_COLUMN)}
+        classes = {path.name: row[CLASS_COLUMN] for path, row in data.rows.items() if row.get(CLASS_COLUMN)}
         rule = TileRule(**msgspec.structs.asdict(config.tiles))
         return cls(store, rule, label_tiles(store, rule), classes)
 

@@ -33,11 +33,12 @@ from heatline.edge.drift.sample import PictureSample
 from heatline.edge.errors import BundleError, EngineError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
-from heatline.edge.images import digest_picture, list_images, read_image
+from heatline.edge.images import digest_picture, read_image
 from heatline.edge.inference import Engine
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
+from heatline.edge.picture_folders import good_pictures
 from heatline.edge.util.evenly import evenly
-from heatline.edge.util.text import format_count, is_are
+from heatline.edge.util.text import format_count, is_are, list_some
 
 BEYOND_CHANCE = 0.01
 """Two shifts differ if a test's p-value is smaller."""
@@ -94,15 +95,14 @@ class GoodPictures:
     without paths.
 
     Args:
-        paths: files, and folders of files.
+        paths: files, and folders of which `good_pictures` are taken.
     Raises:
-        InputError: a folder has no pictures.
+        InputError: as `good_pictures`.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.files = [file for path in paths for file in (list_images(path) if os.path.isdir(path) else [path])]
-        names = [path.resolve().name for path in paths]
-        self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        self.files = [file for path in paths for file in (good_pictures(path) if os.path.isdir(path) else [path])]
+        self.names = list_some([path.resolve().name for path in paths], NAMED)
 
     def run(
         self, inspector: Inspector, track: Track = iter, area: RegionOfInterest | None = None

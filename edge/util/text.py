@@ -1,5 +1,6 @@
 """Makes text safe to encode and to show, and formats counts with their nouns."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -72,3 +73,12 @@ def is_are(count: int) -> str:
     ('is', 'are')
     """
     return "is" if count == 1 else "are"
+
+
+def list_some(names: Sequence[str], most: int) -> str:
+    """List names, and the number of those beyond the first `most`.
+
+    >>> list_some(["a", "b", "c", "d"], 2)
+    'a, b and 2 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -329,8 +330,37 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
     assert not run.report.exists()
     again = heatline("train", f"out={run.folder}", "resume=true")
     assert "is already finished" in again.stderr
-    assert "no cross-validation, and no report: all training pictures are in one group, 'only'" in again.stdout
+    assert "no cross-validation, and no report: all good pictures are in one group, 'only', by column" in again.stdout
+    assert "or name other groups: split.pattern='^([^_.]+)' (a of a_0.png)" in again.stdout
     assert validation_frames(load_run(run.folder)).are == "of groups that the model was trained on"
+
+
+@pytest.mark.parametrize(
+    ("make", "overrides", "excerpt"),
+    [
+        (lambda at: sort_tiles(at, count=2), (), "2-fold cross-validation over 4 groups"),
+        (
+            lambda at: sort_tiles(at, count=1),
+            (),
+            "there is only 1 good picture; add good pictures, at least one, and train again",
+        ),
+        (
+            lambda at: sort_tiles(at, count=3),
+            ("split.pattern=^([gd])",),
+            "all good pictures are in one group, 'g', by what '^([gd])' finds in the file name; add good pictures of "
+            "other groups, or name other groups: split.pattern='^([^.]+)' (g00 of g00.png)",
+        ),
+        (lambda at: sort_tiles(at, count=3), ("recipe.folds=1",), "no cross-validation, and no report: recipe.folds=1"),
+    ],
+)
+def test_a_training_on_few_pictures_or_groups_validates_or_says_why_not_and_what_to_type(
+    tmp_path: Path, tiny: tuple[str, ...], make: Callable[[Path], Path], overrides: tuple[str, ...], excerpt: str
+) -> None:
+    done = heatline("train", make(tmp_path / "tiles"), f"out={tmp_path / 'run'}", *tiny, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert excerpt in done.stdout
+    run = RunFolder(tmp_path / "run")
+    assert (run.read_summary().folds is None) == (run.read_summary().not_validated is not None)
 
 
 # What goes wrong.

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from heatline.train.compose import compose
 from heatline.train.discovery import discover
 from heatline.train.file_names import find_scheme
 from heatline.train.prepare import prepare
+from heatline.train.readers import read_folder
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
 
@@ -35,6 +37,7 @@ def groups_of(names: list[str]) -> list[str] | None:
         (["cam 1 b7.png", "cam 2 b7.png", "cam 1 b8.png", "cam 1 b9.png"], ["b7", "b7", "b8", "b9"]),
         (["spur_01.png", "short_01.png", "spur_02.png", "spur_03.png"], ["01", "01", "02", "03"]),
         (["1001.png", "1002.png", "1003.png"], None),  # a counter
+        (["001.png", "002.png", "003.png", "001.png", "002.png"], None),  # counters of two folders
         (["7_1.png", "7_2.png", "8_3.png", "8_4.png"], None),  # two things cannot be divided into three parts
         (["b1_1.png", "b1_2.png", "b2_1.png", "scratch.png"], None),  # not all follow it
         ([], None),
@@ -86,12 +89,14 @@ def table(folder: Path, **columns: list[str]) -> Path:
 
 def test_the_column_of_a_thing_is_found_and_one_of_a_condition_never_is(tmp_path: Path) -> None:
     boards, two = list("aabbccdd"), list("xxxxyyyy")
-    assert discover(table(tmp_path / "1", exposure=two, board=boards)).group_column == "board"
-    assert discover(table(tmp_path / "2", camera=two, width=boards)).group_column is None
-    assert discover(table(tmp_path / "3", board=boards, group=two)).group_column == "group"
-    assert discover(table(tmp_path / "4", **{"Serial No.": boards})).group_column == "Serial No."
-    assert discover(table(tmp_path / "5", item=list("abcdefgh"), lot=["1"] * 8)).group_column is None  # say nothing
-    assert discover(table(tmp_path / "6", board=[*boards[:-1], ""])).group_column is None
+    assert discover(table(tmp_path / "1", exposure=two, board=boards)).groups_are == "column 'board' of labels.csv"
+    assert "column" not in discover(table(tmp_path / "2", camera=two, width=boards)).groups_are
+    assert discover(table(tmp_path / "3", board=boards, group=two)).groups_are == "column 'group' of labels.csv"
+    assert discover(table(tmp_path / "4", **{"Serial No.": boards})).groups_are == "column 'Serial No.' of labels.csv"
+    assert (
+        "column" not in discover(table(tmp_path / "5", item=list("abcdefgh"), lot=["1"] * 8)).groups_are
+    )  # say nothing
+    assert "column" not in discover(table(tmp_path / "6", board=[*boards[:-1], ""])).groups_are
 
 
 def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: P
     lots, panels = [str(n // 12) for n in numbers], [str(n // 2) for n in numbers]
     pieces = [str(n // 2 * 2 + n % 2 if n < 12 else n // 2 * 2) for n in numbers]
     found = discover(table(tmp_path, piece=pieces, panel=panels, lot=lots))
-    assert found.group_column == "panel"
+    assert found.groups_are == "column 'panel' of labels.csv"
     assert "12 groups of 24 pictures; piece (18), lot (2) would be possible too" in found.assumptions[-1]
     assert found.read().groups() == sorted({str(n) for n in range(12)})
 
@@ -122,6 +127,81 @@ def test_pictures_that_all_look_alike_are_not_merged_into_one_group(tmp_path: Pa
     found = discover(folder)
     assert len(found.read().groups()) == 6
     assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so similarity does not show")
+
+
+def sort_scenes(folder: Path, good: list[str], defective: list[str], alike: str = "") -> Path:
+    """Write a scene for each name to good/ and defective/; those whose name begins with `alike` are one scene."""
+    for number, (label, name) in enumerate(
+        [*(("good", each) for each in good), *(("defective", each) for each in defective)]
+    ):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        picture = again(scene(0), gain=1 - number / 50) if alike and name.startswith(alike) else scene(number + 1)
+        assert cv2.imwrite(str(folder / label / f"{name}.png"), picture)
+    return folder
+
+
+GOOD, BAD = [f"597500_{n}" for n in range(4)], [f"{597501 + n % 3}_{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("make", "are", "note"),
+    [
+        (lambda at: sort_scenes(at, GOOD, BAD), "file names, each a group", "be part 1 of the file name: all good pic"),
+        (
+            lambda at: sort_scenes(at, [f"7{n}_a" for n in range(3)], [f"8{n // 2}_{n}" for n in range(9)], alike="7"),
+            "part 1 of the file name",
+            "be part 1 of the file name, near-duplicate pictures in one: all good pictures",
+        ),
+        (
+            lambda at: sort_scenes(at, ["a", "b", "c"], ["d", "e", "f", "g"], alike="a"),
+            "file names, each a group",
+            None,
+        ),
+        (
+            lambda at: sort_scenes(at, ["xa", "xb", "xc"], ["d", "e", "f", "g"], alike="x"),
+            "file names, each a group",
+            "be near-duplicate pictures: all good pictures",
+        ),
+        (
+            lambda at: table(at, item=list("xyxzxyxz")),
+            "file names, each a group",
+            "be column 'item' of labels.csv: all good pictures",
+        ),
+    ],
+)
+def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_not_made(
+    tmp_path: Path, make: Callable[[Path], Path], are: str, note: str | None
+) -> None:
+    found = discover(make(tmp_path))
+    assert found.groups_are == are
+    assert [note in line for line in found.assumptions].count(True) == 1 if note else len(found.assumptions) == 2
+    data = found.read()
+    for defective in (False, True):
+        assert len({image.group for image in data.images if image.defective == defective}) > 1
+
+
+def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
+    folder = table(tmp_path, group=list("xyxzxyxz"), item=list("aabbccdd"))
+    assert discover(folder).groups_are == "column 'group' of labels.csv"
+
+
+def test_an_example_of_a_pattern_is_made_of_the_folders_own_names_and_can_be_validated(tmp_path: Path) -> None:
+    data = discover(sort_scenes(tmp_path, GOOD, BAD)).read()
+    example = data.suggest_pattern()
+    assert example == "split.pattern='^[^_.]+[_.]+([^_.]+)' (0 of 597500_0.png)"
+    assert "with split.pattern='^[^_.]+" in discover(tmp_path).assumptions[-1]
+    assert read_folder(tmp_path, group_pattern=example.split("'")[1]).groups() == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_pattern_with_a_slash_is_of_the_path_below_the_folder(tmp_path: Path) -> None:
+    for day in "12":
+        sort_scenes(tmp_path / "unsorted", list("abc"), list("abc"))
+        for label in ("good", "defective"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            (tmp_path / "unsorted" / label).rename(tmp_path / label / f"day{day}")
+    (tmp_path / "unsorted").rmdir()
+    assert read_folder(tmp_path, group_pattern="day(.)/").groups() == ["1", "2"]
+    assert discover(tmp_path).read().suggest_pattern() == "split.pattern='([^/]+)/[^/]+$' (day1 of a.png)"
 
 
 def test_groups_from_file_names_are_reported_as_a_guess(tmp_path: Path) -> None:
@@ -161,7 +241,7 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
     )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
     assert discover(tiles).assumptions[0] == (
-        "Pictures are good or defective by the folders good/ and defective/; no annotation marks the defects."
+        "Pictures are good or defective by the folders good/, defective/; no annotation marks the defects."
     )
     shutil.rmtree(tiles / "defective")
     found = discover(tiles)
@@ -182,7 +262,7 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
 )
 def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, groups: int) -> None:
     found = discover(real_data / name)
-    assert found.group_column == column
+    assert found.groups_are == f"column {column!r} of labels.csv"
     assert len(found.read().groups()) == groups
 
 

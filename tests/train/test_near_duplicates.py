@@ -2,9 +2,11 @@
 
 import cv2
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.train.near_duplicates import near_duplicates_across, thumbnail
+from heatline.train.near_duplicates import near_duplicate_chains, near_duplicates_across, thumbnail
 
 Rgb = NDArray[np.uint8]
 
@@ -69,6 +71,19 @@ def test_the_best_match_is_reported_and_the_most_similar_pair_comes_first() -> N
     assert [(pair.number, pair.other_number) for pair in pairs] == [(1, 1), (0, 2)]
     assert pairs[0].likeness > pairs[1].likeness
     np.testing.assert_allclose(pairs[0].likeness, 1, atol=1e-4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), max_size=24))
+def test_chains_are_those_of_all_pairs(drawn: list[tuple[int, int]]) -> None:
+    """Pictures of one scene differ by what hides them, so some are alike only by way of others."""
+    pictures = [again(scene(number), 1 - level / 10, 20 * level, 6 + 40 * level) for number, level in drawn]
+    small = np.array([thumbnail(picture) for picture in pictures])
+    slow = list(range(len(drawn)))
+    for other in range(len(drawn)):
+        for one in range(other):
+            if near_duplicates_across({"a": small[[one]], "b": small[[other]]}):
+                slow = [min(slow[one], slow[other]) if each in (slow[one], slow[other]) else each for each in slow]
+    assert near_duplicate_chains(small) == slow
 
 
 def test_many_pictures_in_blocks_give_the_same_pairs_as_a_slow_search() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.errors import InputError
+from heatline.edge.picture_folders import find_layout
 from heatline.train.readers import read_folder
 from heatline.train.readers.folder import truths_in
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
@@ -103,12 +104,18 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
         (lambda at: write_picture(at / "images" / "new.png"), "new.png has no label"),
         (lambda at: write_picture(at / "images" / "a_0.jpg"), "a_0.png and a_0.jpg differ only in their ending"),
         (lambda at: (at / "masks" / "a_0.png").unlink(), "labelled defective and has no annotation of its name"),
-        (lambda at: (at / "images").rename(at / "pictures"), "neither images/ nor good/ and defective/"),
+        (
+            lambda at: (at / "images").rename(at / "pictures"),
+            "holds the folders masks/, pictures/; expected good/ and defective/; or images/ with",
+        ),
         (lambda at: [file.unlink() for file in (at / "images").iterdir()], "holds no picture"),
-        (lambda at: [file.unlink() for file in (at / "masks").iterdir()], "masks holds no *.png; put the annotations"),
+        (
+            lambda at: [file.unlink() for file in (at / "masks").iterdir()],
+            "masks holds no *.png or *.bmp or *.tif or *.tiff; put the annotations",
+        ),
         (
             lambda at: ((at / "masks").rename(at / "elsewhere"), (at / "labels.csv").unlink()),
-            "none of masks/, derived_masks/, labelme/, annotations/, boxes/ and labels.csv",
+            "neither annotations nor labels.csv say which are defective; expected good/ and defective/",
         ),
         (lambda at: (at / "labels.csv").write_bytes(b"image,label\n\xff\xfe,good\n"), "labels.csv cannot be read"),
         (lambda at: (at / "labels.csv").write_text("name,kind\na_0.png,good\n"), "the columns image and label"),
@@ -170,7 +177,7 @@ def test_a_folder_without_annotations_has_the_labels_of_its_table(tmp_path: Path
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"), LARGE_HW)
     write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "b")])
     read = read_folder(folder)
-    assert (read.truth, truths_in(folder), read.groups()) == ("labels", ["labels"], ["a", "b"])
+    assert (read.truth, truths_in(find_layout(folder)), read.groups()) == ("labels", ["labels"], ["a", "b"])
     assert [image.defective for image in read.images] == [False, True]
     assert all(image.labels_only and image.annotation is None for image in read.images)
     assert read.images[1].mask(LARGE_HW) is None
@@ -231,7 +238,7 @@ def test_a_defective_picture_without_annotation_is_known_by_its_label_in_a_mixtu
 def test_masks_may_lie_next_to_sorted_pictures(tmp_path: Path, stems: tuple[str, ...]) -> None:
     folder = sorted_with_masks(tmp_path, stems)
     read = read_folder(folder, mixed=True)
-    assert (read.truth, truths_in(folder)[-1]) == ("masks" if stems else "labels", "labels")
+    assert (read.truth, truths_in(find_layout(folder))[-1]) == ("masks" if stems else "labels", "labels")
     assert [image.defective for image in read.images] == [False] * 3 + [True] * 3
     assert tuple(image.path.stem for image in read.images if image.defective and not image.labels_only) == stems
     for image in read.images[3:]:

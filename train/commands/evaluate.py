@@ -13,11 +13,12 @@ from heatline.edge.cli.options import FiniteRange, precision_option
 from heatline.edge.cli.output import json_option, print_facts, print_json
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.text import format_count, is_are
 from heatline.train.progress import tracked
-from heatline.train.readers.folder import LABELS_ONLY, TRUTHS, require_pictures
+from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 from heatline.train.run import require_model
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def evaluate(
     for path in models:
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
-        require_pictures(data)
+        find_layout(data)
     from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
     from heatline.train.evaluation.evaluated import open_model
 

@@ -9,6 +9,7 @@ import msgspec
 
 from heatline.edge.cli.output import json_option, print_facts, print_json
 from heatline.edge.errors import ConfigError
+from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.signals import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
@@ -49,8 +50,8 @@ def train(
 ) -> None:
     """Train a classifier on labelled pictures.
 
-    FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML), boxes/ or
-    labels.csv; or good/ and defective/, or only good/. The command finds labels and groups in FOLDER. With data=FOLDER
+    FOLDER holds good/ and defective/, or only good/; or images/ with masks, YOLO, COCO, VOC or LabelMe annotations or
+    labels.csv; or MVTec's folders. The command finds labels and groups in FOLDER. With data=FOLDER
     it does not, and takes groups from split.group, a column of labels.csv, or split.pattern, a regular expression on
     file names. Groups are never divided, and those in split.test are left out. `heatline data show FOLDER` shows what
     is found.
@@ -77,11 +78,10 @@ def train(
     if address is not None or processors is not None:
         raise click.UsageError("--address and --processors belong to --products")
     from heatline.train.compose import compose
-    from heatline.train.readers.folder import require_pictures
 
     config = compose(_with_folder(overrides))  # before torch is imported, so that errors are reported at once
     if not config.resume:  # a finished run needs none
-        require_pictures(Path(config.data))
+        find_layout(Path(config.data))
     from heatline.train.fit import fit, is_main_process
 
     run = fit(config, report_line=lambda line: click.echo(line, err=True))
@@ -114,7 +114,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     val = summary.val
     if not summary.groups["val"]:
         where = (
-            f"no cross-validation, and no report: {_why_not_validated(summary)}"
+            f"no cross-validation, and no report: {summary.not_validated or 'another version trained it'}"
             if summary.folds is None
             else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
         )
@@ -140,13 +140,6 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
         "time": f"{summary.seconds:.0f} s",
         "next": f"heatline export {folder} --to BUNDLE",
     }
-
-
-def _why_not_validated(summary: "RunSummary") -> str:
-    groups = summary.groups["train"]
-    if len(groups) == 1:
-        return f"all training pictures are in one group, {groups[0]!r}"
-    return "recipe.folds=1, or all good or all defective tiles are in one group"
 
 
 def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:

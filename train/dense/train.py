@@ -20,6 +20,7 @@ from heatline.train.dense.extraction import extract_features
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import gather_samples
 from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.discovery import describe_unvalidated
 from heatline.train.evaluation.ordering import auroc, average_precision
 from heatline.train.files import write_atomically
 from heatline.train.frames import FrameStore, delete_frames
@@ -86,6 +87,9 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         samples = gather_samples(tiles, planned, painter)
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
+        not_validated = None
+        if folds == 1:
+            not_validated = "recipe.folds=1" if recipe.folds == 1 else describe_unvalidated(data, images)
         report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
         total, done = steps * (folds + 1 if folds > 1 else 1), 0
         training = progress.add_task("training", total=total)
@@ -137,6 +141,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
+            not_validated=not_validated,
         )
     )
     delete_frames(run.cache)

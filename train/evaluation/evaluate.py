@@ -12,6 +12,7 @@ from heatline.edge.calibration.group_bootstrap import FEWEST_GROUPS
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.edge.inference import EngineKind, Precision
+from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
 from heatline.train.evaluation.figures import compute_figures
@@ -158,7 +159,11 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     folder = options.data or model.data
     if folder is None:
         raise InputError(f"{model.path} does not record the folder of its pictures; name a folder with --data")
-    truths = options.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
+    truths = (
+        options.truths
+        or tuple(truth for truth in truths_in(find_layout(folder)) if truth != LABELS_ONLY)
+        or (LABELS_ONLY,)
+    )
     folders = {truth: _read(folder, truth, options, model) for truth in truths}
     first = folders[truths[0]]
     digests = set(model.summary.get("digests", []))
@@ -167,7 +172,7 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     images, part = _select(model, options, first, is_same=is_same)
     by_path = {truth: {image.path: image for image in each.images} for truth, each in folders.items()}
     grouped = all(image.group is not None for image in images)
-    group_names = [str(image.group) if grouped else image.path.name for image in images]
+    group_names = [str(image.group) if grouped else image.name_in_folder for image in images]
     groups = tuple(sorted(set(group_names)))
     number = {group: n for n, group in enumerate(groups)}
     pictures = tuple(

@@ -1,17 +1,19 @@
-"""Objects in COCO's JSON: one or more files `annotations/*.json` for all pictures, named as COCO and CVAT name them.
+"""Objects in COCO's JSON: one or more files for all pictures, in `annotations/` or beside the pictures.
 
 The reader uses an object's `segmentation` (polygons, or run lengths as numbers or as COCO's compressed string), or else
-its `bbox`. It finds a picture by the last part of `file_name`. https://cocodataset.org/#format-data describes the
+its `bbox`. It finds a picture by the end of `file_name`. https://cocodataset.org/#format-data describes the
 format; only `rleFrString` in pycocotools' maskApi.c describes the compressed string.
 """
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
 from heatline.edge.errors import InputError
+from heatline.edge.picture_folders import Place
 from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks, Polygon, Runs, Shape
 
 
@@ -38,6 +40,11 @@ class _Object(msgspec.Struct):
     id: int | str = "without id"
     bbox: list[float] | None = None
     segmentation: list[list[float]] | _Runs | None = None
+
+
+class _Probe(msgspec.Struct):
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
 
 
 class _File(msgspec.Struct):
@@ -86,23 +93,25 @@ class CocoObjects(MarkedObjects):
             raise InputError(f"{self.where} has a {description} that {error}; correct it, or remove it") from error
 
 
-def read(folder: Path, classes: frozenset[str] | None) -> dict[str, CocoObjects]:
-    """Read a folder's annotations; return them by their picture's stem.
+def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterator[tuple[Place, CocoObjects]]:
+    """Read files of annotations; return them with the places of their pictures.
 
     Raises:
-        InputError: a file is damaged, refers to an id that it does not list, or a picture is listed twice.
+        InputError: a file is damaged, or refers to an id that it does not list.
     """
-    read: dict[str, CocoObjects] = {}
-    for file in sorted(folder.glob("*.json")):
+    for file, (*folders, _) in files.items():
         for image, entry in _entries(file):
-            stem = PurePosixPath(image.file_name.replace("\\", "/")).stem
-            if stem in read:
-                raise InputError(
-                    f"{file} lists {image.file_name}, and {read[stem].where} is a picture of the same name; pictures "
-                    "lie in one folder, so each needs a name of its own, and is listed once"
-                )
-            read[stem] = CocoObjects(file, classes, entry)
-    return read
+            name = PurePosixPath(image.file_name.replace("\\", "/"))
+            yield (*folders, *name.parent.parts, name.stem), CocoObjects(file, classes, entry)
+
+
+def is_coco(file: Path) -> bool:
+    """Whether a JSON file lists pictures and annotations, as COCO's does."""
+    try:
+        msgspec.json.decode(file.read_bytes(), type=_Probe)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _entries(file: Path) -> list[tuple[_Image, _Entry]]:

@@ -6,7 +6,6 @@ document this; of 2,149 of its boxes (every fourth file), the defect reaches col
 """
 
 from collections import Counter
-from pathlib import Path
 
 from heatline.edge.errors import InputError
 from heatline.train.readers.shapes import Box, MarkedObject, MarkedObjects, Marks
@@ -43,8 +42,3 @@ class DeepPcbBoxes(MarkedObjects):
         return MarkedObject(
             TYPES.get(kind, str(kind)), (Box(x1, y1, x2, y2),), f"box {x1},{y1} to {x2},{y2} px in line {number}"
         )
-
-
-def read(folder: Path, classes: frozenset[str] | None) -> dict[str, DeepPcbBoxes]:
-    """List a folder's annotations by their picture's stem."""
-    return {file.stem: DeepPcbBoxes(file, classes) for file in sorted(folder.glob("*.txt"))}

@@ -1,11 +1,11 @@
 """Reads a folder of labelled pictures.
 
-There are two layouts:
+`heatline.edge.picture_folders` finds the pictures, of which two kinds of folders exist:
 
-- `images/` with annotations next to it, in one or more of the formats of `TRUTHS`, and optionally `labels.csv` with the
-  columns `image`, `label` (good or defective) and one for the group. Without `labels.csv`, a picture is defective if
-  its annotation marks a defect; without annotations, only the labels of `labels.csv` are known.
-- `good/` and `defective/`: the folder is the label; annotations may lie next to them, as next to `images/`.
+- unsorted, with annotations in one or more of the formats of `TRUTHS`, and optionally `labels.csv` with the columns
+  `image`, `label` (good or defective) and one for the group. Without `labels.csv`, a picture is defective if its
+  annotation marks a defect; without annotations, only the labels of `labels.csv` are known.
+- sorted: the folder is the label, and may name the class of the defects; there may be annotations too.
 
 If the caller accepts mixtures, only the label of a defective picture without annotation is used.
 
@@ -14,47 +14,90 @@ Pictures of one group show the same thing (a board, an item, a place), so a spli
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heatline.edge.errors import InputError
-from heatline.edge.images import SUFFIXES, list_images
+from heatline.edge.images import SUFFIXES
+from heatline.edge.picture_folders import EXPECTED, Layout, Place, Root, find_layout
 from heatline.edge.util.text import utf8_safe
-from heatline.train.readers import coco, deeppcb, labelme, mask_png, voc
+from heatline.train.readers import coco, yolo
 from heatline.train.readers.annotation import Annotation
+from heatline.train.readers.deeppcb import DeepPcbBoxes
 from heatline.train.readers.labelled import LabelledFolder, LabelledImage
+from heatline.train.readers.labelme import LabelMePolygons
 from heatline.train.readers.labels_csv import read_labels
+from heatline.train.readers.mask_png import MaskPng
+from heatline.train.readers.places import Places
 from heatline.train.readers.unusable import OnUnusable, stop
+from heatline.train.readers.voc import VocBoxes
+
+Read = Callable[[Mapping[Path, Place], frozenset[str] | None], Iterable[tuple[Place, Annotation]]]
+"""Takes files of annotations, and the classes that are defects (None: all); returns each picture's annotation."""
+
+
+def _per_picture(kind: Callable[[Path, frozenset[str] | None], Annotation]) -> Read:
+    return lambda files, classes: ((place, kind(file, classes)) for file, place in files.items())
+
+
+def _masks(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterable[tuple[Place, Annotation]]:
+    """List masks, which may be called as their picture with `_mask` appended; they have no classes."""
+    return (((*place[:-1], place[-1].removesuffix("_mask")), MaskPng(file)) for file, place in files.items())
 
 
 @dataclass(frozen=True)
 class Format:
-    """An annotation format: its subfolder next to `images/`, and its reader."""
+    """An annotation format, and where its files lie."""
 
-    subfolder: str
-    suffix: str
-    read: Callable[[Path, frozenset[str] | None], Mapping[str, Annotation]]
-    """Takes the subfolder and the classes that are defects (None: all); returns annotations by their picture's stem."""
+    subfolders: tuple[str, ...]
+    """Beside the folder of the pictures; compared without case."""
+    suffixes: tuple[str, ...]
+    read: Read
+    beside: Callable[[Path, bool], bool] = lambda file, of_picture: False
+    """Whether a file among the pictures is of this format, by its path and whether a picture has its place."""
 
-    def is_in(self, folder: Path) -> bool:
-        return any((folder / self.subfolder).glob(f"*{self.suffix}"))
+    def files(self, layout: Layout) -> dict[Path, Place]:
+        """Return the files in a folder, with their places."""
+        found: dict[Path, Place] = {}
+        for root in self.roots(layout):
+            found |= {path: place for path, place in root.files.items() if self._fits(path)}
+        pictures = {path.with_suffix(""): place for path, place in layout.places.items()}
+        for root in (*layout.roots, *layout.levels):
+            found |= {
+                path: pictures.get(path.with_suffix(""), place)
+                for path, place in root.files.items()
+                if self._fits(path) and self.beside(path, path.with_suffix("") in pictures)
+            }
+        return found
 
+    def roots(self, layout: Layout) -> list[Root]:
+        """Return the folders of such files."""
+        return [root for level in layout.levels for root in level.children(self.subfolders)]
+
+    def _fits(self, path: Path) -> bool:
+        return path.suffix.lower() in self.suffixes
+
+
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 TRUTHS: dict[str, tuple[Format, ...]] = {
-    "masks": (Format("masks", ".png", mask_png.read),),
-    "derived_masks": (Format("derived_masks", ".png", mask_png.read),),
-    "polygons": (Format("labelme", ".json", labelme.read),),
-    "coco": (Format("annotations", ".json", coco.read),),
-    "boxes": (Format("annotations", ".xml", voc.read), Format("boxes", ".txt", deeppcb.read)),
+    "masks": (Format(("masks", "mask", "ground_truth"), _LOSSLESS, _masks),),
+    "derived_masks": (Format(("derived_masks",), _LOSSLESS, _masks),),
+    "polygons": (Format(("labelme",), (".json",), _per_picture(LabelMePolygons), lambda file, of_picture: of_picture),),
+    "coco": (
+        Format(("annotations",), (".json",), coco.read, lambda file, of_picture: not of_picture and coco.is_coco(file)),
+    ),
+    "yolo": (Format(("labels",), (".txt",), yolo.read, lambda file, of_picture: of_picture),),
+    "boxes": (
+        Format(("annotations",), (".xml",), _per_picture(VocBoxes), lambda file, of_picture: of_picture),
+        Format(("boxes",), (".txt",), _per_picture(DeepPcbBoxes)),
+    ),
 }
 """The formats of each truth. The first truth that a folder has is the default; exact truths come before boxes."""
 
 LABELS_ONLY = "labels"
 """The truth of a folder that has labels and no annotations."""
-
-LABELS = ("good", "defective")
-"""The labels of pictures, and the folder names of the sorted layout."""
 
 
 def read_folder(
@@ -71,8 +114,8 @@ def read_folder(
     Args:
         truth: a key of `TRUTHS` or `LABELS_ONLY`; default the first one that the folder has.
         group_column: column of `labels.csv` that names each picture's group.
-        group_pattern: replaces the column: a regular expression on file names; its first parenthesis is the group.
-            In the sorted layout without a pattern, each file name (its stem) is a group of its own.
+        group_pattern: replaces the column: a regular expression on file names, or with a `/` on paths below the
+            folder; its first parenthesis is the group. In the sorted layout without a pattern, each picture is a group.
         classes: annotated classes that are defects; objects of other classes are good. Default all.
         mixed: whether the caller accepts defective pictures without annotation, or whose annotation marks nothing
             (they become `labels_only`), next to annotated ones, and folders without any defective picture.
@@ -110,125 +153,122 @@ def list_folder(
         InputError: as `read_folder`; if `on_unusable` returns, only for a folder or arguments that make no sense.
     """
     pattern = None if group_pattern is None else _compile(group_pattern)
-    require_pictures(folder)
+    layout = find_layout(folder)
     if classes is not None and not classes:
         raise InputError("classes is empty, so nothing counts as a defect; name at least one, or leave it out for all")
-    return _Reader(folder, group_column, pattern, classes, mixed, on_unusable).read(truth)
+    return _Reader(layout, group_column, pattern, classes, mixed, on_unusable).read(truth)
 
 
-def require_pictures(folder: Path) -> None:
-    """Refuse a folder without subfolders of pictures.
-
-    Raises:
-        InputError: it is not a folder, or has neither images/ nor good/ and defective/.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
-    if not any((folder / name).is_dir() for name in ("images", *LABELS)):
-        raise InputError(
-            f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with "
-            f"{_list_subfolders()} or labels.csv next to it, or sort them into good/ and defective/"
-        )
-
-
-def truths_in(folder: Path) -> list[str]:
+def truths_in(layout: Layout) -> list[str]:
     """Return the truths that a folder has, the default first."""
-    truths = [truth for truth, formats in TRUTHS.items() if any(form.is_in(folder) for form in formats)]
-    if (folder / "labels.csv").exists() or not (folder / "images").is_dir():
+    truths = [truth for truth, formats in TRUTHS.items() if any(form.files(layout) for form in formats)]
+    if layout.is_sorted or (layout.folder / "labels.csv").exists():
         truths.append(LABELS_ONLY)
     return truths
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a folder of either layout."""
+    """Reads a folder of any layout."""
 
-    folder: Path
+    layout: Layout
     group_column: str
     pattern: re.Pattern[str] | None
     classes: Sequence[str] | None
     mixed: bool
     on_unusable: OnUnusable
 
+    @property
+    def folder(self) -> Path:
+        return self.layout.folder
+
     def read(self, truth: str | None) -> LabelledFolder:
-        is_sorted = not (self.folder / "images").is_dir()
-        pictures = (
-            self._sorted_pictures() if is_sorted else self._with_unique_stems(list_images(self.folder / "images"))
-        )
-        truth = self._choose_truth(truth, is_sorted)
-        annotations = self._annotations(truth)
-        rows = None if is_sorted else read_labels(self.folder / "labels.csv", pictures, self.on_unusable)
-        # If a good and a defective picture share a name, the annotation belongs to the defective one.
-        of_stem = {path.stem: path for path in pictures}
+        self._require_both_labels()
+        places = self.layout.places if self.layout.is_sorted else self._unique(self.layout.places)
+        truths = truths_in(self.layout)
+        truth = self._choose_truth(truth, truths)
+        rows = None
+        if not self.layout.is_sorted:
+            rows = read_labels(self.folder / "labels.csv", places, self.on_unusable)
+        annotations, unmatched = self._annotations(truth, places)
         images = []
-        for path in pictures:
-            if rows is not None and path.name not in rows:
-                continue
-            row = {} if rows is None else rows[path.name]
-            label = path.parent.name if is_sorted else row.get("label")
-            annotation = (annotations or {}).get(path.stem) if of_stem[path.stem] is path else None
-            try:
-                group = self._group_of(path, row.get(self.group_column) if not is_sorted else path.stem)
-                images.append(self._image(path, group, label, annotation, annotations is not None))
-            except InputError as error:
-                self.on_unusable(path, error)
-        unmatched = {stem: annotation for stem, annotation in (annotations or {}).items() if stem not in of_stem}
-        groups_are = self._describe_groups(is_sorted, rows)
-        return LabelledFolder(self.folder, truth, tuple(images), groups_are, unmatched)
+        for root in self.layout.roots:
+            for path in root.pictures():
+                if path not in places or (rows is not None and path not in rows):
+                    continue
+                row = {} if rows is None else rows[path]
+                name = "/".join(places[path])
+                try:
+                    image = LabelledImage(
+                        path,
+                        self._group_of(path, name if root.label else row.get(self.group_column)),
+                        defective=False,
+                        annotation=None,
+                        folder=self.folder,
+                        place=name,
+                        defect=root.defect_of(path),
+                    )
+                    images.append(self._labelled(image, root.label or row.get("label"), annotations, truth))
+                except InputError as error:
+                    self.on_unusable(path, error)
+        return LabelledFolder(
+            self.folder, truth, tuple(images), self._describe_groups(rows), unmatched, self.layout, rows or {}
+        )
 
-    def _image(
-        self, path: Path, group: str | None, label: str | None, annotation: Annotation | None, annotated: bool
+    def _labelled(
+        self, image: LabelledImage, label: str | None, annotations: Mapping[Path, Annotation], truth: str
     ) -> LabelledImage:
-        """Make one labelled picture.
-
-        Args:
-            annotated: whether the folder has annotations, of this picture or of others.
-        """
-        if not annotated:
-            return LabelledImage(path, group, label == "defective", None, labels_only=True)
+        if truth == LABELS_ONLY:
+            return replace(image, defective=label == "defective", labels_only=True)
+        annotation = annotations.get(image.path)
         if not self._is_defective(label, annotation):
-            return LabelledImage(path, group, False, annotation)
+            return replace(image, annotation=annotation)
         if self.mixed and label is not None and (annotation is None or not annotation.marks_defects()):
-            return LabelledImage(path, group, True, None, labels_only=True)
+            return replace(image, defective=True, labels_only=True)
         if annotation is None:
             raise InputError(
-                f"{path} is labelled defective and has no annotation of its name; add it, remove the picture, or "
+                f"{image.path} is labelled defective and has no annotation of its name; add it, remove the picture, or "
                 "choose truth=labels"
             )
-        return LabelledImage(path, group, True, annotation)
+        return replace(image, defective=True, annotation=annotation)
 
-    def _sorted_pictures(self) -> list[Path]:
-        """Return the pictures of good/, then those of defective/."""
-        labels = [label for label in LABELS if label == "good" or not self.mixed or self._has_defective()]
-        for label in labels:
-            if not (self.folder / label).is_dir():
-                alternative = (
-                    "" if self.mixed or label == "good" else ", or train on good pictures only, with recipe=heatline"
-                )
+    def _require_both_labels(self) -> None:
+        """Refuse folders without pictures, and sorted ones without one of the labels, unless the caller accepts that.
+
+        Without `mixed`, also an empty folder of defective pictures is refused.
+        """
+        roots = self.layout.roots
+        of_label = {label: [root for root in roots if root.label == label] for label in ("good", "defective")}
+        if roots[0].label is None:
+            of_label = {"": list(roots)}
+        elif self.mixed and not any(root.pictures() for root in of_label["defective"]):
+            del of_label["defective"]
+        for label, its in of_label.items():
+            if not its:
+                alternative = "" if label == "good" else ", or train on good pictures only, with recipe=heatline"
                 raise InputError(
                     f"{self.folder} has only one class: {label}/ is missing; add it with {label} pictures{alternative}"
                 )
-        return [path for label in labels for path in list_images(self.folder / label)]
+        for its in of_label.values():
+            if not any(root.pictures() for root in its):
+                raise InputError(
+                    f"{its[0].folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}"
+                )
 
-    def _has_defective(self) -> bool:
-        defective = self.folder / "defective"
-        return defective.is_dir() and any(path.suffix.lower() in SUFFIXES for path in defective.iterdir())
-
-    def _with_unique_stems(self, pictures: list[Path]) -> list[Path]:
-        first: dict[str, Path] = {}
-        for path in pictures:
-            if first.setdefault(path.stem, path) is not path:
+    def _unique(self, places: Mapping[Path, Place]) -> dict[Path, Place]:
+        first: dict[Place, Path] = {}
+        for path, place in places.items():
+            if first.setdefault(place, path) is not path:
                 self.on_unusable(
                     path,
                     InputError(
-                        f"{path} and {first[path.stem].name} differ only in their ending, so an annotation could be of "
+                        f"{path} and {first[place].name} differ only in their ending, so an annotation could be of "
                         "either; rename one, or remove it"
                     ),
                 )
-        return list(first.values())
+        return {path: place for place, path in first.items()}
 
-    def _choose_truth(self, truth: str | None, is_sorted: bool) -> str:
-        truths = truths_in(self.folder)
+    def _choose_truth(self, truth: str | None, truths: Sequence[str]) -> str:
         if truth is not None and truth not in truths:
             needs = " (labels.csv is missing)" if truth == LABELS_ONLY else ""
             raise InputError(
@@ -236,43 +276,60 @@ class _Reader:
             )
         if truth is None and (not truths or (truths == [LABELS_ONLY] and not self.mixed)):
             # An empty folder for annotations is more likely a mistake than intended.
-            for form in _formats():
-                if (self.folder / form.subfolder).is_dir():
+            for form in (form for formats in TRUTHS.values() for form in formats):
+                for root in form.roots(self.layout):
                     raise InputError(
-                        f"{self.folder / form.subfolder} holds no *{form.suffix}; put the annotations there, or choose "
-                        f"truth=labels{'' if is_sorted else ' with a labels.csv'}"
+                        f"{root.folder} holds no {' or '.join(f'*{suffix}' for suffix in form.suffixes)}; put the "
+                        "annotations there, or choose truth=labels"
+                        + ("" if self.layout.is_sorted else " with a labels.csv")
                     )
         if not truths:
             raise InputError(
-                f"{self.folder} has images/ but none of {_list_subfolders()} and labels.csv; add one, or sort the "
-                "pictures into good/ and defective/"
+                f"{self.folder} holds pictures, and neither annotations nor labels.csv say which are defective; "
+                f"{EXPECTED}"
             )
         return truth or truths[0]
 
-    def _annotations(self, truth: str) -> Mapping[str, Annotation] | None:
-        """Read the annotations by their picture's stem; return None for the truth `LABELS_ONLY`."""
+    def _annotations(
+        self, truth: str, places: Mapping[Path, Place]
+    ) -> tuple[dict[Path, Annotation], dict[str, Annotation]]:
+        """Return the annotations by picture, and those without a picture by its name; none for `LABELS_ONLY`."""
         classes = self.classes
         if classes is not None and (truth == LABELS_ONLY or truth.endswith("masks")):
             raise InputError(
                 f"classes names {', '.join(classes)}, and the {truth} of {self.folder} have no classes; choose another "
                 "truth, or leave classes out"
             )
-        if truth == LABELS_ONLY:
-            return None
-        forms = [form for form in TRUTHS[truth] if form.is_in(self.folder)]
+        found: dict[Path, Annotation] = {}
+        unmatched: dict[str, Annotation] = {}
+        forms = [(form, files) for form in TRUTHS.get(truth, ()) if (files := form.files(self.layout))]
         if len(forms) > 1:
             raise InputError(
-                f"{self.folder} has {truth} in {' and in '.join(form.subfolder + '/' for form in forms)}; leave one"
+                f"{self.folder} has {truth} in {' and in '.join(str(next(iter(files)).parent) for _, files in forms)}; "
+                "leave one"
             )
-        subfolder = self.folder / forms[0].subfolder
-        try:
-            annotations = forms[0].read(subfolder, None if classes is None else frozenset(classes))
-        except InputError as error:
-            self.on_unusable(subfolder, error)
-            return None
-        if classes is not None:
-            self._check_classes(classes, annotations.values())
-        return annotations
+        not_good = {path for root in self.layout.roots if root.label != "good" for path in root.pictures()}
+        pictures = Places(places, not_good)
+        for form, files in forms:
+            try:
+                annotations = list(form.read(files, None if classes is None else frozenset(classes)))
+            except InputError as error:
+                self.on_unusable(next(iter(files)), error)
+                continue
+            if classes is not None:
+                self._check_classes(classes, [annotation for _, annotation in annotations])
+            for place, annotation in annotations:
+                try:
+                    path = pictures.find(place)
+                    if path is None:
+                        unmatched["/".join(place)] = annotation
+                    elif path in found:
+                        raise InputError(f"{found[path].file} and {annotation.file} both mark {path}; leave one")
+                    else:
+                        found[path] = annotation
+                except InputError as error:
+                    self.on_unusable(annotation.file, error)
+        return found, unmatched
 
     def _check_classes(self, classes: Sequence[str], annotations: Collection[Annotation]) -> None:
         known: Counter[str] = Counter()
@@ -296,20 +353,21 @@ class _Reader:
         return annotation.marks_defects() or not annotation.objects().total()
 
     def _group_of(self, path: Path, default: str | None) -> str | None:
-        """Return the group that the pattern finds in the file name; without a pattern, `default`."""
+        """Return the group that the pattern finds in the file name, or with a `/` in the path; else `default`."""
         if self.pattern is None:
             return utf8_safe(default) if default else None
-        found = self.pattern.search(path.name)
+        name = path.relative_to(self.folder).as_posix() if "/" in self.pattern.pattern else path.name
+        found = self.pattern.search(name)
         if found is None or not found[1]:
             raise InputError(
-                f"the group pattern {self.pattern.pattern!r} finds no group in the file name {path.name}; correct it"
+                f"the group pattern {self.pattern.pattern!r} finds no group in the file name {name}; correct it"
             )
         return utf8_safe(found[1])
 
-    def _describe_groups(self, is_sorted: bool, rows: Mapping[str, dict[str, str]] | None) -> str:
+    def _describe_groups(self, rows: Mapping[Path, dict[str, str]] | None) -> str:
         if self.pattern:
             return f"what {self.pattern.pattern!r} finds in the file name"
-        if is_sorted:
+        if self.layout.is_sorted:
             return "file names, each a group"
         column = f"column {self.group_column!r} of labels.csv"
         if rows is None:
@@ -317,17 +375,8 @@ class _Reader:
         columns = [name for name in next(iter(rows.values()), {}) if name not in ("image", "label")]
         if self.group_column not in columns:
             return f"{column} (which has {', '.join(columns) or 'no more columns'})"
-        empty = [name for name, row in rows.items() if not row[self.group_column]]
+        empty = [path.name for path, row in rows.items() if not row[self.group_column]]
         return f"{column} (which is empty for {empty[0]})" if empty else column
-
-
-def _formats() -> list[Format]:
-    return [form for formats in TRUTHS.values() for form in formats]
-
-
-def _list_subfolders() -> str:
-    """List the subfolders for annotations."""
-    return ", ".join(dict.fromkeys(f"{form.subfolder}/" for form in _formats()))
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -1,15 +1,18 @@
 """The result of reading a folder: its pictures with their labels, groups and annotations."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
+from heatline.edge.picture_folders import Layout
 from heatline.edge.util.text import format_count, utf8_safe
+from heatline.train.file_names import find_patterns
 from heatline.train.readers.annotation import Annotation
 
 
@@ -30,16 +33,32 @@ class LabelledImage:
     may be other defects."""
     reviewed: bool = False
     """Whether it is a frame of a line, with a label that people gave by their marks."""
+    folder: Path | None = None
+    """The folder that was read; None: the one above its own."""
+    place: str = ""
+    """See `heatline.edge.picture_folders`; names of folders and the stem, joined by `/`."""
+    defect: str | None = None
+    """Class of its defects by its folder; None: not known."""
 
     @property
     def name(self) -> str:
-        """File name for display, with `?` for bytes that are no UTF-8; not for opening the file."""
-        return utf8_safe(self.path.name)
+        """File name for display, with its subfolders, and `?` for bytes that are no UTF-8; not for opening it."""
+        return utf8_safe("/".join([*self.place.split("/")[:-1], self.path.name]))
 
     @property
     def name_in_folder(self) -> str:
-        """Name with its subfolder, unique within the folder."""
-        return f"{utf8_safe(self.path.parent.name)}/{self.name}"
+        """Path below the folder that was read, unique there."""
+        below = self.path.relative_to(self.path.parent.parent if self.folder is None else self.folder)
+        return utf8_safe(below.as_posix())
+
+    def objects(self) -> Counter[str]:
+        """Count its marked objects by class; by its folder's class, a picture is one object.
+
+        Raises:
+            InputError: the annotation is damaged.
+        """
+        marked = Counter[str]() if self.annotation is None else self.annotation.objects()
+        return marked or Counter(() if self.defect is None else (self.defect,))
 
     @property
     def truth_files(self) -> tuple[Path, ...]:
@@ -87,6 +106,15 @@ class LabelledImage:
         return not self.labels_only
 
 
+def lone_label(images: Sequence[LabelledImage], groups: Sequence[str]) -> str | None:
+    """Return "good" or "defective" if several pictures have this label, and all of them one group; None: neither."""
+    for label in ("good", "defective"):
+        of = [group for image, group in zip(images, groups, strict=True) if image.defective == (label == "defective")]
+        if len(of) > 1 and len(set(of)) == 1:
+            return label
+    return None
+
+
 @dataclass(frozen=True)
 class LabelledFolder:
     """A folder's labelled pictures, in the order of their file names."""
@@ -98,7 +126,11 @@ class LabelledFolder:
     groups_are: str
     """Phrase for messages: where the groups come from, or were looked for."""
     unmatched: Mapping[str, Annotation]
-    """Annotations without a picture, by the stem of the missing picture."""
+    """Annotations without a picture, by the place of the missing picture."""
+    layout: Layout | None = None
+    """Where its pictures are; None: not read from a folder."""
+    rows: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
+    """Rows of `labels.csv` by picture."""
 
     @property
     def name(self) -> str:
@@ -113,13 +145,20 @@ class LabelledFolder:
         if any(image.group is None for image in self.images):
             raise InputError(
                 f"{self.folder} cannot be split, as groups were looked for in {self.groups_are}; name the column with "
-                "split.group=..., or give split.pattern=..., a regular expression whose first parenthesis is the group"
+                f"split.group=..., or the part of the file name: {self.suggest_pattern()}"
             )
         return sorted({str(image.group) for image in self.images})
 
     def groups_with_defects(self) -> set[str]:
         """Return the groups with at least one defective picture."""
         return {str(image.group) for image in self.images if image.defective}
+
+    def suggest_pattern(self) -> str:
+        """Return an example of `split.pattern` for these pictures, if possible one that can be validated."""
+        paths = [PurePosixPath(image.name_in_folder) for image in self.images]
+        found = [*find_patterns(paths)]
+        pattern, groups = next((each for each in found if lone_label(self.images, each[1]) is None), found[-1])
+        return f"split.pattern='{pattern}'" + (f" ({groups[0]} of {paths[0].name})" if paths else "")
 
     def with_groups(self, groups: Mapping[Path, str], groups_are: str) -> "LabelledFolder":
         """Return the same pictures with other groups.

@@ -5,7 +5,6 @@ have no area and are refused. Coordinates are rounded to whole px.
 """
 
 from math import hypot
-from pathlib import Path
 
 import msgspec
 
@@ -64,8 +63,3 @@ class LabelMePolygons(MarkedObjects):
             f"{self.file} has a {description}; expected polygons, rectangles or circles, as only they have an area: "
             "draw one of these"
         )
-
-
-def read(folder: Path, classes: frozenset[str] | None) -> dict[str, LabelMePolygons]:
-    """List a folder's annotations by their picture's stem."""
-    return {file.stem: LabelMePolygons(file, classes) for file in sorted(folder.glob("*.json"))}

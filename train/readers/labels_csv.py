@@ -1,19 +1,27 @@
 """`labels.csv`: a row per picture with its label, and any further columns."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 from heatline.edge.errors import InputError
+from heatline.edge.picture_folders import Place
+from heatline.train.readers.places import Places
 from heatline.train.readers.unusable import OnUnusable
 
 MOST_SHOWN = 60
 """How many characters of a header are shown."""
 
 
-def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> dict[str, dict[str, str]] | None:
-    """Read the rows by picture name; return None if there is no such file.
+def read_labels(
+    file: Path, pictures: Mapping[Path, Place], on_unusable: OnUnusable
+) -> dict[Path, dict[str, str]] | None:
+    """Read the rows by picture; return None if there is no such file.
+
+    The column `image` has the file name, with the folders that it needs to be unique.
 
     Args:
+        pictures: their places.
         on_unusable: called for each row that cannot be used, and for each picture without a row.
     Raises:
         InputError: the file is damaged, or lacks the columns `image` and `label`.
@@ -32,25 +40,26 @@ def read_labels(file: Path, pictures: list[Path], on_unusable: OnUnusable) -> di
             f"{file} {came}, expected rows with the columns image and label, separated by commas, e.g. "
             "image,label,group"
         )
-    names = {path.name for path in pictures}
-    by_name: dict[str, dict[str, str]] = {}
+    names = Places({path: (*place[:-1], path.name) for path, place in pictures.items()})
+    row_of: dict[Path, dict[str, str]] = {}
+    named: set[Path] = set()
     for row in rows:
         name = row["image"]
-        problem = None
-        if row["label"] not in ("good", "defective"):
-            problem = f"{file} labels {name} as {row['label']!r}; expected good or defective"
-        elif name in by_name:
-            problem = f"{file} names {name} twice; leave one row"
-        elif name not in names:
-            problem = f"{name} has a label and no picture; {file} and images/ must name the same files"
-        if problem:
-            on_unusable(file, InputError(problem))
-        else:
-            by_name[name] = row
-    labelled = {row["image"] for row in rows}
+        try:
+            path = names.find(tuple(name.replace("\\", "/").split("/")))
+            if path is None:
+                raise InputError(f"{name} has a label and no picture; {file} and images/ must name the same files")
+            named.add(path)
+            if row["label"] not in ("good", "defective"):
+                raise InputError(f"{file} labels {name} as {row['label']!r}; expected good or defective")
+            if path in row_of:
+                raise InputError(f"{file} names {name} twice; leave one row")
+            row_of[path] = row
+        except InputError as error:
+            on_unusable(file, error)
     for path in pictures:
-        if path.name not in labelled:
+        if path not in named:
             on_unusable(
                 path, InputError(f"{path.name} has no label; {file} and images/ must name the same files: add a row")
             )
-    return by_name
+    return row_of

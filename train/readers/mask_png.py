@@ -45,8 +45,3 @@ class MaskPng:
             return np.asarray(pixels != 0)
         colours = pixels[..., :3] if pixel_format == "BGRA8" else pixels
         return np.asarray(colours.any(axis=2))
-
-
-def read(folder: Path, classes: frozenset[str] | None) -> dict[str, MaskPng]:
-    """List a folder's masks by their picture's stem; masks have no classes, so `classes` has no effect."""
-    return {file.stem: MaskPng(file) for file in sorted(folder.glob("*.png"))}

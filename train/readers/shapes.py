@@ -1,8 +1,8 @@
 """The shapes of annotations (boxes, polygons, circles, runs), and the pixels that each covers.
 
-Coordinates count px from 0 at the picture's upper left pixel. Annotation tools round, and count from 0 or from 1, so a
-shape may extend beyond its picture by `SLACK_PX` and is clipped there. A shape that extends further is an error: it
-belongs to another picture.
+Coordinates count px from 0 at the picture's upper left pixel, unless they are relative. Annotation tools round, and
+count from 0 or from 1, so a shape may extend beyond its picture by `SLACK_PX` and is clipped there. A shape that
+extends further is an error: it belongs to another picture.
 """
 
 from abc import ABC, abstractmethod
@@ -74,6 +74,29 @@ class Polygon:
             raise ValueError(_outside(mask))
         rounded = np.clip(np.rint(corners), 0, last).astype(np.int32)
         cv2.fillPoly(mask.view(np.uint8), [rounded], 1)
+
+
+@dataclass(frozen=True)
+class RelativePolygon:
+    """A polygon whose corners x, y are shares of the picture's width and height, 0 to 1."""
+
+    corners: Sequence[tuple[float, float]]
+
+    def draw(self, mask: NDArray[np.bool_]) -> None:
+        height, width = mask.shape
+        self._draw(mask, [(x * width, y * height) for x, y in self.corners])
+
+    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
+        Polygon(corners).draw(mask)
+
+
+class RelativeBox(RelativePolygon):
+    """A box by two such corners; it covers at least one px."""
+
+    def _draw(self, mask: NDArray[np.bool_], corners: Sequence[tuple[float, float]]) -> None:
+        (x0, y0), (x1, y1) = corners
+        left, top = min(round(x0), mask.shape[1] - 1), min(round(y0), mask.shape[0] - 1)
+        Box(left, top, max(round(x1), left + 1), max(round(y1), top + 1)).draw(mask)
 
 
 class Rectangle(Polygon):
@@ -172,7 +195,8 @@ class MarkedObjects(ABC):
     def is_exact(self) -> bool:
         """Whether no defect is a box."""
         defects = filter(self._is_defect, self.marks().objects)
-        return not any(isinstance(shape, Box | Rectangle) for marked in defects for shape in marked.shapes)
+        loose = Box | Rectangle | RelativeBox
+        return not any(isinstance(shape, loose) for marked in defects for shape in marked.shapes)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the defective pixels, bool [H, W]: those inside objects that are defects."""

@@ -3,7 +3,6 @@
 Boxes overstate defects: in the study's PCB images the changed pixels cover about a sixth of their box.
 """
 
-from pathlib import Path
 from xml.etree import ElementTree
 
 from heatline.edge.errors import InputError
@@ -44,8 +43,3 @@ class VocBoxes(MarkedObjects):
             raise InputError(
                 f"{self.file} has a {element.tag} whose {name} is {text!r}; expected a number of px"
             ) from error
-
-
-def read(folder: Path, classes: frozenset[str] | None) -> dict[str, VocBoxes]:
-    """List a folder's annotations by their picture's stem."""
-    return {file.stem: VocBoxes(file, classes) for file in sorted(folder.glob("*.xml"))}

@@ -55,7 +55,7 @@ class StudyData(_PlanStruct, frozen=True, kw_only=True):
     name: Name
     folder: str
     """Folder below the folder of all data sets."""
-    truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None = None
+    truth: Literal["masks", "derived_masks", "polygons", "coco", "yolo", "boxes", "labels"] | None = None
     """Truth of the training; None: the first that the folder has."""
     group: str | None = None
     """Column of `labels.csv` that names groups; None: "group"."""

@@ -1,0 +1,198 @@
+"""Finds the pictures of a folder that people sorted or annotated, in the layouts that are in common use.
+
+A picture is identified by its *place*: the names of its folders and its stem, without the folders whose name only says
+what they hold. `train/images/day1/7.jpg`, `images/train/day1/7.jpg` and the labels `labels/train/day1/7.txt` have one
+place, train/day1/7.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from heatline.edge.errors import InputError
+from heatline.edge.images import SUFFIXES
+from heatline.edge.util.text import list_some
+
+Place = tuple[str, ...]
+
+PARTS = frozenset({"train", "val", "valid", "validation", "test"})
+"""Folders for the parts of a split. The names of these and of all other folders are compared without case."""
+IMAGES = frozenset({"images", "image", "imgs", "jpegimages", "obj_train_data"})
+GOOD = frozenset({"good", "ok", "normal", "pass"})
+DEFECTIVE = frozenset({"defective", "defect", "defects", "bad", "ng", "nok", "ko", "anomaly", "abnormal", "fail"})
+ANNOTATIONS = frozenset({"masks", "mask", "ground_truth", "derived_masks", "labelme", "annotations", "boxes", "labels"})
+
+EXPECTED = (
+    "expected good/ and defective/; or images/ with labels.csv, masks/, labels/ (YOLO), annotations/ (COCO, VOC), "
+    "labelme/ or boxes/ beside it; or train/good/ with test/good/ and test/DEFECT/ (MVTec): docs/training.md shows each"
+)
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder of files of one kind."""
+
+    folder: Path
+    at: Place = ()
+    """Beginning of its files' places."""
+    label: Literal["good", "defective"] | None = None
+    """None: annotations or `labels.csv` say it."""
+    defect: str | None = None
+    """Class of all its defects; None: the name of the first subfolder."""
+    deep: bool = True
+    """Whether its subfolders belong to it."""
+
+    def children(self, names: Collection[str]) -> list["Root"]:
+        """Return the subfolders with one of these names, compared without case.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        return [Root(child, self.at) for child in _folders(self.folder) if child.name.casefold() in names]
+
+    @cached_property
+    def files(self) -> dict[Path, Place]:
+        """The places of its files, sorted by path; hidden ones are left out.
+
+        Raises:
+            InputError: a folder cannot be read.
+        """
+        found: dict[Path, Place] = {}
+        for parent, folders, names in os.walk(self.folder, onerror=_refuse, followlinks=True):
+            folders[:] = [name for name in folders if self.deep and not name.startswith(".")]
+            below = Path(parent).relative_to(self.folder).parts
+            for path in (Path(parent, name) for name in names if not name.startswith(".")):
+                found[path] = (*self.at, *below, path.stem)
+        return dict(sorted(found.items()))
+
+    def pictures(self) -> list[Path]:
+        return [path for path in self.files if path.suffix.lower() in SUFFIXES]
+
+    def defect_of(self, path: Path) -> str | None:
+        """Return the class of a defective picture's defects, by its folder; None: its folder names none."""
+        below = path.relative_to(self.folder).parts[:-1]
+        return self.defect or (below[0] if self.label == "defective" and below else None)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a folder has its pictures."""
+
+    folder: Path
+    levels: tuple[Root, ...]
+    """Folders beside whose pictures annotations are looked for."""
+    roots: tuple[Root, ...]
+    """Folders of pictures: of sorted ones, the good come first."""
+    unread: tuple[Path, ...] = ()
+    """Other folders of pictures beside sorted ones."""
+
+    @cached_property
+    def places(self) -> dict[Path, Place]:
+        """The places of all pictures; those of two labels that have one name are told apart by all their folders."""
+        found = {path: root.files[path] for root in self.roots for path in root.pictures()}
+        often = Counter(found.values())
+        return {
+            path: place if often[place] == 1 else (*path.parent.relative_to(self.folder).parts, path.stem)
+            for path, place in found.items()
+        }
+
+    @property
+    def is_sorted(self) -> bool:
+        """Whether the folders are the labels."""
+        return self.roots[0].label is not None
+
+    def describe_labels(self) -> str:
+        """Name the folders that are the labels, as "the folders good/ and defective/"."""
+        names, unread = (
+            list_some([f"{path.relative_to(self.folder).as_posix()}/" for path in paths], 8)
+            for paths in ([root.folder for root in self.roots], self.unread)
+        )
+        return f"the folders {names}" + (f" ({unread} not read)" if unread else "")
+
+
+def find_layout(folder: Path) -> Layout:
+    """Find where a folder has its pictures.
+
+    Raises:
+        InputError: it is no folder, cannot be read, or has none of the layouts.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; {EXPECTED}")
+    layout = _layout_of(folder)
+    if layout is not None:
+        return layout
+    names = [child.name for child in _folders(folder)]
+    came = f"holds the folders {list_some([f'{name}/' for name in names], 5)}" if names else "holds no folder"
+    inner = [folder / name for name in names if (found := _layout_of(folder / name)) and found.roots[0].deep]
+    advice = f"; {inner[0]} is one of these: name it instead" if inner else ""
+    raise InputError(f"{folder} {came}; {EXPECTED}{advice}")
+
+
+def good_pictures(folder: Path) -> list[Path]:
+    """Return the good pictures of a sorted folder; of one without labels, all its pictures, also in subfolders.
+
+    Raises:
+        InputError: it cannot be read, has no good picture, or only annotations say which pictures are good.
+    """
+    layout = _layout_of(folder)
+    if layout is None:
+        pictures = Root(folder).pictures()
+    elif layout.is_sorted:
+        pictures = [path for root in layout.roots if root.label == "good" for path in root.pictures()]
+    elif layout.roots[0].folder == folder:
+        pictures = layout.roots[0].pictures()
+    else:
+        raise InputError(
+            f"{folder} holds {layout.roots[0].folder.name}/, and only annotations say which pictures of it are good; "
+            "name a folder with nothing but good ones"
+        )
+    if not pictures:
+        raise InputError(
+            f"{folder} holds no picture of a good part; expected files ending in {', '.join(sorted(SUFFIXES))}"
+        )
+    return pictures
+
+
+def _layout_of(folder: Path) -> Layout | None:
+    top = Root(folder, deep=False)
+    parts = [Root(child.folder, (child.folder.name,), deep=False) for child in top.children(PARTS)]
+    levels = (top, *parts)
+    images = [child for level in levels for child in level.children(IMAGES)]
+    sorted_in = tuple(images) if any(child.children(GOOD | DEFECTIVE) for child in images) else levels
+    if not images or sorted_in == tuple(images):
+        good = [_labelled(child, "good") for level in sorted_in for child in level.children(GOOD)]
+        defective = [_labelled(child, "defective") for level in sorted_in for child in level.children(DEFECTIVE)]
+        others = [
+            Root(child, (*level.at, child.name), "defective", child.name)
+            for level in sorted_in
+            for child in _folders(level.folder)
+            if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | ANNOTATIONS
+            and Root(child, deep=False).pictures()
+        ]
+        if defective:
+            return Layout(folder, levels, (*good, *defective), tuple(other.folder for other in others))
+        if good:  # what lies beside it is a class of defects
+            return Layout(folder, levels, (*good, *others))
+    plain = images or [level for level in levels if level.pictures()]
+    return Layout(folder, levels, tuple(plain)) if plain else None
+
+
+def _labelled(root: Root, label: Literal["good", "defective"]) -> Root:
+    return Root(root.folder, root.at, label)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(
+        f"{error.filename} cannot be read ({error.strerror}); give the user who runs heatline the right to"
+    ) from error

@@ -1,0 +1,96 @@
+"""Objects in YOLO's text files: one file per picture, with its stem, and a line per object.
+
+A line is `class cx cy w h`, a box by its centre and size, or `class x1 y1 x2 y2 x3 y3 ...`, a polygon. Coordinates are
+shares of the picture's width and height, 0 to 1. Names of classes come from one of the files `NAMES`; without them, a
+class has its number for a name.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from heatline.edge.errors import InputError
+from heatline.edge.picture_folders import Place
+from heatline.edge.util.extras import require_extra
+from heatline.train.readers.shapes import MarkedObject, MarkedObjects, Marks, RelativeBox, RelativePolygon
+
+NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names")
+"""Files that name classes, beside the folder of the pictures or of the annotations."""
+
+
+class _Dataset(msgspec.Struct):
+    names: list[object] | dict[int, object] = []
+
+
+@dataclass(frozen=True)
+class YoloObjects(MarkedObjects):
+    """The objects of one picture."""
+
+    names: Mapping[int, str]
+
+    def marks(self) -> Marks:
+        try:
+            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.file} cannot be read ({error}); expected YOLO's text of objects, copy it again"
+            ) from error
+        return Marks(None, tuple(self._object(n, line) for n, line in enumerate(lines, start=1) if line.strip()))
+
+    def objects(self) -> Counter[str]:
+        """Count the objects of each class; named classes without objects count 0."""
+        counts = Counter(dict.fromkeys(self.names.values(), 0))
+        counts.update(super().objects())
+        return counts
+
+    def _object(self, number: int, line: str) -> MarkedObject:
+        kind, *words = line.split()
+        try:
+            at = [float(word) for word in words]
+            name = self.names.get(int(kind), kind)
+        except ValueError:
+            at = []
+        if len(at) < 4 or len(at) % 2 or not all(-0.1 < value < 1.1 for value in at):
+            raise InputError(
+                f"line {number} of {self.file} is {line[:60]!r}; expected YOLO's class cx cy w h, or class x1 y1 x2 y2 "
+                "x3 y3 ..., with coordinates from 0 to 1"
+            )
+        if len(at) == 4:
+            x, y, width, height = at
+            corners = [(x - width / 2, y - height / 2), (x + width / 2, y + height / 2)]
+            return MarkedObject(name, (RelativeBox(corners),), f"box ({name}) in line {number}")
+        polygon = RelativePolygon(list(zip(at[::2], at[1::2], strict=True)))
+        return MarkedObject(name, (polygon,), f"polygon ({name}) in line {number}")
+
+
+def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterator[tuple[Place, YoloObjects]]:
+    """List annotations with the places of their pictures.
+
+    Raises:
+        InputError: the file with the names of classes cannot be read.
+    """
+    names: dict[Path, dict[int, str]] = {}
+    for file, place in files.items():
+        if file.parent not in names:
+            above = (folder / name for folder in file.parents[: len(place) + 1] for name in NAMES)
+            source = next((path for path in above if path.is_file()), None)
+            names[file.parent] = {} if source is None else _read_names(source)
+        if file.name not in NAMES:
+            yield place, YoloObjects(file, classes, names[file.parent])
+
+
+def _read_names(file: Path) -> dict[int, str]:
+    try:
+        if file.suffix != ".yaml":
+            return {n: name for n, name in enumerate(file.read_text(encoding="utf-8-sig").splitlines()) if name}
+        require_extra("train")
+        names = msgspec.yaml.decode(file.read_bytes(), type=_Dataset).names
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); expected the names of YOLO's classes: mend it, or remove it"
+        ) from error
+    numbered = names.items() if isinstance(names, dict) else enumerate(names)
+    return {number: str(name) for number, name in numbered}
