@@ -7,8 +7,8 @@ place, train/day1/7.
 
 import os
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -122,12 +122,12 @@ def find_layout(folder: Path) -> Layout:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; {EXPECTED}")
-    layout = _layout_of(folder)
+    layout = layout_of(folder)
     if layout is not None:
         return layout
     names = [child.name for child in _folders(folder)]
     came = f"holds the folders {list_some([f'{name}/' for name in names], 5)}" if names else "holds no folder"
-    inner = [folder / name for name in names if (found := _layout_of(folder / name)) and found.roots[0].deep]
+    inner = [folder / name for name in names if (found := layout_of(folder / name)) and found.roots[0].deep]
     advice = f"; {inner[0]} is one of these: name it instead" if inner else ""
     raise InputError(f"{folder} {came}; {EXPECTED}{advice}")
 
@@ -138,7 +138,7 @@ def good_pictures(folder: Path) -> list[Path]:
     Raises:
         InputError: it cannot be read, has no good picture, or only annotations say which pictures are good.
     """
-    layout = _layout_of(folder)
+    layout = layout_of(folder)
     if layout is None:
         pictures = Root(folder).pictures()
     elif layout.is_sorted:
@@ -157,32 +157,32 @@ def good_pictures(folder: Path) -> list[Path]:
     return pictures
 
 
-def _layout_of(folder: Path) -> Layout | None:
+def layout_of(folder: Path) -> Layout | None:
+    """Return where a folder has its pictures; None: it has none of the layouts.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     top = Root(folder, deep=False)
     parts = [Root(child.folder, (child.folder.name,), deep=False) for child in top.children(PARTS)]
     levels = (top, *parts)
     images = [child for level in levels for child in level.children(IMAGES)]
-    sorted_in = tuple(images) if any(child.children(GOOD | DEFECTIVE) for child in images) else levels
-    if not images or sorted_in == tuple(images):
-        good = [_labelled(child, "good") for level in sorted_in for child in level.children(GOOD)]
-        defective = [_labelled(child, "defective") for level in sorted_in for child in level.children(DEFECTIVE)]
-        others = [
-            Root(child, (*level.at, child.name), "defective", child.name)
-            for level in sorted_in
-            for child in _folders(level.folder)
-            if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | ANNOTATIONS
-            and Root(child, deep=False).pictures()
-        ]
-        if defective:
-            return Layout(folder, levels, (*good, *defective), tuple(other.folder for other in others))
-        if good:  # what lies beside it is a class of defects
-            return Layout(folder, levels, (*good, *others))
-    plain = images or [level for level in levels if level.pictures()]
-    return Layout(folder, levels, tuple(plain)) if plain else None
-
-
-def _labelled(root: Root, label: Literal["good", "defective"]) -> Root:
-    return Root(root.folder, root.at, label)
+    sorted_in: Sequence[Root] = () if images else levels
+    if any(child.children(GOOD | DEFECTIVE) for child in images):
+        sorted_in = images
+    good = [replace(child, label="good") for level in sorted_in for child in level.children(GOOD)]
+    defective = [replace(child, label="defective") for level in sorted_in for child in level.children(DEFECTIVE)]
+    others = [
+        Root(child, (*level.at, child.name), "defective", child.name)
+        for level in sorted_in
+        for child in _folders(level.folder)
+        if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | ANNOTATIONS and Root(child, deep=False).pictures()
+    ]
+    if defective:
+        return Layout(folder, levels, (*good, *defective), tuple(other.folder for other in others))
+    # What lies beside good/ is a class of defects.
+    roots = [*good, *others] if good else images or [level for level in levels if level.pictures()]
+    return Layout(folder, levels, tuple(roots)) if roots else None
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -13,7 +13,6 @@ model could not be trained without that group, so nothing could be validated. Ev
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
-from heatline.edge.picture_folders import find_layout
+from heatline.edge.picture_folders import PARTS, find_layout
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.file_names import find_scheme
 from heatline.train.near_duplicates import near_duplicate_chains, thumbnail
@@ -61,7 +60,7 @@ class Discovery:
     truth: str
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
     groups: Mapping[Path, str]
-    """Each picture's group by its path."""
+    """Each picture's group by its path; missing where the column `group` is empty."""
     groups_are: str
     """Phrase for messages: where the groups come from."""
     assumptions: tuple[str, ...]
@@ -113,12 +112,12 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
         assumptions.append("No picture is defective: a training can only use synthetic defects on good pictures.")
     for guess in _Guesses(data).each():
         lone = lone_label(data.images, guess.names)
-        if lone is None or guess.are == ALONE or guess.are == GROUP_COLUMN:
+        if lone is None or guess.are == ALONE or guess.are == GROUP_COLUMN:  # the user's own
             break
         assumptions.append(
             f"The groups cannot be {guess.are}: all {lone} pictures would be in one, and nothing could be validated."
         )
-    groups = {image.path: utf8_safe(name) for image, name in zip(data.images, guess.names, strict=True)}
+    groups = {image.path: utf8_safe(name) for image, name in zip(data.images, guess.names, strict=True) if name}
     return Discovery(folder, data.truth, groups, guess.are, (*assumptions, *guess.assumptions))
 
 
@@ -157,8 +156,8 @@ def _describe_truth(data: LabelledFolder) -> str:
         if data.rows
         else "whether an annotation marks a defect"
     )
-    label = f"Pictures are good or defective by {source}"
-    if any(root.at for root in layout.roots):
+    label = utf8_safe(f"Pictures are good or defective by {source}")
+    if any(place[0].casefold() in PARTS for place in layout.places.values() if place[1:]):
         label += ", and all are trained on and cross-validated, whether in train/, val/ or test/"
     others = [other for other in truths_in(layout) if other not in (truth, LABELS_ONLY)]
     if truth == LABELS_ONLY:
@@ -184,8 +183,7 @@ class _Guesses:
     def each(self) -> Iterator[_Guess]:
         """Yield the guesses, the best first; the last one is always possible."""
         images = self._data.images
-        columns = self._columns()
-        yield from _find_columns(columns, len(images))
+        yield from _find_columns(self._columns(), len(images))
         scheme = find_scheme([image.path.name for image in images])
         if scheme is not None:
             kinds = sorted(set(scheme.things))
@@ -223,7 +221,7 @@ class _Guesses:
 def _find_columns(columns: Mapping[str, Sequence[str]], pictures: int) -> Iterator[_Guess]:
     """Yield the columns of `labels.csv` that may hold the groups, the best first."""
     counts = {name: len(set(column)) for name, column in columns.items()}
-    if "group" in columns and all(columns["group"]):
+    if "group" in columns:
         what = f"Groups are the column 'group' of labels.csv: {format_count(counts['group'], 'group')}."
         yield _Guess(columns["group"], GROUP_COLUMN, [what])
     things = {
@@ -262,19 +260,21 @@ def merge_near_duplicates(
         thumbnails: from `thumbnails_of`.
         names: each picture's group.
     """
-    usable = [number for number, small in enumerate(thumbnails) if small is not None]
+    usable = np.array([number for number, small in enumerate(thumbnails) if small is not None], np.int64)
     chains = near_duplicate_chains(np.array([small for small in thumbnails if small is not None]))
-    longest = max(Counter(chains).values(), default=0)
-    if longest > max(2, ALIKE_BY_PLACE * len(usable)):
+    lengths = np.bincount(chains, minlength=1)
+    if (longest := lengths.max()) > max(2, ALIKE_BY_PLACE * len(usable)):
         return list(names), (
             f"{longest} of {len(usable)} pictures look nearly identical, so similarity does not show which of them "
             "show one thing, and is not used."
         )
     order = sorted(set(names))
-    index = {name: number for number, name in enumerate(order)}
-    alike = zip((usable[low] for low in chains), usable, strict=True)
-    roots = _connected(range(len(order)), [(index[names[one]], index[names[other]]) for one, other in alike])
-    groups = [order[roots[index[name]]] for name in names]
+    number = {name: at for at, name in enumerate(order)}
+    group = np.array([number[name] for name in names], np.int64)
+    for chain in np.flatnonzero(lengths > 1):
+        joined = np.isin(group, group[usable[chains == chain]])
+        group[joined] = group[joined].min()
+    groups = [order[at] for at in group]
     count = len(set(groups))
     if count == len(order):
         return groups, None
@@ -286,18 +286,3 @@ def _thumbnail(image: LabelledImage) -> NDArray[np.uint8] | None:
         return thumbnail(image.pixels())
     except InputError:
         return None
-
-
-def _connected(numbers: range, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """For each number, return the lowest number that a chain of pairs connects it to."""
-    lowest = list(numbers)
-
-    def find(number: int) -> int:
-        while lowest[number] != number:
-            lowest[number] = number = lowest[lowest[number]]
-        return number
-
-    for one, other in pairs:
-        low, high = sorted((find(one), find(other)))
-        lowest[high] = low
-    return [find(number) for number in numbers]

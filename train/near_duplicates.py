@@ -86,13 +86,13 @@ def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[
     return sorted(pairs, key=lambda pair: -pair.likeness)
 
 
-def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> list[int]:
+def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
     """For each picture, return the lowest index of a picture that a chain of near-duplicates connects it to.
 
     Args:
         thumbnails: uint8 [n, 32, 32], made by `thumbnail`.
     """
-    lowest = np.arange(len(thumbnails))
+    lowest = np.arange(len(thumbnails), dtype=np.int64)
     for rows, _, same in _compare_blocks(thumbnails) if len(thumbnails) else ():
         for row, alike in enumerate(same, start=rows.start):
             alike[row] = True
@@ -100,8 +100,7 @@ def near_duplicate_chains(thumbnails: NDArray[np.uint8]) -> list[int]:
             joined[lowest[alike]] = True
             if np.count_nonzero(joined) > 1:
                 lowest[joined[lowest]] = joined.argmax()
-    chains: list[int] = lowest.tolist()
-    return chains
+    return lowest
 
 
 def describe_near_duplicates(count: int, picture: str, other: str, place: str = "in another part of the split") -> str:

@@ -183,6 +183,8 @@ def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_
 def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
     folder = table(tmp_path, group=list("xyxzxyxz"), item=list("aabbccdd"))
     assert discover(folder).groups_are == "column 'group' of labels.csv"
+    with pytest.raises(InputError, match=r"as pd\.png has no group by column 'group' of labels\.csv; name"):
+        discover(table(tmp_path / "gap", group=["a", "b", "a", ""])).read().groups()
 
 
 def test_an_example_of_a_pattern_is_made_of_the_folders_own_names_and_can_be_validated(tmp_path: Path) -> None:

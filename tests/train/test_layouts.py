@@ -272,6 +272,12 @@ def test_a_calibration_takes_subfolders_and_refuses_pictures_that_may_be_defecti
         GoodPictures([tmp_path / "empty"])
 
 
+@pytest.mark.parametrize(("layout", "told"), [("MVTec", 1), ("YOLO", 1), ("classes beside good", 0), ("flat", 0)])
+def test_it_is_said_that_all_parts_of_a_folder_are_trained_on(tmp_path: Path, layout: str, told: int) -> None:
+    LAYOUTS[layout][0](tmp_path, SAMPLE)
+    assert discover(tmp_path).assumptions[0].count("all are trained on and cross-validated, whether in train/") == told
+
+
 def test_folders_beside_sorted_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
     folder = sort_tiles(tmp_path / "tiles", count=2)
     write_picture(folder / "unsure" / "a.png", SAMPLE[0])

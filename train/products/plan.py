@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from heatline.edge.errors import ConfigError, InputError
+from heatline.edge.picture_folders import layout_of
 from heatline.train.compose import compose, with_folder
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.run import RunFolder
@@ -77,7 +78,7 @@ class Plan:
 def _folders_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name a folder with one folder per product")
-    if any((folder / name).is_dir() for name in ("images", "good", "defective")):
+    if (layout := layout_of(folder)) and layout.roots[0].deep:
         raise InputError(
             f"{folder} is itself a folder of pictures; train it without --products, or name the folder above it"
         )

@@ -211,9 +211,7 @@ class _Reader:
                     images.append(self._labelled(image, root.label or row.get("label"), annotations, truth))
                 except InputError as error:
                     self.on_unusable(path, error)
-        return LabelledFolder(
-            self.folder, truth, tuple(images), self._describe_groups(rows), unmatched, self.layout, rows or {}
-        )
+        return LabelledFolder(self.folder, truth, tuple(images), self._describe_groups(rows), unmatched, rows or {})
 
     def _labelled(
         self, image: LabelledImage, label: str | None, annotations: Mapping[Path, Annotation], truth: str
@@ -375,8 +373,7 @@ class _Reader:
         columns = [name for name in next(iter(rows.values()), {}) if name not in ("image", "label")]
         if self.group_column not in columns:
             return f"{column} (which has {', '.join(columns) or 'no more columns'})"
-        empty = [path.name for path, row in rows.items() if not row[self.group_column]]
-        return f"{column} (which is empty for {empty[0]})" if empty else column
+        return column
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
-from heatline.edge.picture_folders import Layout
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.file_names import find_patterns
 from heatline.train.readers.annotation import Annotation
@@ -127,8 +126,6 @@ class LabelledFolder:
     """Phrase for messages: where the groups come from, or were looked for."""
     unmatched: Mapping[str, Annotation]
     """Annotations without a picture, by the place of the missing picture."""
-    layout: Layout | None = None
-    """Where its pictures are; None: not read from a folder."""
     rows: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
     """Rows of `labels.csv` by picture."""
 
@@ -142,10 +139,10 @@ class LabelledFolder:
         Raises:
             InputError: the group of a picture is unknown.
         """
-        if any(image.group is None for image in self.images):
+        if unknown := [image.name for image in self.images if image.group is None]:
             raise InputError(
-                f"{self.folder} cannot be split, as groups were looked for in {self.groups_are}; name the column with "
-                f"split.group=..., or the part of the file name: {self.suggest_pattern()}"
+                f"{self.folder} cannot be split, as {unknown[0]} has no group by {self.groups_are}; name the column "
+                f"with split.group=..., or the part of the file name: {self.suggest_pattern()}"
             )
         return sorted({str(image.group) for image in self.images})
 
@@ -164,10 +161,10 @@ class LabelledFolder:
         """Return the same pictures with other groups.
 
         Args:
-            groups: each picture's group by its path.
+            groups: each picture's group by its path; missing: it is unknown.
             groups_are: phrase for messages: where the groups come from.
         """
-        images = tuple(replace(image, group=groups[image.path]) for image in self.images)
+        images = tuple(replace(image, group=groups.get(image.path)) for image in self.images)
         return replace(self, images=images, groups_are=groups_are)
 
     def describe_mixture(self) -> str | None:
