@@ -34,13 +34,7 @@ from heatline.train.models.vit import RolloutClassifier
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 from heatline.train.run import TrainedRun, describe_config, describe_reading
-from heatline.train.validation_frames import (
-    ValidationFrames,
-    calibrate_on,
-    run_validation,
-    smoothing_px,
-    validation_frames,
-)
+from heatline.train.validation_frames import HeldOut, ValidationFrames, run_validation, smoothing_px, validation_frames
 
 
 def export_run(
@@ -107,14 +101,15 @@ def export_run(
         map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
-        calibration = calibrate_on(validation, validating, false_reject, model.top_cells)
-        for warning in _warnings(calibration, validation.good_frames, validating.are_new):
+        held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
+        calibration, scored = held_out.calibration, [*validation.frames.values()]
+        for warning in _warnings(calibration, scored, validating.are_new):
             say(f"warning: {warning}")
         say("recording the appearance of the product")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
             plausibility, appearances = fit_product(validating.images, grid, engine)
         # Frames that the model was trained on score lower than new ones.
-        scored = validation.good_frames if validating.are_new else []
+        scored = scored if validating.are_new else []
         reference, picture = fit_reference(
             appearances,
             [frame.highest_logit for frame in scored],

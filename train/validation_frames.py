@@ -3,15 +3,17 @@
 A cross-validated run is trained on all its frames; for these, the recorded out-of-fold predictions are used.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
-from heatline.edge.calibration import GoodFrame, calibrate, coldest_of
+from heatline.edge.calibration import GoodFrame, calibrate, coldest_of, divide
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
@@ -22,6 +24,8 @@ from heatline.train.run import RunFolder
 
 if TYPE_CHECKING:
     from heatline.train.run import TrainedRun
+
+T = TypeVar("T")
 
 GOLDEN_TILES = 16
 SMOOTHING_CELLS = 1.5
@@ -51,6 +55,8 @@ class ValidationFrames:
     """Phrase for messages: which frames these are."""
     are_new: bool = True
     """Whether the predicting model was not trained on these frames."""
+    folds: Mapping[Path, int] = field(default_factory=dict)
+    """Fold of each picture, with recorded predictions."""
 
 
 def validation_frames(run: "TrainedRun") -> ValidationFrames:
@@ -74,33 +80,78 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
             "these; restore them, or train again"
         )
     recorded = RecordedEngine(out_of_fold.logit, out_of_fold.map)
+    folds = {image.path: int(fold) for image, fold in zip(images, out_of_fold.fold, strict=True)}
     if run.config.reviewed is not None:  # these come last, so the recorded predictions of the others come first
         images = [image for image in images if not image.reviewed]
-    return ValidationFrames(images, recorded, "of groups that the answering model was not trained on")
+    return ValidationFrames(images, recorded, "of groups that the answering model was not trained on", folds=folds)
 
 
-def calibrate_on(
-    validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
-) -> Calibration:
-    """Calibrate thresholds on the results of a pass over these frames; errors as `calibrate`."""
-    # Defects that the model was trained on are hotter than new ones.
-    coldest = coldest_of(validation.defective) if frames.are_new else None
-    return calibrate(
-        validation.good_frames, false_reject, validation.frames_are, top_cells=top_cells, coldest_defect=coldest
-    )
+@dataclass(frozen=True)
+class HeldOut:
+    """A calibration, and the thresholds for the frames that set it: each part of them is judged by the other parts."""
+
+    calibration: Calibration
+    of_parts: Mapping[Path, Calibration]
+    """For each frame, by its picture; a part is a fold of the cross-validation. Empty: the frames cannot be divided."""
+
+    @classmethod
+    def calibrate(
+        cls, validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
+    ) -> "HeldOut":
+        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.calibrate`."""
+        groups = [image.group or image.name for image in frames.images]
+        part_of = frames.folds or dict(zip([image.path for image in frames.images], divide(groups), strict=True))
+
+        def without(part: int | None) -> Calibration:
+            found = validation.only({path for path, mine in part_of.items() if mine != part})
+            # Defects that the model was trained on are hotter than new ones.
+            coldest = coldest_of([*found.defective.values()]) if frames.are_new else None
+            return calibrate(
+                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, coldest_defect=coldest
+            )
+
+        calibration = without(None)
+        try:
+            by_part = {part: without(part) for part in sorted(set(part_of.values()))}
+        except InputError:  # all frames without defects are in one part
+            return cls(msgspec.structs.replace(calibration, held_out_rejected=None), {})
+        of_parts = {path: by_part[part] for path, part in part_of.items()}
+        rejected = sum(
+            frame.highest_logit >= of_parts[path].score_threshold for path, frame in validation.frames.items()
+        )
+        return cls(msgspec.structs.replace(calibration, held_out_rejected=rejected), of_parts)
 
 
 @dataclass(frozen=True)
 class ValidationPass:
-    """The results of a pass over validation frames."""
+    """The results of a pass over validation frames, by their pictures."""
 
-    good_frames: list[GoodFrame]
-    defective: list[float]
+    good: Mapping[Path, GoodFrame]
+    substitutes: Mapping[Path, GoodFrame]
+    """Defective frames without their defective tiles."""
+    defective: Mapping[Path, float]
     """Highest tile logit of each defective frame."""
-    frames_are: str
-    """Phrase for messages: which frames the thresholds come from."""
+    are: str
     tiles: NDArray[np.uint8]
     """RGB uint8 [N, tile, tile, 3]: half of them the tiles with the highest logits, half those with the lowest."""
+
+    @property
+    def frames(self) -> Mapping[Path, GoodFrame]:
+        """The frames that thresholds come from."""
+        return self.good or self.substitutes
+
+    @property
+    def frames_are(self) -> str:
+        """Phrase for messages: which frames the thresholds come from."""
+        return f"good frames {self.are}" if self.good else f"frames {self.are}, without their defective tiles"
+
+    def only(self, paths: Container[Path]) -> "ValidationPass":
+        """Return the results of some pictures."""
+
+        def kept(of: Mapping[Path, T]) -> dict[Path, T]:
+            return {path: value for path, value in of.items() if path in paths}
+
+        return replace(self, good=kept(self.good), substitutes=kept(self.substitutes), defective=kept(self.defective))
 
 
 def run_validation(
@@ -121,9 +172,9 @@ def run_validation(
     Raises:
         InputError: no image has a tile without a defect.
     """
-    good: list[GoodFrame] = []
-    defective: list[float] = []
-    substitutes: list[GoodFrame] = []
+    good: dict[Path, GoodFrame] = {}
+    defective: dict[Path, float] = {}
+    substitutes: dict[Path, GoodFrame] = {}
     extremes: list[tuple[float, NDArray[np.uint8]]] = []
     for image in images:
         rgb = image.pixels()
@@ -132,7 +183,7 @@ def run_validation(
         tiles = tile_grid.tiles(rgb)
         logits, maps = infer(engine, tiles)
         if image.defective:
-            defective.append(float(logits.max()))
+            defective[image.path] = float(logits.max())
         extremes = _extremes([*extremes, *zip(logits.tolist(), tiles, strict=True)])
         mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
         clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in tile_grid.origins_yx])
@@ -140,18 +191,13 @@ def run_validation(
             stitcher = Stitcher(tile_grid, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
             frame = GoodFrame.of(logits[clean], heatmap, image.group or image.name_in_folder)
-            (substitutes if image.defective else good).append(frame)
+            (substitutes if image.defective else good)[image.path] = frame
     if not good and not substitutes:
         raise InputError(
             f"the frames {are} hold no tile without a defect, so no threshold can be set; add good pictures, or "
             "choose other groups with split.val"
         )
-    return ValidationPass(
-        good or substitutes,
-        defective,
-        f"good frames {are}" if good else f"frames {are}, without their defective tiles",
-        np.stack([tile for _, tile in extremes]),
-    )
+    return ValidationPass(good, substitutes, defective, are, np.stack([tile for _, tile in extremes]))
 
 
 def _extremes(candidates: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[float, NDArray[np.uint8]]]:

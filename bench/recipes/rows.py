@@ -17,7 +17,7 @@ FIGURES = {
     "pointing": "pointing",
     "pointing_near": "within 16 px",
     "hit": "defects hit",
-    "false_regions": "false regions",
+    "false_regions": "false regions per defective frame",
     "rejected": "good frames rejected",
 }
 """Names of figures and of their columns; docs/recipes.md defines them."""

@@ -15,9 +15,6 @@ from heatline.train.frames import FrameStore
 from heatline.train.run import read_data
 from heatline.train.tiles import TileRule
 
-CLASS_COLUMN = "cls"
-"""Column of `labels.csv`."""
-
 
 @dataclass(frozen=True)
 class Truth:
@@ -27,7 +24,7 @@ class Truth:
     rule: TileRule
     tiles: DenseTiles
     classes: dict[str, str]
-    """Classes of pictures by name; empty if `labels.csv` has no such column."""
+    """Classes of pictures by name; empty if `labels.csv` names none."""
 
     @classmethod
     def of(cls, config: TrainConfig, decoded: Path) -> "Truth":
@@ -41,7 +38,7 @@ class Truth:
         """
         data = read_data(config)
         store = FrameStore.build(data.images, decoded)
-        classes = {path.name: row[CLASS_COLUMN] for path, row in data.rows.items() if row.get(CLASS_COLUMN)}
+        classes = {image.name: image.class_name for image in data.images if image.class_name}
         rule = TileRule(**msgspec.structs.asdict(config.tiles))
         return cls(store, rule, label_tiles(store, rule), classes)
 

@@ -10,6 +10,7 @@ from heatline.edge.calibration.thresholds import (
     count_allowed_rejects,
     count_rejected,
     describe_support,
+    divide,
     score_threshold,
     threshold,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "count_allowed_rejects",
     "count_rejected",
     "describe_support",
+    "divide",
     "score_threshold",
     "threshold",
 ]

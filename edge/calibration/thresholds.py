@@ -188,19 +188,26 @@ def count_rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
+def divide(groups: Sequence[str]) -> list[int]:
+    """Divide frames into at most `FOLDS` parts of whole groups, in their order, as neighbours are alike.
+
+    >>> divide(["a", "a", "b", "c", "d", "e", "f"])
+    [0, 0, 0, 1, 2, 3, 4]
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    return [names[group] * FOLDS // len(names) for group in groups]
+
+
 def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, coldest: float | None) -> int | None:
     """Count the frames that reach a score threshold from the others; None: there are no others.
 
-    The groups, or the frames where a group is unknown, are divided into `FOLDS` parts in their order, as neighbours
-    are alike. The threshold of a part comes from all other parts.
+    The threshold of a part of `divide` comes from all other parts.
     """
     groups = [frame.group or str(number) for number, frame in enumerate(frames)]
-    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
-    if len(names) < 2:
+    part, rejected = divide(groups), 0
+    if len(set(part)) < 2:
         return None
-    part = np.array([names[group] * FOLDS // len(names) for group in groups])
-    rejected = 0
-    for number in np.unique(part).tolist():
+    for number in set(part):
         others = [(frame, group) for frame, group, at in zip(frames, groups, part, strict=True) if at != number]
         limit, _ = score_threshold(
             [frame.highest_logit for frame, _ in others], false_reject, coldest, [group for _, group in others]

@@ -12,7 +12,7 @@ from heatline.edge.cli.output import table_console, visible
 from heatline.export.retrain.decide import Comparison, Rate
 from heatline.export.retrain.retrain import Retrained
 
-FIGURES = {"val_picture_auroc": "AUROC of pictures, cross-validated", "val_ap": "average precision of tiles, likewise"}
+FIGURES = {"val_picture_auroc": "picture AUROC, cross-validated", "val_ap": "tile AP, cross-validated"}
 
 
 def print_result(result: Retrained, commands: list[tuple[str, str]]) -> None:

@@ -153,10 +153,10 @@ def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(export
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
     found = run_validation(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
     assert "without their defective tiles" in found.frames_are
-    assert len(found.good_frames) == len(defective) == 2
+    assert len(found.frames) == len(defective) == 2
     tiles = np.concatenate([clean_tiles(image.pixels(), image.mask((150, 200))) for image in defective])
     highest = infer(engine, tiles)[0].max()
-    assert max(frame.highest_logit for frame in found.good_frames) == pytest.approx(highest, abs=1e-5)
+    assert max(frame.highest_logit for frame in found.frames.values()) == pytest.approx(highest, abs=1e-5)
 
 
 def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.calibration import coldest_of, score_threshold
 from heatline.edge.errors import Interrupted
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_rgb
@@ -107,7 +108,7 @@ def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     missed = re.search(rf"missed +(\d+) of {defective} defective pictures", done.stdout)
     assert missed is not None
     assert ("recipe.finetune_steps=400" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
-    assert re.search(rf"rejected +0 of {len(frames) - defective} good pictures", done.stdout)
+    assert re.search(rf"rejected +\d of {len(frames) - defective} good pictures, by thresholds from", done.stdout)
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()
     assert any((tmp_path / "heatline" / "features").rglob("*.f16"))
@@ -130,6 +131,57 @@ def test_a_run_reports_its_assumptions_and_writes_all_its_files(first: tuple[Run
     assert not run.cache.exists()
     page = (run.report / "report.html").read_text(encoding="utf-8")
     assert "2-fold cross-validation over 4 groups" in page
+
+
+def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_other_folds(
+    tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The second defective picture of each group has a mask and shows nothing; a speck makes a tile ambiguous."""
+    data = draw_blobs(tmp_path / "blobs")
+    rng = np.random.default_rng(1)
+    rows = []
+    for group in GROUPS:
+        cv2.imwrite(str(data / "images" / f"{group}_1.png"), rng.normal(150, 12, (150, 200, 3)).clip(0, 255))
+        mask = np.zeros((150, 200), np.uint8)
+        mask[30:33, 30:34] = 255
+        cv2.imwrite(str(data / "masks" / f"{group}_1.png"), mask)
+        rows += [(f"{group}_{at}.png", "good" if at == 2 else "defective", group) for at in range(3)]
+    with (data / "labels.csv").open("w") as file:
+        file.write("image,label,group,cls\n")
+        file.writelines(f"{','.join(row)},{('disc', 'speck', 'none')[int(row[0][2])]}\n" for row in rows)
+    done = heatline("train", data, f"out={tmp_path / 'run'}", *tiny)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    evaluation = read_evaluation(run.report)
+    shown = dict(re.split("  +", line, maxsplit=1) for line in done.stdout.splitlines()[1:])
+    assert next(iter(shown)) == "escapes"
+    assert "whole kinds of defects pass: all speck 4 of 4 (at 5 %, " in shown["escapes"]
+    assert ", all below 16x16 px 4 of 4 (at 5 %, " in shown["escapes"]
+    assert shown["missed by class"].startswith("speck 4 of 4 (at 5 %, ")
+    assert shown["missed by size"].startswith("below 16x16 px 4 of 4 (at 5 %, ")
+    assert evaluation.warnings[0] == shown["escapes"]
+
+    # The report and the command name the same figures.
+    figures = evaluation.truths[0].figures
+    assert figures.tile is not None
+    assert figures.tile.average_precision is not None
+    assert shown["tile AP"] == f"{figures.tile.average_precision:.3f}"
+    assert shown["picture AUROC"] == f"{figures.frame.auroc:.3f}"
+    assert shown["missed"].startswith(f"{figures.frame.escaped_frames} of 8 ")
+    assert shown["rejected"] == f"{figures.frame.rejected_frames} of 4 good pictures, by thresholds from other folds"
+
+    # Each picture is judged by a threshold from the other folds.
+    fold_of = dict(
+        zip(*(getattr(OutOfFold.read(run.out_of_fold), name).tolist() for name in ("frames", "fold")), strict=True)
+    )
+    for frame in evaluation.frames:
+        others = [other for other in evaluation.frames if fold_of[other.image] != fold_of[frame.image]]
+        good = [(other.score, str(other.group)) for other in others if not other.defective]
+        coldest = coldest_of([other.score for other in others if other.defective])
+        expected, _ = score_threshold([score for score, _ in good], 0.01, coldest, [group for _, group in good])
+        assert frame.threshold == pytest.approx(expected)
+    rejected = sum(frame.score >= (frame.threshold or 0) for frame in evaluation.frames if not frame.defective)
+    assert evaluation.calibration.held_out_rejected == figures.frame.rejected_frames == rejected
 
 
 def test_out_of_fold_predictions_cover_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import read_rgb
-from heatline.edge.inspection.verdict import Thresholds
 from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_model
 from heatline.train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
 from heatline.train.evaluation.observe import _ColumnBuilder, clean_tiles
@@ -184,6 +183,11 @@ def test_all_truths_are_evaluated_in_one_pass_with_the_figures_of_single_evaluat
     assert by_boxes.tile is not None
     assert by_boxes.tile.tiles == 10
     assert by_boxes.tile.pointing == 0.5
+    printed = run(bundle.path, "--data", data).stdout
+    assert f"{bundle.path} on data (all), by masks and boxes\n" in printed
+    names = [line.partition("  ")[0] for line in printed.splitlines()[1:]]
+    assert len(names) == len(set(names)), "each figure stands there once"
+    assert {"missed defective frames", "picture AUROC", "tile AP, by masks", "tile AP, by boxes"} <= set(names)
 
 
 def test_a_tile_is_clean_if_no_truth_touches_it() -> None:
@@ -205,9 +209,10 @@ def test_a_rollout_peaks_at_the_most_relevant_token_for_both_signs_of_the_logit(
     relevance[1, 2] = 16
     truth = np.zeros((64, 64), np.bool_)
     truth[16:32, 32:48] = True
-    model: Any = SimpleNamespace(family=family, cell_px=16.0)
-    columns = _ColumnBuilder(model, Thresholds(0.0, 0.0, None))
-    columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64))
+    settings = SimpleNamespace(calibration=SimpleNamespace(score_threshold=0.0))
+    model: Any = SimpleNamespace(family=family, cell_px=16.0, settings=settings)
+    columns = _ColumnBuilder(model)
+    columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64), 0.0)
     tiles = columns.build().tiles
     assert (tiles.distance_px == 0).tolist() == [pointing]
     assert (tiles.on_truth > 0.4).tolist() == [pointing]

@@ -33,7 +33,8 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert test["truths"] == reported(*arguments, "--groups", " b ")["truths"]
     assert test["truths"][0]["figures"]["frame"]["defective_frames"] == 2
     assert reported(*arguments, "--part", "all")["subject"]["pictures"] == 6
-    assert run(*arguments, "--part", "train", "--json").stderr == ""  # no warning, as they were chosen explicitly
+    chosen = run(*arguments, "--part", "train", "--json").stderr
+    assert chosen == f"opening {trained.path}\n", "no warning, as they were chosen explicitly"
     warning = run(*arguments, "--part", "all").stderr
     assert f"{trained.path} was trained on the groups of at least 2 of the 6 pictures: leave them out" in warning
     assert reported(*arguments, "--pattern", "^(.)", "--part", "test") == test
@@ -41,7 +42,8 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
     other = with_training_groups(tmp_path / "other", bundle, "other", train=["a"], val=["c"], test=["b"])
     done = run(other.path, "--data", data, "--json")  # trained on a folder of another name: no test groups, no warning
-    assert (done.stderr, json.loads(done.stdout)["evaluations"][0]["subject"]["part"]) == ("", "all")
+    assert "was trained on" not in done.stderr
+    assert json.loads(done.stdout)["evaluations"][0]["subject"]["part"] == "all"
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,8 @@ def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bund
     assert found["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
     assert "frame.false_reject_rate" not in found["intervals"], "none of four good frames is rejected in any resample"
     printed = run(*arguments)
-    assert f"missed defective frames     2 of 8: 0.2500  [{low:.4f}, {high:.4f}]" in printed.stdout
-    assert "rejected good frames        0 of 4: 0.0000\n" in printed.stdout
+    assert f"missed defective frames  2 of 8: 0.2500  [{low:.4f}, {high:.4f}]" in printed.stdout
+    assert "rejected good frames     0 of 4: 0.0000\n" in printed.stdout
     assert "--out FOLDER writes a report with all figures" in printed.stderr
     assert evaluation["rests_on"] == "all frames of data (12 groups, 12 frames)"
     assert evaluation["warnings"] == []
@@ -192,6 +194,15 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
     )
 
 
+def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    trained = with_training_groups(tmp_path / "trained", bundle, "data", train=["a"], val=["c"], test=["b"])
+    printed = run(trained.path, "--data", data, "--part", "all").stdout
+    assert "rejected good frames     0 of 3, no rate: 2 of them set the threshold" in printed
+    (warning,) = [each for each in reported(trained.path, "--data", data, "--part", "val")["warnings"] if "set" in each]
+    assert warning.startswith("2 of the good frames, or others of their groups, set the threshold: how many")
+
+
 def test_copies_of_training_pictures_are_recognised_whatever_their_groups(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     digest = digest_picture(sorted((data / "images").iterdir())[0])
@@ -229,8 +240,8 @@ def test_an_evaluation_is_written_with_its_gallery_into_a_folder(tmp_path: Path,
     unwritten = evaluate_model(bundle.path, EvaluationOptions(data))
     assert (unwritten.truths[0].gallery, unwritten.truths[0].figures) == ([], evaluation.truths[0].figures)
     for content, message in (
-        ('{"schema": 3}', r"evaluation\.json cannot be read .* evaluate again"),
-        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 3; evaluate again"),
+        ('{"schema": 4}', r"evaluation\.json cannot be read .* evaluate again"),
+        ('{"schema": 2}', r"evaluation\.json has schema 2, this version reads 4; evaluate again"),
     ):
         (tmp_path / "out" / "evaluation.json").write_text(content)
         with pytest.raises(InputError, match=message):

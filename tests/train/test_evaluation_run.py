@@ -141,7 +141,7 @@ def test_only_the_run_of_a_vit_has_a_sweep_which_includes_its_own_map(
 
 def test_a_run_is_evaluated_on_its_test_groups_by_default(trained_run: Path) -> None:
     done = heatline("evaluate", trained_run, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"opening {trained_run}\n")
     (evaluation,) = json.loads(done.stdout)["evaluations"]
     assert (evaluation["subject"]["part"], evaluation["subject"]["groups"]) == ("test", ["d"])
     assert evaluation["truths"][0]["figures"]["frame"]["frames"] == 3

@@ -79,8 +79,8 @@ def test_intervals_at_the_calibrated_threshold_are_those_of_the_figures(calibrat
     scores = (rng.normal(0, 1, 60) + np.array(defective)).tolist()
     frames = columns(scores, defective, calibrated, groups=12)
     none = np.zeros(0, np.int64)
-    tiles = TileColumns(none, none.astype(np.float64), none > 0, none * 1.0, none * 1.0, none.reshape(0, 4))
-    sure, _ = compute_intervals(lambda weights: compute_figures(tiles, frames, calibrated, 16.0, weights), 12)
+    tiles = TileColumns(none, none * 1.0, none > 0, none > 0, *[none * 1.0] * 3, none.reshape(0, 4))
+    sure, _ = compute_intervals(lambda weights: compute_figures(tiles, frames, 16.0, weights), 12)
     names = tuple(f"{at % 12:02}" for at in range(60))
     found = explored(list(zip(scores, defective, strict=True)), calibrated, names)
     for mine, name in ((found.missed_interval, "escape_rate"), (found.rejected_interval, "false_reject_rate")):

@@ -77,6 +77,7 @@ TILE_ROWS = st.lists(
         st.sampled_from([0.0, 5.0, CELL, CELL + 1]),  # px from peak to truth
         st.sampled_from([0.0, 0.25, 1.0]),  # share on truth
         st.tuples(*[st.integers(0, 50)] * 4),
+        st.booleans(),  # ambiguous, unless it is defective
     ),
     max_size=8,
 )
@@ -97,12 +98,14 @@ FRAME_ROWS = st.lists(
 
 
 def tile_columns(rows: list[Any]) -> TileColumns:
-    group, logit, defective, distance_px, on_truth, px = zip(*rows, strict=True) if rows else ((),) * 6
+    group, logit, defective, distance_px, on_truth, px, ambiguous = zip(*rows, strict=True) if rows else ((),) * 7
     bad = np.array(defective, np.bool_)
     return TileColumns(
         group=np.array(group, np.int64),
         logit=np.array(logit, np.float64),
         defective=bad,
+        ambiguous=np.array(ambiguous, np.bool_) & ~bad,
+        score_threshold=np.full(len(bad), THRESHOLD),
         distance_px=np.where(bad, np.array(distance_px, np.float64), NAN),
         on_truth=np.where(bad, np.array(on_truth, np.float64), NAN),
         study_px=np.array(px, np.int64).reshape(-1, 4),
@@ -127,7 +130,7 @@ def frame_columns(rows: list[Any]) -> FrameColumns:
 
 def figures(tiles: list[Any], frames: list[Any], weights: list[int] | None = None) -> Figures:
     weight = np.ones(4) if weights is None else np.array(weights, np.float64)
-    return compute_figures(tile_columns(tiles), frame_columns(frames), THRESHOLD, CELL, weight)
+    return compute_figures(tile_columns(tiles), frame_columns(frames), CELL, weight)
 
 
 def flat(found: Figures) -> Mapping[str, Any]:
@@ -152,12 +155,12 @@ def test_weights_have_the_effect_of_repeated_groups(tiles: list[Any], frames: li
 
 
 TILES = [
-    # group, logit, defective, peak to truth in px, share on truth, px of the study's rule
-    (0, 2.0, True, 0.0, 0.5, (30, 10, 20, 40)),  # found, and peaks on the truth
-    (0, 0.5, True, 0.0, 0.25, (0, 10, 50, 40)),  # above probability 0.5, below the line's threshold
-    (1, -1.0, True, CELL, 0.0, (0, 0, 60, 40)),  # missed, its peak just one cell away
-    (1, 1.0, False, 0.0, 0.0, (0, 20, 0, 80)),  # good, and exactly at the threshold
-    (2, -3.0, False, 0.0, 0.0, (0, 0, 0, 100)),
+    # group, logit, defective, peak to truth in px, share on truth, px of the study's rule, ambiguous
+    (0, 2.0, True, 0.0, 0.5, (30, 10, 20, 40), False),  # found, and peaks on the truth
+    (0, 0.5, True, 0.0, 0.25, (0, 10, 50, 40), False),  # above probability 0.5, below the line's threshold
+    (1, -1.0, True, CELL, 0.0, (0, 0, 60, 40), False),  # missed, its peak just one cell away
+    (1, 1.0, False, 0.0, 0.0, (0, 20, 0, 80), False),  # good, and exactly at the threshold
+    (2, -3.0, False, 0.0, 0.0, (0, 0, 0, 100), False),
 ]
 FRAMES = [
     # group, logit, defective, placed, defects, hit, false regions, px of the line's rule
@@ -210,6 +213,16 @@ def test_tiles_of_one_class_have_no_auroc_and_good_tiles_no_pointing() -> None:
     bad = figures([row for row in TILES if row[2]], FRAMES).tile
     assert bad is not None
     assert (bad.average_precision, bad.majority_share) == (None, 1)
+
+
+def test_ambiguous_tiles_have_no_rank() -> None:
+    """As the highest-scoring good tile, it would halve the precision; counts and the study's rule keep it."""
+    hot = (0, 9.0, False, 0.0, 0.0, (0, 0, 0, 100), True)
+    without, found = figures(TILES, FRAMES).tile, figures([*TILES, hot], FRAMES).tile
+    assert without is not None
+    assert found is not None
+    assert (found.average_precision, found.auroc) == (without.average_precision, without.auroc)
+    assert (found.tiles, found.defective) == (6, 3)
 
 
 def test_empty_columns_have_counts_of_zero_and_no_rates() -> None:

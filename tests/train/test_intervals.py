@@ -14,6 +14,8 @@ NO_TILES = TileColumns(
     group=np.zeros(0, np.int64),
     logit=np.zeros(0),
     defective=np.zeros(0, np.bool_),
+    ambiguous=np.zeros(0, np.bool_),
+    score_threshold=np.zeros(0),
     distance_px=np.zeros(0),
     on_truth=np.zeros(0),
     study_px=np.zeros((0, 4), np.int64),
@@ -39,7 +41,7 @@ def frames(
 
 
 def intervals_of(columns: FrameColumns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return compute_intervals(partial(compute_figures, NO_TILES, columns, 0.0, 16.0), groups)
+    return compute_intervals(partial(compute_figures, NO_TILES, columns, 16.0), groups)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -125,7 +127,7 @@ def test_figures_of_pixels_have_no_interval_if_few_groups_are_placed() -> None:
 
 
 def test_rates_are_all_figures_except_counts_and_unknown_values() -> None:
-    known = dict(rates(compute_figures(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 0.0, 16.0, np.ones(1))))
+    known = dict(rates(compute_figures(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 16.0, np.ones(1))))
     assert known == {
         "frame.escape_rate": 0.0, "frame.false_reject_rate": 0.0, "frame.average_precision": 1.0, "frame.auroc": 1.0,
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from heatline.edge.errors import InputError
 from heatline.train.evaluation.report.line import NAMES
 from heatline.train.evaluation.report.write import write_report
-from heatline.train.evaluation.result import Evaluation, FrameAnswer
+from heatline.train.evaluation.result import DefectKind, Evaluation, FrameAnswer
 from tests.train.evaluations import (
     answers,
     evaluation,
@@ -158,6 +158,33 @@ def test_folds_with_different_thresholds_share_a_slider(tmp_path: Path) -> None:
     assert page.now["threshold"] == ["0.00"]
     assert set(page.now["missed"]) == {str(sum(len(missed) for missed, _ in each))}
     assert set(page.now["rejected"]) == {str(sum(len(rejected) for _, rejected in each))}
+
+
+def test_frames_that_set_the_threshold_are_counted_by_that_of_the_others(tmp_path: Path) -> None:
+    """As the numbers of the confusion matrix do at the slider's start, which is at the calibrated threshold."""
+    made = evaluation(subject("v2"))
+    held_out = [msgspec.structs.replace(frame, threshold=0.7 + at % 3 - 1) for at, frame in enumerate(made.frames)]
+    missed = [frame for frame in held_out if frame.defective and frame.score < (frame.threshold or 0)]
+    rejected = [frame for frame in held_out if not frame.defective and frame.score >= (frame.threshold or 0)]
+    page = Page(report(tmp_path, msgspec.structs.replace(made, frames=held_out))[0])
+    assert page.now["threshold"] == ["0.70"]
+    assert set(page.now["missed"]) == {str(len(missed))}
+    assert set(page.now["rejected"]) == {str(len(rejected))}
+    shown = {item.text.split()[0] for item in page.items if item.tag == "li" and not item.is_hidden}
+    assert shown == {frame.image for frame in (*missed, *rejected)}
+
+
+def test_what_is_missed_by_class_and_by_size_stands_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
+    made = evaluation(subject("v2"), frames=answers(1))
+    kinds = [[DefectKind("class", name, -9.0, area)] for name, area in (("pit", 9), ("dent", 400))]
+    frames = [
+        msgspec.structs.replace(frame, kinds=kinds[at % 2] if frame.defective else [])
+        for at, frame in enumerate(made.frames)
+    ]
+    page, text = report(tmp_path, msgspec.structs.replace(made, frames=frames))
+    assert "<h3>Missed by class and by size</h3>" in page
+    assert text.index("| pit | 10 | 10 | 100.0 % |") < text.index("| dent | 10 | 10 | 100.0 % |")
+    assert "Missed by class" not in report(tmp_path / "none", made)[0]
 
 
 def test_rejected_frames_are_listed_by_their_missed_defects(tmp_path: Path) -> None:

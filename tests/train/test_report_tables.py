@@ -91,7 +91,7 @@ def test_a_figure_that_a_fold_does_not_know_is_unknown_for_the_row() -> None:
     assert (mean.f1, mean.pointing) == (sweep_figures().f1, [[None] * len(RATIOS)] * 3)
     line = line_of(line_tables.frames(pictures, "masks"), "lite")
     assert line["defective frames missed"] == "4 of 40"
-    assert not {"defects hit", "frame AUROC"} & line.keys(), "no column of dashes"
+    assert not {"defects hit by a peak", "picture AUROC"} & line.keys(), "no column of dashes"
     assert line_of(study_tables.trials(pictures), "lite")["validation loss"] == "-"
 
 
@@ -137,7 +137,7 @@ def test_rows_of_different_folds_are_ranked_over_their_common_folds() -> None:
     assert means["one"] < means["two"] < means["many"]
     assert "over the common ones: group a (30 pictures)" in table.warning
     assert f"**{table.warning}**" in markdown(table, 2)
-    assert line_of(rank_tables.agreement(pictures, "masks"), "frame AUROC")["models"] == "3"
+    assert line_of(rank_tables.agreement(pictures, "masks"), "picture AUROC")["models"] == "3"
 
 
 def test_rows_without_a_common_fold_are_not_ranked_and_have_a_warning() -> None:

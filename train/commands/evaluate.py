@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,14 +17,13 @@ from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.text import format_count, is_are
-from heatline.train.progress import tracked
+from heatline.train.progress import show_progress
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
 from heatline.train.run import require_model
 
 if TYPE_CHECKING:
     from heatline.train.evaluation.evaluate import SelectedPictures
-    from heatline.train.evaluation.figures import Figures
-    from heatline.train.evaluation.result import Evaluation
+    from heatline.train.evaluation.result import Evaluation, TruthEvaluation
 
 NAMED = 10
 """Highest number of frames without a verdict that are printed; the report and --json name more."""
@@ -114,39 +113,45 @@ def evaluate(
         require_model(path)  # before torch is imported, so that errors are reported at once
     if data is not None:
         find_layout(data)
-    from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures, unique_names
-    from heatline.train.evaluation.evaluated import open_model
+    with _atomic_folder(out) as folder, show_progress(f"opening {', '.join(map(str, models))}") as track:
+        from heatline.train.evaluation.evaluate import (
+            EvaluationOptions,
+            evaluate_pictures,
+            select_pictures,
+            unique_names,
+        )
+        from heatline.train.evaluation.evaluated import open_model
 
-    options = EvaluationOptions(
-        data=data,
-        truths=truths or None,
-        part=part,
-        groups=None if groups is None else tuple(name.strip() for name in groups.split(",")),
-        column=column,
-        pattern=pattern,
-        engine=engine,
-        precision=precision,
-        false_reject=false_reject,
-    )
-    names = unique_names(models)
-    evaluations = []
-    with _atomic_folder(out) as folder:
+        options = EvaluationOptions(
+            data=data,
+            truths=truths or None,
+            part=part,
+            groups=None if groups is None else tuple(name.strip() for name in groups.split(",")),
+            column=column,
+            pattern=pattern,
+            engine=engine,
+            precision=precision,
+            false_reject=false_reject,
+        )
+        names = unique_names(models)
         opened = []
         for path in models:  # all are opened first, so that an error of the last is reported before the first is run
-            track = tracked(f"validation frames of {path.name}")
-            model = open_model(path, engine, precision, false_reject, track)
+            model = open_model(path, engine, precision, false_reject, track(f"thresholds of {path.name}"))
             opened.append((path, model, select_pictures(model, options)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
+        evaluations = []
         for path, model, selection in opened:
             _warn_of_training_pictures(path, selection)
-            evaluation = evaluate_pictures(model, selection, folders.get(path), tracked(f"frames for {path.name}"))
-            evaluations.append(evaluation)
-            if not as_json:
-                _print(path, evaluation)
+            evaluations.append(
+                evaluate_pictures(model, selection, folders.get(path), track(f"pictures of {path.name}"))
+            )
         if folder is not None:
             from heatline.train.evaluation.report.write import write_report
 
             write_report(list(folders.values()), folder, study=study)
+    if not as_json:
+        for path, evaluation in zip(models, evaluations, strict=True):
+            _print(path, evaluation)
     if out is not None:
         click.echo(
             f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}, all figures of each model in "
@@ -213,39 +218,60 @@ def _print(path: Path, evaluation: "Evaluation") -> None:
         unplaced = each.figures.frame.unplaced
         if unplaced:
             click.echo(
-                f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(unplaced)} "
-                "only labelled good or defective, without the place of the defect",
+                f"{unplaced} of the {format_count(subject.pictures, 'picture')} {is_are(unplaced)} only labelled good "
+                f"or defective, without the place of the defect ({each.truth})",
                 err=True,
             )
-        print_facts(
-            f"{path} on {subject.data} ({subject.part}), by {each.truth}",
-            {
-                **_facts(each.figures, each.intervals),
-                "score threshold": f"{evaluation.calibration.score_threshold:.3f} logits",
-            },
-        )
-        click.echo(each.intervals_are, err=True)
+    truths = " and ".join(each.truth for each in evaluation.truths)
+    print_facts(f"{path} on {subject.data} ({subject.part}), by {truths}", _facts(evaluation))
+    for sentence in dict.fromkeys(each.intervals_are for each in evaluation.truths):
+        click.echo(sentence, err=True)
 
 
-def _facts(figures: "Figures", intervals: Mapping[str, tuple[float, float]]) -> dict[str, str]:
-    """Return the figures that decide whether the model can be used, with their intervals."""
-    frame, tile, line = figures.frame, figures.tile, figures.line
+def _facts(evaluation: "Evaluation") -> dict[str, str]:
+    """Return the figures that decide whether the model can be used; those that all truths share, once."""
+    from heatline.train.evaluation.verdicts import describe_kinds
+
+    by_truth = {each.truth: _figures(each, evaluation.set_threshold) for each in evaluation.truths}
+    first = next(iter(by_truth.values()))
+    figures: dict[str, str] = {}
+    for name, value in first.items():
+        if all(each[name] == value for each in by_truth.values()):
+            figures[name] = value
+        else:
+            figures |= {f"{name}, by {truth}": each[name] for truth, each in by_truth.items()}
+    return {
+        **describe_kinds(evaluation),
+        **figures,
+        "score threshold": f"{evaluation.calibration.score_threshold:.3f} logits",
+    }
+
+
+def _figures(found: "TruthEvaluation", set_threshold: int) -> dict[str, str]:
+    """Return figures with their intervals.
+
+    Args:
+        set_threshold: number of good frames that set the threshold, of which no rate is known.
+    """
+    frame, tile, line = found.figures.frame, found.figures.tile, found.figures.line
 
     def described(name: str, value: float | None, counted: str = "") -> str:
         if value is None:
             return "not known"
-        low_high = intervals.get(name)
+        low_high = found.intervals.get(name)
         return f"{counted}{value:.4f}" + (f"  [{low_high[0]:.4f}, {low_high[1]:.4f}]" if low_high else "")
 
     missed = f"{frame.escaped_frames} of {frame.defective_frames}: "
-    rejected = f"{frame.rejected_frames} of {frame.good_frames}: "
+    rejected = f"{frame.rejected_frames} of {frame.good_frames}"
     return {
         "missed defective frames": described("frame.escape_rate", frame.escape_rate, missed),
-        "rejected good frames": described("frame.false_reject_rate", frame.false_reject_rate, rejected),
-        "defects hit": described("frame.hit_rate", frame.hit_rate, f"{frame.defects_hit} of {frame.defects}: "),
-        "AUROC of frames": described("frame.auroc", frame.auroc),
-        "average precision of tiles": described(
-            "tile.average_precision", None if tile is None else tile.average_precision
+        "rejected good frames": f"{rejected}, no rate: {set_threshold} of them set the threshold"
+        if set_threshold
+        else described("frame.false_reject_rate", frame.false_reject_rate, f"{rejected}: "),
+        "defects hit by a peak": described(
+            "frame.hit_rate", frame.hit_rate, f"{frame.defects_hit} of {frame.defects}: "
         ),
-        "F1 of pixels": described("line.f1", None if line is None else line.f1),
+        "picture AUROC": described("frame.auroc", frame.auroc),
+        "tile AP": described("tile.average_precision", None if tile is None else tile.average_precision),
+        "pixel F1": described("line.f1", None if line is None else line.f1),
     }

@@ -118,23 +118,23 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
             if summary.folds is None
             else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
         )
-        names = {
-            "val_picture_auroc": ("AUROC of pictures", ""),
-            "val_ap": ("average precision of tiles", ", ambiguous tiles left out"),
-        }
+        names = {"val_picture_auroc": "picture AUROC", "val_ap": "tile AP"}
+        escapes, found = _verdicts(summary, folder) if summary.folds is not None else ({}, {})
         return {
+            **escapes,
             "figures": where,
-            **{name: f"{val[key]:.3f}{note}" for key, (name, note) in names.items() if key in val},
-            **(_verdicts(summary, folder) if summary.folds is not None else {}),
+            **found,
+            **{name: f"{val[key]:.3f}" for key, name in names.items() if key in val},
             "features": "from the cache" if summary.tiles_per_s is None else f"{summary.tiles_per_s:.0f} tiles/s",
             "time": f"{summary.seconds:.0f} s",
             "next": f"heatline export {folder} --to BUNDLE",
         }
+    unit, kept = ("tile", ", all") if summary.labelled == "tiles" else ("bag", "")
     return {
         "best": f"step {summary.best_step} of {summary.steps}",
         "validation groups": ", ".join(summary.groups["val"]),
-        "average precision": f"{val['val_ap']:.3f}",
-        "AUROC": f"{val['val_auroc']:.3f}",
+        f"{unit} AP{kept}": f"{val['val_ap']:.3f}",
+        f"{unit} AUROC{kept}": f"{val['val_auroc']:.3f}",
         "accuracy": f"{val['val_accuracy']:.3f} (always the majority: {val['val_majority_share']:.3f})",
         "throughput": f"{summary.tiles_per_s or 0:.0f} tiles/s in {summary.precision}",
         "time": f"{summary.seconds:.0f} s",
@@ -142,12 +142,12 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     }
 
 
-def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:
-    """Return the first figures of the report: out of fold, at its threshold."""
+def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the first figures of the report, cross-validated: what escapes, and the others."""
     from heatline.train.compose import read_config
     from heatline.train.config import DenseRecipeConfig
     from heatline.train.evaluation.result import read_evaluation
-    from heatline.train.evaluation.verdicts import count_verdicts
+    from heatline.train.evaluation.verdicts import count_verdicts, describe_kinds
     from heatline.train.run import RunFolder
 
     run = RunFolder(folder)
@@ -160,7 +160,7 @@ def _verdicts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     if of.missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
         found["to try"] = "recipe.finetune_steps=400, which often finds more and takes about ten minutes longer"
     if of.good:
-        found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}"
+        found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}, by thresholds from other folds"
     if at_most is not None:
         found["of new good pictures"] = f"up to {100 * at_most:.1f} % rejected, with 95 % confidence"
-    return found
+    return describe_kinds(evaluation), found

@@ -14,6 +14,7 @@ from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.ordering import auroc
 from heatline.train.evaluation.report.write import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
+from heatline.train.progress import tracked
 from heatline.train.run import RunFolder, TrainedRun
 from heatline.train.validation_frames import validation_frames
 
@@ -21,6 +22,8 @@ FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""
 DISAGREE = 0.15
 """The report warns if the folds' AUROC over pictures differs by more."""
+OFF_SCALE = 0.05
+"""It also warns if the AUROC over all pictures is lower than that of every fold by more."""
 
 
 def write_run_report(run: TrainedRun) -> Path:
@@ -31,18 +34,18 @@ def write_run_report(run: TrainedRun) -> Path:
         TrainingError: the folder cannot be written.
     """
     folder = RunFolder(run.folder).report
-    model = prepare_run(run, FALSE_REJECT)
+    model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"))
     recorded = validation_frames(run).recorded
     assert recorded is not None, "the run was cross-validated"
     model = replace(model, engine=recorded, engine_description="answers out of fold")
     selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
     selection = replace(selection, part="cross-validation", trained_on=0)
-    evaluation = evaluate_pictures(model, selection, folder)
+    evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
     folds = run.summary.folds
     evaluation = msgspec.structs.replace(
         evaluation,
         rests_on=f"{folds}-fold cross-validation over {len(run.split.train)} groups: every frame is answered by a "
-        "model that was not trained on its group",
+        "model that was not trained on its fold, and judged by thresholds from the other folds",
         warnings=[
             *evaluation.warnings,
             _describe_threshold(evaluation.calibration),
@@ -58,13 +61,12 @@ def write_run_report(run: TrainedRun) -> Path:
 
 
 def _describe_threshold(calibration: Calibration) -> str:
-    """Describe why the report's false rejects are too few: they are counted on the frames that set the threshold."""
+    """Describe how many new good frames may be rejected."""
     at_most = calibration.false_reject_at_most
     assert at_most is not None, "the run's thresholds come from frames"
     return (
-        f"The threshold was set by the {calibration.frames} {calibration.frames_are}, so that {calibration.rejected} "
-        "of them reach it: their false rejects do not measure those of new parts. With 95 % confidence, expect up to "
-        f"{100 * at_most:.1f} % of new good frames to reach it."
+        f"The bundle's threshold comes from all {calibration.frames} {calibration.frames_are}. With 95 % confidence, "
+        f"expect up to {100 * at_most:.1f} % of new good frames to reach it."
     )
 
 
@@ -75,7 +77,7 @@ def _good_scores(frames: list[FrameAnswer]) -> tuple[list[float], list[str | Non
 
 
 def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
-    """Describe folds that differ in how well they separate pictures; empty if they agree."""
+    """Describe folds that differ in how well they separate pictures, or in their scale; empty if they agree."""
     score = np.array([frame.score for frame in frames])
     defective = np.array([frame.defective for frame in frames])
     values = [
@@ -83,9 +85,18 @@ def _describe_disagreement(out_of_fold: OutOfFold, frames: list[FrameAnswer]) ->
         for fold in np.unique(out_of_fold.fold)
         if (value := auroc(score, defective, (out_of_fold.fold == fold).astype(np.float64))) is not None
     ]
-    if len(values) > 1 and max(values) - min(values) > DISAGREE:
-        return [
-            f"The folds disagree: the AUROC over pictures is {min(values):.2f} in one and {max(values):.2f} in "
-            "another. The result depends on which groups are trained on; add pictures of more groups."
-        ]
-    return []
+    if len(values) < 2:
+        return []
+    low, high, pooled = min(values), max(values), auroc(score, defective, np.ones(len(score))) or 0.0
+    if high - low <= DISAGREE and low - pooled <= OFF_SCALE:
+        return []
+    why = (
+        f", and {pooled:.2f} over all pictures: the model of each fold has a scale of its own, on which the same score "
+        "means another risk"
+        if pooled < low
+        else ""
+    )
+    return [
+        f"The folds disagree: the picture AUROC is {low:.2f} in one and {high:.2f} in another{why}. The result depends "
+        "on which groups are trained on; add pictures of more groups."
+    ]

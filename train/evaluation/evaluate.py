@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from heatline.edge.bundle import Calibration
@@ -28,6 +29,7 @@ from heatline.train.evaluation.result import (
     write_evaluation,
 )
 from heatline.train.evaluation.sweep import Sweep, SweepTiles
+from heatline.train.evaluation.verdicts import count_kinds, describe_escapes
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.folder import LABELS_ONLY, truths_in
@@ -76,6 +78,8 @@ class SelectedPictures:
     """test, val, train, all, or a description of the groups."""
     trained_on: int
     """Number of pictures whose groups the model was trained on."""
+    set_threshold: int = 0
+    """Number of good pictures of the groups that set the threshold that judges them."""
 
 
 def evaluate_model(
@@ -117,7 +121,7 @@ def evaluate_pictures(
     )
     truths = []
     for truth, found in columns.items():
-        figures = partial(compute_figures, found.tiles, found.frames, calibration.score_threshold, model.cell_px)
+        figures = partial(compute_figures, found.tiles, found.frames, model.cell_px)
         intervals, intervals_are = compute_intervals(figures, len(selection.groups) if selection.grouped else 0)
         truths.append(
             TruthEvaluation(
@@ -132,7 +136,7 @@ def evaluate_pictures(
             )
         )
     first = next(iter(columns.values()))
-    frames = _frame_answers(counted, first)
+    frames = _frame_answers(model, counted, first)
     stand_ins = [] if any(not frame.defective for frame in frames) else first.scores_without_defects.tolist()
     evaluation = Evaluation(
         subject=_describe_subject(model, counted),
@@ -141,10 +145,13 @@ def evaluate_pictures(
         frames=frames,
         gallery=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
         rests_on=_describe_pictures(counted),
-        warnings=[*_warn_of_implausible(implausible), *_warnings(selection, frames, len(stand_ins), calibration)],
         good_stand_ins=stand_ins,
         implausible=implausible,
+        set_threshold=selection.set_threshold,
     )
+    escapes = describe_escapes(evaluation, count_kinds([evaluation]))
+    warnings = [*_warn_of_implausible(implausible), *_warnings(selection, frames, len(stand_ins), calibration)]
+    evaluation = msgspec.structs.replace(evaluation, warnings=[*([escapes] if escapes else []), *warnings])
     if folder is not None:
         write_evaluation(evaluation, folder)
     return evaluation
@@ -181,7 +188,13 @@ def select_pictures(model: EvaluatedModel, options: EvaluationOptions) -> Select
     )
     trained = model.groups("train") | {image.group for image in first.images if image.path in known and image.group}
     trained_on = sum(image.path in known or image.group in trained for image in images) if is_same else 0
-    return SelectedPictures(folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on)
+    setting = (model.groups("val") or trained) if is_same else set()
+    set_threshold = sum(
+        not image.defective and image.group in setting and image.path not in model.held_out for image in images
+    )
+    return SelectedPictures(
+        folder, truths, pictures, groups, grouped, part, 0 if part == "train" else trained_on, set_threshold
+    )
 
 
 def _is_folder_of_training(model: EvaluatedModel, folder: LabelledFolder) -> bool:
@@ -264,7 +277,7 @@ def _sweep_function(model: EvaluatedModel) -> SweepTiles | None:
     return classifier.sweep
 
 
-def _frame_answers(selection: SelectedPictures, columns: TruthColumns) -> list[FrameAnswer]:
+def _frame_answers(model: EvaluatedModel, selection: SelectedPictures, columns: TruthColumns) -> list[FrameAnswer]:
     """Return an answer per frame, with its defects by the first truth."""
     of = columns.frames
     answers = []
@@ -272,6 +285,7 @@ def _frame_answers(selection: SelectedPictures, columns: TruthColumns) -> list[F
         defects, hit, false_regions = (
             int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
         )
+        loose = model.loose_held_out.get(picture.image.path)
         answers.append(
             FrameAnswer(
                 *_image_and_group(selection, picture),
@@ -280,6 +294,9 @@ def _frame_answers(selection: SelectedPictures, columns: TruthColumns) -> list[F
                 defects=defects,
                 hit=hit,
                 false_regions=false_regions,
+                threshold=columns.thresholds[at] if picture.image.path in model.held_out else None,
+                loose_threshold=model.loose_threshold if loose is None else loose.score_threshold,
+                kinds=columns.kinds[at],
             )
         )
     return answers
@@ -329,6 +346,11 @@ def _warnings(
         found.append(
             f"The model was trained on the groups of at least {selection.trained_on:,} of the "
             f"{format_count(len(selection.pictures), 'frame', ',')}: the figures are better than those of new parts."
+        )
+    if selection.set_threshold:
+        found.append(
+            f"{selection.set_threshold:,} of the good frames, or others of their groups, set the threshold: how many "
+            "of them reach it says nothing of new parts."
         )
     if not selection.grouped:
         found.append("The frames have no groups: frames of one part may count several times, and no interval is known.")

@@ -1,6 +1,7 @@
 """Models that can be evaluated: the run of a training, by PyTorch, or a bundle, by the engine of the line."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,9 +18,10 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import read_config
 from heatline.train.config import RecipeConfig, TrainConfig
 from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.evaluation.result import LOOSE
 from heatline.train.progress import Track
 from heatline.train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run, require_model
-from heatline.train.validation_frames import calibrate_on, run_validation, smoothing_px, validation_frames
+from heatline.train.validation_frames import HeldOut, run_validation, smoothing_px, validation_frames
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class EvaluatedModel:
     run: TrainedRun | None = None
     plausibility: Plausibility | None = None
     """What frames of the product look like; None: not known, as of every run."""
+    held_out: Mapping[Path, Calibration] = field(default_factory=dict)
+    """Thresholds for the pictures that set the model's own, by the others of these pictures."""
+    loose_threshold: float | None = None
+    """The score threshold for `LOOSE` false rejects; None: not known, or not larger than the wanted share."""
+    loose_held_out: Mapping[Path, Calibration] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -138,6 +145,8 @@ def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Ev
         track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
     )
     summary: RunSummary = run.summary
+    found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)
+    loose = HeldOut.calibrate(validation, frames, LOOSE, model.top_cells) if false_reject < LOOSE else None
     return EvaluatedModel(
         path=run.folder,
         kind="run",
@@ -145,7 +154,7 @@ def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Ev
         settings=Settings(
             grid,
             Map(model.method, model.map_hw, identity_of(model.top_cells)),
-            calibrate_on(validation, frames, false_reject, model.top_cells),
+            found.calibration,
         ),
         engine=engine,
         engine_description=f"{engine.name} {engine.precision}",
@@ -153,6 +162,9 @@ def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Ev
         data=Path(run.config.data),
         reading=describe_reading(run.config, summary.truth),
         run=run,
+        held_out=found.of_parts,
+        loose_threshold=None if loose is None else loose.calibration.score_threshold,
+        loose_held_out={} if loose is None else loose.of_parts,
     )
 
 

@@ -25,7 +25,7 @@ class TileFigures(msgspec.Struct, frozen=True):
     majority_share: float
     """Accuracy of a classifier that gives every tile the more frequent class; the reference for every accuracy."""
     average_precision: float | None
-    """None, as the next, if all tiles are good or all are defective."""
+    """Of the tiles that are not ambiguous, as the next. None if all of them are good or all are defective."""
     auroc: float | None
     pointing: float | None
     """Pointing game: share of defective tiles whose map has its peak on the truth. None, as the next two, if no tile is
@@ -105,6 +105,10 @@ class TileColumns:
     logit: NDArray[np.float64]
     defective: NDArray[np.bool_]
     """By the 1 % rule."""
+    ambiguous: NDArray[np.bool_]
+    """Whether it has a defective pixel, and is good by the 1 % rule."""
+    score_threshold: NDArray[np.float64]
+    """Of its frame, logits."""
     distance_px: NDArray[np.float64]
     """From the map's peak to the nearest true pixel; NaN for a good tile."""
     on_truth: NDArray[np.float64]
@@ -132,13 +136,10 @@ class FrameColumns:
     """[frames, 4], as `TileColumns.study_px`, by the line's rule; 0 for frames that are not placed."""
 
 
-def compute_figures(
-    tiles: TileColumns, frames: FrameColumns, score_threshold: float, cell_px: float, weights: Weights
-) -> Figures:
+def compute_figures(tiles: TileColumns, frames: FrameColumns, cell_px: float, weights: Weights) -> Figures:
     """Compute the figures with weights of groups.
 
     Args:
-        score_threshold: of the line's rule, logits.
         cell_px: side of a map cell.
         weights: [groups], whole numbers: the draws of a bootstrap, or all 1.
     """
@@ -147,20 +148,21 @@ def compute_figures(
         return Figures(None, None, None, frame)
     on_truth = tiles.distance_px == 0
     study = _rule(tiles, on_truth, tiles.logit > 0, tiles.study_px, weights[tiles.group], weights)
-    line = _rule(tiles, on_truth, tiles.logit >= score_threshold, frames.line_px, weights[frames.group], weights)
+    line = _rule(tiles, on_truth, tiles.logit >= tiles.score_threshold, frames.line_px, weights[frames.group], weights)
     return Figures(_tiles(tiles, cell_px, weights), study, line, frame)
 
 
 def _tiles(tiles: TileColumns, cell_px: float, weights: Weights) -> TileFigures:
     weight = weights[tiles.group]
     total, defective = float(weight.sum()), float(weight[tiles.defective].sum())
-    of_defective = weight[tiles.defective]
+    of_defective, clear = weight[tiles.defective], ~tiles.ambiguous
+    ranked = tiles.logit[clear], tiles.defective[clear], weight[clear]
     return TileFigures(
         tiles=round(total),
         defective=round(defective),
         majority_share=max(defective, total - defective) / total if total else 0.0,
-        average_precision=average_precision(tiles.logit, tiles.defective, weight),
-        auroc=auroc(tiles.logit, tiles.defective, weight),
+        average_precision=average_precision(*ranked),
+        auroc=auroc(*ranked),
         pointing=_mean(tiles.distance_px[tiles.defective] == 0, of_defective),
         pointing_within_cell=_mean(tiles.distance_px[tiles.defective] <= cell_px, of_defective),
         weighting=_mean(tiles.on_truth[tiles.defective], of_defective),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from heatline.train.evaluation.evaluated import EvaluatedModel
 from heatline.train.evaluation.figures import FrameColumns, TileColumns
 from heatline.train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
 from heatline.train.evaluation.pixels import PixelCounts
-from heatline.train.evaluation.scoring import peak_distance_px, score_frame, share_on_truth
+from heatline.train.evaluation.result import DefectKind
+from heatline.train.evaluation.scoring import divide_by_size, peak_distance_px, score_frame, share_on_truth
 from heatline.train.evaluation.study_rule import study_mask
 from heatline.train.evaluation.sweep import Sweep
 from heatline.train.progress import Track
@@ -44,8 +46,12 @@ class TruthColumns:
     tiles: TileColumns
     frames: FrameColumns
     scores_without_defects: NDArray[np.float64]
-    """Per placed defective frame, the highest logit of its clean tiles (without a true pixel by any truth); frames
-    without clean tiles are left out."""
+    """Per placed defective frame, the highest logit of its clean tiles (without a true pixel by any truth), shifted as
+    the model's threshold is from that of the frame; frames without clean tiles are left out."""
+    thresholds: list[float]
+    """Score threshold of each frame, logits."""
+    kinds: list[list[DefectKind]]
+    """Of each frame; empty for good frames."""
 
 
 def observe(
@@ -70,12 +76,14 @@ def observe(
         InputError: a picture or its truth cannot be used.
         EngineError: the engine gives no usable answer.
     """
-    inspector = model.inspector()
-    columns = {truth: _ColumnBuilder(model, inspector.thresholds) for truth in galleries}
+    inspector, calibration = model.inspector(), model.settings.calibration
+    columns = {truth: _ColumnBuilder(model) for truth in galleries}
     implausible: dict[int, str] = {}
     tracked = track([picture.image for picture in pictures])
     for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True), start=1):
         rgb = image.pixels()
+        thresholds = Thresholds.of(model.held_out.get(image.path, calibration))
+        inspector.thresholds = thresholds
         pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
         judgement = inspector.finish(pending)
         if judgement.objection is not None:
@@ -89,21 +97,54 @@ def observe(
                 placed[truth] = mask
         tile_masks = {truth: cut_mask(mask, grid) for truth, mask in placed.items()}
         clean = clean_tiles(tile_masks.values(), len(grid))
+        kinds = _score_kinds(picture, placed, pending, judgement, model.cell_px)
         for truth, found in columns.items():
-            found.add_frame(picture, picture.by_truth[truth].defective, pending, judgement, placed.get(truth), clean)
+            defective, mask = picture.by_truth[truth].defective, placed.get(truth)
+            found.add_frame(picture, defective, pending, judgement, thresholds, mask, clean, kinds)
         if frame_gallery is not None:
             mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
             frame_gallery.add(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px))
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
-        _add_tiles({truth: columns[truth] for truth in placed}, picture, pending, tile_masks, inside_hw)
+        _add_tiles(
+            {truth: columns[truth] for truth in placed}, picture, pending, tile_masks, inside_hw, thresholds.score
+        )
         pixels = grid.tiles(rgb)
         for truth, masks in tile_masks.items():
             galleries[truth].add(_views(picture, grid, pixels, masks, pending))
         if sweep is not None:
             sweep.add(pixels, pending.logits, tile_masks, inside_hw)
     return {truth: found.build() for truth, found in columns.items()}, implausible
+
+
+def _score_kinds(
+    picture: Picture,
+    placed: Mapping[str, NDArray[np.bool_]],
+    pending: PendingFrame,
+    judgement: Judgement,
+    cell_px: float,
+) -> list[DefectKind]:
+    """Return the classes and sizes of a picture's defects, by the first truth that knows them.
+
+    The only class, or size, has the score of the frame. One of several has the highest logit of the tiles that show it.
+    """
+    by_class = next((found for truth in placed if (found := picture.by_truth[truth].masks_by_class(placed[truth]))), {})
+    named = None if by_class or not picture.image.defective else picture.image.class_name
+    kinds = [] if named is None else [DefectKind("class", named, judgement.score)]
+    by_size = divide_by_size(next(iter(placed.values())), cell_px) if placed else {}
+    grid = pending.stitcher.grid
+    found: list[tuple[Literal["class", "size"], dict[str, NDArray[np.bool_]]]] = [
+        ("class", by_class),
+        ("size", by_size),
+    ]
+    for by, masks in found:
+        masks = {kind: mask for kind, mask in masks.items() if mask.any()}
+        for kind, mask in masks.items():
+            shows = cut_mask(mask, grid).any(axis=(1, 2))
+            score = float(pending.logits[shows].max()) if len(masks) > 1 and shows.any() else judgement.score
+            kinds.append(DefectKind(by, kind, score, int(mask.sum())))
+    return kinds
 
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
@@ -136,13 +177,14 @@ def _add_tiles(
     pending: PendingFrame,
     tile_masks: Mapping[str, NDArray[np.bool_]],
     inside_hw: tuple[int, int],
+    threshold: float,
 ) -> None:
     """Compute each tile's mask by the study's rule once, and add it for every truth."""
     inside = np.s_[: inside_hw[0], : inside_hw[1]]
     for tile, (logit, tile_map) in enumerate(zip(pending.logits, pending.maps, strict=True)):
         found = study_mask(tile_map, float(logit), pending.stitcher.grid.tile_px)[inside]
         for truth, masks in tile_masks.items():
-            columns[truth].add_tile(picture.group, float(logit), tile_map, masks[tile], found, inside_hw)
+            columns[truth].add_tile(picture.group, float(logit), tile_map, masks[tile], found, inside_hw, threshold)
 
 
 def _views(
@@ -168,15 +210,17 @@ def _views(
 class _ColumnBuilder:
     """Collects the rows of the columns by one truth."""
 
-    def __init__(self, model: EvaluatedModel, thresholds: Thresholds) -> None:
+    def __init__(self, model: EvaluatedModel) -> None:
         self._is_rollout = model.family == "vit"
-        self._thresholds = thresholds
         self._cell_px = model.cell_px
-        self._tiles: list[tuple[int, float, bool, float, float]] = []
+        self._score_threshold = model.settings.calibration.score_threshold
+        self._tiles: list[tuple[int, float, bool, bool, float, float, float]] = []
         self._study_px: list[PixelCounts] = []
         self._frames: list[tuple[int, float, bool, bool, bool, int, int, int]] = []
         self._line_px: list[PixelCounts] = []
         self._scores_without_defects: list[float] = []
+        self._thresholds: list[float] = []
+        self._kinds: list[list[DefectKind]] = []
 
     def add_tile(
         self,
@@ -186,6 +230,7 @@ class _ColumnBuilder:
         mask: NDArray[np.bool_],
         found: NDArray[np.bool_],
         inside_hw: tuple[int, int],
+        threshold: float,
     ) -> None:
         defective = bool(mask.mean() > DEFECTIVE_SHARE)
         distance_px = on_truth = float("nan")
@@ -194,7 +239,8 @@ class _ColumnBuilder:
             relevance = tile_map * np.sign(np.float32(logit)) if self._is_rollout else tile_map
             distance_px = peak_distance_px(relevance, mask, inside_hw)
             on_truth = share_on_truth(relevance, mask, inside_hw)
-        self._tiles.append((group, logit, defective, distance_px, on_truth))
+        ambiguous = bool(mask.any()) and not defective
+        self._tiles.append((group, logit, defective, ambiguous, threshold, distance_px, on_truth))
         self._study_px.append(PixelCounts.of(found, mask[: inside_hw[0], : inside_hw[1]]))
 
     def add_frame(
@@ -203,32 +249,39 @@ class _ColumnBuilder:
         defective: bool,
         pending: PendingFrame,
         judgement: Judgement,
+        thresholds: Thresholds,
         mask: NDArray[np.bool_] | None,
         clean: NDArray[np.bool_],
+        kinds: list[DefectKind],
     ) -> None:
         """Add a frame with its verdict; a frame without a mask is not placed."""
         counts, pixels = (0, 0, 0), PixelCounts()
         if mask is not None:
             score = score_frame(judgement.regions, mask, self._cell_px)
             counts = score.defects, score.hit, score.false_regions
-            pixels = PixelCounts.of(line_mask(pending, judgement, self._thresholds), mask)
+            pixels = PixelCounts.of(line_mask(pending, judgement, thresholds), mask)
             if defective and clean.any():
-                self._scores_without_defects.append(float(pending.logits[clean].max()))
+                shift = self._score_threshold - thresholds.score
+                self._scores_without_defects.append(float(pending.logits[clean].max()) + shift)
         self._frames.append(
             (picture.group, judgement.score, defective, judgement.verdict == "DEFECT", mask is not None, *counts)
         )
         self._line_px.append(pixels)
+        self._thresholds.append(thresholds.score)
+        self._kinds.append(kinds if defective else [])
 
     def build(self) -> TruthColumns:
-        tile = list(zip(*self._tiles, strict=True)) or [()] * 5
+        tile = list(zip(*self._tiles, strict=True)) or [()] * 7
         frame = list(zip(*self._frames, strict=True)) or [()] * 8
         return TruthColumns(
             TileColumns(
                 group=np.array(tile[0], np.int64),
                 logit=np.array(tile[1], np.float64),
                 defective=np.array(tile[2], np.bool_),
-                distance_px=np.array(tile[3], np.float64),
-                on_truth=np.array(tile[4], np.float64),
+                ambiguous=np.array(tile[3], np.bool_),
+                score_threshold=np.array(tile[4], np.float64),
+                distance_px=np.array(tile[5], np.float64),
+                on_truth=np.array(tile[6], np.float64),
                 study_px=_counts(self._study_px),
             ),
             FrameColumns(
@@ -243,6 +296,8 @@ class _ColumnBuilder:
                 line_px=_counts(self._line_px),
             ),
             np.array(self._scores_without_defects),
+            self._thresholds,
+            self._kinds,
         )
 
 

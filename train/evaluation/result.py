@@ -12,8 +12,10 @@ from heatline.train.evaluation.figures import Figures
 from heatline.train.evaluation.sweep import SweepFigures
 from heatline.train.files import write_atomically
 
-SCHEMA = 3
+SCHEMA = 4
 FILE = "evaluation.json"
+LOOSE = 0.05
+"""A second share of false rejects, whose misses are printed beside those of the wanted share."""
 
 Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
 
@@ -42,6 +44,17 @@ class GalleryItem(msgspec.Struct, frozen=True):
     """What the picture shows, from left to right or from top to bottom."""
 
 
+class DefectKind(msgspec.Struct, frozen=True):
+    """Defects of one class, or of one size, in a defective frame."""
+
+    by: Literal["class", "size"]
+    name: str
+    score: float
+    """Of the frame; if it has defects of several classes, or sizes, the highest logit of the tiles that show these."""
+    area_px: int | None = None
+    """None: their place is not known."""
+
+
 class FrameAnswer(msgspec.Struct, frozen=True):
     """The line's answer for one frame. The verdict is DEFECT if the score reaches the score threshold."""
 
@@ -57,6 +70,12 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     hit: int | None = None
     """Defects that are hit at the calibrated thresholds."""
     false_regions: int | None = None
+    threshold: float | None = None
+    """The score threshold that judged it, if other frames of the data set it; None: that of the evaluation."""
+    loose_threshold: float | None = None
+    """The same for `LOOSE` false rejects; None: not known."""
+    kinds: list[DefectKind] = []
+    """Classes and sizes of its defects; empty for a good frame."""
 
 
 class ImplausibleFrame(msgspec.Struct, frozen=True):
@@ -143,7 +162,13 @@ class Evaluation(msgspec.Struct, frozen=True):
     """If no frame is good: scores of defective frames computed without the tiles that a truth touches."""
     implausible: list[ImplausibleFrame] = []
     """Frames without a verdict; no figure counts them."""
+    set_threshold: int = 0
+    """Number of good frames of the groups that set the threshold that judges them: their rejects are no rate."""
     schema: int = SCHEMA
+
+    def threshold_of(self, frame: FrameAnswer) -> float:
+        """Return the score threshold that judged a frame, logits."""
+        return self.calibration.score_threshold if frame.threshold is None else frame.threshold
 
 
 class _Versioned(msgspec.Struct):

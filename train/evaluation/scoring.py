@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.geometry import Region
+
+SIDES_PX = (16, 32, 64)
+"""Sizes of defects are divided at the areas of squares with these sides: 4, 16 and 64 cells of the default map."""
+SIZES = (
+    f"below {SIDES_PX[0]}x{SIDES_PX[0]} px",
+    *(f"{low}x{low} to {high}x{high} px" for low, high in pairwise(SIDES_PX)),
+    f"from {SIDES_PX[-1]}x{SIDES_PX[-1]} px",
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,17 @@ def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
     joined = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
     _, labels = cv2.connectedComponents(joined, connectivity=8)
     return np.where(mask, labels, 0).astype(np.int32)
+
+
+def divide_by_size(mask: NDArray[np.bool_], gap_px: float) -> dict[str, NDArray[np.bool_]]:
+    """Return the defects of each size, smallest first, as masks of the same shape.
+
+    Args:
+        mask, gap_px: as for `label_defects`, which says what one defect is.
+    """
+    labels = label_defects(mask, gap_px)
+    size = np.searchsorted([side**2 for side in SIDES_PX], np.bincount(labels.ravel()), side="right")
+    return {name: mask & (size[labels] == number) for number, name in enumerate(SIZES)}
 
 
 def peak_distance_px(

@@ -12,16 +12,15 @@ from heatline.train.products.result import ProductResult
 from heatline.train.run import RunFolder
 
 PAGE = "products.html"
-COLUMNS = "product", "tile AP", "AUROC", "missed", "rejected", "time", "warnings", "run"
+COLUMNS = "product", "tile AP", "picture AUROC", "missed", "rejected", "time", "warnings", "run"
 TEXTS = 0, 7
 """Columns that hold text; the others hold figures."""
 NOTES = (
     "The worst product is first: products that failed, then by the average precision of their tiles, then those "
     "without one. Each product's name leads to its report.",
-    "All figures are out of fold: a model that was not trained on a picture's group answers it. AUROC is that of "
-    "pictures.",
-    "Missed: defective pictures below the score threshold of the product's report. Rejected: good pictures that reach "
-    "it; the same pictures set the threshold, so their rejects are too few.",
+    "All figures are cross-validated: a model that was not trained on a picture's fold answers it.",
+    "Missed: defective pictures below the score threshold. Rejected: good pictures that reach it. The other folds set "
+    "the threshold.",
     "A dash: the figure is not known, as all pictures are good, or the training had no cross-validation.",
 )
 

@@ -21,9 +21,9 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     failed: str | None = None
     """Why it could not be trained."""
     tile_ap: float | None = None
-    """Average precision of tiles, out of fold."""
+    """Average precision of tiles that are not ambiguous, cross-validated."""
     auroc: float | None = None
-    """AUROC of pictures, out of fold."""
+    """Picture AUROC, cross-validated."""
     threshold: float | None = None
     """The report's score threshold."""
     verdicts: Verdicts | None = None

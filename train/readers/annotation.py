@@ -27,6 +27,9 @@ class Annotation(Protocol):
     def is_exact(self) -> bool:
         """Whether the marks follow the outline of the defects; boxes overstate defects. Errors as `mask`."""
 
+    def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+        """Return the defective pixels of each class that counts as a defect; empty for masks. Errors as `mask`."""
+
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the defective pixels, bool [H, W].
 

@@ -206,9 +206,10 @@ class _Reader:
                         annotation=None,
                         folder=self.folder,
                         place=name,
-                        defect=root.defect_of(path),
+                        class_name=root.defect_of(path) or row.get("cls") or row.get("class") or None,
                     )
-                    images.append(self._labelled(image, root.label or row.get("label"), annotations, truth))
+                    image = self._labelled(image, root.label or row.get("label"), annotations, truth)
+                    images.append(image if image.defective else replace(image, class_name=None))
                 except InputError as error:
                     self.on_unusable(path, error)
         return LabelledFolder(self.folder, truth, tuple(images), self._describe_groups(rows), unmatched, rows or {})

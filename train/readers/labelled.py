@@ -36,8 +36,8 @@ class LabelledImage:
     """The folder that was read; None: the one above its own."""
     place: str = ""
     """See `heatline.edge.picture_folders`; names of folders and the stem, joined by `/`."""
-    defect: str | None = None
-    """Class of its defects by its folder; None: not known."""
+    class_name: str | None = None
+    """Class of its defects by its folder, or by the column `cls` or `class` of `labels.csv`; None: unknown, or good."""
 
     @property
     def name(self) -> str:
@@ -51,13 +51,13 @@ class LabelledImage:
         return utf8_safe(below.as_posix())
 
     def objects(self) -> Counter[str]:
-        """Count its marked objects by class; by its folder's class, a picture is one object.
+        """Count its marked objects by class; or else the picture by its `class_name`.
 
         Raises:
             InputError: the annotation is damaged.
         """
         marked = Counter[str]() if self.annotation is None else self.annotation.objects()
-        return marked or Counter(() if self.defect is None else (self.defect,))
+        return marked or Counter(() if self.class_name is None else (self.class_name,))
 
     @property
     def truth_files(self) -> tuple[Path, ...]:
@@ -91,6 +91,18 @@ class LabelledImage:
                 "correct the label or the annotation"
             )
         return mask
+
+    def masks_by_class(self, mask: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+        """Return the defective pixels of each class, by its objects or else by `class_name`; empty if none is known.
+
+        Args:
+            mask: of all classes, from `mask`.
+        Raises:
+            InputError: as `mask`.
+        """
+        height, width = mask.shape
+        known = {} if self.annotation is None else self.annotation.masks_by_class((height, width))
+        return known or ({} if self.class_name is None else {self.class_name: mask})
 
     def has_exact_mask(self) -> bool:
         """Whether `mask` is exact to the pixel: from masks or polygons, or of a good picture.

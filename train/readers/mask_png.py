@@ -29,6 +29,10 @@ class MaskPng:
         """Return True: a mask follows the outline of the defects."""
         return True
 
+    def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+        """Return no mask: a mask has no classes."""
+        return {}
+
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the defective pixels, bool [H, W]; in a colour mask, those that are not black."""
         mask = self._pixels()

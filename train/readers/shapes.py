@@ -200,6 +200,13 @@ class MarkedObjects(ABC):
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the defective pixels, bool [H, W]: those inside objects that are defects."""
+        mask = np.zeros(frame_hw, np.bool_)
+        for of_class in self.masks_by_class(frame_hw).values():
+            mask |= of_class
+        return mask
+
+    def masks_by_class(self, frame_hw: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+        """Return the pixels inside the objects of each class that is a defect."""
         marks = self.marks()
         if marks.frame_hw is not None and marks.frame_hw != frame_hw:
             height, width = marks.frame_hw
@@ -207,8 +214,9 @@ class MarkedObjects(ABC):
                 f"{self.where} was made for a picture of {height}x{width} px (height x width), its picture is "
                 f"{frame_hw[0]}x{frame_hw[1]}; defects must be marked on the picture they belong to"
             )
-        mask = np.zeros(frame_hw, np.bool_)
+        masks: dict[str, NDArray[np.bool_]] = {}
         for marked in filter(self._is_defect, marks.objects):
+            mask = masks.setdefault(marked.name, np.zeros(frame_hw, np.bool_))
             for shape in marked.shapes:
                 try:
                     shape.draw(mask)
@@ -216,7 +224,7 @@ class MarkedObjects(ABC):
                     raise InputError(
                         f"{self.where} has a {marked.description} that {error}; correct it, or remove it"
                     ) from error
-        return mask
+        return masks
 
     def _is_defect(self, marked: MarkedObject) -> bool:
         return self.classes is None or marked.name in self.classes

@@ -1,17 +1,43 @@
-"""The warning of a run's report about its threshold."""
+"""The warnings of a run's report about its threshold and its folds."""
 
 import numpy as np
 import pytest
 
 from heatline.edge.calibration import GoodFrame, calibrate
-from heatline.train.dense.report import _describe_threshold
+from heatline.train.dense.out_of_fold import OutOfFold
+from heatline.train.dense.report import _describe_disagreement, _describe_threshold
+from heatline.train.evaluation.result import FrameAnswer
 
 
-@pytest.mark.parametrize(("frames", "reach", "bound"), [(20, 0, 0.139), (600, 6, 0.0196)])
-def test_the_report_warns_that_its_good_frames_set_the_threshold(frames: int, reach: int, bound: float) -> None:
+@pytest.mark.parametrize(("frames", "bound"), [(20, 0.139), (600, 0.0196)])
+def test_the_report_tells_how_many_new_good_frames_may_be_rejected(frames: int, bound: float) -> None:
     """The bounds are those of Clopper and Pearson, from tables; 0 of n: 1 - 0.05 ** (1 / n)."""
     heatmap = np.zeros((4, 4), np.float32)
     good = [GoodFrame.of(np.array([number], np.float32), heatmap) for number in range(frames)]
-    warning = _describe_threshold(calibrate(good, 0.01, "good frames that were drawn"))
-    assert f"set by the {frames} good frames that were drawn, so that {reach} of them reach it" in warning
-    assert f"expect up to {100 * bound:.1f} % of new good frames" in warning
+    sentence = _describe_threshold(calibrate(good, 0.01, "good frames that were drawn"))
+    assert f"comes from all {frames} good frames that were drawn" in sentence
+    assert f"expect up to {100 * bound:.1f} % of new good frames" in sentence
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        ([[0.0, 1.0, 2.0, 3.0]] * 2, None),
+        (
+            [[0.0, 1.0, 2.0, 3.0], [2.0, 5.0, 3.0, 9.0]],
+            "the picture AUROC is 0.75 in one and 1.00 in another. The result",
+        ),
+        (
+            [[0.0, 1.0, 2.0, 3.0], [10.0, 11.0, 12.0, 13.0]],
+            "is 1.00 in one and 1.00 in another, and 0.75 over all pictures: the model of each fold has a scale of its",
+        ),
+    ],
+)
+def test_folds_that_disagree_or_have_scales_of_their_own_are_explained(
+    scores: list[list[float]], sentence: str | None
+) -> None:
+    """Of each fold the first two pictures are good."""
+    frames = [FrameAnswer("", None, at > 1, score) for fold in scores for at, score in enumerate(fold)]
+    fold = np.repeat([0, 1], 4)
+    found = _describe_disagreement(OutOfFold(np.array([""] * 8), fold, np.zeros(0), np.zeros(0)), frames)  # type: ignore[arg-type]
+    assert found == [] if sentence is None else sentence in found[0]

@@ -1,5 +1,6 @@
 """The page's part on one model: the slider, and the frames on its wrong side."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,12 +14,13 @@ from heatline.edge.util.text import format_count
 from heatline.train.drawing import to_svg
 from heatline.train.evaluation.explorer import Explorer, Interval, Scores, explore
 from heatline.train.evaluation.gallery import TRUTH_RGB
-from heatline.train.evaluation.report import charts
+from heatline.train.evaluation.report import charts, line_tables
 from heatline.train.evaluation.report.embedding import Picture
 from heatline.train.evaluation.report.legend import Legend, Outline, make_legend
 from heatline.train.evaluation.report.line_tables import format_percent
 from heatline.train.evaluation.report.pictures import embed_item
 from heatline.train.evaluation.report.rows import Row, StoredEvaluation
+from heatline.train.evaluation.report.table import Table
 from heatline.train.evaluation.result import Kind
 
 NAMES = 30
@@ -62,6 +64,8 @@ class LineView:
     more_no_verdict: int
     pictures: dict[Kind, list[Picture]]
     """Whole frames: `escaped` and `rejected`; tiles: `missed` and `false`; the worst first."""
+    kinds: Table | None
+    """What is missed by class and by size; None if neither is known."""
     legend: Legend
     scores: Markup
     curve: Markup | None
@@ -92,9 +96,17 @@ def make_line_view(row: Row, truth: str) -> LineView:
     thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
     is_one = len(thresholds) == 1
 
-    def shift(fold: StoredEvaluation, score: float) -> float:
-        """Return a score on a scale that all folds share."""
-        return score if is_one else score - fold.evaluation.calibration.score_threshold
+    def shift(fold: StoredEvaluation, score: float, own: float | None = None) -> float:
+        """Return a score on a scale that all thresholds share: that of the threshold if there is one.
+
+        Args:
+            own: the threshold that judged it; None: that of the fold.
+        """
+        calibrated = fold.evaluation.calibration.score_threshold
+        if is_one and own is None:
+            return score
+        above, zero = score - (calibrated if own is None else own), calibrated if is_one else 0.0
+        return max(zero + above, zero) if above >= 0 else min(zero + above, math.nextafter(zero, -math.inf))
 
     defective, good = _scores(row, True, shift), _scores(row, False, shift)
     explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
@@ -129,6 +141,7 @@ def make_line_view(row: Row, truth: str) -> LineView:
         no_verdict=no_verdict[:NAMES],
         more_no_verdict=max(0, len(no_verdict) - NAMES),
         pictures={kind: _pictures(row, kind, truth, shift, explorer) for kind in kinds},
+        kinds=line_tables.kinds(row),
         legend=_legend(row),
         scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
         curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
@@ -154,13 +167,14 @@ def _legend(row: Row) -> Legend:
             Outline(TRUTH_RGB, "true defect"),
             Outline(
                 OUTLINE_RGB,
-                "found: the regions of a DEFECT frame; in a single tile, where its map reaches the evidence threshold",
+                "found: the regions of a DEFECT frame; in a single tile, where its map reaches the evidence threshold. "
+                "A bright place without it lies in a tile below the score threshold: alone, it rejects nothing",
             ),
         ],
     )
 
 
-Shift = Callable[[StoredEvaluation, float], float]
+Shift = Callable[[StoredEvaluation, float, float | None], float]
 
 
 def _scores(row: Row, defective: bool, shift: Shift) -> Scores:
@@ -169,10 +183,10 @@ def _scores(row: Row, defective: bool, shift: Shift) -> Scores:
     for fold in row.folds:
         for frame in fold.evaluation.frames:
             if frame.defective == defective:
-                scores.append(shift(fold, frame.score))
+                scores.append(shift(fold, frame.score, frame.threshold))
                 groups += [frame.group] if frame.group is not None else []
         if not defective:
-            scores += [shift(fold, score) for score in fold.evaluation.good_stand_ins]
+            scores += [shift(fold, score, None) for score in fold.evaluation.good_stand_ins]
     return Scores(np.array(scores, np.float64), tuple(groups))
 
 
@@ -200,7 +214,7 @@ def _list_frames(row: Row, defective: bool, shift: Shift, explorer: Explorer) ->
     """Return the frames of one class, the worst first, at most `NAMES` of them."""
     found = sorted(
         (
-            (shift(fold, frame.score) * (1 if defective else -1), frame.image, fold, frame)
+            (shift(fold, frame.score, frame.threshold) * (1 if defective else -1), frame.image, frame)
             for fold in row.folds
             for frame in fold.evaluation.frames
             if frame.defective == defective
@@ -208,8 +222,8 @@ def _list_frames(row: Row, defective: bool, shift: Shift, explorer: Explorer) ->
         key=lambda entry: entry[:2],
     )
     return [
-        ListedFrame(name, f"{frame.score:.{explorer.digits}f}", explorer.at(shift(fold, frame.score)))
-        for _, name, fold, frame in found[:NAMES]
+        ListedFrame(name, f"{frame.score:.{explorer.digits}f}", explorer.at(key if defective else -key))
+        for key, name, frame in found[:NAMES]
     ]
 
 
@@ -223,7 +237,7 @@ def _list_partly_missed(row: Row) -> list[ListedFrame]:
         for fold in row.folds
         for frame in fold.evaluation.frames
         if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects
-        if frame.score >= fold.evaluation.calibration.score_threshold
+        if frame.score >= fold.evaluation.threshold_of(frame)
     ]
     return [ListedFrame(name, note) for _, name, note in sorted(found)]
 
@@ -234,7 +248,8 @@ def _pictures(row: Row, kind: Kind, truth: str, shift: Shift, explorer: Explorer
     for fold in row.folds:
         result = fold.by_truth(truth)
         gallery = [*fold.evaluation.gallery, *(result.gallery if result else ())]
-        found += [(shift(fold, item.logit), fold, item) for item in gallery if item.kind == kind]
+        own = {frame.image: frame.threshold for frame in fold.evaluation.frames}
+        found += [(shift(fold, item.logit, own.get(item.image)), fold, item) for item in gallery if item.kind == kind]
     is_missed = kind in ("escaped", "missed")
     ordered = sorted(found, key=lambda entry: entry[0] if is_missed else -entry[0])
     return [embed_item(fold.folder, item, explorer.at(score), explorer.digits) for score, fold, item in ordered]

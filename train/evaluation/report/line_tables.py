@@ -6,18 +6,20 @@ from dataclasses import replace
 from heatline.train.evaluation.report.alike import describe_mismatch
 from heatline.train.evaluation.report.rows import PictureSet, Row
 from heatline.train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number
+from heatline.train.evaluation.result import LOOSE
+from heatline.train.evaluation.verdicts import count_kinds
 
 
 def frames(pictures: PictureSet, truth: str) -> Table:
-    """Return the table of misses, false rejects and defects hit, at the calibrated thresholds."""
+    """Return the table of misses, false rejects and defects hit by a peak, at the calibrated thresholds."""
     columns = (
         Column("name", is_text=True),
         Column("defective frames missed", "low"),
         Column("good frames rejected", "low"),
-        Column("defects hit", "high"),
+        Column("defects hit by a peak", "high"),
         Column("false regions per frame", "low"),
-        Column("frame AUROC", "high"),
-        Column("frame AP", "high"),
+        Column("picture AUROC", "high"),
+        Column("picture AP", "high"),
     )
     lines = [
         Line(
@@ -41,6 +43,37 @@ def frames(pictures: PictureSet, truth: str) -> Table:
     return known_columns(
         with_mismatch_warning(Table("Frames and defects", columns, tuple(lines), notes), pictures, truth)
     )
+
+
+def kinds(row: Row) -> Table | None:
+    """Return the table of the pictures missed by class and by size of their defects; None if neither is known."""
+    counted = count_kinds(fold.evaluation for fold in row.folds)
+    columns = (
+        Column("defects", is_text=True),
+        Column("pictures"),
+        Column("missed"),
+        Column("share missed"),
+        Column(f"missed at {100 * LOOSE:g} % false rejects"),
+    )
+    lines = [
+        Line(
+            (
+                Cell(kind.name),
+                count(kind.pictures),
+                count(kind.missed),
+                Cell(format_percent(kind.missed / kind.pictures, None)),
+                count(kind.loose_missed),
+            ),
+            starts_group=at > 0 and counted[at - 1].by != kind.by,
+        )
+        for at, kind in enumerate(counted)
+    ]
+    note = (
+        "Smallest first. A picture with defects of several classes, or sizes, counts for each, and is missed if no "
+        "tile that shows one reaches the threshold."
+    )
+    title = f"Missed by class and by size, {row.label}"
+    return known_columns(Table(title, columns, tuple(lines), (note,))) if lines else None
 
 
 def tiles(pictures: PictureSet, truth: str) -> Table:
@@ -83,7 +116,7 @@ def folds(pictures: PictureSet, truth: str) -> Table | None:
         Column("frames"),
         Column("defective frames missed"),
         Column("good frames rejected"),
-        Column("defects hit"),
+        Column("defects hit by a peak"),
         Column("tile AP"),
         Column("pixel F1"),
     )

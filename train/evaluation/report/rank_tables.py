@@ -70,13 +70,13 @@ def agreement(pictures: PictureSet, truth: str) -> Table:
     common = compare_rows(pictures.rows_with(truth), truth)
     rows = common.rows if common.is_possible else []
     metrics = (
-        Metric("frame AP", "frame.average_precision"),
-        Metric("frame AUROC", "frame.auroc"),
-        Metric("defects hit, share", "frame.hit_rate"),
+        Metric("picture AP", "frame.average_precision"),
+        Metric("picture AUROC", "frame.auroc"),
+        Metric("defects hit by a peak, share", "frame.hit_rate"),
         Metric("false regions per frame, fewer", "frame.false_regions_per_frame"),
         Metric("frames caught (1 - escape)", "frame.escape_rate"),
         Metric("frames passed (1 - false reject)", "frame.false_reject_rate"),
-        Metric("line F1", "line.f1"),
+        Metric("pixel F1", "line.f1"),
     )
     lines = []
     for metric in metrics:

@@ -80,7 +80,8 @@ def write_report(
         notes=notes,
         curve_box=charts.CURVE_BOX,
     )
-    text = as_markdown(title, [figures, *chapter], notes)
+    missed = [Block(view.label, tables=[view.kinds]) for view in views if view.kinds is not None]
+    text = as_markdown(title, [Section("kinds", "Missed by class and by size", "", missed), figures, *chapter], notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
