@@ -11,6 +11,7 @@ from heatline.edge.cli.bundle_formatting import (
     describe_bound,
     describe_gate,
     describe_map_checks,
+    describe_missed,
     precision_facts,
 )
 from heatline.edge.cli.options import FiniteRange
@@ -113,6 +114,7 @@ def export(
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),
             "false rejects": describe_bound(calibration),
+            "missed defects": describe_missed(calibration),
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },

@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 
 from heatline.edge import __version__
 from heatline.edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from heatline.edge.bundle.manifest import PRODUCT_TILES, REFERENCE_PICTURE, Grid, Map, MapChecks, Model, Tensor, Tensors
+from heatline.edge.bundle.manifest import (
+    PRODUCT_TILES,
+    REFERENCE_PICTURE,
+    Grid,
+    Map,
+    MapChecks,
+    Missed,
+    Model,
+    Tensor,
+    Tensors,
+)
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration import GoodFrame, describe_support
@@ -28,12 +38,14 @@ from heatline.export.product import fit_product
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.evaluation.result import read_evaluation
+from heatline.train.evaluation.verdicts import count_kinds
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
-from heatline.train.run import TrainedRun, describe_config, describe_reading
+from heatline.train.run import RunFolder, TrainedRun, describe_config, describe_reading
 from heatline.train.validation_frames import HeldOut, ValidationFrames, run_validation, smoothing_px, validation_frames
 
 
@@ -102,7 +114,8 @@ def export_run(
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
         held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
-        calibration, scored = held_out.calibration, [*validation.frames.values()]
+        scored = [*validation.frames.values()]
+        calibration = msgspec.structs.replace(held_out.calibration, missed=_missed(run, held_out))
         for warning in _warnings(calibration, scored, validating.are_new):
             say(f"warning: {warning}")
         say("recording the appearance of the product")
@@ -183,6 +196,19 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
     if run.split.val:
         return validating.images, run.split.images(run.data, "train"), validating.are
     return divide_by_group(validating.images)
+
+
+def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
+    """Count classes and sizes of the defects that the thresholds miss, by the run's report; empty if it has none."""
+    if run.summary.folds is None:
+        return []
+    evaluation = read_evaluation(RunFolder(run.folder).report)
+    frames = []
+    for frame in evaluation.frames:
+        own = held_out.of_parts.get(run.data.folder / frame.image, held_out.calibration)
+        frames.append(msgspec.structs.replace(frame, threshold=own.score_threshold))
+    kinds = count_kinds([msgspec.structs.replace(evaluation, frames=frames)])
+    return [Missed(kind.name, kind.missed, kind.pictures) for kind in kinds]
 
 
 def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:

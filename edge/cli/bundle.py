@@ -13,6 +13,7 @@ from heatline.edge.cli.bundle_formatting import (
     describe_differences,
     describe_gate,
     describe_map_checks,
+    describe_missed,
     describe_plausible,
     describe_reference,
     describe_rule,
@@ -79,6 +80,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
                 for name, each in calibration.plausible_by_camera.items()
             },
             "false rejects": describe_bound(calibration),
+            "missed defects": describe_missed(calibration),
             "export gate": describe_gate(manifest.gate),
             "map checks": describe_map_checks(manifest.map_checks),
             **precision_facts(manifest),

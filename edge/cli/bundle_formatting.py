@@ -124,13 +124,19 @@ def describe_bound(calibration: Calibration) -> str:
     """Describe the share of good frames that will be rejected, as far as the calibration's frames show it."""
     if calibration.false_reject_at_most is None:
         return "not stored in this bundle"
-    bound = (
-        f"with {percent(CONFIDENCE)} confidence at most {percent(calibration.false_reject_at_most)} of new good frames"
-    )
+    most = percent(calibration.false_reject_at_most)
     if calibration.held_out_rejected is None:
-        return bound
-    counted = f"{calibration.held_out_rejected} of {calibration.frames}"
-    return f"{counted}, each judged by a threshold from other frames; {bound}"
+        return f"with {percent(CONFIDENCE)} confidence at most {most} of new good frames"
+    counted = f"{calibration.held_out_rejected} of {calibration.frames}, each judged by a threshold from other frames"
+    if calibration.held_out_rejected > calibration.false_reject_at_most * calibration.frames:
+        return f"{counted}; more than {most}, their bound if they were alike: calibrate with good frames of the line"
+    return f"{counted}; with {percent(CONFIDENCE)} confidence at most {most} of new good frames"
+
+
+def describe_missed(calibration: Calibration) -> str:
+    """Describe the known defects that the threshold misses, by a cross-validation."""
+    kinds = [f"{kind.kind} {kind.missed} of {kind.frames}" for kind in calibration.missed]
+    return ", ".join(kinds) or "not known by class and size"
 
 
 def percent(share: float) -> str:

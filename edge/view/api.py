@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -10,6 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from heatline.edge.bundle import open_bundle
+from heatline.edge.bundle.manifest import Missed
+from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError
 from heatline.edge.view.held_picture import Cell, Tile
 from heatline.edge.view.marks import Marks
@@ -20,7 +24,7 @@ from heatline.edge.view.queue import MOST_QUEUED, ReviewQueue
 from heatline.edge.view.responses import error, json
 from heatline.edge.view.reviews import ReviewState
 from heatline.edge.view.state import State
-from heatline.edge.wire.events import HeatmapPng, Verdict, VerdictEvent
+from heatline.edge.wire.events import HeatmapPng, StatusEvent, Verdict, VerdictEvent
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -46,6 +50,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: list[Verdict]
     score_threshold: float | None
     """Of the newest; null: no frame has a score."""
+    missed: list[Missed]
+    """Kinds of known defects in a cross-validation of this threshold; empty: not known."""
     from_ns: int | None
     to_ns: int | None
 
@@ -78,6 +84,7 @@ class Api:
 
     Args:
         workers: threads that read the disk and encode pictures. A disk that does not answer may hold all of them.
+        file: the line's file, which names its bundle.
     """
 
     def __init__(
@@ -89,10 +96,11 @@ class Api:
         marks: Marks,
         state: Callable[[], State],
         workers: Executor,
+        file: Path,
     ) -> None:
         self._memory, self._pictures, self._metrics = memory, pictures, metrics
         self._queue, self._marks = queue, marks
-        self._state, self._workers = state, workers
+        self._state, self._workers, self._file = state, workers, file
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -141,12 +149,14 @@ class Api:
                 404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(self._state().cameras)}"
             )
         rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
+        threshold = rows[-1].score_threshold if rows else None
         scored = [(row.frame_score, row.verdict) for row in rows if row.frame_score is not None]
         return json(
             Scores(
                 scores=[score for score, _ in scored],
                 verdicts=[verdict for _, verdict in scored],
-                score_threshold=rows[-1].score_threshold if rows else None,
+                score_threshold=threshold,
+                missed=await self._work(missed_at, self._file, self._memory.status, threshold),
                 from_ns=rows[0].at_ns if rows else None,
                 to_ns=rows[-1].at_ns if rows else None,
             )
@@ -206,6 +216,24 @@ class Api:
 
     async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+def missed_at(file: Path, status: StatusEvent | None, threshold: float | None) -> list[Missed]:
+    """Return what the bundle of a line is known to miss; empty if its own threshold, or the bundle itself, is not used.
+
+    Args:
+        file: the line's file.
+        threshold: score threshold of the line's newest verdict, logits.
+    """
+    if status is None:
+        return []
+    try:
+        bundle = open_bundle(load_config(file).of_product(status.product).bundle)
+    except HeatlineError:  # the line itself reports it
+        return []
+    calibration = bundle.manifest.calibration
+    in_use = bundle.digest == status.bundle.digest and calibration.score_threshold == threshold
+    return calibration.missed if in_use else []
 
 
 _BOX = "x0", "y0", "x1", "y1"

@@ -81,7 +81,7 @@ def serve(line: str, listen: str | None, announce: Callable[[str], None]) -> Non
     )
     store = _evidence_store(line)
     with listening_socket(listen) as bound, ThreadPoolExecutor(WORKERS, "view") as workers:
-        app = application(name_of(line), memory, metrics, store, picture_socket(file), workers)
+        app = application(file, name_of(line), memory, metrics, store, picture_socket(file), workers)
         server = server_of(app, bound, web, only_local=is_local(f"tcp://{listen}"))
         signal.signal(signal.SIGTERM, _leave)
         cv2.setNumThreads(1)  # the other cores belong to inspection
@@ -119,12 +119,19 @@ def check(web: WebConfig) -> None:
 
 
 def application(
-    line: str, memory: Memory, metrics: Metrics, store: EvidenceStore | None, socket: Path, workers: ThreadPoolExecutor
+    file: Path,
+    line: str,
+    memory: Memory,
+    metrics: Metrics,
+    store: EvidenceStore | None,
+    socket: Path,
+    workers: ThreadPoolExecutor,
 ) -> Starlette:
     """Return the application, which is not protected yet.
 
     Args:
-        line: the line's name.
+        file: the line's file.
+        line: its name.
         store: None: the line stores no evidence.
         socket: the line's socket for pictures, which also takes marks.
     """
@@ -156,7 +163,7 @@ def application(
         routes=[
             Route("/", page),
             WebSocketRoute("/live", live.serve),
-            *Api(memory, pictures, metrics, queue, marks, state, workers).routes(),
+            *Api(memory, pictures, metrics, queue, marks, state, workers, file).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers={HTTPException: unroutable},

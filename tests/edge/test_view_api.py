@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import open_bundle
 from heatline.edge.evidence.entry import EvidenceEntry, Files, Tiles, encode_entry
 from heatline.edge.evidence.store import EvidenceStore
 from heatline.edge.view.memory import Memory
 from heatline.edge.wire.events import HeatmapPng
+from tests.edge.lines import write_line
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import NS, Clock, frame, memory_with, next_message, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
+from tests.small_bundle import bundle_in, edit_manifest
 
 
 def decoded(data: bytes) -> NDArray[np.uint8]:
@@ -95,6 +98,27 @@ def test_the_scores_of_a_camera_have_their_threshold() -> None:
         assert found["verdicts"] == ["DEFECT", "DEFECT"]
         unknown = served.get("/api/scores?camera=none")
     assert (unknown.status, "expected one of top, side" in unknown.json["error"]) == (404, True)
+
+
+def test_the_scores_tell_which_known_defects_the_bundles_own_threshold_misses(tmp_path: Path) -> None:
+    folder = bundle_in(tmp_path / "dark").path
+    missed = [{"kind": "Blowhole", "missed": 18, "frames": 18}]
+    opened = open_bundle(edit_manifest(folder, lambda content: content["calibration"].update(missed=missed)))
+    file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
+    threshold = opened.manifest.calibration.score_threshold
+    clock = Clock()
+    memory = memory_with(clock)
+    with page(memory, file=file) as served:
+
+        def told(digest: str, score: float) -> Any:
+            name = msgspec.structs.replace(a_status().bundle, digest=digest)
+            memory.add_status(a_status(bundle=name, product=None))
+            memory.add_verdict(verdict(1, clock, score_threshold=score), live=True)
+            return served.get("/api/scores?camera=top").json["missed"]
+
+        assert told(opened.digest, threshold) == missed
+        assert told(opened.digest, threshold + 1) == [], "the line's file sets another threshold"
+        assert told("0" * 64, threshold) == [], "the line runs another bundle than its file names now"
 
 
 @pytest.mark.parametrize(

@@ -131,16 +131,18 @@ def page(
     only_local: bool = True,
     tls: ssl.SSLContext | None = None,
     line_socket: Path = Path("/no-line"),
+    file: Path = Path("/no-line.toml"),
 ) -> Iterator[Page]:
     """Serve a page until the context ends.
 
     Args:
         line_socket: where the line takes marks.
+        file: the line's file.
     """
     memory = memory or Memory()
     metrics = Metrics(memory)
     with listening_socket("127.0.0.1:0") as bound, ThreadPoolExecutor(2) as workers:
-        app = application(LINE, memory, metrics, store, line_socket, workers)
+        app = application(file, LINE, memory, metrics, store, line_socket, workers)
         server = server_of(app, bound, web or WebConfig(), only_local=only_local)
         port = bound.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

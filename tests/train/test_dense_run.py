@@ -108,7 +108,9 @@ def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     missed = re.search(rf"missed +(\d+) of {defective} defective pictures", done.stdout)
     assert missed is not None
     assert ("recipe.finetune_steps=400" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
-    assert re.search(rf"rejected +\d of {len(frames) - defective} good pictures, by thresholds from", done.stdout)
+    assert re.search(
+        rf"rejected good pictures +\d of {len(frames) - defective}, each judged by a threshold", done.stdout
+    )
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()
     assert any((tmp_path / "heatline" / "features").rglob("*.f16"))
@@ -168,7 +170,9 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     assert shown["tile AP"] == f"{figures.tile.average_precision:.3f}"
     assert shown["picture AUROC"] == f"{figures.frame.auroc:.3f}"
     assert shown["missed"].startswith(f"{figures.frame.escaped_frames} of 8 ")
-    assert shown["rejected"] == f"{figures.frame.rejected_frames} of 4 good pictures, by thresholds from other folds"
+    assert shown["rejected good pictures"].startswith(
+        f"{figures.frame.rejected_frames} of 4, each judged by a threshold"
+    )
 
     # Each picture is judged by a threshold from the other folds.
     fold_of = dict(
@@ -182,6 +186,12 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
         assert frame.threshold == pytest.approx(expected)
     rejected = sum(frame.score >= (frame.threshold or 0) for frame in evaluation.frames if not frame.defective)
     assert evaluation.calibration.held_out_rejected == figures.frame.rejected_frames == rejected
+
+    # The bundle and its line's page tell the same.
+    calibration = open_bundle(export(run, tmp_path / "bundle")).manifest.calibration
+    told = [(each.kind, each.missed, each.frames) for each in calibration.missed]
+    assert [each for each in told if each[0] != "disc"][:2] == [("speck", 4, 4), ("below 16x16 px", 4, 4)]
+    assert calibration.held_out_rejected == rejected
 
 
 def test_out_of_fold_predictions_cover_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
@@ -485,7 +495,7 @@ def test_a_command_that_names_the_truth_still_discovers_groups_and_trains_once_a
     printed = " ".join(trained.stderr.split())
     assert "Pictures are good or defective by labels.csv; masks are not used." in printed
     assert "Groups are the column 'board'" in printed
-    assert "of new good pictures" in trained.stdout
+    assert "rejected good pictures" in trained.stdout
 
 
 def test_a_resumed_run_writes_the_report_that_was_interrupted(

@@ -174,6 +174,11 @@ def test_frames_that_set_the_threshold_are_counted_by_that_of_the_others(tmp_pat
     assert shown == {frame.image for frame in (*missed, *rejected)}
 
 
+def test_a_long_name_breaks_only_after_a_separator(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, evaluation(subject("v2"), frames=[FrameAnswer("a/1<_crop-1.jpg", None, True, -9.0)]))
+    assert "a/<wbr>1&lt;_<wbr>crop-<wbr>1.jpg <span>" in page
+
+
 def test_what_is_missed_by_class_and_by_size_stands_on_the_page_and_in_the_tables(tmp_path: Path) -> None:
     made = evaluation(subject("v2"), frames=answers(1))
     kinds = [[DefectKind("class", name, -9.0, area)] for name, area in (("pit", 9), ("dent", 400))]

@@ -144,6 +144,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
 
 def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the first figures of the report, cross-validated: what escapes, and the others."""
+    from heatline.edge.cli.bundle_formatting import describe_bound
     from heatline.train.compose import read_config
     from heatline.train.config import DenseRecipeConfig
     from heatline.train.evaluation.result import read_evaluation
@@ -152,7 +153,7 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
 
     run = RunFolder(folder)
     evaluation, recipe = read_evaluation(run.report), read_config(run.config).recipe
-    of, at_most = count_verdicts(evaluation), evaluation.calibration.false_reject_at_most
+    of = count_verdicts(evaluation)
     found = {}
     if of.defective:
         found["missed"] = f"{of.missed} of {format_count(of.defective, 'defective picture')}"
@@ -160,7 +161,5 @@ def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict
     if of.missed and is_frozen and summary.labelled == "tiles":  # only measured with marked defects
         found["to try"] = "recipe.finetune_steps=400, which often finds more and takes about ten minutes longer"
     if of.good:
-        found["rejected"] = f"{of.rejected} of {format_count(of.good, 'good picture')}, by thresholds from other folds"
-    if at_most is not None:
-        found["of new good pictures"] = f"up to {100 * at_most:.1f} % rejected, with 95 % confidence"
+        found["rejected good pictures"] = describe_bound(evaluation.calibration)
     return describe_kinds(evaluation), found

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from heatline.edge.bundle import Calibration
+from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.evaluation.evaluate import EvaluationOptions, evaluate_pictures, select_pictures
+from heatline.train.evaluation.evaluate import CROSS_VALIDATION, EvaluationOptions, evaluate_pictures, select_pictures
 from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.ordering import auroc
 from heatline.train.evaluation.report.write import write_report
@@ -39,16 +39,17 @@ def write_run_report(run: TrainedRun) -> Path:
     assert recorded is not None, "the run was cross-validated"
     model = replace(model, engine=recorded, engine_description="answers out of fold")
     selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
-    selection = replace(selection, part="cross-validation", trained_on=0)
+    selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
     folds = run.summary.folds
     evaluation = msgspec.structs.replace(
         evaluation,
         rests_on=f"{folds}-fold cross-validation over {len(run.split.train)} groups: every frame is answered by a "
-        "model that was not trained on its fold, and judged by thresholds from the other folds",
+        "model that was not trained on its fold, and judged by thresholds from the other folds: equal scores of two "
+        "folds may be judged differently",
         warnings=[
             *evaluation.warnings,
-            _describe_threshold(evaluation.calibration),
+            f"Rejected good frames: {describe_bound(evaluation.calibration)}.",
             *describe_threshold_transfer(
                 *_good_scores(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect
             ),
@@ -58,16 +59,6 @@ def write_run_report(run: TrainedRun) -> Path:
     write_evaluation(evaluation, folder)
     page, _ = write_report([folder], folder, title=f"{run.data.name}: cross-validation")
     return page
-
-
-def _describe_threshold(calibration: Calibration) -> str:
-    """Describe how many new good frames may be rejected."""
-    at_most = calibration.false_reject_at_most
-    assert at_most is not None, "the run's thresholds come from frames"
-    return (
-        f"The bundle's threshold comes from all {calibration.frames} {calibration.frames_are}. With 95 % confidence, "
-        f"expect up to {100 * at_most:.1f} % of new good frames to reach it."
-    )
 
 
 def _good_scores(frames: list[FrameAnswer]) -> tuple[list[float], list[str | None]]:

@@ -153,7 +153,11 @@ export class Scores {
   }
 
   #writePeriod() {
-    const { judged, scores, from_ns: from, to_ns: to } = this.#answer;
+    const { judged, scores, missed, from_ns: from, to_ns: to } = this.#answer;
+    const kinds = missed.filter((each) => each.missed).map((each) => `${each.kind} ${each.missed} of ${each.frames}`);
+    this.#find(".missed").hidden = kinds.length === 0;
+    this.#find(".missed").textContent =
+      `Known defects that the line's threshold missed in the cross-validation of its training: ${kinds.join(", ")}.`;
     const unjudged = scores.length - judged.length;
     this.#find(".period").textContent =
       `${plural(judged.length, "frame")} from ${clock(from)} to ${clock(to)}` +

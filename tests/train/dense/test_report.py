@@ -1,22 +1,11 @@
-"""The warnings of a run's report about its threshold and its folds."""
+"""The warning of a run's report about its folds."""
 
 import numpy as np
 import pytest
 
-from heatline.edge.calibration import GoodFrame, calibrate
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.dense.report import _describe_disagreement, _describe_threshold
+from heatline.train.dense.report import _describe_disagreement
 from heatline.train.evaluation.result import FrameAnswer
-
-
-@pytest.mark.parametrize(("frames", "bound"), [(20, 0.139), (600, 0.0196)])
-def test_the_report_tells_how_many_new_good_frames_may_be_rejected(frames: int, bound: float) -> None:
-    """The bounds are those of Clopper and Pearson, from tables; 0 of n: 1 - 0.05 ** (1 / n)."""
-    heatmap = np.zeros((4, 4), np.float32)
-    good = [GoodFrame.of(np.array([number], np.float32), heatmap) for number in range(frames)]
-    sentence = _describe_threshold(calibrate(good, 0.01, "good frames that were drawn"))
-    assert f"comes from all {frames} good frames that were drawn" in sentence
-    assert f"expect up to {100 * bound:.1f} % of new good frames" in sentence
 
 
 @pytest.mark.parametrize(
