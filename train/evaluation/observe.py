@@ -1,6 +1,6 @@
 """Inspect each labelled picture once, as the line does, and compare the result with every truth."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -133,18 +133,15 @@ def _score_kinds(
     named = None if by_class or not picture.image.defective else picture.image.class_name
     kinds = [] if named is None else [DefectKind("class", named, judgement.score)]
     by_size = divide_by_size(next(iter(placed.values())), cell_px) if placed else {}
-    grid = pending.stitcher.grid
-    found: list[tuple[Literal["class", "size"], dict[str, NDArray[np.bool_]]]] = [
-        ("class", by_class),
-        ("size", by_size),
-    ]
-    for by, masks in found:
-        masks = {kind: mask for kind, mask in masks.items() if mask.any()}
-        for kind, mask in masks.items():
-            shows = cut_mask(mask, grid).any(axis=(1, 2))
-            score = float(pending.logits[shows].max()) if len(masks) > 1 and shows.any() else judgement.score
-            kinds.append(DefectKind(by, kind, score, int(mask.sum())))
-    return kinds
+
+    def score(by: Literal["class", "size"], masks: dict[str, NDArray[np.bool_]]) -> Iterator[DefectKind]:
+        masks = {name: mask for name, mask in masks.items() if mask.any()}
+        for name, mask in masks.items():
+            shows = cut_mask(mask, pending.stitcher.grid).any(axis=(1, 2))
+            of_tiles = float(pending.logits[shows].max()) if len(masks) > 1 and shows.any() else judgement.score
+            yield DefectKind(by, name, of_tiles, int(mask.sum()))
+
+    return [*kinds, *score("class", by_class), *score("size", by_size)]
 
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
