@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle
 
 
-def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int | None = None) -> NDArray[np.uint8]:
+def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, lowest: int | None = None) -> NDArray[np.uint8]:
     """Make a frame of the bundle's product: its golden tiles side by side in random order, RGB [H, W, 3].
 
     Args:
         hw: height and width of the frame, px.
-        coldest: how many of the golden tiles it may show, those of the lowest logits; None: all.
+        lowest: how many of the golden tiles it may show, those of the lowest logits; None: all.
     """
     golden, grid = bundle.golden(), bundle.manifest.grid
-    tiles = golden.tiles[np.argsort(golden.logit)[:coldest]]
+    tiles = golden.tiles[np.argsort(golden.logit)[:lowest]]
     pitch = grid.tile_px - grid.overlap_px  # so that a tile of the line shows one golden tile
     rows, columns = (-(-side // pitch) for side in hw)
     chosen = tiles[np.random.default_rng(seed).integers(len(tiles), size=(rows, columns)), :pitch, :pitch]
@@ -26,7 +26,7 @@ def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int |
 
 
 def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int) -> None:
-    """Write frames of the bundle's golden tiles, from good ones to hot ones.
+    """Write frames of the bundle's golden tiles, from good ones to defective ones.
 
     Args:
         folder: to be made.
@@ -35,7 +35,7 @@ def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int
     folder.mkdir()
     tiles = len(bundle.golden().tiles)
     for number in range(count):
-        frame = golden_mosaic(bundle, hw, seed=number, coldest=max(1, (number + 1) * tiles // count))
+        frame = golden_mosaic(bundle, hw, seed=number, lowest=max(1, (number + 1) * tiles // count))
         moved = np.roll(frame, 8 * number, axis=1)  # the same picture twice would count as a frozen camera
         cv2.imwrite(str(folder / f"{number:03}.bmp"), np.ascontiguousarray(moved[..., ::-1]))
 

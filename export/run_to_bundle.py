@@ -225,11 +225,11 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
         calibration.coldest_defect,
     )
     warnings = [] if few is None else [few]
-    coldest, score = calibration.coldest_defect, calibration.score_threshold
-    if coldest is not None and coldest < score:
+    lowest, score = calibration.coldest_defect, calibration.score_threshold
+    if lowest is not None and lowest < score:
         warnings.append(
-            f"good and defective frames overlap: known defective frames score {coldest:.3g} and less, below the score "
-            f"threshold of {score:.3g}, and would escape; the run's report names them"
+            f"good and defective frames overlap: some known defects score only {lowest:.2f}, below the score threshold "
+            f"of {score:.2f}, and would escape; the run's report names them"
         )
     if not are_new:
         warnings.append(

@@ -423,7 +423,7 @@ def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other
     states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
     assert states == {state: str(code) for state, code in EXIT_CODES.items()}
     named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/readiness.py"))
-    assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
+    assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the most severe first"
 
 
 def test_every_reason_for_which_a_socket_refuses_is_documented_and_no_other() -> None:

@@ -103,7 +103,7 @@ def describe_threshold_transfer(
         highest: highest logit of each good frame, from a model that was not trained on its group.
         groups: group of each frame.
         share: wanted share of rejected good frames.
-        coldest_defect: logit of the coldest defect, which the threshold takes into account.
+        coldest_defect: logit of the lowest-scoring defect, which the threshold takes into account.
     """
     scores, group_of = np.array(highest), np.array([str(group) for group in groups])
     names, counts = np.unique(group_of, return_counts=True)

@@ -158,7 +158,7 @@ def draw_tiles(logits: Tensor, bag: Tensor, bags: int, most: int) -> Tensor:
     """Draw the tiles that get a gradient: at most `most` in all, the same number from each bag that has so many.
 
     Within a bag, tiles are drawn without replacement with probabilities proportional to exp(logit), by the
-    Gumbel-top-k trick (Kool, van Hoof & Welling 2019): equal logits give equal chances, later the hottest tiles
+    Gumbel-top-k trick (Kool, van Hoof & Welling 2019): equal logits give equal chances, later the highest-scoring tiles
     dominate. The noise comes from torch's global random generator.
 
     Args:

@@ -165,7 +165,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     bags: Positive
     """Defective pictures per step of which only the label is known."""
     tiles_per_bag: Positive
-    """Tiles of each of these pictures that get a gradient: the hottest by the last evaluation, and as many others."""
+    """Tiles of each of these pictures that get a gradient: the highest of the last evaluation, and as many others."""
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
     weight_decay: Annotated[float, Meta(ge=0)]

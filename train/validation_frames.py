@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
-from heatline.edge.calibration import GoodFrame, calibrate, coldest_of, divide
+from heatline.edge.calibration import GoodFrame, calibrate, divide, lowest_defect_of
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
@@ -83,7 +83,7 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
     folds = {image.path: int(fold) for image, fold in zip(images, out_of_fold.fold, strict=True)}
     if run.config.reviewed is not None:  # these come last, so the recorded predictions of the others come first
         images = [image for image in images if not image.reviewed]
-    return ValidationFrames(images, recorded, "of groups that the answering model was not trained on", folds=folds)
+    return ValidationFrames(images, recorded, "of held-out groups", folds=folds)
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class HeldOut:
 
         def without(part: int | None) -> Calibration:
             found = validation.only({path for path, mine in part_of.items() if mine != part})
-            # Defects that the model was trained on are hotter than new ones.
-            coldest = coldest_of([*found.defective.values()]) if frames.are_new else None
+            # Defects that the model was trained on score higher than new ones.
+            lowest = lowest_defect_of([*found.defective.values()]) if frames.are_new else None
             return calibrate(
-                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, coldest_defect=coldest
+                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, coldest_defect=lowest
             )
 
         calibration = without(None)

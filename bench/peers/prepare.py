@@ -21,7 +21,7 @@ from heatline.train.config import CnnConfig, VitConfig
 
 SAMPLES = 160
 """Samples along a heatmap's longer side, which are compared."""
-HOT_SHARE = 0.001
+HIGH_SHARE = 0.001
 """Share of all heatmap cells that reach the evidence threshold."""
 ANOMALIB_GRAPH = "anomalib.xml"
 TORCH_MODEL = "model.pt"
@@ -129,7 +129,7 @@ def prepare(
         origins_yx=grid.origins_yx,
         map_hw=(height, width),
         score_threshold=threshold,
-        evidence_threshold=float(np.quantile(stitched.heatmaps, 1 - HOT_SHARE)),
+        evidence_threshold=float(np.quantile(stitched.heatmaps, 1 - HIGH_SHARE)),
         score_range=scale.range,
         sample_px=max(1, max(grid.frame_hw) // SAMPLES),
     )

@@ -23,8 +23,8 @@ from heatline.edge.calibration import (
     GoodFrame,
     calibrate,
     cases_of_new_group,
-    coldest_of,
     count_allowed_rejects,
+    lowest_defect_of,
     threshold,
 )
 from heatline.edge.geometry import Stitcher
@@ -114,8 +114,8 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
     found = calibrate(
         [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
         wanted,
-        "out of fold",
-        coldest_defect=_coldest_defect(truth, answers, calibrating) if answers.knows_defects else None,
+        "held-out good frames",
+        coldest_defect=_lowest_defect(truth, answers, calibrating) if answers.knows_defects else None,
     )
     assert found.false_reject_at_most is not None, "a share was wanted"
     good_tested = line.stand_ins(tested)
@@ -142,7 +142,7 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
 def most_rejected(truth: Truth, calibrating: Sequence[int], tested: Sequence[int], wanted: float) -> int:
     """Return the most of some good frames that a threshold of other good frames rejects, with a confidence of 95 %.
 
-    The groups' hottest frames must be independent and alike. If `allowed` frames may reach the threshold, no more than
+    The groups' highest frames must be independent and alike. If `allowed` frames may reach the threshold, no more than
     as many groups have one that does; and if a new group has one, all its frames may reach it.
     """
     known = len(_groups(truth, calibrating))
@@ -155,8 +155,8 @@ def _groups(truth: Truth, frames: Sequence[int]) -> set[str]:
     return {truth.group_of(frame) for frame in frames}
 
 
-def _coldest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:
-    return coldest_of([_highest(truth, answers, frame) for frame in frames if truth.defective[frame]])
+def _lowest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:
+    return lowest_defect_of([_highest(truth, answers, frame) for frame in frames if truth.defective[frame]])
 
 
 def _highest(truth: Truth, answers: Answers, frame: int) -> float:
@@ -188,8 +188,8 @@ class _Line:
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
         evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
         self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
-        hottest = threshold([each.max() for each in cells], max(REJECTED, STRONG_SHARE))
-        self._strong = max(self.score_threshold, hottest) if answers.top_mean else None
+        highest = threshold([each.max() for each in cells], max(REJECTED, STRONG_SHARE))
+        self._strong = max(self.score_threshold, highest) if answers.top_mean else None
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:
         """Return the good frames of some; if the set has few good frames, those with a clean tile."""

@@ -20,7 +20,7 @@ from heatline.edge.wire.events import Message
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1
 """Share of the tiles: those with the highest logits."""
-HOT_SHARE = 0.1
+HIGH_SHARE = 0.1
 """Share of the cells of a defective tile that a defect covers."""
 
 
@@ -120,6 +120,6 @@ def size_of(hw: tuple[int, int]) -> str:
 def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitcher: Stitcher) -> tuple[float, float]:
     """Return the two thresholds: a tenth of the tiles (at least one) is defective in a tenth of its cells."""
     count = max(1, round(len(logits) * DEFECTIVE_SHARE))
-    hottest = np.argsort(logits)[-count:]
-    cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in hottest])
-    return float(logits[hottest[0]]), float(np.quantile(cells, 1 - HOT_SHARE))
+    highest = np.argsort(logits)[-count:]
+    cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in highest])
+    return float(logits[highest[0]]), float(np.quantile(cells, 1 - HIGH_SHARE))

@@ -26,7 +26,7 @@ from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.bundle.reference_picture import ReferencePicture
 from heatline.edge.calibration import GoodFrame, count_rejected
 from heatline.edge.calibration.binomial import interval
-from heatline.edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
+from heatline.edge.calibration.two_samples import fisher_exact, mann_whitney
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift.reference import choose_evenly
 from heatline.edge.drift.sample import PictureSample
@@ -45,12 +45,12 @@ BEYOND_CHANCE = 0.01
 MOST_WITH_CELLS = 150
 """How many pictures show what the product's areas look like: the cells of more would fill the memory."""
 NAMED = 3
-"""How many of the hottest frames are listed."""
+"""How many of the highest-scoring frames are listed."""
 
 Track = Callable[[Sequence[Path]], Iterable[Path]]
 
 
-class HotFrame(msgspec.Struct, frozen=True):
+class HighFrame(msgspec.Struct, frozen=True):
     """A good frame with a high logit; the user should check whether it really is good."""
 
     file: str
@@ -66,7 +66,7 @@ class Shift(msgspec.Struct, frozen=True):
     rejected_share: float
     interval: tuple[float, float]
     """Confidence interval of the rejected share, two-sided, 95 % (Clopper and Pearson)."""
-    hottest: list[HotFrame]
+    hottest: list[HighFrame]
 
 
 class SecondShift(Shift, frozen=True):
@@ -184,7 +184,7 @@ def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: 
         rejected=count,
         rejected_share=count / len(frames),
         interval=interval(count, len(frames)),
-        hottest=[HotFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
+        hottest=[HighFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
     )
 
 
@@ -194,7 +194,7 @@ def compare_shifts(
     first_frames: Sequence[GoodFrame],
     score_threshold: float,
 ) -> SecondShift:
-    """Compare a second shift with the first by two tests: counts test the few hottest frames, ranks test all frames.
+    """Compare a second shift with the first by two tests: counts test the few highest frames, ranks test all frames.
 
     Args:
         pictures: of the second shift.
@@ -212,7 +212,7 @@ def compare_shifts(
         "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
     }
     differs = [
-        f"the second shift is {_warmth(test)} than the first by more than chance: {text}, p = {test.p:.2g})"
+        f"the second shift scores {test.second_is} than the first by more than chance: {text}, p = {test.p:.2g})"
         for text, test in tests.items()
         if test.p < BEYOND_CHANCE
     ]
@@ -324,10 +324,6 @@ def next_in_series(text: str, mark: str) -> str:
     """
     found = re.fullmatch(rf"(.*){re.escape(mark)}([0-9]+)", text, flags=re.DOTALL)
     return f"{found[1]}{mark}{int(found[2]) + 1}" if found else f"{text}{mark}1"
-
-
-def _warmth(test: Difference) -> str:
-    return "hotter" if test.second_is == "higher" else "colder"
 
 
 def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:

@@ -19,15 +19,15 @@ FEWEST_OF_TAIL = 8
 """The fewest good frames, or groups, for the tail rule: with fewer, the tail lies so high that no defect reaches it."""
 UNSUPPORTED = 3
 """A bound of more than this many times the wanted share causes a warning."""
-COLDEST_SHARE = 0.05
-"""The share of defective frames that may lie below the coldest defect."""
+LOWEST_SHARE = 0.05
+"""The share of defective frames that may lie below the lowest-scoring defect."""
 EVIDENCE_QUANTILE = 0.999
 """The share of all heatmap cells of the good frames together that lies below the evidence threshold of a top-mean."""
 STRONG_SHARE = 0.1
-"""The share of good frames whose hottest cells may reach strong evidence, unless a larger share is to be rejected."""
+"""The share of good frames whose highest cells may reach strong evidence, unless a larger share is to be rejected."""
 FOLDS = 5
 """Parts of the good frames, each judged by thresholds from the others."""
-HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
+STORED_SHARE, STORED_AT_LEAST = 0.02, 1000
 """How many of a frame's cells are stored: 6 kB for a frame of 5 MP, and all cells of a single tile."""
 
 
@@ -39,8 +39,8 @@ class GoodFrame:
     median_evidence: float
     cells: int
     """The number of heatmap cells, without those that no tile covers."""
-    hottest: NDArray[np.float32]
-    """The values of its hottest cells, in any order, at least one."""
+    highest_cells: NDArray[np.float32]
+    """The values of its highest cells, in any order, at least one."""
     group: str | None = None
     """Frames of one group show the same thing; None: unknown."""
 
@@ -50,15 +50,15 @@ class GoodFrame:
         cells = heatmap[~np.isnan(heatmap)]
         if not len(cells):
             cells = np.full(1, np.nan, np.float32)  # without a usable value, no threshold can be set
-        stored = min(len(cells), max(math.ceil(HOTTEST_SHARE * len(cells)), HOTTEST_AT_LEAST))
+        stored = min(len(cells), max(math.ceil(STORED_SHARE * len(cells)), STORED_AT_LEAST))
         cells.partition(len(cells) - stored)
-        hottest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
-        return cls(float(logits.max()), float(np.median(cells)), len(cells), hottest, group)
+        highest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
+        return cls(float(logits.max()), float(np.median(cells)), len(cells), highest, group)
 
     @property
     def highest_evidence(self) -> float:
         """The highest value of its heatmap."""
-        return float(self.hottest.max())
+        return float(self.highest_cells.max())
 
 
 def count_allowed_rejects(frames: int, false_reject: float) -> int:
@@ -92,25 +92,25 @@ def threshold(highest: ArrayLike, share: float, out_of: int | None = None) -> fl
 def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
     """Return the value just above the `EVIDENCE_QUANTILE` of all heatmap cells of the frames together.
 
-    Only stored cells count. So the threshold is exact unless more than `HOTTEST_SHARE` of one frame's cells, and more
-    than `HOTTEST_AT_LEAST`, reach the exact value; then it is lower.
+    Only stored cells count. So the threshold is exact unless more than `STORED_SHARE` of one frame's cells, and more
+    than `STORED_AT_LEAST`, reach the exact value; then it is lower.
 
     Raises:
         InputError: there is no frame, or a value is not finite.
     """
-    hottest: ArrayLike = np.concatenate([frame.hottest for frame in frames]) if frames else []
-    return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
+    highest: ArrayLike = np.concatenate([frame.highest_cells for frame in frames]) if frames else []
+    return threshold(highest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
 
 
 def score_threshold(
-    good: Sequence[float], share: float, coldest: float | None = None, groups: Sequence[str] | None = None
+    good: Sequence[float], share: float, lowest_defect: float | None = None, groups: Sequence[str] | None = None
 ) -> tuple[float, ScoreBy]:
     """Return the score threshold, and the rule that set it.
 
     1. `quantile`: just above the good frames, of which `share` may reach it. The other rules only raise it, so a bound
        of its false rejects holds for them too.
-    2. `margin`: if defective frames are known and the coldest lies higher, halfway to it: values between good and
-       defective belong to neither.
+    2. `margin`: if defective frames are known and the lowest-scoring lies higher, halfway to it: values between good
+       and defective belong to neither.
     3. `tail`: if no defective frames are known, at least 8 good frames are, and so few of them may reach the quantile
        that it is one of the highest values: the value that the next frame exceeds with a probability of `share`, by a
        normal distribution (`student`), if it is higher. Frames of one group are alike, so with at least 8 groups it is
@@ -119,14 +119,14 @@ def score_threshold(
     Args:
         good: highest tile logit of each good frame.
         share: wanted share of good frames that is rejected, 0 <= share < 1.
-        coldest: the result of `coldest_of`; None: no defective frame is known.
+        lowest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
         groups: the group of each good frame; None: unknown.
     Raises:
         InputError: there is no good frame, or a value is not finite.
     """
     quantile = threshold(good, share)
-    if coldest is not None:
-        return (quantile, "quantile") if coldest <= quantile else ((quantile + coldest) / 2, "margin")
+    if lowest_defect is not None:
+        return (quantile, "quantile") if lowest_defect <= quantile else ((quantile + lowest_defect) / 2, "margin")
     if count_allowed_rejects(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
         return quantile, "quantile"
     tail = prediction_bound([float(value) for value in good], share)
@@ -138,25 +138,25 @@ def score_threshold(
     return (tail, "tail") if tail > quantile else (quantile, "quantile")
 
 
-def coldest_of(defective: Sequence[float]) -> float | None:
-    """Return the logit that at most `COLDEST_SHARE` of defective frames stay below; None if there are no such frames.
+def lowest_defect_of(defective: Sequence[float]) -> float | None:
+    """Return the logit that at most `LOWEST_SHARE` of defective frames stay below; None if there are no such frames.
 
     Args:
         defective: highest tile logits of frames that did not train the model.
     Raises:
         InputError: a value is not finite.
 
-    >>> coldest_of([3.0, 1.0, 2.0])
+    >>> lowest_defect_of([3.0, 1.0, 2.0])
     1.0
     """
-    return float(np.quantile(_usable(defective), COLDEST_SHARE, method="lower")) if len(defective) else None
+    return float(np.quantile(_usable(defective), LOWEST_SHARE, method="lower")) if len(defective) else None
 
 
 def cases_of_new_group(frames: int, groups: int, share: float) -> tuple[int, int]:
     """Return the highest number of cases, and of how many, in which a frame of a new group reaches the threshold.
 
-    If n groups set the threshold and `allowed` of their frames may reach it, at most as many of their hottest frames
-    do. If a new group is like them, its hottest frame takes each place in their order with the same probability. So it
+    If n groups set the threshold and `allowed` of their frames may reach it, at most as many of their highest frames
+    do. If a new group is like them, its highest frame takes each place in their order with the same probability. So it
     reaches the threshold with a probability of at most (allowed + 1) / (n + 1).
 
     >>> cases_of_new_group(100, 5, 0.01), cases_of_new_group(1000, 5, 0.01)
@@ -175,7 +175,8 @@ def describe_support(calibration: Calibration) -> str | None:
         frames += f" of {format_count(groups, 'group')}"
         cases, of_cases = cases_of_new_group(calibration.frames, groups, share)
         if cases < of_cases:
-            next_group = f"; a new group reaches the threshold in up to {cases} of {of_cases} cases"
+            parts = f"one new part in {of_cases}" if cases == 1 else f"{cases} of {of_cases} new parts"
+            next_group = f"; up to {parts} may be rejected"
     return (
         f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {100 * CONFIDENCE:.0f} % confidence it "
         f"is at most {100 * bound:.3g} %{next_group}; {format_count(frames_to_show(share, 0), 'good frame')} of the "
@@ -230,7 +231,7 @@ def calibrate(
     heatmap value. If it is the mean of the few highest cells, the cells of all frames together set the evidence
     threshold (see `pooled_threshold`). Then map and logit share one scale, and the evidence threshold is never above
     the score threshold: a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
-    Strong evidence is what the hottest cells of at most `STRONG_SHARE` of the frames reach, or of the wanted share if
+    Strong evidence is what the highest cells of at most `STRONG_SHARE` of the frames reach, or of the wanted share if
     that is larger, and at least the score threshold. A defect of fewer cells than the mean takes can have it in a tile
     below the score threshold. It rejects no frame, and only adds regions to those that are DEFECT.
 
@@ -240,7 +241,7 @@ def calibrate(
 
     Args:
         top_cells: from the map's identity: the logit is the mean of this many highest cells; None: of all.
-        coldest_defect: the result of `coldest_of`; None: no defective frame is known.
+        coldest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
     Raises:
         InputError: there is no frame, the share lies outside 0..1, or a value is not finite.
     """
@@ -252,12 +253,12 @@ def calibrate(
         [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else group_names
     )
     reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
-    hottest = [frame.highest_evidence for frame in frames]
+    highest = [frame.highest_evidence for frame in frames]
     if top_cells is None:
-        evidence, strong = threshold(hottest, false_reject), None
+        evidence, strong = threshold(highest, false_reject), None
     else:
         evidence = min(pooled_threshold(frames), score)
-        strong = max(score, threshold(hottest, max(false_reject, STRONG_SHARE)))
+        strong = max(score, threshold(highest, max(false_reject, STRONG_SHARE)))
     return Calibration(
         score_threshold=score,
         evidence_threshold=evidence,

@@ -107,7 +107,7 @@ class CameraServer:
 
     def run(self) -> None:
         """Open the camera, grab until the end, and close it."""
-        NamedThread("obey", self._obey).start()
+        NamedThread("commands", self._handle_commands).start()
         try:
             opened = self._source.open()
             self._line.send(CameraOpened(msgspec.structs.replace(opened, found=utf8_safe(opened.found))))
@@ -174,7 +174,7 @@ class CameraServer:
         for slot in range(self._slots):
             self._free.put((self._generation, slot))
 
-    def _obey(self) -> None:
+    def _handle_commands(self) -> None:
         """Handle the line's messages, on a thread of its own since a `grab` may block the other one."""
         try:
             while (message := self._line.receive()) is not None:

@@ -23,7 +23,7 @@ from heatline.edge.cli.bundle_formatting import (
 from heatline.edge.cli.bundle_signing import keygen, sign, trust
 from heatline.edge.cli.group import CommandGroup
 from heatline.edge.cli.options import engine_option, precision_option
-from heatline.edge.cli.output import json_option, print_facts, print_json, print_report
+from heatline.edge.cli.output import json_option, labelled, print_facts, print_json, print_report
 from heatline.edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -64,8 +64,8 @@ def show(bundle_path: Path, as_json: bool) -> None:
             "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
             f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, "
             f"colour {manifest.colour}",
-            "score threshold": f"{calibration.score_threshold:.3f} logits",
-            "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
+            "score threshold": f"{calibration.score_threshold:.2f} logits",
+            "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
             "strong evidence": describe_strong(calibration),
             "calibrated by": f"{describe_rule(calibration)}, on "
             f"{count_frames(calibration.frames, calibration.frames_are)}",
@@ -118,11 +118,12 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = report | {
-        "signed_by": describe_signer(signer),
-        "off_by": describe_differences(verified.differences),
-        "allowed": f"{opened.manifest.tolerances[engine.precision]:.1e}",
+    facts = labelled(report) | {
+        "signed by": describe_signer(signer),
+        "golden tiles": f"{report['golden_tiles']}, off by {describe_differences(verified.differences)} of the scale, "
+        f"{report['allowed']:.1e} allowed",
     }
+    del facts["off by"], facts["allowed"]
     if verified.fell_back is None:
-        del facts["fell_back"]
+        del facts["fell back"]
     print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)

@@ -82,7 +82,7 @@ def describe_reference(reference: Reference | None) -> str:
     reasons: dict[str, list[str]] = {}
     for measure, reason in reference.unwatched.items():
         reasons.setdefault(reason, []).append(measure)
-    parts += [f"not by {', '.join(measures)}, as {reason}" for reason, measures in reasons.items()]
+    parts += [f"not by {' and '.join(measures)} ({reason})" for reason, measures in reasons.items()]
     return f"{'; '.join(parts)}; compared with {format_count(reference.frames, 'frame')}"
 
 
@@ -106,7 +106,7 @@ def count_frames(count: int, frames_are: str) -> str:
 def describe_strong(calibration: Calibration) -> str:
     """Describe the evidence that makes a region in any tile of a DEFECT frame."""
     strong = calibration.strong_evidence
-    return "not used: regions lie in tiles that reach the score threshold" if strong is None else f"{strong:.3f} logits"
+    return "not used: regions lie in tiles that reach the score threshold" if strong is None else f"{strong:.2f} logits"
 
 
 def describe_rule(calibration: Calibration) -> str:
@@ -212,7 +212,7 @@ def _describe_map_gate(gate: MapGate, calibration: Calibration) -> str:
         f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region"
         f"{'' if gate.tiles_with_region else ', so no map is judged'}, "
         f"{gate.tiles_on_threshold} on the score threshold; flips by the score threshold "
-        f"{gate.score_threshold:.3f}, regions by the evidence threshold {gate.evidence_threshold:.3f}"
+        f"{gate.score_threshold:.2f}, regions by the evidence threshold {gate.evidence_threshold:.2f}"
     )
     thresholds = calibration.score_threshold, calibration.evidence_threshold
     if thresholds == (gate.score_threshold, gate.evidence_threshold):

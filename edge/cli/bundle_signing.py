@@ -7,7 +7,7 @@ import click
 from heatline.edge.bundle import open_bundle, sign_bundle
 from heatline.edge.bundle.keys import make_key, read_private_key, read_public_key
 from heatline.edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, trust_key, trusted_keys
-from heatline.edge.cli.output import json_option, print_made_key, print_report
+from heatline.edge.cli.output import json_option, labelled, print_made_key, print_report
 
 keys_option = click.option(
     "--keys",
@@ -51,7 +51,7 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
         "replaced": before,
     }
     replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
-    print_report(report, as_json, f"{bundle_path} is signed", report | {"replaced": replaced})
+    print_report(report, as_json, f"{bundle_path} is signed", labelled(report) | {"replaced": replaced})
 
 
 @click.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")

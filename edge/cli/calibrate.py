@@ -322,15 +322,15 @@ def _facts(report: Report) -> dict[str, object]:
         "signed by": "nobody, as this is a new bundle: heatline bundle sign",
         "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
         "computed by": f"{report.engine} in {report.precision}",
-        "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
-        "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
+        "score threshold": f"{calibration.score_threshold:.2f} logits, was {before.score_threshold:.2f}",
+        "evidence threshold": f"{calibration.evidence_threshold:.2f} logits, was {before.evidence_threshold:.2f}",
         "strong evidence": describe_strong(calibration),
         "a frame must be": describe_plausible(calibration.plausible)
         + ("" if before.farthest_features is None else f" (features: before, at most {before.farthest_features:.3g})"),
         "drift is watched by": describe_reference(calibration.reference),
         "false rejects": f"{describe_bound(calibration)}; by the old threshold {before.rejected} of {first.frames}",
         "what they support": _describe_support(calibration, report.support),
-        "hottest": _describe_hottest(first),
+        "highest scores": _describe_highest(first),
     }
     if report.fell_back is not None:
         facts["fell back"] = report.fell_back
@@ -345,7 +345,7 @@ def _facts(report: Report) -> dict[str, object]:
             f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
             f"rejected counts, p = {second.highest_logits_p:.2g} by ranks of the highest logits"
         )
-        facts["its hottest"] = _describe_hottest(second)
+        facts["its highest scores"] = _describe_highest(second)
     return facts
 
 
@@ -379,6 +379,6 @@ def _share_for(count: int, frames: int) -> str:
     return next(text for text in candidates if count_allowed_rejects(frames, float(text)) == count)
 
 
-def _describe_hottest(shift: Shift) -> str:
-    frames = ", ".join(f"{frame.file} {frame.highest_logit:.3f}" for frame in shift.hottest)
+def _describe_highest(shift: Shift) -> str:
+    frames = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.hottest)
     return f"{frames}; check that they are truly good"

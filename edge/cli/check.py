@@ -13,7 +13,7 @@ from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.trusted import describe_signer
 from heatline.edge.cli.bundle_formatting import describe_differences, describe_plausible
 from heatline.edge.cli.formatting import describe_bundle
-from heatline.edge.cli.output import json_option, print_report, print_warnings
+from heatline.edge.cli.output import json_option, labelled, print_report, print_warnings
 from heatline.edge.cli.target import KeyFiles, endpoint_of
 from heatline.edge.colour import to_rgb
 from heatline.edge.config import EvidenceConfig, JournalConfig, LineConfig, load_config
@@ -133,19 +133,21 @@ def check(line: Path, as_json: bool) -> None:
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
-    facts = report | {
+    facts = labelled(report) | {
         "bundle": describe_bundle(report["bundle"]),
-        "signed_by": describe_signer(setup.signed_by),
-        "engine_settings": f"{engine.settings}, from {engine.tuned_by or line}",
-        "golden_tiles_off_by": describe_differences(verified.differences),
+        "signed by": describe_signer(setup.signed_by),
+        "engine settings": f"{engine.settings}, from {engine.tuned_by or line}",
+        "golden tiles": f"off by {describe_differences(verified.differences)} of the scale",
+        "score threshold": f"{setup.inspector.thresholds.score:.2f} logits",
+        "evidence threshold": f"{setup.inspector.thresholds.evidence:.2f} logits",
         "plausible": _describe_plausible(setup),
-        "drift_watched": _describe_drift(config, setup),
+        "drift watched": _describe_drift(config, setup),
         "journal": _describe_journal(config.journal),
         "evidence": None if config.evidence is None else _describe_evidence(config.evidence, pictures),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
-    for name in ("cameras", "other_products", "plausible_by_camera", "tuned_by", "warnings"):
+    for name in ("cameras", "golden tiles off by", "other products", "plausible by camera", "tuned by", "warnings"):
         del facts[name]
     known = {name: value for name, value in facts.items() if value is not None}
     print_warnings(warnings)
@@ -298,7 +300,7 @@ def _describe_drift(config: LineConfig, setup: Setup) -> str:
 def _describe_product(other: dict[str, Any]) -> str:
     return (
         f"{describe_bundle(other['bundle'])} in {other['precision']}, "
-        f"score_threshold {other['score_threshold']}, evidence_threshold {other['evidence_threshold']}"
+        f"score threshold {other['score_threshold']:.2f}, evidence threshold {other['evidence_threshold']:.2f}"
     )
 
 

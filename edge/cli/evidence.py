@@ -193,9 +193,9 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
     for number, area in enumerate(event.foreign_areas, 1):
         facts[f"foreign area {number}"] = area.why
     if entry.tiles is not None and entry.tiles.logits:
-        hottest = int(np.argmax(entry.tiles.logits))
-        y, x = entry.tiles.origins_yx[hottest]
-        facts["hottest tile"] = f"{entry.tiles.logits[hottest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
+        highest = int(np.argmax(entry.tiles.logits))
+        y, x = entry.tiles.origins_yx[highest]
+        facts["strongest evidence"] = f"{entry.tiles.logits[highest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
     facts |= {
         "product": event.product,
         "bundle": f"{describe_bundle(event.bundle)}, {event.precision}",

@@ -193,6 +193,11 @@ def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, 
         print_facts(title, facts)
 
 
+def labelled(report: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a report with labels for people in place of keys."""
+    return {key.replace("_", " "): value for key, value in report.items()}
+
+
 def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
     """Report a new key, whose private half is at a path."""
     report = {

@@ -235,7 +235,7 @@ class EventTable:
 
 
 def _status(event: StatusEvent) -> Text:
-    """Describe the line: whether the next part may come, the active product, and each camera's frames."""
+    """Describe the line: whether it is ready for the next part, the active product, and each camera's frames."""
     text = Text(f"{event.line}: {event.state}", style="bold")
     text.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
     if event.product is not None:

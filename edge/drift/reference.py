@@ -88,7 +88,7 @@ def fit_reference(
     if len(scores) >= FEWEST_SCORES:
         values["score"], values["evidence"] = scores, evidence
     else:
-        few = f"there are {len(scores)} good frames, expected at least {FEWEST_SCORES}"
+        few = f"this needs {FEWEST_SCORES} good frames, and {len(scores)} came"
         unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
     reference = Reference(
         frames=len(samples),

@@ -62,10 +62,10 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     event: VerdictEvent
     heatmap: HeatmapPng | None
     tiles: list[Tile]
-    """Hottest first."""
+    """Highest first."""
     tile_px: int | None
     cells: list[Cell]
-    """The hottest ones, hottest first."""
+    """The highest ones, highest first."""
     source: Literal["memory", "evidence"]
     review: ReviewState | None
     """Null: nobody has reviewed it."""
@@ -173,9 +173,9 @@ class Api:
             Why(
                 event=event,
                 heatmap=found.picture.heatmap(),
-                tiles=found.picture.hottest_tiles(),
+                tiles=found.picture.highest_tiles(),
                 tile_px=None if evidence is None else evidence.tiles.tile_px,
-                cells=found.picture.hottest_cells(),
+                cells=found.picture.highest_cells(),
                 source=found.source,
                 review=self._memory.reviews.of(found.picture.id, stored_review),
             )

@@ -105,7 +105,7 @@ class Collector:
             self._memory.changed()
 
     def _join(self, before: "_Read") -> "_Read":
-        """Read events in the journal that were sent before the subscription was in force: the subscriber does not
+        """Read events in the journal that were sent before the subscription was active: the subscriber does not
         notice that it missed them.
         """
         now = self._read_journal(TOPICS, 0)

@@ -17,7 +17,7 @@ from heatline.edge.wire.events import HeatmapPng, VerdictEvent
 
 SHOWN_WIDTH_PX = 1600
 JPEG_QUALITY = 85
-HOTTEST_CELLS = 16
+MOST_CELLS = 16
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -104,25 +104,25 @@ class HeldPicture:
             )
         return png(part)
 
-    def hottest_tiles(self) -> list[Tile]:
-        """Return all inspected tiles, hottest first."""
+    def highest_tiles(self) -> list[Tile]:
+        """Return all inspected tiles, highest first."""
         if self.evidence is None:
             return []
         tiles = self.evidence.tiles
         order = np.argsort(-tiles.logits, kind="stable")
         return [Tile((int(tiles.origins_yx[i][0]), int(tiles.origins_yx[i][1])), float(tiles.logits[i])) for i in order]
 
-    def hottest_cells(self) -> list[Cell]:
-        """Return the cells with the highest evidence, hottest first."""
+    def highest_cells(self) -> list[Cell]:
+        """Return the cells with the highest evidence, highest first."""
         if self.evidence is None:
             return []
         heatmap, cell = self.evidence.heatmap, self.evidence.cell_px
         flat = np.where(np.isnan(heatmap), -np.inf, heatmap).ravel()
-        count = min(HOTTEST_CELLS, int(np.isfinite(flat).sum()))
-        hottest = np.argsort(-flat, kind="stable")[:count]
-        ys, xs = np.unravel_index(hottest, heatmap.shape)
+        count = min(MOST_CELLS, int(np.isfinite(flat).sum()))
+        highest = np.argsort(-flat, kind="stable")[:count]
+        ys, xs = np.unravel_index(highest, heatmap.shape)
         centres = zip((xs * cell + cell // 2).tolist(), (ys * cell + cell // 2).tolist(), strict=True)
-        return [Cell(xy, float(flat[i])) for xy, i in zip(centres, hottest, strict=True)]
+        return [Cell(xy, float(flat[i])) for xy, i in zip(centres, highest, strict=True)]
 
     @cached_property
     def _jpeg(self) -> "Jpeg":

@@ -251,11 +251,11 @@ HandshakeState = Literal["READY", "BUSY", "DEGRADED", "NOT_READY"]
 
 
 class Handshake(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the next part may come. A PLC program waits for it."""
+    """Whether the line is ready for the next part. A PLC program waits for it."""
 
     state: HandshakeState
     reason: str | None = None
-    """The gravest reason why the line is not READY, one word."""
+    """The most severe reason why the line is not READY, one word."""
     detail: str | None = None
     """All reasons, as a sentence."""
     heartbeat: int

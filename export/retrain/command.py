@@ -70,7 +70,7 @@ def retrain(
 
     LINE is a line's name or its TOML file. Its bundle is trained again by the same settings on its training folder and
     on reviewed frames of the evidence store. Some reviewed frames are held out; old and new bundle are compared on
-    them. If the new one is better, the commands are printed that put it in force, and that go back. Nothing else
+    them. If the new one is better, the commands are printed that deploy it, and that go back. Nothing else
     changes: the line goes on with its bundle.
 
     After Ctrl-C or SIGTERM, the same command continues. The exit code is 22 if the new bundle is not better.

@@ -1,4 +1,4 @@
-"""Prints the result of a retraining: both bundles side by side, and the commands that put one in force."""
+"""Prints the result of a retraining: both bundles side by side, and the commands that deploy one."""
 
 import shlex
 from pathlib import Path
@@ -59,7 +59,7 @@ def format_rate(rate: Rate) -> str:
 
 
 def commands_of_line(line: str, product: str | None, old: Path, new: Path, *, sign: bool) -> list[tuple[str, str]]:
-    """Return the commands that put the new bundle in force on a line, and the old one again.
+    """Return the commands that deploy the new bundle on a line, and the old one again.
 
     Args:
         sign: whether the line accepts only signed bundles.
@@ -70,7 +70,7 @@ def commands_of_line(line: str, product: str | None, old: Path, new: Path, *, si
         return f"heatline reload {shlex.quote(line)} --bundle {shlex.quote(str(bundle.absolute()))}{of_product}"
 
     signing = [("the line accepts only signed bundles; sign it first:", sign_command(new))] if sign else []
-    return [*signing, ("to put it in force:", reload(new)), ("to go back:", reload(old))]
+    return [*signing, ("to deploy it:", reload(new)), ("to go back:", reload(old))]
 
 
 def sign_command(bundle: Path) -> str:
@@ -82,7 +82,7 @@ def commands_of_folder(old: Path, new: Path) -> list[tuple[str, str]]:
     """Return what to do with a bundle that was not trained on its line PC."""
     return [
         (
-            "copy it to the line PC, and put it in force there:",
+            "copy it to the line PC, and deploy it there:",
             f"heatline reload LINE --bundle {shlex.quote(new.name)}",
         ),
         ("to go back:", f"heatline reload LINE --bundle {shlex.quote(old.resolve().name)}"),

@@ -18,8 +18,8 @@ def test_each_tile_of_a_mosaic_is_a_golden_tile(bundle: Bundle) -> None:
     assert len(grid) == 12
     for y, x in grid.origins_yx:
         assert any(np.array_equal(frame[y : y + pitch, x : x + pitch], tile[:pitch, :pitch]) for tile in golden.tiles)
-    coldest = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
-    assert np.array_equal(golden_mosaic(bundle, (pitch, 2 * pitch), 1, coldest=1), np.hstack([coldest, coldest]))
+    lowest = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
+    assert np.array_equal(golden_mosaic(bundle, (pitch, 2 * pitch), 1, lowest=1), np.hstack([lowest, lowest]))
 
 
 def test_no_two_frames_of_a_camera_are_the_same(bundle: Bundle, tmp_path: Path) -> None:

@@ -80,12 +80,12 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     before = contents(own.path)
     good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
-    unwatched, few, hot = complaints.splitlines()
+    unwatched, few, high = complaints.splitlines()
     assert unwatched == "warning: 4 frames are too few to warn of drift by; name at least 10"
     assert few.startswith(
         "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95 % confidence it is at "
     )
-    assert hot.startswith("warning: the old thresholds reject 4 of these 4 good frames, but 1 % are expected")
+    assert high.startswith("warning: the old thresholds reject 4 of these 4 good frames, but 1 % are expected")
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
@@ -181,17 +181,17 @@ def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundl
 def test_the_evidence_threshold_follows_from_the_pooling(
     tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, message: str
 ) -> None:
-    """With a mean, the one hot frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
+    """With a mean, the one high frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
     edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
-    cold, hot = evenly(tmp_path / "cold", 250, hw=(800, 800)), evenly(tmp_path / "hot", 230, hw=(16, 16))
-    calibrated(own.path, cold, hot, "--false-reject", "0", "--to", tmp_path / "new")
+    low, high = evenly(tmp_path / "low", 250, hw=(800, 800)), evenly(tmp_path / "high", 230, hw=(16, 16))
+    calibrated(own.path, low, high, "--false-reject", "0", "--to", tmp_path / "new")
     manifest = open_bundle(tmp_path / "new").manifest
     assert manifest.calibration.score_threshold == pytest.approx(logit_of(230), abs=1e-3)
     assert manifest.calibration.evidence_threshold == pytest.approx(logit_of(evidence), abs=1e-3)
     (record,) = manifest.provenance["calibrations"]
     assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
     described = shown("bundle", "show", tmp_path / "new")
-    assert f"false-reject: 0 % of good frames{message}, on 2 good frames of cold, hot" in described
+    assert f"false-reject: 0 % of good frames{message}, on 2 good frames of low, high" in described
 
 
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
@@ -205,7 +205,7 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
 # A second shift.
 
 
-def test_a_hotter_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
+def test_a_higher_scoring_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "early", *range(241, 255))
     late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
     alone, _ = calibrated(own.path, good, "--dry-run")
@@ -220,25 +220,25 @@ def test_a_hotter_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: 
         len(second["differs"]) == len(report["warnings"]) - 3 == 2
     )  # about few frames, missing verdicts and the old thresholds
     assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # its frames have another size
-    assert complaints.count("the second shift is hotter than the first by more than chance") == 2
+    assert complaints.count("the second shift scores higher than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
 
 
-def test_ranks_detect_a_colder_second_shift_and_an_equal_one_passes(tmp_path: Path, own: Bundle) -> None:
+def test_ranks_detect_a_lower_scoring_second_shift_and_an_equal_one_passes(tmp_path: Path, own: Bundle) -> None:
     good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
     assert complaints.count("\n") == 3  # one is about few frames, one about the old thresholds
-    assert "colder" in complaints
+    assert "scores lower" in complaints
     assert "Mann-Whitney" in complaints
     good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["differs"] == []
-    few, hot = report["warnings"]
+    few, high = report["warnings"]
     assert "17 good frames cannot show" in few
-    assert "the old thresholds reject" in hot
-    assert complaints == f"warning: {few}\nwarning: {hot}\n"
+    assert "the old thresholds reject" in high
+    assert complaints == f"warning: {few}\nwarning: {high}\n"
     assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
 
 
@@ -338,7 +338,7 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
 # Other facts about the bundle.
 
 
-def test_calibration_on_the_line_uses_the_bundles_coldest_defect(tmp_path: Path, own: Bundle) -> None:
+def test_calibration_on_the_line_uses_the_bundles_lowest_defect(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 245)
     edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
     report, _ = calibrated(own.path, good)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from heatline.edge.calibration.binomial import upper_bound
 from heatline.edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
-    HOTTEST_AT_LEAST,
+    STORED_AT_LEAST,
     STRONG_SHARE,
     GoodFrame,
     calibrate,
-    coldest_of,
     count_allowed_rejects,
     describe_support,
+    lowest_defect_of,
     pooled_threshold,
     score_threshold,
     threshold,
@@ -112,7 +112,7 @@ def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
 
 
 @given(heatmaps=MANY_HEATMAPS, share=st.sampled_from([0.0, 0.3]))
-def test_the_hottest_cells_of_few_frames_are_strong_evidence_which_only_a_top_mean_has(
+def test_the_highest_cells_of_few_frames_are_strong_evidence_which_only_a_top_mean_has(
     heatmaps: list[NDArray[np.float32]], share: float
 ) -> None:
     frames = with_heatmaps(*heatmaps, logit=-100)
@@ -135,8 +135,8 @@ def test_strong_evidence_is_reached_by_a_tenth_of_the_frames_or_by_the_wanted_sh
     frames = [good_frame(-100.0, float(evidence)) for evidence in range(30)]
     came = calibrate(frames, share, "thirty frames", top_cells=TOP_CELLS)
     assert came.strong_evidence == math.nextafter(just_above, math.inf)
-    hot = [good_frame(50.0, float(evidence)) for evidence in range(30)]
-    above = calibrate(hot, share, "hot tiles", top_cells=TOP_CELLS)
+    high = [good_frame(50.0, float(evidence)) for evidence in range(30)]
+    above = calibrate(high, share, "high tiles", top_cells=TOP_CELLS)
     assert above.strong_evidence == above.score_threshold == math.nextafter(50.0, math.inf)
 
 
@@ -178,25 +178,25 @@ def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
     covered = heatmaps[~np.isnan(heatmaps)].astype(np.float64)
     expected = np.nextafter(np.quantile(covered, 0.999, method="inverted_cdf"), np.inf)
     frames_stored = with_heatmaps(*heatmaps)
-    stored = np.array([len(frame.hottest) for frame in frames_stored])
+    stored = np.array([len(frame.highest_cells) for frame in frames_stored])
     came = pooled_threshold(frames_stored)
     reaching = (heatmaps >= np.nextafter(expected, -np.inf)).sum(axis=(1, 2))
     assert (came == expected) if (reaching <= stored).all() else (came <= expected)
     cells = np.array([frame.cells for frame in frames_stored])
     assert cells.sum() == len(covered)
-    assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), HOTTEST_AT_LEAST))).all()
+    assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), STORED_AT_LEAST))).all()
 
 
 def test_a_frame_that_is_hot_everywhere_counts_with_two_percent_of_its_cells() -> None:
-    cold, hot = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
-    for colds, just_above in ((18, 9.0), (19, 0.0)):  # 2 % of the hot frame are 0.1 % of 20 frames
-        assert pooled_threshold(with_heatmaps(*[cold] * colds, hot)) == math.nextafter(just_above, math.inf)
+    low, high = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
+    for lows, just_above in ((18, 9.0), (19, 0.0)):  # 2 % of the high frame are 0.1 % of 20 frames
+        assert pooled_threshold(with_heatmaps(*[low] * lows, high)) == math.nextafter(just_above, math.inf)
 
 
 def test_a_stored_frame_does_not_retain_its_heatmap() -> None:
     (frame,) = with_heatmaps(np.zeros((300, 300), np.float32))
-    assert frame.hottest.base is None
-    assert frame.hottest.nbytes == 4 * 1800
+    assert frame.highest_cells.base is None
+    assert frame.highest_cells.nbytes == 4 * 1800
 
 
 @given(heatmaps=HEATMAPS, logit=st.floats(-30, 30, width=32))
@@ -285,15 +285,15 @@ SCORES = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60)
 def test_the_score_threshold_is_never_lower_than_the_quantile(
     good: list[float], share: float, defective: list[float]
 ) -> None:
-    coldest = coldest_of(defective)
-    found, by = score_threshold(good, share, coldest)
+    lowest = lowest_defect_of(defective)
+    found, by = score_threshold(good, share, lowest)
     quantile = threshold(good, share)
     assert found >= quantile
     assert (by == "quantile") == (found == quantile)
-    assert (by == "margin") == (coldest is not None and coldest > quantile)
+    assert (by == "margin") == (lowest is not None and lowest > quantile)
     if by == "margin":
-        assert coldest is not None
-        assert quantile < found < coldest
+        assert lowest is not None
+        assert quantile < found < lowest
         assert sum(value < found for value in defective) <= 0.05 * len(defective)
     if count_allowed_rejects(len(good), share) >= 5 and not defective:
         assert (found, by) == (quantile, "quantile")
@@ -327,13 +327,13 @@ def test_the_threshold_lies_in_the_middle_of_a_gap_to_defects() -> None:
     assert score_threshold(good, 0.01, -2.0) == (threshold(good, 0.01), "quantile")
 
 
-def test_the_coldest_of_few_defective_frames_counts() -> None:
-    assert coldest_of([]) is None
-    assert coldest_of([40.0, 0.5]) == 0.5
-    assert coldest_of([20.0] * 9 + [-0.9]) == -0.9
-    assert coldest_of([float(number) for number in range(41)]) == 2.0
+def test_the_lowest_of_few_defective_frames_counts() -> None:
+    assert lowest_defect_of([]) is None
+    assert lowest_defect_of([40.0, 0.5]) == 0.5
+    assert lowest_defect_of([20.0] * 9 + [-0.9]) == -0.9
+    assert lowest_defect_of([float(number) for number in range(41)]) == 2.0
     with pytest.raises(InputError, match="finite"):
-        coldest_of([math.nan])
+        lowest_defect_of([math.nan])
 
 
 def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None:
@@ -362,15 +362,15 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
 @given(
     good=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40),
     share=st.sampled_from([0.0, 0.01, 0.05, 0.3]),
-    coldest=st.one_of(st.none(), st.floats(-30, 30, width=32)),
+    lowest=st.one_of(st.none(), st.floats(-30, 30, width=32)),
     groups=st.integers(1, 40),
 )
 def test_groups_never_lower_the_score_threshold(
-    good: list[float], share: float, coldest: float | None, groups: int
+    good: list[float], share: float, lowest: float | None, groups: int
 ) -> None:
-    alone = score_threshold(good, share, coldest)
-    assert score_threshold(good, share, coldest, [str(place) for place in range(len(good))]) == alone
-    assert score_threshold(good, share, coldest, [str(place % groups) for place in range(len(good))]) >= alone
+    alone = score_threshold(good, share, lowest)
+    assert score_threshold(good, share, lowest, [str(place) for place in range(len(good))]) == alone
+    assert score_threshold(good, share, lowest, [str(place % groups) for place in range(len(good))]) >= alone
 
 
 def test_for_groups_that_differ_a_new_group_has_the_wanted_share() -> None:

@@ -116,10 +116,14 @@ def test_check_reports_what_the_line_will_use_as_json_and_text(line: Path, bundl
     top = report["cameras"]["top"]
     assert (top["tiles"], top["width"], top["height"]) == (4, 300, 230)
     assert set(report["golden_tiles_off_by"]) == {"logit", "map"}
+    with line.open("a") as file:
+        file.write("\n[thresholds]\nscore = 3.3264486789703374\n")
     shown = heatline("check", line, env=WIDE)  # a second time, as check starts no line
     assert shown.returncode == 0, shown.stderr
-    for fact in ("can be run", "darkness 1", "openvino", "300x230 px BGR8, 4 tiles", address):
+    facts = ("can be run", "darkness 1", "openvino", "300x230 px BGR8, 4 tiles", address, "score threshold 3.33 logits")
+    for fact in facts:
         assert fact in " ".join(shown.stdout.split())
+    assert not re.search(r"^\w*_|\d\.\d{5}", shown.stdout, re.MULTILINE), "neither keys nor raw numbers"
 
 
 def test_check_reports_what_would_make_run_fail(tmp_path: Path, line: Path) -> None:
@@ -367,7 +371,7 @@ def test_check_reports_the_journals_folder_and_the_lines_key(tmp_path: Path, lin
     assert report["journal"] == {"address": served, "folder": str(tmp_path / "kept"), "kept": True}
     assert report["line_key"] == fingerprint(key.public)
     shown = " ".join(heatline("check", line).stdout.split())
-    assert f"journal in {tmp_path}/kept, served at {served} line_key {fingerprint(key.public)}" in shown
+    assert f"journal in {tmp_path}/kept, served at {served} line key {fingerprint(key.public)}" in shown
     assert not (tmp_path / "kept").exists(), "it starts nothing"
 
 
@@ -379,7 +383,7 @@ def test_bundle_show_prints_the_manifest(bundle: Bundle) -> None:
     assert report["digest"] == bundle.digest
     assert msgspec.convert(report["manifest"], type(bundle.manifest)) == bundle.manifest
     shown = heatline("bundle", "show", bundle.path, env=WIDE).stdout
-    for fact in ("darkness 1", bundle.digest, "14x14 cells", "-1.000 logits", "golden.npz"):
+    for fact in ("darkness 1", bundle.digest, "14x14 cells", "-1.00 logits", "golden.npz"):
         assert fact in shown
 
 
@@ -392,7 +396,7 @@ def test_bundle_verify_runs_the_golden_tiles(bundle: Bundle) -> None:
         assert all(share <= report["allowed"] for share in report["off_by"].values())
     shown = " ".join(heatline("bundle", "verify", bundle.path, env=WIDE).stdout.split())
     assert "works on this machine" in shown
-    assert re.search(r" off_by logit \S+, map \S+ allowed ", shown)
+    assert re.search(r" golden tiles 4, off by logit \S+, map \S+ of the scale, \S+ allowed", shown)
 
 
 def test_bundle_verify_refuses_different_golden_tiles(bundle: Bundle, tmp_path: Path) -> None:

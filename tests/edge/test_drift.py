@@ -145,7 +145,7 @@ def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> Non
 def test_scores_of_few_good_frames_are_not_watched_and_the_reason_says_how_many_are_needed() -> None:
     reference, _ = fit_reference(samples([board()] * 12), [0.0] * 29, [0.0] * 29)
     assert reference is not None
-    assert reference.unwatched == dict.fromkeys(("score", "evidence"), "there are 29 good frames, expected at least 30")
+    assert reference.unwatched == dict.fromkeys(("score", "evidence"), "this needs 30 good frames, and 29 came")
 
 
 @given(st.integers(1, 2000))

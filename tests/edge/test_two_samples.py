@@ -34,7 +34,7 @@ def test_fisher_is_valid_if_the_first_sample_set_the_threshold(first_n: int, sec
     """All orders of the pooled frames are equally likely; the threshold is just above the (may + 1)-th of the first."""
     orders = list(
         itertools.combinations(range(first_n + second_n), first_n)
-    )  # ranks of the first sample, the hottest is 0
+    )  # ranks of the first sample, the highest is 0
     above = [places[may] - may for places in orders]  # how many of the second sample lie above the threshold
     for second in range(second_n + 1):
         claimed = fisher_exact(may, first_n, second, second_n)
@@ -82,8 +82,8 @@ def test_for_separate_small_samples_the_rank_test_is_conservative() -> None:
 
 
 def test_the_rank_test_returns_the_side_and_finds_no_difference_in_equal_samples() -> None:
-    hotter, colder = mann_whitney([1, 2, 3] * 5, [7, 8, 9] * 5), mann_whitney([7, 8, 9] * 5, [1, 2, 3] * 5)
-    assert (hotter.second_is, colder.second_is) == ("higher", "lower")
-    assert hotter.p == colder.p < 1e-5
+    higher, lower = mann_whitney([1, 2, 3] * 5, [7, 8, 9] * 5), mann_whitney([7, 8, 9] * 5, [1, 2, 3] * 5)
+    assert (higher.second_is, lower.second_is) == ("higher", "lower")
+    assert higher.p == lower.p < 1e-5
     assert mann_whitney([5.0] * 4, [5.0] * 9).p == 1.0
     assert mann_whitney([1.0], [2.0]).p > 0.3

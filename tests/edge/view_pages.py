@@ -70,7 +70,7 @@ def frame(value: int = 200, hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]
 
 
 def picture(event: VerdictEvent, image: NDArray[np.uint8] | None = None) -> HeldPicture:
-    """A frame with two tiles, of which the second is hot, and one hottest cell."""
+    """A frame with two tiles, of which the second scores high, and one highest cell."""
     heatmap = np.full((6, 8), -2.0, np.float32)
     heatmap[2, 5] = 9.5
     heatmap[0, 0] = np.nan

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
-from heatline.edge.calibration import coldest_of, score_threshold
+from heatline.edge.calibration import lowest_defect_of, score_threshold
 from heatline.edge.errors import Interrupted
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_rgb
@@ -181,7 +181,7 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     for frame in evaluation.frames:
         others = [other for other in evaluation.frames if fold_of[other.image] != fold_of[frame.image]]
         good = [(other.score, str(other.group)) for other in others if not other.defective]
-        coldest = coldest_of([other.score for other in others if other.defective])
+        coldest = lowest_defect_of([other.score for other in others if other.defective])
         expected, _ = score_threshold([score for score, _ in good], 0.01, coldest, [group for _, group in good])
         assert frame.threshold == pytest.approx(expected)
     rejected = sum(frame.score >= (frame.threshold or 0) for frame in evaluation.frames if not frame.defective)
@@ -234,7 +234,7 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     calibration = manifest.calibration
     assert (calibration.frames, calibration.frames_are) == (
         4,
-        "good frames of groups that the answering model was not trained on",
+        "good frames of held-out groups",
     )
     run, answers = load_run(first[0].folder), OutOfFold.read(first[0].out_of_fold)
     store = FrameStore.build(run.data.images, tmp_path / "frames")

@@ -1,6 +1,6 @@
-"""Chooses which tiles of a bag get a gradient: one half its hottest, the other half at random.
+"""Chooses which tiles of a bag get a gradient: one half its highest-scoring, the other half at random.
 
-Which tiles of a picture are hottest changes slowly. So an evaluation of all its tiles is used for some steps, as it
+Which tiles of a picture score highest changes slowly. So an evaluation of all its tiles is used for some steps, as it
 takes longer than the gradient of a few tiles.
 """
 
@@ -39,5 +39,5 @@ class BagTiles:
         if step - evaluated_at >= self._used_for:
             order = bag[np.argsort(-evaluate(bag), kind="stable")]
             self._evaluated[key] = step, order
-        hot, cold = np.split(order, [self._most - others])
-        return np.concatenate([hot, rng.choice(cold, others, replace=False)])
+        high, low = np.split(order, [self._most - others])
+        return np.concatenate([high, rng.choice(low, others, replace=False)])

@@ -27,7 +27,7 @@ class ProductResult(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     """The report's score threshold."""
     verdicts: Verdicts | None = None
-    """Pictures that it misses and rejects, out of fold."""
+    """Pictures that it misses and rejects, cross-validated."""
     seconds: float | None = None
     """Duration of the training."""
     warnings: list[str] = []

@@ -105,7 +105,7 @@ LINE = Block(
         ),
         Field("is_heard", "UINT", "1: the line's status came within the last 3 s."),
         Field("state", "UINT", "Whether parts may come: 1 READY, 2 BUSY, 3 DEGRADED, 4 NOT_READY; 0 unknown."),
-        Field("state_reason", "UINT", "The gravest reason why it is not READY ([codes](#why-the-line-is-not-ready))."),
+        Field("state_reason", "UINT", "The most severe reason why not READY ([codes](#why-the-line-is-not-ready))."),
         Field("is_simulated", "UINT", "1: the line is being commissioned; do not act on its verdicts."),
         Field("product", "UINT", "The active product: its place in the line's file, from 1 on; 0 none or unknown."),
         Field("products", "UINT", "Number of products."),

@@ -21,7 +21,7 @@ def never(rows: NDArray[np.int64]) -> NDArray[np.float32]:
     raise AssertionError(f"tiles {rows} are evaluated")
 
 
-def test_half_of_the_chosen_tiles_are_the_hottest_and_all_others_have_their_turn() -> None:
+def test_half_of_the_chosen_tiles_are_the_highest_and_all_others_have_their_turn() -> None:
     tiles, rng = BagTiles(4, 200), np.random.default_rng(0)
     chosen = [tiles.choose(BAG, step, rising, rng) for step in range(200)]
     assert all(sorted(rows[:2]) == [18, 19] and len(set(rows.tolist())) == 4 for rows in chosen)
@@ -31,18 +31,18 @@ def test_half_of_the_chosen_tiles_are_the_hottest_and_all_others_have_their_turn
 def test_an_evaluation_is_used_for_a_twentieth_of_the_steps_and_each_bag_has_its_own() -> None:
     tiles, rng = BagTiles(1, 100), np.random.default_rng(0)
 
-    def hottest(bag: NDArray[np.int64], step: int, evaluate: Evaluate) -> int:
+    def highest(bag: NDArray[np.int64], step: int, evaluate: Evaluate) -> int:
         (row,) = tiles.choose(bag, step, evaluate, rng).tolist()
         return int(row)
 
-    assert hottest(BAG, 0, rising) == 19
-    assert hottest(BAG + 10, 3, falling) == 20
+    assert highest(BAG, 0, rising) == 19
+    assert highest(BAG + 10, 3, falling) == 20
     for step in (0, 1, 4):
-        assert hottest(BAG, step, never) == 19
-    assert hottest(BAG, 5, falling) == 10
-    assert hottest(BAG + 10, 7, never) == 20
-    assert hottest(BAG, 9, never) == 10
-    assert hottest(BAG, 50, rising) == 19
+        assert highest(BAG, step, never) == 19
+    assert highest(BAG, 5, falling) == 10
+    assert highest(BAG + 10, 7, never) == 20
+    assert highest(BAG, 9, never) == 10
+    assert highest(BAG, 50, rising) == 19
 
 
 @pytest.mark.parametrize("size", [1, 4])

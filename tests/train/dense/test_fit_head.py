@@ -184,7 +184,7 @@ def test_all_tiles_of_a_bag_are_evaluated_now_and_then_and_none_of_another_group
     task = bagged(tmp_path)
     counted = Counted(task.features, len(task.samples))
     steps, bags = 60, 4
-    recipe = recipe_with(steps=steps, bags=bags, tiles_per_bag=1)  # only the hottest tile of a bag gets a gradient
+    recipe = recipe_with(steps=steps, bags=bags, tiles_per_bag=1)  # only the highest tile of a bag gets a gradient
     HeadTraining(task.samples, counted, TRAINED, recipe, 0, bf16=False).train(new_head())
     reads = counted.reads[:48].reshape(12, 4) - 1  # one read is for the mean and deviation of the features
     evaluations = reads.min(axis=1)  # of all tiles of a bag

@@ -91,15 +91,15 @@ def gradients(sizes: list[int], exact: NDArray[np.bool_]) -> tuple[dict[str, Arr
     return found, maps
 
 
-def test_a_hotter_cell_of_a_good_tile_raises_the_loss_and_one_of_a_bag_lowers_it() -> None:
+def test_a_higher_cell_of_a_good_tile_raises_the_loss_and_one_of_a_bag_lowers_it() -> None:
     found, maps = gradients([2, 3], np.array([True, True]))
     assert (found["good"] > 0).all()
     assert (found["bagged"] <= 0).all()
-    hottest = maps.bagged.detach().flatten(1).argmax(dim=1).numpy()
-    assert (found["bagged"].reshape(5, -1)[np.arange(5), hottest] < 0).all()
+    highest = maps.bagged.detach().flatten(1).argmax(dim=1).numpy()
+    assert (found["bagged"].reshape(5, -1)[np.arange(5), highest] < 0).all()
 
 
-def test_covered_cells_of_synthetic_defects_get_hotter_untouched_ones_colder_others_do_not_count() -> None:
+def test_covered_cells_of_synthetic_defects_rise_untouched_ones_fall_others_do_not_count() -> None:
     found, maps = gradients([], np.array([True]))
     share = maps.synthetic_share.numpy()
     assert (found["synthetic"][share > 0.12] < 0).all()
@@ -107,7 +107,7 @@ def test_covered_cells_of_synthetic_defects_get_hotter_untouched_ones_colder_oth
     assert not found["synthetic"][(share > 0) & (share <= 0.12)].any()
 
 
-def test_cells_in_a_box_do_not_count_and_all_outside_get_colder() -> None:
+def test_cells_in_a_box_do_not_count_and_all_outside_fall() -> None:
     found, maps = gradients([], np.array([False, False]))
     share = maps.located_share.numpy()
     lowest = maps.located.detach().flatten(1).argsort(dim=1)[:, : CELLS**2 - TOP].numpy()  # not part of the logit
