@@ -348,12 +348,12 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
     assert warning.startswith(
         "200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95 % confidence "
     )
-    assert "a new group reaches the threshold in up to 3 of 41 cases; 299 good frames of the line" in warning
+    assert "up to 3 of 41 new parts may be rejected; 299 good frames of the line" in warning
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
     few = [replace(good_frame(float(number)), group=str(number % 2)) for number in range(200)]
     for warning in (describe_support(calibrate(few, 0.01, "")), describe_support(calibrate(few[:20], 0.01, ""))):
         assert warning is not None
-        assert ("a new group reaches the threshold in up to 1 of 3 cases" in warning) == warning.startswith("20 good")
+        assert ("up to one new part in 3 may be rejected" in warning) == warning.startswith("20 good")
 
 
 # Groups of frames that are alike.
