@@ -195,7 +195,7 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
     if entry.tiles is not None and entry.tiles.logits:
         highest = int(np.argmax(entry.tiles.logits))
         y, x = entry.tiles.origins_yx[highest]
-        facts["strongest evidence"] = f"{entry.tiles.logits[highest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
+        facts["highest evidence"] = f"{entry.tiles.logits[highest]:.2f} at ({x}, {y}), {entry.tiles.tile_px} px wide"
     facts |= {
         "product": event.product,
         "bundle": f"{describe_bundle(event.bundle)}, {event.precision}",

@@ -136,7 +136,7 @@ def test_show_prints_what_is_known_and_writes_nothing(folder: Path) -> None:
     assert f"{folder}/2026-11-28/b007b007-top-2.png" in result.stdout
     shown = "\n".join(rest)
     assert "captured at (UTC)  2026-11-28 12:00:01" in shown
-    assert "strongest evidence" in shown
+    assert "highest evidence" in shown
     assert "4.25 at (16, 0), 48 px wide" in shown
     assert snapshot(folder) == before
     known = facts("show", folder, "b007b007-side-3")
