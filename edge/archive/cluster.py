@@ -41,7 +41,7 @@ def processors() -> int:
     return int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
 
 
-class Crew:
+class WorkerPool:
     """The workers of a job.
 
     Args:
@@ -76,7 +76,7 @@ class Crew:
         """
         waiting, deaths = deque(parts), Counter[int]()
         while waiting or self.working:
-            self._hire(len(waiting))
+            self._scale_up(len(waiting))
             yield None, 0
             if not self._busy:  # the cluster has no processor at present
                 time.sleep(WAIT_SECONDS)
@@ -90,7 +90,7 @@ class Crew:
                     raise _cause_of(error) from error
                 except RayError as error:  # the process or its node has ended
                     ray.kill(worker)  # if it only cannot be reached, it must not go on
-                    self._bury(part, waiting, deaths, error)
+                    self._requeue(part, waiting, deaths, error)
                     continue
                 self._failed_starts = 0
                 if isinstance(result, Opened):
@@ -108,7 +108,7 @@ class Crew:
                 "call the same command again"
             )
 
-    def _hire(self, waiting: int) -> None:
+    def _scale_up(self, waiting: int) -> None:
         """Ask Ray for workers. It starts one as soon as a processor is free."""
         wanted = min(processors() if self._most is None else self._most, waiting + self.working)
         for _ in range(wanted - len(self._busy)):
@@ -121,7 +121,7 @@ class Crew:
                 self._warned.add(sentence)
                 self._warn(sentence)
 
-    def _bury(self, part: Part | None, waiting: deque[Part], deaths: Counter[int], error: RayError) -> None:
+    def _requeue(self, part: Part | None, waiting: deque[Part], deaths: Counter[int], error: RayError) -> None:
         """Put the part of a worker that has ended back, unless it has failed.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Protocol
 from pyarrow.fs import FileType
 
 from heatline.edge.archive import verdicts
-from heatline.edge.archive.cluster import Crew, Part, processors
+from heatline.edge.archive.cluster import Part, WorkerPool, processors
 from heatline.edge.archive.difference import difference_of
 from heatline.edge.archive.outcome import Inspected, outcome_of
 from heatline.edge.archive.overlays import drawer, write_overlays
@@ -128,7 +128,7 @@ def inspect_archive(
                 engine=engine,
                 precision=precision,
             )
-            inspected = _inspect(Crew(job, files, workers, observer.say), plan, missing, observer)
+            inspected = _inspect(WorkerPool(job, files, workers, observer.say), plan, missing, observer)
     results = read_results(
         plan,
         *used,
@@ -142,15 +142,15 @@ def inspect_archive(
     return outcome_of(out, results, inspected)
 
 
-def _inspect(crew: Crew, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:
+def _inspect(pool: WorkerPool, plan: Plan, missing: Sequence[Part], observer: Observer) -> int:
     inspected = unjudged = 0
     total = sum(plan.part_size(part.number) for part in missing)
     try:
-        for part, without_verdict in crew.inspect(missing, plan.name_of_part):
+        for part, without_verdict in pool.inspect(missing, plan.name_of_part):
             if part is not None:
                 inspected += plan.part_size(part.number)
                 unjudged += without_verdict
-            observer.progress(inspected, total, unjudged, crew.working)
+            observer.progress(inspected, total, unjudged, pool.working)
     except KeyboardInterrupt as error:
         there = plan.archive.pictures - total + inspected
         raise Interrupted(
