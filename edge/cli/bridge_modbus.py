@@ -17,11 +17,11 @@ def modbus(line: str | None, symbols: bool) -> None:
     from heatline.edge.bridge.modbus.tables import symbol_file
 
     if symbols:
-        from heatline.edge.bridge.modbus.results import Places
+        from heatline.edge.bridge.modbus.results import IdMap
         from heatline.edge.cli.target import file_of
         from heatline.edge.config import load_config
 
-        places = Places(["camera"], []) if line is None else Places.of(load_config(file_of(line)))
+        places = IdMap(["camera"], []) if line is None else IdMap.of(load_config(file_of(line)))
         click.echo(symbol_file(places), nl=False)
         return
     if line is None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import msgspec
 from pymodbus.client import ModbusTcpClient
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.registers import BEGIN, COMMANDS, END, MAILBOX, Block, register_map
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.config.modbus import ModbusConfig
@@ -106,7 +106,7 @@ class Plc:
 class Served:
     """A server, its registers, and its thread."""
 
-    bank: Bank
+    bank: RegisterBank
     port: int
     loop: asyncio.AbstractEventLoop
     plcs: list[Plc] = field(default_factory=list)
@@ -137,7 +137,7 @@ def served(address: str, cameras: int = 2, **keys: Any) -> Iterator[Served]:
     """
     listen = address.removeprefix("tcp://")
     config = msgspec.convert({"listen": listen, "start": "first", **keys}, ModbusConfig)
-    bank = Bank(register_map(cameras), config.word_order)
+    bank = RegisterBank(register_map(cameras), config.word_order)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

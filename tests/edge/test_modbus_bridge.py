@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from heatline.edge.bridge.line_state import LineState
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.feed import Feed
 from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
 from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.panel import Panel
+from heatline.edge.bridge.modbus.panel import StatusBlock
 from heatline.edge.bridge.modbus.registers import LINE, MAILBOX, camera_block, register_map
 from heatline.edge.bridge.modbus.results import Entry
 from heatline.edge.config import load_config
@@ -166,7 +166,7 @@ def test_what_is_offered_is_acknowledged_without_a_plc(line: FollowedLine, tmp_p
 @pytest.mark.parametrize("is_acknowledged", [False, True])
 def test_the_end_acknowledges_what_the_plc_has_and_nothing_else(line: FollowedLine, is_acknowledged: bool) -> None:
     line.add(GOOD, GOOD)
-    mailbox = Mailbox(Bank(register_map(2), "high_first"), "plc")
+    mailbox = Mailbox(RegisterBank(register_map(2), "high_first"), "plc")
 
     def show(_: object, entry: Entry) -> None:
         if is_acknowledged or entry.seq == 1:
@@ -246,10 +246,10 @@ class Watched:
     """A panel with a clock that the test moves."""
 
     def __init__(self) -> None:
-        self.bank = Bank(register_map(2), "high_first")
+        self.bank = RegisterBank(register_map(2), "high_first")
         self.state, self.now_s, self.beat = FakeState(), 100.0, 0
         self.latest = LatestVerdicts(self.bank, CAMERAS, PLACES)
-        self.panel = Panel(self.bank, self.state, PLACES, CAMERAS, self.latest, "modbus", lambda: self.now_s)
+        self.panel = StatusBlock(self.bank, self.state, PLACES, CAMERAS, self.latest, "modbus", lambda: self.now_s)
 
     def hear(self, state: str = "READY", reason: str | None = None, moves: bool = True, **what: object) -> None:
         self.beat += moves

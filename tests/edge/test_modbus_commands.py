@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import Command, Outcome
 from heatline.edge.bridge.modbus.commands import Answer, CommandRegisters, Executor, Request
 from heatline.edge.bridge.modbus.registers import COMMANDS, RESPONSE, register_map
@@ -25,7 +25,7 @@ class Registers:
     """The registers of commands, and what would be executed at the line."""
 
     def __init__(self) -> None:
-        self.bank = Bank(register_map(2), "high_first")
+        self.bank = RegisterBank(register_map(2), "high_first")
         self.executed: list[Request] = []
         self.commands = CommandRegisters(self.bank, PLACES, self.executed.append)
 

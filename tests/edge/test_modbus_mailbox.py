@@ -6,7 +6,7 @@ from collections import deque
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import EntryKind
 from heatline.edge.bridge.modbus.mailbox import Mailbox
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, register_map
@@ -28,7 +28,7 @@ class Bridge:
     """A mailbox and its registers, without threads."""
 
     def __init__(self) -> None:
-        self.bank = Bank(register_map(1), "high_first")
+        self.bank = RegisterBank(register_map(1), "high_first")
         self.mailbox = Mailbox(self.bank, "plc")
 
     def show(self, entry: Entry) -> None:
@@ -75,7 +75,7 @@ def test_a_number_that_the_plc_still_writes_acknowledges_the_same_result_after_a
 
 
 def test_what_is_acknowledged_when_offered_stays_until_the_next_result() -> None:
-    bank = Bank(register_map(1), "high_first")
+    bank = RegisterBank(register_map(1), "high_first")
     mailbox = Mailbox(bank, "offered")
     for entry in (result(1), result(2)):
         mailbox.acknowledged.clear()

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import (
     CAMERA_STATES,
     HANDSHAKE_REASONS,
@@ -37,7 +37,7 @@ from heatline.edge.bridge.modbus.registers import (
 )
 from heatline.edge.bridge.modbus.results import (
     Entry,
-    Places,
+    IdMap,
     entry_of,
     lost_entry,
     part_id_registers,
@@ -53,7 +53,7 @@ from tests.edge.wire_examples import DEFECT, NO_VERDICT
 from tests.test_docs import read, rows, section
 
 JOURNAL, OTHER_JOURNAL = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
-PLACES = Places(["top", "side"], ["4711", "4712"])
+PLACES = IdMap(["top", "side"], ["4711", "4712"])
 SEQS = st.integers(0, 2**63 - 1)
 
 
@@ -101,7 +101,7 @@ def test_the_document_has_the_tables_of_the_code() -> None:
 
 
 def test_the_symbol_file_has_each_register_once_and_needs_no_quotes() -> None:
-    text = symbol_file(Places(["top", "Bühne;2"], []))
+    text = symbol_file(IdMap(["top", "Bühne;2"], []))
     assert text.isascii()
     assert '"' not in text
     header, *found = csv.reader(io.StringIO(text, newline=""), delimiter=";")
@@ -175,7 +175,7 @@ def test_a_result_has_the_numbers_of_its_event() -> None:
     assert no_verdict.reason is not None
     assert values["reason"] == RESULT_REASONS[no_verdict.reason]
     assert result_values(msgspec.structs.replace(no_verdict, reason="failed.new"), PLACES)["reason"] == 65535
-    assert result_values(defect, Places(["other"], []))["product"] == 0
+    assert result_values(defect, IdMap(["other"], []))["product"] == 0
 
 
 @given(seq=SEQS, other=SEQS, kind=st.sampled_from(EntryKind), journal=st.sampled_from([JOURNAL, OTHER_JOURNAL]))
@@ -230,7 +230,7 @@ def test_an_event_that_the_bridge_does_not_understand_is_not_left_out() -> None:
 def test_a_read_in_several_requests_is_whole_or_seen_to_be_torn(
     cuts: set[int], updates: Sequence[Sequence[Entry]]
 ) -> None:
-    bank = Bank(register_map(1), "high_first")
+    bank = RegisterBank(register_map(1), "high_first")
     bank.put(MAILBOX, Entry(EntryKind.LOST, JOURNAL, 0, {}).registers())
     states = [bank.read(MAILBOX.address, MAILBOX.end - MAILBOX.address)]
     found: list[int] = []
@@ -246,7 +246,7 @@ def test_a_read_in_several_requests_is_whole_or_seen_to_be_torn(
 
 
 def test_the_sequence_changes_with_the_block_and_wraps_past_0() -> None:
-    bank = Bank(register_map(1), "high_first")
+    bank = RegisterBank(register_map(1), "high_first")
     bank.put(MAILBOX, {"frames": 0})
     assert bank.number(MAILBOX, BEGIN) == 0, "nothing changed"
     for n in range(1, 65537):

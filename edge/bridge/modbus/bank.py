@@ -7,7 +7,7 @@ from heatline.edge.bridge.modbus.registers import BEGIN, END, Block
 from heatline.edge.config.modbus import WordOrder
 
 
-class Bank:
+class RegisterBank:
     """Holds all registers. Only the thread of the server uses it, so that no request sees half a change.
 
     Args:

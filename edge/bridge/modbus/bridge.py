@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from heatline.edge.bridge.line_file import load_with_table
 from heatline.edge.bridge.line_state import LineState
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.commands import CommandRegisters, Executor
 from heatline.edge.bridge.modbus.feed import Feed
 from heatline.edge.bridge.modbus.live import LatestVerdicts, LiveVerdicts
 from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.panel import Panel
+from heatline.edge.bridge.modbus.panel import StatusBlock
 from heatline.edge.bridge.modbus.registers import camera_block, register_map
-from heatline.edge.bridge.modbus.results import Places
+from heatline.edge.bridge.modbus.results import IdMap
 from heatline.edge.bridge.modbus.server import ModbusServer
 from heatline.edge.cli.target import KeyFiles, endpoint_of
 from heatline.edge.config import LineConfig
@@ -45,7 +45,7 @@ def run_bridge(line: str) -> None:
 
 
 async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places, blocks = Places.of(config), register_map(len(config.cameras))
+    places, blocks = IdMap.of(config), register_map(len(config.cameras))
     cameras = [camera_block(place + 1) for place in range(len(config.cameras))]
     events_at, events_keys = endpoint_of(line, "events", KeyFiles())
     journal_at, journal_keys = endpoint_of(line, "journal", KeyFiles())
@@ -55,7 +55,7 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
 
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
-    bank = Bank(blocks, modbus.word_order)
+    bank = RegisterBank(blocks, modbus.word_order)
     latest, mailbox = LatestVerdicts(bank, cameras, places), Mailbox(bank, modbus.acknowledge)
     executor = Executor(
         commands_at,
@@ -75,7 +75,7 @@ async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
         loop.add_signal_handler(number, _end, ended, None)
     server = ModbusServer(bank, modbus)
     with LineState(events_at, events_keys) as state:
-        panel = Panel(bank, state, places, cameras, latest, modbus.name)
+        panel = StatusBlock(bank, state, places, cameras, latest, modbus.name)
         await server.start()
         for thread in threads:
             thread.start()

@@ -6,10 +6,10 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import Command, Outcome, refusal
 from heatline.edge.bridge.modbus.registers import COMMANDS, PART_ID_CHARACTERS, RESPONSE
-from heatline.edge.bridge.modbus.results import Places
+from heatline.edge.bridge.modbus.results import IdMap
 from heatline.edge.delivery.client.commander import Commander
 from heatline.edge.delivery.security.curve import ClientKeys
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
@@ -48,7 +48,7 @@ class CommandRegisters:
         execute: begins to execute a trigger or a selection, whose answer is given to `answered`.
     """
 
-    def __init__(self, bank: Bank, places: Places, execute: Callable[[Request], object]) -> None:
+    def __init__(self, bank: RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
         self._bank, self._places, self._execute = bank, places, execute
         self._executing: Request | None = None
         self._is_reset = True
@@ -153,7 +153,7 @@ class Executor:
         self,
         address: str | None,
         keys: ClientKeys | None,
-        places: Places,
+        places: IdMap,
         answered: Callable[[Request, Answer], object],
     ) -> None:
         self._address, self._keys, self._places, self._answered = address, keys, places, answered

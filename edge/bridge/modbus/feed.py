@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from heatline.edge.bridge.modbus.mailbox import Mailbox
-from heatline.edge.bridge.modbus.results import Entry, Places, entry_of, lost_entry
+from heatline.edge.bridge.modbus.results import Entry, IdMap, entry_of, lost_entry
 from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.client.follower import Follower
 from heatline.edge.delivery.security.curve import ClientKeys
@@ -33,7 +33,7 @@ class Feed:
         address: str,
         name: str,
         keys: ClientKeys | None,
-        places: Places,
+        places: IdMap,
         mailbox: Mailbox,
         on_server: Callable[..., object],
         start: Start = "first",

@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Callable, Sequence
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.registers import Block
-from heatline.edge.bridge.modbus.results import NO_RESULT, Places, result_values
+from heatline.edge.bridge.modbus.results import NO_RESULT, IdMap, result_values
 from heatline.edge.bridge.result import VERDICTS
 from heatline.edge.delivery.client.gap_detector import Gap
 from heatline.edge.delivery.client.subscriber import Subscriber
@@ -19,7 +19,7 @@ TICK_SECONDS = 0.25
 class LatestVerdicts:
     """The newest verdicts in the cameras' blocks. Only the thread of the server uses it."""
 
-    def __init__(self, bank: Bank, blocks: Sequence[Block], places: Places) -> None:
+    def __init__(self, bank: RegisterBank, blocks: Sequence[Block], places: IdMap) -> None:
         self._bank, self._blocks, self._places = bank, blocks, places
 
     def show(self, event: VerdictEvent) -> None:

@@ -3,7 +3,7 @@
 import threading
 from typing import Literal
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import EntryKind
 from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX
 from heatline.edge.bridge.modbus.results import NOTHING, Entry
@@ -16,7 +16,7 @@ class Mailbox:
         acknowledge: `plc`: an entry is shown until the PLC has written its number; `offered`: until the next one comes.
     """
 
-    def __init__(self, bank: Bank, acknowledge: Literal["plc", "offered"]) -> None:
+    def __init__(self, bank: RegisterBank, acknowledge: Literal["plc", "offered"]) -> None:
         self._bank, self._acknowledge = bank, acknowledge
         self._shown: Entry | None = None
         self._losses = 0

@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from heatline.edge.bridge.line_state import LineState
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.codes import CAMERA_STATES, HANDSHAKE_REASONS, HANDSHAKE_STATES, OTHER
 from heatline.edge.bridge.modbus.live import LatestVerdicts
 from heatline.edge.bridge.modbus.registers import LINE, MAP_VERSION, Block
-from heatline.edge.bridge.modbus.results import Places, id_bytes
+from heatline.edge.bridge.modbus.results import IdMap, id_bytes
 from heatline.edge.wire.events import Account, StatusEvent
 
 STANDS_STILL_AFTER_SECONDS = 5.0
@@ -16,7 +16,7 @@ STANDS_STILL_AFTER_SECONDS = 5.0
 BEAT_SECONDS = 1.0
 
 
-class Panel:
+class StatusBlock:
     """Copies the line's state to the registers. Only the thread of the server uses it.
 
     Args:
@@ -26,9 +26,9 @@ class Panel:
 
     def __init__(
         self,
-        bank: Bank,
+        bank: RegisterBank,
         state: LineState,
-        places: Places,
+        places: IdMap,
         cameras: Sequence[Block],
         latest: LatestVerdicts,
         consumer: str,

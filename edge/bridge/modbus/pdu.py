@@ -2,7 +2,7 @@
 
 import struct
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 
 FUNCTIONS = (3, 4, 6, 16, 23)
 """Read holding registers, read input registers, write one register, write registers, and write and read."""
@@ -11,7 +11,7 @@ MOST_READ, MOST_WRITTEN, MOST_WRITTEN_AND_READ = 125, 123, 121
 """Registers in one request; the last is of function 23."""
 
 
-def answer(request: bytes, bank: Bank) -> bytes:
+def answer(request: bytes, bank: RegisterBank) -> bytes:
     """Return the reply to a request: function code and data.
 
     Args:

@@ -25,7 +25,7 @@ _NS_PER_MS, _MS_PER_S = 1_000_000, 1000
 
 
 @dataclass(frozen=True)
-class Places:
+class IdMap:
     """Which number stands for a camera or a product: its place in the line's file, from 1 on."""
 
     cameras: Sequence[str]
@@ -72,7 +72,7 @@ class Entry:
         return {**NOTHING, **id_, **self.values, "kind": self.kind, "number": self.number}
 
 
-def result_values(event: VerdictEvent, places: Places) -> dict[str, Value]:
+def result_values(event: VerdictEvent, places: IdMap) -> dict[str, Value]:
     """Return the values of the fields of a result."""
     captured_ms = event.times.captured_at_ns // _NS_PER_MS
     state, part_id = part_id_registers(event.part_id)
@@ -110,7 +110,7 @@ def part_id_registers(part_id: str | None) -> tuple[PartIdState, str]:
     return PartIdState.COMPLETE, part_id
 
 
-def entry_of(delivered: Delivered, places: Places) -> Entry | None:
+def entry_of(delivered: Delivered, places: IdMap) -> Entry | None:
     """Return what the mailbox shows for a journalled event; None: it is neither a result nor a loss."""
     id_ = delivered.journal_id, delivered.seq
     try:

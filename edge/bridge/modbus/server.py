@@ -7,7 +7,7 @@ import logging
 import struct
 import time
 
-from heatline.edge.bridge.modbus.bank import Bank
+from heatline.edge.bridge.modbus.bank import RegisterBank
 from heatline.edge.bridge.modbus.pdu import NO_SUCH_UNIT, answer, refuse
 from heatline.edge.config.modbus import ModbusConfig
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, MODBUS_QUIET_SECONDS, Listener
@@ -31,7 +31,7 @@ READ_WITHIN_SECONDS = 5.0
 class ModbusServer:
     """Answers requests, one at a time per connection, in their order."""
 
-    def __init__(self, bank: Bank, config: ModbusConfig) -> None:
+    def __init__(self, bank: RegisterBank, config: ModbusConfig) -> None:
         self._bank, self._config = bank, config
         self._networks = config.networks
         self._units = {config.unit_id, *UNITS_OF_THE_MACHINE}

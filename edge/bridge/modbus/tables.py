@@ -20,7 +20,7 @@ from heatline.edge.bridge.modbus.registers import (
     camera_block,
     register_map,
 )
-from heatline.edge.bridge.modbus.results import Places
+from heatline.edge.bridge.modbus.results import IdMap
 
 COLUMNS = "Name", "Address", "Registers", "Type", "Access", "Comment"
 _PLAIN = str.maketrans({"`": None, ";": ",", '"': "'"})
@@ -29,7 +29,7 @@ _LINK = re.compile(r" \(\[[^\]]*\]\([^)]*\)\)")
 _GENERATED = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def symbol_file(places: Places) -> str:
+def symbol_file(places: IdMap) -> str:
     """Return all registers of a line as CSV, with semicolons, in ASCII: for import in a PLC program."""
     out = io.StringIO()
     rows = csv.writer(out, delimiter=";", lineterminator="\r\n")
