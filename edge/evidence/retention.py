@@ -43,7 +43,7 @@ class _Day:
     size_bytes: int = 0
 
 
-class _Shelf:
+class _Bucket:
     """The entries of a store that are reviewed, or those that are not: by day, with the oldest day's as a heap."""
 
     def __init__(self, folder: Path, *, is_reviewed: bool) -> None:
@@ -118,16 +118,16 @@ class Retention:
 
     @property
     def entries(self) -> int:
-        return sum(day.entries for shelf in self._shelves for day in shelf.days.values())
+        return sum(day.entries for bucket in self._buckets for day in bucket.days.values())
 
     @property
     def size_bytes(self) -> int:
-        return sum(day.size_bytes for shelf in self._shelves for day in shelf.days.values())
+        return sum(day.size_bytes for bucket in self._buckets for day in bucket.days.values())
 
     @property
     def oldest_at_ns(self) -> int | None:
         """Time of capture of the oldest entry: UTC, ns since 1970."""
-        found = (shelf.oldest_at_ns for shelf in self._shelves)
+        found = (bucket.oldest_at_ns for bucket in self._buckets)
         return min((at_ns for at_ns in found if at_ns is not None), default=None)
 
     def scan(self) -> None:
@@ -137,7 +137,7 @@ class Retention:
             InputError: the folder cannot be read.
         """
         # In the order of deletion.
-        self._shelves = _Shelf(self._folder, is_reviewed=False), _Shelf(self._folder, is_reviewed=True)
+        self._buckets = _Bucket(self._folder, is_reviewed=False), _Bucket(self._folder, is_reviewed=True)
         for name in EvidenceStore(self._folder).days():
             self.recount(name)
 
@@ -148,12 +148,12 @@ class Retention:
             InputError: the folder cannot be read.
         """
         found = scan_day(self._folder / day)
-        for shelf in self._shelves:
-            shelf.count(day, found)
+        for bucket in self._buckets:
+            bucket.count(day, found)
 
     def add(self, day: str, entry: StoredEntry) -> None:
         """Count a new entry, which nobody has reviewed."""
-        self._shelves[0].add(day, entry)
+        self._buckets[0].add(day, entry)
 
     def make_room(self, size_bytes: int, now_ns: int | None) -> None:
         """Delete entries until the limits hold with another entry.
@@ -175,18 +175,18 @@ class Retention:
             )
         lacking = require_room(self._folder, self._limits, size_bytes, held=lambda: held)
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
-        for shelf in self._shelves:
-            while shelf.days and self.size_bytes > target:
-                self.deleted += shelf.delete_first(_first_day(shelf.days, now_ns))
+        for bucket in self._buckets:
+            while bucket.days and self.size_bytes > target:
+                self.deleted += bucket.delete_first(_first_day(bucket.days, now_ns))
 
     def _delete_old(self, now_ns: int | None) -> None:
         before_ns = 0 if now_ns is None else now_ns - int(self._limits.keep_s * 1e9)
-        shelf = self._shelves[0]
-        while shelf.days and (day := min(shelf.days)) <= day_of(before_ns):
-            oldest = shelf.oldest_of(day)
+        bucket = self._buckets[0]
+        while bucket.days and (day := min(bucket.days)) <= day_of(before_ns):
+            oldest = bucket.oldest_of(day)
             if oldest and oldest[0].captured_at_ns >= before_ns:
                 return
-            self.deleted += shelf.delete_first(day)
+            self.deleted += bucket.delete_first(day)
 
 
 def require_room(folder: Path, limits: Limits, size_bytes: int, held: Callable[[], int]) -> int:
