@@ -83,8 +83,8 @@ def _thing_digits(words: Sequence[str]) -> int | None:
     if len(sizes) > 1 or min(sizes) < _SHORTEST_NUMBER or not all(word.isascii() and word.isdigit() for word in words):
         return None
     counts = [len({word[:length] for word in words}) for length in range(1, min(sizes) + 1)]
-    steady = [count for count, following in pairwise(counts) if count == following]
-    likely = [count for count in steady if FEWEST_GROUPS <= count <= len(set(words)) / 2]
+    stable = [count for count, following in pairwise(counts) if count == following]
+    likely = [count for count in stable if FEWEST_GROUPS <= count <= len(set(words)) / 2]
     if not likely:
         return None
     longest = max(likely, key=likely.count)

@@ -1,4 +1,4 @@
-"""A judged frame with its pixels, as programs beside the line get it."""
+"""A judged frame with its pixels, as sidecars of the line get it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The programs beside a line: the recorder of evidence and the web page, each in a process of its own.
+"""The sidecars of a line: the recorder of evidence and the web page, each in a process of its own.
 
 They are started when the line is up, started again when they end, and ended with the line. They never delay inspection.
 """
@@ -28,7 +28,7 @@ WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCH
 """Variables of systemd that are meant for the line's own process."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
-STEADY_AFTER_SECONDS = 60.0
+STABLE_AFTER_SECONDS = 60.0
 """A child that ran for so long is started again after the shortest pause."""
 RUNS_AFTER_SECONDS = 5.0
 """A child that was started again and ran for so long is not at fault any more."""
@@ -102,7 +102,7 @@ class Child:
         self.started_s = now_s
 
     def _schedule(self, now_s: float, fault: str) -> None:
-        if self.process is not None and now_s - self.started_s >= STEADY_AFTER_SECONDS:
+        if self.process is not None and now_s - self.started_s >= STABLE_AFTER_SECONDS:
             self._pause_s = 0.0
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
         self._start_at_s = now_s + self._pause_s
@@ -110,7 +110,7 @@ class Child:
         logger.error("%s; it is started again in %g s", fault, self._pause_s)
 
 
-class Children:
+class Sidecars:
     """Starts and supervises the programs that a line's file asks for, on a thread of its own.
 
     The thread lives as long as the children: the kernel kills a child when the thread that started it ends.

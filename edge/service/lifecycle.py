@@ -23,7 +23,7 @@ from heatline.edge.inspection.pipeline import Pipeline
 from heatline.edge.pictures.feed import PictureFeed
 from heatline.edge.pictures.place import picture_socket
 from heatline.edge.service.changeover import Changeover
-from heatline.edge.service.children import Children
+from heatline.edge.service.children import Sidecars
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.journal import open_journal
@@ -158,7 +158,7 @@ class Service:
         in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
         heartbeat = Heartbeat()
         feed = self._open_feed()
-        children = Children(self._path, config, feed)
+        children = Sidecars(self._path, config, feed)
         at_end.callback(children.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)

@@ -26,7 +26,7 @@ from heatline.edge.inspection.handoff import Lane
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Camera, Pipeline
-from heatline.edge.service.children import Children
+from heatline.edge.service.children import Sidecars
 from heatline.edge.service.drift import LineDrift
 from heatline.edge.service.events import EventEmitter
 from heatline.edge.service.readiness import Heartbeat
@@ -49,7 +49,7 @@ class Line:
     journal: Numbering
     access: Access
     heartbeat: Heartbeat
-    children: Children
+    children: Sidecars
     drift: LineDrift
 
 

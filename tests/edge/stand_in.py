@@ -1,4 +1,4 @@
-"""Stands in for the programs beside a line: `python -m tests.edge.stand_in LINE_FILE`.
+"""Stands in for the sidecars of a line: `python -m tests.edge.stand_in LINE_FILE`.
 
 It writes how it was started to `LINE_FILE.PID`, then does what the contents of LINE_FILE say.
 """

@@ -1,4 +1,4 @@
-"""The programs beside a line: they are started again when they end, end with the line, and their faults are shown."""
+"""The sidecars of a line: they are started again when they end, end with the line, and their faults are shown."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from heatline.edge.inference import Engine
 from heatline.edge.pictures.feed import PictureFeed
 from heatline.edge.pictures.place import picture_socket
 from heatline.edge.service import children as children_module
-from heatline.edge.service.children import STEADY_AFTER_SECONDS, Child, Children
+from heatline.edge.service.children import STABLE_AFTER_SECONDS, Child, Sidecars
 from heatline.edge.wire.events import WebState
 from tests.command import WITHIN_SECONDS, process_env
 from tests.edge.secured import until
@@ -71,9 +71,9 @@ def is_gone(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def running(file: Path, of: LineConfig) -> Iterator[tuple[Children, PictureFeed]]:
+def running(file: Path, of: LineConfig) -> Iterator[tuple[Sidecars, PictureFeed]]:
     feed = PictureFeed(picture_socket(file), count_unstored=True)
-    children = Children(file, of, feed)
+    children = Sidecars(file, of, feed)
     children.start()
     try:
         yield children, feed
@@ -122,7 +122,7 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     until(lambda: any(child.process is not None and child.process.pid == pid for pid in started(file)))
     child.step()
     assert child.fault is not None, "it may end at once again"
-    clock.now_s += STEADY_AFTER_SECONDS
+    clock.now_s += STABLE_AFTER_SECONDS
     child.step()
     assert child.fault is None
     child.end(signal.SIGKILL)
@@ -212,7 +212,7 @@ def test_a_page_that_cannot_be_served_is_told_and_nothing_else_suffers(file: Pat
 
 
 def test_without_pictures_the_store_is_at_fault_and_the_line_does_not_wait(file: Path) -> None:
-    children = Children(file, config(), None)
+    children = Sidecars(file, config(), None)
     children.start()
     try:
         assert not children.recorder_is_starting
@@ -237,7 +237,7 @@ from pathlib import Path
 from heatline.edge.service import children
 children.RECORDER_MODULE = children.WEB_MODULE = "tests.edge.stand_in"
 from tests.edge.test_children import config
-children.Children(Path(sys.argv[1]), config(web=True), None).start()
+children.Sidecars(Path(sys.argv[1]), config(web=True), None).start()
 time.sleep(1000)
 """
 

@@ -28,7 +28,7 @@ from heatline.edge.delivery.journal.errors import (
 from heatline.edge.delivery.journal.file import FILE_NAME
 from heatline.edge.delivery.journal.journal import Journal
 from heatline.edge.delivery.journal.journal_writer import JournalWriter
-from heatline.edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
+from heatline.edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STABLE_SECONDS
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.delivery.journal.retention import SECONDS_BETWEEN_DISCARDED_REPORTS
 from heatline.edge.delivery.numbering import Numbering
@@ -265,7 +265,7 @@ def test_the_retry_interval_grows_while_the_journal_keeps_failing(tmp_path: Path
             while not journal_kinds(tick_after(journal, clocks, 0.5)):
                 pass
             waited.append(clocks.now_s - began_s)
-        clocks.now_s += STEADY_SECONDS
+        clocks.now_s += STABLE_SECONDS
         with locked(tmp_path):
             journal.commit([good()])
         assert journal_kinds(tick_after(journal, clocks)) == ["recording"]

@@ -220,7 +220,7 @@ class JournalWriter(Numbering):
         """Begin an outage: events are sent live only."""
         fault, now_s = self._faults.as_journal_error(error), self._clock()
         damaged = str(fault) if isinstance(fault, JournalDamagedError) else None
-        at_once = damaged is not None and self._retries.steady(now_s)  # a new journal solves it
+        at_once = damaged is not None and self._retries.is_stable(now_s)  # a new journal solves it
         wait_s = self._retries.next_wait_s(now_s)
         retry_at_s = now_s if at_once else now_s + wait_s
         self._outage = Outage(fault, retry_at_s, wait_s, self._live.last_seq + 1, damaged=damaged)
@@ -254,7 +254,7 @@ class JournalWriter(Numbering):
             outage.failed(fault, now_s)
             return []
         self._outage = None
-        self._retries.back(now_s)
+        self._retries.recovered(now_s)
         logger.info("events are journalled again, in journal %s", self._journalled.journal_id)
         return done
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """Between two attempts to journal events again."""
-STEADY_SECONDS = 10.0
+STABLE_SECONDS = 10.0
 """If the journal fails again within this time after an outage, the attempts become less and less frequent."""
 MOST_RETRY_SECONDS = 30.0
 LARGEST = 2**63 - 1
@@ -88,20 +88,20 @@ class Retries:
 
     def __init__(self) -> None:
         self._wait_s = RETRY_SECONDS
-        self._back_at_s = float("-inf")
+        self._recovered_at_s = float("-inf")
 
-    def steady(self, now_s: float) -> bool:
+    def is_stable(self, now_s: float) -> bool:
         """Return whether the last outage is long enough ago."""
-        return now_s - self._back_at_s >= STEADY_SECONDS
+        return now_s - self._recovered_at_s >= STABLE_SECONDS
 
     def next_wait_s(self, now_s: float) -> float:
         """Return the time between attempts for an outage that begins now."""
-        self._wait_s = RETRY_SECONDS if self.steady(now_s) else min(2 * self._wait_s, MOST_RETRY_SECONDS)
+        self._wait_s = RETRY_SECONDS if self.is_stable(now_s) else min(2 * self._wait_s, MOST_RETRY_SECONDS)
         return self._wait_s
 
-    def back(self, now_s: float) -> None:
+    def recovered(self, now_s: float) -> None:
         """Record the end of an outage."""
-        self._back_at_s = now_s
+        self._recovered_at_s = now_s
 
 
 class FaultLog:
