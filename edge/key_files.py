@@ -113,7 +113,7 @@ def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
     """
     try:
         with open_plain(path) as file:
-            refuse_loose(path, os.fstat(file.fileno()), kind)
+            check_permissions(path, os.fstat(file.fileno()), kind)
             return file.read(LARGEST_KEY_FILE)
     except OSError as error:
         raise kind(f"{path} cannot be read ({error.strerror}); everyone must be able to read it") from error
@@ -128,10 +128,10 @@ def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:
     """
     resolved = folder.resolve()
     for place in dict.fromkeys([resolved, *resolved.parents, *folder.absolute().parents]):
-        refuse_loose(place, place.stat(), kind, above=place != resolved)
+        check_permissions(place, place.stat(), kind, above=place != resolved)
 
 
-def refuse_loose(path: Path, found: os.stat_result, kind: type[HeatlineError], *, above: bool = False) -> None:
+def check_permissions(path: Path, found: os.stat_result, kind: type[HeatlineError], *, above: bool = False) -> None:
     """Require that others cannot write a folder. A parent may be sticky like /tmp: files of others are safe there.
 
     Raises:

@@ -11,7 +11,7 @@ import click
 
 from heatline.edge import __version__
 from heatline.edge.cli.group import CommandGroup
-from heatline.edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
+from heatline.edge.cli.output import ReaderHasGoneError, exit_immediately, replace_standard_streams, visible
 from heatline.edge.errors import HeatlineError
 from heatline.edge.util.extras import extra_of
 
@@ -89,7 +89,7 @@ def main() -> None:
     replace_standard_streams()
     code = run()
     if (code and (_engine_was_loaded() or not _takes_all(sys.stdout))) or _engine_never_answered():
-        leave_at_once(code)
+        exit_immediately(code)
     sys.exit(code)
 
 

@@ -209,7 +209,7 @@ def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) 
     print_report(report, as_json, f"{path} is made", report)
 
 
-def leave_at_once(code: int) -> NoReturn:
+def exit_immediately(code: int) -> NoReturn:
     """End the process at once, also while an engine works.
 
     An ordinary exit of Python would abort when the engine's threads answer. The command has already closed its

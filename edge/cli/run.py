@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from heatline.edge.cli.output import leave_at_once
+from heatline.edge.cli.output import exit_immediately
 from heatline.edge.config import load_config
 from heatline.edge.service.lifecycle import Service, signal_handlers
 from heatline.edge.util.limits import require_limits
@@ -23,4 +23,4 @@ def run(line: Path) -> None:
     with signal_handlers(service):
         service.run()
         if service.leaves_change_running:
-            leave_at_once(0)
+            exit_immediately(0)
