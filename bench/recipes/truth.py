@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.geometry import TileGrid
 from heatline.train.config import TrainConfig
-from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.frames import FrameStore
 from heatline.train.run import read_data
 from heatline.train.tiles import TileRule
@@ -77,9 +77,9 @@ class Truth:
     @cached_property
     def is_placed(self) -> NDArray[np.bool_]:
         """[tiles], whether it is known which of their pixels are defective."""
-        return np.asarray(self.tiles.known != Known.BAGGED)
+        return np.asarray(self.tiles.known != LabelKind.BAGGED)
 
     @cached_property
     def is_clean(self) -> NDArray[np.bool_]:
         """[tiles], whether none of their pixels is defective."""
-        return np.asarray(self.tiles.known == Known.GOOD)
+        return np.asarray(self.tiles.known == LabelKind.GOOD)

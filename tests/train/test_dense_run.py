@@ -341,7 +341,7 @@ def test_labels_of_pictures_are_enough(blobs: Path, tiny: tuple[str, ...], tmp_p
     shutil.rmtree(data / "masks")
     summary, output = summary_of(data, tmp_path, tiny)
     assert "no annotation marks the defects" in output
-    assert "of pictures that are labelled as a whole" in output
+    assert "of pictures labelled as a whole" in output
     assert (summary.labelled, summary.truth) == ("pictures", "labels")
     assert "val_picture_auroc" in summary.val
 
@@ -354,7 +354,7 @@ def test_masks_of_some_pictures_and_labels_of_the_others_are_trained_on_together
         mask.unlink()
     summary, output = summary_of(data, tmp_path, tiny)
     assert " with masked defects, " in output
-    assert " of pictures that are labelled as a whole" in output
+    assert " of pictures labelled as a whole" in output
     assert (summary.labelled, summary.truth) == ("tiles", "masks")
 
 

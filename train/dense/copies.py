@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from heatline.train.augment import augment, rotate
 from heatline.train.config import AugmentConfig, DenseRecipeConfig
-from heatline.train.dense.tiles import DenseTiles, Known, defective_share
+from heatline.train.dense.tiles import DenseTiles, LabelKind, defective_share
 from heatline.train.features.cache import key_of
 from heatline.train.frames import FrameStore
 from heatline.train.readers import LabelledImage
@@ -81,7 +81,7 @@ def plan_copies(
     """
     table = tiles.table
     places = list(zip(table.frame.tolist(), table.y.tolist(), table.x.tolist(), strict=True))
-    masked, located, good = tiles.of(Known.MASKED), tiles.located, tiles.of(Known.GOOD)
+    masked, located, good = tiles.of(LabelKind.MASKED), tiles.located, tiles.of(LabelKind.GOOD)
     most = recipe.copies.most
 
     def seed_of(row: int, kind: Kind, number: int = 0) -> int:
@@ -133,7 +133,7 @@ def _place(
     with a point stays in its place: the extent of the defect is not known.
     """
     frame, y, x = (int(column[row]) for column in (tiles.table.frame, tiles.table.y, tiles.table.x))
-    if tiles.known[row] == Known.POINTED:
+    if tiles.known[row] == LabelKind.POINTED:
         return y, x
     own_px = int(tiles.table.defect_px[row])
     accepts = (lambda defect_px: defect_px > 0.5 * own_px) if own_px else (lambda defect_px: defect_px == 0)
@@ -200,7 +200,7 @@ class Painter:
         It is 1 everywhere in a tile with a point: its cells are not exact, so none of them counts as defective, and
         none as good.
         """
-        if sample.kind in (Kind.TILE, Kind.COPY) and self._tiles.known[sample.row] == Known.POINTED:
+        if sample.kind in (Kind.TILE, Kind.COPY) and self._tiles.known[sample.row] == LabelKind.POINTED:
             return np.ones((self._cells, self._cells), np.float32)
         rng = np.random.default_rng(sample.seed)
         match sample.kind:

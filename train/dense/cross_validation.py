@@ -16,7 +16,7 @@ from heatline.train.dense.fit_head import HeadTraining, Network, predict, protot
 from heatline.train.dense.folds import assign_folds
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import MARKED, Samples
-from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.novelty import EVIDENCE_SHARE
@@ -31,7 +31,7 @@ def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> ND
     All groups get fold 0 if any head would otherwise lack what it must be trained on: good tiles, and defective ones
     if the recipe draws no synthetic defects.
     """
-    bagged, good = tiles.known == Known.BAGGED, tiles.known == Known.GOOD
+    bagged, good = tiles.known == LabelKind.BAGGED, tiles.known == LabelKind.GOOD
     defective = np.isin(tiles.known, MARKED)
     weight = np.stack([defective, bagged, good], axis=1).astype(np.float64)
     fold_of = assign_folds(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
@@ -84,7 +84,7 @@ def cross_validate(
         map=np.zeros((len(grid), *map_hw), np.float16),
     )
 
-    is_good_only = folds > 1 and bool((tiles.known == Known.GOOD).all())
+    is_good_only = folds > 1 and bool((tiles.known == LabelKind.GOOD).all())
     distance = np.zeros(out_of_fold.map.shape if is_good_only else 0, np.float16)
     stopping = Event()
 

@@ -17,7 +17,7 @@ from heatline.train.dense.bag_tiles import BagTiles
 from heatline.train.dense.mosaic import FEWEST_CELLS, PER_SIDE, WINDOWS, choose_windows, compose_mosaics, compose_shares
 from heatline.train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from heatline.train.dense.samples import Draw, Sampler, Samples
-from heatline.train.dense.tiles import Known
+from heatline.train.dense.tiles import LabelKind
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from heatline.train.models.explained import pool
@@ -148,7 +148,7 @@ class HeadTraining:
         maps = forward(network, as_tensors(stages, self._bf16), self._bf16)
         sizes = [len(draw.located), len(draw.good), sum(map(len, bags)), len(share)]
         located, good, bagged, synthetic = torch.split(maps, sizes)
-        exact = self._samples.known[draw.located] == Known.MASKED
+        exact = self._samples.known[draw.located] == LabelKind.MASKED
         return StepMaps(
             located,
             torch.from_numpy(self._samples.share[draw.located].astype(np.float32)),

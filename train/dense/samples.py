@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from heatline.edge.errors import TrainingError
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.copies import Kind, Painter, Sample
-from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.dense.tiles import DenseTiles, LabelKind
 
 REVIEWED_AS_OFTEN, REVIEWED_AT_MOST = 4.0, 1 / 3
 """A reviewed tile is drawn so many times as often as another one, but at most this share of the draws are of reviewed
 tiles: a few among thousands would otherwise be drawn once or twice."""
-MARKED = (Known.MASKED, Known.BOXED, Known.POINTED)
+MARKED = (LabelKind.MASKED, LabelKind.BOXED, LabelKind.POINTED)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Samples:
     kind: NDArray[np.int8]
     """[N], of `Kind`."""
     known: NDArray[np.int8]
-    """[N], of `Known`; synthetic and transplanted defects are MASKED."""
+    """[N], of `LabelKind`; synthetic and transplanted defects are MASKED."""
     groups: NDArray[np.int64]
     """[N, 2], group of the tile and of the donor: a sample belongs to both."""
     frame: NDArray[np.int64]
@@ -48,8 +48,8 @@ class Samples:
     def log_odds(self) -> float | None:
         """Natural log-odds that a grid tile is defective; a bag counts as one positive. None: one class is missing."""
         known = self.known[self.kind == Kind.TILE]
-        bags = len(np.unique(self.frame[self.known == Known.BAGGED]))
-        positives, good = int(np.isin(known, MARKED).sum()) + bags, int((known == Known.GOOD).sum())
+        bags = len(np.unique(self.frame[self.known == LabelKind.BAGGED]))
+        positives, good = int(np.isin(known, MARKED).sum()) + bags, int((known == LabelKind.GOOD).sum())
         return float(np.log(positives / good)) if positives and good else None
 
 
@@ -61,7 +61,7 @@ def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painte
     pasted = np.isin(kind, (Kind.SYNTHETIC, Kind.TRANSPLANT))
     return Samples(
         kind=kind,
-        known=np.where(pasted, Known.MASKED, tiles.known[row]).astype(np.int8),
+        known=np.where(pasted, LabelKind.MASKED, tiles.known[row]).astype(np.int8),
         groups=np.stack([tiles.group[row], tiles.group[donor]], axis=1),
         frame=tiles.table.frame[row],
         share=np.stack([painter.defective_share(sample) for sample in samples]).astype(np.float16),
@@ -96,17 +96,17 @@ class Sampler:
         self._recipe, self._seed = recipe, seed
         usable = trained[samples.groups].all(axis=1)
 
-        def pool(known: tuple[Known, ...], *kinds: Kind) -> NDArray[np.int64]:
+        def pool(known: tuple[LabelKind, ...], *kinds: Kind) -> NDArray[np.int64]:
             return np.flatnonzero(usable & np.isin(samples.known, known) & np.isin(samples.kind, kinds))
 
         self._located, self._located_reviewed = _separate_reviewed(
             [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)], samples.reviewed
         )
         self._good, self._good_reviewed = _separate_reviewed(
-            [pool((Known.GOOD,), Kind.TILE), pool((Known.GOOD,), Kind.COPY)], samples.reviewed
+            [pool((LabelKind.GOOD,), Kind.TILE), pool((LabelKind.GOOD,), Kind.COPY)], samples.reviewed
         )
         self._synthetic = [pool(MARKED, Kind.SYNTHETIC), pool(MARKED, Kind.TRANSPLANT)]
-        bagged = pool((Known.BAGGED,), Kind.TILE)
+        bagged = pool((LabelKind.BAGGED,), Kind.TILE)
         self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
         if not len(self._good[0]):
             raise TrainingError(

@@ -11,7 +11,7 @@ from heatline.train.frames import FrameStore
 from heatline.train.tiles import TileRule, TileTable, grid_tiles
 
 
-class Known(IntEnum):
+class LabelKind(IntEnum):
     """How precisely the defects of a tile are known."""
 
     GOOD = 0
@@ -40,7 +40,7 @@ class DenseTiles:
 
     table: TileTable
     known: NDArray[np.int8]
-    """[N], of `Known`."""
+    """[N], of `LabelKind`."""
     group: NDArray[np.int64]
     """[N], index of the picture's group in `groups`."""
     groups: tuple[str, ...]
@@ -53,14 +53,14 @@ class DenseTiles:
     def __len__(self) -> int:
         return len(self.table)
 
-    def of(self, *known: Known) -> NDArray[np.int64]:
+    def of(self, *known: LabelKind) -> NDArray[np.int64]:
         """Return the rows whose `known` is one of these."""
         return np.flatnonzero(np.isin(self.known, known))
 
     @property
     def located(self) -> NDArray[np.int64]:
         """Rows with marked defects of any size, ambiguous tiles included."""
-        return self.of(Known.MASKED, Known.BOXED, Known.POINTED)
+        return self.of(LabelKind.MASKED, LabelKind.BOXED, LabelKind.POINTED)
 
 
 def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
@@ -74,16 +74,16 @@ def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
     bagged = np.array([images[i].defective and (images[i].labels_only or store.is_unplaced(i)) for i in frames])
     exact = np.array([image.has_exact_mask() for image in images])
     groups, group = np.unique([str(image.group) for image in images], return_inverse=True)
-    marked = np.where(exact[table.frame], Known.MASKED, Known.BOXED)
-    known = np.where(table.defect_px > 0, marked, Known.GOOD)
-    known = np.where(bagged[table.frame], Known.BAGGED, known)
+    marked = np.where(exact[table.frame], LabelKind.MASKED, LabelKind.BOXED)
+    known = np.where(table.defect_px > 0, marked, LabelKind.GOOD)
+    known = np.where(bagged[table.frame], LabelKind.BAGGED, known)
     for frame in frames:
         if images[frame].points_xy:
             rows = np.flatnonzero(table.frame == frame)
             corners = np.stack([table.y[rows], table.x[rows]], axis=1)
             pointed = tiles_of_points(images[frame].points_xy, corners, rule.tile_px, store.frame_hw(frame))
             if pointed.any():
-                known[rows] = np.where(pointed, Known.POINTED, Known.UNKNOWN)
+                known[rows] = np.where(pointed, LabelKind.POINTED, LabelKind.UNKNOWN)
     return DenseTiles(
         table,
         known.astype(np.int8),

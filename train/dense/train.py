@@ -19,7 +19,7 @@ from heatline.train.dense.cross_validation import cross_validate, divide_groups
 from heatline.train.dense.extraction import extract_features
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import gather_samples
-from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.evaluation.ordering import auroc, average_precision
 from heatline.train.files import write_atomically
@@ -133,7 +133,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             truth=data.truth,
             groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
             digests=digest_groups(images),
-            labelled="pictures" if not len(tiles.located) and len(tiles.of(Known.BAGGED)) else "tiles",
+            labelled="pictures" if not len(tiles.located) and len(tiles.of(LabelKind.BAGGED)) else "tiles",
             tiles={"train": tiles.table.counts()},
             weights=weights,
             precision=precision,
@@ -151,13 +151,13 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
 def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
     """Measure how well out-of-fold logits separate tiles and pictures; leave out figures that lack a class."""
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
-    placed = np.isin(tiles.known, (Known.GOOD, Known.MASKED, Known.BOXED))
+    placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
     clear = placed & ~tiles.table.ambiguous
     frames, number = np.unique(tiles.table.frame, return_inverse=True)
     highest = np.full(len(frames), -np.inf)
     np.maximum.at(highest, number, logit)
     defective = np.zeros(len(frames), np.bool_)
-    np.logical_or.at(defective, number, tiles.known != Known.GOOD)
+    np.logical_or.at(defective, number, tiles.known != LabelKind.GOOD)
     figures = {
         "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
@@ -168,13 +168,13 @@ def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
 
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
     defective = sum(image.defective for image in images)
-    counts = {known: len(tiles.of(known)) for known in Known}
-    parts = [f"{counts[Known.GOOD]} good"]
-    parts += [f"{counts[Known.MASKED]} with masked defects"] if counts[Known.MASKED] else []
-    parts += [f"{counts[Known.BOXED]} with boxed defects"] if counts[Known.BOXED] else []
-    parts += [f"{counts[Known.BAGGED]} of pictures that are labelled as a whole"] if counts[Known.BAGGED] else []
-    parts += [f"{counts[Known.POINTED]} at points of missed defects"] if counts[Known.POINTED] else []
-    parts += [f"{counts[Known.UNKNOWN]} beside them, not used"] if counts[Known.UNKNOWN] else []
+    counts = {known: len(tiles.of(known)) for known in LabelKind}
+    parts = [f"{counts[LabelKind.GOOD]} good"]
+    parts += [f"{counts[LabelKind.MASKED]} with masked defects"] if counts[LabelKind.MASKED] else []
+    parts += [f"{counts[LabelKind.BOXED]} with boxed defects"] if counts[LabelKind.BOXED] else []
+    parts += [f"{counts[LabelKind.BAGGED]} of pictures labelled as a whole"] if counts[LabelKind.BAGGED] else []
+    parts += [f"{counts[LabelKind.POINTED]} at points of missed defects"] if counts[LabelKind.POINTED] else []
+    parts += [f"{counts[LabelKind.UNKNOWN]} beside them, not used"] if counts[LabelKind.UNKNOWN] else []
     pictures = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
     return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
 
@@ -182,7 +182,7 @@ def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
 def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
     masks = (store.mask(frame) for frame in range(len(images)))
     areas = [area for mask in masks if mask is not None for area in defect_areas(mask)]
-    placed = np.isin(tiles.known, (Known.GOOD, Known.MASKED, Known.BOXED))
+    placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
     small = describe_small_defects(
         areas,
         int((tiles.table.ambiguous & placed).sum()),

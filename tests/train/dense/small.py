@@ -15,7 +15,7 @@ from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from heatline.train.dense.copies import Kind
 from heatline.train.dense.samples import Samples
-from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import FeatureCache, Features, key_of
 from heatline.train.models.dense import DenseHead
 from heatline.train.tiles import TileTable
@@ -59,12 +59,12 @@ def write_pictures(folder: Path, frame_hw: tuple[int, int] = (90, 120), truth: s
     return folder
 
 
-def tiles_of(known: Sequence[Known], group: Sequence[int], frame: Sequence[int] | None = None) -> DenseTiles:
+def tiles_of(known: Sequence[LabelKind], group: Sequence[int], frame: Sequence[int] | None = None) -> DenseTiles:
     """Make tiles without pictures; each is its own frame unless `frame` is given."""
     count = len(known)
     zero = np.zeros(count, np.int64)
     number = np.arange(count) if frame is None else np.asarray(frame, np.int64)
-    defect_px = np.where(np.asarray(known) == Known.GOOD, 0, 99)
+    defect_px = np.where(np.asarray(known) == LabelKind.GOOD, 0, 99)
     table = TileTable(number, zero, zero, defect_px, defect_px > 0)
     names = tuple(f"group {each}" for each in range(max(group) + 1))
     pictures = tuple(f"{each}.png" for each in dict.fromkeys(number.tolist()))
@@ -89,7 +89,7 @@ def samples_of(
     is_pasted = np.arange(len(row)) >= len(tiles)
     return Samples(
         kind=np.where(is_pasted, Kind.SYNTHETIC, Kind.TILE).astype(np.int8),
-        known=np.where(is_pasted, Known.MASKED, tiles.known[row]).astype(np.int8),
+        known=np.where(is_pasted, LabelKind.MASKED, tiles.known[row]).astype(np.int8),
         groups=np.stack([tiles.group[row], tiles.group[donor]], axis=1),
         frame=tiles.table.frame[row],
         share=np.concatenate([share, *(one[None] for _, _, one in pasted)]).astype(np.float16),

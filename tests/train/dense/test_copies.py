@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from heatline.train.dense.copies import Kind, Painter, Sample, plan_copies
-from heatline.train.dense.tiles import DenseTiles, Known, label_tiles
+from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.frames import FrameStore
 from heatline.train.readers import read_folder
 from heatline.train.tiles import TileRule
@@ -75,7 +75,7 @@ def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_no
         if sample.kind == Kind.COPY and own:
             assert defect_px > own / 2
         else:
-            assert (defect_px, own, tiles.known[sample.row]) == (0, 0, Known.GOOD)
+            assert (defect_px, own, tiles.known[sample.row]) == (0, 0, LabelKind.GOOD)
         moved += sample.yx != pictures.tile(sample.row).yx
     assert moved > 0.8 * len(plan)
 
@@ -88,9 +88,9 @@ def test_donors_lend_textures_within_their_group_and_defects_from_masks(pictures
     assert len(kinds[Kind.SYNTHETIC]) == len(kinds[Kind.TRANSPLANT]) == RECIPE_MOST
     for sample in kinds[Kind.SYNTHETIC]:
         assert tiles.group[sample.donor] == tiles.group[sample.row]
-        assert tiles.known[sample.donor] == Known.GOOD
+        assert tiles.known[sample.donor] == LabelKind.GOOD
     for sample in kinds[Kind.TRANSPLANT]:
-        assert tiles.known[sample.donor] == Known.MASKED
+        assert tiles.known[sample.donor] == LabelKind.MASKED
     assert all(sample.donor == -1 for sample in kinds[Kind.COPY])
 
 
@@ -98,7 +98,7 @@ def test_there_are_no_more_copies_than_the_recipe_allows(pictures: Pictures) -> 
     tiles, located = pictures.tiles, len(pictures.tiles.located)
     for most in (0, 1, 10, located, 3 * located):
         plan = pictures.planned(recipe=recipe_with(copies=CopiesConfig(defective=6, most=most)))
-        of_good = np.array([tiles.known[sample.row] == Known.GOOD for sample in plan], np.bool_)
+        of_good = np.array([tiles.known[sample.row] == LabelKind.GOOD for sample in plan], np.bool_)
         kind = np.array([sample.kind for sample in plan], np.int8)
         assert (~of_good).sum() <= most
         counts = np.bincount(kind[of_good], minlength=4)
@@ -109,9 +109,9 @@ def test_there_are_no_more_copies_than_the_recipe_allows(pictures: Pictures) -> 
 def test_copies_do_not_change_when_labels_change(pictures: Pictures) -> None:
     """If a masked and a good tile become part of a bag, only their copies and those that use them as donors change."""
     tiles = pictures.tiles
-    gone = [int(tiles.of(Known.MASKED)[0]), int(tiles.of(Known.GOOD)[0])]
+    gone = [int(tiles.of(LabelKind.MASKED)[0]), int(tiles.of(LabelKind.GOOD)[0])]
     known = tiles.known.copy()
-    known[gone] = Known.BAGGED
+    known[gone] = LabelKind.BAGGED
     recipe = recipe_with(copies=CopiesConfig(defective=2, most=1000))
     before, after = pictures.planned(recipe=recipe), set(pictures.planned(replace(tiles, known=known), recipe))
     stays = {sample for sample in before if sample.row not in gone and sample.donor not in gone}
@@ -130,9 +130,9 @@ def test_without_masks_nothing_is_transplanted_and_without_good_tiles_nothing_is
         plan = pictures.planned(replace(tiles, known=known))
         return {sample.kind for sample in plan}
 
-    boxed = np.where(tiles.known == Known.MASKED, np.int8(Known.BOXED), tiles.known)
+    boxed = np.where(tiles.known == LabelKind.MASKED, np.int8(LabelKind.BOXED), tiles.known)
     assert kinds(boxed) == {Kind.COPY, Kind.SYNTHETIC}
-    assert kinds(np.full(len(tiles), Known.BAGGED, np.int8)) == set()
+    assert kinds(np.full(len(tiles), LabelKind.BAGGED, np.int8)) == set()
 
 
 def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
         sample = pictures.tile(row)
         (y, x), pixels = sample.yx, pictures.store.pixels(int(pictures.tiles.table.frame[row]))
         assert np.array_equal(painted(painter, sample), pixels[y : y + TILE_PX, x : x + TILE_PX])
-        if pictures.tiles.known[row] != Known.BAGGED:
+        if pictures.tiles.known[row] != LabelKind.BAGGED:
             share = painter.defective_share(sample)
             assert share.mean() == pytest.approx(pictures.tiles.table.defect_px[row] / TILE_PX**2)
 

@@ -15,7 +15,7 @@ from heatline.train.dense.cross_validation import cross_validate, divide_groups
 from heatline.train.dense.fit_head import HeadTraining, predict
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Samples
-from heatline.train.dense.tiles import DenseTiles, Known
+from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.evaluation.ordering import auroc
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
@@ -50,7 +50,7 @@ class Task:
     """Groups with a masked and three good tiles each, and a synthetic defect with a donor from the next group."""
 
     def __init__(self, folder: Path, groups: int = 5) -> None:
-        known = [Known.MASKED, Known.GOOD, Known.GOOD, Known.GOOD] * groups
+        known = [LabelKind.MASKED, LabelKind.GOOD, LabelKind.GOOD, LabelKind.GOOD] * groups
         self.tiles = tiles_of(known, np.repeat(np.arange(groups), 4).tolist(), np.repeat(np.arange(2 * groups), 2))
         self.share = np.zeros((4 * groups, 8, 8), np.float32)
         self.share[::4] = squares(groups, 0)
@@ -107,7 +107,7 @@ def test_memorised_labels_do_not_help_out_of_fold(tmp_path: Path) -> None:
     number = np.repeat(np.arange(groups), 4)
     defective = number % 2 == 0
     share = np.where(defective[:, None, None], 1, np.zeros((64, 8, 8))).astype(np.float32)
-    tiles = tiles_of([Known.MASKED if each else Known.GOOD for each in defective], number.tolist())
+    tiles = tiles_of([LabelKind.MASKED if each else LabelKind.GOOD for each in defective], number.tolist())
     code = rng.normal(0, 1, (groups, CHANNELS[0] * 256 + CHANNELS[1] * 64 + CHANNELS[2] * 16))[number]
     parts = np.split(code.astype(np.float16), np.cumsum([CHANNELS[0] * 256, CHANNELS[1] * 64]), axis=1)
     stages = [part.reshape(64, side, side, -1) for part, side in zip(parts, (16, 8, 4), strict=True)]
@@ -167,16 +167,16 @@ def folds_of(tiles: DenseTiles, **recipe: Any) -> int:
 
 
 def test_no_fold_holds_all_good_tiles_or_all_defects_that_training_needs() -> None:
-    good_in_one = tiles_of([Known.GOOD, Known.GOOD, Known.BAGGED, Known.BAGGED], [0, 0, 1, 2])
+    good_in_one = tiles_of([LabelKind.GOOD, LabelKind.GOOD, LabelKind.BAGGED, LabelKind.BAGGED], [0, 0, 1, 2])
     assert folds_of(good_in_one) == 1
-    defects_in_one = tiles_of([Known.BAGGED, Known.GOOD, Known.GOOD], [0, 1, 2])
+    defects_in_one = tiles_of([LabelKind.BAGGED, LabelKind.GOOD, LabelKind.GOOD], [0, 1, 2])
     assert folds_of(defects_in_one) == 3
     assert folds_of(defects_in_one, synthetic=0) == 1
 
 
 def test_tiles_that_cannot_train_a_head_are_refused_in_a_sentence(tmp_path: Path) -> None:
     task = Task(tmp_path, groups=2)
-    bags = tiles_of([Known.BAGGED] * 8, task.tiles.group.tolist())
+    bags = tiles_of([LabelKind.BAGGED] * 8, task.tiles.group.tolist())
     task.tiles, task.samples = bags, samples_of(bags, np.zeros((8, 8, 8)))
     with pytest.raises(TrainingError, match="no tile of the training is known to be good"):
         task.validate(untrained())
@@ -227,7 +227,7 @@ def test_a_damaged_file_is_an_error_and_never_gives_other_numbers(tmp_path: Path
 def test_without_defects_novelty_is_added_to_all_maps(tmp_path: Path) -> None:
     """Novelty finds cells whose late features differ from all good ones, unlike any synthetic defect."""
     groups = 5
-    tiles = tiles_of([Known.GOOD] * 4 * groups, np.repeat(np.arange(groups), 4).tolist())
+    tiles = tiles_of([LabelKind.GOOD] * 4 * groups, np.repeat(np.arange(groups), 4).tolist())
     drawn = squares(groups, 1)
     samples = samples_of(
         tiles,

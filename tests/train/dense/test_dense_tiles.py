@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples
 from heatline.train.dense.samples import Sampler, gather_samples
-from heatline.train.dense.tiles import POINT_MARGIN, DenseTiles, Known, defective_share, label_tiles, tiles_of_points
+from heatline.train.dense.tiles import (
+    POINT_MARGIN,
+    DenseTiles,
+    LabelKind,
+    defective_share,
+    label_tiles,
+    tiles_of_points,
+)
 from heatline.train.frames import FrameStore
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.tiles import TileRule
@@ -25,37 +32,41 @@ def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, Dens
     return store, label_tiles(store, RULE)
 
 
-def by_picture(store: FrameStore, tiles: DenseTiles) -> dict[str, set[Known]]:
+def by_picture(store: FrameStore, tiles: DenseTiles) -> dict[str, set[LabelKind]]:
     return {
-        image.path.stem: {Known(known) for known in tiles.known[tiles.table.frame == frame]}
+        image.path.stem: {LabelKind(known) for known in tiles.known[tiles.table.frame == frame]}
         for frame, image in enumerate(store.images)
     }
 
 
-@pytest.mark.parametrize(("truth", "marked"), [("masks", Known.MASKED), ("boxes", Known.BOXED)])
+@pytest.mark.parametrize(("truth", "marked"), [("masks", LabelKind.MASKED), ("boxes", LabelKind.BOXED)])
 def test_tiles_of_marked_and_labelled_pictures_are_labelled_one_by_one(
-    tmp_path: Path, truth: str, marked: Known
+    tmp_path: Path, truth: str, marked: LabelKind
 ) -> None:
     store, tiles = known_of(write_pictures(tmp_path / "pictures", truth=truth), tmp_path / "cache")
     assert by_picture(store, tiles) == {
         f"{group}_{kind}": known
         for group in "ab"
-        for kind, known in (("good", {Known.GOOD}), ("labelled", {Known.BAGGED}), ("marked", {Known.GOOD, marked}))
+        for kind, known in (
+            ("good", {LabelKind.GOOD}),
+            ("labelled", {LabelKind.BAGGED}),
+            ("marked", {LabelKind.GOOD, marked}),
+        )
     }
     for row in range(len(tiles)):
         mask = store.mask_tile(tiles.table.frame[row], tiles.table.y[row], tiles.table.x[row], 32)
         assert mask.any() == (tiles.known[row] == marked)
         assert tiles.groups[tiles.group[row]] == store.images[tiles.table.frame[row]].group
     assert tiles.located.tolist() == tiles.of(marked).tolist()
-    assert len(tiles.of(Known.GOOD, Known.BAGGED)) + len(tiles.located) == len(tiles)
+    assert len(tiles.of(LabelKind.GOOD, LabelKind.BAGGED)) + len(tiles.located) == len(tiles)
 
 
 def test_all_tiles_of_a_defective_picture_without_annotation_are_its_bag(tmp_path: Path) -> None:
     folder = sort_tiles(tmp_path / "pictures", count=2, side=50)
     store, tiles = known_of(folder, tmp_path / "cache")
-    assert {Known(known) for known in tiles.known} == {Known.GOOD, Known.BAGGED}
+    assert {LabelKind(known) for known in tiles.known} == {LabelKind.GOOD, LabelKind.BAGGED}
     for frame, image in enumerate(store.images):
-        expected = Known.BAGGED if image.defective else Known.GOOD
+        expected = LabelKind.BAGGED if image.defective else LabelKind.GOOD
         assert set(tiles.known[tiles.table.frame == frame].tolist()) == {expected}
     assert not len(tiles.located)
 
@@ -67,7 +78,7 @@ def test_a_defective_picture_whose_mask_is_empty_is_a_bag(tmp_path: Path) -> Non
     for mixed in (True, False):  # as a picture without annotation, and as one whose annotation marks nothing
         store = FrameStore.build(read_folder(folder, mixed=mixed).images, tmp_path / f"cache-{mixed}")
         assert store.is_unplaced(1) is not mixed
-        assert by_picture(store, label_tiles(store, RULE))["a_labelled"] == {Known.BAGGED}
+        assert by_picture(store, label_tiles(store, RULE))["a_labelled"] == {LabelKind.BAGGED}
 
 
 def test_every_tile_of_a_good_picture_is_good(tmp_path: Path) -> None:
@@ -76,8 +87,8 @@ def test_every_tile_of_a_good_picture_is_good(tmp_path: Path) -> None:
         picture.unlink()
     (folder / "labels.csv").write_text("image,label,group\na_good.png,good,a\nb_good.png,good,b\n")
     store, tiles = known_of(folder, tmp_path / "cache")
-    assert by_picture(store, tiles) == {"a_good": {Known.GOOD}, "b_good": {Known.GOOD}}
-    assert len(tiles) == len(tiles.of(Known.GOOD))
+    assert by_picture(store, tiles) == {"a_good": {LabelKind.GOOD}, "b_good": {LabelKind.GOOD}}
+    assert len(tiles) == len(tiles.of(LabelKind.GOOD))
 
 
 def test_a_tile_with_one_defective_pixel_is_known_to_be_defective(tmp_path: Path) -> None:
@@ -86,7 +97,7 @@ def test_a_tile_with_one_defective_pixel_is_known_to_be_defective(tmp_path: Path
     mask[5, 7] = 255
     cv2.imwrite(str(folder / "masks" / "a_0.png"), mask)
     _, tiles = known_of(folder, tmp_path / "cache")
-    assert (tiles.known[0], tiles.table.defect_px[0], bool(tiles.table.ambiguous[0])) == (Known.MASKED, 1, True)
+    assert (tiles.known[0], tiles.table.defect_px[0], bool(tiles.table.ambiguous[0])) == (LabelKind.MASKED, 1, True)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(32, 4), (64, 8), (24, 3)]), st.floats(0, 1))
@@ -115,9 +126,9 @@ def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_besi
     store = FrameStore.build([*images, pointed, beside], tmp_path / "cache")
     tiles = label_tiles(store, RULE)
     of_pointed, of_beside = (tiles.table.frame == frame for frame in (len(images), len(images) + 1))
-    assert tiles.known[of_pointed].tolist() == [Known.POINTED] + [Known.UNKNOWN] * 11
-    assert set(tiles.known[of_beside].tolist()) == {Known.BAGGED}
-    (row,) = tiles.of(Known.POINTED)
+    assert tiles.known[of_pointed].tolist() == [LabelKind.POINTED] + [LabelKind.UNKNOWN] * 11
+    assert set(tiles.known[of_beside].tolist()) == {LabelKind.BAGGED}
+    (row,) = tiles.of(LabelKind.POINTED)
     assert row in tiles.located
     assert tiles.reviewed.tolist() == (of_pointed | of_beside).tolist()
 
@@ -127,7 +138,7 @@ def test_a_tile_with_a_point_is_defective_and_nothing_is_known_of_the_tiles_besi
     sampler = Sampler(samples, np.ones(len(tiles.groups), np.bool_), recipe_with(located=6, good=8, bags=4), 0)
     draws = [sampler.draw(step) for step in range(40)]
     drawn = {index for draw in draws for index in (*draw.located, *draw.good, *np.concatenate([[], *draw.bags]))}
-    assert not drawn & set(tiles.of(Known.UNKNOWN).tolist())
+    assert not drawn & set(tiles.of(LabelKind.UNKNOWN).tolist())
     drawn_of_point = sum(int((draw.located == row).sum()) for draw in draws)
     assert drawn_of_point > 2 * 40 * 6 / len(tiles.located), "more than twice as often as by chance"
 

@@ -13,7 +13,7 @@ from heatline.edge.errors import DivergedError
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.bag_tiles import USED_FOR
 from heatline.train.dense.fit_head import HeadTraining, predict
-from heatline.train.dense.tiles import Known
+from heatline.train.dense.tiles import LabelKind
 from heatline.train.evaluation.ordering import auroc
 from heatline.train.features.cache import Features
 from heatline.train.models.dense import TOP_CELLS, DenseHead, FineTuned
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRAINED = np.array([True, False])
 """Only the first group is trained on; the other is for testing."""
-TESTED = [Known.MASKED] * 16 + [Known.GOOD] * 16
+TESTED = [LabelKind.MASKED] * 16 + [LabelKind.GOOD] * 16
 
 
 class Task:
@@ -37,7 +37,7 @@ class Task:
     """
 
     def __init__(
-        self, folder: Path, known: list[Known], share: NDArray[np.float32], synthetic: int = 0, bag_tiles: int = 1
+        self, folder: Path, known: list[LabelKind], share: NDArray[np.float32], synthetic: int = 0, bag_tiles: int = 1
     ) -> None:
         count = len(known)
         self.tested = np.arange(count, count + len(TESTED))
@@ -45,8 +45,8 @@ class Task:
         frame = np.concatenate([np.arange(count) // bag_tiles, self.tested])
         tiles = tiles_of([*known, *TESTED], [0] * count + [1] * len(TESTED), frame.tolist())
         drawn = squares(synthetic, 2)
-        good = tiles.of(Known.GOOD)[:synthetic].tolist()
-        marked = np.where(np.isin(known, (Known.MASKED, Known.BOXED))[:, None, None], share, 0)
+        good = tiles.of(LabelKind.GOOD)[:synthetic].tolist()
+        marked = np.where(np.isin(known, (LabelKind.MASKED, LabelKind.BOXED))[:, None, None], share, 0)
         pasted = [(row, row, one) for row, one in zip(good, drawn, strict=True)]
         self.samples = samples_of(tiles, np.concatenate([marked, self.truth]), pasted)
         self.features = stored(folder, features_of(np.concatenate([share, self.truth, drawn]), 3))
@@ -63,7 +63,7 @@ class Task:
 def masked(folder: Path) -> Task:
     return Task(
         folder,
-        [Known.MASKED] * 12 + [Known.GOOD] * 24,
+        [LabelKind.MASKED] * 12 + [LabelKind.GOOD] * 24,
         np.concatenate([squares(12, 0), np.zeros((24, 8, 8), np.float32)]),
     )
 
@@ -72,17 +72,17 @@ def bagged(folder: Path) -> Task:
     """Twelve bags of four tiles, one of them defective, and 24 good tiles."""
     share = np.zeros((72, 8, 8), np.float32)
     share[1:48:4] = squares(12, 0)
-    return Task(folder, [Known.BAGGED] * 48 + [Known.GOOD] * 24, share, bag_tiles=4)
+    return Task(folder, [LabelKind.BAGGED] * 48 + [LabelKind.GOOD] * 24, share, bag_tiles=4)
 
 
 def synthetic(folder: Path) -> Task:
-    return Task(folder, [Known.GOOD] * 24, np.zeros((24, 8, 8), np.float32), synthetic=24)
+    return Task(folder, [LabelKind.GOOD] * 24, np.zeros((24, 8, 8), np.float32), synthetic=24)
 
 
 def boxed(folder: Path) -> Task:
     """Boxes are twice as wide as the defects."""
     share = np.concatenate([squares(12, 0), np.zeros((24, 8, 8), np.float32)])
-    task = Task(folder, [Known.BOXED] * 12 + [Known.GOOD] * 24, share)
+    task = Task(folder, [LabelKind.BOXED] * 12 + [LabelKind.GOOD] * 24, share)
     task.samples.share[:12] = share[:12].max(axis=2, keepdims=True)
     return task
 
@@ -103,7 +103,7 @@ def test_a_head_learns_from_masks_boxes_bags_or_synthetic_defects_which_cells_ar
 def test_mosaics_teach_which_cells_are_defective(tmp_path: Path, bf16: bool) -> None:
     """Maps of 16 cells are large enough for windows."""
     drawn, tested = (squares(count, seed).repeat(2, axis=1).repeat(2, axis=2) for count, seed in ((24, 2), (16, 1)))
-    tiles = tiles_of([Known.GOOD] * 24 + [Known.MASKED] * 16, [0] * 24 + [1] * 16)
+    tiles = tiles_of([LabelKind.GOOD] * 24 + [LabelKind.MASKED] * 16, [0] * 24 + [1] * 16)
     share = np.concatenate([np.zeros((24, 16, 16), np.float32), tested])
     samples = samples_of(tiles, share, [(row, row, one) for row, one in enumerate(drawn)])
     features = stored(tmp_path, features_of(np.concatenate([share, drawn]), 3), bf16=bf16)
@@ -210,7 +210,7 @@ def test_predictions_are_maps_and_means_of_their_highest_cells_in_order(tmp_path
 
 def test_a_trained_head_gives_the_odds_of_tiles_as_they_come(tmp_path: Path) -> None:
     """If defects are invisible, the logit is about the log-odds of defective tiles, whatever a step contains."""
-    known = [Known.BOXED] * 4 + [Known.GOOD] * 60
+    known = [LabelKind.BOXED] * 4 + [LabelKind.GOOD] * 60
     task = Task(tmp_path, known, np.zeros((64, 8, 8), np.float32))
     task.samples.share[:4] = 1  # boxes that cover the whole tile
     head = task.train(recipe_with(located=2, good=16))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.folds import assign_folds
-from heatline.train.dense.tiles import Known
+from heatline.train.dense.tiles import LabelKind
 from tests.train.dense.small import recipe_with, tiles_of
 
 seeds = st.integers(0, 2**32 - 1)
@@ -71,13 +71,15 @@ def test_every_fold_leaves_good_tiles_to_train_on_where_two_groups_have_any(seed
     group = np.concatenate([np.arange(groups), rng.integers(0, groups, 40)])
     chances = rng.dirichlet(np.full(4, 0.4), groups)
     known = np.array([rng.choice(4, p=chances[each]) for each in group])
-    with_good = np.unique(group[known == Known.GOOD])
+    with_good = np.unique(group[known == LabelKind.GOOD])
     assume(len(with_good) >= 2)
-    fold_of = divide_groups(tiles_of([Known(each) for each in known], group.tolist()), recipe_with(folds=folds), seed)
+    fold_of = divide_groups(
+        tiles_of([LabelKind(each) for each in known], group.tolist()), recipe_with(folds=folds), seed
+    )
     assert len(np.unique(fold_of[with_good])) > 1
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 9])
 def test_there_are_no_more_folds_than_groups(groups: int) -> None:
-    tiles = tiles_of([Known.GOOD] * groups, list(range(groups)))
+    tiles = tiles_of([LabelKind.GOOD] * groups, list(range(groups)))
     assert len(np.unique(divide_groups(tiles, recipe_with(folds=5), 0))) == min(5, groups)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from heatline.edge.errors import TrainingError
 from heatline.train.dense.copies import Kind
 from heatline.train.dense.samples import Draw, Sampler, Samples
-from heatline.train.dense.tiles import Known
+from heatline.train.dense.tiles import LabelKind
 from tests.train.dense.small import recipe_with, samples_of, tiles_of
 
 seeds = st.integers(0, 2**32 - 1)
@@ -20,9 +20,9 @@ def mixture(seed: int, groups: int, count: int = 40) -> Samples:
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, count // 3, count)
     group_of, bagged = rng.integers(0, groups, count), rng.random(count) < 0.3
-    known = [Known.BAGGED if bagged[frame] else Known(int(rng.integers(3))) for frame in frames]
-    tiles = tiles_of([*known, Known.GOOD], [*group_of[frames], groups - 1], [*frames, count])
-    good = tiles.of(Known.GOOD)
+    known = [LabelKind.BAGGED if bagged[frame] else LabelKind(int(rng.integers(3))) for frame in frames]
+    tiles = tiles_of([*known, LabelKind.GOOD], [*group_of[frames], groups - 1], [*frames, count])
+    good = tiles.of(LabelKind.GOOD)
     pasted = [(int(rng.choice(good)), int(rng.choice(good)), CELL) for _ in range(20)]
     return samples_of(tiles, np.zeros((len(tiles), 1, 1)), pasted)
 
@@ -30,7 +30,7 @@ def mixture(seed: int, groups: int, count: int = 40) -> Samples:
 def trained_of(seed: int, samples: Samples, groups: int) -> np.ndarray:
     """Some groups, at least one of them with a good tile."""
     trained = np.random.default_rng(seed + 1).random(groups) < 0.6
-    good = samples.groups[(samples.known == Known.GOOD) & (samples.kind == Kind.TILE)]
+    good = samples.groups[(samples.known == LabelKind.GOOD) & (samples.kind == Kind.TILE)]
     trained[good[0, 0]] = True
     return trained
 
@@ -53,9 +53,9 @@ def test_each_part_of_a_draw_holds_its_kind_of_sample(seed: int, step: int) -> N
     samples = mixture(seed, 3)
     recipe = recipe_with()
     draw = Sampler(samples, np.ones(3, np.bool_), recipe, seed).draw(step)
-    assert np.isin(samples.known[draw.located], (Known.MASKED, Known.BOXED)).all()
+    assert np.isin(samples.known[draw.located], (LabelKind.MASKED, LabelKind.BOXED)).all()
     assert np.isin(samples.kind[draw.located], (Kind.TILE, Kind.COPY)).all()
-    assert (samples.known[draw.good] == Known.GOOD).all()
+    assert (samples.known[draw.good] == LabelKind.GOOD).all()
     assert len(draw.good) == recipe.good
     assert np.isin(samples.kind[draw.synthetic], (Kind.SYNTHETIC, Kind.TRANSPLANT)).all()
     assert len(draw.synthetic) == recipe.synthetic
@@ -63,7 +63,7 @@ def test_each_part_of_a_draw_holds_its_kind_of_sample(seed: int, step: int) -> N
         [frame] = set(samples.frame[bag].tolist())
         whole = (samples.frame == frame) & (samples.kind == Kind.TILE)
         assert np.array_equal(bag, np.flatnonzero(whole))  # every tile of the picture
-        assert (samples.known[bag] == Known.BAGGED).all()
+        assert (samples.known[bag] == LabelKind.BAGGED).all()
 
 
 @given(seeds)
@@ -87,7 +87,7 @@ def test_every_usable_sample_is_drawn_over_the_steps() -> None:
 
 
 def test_half_of_a_draw_are_tiles_and_half_are_copies() -> None:
-    tiles = tiles_of([Known.GOOD] * 9 + [Known.MASKED], [0] * 10)
+    tiles = tiles_of([LabelKind.GOOD] * 9 + [LabelKind.MASKED], [0] * 10)
     plain = samples_of(tiles, np.zeros((10, 1, 1)))
     copied = Samples(
         kind=np.array([Kind.TILE] * 10 + [Kind.COPY] * 2, np.int8),
@@ -105,7 +105,7 @@ def test_half_of_a_draw_are_tiles_and_half_are_copies() -> None:
 
 @pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
 def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: float) -> None:
-    tiles = tiles_of([Known.GOOD, *[Known.MASKED] * 20, *[Known.BAGGED] * bags], [0] * (21 + bags))
+    tiles = tiles_of([LabelKind.GOOD, *[LabelKind.MASKED] * 20, *[LabelKind.BAGGED] * bags], [0] * (21 + bags))
     samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)))
     sampler = Sampler(samples, np.ones(1, np.bool_), recipe_with(bags=4), 0)
     drawn = sum(len(sampler.draw(step).bags) for step in range(500)) / 500
@@ -113,21 +113,27 @@ def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: flo
 
 
 def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_good_tiles() -> None:
-    known = [Known.GOOD] * 8 + [Known.MASKED, Known.BOXED, Known.BAGGED, Known.BAGGED, Known.BAGGED]
+    known = [LabelKind.GOOD] * 8 + [
+        LabelKind.MASKED,
+        LabelKind.BOXED,
+        LabelKind.BAGGED,
+        LabelKind.BAGGED,
+        LabelKind.BAGGED,
+    ]
     frames = [*range(10), 10, 10, 11]
     samples = samples_of(tiles_of(known, [0] * 13, frames), np.zeros((13, 1, 1)), [(0, 1, CELL)])
     assert samples.log_odds == pytest.approx(np.log(4 / 8))
 
 
 def test_a_training_without_good_tiles_or_positives_is_refused() -> None:
-    bags = samples_of(tiles_of([Known.BAGGED, Known.MASKED], [0, 1]), np.zeros((2, 1, 1)))
+    bags = samples_of(tiles_of([LabelKind.BAGGED, LabelKind.MASKED], [0, 1]), np.zeros((2, 1, 1)))
     with pytest.raises(TrainingError, match=r"^no tile of the training is known to be good, .*; add good pictures, "):
         Sampler(bags, np.ones(2, np.bool_), recipe_with(), 0)
-    good = samples_of(tiles_of([Known.GOOD], [0]), np.zeros((1, 1, 1)), [(0, 0, CELL)])
+    good = samples_of(tiles_of([LabelKind.GOOD], [0]), np.zeros((1, 1, 1)), [(0, 0, CELL)])
     with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.synthetic is 0; add "):
         Sampler(good, np.ones(1, np.bool_), recipe_with(synthetic=0), 0)
     Sampler(good, np.ones(1, np.bool_), recipe_with(), 0)
-    uncopied = samples_of(tiles_of([Known.GOOD], [0]), np.zeros((1, 1, 1)))
+    uncopied = samples_of(tiles_of([LabelKind.GOOD], [0]), np.zeros((1, 1, 1)))
     with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.copies.most is 0; add "):
         Sampler(uncopied, np.ones(1, np.bool_), recipe_with(), 0)
     assert good.log_odds is None
