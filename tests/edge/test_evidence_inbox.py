@@ -233,7 +233,7 @@ def test_a_flood_is_refused(adopting: Adopting, monkeypatch: pytest.MonkeyPatch)
         put(adopting.folder, picture(5, image=frame(5, (96, 96))), LINE)
 
 
-def test_adopted_pictures_obey_the_limits_of_the_store(tmp_path: Path) -> None:
+def test_adopted_pictures_keep_to_the_limits_of_the_store(tmp_path: Path) -> None:
     with writer(tmp_path, replace(ALL, keep_bytes=32 << 10)) as into:
         adopting = Adopting(tmp_path, into)
         for number in range(1, 6):

@@ -137,10 +137,10 @@ def test_invalid_handshakes_harm_no_client(opened: ReachableSocket) -> None:
     with opened.connected(opened.keys) as client:
         opened.wait_until_served(client)
         for garbage in GARBAGE:
-            with sockets.create_connection(("127.0.0.1", opened.port.number), WITHIN_SECONDS) as stranger:
-                stranger.sendall(garbage)
+            with sockets.create_connection(("127.0.0.1", opened.port.number), WITHIN_SECONDS) as untrusted:
+                untrusted.sendall(garbage)
                 with contextlib.suppress(ConnectionError):
-                    while stranger.recv(4096):
+                    while untrusted.recv(4096):
                         pass
         until(lambda: opened.refused("protocol", "handshake"))
         assert opened.server.serves(client, WITHIN_MS)
@@ -154,12 +154,12 @@ def test_an_unfinished_handshake_is_disconnected(
         opened = at_end.enter_context(contextlib.closing(ReachableSocket(name, tmp_path)))
         address = "127.0.0.1", opened.port.number
         half = [at_end.enter_context(sockets.create_connection(address, WITHIN_SECONDS)) for _ in range(5)]
-        for stranger in half:
-            stranger.sendall(GREETING + b"CURVE".ljust(52, b"\0"))
+        for untrusted in half:
+            untrusted.sendall(GREETING + b"CURVE".ljust(52, b"\0"))
         opened.expect_served(opened.keys)  # at the same time
-        for stranger in half:
+        for untrusted in half:
             with contextlib.suppress(ConnectionError):
-                while stranger.recv(4096):
+                while untrusted.recv(4096):
                     pass
         until(lambda: opened.refused("handshake") >= 5)
 
