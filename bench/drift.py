@@ -150,7 +150,7 @@ class _Line:
     def see(self, rgb: Pixels) -> _Seen:
         pending = self._inspector.start(Frame(Stamp(CAMERA, 1), np.ascontiguousarray(rgb), "RGB8"))
         judged = self._inspector.finish(pending)
-        if judged.objection is not None:
+        if judged.reject_reason is not None:
             return _Seen("NO_VERDICT", {})
         return _Seen(judged.verdict, self._reference.values(rgb, judged))
 

@@ -225,7 +225,7 @@ def _count_refused(name: str, seen: _Seen, seeds: Sequence[int]) -> SetResult:
     counts: dict[str, list[int]] = {kind: [0, 0] for kind in kinds}
 
     def count(kind: str, plausibility: Plausibility, appearance: Appearance) -> None:
-        counts[kind][0] += plausibility.any_objection(appearance) is not None
+        counts[kind][0] += plausibility.any_reject_reason(appearance) is not None
         counts[kind][1] += 1
 
     for seed in seeds:

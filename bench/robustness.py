@@ -228,7 +228,7 @@ def inspect_frame(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Insp
     judged, stitcher, thresholds = inspector.finish(pending), pending.stitcher, inspector.thresholds
     defective = pending.logits.astype(np.float64) >= thresholds.score
     cells = found_cells(judged.heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
-    verdict = judged.verdict if judged.objection is None else "NO_VERDICT"
+    verdict = judged.verdict if judged.reject_reason is None else "NO_VERDICT"
     return Inspected(verdict, to_pixels(cells, judged.frame_hw, stitcher.cell_px, beside_px))
 
 

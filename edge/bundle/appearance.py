@@ -11,7 +11,7 @@ from heatline.edge.bundle.lines import Lines, measure_lines
 from heatline.edge.geometry import TileGrid
 
 SAMPLED_PX = 1 << 16
-"""How many pixels of a frame give its vitals."""
+"""How many pixels of a frame give its statistics."""
 TILES_OF_FRAME = 16
 """How many tiles of a frame give the features that describe the product."""
 FAR_PX, FLAT = 8, 0.1
@@ -22,7 +22,7 @@ Cells = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Vitals:
+class ImageStatistics:
     """Statistics of a frame's grey values, 0 to 255."""
 
     brightness: float
@@ -41,7 +41,7 @@ class Vitals:
     """
 
     @classmethod
-    def of(cls, rgb: NDArray[np.uint8]) -> "Vitals":
+    def of(cls, rgb: NDArray[np.uint8]) -> "ImageStatistics":
         """Measure an RGB uint8 frame [H, W, 3]; for a large frame, some of its rows."""
         rows = rgb[:: max(1, rgb.shape[0] * rgb.shape[1] // SAMPLED_PX)]
         grey = cv2.cvtColor(np.ascontiguousarray(rows), cv2.COLOR_RGB2GRAY)
@@ -52,7 +52,7 @@ class Vitals:
         return cls(mean, deviation, (over_1_px + FLAT) / scale, (without_noise + FLAT) / scale)
 
 
-VITALS = tuple(each.name for each in fields(Vitals))
+STATISTICS = tuple(each.name for each in fields(ImageStatistics))
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Appearance:
     """The appearance of a frame."""
 
     frame_hw: tuple[int, int]
-    vitals: Vitals
+    statistics: ImageStatistics
     features: Floats | None
     """[tiles, c], of the inspected tiles; None: the graph gives none."""
     lines: Lines | None = None
@@ -87,7 +87,7 @@ class Appearance:
         if box is not None:
             top, left = box[0].start, box[1].start
             xyxy = (left, top, left + seen.shape[1], top + seen.shape[0])
-        measured = cls(grid.frame_hw, Vitals.of(seen), None, measure_lines(seen), None, grid, xyxy)
+        measured = cls(grid.frame_hw, ImageStatistics.of(seen), None, measure_lines(seen), None, grid, xyxy)
         return measured.with_features(features)
 
     def with_features(self, features: Floats | None) -> "Appearance":

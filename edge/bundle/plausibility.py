@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.appearance import FAR_PX, VITALS, Appearance, Floats
+from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Floats
 from heatline.edge.bundle.areas import FEWEST_GROUPS, Area, find_areas, fit_areas, folds
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.product_cells import PROJECTED, PROTOTYPES, ProductCells
@@ -129,7 +129,7 @@ class Plausibility:
     tiles: ProductTiles | None = None
     """None if `plausible.distance` is None."""
 
-    def objection(self, appearance: Appearance) -> str | None:
+    def reject_reason(self, appearance: Appearance) -> str | None:
         """Describe why a frame is not plausible, with its numbers; None if it is plausible."""
         deviations = self.deviations(appearance)
         return f"it does not look like the product: {'; '.join(deviations)}" if deviations else None
@@ -139,9 +139,9 @@ class Plausibility:
         """Whether the cells of frames are compared, and not only their lines."""
         return self.plausible.areas is not None and self.plausible.areas.cell is not None
 
-    def any_objection(self, appearance: Appearance) -> str | None:
+    def any_reject_reason(self, appearance: Appearance) -> str | None:
         """Describe why a frame without a defect gets no verdict, as a whole or for its areas; None: it gets one."""
-        return self.objection(appearance) or "; ".join(each.why for each in self.foreign_areas(appearance)) or None
+        return self.reject_reason(appearance) or "; ".join(each.why for each in self.foreign_areas(appearance)) or None
 
     def foreign_areas(self, appearance: Appearance) -> list[Area]:
         """Return the areas of a frame that the product cannot show, each with its place."""
@@ -150,7 +150,7 @@ class Plausibility:
 
     def deviations(self, appearance: Appearance) -> list[str]:
         """Describe each measure of a frame that is not plausible, with its numbers."""
-        plausible, vitals = self.plausible, appearance.vitals
+        plausible, statistics = self.plausible, appearance.statistics
         deviations = []
         for name, side_px, (lowest_px, highest_px) in (
             ("height", appearance.frame_hw[0], plausible.height_px),
@@ -159,7 +159,7 @@ class Plausibility:
             if not lowest_px <= side_px <= highest_px:
                 deviations.append(f"{name} {side_px} px, expected {_range(lowest_px, highest_px)}")
         for name, (low, high) in ranges(plausible).items():
-            value = getattr(vitals, name)
+            value = getattr(statistics, name)
             if not low <= value <= (math.inf if high is None else high):
                 upper = "or more" if high is None else f"to {high:.3g}"
                 deviations.append(f"{name} {value:.3g}, expected {low:.3g} {upper}")
@@ -184,11 +184,11 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
     """
     count = len(appearances)
     sizes = np.array([each.frame_hw for each in appearances])
-    vitals = {name: [getattr(each.vitals, name) for each in appearances] for name in VITALS}
-    lowest = {name: min(vitals[name]) * (1 - slack) for name, slack in SLACK.items()}
-    detail = min(vitals["detail"])
+    statistics = {name: [getattr(each.statistics, name) for each in appearances] for name in STATISTICS}
+    lowest = {name: min(statistics[name]) * (1 - slack) for name, slack in SLACK.items()}
+    detail = min(statistics["detail"])
     lowest_detail = SMOOTH_DETAIL + REMAINING_DETAIL * (detail - SMOOTH_DETAIL) if detail >= EDGE_DETAIL else 0.0
-    brightest = min(max(vitals["brightness"]) * (1 + SLACK["brightness"]), 255.0)
+    brightest = min(max(statistics["brightness"]) * (1 + SLACK["brightness"]), 255.0)
     names = np.arange(count).astype(str) if groups is None else np.array(groups)
     tiles, farthest = _fit_tiles(appearances, names)
     areas, cells = fit_areas(appearances, names)
@@ -210,7 +210,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
 
 def ranges(plausible: Plausible) -> dict[str, tuple[float, float | None]]:
     """Return the plausible range of each vital that the bundle knows, by its name."""
-    return {name: found for name in VITALS if (found := getattr(plausible, name)) is not None}
+    return {name: found for name in STATISTICS if (found := getattr(plausible, name)) is not None}
 
 
 def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
@@ -238,7 +238,7 @@ def find_outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
 
 def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
     """Return the values of all frames, measure by measure."""
-    measures = [[getattr(each.vitals, name) for each in appearances] for name in VITALS]
+    measures = [[getattr(each.statistics, name) for each in appearances] for name in STATISTICS]
     measures += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
     features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
     if len(features) == len(appearances):

@@ -110,7 +110,7 @@ class GoodPictures:
         """Inspect every picture as the line does; while one is judged, the engine infers the next.
 
         Args:
-            area: the region of interest, for the vitals too; None: the whole picture.
+            area: the region of interest, for the statistics too; None: the whole picture.
         Returns: for each picture, the values that set thresholds, and its appearance; and of some evenly spread ones,
             what drift is measured against.
         Raises:
@@ -126,7 +126,7 @@ class GoodPictures:
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
             frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
-            started = inspector.start(frame, area or WHOLE_FRAME, vitals_of_area=area is not None)
+            started = inspector.start(frame, area or WHOLE_FRAME, statistics_of_area=area is not None)
             if number - 1 in sampled:
                 rgb = to_rgb(image, pixel_format)
                 samples.append(PictureSample.of(rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]))

@@ -51,15 +51,15 @@ def describe_plausible(plausible: Plausible | None) -> str:
     if plausible is None:
         return NOT_KNOWN
     size = " x ".join(describe_range(*px) for px in (plausible.width_px, plausible.height_px))
-    vitals = "; ".join(f"{name} {describe_range(*found)}" for name, found in ranges(plausible).items())
-    vitals += "; detail is not known" if plausible.detail is None else ""
+    statistics = "; ".join(f"{name} {describe_range(*found)}" for name, found in ranges(plausible).items())
+    statistics += "; detail is not known" if plausible.detail is None else ""
     features = (
         "features of tiles are not known"
         if plausible.distance is None
         else f"features at most {plausible.distance:.3g} standard deviations from those of the product"
     )
     areas = f"{describe_areas(plausible.areas)}; by {format_count(plausible.frames, 'frame')}"
-    return f"{size} px; {vitals}; {features}; {areas}"
+    return f"{size} px; {statistics}; {features}; {areas}"
 
 
 def describe_areas(areas: Areas | None) -> str:

@@ -186,7 +186,7 @@ def calibrate(
             f"{difference}; check the frames that are named, and calibrate on both" for difference in second.differs
         ]
         warnings += _warn_of_implausible(
-            second_pictures, [plausibility.any_objection(each) for each in second_appearances]
+            second_pictures, [plausibility.any_reject_reason(each) for each in second_appearances]
         )
     warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
@@ -246,14 +246,14 @@ def _warn_of_hot_frames(frames: int, rejected_before: int, before: Calibration) 
     ]
 
 
-def _warn_of_implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> list[str]:
+def _warn_of_implausible(pictures: GoodPictures, reject_reasons: Sequence[str | None]) -> list[str]:
     """Warn of good frames that would get no verdict with the new bundle."""
-    refused = [(file, words) for file, words in zip(pictures.files, objections, strict=True) if words is not None]
+    refused = [(file, words) for file, words in zip(pictures.files, reject_reasons, strict=True) if words is not None]
     if not refused:
         return []
     file, words = refused[0]
     return [
-        f"{len(refused)} of {format_count(len(objections), 'frame')} of the second shift would get no verdict, as "
+        f"{len(refused)} of {format_count(len(reject_reasons), 'frame')} of the second shift would get no verdict, as "
         f"{file}: {words}; calibrate on both"
     ]
 
@@ -268,7 +268,7 @@ def _warn_of_newly_plausible(
     refused = [
         (file, words)
         for file, appearance in zip(pictures.files, appearances, strict=True)
-        if (words := before.any_objection(appearance)) is not None
+        if (words := before.any_reject_reason(appearance)) is not None
     ]
     if refused:
         file, words = refused[0]

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.reference_picture import Grey, reduce, thin
 
 
@@ -18,7 +18,7 @@ class PictureSample:
     brightness: float
     """Mean grey value, 0 to 255."""
     sharpness: float
-    """Of `Vitals`."""
+    """Of `ImageStatistics`."""
     saturation: float
     """0: grey, 1: pure colours. It does not depend on the brightness."""
     reduced: Grey
@@ -26,8 +26,8 @@ class PictureSample:
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":
         """Measure an RGB uint8 frame [H, W, 3]."""
-        vitals = Vitals.of(rgb)
-        return cls((rgb.shape[0], rgb.shape[1]), vitals.brightness, vitals.sharpness, saturation_of(rgb), reduce(rgb))
+        grey = ImageStatistics.of(rgb)
+        return cls((rgb.shape[0], rgb.shape[1]), grey.brightness, grey.sharpness, saturation_of(rgb), reduce(rgb))
 
 
 def saturation_of(rgb: NDArray[np.uint8]) -> float:

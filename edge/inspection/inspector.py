@@ -139,7 +139,7 @@ class Inspector:
         self.stitcher = stitcher
 
     def start(
-        self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME, *, vitals_of_area: bool = False
+        self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME, *, statistics_of_area: bool = False
     ) -> PendingFrame:
         """Cut a frame into tiles and submit them to the engine. Return once the last tile is submitted.
 
@@ -148,7 +148,7 @@ class Inspector:
         Args:
             area: the region of interest. Tiles wholly outside are neither cut nor inferred, and the pending frame's
                 `logits` and `maps` hold only the other tiles.
-            vitals_of_area: measure the pixels of the region's bounding box and not of the whole frame, as for cameras
+            statistics_of_area: measure the pixels of the region's bounding box not of the whole frame, as for cameras
                 in `plausibility_by_camera`.
         Raises:
             InputError: the image does not fit its pixel format.
@@ -156,7 +156,7 @@ class Inspector:
         """
         rgb = to_rgb(frame.image, frame.pixel_format)
         height, width = rgb.shape[:2]
-        boxed = vitals_of_area or frame.stamp.camera in self.plausibility_by_camera
+        boxed = statistics_of_area or frame.stamp.camera in self.plausibility_by_camera
         stitcher = self.stitcher((height, width), area)
         grid = stitcher.grid
         box = area.box((height, width)) if boxed else None
@@ -181,7 +181,7 @@ class Inspector:
             return judgement
         appearance = pending.appearance
         return replace(
-            judgement, implausible=known.objection(appearance), foreign=tuple(known.foreign_areas(appearance))
+            judgement, implausible=known.reject_reason(appearance), foreign=tuple(known.foreign_areas(appearance))
         )
 
     def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:

@@ -36,11 +36,11 @@ def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -
     """Return the outcome of a judged frame. A frame that does not show the product, or shows it only in part and no
     defect, counts as failed.
     """
-    if (objection := judgement.objection) is None:
+    if (reject_reason := judgement.reject_reason) is None:
         return Outcome(stamp, judgement=judgement, frame=frame)
     if judgement.implausible is not None:
-        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", objection), frame=frame)
-    return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", objection, judgement), frame=frame)
+        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", reject_reason), frame=frame)
+    return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", reject_reason, judgement), frame=frame)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Judgement:
     """Areas that the product cannot show; a GOOD verdict must then not be used."""
 
     @property
-    def objection(self) -> str | None:
+    def reject_reason(self) -> str | None:
         """Why the verdict must not be used, as a sentence; None: it may be used."""
         if self.implausible is not None or not self.foreign or self.verdict == "DEFECT":
             return self.implausible

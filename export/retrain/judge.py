@@ -102,6 +102,6 @@ def _judge(inspector: Inspector, frame: UsableFrame, number: int, area: RegionOf
         judgement = inspector.finish(pending)
     except (EngineError, GeometryError):
         return "NO_VERDICT"
-    if judgement.objection is not None:
+    if judgement.reject_reason is not None:
         return "NO_VERDICT"
     return judgement.verdict

@@ -33,7 +33,7 @@ from heatline.bench.robustness import (
     to_pixels,
 )
 from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.edge.inference import open_engine
@@ -149,7 +149,7 @@ def test_regions_of_a_moved_frame_are_moved_back_by_the_same_distance() -> None:
 
 def test_a_square_in_a_moved_frame_is_found_at_its_original_place(bundle: Bundle) -> None:
     frame = dark_square(white_frame(), 96, 304)
-    shown = [Appearance((500, 700), Vitals.of(each), None) for each in (frame, white_frame())]
+    shown = [Appearance((500, 700), ImageStatistics.of(each), None) for each in (frame, white_frame())]
     engine = open_engine("openvino", bundle.path, TILE, threads=1)
     inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
     unchanged = inspect_frame(inspector, frame)

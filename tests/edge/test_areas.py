@@ -191,7 +191,7 @@ def test_few_groups_compare_lines_only() -> None:
     assert set(limits.lines) == {"repeated_rows", "repeated_columns", "torn_rows", "torn_columns"}
     small = [replace(each, cells=each.cells[:1], grid=TileGrid((224, 224))) for each in frames(20)]  # type: ignore[index]
     assert fit_areas(small, np.arange(20).astype(str))[1] is None, "980 cells"
-    assert fit_areas([Appearance((9, 9), frames(1)[0].vitals, None)], np.array(["a"])) == (None, None)
+    assert fit_areas([Appearance((9, 9), frames(1)[0].statistics, None)], np.array(["a"])) == (None, None)
 
 
 def test_the_file_of_the_product_holds_its_cells(tmp_path) -> None:  # type: ignore[no-untyped-def]

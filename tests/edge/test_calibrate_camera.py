@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import SCHEMA, open_bundle, write_bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.config import load_config
@@ -55,7 +55,9 @@ def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
 def line(tmp_path: Path) -> Path:
     """A line whose bundle knows only bright frames, and whose dim camera inspects the right half."""
     made = manifest()
-    known = fit_plausibility([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
+    known = fit_plausibility(
+        [Appearance((230, 240), ImageStatistics.of(textured(200, seed)), None) for seed in range(3)]
+    )
     made = msgspec.structs.replace(
         made, calibration=msgspec.structs.replace(made.calibration, plausible=known.plausible)
     )
@@ -158,6 +160,6 @@ def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> Non
     write_bundle(tmp_path / "a", made, {**contents_of(), **file})
     _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):
-        assert opened.objection(each) == known.objection(each)
+        assert opened.reject_reason(each) == known.reject_reason(each)
     with pytest.raises(BundleError, match=r"has no product_tiles\.top\.npz"):
         write_bundle(tmp_path / "b", made, contents_of())

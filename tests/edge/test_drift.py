@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
 from heatline.edge.drift.monitor import DriftMonitor, Reading
@@ -109,7 +109,7 @@ def test_a_reference_has_the_quantiles_of_its_frames() -> None:
     assert reference is not None
     assert picture is not None
     for name in ("brightness", "sharpness"):
-        values = [getattr(Vitals.of(each), name) for each in pictures]
+        values = [getattr(ImageStatistics.of(each), name) for each in pictures]
         cuts = statistics.quantiles(values, n=20, method="inclusive")
         expected = [min(values), cuts[0], statistics.median(values), cuts[-1], max(values)]
         assert reference.measures[name] == pytest.approx(expected)

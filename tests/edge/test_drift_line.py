@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle, open_bundle, write_bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.manifest import REFERENCE_PICTURE
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.bundle.reference_picture import ReferencePicture
@@ -63,7 +63,7 @@ def calibrated(path: Path, engine: Engine) -> Bundle:
         now.calibration,
         score_threshold=max(each.highest_logit for each in good) + 8,
         reference=reference,
-        plausible=fit_plausibility([Appearance(HW, Vitals.of(each), None) for each in CALIBRATION]).plausible,
+        plausible=fit_plausibility([Appearance(HW, ImageStatistics.of(each), None) for each in CALIBRATION]).plausible,
     )
     files = {**contents_of(), REFERENCE_PICTURE: picture.to_bytes()}
     return write_bundle(path, msgspec.structs.replace(now, calibration=calibration), files)

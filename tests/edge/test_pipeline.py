@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.cameras.base import EndOfFrames
 from heatline.edge.cameras.child import SPARE_SLOTS
@@ -489,7 +489,7 @@ def test_an_engine_closes_after_the_last_frame_of_its_last_setup(bundle: Bundle,
 def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    known = fit_plausibility([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
+    known = fit_plausibility([Appearance(WHITE.shape[:2], ImageStatistics.of(WHITE), None)])  # type: ignore[arg-type]
     inspector = Inspector(bundle.manifest, openvino, plausibility=known)
 
     def black(stamp: Stamp) -> Frame:

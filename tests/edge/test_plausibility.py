@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle, open_verified_engine, write_bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
 from heatline.edge.bundle.plausibility import RIDGE, Plausibility, ProductTiles, find_outliers, fit_plausibility, margin
 from heatline.edge.config import load_config
@@ -26,7 +26,7 @@ from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
 CHANNELS = 6
-GREY = Vitals(100, 20, 0.1, 0.03)
+GREY = ImageStatistics(100, 20, 0.1, 0.03)
 
 
 def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
@@ -39,8 +39,8 @@ def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
     ]
 
 
-def vitals_of(grey: NDArray[np.uint8]) -> Vitals:
-    return Vitals.of(np.stack([grey] * 3, axis=2))
+def statistics_of(grey: NDArray[np.uint8]) -> ImageStatistics:
+    return ImageStatistics.of(np.stack([grey] * 3, axis=2))
 
 
 @given(
@@ -48,7 +48,7 @@ def vitals_of(grey: NDArray[np.uint8]) -> Vitals:
 )
 def test_vitals_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
-    found = Vitals.of(rgb)
+    found = ImageStatistics.of(rgb)
     assert found.brightness == pytest.approx(grey.mean(), abs=1e-3)
     assert found.contrast == pytest.approx(grey.std(), abs=1e-3)
     near, next_to_near, far = (((grey[:, px:] - grey[:, :-px]) ** 2).mean() for px in (1, 2, 8))
@@ -60,18 +60,18 @@ def test_sharpness_and_detail_have_the_stated_values_for_noise_edges_and_slopes(
     noise = np.random.default_rng(0).integers(0, 256, (60, 400), np.uint8)
     edges = np.where(np.arange(400) % 40 < 20, 50, 200).astype(np.uint8)[None].repeat(60, axis=0)
     slope = (2 * np.abs(np.arange(400) % 240 - 120)).astype(np.uint8)[None].repeat(60, axis=0)
-    found = [vitals_of(grey) for grey in (noise, edges, slope, edges // 3)]
+    found = [statistics_of(grey) for grey in (noise, edges, slope, edges // 3)]
     assert [each.sharpness for each in found] == pytest.approx([1, 1 / 8, 1 / 64, 1 / 8], rel=0.2)
     assert [each.detail for each in found] == pytest.approx([0, 1 / 24, 1 / 64, 1 / 24], rel=0.05, abs=0.001)
-    blurred = vitals_of(cv2.GaussianBlur(edges, (0, 0), 3))
+    blurred = statistics_of(cv2.GaussianBlur(edges, (0, 0), 3))
     assert blurred.sharpness < found[1].sharpness / 4
     assert blurred.detail < found[1].detail / 2
 
 
 def test_a_frame_narrower_than_the_far_step_has_finite_vitals() -> None:
     for width in range(1, 10):
-        vitals = vitals_of(np.random.default_rng(0).integers(0, 256, (20, width), np.uint8))
-        assert np.isfinite([vitals.sharpness, vitals.detail]).all(), width
+        statistics = statistics_of(np.random.default_rng(0).integers(0, 256, (20, width), np.uint8))
+        assert np.isfinite([statistics.sharpness, statistics.detail]).all(), width
 
 
 def test_a_defocused_frame_is_implausible_whatever_its_noise() -> None:
@@ -81,39 +81,39 @@ def test_a_defocused_frame_is_implausible_whatever_its_noise() -> None:
 
     def frame(blur_px: float, noise: float) -> Appearance:
         taken = cv2.GaussianBlur(edges, (0, 0), blur_px).astype(float) if blur_px else edges
-        return Appearance((300, 400), vitals_of((taken + rng.normal(0, noise, edges.shape)).astype(np.uint8)), None)
+        return Appearance((300, 400), statistics_of((taken + rng.normal(0, noise, edges.shape)).astype(np.uint8)), None)
 
     known = fit_plausibility([frame(0, noise) for noise in (0.5, 1, 2)])
     for noise in (0.5, 1, 2, 4):
-        assert known.objection(frame(0, noise)) is None
+        assert known.reject_reason(frame(0, noise)) is None
         assert known.deviations(frame(6, noise))[-1].startswith("detail 0.01")
     grey = np.clip(rng.normal(100, 10, (300, 400)), 0, 255).astype(np.uint8)
-    (only,) = known.deviations(Appearance((300, 400), vitals_of(grey), None))
+    (only,) = known.deviations(Appearance((300, 400), statistics_of(grey), None))
     assert only.startswith("detail ")
 
 
 def test_a_surface_without_edges_has_no_lowest_detail() -> None:
     """What such frames show is noise, whose detail is about zero: no bound divides it."""
     rng = np.random.default_rng(0)
-    flat = [Appearance((60, 60), vitals_of(rng.normal(100, 5, (60, 60)).astype(np.uint8)), None) for _ in range(80)]
+    flat = [Appearance((60, 60), statistics_of(rng.normal(100, 5, (60, 60)).astype(np.uint8)), None) for _ in range(80)]
     known = fit_plausibility(flat[:5])
     assert known.plausible.detail == (0, None)
-    assert [known.objection(each) for each in flat] == [None] * 80
+    assert [known.reject_reason(each) for each in flat] == [None] * 80
 
 
 def test_bundles_before_schema_9_know_no_detail() -> None:
     known = fit_plausibility(frames(40))
     older = Plausibility(msgspec.structs.replace(known.plausible, detail=None), known.tiles)
-    (noisy,) = (replace(each, vitals=replace(GREY, detail=0)) for each in frames(1))
+    (noisy,) = (replace(each, statistics=replace(GREY, detail=0)) for each in frames(1))
     assert known.deviations(noisy) == ["detail 0, expected 0.0199 or more"]
-    assert older.objection(noisy) is None
+    assert older.reject_reason(noisy) is None
 
 
 def test_some_rows_of_a_large_frame_are_enough() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
-    whole = Vitals.of(rgb[:20])
+    whole = ImageStatistics.of(rgb[:20])
     for name in ("brightness", "contrast", "sharpness"):  # the detail of noise is 0
-        assert getattr(Vitals.of(rgb), name) == pytest.approx(getattr(whole, name), rel=0.02), name
+        assert getattr(ImageStatistics.of(rgb), name) == pytest.approx(getattr(whole, name), rel=0.02), name
 
 
 def test_the_distance_equals_mahalanobis() -> None:
@@ -129,16 +129,16 @@ def test_the_distance_equals_mahalanobis() -> None:
 
 def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
     known = fit_plausibility(frames(40))
-    assert [known.objection(each) for each in frames(200, seed=1)] == [None] * 200
+    assert [known.reject_reason(each) for each in frames(200, seed=1)] == [None] * 200
     (one,) = frames(1, seed=2)
     assert one.features is not None
-    far = known.objection(replace(one, features=one.features + 40))
+    far = known.reject_reason(replace(one, features=one.features + 40))
     assert far is not None
     assert far.startswith("it does not look like the product: features ")
     assert far.endswith(f"expected up to {known.plausible.distance:.3g}")
-    small = known.objection(replace(one, frame_hw=(100, 300)))
+    small = known.reject_reason(replace(one, frame_hw=(100, 300)))
     assert small == "it does not look like the product: height 100 px, expected 200 px"
-    dark = known.objection(replace(one, vitals=Vitals(2, 1, 0.02, 0.01)))
+    dark = known.reject_reason(replace(one, statistics=ImageStatistics(2, 1, 0.02, 0.01)))
     assert dark is not None
     assert dark.split("; ") == [
         "it does not look like the product: brightness 2, expected 60 to 140",
@@ -147,7 +147,7 @@ def test_similar_frames_are_plausible_and_deviations_are_described() -> None:
         "detail 0.01, expected 0.0199 or more",
     ]
     for unknown in (np.full((9, CHANNELS), np.nan, np.float32), None):
-        assert known.objection(replace(one, features=unknown)) is not None
+        assert known.reject_reason(replace(one, features=unknown)) is not None
 
 
 def test_a_defect_in_some_tiles_is_plausible() -> None:
@@ -156,30 +156,32 @@ def test_a_defect_in_some_tiles_is_plausible() -> None:
     assert one.features is not None
     features = one.features.copy()
     features[:4] += 40
-    assert known.objection(replace(one, features=features)) is None
+    assert known.reject_reason(replace(one, features=features)) is None
     features[:5] += 40
-    assert known.objection(replace(one, features=features)) is not None
+    assert known.reject_reason(replace(one, features=features)) is not None
 
 
 def test_a_defect_may_add_contrast_and_sharpness() -> None:
     white = np.full((300, 300, 3), 240, np.uint8)
     holed = cv2.rectangle(white.copy(), (90, 90), (150, 150), (0, 0, 0), -1)
-    known = fit_plausibility([Appearance((300, 300), Vitals.of(white), None)])
-    assert known.objection(Appearance((300, 300), Vitals.of(holed), None)) is None
+    known = fit_plausibility([Appearance((300, 300), ImageStatistics.of(white), None)])
+    assert known.reject_reason(Appearance((300, 300), ImageStatistics.of(holed), None)) is None
 
 
 def test_a_frame_unlike_all_others_is_an_outlier() -> None:
     own = frames(12)
     assert find_outliers(own) == {}
-    dark = replace(own[0], vitals=Vitals(2, 20, 0.1, 0.03))
-    bright = replace(own[0], vitals=Vitals(250, 20, 0.1, 0.03))
+    dark = replace(own[0], statistics=ImageStatistics(2, 20, 0.1, 0.03))
+    bright = replace(own[0], statistics=ImageStatistics(250, 20, 0.1, 0.03))
     small = replace(own[0], frame_hw=(200, 299))
     assert find_outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
     assert find_outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
     assert find_outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
     assert own[0].features is not None
     assert list(find_outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
-    assert find_outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1, 0.03))]) == {}, "a second light"
+    assert find_outliers([*own, dark, replace(dark, statistics=ImageStatistics(3, 20, 0.1, 0.03))]) == {}, (
+        "a second light"
+    )
     assert list(find_outliers([*own, dark, bright])) == [12, 13]
     assert find_outliers([*own[:3], dark]) == {}
     assert list(find_outliers([*own[:4], dark])) == [4]
@@ -213,7 +215,7 @@ def test_a_sample_of_the_tiles_describes_the_product_as_well() -> None:
     thinned = [each.thinned() for each in many]
     assert {None if each.features is None else each.features.shape for each in thinned} == {(16, CHANNELS)}
     known = fit_plausibility(thinned)
-    assert [known.objection(each) for each in frames(50, tiles=100, seed=9)] == [None] * 50
+    assert [known.reject_reason(each) for each in frames(50, tiles=100, seed=9)] == [None] * 50
 
 
 def test_a_left_out_group_with_another_appearance_widens_the_range() -> None:
@@ -250,7 +252,7 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
     opened = open_bundle(tmp_path / "a").plausibility()
     assert opened is not None
     for each in frames(20, seed=7):
-        assert opened.objection(each) == known.objection(each)
+        assert opened.reject_reason(each) == known.reject_reason(each)
     with pytest.raises(BundleError, match=f"has no {PRODUCT_TILES}"):
         bundle_with(tmp_path / "b", known.plausible, {}, (None, CHANNELS))
     with pytest.raises(BundleError, match="expected float32 of shape"):
@@ -312,7 +314,7 @@ thresholds = {{ check_plausibility = true }}
 def test_check_shows_the_plausibility_of_the_active_product(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), ImageStatistics.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false").replace('"a"', '"b"', 1))
@@ -335,7 +337,7 @@ def test_check_shows_the_plausibility_of_the_active_product(tmp_path: Path) -> N
 def test_a_changeover_logs_that_implausible_frames_now_get_a_verdict(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), ImageStatistics.of(white), None)]).plausible
     knowing = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", knowing, contents_of())
     write_bundle(tmp_path / "unknowing", made, contents_of())
@@ -359,7 +361,7 @@ def test_a_changeover_logs_that_implausible_frames_now_get_a_verdict(tmp_path: P
 def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), ImageStatistics.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     black, like, found = Frame(Stamp("top", 1), white * 0, "RGB8"), None, {}

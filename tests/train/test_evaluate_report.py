@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from heatline.edge.bundle import Bundle, write_bundle
-from heatline.edge.bundle.appearance import Appearance, Vitals
+from heatline.edge.bundle.appearance import Appearance, ImageStatistics
 from heatline.edge.bundle.manifest import Plausible
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.errors import InputError
@@ -125,7 +125,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     """Two frames are black: a good and a defective one. The line gives them no verdict."""
     data = grouped(tmp_path / "data")
     white = white_frame((224, 446))
-    seen = [Appearance((224, 446), Vitals.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
+    seen = [Appearance((224, 446), ImageStatistics.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
     knowing = with_appearance(fit_plausibility(seen).plausible, bundle, tmp_path / "knowing")
     for stem in ("a2", "b1"):
         cv2.imwrite(str(data / "images" / f"{stem}.png"), white // 100)
@@ -151,7 +151,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
 
 
 def test_there_are_no_figures_if_no_frame_shows_the_product(tmp_path: Path, bundle: Bundle) -> None:
-    other = fit_plausibility([Appearance((9, 9), Vitals(9, 9, 1, 1), None)]).plausible
+    other = fit_plausibility([Appearance((9, 9), ImageStatistics(9, 9, 1, 1), None)]).plausible
     knowing = with_appearance(other, bundle, tmp_path / "knowing")
     done = run(knowing.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

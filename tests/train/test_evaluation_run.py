@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from heatline.edge.bundle import open_bundle
-from heatline.edge.bundle.appearance import Vitals
+from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.errors import InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import Stitcher, TileGrid
@@ -209,7 +209,7 @@ def random_answers(frame_hw: tuple[int, int], seed: int, smoothing_px: float) ->
     rng = np.random.default_rng(seed)
     stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
     pending = PendingFrame(
-        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, Vitals(0, 0, 0, 0)
+        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, ImageStatistics(0, 0, 0, 0)
     )
     pending.logits[:] = rng.normal(0, 1, len(stitcher.grid))
     pending.maps[:] = rng.normal(0, 2, pending.maps.shape)

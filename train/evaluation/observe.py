@@ -86,8 +86,8 @@ def observe(
         inspector.thresholds = thresholds
         pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
         judgement = inspector.finish(pending)
-        if judgement.objection is not None:
-            implausible[number - 1] = judgement.objection
+        if judgement.reject_reason is not None:
+            implausible[number - 1] = judgement.reject_reason
             continue
         grid = pending.stitcher.grid
         placed: dict[str, NDArray[np.bool_]] = {}
