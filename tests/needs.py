@@ -21,8 +21,8 @@ PACKAGES = {
     "npm": "npm",
     "prometheus": "promtool",
     "python3": "/usr/bin/python3",
-    "python3-gi": "/usr/lib/python3/dist-packages/gi",
-    "python3-venv": "/usr/lib/python3.*/ensurepip",
+    "python3-gi": "/usr/lib/python3/dist-packages/gi/__init__.py",
+    "python3-venv": "/usr/lib/python3.*/ensurepip/__init__.py",
     "shellcheck": "shellcheck",
     "systemd": "systemd-analyze",
     "systemd-container": "systemd-nspawn",
@@ -57,4 +57,4 @@ def need_root() -> None:
 
 
 if __name__ == "__main__":
-    print(*(package for package in PACKAGES if find(package) is None), sep="\n")
+    print(*(package for package in PACKAGES if find(package) is None))
