@@ -18,7 +18,7 @@ _TEXT: tuple[Any, ...] = (str, str | None)
 """Types of keys whose values are plain text, which Hydra must not parse."""
 _NAMES: tuple[Any, ...] = (Names, Names | None)
 """Types of keys whose values are lists of names, all of them text: 08, 1e5, 597500_315, yes, null."""
-_NAME = re.compile(r"""'[^']*'|"[^"]*"|[^,\s][^,]*""")
+_NAME = re.compile(r"""'((?:\\'|[^'])*)'|"([^"]*)"|([^,\s][^,]*)""")
 _HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
 """Keys of recipes whose values go to other keys."""
 _SIMILAR = 0.75
@@ -235,15 +235,15 @@ def _quote_text(override: str) -> str:
     above, _, last = key.rpartition(".")
     kind = (_fields(above) or {}).get(last)
     if kind in _NAMES and value != "null" and (value[:1] != "[" or value[-1:] == "]"):
-        names = [name.strip().strip("'\"") for name in _NAME.findall(value.removeprefix("[").removesuffix("]"))]
-        return f"{key}=[{','.join(map(_quoted, names))}]"
+        found = ["".join(name).strip() for name in _NAME.findall(value.removeprefix("[").removesuffix("]"))]
+        return f"{key}=[{','.join(_quoted(name) for name in found)}]"
     if kind not in _TEXT or value[:1] in ("", "'", '"') or value == "null":
         return override
     return f"{key}={_quoted(value)}"
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
+    return "'" + re.sub(r"(?<!\\)'", r"\\'", text) + "'"
 
 
 def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:

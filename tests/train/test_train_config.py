@@ -45,7 +45,7 @@ def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
         ("[597500_315]", ["597500_315"]),
         ("[08, 1e5 ,1_000,0x1f,.5]", ["08", "1e5", "1_000", "0x1f", ".5"]),
         ("[yes,null,True,inf,~]", ["yes", "null", "True", "inf", "~"]),
-        ("[\"a,b\",'c d',it's]", ["a,b", "c d", "it's"]),
+        (r"""["a,b",'c d',it's,'it\'s',5']""", ["a,b", "c d", "it's", "it's", "5'"]),
         ("[NG/IMG_1,{a},$b,(c)]", ["NG/IMG_1", "{a}", "$b", "(c)"]),
         ("10,12", ["10", "12"]),
         ("[]", []),

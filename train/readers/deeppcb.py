@@ -17,14 +17,7 @@ class DeepPcbBoxes(MarkedObjects):
     """The boxes of one picture."""
 
     def marks(self) -> Marks:
-        try:
-            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{self.file} cannot be read ({error}); expected a text of boxes, copy it again"
-            ) from error
-        boxes = (self._box(number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        return Marks(None, tuple(boxes))
+        return Marks(None, tuple(self._box(number, line) for number, line in self.lines()))
 
     def objects(self) -> Counter[str]:
         """Count the boxes of each type; known types without boxes count 0."""

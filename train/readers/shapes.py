@@ -179,6 +179,20 @@ class MarkedObjects(ABC):
             InputError: it is damaged, or no file of this format.
         """
 
+    def lines(self) -> list[tuple[int, str]]:
+        """Return the lines of a text file that are not empty, with their numbers.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        try:
+            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{self.file} cannot be read ({error}); expected a line per object, copy it again"
+            ) from error
+        return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
     @property
     def where(self) -> str:
         """Phrase for messages: which annotation this is."""

@@ -32,13 +32,7 @@ class YoloObjects(MarkedObjects):
     names: Mapping[int, str]
 
     def marks(self) -> Marks:
-        try:
-            lines = self.file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{self.file} cannot be read ({error}); expected YOLO's text of objects, copy it again"
-            ) from error
-        return Marks(None, tuple(self._object(n, line) for n, line in enumerate(lines, start=1) if line.strip()))
+        return Marks(None, tuple(self._object(number, line) for number, line in self.lines()))
 
     def objects(self) -> Counter[str]:
         """Count the objects of each class; named classes without objects count 0."""
