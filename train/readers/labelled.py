@@ -57,7 +57,7 @@ class LabelledImage:
             InputError: the annotation is damaged.
         """
         marked = Counter[str]() if self.annotation is None else self.annotation.objects()
-        return marked or Counter(() if self.class_name is None else (self.class_name,))
+        return marked or Counter(() if self.class_name is None else (utf8_safe(self.class_name),))
 
     @property
     def truth_files(self) -> tuple[Path, ...]:
