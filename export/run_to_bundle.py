@@ -199,10 +199,11 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
 
 
 def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
-    """Count classes and sizes of the defects that the thresholds miss, by the run's report; empty if it has none."""
-    if run.summary.folds is None:
+    """Count classes and sizes of the defects that the thresholds miss; empty without a report of this version."""
+    folder = RunFolder(run.folder)
+    if run.summary.folds is None or folder.lacks_report():
         return []
-    evaluation = read_evaluation(RunFolder(run.folder).report)
+    evaluation = read_evaluation(folder.report)
     frames = []
     for frame in evaluation.frames:
         own = held_out.of_parts.get(run.data.folder / frame.image, held_out.calibration)

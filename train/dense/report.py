@@ -37,7 +37,7 @@ def write_run_report(run: TrainedRun) -> Path:
     model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"))
     recorded = validation_frames(run).recorded
     assert recorded is not None, "the run was cross-validated"
-    model = replace(model, engine=recorded, engine_description="answers out of fold")
+    model = replace(model, engine=recorded, engine_description="cross-validated")
     selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
     selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))
