@@ -28,6 +28,21 @@ MOST_AMBIGUOUS = 1 / 3
 FEW_GROUPS = 10
 """Figures from fewer groups depend on single groups."""
 
+ENOUGH_DEFECTIVE = 25
+"""With as many, new pictures of every measured set are ranked with an AUROC of 0.9 or more (docs/training.md)."""
+
+ENOUGH_GOOD = 20
+"""Groups: a good picture of a new one, if it is like them, is the hottest, and rejected, in at most 1 of 21 cases."""
+
+MEASURED = {
+    10: ((27, 100), (0, 21), 5),
+    25: ((12, 100), (0, 13), 4),
+    50: ((41, 83), (0, 5), 3),
+}
+"""By number of pictures that trained, at export's default threshold: the lowest and the highest percentage of new
+defective pictures found and of new good ones rejected, and how many sets with as many pictures were measured
+(docs/training.md)."""
+
 UNLIKELY = 0.01
 """Significance level of the warning about thresholds."""
 
@@ -72,24 +87,44 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
         return []
     warnings = []
     with_defects = {str(image.group) for image in images if image.defective}
+    lacking = ENOUGH_DEFECTIVE - sum(image.defective for image in images)
     if 0 < len(with_defects) < FEW_GROUPS:
+        others = FEW_GROUPS - len(with_defects)
         warnings.append(
             f"{_count_groups(len(with_defects))} a defective picture: the figures depend on "
-            f"{', '.join(sorted(with_defects))} and may differ on others; add defective pictures of other groups, "
-            f"{FEW_GROUPS} or more"
+            f"{', '.join(sorted(with_defects))} and may differ on others; add "
+            f"{format_count(max(lacking, others), 'defective picture')} of {format_count(others, 'other group')}"
+        )
+    elif with_defects and lacking > 0:
+        warnings.append(
+            f"only {ENOUGH_DEFECTIVE - lacking} pictures are defective: on measured sets, more found more; add "
+            f"{format_count(lacking, 'defective picture')} of other groups"
         )
     with_good = {image.group for image in images if not image.defective}
     if not with_good:
         warnings.append(
             "no picture is good: thresholds come from the clean tiles of defective pictures, if those are marked; add "
-            f"good pictures of {FEW_GROUPS} groups or more"
+            f"good pictures of {ENOUGH_GOOD} groups"
         )
-    elif len(with_good) < FEW_GROUPS:
+    elif len(with_good) < ENOUGH_GOOD:
         warnings.append(
-            f"{_count_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts "
-            f"than it promises; add good pictures of other groups, {FEW_GROUPS} or more"
+            f"{_count_groups(len(with_good))} a good picture: a threshold from so few may reject 1 in "
+            f"{len(with_good) + 1} new good parts; add good pictures of "
+            f"{format_count(ENOUGH_GOOD - len(with_good), 'other group')}"
         )
     return warnings
+
+
+def describe_expectation(images: Sequence[LabelledImage]) -> str | None:
+    """Describe what so many pictures gave on the measured sets; None without defects, which was not measured."""
+    if not any(image.defective for image in images):
+        return None
+    number = max((each for each in MEASURED if each <= len(images)), default=min(MEASURED))
+    (least, most), rejected, sets = MEASURED[number]
+    return (
+        f"on {sets} measured sets, {number} pictures with marked defects found {least} to {most} % of new defective "
+        f"pictures and rejected {rejected[0]} to {rejected[1]} % of new good ones at export's threshold"
+    )
 
 
 def describe_threshold_transfer(

@@ -20,7 +20,7 @@ from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
 from heatline.edge.picture_folders import Layout, find_layout
 from heatline.edge.util.text import format_count, utf8_safe
-from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, discover
 from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
 from heatline.train.progress import Track
@@ -147,6 +147,8 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Train, val and test; None: the groups cannot be split with these options."""
     near_duplicates: list[NearDuplicate]
     """Near-duplicate pictures in different parts; without a split, in different groups; without groups, all pairs."""
+    expectation: str | None
+    """Sentence: what so many pictures gave on measured sets; None without defects."""
     warnings: list[str]
     unusable: list[UnusableFile]
 
@@ -218,6 +220,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         else None,
         split=parts,
         near_duplicates=near_duplicates,
+        expectation=describe_expectation(inspected.images),
         warnings=[
             utf8_safe(text)
             for text in _find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates)

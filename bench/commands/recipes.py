@@ -40,11 +40,12 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     help="Number of defective pictures that train by their masks, drawn by the seed; the others have a label only.  "
     "[default: all]",
 )
-@number_option(
+@click.option(
     "--pictures",
-    "pictures",
-    (),
-    "Number of pictures that train heatline, drawn by the seed from all folds but one, which tests; 0: all of them",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Number of pictures that train heatline, drawn by the seed from all folds but one, which tests; may be "
+    "repeated.",
 )
 @click.option(
     "--peers-python",

@@ -1,7 +1,7 @@
 """What few pictures give: figures of withheld folds against the number of pictures that trained. Needs no PyTorch."""
 
 from collections.abc import Callable, Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from heatline.bench.recipes.rows import FoldFigures, RecipeResult
 from heatline.train.drawing import report_style
 
 WANTED = (0.01, 0.05)
-OPTION = "pictures="
+OPTION, ALL = "pictures=", "all"
 TICKS = (10, 25, 50, 100, 250, 500, 1000, 2000)
 
 
@@ -24,7 +24,7 @@ class Counts(NamedTuple):
     defective: int
     rejected: int
     good: int
-    """Good pictures; of a set without any, pictures without their defective tiles."""
+    """Good pictures; 0: the set has none, and pictures without their defective tiles set the threshold."""
     lowest: float
     """The lowest share of a fold's defective pictures that is found."""
     highest: float
@@ -39,28 +39,36 @@ class Counts(NamedTuple):
         return cls(defective - escaped, defective, rejected, good, min(shares), max(shares))
 
     @property
+    def found_share(self) -> float | None:
+        return self.found / self.defective if self.defective else None
+
+    @property
+    def rejected_share(self) -> float | None:
+        return self.rejected / self.good if self.good else None
+
+    @property
     def cell(self) -> str:
-        low, high = 100 * self.lowest, 100 * self.highest
-        return f"{100 * self.found / self.defective:.0f} % ({low:.0f} to {high:.0f}); " + (
-            f"{100 * self.rejected / self.good:.1f} %" if self.good else "-"
-        )
+        spread = "" if self.lowest == self.highest else f" ({100 * self.lowest:.0f} to {100 * self.highest:.0f})"
+        rejected = "-" if self.rejected_share is None else f"{100 * self.rejected_share:.1f} %"
+        return f"{100 * (self.found_share or 0):.0f} %{spread}; {rejected}"
 
 
 class Point(NamedTuple):
     """One number of pictures on one set."""
 
     set: str
-    """With the other overrides."""
     number: str
-    """As `--pictures` has it, or "all"."""
+    """As `--pictures` has it, or `ALL`."""
     good: float
     """Good pictures that trained, mean over seeds."""
     defective: float
     """Defective pictures, likewise."""
     counts: tuple[Counts, ...]
     """For each share of `WANTED`."""
-    hit: float
+    hit: float | None
     """Share of defects hit at 5 %, mean over seeds."""
+    auroc: float | None
+    """Of pictures, mean over seeds; None: the set has no good ones."""
     seeds: int
 
     @property
@@ -68,24 +76,43 @@ class Point(NamedTuple):
         return self.good + self.defective
 
     @classmethod
-    def of(cls, result: RecipeResult) -> "Point":
-        (number,) = (item for item in result.overrides if item.startswith(OPTION))
-        hits = [fold.hit for fold in result.folds if fold.hit is not None]
-        return cls(
-            " ".join([result.set, *(item for item in result.overrides if item != number)]),
-            number.removeprefix(OPTION),
-            sum(each.good or 0 for each in result.trainings) / len(result.trainings),
-            sum(each.defective or 0 for each in result.trainings) / len(result.trainings),
-            tuple(Counts.of(result.folds, wanted) for wanted in WANTED),
-            sum(hits) / len(hits),
-            len({fold.seed for fold in result.folds}),
-        )
+    def of(cls, result: RecipeResult, number: str, trained: Sequence[tuple[int, int]]) -> "Point":
+        """Args:
+        number: of pictures, or `ALL`.
+        trained: good and defective pictures, by training.
+        """
+        found = result.mean_and_spread("hit"), result.mean_and_spread("picture_auroc")
+        hit, auroc = (None if each is None else each[0] for each in found)
+        good, defective = (sum(each) / len(trained) for each in zip(*trained, strict=True))
+        counts = tuple(Counts.of(result.folds, wanted) for wanted in WANTED)
+        if not good:
+            counts = tuple(each._replace(rejected=0, good=0) for each in counts)
+        return cls(result.set, number, good, defective, counts, hit, auroc, len({fold.seed for fold in result.folds}))
 
 
 def points_of(results: Sequence[RecipeResult]) -> list[Point]:
-    """Return the points of the results of `--pictures`, by set and number of pictures."""
-    few = [one for one in results if one.folds and any(item.startswith(OPTION) for item in one.overrides)]
-    return sorted((Point.of(one) for one in few), key=lambda one: (one.set, one.pictures))
+    """Return the points of the results of `--pictures`, by set and number of pictures.
+
+    The last one of a set is the recipe's cross-validation, of the same folds: it trains on all pictures of the others.
+    """
+    points = []
+    for name in dict.fromkeys(one.set for one in results):
+        mine = {one.name: one for one in results if one.set == name}
+        few = {int(one.pictures): one for one in mine.values() if one.pictures is not None}
+        for number, one in sorted(few.items()):
+            points.append(Point.of(one, str(number), [(each.good or 0, each.defective or 0) for each in one.trainings]))
+        if few and "heatline" in mine:
+            folds = {(fold.seed, fold.fold) for one in few.values() for fold in one.folds}
+            whole = mine["heatline"].only(folds)
+            points.append(Point.of(whole, ALL, [_others(mine["heatline"], fold) for fold in whole.folds]))
+    return points
+
+
+def _others(result: RecipeResult, tested: FoldFigures) -> tuple[int, int]:
+    """Return the number of good and defective pictures in the other folds of a fold."""
+    others = [fold for fold in result.folds if fold.seed == tested.seed and fold.fold != tested.fold]
+    defective = sum(fold.verdicts[0].defective for fold in others)
+    return sum(fold.frames for fold in others) - defective, defective
 
 
 def few_pictures_tables(points: Sequence[Point]) -> list[str]:
@@ -93,7 +120,10 @@ def few_pictures_tables(points: Sequence[Point]) -> list[str]:
     of how many pictures trained."""
     sets = list(dict.fromkeys(one.set for one in points))
     at = {(one.number, one.set): one for one in points}
-    numbers = sorted(dict.fromkeys(one.number for one in points), key=lambda one: int(one) if one.isdecimal() else inf)
+    numbers = sorted({one.number for one in points}, key=lambda number: inf if number == ALL else int(number))
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
 
     def table(first: str, cell: Callable[[Point], str]) -> str:
         rows = [
@@ -103,8 +133,11 @@ def few_pictures_tables(points: Sequence[Point]) -> list[str]:
 
     return [
         table("found; good rejected, at 1 %", lambda one: one.counts[0].cell),
-        table("at 5 %; defects hit", lambda one: f"{one.counts[1].cell}; {one.hit:.2f}"),
-        table("good + defective, seeds", lambda one: f"{one.good:.0f} + {one.defective:.0f}, {one.seeds}"),
+        table("at 5 %; defects hit", lambda one: f"{one.counts[1].cell}; {shown(one.hit)}"),
+        table(
+            "good + defective, seeds; AUROC",
+            lambda one: f"{one.good:.0f} + {one.defective:.0f}, {one.seeds}; {shown(one.auroc)}",
+        ),
     ]
 
 
@@ -113,27 +146,22 @@ def draw_few_pictures(points: Sequence[Point], path: Path) -> None:
     """Draw found and rejected pictures against the number that trained, a line per set, into an SVG file."""
     figure = Figure((8.4, 4.2))
     panels = figure.subplots(1, 2)
-    for axes, what in zip(panels, ("found", "rejected"), strict=True):
+    for axes, what in zip(panels, ("found_share", "rejected_share"), strict=True):
         for number, name in enumerate(dict.fromkeys(one.set for one in points)):
             mine = [one for one in points if one.set == name]
-            for index, (wanted, line) in enumerate(zip(WANTED, ("-", ":"), strict=True)):
-                of = "defective" if what == "found" else "good"
-                shares = [getattr(one.counts[index], what) / max(1, getattr(one.counts[index], of)) for one in mine]
-                axes.plot(
-                    [one.pictures for one in mine],
-                    shares,
-                    line,
-                    marker="o" if index == 0 else None,
-                    color=f"C{number}",
-                    label=name if index == 0 else f"_{wanted}",
-                )
+            for index, line in enumerate(("o-", ":")):
+                shares = [getattr(one.counts[index], what) for one in mine]
+                heights = [nan if share is None else share for share in shares]
+                label = name if index == 0 else f"_{index}"
+                axes.plot([one.pictures for one in mine], heights, line, color=f"C{number}", label=label)
         axes.set_xscale("log")
         axes.set_xticks(TICKS, [str(tick) for tick in TICKS])
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlim(8, 2500)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-        axes.set_ylim(0, 1.03 if what == "found" else None)
+        axes.set_ylim(0, 1.03 if what == "found_share" else None)
         axes.set_xlabel("pictures that trained")
-    panels[0].set_title("defective pictures found")
+    panels[0].set_title("defective pictures found, at 1 % (dotted: 5 %)")
     panels[1].set_title("good pictures rejected")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
     figure.savefig(path, metadata={"Date": None})

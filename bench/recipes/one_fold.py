@@ -141,7 +141,7 @@ def train_few(
     """Train `heatline` on some pictures of the other folds; its own cross-validation sets the thresholds.
 
     Args:
-        count: of pictures; 0: all.
+        count: of pictures.
     Raises:
         BenchError: the pictures were not cross-validated.
     """

@@ -46,7 +46,7 @@ class Measurement:
         results: folder of results; stored results are not measured again.
         folds: to train and evaluate; empty: all.
         annotated: number of defective pictures that train by their annotation, the others by their label; None: all.
-        pictures: number that train `heatline`, of the other folds of each fold; 0: all; None: cross-validation.
+        pictures: number that train `heatline`, of the other folds of each fold; None: cross-validation.
         peers: settings for anomalib's models; None: they are not run.
     """
 
@@ -67,7 +67,7 @@ class Measurement:
         """Options and overrides that change figures."""
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
         if self.pictures is not None:
-            few.append(f"pictures={self.pictures or 'all'}")
+            few.append(f"pictures={self.pictures}")
         if self.peers is not None and self.recipe == "supersimplenet":
             few.append(f"minutes={self.peers.minutes:g}")
         return sorted([*few, *that_change_figures(self.overrides)])

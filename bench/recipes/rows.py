@@ -120,6 +120,12 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join([self.recipe, *self.overrides])
 
     @property
+    def pictures(self) -> str | None:
+        """The number of `--pictures`, if only that differs from the recipe `heatline`."""
+        (item, *others) = self.overrides or [""]
+        return item.removeprefix("pictures=") if item.startswith("pictures=") and not others else None
+
+    @property
     def has_folds_of_truth(self) -> bool:
         """Whether its folds are those by the set's own truth."""
         return not any(item.startswith(CHANGE_FOLDS) for item in self.overrides)
@@ -161,7 +167,7 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         "By `heatline bench recipes`; docs/recipes.md defines the columns. Mean ± deviation over folds and seeds.",
     ]
     for name in dict.fromkeys(one.set for one in results):
-        mine = sorted((one for one in results if one.set == name), key=lambda one: one.name)
+        mine = sorted((one for one in results if one.set == name and not one.pictures), key=lambda one: one.name)
         goals = targets.get(name, {})
         rows = [
             ["recipe", *FIGURES.values(), "folds", "seeds", "s"],

@@ -122,14 +122,9 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def draw_pictures(images: Sequence[LabelledImage], count: int, seed: int) -> list[LabelledImage]:
-    """Draw pictures in the proportion of good and defective ones; a larger count of a seed includes a smaller one.
-
-    Args:
-        count: 0, or more than there are: all.
-    """
-    rng, share = np.random.default_rng(seed), sum(image.defective for image in images) / len(images)
-    count = min(count or len(images), len(images))
-    defective = round(count * share)
+    """Draw pictures in the proportion of good and defective ones; a larger count of a seed includes a smaller one."""
+    rng = np.random.default_rng(seed)
+    defective = round(count * sum(image.defective for image in images) / len(images))
     chosen: set[int] = set()
     for kind, of_kind in ((True, defective), (False, count - defective)):
         rows = [row for row, image in enumerate(images) if image.defective == kind]

@@ -22,12 +22,13 @@ from heatline.bench.recipes.bank import pooled
 from heatline.bench.recipes.few_pictures import draw_few_pictures, few_pictures_tables, points_of
 from heatline.bench.recipes.judge import Answers, judge_fold, most_rejected
 from heatline.bench.recipes.one_fold import Fold
-from heatline.bench.recipes.recipes import Measurement, answers_of, read_recipe
+from heatline.bench.recipes.recipes import Measurement, answers_of, read_all, read_recipe
 from heatline.bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
 from heatline.bench.recipes.sets import SHIPPED, DataSet, read_sets
 from heatline.bench.recipes.truth import Truth
 from heatline.edge.calibration import cases_of_new_group
 from heatline.edge.errors import BenchError, ConfigError, InputError
+from heatline.train.adequacy import ENOUGH_DEFECTIVE, MEASURED
 from heatline.train.compose import compose
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cross_validation import divide_groups
@@ -38,6 +39,7 @@ from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ROOT = Path(__file__).parents[2]
 BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
 TILES = ("tiles.tile_px=64", "trainer.precision=32-true")
 DENSE = (*TILES, "recipe.steps=10", "recipe.folds=2", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 10}")
@@ -357,31 +359,51 @@ def test_a_few_pictures_train_and_a_fold_that_none_is_of_tests(
     places, lines = (data, tmp_path / "work", tmp_path / "results"), list[str]()
 
     def measure(count: int) -> RecipeResult:
-        return Measurement(BLOBS, "heatline", dense, *places, [1], pictures=count, report_line=lines.append).measure(
-            [0]
-        )
+        few = Measurement(BLOBS, "heatline", dense, *places, [1], pictures=count, report_line=lines.append)
+        found = few.measure([0])
+        return msgspec.structs.replace(found, overrides=[item for item in found.overrides if "pictures=" in item])
 
-    def trained(name: str) -> set[str]:
-        (folder,) = (tmp_path / "work").glob(f"blobs/*{name}*/seed0/fold1_pictures/images")
+    def trained(count: int) -> set[str]:
+        (folder,) = (tmp_path / "work").glob(f"blobs/*pictures={count},*/seed0/fold1_pictures/images")
         return {file.name for file in folder.iterdir()}
 
-    few, whole = measure(4), measure(0)
-    points = points_of([whole, few])
-    assert [(one.good, one.defective) for one in points] == [(1, 3), (2, 4)], "in proportion, as the others are"
-    assert trained("=4") < trained("=all")
+    few, more = measure(3), measure(6)
+    assert trained(3) < trained(6)
     (found,) = few.folds
     images = truth.store.images
-    tested = {image.group for image in images} - {image.group for image in images if image.name in trained("=all")}
+    tested = {image.group for image in images} - {image.group for image in images if image.name in trained(6)}
     assert found.frames == sum(image.group in tested for image in images), "the whole fold tests, whatever trains"
     assert found.good_frames == sum(image.group in tested and not image.defective for image in images)
     assert found.hit == 1
+    whole = Measurement(BLOBS, "heatline", dense, *places).measure([0])
+    points = points_of([more, few, msgspec.structs.replace(whole, overrides=[])])
+    assert [(one.number, one.good, one.defective) for one in points] == [("3", 1, 2), ("6", 2, 4), ("all", 2, 4)]
     assert [table.splitlines()[2] for table in few_pictures_tables(points)] == [
-        "| 4 | 100 % (100 to 100); 0.0 % |", "| 4 | 100 % (100 to 100); 0.0 %; 1.00 |", "| 4 | 1 + 3, 1 |",
+        "| 3 | 100 %; 0.0 % |", "| 3 | 100 %; 0.0 %; 1.00 |", "| 3 | 1 + 2, 1; 1.00 |",
     ]  # fmt: skip
     draw_few_pictures(points, tmp_path / "curves.svg")
     assert "good pictures rejected" in (tmp_path / "curves.svg").read_text()
     assert not measure(99).folds
     assert lines[-1].endswith("fold 1: left out, the other folds have 6 pictures")
+
+
+def test_docs_and_commands_tell_what_was_measured_of_few_pictures() -> None:
+    points = points_of(read_all(ROOT / "bench" / "results" / "recipes"))
+    text = (ROOT / "docs" / "training.md").read_text()
+    for table in few_pictures_tables(points):
+        assert table in text
+    for number, (found, rejected, sets) in MEASURED.items():
+        mine = [one for one in points if one.number == str(number)]
+        at_default = [one.counts[0] for one in mine]
+        assert len(mine) == sets
+        for said, shares in (
+            (found, [one.found_share for one in at_default]),
+            (rejected, [one.rejected_share for one in at_default]),
+        ):
+            known = [round(100 * share) for share in shares if share is not None]
+            assert said == (min(known), max(known))
+    ranked = [(one.defective >= ENOUGH_DEFECTIVE, one.auroc) for one in points if one.auroc is not None]
+    assert min(auroc for enough, auroc in ranked if enough) >= 0.9 > min(auroc for _, auroc in ranked)
 
 
 @pytest.mark.parametrize(

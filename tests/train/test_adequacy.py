@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from heatline.train.adequacy import (
+    MEASURED,
     defect_areas,
+    describe_expectation,
     describe_few_groups,
     describe_small_defects,
     describe_threshold_transfer,
@@ -46,22 +48,34 @@ def images(good: int, defective: int) -> list[LabelledImage]:
 
 
 @pytest.mark.parametrize(
-    ("good", "defective", "starts"),
+    ("good", "defective", "excerpts"),
     [
-        (10, 10, []),
-        (10, 0, []),  # another warning reports this
-        (9, 10, ["only 9 groups have a good picture"]),
-        (0, 10, ["no picture is good"]),
+        (20, 25, []),
+        (20, 0, []),  # another warning reports this
+        (7, 25, ["only 7 groups have a good picture: a threshold from so few may reject 1 in 8 new good parts; add "
+                 "good pictures of 13 other groups"]),
+        (0, 25, ["no picture is good"]),
+        (20, 24, ["only 24 pictures are defective: on measured sets, more found more; add 1 defective picture of "]),
+        (20, 2, ["only 2 groups have a defective picture: the figures depend on g20, g21 and may differ on others; add "
+                 "23 defective pictures of 8 other groups"]),
         (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
     ],
-)
-def test_fewer_than_ten_groups_of_a_kind_are_few(good: int, defective: int, starts: list[str]) -> None:
-    assert [warning.split(":")[0] for warning in describe_few_groups(images(good, defective))] == starts
+)  # fmt: skip
+def test_few_groups_or_defects_are_reported_with_what_is_missing(
+    good: int, defective: int, excerpts: list[str]
+) -> None:
+    warnings = describe_few_groups(images(good, defective))
+    assert len(warnings) == len(excerpts)
+    assert all(excerpt in warning for excerpt, warning in zip(excerpts, warnings, strict=True))
 
 
-def test_few_groups_with_defects_are_named() -> None:
-    (warning,) = describe_few_groups(images(10, 2))
-    assert "the figures depend on g10, g11 and may differ on others" in warning
+@pytest.mark.parametrize(("pictures", "measured"), [(3, 10), (24, 10), (25, 25), (5_000, max(MEASURED))])
+def test_what_so_many_pictures_gave_on_measured_sets_is_said(pictures: int, measured: int) -> None:
+    sentence = describe_expectation(images(pictures - 1, 1))
+    assert sentence is not None
+    (least, most), _, sets = MEASURED[measured]
+    assert f"on {sets} measured sets, {measured} pictures with marked defects found {least} to {most} %" in sentence
+    assert describe_expectation(images(pictures, 0)) is None
 
 
 def test_groups_that_are_not_known_are_not_counted() -> None:

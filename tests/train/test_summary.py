@@ -244,6 +244,7 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     assert "11: 4 good, 7 defective" in text
     assert "1 group: 1 good, 2 defective pictures" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
+    assert "to expect: on 5 measured sets, 10 pictures with marked defects found " in text
     assert text.rstrip().endswith("1 file cannot be used")
     summary = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
     assert (summary["good"], summary["defective"], summary["groups"]["count"]) == (4, 7, 4)

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from heatline.edge.cli.output import progress_console
 from heatline.edge.util.text import format_count
-from heatline.train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
@@ -68,7 +68,10 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     run.begin(config)  # only now: with a bad picture mended, the same command shall train
     if not config.discover and (mixture := data.describe_mixture()):  # the assumptions above include it
         report_line(mixture)
-    for line in [_describe_tiles(images, tiles), *_find_warnings(store, images, tiles, rule)]:
+    report_line(_describe_tiles(images, tiles))
+    if expectation := describe_expectation(images):
+        report_line(f"to expect: {expectation}")
+    for line in _find_warnings(store, images, tiles, rule):
         report_line(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
