@@ -1,10 +1,11 @@
 """Describes drift to people: what changed, from what to what, what it usually means, and what to do."""
 
+from collections.abc import Mapping
+
 from heatline.edge.bundle.manifest import Measure
 from heatline.edge.drift.monitor import Reading
 
-LOWER, HIGHER = 0, 1
-WHAT: dict[Measure, tuple[str, str]] = {
+WHAT: Mapping[str, tuple[str, str]] = {
     "brightness": ("the pictures are darker", "the pictures are brighter"),
     "sharpness": ("the pictures are less sharp", "the pictures have more fine detail or noise"),
     "saturation": ("the colours are paler", "the colours are stronger"),
@@ -32,11 +33,14 @@ def describe_drift(measure: Measure, reading: Reading) -> str:
     found = f"{measure} {describe_reading(measure, reading)}, over the last {reading.frames} measured frames"
     if not reading.drifted:
         return f"as at calibration again: {found}"
-    side = LOWER if reading.value < reading.expected.low else HIGHER
-    return (
-        f"{WHAT[measure][side]} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate "
-        "again"
-    )
+    what = describe_change(measure, reading.value, reading.expected.low)
+    return f"{what} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate again"
+
+
+def describe_change(measure: str, value: float, low: float) -> str:
+    """Describe in words what a drifted value means, by the lowest value to expect."""
+    lower, higher = WHAT.get(measure, (measure, measure))
+    return lower if value < low else higher
 
 
 def describe_reading(measure: Measure, reading: Reading) -> str:

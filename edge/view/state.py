@@ -5,7 +5,7 @@ from statistics import median, quantiles
 import msgspec
 
 from heatline.edge.cli.formatting import local_time
-from heatline.edge.drift.sentences import describe_limits
+from heatline.edge.drift.sentences import describe_change, describe_limits
 from heatline.edge.util.text import format_count, is_are
 from heatline.edge.view.memory import NS, CameraMemory, Memory, Thresholds
 from heatline.edge.wire.events import (
@@ -207,12 +207,13 @@ def _about_drift(status: StatusEvent) -> list[str]:
     words = []
     for name, readings in status.drift.items():
         drifted = [
-            f"{measure} {reading.value:.3g} ({describe_limits(reading.low, reading.high)} expected)"
+            f"{describe_change(measure, reading.value, reading.low)} ({reading.value:.3g}, "
+            f"{describe_limits(reading.low, reading.high)} expected)"
             for measure, reading in readings.items()
             if reading.drifted
         ]
         if drifted:
-            words.append(f"Camera {name} has drifted since the calibration: {', '.join(drifted)}.")
+            words.append(f"Camera {name}, compared with the calibration: {', '.join(drifted)}.")
     return words
 
 

@@ -11,7 +11,7 @@ from heatline.edge.view.api import history
 from heatline.edge.view.held_picture import PictureMemory
 from heatline.edge.view.memory import ROWS, Memory, row_of
 from heatline.edge.view.state import State, describe
-from heatline.edge.wire.events import CameraState, StatusEvent
+from heatline.edge.wire.events import CameraState, DriftReading, StatusEvent
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, frame, memory_with, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
@@ -130,6 +130,15 @@ def test_every_reason_of_a_frame_without_verdict_has_plain_words() -> None:
     memory = running(Clock())
     memory.add_status(ready(cameras={"top": dead}))
     assert state_of(memory).cameras["top"].detail == "no frames come"
+
+
+def test_drift_is_told_in_words() -> None:
+    memory = running(Clock())
+    shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
+    memory.add_status(ready(drift={"top": {"shift_x": shift}}))
+    assert state_of(memory).words == [
+        "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
+    ]
 
 
 def test_cameras_come_in_the_order_of_the_line_s_file() -> None:

@@ -118,7 +118,7 @@ def test_drift_is_shown_relative_to_the_values_to_expect() -> None:
     assert found['heatline_drifted{camera="top",measure="brightness"}'] == 1
     assert found['heatline_drifted{camera="top",measure="match"}'] == 0
     promtool("check", "metrics", text=metrics.exposition().decode())
-    sentence = "Camera top has drifted since the calibration: brightness 96.2 (110 to 131 expected)."
+    sentence = "Camera top, compared with the calibration: the pictures are darker (96.2, 110 to 131 expected)."
     assert sentence in describe(memory, "line1").words
     clock.now_s += 4
     memory.listener()
