@@ -183,6 +183,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     said = [f"{count} skipped: {reason}" for reason, count in others.most_common()]
     if packages:
         names = " ".join(sorted({name for each in packages for name in each.split()}))
-        said.insert(0, f"{len(packages)} tests need Debian packages: apt install {names} (.ci/run installs them)")
+        said.insert(
+            0, f"{len(packages)} skipped: Debian packages are missing: apt install {names} (.ci/run installs them)"
+        )
     if said:
         terminalreporter.write_line("; ".join(said))
