@@ -145,7 +145,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     assert "no verdict: 2 of 6 frames (good 1, defective 1), counted in no figure" in done.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Frames without a verdict" in page
-    assert "images/b1.png <span>defective: it does not look like the product: brightness 2" in page
+    assert "images/<wbr>b1.png <span>defective: it does not look like the product: brightness 2" in page
     without = evaluate_model(bundle.path, EvaluationOptions(data))
     assert (len(without.frames), without.implausible) == (6, [])
 
