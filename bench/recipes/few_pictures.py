@@ -93,16 +93,22 @@ class Point(NamedTuple):
 def points_of(results: Sequence[RecipeResult]) -> list[Point]:
     """Return the points of the results of `--pictures`, by set and number of pictures.
 
-    The last one of a set is the recipe's cross-validation, of the same folds: it trains on all pictures of the others.
+    All points of a set are of the folds that all its numbers have. The last is the recipe's cross-validation, which
+    trains on all pictures of the other folds.
     """
     points = []
     for name in dict.fromkeys(one.set for one in results):
         mine = {one.name: one for one in results if one.set == name}
         few = {int(one.pictures): one for one in mine.values() if one.pictures is not None}
+        if not few:
+            continue
+        folds = set.intersection(*({(fold.seed, fold.fold) for fold in one.folds} for one in few.values()))
         for number, one in sorted(few.items()):
-            points.append(Point.of(one, str(number), [(each.good or 0, each.defective or 0) for each in one.trainings]))
-        if few and "heatline" in mine:
-            folds = {(fold.seed, fold.fold) for one in few.values() for fold in one.folds}
+            trained = [
+                (each.good or 0, each.defective or 0) for each in one.trainings if (each.seed, each.fold) in folds
+            ]
+            points.append(Point.of(one.only(folds), str(number), trained))
+        if "heatline" in mine:
             whole = mine["heatline"].only(folds)
             points.append(Point.of(whole, ALL, [_others(mine["heatline"], fold) for fold in whole.folds]))
     return points
