@@ -33,7 +33,7 @@ ENOUGH_DEFECTIVE = 25
 (docs/training.md)."""
 
 ENOUGH_GOOD = 20
-"""Groups: a good picture of a new one, if it is like them, is the hottest, and rejected, in at most 1 of 21 cases."""
+"""Groups: a good picture of a new one, if like them, scores highest, and is rejected, in at most 1 of 21 cases."""
 
 MEASURED = {
     10: ((27, 100), (0, 21), 5),

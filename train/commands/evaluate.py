@@ -243,7 +243,7 @@ def _facts(evaluation: "Evaluation") -> dict[str, str]:
     return {
         **describe_kinds(evaluation),
         **figures,
-        "score threshold": f"{evaluation.calibration.score_threshold:.3f} logits",
+        "score threshold": f"{evaluation.calibration.score_threshold:.2f} logits",
     }
 
 
