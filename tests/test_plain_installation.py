@@ -35,6 +35,11 @@ EXPECTED = {
     "check rtsp.toml": "rtsp",
 }
 """The extra that each command names if it is not installed."""
+SENTENCES = (
+    *("journal show line.toml", "evidence list line.toml", "bridge modbus line.toml"),
+    *("bundle sign boards.bundle --key none", "bench startup none", "bench tune none line.toml"),
+)
+"""Without a running line and its files, these end with a sentence."""
 FUNCTIONS = {"train_model": "train", "export_bundle": "export"}
 """The same of functions."""
 WALK = """
@@ -132,9 +137,15 @@ def test_every_command_answers_or_names_its_extra(installed: Path, tmp_path: Pat
         cv2.imwrite(str(tmp_path / "boards" / label / f"{label}.png"), np.zeros((300, 300, 3), np.uint8))
     (tmp_path / "line.toml").write_text(LINE % 'kind = "pattern"')
     (tmp_path / "rtsp.toml").write_text(LINE % 'kind = "rtsp"\nurl = "rtsp://127.0.0.1:1/x"')
-    works = ("data show boards", "bundle verify boards.bundle", "check line.toml", "cameras list")
+    works = (
+        "data show boards",
+        "bundle verify boards.bundle",
+        "bundle show boards.bundle",
+        "check line.toml",
+        "cameras list",
+    )
     walked = subprocess.run(
-        [installed, "-W", "error", "-c", WALK, *EXPECTED, *works],
+        [installed, "-W", "error", "-c", WALK, *EXPECTED, *works, *SENTENCES],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -143,8 +154,13 @@ def test_every_command_answers_or_names_its_extra(installed: Path, tmp_path: Pat
     answers = {
         call: (int(code), said) for call, code, *said in (line.split("|") for line in walked.stdout.splitlines())
     }
-    wrong = {call: answer for call, answer in answers.items() if call not in EXPECTED | FUNCTIONS and answer[0] != 0}
+    wrong = {
+        call: answer
+        for call, answer in answers.items()
+        if call not in (*EXPECTED, *FUNCTIONS, *SENTENCES) and answer[0] != 0
+    }
     assert wrong == {}
+    assert {call for call in SENTENCES if answers[call][0] in (0, 1, 10) or not answers[call][1]} == set()
     for call, extra in (EXPECTED | FUNCTIONS).items():
         code, said = answers[call]
         assert code == 10, (call, said)

@@ -82,6 +82,8 @@ class Listener(socket.socket):
         self._most, self._request_within_s, self._quiet_s, self._allows = most, request_within_s, quiet_s, allows
         self._clients: dict[Any, _Client] = {}
         """By the peer's address and port."""
+        self._ending: list[_Client] = []
+        """Disconnected, and not closed yet."""
         self._full = RateLimitedLog(logger)
         try:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -147,8 +149,8 @@ class Listener(socket.socket):
 
     async def disconnect_all(self) -> None:
         """Disconnect all clients, and return when their connections are closed."""
-        while connected := [each for each in self._clients.values() if each.connection.fileno() >= 0]:
-            for each in connected:
+        while open_ := [each for each in (*self._clients.values(), *self._ending) if each.connection.fileno() >= 0]:
+            for each in open_:
                 _disconnect(each)
             await asyncio.sleep(0.01)
 
@@ -159,6 +161,7 @@ class Listener(socket.socket):
     def _make_room_for(self, client: _Client) -> None:
         """Disconnect one of those that are at work, or of those that are not, if there is one more than places."""
         self._clients = {peer: each for peer, each in self._clients.items() if each.connection.fileno() >= 0}
+        self._ending = [each for each in self._ending if each.connection.fileno() >= 0]
         is_at_work = client.requested_s is not None
         alike = [each for each in self._clients.values() if (each.requested_s is not None) == is_at_work]
         if len(alike) <= self._most:
@@ -174,7 +177,8 @@ class Listener(socket.socket):
                 for each in alike
                 if each.peer[0] == client.peer[0] and now_s - (each.requested_s or now_s) >= self._quiet_s
             ] or [client]
-        _disconnect(self._clients.pop(min(replaced, key=lambda each: each.requested_s or each.since_s).peer))
+        self._ending.append(self._clients.pop(min(replaced, key=lambda each: each.requested_s or each.since_s).peer))
+        _disconnect(self._ending[-1])
 
 
 def _disconnect(client: _Client) -> None:

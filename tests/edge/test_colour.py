@@ -74,9 +74,9 @@ def test_every_format_has_an_example() -> None:
         ("BGRA8", (4, 4, 3), U8, "expected 4 channel"),
         ("RGB8", (4, 4, 3), F32, "of uint8"),
         ("BayerRG8", (4, 4, 3), U8, "expected 1 channel"),
-        ("RGB8", (0, 4, 3), U8, "is no RGB8 image"),  # without a pixel
-        ("Mono8", (4,), U8, "is no Mono8 image"),  # a single line
-        ("RGB8", (1, 4, 4, 3), U8, "is no RGB8 image"),  # a stack of images
+        ("RGB8", (0, 4, 3), U8, "does not fit RGB8: expected 3 channel(s)"),  # without a pixel
+        ("Mono8", (4,), U8, "does not fit Mono8: expected 1 channel(s)"),  # a single line
+        ("RGB8", (1, 4, 4, 3), U8, "does not fit RGB8: expected 3 channel(s)"),  # a stack of images
     ],
 )
 def test_an_array_that_does_not_fit_its_format_is_refused(

@@ -359,6 +359,6 @@ def test_a_calibration_records_its_precision_and_retains_the_gate(
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
         assert open_precision(open_bundle(target), "int8").engine.precision == came
-    assert "evidence threshold 20.000; both thresholds are those of the export" in shown(
+    assert "evidence threshold 20.00; both thresholds are those of the export" in shown(
         "bundle", "show", tmp_path / "int8"
     )

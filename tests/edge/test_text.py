@@ -33,4 +33,7 @@ def test_one_lost_frame_is_described_in_the_singular() -> None:
     losses = DropMonitor()
     losses.update({"top": Account()}, 0.0)
     (words,) = losses.update({"top": Account(1, failed={"implausible": 1})}, 1.0)
-    assert words == "camera top: 0 of 1 frame inspected (failed.implausible)"
+    assert (
+        words
+        == "camera top: 0 of 1 frame inspected: frames do not show the product, or not in its usual light or focus"
+    )
