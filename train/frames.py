@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.errors import TrainingError
+from heatline.edge.errors import InputError, TrainingError
 from heatline.train.near_duplicates import THUMBNAIL_PX, thumbnail
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
@@ -182,7 +182,10 @@ def fingerprint(images: Sequence[LabelledImage]) -> str:
         if image.points_xy:
             labels += (image.points_xy,)
         for file in (image.path, *image.truth_files):
-            stat = os.stat(file)
+            try:
+                stat = os.stat(file)
+            except OSError as error:
+                raise InputError(f"{file} cannot be read ({error.strerror}); restore it, or remove it") from error
             line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{labels}\n"
             digest.update(line.encode(errors="surrogateescape"))  # file names may not be UTF-8
     return digest.hexdigest()

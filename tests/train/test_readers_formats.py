@@ -322,20 +322,28 @@ def coco_text(folder: Path, content: str | bytes) -> Path:
     return spoil(coco(folder, {"bbox": [1, 1, 5, 5]}), "annotations/instances.json", content)
 
 
+def coco_beside(folder: Path, content: str) -> Path:
+    draw_plain(folder, ("p.png", "q.png"))
+    (folder / "images").rename(folder / "train")
+    (folder / "train" / "_annotations.coco.json").write_text(content)
+    return folder
+
+
 def voc_text(folder: Path, content: str | bytes) -> Path:
     return spoil(voc(folder), "annotations/p.xml", content)
 
 
 DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda at: labelme_text(at, '{"shapes": ['), r"p.json is no LabelMe annotation \(Input data was truncated"),
-    (lambda at: labelme_text(at, '{"x":' + "[" * 100_000), "p.json is no LabelMe annotation"),
+    (lambda at: labelme_text(at, '{"shapes": ['), r"p.json is not a LabelMe annotation \(Input data was truncated"),
+    (lambda at: labelme_text(at, '{"x":' + "[" * 100_000), "p.json is not a LabelMe annotation"),
     (lambda at: labelme_text(at, "{}"), "missing required field `shapes`"),
     (lambda at: labelme(at, ("a", "linestrip", [[1, 1], [5, 5]])), r"has a linestrip \(a, shape 1\); expected poly"),
     (lambda at: labelme(at, ("a", "rectangle", [[1, 1]])), "of 1 points; expected 2"),
     (lambda at: labelme(at, ("a", "polygon", [[1, 1], [2, 2]])), "has 2 corners; expected at least 3"),
     (lambda at: labelme(at, ("a", "polygon", [[1, 1], [9, 2], [50, 2]])), r"polygon \(a, shape 1\) that does not lie"),
     (lambda at: labelme(at, TRIANGLE, imageWidth=41), "was made for a picture of 30x41 px"),
-    (lambda at: coco_text(at, '{"images": ['), r"instances.json is no COCO annotation \(Input data was truncated"),
+    (lambda at: coco_text(at, '{"images": ['), r"instances.json is not a COCO annotation \(Input data was truncated"),
+    (lambda at: coco_beside(at, '{"images": ['), r"coco.json is not a COCO annotation \(Input data was truncated"),
     (lambda at: coco(at, {"image_id": 9, "bbox": [1, 1, 2, 2]}), "annotation 1 of image 9, which it does not list"),
     (lambda at: coco(at, {"category_id": 9, "bbox": [1, 1, 2, 2]}), "annotation 1 of category 9, which it does not"),
     (lambda at: coco(at, {}), r"has a pit \(annotation 1\) that has neither segmentation nor bbox"),
@@ -352,8 +360,8 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: deeppcb(at, "1 1 5 5 1\n1 1 50 5 1\n"), "box 1,1 to 50,5 px in line 2 that does not lie in its pic"),
     (lambda at: deeppcb(at, "5 1 5 5 1\n"), "has no area"),
     (lambda at: spoil(deeppcb(at, ""), "boxes/p.txt", b"\xff\xff"), "p.txt cannot be read"),
-    (lambda at: voc_text(at, "<annotation><object>"), "p.xml is no VOC annotation"),
-    (lambda at: voc_text(at, '<?xml version="1.0" encoding="none"?><annotation/>'), "p.xml is no VOC annotation"),
+    (lambda at: voc_text(at, "<annotation><object>"), "p.xml is not a VOC annotation"),
+    (lambda at: voc_text(at, '<?xml version="1.0" encoding="none"?><annotation/>'), "p.xml is not a VOC annotation"),
     (lambda at: voc_text(at, "<html><object/></html>"), "its root is <html>"),
     (lambda at: voc_text(at, "<annotation><object><name>a</name></object></annotation>"), "an object without bndbox"),
     (lambda at: voc_text(at, VOC.replace("<xmin>2", "<xmin>1e999")), "xmin is '1e999'; expected a number"),

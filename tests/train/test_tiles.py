@@ -79,6 +79,12 @@ def test_tile_pixels_beyond_a_small_frame_do_not_count_as_defective(tmp_path: Pa
     assert list(zip(tiles.y, tiles.x, tiles.defect_px, strict=True)) == [(0, 0, 500), (0, 76, 240)]
 
 
+def test_a_link_to_nowhere_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"gone.png cannot be read \(No such file or directory\); restore it"):
+        FrameStore.build([LabelledImage(tmp_path / "gone.png", None, False, None)], tmp_path / "cache")
+
+
 def test_every_grid_tile_has_the_count_of_its_part_of_the_mask(store: FrameStore, table: TileTable) -> None:
     assert len(table) == len(store) * len(TileGrid(FRAME_HW, 64, 2))
     for frame, y, x, defect_px in zip(table.frame, table.y, table.x, table.defect_px, strict=True):

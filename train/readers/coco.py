@@ -106,11 +106,13 @@ def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterato
 
 
 def is_coco(file: Path) -> bool:
-    """Whether a JSON file lists pictures and annotations, as COCO's does."""
+    """Whether a JSON file lists pictures and annotations, as COCO's does, or is damaged: `read` says how."""
     try:
         msgspec.json.decode(file.read_bytes(), type=_Probe)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except msgspec.ValidationError:
         return False
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
     return True
 
 
@@ -118,7 +120,7 @@ def _entries(file: Path) -> list[tuple[_Image, _Entry]]:
     try:
         content = msgspec.json.decode(file.read_bytes(), type=_File)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is no COCO annotation ({error}); expected its JSON, export it again") from error
+        raise InputError(f"{file} is not a COCO annotation ({error}); expected its JSON, export it again") from error
     names = {category.id: category.name for category in content.categories}
     objects: dict[int | str, list[_Object]] = {image.id: [] for image in content.images}
     for entry in content.annotations:

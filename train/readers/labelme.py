@@ -35,7 +35,7 @@ class LabelMePolygons(MarkedObjects):
             content = _decoder.decode(self.file.read_bytes())
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
-                f"{self.file} is no LabelMe annotation ({error}); expected its JSON, save it again"
+                f"{self.file} is not a LabelMe annotation ({error}); expected its JSON, save it again"
             ) from error
         size = None
         if content.image_height is not None and content.image_width is not None:

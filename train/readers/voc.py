@@ -16,9 +16,11 @@ class VocBoxes(MarkedObjects):
         try:
             root = ElementTree.parse(self.file).getroot()
         except (OSError, ElementTree.ParseError, LookupError) as error:  # LookupError: unknown encoding
-            raise InputError(f"{self.file} is no VOC annotation ({error}); expected its XML, copy it again") from error
+            raise InputError(
+                f"{self.file} is not a VOC annotation ({error}); expected its XML, copy it again"
+            ) from error
         if root.tag != "annotation":
-            raise InputError(f"{self.file} is no VOC annotation, its root is <{root.tag}>; expected <annotation>")
+            raise InputError(f"{self.file} is not a VOC annotation, its root is <{root.tag}>; expected <annotation>")
         return Marks(self._size(root), tuple(self._mark(element) for element in root.iter("object")))
 
     def _size(self, root: ElementTree.Element) -> tuple[int, int] | None:
