@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from os import sched_getaffinity
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +184,7 @@ class _Guesses:
         """Yield the guesses, the best first; the last one is always possible."""
         images = self._data.images
         yield from _find_columns(self._columns(), len(images))
-        scheme = find_scheme([image.path.name for image in images])
+        scheme = find_scheme([PurePath(image.name_in_folder) for image in images])
         if scheme is not None:
             kinds = sorted(set(scheme.things))
             yield from self._merged(
@@ -193,13 +193,13 @@ class _Guesses:
                 f"{scheme.part}, near-duplicate pictures in one",
                 f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): "
                 f"{format_count(len(kinds), 'group')}. This is a guess: that pictures of one "
-                f"thing have it in common. If not, use split.group or {self._data.suggest_pattern()}.",
+                f"thing have it in common. If not, use split.group or {self._data.suggest_pattern(scheme.things)}.",
             )
         names = [image.place for image in images]
         alone = (
             "Each picture is a group of its own, as neither a column of labels.csv nor the file names say which "
             "pictures show one thing. If several do, the figures are too good: name the column with split.group, or "
-            f"the part of the file name with {self._data.suggest_pattern()}."
+            f"the part of the file name with {self._data.suggest_pattern(names)}."
         )
         yield from self._merged(names, ALONE, "near-duplicate pictures", alone)
 

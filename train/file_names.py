@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
 
+from heatline.edge.picture_folders import DEFECTIVE, GOOD
+
 SEPARATORS = r"_\-. +()"
 FEWEST_GROUPS = 3
 """Fewer groups cannot be split into train, val and test."""
 
-_FOLDER_PATTERN, _STEM_PATTERN = r"([^/]+)/[^/]+$", r"^(.+)\."
+_FOLDER_PATTERN, _ALONE_PATTERNS = r"([^/]+)/[^/]+$", (r"^(.+)\.", r"^(.+/.+)\.")
 
 _CONDITION = re.compile(
     r"(exp|exposure|cam|camera|view|light|led|channel|ch|gain|focus|angle|rot|zoom|crop)(\d*)", re.IGNORECASE
@@ -37,9 +39,14 @@ class NameScheme:
     """Phrase for messages: which part of the name this is."""
 
 
-def find_scheme(names: Sequence[str]) -> NameScheme | None:
-    """Find the scheme of file names; return None if there is none, or if it gives fewer than `FEWEST_GROUPS` groups."""
-    tokens = [re.split(f"[{SEPARATORS}]+", PurePath(name).stem) for name in names]
+def find_scheme(paths: Sequence[PurePath]) -> NameScheme | None:
+    """Find the scheme of file names; return None if there is none, or if it gives fewer than `FEWEST_GROUPS` groups.
+
+    Args:
+        paths: below the folder. Parts that repeat a folder or the label are no scheme: `good/good_001.png` and
+            `defective/defective_001.png` show two things.
+    """
+    tokens = [_tokens(path) for path in paths]
     for place in range(min(map(len, tokens), default=0)):
         words = [token[place] for token in tokens]
         if len(set(words)) == 1 or not all(map(_has_digit, words)):
@@ -55,22 +62,39 @@ def find_scheme(names: Sequence[str]) -> NameScheme | None:
     return None
 
 
-def find_patterns(paths: Sequence[PurePath]) -> Iterator[tuple[str, list[str]]]:
+def find_patterns(paths: Sequence[PurePath], known: Sequence[str | None]) -> Iterator[tuple[str, list[str]]]:
     """Yield regular expressions that take a part of each path, with the parts that they take, the likeliest first.
 
-    An expression is of the file name, or, if it has a `/`, of the path; its first parenthesis is the part.
+    An expression is of the file name, or, if it has a `/`, of the path; its first parenthesis is the part. None of them
+    divides the pictures as `known` does, or only joins the equal numbers of folders that each count from 1.
+
+    Args:
+        known: each picture's group now.
     """
+    numbers = [" ".join(_tokens(path)) for path in paths]
     used = "".join(each for each in "_. +()-" if each == "." or any(each in path.stem for path in paths))
     most = max((len(re.split(f"[{SEPARATORS}]+", path.stem)) for path in paths), default=0)
     by_place = [f"^{f'[^{used}]+[{used}]+' * place}([^{used}]+)" for place in range(most)]
-    found = []
-    for pattern in [*by_place, _FOLDER_PATTERN]:
+    for pattern in [*by_place, _FOLDER_PATTERN, *_ALONE_PATTERNS]:
         parts = [re.search(pattern, path.as_posix() if "/" in pattern else path.name) for path in paths]
         groups = [part[1] for part in parts if part]
-        if len(groups) == len(paths) and len(set(groups)) > 1:
-            found.append((pattern, groups))
-    yield from sorted(found, key=lambda each: len(set(each[1])) == len({path.name for path in paths}))
-    yield _STEM_PATTERN, [path.stem for path in paths]
+        if len(groups) < len(paths) or len(set(groups)) == 1 or _divide_alike(groups, known):
+            continue
+        if pattern in _ALONE_PATTERNS:
+            if len(set(groups)) == len(paths):
+                yield pattern, groups
+        elif not _divide_alike(groups, numbers) and not any(map(_CONDITION.fullmatch, groups)):
+            yield pattern, groups
+
+
+def _divide_alike(groups: Sequence[str], others: Sequence[str | None]) -> bool:
+    return len(set(groups)) == len(set(others)) == len(set(zip(groups, others, strict=True)))
+
+
+def _tokens(path: PurePath) -> list[str]:
+    """Return the parts of the file name; one that repeats a folder or the label is empty."""
+    said = GOOD | DEFECTIVE | {folder.casefold() for folder in path.parts[:-1]}
+    return ["" if word.casefold() in said else word for word in re.split(f"[{SEPARATORS}]+", path.stem)]
 
 
 def _thing_digits(words: Sequence[str]) -> int | None:

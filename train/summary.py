@@ -374,7 +374,7 @@ def _find_warnings(
     if groups is None:
         warnings.append(
             f"groups are not known: they were looked for in {data.groups_are}; name the column with --group, or the "
-            f"part of the file name with --pattern {data.suggest_pattern().removeprefix('split.pattern=')}"
+            f"part of the file name with {data.suggest_pattern().replace('split.pattern', '--pattern')}"
         )
     if why_no_split:
         warnings.append(why_no_split)

@@ -411,7 +411,7 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...
             lambda at: sort_tiles(at, count=3),
             ("split.pattern=^([gd])",),
             "all good pictures are in one group, 'g', by what '^([gd])' finds in the file name; add good pictures of "
-            "other groups, or name other groups: split.pattern='^([^.]+)' (g00 of g00.png)",
+            "other groups, or name other groups: split.pattern='^(.+)\\.' (g00 of g00.png)",
         ),
         (lambda at: sort_tiles(at, count=3), ("recipe.folds=1",), "no cross-validation, and no report: recipe.folds=1"),
     ],

@@ -2,8 +2,8 @@
 
 import csv
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
 
 import cv2
 import pytest
@@ -15,7 +15,7 @@ from heatline.train.compose import compose
 from heatline.train.discovery import discover
 from heatline.train.file_names import find_scheme
 from heatline.train.prepare import prepare
-from heatline.train.readers import read_folder
+from heatline.train.readers import LabelledImage, read_folder
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
 
@@ -24,7 +24,7 @@ from tests.train.test_near_duplicates import again, scene
 
 def groups_of(names: list[str]) -> list[str] | None:
 
-    scheme = find_scheme(names)
+    scheme = find_scheme([PurePath(name) for name in names])
     return None if scheme is None else scheme.things
 
 
@@ -40,6 +40,8 @@ def groups_of(names: list[str]) -> list[str] | None:
         (["001.png", "002.png", "003.png", "001.png", "002.png"], None),  # counters of two folders
         (["7_1.png", "7_2.png", "8_3.png", "8_4.png"], None),  # two things cannot be divided into three parts
         (["b1_1.png", "b1_2.png", "b2_1.png", "scratch.png"], None),  # not all follow it
+        ([f"{at}/{word}_{n}.png" for at, word in [("OK", "ok"), ("NG", "defect")] for n in range(4)], None),
+        ([f"{at}/{at}_{n // 2}_{n}.png" for at in ("good", "cut") for n in range(6)], list("001122" * 2)),
         ([], None),
     ],
 )  # fmt: skip
@@ -193,6 +195,38 @@ def test_an_example_of_a_pattern_is_made_of_the_folders_own_names_and_can_be_val
     assert example == "split.pattern='^[^_.]+[_.]+([^_.]+)' (0 of 597500_0.png)"
     assert "with split.pattern='^[^_.]+" in discover(tmp_path).assumptions[-1]
     assert read_folder(tmp_path, group_pattern=example.split("'")[1]).groups() == ["0", "1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("names", "are"),
+    [
+        ([f"lot{n // 3}_{n % 3:03d}" for n in range(12)], "part 1 of the file name"),
+        ([f"board{n // 2:02d}_cam2_{n:04d}" for n in range(12)], "part 1 of the file name"),
+        ([f"kos{n // 3:02d}_Part{n % 3}" for n in range(12)], "part 1 of the file name"),
+        ([f"IMG {n // 2} ({n % 2})" for n in range(12)], "part 2 of the file name"),
+        ([f"2024-05-{n // 2:02d}_{n:04d}" for n in range(12)], "part 3 of the file name"),
+        ([f"{{}}_{n:03d}" for n in range(12)], "file names, each a group"),
+        ([f"{n}" for n in range(12)], "file names, each a group"),
+    ],
+)
+def test_the_example_of_a_pattern_gives_other_groups_than_the_guess(tmp_path: Path, names: list[str], are: str) -> None:
+    sort_scenes(tmp_path, *([name.format(label) for name in names] for label in ("good", "defective")))
+    found = discover(tmp_path)
+    data = found.read()
+    assert found.groups_are == are
+    example = data.suggest_pattern()
+    assert example.split(" (")[0] in found.assumptions[-1]
+    assert "pattern" in example
+    if "'" in example:
+        others = read_folder(tmp_path, group_pattern=example.split("'")[1])
+        assert partition(others.images) != partition(data.images)
+
+
+def partition(images: Sequence[LabelledImage]) -> set[frozenset[Path]]:
+    groups: dict[str | None, set[Path]] = {}
+    for image in images:
+        groups.setdefault(image.group, set()).add(image.path)
+    return {frozenset(group) for group in groups.values()}
 
 
 def test_a_pattern_with_a_slash_is_of_the_path_below_the_folder(tmp_path: Path) -> None:

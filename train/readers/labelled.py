@@ -162,12 +162,17 @@ class LabelledFolder:
         """Return the groups with at least one defective picture."""
         return {str(image.group) for image in self.images if image.defective}
 
-    def suggest_pattern(self) -> str:
-        """Return an example of `split.pattern` for these pictures, if possible one that can be validated."""
+    def suggest_pattern(self, known: Sequence[str] | None = None) -> str:
+        """Return an example of `split.pattern` that gives other groups and can be validated, or only the option's name.
+
+        Args:
+            known: each picture's group; default those that the pictures have.
+        """
         paths = [PurePosixPath(image.name_in_folder) for image in self.images]
-        found = [*find_patterns(paths)]
-        pattern, groups = next((each for each in found if lone_label(self.images, each[1]) is None), found[-1])
-        return f"split.pattern='{pattern}'" + (f" ({groups[0]} of {paths[0].name})" if paths else "")
+        for pattern, groups in find_patterns(paths, known or [image.group for image in self.images]):
+            if lone_label(self.images, groups) is None:
+                return f"split.pattern='{pattern}' ({groups[0]} of {paths[0].name})"
+        return "split.pattern"
 
     def with_groups(self, groups: Mapping[Path, str], groups_are: str) -> "LabelledFolder":
         """Return the same pictures with other groups.
