@@ -169,6 +169,18 @@ GOOD, BAD = [f"597500_{n}" for n in range(4)], [f"{597501 + n % 3}_{n}" for n in
             "file names, each a group",
             "be column 'item' of labels.csv: all good pictures",
         ),
+        (
+            lambda at: sort_scenes(
+                at, [f"lot{1 + n // 10}_{n}" for n in range(20)], [f"lot{3 + n // 2}_{n}" for n in range(16)]
+            ),
+            "file names, each a group",
+            "be part 1 of the file name: a fold of the cross-validation would have no good picture",
+        ),
+        (
+            lambda at: sort_scenes(at, ["1_a", "2_b", "3_c"], [f"{n // 2}_{n}" for n in range(12)]),
+            "part 1 of the file name",
+            None,
+        ),
     ],
 )
 def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_not_made(
