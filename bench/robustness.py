@@ -36,8 +36,8 @@ from heatline.edge.util.text import format_count
 from heatline.export.map_gate import overlaps
 from heatline.export.run_to_bundle import export_run
 from heatline.train.compose import compose
-from heatline.train.dense.folds import assign_folds
 from heatline.train.dense.train import train_dense
+from heatline.train.folds import assign_folds
 from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder, load_run, read_data
 

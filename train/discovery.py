@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import PARTS, find_layout
 from heatline.edge.util.text import format_count, utf8_safe
-from heatline.train.dense.folds import assign_folds
 from heatline.train.file_names import find_scheme
+from heatline.train.folds import assign_folds
 from heatline.train.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.folder import LABELS_ONLY, list_folder, truths_in

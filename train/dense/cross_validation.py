@@ -13,11 +13,11 @@ from heatline.edge.bundle.pooling import pool
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.copies import Kind
 from heatline.train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
-from heatline.train.dense.folds import assign_folds
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import MARKED, Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.features.cache import Features
+from heatline.train.folds import assign_folds
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.novelty import EVIDENCE_SHARE
 
