@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import SUFFIXES
-from heatline.edge.util.text import list_some
+from heatline.edge.util.text import format_count, list_some
 
 Place = tuple[str, ...]
 
@@ -56,14 +56,18 @@ class Root:
 
     @cached_property
     def files(self) -> dict[Path, Place]:
-        """The places of its files, sorted by path; hidden ones are left out.
+        """The places of its files, sorted by path; hidden ones, and links to a folder above, are left out.
 
         Raises:
             InputError: a folder cannot be read.
         """
         found: dict[Path, Place] = {}
         for parent, folders, names in os.walk(self.folder, onerror=_refuse, followlinks=True):
-            folders[:] = [name for name in folders if self.deep and not name.startswith(".")]
+            folders[:] = [
+                name
+                for name in folders
+                if self.deep and not name.startswith(".") and not _leads_back(Path(parent, name))
+            ]
             below = Path(parent).relative_to(self.folder).parts
             for path in (Path(parent, name) for name in names if not name.startswith(".")):
                 found[path] = (*self.at, *below, path.stem)
@@ -87,8 +91,8 @@ class Layout:
     """Folders beside whose pictures annotations are looked for."""
     roots: tuple[Root, ...]
     """Folders of pictures: of sorted ones, the good come first."""
-    unread: tuple[Path, ...] = ()
-    """Other folders of pictures beside sorted ones."""
+    unread: tuple[Root, ...] = ()
+    """Other folders with pictures beside sorted ones: these pictures are not read."""
 
     @cached_property
     def places(self) -> dict[Path, Place]:
@@ -106,12 +110,20 @@ class Layout:
         return self.roots[0].label is not None
 
     def describe_labels(self) -> str:
-        """Name the folders that are the labels, as "the folders good/ and defective/"."""
-        names, unread = (
-            list_some([f"{path.relative_to(self.folder).as_posix()}/" for path in paths], 8)
-            for paths in ([root.folder for root in self.roots], self.unread)
-        )
-        return f"the folders {names}" + (f" ({unread} not read)" if unread else "")
+        """Name the folders that are the labels, as "the folders good/ and defective/", and those that are not read."""
+        unread = self.describe_unread()
+        names = list_some([self._name(root.folder) for root in self.roots], 8)
+        return f"the folders {names}" + (f" (not read: {unread})" if unread else "")
+
+    def describe_unread(self) -> str:
+        """Name the folders that are not read, each with its number of pictures; empty if there are none."""
+        counts = [
+            f"{self._name(root.folder)} with {format_count(len(root.pictures()), 'picture')}" for root in self.unread
+        ]
+        return list_some(counts, 8)
+
+    def _name(self, path: Path) -> str:
+        return f"{path.relative_to(self.folder).as_posix()}/"
 
 
 def find_layout(folder: Path) -> Layout:
@@ -129,6 +141,11 @@ def find_layout(folder: Path) -> Layout:
     came = f"holds the folders {list_some([f'{name}/' for name in names], 5)}" if names else "holds no folder"
     inner = [folder / name for name in names if (found := layout_of(folder / name)) and found.roots[0].deep]
     advice = f"; {inner[0]} is one of these: name it instead" if inner else ""
+    if len(inner) > 1:
+        advice = (
+            f"; {list_some([f'{each.name}/' for each in inner], 5)} are each one of these: name one, or train each "
+            f"with --products; if they show one product, swap the order of the folders, as good/{inner[0].name}/"
+        )
     raise InputError(f"{folder} {came}; {EXPECTED}{advice}")
 
 
@@ -167,22 +184,42 @@ def layout_of(folder: Path) -> Layout | None:
     parts = [Root(child.folder, (child.folder.name,), deep=False) for child in top.children(PARTS)]
     levels = (top, *parts)
     images = [child for level in levels for child in level.children(IMAGES)]
-    sorted_in: Sequence[Root] = () if images else levels
+    sorted_in: Sequence[Root] = levels
     if any(child.children(GOOD | DEFECTIVE) for child in images):
         sorted_in = images
+    elif images and ((folder / "labels.csv").exists() or any(level.children(ANNOTATIONS) for level in levels)):
+        sorted_in = ()
     good = [replace(child, label="good") for level in sorted_in for child in level.children(GOOD)]
-    defective = [replace(child, label="defective") for level in sorted_in for child in level.children(DEFECTIVE)]
-    others = [
-        Root(child, (*level.at, child.name), "defective", child.name)
-        for level in sorted_in
-        for child in _folders(level.folder)
-        if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | ANNOTATIONS and Root(child, deep=False).pictures()
-    ]
-    if defective:
-        return Layout(folder, levels, (*good, *defective), tuple(other.folder for other in others))
-    # What lies beside good/ is a class of defects.
-    roots = [*good, *others] if good else images or [level for level in levels if level.pictures()]
+    defective: list[Root] = []
+    unread = [level for level in levels if level.pictures()]
+    for level in sorted_in:
+        named = [replace(child, label="defective") for child in level.children(DEFECTIVE)]
+        others = [
+            Root(child, (*level.at, child.name), "defective", child.name)
+            for child in _folders(level.folder)
+            if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | IMAGES | ANNOTATIONS
+            and Root(child, deep=False).pictures()
+        ]
+        unread += [child for child in level.children(IMAGES) if child.pictures()]
+        if named and not level.at:
+            unread += others
+        elif good:  # what lies beside good/, or in a part of a split, is a class of defects
+            if others:
+                named = [replace(each, at=(*each.at, each.folder.name), defect=each.folder.name) for each in named]
+            named += others
+        defective += named
+    if good or defective:
+        return Layout(folder, levels, (*good, *defective), tuple(unread))
+    roots = images or [level for level in levels if level.pictures()]
     return Layout(folder, levels, tuple(roots)) if roots else None
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, on whichever path it was reached."""
+    if not folder.is_symlink():
+        return False
+    target = os.path.realpath(folder)
+    return any(Path(os.path.realpath(above)).is_relative_to(target) for above in folder.parents)
 
 
 def _folders(folder: Path) -> list[Path]:

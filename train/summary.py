@@ -223,7 +223,10 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         expectation=describe_expectation(inspected.images),
         warnings=[
             utf8_safe(text)
-            for text in _find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates)
+            for text in [
+                *([f"pictures in folders that are not read: {layout.describe_unread()}"] if layout.unread else []),
+                *_find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates),
+            ]
         ],
         unusable=unusable,
     )

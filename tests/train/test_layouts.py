@@ -16,7 +16,8 @@ from heatline.edge.calibration.recalibration import GoodPictures
 from heatline.edge.errors import InputError
 from heatline.train.discovery import discover
 from heatline.train.readers import LabelledImage, read_folder
-from tests.train.blobs import draw_plain, sort_tiles, write_labels
+from heatline.train.summary import ReadingOptions, summarise_folder
+from tests.train.blobs import draw_plain, write_labels
 
 HW = HEIGHT, WIDTH = 24, 32
 CLASSES = ("dent", "scratch")
@@ -195,6 +196,10 @@ LAYOUTS: dict[str, tuple[Callable[[Path, Sequence[Drawn]], None], str]] = {  # w
     "MVTec": (mvtec, "pc"),
     "sorted, masks": (sorted_with_masks, "p"),
     "OK, NG": (ok_ng, ""),
+    "OK, NG beside images": (
+        lambda at, drawn: (ok_ng(at, drawn), write_picture(at / "images" / "a.png", drawn[0])),
+        "",
+    ),
     "subfolders": (subfolders, "c"),
     "classes beside good": (classes_beside_good, "c"),
     "sorted in images": (sorted_in_images, "p"),
@@ -278,10 +283,41 @@ def test_it_is_said_that_all_parts_of_a_folder_are_trained_on(tmp_path: Path, la
     assert discover(tmp_path).assumptions[0].count("all are trained on and cross-validated, whether in train/") == told
 
 
-def test_folders_beside_sorted_pictures_that_are_not_read_are_named(tmp_path: Path) -> None:
-    folder = sort_tiles(tmp_path / "tiles", count=2)
-    write_picture(folder / "unsure" / "a.png", SAMPLE[0])
-    assert "by the folders good/, defective/ (unsure/ not read); no" in discover(folder).assumptions[0]
+@pytest.mark.parametrize(
+    ("layout", "files", "unread"),
+    [
+        (ok_ng, ["unsure/a"], "unsure/ with 1 picture"),
+        (ok_ng, ["images/a"], "images/ with 1 picture"),
+        (classes_beside_good, ["validation/a", "validation/b", "c"], "./ with 1 picture, validation/ with 2 pictures"),
+        (mvtec, ["test/a", "test/bad/b", "test/defect/c"], "test/ with 1 picture"),
+    ],
+)
+def test_folders_with_pictures_beside_sorted_ones_that_are_not_read_are_named_and_counted(
+    tmp_path: Path, layout: Callable[[Path, Sequence[Drawn]], None], files: list[str], unread: str
+) -> None:
+    layout(tmp_path, SAMPLE)
+    for name in files:
+        write_picture(tmp_path / f"{name}.png", SAMPLE[1])
+    assert f" (not read: {unread})" in discover(tmp_path).assumptions[0]
+    shown = summarise_folder(tmp_path, ReadingOptions())
+    assert shown.warnings[0] == f"pictures in folders that are not read: {unread}"
+    read = {"bad", "defect"} & {Path(name).parent.name for name in files}
+    assert shown.good + shown.defective == len(SAMPLE) + len(read)
+    assert read <= set(shown.classes)
+
+
+def test_a_folder_that_links_to_one_above_is_left_out(tmp_path: Path) -> None:
+    ok_ng(tmp_path / "data", SAMPLE)
+    (tmp_path / "other").mkdir()
+    for link, target in (
+        ("data/OK/self", "."),
+        ("data/OK/up", "../.."),
+        ("data/OK/o", "../../other"),
+        ("other/b", "../data"),
+    ):
+        (tmp_path / link).symlink_to(target)
+    assert len(discover(tmp_path / "data").read().images) == len(SAMPLE)
+    assert len(GoodPictures([tmp_path / "data"]).files) == 3
 
 
 @pytest.mark.parametrize(
@@ -290,6 +326,10 @@ def test_folders_beside_sorted_pictures_that_are_not_read_are_named(tmp_path: Pa
         (
             lambda at: mvtec(at / "bottle", SAMPLE),
             r"holds the folders bottle/; expected .*bottle is one of these: name",
+        ),
+        (
+            lambda at: (ok_ng(at / "mon", SAMPLE), ok_ng(at / "tue", SAMPLE)),
+            r"mon/, tue/ are each one of these: name one, or .* swap the order of the folders, as good/mon/",
         ),
         (lambda at: draw_plain(at / "day1", ("a.png",)), r"day1 is one of these: name it instead"),
         (lambda at: write_picture(at / "a.png", SAMPLE[0]), "neither annotations nor labels.csv say which are defect"),
