@@ -134,7 +134,10 @@ def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) 
         of_label = [image for image in images if image.defective == (label == "defective")]
         groups = {str(image.group) for image in of_label}
         if len(of_label) == 1:
-            return f"there is only 1 {label} picture; add {label} pictures, at least one, and train again"
+            return utf8_safe(
+                f"there is only 1 {label} picture; add {label} pictures, at least one, to {of_label[0].path.parent}, "
+                f"and type: heatline train {data.folder}"
+            )
         if len(groups) == 1:
             return (
                 f"all {label} pictures are in one group, {utf8_safe(min(groups))!r}, by {data.groups_are}; add {label} "

@@ -278,7 +278,8 @@ def read_as(
 ) -> LabelledFolder:
     """Read a folder as a run reads its own; errors as `read_folder`.
 
-    If the run discovered its groups, they are discovered again: the same pictures get the same groups.
+    If the run discovered its groups, they are discovered again: the same version gives the same pictures the same
+    groups, and another version may not.
 
     Args:
         reading: from `describe_reading`; missing keys have the defaults of `read_folder`.

@@ -8,6 +8,7 @@ import msgspec
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import InputError
+from heatline.edge.images import digest_picture
 from heatline.edge.util.text import format_count
 from heatline.export.retrain.record import Retraining
 from heatline.train.config import DenseRecipeConfig, TrainConfig
@@ -70,6 +71,11 @@ class Origin:
         trained = set(self.groups["train"])
         digests = frozenset(digest_groups(image for image in data.images if image.group in trained))
         if missing := self.digests - digests:
+            if missing <= {digest_picture(image.path) for image in data.images}:
+                raise InputError(
+                    f"the pictures of {folder} are in other groups than when the bundle was trained, as labels.csv has "
+                    "changed or this version groups pictures differently; train again with heatline train"
+                )
             raise InputError(
                 f"{folder} is not the folder that the bundle was trained on: the pictures of {len(missing)} of its "
                 f"{format_count(len(self.digests), 'group')} are missing or have changed; restore them, or name the "

@@ -212,6 +212,9 @@ def test_a_training_folder_that_is_gone_or_another(trained: Trained, tmp_path: P
     first = copy / "images" / "a_0.png"
     first.write_bytes(first.read_bytes() + b"changed")
     assert "the pictures of 1 of its 4 groups are missing or have changed" in refused(trained, tmp_path, "--data", copy)
+    labels = shutil.copytree(trained.data, tmp_path / "regrouped") / "labels.csv"
+    labels.write_text(labels.read_text().replace("a_0.png,defective,a", "a_0.png,defective,b"))
+    assert "are in other groups than when the bundle was trained" in refused(trained, tmp_path, "--data", labels.parent)
 
 
 def test_a_mark_that_contradicts_the_training_folder(trained: Trained, tmp_path: Path) -> None:
