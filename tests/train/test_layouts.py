@@ -1,6 +1,7 @@
 """Folders as other tools and people lay them out: all of them give the same labelled pictures."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heatline.edge.calibration.recalibration import GoodPictures
-from heatline.edge.errors import InputError
+from heatline.edge.errors import InputError, MissingExtraError
 from heatline.train.discovery import discover
 from heatline.train.readers import LabelledImage, read_folder
 from heatline.train.summary import ReadingOptions, summarise_folder
@@ -321,6 +322,35 @@ def test_a_folder_that_links_to_one_above_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("0 0.5 0.5 0.25 0.5 0.93", (12, 6, 20, 18)),  # with a detector's confidence
+        ("0.0 0.5 0.5 0.25 0.5", (12, 6, 20, 18)),
+        ("0 0.97 0.5 0.25 0.5", (27, 6, 32, 18)),
+        ("0 0.8 -0.05 1.04 -0.05 1.04 0.5 0.8 0.5", (26, 0, 32, 13)),
+    ],
+)
+def test_yolo_as_tools_write_it_is_read(tmp_path: Path, line: str, box: tuple[int, int, int, int]) -> None:
+    flat(tmp_path, SAMPLE[:2])
+    write_text(tmp_path / "labels" / "001.txt", line)
+    found = discover(tmp_path, "yolo")
+    image = found.read().images[1]
+    assert (image.class_name or [*image.objects()], read(image)[1].box) == (["0"], box)
+    assert "; 1 of 2 pictures has no label file and counts as good." in found.assumptions[0]
+
+
+def test_names_of_classes_need_only_the_package_for_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    yolo("images", "labels", "data.yaml", YAML)(tmp_path, SAMPLE)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert discover(tmp_path).read().images
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingExtraError, match=r"reading .*data\.yaml needs the extra train: pip install"):
+        discover(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    assert discover(tmp_path).read().images
+
+
+@pytest.mark.parametrize(
     ("make", "excerpt"),
     [
         (
@@ -347,8 +377,14 @@ def test_a_folder_that_links_to_one_above_is_left_out(tmp_path: Path) -> None:
             (lambda at, line=line: (flat(at, SAMPLE[:3]), write_text(at / "labels" / "001.txt", line)), excerpt)
             for line, excerpt in (
                 ("0 0.5 0.5 0.1", "line 1 of .*001.txt is '0 0.5 0.5 0.1'; expected YOLO's class cx cy w h, or"),
-                ("0 12 14 20 30", "with coordinates from 0 to 1"),
-                ("\n0 .1 .1 .2 .1 .3", "line 2 of"),
+                ("0 12 14 20 30", "with a class from 0 and coordinates from 0 to 1"),
+                ("\n0 .1 .1 .2 .1 .3 .4 .5", "line 2 of"),
+                ("-1 .1 .1 .2 .1", "a class from 0"),
+                ("0.5 .1 .1 .2 .1", "a class from 0"),
+                ("nan .1 .1 .2 .1", "a class from 0"),
+                ("inf .1 .1 .2 .1", "a class from 0"),
+                ("0 1.05 .5 .08 .1", "does not lie in its picture"),
+                ("0 .5 .5 1.05 1.3", "expected YOLO"),
             )
         ),
     ],
