@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 from heatline.edge.errors import InputError
 from heatline.edge.images import SUFFIXES
-from heatline.edge.util.text import format_count, list_some
+from heatline.edge.util.text import format_count, list_some, on_one_line, utf8_safe
 
 Place = tuple[str, ...]
 
@@ -146,7 +146,7 @@ def find_layout(folder: Path) -> Layout:
             f"; {list_some([f'{each.name}/' for each in inner], 5)} are each one of these: name one, or train each "
             f"with --products; if they show one product, swap the order of the folders, as good/{inner[0].name}/"
         )
-    raise InputError(f"{folder} {came}; {EXPECTED}{advice}")
+    raise InputError(on_one_line(utf8_safe(f"{folder} {came}; {EXPECTED}{advice}")))
 
 
 def good_pictures(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import PARTS, find_layout
-from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.train.file_names import find_scheme
 from heatline.train.folds import assign_folds
 from heatline.train.near_duplicates import near_duplicate_chains, thumbnail
@@ -121,7 +121,8 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
             break
         assumptions.append(f"The groups cannot be {guess.are}: {why_not}.")
     groups = {image.path: utf8_safe(name) for image, name in zip(data.images, guess.names, strict=True) if name}
-    return Discovery(folder, data.truth, groups, guess.are, (*assumptions, *guess.assumptions))
+    sentences = tuple(on_one_line(utf8_safe(each)) for each in (*assumptions, *guess.assumptions))
+    return Discovery(folder, data.truth, groups, guess.are, sentences)
 
 
 def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) -> str:
@@ -183,7 +184,7 @@ def _describe_truth(data: LabelledFolder) -> str:
         if data.rows
         else "whether an annotation marks a defect"
     )
-    label = utf8_safe(f"Pictures are good or defective by {source}")
+    label = f"Pictures are good or defective by {source}"
     if any(place[0].casefold() in PARTS for place in layout.places.values() if place[1:]):
         label += ", and all are trained on and cross-validated, whether in train/, val/ or test/"
     others = [other for other in truths_in(layout) if other not in (truth, LABELS_ONLY)]
@@ -224,7 +225,7 @@ class _Guesses:
                 scheme.things,
                 scheme.part,
                 f"{scheme.part}, near-duplicate pictures in one",
-                f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): "
+                f"Groups are {scheme.part} ({', '.join(kinds[:3])}, ...): "
                 f"{format_count(len(kinds), 'group')}. This is a guess: that pictures of one "
                 f"thing have it in common. If not, use split.group or {self._data.suggest_pattern(scheme.things)}.",
             )

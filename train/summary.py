@@ -19,7 +19,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from heatline.edge.images import SUFFIXES, read_image
 from heatline.edge.picture_folders import Layout, find_layout
-from heatline.edge.util.text import format_count, utf8_safe
+from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.discovery import Discovery, discover
 from heatline.train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
@@ -205,9 +205,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         truths=truths_in(layout),
         good=len(inspected.images) - defective,
         defective=defective,
-        assumptions=[]
-        if discovery is None or not inspected.images
-        else [utf8_safe(sentence) for sentence in discovery.assumptions],
+        assumptions=[] if discovery is None or not inspected.images else [*discovery.assumptions],
         labels_only=sum(image.defective and image.labels_only for image in inspected.images),
         sizes=[Size(width, height, count) for (height, width), count in inspected.sizes.most_common()],
         colours=dict(inspected.colours.most_common()),
@@ -222,7 +220,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
         near_duplicates=near_duplicates,
         expectation=describe_expectation(inspected.images),
         warnings=[
-            utf8_safe(text)
+            on_one_line(utf8_safe(text))
             for text in [
                 *([f"pictures in folders that are not read: {layout.describe_unread()}"] if layout.unread else []),
                 *_find_warnings(usable, options, inspected, groups, parts, why_no_split, near_duplicates),

@@ -241,6 +241,13 @@ def partition(images: Sequence[LabelledImage]) -> set[frozenset[Path]]:
     return {frozenset(group) for group in groups.values()}
 
 
+def test_pictures_of_one_stem_are_two_groups(tmp_path: Path) -> None:
+    sort_scenes(tmp_path, ["0", "a"], ["b", "c"])
+    assert cv2.imwrite(str(tmp_path / "good" / "0.jpg"), scene(7))
+    for data in (discover(tmp_path).read(), read_folder(tmp_path)):
+        assert data.groups() == ["a", "b", "c", "good/0.jpg", "good/0.png"]
+
+
 def test_a_pattern_with_a_slash_is_of_the_path_below_the_folder(tmp_path: Path) -> None:
     for day in "12":
         sort_scenes(tmp_path / "unsorted", list("abc"), list("abc"))

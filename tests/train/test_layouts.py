@@ -307,6 +307,29 @@ def test_folders_with_pictures_beside_sorted_ones_that_are_not_read_are_named_an
     assert read <= set(shown.classes)
 
 
+def test_control_characters_in_names_of_folders_are_escaped_in_sentences(tmp_path: Path) -> None:
+    for at, name in (
+        ("data", "good"),
+        ("data", "\x1b[31mred"),
+        ("data", "new\nline"),
+        ("products/\x1b[31mred", "good"),
+    ):
+        write_picture(tmp_path / at / name / "1.png", SAMPLE[len(name)])
+    (tmp_path / "data" / "defective").mkdir()
+    write_picture(tmp_path / "data" / "defective" / "2.png", SAMPLE[1])
+    sentences = [
+        *discover(tmp_path / "data").assumptions,
+        *summarise_folder(tmp_path / "data", ReadingOptions()).warnings,
+    ]
+    with pytest.raises(InputError) as raised:
+        read_folder(tmp_path / "products")
+    (tmp_path / "data" / "defective" / "2.png").unlink()
+    (tmp_path / "data" / "defective").rmdir()
+    sentences += discover(tmp_path / "data").assumptions
+    assert sum(r"\x1b[31mred/" in text for text in (*sentences, str(raised.value))) == 4
+    assert not any(set("\x1b\n") & set(text) for text in sentences)
+
+
 def test_a_folder_that_links_to_one_above_is_left_out(tmp_path: Path) -> None:
     ok_ng(tmp_path / "data", SAMPLE)
     (tmp_path / "other").mkdir()

@@ -191,13 +191,15 @@ class _Reader:
         if not self.layout.is_sorted:
             rows = read_labels(self.folder / "labels.csv", places, self.on_unusable)
         annotations, unmatched = self._annotations(truth, places)
+        often = Counter(places.values())
         images = []
         for root in self.layout.roots:
             for path in root.pictures():
                 if path not in places or (rows is not None and path not in rows):
                     continue
                 row = {} if rows is None else rows[path]
-                name = "/".join(places[path])
+                place = places[path]
+                name = "/".join(place if often[place] == 1 else (*place[:-1], path.name))  # 0.png beside 0.jpg
                 try:
                     image = LabelledImage(
                         path,
