@@ -28,11 +28,10 @@ from heatline.edge.errors import InputError
 from heatline.edge.picture_folders import PARTS, find_layout
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.train.file_names import find_scheme
-from heatline.train.folds import assign_folds
 from heatline.train.near_duplicates import near_duplicate_chains, thumbnail
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder
 from heatline.train.readers.folder import LABELS_ONLY, list_folder, truths_in
-from heatline.train.readers.labelled import lone_label
+from heatline.train.readers.labelled import lone_label, why_not_validated
 
 THINGS = frozenset(
     {
@@ -45,9 +44,6 @@ such as exposure or camera, are never groups: one thing is photographed under se
 
 ENOUGH_GROUPS = 10
 """Of several columns, discovery takes the one with the fewest groups that has at least this many."""
-
-FOLDS = 5
-"""Of a default training."""
 
 ALIKE_BY_PLACE = 0.5
 """If near-duplicates chain together more than this share of the pictures, only the camera's fixed view is alike."""
@@ -116,7 +112,7 @@ def discover(folder: Path, truth: str | None = None) -> Discovery:
     if not any(image.defective for image in data.images):
         assumptions.append("No picture is defective: a training can only use synthetic defects on good pictures.")
     for guess in _Guesses(data).each():
-        why_not = _why_not(data.images, guess.names)
+        why_not = why_not_validated(data.images, guess.names)
         if why_not is None or guess.are == ALONE or guess.are == GROUP_COLUMN:  # the user's own
             break
         assumptions.append(f"The groups cannot be {guess.are}: {why_not}.")
@@ -148,27 +144,6 @@ def describe_unvalidated(data: LabelledFolder, images: Sequence[LabelledImage]) 
         f"all good or all defective tiles are in one group, by {data.groups_are}; name other groups: "
         f"{data.suggest_pattern()}"
     )
-
-
-def _why_not(images: Sequence[LabelledImage], groups: Sequence[str]) -> str | None:
-    """Explain why a cross-validation needs other groups; None: it can use these, or single pictures are no better."""
-    if lone := lone_label(images, groups):
-        return f"all {lone} pictures would be in one, and nothing could be validated"
-    lacking = _lacking_label(images, groups) if images else None
-    if lacking is None or _lacking_label(images, range(len(images))):
-        return None
-    return f"a fold of the cross-validation would have no {lacking} picture"
-
-
-def _lacking_label(images: Sequence[LabelledImage], groups: Sequence[object]) -> str | None:
-    """Return the label that a fold of a default training would lack; None: no fold lacks any that the folder has."""
-    names, group = np.unique([str(name) for name in groups], return_inverse=True)
-    weight = np.array([(not image.defective, image.defective) for image in images], np.float64)
-    fold = assign_folds(group, weight[:, weight.any(axis=0)], min(FOLDS, len(names)), seed=0)[group]
-    for label, of_label in zip(("good", "defective"), weight.T > 0, strict=True):
-        if of_label.any() and len(set(fold[of_label])) <= fold.max():
-            return label
-    return None
 
 
 def _ignore(file: Path, error: InputError) -> None:

@@ -189,6 +189,7 @@ def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_
     found = discover(make(tmp_path))
     assert found.groups_are == are
     assert [note in line for line in found.assumptions].count(True) == 1 if note else len(found.assumptions) == 2
+    assert "pattern='^([^_.]+)'" not in found.assumptions[-1]  # the guess that is not made
     data = found.read()
     for defective in (False, True):
         assert len({image.group for image in data.images if image.defective == defective}) > 1

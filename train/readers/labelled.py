@@ -12,7 +12,11 @@ from heatline.edge.errors import InputError
 from heatline.edge.images import read_rgb
 from heatline.edge.util.text import format_count, utf8_safe
 from heatline.train.file_names import find_patterns
+from heatline.train.folds import assign_folds
 from heatline.train.readers.annotation import Annotation
+
+FOLDS = 5
+"""Of a default training."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,27 @@ def lone_label(images: Sequence[LabelledImage], groups: Sequence[str]) -> str | 
     return None
 
 
+def why_not_validated(images: Sequence[LabelledImage], groups: Sequence[str]) -> str | None:
+    """Explain why a cross-validation needs other groups; None: it can use these, or single pictures are no better."""
+    if lone := lone_label(images, groups):
+        return f"all {lone} pictures would be in one, and nothing could be validated"
+    lacking = _lacking_label(images, groups) if images else None
+    if lacking is None or _lacking_label(images, range(len(images))):
+        return None
+    return f"a fold of the cross-validation would have no {lacking} picture"
+
+
+def _lacking_label(images: Sequence[LabelledImage], groups: Sequence[object]) -> str | None:
+    """Return the label that a fold of a default training would lack; None: no fold lacks any that the folder has."""
+    names, group = np.unique([str(name) for name in groups], return_inverse=True)
+    weight = np.array([(not image.defective, image.defective) for image in images], np.float64)
+    fold = assign_folds(group, weight[:, weight.any(axis=0)], min(FOLDS, len(names)), seed=0)[group]
+    for label, of_label in zip(("good", "defective"), weight.T > 0, strict=True):
+        if of_label.any() and len(set(fold[of_label])) <= fold.max():
+            return label
+    return None
+
+
 @dataclass(frozen=True)
 class LabelledFolder:
     """A folder's labelled pictures, in the order of their file names."""
@@ -170,7 +195,7 @@ class LabelledFolder:
         """
         paths = [PurePosixPath(image.name_in_folder) for image in self.images]
         for pattern, groups in find_patterns(paths, known or [image.group for image in self.images]):
-            if lone_label(self.images, groups) is None:
+            if why_not_validated(self.images, groups) is None:
                 return f"split.pattern='{pattern}' ({groups[0]} of {paths[0].name})"
         return "split.pattern"
 
