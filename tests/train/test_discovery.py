@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from heatline.edge.errors import InputError
 from heatline.train.compose import compose
+from heatline.train.config import DenseRecipeConfig
 from heatline.train.discovery import discover
 from heatline.train.file_names import find_scheme
 from heatline.train.prepare import prepare
 from heatline.train.readers import LabelledImage, read_folder
+from heatline.train.readers.labelled import FOLDS
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from tests.train.test_near_duplicates import again, scene
 
@@ -193,6 +195,12 @@ def test_a_guess_that_puts_all_good_or_all_defective_pictures_into_one_group_is_
     data = found.read()
     for defective in (False, True):
         assert len({image.group for image in data.images if image.defective == defective}) > 1
+
+
+def test_guesses_are_checked_with_the_folds_of_a_default_training() -> None:
+    recipe = compose(["data=x", "recipe=heatline"]).recipe
+    assert isinstance(recipe, DenseRecipeConfig)
+    assert recipe.folds == FOLDS
 
 
 def test_the_groups_that_a_user_named_are_kept(tmp_path: Path) -> None:
