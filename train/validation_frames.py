@@ -98,13 +98,18 @@ class HeldOut:
 
     calibration: Calibration
     of_parts: Mapping[Path, Calibration]
-    """For each frame, by its picture; a part is a fold of the cross-validation. Empty: the frames cannot be divided."""
+    """For each frame, by its picture; a part is a fold of the cross-validation. Empty: the frames cannot be divided,
+    or the model was trained on them."""
 
     @classmethod
     def calibrate(
         cls, validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
     ) -> "HeldOut":
-        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.calibrate`."""
+        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.calibrate`.
+
+        The model scores frames that it was trained on lower than new ones, so these show neither a count of rejects
+        nor a bound.
+        """
         groups = [image.group or image.name for image in frames.images]
         part_of = frames.folds or dict(zip([image.path for image in frames.images], divide(groups), strict=True))
 
@@ -117,6 +122,8 @@ class HeldOut:
             )
 
         calibration = without(None)
+        if not frames.are_new:
+            return cls(msgspec.structs.replace(calibration, held_out_rejected=None, false_reject_at_most=None), {})
         try:
             by_part = {part: without(part) for part in sorted(set(part_of.values()))}
         except InputError:  # all frames without defects are in one part

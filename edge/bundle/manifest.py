@@ -193,7 +193,7 @@ class Calibration(_Part, frozen=True):
     rule: Rule = "false-reject"
     """The rule that set the thresholds."""
     rejected: Annotated[int, Meta(ge=0)] | None = None
-    """How many of the frames reach the score threshold that they set, which is no rate; none: not stored, as before
+    """How many of the frames reach the score threshold that they set, so it is not a rate; none: not stored, as before
     schema 2 and since schema 11."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Upper bound of the rejected share of such frames, with 95 % confidence (Clopper and Pearson)."""

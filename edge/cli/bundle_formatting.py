@@ -123,7 +123,7 @@ def describe_rule(calibration: Calibration) -> str:
 def describe_bound(calibration: Calibration) -> str:
     """Describe the share of good frames that will be rejected, as far as the calibration's frames show it."""
     if calibration.false_reject_at_most is None:
-        return "not stored in this bundle"
+        return "not known: the bundle stores no bound for new good frames"
     most = percent(calibration.false_reject_at_most)
     if calibration.held_out_rejected is None:
         return f"with {percent(CONFIDENCE)} confidence at most {most} of new good frames"

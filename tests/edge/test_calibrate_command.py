@@ -126,7 +126,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> 
 
     old = open_bundle(edit_manifest(own.path, older)).manifest.calibration
     assert (old.rule, old.rejected, old.false_reject_at_most) == ("false-reject", None, None)
-    assert "not stored in this bundle" in shown("bundle", "show", own.path)
+    assert "not known: the bundle stores no bound" in shown("bundle", "show", own.path)
     calibrated(own.path, evenly(tmp_path / "good", 250), "--to", tmp_path / "new", "--version", "7")
     new = open_bundle(tmp_path / "new").manifest
     assert (new.schema, new.version, new.provenance["data"]) == (SCHEMA, "7", {"data": "boards"})

@@ -21,6 +21,7 @@ import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.calibration import lowest_defect_of, score_threshold
+from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.edge.errors import Interrupted
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.images import read_rgb
@@ -31,6 +32,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import compose, read_config
 from heatline.train.dense.out_of_fold import OutOfFold
 from heatline.train.dense.samples import Sampler
+from heatline.train.evaluation.evaluated import prepare_run
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
 from heatline.train.frames import FrameStore
@@ -252,6 +254,9 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     assert (calibration.score_threshold, calibration.score_by) == (pytest.approx(expected, abs=1e-3), "margin")
     assert calibration.coldest_defect == pytest.approx(min(defective), abs=1e-3)
     assert calibration.groups == 4
+    judged_by_itself = prepare_run(run, 0.01)
+    assert judged_by_itself.settings.calibration.held_out_rejected is not None
+    assert judged_by_itself.held_out == {}, "the folds' models set the thresholds, the final model gives the scores"
     assert calibration.evidence_threshold <= calibration.score_threshold
 
 
@@ -378,6 +383,11 @@ def test_one_fold_means_no_cross_validation(blobs: Path, tiny: tuple[str, ...], 
     assert (summary.finished, summary.folds) == (True, None)
     assert "12 steps for the model, without a cross-validation" in output
     assert not RunFolder(tmp_path / "run").out_of_fold.exists()
+    model = prepare_run(load_run(tmp_path / "run"), 0.01)
+    calibration = model.settings.calibration
+    told = calibration.held_out_rejected, calibration.false_reject_at_most, model.held_out
+    assert told == (None, None, {}), "the model was trained on the frames that set its thresholds"
+    assert describe_bound(calibration).startswith("not known")
 
 
 def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...], tmp_path: Path) -> None:

@@ -197,8 +197,11 @@ def test_few_calibration_frames_and_training_frames_cause_warnings(tmp_path: Pat
 def test_no_rate_is_told_of_good_frames_that_set_the_threshold(tmp_path: Path, bundle: Bundle) -> None:
     data = grouped(tmp_path / "data")
     trained = with_training_groups(tmp_path / "trained", bundle, "data", train=["a"], val=["c"], test=["b"])
-    printed = run(trained.path, "--data", data, "--part", "all").stdout
-    assert "rejected good frames     0 of 3, no rate: 2 of them set the threshold" in printed
+    printed = run(trained.path, "--data", data, "--part", "all", "--out", tmp_path / "out").stdout
+    assert "rejected good frames     0 of 3, not a rate: 2 of them set the threshold" in printed
+    assert read_evaluation(tmp_path / "out" / "models" / "trained").truths[0].figures.frame.false_reject_rate is None
+    assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
+    assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
     (warning,) = [each for each in reported(trained.path, "--data", data, "--part", "val")["warnings"] if "set" in each]
     assert warning.startswith("2 of the good frames, or others of their groups, set the threshold: how many")
 

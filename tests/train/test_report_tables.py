@@ -227,6 +227,13 @@ def test_counts_have_their_share_and_its_interval() -> None:
     assert "| one | 2 of 20 10.0 % [2.1, 25.0] | 1 of 10 10.0 % | 50 of 60 83.3 % |" in line
 
 
+def test_a_fold_without_good_frames_leaves_the_share_of_the_others() -> None:
+    figures = frame_figures(), frame_figures(good_frames=0, rejected_frames=0, false_reject_rate=None)
+    folds = [evaluation(subject(groups=[str(at)]), frame=each) for at, each in enumerate(figures)]
+    line = markdown(line_tables.frames(only_set(rows_of(folds)), "masks"), 0)
+    assert "| 4 of 40 10.0 % | 1 of 10 10.0 % |" in line
+
+
 # Charts.
 
 

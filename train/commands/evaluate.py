@@ -252,7 +252,7 @@ def _figures(found: "TruthEvaluation", set_threshold: int) -> dict[str, str]:
     """Return figures with their intervals.
 
     Args:
-        set_threshold: number of good frames that set the threshold, of which no rate is known.
+        set_threshold: number of good frames that set the threshold, so that their rejects are not a rate.
     """
     frame, tile, line = found.figures.frame, found.figures.tile, found.figures.line
 
@@ -266,7 +266,7 @@ def _figures(found: "TruthEvaluation", set_threshold: int) -> dict[str, str]:
     rejected = f"{frame.rejected_frames} of {frame.good_frames}"
     return {
         "missed defective frames": described("frame.escape_rate", frame.escape_rate, missed),
-        "rejected good frames": f"{rejected}, no rate: {set_threshold} of them set the threshold"
+        "rejected good frames": f"{rejected}, not a rate: {set_threshold} of them set the threshold"
         if set_threshold
         else described("frame.false_reject_rate", frame.false_reject_rate, f"{rejected}: "),
         "defects hit by a peak": described(

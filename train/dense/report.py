@@ -16,7 +16,6 @@ from heatline.train.evaluation.report.write import write_report
 from heatline.train.evaluation.result import FrameAnswer, write_evaluation
 from heatline.train.progress import tracked
 from heatline.train.run import RunFolder, TrainedRun
-from heatline.train.validation_frames import validation_frames
 
 FALSE_REJECT = 0.01
 """Share of good frames that the report's first thresholds reject; the default of `heatline export`."""
@@ -34,10 +33,7 @@ def write_run_report(run: TrainedRun) -> Path:
         TrainingError: the folder cannot be written.
     """
     folder = RunFolder(run.folder).report
-    model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"))
-    recorded = validation_frames(run).recorded
-    assert recorded is not None, "the run was cross-validated"
-    model = replace(model, engine=recorded, engine_description="cross-validated")
+    model = prepare_run(run, FALSE_REJECT, tracked("thresholds of the report"), cross_validated=True)
     selection = select_pictures(model, EvaluationOptions(truths=(run.data.truth,), part="train"))
     selection = replace(selection, part=CROSS_VALIDATION, trained_on=0)
     evaluation = evaluate_pictures(model, selection, folder, tracked("pictures of the report"))

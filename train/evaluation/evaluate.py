@@ -121,7 +121,9 @@ def evaluate_pictures(
     )
     truths = []
     for truth, found in columns.items():
-        figures = partial(compute_figures, found.tiles, found.frames, model.cell_px)
+        figures = partial(
+            compute_figures, found.tiles, found.frames, model.cell_px, set_threshold=selection.set_threshold > 0
+        )
         intervals, intervals_are = compute_intervals(figures, len(selection.groups) if selection.grouped else 0)
         truths.append(
             TruthEvaluation(

@@ -131,10 +131,17 @@ def _open_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Eval
     )
 
 
-def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> EvaluatedModel:
-    """Prepare a loaded run, as `open_model` does."""
+def prepare_run(
+    run: TrainedRun, false_reject: float, track: Track = iter, *, cross_validated: bool = False
+) -> EvaluatedModel:
+    """Prepare a loaded run, as `open_model` does.
+
+    Args:
+        cross_validated: the engine returns the recorded answers of the run's cross-validation, once, instead of
+            running the final model.
+    """
     tiles, model = run.config.tiles, run.model
-    engine = TorchEngine(model, tiles.tile_px)
+    engine: Engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
         tile_px=tiles.tile_px,
         overlap_px=tiles.overlap_px,
@@ -147,6 +154,13 @@ def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Ev
     summary: RunSummary = run.summary
     found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)
     loose = HeldOut.calibrate(validation, frames, LOOSE, model.top_cells) if false_reject < LOOSE else None
+    # Thresholds by recorded answers do not judge the answers of the final model, which was trained on these pictures.
+    judges = cross_validated or frames.recorded is None
+    description = f"{engine.name} {engine.precision}"
+    if cross_validated:
+        recorded = validation_frames(run).recorded
+        assert recorded is not None, "the run was cross-validated"
+        engine, description = recorded, "cross-validated"
     return EvaluatedModel(
         path=run.folder,
         kind="run",
@@ -157,14 +171,14 @@ def prepare_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Ev
             found.calibration,
         ),
         engine=engine,
-        engine_description=f"{engine.name} {engine.precision}",
+        engine_description=description,
         summary={**msgspec.to_builtins(summary), **_batch_and_rate(run.config)},
         data=Path(run.config.data),
         reading=describe_reading(run.config, summary.truth),
         run=run,
-        held_out=found.of_parts,
+        held_out=found.of_parts if judges else {},
         loose_threshold=None if loose is None else loose.calibration.score_threshold,
-        loose_held_out={} if loose is None else loose.of_parts,
+        loose_held_out={} if loose is None or not judges else loose.of_parts,
     )
 
 

@@ -81,6 +81,7 @@ class FrameFigures(msgspec.Struct, frozen=True):
     rejected_frames: int
     """Good frames judged DEFECT."""
     false_reject_rate: float | None
+    """None if there is no good frame, or if good frames set the threshold that judges them."""
     average_precision: float | None
     """Of frames by their highest tile logit; None, as the next, if all are good or all are defective."""
     auroc: float | None
@@ -136,14 +137,19 @@ class FrameColumns:
     """[frames, 4], as `TileColumns.study_px`, by the line's rule; 0 for frames that are not placed."""
 
 
-def compute_figures(tiles: TileColumns, frames: FrameColumns, cell_px: float, weights: Weights) -> Figures:
+def compute_figures(
+    tiles: TileColumns, frames: FrameColumns, cell_px: float, weights: Weights, *, set_threshold: bool = False
+) -> Figures:
     """Compute the figures with weights of groups.
 
     Args:
         cell_px: side of a map cell.
         weights: [groups], whole numbers: the draws of a bootstrap, or all 1.
+        set_threshold: whether good frames set the threshold that judges them, so that their rejects are not a rate.
     """
     frame = _frames(frames, weights)
+    if set_threshold:
+        frame = msgspec.structs.replace(frame, false_reject_rate=None)
     if frame.frames == frame.unplaced:
         return Figures(None, None, None, frame)
     on_truth = tiles.distance_px == 0

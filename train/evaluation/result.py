@@ -163,7 +163,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     implausible: list[ImplausibleFrame] = []
     """Frames without a verdict; no figure counts them."""
     set_threshold: int = 0
-    """Number of good frames of the groups that set the threshold that judges them: their rejects are no rate."""
+    """Number of good frames of the groups that set the threshold that judges them: their rejects are not a rate."""
     schema: int = SCHEMA
 
     def threshold_of(self, frame: FrameAnswer) -> float:

@@ -26,6 +26,7 @@ from heatline.train.evaluation.result import Kind
 NAMES = 30
 """Highest number of names in a list; the others are counted."""
 NOT_KNOWN = "not known"
+NOT_A_RATE = "not a rate: these frames set the threshold"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class LineView:
     warnings: list[str]
     scale: str
     """Unit of the thresholds."""
+    is_rate: bool
+    """Whether other frames than the good ones set the threshold, so that the share of their rejects is a rate."""
     explorer: Explorer
     positions: str
     """JSON: the texts for each position of the slider, for the page's script."""
@@ -69,7 +72,7 @@ class LineView:
     legend: Legend
     scores: Markup
     curve: Markup | None
-    """None unless there are both defective and good frames."""
+    """None unless there are both defective and good frames, and `is_rate`."""
 
     @property
     def start(self) -> dict[str, str]:
@@ -83,7 +86,7 @@ class LineView:
             "caught": f"{of.defective - missed:,}",
             "passed": f"{of.good - rejected:,}",
             "missedShare": format_share(missed, of.defective, of.missed_interval[at]),
-            "rejectedShare": format_share(rejected, of.good, of.rejected_interval[at]),
+            "rejectedShare": format_share(rejected, of.good, of.rejected_interval[at]) if self.is_rate else NOT_A_RATE,
         }
 
 
@@ -110,6 +113,7 @@ def make_line_view(row: Row, truth: str) -> LineView:
 
     defective, good = _scores(row, True, shift), _scores(row, False, shift)
     explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
+    is_rate = not any(fold.evaluation.set_threshold for fold in row.folds)
     partly_missed = _list_partly_missed(row)
     no_verdict = [
         ListedFrame(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
@@ -131,8 +135,9 @@ def make_line_view(row: Row, truth: str) -> LineView:
         rests_on=list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
         warnings=list(dict.fromkeys(warning for fold in row.folds for warning in fold.evaluation.warnings)),
         scale="logits" if is_one else "logits above the threshold of each fold",
+        is_rate=is_rate,
         explorer=explorer,
-        positions=_encode_positions(explorer),
+        positions=_encode_positions(explorer, is_rate),
         missed=_list_frames(row, True, shift, explorer),
         rejected=_list_frames(row, False, shift, explorer),
         has_stand_ins=any(fold.evaluation.good_stand_ins for fold in row.folds),
@@ -144,7 +149,7 @@ def make_line_view(row: Row, truth: str) -> LineView:
         kinds=line_tables.kinds(row),
         legend=_legend(row),
         scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
-        curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
+        curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) and is_rate else None,
     )
 
 
@@ -190,7 +195,7 @@ def _scores(row: Row, defective: bool, shift: Shift) -> Scores:
     return Scores(np.array(scores, np.float64), tuple(groups))
 
 
-def _encode_positions(explorer: Explorer) -> str:
+def _encode_positions(explorer: Explorer, is_rate: bool) -> str:
     missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
     rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
     shown = {
@@ -198,7 +203,9 @@ def _encode_positions(explorer: Explorer) -> str:
         "missed": explorer.missed.tolist(),
         "rejected": explorer.rejected.tolist(),
         "missedShare": [format_share(some, explorer.defective, interval) for some, interval in missed],
-        "rejectedShare": [format_share(some, explorer.good, interval) for some, interval in rejected],
+        "rejectedShare": [
+            format_share(some, explorer.good, interval) if is_rate else NOT_A_RATE for some, interval in rejected
+        ],
         "defective": explorer.defective,
         "good": explorer.good,
         "start": explorer.start,

@@ -173,10 +173,16 @@ def thresholds(pictures: PictureSet) -> Table:
 
 
 def share_cell(row: Row, truth: str, part: str, whole: str, rate: str) -> Cell:
-    """Return a cell as `3 of 40` with share and interval; the names are fields of `FrameFigures`."""
+    """Return a cell as `3 of 40` with share and interval; the names are fields of `FrameFigures`.
+
+    Without share if a fold has such frames, but does not know the rate.
+    """
     some, total = (row.count(truth, f"frame.{name}") for name in (part, whole))
     if some is None or not total:
         return UNKNOWN
+    of_folds = [result.figures.frame for result in row.by_truth(truth)]
+    if any(getattr(frame, whole) and getattr(frame, rate) is None for frame in of_folds):
+        return Cell(f"{some:,} of {total:,}", None, "not a rate")
     interval = row.interval(truth, f"frame.{rate}")
     return Cell(f"{some:,} of {total:,}", some / total, format_percent(some / total, interval))
 
