@@ -141,7 +141,7 @@ def describe_expectation(images: Sequence[LabelledImage]) -> str | None:
 
 
 def describe_threshold_transfer(
-    highest: Sequence[float], groups: Sequence[str | None], share: float, coldest_defect: float | None = None
+    highest: Sequence[float], groups: Sequence[str | None], share: float, lowest_defect: float | None = None
 ) -> list[str]:
     """Describe groups whose good frames a threshold from the other groups would reject; return no sentence if none.
 
@@ -151,7 +151,7 @@ def describe_threshold_transfer(
         highest: highest logit of each good frame, from a model that was not trained on its group.
         groups: group of each frame.
         share: wanted share of rejected good frames.
-        coldest_defect: logit of the lowest-scoring defect, which the threshold takes into account.
+        lowest_defect: logit of the lowest-scoring defect, which the threshold takes into account.
     """
     scores, group_of = np.array(highest), np.array([str(group) for group in groups])
     names, counts = np.unique(group_of, return_counts=True)
@@ -160,7 +160,7 @@ def describe_threshold_transfer(
         in_group = group_of == name
         if count == 1 or in_group.all():
             continue
-        threshold, _ = score_threshold(scores[~in_group].tolist(), share, coldest_defect, group_of[~in_group].tolist())
+        threshold, _ = score_threshold(scores[~in_group].tolist(), share, lowest_defect, group_of[~in_group].tolist())
         rejected = int((scores[in_group] >= threshold).sum())
         rejected_others = int((scores[~in_group] >= threshold).sum())
         comparison = fisher_exact(rejected_others, len(group_of) - count, rejected, count)

@@ -1,6 +1,6 @@
 """Runs a model over validation frames: scores for calibration, and tiles for the bundle's golden tiles.
 
-A cross-validated run is trained on all its frames; for these, the recorded out-of-fold predictions are used.
+A cross-validated run is trained on all its frames; for these, the recorded held-out predictions are used.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration, Grid
-from heatline.edge.calibration import GoodFrame, calibrate, divide, lowest_defect_of
+from heatline.edge.calibration import GoodFrame, divide, lowest_defect_of, set_thresholds
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.inference import Engine, infer
@@ -50,7 +50,7 @@ class ValidationFrames:
 
     images: list[LabelledImage]
     recorded: Engine | None
-    """Returns the recorded out-of-fold predictions, once, frame by frame; None: the model itself must be run."""
+    """Returns the recorded held-out predictions, once, frame by frame; None: the model itself must be run."""
     are: str
     """Phrase for messages: which frames these are."""
     are_new: bool = True
@@ -105,7 +105,7 @@ class HeldOut:
     def calibrate(
         cls, validation: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
     ) -> "HeldOut":
-        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.calibrate`.
+        """Calibrate on the results of a pass over these frames; errors as `heatline.edge.calibration.set_thresholds`.
 
         The model scores frames that it was trained on lower than new ones, so these show neither a count of rejects
         nor a bound.
@@ -117,17 +117,17 @@ class HeldOut:
             found = validation.only({path for path, mine in part_of.items() if mine != part})
             # Defects that the model was trained on score higher than new ones.
             lowest = lowest_defect_of([*found.defective.values()]) if frames.are_new else None
-            return calibrate(
-                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, coldest_defect=lowest
+            return set_thresholds(
+                [*found.frames.values()], false_reject, found.frames_are, top_cells=top_cells, lowest_defect=lowest
             )
 
         calibration = without(None)
         if not frames.are_new:
-            return cls(msgspec.structs.replace(calibration, held_out_rejected=None, false_reject_at_most=None), {})
+            return cls(msgspec.structs.replace(calibration, false_reject_at_most=None), {})
         try:
             by_part = {part: without(part) for part in sorted(set(part_of.values()))}
         except InputError:  # all frames without defects are in one part
-            return cls(msgspec.structs.replace(calibration, held_out_rejected=None), {})
+            return cls(calibration, {})
         of_parts = {path: by_part[part] for path, part in part_of.items()}
         rejected = sum(
             frame.highest_logit >= of_parts[path].score_threshold for path, frame in validation.frames.items()

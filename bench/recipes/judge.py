@@ -115,7 +115,7 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
         [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
         wanted,
         "held-out good frames",
-        coldest_defect=_lowest_defect(truth, answers, calibrating) if answers.knows_defects else None,
+        lowest_defect=_lowest_defect(truth, answers, calibrating) if answers.knows_defects else None,
     )
     assert found.false_reject_at_most is not None, "a share was wanted"
     good_tested = line.stand_ins(tested)

@@ -209,7 +209,7 @@ def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | 
 
 
 def ranges(plausible: Plausible) -> dict[str, tuple[float, float | None]]:
-    """Return the plausible range of each vital that the bundle knows, by its name."""
+    """Return the plausible range of each statistic that the bundle knows, by its name."""
     return {name: found for name in STATISTICS if (found := getattr(plausible, name)) is not None}
 
 

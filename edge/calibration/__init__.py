@@ -12,6 +12,7 @@ from heatline.edge.calibration.thresholds import (
     divide,
     lowest_defect_of,
     score_threshold,
+    set_thresholds,
     threshold,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "divide",
     "lowest_defect_of",
     "score_threshold",
+    "set_thresholds",
     "threshold",
 ]

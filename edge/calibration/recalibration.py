@@ -62,16 +62,20 @@ class Shift(msgspec.Struct, frozen=True):
 
     frames_are: str
     frames: int
-    rejected: int
-    rejected_share: float
-    interval: tuple[float, float]
+    rejected: int | None
+    """None, as the next two: not known, as there are no other frames."""
+    rejected_share: float | None
+    interval: tuple[float, float] | None
     """Confidence interval of the rejected share, two-sided, 95 % (Clopper and Pearson)."""
-    hottest: list[HighFrame]
+    highest: list[HighFrame] = msgspec.field(name="hottest")
 
 
 class SecondShift(Shift, frozen=True):
     """Good frames that set no threshold, compared with those that did."""
 
+    rejected: int
+    rejected_share: float
+    interval: tuple[float, float]
     rejected_p: float
     """Fisher's exact test of the rejected counts."""
     highest_logits_p: float
@@ -171,20 +175,20 @@ def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
     return copies
 
 
-def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: int) -> Shift:
+def summarise_shift(pictures: GoodPictures, frames: Sequence[GoodFrame], count: int | None) -> Shift:
     """Describe a shift.
 
     Args:
-        count: how many of its frames a score threshold from other frames rejects.
+        count: how many of its frames a score threshold from other frames rejects; None: not known.
     """
     ordered = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)
     return Shift(
         frames_are=f"good frames of {pictures.names}",
         frames=len(frames),
         rejected=count,
-        rejected_share=count / len(frames),
-        interval=interval(count, len(frames)),
-        hottest=[HighFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
+        rejected_share=None if count is None else count / len(frames),
+        interval=None if count is None else interval(count, len(frames)),
+        highest=[HighFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
     )
 
 
@@ -200,14 +204,15 @@ def compare_shifts(
         pictures: of the second shift.
         score_threshold: by the first.
     """
-    second = summarise_shift(pictures, second_frames, count_rejected(second_frames, score_threshold))
+    rejected = count_rejected(second_frames, score_threshold)
+    second = summarise_shift(pictures, second_frames, rejected)
     reached = count_rejected(first_frames, score_threshold)
-    counts = fisher_exact(reached, len(first_frames), second.rejected, second.frames)
+    counts = fisher_exact(reached, len(first_frames), rejected, second.frames)
     ranks = mann_whitney(
         [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
     )
     tests = {
-        f"{second.rejected} of its {format_count(second.frames, 'frame')} {is_are(second.rejected)} rejected, against "
+        f"{rejected} of its {format_count(second.frames, 'frame')} {is_are(rejected)} rejected, against "
         f"{reached} of the {len(first_frames)} that set the threshold (Fisher's exact test": counts,
         "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
     }
@@ -271,7 +276,7 @@ def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -
         "false_reject_at_most": calibration.false_reject_at_most,
         "second_shift": None
         if second is None
-        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "hottest"},
+        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "highest"},
     }
 
 

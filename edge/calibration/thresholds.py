@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -199,7 +200,7 @@ def divide(groups: Sequence[str]) -> list[int]:
     return [names[group] * FOLDS // len(names) for group in groups]
 
 
-def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, coldest: float | None) -> int | None:
+def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, lowest_defect: float | None) -> int | None:
     """Count the frames that reach a score threshold from the others; None: there are no others.
 
     The threshold of a part of `divide` comes from all other parts.
@@ -211,7 +212,7 @@ def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, col
     for number in set(part):
         others = [(frame, group) for frame, group, at in zip(frames, groups, part, strict=True) if at != number]
         limit, _ = score_threshold(
-            [frame.highest_logit for frame, _ in others], false_reject, coldest, [group for _, group in others]
+            [frame.highest_logit for frame, _ in others], false_reject, lowest_defect, [group for _, group in others]
         )
         rejected += count_rejected((frame for frame, at in zip(frames, part, strict=True) if at == number), limit)
     return rejected
@@ -223,7 +224,21 @@ def calibrate(
     frames_are: str,
     *,
     top_cells: int | None = None,
-    coldest_defect: float | None = None,
+    lowest_defect: float | None = None,
+) -> Calibration:
+    """Set the thresholds, and count how many of the frames those of the others reject; as `set_thresholds`."""
+    found = set_thresholds(frames, false_reject, frames_are, top_cells=top_cells, lowest_defect=lowest_defect)
+    rejected = count_held_out_rejects(frames, false_reject, lowest_defect)
+    return msgspec.structs.replace(found, held_out_rejected=rejected)
+
+
+def set_thresholds(
+    frames: Sequence[GoodFrame],
+    false_reject: float,
+    frames_are: str,
+    *,
+    top_cells: int | None = None,
+    lowest_defect: float | None = None,
 ) -> Calibration:
     """Set the thresholds. The score threshold comes from each frame's highest tile logit, see `score_threshold`.
 
@@ -241,7 +256,7 @@ def calibrate(
 
     Args:
         top_cells: from the map's identity: the logit is the mean of this many highest cells; None: of all.
-        coldest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
+        lowest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
     Raises:
         InputError: there is no frame, the share lies outside 0..1, or a value is not finite.
     """
@@ -250,7 +265,7 @@ def calibrate(
     group_names = [frame.group for frame in frames if frame.group is not None]
     groups = len(set(group_names)) if len(group_names) == len(frames) else None
     score, score_by = score_threshold(
-        [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else group_names
+        [frame.highest_logit for frame in frames], false_reject, lowest_defect, None if groups is None else group_names
     )
     reach, independent = count_allowed_rejects(len(frames), false_reject), groups or len(frames)
     highest = [frame.highest_evidence for frame in frames]
@@ -266,12 +281,11 @@ def calibrate(
         false_reject_per_frame=false_reject,
         frames=len(frames),
         frames_are=frames_are,
-        held_out_rejected=count_held_out_rejects(frames, false_reject, coldest_defect),
         false_reject_at_most=upper_bound(math.ceil(reach * independent / len(frames)), independent),
         groups=groups,
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
-        coldest_defect=coldest_defect,
+        coldest_defect=lowest_defect,
         strong_evidence=strong,
     )
 

@@ -166,7 +166,7 @@ def calibrate(
         false_reject,
         frames_are,
         top_cells=was.map.top_cells,
-        coldest_defect=was.calibration.coldest_defect,
+        lowest_defect=was.calibration.coldest_defect,
     )
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
@@ -178,7 +178,7 @@ def calibrate(
         plausible_by_camera=was.calibration.plausible_by_camera,
         reference=reference,
     )
-    first = summarise_shift(pictures, frames, calibration.held_out_rejected or 0)
+    first = summarise_shift(pictures, frames, calibration.held_out_rejected)
     second = None
     if second_frames:
         second = compare_shifts(second_pictures, second_frames, frames, calibration.score_threshold)
@@ -191,7 +191,7 @@ def calibrate(
     warnings += _warn_of_newly_plausible(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
-    warnings += _warn_of_hot_frames(
+    warnings += _warn_of_high_frames(
         len(frames), count_rejected(frames, was.calibration.score_threshold), was.calibration
     )
     manifest = recalibrated_manifest(
@@ -234,7 +234,7 @@ def _warn_of_trained(trained: Sequence[Path]) -> list[str]:
     ]
 
 
-def _warn_of_hot_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
+def _warn_of_high_frames(frames: int, rejected_before: int, before: Calibration) -> list[str]:
     """Warn if the old thresholds reject more of the good frames than chance allows: some may be defective."""
     allowed = FALSE_REJECT if before.false_reject_per_frame is None else before.false_reject_per_frame
     if not rejected_before or 1 - cdf(rejected_before - 1, frames, allowed) >= UNLIKELY:
@@ -380,5 +380,5 @@ def _share_for(count: int, frames: int) -> str:
 
 
 def _describe_highest(shift: Shift) -> str:
-    frames = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.hottest)
+    frames = ", ".join(f"{frame.file} {frame.highest_logit:.2f}" for frame in shift.highest)
     return f"{frames}; check that they are truly good"

@@ -117,6 +117,12 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert (complaints.count("\n"), len(again["warnings"])) == (2, 2)  # about few frames
 
 
+def test_of_a_single_frame_no_rejects_are_known(tmp_path: Path, own: Bundle) -> None:
+    report, _ = calibrated(own.path, evenly(tmp_path / "good", 250), "--dry-run")
+    shift = report["good_frames"]
+    assert (shift["frames"], shift["rejected"], shift["rejected_share"], shift["interval"]) == (1, None, None, None)
+
+
 def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> None:
     def older(content: dict[str, Any]) -> None:
         content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}

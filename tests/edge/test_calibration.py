@@ -229,7 +229,7 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
     frames: int, rate: float, held_out: int | None, bound: float
 ) -> None:
     """Each fifth of the frames is judged by a threshold from the others; only the last fifth lies above these."""
-    came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames", coldest_defect=-99.0)
+    came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames", lowest_defect=-99.0)
     assert (came.rule, came.rejected, came.held_out_rejected) == ("false-reject", None, held_out)
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
@@ -237,7 +237,7 @@ def test_a_calibration_states_the_held_out_rejects_and_the_bound(
 def test_frames_of_one_group_are_held_out_together() -> None:
     """The highest groups reach the threshold that the other groups set with all their frames."""
     frames = [good_frame(float(number), group=str(number // 4)) for number in range(40)]
-    assert calibrate(frames, 0.0, "frames", coldest_defect=-99.0).held_out_rejected == 8
+    assert calibrate(frames, 0.0, "frames", lowest_defect=-99.0).held_out_rejected == 8
     assert calibrate(frames[:4], 0.0, "frames").held_out_rejected is None, "there is no other group"
 
 
@@ -264,7 +264,7 @@ def test_the_bound_of_groups_holds_in_nineteen_of_twenty_cases(sizes: list[int],
     for _ in range(200):
         logits = draw.normal(0, between, len(sizes))[groups] + draw.normal(0, 1, len(groups))
         frames = [good_frame(float(logit), group=str(group)) for logit, group in zip(logits, groups, strict=True)]
-        came = calibrate(frames, share, "drawn", coldest_defect=-99.0)  # defects overlap: the quantile counts
+        came = calibrate(frames, share, "drawn", lowest_defect=-99.0)  # defects overlap: the quantile counts
         assert came.false_reject_at_most is not None
         exceeded += 1 - known.cdf(came.score_threshold) > came.false_reject_at_most
     assert exceeded <= 200 // 20

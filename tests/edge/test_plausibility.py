@@ -46,7 +46,7 @@ def statistics_of(grey: NDArray[np.uint8]) -> ImageStatistics:
 @given(
     arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3)), elements=st.integers(0, 255))
 )
-def test_vitals_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
+def test_statistics_equal_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float64)
     found = ImageStatistics.of(rgb)
     assert found.brightness == pytest.approx(grey.mean(), abs=1e-3)
@@ -68,7 +68,7 @@ def test_sharpness_and_detail_have_the_stated_values_for_noise_edges_and_slopes(
     assert blurred.detail < found[1].detail / 2
 
 
-def test_a_frame_narrower_than_the_far_step_has_finite_vitals() -> None:
+def test_a_frame_narrower_than_the_far_step_has_finite_statistics() -> None:
     for width in range(1, 10):
         statistics = statistics_of(np.random.default_rng(0).integers(0, 256, (20, width), np.uint8))
         assert np.isfinite([statistics.sharpness, statistics.detail]).all(), width

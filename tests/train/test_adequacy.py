@@ -95,7 +95,7 @@ def test_a_group_that_the_threshold_would_reject_is_named_with_advice() -> None:
     assert "it would reject 10 of 10 of 7, all good, where 1.0 % was wanted" in warning
     assert "calibrate with 299 good frames of it" in warning
     assert (
-        describe_threshold_transfer(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []
+        describe_threshold_transfer(hot.tolist(), groups, 0.01, lowest_defect=30.0) == []
     )  # the margin has room for it
     assert describe_threshold_transfer(even.tolist(), ["one"] * 100, 0.01) == []
 

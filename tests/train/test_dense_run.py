@@ -184,8 +184,8 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     for frame in evaluation.frames:
         others = [other for other in evaluation.frames if fold_of[other.image] != fold_of[frame.image]]
         good = [(other.score, str(other.group)) for other in others if not other.defective]
-        coldest = lowest_defect_of([other.score for other in others if other.defective])
-        expected, _ = score_threshold([score for score, _ in good], 0.01, coldest, [group for _, group in good])
+        lowest = lowest_defect_of([other.score for other in others if other.defective])
+        expected, _ = score_threshold([score for score, _ in good], 0.01, lowest, [group for _, group in good])
         assert frame.threshold == pytest.approx(expected)
     rejected = sum(frame.score >= (frame.threshold or 0) for frame in evaluation.frames if not frame.defective)
     assert evaluation.calibration.held_out_rejected == figures.frame.rejected_frames == rejected

@@ -1,4 +1,4 @@
-"""The report of a cross-validated run: what the line would have missed and rejected, by out-of-fold predictions."""
+"""The report of a cross-validated run: what the line would have missed and rejected, by held-out predictions."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -152,7 +152,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
 
 
 def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
-    """Measure how well out-of-fold logits separate tiles and pictures; leave out figures that lack a class."""
+    """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class."""
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
     placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
     clear = placed & ~tiles.table.ambiguous
