@@ -5,6 +5,7 @@ They are started when the line is up, started again when they end, and ended wit
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from pathlib import Path
 import msgspec
 
 from heatline.edge.config import LineConfig
+from heatline.edge.errors import MissingExtraError
 from heatline.edge.pictures.feed import PictureFeed
+from heatline.edge.util.extras import missing_extra
 from heatline.edge.util.threads import NamedThread
 from heatline.edge.wire.events import EvidenceState, WebState
 
@@ -44,6 +47,7 @@ class Child:
     Args:
         name: for the log and the fault, such as `the web page`.
         command: the module to run and its arguments.
+        extra: the extra that it needs, if any. It is not started again if that is not installed.
         ends_with_feed: whether it ends by itself once it has handled the last picture.
         clock: monotonic, in seconds.
     """
@@ -53,10 +57,12 @@ class Child:
         name: str,
         command: Sequence[str],
         *,
+        extra: str | None = None,
         ends_with_feed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name, self.ends_with_feed, self._command, self._clock = name, ends_with_feed, command, clock
+        self._extra = extra
         self.process: subprocess.Popen[bytes] | None = None
         self.fault: str | None = None
         """Why it does not run, as a sentence; None: it runs, or is being started for the first time. A child that is
@@ -71,7 +77,10 @@ class Child:
             if now_s >= self._start_at_s:
                 self._start(now_s)
         elif (code := self.process.poll()) is not None:
-            self._schedule(now_s, f"{self.name} {_describe_end(code)}")
+            if code == MissingExtraError.exit_code and self._extra is not None:
+                self._give_up(f"{missing_extra(self._extra, self.name)}, then start the line again")
+            else:
+                self._schedule(now_s, f"{self.name} {_describe_end(code)}")
         elif now_s - self.started_s >= RUNS_AFTER_SECONDS:
             self.fault = None
 
@@ -101,6 +110,10 @@ class Child:
             return
         self.started_s = now_s
 
+    def _give_up(self, fault: str) -> None:
+        self.process, self.fault, self._start_at_s = None, fault, math.inf
+        logger.error("%s", fault)
+
     def _schedule(self, now_s: float, fault: str) -> None:
         if self.process is not None and now_s - self.started_s >= STABLE_AFTER_SECONDS:
             self._pause_s = 0.0
@@ -127,7 +140,7 @@ class Sidecars:
             command = [RECORDER_MODULE, str(line)]
             self._recorder = Child("the recorder of evidence", command, ends_with_feed=True)
         if config.web is not None:
-            self._web = Child("the web page", [WEB_MODULE, str(line)])
+            self._web = Child("the web page", [WEB_MODULE, str(line)], extra="view")
         self._all = [child for child in (self._recorder, self._web) if child is not None]
         self._closing = threading.Event()
         self._thread = NamedThread("children", self._run)

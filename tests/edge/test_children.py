@@ -131,6 +131,21 @@ def test_a_child_that_ends_is_started_again_after_pauses_that_grow_and_shrink(
     assert child._start_at_s - clock.now_s == pytest.approx(0.5)
 
 
+def test_a_child_without_its_extra_is_not_started_again(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file.write_text("10")
+    clock = Clock()
+    child = Child("the page", [STAND_IN, str(file)], extra="view", clock=clock)
+    child.step()
+    step_until(child, lambda: child.process is None)
+    clock.now_s += 1e6
+    child.step()
+    assert (child.process, len(started(file))) == (None, 1)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert (
+        told == child.fault == "the page needs the extra view: pip install 'heatline[view]', then start the line again"
+    )
+
+
 def test_a_child_yields_processor_and_memory_to_the_line_and_has_nothing_that_systemd_means_for_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
