@@ -5,13 +5,13 @@ from typing import Literal
 
 import click
 
+from heatline.edge.bundle.missed_kinds import describe_missed
 from heatline.edge.bundle.store import require_new_folder
 from heatline.edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
     describe_gate,
     describe_map_checks,
-    describe_missed,
     precision_facts,
 )
 from heatline.edge.cli.options import FiniteRange
@@ -114,7 +114,7 @@ def export(
             "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),
             "false rejects": describe_bound(calibration),
-            "missed defects": describe_missed(calibration),
+            "missed defects": describe_missed(calibration.missed) or "not known by class and size",
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },

@@ -209,7 +209,7 @@ def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
         own = held_out.of_parts.get(run.data.folder / frame.image, held_out.calibration)
         frames.append(msgspec.structs.replace(frame, threshold=own.score_threshold))
     kinds = count_kinds([msgspec.structs.replace(evaluation, frames=frames)])
-    return [Missed(kind.name, kind.missed, kind.pictures) for kind in kinds]
+    return [Missed(kind.name, kind.missed, kind.pictures, kind.by) for kind in kinds]
 
 
 def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:

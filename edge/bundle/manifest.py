@@ -173,6 +173,8 @@ class Missed(_Part, frozen=True):
     """A class of defects, or a range of sizes."""
     missed: Annotated[int, Meta(ge=0)]
     frames: Annotated[int, Meta(ge=1)]
+    by: Literal["class", "size"] | None = None
+    """What the kind is; none: not known."""
 
 
 class Calibration(_Part, frozen=True):
@@ -398,11 +400,10 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is not a bundle manifest: {error}; export the bundle again") from error
-    if not (manifest.name + manifest.version).isprintable():  # both stand in logs and on terminals
-        raise BundleError(
-            f"{where} has the name {manifest.name!r} and the version {manifest.version!r}; expected printable "
-            "characters; export the bundle again"
-        )
+    kinds = [missed.kind for missed in manifest.calibration.missed]
+    for text in (manifest.name, manifest.version, *kinds):  # they stand in logs and on terminals
+        if not text.isprintable():
+            raise BundleError(f"{where} names {text!r}; expected printable characters; export the bundle again")
     if manifest.colour != COLOUR:
         raise BundleError(
             f"{where} was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}; export it again"

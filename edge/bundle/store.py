@@ -119,6 +119,16 @@ class Bundle:
         return GoldenTiles.load(self.path / GOLDEN, self.manifest)
 
 
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """Read and check the manifest of a bundle alone; return it with the bundle's digest.
+
+    Raises:
+        BundleError: it cannot be read or used.
+    """
+    data = _read_manifest(path)
+    return decode_manifest(data, str(path / MANIFEST)), hashlib.sha256(data).hexdigest()
+
+
 def open_bundle(path: Path) -> Bundle:
     """Read and verify a bundle: a signature if there is one, manifest, sha256 of every file, golden tiles' shapes.
 
@@ -127,13 +137,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: one of these checks fails.
     """
-    try:
-        data = read_plain(path / MANIFEST, LARGEST_MANIFEST)
-    except OSError as error:
-        raise BundleError(
-            f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
-            "heatline export"
-        ) from error
+    data = _read_manifest(path)
     digest = hashlib.sha256(data).hexdigest()
     signed_by = read_signature(path, digest)
     manifest = decode_manifest(data, str(path / MANIFEST))
@@ -223,3 +227,13 @@ def sign_bundle(bundle: Bundle, key: PrivateKey) -> Bundle:
 def _sha256(path: Path) -> str:
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        return read_plain(path / MANIFEST, LARGEST_MANIFEST)
+    except OSError as error:
+        raise BundleError(
+            f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
+            "heatline export"
+        ) from error

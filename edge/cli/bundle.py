@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
+from heatline.edge.bundle.missed_kinds import describe_missed
 from heatline.edge.bundle.trusted import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
 from heatline.edge.cli.bundle_diff import diff
 from heatline.edge.cli.bundle_formatting import (
@@ -13,7 +14,6 @@ from heatline.edge.cli.bundle_formatting import (
     describe_differences,
     describe_gate,
     describe_map_checks,
-    describe_missed,
     describe_plausible,
     describe_reference,
     describe_rule,
@@ -80,7 +80,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
                 for name, each in calibration.plausible_by_camera.items()
             },
             "false rejects": describe_bound(calibration),
-            "missed defects": describe_missed(calibration),
+            "missed defects": describe_missed(calibration.missed) or "not known by class and size",
             "export gate": describe_gate(manifest.gate),
             "map checks": describe_map_checks(manifest.map_checks),
             **precision_facts(manifest),

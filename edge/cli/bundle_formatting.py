@@ -133,12 +133,6 @@ def describe_bound(calibration: Calibration) -> str:
     return f"{counted}; with {percent(CONFIDENCE)} confidence at most {most} of new good frames"
 
 
-def describe_missed(calibration: Calibration) -> str:
-    """Describe the known defects that the threshold misses, by a cross-validation."""
-    kinds = [f"{kind.kind} {kind.missed} of {kind.frames}" for kind in calibration.missed]
-    return ", ".join(kinds) or "not known by class and size"
-
-
 def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from heatline.edge.bundle import open_bundle
-from heatline.edge.bundle.manifest import Missed
+from heatline.edge.bundle import Calibration
+from heatline.edge.bundle.missed_kinds import describe_missed, describe_passing
+from heatline.edge.bundle.store import read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError
 from heatline.edge.view.held_picture import Cell, Tile
@@ -50,8 +51,8 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: list[Verdict]
     score_threshold: float | None
     """Of the newest; null: no frame has a score."""
-    missed: list[Missed]
-    """Kinds of known defects in a cross-validation of this threshold; empty: not known."""
+    missed: str | None
+    """Which kinds of known defects a cross-validation of this threshold missed; null: none, or not known."""
     from_ns: int | None
     to_ns: int | None
 
@@ -101,6 +102,7 @@ class Api:
         self._memory, self._pictures, self._metrics = memory, pictures, metrics
         self._queue, self._marks = queue, marks
         self._state, self._workers, self._file = state, workers, file
+        self._calibrations: dict[str, Calibration] = {}
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -156,7 +158,7 @@ class Api:
                 scores=[score for score, _ in scored],
                 verdicts=[verdict for _, verdict in scored],
                 score_threshold=threshold,
-                missed=await self._work(missed_at, self._file, self._memory.status, threshold),
+                missed=await self._work(self._missed, self._memory.status, threshold),
                 from_ns=rows[0].at_ns if rows else None,
                 to_ns=rows[-1].at_ns if rows else None,
             )
@@ -214,26 +216,36 @@ class Api:
             )
         return found
 
+    def _missed(self, status: StatusEvent | None, threshold: float | None) -> str | None:
+        """Describe what the line's bundle is known to miss; None if the line uses another threshold than the bundle's.
+
+        Args:
+            threshold: score threshold of the line's newest verdict, logits.
+        """
+        calibration = None if status is None else self._calibration_of(status)
+        if calibration is None or calibration.score_threshold != threshold:
+            return None
+        if not any(kind.missed for kind in calibration.missed):
+            return None
+        passing = describe_passing(calibration.missed)
+        first = f"At the line's limit, whole kinds of defects pass: {passing}. " if passing else ""
+        return f"{first}Missed in the cross-validation of the training, {describe_missed(calibration.missed)}."
+
+    def _calibration_of(self, status: StatusEvent) -> Calibration | None:
+        """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
+        running = status.bundle.digest
+        if running not in self._calibrations:
+            try:
+                manifest, digest = read_manifest(load_config(self._file).of_product(status.product).bundle)
+            except HeatlineError:  # the line itself reports it
+                return None
+            if digest != running:
+                return None
+            self._calibrations = {running: manifest.calibration}
+        return self._calibrations.get(running)
+
     async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
-
-
-def missed_at(file: Path, status: StatusEvent | None, threshold: float | None) -> list[Missed]:
-    """Return what the bundle of a line is known to miss; empty if its own threshold, or the bundle itself, is not used.
-
-    Args:
-        file: the line's file.
-        threshold: score threshold of the line's newest verdict, logits.
-    """
-    if status is None:
-        return []
-    try:
-        bundle = open_bundle(load_config(file).of_product(status.product).bundle)
-    except HeatlineError:  # the line itself reports it
-        return []
-    calibration = bundle.manifest.calibration
-    in_use = bundle.digest == status.bundle.digest and calibration.score_threshold == threshold
-    return calibration.missed if in_use else []
 
 
 _BOX = "x0", "y0", "x1", "y1"

@@ -180,11 +180,16 @@ def test_a_manifest_that_names_a_file_outside_its_folder_is_refused(folder: Path
         (folder / MANIFEST).write_text(right)
 
 
-def test_a_name_or_version_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
+def test_a_text_that_would_write_to_a_terminal_is_refused(folder: Path) -> None:
     right = (folder / MANIFEST).read_text()
-    for key in ("name", "version"):
-        for text in ("\x1b[2Jboards", "boards\nERROR all is lost", "\x9b2J"):
-            sentence = refusal(edit_manifest(folder, lambda m: m.update({key: text})))  # noqa: B023
+    for text in ("\x1b[2Jboards", "boards\nERROR all is lost", "\x9b2J"):
+        missed = {"missed": [{"kind": text, "missed": 1, "frames": 1}]}
+        for change in (
+            lambda m: m.update(name=text),  # noqa: B023
+            lambda m: m.update(version=text),  # noqa: B023
+            lambda m: m["calibration"].update(missed),  # noqa: B023
+        ):
+            sentence = refusal(edit_manifest(folder, change))
             assert "expected printable characters" in sentence
             assert sentence.isprintable()
             (folder / MANIFEST).write_text(right)

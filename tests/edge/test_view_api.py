@@ -102,7 +102,10 @@ def test_the_scores_of_a_camera_have_their_threshold() -> None:
 
 def test_the_scores_tell_which_known_defects_the_bundles_own_threshold_misses(tmp_path: Path) -> None:
     folder = bundle_in(tmp_path / "dark").path
-    missed = [{"kind": "Blowhole", "missed": 18, "frames": 18}]
+    missed = [
+        {"kind": "Blowhole", "missed": 18, "frames": 18, "by": "class"},
+        {"kind": "below 16x16 px", "missed": 3, "frames": 20, "by": "size"},
+    ]
     opened = open_bundle(edit_manifest(folder, lambda content: content["calibration"].update(missed=missed)))
     file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
     threshold = opened.manifest.calibration.score_threshold
@@ -116,9 +119,15 @@ def test_the_scores_tell_which_known_defects_the_bundles_own_threshold_misses(tm
             memory.add_verdict(verdict(1, clock, score_threshold=score), live=True)
             return served.get("/api/scores?camera=top").json["missed"]
 
-        assert told(opened.digest, threshold) == missed
-        assert told(opened.digest, threshold + 1) == [], "the line's file sets another threshold"
-        assert told("0" * 64, threshold) == [], "the line runs another bundle than its file names now"
+        (folder / "model.onnx").unlink()  # only the manifest is read
+        assert told(opened.digest, threshold) == (
+            "At the line's limit, whole kinds of defects pass: Blowhole 18 of 18. Missed in the cross-validation of "
+            "the training, by class: Blowhole 18 of 18; by size: below 16x16 px 3 of 20."
+        )
+        assert told(opened.digest, threshold + 1) is None, "the line's file sets another threshold"
+        assert told("0" * 64, threshold) is None, "the line runs another bundle than its file names now"
+        file.unlink()
+        assert told(opened.digest, threshold) is not None, "the manifest is read once"
 
 
 @pytest.mark.parametrize(

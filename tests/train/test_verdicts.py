@@ -42,6 +42,8 @@ def test_a_class_that_passes_is_named_first_and_the_smallest_before_the_others()
     assert [(each.name, each.missed, each.pictures) for each in count_kinds([found, found])] == [
         ("pit", 6, 6), ("scratch", 0, 4),
     ]  # fmt: skip
+    hostile = judged(*sizes((0.0, "pit\x1b[2J\n", 9), (2.0, "scratch", 900)))
+    assert [each.name for each in count_kinds([hostile])] == ["pit\\x1b[2J\\n", "scratch"]
 
 
 @pytest.mark.parametrize(

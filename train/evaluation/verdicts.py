@@ -6,11 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from heatline.edge.util.text import format_count
+from heatline.edge.bundle.missed_kinds import passes
+from heatline.edge.util.text import format_count, on_one_line
 from heatline.train.evaluation.result import LOOSE, DefectKind, Evaluation
-
-NEARLY_ALL = 0.8
-"""If at least this share of the pictures of a kind is missed, the kind escapes."""
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -39,7 +37,7 @@ class KindVerdicts(msgspec.Struct, frozen=True):
 
     @property
     def escapes(self) -> bool:
-        return self.missed >= NEARLY_ALL * self.pictures
+        return passes(self.missed, self.pictures)
 
     def describe(self) -> str:
         """Describe the counts, as "Blowhole 18 of 18 (at 5 %, 6)"."""
@@ -75,7 +73,7 @@ def count_kinds(evaluations: Iterable[Evaluation]) -> list[KindVerdicts]:
     return [
         KindVerdicts(
             by,
-            name,
+            on_one_line(name),
             missed=sum(kind.score < threshold for kind, threshold, _ in found[by, name]),
             pictures=len(found[by, name]),
             loose_missed=_count_below((kind.score, loose) for kind, _, loose in found[by, name]),

@@ -7,8 +7,6 @@ const SVG = "http://www.w3.org/2000/svg";
 const BINS = 60;
 const STEP = 0.05;
 const LARGE_STEP = 0.5;
-/** If this share of a kind of defects is missed, the kind passes. */
-const NEARLY_ALL = 0.8;
 
 export class Scores {
   #root = document.getElementById("scores");
@@ -156,12 +154,8 @@ export class Scores {
 
   #writePeriod() {
     const { judged, scores, missed, from_ns: from, to_ns: to } = this.#answer;
-    const name = (kinds) => kinds.map((each) => `${each.kind} ${each.missed} of ${each.frames}`).join(", ");
-    const escaping = missed.filter((each) => each.missed >= NEARLY_ALL * each.frames);
-    this.#find(".missed").hidden = !missed.some((each) => each.missed);
-    this.#find(".missed").textContent =
-      (escaping.length ? `At the line's threshold whole kinds of defects pass: ${name(escaping)}. ` : "") +
-      `Missed in the cross-validation of the training: ${name(missed)}.`;
+    this.#find(".missed").hidden = missed === null;
+    this.#find(".missed").textContent = missed ?? "";
     const unjudged = scores.length - judged.length;
     this.#find(".period").textContent =
       `${plural(judged.length, "frame")} from ${clock(from)} to ${clock(to)}` +
