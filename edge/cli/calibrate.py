@@ -151,7 +151,8 @@ def calibrate(
     warnings = _refuse_shared(pictures, second_pictures, copies)
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    warnings += _warn_of_trained(find_trained(was, [*pictures.files, *second_pictures.files]))
+    trained = find_trained(was, [*pictures.files, *second_pictures.files])
+    warnings += _warn_of_trained(trained)
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
     inspector = Inspector(was, verified.engine)
@@ -168,6 +169,8 @@ def calibrate(
         top_cells=was.map.top_cells,
         lowest_defect=was.calibration.coldest_defect,
     )
+    if not set(trained).isdisjoint(pictures.files):  # their scores show nothing of new frames
+        calibration = msgspec.structs.replace(calibration, held_out_rejected=None, false_reject_at_most=None)
     reference, picture = fit_reference(
         samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
     )
@@ -351,7 +354,8 @@ def _facts(report: Report) -> dict[str, object]:
 
 def _describe_support(calibration: Calibration, support: Support) -> str:
     bound = calibration.false_reject_at_most
-    assert bound is not None
+    if bound is None:
+        return "not known: the model was trained on some of these frames"
     frames = format_count(calibration.frames, "good frame")
     described = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame

@@ -69,7 +69,11 @@ def test_frames_that_the_model_was_trained_on_cause_a_warning(tmp_path: Path, ow
     digests = [xxhash.xxh3_64_hexdigest((good / f"{place:03d}.png").read_bytes()) for place in (0, 3)]
     edit_manifest(own.path, lambda manifest: manifest["provenance"].update(data={"digests": digests}))
     copies = shutil.copytree(good, tmp_path / "elsewhere")
-    _, complaints = calibrated(own.path, copies, "--dry-run")
+    report, complaints = calibrated(own.path, copies, "--dry-run")
+    found = report["calibration"]
+    assert (found["held_out_rejected"], found["false_reject_at_most"]) == (None, None)
+    printed = shown("calibrate", own.path, copies, "--dry-run")
+    assert "what they support not known: the model was trained on some of these frames" in printed
     (trained,) = [line for line in complaints.splitlines() if "was trained on" in line]
     assert trained.startswith(f"warning: the model was trained on {copies / '000.png'} and 1 more of these frames")
     assert "was trained on" not in calibrated(own.path, others, "--dry-run")[1]
