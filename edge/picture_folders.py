@@ -19,11 +19,12 @@ from heatline.edge.util.text import format_count, list_some, on_one_line, utf8_s
 
 Place = tuple[str, ...]
 
-PARTS = frozenset({"train", "val", "valid", "validation", "test"})
+PARTS = frozenset({"train", "val", "valid", "validation", "test", "train2017", "val2017", "test2017"})
 """Folders for the parts of a split. The names of these and of all other folders are compared without case."""
 IMAGES = frozenset({"images", "image", "imgs", "jpegimages", "obj_train_data"})
-GOOD = frozenset({"good", "ok", "normal", "pass"})
+GOOD = frozenset({"good", "ok", "normal", "pass", "gut", "io", "i.o.", "良品", "合格"})
 DEFECTIVE = frozenset({"defective", "defect", "defects", "bad", "ng", "nok", "ko", "anomaly", "abnormal", "fail"})
+DEFECTIVE |= {"schlecht", "ausschuss", "nio", "n.i.o.", "不良品", "不合格"}
 ANNOTATIONS = frozenset({"masks", "mask", "ground_truth", "derived_masks", "labelme", "annotations", "boxes", "labels"})
 
 EXPECTED = (
@@ -104,6 +105,25 @@ class Layout:
             for path, place in found.items()
         }
 
+    def defect_of(self, root: Root, path: Path) -> str | None:
+        """Return the class of a defective picture's defects, by its folder; None: its folder names none.
+
+        A subfolder that the good pictures have too, as a day or a camera, is no class.
+        """
+        name = root.defect_of(path)
+        return None if name is not None and name.casefold() in self._of_good else name
+
+    @cached_property
+    def _of_good(self) -> set[str]:
+        """Names of the subfolders of the good pictures."""
+        return {
+            path.relative_to(root.folder).parts[0].casefold()
+            for root in self.roots
+            if root.label == "good"
+            for path in root.pictures()
+            if path.parent != root.folder
+        }
+
     @property
     def is_sorted(self) -> bool:
         """Whether the folders are the labels."""
@@ -130,10 +150,10 @@ def find_layout(folder: Path) -> Layout:
     """Find where a folder has its pictures.
 
     Raises:
-        InputError: it is no folder, cannot be read, or has none of the layouts.
+        InputError: it is not a folder, cannot be read, or has none of the layouts.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; {EXPECTED}")
+        raise InputError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; {EXPECTED}")
     layout = layout_of(folder)
     if layout is not None:
         return layout

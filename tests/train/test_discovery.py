@@ -311,7 +311,7 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
     found = discover(tiles)
     assert "No picture is defective" in found.assumptions[1]
     assert len(found.read().images) == 3
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="does not exist"):
         discover(tmp_path / "nowhere")
 
 

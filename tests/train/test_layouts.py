@@ -106,6 +106,12 @@ def subfolders(folder: Path, drawn: Sequence[Drawn]) -> None:
         write_picture(folder / ("good" if one.defect is None else "defective") / place / f"{name}.tif", one)
 
 
+def days(folder: Path, drawn: Sequence[Drawn]) -> None:
+    """Days are no classes, as the good pictures have them too."""
+    for place, name, one in counted(drawn, lambda at, one: f"{'Schlecht' if one.defect else 'gut'}/day{at % 2}"):
+        write_picture(folder / place / f"{name}.png", one)
+
+
 def classes_beside_good(folder: Path, drawn: Sequence[Drawn]) -> None:
     (folder / "runs" / "old" / "report").mkdir(parents=True)
     for place, name, one in counted(drawn, lambda at, one: one.defect or "good"):
@@ -213,6 +219,8 @@ LAYOUTS: dict[str, tuple[Callable[[Path, Sequence[Drawn]], None], str]] = {  # w
     "COCO beside": (coco("train", "train/_annotations.coco.json", ""), "pc"),
     "COCO above": (coco("images", "result.json", "../../upload/1/"), "pc"),
     "COCO, no folder": (coco("", "instances.json", "/data/set/"), "pc"),
+    "COCO, as published": (coco("train2017", "annotations/instances_train2017.json", ""), "pc"),
+    "days": (days, ""),
     "LabelMe beside": (labelme_beside, "pc"),
     "VOC": (voc, "pc"),
 }

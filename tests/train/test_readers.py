@@ -97,7 +97,7 @@ def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("spoil", "excerpt"),
     [
-        (labelled(("a_0.png", "bad")), "labels a_0.png as 'bad'; expected good or defective"),
+        (labelled(("a_0.png", "dubious")), "labels a_0.png as 'dubious'; expected good or defective"),
         (labelled(("a_0.png", "good"), ("a_0.png", "good")), "names a_0.png twice"),
         (labelled(), "holds no defective picture"),
         (lambda at: (at / "images" / "a_0.png").unlink(), "a_0.png has a label and no picture"),
@@ -137,7 +137,7 @@ def test_a_folder_that_cannot_be_understood_is_refused_in_one_sentence(
 
 
 def test_missing_folders_classes_truths_and_groups_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="does not exist"):
         read_folder(tmp_path / "nowhere")
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     with pytest.raises(InputError, match="has no truth 'boxes'; it has masks"):

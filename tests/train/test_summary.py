@@ -100,7 +100,7 @@ def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -
     (images / "more").mkdir()
     cv2.imwrite(str(images / "new.png"), np.full((150, 200), 9, np.uint8))
     table = folder / "labels.csv"
-    table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,bad") + "c_2.png,good,c\n")
+    table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,dubious") + "c_2.png,good,c\n")
     found = summarise_folder(folder, ReadingOptions())
     assert sorted(Path(file.file).name for file in found.unusable) == [
         "a_0.png", "a_1.png", "b_0.png", "b_1.png", "c_0.png", "c_3.png",
@@ -116,7 +116,7 @@ def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -
         "marks lonely, and there is no such picture",
         "marks c_0, and there is no such picture",
         "c_0.png has a label and no picture",
-        "labels c_1.png as 'bad'; expected good or defective",
+        "labels c_1.png as 'dubious'; expected good or defective",
         "names c_2.png twice",
         "notes.txt is not a PNG, JPEG",
         "new.png has no label",
@@ -208,7 +208,7 @@ def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
 
 
 def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="does not exist"):
         summarise_folder(tmp_path / "nowhere", ReadingOptions())
     with pytest.raises(InputError, match="holds no folder; expected good/ and defective/"):
         summarise_folder(tmp_path, ReadingOptions())
@@ -220,10 +220,10 @@ def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
 def test_a_folder_of_which_no_label_is_known_is_listed_and_refused(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     csv = (folder / "labels.csv").read_text()
-    (folder / "labels.csv").write_text(csv.replace("good", "OK").replace("defective", "NG"))
+    (folder / "labels.csv").write_text(csv.replace("good", "A").replace("defective", "B"))
     result = heatline("data", "show", folder)
     assert result.returncode == 9
-    assert "labels a_0.png as 'NG'; expected good or defective" in " ".join(result.stdout.split())
+    assert "labels a_0.png as 'B'; expected good or defective" in " ".join(result.stdout.split())
     assert "synthetic" not in result.stdout, "nothing is assumed of no pictures"
     assert "holds no labelled picture that can be used; mend what is listed" in " ".join(result.stderr.split())
     result = heatline("data", "show", folder, "--json")

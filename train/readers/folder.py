@@ -187,6 +187,11 @@ class _Reader:
         places = self.layout.places if self.layout.is_sorted else self._unique(self.layout.places)
         truths = truths_in(self.layout)
         truth = self._choose_truth(truth, truths)
+        if self.layout.is_sorted and self.pattern is None and self.group_column != "group":
+            raise InputError(
+                f"{self.folder} has no labels.csv, whose column {self.group_column!r} would name the groups; add one, "
+                "or name the groups by split.pattern"
+            )
         rows = None
         if not self.layout.is_sorted:
             rows = read_labels(self.folder / "labels.csv", places, self.on_unusable)
@@ -208,7 +213,7 @@ class _Reader:
                         annotation=None,
                         folder=self.folder,
                         place=name,
-                        class_name=root.defect_of(path) or row.get("cls") or row.get("class") or None,
+                        class_name=self.layout.defect_of(root, path) or row.get("cls") or row.get("class") or None,
                     )
                     image = self._labelled(image, root.label or row.get("label"), annotations, truth)
                     images.append(image if image.defective else replace(image, class_name=None))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from heatline.edge.errors import InputError
-from heatline.edge.picture_folders import Place
+from heatline.edge.picture_folders import DEFECTIVE, GOOD, Place
 from heatline.train.readers.places import Places
 from heatline.train.readers.unusable import OnUnusable
 
@@ -50,8 +50,10 @@ def read_labels(
             if path is None:
                 raise InputError(f"{name} has a label and no picture; {file} and images/ must name the same files")
             named.add(path)
-            if row["label"] not in ("good", "defective"):
-                raise InputError(f"{file} labels {name} as {row['label']!r}; expected good or defective")
+            label = row["label"].casefold()
+            if label not in GOOD | DEFECTIVE:
+                raise InputError(f"{file} labels {name} as {row['label']!r}; expected good or defective, or OK or NG")
+            row["label"] = "good" if label in GOOD else "defective"
             if path in row_of:
                 raise InputError(f"{file} names {name} twice; leave one row")
             row_of[path] = row
