@@ -169,10 +169,10 @@ def _describe_truth(data: LabelledFolder) -> str:
     also = f" ({', '.join(others)} exist too and are not used)" if others else ""
     mixture = data.describe_mixture()
     unlabelled = sum(image.annotation is None for image in data.images)
-    if truth == "yolo" and unlabelled and not layout.is_sorted and not data.rows:
+    if unlabelled and not layout.is_sorted and not data.rows:
         also += (
             f"; {unlabelled} of {format_count(len(data.images), 'picture')} "
-            f"{'has no label file and counts' if unlabelled == 1 else 'have no label file and count'} as good"
+            f"{'has no annotation and counts' if unlabelled == 1 else 'have no annotation and count'} as good"
         )
     return f"{label}; where the defects are, by {truth}{also}." + (
         f" {mixture[0].upper()}{mixture[1:]}." if mixture else ""

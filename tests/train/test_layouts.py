@@ -367,7 +367,7 @@ def test_yolo_as_tools_write_it_is_read(tmp_path: Path, line: str, box: tuple[in
     found = discover(tmp_path, "yolo")
     image = found.read().images[1]
     assert (image.class_name or [*image.objects()], read(image)[1].box) == (["0"], box)
-    assert "; 1 of 2 pictures has no label file and counts as good." in found.assumptions[0]
+    assert "; 1 of 2 pictures has no annotation and counts as good." in found.assumptions[0]
 
 
 def test_names_of_classes_need_only_the_package_for_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
