@@ -203,8 +203,9 @@ def require_room(folder: Path, limits: Limits, size_bytes: int, held: Callable[[
     lacking = lacking_bytes(folder, limits, size_bytes)
     if lacking and lacking > (holds := held()):
         raise NoRoomError(
-            f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep, which "
-            f"is more than all stored pictures take ({holds / MIB:.0f} MiB); make room on the disk"
+            f"the disk of {folder} lacks {lacking / MIB:.0f} MiB of the free space that it must keep "
+            f"({limits.spare_bytes / MIB:.0f} MiB, or {limits.spare_share:.0%} of the disk if that is more), and all "
+            f"stored pictures take less ({holds / MIB:.0f} MiB); make room on the disk"
         )
     return lacking
 

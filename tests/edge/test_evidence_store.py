@@ -351,7 +351,7 @@ def test_free_space_of_the_disk_is_kept_also_if_another_program_fills_it(tmp_pat
         left = stored(disk / "evidence")
         assert left == [f"b007b007-top-{each}" for each in range(number - len(left) + 1, number + 1)]
         fill(disk)
-        with pytest.raises(NoRoomError, match="more than all stored pictures take"):
+        with pytest.raises(NoRoomError, match="all stored pictures take less"):
             into.write(picture(9999))
         assert stored(disk / "evidence") == left, "to delete them would not help"
 
