@@ -82,8 +82,8 @@ class Listener(socket.socket):
         self._most, self._request_within_s, self._quiet_s, self._allows = most, request_within_s, quiet_s, allows
         self._clients: dict[Any, _Client] = {}
         """By the peer's address and port."""
-        self._ending: list[_Client] = []
-        """Disconnected, and not closed yet."""
+        self._open: list[socket.socket] = []
+        """All accepted ones that are not closed yet, also of a disconnected client whose port a new one has."""
         self._full = RateLimitedLog(logger)
         try:
             self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,6 +117,7 @@ class Listener(socket.socket):
         if not self._allows(peer[0]):
             connection.close()
             raise ConnectionAbortedError
+        self._open.append(connection)
         self._clients[peer] = client = _Client(connection, peer)
         self._wait(client)
         self._make_room_for(client)
@@ -149,19 +150,22 @@ class Listener(socket.socket):
 
     async def disconnect_all(self) -> None:
         """Disconnect all clients, and return when their connections are closed."""
-        while open_ := [each for each in (*self._clients.values(), *self._ending) if each.connection.fileno() >= 0]:
-            for each in open_:
-                _disconnect(each)
+        while self._open:
+            for connection in self._open:
+                _disconnect(connection)
             await asyncio.sleep(0.01)
+            self._open = [each for each in self._open if each.fileno() >= 0]
 
     def _wait(self, client: _Client) -> None:
         if self._request_within_s < math.inf:
-            client.deadline = asyncio.get_running_loop().call_later(self._request_within_s, _disconnect, client)
+            client.deadline = asyncio.get_running_loop().call_later(
+                self._request_within_s, _disconnect, client.connection
+            )
 
     def _make_room_for(self, client: _Client) -> None:
         """Disconnect one of those that are at work, or of those that are not, if there is one more than places."""
         self._clients = {peer: each for peer, each in self._clients.items() if each.connection.fileno() >= 0}
-        self._ending = [each for each in self._ending if each.connection.fileno() >= 0]
+        self._open = [each for each in self._open if each.fileno() >= 0]
         is_at_work = client.requested_s is not None
         alike = [each for each in self._clients.values() if (each.requested_s is not None) == is_at_work]
         if len(alike) <= self._most:
@@ -177,11 +181,11 @@ class Listener(socket.socket):
                 for each in alike
                 if each.peer[0] == client.peer[0] and now_s - (each.requested_s or now_s) >= self._quiet_s
             ] or [client]
-        self._ending.append(self._clients.pop(min(replaced, key=lambda each: each.requested_s or each.since_s).peer))
-        _disconnect(self._ending[-1])
+        quietest = min(replaced, key=lambda each: each.requested_s or each.since_s)
+        _disconnect(self._clients.pop(quietest.peer).connection)
 
 
-def _disconnect(client: _Client) -> None:
+def _disconnect(connection: socket.socket) -> None:
     """Let its transport, or what waits for its TLS handshake, find the end of the connection."""
     with contextlib.suppress(OSError):  # it has ended
-        client.connection.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)

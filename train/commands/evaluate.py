@@ -196,8 +196,8 @@ def _warn_of_training_pictures(path: Path, selection: "SelectedPictures") -> Non
     if selection.trained_on:
         click.echo(
             f"{path} was trained on the groups of at least {selection.trained_on} of the "
-            f"{format_count(len(selection.pictures), 'picture')}: name other groups with --groups, or other pictures "
-            "with --data",
+            f"{format_count(len(selection.pictures), 'picture')}: leave them out with --groups, or name other "
+            "pictures with --data",
             err=True,
         )
 
