@@ -76,7 +76,7 @@ def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bund
     (tmp_path / "empty" / "config.yaml").touch()
     with pytest.raises(InputError, match=r"empty is not finished; .*: heatline train out=.*empty resume=true"):
         evaluate_model(tmp_path / "empty", EvaluationOptions(tmp_path))
-    with pytest.raises(InputError, match="nowhere is not a folder"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         evaluate_model(bundle.path, EvaluationOptions(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="does not record the folder of its pictures; name a folder with --data"):
         evaluate_model(bundle.path, EvaluationOptions(part="all"))
