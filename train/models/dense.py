@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, softplus
 
 from heatline.edge.errors import ConfigError
+from heatline.edge.reference.difference import CHANNELS
 from heatline.train.config import CnnConfig
 from heatline.train.models.any_timm import create_network
 from heatline.train.models.depthwise import fix_depthwise_filters
@@ -199,15 +200,25 @@ class DenseHead(nn.Module):
         strides: stride of each tap, input px per cell.
         width: hidden channels.
         dropout: share of hidden channels that a training step drops.
+        compares: whether the last features are differences to a reference, see `heatline.edge.reference.difference`.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int,
+        dropout: float = 0.1,
+        *,
+        compares: bool = False,
+    ) -> None:
         super().__init__()
         self.channels, self.strides, self.width = tuple(channels), tuple(strides), width
         self.projections = nn.ModuleList(
             Projection(each, width, max(1, MAP_STRIDE // stride))
             for each, stride in zip(channels, strides, strict=True)
         )
+        self.difference = Projection(CHANNELS, width, 1) if compares else None
         self.norm = nn.BatchNorm2d(width)
         self.dropout = ChannelDropout(dropout)
         self.block = nn.Sequential(
@@ -222,24 +233,34 @@ class DenseHead(nn.Module):
 
     def standardise(self, features: Sequence[Tensor]) -> None:
         """Set each channel's mean and standard deviation from features of some tiles, before the training."""
+        features, difference = self._divide(features)
         for each, project in zip(features, self.projections, strict=True):
             assert isinstance(project, Projection)
             project.standardise(each)
+        if self.difference is not None and difference is not None:
+            self.difference.standardise(difference)
+
+    def _divide(self, features: Sequence[Tensor]) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Divide features into those of the trunk and the difference to the reference."""
+        return (features, None) if self.difference is None else (features[:-1], features[-1])
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the features of all taps unchanged."""
-        return features
+        """Return the features of all taps unchanged, without the difference to a reference."""
+        return self._divide(features)[0]
 
     def untrained(self) -> "DenseHead":
         """Return a new, untrained head for the same features."""
-        return DenseHead(self.channels, self.strides, self.width)
+        return DenseHead(self.channels, self.strides, self.width, compares=self.difference is not None)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the map [N, h, w], stride 8, in logits, of each tap's features [N, channels, h, w]."""
+        features, difference = self._divide(features)
         projected: dict[int, list[Tensor]] = {}
         for each, stride, project in zip(features, self.strides, self.projections, strict=True):
             projected.setdefault(max(stride, MAP_STRIDE), []).append(project(each))
         fine = projected.pop(MAP_STRIDE)
+        if self.difference is not None and difference is not None:
+            fine.append(self.difference(difference))
         enlarged = [
             interpolate(_sum(coarse), scale_factor=stride / MAP_STRIDE, mode="bilinear", align_corners=False)
             for stride, coarse in projected.items()
@@ -265,12 +286,13 @@ class FineTuned(nn.Module):
         return self.head.strides
 
     def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the features of all taps, computed from those of the first."""
+        """Return the features of all taps, computed from those of the first, without the difference to a reference."""
         return self.stages(features[0])  # type: ignore[no-any-return]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return the map [N, h, w] of features [N, channels, h, w]; only the first tap's are used."""
-        return self.head(self.taps(features))  # type: ignore[no-any-return]
+        """Return the map [N, h, w] of features [N, channels, h, w]: the first tap's, and the difference."""
+        difference = features[-1:] if self.head.difference is not None else ()
+        return self.head([*self.taps(features), *difference])  # type: ignore[no-any-return]
 
 
 class DenseClassifier(ExplainedClassifier):
@@ -297,9 +319,13 @@ class DenseClassifier(ExplainedClassifier):
         """Index of the first tap of stride 16: later taps distinguish other products less well."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load the state as PyTorch does; the head gets prototypes of good cells if the state has them."""
+        """Load the state as PyTorch does; the head gets the parts that only some trainings give it, if the state has
+        them: prototypes of good cells, and the projection of differences to a reference.
+        """
         prototypes = state_dict.get("head.novelty.prototypes")
         self.head.novelty = None if prototypes is None else Novelty(prototypes.shape[1], prototypes.shape[0])
+        compares = "head.difference.conv.weight" in state_dict
+        self.head.difference = Projection(CHANNELS, self.head.width, 1) if compares else None
         return super().load_state_dict(state_dict, strict, assign)
 
     def start_from(self, log_odds: float) -> None:
@@ -315,14 +341,22 @@ class DenseClassifier(ExplainedClassifier):
     def evidence(self, images: Tensor) -> Tensor:
         return self.head(self.trunk(images))  # type: ignore[no-any-return]
 
-    def with_features(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def compares(self) -> bool:
+        """Whether it compares tiles with a reference: `with_features` then needs the differences."""
+        return self.head.difference is not None
+
+    def with_features(self, tiles: Tensor, difference: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [N], maps [N, h, w] and features of RGB tiles uint8 [N, H, W, 3], in one pass.
 
         The features [N, side, side, channels] are those of the tap `shown_by`, averaged over cells of 2x2 (32 px;
         16 px if the tile has an odd number of them): they describe what the cells show.
+
+        Args:
+            difference: uint8 [N, h, w, CHANNELS], if it `compares`.
         """
         features = self.features(tiles)
-        maps = self.head(features)
+        maps = self.head(features if difference is None else [*features, difference.permute(0, 3, 1, 2).float()])
         return pool(maps, self.top_cells), maps, self.cells(features)
 
     def cells(self, features: Sequence[Tensor]) -> Tensor:
