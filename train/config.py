@@ -237,6 +237,9 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     """Annotated classes that are defects; None: all."""
     reviewed: str | None = None
     """A folder of reviewed frames that `heatline retrain` wrote, which are trained on too; None: none."""
+    reference: str = "auto"
+    """A picture of a good part that frames are compared with, of recipe `heatline`: `auto`, `on`, `off`, or a file; see
+    `heatline.train.references`."""
     out: str
     seed: Seed
     resume: bool

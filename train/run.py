@@ -15,6 +15,7 @@ import textwrap
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,7 @@ from heatline.train.frames import FILES
 from heatline.train.provenance import Provenance
 from heatline.train.readers import LabelledFolder, read_folder
 from heatline.train.readers.reviewed import read_reviewed
+from heatline.train.references import References, ReferenceSummary
 from heatline.train.split import Split, check_fractions, split_by_fractions, split_by_name
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Folds of the cross-validation; None: there was none, and `val` is measured on the validation groups."""
     not_validated: str | None = None
     """Why recipe `heatline` did not cross-validate, and what to do; None: it did, or an older version trained."""
+    reference: ReferenceSummary | None = None
+    """None: there was none."""
 
 
 class RunFolder:
@@ -174,6 +178,15 @@ class TrainedRun:
     split: Split
     model: "ExplainedClassifier"
     """Has the weights of the best checkpoint and is in evaluation mode."""
+
+    @cached_property
+    def references(self) -> References | None:
+        """The references that its frames are compared with; None: the model compares with none."""
+        found = self.summary.reference
+        if found is None or not found.kept:
+            return None
+        images = tuple(self.split.images(self.data, "train"))
+        return References(found.scope, self.data.folder, images, None if found.file is None else Path(found.file))
 
 
 def require_model(path: Path) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 from msgspec import Meta
 
 from heatline.edge.errors import ConfigError, InputError
-from heatline.edge.images import list_images
+from heatline.edge.images import list_images, read_image
 from heatline.train.files import write_atomically
 from heatline.train.readers.folder import TRUTHS
 from heatline.train.readers.labelled import LabelledImage
+from heatline.train.references import TEMPLATES
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
 LABELS = "labels.csv"
@@ -36,6 +37,9 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     group: str | None = None
     pattern: str | None = None
     good: str | None = None
+    templates: bool = False
+    size: tuple[int, int] | None = None
+    """Width and height, px, of the pictures that belong to it; None: all."""
     targets: dict[str, float] = {}
     """Targets by the name of the figure."""
 
@@ -44,11 +48,13 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError(f"{self.name} has group {self.group} and pattern {self.pattern}; expected one of them")
         if self.good is not None and self.pattern is None:
             raise ValueError(f"{self.name} has good pictures in {self.good}, which no labels.csv names; give a pattern")
+        if (self.templates and self.pattern is None) or (self.size is not None and self.group is None):
+            raise ValueError(f"{self.name}: templates need a pattern, and size needs a group")
 
     @property
     def grouping(self) -> str:
         """Override by which `heatline train` finds the groups."""
-        if self.good is not None:
+        if self.good is not None or self.templates or self.size is not None:
             return "split.group=group"
         return f"split.group={self.group}" if self.pattern is None else f"split.pattern={self.pattern}"
 
@@ -68,19 +74,36 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         folder = data / (self.folder or self.name)
         if not folder.is_dir():
             raise InputError(f"{folder} does not exist; name the folder of {self.name} by --data or HEATLINE_DATA")
-        return folder if self.good is None else self._linked(folder, work / self.name / "data")
-
-    def _linked(self, folder: Path, links: Path) -> Path:
+        links = work / self.name / "data"
+        if self.good is None and not self.templates and self.size is None:
+            return folder
         if (links / LABELS).exists():  # it comes last
             return links
+        return self._linked(folder, links) if self.size is None else self._of_size(folder, links)
+
+    def _of_size(self, folder: Path, links: Path) -> Path:
         pictures = []
-        for subfolder, prefix, label in (("images", "", "defective"), (str(self.good), GOOD, "good")):
+        with (folder / LABELS).open(newline="") as file:
+            for row in csv.DictReader(file):
+                path = folder / "images" / row["image"]
+                if read_image(path)[0].shape[1::-1] == self.size:
+                    pictures.append(LinkedPicture(path, path.name, row["label"], row[str(self.group)]))
+        (form,) = TRUTHS[self.truth]
+        stems = {one.path.stem for one in pictures}
+        files = [path for path in list_images(folder / form.subfolders[0]) if path.stem in stems]
+        return link_folder(links, pictures, {f"{form.subfolders[0]}/{path.name}": path for path in files})
+
+    def _linked(self, folder: Path, links: Path) -> Path:
+        pictures = []
+        good = [] if self.good is None else [(self.good, GOOD, "good")]
+        for subfolder, prefix, label in (("images", "", "defective"), *good):
             for path in list_images(folder / subfolder):
                 found = re.search(str(self.pattern), path.name)
                 if found is None or not found[1]:
                     raise InputError(f"the pattern {self.pattern} of {self.name} finds no group in {path}; mend it")
                 pictures.append(LinkedPicture(path, f"{prefix}{path.name}", label, found[1]))
         truths = [name for form in TRUTHS[self.truth] for name in form.subfolders if (folder / name).is_dir()]
+        truths += [TEMPLATES] * self.templates
         return link_folder(links, pictures, {name: folder / name for name in truths})
 
     def partly_annotated(self, images: Sequence[LabelledImage], count: int, seed: int, work: Path) -> Path:

@@ -83,7 +83,7 @@ def test_paths_and_patterns_are_not_parsed(text: str) -> None:
         (["data=x", "name=a"], "there is no key 'name'; there are data, discover, "),
         (
             ["data=x", "colour=red"],
-            "there is no key 'colour'; there are data, discover, truth, classes, reviewed, out, seed,",
+            "there is no key 'colour'; there are data, discover, truth, classes, reviewed, reference, out,",
         ),
         (["data=x", "hydra.verbose=true"], "there is no key 'hydra.verbose'; there are data, discover,"),
         (["data=x", f"seed={2**32}"], "seed is 4294967296; expected a whole number"),

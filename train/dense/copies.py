@@ -179,6 +179,11 @@ class Painter:
 
     def paint(self, sample: Sample, out: NDArray[np.uint8]) -> None:
         """Write the sample's pixels to `out`, RGB uint8 [tile, tile, 3]."""
+        self.draw(sample, out)
+        out[:] = self.orient(out, sample)
+
+    def draw(self, sample: Sample, out: NDArray[np.uint8]) -> None:
+        """Write the sample's pixels to `out`, RGB uint8 [tile, tile, 3], before they are rotated and mirrored."""
         cut(self._store, int(self._tiles.table.frame[sample.row]), *sample.yx, out)
         if sample.kind == Kind.TILE:
             return
@@ -192,7 +197,7 @@ class Painter:
             else:
                 mask = self._mask(sample.donor, self._corner_of(sample.donor))
                 tile, _ = transplant(tile, donor, mask, rng)
-        out[:] = self._orient(augment(tile, self._without_geometry, rng), sample.seed)
+        out[:] = augment(tile, self._without_geometry, rng)
 
     def defective_share(self, sample: Sample) -> NDArray[np.float32]:
         """Return the defective share of each map cell of a sample, 0..1 [cells, cells].
@@ -210,9 +215,7 @@ class Painter:
                 mask = move(self._mask(sample.donor, self._corner_of(sample.donor)), rng)
             case _:
                 mask = self._mask(sample.row, sample.yx)
-        if sample.kind != Kind.TILE:
-            mask = self._orient(mask, sample.seed)
-        return defective_share(mask, self._cells)
+        return defective_share(self.orient(mask, sample), self._cells)
 
     def _corner_of(self, row: int) -> tuple[int, int]:
         return int(self._tiles.table.y[row]), int(self._tiles.table.x[row])
@@ -220,11 +223,13 @@ class Painter:
     def _mask(self, row: int, yx: tuple[int, int]) -> NDArray[np.bool_]:
         return self._store.mask_tile(int(self._tiles.table.frame[row]), *yx, self._tile_px)
 
-    def _orient(self, tile: NDArray[Any], seed: int) -> NDArray[Any]:
-        """Rotate and mirror a square tile or mask; the seed chooses one of its eight symmetries."""
+    def orient(self, tile: NDArray[Any], sample: Sample) -> NDArray[Any]:
+        """Rotate and mirror a square tile, mask or map as this sample; its seed chooses one of the eight symmetries."""
+        if sample.kind == Kind.TILE:
+            return tile
         pixels = tile.view(np.uint8)  # OpenCV copies faster than NumPy, but no bool
         if self._rotates:
-            pixels = rotate(pixels, -seed)
-        if self._flips and (seed // 4) % 2:
+            pixels = rotate(pixels, -sample.seed)
+        if self._flips and (sample.seed // 4) % 2:
             pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
         return pixels.view(tile.dtype)

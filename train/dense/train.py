@@ -1,7 +1,7 @@
 """Trains by the recipe `heatline`: from a configuration to a run's folder."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from threading import Lock
 
@@ -11,14 +11,16 @@ import torch
 from rich.progress import Progress
 
 from heatline.edge.cli.output import progress_console
-from heatline.edge.util.text import format_count
+from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.config import DenseRecipeConfig, TrainConfig
 from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import cross_validate, divide_groups
+from heatline.train.dense.differences import ComparedFeatures, compare_samples
 from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.objective import DEFECTIVE_CELL
 from heatline.train.dense.out_of_fold import OutOfFold
-from heatline.train.dense.samples import gather_samples
+from heatline.train.dense.samples import Samples, gather_samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.evaluation.ordering import auroc, average_precision
@@ -30,10 +32,13 @@ from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
+from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 from heatline.train.tiles import TileRule
 
 ReportLine = Callable[[str], None]
+LEAST_GAIN = 0.005
+"""How much one of `GAINS` must gain by a reference, and none may lose: less changes with the seed."""
 
 
 def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> LabelledFolder:
@@ -74,6 +79,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     for line in _find_warnings(store, images, tiles, rule):
         report_line(line)
 
+    references, why = find_references(config.reference, data, images, [store.frame_hw(at) for at in range(len(store))])
+    report_line(f"reference: {why}" if references is not None else f"no reference: {why}")
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     digests = digest_pictures(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
@@ -94,7 +101,22 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         if folds == 1:
             not_validated = "recipe.folds=1" if recipe.folds == 1 else describe_unvalidated(data, images)
         report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
-        total, done = steps * (folds + 1 if folds > 1 else 1), 0
+        must_compare = config.reference not in ("auto", "off")
+        if folds == 1 and not must_compare:
+            references = None
+        variants = [model] if references is None or not must_compare else []
+        differences = None
+        if references is not None:
+            differences, misaligned = compare_samples(
+                store, references, painter, planned, tiles.table.frame[[sample.row for sample in planned]], tile_px
+            )
+            if misaligned:
+                report_line(_describe_misaligned(images, misaligned))
+            comparing, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
+            assert isinstance(comparing, DenseClassifier), "as above"
+            comparing.head = comparing.head.untrained(compares=True)
+            variants.append(comparing.eval())
+        total, done = steps * (folds + 1 if folds > 1 else 1) * len(variants), 0
         training = progress.add_task("training", total=total)
         lock = Lock()
 
@@ -106,16 +128,28 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 if not progress.console.is_terminal and is_line_due(done - 1, done, total):
                     report_line(f"{done} of {total} steps are done")
 
-        out_of_fold = cross_validate(
-            model,
-            tiles,
-            samples,
-            extracted.features,
-            recipe,
-            config.seed,
-            bf16=bf16,
-            on_step=on_step,
-        )
+        trained = []
+        for variant in variants:
+            features = extracted.features
+            if variant.compares and differences is not None:
+                features = ComparedFeatures(features, differences)
+            out_of_fold = cross_validate(
+                variant, tiles, samples, features, recipe, config.seed, bf16=bf16, on_step=on_step
+            )
+            trained.append((variant, out_of_fold, {} if out_of_fold is None else _measure(tiles, samples, out_of_fold)))
+        model, out_of_fold, val = trained[-1 if _prefers_last(trained) else 0]
+        comparison = None
+        if references is not None:
+            comparison = ReferenceSummary(
+                scope=references.scope,
+                file=None if references.file is None else str(references.file),
+                kept=model.compares,
+                found=why,
+                misaligned=[images[frame].name for frame in misaligned],
+                without={} if trained[0][0].compares else trained[0][2],
+                compared=trained[-1][2],
+            )
+            report_line(describe_reference(comparison))
     if out_of_fold is not None:
         out_of_fold.write(run.out_of_fold)
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -131,7 +165,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             recipe=recipe.name,
             steps=steps,
             best_step=steps,
-            val={} if out_of_fold is None else _measure(tiles, out_of_fold),
+            val=val,
             data=data.name,
             truth=data.truth,
             groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
@@ -145,13 +179,29 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
             not_validated=not_validated,
+            reference=comparison,
         )
     )
     delete_frames(run.cache)
     return data
 
 
-def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
+def _prefers_last(trained: Sequence[tuple[DenseClassifier, OutOfFold | None, dict[str, float]]]) -> bool:
+    """Return whether the last of the trained models, which compares with a reference, is better than the first."""
+    without, compared = trained[0][2], trained[-1][2]
+    gains = [compared[name] - without[name] for name in GAINS if name in without and name in compared]
+    return len(trained) > 1 and max(gains, default=0) > LEAST_GAIN and min(gains, default=0) > -LEAST_GAIN
+
+
+def _describe_misaligned(images: Sequence[LabelledImage], frames: Sequence[int]) -> str:
+    named = list_some([images[frame].name for frame in frames], 3)
+    return (
+        f"warning: {format_count(len(frames), 'picture')} ({named}) cannot be aligned with the reference; a line gives "
+        "such frames no verdict"
+    )
+
+
+def _measure(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> dict[str, float]:
     """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class."""
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
     placed = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED))
@@ -165,8 +215,21 @@ def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
         "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_picture_auroc": auroc(highest, defective, np.ones(len(frames))),
+        "val_cell_ap": _average_precision_of_cells(tiles, samples, out_of_fold),
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def _average_precision_of_cells(tiles: DenseTiles, samples: Samples, out_of_fold: OutOfFold) -> float | None:
+    """Return the average precision of map cells, where the defective px are known; None if a class is missing."""
+    exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED))
+    share = samples.share[: len(tiles)][exact]
+    level = out_of_fold.map[exact].view(np.uint16)
+    counts = [np.bincount(level[chosen], minlength=1 << 16) for chosen in (share > DEFECTIVE_CELL, share == 0)]
+    seen = np.flatnonzero(counts[0] + counts[1])
+    value = np.tile(seen.astype(np.uint16).view(np.float16).astype(np.float64), 2)
+    is_defective = np.repeat([True, False], len(seen))
+    return average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
 
 
 def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:

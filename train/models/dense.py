@@ -248,9 +248,14 @@ class DenseHead(nn.Module):
         """Return the features of all taps unchanged, without the difference to a reference."""
         return self._divide(features)[0]
 
-    def untrained(self) -> "DenseHead":
-        """Return a new, untrained head for the same features."""
-        return DenseHead(self.channels, self.strides, self.width, compares=self.difference is not None)
+    def untrained(self, *, compares: bool | None = None) -> "DenseHead":
+        """Return a new, untrained head for the same features.
+
+        Args:
+            compares: whether it gets differences to a reference; None: as this one.
+        """
+        compares = self.difference is not None if compares is None else compares
+        return DenseHead(self.channels, self.strides, self.width, compares=compares)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the map [N, h, w], stride 8, in logits, of each tap's features [N, channels, h, w]."""

@@ -1,0 +1,244 @@
+"""Where a frame shows what its reference shows: one shift and one small turn."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_WORK_PX, _COARSE_PX = 1024, 224  # longer sides of the reduced pictures
+_RANGE_PX, _RANGE_SHARE = 40, 0.04
+_TURNS = np.arange(-2.5, 2.6, 0.5)  # degrees, of the coarse search
+_ANCHORS, _LEAST_ANCHORS = 40, 8
+_HALF, _REACH = 24, 8  # px of the reduced picture: half a window, farthest search around the coarse motion
+_TOLERANCE = 1.5  # px of the reduced picture
+_PAD, _NEAR = 6, 0.9
+_FINE_TURNS = np.arange(-0.4, 0.41, 0.1)
+_LEAST_TEXTURE = 1e-4
+_LEAST_CORRELATION = 0.5
+_LEAST_CONFIDENCE = 0.6
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A rigid motion: where a frame shows what the reference shows."""
+
+    x_px: float
+    y_px: float
+    """Shift at the frame's centre; positive: the frame shows it further right, down."""
+    degrees: float
+    """Turn around the frame's centre; positive: clockwise as seen."""
+    confidence: float
+    """0..1, share of the anchors that agree with the motion."""
+    error_px: float
+    """Median distance of the agreeing anchors from the motion."""
+
+    def matrix(self, frame_hw: tuple[int, int]) -> NDArray[np.float64]:
+        """Return the motion [2, 3] that takes a px (x, y) of the reference to the frame's, as OpenCV writes it."""
+        height, width = frame_hw
+        return _motion(self.degrees, np.array([self.x_px, self.y_px]), np.array([width, height]) / 2 - 0.5)
+
+    def corners(self, origins_yx: NDArray[np.integer], tile_px: int, frame_hw: tuple[int, int]) -> NDArray[np.int32]:
+        """Return what of the reference the frame's tiles show: top left corners (y, x), int32 [n, 2].
+
+        Args:
+            origins_yx: top left corners of the tiles in the frame, int [n, 2].
+            tile_px: side of a tile.
+            frame_hw: height and width of the frame.
+
+        A corner may lie outside the reference.
+        """
+        to_centre = (tile_px - np.array(frame_hw)) / 2
+        seen = (origins_yx + to_centre - (self.y_px, self.x_px))[:, ::-1] @ _turn(self.degrees)
+        return np.rint(seen[:, ::-1] - to_centre).astype(np.int32)
+
+
+class Aligner:
+    """Finds the pose of frames that show the same as the reference.
+
+    Args:
+        grey: the reference, uint8 [H, W].
+    """
+
+    def __init__(self, grey: NDArray[np.uint8]) -> None:
+        height, width = grey.shape
+        self._factor = math.ceil(max(height, width) / _WORK_PX)
+        self._centre = np.array([width, height]) / self._factor / 2 - 0.5
+        work = _reduced(grey, self._factor)
+        self._coarse_factor = max(1, round(max(work.shape) / _COARSE_PX))
+        coarse = _reduced(work, self._coarse_factor)
+        self._dft_hw = [cv2.getOptimalDFTSize(n) for n in coarse.shape]
+        self._window = np.sqrt(np.outer(*(np.hanning(n + 2)[1:-1] for n in coarse.shape))).astype(np.float32)
+        self._spectra = np.stack([self._spectrum(self._turned(coarse, turn)) for turn in _TURNS]).conj()
+        range_px = max(_RANGE_PX, _RANGE_SHARE * max(height, width)) / self._factor
+        reach = math.ceil(range_px / self._coarse_factor) + 1
+        self._rows, self._columns = (np.arange(-r, r + 1) for r in (min(reach, (n - 1) // 2) for n in coarse.shape))
+        self._anchors = _textured_places(work)
+        self._windows = [_cut(work, place, _HALF) for place in self._anchors]
+        self._repetition = _repetition(work, self._anchors, self._windows, round(2 * range_px))
+
+    def find(self, grey: NDArray[np.uint8]) -> Pose:
+        """Return the pose of a frame of the reference's size, uint8 [H, W]; `reject_reason` says whether it is sure."""
+        work = _reduced(grey, self._factor)
+        spectrum = self._spectrum(_reduced(work, self._coarse_factor))
+        found = np.fft.irfft2(self._spectra * spectrum, s=self._dft_hw)[:, self._rows[:, None], self._columns]
+        poses = []
+        for _ in range(2):
+            turn, row, column = np.unravel_index(np.argmax(found), found.shape)
+            shift = np.array([self._columns[column], self._rows[row]]) * self._coarse_factor
+            poses.append(self._refined(work, shift, float(_TURNS[turn])))
+            if poses[-1].confidence > 0.8:
+                break
+            found[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = -np.inf
+        return max(poses, key=lambda pose: pose.confidence)
+
+    def reject_reason(self, pose: Pose) -> str | None:
+        """Return why the frame of this pose is not aligned with the reference, in one sentence; None: it is aligned."""
+        least = max(_LEAST_CONFIDENCE, self._repetition + 0.15)
+        if pose.confidence >= least:
+            return None
+        return (
+            f"the frame does not lie as the reference: confidence {pose.confidence:.2f}, "
+            f"expected at least {min(least, 1):.2f}, error {pose.error_px:.1f} px"
+        )
+
+    def _spectrum(self, coarse: NDArray[np.uint8]) -> NDArray[np.complex64]:
+        spectrum = np.fft.rfft2((coarse - np.float32(coarse.mean())) * self._window, s=self._dft_hw)
+        size = np.abs(spectrum)
+        return spectrum / (size + 0.1 * size.mean() + 1e-6)
+
+    def _turned(self, coarse: NDArray[np.uint8], degrees: float) -> NDArray[np.uint8]:
+        motion = _motion(degrees, np.zeros(2), (self._centre + 0.5) / self._coarse_factor - 0.5)
+        return cv2.warpAffine(coarse, motion, coarse.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+
+    def _refined(self, work: NDArray[np.uint8], shift: NDArray[np.float64], degrees: float) -> Pose:
+        motion = _motion(degrees, shift, self._centre)
+        moved = cv2.warpAffine(work, motion, work.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        in_frame = self._anchors @ motion[:, :2].T + motion[:, 2]
+        visible = ((in_frame >= _HALF) & (in_frame < np.array(work.shape[::-1]) - _HALF)).all(axis=1)
+        if not visible.any():
+            return Pose(0.0, 0.0, 0.0, 0.0, 0.0)
+        responses = np.stack(
+            [
+                cv2.matchTemplate(_cut(moved, self._anchors[i], _HALF + _REACH), self._windows[i], cv2.TM_CCOEFF_NORMED)
+                for i in np.flatnonzero(visible)
+            ]
+        )
+        tolerance = max(_TOLERANCE, 3.0 / self._factor)
+        (dx, dy, turn), distances = _rigid_fit(self._anchors[visible] - self._centre, responses, tolerance)
+        agree = distances <= tolerance
+        rest = _turn(degrees) @ (dx, dy)
+        return Pose(
+            x_px=float(shift[0] + rest[0]) * self._factor,
+            y_px=float(shift[1] + rest[1]) * self._factor,
+            degrees=degrees + math.degrees(turn),
+            confidence=float(agree.sum() / max(len(responses), _LEAST_ANCHORS)),
+            error_px=float(np.median(distances[agree])) * self._factor if agree.any() else 0.0,
+        )
+
+
+def _turn(degrees: float) -> NDArray[np.float64]:
+    """Return the matrix that turns columns (x, y) clockwise as seen."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, -sin], [sin, cos]])
+
+
+def _motion(degrees: float, shift: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    turn = _turn(degrees)
+    return np.column_stack([turn, centre + shift - turn @ centre])
+
+
+def _reduced(grey: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    height, width = (n // factor for n in grey.shape)
+    whole = grey[: height * factor, : width * factor]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else grey
+
+
+def _cut(grey: NDArray[np.uint8], place: NDArray[np.int64], half: int) -> NDArray[np.uint8]:
+    x, y = place
+    return grey[y - half : y + half + 1, x - half : x + half + 1]
+
+
+def _textured_places(work: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the centres (x, y) of windows with texture in both directions, spread as far as there is any, int [n, 2]."""
+    margin, block = _HALF + _REACH, 2 * _HALF - 1
+    inside = np.zeros(work.shape, np.uint8)
+    inside[margin : -margin or None, margin : -margin or None] = 255
+    if min(work.shape) <= 2 * margin:
+        return np.empty((0, 2), np.int64)
+    texture = cv2.cornerMinEigenVal(work, block) * inside
+    quality = max(0.01, _LEAST_TEXTURE / max(float(texture.max()), 1e-9))
+    places = np.empty((0, 2), np.int64)
+    spacing = math.sqrt(work.size / _ANCHORS)
+    while len(places) < _ANCHORS and spacing > _HALF / 2 and quality < 1:
+        found = cv2.goodFeaturesToTrack(work, _ANCHORS, quality, spacing, mask=inside, blockSize=block)
+        places = found.reshape(-1, 2).astype(np.int64) if found is not None else places
+        spacing /= 1.4
+    return places
+
+
+def _peak(values: NDArray[np.float32], at: int) -> float:
+    """Return how far the vertex of the parabola through the highest value and its neighbours is from it."""
+    if not 0 < at < len(values) - 1:
+        return 0.0
+    before, highest, after = values[at - 1 : at + 2].tolist()
+    return min(max((after - before) / 2 / max(2 * highest - before - after, 1e-9), -0.5), 0.5)
+
+
+def _rigid_fit(
+    at: NDArray[np.float64], responses: NDArray[np.float32], tolerance: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return shift x, y and turn in radians with which most windows agree, and each window's distance, inf: none."""
+    count, side, _ = responses.shape
+    across = np.column_stack([-at[:, 1], at[:, 0]])
+    padded = np.pad(np.maximum(responses, 0), ((0, 0), (_PAD, _PAD), (_PAD, _PAD)))
+    views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
+    turns = np.radians(_FINE_TURNS)
+    sums = []
+    for turn in turns:
+        x, y = np.clip(np.rint(turn * across).astype(int) + _PAD, 0, 2 * _PAD).T
+        sums.append(views[np.arange(count), y, x].sum(axis=0))
+    best, row, column = np.unravel_index(np.argmax(sums), (len(turns), side, side))
+    motion = np.array([column - _REACH, row - _REACH, turns[best]])
+    reach = round(tolerance)
+    distances = np.full(count, np.inf)
+    for _ in range(2):
+        moves = np.zeros((count, 2))
+        predicted = np.rint(motion[:2] + motion[2] * across).astype(int) + _REACH
+        for i, (x, y) in enumerate(predicted):
+            left, top = (min(max(n - reach, 0), side - 1) for n in (x, y))
+            part = responses[i, top : max(y + reach + 1, 1), left : max(x + reach + 1, 1)]
+            _, value, _, (u, v) = cv2.minMaxLoc(part)
+            u, v = u + left, v + top
+            sure = value >= max(_LEAST_CORRELATION, _NEAR * responses[i].max())
+            distances[i] = 0 if sure else np.inf
+            moves[i] = u - _REACH + _peak(responses[i, v], u), v - _REACH + _peak(responses[i, :, u], v)
+        near = np.isfinite(distances)
+        x, y = at[near].T
+        one, zero = np.ones_like(x), np.zeros_like(x)
+        equations = np.concatenate([np.column_stack([one, zero, -y]), np.column_stack([zero, one, x])])
+        if near.sum() > 2:
+            motion = np.linalg.lstsq(equations, moves[near].T.ravel())[0]
+        distances[near] = np.hypot(*(motion[:2] + motion[2] * across - moves)[near].T)
+    return motion, distances
+
+
+def _repetition(
+    work: NDArray[np.uint8], places: NDArray[np.int64], windows: list[NDArray[np.uint8]], reach: int
+) -> float:
+    """Return the largest share of the windows that the reference shows again at one and the same other shift."""
+    side = 2 * reach + 1
+    again, shown = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
+    for (x, y), window in zip(places, windows, strict=True):
+        top, left = max(y - reach - _HALF, 0), max(x - reach - _HALF, 0)
+        response = cv2.matchTemplate(
+            work[top : y + reach + _HALF + 1, left : x + reach + _HALF + 1], window, cv2.TM_CCOEFF_NORMED
+        )
+        peaks = ((response == cv2.dilate(response, np.ones((5, 5)))) & (response > 0.7)).astype(np.uint8)
+        row, column = top + _HALF - y + reach, left + _HALF - x + reach
+        part = np.s_[row : row + response.shape[0], column : column + response.shape[1]]
+        again[part] += cv2.dilate(peaks, np.ones((3, 3)))
+        shown[part] += 1
+    again[reach - 3 : reach + 4, reach - 3 : reach + 4] = 0
+    return float((again / np.maximum(shown, _LEAST_ANCHORS)).max(initial=0))

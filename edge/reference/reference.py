@@ -1,0 +1,192 @@
+"""A reference: the picture of a good part that frames are compared with, and how it is made from good frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from heatline.edge.errors import BundleError, GeometryError, InputError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import read_rgb
+from heatline.edge.reference.alignment import Aligner, Pose
+from heatline.edge.reference.difference import Grey, GreyRange, differences, to_grey
+
+MOST_FRAMES = 12
+"""More frames hardly change their median."""
+MOST_LEFT_OUT = 0.25
+"""Share of the pictures that may not fit the first; these are left out."""
+GHOST = 48
+"""Excess of grey over the reference's range by which a frame shows something else; as `GreyRange` measures it."""
+ROWS_AT_A_TIME = 64
+"""Rows of all frames whose median is computed at once: it bounds the memory."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a frame shows beyond its reference."""
+
+    pose: Pose | None
+    """Where the frame shows what the reference shows; None: it has another size."""
+    difference: NDArray[np.uint8] | None
+    """[tiles, cells, cells, channels], see `heatline.edge.reference.difference`; None: the frame is misaligned."""
+    misaligned: str | None
+    """Why the frame cannot be compared, in one sentence; None: it is aligned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The picture of a good part."""
+
+    rgb: NDArray[np.uint8]
+    """[H, W, 3]"""
+    frames: int = 1
+    """The number of frames that it was made from."""
+    made_of: str = "one picture"
+    """A description of these frames."""
+
+    @cached_property
+    def grey(self) -> Grey:
+        return to_grey(self.rgb)
+
+    @cached_property
+    def aligner(self) -> Aligner:
+        return Aligner(self.grey)
+
+    @cached_property
+    def range(self) -> GreyRange:
+        return GreyRange(self.grey)
+
+    @property
+    def frame_hw(self) -> tuple[int, int]:
+        """Size of the frames that it is compared with, px."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+    def pose_of(self, rgb: NDArray[np.uint8]) -> tuple[Pose | None, str | None]:
+        """Return where an RGB uint8 frame [H, W, 3] shows what the reference shows, and why that is not sure."""
+        hw = rgb.shape[0], rgb.shape[1]
+        if hw != self.frame_hw:
+            return None, (
+                f"the frame has {hw[1]}x{hw[0]} px, its reference {self.frame_hw[1]}x{self.frame_hw[0]}; expected "
+                "equal sizes"
+            )
+        pose = self.aligner.find(to_grey(rgb))
+        return pose, self.aligner.reject_reason(pose)
+
+    def compare(self, rgb: NDArray[np.uint8], grid: TileGrid) -> Comparison:
+        """Compare an RGB uint8 frame [H, W, 3], tile by tile of its grid."""
+        pose, misaligned = self.pose_of(rgb)
+        if pose is None or misaligned is not None:
+            return Comparison(pose, None, misaligned)
+        corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)
+        return Comparison(
+            pose, differences(to_grey(rgb), self.range, grid.origins_yx, corners, grid.tile_px), misaligned
+        )
+
+    def moved_to(self, pose: Pose) -> NDArray[np.uint8]:
+        """Return the reference as a frame of this pose shows it, uint8 [H, W, 3]; black where it shows nothing."""
+        return np.asarray(cv2.warpAffine(self.rgb, pose.matrix(self.frame_hw), self.frame_hw[::-1]), np.uint8)
+
+    @classmethod
+    def of(
+        cls,
+        pictures: Sequence[NDArray[np.uint8]],
+        made_of: str,
+        masks: Sequence[NDArray[np.bool_] | None] | None = None,
+    ) -> "Reference":
+        """Make a reference: the median of pictures of the part, each moved to where the first shows it.
+
+        Args:
+            pictures: RGB uint8 [H, W, 3], at most `MOST_FRAMES`, of good parts.
+            made_of: a description of the pictures.
+            masks: px of each picture that do not count, bool [H, W]; None: all count.
+        Raises:
+            InputError: the pictures differ in size, do not show the same part in about the same place, show nothing
+                that can be aligned, or disagree about what a good part looks like.
+        """
+        first = cls(pictures[0], 1, made_of)
+        if first.aligner.reject_reason(first.aligner.find(first.grey)) is not None:
+            raise InputError(
+                f"{made_of} cannot be a reference, as frames cannot be aligned by what it shows (it is blank, repeats "
+                "itself, or is smaller than a tile); choose pictures of the part that show edges all over, or train "
+                "with reference=off"
+            )
+        masks = masks or [None] * len(pictures)
+        moved, unseen = [first.rgb], [np.zeros(first.frame_hw, np.bool_) if masks[0] is None else masks[0]]
+        left_out = 0
+        for number, (picture, mask) in enumerate(zip(pictures[1:], masks[1:], strict=True), start=2):
+            pose, misaligned = first.pose_of(picture)
+            if pose is None or misaligned is not None:
+                left_out += 1
+                if left_out > MOST_LEFT_OUT * len(pictures):
+                    raise InputError(f"of {made_of}, picture {number} does not fit the first: {misaligned}; remove it")
+                continue
+            matrix = pose.matrix(first.frame_hw)
+            size = first.frame_hw[::-1]
+            moved.append(cv2.warpAffine(picture, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR))  # type: ignore[arg-type]
+            seen = np.full(first.frame_hw, 255, np.uint8) if mask is None else np.where(mask, 0, 255).astype(np.uint8)
+            unseen.append(cv2.warpAffine(seen, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST) == 0)
+        found = cls(_median(moved, unseen), len(moved), made_of)
+        if len(moved) > 1:
+            found._require_agreement(moved, unseen)
+        return found
+
+    def _require_agreement(self, moved: Sequence[NDArray[np.uint8]], unseen: Sequence[NDArray[np.bool_]]) -> None:
+        """Require that no place shows something that half of the pictures lack: the median would show its ghost."""
+        low, high = self.range.planes[-1]
+        other = np.zeros(self.frame_hw, np.uint8)
+        for picture, hidden in zip(moved, unseen, strict=True):
+            grey = to_grey(picture)
+            beyond = (np.maximum(cv2.subtract(grey, high), cv2.subtract(low, grey)) > GHOST) & ~hidden
+            other += cv2.dilate(beyond.astype(np.uint8), np.ones((5, 5), np.uint8))  # type: ignore[arg-type]
+        if 2 * int(other.max()) >= len(moved):
+            y, x = np.unravel_index(int(other.argmax()), other.shape)
+            raise InputError(
+                f"{self.made_of} make no reference: {int(other.max())} of {len(moved)} look different at x {x}, y {y}, "
+                "so their median would show a ghost there; choose pictures of good parts of one design only"
+            )
+
+    def to_png(self) -> bytes:
+        """Return the content of its file."""
+        return cv2.imencode(".png", cv2.cvtColor(self.rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+    @classmethod
+    def load(cls, path: Path, frame_hw: tuple[int, int], frames: int = 1, made_of: str = "one picture") -> "Reference":
+        """Read the picture in a bundle's file.
+
+        Raises:
+            BundleError: the file holds no picture of this size.
+        """
+        try:
+            rgb = read_rgb(path)
+        except (InputError, GeometryError) as error:
+            raise BundleError(f"{path} holds no reference ({error}); export the bundle again") from error
+        if (rgb.shape[0], rgb.shape[1]) != frame_hw:
+            raise BundleError(
+                f"{path} is a picture of {rgb.shape[1]}x{rgb.shape[0]} px, the manifest says {frame_hw[1]}x"
+                f"{frame_hw[0]}; export the bundle again"
+            )
+        return cls(rgb, frames, made_of)
+
+
+def _median(pictures: Sequence[NDArray[np.uint8]], unseen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:
+    """Return the median of each px over the pictures that show it; where none does, the first picture's px."""
+    if len(pictures) == 1:
+        return pictures[0]
+    out = np.empty_like(pictures[0])
+    for top in range(0, len(out), ROWS_AT_A_TIME):
+        rows = slice(top, top + ROWS_AT_A_TIME)
+        stack = np.stack([picture[rows] for picture in pictures])
+        out[rows] = np.median(stack, axis=0)
+        gone = np.stack([hidden[rows] for hidden in unseen])
+        y, x = np.nonzero(gone.any(axis=0))
+        if len(y):
+            values = stack[:, y, x].astype(np.float32)
+            values[gone[:, y, x]] = np.nan
+            known = ~gone[:, y, x].all(axis=0)
+            out[rows][y[known], x[known]] = np.nanmedian(values[:, known], axis=0)
+            out[rows][y[~known], x[~known]] = stack[0, y[~known], x[~known]]
+    return out

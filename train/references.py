@@ -1,0 +1,291 @@
+"""The references of a training: which picture each frame is compared with, and whether the product has a fixed pose.
+
+A frame is never compared with a reference that was made from itself, nor, where one reference serves all groups, from
+frames of its own group: on the line, a frame is new to the reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from heatline.edge.errors import InputError
+from heatline.edge.geometry import TileGrid
+from heatline.edge.images import SUFFIXES, read_rgb
+from heatline.edge.reference.alignment import Pose
+from heatline.edge.reference.difference import Grey, to_grey
+from heatline.edge.reference.reference import MOST_FRAMES, Reference
+from heatline.edge.util.evenly import evenly
+from heatline.edge.util.text import format_count
+from heatline.train.readers import LabelledFolder, LabelledImage
+
+TEMPLATES = "templates"
+"""Folder with a picture of a good part for each picture, of the same name."""
+FEWEST_FRAMES = 3
+"""A median of fewer frames shows the defects of each."""
+NEAR_DEFECT_PX = 15
+"""Px around a marked defect that do not count as good."""
+TRIED = 16
+"""Frames by which it is found out whether the product has a fixed pose."""
+LEAST_CORRELATION, AT_QUANTILE = 0.9, 0.05
+"""Of aligned tiles, smoothed by `SMOOTHED_PX`: measured .94 on DeepPCB, .96 on BSData and 1.0 on HRIPCB; at most .01 on
+products without a fixed pose."""
+SMOOTHED_PX = 2.0
+LEAST_ALIGNED = 0.9
+"""Share of these frames that must be aligned."""
+FEWEST_GREY = 6.0
+"""Standard deviation of grey below which a tile shows nothing to correlate."""
+
+Scope = Literal["file", "templates", "product", "group"]
+GAINS = {
+    "val_ap": "average precision of tiles",
+    "val_cell_ap": "of map cells",
+    "val_picture_auroc": "AUROC of pictures",
+}
+"""Figures of a cross-validation that are named beside each other."""
+
+
+class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The reference that a training could compare frames with, and what it gained."""
+
+    scope: Scope
+    file: str | None
+    found: str
+    """How the reference was found, for people."""
+    kept: bool
+    """Whether the model compares with it."""
+    misaligned: list[str]
+    """Names of the pictures that could not be aligned with it."""
+    without: dict[str, float]
+    """Metrics of the cross-validation without it; empty: not measured, as it had to be used."""
+    compared: dict[str, float]
+    """Metrics of the cross-validation with it; empty: there was none."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The references of the pictures of a folder."""
+
+    scope: Scope
+    """What one reference serves: all pictures (of a file, or a product), one picture, or the pictures of a group."""
+    folder: Path
+    images: tuple[LabelledImage, ...]
+    """The pictures that references are made from."""
+    file: Path | None = None
+    """Of scope `file`."""
+
+    def of(self, image: LabelledImage) -> Reference | None:
+        """Return the reference of a picture; None: there is none for its name or its group.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        if self.scope == "file":
+            return _read(self.file or self.folder)
+        if self.scope == "templates":
+            path = self._templates.get(image.path.stem)
+            return None if path is None else Reference(read_rgb(path), 1, f"template {path.name}")
+        sources = self.sources(image.group)
+        if not sources:
+            return None
+        others = [
+            each
+            for each in sources
+            if each.path != image.path and (self.scope == "group" or each.group is None or each.group != image.group)
+        ]
+        return _make(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
+
+    def of_design(self, group: str | None) -> Reference | None:
+        """Return the reference of a design, for a line that inspects it; of scope `group`, the design is the group.
+
+        Raises:
+            InputError: it cannot be made.
+        """
+        if self.scope == "file":
+            return _read(self.file or self.folder)
+        sources = self.sources(group)
+        return _make(tuple(sources), self._described(group)) if sources and self.scope != "templates" else None
+
+    @cached_property
+    def designs(self) -> list[str]:
+        """Names of the designs, each with its own reference; empty: one serves all, or each picture has its own."""
+        return sorted({str(image.group) for image in self.images}) if self.scope == "group" else []
+
+    def sources(self, group: str | None) -> list[LabelledImage]:
+        """Return the pictures that the reference of a design is made from: good ones, evenly of all groups."""
+        of = [image for image in self.images if self.scope != "group" or image.group == group]
+        usable = [image for image in of if not image.defective] or [
+            image for image in of if not image.labels_only and not image.points_xy
+        ]
+        by_turn: dict[str | None, int] = {}
+        turns = []
+        for image in usable:
+            by_turn[image.group] = by_turn.get(image.group, -1) + 1
+            turns.append(by_turn[image.group])
+        ordered = [usable[at] for at in np.argsort(turns, kind="stable")]
+        first = [image for image, turn in zip(ordered, sorted(turns), strict=True) if turn == 0]
+        if len(first) > MOST_FRAMES:
+            return [first[at] for at in evenly(len(first), MOST_FRAMES)]
+        return ordered[:MOST_FRAMES]
+
+    def _described(self, group: str | None) -> str:
+        of = group if self.scope == "group" else self.folder.name
+        return f"{format_count(len(self.sources(group)), 'picture')} of {of}"
+
+    @cached_property
+    def _templates(self) -> dict[str, Path]:
+        return templates_of(self.folder)
+
+
+def templates_of(folder: Path) -> dict[str, Path]:
+    """Return the pictures in the folder of templates, by stem."""
+    try:
+        return {path.stem: path for path in (folder / TEMPLATES).iterdir() if path.suffix.lower() in SUFFIXES}
+    except OSError:
+        return {}
+
+
+def find_references(
+    wanted: str, data: LabelledFolder, images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]]
+) -> tuple[References | None, str]:
+    """Find the references that the pictures of a training can be compared with.
+
+    Args:
+        wanted: `auto`, `on`, `off`, or a picture's file.
+        images: the pictures of the training.
+        sizes: height and width of each, px.
+    Returns: the references and how they were found; or None and why there are none.
+    Raises:
+        InputError: `wanted` is not `auto`, and there are none.
+    """
+    if wanted == "off":
+        return None, "reference=off"
+    if wanted not in ("auto", "on"):
+        file = Path(wanted)
+        found = References("file", data.folder, tuple(images), file)
+        _read(file)
+        return found, f"reference {file.name}"
+    scopes: list[Scope] = ["product", "group"] if len({image.group for image in images}) > 1 else ["product"]
+    if templates := templates_of(data.folder):
+        lacking = [image.name for image in images if image.path.stem not in templates]
+        scopes = scopes if lacking else ["templates"]
+    reasons = []
+    for scope in scopes:
+        found = References(scope, data.folder, tuple(images))
+        try:
+            reason = _why_unlike(found, images, sizes) or _why_unfixed(found, images)
+        except InputError as error:
+            reason = str(error)
+        if reason is None:
+            return found, _describe(found)
+        reasons.append(reason)
+    if wanted == "on":
+        raise InputError(
+            f"reference=on, and {data.folder} has no fixed pose: {'; '.join(dict.fromkeys(reasons))}; leave "
+            "reference=on out, or name a picture of a good part with reference=FILE"
+        )
+    return None, "; ".join(dict.fromkeys(reasons))
+
+
+def _describe(found: References) -> str:
+    match found.scope:
+        case "templates":
+            return f"each picture is compared with its template in {TEMPLATES}/"
+        case "group":
+            return f"the pictures of each of {len(found.designs)} groups are compared with a reference of the group"
+        case _:
+            return "all pictures are compared with one reference"
+
+
+def describe_reference(found: ReferenceSummary) -> str:
+    """Describe what a reference gained, and whether it is kept."""
+    if not found.without:
+        return "the model compares frames with the reference"
+    gained = ", ".join(
+        f"{name} {found.without[key]:.3f} without, {found.compared[key]:.3f} with it"
+        for key, name in GAINS.items()
+        if key in found.without and key in found.compared
+    )
+    return f"the reference {'is kept' if found.kept else 'gains nothing and is not kept'}: {gained or 'no figure'}"
+
+
+def _why_unlike(found: References, images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]]) -> str | None:
+    """Say why some pictures could not be compared, whatever they show; None: there is nothing against it."""
+    if found.scope == "templates":
+        return None
+    by_design: dict[str | None, set[tuple[int, int]]] = {}
+    for image, size in zip(images, sizes, strict=True):
+        by_design.setdefault(image.group if found.scope == "group" else None, set()).add(size)
+    for design, own in by_design.items():
+        of = "the pictures" if design is None else f"the pictures of {design}"
+        if len(own) > 1:
+            return f"{of} differ in size"
+        if (count := len(found.sources(design))) < FEWEST_FRAMES:
+            return f"a reference needs {FEWEST_FRAMES} good pictures, or ones with masks, and {of} hold {count}"
+    return None
+
+
+def _why_unfixed(found: References, images: Sequence[LabelledImage]) -> str | None:
+    """Say why the part does not lie in the same place in all frames; None: it does."""
+    good = [image for image in images if not image.defective] or list(images)
+    tried = [good[at] for at in evenly(len(good), TRIED)]
+    aligned, correlations = 0, []
+    for image in tried:
+        reference, rgb = found.of(image), image.pixels()
+        pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
+        if reference is not None and pose is not None and misaligned is None:
+            aligned += 1
+            correlations += tile_correlations(reference, rgb, pose)
+    if aligned < LEAST_ALIGNED * len(tried) or not correlations:
+        return f"{len(tried) - aligned} of {len(tried)} pictures do not show the part where the others show it"
+    if (lowest := float(np.quantile(correlations, AT_QUANTILE))) < LEAST_CORRELATION:
+        return f"good pictures differ too much: aligned tiles correlate by {lowest:.2f}, expected {LEAST_CORRELATION}"
+    return None
+
+
+def tile_correlations(reference: Reference, rgb: NDArray[np.uint8], pose: Pose) -> list[float]:
+    """Return the correlation of each tile of an aligned frame with the reference; tiles without contrast are left out.
+
+    Args:
+        rgb: the frame, uint8 [H, W, 3].
+    """
+    grid = TileGrid(reference.frame_hw)
+    moved, seen = to_grey(reference.moved_to(pose)), to_grey(rgb)
+    found = []
+    for y, x in grid.origins_yx:
+        a, b = (_smooth(each[y : y + grid.tile_px, x : x + grid.tile_px]) for each in (moved, seen))
+        if max(a.std(), b.std()) > FEWEST_GREY:
+            a, b = a - a.mean(), b - b.mean()
+            found.append(float((a * b).mean() / max(a.std() * b.std(), 1e-6)))
+    return found
+
+
+def _smooth(grey: Grey) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHED_PX), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path) -> Reference:
+    return Reference.of([read_rgb(file)], file.name)
+
+
+@lru_cache(maxsize=2)
+def _make(sources: tuple[LabelledImage, ...], made_of: str) -> Reference:
+    """Make a reference of these pictures; their marked defects, and what lies near them, do not count."""
+    pictures = [image.pixels() for image in sources]
+    masks = [_marked(image, (rgb.shape[0], rgb.shape[1])) for image, rgb in zip(sources, pictures, strict=True)]
+    return Reference.of(pictures, made_of, masks)
+
+
+def _marked(image: LabelledImage, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
+    mask = image.mask(frame_hw) if image.defective else None
+    if mask is None:
+        return None
+    near = np.ones((2 * NEAR_DEFECT_PX + 1,) * 2, np.uint8)
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), near) > 0)
