@@ -36,24 +36,29 @@ class GreyRange:
 
     Args:
         grey: the reference, uint8 [H, W].
+        unknown: px of which it is not known what a good part shows, bool [H, W]; None: none.
     """
 
-    def __init__(self, grey: Grey) -> None:
-        self.grey = grey
+    def __init__(self, grey: Grey, unknown: NDArray[np.bool_] | None = None) -> None:
+        self.grey, self._unknown = grey, unknown
 
     @cached_property
     def planes(self) -> list[tuple[Grey, Grey]]:
         """The lowest and the highest value [H, W] around each px, for each tolerance."""
-        kernels = [np.ones((2 * px + 1, 2 * px + 1), np.uint8) for px in TOLERANCES_PX]
-        return [
-            (np.asarray(cv2.erode(self.grey, kernel), np.uint8), np.asarray(cv2.dilate(self.grey, kernel), np.uint8))
-            for kernel in kernels
-        ]
+        planes = []
+        for px in TOLERANCES_PX:
+            kernel = np.ones((2 * px + 1, 2 * px + 1), np.uint8)
+            low, high = (np.asarray(grow(self.grey, kernel), np.uint8) for grow in (cv2.erode, cv2.dilate))
+            if self._unknown is not None:
+                near = cv2.dilate(self._unknown.view(np.uint8), kernel) > 0
+                low[near], high[near] = 0, 255
+            planes.append((low, high))
+        return planes
 
     def difference(self, tile: Grey, corner_yx: tuple[int, int], out: NDArray[np.uint8]) -> None:
         """Write what a tile has beyond this range into `out`, [cells, cells, CHANNELS].
 
-        Px that the reference does not show do not differ.
+        Px that the reference does not show, or does not know, do not differ.
 
         Args:
             tile: grey [side, side]; the side is a multiple of `CELL_PX`.

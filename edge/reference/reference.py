@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.colour import to_rgb
 from heatline.edge.errors import BundleError, GeometryError, InputError
 from heatline.edge.geometry import TileGrid
-from heatline.edge.images import read_rgb
+from heatline.edge.images import read_image
 from heatline.edge.reference.alignment import Aligner, Pose
 from heatline.edge.reference.difference import Grey, GreyRange, differences, to_grey
 
@@ -47,6 +48,8 @@ class Reference:
     """The number of frames that it was made from."""
     made_of: str = "one picture"
     """A description of these frames."""
+    unknown: NDArray[np.bool_] | None = None
+    """[H, W], px that none of these frames shows free of defects: frames are not compared there; None: no px."""
 
     @cached_property
     def grey(self) -> Grey:
@@ -58,7 +61,7 @@ class Reference:
 
     @cached_property
     def range(self) -> GreyRange:
-        return GreyRange(self.grey)
+        return GreyRange(self.grey, self.unknown)
 
     @property
     def frame_hw(self) -> tuple[int, int]:
@@ -67,24 +70,26 @@ class Reference:
 
     def pose_of(self, rgb: NDArray[np.uint8]) -> tuple[Pose | None, str | None]:
         """Return where an RGB uint8 frame [H, W, 3] shows what the reference shows, and why that is not sure."""
-        hw = rgb.shape[0], rgb.shape[1]
+        return self._pose_of(to_grey(rgb))
+
+    def _pose_of(self, grey: Grey) -> tuple[Pose | None, str | None]:
+        hw = grey.shape[0], grey.shape[1]
         if hw != self.frame_hw:
             return None, (
                 f"the frame has {hw[1]}x{hw[0]} px, its reference {self.frame_hw[1]}x{self.frame_hw[0]}; expected "
                 "equal sizes"
             )
-        pose = self.aligner.find(to_grey(rgb))
+        pose = self.aligner.find(grey)
         return pose, self.aligner.reject_reason(pose)
 
     def compare(self, rgb: NDArray[np.uint8], grid: TileGrid) -> Comparison:
         """Compare an RGB uint8 frame [H, W, 3], tile by tile of its grid."""
-        pose, misaligned = self.pose_of(rgb)
+        grey = to_grey(rgb)
+        pose, misaligned = self._pose_of(grey)
         if pose is None or misaligned is not None:
             return Comparison(pose, None, misaligned)
         corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)
-        return Comparison(
-            pose, differences(to_grey(rgb), self.range, grid.origins_yx, corners, grid.tile_px), misaligned
-        )
+        return Comparison(pose, differences(grey, self.range, grid.origins_yx, corners, grid.tile_px), None)
 
     def moved_to(self, pose: Pose) -> NDArray[np.uint8]:
         """Return the reference as a frame of this pose shows it, uint8 [H, W, 3]; black where it shows nothing."""
@@ -129,7 +134,8 @@ class Reference:
             moved.append(cv2.warpAffine(picture, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR))  # type: ignore[arg-type]
             seen = np.full(first.frame_hw, 255, np.uint8) if mask is None else np.where(mask, 0, 255).astype(np.uint8)
             unseen.append(cv2.warpAffine(seen, matrix, size, flags=cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST) == 0)
-        found = cls(_median(moved, unseen), len(moved), made_of)
+        unknown = np.logical_and.reduce(unseen)
+        found = cls(_median(moved, unseen), len(moved), made_of, unknown if unknown.any() else None)
         if len(moved) > 1:
             found._require_agreement(moved, unseen)
         return found
@@ -150,8 +156,11 @@ class Reference:
             )
 
     def to_png(self) -> bytes:
-        """Return the content of its file."""
-        return cv2.imencode(".png", cv2.cvtColor(self.rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+        """Return the content of its file; unknown px are transparent."""
+        bgr = cv2.cvtColor(self.rgb, cv2.COLOR_RGB2BGR)
+        if self.unknown is not None:
+            bgr = np.dstack([bgr, np.where(self.unknown, 0, 255).astype(np.uint8)])
+        return cv2.imencode(".png", bgr)[1].tobytes()
 
     @classmethod
     def load(cls, path: Path, frame_hw: tuple[int, int], frames: int = 1, made_of: str = "one picture") -> "Reference":
@@ -161,7 +170,8 @@ class Reference:
             BundleError: the file holds no picture of this size.
         """
         try:
-            rgb = read_rgb(path)
+            image, pixel_format = read_image(path)
+            rgb = to_rgb(image, pixel_format)
         except (InputError, GeometryError) as error:
             raise BundleError(f"{path} holds no reference ({error}); export the bundle again") from error
         if (rgb.shape[0], rgb.shape[1]) != frame_hw:
@@ -169,7 +179,8 @@ class Reference:
                 f"{path} is a picture of {rgb.shape[1]}x{rgb.shape[0]} px, the manifest says {frame_hw[1]}x"
                 f"{frame_hw[0]}; export the bundle again"
             )
-        return cls(rgb, frames, made_of)
+        unknown = image[..., 3] == 0 if pixel_format == "BGRA8" else None
+        return cls(rgb, frames, made_of, unknown)
 
 
 def _median(pictures: Sequence[NDArray[np.uint8]], unseen: Sequence[NDArray[np.bool_]]) -> NDArray[np.uint8]:

@@ -75,6 +75,16 @@ def test_a_part_that_lies_within_the_tolerance_does_not_differ(seed: int, y: int
     assert out.max() <= 24
 
 
+def test_px_that_the_reference_does_not_know_do_not_differ() -> None:
+    grey, unknown = np.full((150, 170), 100, np.uint8), np.zeros((150, 170), np.bool_)
+    unknown[30:50, 70:90] = True
+    frame = np.repeat(grey[..., None], 3, axis=2)
+    frame[40:44, 80:84] = frame[40:44, 20:24] = 130
+    found = differences(to_grey(frame), GreyRange(grey, unknown), [(0, 0), (0, 64)], np.array([(0, 0), (0, 64)]), SIDE)
+    assert found[0].any()
+    assert not found[1].any()
+
+
 def test_a_defect_differs_where_it_is_and_says_whether_it_is_brighter_or_darker() -> None:
     grey = np.full((150, 170), 100, np.uint8)
     frame = np.repeat(grey[..., None], 3, axis=2)

@@ -50,7 +50,7 @@ def compare_samples(
             advance()
             return
         tile = np.empty((tile_px, tile_px, 3), np.uint8)
-        for number in np.flatnonzero(frame_of == frame):
+        for number in np.flatnonzero(frame_of == frame).tolist():
             sample = samples[number]
             corner = pose.corners(np.array([sample.yx]), tile_px, store.frame_hw(frame))[0]
             if sample.kind != Kind.TILE:
