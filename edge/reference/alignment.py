@@ -1,7 +1,7 @@
 """Where a frame shows what its reference shows: one shift and one small turn."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 _WORK_PX, _COARSE_PX = 1024, 224  # longer sides of the reduced pictures
 _RANGE_PX, _RANGE_SHARE = 40, 0.04
 _TURNS = np.arange(-2.5, 2.6, 0.5)  # degrees, of the coarse search
-_ANCHORS, _LEAST_ANCHORS = 40, 8
+_ANCHORS, _LEAST_ANCHORS = 32, 8
 _HALF, _REACH = 24, 8  # px of the reduced picture: half a window, farthest search around the coarse motion
 _TOLERANCE = 1.5  # px of the reduced picture
-_PAD, _NEAR = 6, 0.9
+_PAD, _NEAR, _LOBE = 6, 0.9, 8
 _FINE_TURNS = np.arange(-0.4, 0.41, 0.1)
 _LEAST_TEXTURE = 1e-4
 _LEAST_CORRELATION = 0.5
-_LEAST_CONFIDENCE = 0.6
+_LEAST_CONFIDENCE = 0.7
+_LEAST_LEAD = 0.15
+_QUALITY = 0.1
+_LEAST_ISOTROPY = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Aligner:
         self._rows, self._columns = (np.arange(-r, r + 1) for r in (min(reach, (n - 1) // 2) for n in coarse.shape))
         self._anchors = _textured_places(work)
         self._windows = [_cut(work, place, _HALF) for place in self._anchors]
-        self._repetition = _repetition(work, self._anchors, self._windows, round(2 * range_px))
+        self._alias = _alias(work, self._anchors, self._windows, round(2 * range_px))
 
     def find(self, grey: NDArray[np.uint8]) -> Pose:
         """Return the pose of a frame of the reference's size, uint8 [H, W]; `reject_reason` says whether it is sure."""
@@ -88,19 +91,26 @@ class Aligner:
             turn, row, column = np.unravel_index(np.argmax(found), found.shape)
             shift = np.array([self._columns[column], self._rows[row]]) * self._coarse_factor
             poses.append(self._refined(work, shift, float(_TURNS[turn])))
-            if poses[-1].confidence > 0.8:
+            if poses[-1].confidence >= _LEAST_CONFIDENCE and not self._alias:
                 break
             found[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = -np.inf
-        return max(poses, key=lambda pose: pose.confidence)
+        best = max(poses, key=lambda pose: pose.confidence)
+        if self._alias and best.confidence >= _LEAST_CONFIDENCE:
+            at = np.array([best.x_px, best.y_px]) / self._factor
+            others = [self._refined(work, at + sign * np.array(self._alias), best.degrees) for sign in (-1, 1)]
+            other = max(others, key=lambda pose: pose.confidence)
+            best, other = (best, other) if best.confidence >= other.confidence else (other, best)
+            if other.confidence > best.confidence - _LEAST_LEAD:
+                return replace(best, confidence=0.0)
+        return best
 
     def reject_reason(self, pose: Pose) -> str | None:
         """Return why the frame of this pose is not aligned with the reference, in one sentence; None: it is aligned."""
-        least = max(_LEAST_CONFIDENCE, self._repetition + 0.15)
-        if pose.confidence >= least:
+        if pose.confidence >= _LEAST_CONFIDENCE:
             return None
         return (
             f"the frame does not lie as the reference: confidence {pose.confidence:.2f}, "
-            f"expected at least {min(least, 1):.2f}, error {pose.error_px:.1f} px"
+            f"expected at least {_LEAST_CONFIDENCE:.2f}, error {pose.error_px:.1f} px"
         )
 
     def _spectrum(self, coarse: NDArray[np.uint8]) -> NDArray[np.complex64]:
@@ -167,8 +177,9 @@ def _textured_places(work: NDArray[np.uint8]) -> NDArray[np.int64]:
     inside[margin : -margin or None, margin : -margin or None] = 255
     if min(work.shape) <= 2 * margin:
         return np.empty((0, 2), np.int64)
-    texture = cv2.cornerMinEigenVal(work, block) * inside
-    quality = max(0.01, _LEAST_TEXTURE / max(float(texture.max()), 1e-9))
+    values = np.sort(cv2.cornerEigenValsAndVecs(work, block, 3)[..., :2])
+    inside[values[..., 0] < _LEAST_ISOTROPY * values[..., 1]] = 0
+    quality = max(_QUALITY, _LEAST_TEXTURE / max(float(values[..., 0].max()), 1e-9))
     places = np.empty((0, 2), np.int64)
     spacing = math.sqrt(work.size / _ANCHORS)
     while len(places) < _ANCHORS and spacing > _HALF / 2 and quality < 1:
@@ -224,10 +235,10 @@ def _rigid_fit(
     return motion, distances
 
 
-def _repetition(
+def _alias(
     work: NDArray[np.uint8], places: NDArray[np.int64], windows: list[NDArray[np.uint8]], reach: int
-) -> float:
-    """Return the largest share of the windows that the reference shows again at one and the same other shift."""
+) -> tuple[int, int] | None:
+    """Return the other shift (x, y) at which the reference shows most windows again, if at least half; else None."""
     side = 2 * reach + 1
     again, shown = np.zeros((side, side), np.float32), np.zeros((side, side), np.float32)
     for (x, y), window in zip(places, windows, strict=True):
@@ -235,10 +246,12 @@ def _repetition(
         response = cv2.matchTemplate(
             work[top : y + reach + _HALF + 1, left : x + reach + _HALF + 1], window, cv2.TM_CCOEFF_NORMED
         )
-        peaks = ((response == cv2.dilate(response, np.ones((5, 5)))) & (response > 0.7)).astype(np.uint8)
+        same = (response >= _NEAR).astype(np.uint8)
         row, column = top + _HALF - y + reach, left + _HALF - x + reach
         part = np.s_[row : row + response.shape[0], column : column + response.shape[1]]
-        again[part] += cv2.dilate(peaks, np.ones((3, 3)))
+        again[part] += cv2.dilate(same, np.ones((3, 3)))
         shown[part] += 1
-    again[reach - 3 : reach + 4, reach - 3 : reach + 4] = 0
-    return float((again / np.maximum(shown, _LEAST_ANCHORS)).max(initial=0))
+    again[reach - _LOBE : reach + _LOBE + 1, reach - _LOBE : reach + _LOBE + 1] = 0
+    share = again / np.maximum(shown, _LEAST_ANCHORS)
+    row, column = np.unravel_index(np.argmax(share), share.shape)
+    return (int(column) - reach, int(row) - reach) if share[row, column] >= 0.5 else None
