@@ -256,7 +256,8 @@ def tile_correlations(reference: Reference, rgb: NDArray[np.uint8], pose: Pose) 
         rgb: the frame, uint8 [H, W, 3].
     """
     grid = TileGrid(reference.frame_hw)
-    moved, seen = to_grey(reference.moved_to(pose)), to_grey(rgb)
+    seen, motion, size = to_grey(rgb), pose.matrix(reference.frame_hw), reference.frame_hw[::-1]
+    moved = cv2.warpAffine(reference.grey, motion, size, borderMode=cv2.BORDER_REPLICATE)
     found = []
     for y, x in grid.origins_yx:
         a, b = (_smooth(each[y : y + grid.tile_px, x : x + grid.tile_px]) for each in (moved, seen))
