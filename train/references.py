@@ -257,7 +257,7 @@ def tile_correlations(reference: Reference, rgb: NDArray[np.uint8], pose: Pose) 
     """
     grid = TileGrid(reference.frame_hw)
     seen, motion, size = to_grey(rgb), pose.matrix(reference.frame_hw), reference.frame_hw[::-1]
-    moved = cv2.warpAffine(reference.grey, motion, size, borderMode=cv2.BORDER_REPLICATE)
+    moved = np.asarray(cv2.warpAffine(reference.grey, motion, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
     found = []
     for y, x in grid.origins_yx:
         a, b = (_smooth(each[y : y + grid.tile_px, x : x + grid.tile_px]) for each in (moved, seen))
