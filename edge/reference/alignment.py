@@ -4,15 +4,9 @@ Phase correlation of the reduced picture finds the motion roughly; windows aroun
 directions, find it exactly. One window alone may also fit another line nearby, so the motion is that which the
 correlations of all windows together support best. The range is 40 px or 4 % of the longer side, and 2 degrees.
 
-<<<<<<< HEAD
-The least confidence is 0.75: of 6600 pictures of other boards and parts, turned, mirrored or blank, of five public sets,
-11 had more, all pairs that show nearly the same part. 0.95 of DeepPCB's pictures are aligned with their templates; the
-others show little but parallel lines.
-=======
 The least confidence is 0.75. Of 6600 pictures of other boards and parts, turned, mirrored or blank, of five
 public sets, 11 had more: pairs from one board or line; those inspected by eye show the same part. 0.95 of
 DeepPCB's pictures are aligned with their templates; most of the others show little but parallel lines.
->>>>>>> 29afb0cb (State the measured limits of the alignment)
 """
 
 import math
