@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from heatline.edge import __version__
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.errors import ExportError
-from heatline.edge.inference.engine import FEATURES
+from heatline.edge.inference.engine import DIFFERENCE, FEATURES
+from heatline.edge.reference.difference import CHANNELS
 from heatline.export import onnxruntime_rollout, openvino_rollout
 from heatline.export.nodes import EXPLANATION
 from heatline.export.rollout_graph import ClassTokenRow, Rollout, append_rollout
@@ -24,6 +25,8 @@ from heatline.train.models.vit import RolloutClassifier
 OPSET = 20
 MEANINGS = {
     "tiles": "RGB tiles uint8 [N, height, width, channel], as they are cut; normalisation is inside the graph.",
+    DIFFERENCE: "What the tile's grey has beyond the reference's, uint8 [N, cells, cells, 8], cells of 8 px; "
+    "docs/bundle.md says how it is computed.",
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
     FEATURES: "What cells of 32 px show, float32 [N, h, w, c]: features of stride 16. To see if it is the product.",
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; map.identity is how the logit follows.",
@@ -45,6 +48,8 @@ class Graphs:
 def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     """Export a model: `tiles` uint8 [N, tile, tile, 3] in; `logit` f32 [N] and `map` f32 [N, h, w] out; any N.
 
+    A model that compares has a second input, `difference` uint8 [N, cells, cells, CHANNELS].
+
     Two exports of one model give the same bytes.
 
     Raises:
@@ -53,7 +58,8 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     if isinstance(model, RolloutClassifier):
         return with_rollout(to_attention(model, tile_px), model)
     if isinstance(model, DenseClassifier):
-        graph = _export(_WithFeatures(model), tile_px, ["logit", "map", FEATURES])
+        difference = [*model.map_hw, CHANNELS] if model.compares else None
+        graph = _export(_WithFeatures(model), tile_px, ["logit", "map", FEATURES], difference)
         _name_the_explanation(graph, f"model.{model.explained_from}")
     else:
         graph = _export(model, tile_px, ["logit", "map"])
@@ -111,8 +117,8 @@ class _WithFeatures(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.model.with_features(tiles)
+    def forward(self, tiles: Tensor, difference: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.with_features(tiles, difference)
 
 
 class _WithAttention(nn.Module):
@@ -161,9 +167,17 @@ def rollout_of(model: RolloutClassifier) -> Rollout:
     )
 
 
-def _export(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.ModelProto:
-    """Export a module by torch's exporter, and remove the notes about the exporting machine."""
+def _export(
+    module: nn.Module, tile_px: int, outputs: list[str], difference: list[int] | None = None
+) -> onnx.ModelProto:
+    """Export a module by torch's exporter, and remove the notes about the exporting machine.
+
+    Args:
+        difference: shape of the second input for one tile; None: there is none.
+    """
     module = module.eval()
+    shapes = {"tiles": [tile_px, tile_px, 3]} | ({} if difference is None else {DIFFERENCE: difference})
+    batch = {0: torch.export.Dim("tiles_in_batch", min=1, max=65536)}
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -171,12 +185,12 @@ def _export(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.ModelPr
             warnings.simplefilter("ignore")  # the exporter's warnings concern its own internals
             program = torch.onnx.export(
                 module,
-                (torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8),),
+                tuple(torch.zeros(2, *shape, dtype=torch.uint8) for shape in shapes.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["tiles"],
+                input_names=[*shapes],
                 output_names=outputs,
-                dynamic_shapes={"tiles": {0: torch.export.Dim("tiles_in_batch", min=1, max=65536)}},
+                dynamic_shapes=dict.fromkeys(shapes, batch),
                 verbose=False,
             )
         assert program is not None

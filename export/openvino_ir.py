@@ -81,7 +81,7 @@ def to_ir(onnx_graph: bytes) -> Ir:
             folding.run_passes(model)
             ir = Ir.of(model)
             for tiles in (1, 3):  # fails if the model has a constant batch size
-                model.reshape({"tiles": [tiles, *list(model.input("tiles").partial_shape)[1:]]})
+                model.reshape({each: [tiles, *list(each.partial_shape)[1:]] for each in model.inputs})
         except RuntimeError as error:
             raise ExportError(
                 f"OpenVINO cannot use the exported graph with every number of tiles "

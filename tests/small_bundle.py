@@ -1,7 +1,8 @@
 """A bundle small enough to know by heart: the map is each cell's mean darkness, the logit the mean of the map.
 
 evidence of a cell = GAIN * (mean over its px and channels of (255 - value) / 255) - BIAS, so a white tile has -BIAS in
-every cell, and a black square shows up exactly where it is.
+every cell, and a black square shows up exactly where it is. If it compares with a reference, GAIN * (mean of the
+cell's differences / 255) is added.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import BundleError
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
 from heatline.edge.inference.opening import PRECISIONS
+from heatline.edge.reference.difference import CHANNELS
 from heatline.export.openvino_ir import to_openvino
 
 TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
@@ -44,15 +46,19 @@ TOLERANCES: Mapping[Precision, float] = {"f32": 1e-4, "bf16": 0.02, "int8": 0.05
 LEFT_OUT = "its regions are elsewhere"
 
 
-def answer(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy."""
+def answer(
+    tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy; difference [N, 28, 28, 8]."""
     dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
     cell = TILE // CELLS
     maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN - BIAS
+    if difference is not None:
+        maps += difference.reshape(len(tiles), CELLS, 2, CELLS, 2, CHANNELS).mean(axis=(2, 4, 5)) * GAIN / 255
     return maps.mean(axis=(1, 2)).astype(np.float32), maps.astype(np.float32)
 
 
-def graph(gain: float = GAIN) -> bytes:
+def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
     """The ONNX graph of `answer`; with another gain, of another model."""
     weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -gain / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
     constants = {"weight": weight, "bias": np.array([gain - BIAS], np.float32), "axes": np.array([1, 2], np.int64)}
@@ -64,11 +70,22 @@ def graph(gain: float = GAIN) -> bytes:
         helper.make_node("ReduceMean", ["map", "axes"], ["logit"], keepdims=0),
     ]
     constants["channel"] = np.array([1], np.int64)
+    inputs = {"tiles": [TILE, TILE, 3]}
+    if compares:
+        inputs["difference"] = [2 * CELLS, 2 * CELLS, CHANNELS]
+        constants["compared"] = np.full((1, CHANNELS, 2, 2), gain / 255 / CHANNELS / 4, np.float32)
+        nodes[3:3] = [
+            helper.make_node("Cast", ["difference"], ["difference_float"], to=TensorProto.FLOAT),
+            helper.make_node("Transpose", ["difference_float"], ["difference_nchw"], perm=[0, 3, 1, 2]),
+            helper.make_node("Conv", ["difference_nchw", "compared"], ["beyond"], strides=[2, 2]),
+            helper.make_node("Add", ["cells", "beyond"], ["sum"]),
+        ]
+        nodes[7].input[0] = "sum"
     model = helper.make_model(
         helper.make_graph(
             nodes,
             "darkness",
-            [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", TILE, TILE, 3])],
+            [helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", *shape]) for name, shape in inputs.items()],
             [
                 helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"]),
                 helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", CELLS, CELLS]),

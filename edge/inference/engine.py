@@ -17,8 +17,9 @@ EngineKind = Literal["openvino", "onnxruntime"]
 Precision = Literal["f32", "bf16", "int8"]
 """The precision of the classifier. bf16 is a setting of the engine; int8 has its own graph."""
 
-Fill = Callable[[NDArray[np.uint8]], None]
-"""Writes tiles into an array [count, tile, tile, 3]."""
+Fill = Callable[..., None]
+"""Writes tiles into an array uint8 [count, tile, tile, 3]; of an engine that compares, also their differences to a
+reference into a second one, uint8 [count, cells, cells, channels], see `heatline.edge.reference.difference`."""
 Failed = Callable[[Exception], None]
 
 
@@ -42,6 +43,8 @@ PROCESSOR = "CPU"
 
 FEATURES = "features"
 """The graph's optional output."""
+DIFFERENCE = "difference"
+"""The graph's optional second input."""
 
 # The graphs' file names in every bundle.
 ONNX_GRAPH = "model.onnx"
@@ -73,6 +76,8 @@ class Engine(ABC):
     precision: Precision = "f32"
     batch: int
     """The largest number of tiles in one request."""
+    compares: bool = False
+    """Whether the graph has the second input: what tiles have beyond the range of a reference."""
 
     @abstractmethod
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
@@ -96,31 +101,44 @@ class Engine(ABC):
 
 
 def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    """Return the features [N, h, w, c] of tiles [N, tile, tile, 3]; None: it gives none. Errors as in `infer`."""
-    answers = _answers(engine, tiles)
+    """Return the features [N, h, w, c] of tiles [N, tile, tile, 3]; None: it gives none. Errors as in `infer`.
+
+    Features do not depend on a reference, so no difference is needed.
+    """
+    answers = _answers(engine, tiles, np.zeros((len(tiles), 1, 1, 1), np.uint8))
     if answers[0][2] is None:
         return None
     return np.concatenate([features for _, _, features in answers if features is not None])
 
 
-def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def infer(
+    engine: Engine, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Wait for the logits [N] and maps [N, h, w] of tiles [N, tile, tile, 3], and return them.
 
+    Args:
+        difference: [N, cells, cells, channels], if the engine compares; other engines do not read it.
     Raises:
-        EngineError: the engine failed on a tile.
+        EngineError: the engine failed on a tile, or compares, and there is no difference.
     """
-    answers = _answers(engine, tiles)
+    if engine.compares and difference is None:
+        raise EngineError(
+            f"the graph of {engine.name} compares tiles with a reference, and got tiles alone; give it the difference "
+            "of each tile too"
+        )
+    answers = _answers(engine, tiles, difference)
     return np.concatenate([logits for logits, _, _ in answers]), np.concatenate([maps for _, maps, _ in answers])
 
 
 def _answers(
-    engine: Engine, tiles: NDArray[np.uint8]
+    engine: Engine, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]]:
     """Return copies of the answers, request by request."""
     answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = {}
     errors: list[Exception] = []
+    given = [each for each in (tiles, difference if engine.compares else None) if each is not None]
     for first in range(0, len(tiles), engine.batch):
-        part = tiles[first : first + engine.batch]
+        parts = [each[first : first + engine.batch] for each in given]
 
         def done(
             logits: NDArray[np.float32],
@@ -131,10 +149,11 @@ def _answers(
         ) -> None:
             answers[first] = logits.copy(), maps.copy(), None if features is None else features.copy()
 
-        def fill(out: NDArray[np.uint8], part: NDArray[np.uint8] = part) -> None:
-            out[:] = part
+        def fill(*inputs: NDArray[np.uint8], parts: list[NDArray[np.uint8]] = parts) -> None:
+            for one, part in zip(inputs, parts, strict=True):
+                one[:] = part
 
-        engine.submit(len(part), fill, done, errors.append)
+        engine.submit(len(parts[0]), fill, done, errors.append)
     engine.drain()
     if errors:
         raise EngineError(f"{engine.name} failed: {errors[0]}") from errors[0]

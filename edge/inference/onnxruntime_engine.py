@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from heatline.edge.errors import EngineError
-from heatline.edge.inference.engine import FEATURES, ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
+from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
 
 
 class OnnxRuntimeEngine(Engine):
@@ -24,11 +24,16 @@ class OnnxRuntimeEngine(Engine):
             raise EngineError(f"ONNX Runtime cannot use {folder / ONNX_GRAPH}: {error}") from error
         self._outputs = ["logit", "map"]
         self._outputs += [FEATURES] if FEATURES in [output.name for output in self._session.get_outputs()] else []
-        self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
+        self._inputs = {"tiles": np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)}
+        for graph_input in self._session.get_inputs():
+            if graph_input.name == DIFFERENCE:
+                self._inputs[DIFFERENCE] = np.zeros((self.batch, *graph_input.shape[1:]), np.uint8)
+        self.compares = DIFFERENCE in self._inputs
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         try:
-            fill(self._tiles[:count])
-            done(*self._session.run(self._outputs, {"tiles": self._tiles[:count]}))
+            inputs = {name: array[:count] for name, array in self._inputs.items()}
+            fill(*inputs.values())
+            done(*self._session.run(self._outputs, inputs))
         except Exception as error:  # as above
             failed(error)

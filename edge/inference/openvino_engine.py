@@ -9,7 +9,9 @@ import logging
 import math
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -20,6 +22,7 @@ from heatline.edge.inference.devices import require_bf16, require_device, settin
 from heatline.edge.inference.engine import (
     ABANDONED_REQUESTS,
     ANSWER_WITHIN_SECONDS,
+    DIFFERENCE,
     FEATURES,
     OPENVINO_GRAPH,
     PROCESSOR,
@@ -67,7 +70,11 @@ class OpenVinoEngine(Engine):
             if hint == "bf16":
                 require_bf16(core, device)
             model = core.read_model(folder / graph, folder / weights_of(graph))
-            model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
+            shapes: dict[str, list[Any]] = {"tiles": [self.batch, tile_px, tile_px, 3]}
+            self.compares = any(DIFFERENCE in each.names for each in model.inputs)
+            if self.compares:
+                shapes[DIFFERENCE] = [self.batch, *list(model.input(DIFFERENCE).partial_shape)[1:]]
+            model.reshape(shapes)
             compiled = core.compile_model(
                 model, device, settings if cache is None else settings | {"CACHE_DIR": str(cache)}
             )
@@ -78,7 +85,8 @@ class OpenVinoEngine(Engine):
             self._per_wakeup = math.ceil(TILES_PER_WAKEUP / self.batch)
             has_features = any(FEATURES in output.names for output in compiled.outputs)
             requests = [
-                _Request(compiled.create_infer_request(), has_features) for _ in range(2 * parallel + self._per_wakeup)
+                _Request(compiled.create_infer_request(), [*shapes], has_features)
+                for _ in range(2 * parallel + self._per_wakeup)
             ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
@@ -151,9 +159,11 @@ class OpenVinoEngine(Engine):
 class _Request:
     """One inference request: idle, or at work for one `done`."""
 
-    def __init__(self, request: ov.InferRequest, has_features: bool = False) -> None:
+    def __init__(
+        self, request: ov.InferRequest, inputs: Sequence[str] = ("tiles",), has_features: bool = False
+    ) -> None:
         self._request = request
-        self._tiles: NDArray[np.uint8] = request.get_tensor("tiles").data
+        self._inputs: list[NDArray[np.uint8]] = [request.get_tensor(name).data for name in inputs]
         self._logit: NDArray[np.float32] = request.get_tensor("logit").data
         self._map: NDArray[np.float32] = request.get_tensor("map").data
         self._features: NDArray[np.float32] | None = request.get_tensor(FEATURES).data if has_features else None
@@ -167,7 +177,7 @@ class _Request:
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> bool:
         """Start the request. Return whether it is at work; otherwise `failed` was called."""
         try:
-            fill(self._tiles[:count])
+            fill(*(each[:count] for each in self._inputs))
             self._request.start_async()
         except Exception as error:
             failed(error)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from heatline.edge.reference.difference import CHANNELS
 from heatline.export.onnx_graph import Graphs, to_graphs
 from heatline.train.config import CnnConfig
 from heatline.train.models.build import build_model
+from heatline.train.models.dense import DenseClassifier, Projection, dense_classifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from tests.toy_vit import ToyViT
@@ -28,6 +30,25 @@ def small_cnn(one_thread: None) -> ExplainedClassifier:
 @pytest.fixture(scope="session")
 def cnn_graphs(small_cnn: ExplainedClassifier) -> Graphs:
     return to_graphs(small_cnn, TILE)
+
+
+def build_dense(*, compares: bool) -> DenseClassifier:
+    """An untrained dense model, always the same."""
+    torch.manual_seed(0)
+    config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=None, head="dense")
+    model, _ = dense_classifier(config, TILE)
+    model.head.difference = Projection(CHANNELS, model.head.width, 1) if compares else None
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def comparing_model(one_thread: None) -> DenseClassifier:
+    return build_dense(compares=True)
+
+
+@pytest.fixture(scope="session")
+def comparing_graphs(comparing_model: DenseClassifier) -> Graphs:
+    return to_graphs(comparing_model, TILE)
 
 
 @pytest.fixture(scope="session")

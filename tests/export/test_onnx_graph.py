@@ -1,6 +1,8 @@
 """The exported graph: names, metadata, reproducible bytes, and stock engines."""
 
+import contextlib
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -8,9 +10,13 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from heatline.edge.errors import ExportError
+from heatline.edge.errors import EngineError, ExportError
+from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inference.devices import shared_core
+from heatline.edge.inference.engine import ONNX_GRAPH, infer_features
+from heatline.edge.reference.difference import CELL_PX, CHANNELS
 from heatline.export.nodes import EXPLANATION
 from heatline.export.onnx_graph import (
     Graphs,
@@ -21,9 +27,11 @@ from heatline.export.onnx_graph import (
     with_rollout,
 )
 from heatline.export.openvino_ir import to_openvino
+from heatline.train.evaluation.engines import TorchEngine
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
-from tests.export.conftest import TILE, build_cnn
+from tests.export.conftest import TILE, build_cnn, build_dense
 from tests.toy_vit import ToyViT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -178,6 +186,83 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
         assert [output.name for output in session.get_outputs()] == ["logit"]
         (logit,) = session.run(None, {"tiles": tiles})
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
+
+
+def test_a_dense_model_has_one_input_or_two_if_it_compares(
+    comparing_model: DenseClassifier, comparing_graphs: Graphs, tmp_path: Path
+) -> None:
+    for model, graphs in ((comparing_model, comparing_graphs), (build_dense(compares=False), None)):
+        made = to_graphs(model, TILE)  # a second time for the model that compares
+        assert graphs is None or made == graphs
+        inputs = {each.name: each for each in onnx.load_from_string(made.onnx).graph.input}
+        assert list(inputs) == ["tiles", "difference"][: 1 + model.compares]
+        for each in inputs.values():
+            assert each.doc_string
+            assert each.type.tensor_type.shape.dim[0].dim_param == "tiles_in_batch"
+        for name, data in {ONNX_GRAPH: made.onnx, **to_openvino(made.onnx)}.items():
+            (tmp_path / name).write_bytes(data)
+        for kind in ("onnxruntime", "openvino"):
+            with contextlib.closing(open_engine(kind, tmp_path, TILE, threads=1)) as engine:
+                assert engine.compares == model.compares
+
+
+def test_stock_engines_answer_from_tiles_and_their_differences(
+    comparing_model: DenseClassifier, comparing_graphs: Graphs
+) -> None:
+    inputs = tiles_and_differences(5)
+    with torch.inference_mode():
+        known = [each.numpy() for each in comparing_model.with_features(*map(torch.from_numpy, inputs))]
+    outputs, by_name = ["logit", "map", "features"], dict(zip(("tiles", "difference"), inputs, strict=True))
+    core = shared_core()
+    compiled = core.compile_model(
+        core.read_model(comparing_graphs.for_openvino), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    answered = compiled(by_name)
+    for answer in (
+        onnxruntime.InferenceSession(comparing_graphs.onnx).run(outputs, by_name),
+        [answered[name] for name in outputs],
+    ):
+        for came, expected in zip(answer, known, strict=True):
+            np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("onnxruntime", 2), ("openvino", 1), ("openvino", 2), ("torch", 16)])
+def test_engines_answer_from_tiles_and_their_differences(
+    comparing_model: DenseClassifier, comparing_graphs: Graphs, tmp_path: Path, kind: str, batch: int
+) -> None:
+    """5 tiles: the last batch is partial."""
+    tiles, difference = tiles_and_differences(5)
+    with torch.inference_mode():
+        known = [
+            each.numpy()
+            for each in comparing_model.with_features(torch.from_numpy(tiles), torch.from_numpy(difference))
+        ]
+    graph = comparing_graphs.onnx
+    for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
+        (tmp_path / name).write_bytes(data)
+    engine = (
+        TorchEngine(comparing_model, TILE)
+        if kind == "torch"
+        else open_engine(cast(EngineKind, kind), tmp_path, TILE, threads=1, batch=batch)
+    )
+    with contextlib.closing(engine):
+        assert engine.batch == batch
+        found: list[NDArray[np.float32] | None] = [*infer(engine, tiles, difference), infer_features(engine, tiles)]
+        with pytest.raises(EngineError, match="compares tiles with a reference, and got tiles alone"):
+            infer(engine, tiles)
+    for came, expected in zip(found, known, strict=True):
+        if came is None:  # torch gives no features
+            assert kind == "torch"
+        else:
+            np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def tiles_and_differences(count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    rng, cells = np.random.default_rng(2), TILE // CELL_PX
+    return (
+        rng.integers(0, 256, (count, TILE, TILE, 3), np.uint8),
+        rng.integers(0, 256, (count, cells, cells, CHANNELS), np.uint8),
+    )
 
 
 def test_a_missing_head_ends_the_export(graph: onnx.ModelProto) -> None:

@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import EngineError
 from heatline.edge.inference.engine import Done, Engine, Failed, Fill
+from heatline.edge.reference.difference import CHANNELS
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 
 
@@ -17,14 +19,18 @@ class TorchEngine(Engine):
 
     def __init__(self, model: ExplainedClassifier, tile_px: int) -> None:
         self._model = model
-        self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
+        self._inputs = [np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)]
+        self.compares = isinstance(model, DenseClassifier) and model.compares
+        if self.compares:
+            self._inputs.append(np.zeros((self.batch, *model.map_hw, CHANNELS), np.uint8))
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         try:
-            fill(self._tiles[:count])
+            inputs = [each[:count] for each in self._inputs]
+            fill(*inputs)
             device = next(self._model.parameters()).device
             with torch.inference_mode():
-                logits, maps = self._model(torch.from_numpy(self._tiles[:count]).to(device))
+                logits, maps = self._model(*(torch.from_numpy(each).to(device) for each in inputs))
             done(logits.cpu().numpy(), maps.cpu().numpy())
         except Exception as error:  # as in every engine: any error is reported for these tiles
             failed(error)

@@ -351,6 +351,11 @@ class DenseClassifier(ExplainedClassifier):
         """Whether it compares tiles with a reference: `with_features` then needs the differences."""
         return self.head.difference is not None
 
+    def forward(self, tiles: Tensor, difference: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits and maps; arguments as in `with_features`."""
+        logits, maps, _ = self.with_features(tiles, difference)
+        return logits, maps
+
     def with_features(self, tiles: Tensor, difference: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits [N], maps [N, h, w] and features of RGB tiles uint8 [N, H, W, 3], in one pass.
 
