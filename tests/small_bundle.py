@@ -16,11 +16,13 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from msgspec import UNSET
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from heatline.edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
 from heatline.edge.bundle.manifest import (
+    SCHEMA_OF_REFERENCES,
     Agreement,
     Attempt,
     Gate,
@@ -29,14 +31,17 @@ from heatline.edge.bundle.manifest import (
     MapGate,
     Model,
     PrecisionGate,
+    ProductReference,
     Tensor,
     Tensors,
+    product_picture_of,
 )
 from heatline.edge.bundle.store import MANIFEST
 from heatline.edge.errors import BundleError
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
 from heatline.edge.inference.opening import PRECISIONS
 from heatline.edge.reference.difference import CHANNELS
+from heatline.edge.reference.reference import Reference
 from heatline.export.openvino_ir import to_openvino
 
 TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
@@ -125,14 +130,22 @@ def graph_with(
     return bytes(model.SerializeToString())
 
 
-def golden_tiles() -> GoldenTiles:
-    tiles = np.random.default_rng(5).integers(0, 256, (4, TILE, TILE, 3), np.uint8)
-    return GoldenTiles(tiles, *answer(tiles))
+def golden_tiles(*, compares: bool = False) -> GoldenTiles:
+    rng = np.random.default_rng(5)
+    tiles = rng.integers(0, 256, (4, TILE, TILE, 3), np.uint8)
+    difference = rng.integers(0, 256, (4, 2 * CELLS, 2 * CELLS, CHANNELS), np.uint8) if compares else None
+    return GoldenTiles(tiles, *answer(tiles, difference), difference=difference)
 
 
-def manifest() -> Manifest:
+def manifest(references: Mapping[str, Reference] | None = None) -> Manifest:
+    """Its manifest, without files.
+
+    Args:
+        references: that it compares with, by camera; None: it compares with none.
+    """
+    compares = references is not None
     return Manifest(
-        schema=SCHEMA,
+        schema=SCHEMA_OF_REFERENCES if compares else SCHEMA,
         name="darkness",
         version="1",
         created_at="2026-01-01T00:00:00Z",
@@ -142,6 +155,7 @@ def manifest() -> Manifest:
             Tensor("tiles", "uint8", [None, TILE, TILE, 3]),
             Tensor("logit", "float32", [None]),
             Tensor("map", "float32", [None, CELLS, CELLS]),
+            difference=Tensor("difference", "uint8", [None, 2 * CELLS, 2 * CELLS, CHANNELS]) if compares else UNSET,
         ),
         grid=Grid(),
         map=Map("darkness", (CELLS, CELLS)),
@@ -157,6 +171,12 @@ def manifest() -> Manifest:
         tolerances={"f32": 1e-4},
         provenance={},
         files={},
+        references={
+            camera: ProductReference(product_picture_of(camera), each.frame_hw, each.frames, each.made_of)
+            for camera, each in references.items()
+        }
+        if references
+        else UNSET,
     )
 
 
@@ -165,10 +185,16 @@ def small_bundle(path: Path) -> Bundle:
     return write_bundle(path, manifest(), contents_of())
 
 
-def contents_of() -> dict[str, bytes]:
-    """Its files but for the manifest."""
-    onnx_graph = graph()
-    return {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
+def contents_of(*, compares: bool = False) -> dict[str, bytes]:
+    """Its files but for the manifest and references."""
+    onnx_graph = graph(compares=compares)
+    return {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles(compares=compares).to_bytes()}
+
+
+def comparing_bundle(path: Path, references: Mapping[str, Reference]) -> Bundle:
+    """Write one whose graph compares frames with references, by camera, "" for all others, to a new folder."""
+    pictures = {product_picture_of(camera): each.to_png() for camera, each in references.items()}
+    return write_bundle(path, manifest(references), contents_of(compares=True) | pictures)
 
 
 def int8_of_gain(gain: float) -> dict[str, bytes]:

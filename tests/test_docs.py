@@ -34,6 +34,7 @@ from heatline.edge.delivery.command_server import CommandServer
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.security.curve import make_key_pair, read_public_key
 from heatline.edge.heatmap_picture import ColourScale, png
+from heatline.edge.reference.difference import CHANNELS, GreyRange
 from heatline.edge.wire import following, mqtt
 from heatline.edge.wire.commands import Selected, refusal
 from heatline.edge.wire.events import (
@@ -334,7 +335,7 @@ def test_the_readme_is_short_and_opens_with_the_page_of_a_line() -> None:
 
 
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:
-    (example,) = blocks(read("docs/bundle.md"), "python")
+    example, _ = blocks(read("docs/bundle.md"), "python")
     tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "tile.png"), tile)
     (tmp_path / "boards.bundle").symlink_to(bundle.path)
@@ -343,6 +344,24 @@ def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_
     )
     logit, maps = answer(tile[None])
     np.testing.assert_allclose([float(number) for number in shown.stdout.split()], [logit[0], maps.max()], rtol=1e-4)
+
+
+def test_another_program_computes_the_difference_as_bundle_md_shows() -> None:
+    _, example = blocks(read("docs/bundle.md"), "python")
+    shown: dict[str, Any] = {}
+    exec(example, shown)
+    rng = np.random.default_rng(1)
+    smooth = cv2.GaussianBlur(rng.integers(0, 256, (300, 310), np.uint8), (0, 0), 3)
+    reference = cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    for y, x in ((0, 0), (30, 41), (76, 86)):
+        tile = reference[y : y + TILE, x : x + TILE] // 2 + 60
+        tile[100:130, 50:90] = rng.integers(0, 256, (30, 40), np.uint8)
+        expected = np.empty((28, 28, CHANNELS), np.uint8)
+        GreyRange(reference).difference(tile, (y, x), expected)
+        found = shown["difference"](tile, reference, y, x)
+        assert np.abs(found.astype(int) - expected)[..., 0::2].max() <= 1
+        np.testing.assert_array_equal(found[..., 1::2], expected[..., 1::2])
+        assert expected.max() > 50
 
 
 # The protocol.

@@ -13,7 +13,7 @@ from heatline.edge.bundle.manifest import Manifest
 
 SECTIONS = {
     "bundle": ("schema", "name", "version", "created_at", "made_by"),
-    "model": ("model", "tensors", "grid", "map", "colour", "files"),
+    "model": ("model", "tensors", "grid", "map", "colour", "files", "references"),
     "calibration": ("calibration",),
     "gate": ("gate", "map_gate", "map_checks", "tolerances"),
     "provenance": ("provenance",),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Manifest
 from heatline.edge.bundle.pooling import pool, pooling_of
 from heatline.edge.bundle.stored_arrays import StoredArrays
 from heatline.edge.errors import BundleError
-from heatline.edge.inference.engine import Engine, infer, infer_features
+from heatline.edge.inference.engine import DIFFERENCE, Engine, infer, infer_features
 from heatline.edge.util.plain_file import open_plain
 
 MOST_TILES = 256
@@ -41,12 +42,16 @@ class GoldenTiles:
     map_rounding: NDArray[np.float32] | None = None
     """[N], logits: how far each map may differ in addition, where rounding can change a decision, such as which
     attention a discard ratio discards; none: rounding changes nothing."""
+    difference: NDArray[np.uint8] | None = None
+    """[N, cells, cells, channels], what the tiles have beyond their references; none: the graph has no such input."""
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"tiles": self.tiles, "logit": self.logit, "map": self.map}
         if self.map_rounding is not None:
             arrays["map_rounding"] = self.map_rounding
+        if self.difference is not None:
+            arrays[DIFFERENCE] = self.difference
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
@@ -63,6 +68,8 @@ class GoldenTiles:
             "logit": ((), np.float32),
             "map": (manifest.map.hw, np.float32),
         }
+        if manifest.tensors.difference is not UNSET:
+            expected[DIFFERENCE] = tuple(int(side or 0) for side in manifest.tensors.difference.shape[1:]), np.uint8
         bytes_per_tile = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values())
         most = min(MOST_TILES, MOST_BYTES // bytes_per_tile)
         try:
@@ -132,7 +139,12 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
         BundleError: the answers have shapes that this bundle's graph cannot give.
         GoldenTilesError: the differences exceed the manifest's tolerance for the engine's precision.
     """
-    logit, maps = infer(engine, golden.tiles)
+    if engine.compares != (golden.difference is not None):
+        raise BundleError(
+            f"the graph for {engine.name} has {'an' if engine.compares else 'no'} input {DIFFERENCE}, and the manifest "
+            "says the opposite; export the bundle again"
+        )
+    logit, maps = infer(engine, golden.tiles, golden.difference)
     if logit.shape != golden.logit.shape or maps.shape != golden.map.shape:
         raise BundleError(
             f"the graph answers {engine.name} with logits of shape {logit.shape} and maps of shape {maps.shape}, the "

@@ -3,17 +3,20 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from heatline.edge.bundle.lines import LineMeasure
 from heatline.edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
 from heatline.edge.colour import COLOUR
 from heatline.edge.errors import BundleError
 from heatline.edge.geometry.stitching import HEATMAP_CELL_PX
-from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
+from heatline.edge.inference.engine import DIFFERENCE, GRAPHS, OPENVINO_GRAPH, Precision, weights_of
+from heatline.edge.reference.difference import CELL_PX, CHANNELS
 
 SCHEMA = 11
 """Increases when an older reader could misread a bundle; a reader refuses a newer schema than its own."""
+SCHEMA_OF_REFERENCES = 12
+"""The newest schema. Only bundles that compare frames with a reference have it, so older readers still read others."""
 FIRST_WITH_PRECISIONS = 3
 """The first schema in which the tolerances name exactly the bundle's precisions."""
 
@@ -38,6 +41,9 @@ PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_l
 
 
 CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+CameraOrAll = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}\Z")]
+"""A camera's name; empty: all cameras that are not named."""
+PictureSide = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +75,9 @@ class Tensors(_Part, frozen=True):
     features: Tensor | None = None
     """Features of a tile, or since schema 10 of its cells, for `heatline.edge.bundle.plausibility`; none: the graph has
     no such output, as before schema 5."""
+    difference: Tensor | UnsetType = UNSET
+    """What a tile has beyond its reference, see `heatline.edge.reference.difference`; unset: the graph compares tiles
+    with no reference, as before schema 12."""
 
 
 class Grid(_Part, frozen=True):
@@ -325,6 +334,18 @@ class MapChecks(_Part, frozen=True):
     """Sentences for the user, also about a failed check that the user allowed."""
 
 
+class ProductReference(_Part, frozen=True):
+    """The picture of a good part that frames are compared with, see `heatline.edge.reference.reference`."""
+
+    file: PlainName
+    frame_hw: tuple[PictureSide, PictureSide]
+    """Size of the picture, and of the frames, px."""
+    frames: Annotated[int, Meta(ge=1)]
+    """The number of frames that it was made from."""
+    frames_are: str
+    """A description of these frames."""
+
+
 class Manifest(_Part, frozen=True):
     """The content of `manifest.json`. Unknown keys are refused, as a reader cannot apply them."""
 
@@ -349,6 +370,9 @@ class Manifest(_Part, frozen=True):
     """Which precisions the bundle has, and why; none: only f32, as before schema 3."""
     map_checks: MapChecks | None = None
     """None: the map was not checked, as before schema 4."""
+    references: dict[CameraOrAll, ProductReference] | UnsetType = UNSET
+    """The references that frames are compared with, by camera. Unset: there is none; a line then refuses a graph that
+    compares."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -385,6 +409,16 @@ def reference_picture_of(camera: str) -> str:
     return f"reference.{camera}.npz"
 
 
+def product_picture_of(camera: str) -> str:
+    """Return the name of the file with the reference that frames of one camera are compared with; empty: of all."""
+    return f"product.{camera}.png" if camera else "product.png"
+
+
+def schema_for(tensors: Tensors) -> int:
+    """Return the schema of a bundle with these tensors: the oldest that describes it."""
+    return SCHEMA if tensors.difference is UNSET else SCHEMA_OF_REFERENCES
+
+
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode and check the manifest in `data`.
 
@@ -393,9 +427,10 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     """
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
-        if schema > SCHEMA:
+        if schema > SCHEMA_OF_REFERENCES:
             raise BundleError(
-                f"{where} has bundle schema {schema}, this heatline reads up to {SCHEMA}; install a newer heatline"
+                f"{where} has bundle schema {schema}, this heatline reads up to {SCHEMA_OF_REFERENCES}; install a "
+                "newer heatline"
             )
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -414,12 +449,16 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         "logit": Tensor("logit", "float32", [None]),
         "map": Tensor("map", "float32", [None, *manifest.map.hw]),
     }
+    if manifest.tensors.difference is not UNSET:
+        cells = manifest.grid.tile_px // CELL_PX
+        expected[DIFFERENCE] = Tensor(DIFFERENCE, "uint8", [None, cells, cells, CHANNELS])
     for name, tensor in expected.items():
         declared = getattr(manifest.tensors, name)
         if declared != tensor:
             raise BundleError(f"{where} declares {name} as {declared}, expected {tensor}; export the bundle again")
     _check_features(manifest, where)
     _check_references(manifest, where)
+    _check_product_references(manifest, where)
     if "f32" not in manifest.tolerances:
         raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
     _check_precisions(manifest, where)
@@ -498,6 +537,27 @@ def _check_references(manifest: Manifest, where: str) -> None:
             raise BundleError(
                 f"{where} states a reference for shifts, and has no {name} or no size for it; export the bundle again"
             )
+
+
+def _check_product_references(manifest: Manifest, where: str) -> None:
+    """Check that the graph compares with the references, and that each has its picture.
+
+    Raises:
+        BundleError: it does not, a picture is missing, or tiles cannot be divided into cells.
+    """
+    references = {} if manifest.references is UNSET else manifest.references
+    if manifest.tensors.difference is UNSET:
+        if references:
+            raise BundleError(f"{where} has references, and its graph compares with none; export the bundle again")
+        return
+    if manifest.grid.tile_px % CELL_PX:
+        raise BundleError(
+            f"{where} compares tiles of {manifest.grid.tile_px} px with a reference; expected a multiple of {CELL_PX} "
+            "px; export the bundle again"
+        )
+    for reference in references.values():
+        if reference.file not in manifest.files:
+            raise BundleError(f"{where} names the reference {reference.file} and lists no such file; copy it again")
 
 
 def _check_precisions(manifest: Manifest, where: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from heatline.edge.bundle.golden import GoldenTiles
 from heatline.edge.bundle.keys import PrivateKey, PublicKey
@@ -27,6 +28,7 @@ from heatline.edge.bundle.signature import SIGNATURE, read_signature, write_sign
 from heatline.edge.errors import BundleError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.os_errors import writing
 from heatline.edge.util.plain_file import open_plain, read_plain
 from heatline.edge.util.text import encode_json
@@ -110,6 +112,18 @@ class Bundle:
         file = REFERENCE_PICTURE if camera is None else reference_picture_of(camera)
         return ReferencePicture.load(self.path / file, reference.picture_hw, reference.frame_hw)
 
+    def references(self) -> dict[str, Reference]:
+        """Read the references that frames are compared with, by camera, "" for all others; empty: there is none.
+
+        Raises:
+            BundleError: a file does not fit the manifest.
+        """
+        stated = self.manifest.references
+        return {
+            camera: Reference.load(self.path / each.file, each.frame_hw, each.frames, each.frames_are)
+            for camera, each in ({} if stated is UNSET else stated).items()
+        }
+
     def golden(self) -> GoldenTiles:
         """Read the golden tiles.
 
@@ -161,6 +175,7 @@ def open_bundle(path: Path) -> Bundle:
             )
     bundle = Bundle(path, manifest, digest, signed_by)
     bundle.golden()
+    bundle.references()
     bundle.plausibility()
     bundle.plausibility_by_camera()
     for camera in (None, *manifest.calibration.plausible_by_camera):

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge import __version__
-from heatline.edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
@@ -21,6 +21,7 @@ from heatline.edge.bundle.manifest import (
     CameraPlausible,
     product_tiles_of,
     reference_picture_of,
+    schema_for,
 )
 from heatline.edge.bundle.plausibility import ProductTiles
 from heatline.edge.bundle.reference_picture import ReferencePicture
@@ -249,7 +250,7 @@ def recalibrated_manifest(
     before = was.provenance.get("calibrations", [])
     return msgspec.structs.replace(
         was,
-        schema=SCHEMA,
+        schema=schema_for(was.tensors),
         version=version,
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",

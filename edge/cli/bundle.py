@@ -19,6 +19,7 @@ from heatline.edge.cli.bundle_formatting import (
     describe_rule,
     describe_strong,
     precision_facts,
+    reference_facts,
 )
 from heatline.edge.cli.bundle_signing import keygen, sign, trust
 from heatline.edge.cli.group import CommandGroup
@@ -64,6 +65,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
             "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
             f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, "
             f"colour {manifest.colour}",
+            **reference_facts(manifest),
             "score threshold": f"{calibration.score_threshold:.2f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
             "strong evidence": describe_strong(calibration),

@@ -41,6 +41,8 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     expected_px, tile_px, obstacle = a.manifest.grid.tile_px, golden.tiles.shape[1], None
     if tile_px != expected_px:
         obstacle = f"not compared, as A takes tiles of {expected_px} px and these are {tile_px} px"
+    elif golden.difference is None and a.manifest.tensors.difference is not UNSET:
+        obstacle = "not compared, as A compares tiles with a reference, and these have none"
     answers = None if obstacle else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
     if as_json:
         print_json(
@@ -70,7 +72,7 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
 
 def _answers(bundle: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
     engine = open_engine(kind, bundle.path, bundle.manifest.grid.tile_px)
-    return Answers(*infer(engine, golden.tiles), bundle.manifest.calibration.score_threshold)
+    return Answers(*infer(engine, golden.tiles, golden.difference), bundle.manifest.calibration.score_threshold)
 
 
 def _identify(bundle: Bundle) -> dict[str, object]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
+from msgspec import UNSET
+
 from heatline.edge.bundle import Calibration, Manifest
 from heatline.edge.bundle.manifest import (
     Agreement,
@@ -84,6 +86,20 @@ def describe_reference(reference: Reference | None) -> str:
         reasons.setdefault(reason, []).append(measure)
     parts += [f"not by {' and '.join(measures)} ({reason})" for reason, measures in reasons.items()]
     return f"{'; '.join(parts)}; compared with {format_count(reference.frames, 'frame')}"
+
+
+def reference_facts(manifest: Manifest) -> dict[str, str]:
+    """Return what frames are compared with, one fact per reference; nothing if the graph compares with none."""
+    if manifest.tensors.difference is UNSET:
+        return {}
+    references = {} if manifest.references is UNSET else manifest.references
+    if not references:
+        return {"compared with": "a reference that is not in the bundle yet: heatline bundle set-reference makes it"}
+    return {
+        f"frames of camera {camera} are compared with" if camera else "compared with": f"{each.frames_are}, "
+        f"{each.frame_hw[1]} x {each.frame_hw[0]} px, {each.file}"
+        for camera, each in references.items()
+    }
 
 
 _SCORE_BY: Mapping[ScoreBy | None, str] = {

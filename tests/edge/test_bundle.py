@@ -1,5 +1,7 @@
 """Bundles are written atomically, and every fault is refused in one sentence."""
 
+import contextlib
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -9,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heatline.edge.bundle import SCHEMA, Bundle, Manifest, open_bundle, write_bundle
-from heatline.edge.bundle.manifest import decode_manifest
+from heatline.edge.bundle import Bundle, check_golden, open_bundle, open_verified_engine, write_bundle
+from heatline.edge.bundle.manifest import SCHEMA_OF_REFERENCES, Manifest, decode_manifest
 from heatline.edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
 from heatline.edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
+from heatline.edge.calibration.recalibration import recalibrated_manifest, write_recalibrated
 from heatline.edge.errors import BundleError
-from tests.small_bundle import TILE, copy_of, edit_manifest, manifest, refusal
+from heatline.edge.inference import EngineKind
+from heatline.edge.reference.reference import Reference
+from heatline.edge.util.text import encode_json
+from tests.command import heatline
+from tests.small_bundle import TILE, comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, put, refusal
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -202,7 +210,7 @@ def a_map_of(*hw: int) -> Change:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema=SCHEMA + 1, new_key=1), "install a newer heatline"),  # from the future
+        (lambda m: m.update(schema=SCHEMA_OF_REFERENCES + 1, new_key=1), "install a newer heatline"),  # from the future
         (lambda m: m.update(new_key=1), "unknown field `new_key`"),
         (lambda m: m["grid"].update(stride=3), "unknown field `stride` - at `$.grid`"),
         (lambda m: m.update(colour="rgb16-9"), "was made for colour 'rgb16-9'"),
@@ -225,6 +233,111 @@ def a_map_of(*hw: int) -> Change:
 )
 def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
     assert message in refusal(edit_manifest(folder, change))
+
+
+# References.
+
+
+def test_a_manifest_without_a_reference_is_the_same_bytes_as_before() -> None:
+    stored = (Path(__file__).parent / "data" / "manifest-v11.json").read_bytes()
+    text = encode_json(decode_manifest(stored, "here"), order="deterministic")
+    assert msgspec.json.format(text, indent=2) + b"\n" == stored
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Reference]:
+    rng = np.random.default_rng(1)
+    return {
+        "": Reference(rng.integers(0, 256, (90, 120, 3), np.uint8), 12, "12 good frames of board a"),
+        "left": Reference(rng.integers(0, 256, (70, 80, 3), np.uint8)),
+    }
+
+
+@pytest.fixture(scope="module")
+def comparing(references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return comparing_bundle(tmp_path_factory.mktemp("comparing") / "b", references)
+
+
+def test_a_bundle_returns_its_references(comparing: Bundle, references: dict[str, Reference]) -> None:
+    opened = open_bundle(comparing.path)
+    assert opened.manifest.schema == 12
+    assert {"product.png", "product.left.png"} <= set(opened.manifest.files)
+    found = opened.references()
+    assert list(found) == list(references)
+    for camera, reference in references.items():
+        np.testing.assert_array_equal(found[camera].rgb, reference.rgb)
+        assert (found[camera].frames, found[camera].made_of) == (reference.frames, reference.made_of)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["files"].pop("product.png"), "names the reference product.png and lists no such file"),
+        (lambda m: m["references"][""].update(frame_hw=[91, 120]), "120x90 px, the manifest says 120x91"),
+        (lambda m: m["references"][""].update(frame_hw=[0, 120]), "at `$.references"),
+        (lambda m: m["references"][""].update(file="../product.png"), "at `$.references"),
+        (lambda m: m["references"].update({"a camera": m["references"][""]}), "at `key` in `$.references"),
+        (lambda m: m["tensors"].pop("difference"), "its graph compares with none"),
+        (lambda m: m["tensors"]["difference"].update(shape=[None, 28, 28, 4]), "declares difference"),
+        (lambda m: m["grid"].update(tile_px=220), "declares tiles"),
+    ],
+)
+def test_a_manifest_whose_references_cannot_be_used_is_refused(
+    comparing: Bundle, tmp_path: Path, change: Change, message: str
+) -> None:
+    assert message in refusal(edit_manifest(copy_of(comparing, tmp_path / "b"), change))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x89PNG but not a picture", b"cut off"])
+def test_a_damaged_reference_is_refused(comparing: Bundle, tmp_path: Path, data: bytes) -> None:
+    folder = copy_of(comparing, tmp_path / "b")
+    if data == b"cut off":
+        data = (folder / "product.png").read_bytes()[:-20]
+    assert "product.png holds no reference" in refusal(put(folder, {"product.png": data}))
+    (folder / "product.png").unlink()
+    assert "product.png is listed in the manifest and cannot be read" in refusal(folder)
+
+
+@pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
+def test_the_golden_tiles_of_a_bundle_are_compared_with_their_references(comparing: Bundle, kind: EngineKind) -> None:
+    with contextlib.closing(open_verified_engine(comparing, kind).engine) as engine:
+        golden = comparing.golden()
+        assert golden.difference is not None
+        other = dataclasses.replace(golden, difference=golden.difference[::-1])
+        with pytest.raises(BundleError, match="must not be used here"):
+            check_golden(other, engine, comparing.manifest)
+        with pytest.raises(BundleError, match="has an input difference, and the manifest says the opposite"):
+            check_golden(dataclasses.replace(golden, difference=None), engine, comparing.manifest)
+
+
+def test_golden_tiles_without_their_differences_are_refused(comparing: Bundle, tmp_path: Path) -> None:
+    for number, golden in enumerate(
+        (golden_tiles(), dataclasses.replace(golden_tiles(), difference=np.zeros((4, 28, 28, 4), np.uint8)))
+    ):
+        folder = put(copy_of(comparing, tmp_path / str(number)), {GOLDEN: golden.to_bytes()})
+        assert GOLDEN in refusal(folder)
+
+
+def test_a_new_calibration_keeps_the_references(comparing: Bundle, tmp_path: Path) -> None:
+    with contextlib.closing(open_verified_engine(comparing).engine) as engine:
+        new = recalibrated_manifest(comparing, comparing.manifest.calibration, "1+cal1", engine, {})
+    written = write_recalibrated(tmp_path / "b", comparing, new, None, None)
+    assert (written.manifest.schema, written.manifest.references) == (12, comparing.manifest.references)
+    assert written.references().keys() == comparing.references().keys()
+
+
+def test_show_and_diff_name_the_references(comparing: Bundle, bundle: Bundle, tmp_path: Path) -> None:
+    shown = heatline("bundle", "show", comparing.path).stdout
+    assert "12 good frames of board a, 120 x 90 px, product.png" in shown
+    assert "frames of camera left are compared with" in shown
+    assert "compared with" not in heatline("bundle", "show", bundle.path).stdout
+    without = comparing_bundle(tmp_path / "b", {})
+    assert "heatline bundle set-reference" in heatline("bundle", "show", without.path).stdout
+    assert "references..frames" in heatline("bundle", "diff", comparing.path, without.path).stdout
+    assert "verdicts that flip" in heatline("bundle", "diff", bundle.path, comparing.path).stdout
+    assert (
+        "compares tiles with a reference, and these" in heatline("bundle", "diff", comparing.path, bundle.path).stdout
+    )
 
 
 # Writing.
