@@ -13,6 +13,7 @@ from heatline.edge.cli.bundle_formatting import (
     describe_gate,
     describe_map_checks,
     precision_facts,
+    reference_facts,
 )
 from heatline.edge.cli.options import FiniteRange
 from heatline.edge.cli.output import json_option, print_facts, print_json, progress_console
@@ -54,6 +55,12 @@ from heatline.train.progress import tracked
     help="bf16 or int8: put this precision into the bundle although its verdicts or maps differ too much from the "
     "model's, except by more than half the scale. map: export although the map fails its checks. May be repeated.",
 )
+@click.option(
+    "--reference",
+    "design",
+    metavar="DESIGN",
+    help="The design whose reference the bundle gets, if the run has several.  [default: the only one]",
+)
 @json_option
 def export(
     run: Path,
@@ -64,6 +71,7 @@ def export(
     smoothing_cells: float | None,
     precisions: tuple[Precision, ...],
     allow: tuple[Precision | Literal["map"], ...],
+    design: str | None,
     as_json: bool,
 ) -> None:
     """Export RUN, the folder of a training, as a bundle for a line.
@@ -96,6 +104,7 @@ def export(
         precisions=precisions or PRECISIONS,
         allow=allowed,
         allow_map="map" in allow,
+        design=design,
         track=tracked("validation frames"),
         say=lambda line: progress_console().print(line, style="dim", highlight=False, markup=False),
     )
@@ -110,6 +119,7 @@ def export(
             "digest": bundle.digest,
             "export gate": describe_gate(manifest.gate),
             "map checks": describe_map_checks(manifest.map_checks),
+            **reference_facts(manifest),
             "score threshold": f"{calibration.score_threshold:.2f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.2f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,19 @@ BATCHES = (1, 7)
 """The batch sizes, as a tile's answer must not depend on the other tiles; 7 leaves a partial batch at the end."""
 
 
-def torch_answers(model: ExplainedClassifier, tiles: NDArray[np.uint8]) -> GoldenTiles:
-    """Return the tiles [N, tile, tile, 3] with the model's answers in f32."""
-    batch = torch.from_numpy(tiles)
+def torch_answers(
+    model: ExplainedClassifier, tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None
+) -> GoldenTiles:
+    """Return the tiles [N, tile, tile, 3] with the model's answers in f32.
+
+    Args:
+        difference: [N, cells, cells, channels], if the model compares tiles with a reference.
+    """
+    inputs = [torch.from_numpy(each) for each in (tiles, difference) if each is not None]
     with torch.inference_mode():
-        logit, maps = model.eval()(batch)
-        rounding = model.map_rounding(batch)
-    return GoldenTiles(tiles, logit.numpy(), maps.numpy(), rounding.numpy() if rounding.any() else None)
+        logit, maps = model.eval()(*inputs)
+        rounding = model.map_rounding(inputs[0])
+    return GoldenTiles(tiles, logit.numpy(), maps.numpy(), rounding.numpy() if rounding.any() else None, difference)
 
 
 def pass_gate(golden: GoldenTiles, folder: Path, top_cells: int | None = None) -> Gate:
@@ -52,7 +59,7 @@ def pass_gate(golden: GoldenTiles, folder: Path, top_cells: int | None = None) -
         engine = f"{kind} in batches of {batch}" if batch else kind
         differences = golden.differences(logit, maps) | golden.off_identity(logit, maps, top_cells)
         moved = np.maximum(moved, np.abs(maps - golden.map).max(axis=(1, 2)) / golden.scale("map"))
-        alone = one_by_one.setdefault(kind, GoldenTiles(golden.tiles, logit, maps, golden.map_rounding))
+        alone = one_by_one.setdefault(kind, replace(golden, logit=logit, map=maps))
         for name, difference in alone.differences(logit, maps).items():
             differences[name] = max(differences[name], difference)  # between many at once and one by one
         for name, difference in differences.items():
@@ -79,4 +86,4 @@ def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDAr
     for kind in ("onnxruntime", "openvino"):
         for batch in BATCHES:
             with contextlib.closing(open_engine(kind, folder, tile_px, batch=batch)) as engine:
-                yield kind, batch, *infer(engine, golden.tiles)
+                yield kind, batch, *infer(engine, golden.tiles, golden.difference)

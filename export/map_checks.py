@@ -30,7 +30,10 @@ TINY = 1e-30
 
 
 def reorient(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square."""
+    """Return the tiles [N, tile, tile, 3], each in the next of the eight orientations of a square.
+
+    Differences to a reference [N, cells, cells, channels] are oriented as their tiles.
+    """
     reoriented = np.empty_like(tiles)
     for number, tile in enumerate(tiles):
         reoriented[number] = np.rot90(tile if number % 8 < 4 else tile[:, ::-1], number)

@@ -37,7 +37,7 @@ def measure_agreement(validation: ValidationTiles, engine: Engine) -> Agreement:
     Raises:
         EngineError: the engine does not answer, or an answer is not finite.
     """
-    logit, maps = infer(engine, validation.tiles)
+    logit, maps = infer(engine, validation.tiles, validation.difference)
     if not (np.isfinite(logit).all() and np.isfinite(maps).all()):
         raise EngineError("the answers to some tiles are not finite")
     regions = validation.regions[validation.with_region], validation.find_regions(maps[validation.with_region])

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from heatline.edge.bundle import GoldenTiles
 from heatline.edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
 from heatline.edge.errors import EngineError, ExportError, PrecisionError
@@ -23,6 +20,7 @@ from heatline.export.map_gate import LIMITS, NO_REGION, describe_missed_limits, 
 from heatline.export.openvino_ir import Ir, writing_graph
 from heatline.export.quantise import VARIANTS, quantise
 from heatline.export.validation_tiles import ValidationTiles
+from heatline.train.validation_frames import Inputs
 
 BATCHES = (1, 8)
 """OpenVINO's default batch size on the line, and a size that suits other engines."""
@@ -112,7 +110,7 @@ def make_precisions(
     *,
     precisions: Collection[Precision],
     allow: Collection[Precision],
-    quantisation_samples: NDArray[np.uint8] | None,
+    quantisation_samples: Inputs | None,
     transformer: bool,
     say: Say,
 ) -> Precisions:
@@ -121,7 +119,7 @@ def make_precisions(
     Args:
         for_bf16: makes the IR for bf16; None: it is that of f32.
         allow: precisions that enter the bundle although they fail, unless golden tiles differ by `MOST_TOLERANCE`.
-        quantisation_samples: tiles [N, tile, tile, 3]; None: int8 is not made.
+        quantisation_samples: what the graph takes; None: int8 is not made.
         say: called with a description of each attempt.
     Raises:
         ExportError: f32 does not run. The limits that f32 misses here are only reported: its own gate is stricter, and
@@ -161,10 +159,10 @@ def bf16_candidates(f32: Ir, for_bf16: Callable[[], Ir] | None) -> Iterator[Cand
         yield Candidate(f"the last layer{first} in f32", partial(in_f32_under_bf16, ir, in_f32), graph)
 
 
-def int8_candidates(f32: Ir, tiles: NDArray[np.uint8], *, transformer: bool) -> Iterator[Candidate]:
-    """Yield variants that are quantised by tiles [N, tile, tile, 3]."""
+def int8_candidates(f32: Ir, samples: Inputs, *, transformer: bool) -> Iterator[Candidate]:
+    """Yield variants that are quantised by these samples."""
     for variant in VARIANTS:
-        make = partial(quantise, f32, tiles, variant, transformer=transformer)
+        make = partial(quantise, f32, samples, variant, transformer=transformer)
         yield Candidate(variant.description, make, GRAPHS["int8"][0])
 
 
@@ -242,7 +240,7 @@ def _evaluate_candidate(
             with opened(batch) as engine:
                 figures.append(measure_agreement(validation, engine))
         with opened(BATCHES[0]) as engine:
-            differences = golden.differences(*infer(engine, golden.tiles)).values()
+            differences = golden.differences(*infer(engine, golden.tiles, golden.difference)).values()
     if not all(each <= MOST_TOLERANCE for each in differences):  # a NaN fails too
         return None, figures
     return Made(candidate.graph, ir, min(MOST_TOLERANCE, max(LEAST_TOLERANCE, 2 * max(differences)))), figures

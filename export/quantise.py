@@ -7,14 +7,13 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from heatline.edge.errors import ExportError, last_line
 from heatline.edge.inference.devices import disable_signal_stack
+from heatline.edge.inference.engine import DIFFERENCE
 from heatline.export.layers_in_f32 import OUTPUTS, first_layers, last_layers
 from heatline.export.nodes import EXPLANATION
 from heatline.export.openvino_ir import Ir
+from heatline.train.validation_frames import Inputs
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ exceed the mean of the extremes: ranges from that mean cut off the peaks that a 
 BETWEEN_LAYERS = ["Add", "Subtract", "Multiply", "Divide", "Relu", "Clamp", "HSwish", "HSigmoid", "Gelu", "ReduceMean"]
 
 
-def quantise(ir: Ir, tiles: NDArray[np.uint8], variant: Quantisation, *, transformer: bool) -> Ir:
+def quantise(ir: Ir, samples: Inputs, variant: Quantisation, *, transformer: bool) -> Ir:
     """Return the IR with int8 convolutions and matrix products.
 
     Ranges of activations may be asymmetric (NNCF's mixed preset); NNCF has special patterns for transformers.
 
     Args:
         ir: in f32.
-        tiles: quantisation samples [N, tile, tile, 3], which set the ranges.
+        samples: what the graph takes; they set the ranges.
     Raises:
         ExportError: NNCF cannot quantise this model.
     """
@@ -83,10 +82,15 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], variant: Quantisation, *, transfo
         with redirect_stdout(sys.stderr):  # NNCF prints progress to standard output, which is for the report
             quantised = nncf.quantize(
                 model,
-                nncf.Dataset([{"tiles": tile[None]} for tile in tiles]),
+                nncf.Dataset(
+                    [
+                        {name: one[None] for name, one in zip(("tiles", DIFFERENCE), sample, strict=False)}
+                        for sample in zip(*samples, strict=True)
+                    ]
+                ),
                 preset=nncf.QuantizationPreset.MIXED,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                subset_size=len(tiles),
+                subset_size=len(samples[0]),
                 ignored_scope=nncf.IgnoredScope(
                     patterns=patterns, types=BETWEEN_LAYERS if variant.layers_only else [], validate=False
                 ),

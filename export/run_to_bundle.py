@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from msgspec import UNSET
 
 from heatline.edge import __version__
-from heatline.edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     REFERENCE_PICTURE,
@@ -20,15 +20,21 @@ from heatline.edge.bundle.manifest import (
     MapChecks,
     Missed,
     Model,
+    ProductReference,
     Tensor,
     Tensors,
+    product_picture_of,
+    schema_for,
 )
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration import GoodFrame, describe_support
 from heatline.edge.drift.reference import fit_reference
+from heatline.edge.errors import ExportError
 from heatline.edge.inference import Precision, infer, open_engine
-from heatline.edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
+from heatline.edge.reference.reference import Reference
+from heatline.edge.util.text import list_some
 from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
 from heatline.export.map_checks import check_maps, reorient
 from heatline.export.onnx_graph import to_graphs
@@ -46,7 +52,14 @@ from heatline.train.models.vit import RolloutClassifier
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder, TrainedRun, describe_config, describe_reading
-from heatline.train.validation_frames import HeldOut, ValidationFrames, run_validation, smoothing_px, validation_frames
+from heatline.train.validation_frames import (
+    HeldOut,
+    Inputs,
+    ValidationFrames,
+    run_validation,
+    smoothing_px,
+    validation_frames,
+)
 
 
 def export_run(
@@ -60,6 +73,7 @@ def export_run(
     precisions: Collection[Precision] = PRECISIONS,
     allow: Collection[Precision] = (),
     allow_map: bool = False,
+    design: str | None = None,
     track: Track = iter,
     say: Say = lambda line: None,
 ) -> Bundle:
@@ -71,11 +85,12 @@ def export_run(
         precisions: the precisions to make; f32 is always made.
         allow: precisions that enter the bundle although they fail the map gate.
         allow_map: whether a map that is stuck or drawn to the border causes only a warning.
+        design: whose reference the bundle gets; None: that of the only one.
         track: wraps the iteration over the validation images, to show its progress.
         say: called with a description of each step, and of the result for each precision.
     Raises:
-        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there are no
-            frames for calibration.
+        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, there are no
+            frames for calibration, or the run has no reference for this design.
         BundleError: the target exists already, or the target or the temporary folder cannot be written.
     """
     require_new_folder(target)
@@ -84,6 +99,7 @@ def export_run(
             f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to "
             f"continue it: heatline train out={run.folder} resume=true"
         )
+    of_product = _find_reference(run, design, say)
     validating = validation_frames(run)
     frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles
@@ -95,7 +111,7 @@ def export_run(
         overlap_px=tiles.overlap_px,
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, smoothing_cells),
     )
-    samples = quantisation_tiles(others, grid) if "int8" in precisions else None
+    samples = quantisation_tiles(others, grid, run.references) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
@@ -106,11 +122,12 @@ def export_run(
                 grid=grid,
                 map_hw=model.map_hw,
                 are=validating.are,
+                references=run.references,
             )
-        golden = torch_answers(model, validation.tiles)
+        golden = torch_answers(model, validation.tiles, validation.difference)
         pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
         say("checking that the map depends on what tiles show")
-        map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
+        map_checks = _check_maps(model, folder, good_tiles(frames, grid, run.references), allow_map)
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
         held_out = HeldOut.calibrate(validation, validating, false_reject, model.top_cells)
@@ -140,6 +157,7 @@ def export_run(
             golden.scale("map"),
             track,
             frames_are,
+            run.references,
         )
         made = make_precisions(
             f32,
@@ -155,21 +173,23 @@ def export_run(
         graphs = {ONNX_GRAPH: exported.onnx, **made.files}
         _write(folder, graphs)
         gate = pass_gate(golden, folder, model.top_cells)
+    tensors = Tensors(
+        Tensor("tiles", "uint8", [None, tiles.tile_px, tiles.tile_px, 3]),
+        Tensor("logit", "float32", [None]),
+        Tensor("map", "float32", [None, *model.map_hw]),
+        Tensor(FEATURES, "float32", [None, *model.cells_shape(tiles.tile_px)])
+        if isinstance(model, DenseClassifier)
+        else None,
+        UNSET if golden.difference is None else Tensor(DIFFERENCE, "uint8", [None, *golden.difference.shape[1:]]),
+    )
     manifest = Manifest(
-        schema=SCHEMA,
+        schema=schema_for(tensors),
         name=name,
         version=version,
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",
         model=Model(run.config.model.name, run.config.model.timm, sum(p.numel() for p in model.parameters())),
-        tensors=Tensors(
-            Tensor("tiles", "uint8", [None, tiles.tile_px, tiles.tile_px, 3]),
-            Tensor("logit", "float32", [None]),
-            Tensor("map", "float32", [None, *model.map_hw]),
-            Tensor(FEATURES, "float32", [None, *model.cells_shape(tiles.tile_px)])
-            if isinstance(model, DenseClassifier)
-            else None,
-        ),
+        tensors=tensors,
         grid=grid,
         map=Map(model.method, model.map_hw, identity_of(model.top_cells)),
         calibration=calibration,
@@ -179,13 +199,44 @@ def export_run(
         files={},
         map_gate=made.gate(validation_tiles),
         map_checks=map_checks,
+        references=UNSET
+        if of_product is None
+        else {"": ProductReference(product_picture_of(""), of_product.frame_hw, of_product.frames, of_product.made_of)},
     )
     files = {**graphs, GOLDEN: golden.to_bytes()}
     if plausibility.tiles is not None:
         files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
     if picture is not None:
         files[REFERENCE_PICTURE] = picture.to_bytes()
+    if of_product is not None:
+        files[product_picture_of("")] = of_product.to_png()
     return write_bundle(target, manifest, files)
+
+
+def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference | None:
+    """Return the reference that the bundle gets; None: the model compares with none, or each design has its own.
+
+    Raises:
+        ExportError: the run has no reference of this design.
+        InputError: the reference cannot be made.
+    """
+    references = run.references
+    designs = [] if references is None else references.designs
+    if design is not None and design not in designs:
+        raise ExportError(
+            f"{run.folder} has no reference of {design!r}; expected "
+            f"{'one of ' + list_some(designs, 10) if designs else 'no --reference, as it has none by design'}"
+        )
+    if references is None:
+        return None
+    design = designs[0] if len(designs) == 1 else design
+    found = references.of_design(design) if design is not None or not designs else None
+    if found is None:
+        say(
+            "the bundle has no reference yet, as each design has its own: name one with --reference, or make it of "
+            "good frames of the line with heatline bundle set-reference"
+        )
+    return found
 
 
 def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:
@@ -240,12 +291,12 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
     return [*warnings, *(carrying if are_new else [])]
 
 
-def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:
-    """Check the maps that the graph in `folder` gives for good tiles [N, tile, tile, 3]; errors as in `check_maps`."""
+def _check_maps(model: ExplainedClassifier, folder: Path, tiles: Inputs, allow: bool) -> MapChecks:
+    """Check the maps that the graph in `folder` gives for good tiles; errors as in `check_maps`."""
     maps = np.empty((0, *model.map_hw), np.float32)
-    if len(tiles):
-        with contextlib.closing(open_engine("openvino", folder, tiles.shape[1])) as engine:
-            _, maps = infer(engine, reorient(tiles))
+    if len(tiles[0]):
+        with contextlib.closing(open_engine("openvino", folder, tiles[0].shape[1])) as engine:
+            _, maps = infer(engine, *map(reorient, tiles))
     # A rollout has the sign of its logit everywhere, so the class token's attention is highest far from 0.
     return check_maps(np.abs(maps) if isinstance(model, RolloutClassifier) else maps, allow=allow)
 

@@ -9,7 +9,7 @@ groups, so that a quantisation is never evaluated on its own samples.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,10 @@ from heatline.edge.util.text import format_count
 from heatline.export.gate import TOLERANCE
 from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
+from heatline.train.validation_frames import Inputs, graph_inputs
+
+if TYPE_CHECKING:
+    from heatline.train.references import References
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
 GOOD_TILES = 240
@@ -48,6 +52,8 @@ class ValidationTiles:
     score_threshold: float
     """Logits."""
     find_regions: "RegionFinder"
+    difference: NDArray[np.uint8] | None = None
+    """[N, cells, cells, channels], if the model compares tiles with references."""
 
     @property
     def evidence_threshold(self) -> float:
@@ -109,8 +115,11 @@ def select_validation_tiles(
     scale: float,
     track: Track = iter,
     are: str = "of the validation groups",
+    references: "References | None" = None,
 ) -> ValidationTiles:
     """Select enough tiles of the images: all tiles of the first frames, and those with a region of later frames.
+
+    This and the other functions leave out frames that cannot be aligned with their reference.
 
     Args:
         images: at least one.
@@ -118,6 +127,7 @@ def select_validation_tiles(
         scale: largest absolute value of a map: float32 rounds each value by at most `TOLERANCE` of it.
         track: wraps the iteration over the images, to show its progress.
         are: a description of the images.
+        references: that the model compares the images with; None: it compares with none.
     """
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
     selected: list[tuple[NDArray[Any], ...]] = []
@@ -125,20 +135,24 @@ def select_validation_tiles(
     for image in track(_shuffled(images)):
         if tiles >= ENOUGH_TILES and with_region >= ENOUGH_WITH_REGION:
             break
-        cut = cut_frame(image, grid)
-        logit, maps = infer(model, cut)
+        inputs = cut_frame(image, grid, references)
+        if inputs is None:
+            continue
+        logit, maps = infer(model, *inputs)
         has_region = find_regions.settled(maps)
         if tiles < ENOUGH_TILES:
             chosen, whole = np.ones_like(has_region), whole + 1
         else:
             chosen, searched = has_region, searched + 1
-        selected.append((cut[chosen], logit[chosen], maps[chosen], find_regions(maps[chosen])))
+        selected.append(tuple(each[chosen] for each in (logit, maps, find_regions(maps), *inputs)))
         tiles, with_region = tiles + int(chosen.sum()), with_region + int(has_region.sum())
     tiles_are = f"tiles of {whole} of the {format_count(len(images), 'frame')} {are}"
     if searched:
         tiles_are += f", and those with a region of {searched} more"
-    all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*selected, strict=True))
-    return ValidationTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
+    logit, maps, regions, all_tiles, *difference = (np.concatenate(column) for column in zip(*selected, strict=True))
+    return ValidationTiles(
+        all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions, *difference
+    )
 
 
 def divide_by_group(
@@ -165,8 +179,8 @@ def divide_by_group(
     return validation, others, "of the training groups"
 
 
-def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
-    """Select quantisation samples [N, tile, tile, 3] from as many frames as possible; the selection is reproducible.
+def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
+    """Select quantisation samples from as many frames as possible; the selection is reproducible.
 
     Raises:
         InputError: there is no frame.
@@ -179,16 +193,16 @@ def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[n
     chosen = _shuffled(images)[:QUANTISATION_TILES]
     per_image = -(-QUANTISATION_TILES // len(chosen))
     rng = np.random.default_rng(0)
-    tiles = []
+    samples = []
     for image in chosen:
-        cut = cut_frame(image, grid)
-        tiles.append(cut[rng.permutation(len(cut))[:per_image]])  # a copy, so that the frame's memory is freed
-    return np.concatenate(tiles)[:QUANTISATION_TILES]
+        if (inputs := cut_frame(image, grid, references)) is not None:
+            some = rng.permutation(len(inputs[0]))[:per_image]
+            samples.append([each[some] for each in inputs])  # copies, so that the frame's memory is freed
+    return tuple(np.concatenate(column)[:QUANTISATION_TILES] for column in zip(*samples, strict=True))
 
 
-def good_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
-    """Select at most `GOOD_TILES` tiles [N, tile, tile, 3] without a defective pixel, from as many good frames as
-    possible.
+def good_tiles(images: Sequence[LabelledImage], grid: Grid, references: "References | None" = None) -> Inputs:
+    """Select at most `GOOD_TILES` tiles without a defective pixel, from as many good frames as possible.
 
     If no frame is good, they come from defective frames with a mask; there may be none.
     """
@@ -196,24 +210,28 @@ def good_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]
     chosen = _shuffled(frames)[:GOOD_TILES]
     per_image = -(-GOOD_TILES // max(len(chosen), 1))
     rng = np.random.default_rng(0)
-    tiles = [np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8)]
+    found = []
     for image in chosen:
         rgb = image.pixels()
         mask = image.mask((rgb.shape[0], rgb.shape[1])) if image.defective else np.zeros(rgb.shape[:2], np.bool_)
-        if mask is not None:
-            clean = ~_cut(mask[..., None].view(np.uint8), grid).any(axis=(1, 2, 3))
-            tiles.append(_cut(rgb, grid)[rng.permutation(np.flatnonzero(clean))[:per_image]])
-    return np.concatenate(tiles)[:GOOD_TILES]
+        inputs = None if mask is None else graph_inputs(image, rgb, _tiles_of(rgb, grid), references)
+        if mask is not None and inputs is not None:
+            clean = ~_tiles_of(rgb, grid).tiles(mask[..., None].view(np.uint8)).any(axis=(1, 2, 3))
+            some = rng.permutation(np.flatnonzero(clean))[:per_image]
+            found.append([each[some] for each in inputs])
+    if not found:
+        return (np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8),)
+    return tuple(np.concatenate(column)[:GOOD_TILES] for column in zip(*found, strict=True))
 
 
-def cut_frame(image: LabelledImage, grid: Grid) -> NDArray[np.uint8]:
-    """Return all tiles of one frame [N, tile, tile, 3]."""
-    return _cut(image.pixels(), grid)
+def cut_frame(image: LabelledImage, grid: Grid, references: "References | None" = None) -> Inputs | None:
+    """Return what a graph takes for all tiles of one frame; None: it cannot be aligned with its reference."""
+    rgb = image.pixels()
+    return graph_inputs(image, rgb, _tiles_of(rgb, grid), references)
 
 
-def _cut(pixels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
-    """Return all tiles [N, tile, tile, C] of pixels [H, W, C]."""
-    return TileGrid((pixels.shape[0], pixels.shape[1]), grid.tile_px, grid.overlap_px).tiles(pixels)
+def _tiles_of(rgb: NDArray[np.uint8], grid: Grid) -> TileGrid:
+    return TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
 
 
 def _shuffled(images: Sequence[LabelledImage]) -> list[LabelledImage]:

@@ -23,9 +23,12 @@ from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder
 
 if TYPE_CHECKING:
+    from heatline.train.references import References
     from heatline.train.run import TrainedRun
 
 T = TypeVar("T")
+Inputs = tuple[NDArray[np.uint8], ...]
+"""What a graph takes: tiles [N, tile, tile, 3], and if it compares, their differences [N, cells, cells, channels]."""
 
 GOLDEN_TILES = 16
 SMOOTHING_CELLS = 1.5
@@ -147,6 +150,8 @@ class ValidationPass:
     are: str
     tiles: NDArray[np.uint8]
     """RGB uint8 [N, tile, tile, 3]: half of them the tiles with the highest logits, half those with the lowest."""
+    difference: NDArray[np.uint8] | None = None
+    """Their differences to the references, [N, cells, cells, channels]; None: there are no references."""
 
     @property
     def frames(self) -> Mapping[Path, GoodFrame]:
@@ -167,6 +172,22 @@ class ValidationPass:
         return replace(self, good=kept(self.good), substitutes=kept(self.substitutes), defective=kept(self.defective))
 
 
+def graph_inputs(
+    image: LabelledImage, rgb: NDArray[np.uint8], grid: TileGrid, references: "References | None"
+) -> Inputs | None:
+    """Return what a graph takes for all tiles of a frame; None: the frame cannot be aligned with its reference.
+
+    Args:
+        rgb: the image's pixels.
+        references: of the frames; None: the graph compares with none.
+    """
+    if references is None:
+        return (grid.tiles(rgb),)
+    reference = references.of(image)
+    difference = None if reference is None else reference.compare(rgb, grid).difference
+    return None if difference is None else (grid.tiles(rgb), difference)
+
+
 def run_validation(
     images: Iterable[LabelledImage],
     engine: Engine,
@@ -174,30 +195,37 @@ def run_validation(
     grid: Grid,
     map_hw: tuple[int, int],
     are: str = "of the validation groups",
+    references: "References | None" = None,
 ) -> ValidationPass:
     """Run all tiles of the images through the engine.
 
     Thresholds come from good frames. If there is none, defective frames without their defective tiles replace them:
-    every tile with a defective pixel is left out, as an ambiguous tile is not good either.
+    every tile with a defective pixel is left out, as an ambiguous tile is not good either. Frames that cannot be
+    aligned with their reference are left out, as the line gives them no verdict.
 
     Args:
         are: phrase for messages: which images these are.
+        references: that the model compares the frames with; None: it compares with none.
     Raises:
-        InputError: no image has a tile without a defect.
+        InputError: no image that is aligned has a tile without a defect.
     """
     good: dict[Path, GoodFrame] = {}
     defective: dict[Path, float] = {}
     substitutes: dict[Path, GoodFrame] = {}
-    extremes: list[tuple[float, NDArray[np.uint8]]] = []
+    extremes: list[tuple[float, Inputs]] = []
     for image in images:
         rgb = image.pixels()
         frame_hw = (rgb.shape[0], rgb.shape[1])
         tile_grid = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
-        tiles = tile_grid.tiles(rgb)
-        logits, maps = infer(engine, tiles)
+        inputs = graph_inputs(image, rgb, tile_grid, references)
+        if inputs is None:
+            if isinstance(engine, RecordedEngine):  # its answers come in the order of all frames
+                infer(engine, tile_grid.tiles(rgb))
+            continue
+        logits, maps = infer(engine, *inputs)
         if image.defective:
             defective[image.path] = float(logits.max())
-        extremes = _extremes([*extremes, *zip(logits.tolist(), tiles, strict=True)])
+        extremes = _extremes([*extremes, *zip(logits.tolist(), zip(*inputs, strict=True), strict=True)])
         mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
         clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in tile_grid.origins_yx])
         if clean.any():
@@ -207,18 +235,19 @@ def run_validation(
             (substitutes if image.defective else good)[image.path] = frame
     if not good and not substitutes:
         raise InputError(
-            f"the frames {are} hold no tile without a defect, so no threshold can be set; add good pictures, or "
-            "choose other groups with split.val"
+            f"the frames {are} hold no tile without a defect{'' if references is None else ' in an aligned frame'}, so "
+            "no threshold can be set; add good pictures, or choose other groups with split.val"
         )
-    return ValidationPass(good, substitutes, defective, are, np.stack([tile for _, tile in extremes]))
+    tiles, *difference = (np.stack(column) for column in zip(*(inputs for _, inputs in extremes), strict=True))
+    return ValidationPass(good, substitutes, defective, are, tiles, *difference)
 
 
-def _extremes(candidates: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[float, NDArray[np.uint8]]]:
+def _extremes(candidates: list[tuple[float, Inputs]]) -> list[tuple[float, Inputs]]:
     """Return the tiles with the lowest and the highest logits, as copies, so that their frames can be released."""
     ordered = sorted(candidates, key=lambda candidate: candidate[0])
     half = GOLDEN_TILES // 2
     chosen = ordered if len(ordered) <= GOLDEN_TILES else ordered[:half] + ordered[-half:]
-    return [(logit, tile.copy()) for logit, tile in chosen]
+    return [(logit, tuple(each.copy() for each in inputs)) for logit, inputs in chosen]
 
 
 def _is_clean(mask: NDArray[np.bool_] | None, y: int, x: int, tile_px: int) -> bool:

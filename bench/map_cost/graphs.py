@@ -67,7 +67,7 @@ class ModelGraphs:
             ir = to_ir(graph)
             if precision == "int8":
                 with redirect_stderr(io.StringIO()):  # NNCF draws bars
-                    ir = quantise(ir, self._samples, Quantisation(), transformer=self._config.family == "vit")
+                    ir = quantise(ir, (self._samples,), Quantisation(), transformer=self._config.family == "vit")
             self._irs[graph, precision] = ir
         return self._irs[graph, precision]
 

@@ -38,7 +38,7 @@ def build(
     graphs = to_graphs(model, tile_px)
     ir = to_ir(graphs.for_openvino_bf16 if precision == "bf16" else graphs.for_openvino)
     if precision == "int8":
-        ir = quantise(ir, tiles, Quantisation(), transformer=config.family == "vit")
+        ir = quantise(ir, (tiles,), Quantisation(), transformer=config.family == "vit")
     return model.eval(), ir
 
 

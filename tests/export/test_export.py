@@ -1,9 +1,12 @@
 """The export of a trained run: the bundle answers as the model does."""
 
+import contextlib
 import copy
 import dataclasses
 from pathlib import Path
 
+import cv2
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,12 +18,16 @@ from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
 from heatline.edge.errors import BundleError, ExportError, InputError
 from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inspection.inspector import Inspector
-from heatline.export.run_to_bundle import export_run
+from heatline.export.run_to_bundle import _find_reference, export_run
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder
+from heatline.train.references import ReferenceSummary
 from heatline.train.run import TrainedRun, load_run
+from heatline.train.split import Split
 from heatline.train.validation_frames import run_validation
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs
@@ -172,6 +179,101 @@ def test_entirely_defective_validation_frames_are_refused(exported: Bundle, run:
     engine = open_engine("openvino", exported.path, TILE)
     with pytest.raises(InputError, match="no tile without a defect"):
         run_validation(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
+
+
+# With a reference.
+
+
+def draw_boards(folder: Path) -> Path:
+    """Draw pictures of one part, each shifted by some px, in the groups of `draw_blobs`; c_1 is turned by 180
+    degrees."""
+    draw_blobs(folder, per_group=2)
+    rng = np.random.default_rng(3)
+    board = np.full((200, 250, 3), 150, np.uint8)
+    for _ in range(60):
+        x, y = (int(value) for value in rng.integers(0, (240, 190)))
+        width, height = (int(value) for value in rng.integers(6, 40, 2))
+        cv2.rectangle(board, (x, y), (x + width, y + height), int(rng.integers(60, 240)), -1)
+    for path in sorted((folder / "images").iterdir()):
+        y, x = (int(value) for value in 20 + rng.integers(-4, 5, 2))
+        picture = board[y : y + 150, x : x + 200].astype(float) + rng.normal(0, 2, (150, 200, 3))
+        mask = folder / "masks" / path.name
+        if mask.exists():
+            picture[cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) > 0] -= 60
+        picture = picture.clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(path), picture[::-1, ::-1] if path.stem == "c_1" else picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def comparing_run(
+    run: TrainedRun, comparing_model: DenseClassifier, tmp_path_factory: pytest.TempPathFactory
+) -> TrainedRun:
+    """An untrained model that compares the pictures of all groups with one reference."""
+    data = read_folder(draw_boards(tmp_path_factory.mktemp("boards") / "boards"))
+    found = ReferenceSummary(
+        scope="product", file=None, found="drawn", kept=True, misaligned=["c_1"], without={}, compared={}
+    )
+    summary = msgspec.structs.replace(run.summary, reference=found)
+    split = Split(("a", "b", "d"), ("c",), ())
+    return dataclasses.replace(run, data=data, split=split, model=comparing_model, summary=summary)
+
+
+@pytest.fixture(scope="module")
+def comparing_bundle(comparing_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    target = tmp_path_factory.mktemp("comparing") / "boards"
+    return export_run(
+        comparing_run, target, name="boards", version="1", false_reject=0.1, allow=["bf16", "int8"], allow_map=True
+    )
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_golden_tiles(
+    comparing_run: TrainedRun, comparing_bundle: Bundle, kind: EngineKind
+) -> None:
+    manifest, golden = comparing_bundle.manifest, open_bundle(comparing_bundle.path).golden()
+    assert manifest.schema == 12
+    assert golden.difference is not None
+    assert golden.difference.any()
+    assert set(manifest.precisions) >= {"f32", "int8"}
+    with contextlib.closing(open_engine(kind, comparing_bundle.path, TILE)) as engine:
+        check_golden(golden, engine, manifest)
+    reference = comparing_bundle.references()[""]
+    assert comparing_run.references is not None
+    np.testing.assert_array_equal(reference.rgb, comparing_run.references.of_design(None).rgb)  # type: ignore[union-attr]
+    known = {}
+    for image in comparing_run.split.images(comparing_run.data, "val"):
+        rgb = image.pixels()
+        grid = TileGrid((rgb.shape[0], rgb.shape[1]), TILE)
+        of_image = comparing_run.references.of(image)
+        assert of_image is not None
+        difference = of_image.compare(rgb, grid).difference
+        assert (difference is None) == (image.path.stem == "c_1")
+        if difference is not None:
+            known |= {tile.tobytes(): one for tile, one in zip(grid.tiles(rgb), difference, strict=True)}
+    for tile, difference in zip(golden.tiles, golden.difference, strict=True):  # none is of the misaligned frame
+        np.testing.assert_array_equal(difference, known[tile.tobytes()])
+
+
+@pytest.mark.parametrize(("design", "carried"), [(None, False), ("b", True), ("x", None)])
+def test_of_several_designs_the_bundle_gets_the_reference_that_is_named(
+    comparing_run: TrainedRun, design: str | None, carried: bool | None
+) -> None:
+    found = msgspec.structs.replace(comparing_run.summary.reference, scope="group")  # type: ignore[type-var]
+    run = dataclasses.replace(comparing_run, summary=msgspec.structs.replace(comparing_run.summary, reference=found))
+    said: list[str] = []
+    if carried is None:
+        with pytest.raises(ExportError, match="has no reference of 'x'; expected one of a, b"):
+            _find_reference(run, design, said.append)
+        return
+    reference = _find_reference(run, design, said.append)
+    assert (reference is not None) == carried
+    assert [("--reference" in line and "set-reference" in line) for line in said] == [True] * (not carried)
+
+
+def test_a_run_without_a_reference_is_not_exported_with_one(run: TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="has no reference of 'a'; expected no --reference"):
+        export_run(run, tmp_path / "b", name="b", version="1", false_reject=0.01, design="a")
 
 
 class Inconsistent(ToyViT):

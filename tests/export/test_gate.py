@@ -32,6 +32,17 @@ def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
     assert all(0 <= difference <= passed.tolerance for difference in passed.largest_difference.values())
 
 
+def test_a_graph_that_compares_passes_with_the_differences_of_its_tiles_alone(tmp_path: Path) -> None:
+    onnx_graph = graph(compares=True)
+    for name, data in {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph)}.items():
+        (tmp_path / name).write_bytes(data)
+    golden = golden_tiles(compares=True)
+    assert pass_gate(golden, tmp_path).tiles == 4
+    assert golden.difference is not None
+    with pytest.raises(ExportError, match="off by"):
+        pass_gate(dataclasses.replace(golden, difference=golden.difference[::-1]), tmp_path)
+
+
 def test_map_rounding_is_subtracted_and_reported(graphs: Path) -> None:
     """Rounding may move one tile's map; its logit and the other maps are checked as usual."""
     golden = golden_tiles()

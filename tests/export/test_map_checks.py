@@ -154,6 +154,12 @@ def test_tiles_are_reoriented_in_all_eight_orientations(count: int) -> None:
     assert all((one[..., 1] == one[..., 0] + 1).all() for one in lying)  # colours do not change
 
 
+def test_differences_are_oriented_as_their_tiles() -> None:
+    cells = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 8), np.uint8)
+    enlarged = cells.repeat(8, axis=1).repeat(8, axis=2)
+    np.testing.assert_array_equal(reorient(enlarged)[:, ::8, ::8], reorient(cells))
+
+
 def test_parts_that_always_lie_in_the_same_place_are_no_stuck_map() -> None:
     """The map shows the brightest cell. The tiles are all bright in the same cell, but not once they are reoriented."""
     tiles = np.random.default_rng(6).integers(0, 99, (80, 14, 14, 3), np.uint8)

@@ -16,6 +16,7 @@ from heatline.edge.bundle import GoldenTiles
 from heatline.edge.bundle.manifest import Grid
 from heatline.edge.errors import BundleError, ExportError, PrecisionError
 from heatline.edge.inference.devices import shared_core
+from heatline.edge.reference.difference import CELL_PX, CHANNELS
 from heatline.export import map_gate
 from heatline.export import precisions as precisions_module
 from heatline.export.gate import torch_answers
@@ -43,6 +44,7 @@ from heatline.export.precisions import (
 from heatline.export.quantise import VARIANTS, Quantisation, quantise
 from heatline.export.run_to_bundle import _write
 from heatline.export.validation_tiles import RegionFinder, ValidationTiles
+from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from tests.export.conftest import TILE
@@ -103,7 +105,8 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
 def made(f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
     for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
-    return make_precisions(f32, for_bf16, validation, golden, quantisation_samples=TILES, **{**asked, **options})
+    asked["quantisation_samples"] = (TILES,)
+    return make_precisions(f32, for_bf16, validation, golden, **{**asked, **options})
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
@@ -135,7 +138,7 @@ def test_a_full_temporary_disk_is_not_blamed_on_the_model(
 
 
 def test_the_explanation_is_not_quantised(f32: Ir, model: ExplainedClassifier) -> None:
-    quantised = quantise(f32, TILES[:4], Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
+    quantised = quantise(f32, (TILES[:4],), Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
     rounding = [each for each in quantised.get_ordered_ops() if each.get_type_name() == "FakeQuantize"]
     assert rounding
     readers = {
@@ -149,7 +152,7 @@ def test_the_explanation_is_not_quantised(f32: Ir, model: ExplainedClassifier) -
 
 def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
     def quantised_layers(share: float) -> int:
-        model = quantise(f32, TILES[:4], Quantisation(True, True, share, share / 2), transformer=False).read()
+        model = quantise(f32, (TILES[:4],), Quantisation(True, True, share, share / 2), transformer=False).read()
         return sum(
             each.get_type_name() in LAYERS and each.input_value(0).get_node().get_type_name() == "FakeQuantize"
             for each in model.get_ordered_ops()
@@ -160,7 +163,7 @@ def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
 
 def test_quantisation_sends_no_telemetry(f32: Ir) -> None:
     """NNCF sends telemetry by default; with the environment variable it uses a stub that sends nothing."""
-    quantise(f32, TILES[:2], Quantisation(), transformer=False)
+    quantise(f32, (TILES[:2],), Quantisation(), transformer=False)
     from nncf.telemetry import telemetry
     from nncf.telemetry.wrapper import NNCFTelemetryStub
 
@@ -332,11 +335,34 @@ def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
 ) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
     with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
-        quantise(f32, too_small, VARIANTS[0], transformer=False)
-    ways = list(int8_candidates(f32, too_small, transformer=False))[:2]
+        quantise(f32, (too_small,), VARIANTS[0], transformer=False)
+    ways = list(int8_candidates(f32, (too_small,), transformer=False))[:2]
     gone = evaluate_candidates("int8", ways, validation, golden, allow=True)
     assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
     assert "NNCF cannot" in (gone.gate.reason or "")
+
+
+def test_every_precision_of_a_model_that_compares_is_made_and_judged_by_both_inputs(
+    comparing_model: DenseClassifier, comparing_graphs: Graphs
+) -> None:
+    cells = TILE // CELL_PX
+    difference = np.random.default_rng(4).integers(0, 256, (len(TILES), cells, cells, CHANNELS), np.uint8)
+    golden = torch_answers(comparing_model, TILES, difference)
+    find = RegionFinder(GRID, (cells, cells), float(np.median(golden.map)), golden.scale("map"))
+    middle = float(np.median(golden.logit))
+    validation = ValidationTiles(TILES, golden.logit, golden.map, find(golden.map), "drawn", middle, find, difference)
+    evaluated = made(
+        to_ir(comparing_graphs.for_openvino),
+        comparing_graphs,
+        validation,
+        golden,
+        quantisation_samples=(TILES, difference),
+        allow=("bf16", "int8"),
+    ).evaluated
+    for precision in ("f32", "int8", *(["bf16"] if HAS_BF16 else [])):
+        agreement = evaluated[precision].gate.attempts[-1].agreement  # type: ignore[index]
+        assert [each.batch for each in agreement] == [*BATCHES]
+        assert all((each.map_correlation or 0) > 0.9 for each in agreement), precision
 
 
 def test_a_precision_that_the_machine_lacks_is_tried_once(

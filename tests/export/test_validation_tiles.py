@@ -104,17 +104,23 @@ def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [image for image in images if not image.defective]
-    tiles = good_tiles(images, GRID)
+    (tiles,) = good_tiles(images, GRID)
     assert len(tiles) == 12 * len(good)
-    assert {tile.tobytes() for tile in tiles} == {tile.tobytes() for each in good for tile in cut_frame(each, GRID)}
+    assert {tile.tobytes() for tile in tiles} == {tile.tobytes() for each in good for tile in tiles_of(each)}
     defective = [image for image in images if image.defective]
-    stand_ins = good_tiles(defective, GRID)
+    (stand_ins,) = good_tiles(defective, GRID)
     assert 0 < len(stand_ins) < 12 * len(defective)
     assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than the noise
     unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
-    assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
+    assert good_tiles(unknown, GRID)[0].shape == good_tiles([], GRID)[0].shape == (0, 64, 64, 3)
     monkeypatch.setattr(validation_tiles, "GOOD_TILES", len(good) + 1)
-    assert len(good_tiles(images, GRID)) == len(good) + 1
+    assert len(good_tiles(images, GRID)[0]) == len(good) + 1
+
+
+def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
+    inputs = cut_frame(image, GRID)
+    assert inputs is not None
+    return inputs[0]
 
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
@@ -141,9 +147,9 @@ def test_both_halves_get_good_and_defective_groups() -> None:
 
 
 def test_quantisation_tiles_come_from_all_frames_and_are_reproducible(images: list[LabelledImage]) -> None:
-    tiles = quantisation_tiles(images, GRID)
+    (tiles,) = quantisation_tiles(images, GRID)
     assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
-    np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID))
+    np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID)[0])
 
 
 def test_without_training_images_nothing_can_be_quantised() -> None:
@@ -155,5 +161,5 @@ def test_quantisation_takes_no_more_tiles_than_it_needs(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation_tiles, "QUANTISATION_TILES", len(images) + 1)
-    tiles = quantisation_tiles(images, GRID)
+    (tiles,) = quantisation_tiles(images, GRID)
     assert len(tiles) == len(images) + 1

@@ -149,7 +149,12 @@ def prepare_run(
     )
     frames = validation_frames(run)
     validation = run_validation(
-        track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
+        track(frames.images),
+        frames.recorded or engine,
+        grid=grid,
+        map_hw=model.map_hw,
+        are=frames.are,
+        references=run.references,
     )
     summary: RunSummary = run.summary
     found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)
