@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from heatline.edge.bundle import Bundle, check_golden, open_bundle
+from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import ONNX_GRAPH
 from heatline.edge.errors import BundleError, ExportError, InputError
@@ -22,13 +23,14 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inspection.inspector import Inspector
 from heatline.export.run_to_bundle import _find_reference, export_run
+from heatline.train.evaluation.engines import RecordedEngine, TorchEngine
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder
 from heatline.train.references import ReferenceSummary
 from heatline.train.run import TrainedRun, load_run
 from heatline.train.split import Split
-from heatline.train.validation_frames import run_validation
+from heatline.train.validation_frames import graph_inputs, run_validation
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs
 
@@ -253,6 +255,31 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
             known |= {tile.tobytes(): one for tile, one in zip(grid.tiles(rgb), difference, strict=True)}
     for tile, difference in zip(golden.tiles, golden.difference, strict=True):  # none is of the misaligned frame
         np.testing.assert_array_equal(difference, known[tile.tobytes()])
+
+
+def test_recorded_answers_of_a_misaligned_frame_are_passed_over(comparing_run: TrainedRun) -> None:
+    images, references = comparing_run.split.images(comparing_run.data, "val"), comparing_run.references
+    engine = TorchEngine(comparing_run.model, TILE)
+    logits, maps = [], []
+    for image in images:
+        grid = TileGrid((150, 200), TILE)
+        inputs = graph_inputs(image, image.pixels(), grid, references)
+        answers = (
+            infer(engine, *inputs) if inputs is not None else (np.full(len(grid), 99), np.zeros((len(grid), 8, 8)))
+        )
+        logits.append(answers[0])
+        maps.append(answers[1])
+    recorded = RecordedEngine(np.concatenate(logits), np.concatenate(maps))
+    passes = [
+        run_validation(images, each, grid=Grid(tile_px=TILE), map_hw=(8, 8), references=references)
+        for each in (engine, recorded)
+    ]
+    assert len(passes[0].defective) == 1, "the other defective frame is misaligned"
+    highest = [
+        {**each.defective, **{path: frame.highest_logit for path, frame in each.good.items()}} for each in passes
+    ]
+    assert highest[0] == pytest.approx(highest[1])
+    np.testing.assert_array_equal(passes[0].difference, passes[1].difference)
 
 
 @pytest.mark.parametrize(("design", "carried"), [(None, False), ("b", True), ("x", None)])
