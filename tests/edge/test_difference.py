@@ -80,7 +80,7 @@ def test_a_part_that_lies_within_the_tolerance_does_not_differ(seed: int, y: int
 @pytest.mark.parametrize(("corner", "shift"), [((40, 50), (5, -4)), ((0, 0), (4, 6)), ((86, 106), (-5, -5))])
 def test_a_tile_is_also_looked_for_beside_its_place(corner: tuple[int, int], shift: tuple[int, int]) -> None:
     """As of a line-scan camera, whose picture is stretched here and there; a defect differs also there."""
-    grey, (y, x) = textured(0) // 4 + 60, (corner[0] + shift[0], corner[1] + shift[1])
+    grey, (y, x) = textured(0) // 2 + 10, (corner[0] + shift[0], corner[1] + shift[1])
     tile = grey[y : y + SIDE, x : x + SIDE].copy()
     out = np.empty((SIDE // CELL_PX, SIDE // CELL_PX, CHANNELS), np.uint8)
     reference = GreyRange(grey)
