@@ -192,6 +192,11 @@ def _facts(entry: EvidenceEntry, review: Review | None, frame: Path | None, heat
         facts[f"region {number}"] = f"peak {region.score:.2f} at ({x}, {y}), {region.area_px} px"
     for number, area in enumerate(event.foreign_areas, 1):
         facts[f"foreign area {number}"] = area.why
+    if (pose := event.pose) is not None:
+        facts["pose"] = (
+            f"{pose.x_px:.1f} px right, {pose.y_px:.1f} px down, {pose.degrees:.2f} degrees clockwise of the "
+            f"reference; confidence {pose.confidence:.2f}, error {pose.error_px:.1f} px"
+        )
     if entry.tiles is not None and entry.tiles.logits:
         highest = int(np.argmax(entry.tiles.logits))
         y, x = entry.tiles.origins_yx[highest]

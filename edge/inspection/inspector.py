@@ -21,17 +21,21 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, Tile
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
+from heatline.edge.reference.reference import Comparison, Reference
 
 WAIT_STEP_SECONDS = 0.5
+NO_REFERENCE = "there is no reference picture to compare the frame with; make one with heatline bundle set-reference"
 STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 
 
 class PendingFrame:
     """A frame whose tiles are with the engine. The thread that started it adds the answers; any thread may wait."""
 
-    def __init__(self, frame: Frame, stitcher: Stitcher, appearance: Appearance) -> None:
+    def __init__(
+        self, frame: Frame, stitcher: Stitcher, appearance: Appearance, comparison: Comparison | None = None
+    ) -> None:
         tiles = len(stitcher.grid)
-        self.frame, self.stitcher = frame, stitcher
+        self.frame, self.stitcher, self.comparison = frame, stitcher, comparison
         self._appearance = appearance
         self.logits = np.empty(tiles, np.float32)
         self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
@@ -112,6 +116,7 @@ class Inspector:
         thresholds: override the bundle's calibration.
         plausibility: what frames must look like; None: no check.
         plausibility_by_camera: what the region of interest must look like; replaces `plausibility` for these cameras.
+        references: by camera, "" for all others: what frames are compared with if the engine's graph compares them.
     """
 
     def __init__(
@@ -123,10 +128,12 @@ class Inspector:
         overlap_px: int | None = None,
         plausibility: Plausibility | None = None,
         plausibility_by_camera: Mapping[str, Plausibility] | None = None,
+        references: Mapping[str, Reference] | None = None,
     ) -> None:
         self.thresholds = thresholds or Thresholds.of(settings.calibration)
         self._engine, self.plausibility = engine, plausibility
         self.plausibility_by_camera = plausibility_by_camera or {}
+        self.references = references or {}
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers. The bound is more than a
@@ -139,9 +146,15 @@ class Inspector:
         self.stitcher = stitcher
 
     def start(
-        self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME, *, statistics_of_area: bool = False
+        self,
+        frame: Frame,
+        area: RegionOfInterest = WHOLE_FRAME,
+        *,
+        statistics_of_area: bool = False,
+        reference: Reference | None = None,
     ) -> PendingFrame:
-        """Cut a frame into tiles and submit them to the engine. Return once the last tile is submitted.
+        """Cut a frame into tiles, compare it with its reference, and submit both to the engine. Return once the last
+        tile is submitted.
 
         If another thread calls `finish`, this thread must go on to start frames or to call the engine's `collect`.
 
@@ -150,6 +163,7 @@ class Inspector:
                 `logits` and `maps` hold only the other tiles.
             statistics_of_area: measure the pixels of the region's bounding box not of the whole frame, as for cameras
                 in `plausibility_by_camera`.
+            reference: replaces that of the camera.
         Raises:
             InputError: the image does not fit its pixel format.
             GeometryError: no pixel of the frame lies in the region of interest.
@@ -160,7 +174,11 @@ class Inspector:
         stitcher = self.stitcher((height, width), area)
         grid = stitcher.grid
         box = area.box((height, width)) if boxed else None
-        pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box))
+        comparison = None
+        if self._engine.compares:
+            reference = reference or self.references.get(frame.stamp.camera) or self.references.get("")
+            comparison = Comparison(None, None, NO_REFERENCE) if reference is None else reference.compare(rgb, grid)
+        pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), comparison)
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
         return pending
@@ -176,6 +194,8 @@ class Inspector:
             judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
+        if pending.comparison is not None:
+            judgement = replace(judgement, misaligned=pending.comparison.misaligned, pose=pending.comparison.pose)
         known = self.plausibility_by_camera.get(pending.frame.stamp.camera, self.plausibility)
         if known is None:
             return judgement
@@ -185,9 +205,16 @@ class Inspector:
         )
 
     def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:
+        compared = None if pending.comparison is None else pending.comparison.difference
+
+        def fill(tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None) -> None:
+            grid.cut(rgb, tiles, first)
+            if difference is not None:  # a frame that is not aligned gets no verdict, whatever the answer
+                difference[:] = 0 if compared is None else compared[first : first + count]
+
         self._engine.submit(
             count,
-            lambda out: grid.cut(rgb, out, first),
+            fill,
             lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
             lambda error: pending.fail(error, count),
         )

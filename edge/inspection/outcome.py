@@ -24,6 +24,12 @@ class Outcome:
     @property
     def shown(self) -> Judgement | None:
         """The judgement whose heatmap and areas may be shown; None: there is none."""
+        inspected = self.inspected
+        return None if inspected is None or inspected.misaligned else inspected
+
+    @property
+    def inspected(self) -> Judgement | None:
+        """The judgement that tells the frame's size and pose; None: there is none."""
         return self.judgement if self.unjudged is None else self.unjudged.judgement
 
     def release(self) -> None:
@@ -33,13 +39,15 @@ class Outcome:
 
 
 def outcome_of(stamp: Stamp, judgement: Judgement, frame: Frame | None = None) -> Outcome:
-    """Return the outcome of a judged frame. A frame that does not show the product, or shows it only in part and no
-    defect, counts as failed.
+    """Return the outcome of a judged frame. A frame that does not show the product, or cannot be compared with its
+    reference, or shows the product only in part and no defect, counts as failed.
     """
     if (reject_reason := judgement.reject_reason) is None:
         return Outcome(stamp, judgement=judgement, frame=frame)
     if judgement.implausible is not None:
         return Outcome(stamp, unjudged=Unjudged("failed", "implausible", reject_reason), frame=frame)
+    if judgement.misaligned is not None:
+        return Outcome(stamp, unjudged=Unjudged("failed", "misaligned", reject_reason, judgement), frame=frame)
     return Outcome(stamp, unjudged=Unjudged("failed", "foreign_area", reject_reason, judgement), frame=frame)
 
 
@@ -51,4 +59,5 @@ class Unjudged:
     reason: str
     detail: str
     judgement: Judgement | None = None
-    """Of a frame that shows the product in part: for its heatmap and areas. Its verdict must not be used."""
+    """Of a frame that shows the product in part: for its heatmap and areas; of a misaligned one: for its pose. Its
+    verdict must not be used."""

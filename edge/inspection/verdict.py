@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.areas import Area
 from heatline.edge.bundle.manifest import Calibration
 from heatline.edge.geometry import Region, Stitcher, find_regions
+from heatline.edge.reference.alignment import Pose
 
 Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
 
@@ -60,12 +61,17 @@ class Judgement:
     bundle does not say what the product looks like."""
     foreign: tuple[Area, ...] = ()
     """Areas that the product cannot show; a GOOD verdict must then not be used."""
+    misaligned: str | None = None
+    """Why the frame cannot be compared with its reference; the verdict must then not be used. None: it was compared,
+    or there is no reference."""
+    pose: Pose | None = None
+    """Where the frame shows what the reference shows; of a misaligned frame, the best pose that was found."""
 
     @property
     def reject_reason(self) -> str | None:
         """Why the verdict must not be used, as a sentence; None: it may be used."""
-        if self.implausible is not None or not self.foreign or self.verdict == "DEFECT":
-            return self.implausible
+        if (unusable := self.implausible or self.misaligned) or not self.foreign or self.verdict == "DEFECT":
+            return unusable
         return "; ".join(each.why for each in self.foreign)
 
 

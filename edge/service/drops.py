@@ -72,8 +72,8 @@ def _bins(account: Account) -> dict[str, int]:
 
 
 class ImplausibleLog:
-    """Logs frames that do not show the product: a camera's first one at once, later ones at most every 10 s with their
-    number. For one thread at a time.
+    """Logs frames that do not show the product, or not as its reference: a camera's first one at once, later ones at
+    most every 10 s with their number. For one thread at a time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -81,9 +81,9 @@ class ImplausibleLog:
         """By camera."""
 
     def log(self, outcome: Outcome) -> None:
-        """Log the outcome of a frame if it does not show the product, or only in part."""
+        """Log the outcome of a frame if it does not show the product, or only in part, or not as its reference."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
-        if unjudged is None or unjudged.reason not in ("implausible", "foreign_area"):
+        if unjudged is None or unjudged.reason not in ("implausible", "misaligned", "foreign_area"):
             return
         limit = self._limits[stamp.camera]
         limit.add()

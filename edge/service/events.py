@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from heatline.edge.cameras.state import CameraAlarm, CameraState
 from heatline.edge.delivery.publisher import Publisher
@@ -37,6 +38,7 @@ from heatline.edge.wire.events import (
     HeatmapPng,
     JournalEvent,
     Message,
+    Pose,
     ReviewEvent,
     State,
     StatusEvent,
@@ -255,7 +257,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     """Return the event of a frame, without its number yet, with the heatmap if the setup sends one."""
     judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
     assert setup is not None
-    shown = outcome.shown
+    shown, inspected = outcome.shown, outcome.inspected
     png, heatmap = _heatmap(shown, setup, unjudged is None)
     event = VerdictEvent(
         boot_id=boot_id,
@@ -268,7 +270,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         source=None if stamp.source is None else utf8_safe(stamp.source),
         part_id=stamp.part_id,
         times=_times(stamp),
-        frame_hw=shown.frame_hw if shown else None,
+        frame_hw=inspected.frame_hw if inspected else None,
         verdict=judgement.verdict if judgement else "NO_VERDICT",
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
         detail=utf8_safe(unjudged.detail) if unjudged else None,
@@ -286,6 +288,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         heatmap=heatmap,
         chunks=dict(stamp.chunks),
         picture=None if outcome.frame is None else f"{boot_id[:8]}-{stamp.camera}-{stamp.number}",
+        pose=Pose(**asdict(inspected.pose)) if inspected and inspected.pose else None,
     )
     return Message(event, png)
 

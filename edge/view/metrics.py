@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -32,6 +32,13 @@ from heatline.edge.wire.marks import MarkKind
 
 LATENCY_SECONDS = 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0
 LOGITS = -32, -16, -12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12, 16, 32
+POSE = {
+    "x_px": "How far to the right of the reference the newest compared frame shows the part.",
+    "y_px": "How far below the reference the newest compared frame shows the part.",
+    "degrees": "How far it is turned, clockwise as seen.",
+    "confidence": "Share of the compared places that agree with this pose, 0 to 1.",
+    "error_px": "Median distance of those places from this pose.",
+}
 disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing reads these series
 CAMERA_STATES: tuple[str, ...] = get_args(CameraState.__annotations__["state"])
 
@@ -63,6 +70,10 @@ class Metrics:
             ["camera", "kind"],
             registry=self._registry,
         )
+        self._poses = {
+            name: Gauge(f"heatline_pose_{name}", text, ["camera"], registry=self._registry)
+            for name, text in POSE.items()
+        }
         self._registry.register(_LineCollector(memory))
 
     def add_verdict(self, event: VerdictEvent) -> None:
@@ -74,6 +85,9 @@ class Metrics:
         self._latency.labels(event.camera).observe(event.latency_ms / 1000)
         if event.frame_score is not None:
             self._score.labels(event.camera).observe(event.frame_score)
+        if event.pose is not None:
+            for name, gauge in self._poses.items():
+                gauge.labels(event.camera).set(getattr(event.pose, name))
 
     def add_review(self, event: ReviewEvent) -> None:
         """Count a mark that came live."""

@@ -44,6 +44,21 @@ class ForeignArea(msgspec.Struct, frozen=True):
     """What is unusual there, as a sentence."""
 
 
+class Pose(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the frame shows what the product's reference picture shows."""
+
+    x_px: float
+    """Shift at the frame's centre; positive: further right."""
+    y_px: float
+    """Shift at the frame's centre; positive: further down."""
+    degrees: float
+    """Turn around the frame's centre; positive: clockwise as seen."""
+    confidence: float
+    """0 to 1: the share of the compared places that agree with this pose."""
+    error_px: float
+    """Median distance of those places from this pose, px."""
+
+
 class Times(msgspec.Struct, frozen=True, kw_only=True):
     """Time of capture. Both host clocks are read at capture."""
 
@@ -125,6 +140,9 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     """Values that the camera measured with the frame, by name of the chunk."""
     picture: str | None = None
     """Id of the frame's picture, by which the evidence store and the page find it; null if its pixels did not come."""
+    pose: Pose | None = None
+    """Null if the bundle has no reference picture, or the frame was not compared with it. Of a misaligned frame, the
+    best pose that was found, which is not to be relied on."""
 
     @property
     def topic(self) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from heatline.edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Region, State, Verdict
+from heatline.edge.wire.events import BundleName, ForeignArea, HandshakeState, HeatmapPng, Pose, Region, State, Verdict
 from heatline.edge.wire.marks import Mark
 
 SCHEMA_VERSION = 1
@@ -54,6 +54,7 @@ class ResultPayload(msgspec.Struct, frozen=True, kw_only=True, tag="result", tag
     latency_ms: float
     chunks: dict[str, float] = {}
     picture: str | None = None
+    pose: Pose | None = None
     heatmap: HeatmapPng | None = None
     """Scale of the PNG under the topic of heatmaps; null: none is sent."""
     boot_id: str

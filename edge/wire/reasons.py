@@ -15,6 +15,7 @@ WORDS: Mapping[str, str] = {
     "failed.wrong_size": "frames do not have the expected size",
     "failed.wrong_colour": "frames do not have the expected pixel format",
     "failed.implausible": "frames do not show the product, or not in its usual light or focus",
+    "failed.misaligned": "the part does not lie as its reference picture shows it",
     "failed.foreign_area": "something covers the product, or a part of the picture is lost",
     "failed.engine": "the computation failed",
     "failed.frozen": "the same picture comes again and again",

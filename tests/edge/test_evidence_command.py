@@ -20,7 +20,7 @@ from heatline.edge.geometry import Region
 from heatline.edge.heatmap_picture import ColourScale, overlay
 from heatline.edge.images import read_rgb
 from heatline.edge.offline.result import InspectionResult
-from heatline.edge.wire.events import ForeignArea
+from heatline.edge.wire.events import ForeignArea, Pose
 from heatline.train.readers.folder import read_folder
 from tests.command import complaint, heatline
 from tests.edge.evidences import DAY_NS, NOON_NS, SECOND_NS, frame, names, picture, store
@@ -144,12 +144,14 @@ def test_show_prints_what_is_known_and_writes_nothing(folder: Path) -> None:
     assert (known["frame"], known["heatmap"]) == (str(folder / "2026-11-28" / "b007b007-side-3.png"), None)
 
 
-def test_the_foreign_area_of_a_defect_is_told_in_words(tmp_path: Path) -> None:
+def test_the_foreign_area_and_the_pose_of_a_defect_are_told_in_words(tmp_path: Path) -> None:
     defect, why = picture(1), "x 0 to 90, y 0 to 40 px does not look like the product"
-    event = msgspec.structs.replace(defect.event, foreign_areas=[ForeignArea((0, 0, 90, 40), why)])
+    pose = Pose(x_px=12.04, y_px=-3.0, degrees=0.5, confidence=0.98, error_px=0.2)
+    event = msgspec.structs.replace(defect.event, foreign_areas=[ForeignArea((0, 0, 90, 40), why)], pose=pose)
     store(tmp_path / "evidence", replace(defect, event=event))
     told = run("show", tmp_path / "evidence", str(event.picture)).stdout.split()
     assert f"foreign area 1 {why}" in " ".join(told)
+    assert "pose 12.0 px right, -3.0 px down, 0.50 degrees clockwise of the reference" in " ".join(told)
     table, console = EventTable(), Console(width=200)
     table.add(event)
     with console.capture() as shown:

@@ -10,7 +10,7 @@ import pytest
 from heatline.edge.view.memory import Memory
 from heatline.edge.view.metrics import Metrics
 from heatline.edge.view.state import describe
-from heatline.edge.wire.events import Account, EvidenceState, StatusEvent
+from heatline.edge.wire.events import Account, EvidenceState, Pose, StatusEvent
 from tests.edge.reviewed import review_of
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Clock, memory_with, page, picture, verdict
@@ -19,6 +19,9 @@ from tests.needs import need
 
 MONITORING = Path(__file__).parents[2] / "examples" / "monitoring"
 ROOT = Path(__file__).parents[2]
+
+
+POSE = Pose(x_px=-3.5, y_px=12.25, degrees=0.5, confidence=0.75, error_px=0.25)
 
 
 def a_journal_status() -> StatusEvent:
@@ -43,7 +46,7 @@ def full() -> tuple[Memory, Metrics, Clock]:
     drift = drifted_status().drift
     memory.add_status(msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drift))
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
-        event = verdict(number, clock, kind, latency_ms=240.0)
+        event = verdict(number, clock, kind, latency_ms=240.0, pose=POSE if kind == "NO_VERDICT" else None)
         memory.add_verdict(event, live=True)
         metrics.add_verdict(event)
     metrics.add_picture(picture(verdict(2, clock)))
@@ -131,6 +134,13 @@ def test_frames_without_a_verdict_are_counted_by_their_reason_and_number() -> No
     found = values(metrics)
     assert found['heatline_frames_total{camera="top",reason="dropped.lost_by_camera",verdict="NO_VERDICT"}'] == 7
     assert found['heatline_frames_total{camera="top",reason="",verdict="DEFECT"}'] == 0, "present before the first"
+
+
+def test_the_pose_of_the_newest_compared_frame_is_shown() -> None:
+    found = values(full()[1])
+    assert {name: value for name, value in found.items() if name.startswith("heatline_pose")} == {
+        f'heatline_pose_{name}{{camera="top"}}': value for name, value in msgspec.structs.asdict(POSE).items()
+    }
 
 
 def test_a_restart_of_the_line_resets_its_counts_and_no_others() -> None:

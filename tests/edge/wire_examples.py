@@ -39,6 +39,8 @@ GOLDEN_FRAMES = {
         *("journal-live-only", "journal-discarded"),
         # With an evidence store and a page.
         *("verdict-picture", "status-evidence", "no-verdict-area"),
+        # With a reference.
+        "no-verdict-pose",
         # With drift.
         *("drift", "status-drift"),
         # With a person's mark.

@@ -41,6 +41,7 @@ RESULT_REASONS: Mapping[str, int] = {
     "failed.implausible": 24,
     "failed.engine": 25,
     "failed.foreign_area": 26,
+    "failed.misaligned": 27,
     "failed.frozen": 40,
     "failed.clock": 41,
     "failed.stale": 42,
