@@ -107,7 +107,7 @@ Range = tuple[Finite, Finite | None]
 """The lowest and the highest value; none: there is no upper limit."""
 
 
-Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "match", "score", "evidence"]
+Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "turn", "match", "score", "evidence"]
 """What drift compares, see `heatline.edge.drift`."""
 QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0
 PicturePx = Annotated[int, Meta(ge=1, le=256)]
@@ -531,7 +531,8 @@ def _check_references(manifest: Manifest, where: str) -> None:
                 raise BundleError(
                     f"{where} states quantiles {quantiles} of {measure}, expected rising ones; export the bundle again"
                 )
-        shifts = {"shift_x", "shift_y", "match"} & reference.measures.keys()
+        by_pose = "turn" in reference.measures  # then a shift is one against the picture of the product
+        shifts = not by_pose and {"shift_x", "shift_y", "match"} & reference.measures.keys()
         has_picture = reference.picture_hw is not None and reference.frame_hw is not None and name in manifest.files
         if (shifts or reference.picture_hw is not None) and not has_picture:
             raise BundleError(

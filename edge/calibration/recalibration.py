@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,9 @@ class GoodPictures:
             InputError: a picture cannot be read.
             GeometryError: no pixel of a picture lies in the region of interest.
             EngineError: the network gave no usable answer to a picture.
+            InputError: pictures are misaligned, so a line would not judge them.
         """
+        misaligned: list[tuple[Path, str]] = []
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
         samples: list[PictureSample] = []
@@ -132,9 +135,13 @@ class GoodPictures:
             image, pixel_format = read_image(file)
             frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
             started = inspector.start(frame, area or WHOLE_FRAME, statistics_of_area=area is not None)
+            if started.comparison is not None and started.comparison.misaligned is not None:
+                misaligned.append((file, started.comparison.misaligned))
             if number - 1 in sampled:
                 rgb = to_rgb(image, pixel_format)
-                samples.append(PictureSample.of(rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]))
+                pose = None if started.comparison is None else started.comparison.pose
+                part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
+                samples.append(replace(PictureSample.of(part), pose=pose))
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
                 appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
@@ -142,6 +149,12 @@ class GoodPictures:
         if ahead is not None:
             frames.append(_finish(ahead, inspector))
             appearances.append(ahead.appearance.thinned(keep_cells=len(appearances) in with_cells))
+        if misaligned:
+            raise InputError(
+                f"{len(misaligned)} of {format_count(len(self.files), 'picture')} cannot be compared with the "
+                f"reference, first {misaligned[0][0]}: {misaligned[0][1]}; leave them out, or make another reference "
+                "with heatline bundle set-reference"
+            )
         return frames, appearances, samples
 
 

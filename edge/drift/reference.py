@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
-from heatline.edge.bundle.reference_picture import ReferencePicture, Shift, measure_shift
+from heatline.edge.bundle.reference_picture import LONGEST_PX, ReferencePicture, Shift, measure_shift
 from heatline.edge.drift.sample import PictureSample
+from heatline.edge.reference.alignment import Pose
 from heatline.edge.util.evenly import evenly
 
 FEWEST_FRAMES = 10
@@ -30,8 +31,17 @@ TOLERATED_PX = 1.0
 """Tolerated shift, px of the reduced picture: 0.4 % of the frame's longer side."""
 RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
 """Tolerated difference as a share of the median: frames of one still part are all alike."""
-ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "match": 0.05, "score": 0.25, "evidence": 0.25}
+ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "turn": 0.1, "match": 0.05, "score": 0.25, "evidence": 0.25}
 """The same in the measure's own unit."""
+
+
+OF_POSE: tuple[Measure, ...] = "shift_x", "shift_y", "turn", "match"
+"""What the pose of a frame that is compared with a reference tells."""
+
+
+def pose_values(pose: Pose) -> dict[Measure, float]:
+    """Return the measures `OF_POSE`."""
+    return dict(zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True))
 
 
 class ExpectedRange(NamedTuple):
@@ -78,8 +88,11 @@ def fit_reference(
         values["saturation"] = saturations
     else:
         unwatched["saturation"] = "the pictures are grey"
-    picture, shifts, reason = _fit_picture(samples)
-    if picture is not None:
+    poses = [pose_values(each.pose) for each in samples if each.pose is not None]
+    picture, shifts, reason = (None, [], "") if poses else _fit_picture(samples)
+    if poses:
+        values |= {measure: [each[measure] for each in poses] for measure in OF_POSE}
+    elif picture is not None:
         found = [each for each in shifts if each.match >= LOWEST_MATCH]
         values["shift_x"], values["shift_y"] = [each.x_px for each in found], [each.y_px for each in found]
         values["match"] = [each.match for each in shifts]
@@ -94,7 +107,7 @@ def fit_reference(
         frames=len(samples),
         measures={name: [float(each) for each in np.quantile(of, QUANTILES)] for name, of in values.items()},
         unwatched=unwatched,
-        frame_hw=None if picture is None else picture.frame_hw,
+        frame_hw=samples[0].frame_hw if poses else None if picture is None else picture.frame_hw,
         picture_hw=None if picture is None else (picture.grey.shape[0], picture.grey.shape[1]),
     )
     return reference, picture
@@ -104,8 +117,8 @@ def expected_range(reference: Reference, measure: Measure) -> ExpectedRange:
     """Return the values to expect of a measure that the reference has."""
     _, low, median, high, _ = reference.measures[measure]
     slack = RELATIVE_SLACK.get(measure, 0.0) * abs(median) + ABSOLUTE_SLACK.get(measure, 0.0)
-    if measure in ("shift_x", "shift_y") and reference.frame_hw is not None and reference.picture_hw is not None:
-        slack = TOLERATED_PX * max(reference.frame_hw) / max(reference.picture_hw)
+    if measure in ("shift_x", "shift_y") and reference.frame_hw is not None:
+        slack = TOLERATED_PX * max(reference.frame_hw) / max(reference.picture_hw or [LONGEST_PX])
     below = low - MARGIN * (median - low)
     above = high + MARGIN * (high - median)
     return ExpectedRange(min(below, median - slack), median, None if measure == "match" else max(above, median + slack))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.reference_picture import Grey, reduce, thin
+from heatline.edge.reference.alignment import Pose
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +23,8 @@ class PictureSample:
     saturation: float
     """0: grey, 1: pure colours. It does not depend on the brightness."""
     reduced: Grey
+    pose: Pose | None = None
+    """Of an aligned frame. None: there is no reference of the product."""
 
     @classmethod
     def of(cls, rgb: NDArray[np.uint8]) -> "PictureSample":

@@ -11,6 +11,7 @@ WHAT: Mapping[str, tuple[str, str]] = {
     "saturation": ("the colours are paler", "the colours are stronger"),
     "shift_x": ("the part lies further left", "the part lies further right"),
     "shift_y": ("the part lies further up", "the part lies further down"),
+    "turn": ("the part is turned further counterclockwise", "the part is turned further clockwise"),
     "match": ("the pictures match the reference picture less", "the pictures match the reference picture better"),
     "score": ("good frames score lower", "good frames score higher"),
     "evidence": ("good frames have less evidence", "good frames have more evidence"),
@@ -21,11 +22,18 @@ CHECK: dict[Measure, str] = {
     "saturation": "check lamps, stray light and white balance, and whether the material is another",
     "shift_x": "check the camera's mount, the fixture and the trigger",
     "shift_y": "check the camera's mount, the fixture and the trigger",
+    "turn": "check the camera's mount, the fixture and the trigger",
     "match": "check whether camera or part is turned or moved far, and whether the product is another",
     "score": "check light, focus and position, and whether the material is another",
     "evidence": "check light, focus and position, and whether the material is another",
 }
-UNITS: dict[Measure, str] = {"shift_x": " px", "shift_y": " px", "score": " logits", "evidence": " logits"}
+UNITS: dict[Measure, str] = {
+    "shift_x": " px",
+    "shift_y": " px",
+    "turn": " degrees",
+    "score": " logits",
+    "evidence": " logits",
+}
 
 
 def describe_drift(measure: Measure, reading: Reading) -> str:

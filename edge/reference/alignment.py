@@ -83,7 +83,9 @@ class Aligner:
         self._dft_hw = [cv2.getOptimalDFTSize(n) for n in coarse.shape]
         self._window = np.sqrt(np.outer(*(np.hanning(n + 2)[1:-1] for n in coarse.shape))).astype(np.float32)
         self._spectra = np.stack([self._spectrum(self._turned(coarse, turn)) for turn in _TURNS]).conj()
-        range_px = max(_RANGE_PX, _RANGE_SHARE * max(height, width)) / self._factor
+        self.farthest = max(_RANGE_PX, _RANGE_SHARE * max(height, width)), float(_TURNS[-1])
+        """The largest shift, px, and the largest turn, degrees, that are surely found."""
+        range_px = self.farthest[0] / self._factor
         reach = math.ceil(range_px / self._coarse_factor) + 1
         self._rows, self._columns = (np.arange(-r, r + 1) for r in (min(reach, (n - 1) // 2) for n in coarse.shape))
         self._anchors = _textured_places(work)

@@ -378,7 +378,7 @@ class DriftEvent(msgspec.Struct, frozen=True, kw_only=True, tag="drift", tag_fie
     line: str
     camera: str
     measure: str
-    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `match`, `score` or `evidence`."""
+    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score` or `evidence`."""
     active: bool
     """False: the drift is over."""
     value: float

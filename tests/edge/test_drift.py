@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.reference_picture import ReferencePicture, measure_shift, reduce
+from heatline.edge.drift.camera import CameraReference
 from heatline.edge.drift.monitor import DriftMonitor, Reading
 from heatline.edge.drift.reference import MARGIN, ExpectedRange, choose_evenly, expected_range, fit_reference
 from heatline.edge.drift.sample import PictureSample, saturation_of
 from heatline.edge.drift.sentences import CHECK, WHAT, describe_drift
+from heatline.edge.inspection.verdict import Judgement, TileScores
+from heatline.edge.reference.alignment import Pose
 
 HW = (150, 200)
 Picture = NDArray[np.uint8]
@@ -132,6 +136,40 @@ def test_pictures_that_show_different_things_watch_no_shift_and_the_reference_sa
     reference, _ = fit_reference(samples(of_sizes), [], [])
     assert reference is not None
     assert reference.unwatched["match"] == "the frames differ in size"
+
+
+FARTHEST: dict[Measure, float] = {"shift_x": 40.0, "shift_y": 40.0, "turn": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("at_px", "expected"),
+    [
+        (3.0, (3 - 200 / 256, 3, 3 + 200 / 256)),  # as calibrated
+        (19.5, (19.5 - 200 / 256, 19.5, 20)),  # not beyond half of what alignment accepts
+        (30.0, (-20, 0, 20)),  # calibrated beyond it
+        (None, (-20, 0, 20)),  # calibrated with another picture
+    ],
+)
+def test_with_a_reference_the_pose_is_watched_up_to_half_of_what_alignment_accepts(
+    at_px: float | None, expected: tuple[float, float, float]
+) -> None:
+    pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
+    reference, picture = fit_reference([replace(each, pose=pose) for each in samples([board()] * 12)], [], [])
+    assert reference is not None
+    assert (picture is None) == (pose is not None)
+    watched = CameraReference(reference, picture, farthest=FARTHEST)
+    ranges = watched.expected()
+    assert ranges["shift_x"] == pytest.approx(expected)
+    assert ranges["turn"] == pytest.approx((0.15, 0.25, 0.35) if pose else (-1.25, 0, 1.25))
+    assert ("match" in ranges) == (pose is not None), "another picture's match says nothing of a confidence"
+    scores = TileScores(np.zeros((1, 2), np.int32), np.zeros(1, np.float32), 224)
+    seen = Judgement("DEFECT", HW, 9.0, np.zeros((9, 9), np.float32), [], scores, pose=Pose(22.0, 4.0, -1.5, 0.75, 0.1))
+    values = watched.values(board(), seen)
+    assert (values["shift_x"], values["shift_y"], values["turn"], values["match"]) == (22.0, 4.0, -1.5, 0.75)
+    begun = {measure: reading for _ in range(6) for measure, reading in DriftMonitor(ranges, 1).add(values)}
+    assert "the part lies further right than at calibration: shift_x 22 px" in describe_drift(
+        "shift_x", begun["shift_x"]
+    )
 
 
 def test_grey_pictures_watch_no_saturation_and_few_frames_watch_nothing() -> None:
