@@ -46,6 +46,7 @@ from heatline.edge.drift.reference import fit_reference
 from heatline.edge.errors import InputError
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.util.text import format_count
 
 FALSE_REJECT = 0.01
@@ -155,7 +156,7 @@ def calibrate(
     warnings += _warn_of_trained(trained)
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     verified = open_verified_engine(parent, kind, precision)
-    inspector = Inspector(was, verified.engine)
+    inspector = Inspector(was, verified.engine, references=product_references(parent))
 
     frames, appearances, samples = pictures.run(inspector, progress("good frames"))
     warnings += warn_of_outliers(pictures, appearances, {copy for _, copy in copies if copy < len(frames)})

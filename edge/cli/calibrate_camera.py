@@ -24,6 +24,7 @@ from heatline.edge.drift.reference import fit_reference
 from heatline.edge.errors import ConfigError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import ANY_CAMERA, product_references
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,7 +70,13 @@ def calibrate_camera(
     new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
     settings = config.engine_for(parent.digest).settings
     verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
-    inspector = Inspector(parent.manifest, verified.engine, overlap_px=config.tiles.overlap_px)
+    references = product_references(parent, [camera])
+    inspector = Inspector(
+        parent.manifest,
+        verified.engine,
+        overlap_px=config.tiles.overlap_px,
+        references={ANY_CAMERA: references.get(camera) or references[ANY_CAMERA]} if references else None,
+    )
     frames, appearances, samples = pictures.run(inspector, progress(f"frames of {camera}"), area)
     warnings = warn_of_outliers(pictures, appearances, {copy for _, copy in find_copies(pictures.files)})
     if verified.fell_back is not None:

@@ -333,7 +333,7 @@ def _check_camera(open_camera: OpenCamera, setup: Setup | None) -> dict[str, Any
     try:
         rgb = to_rgb(checked.image, checked.pixel_format)
         stored = encode_frame(rgb[:, :, 0] if checked.camera_format.startswith("Mono") else rgb)
-        if inspector.plausibility is not None or camera.name in inspector.plausibility_by_camera:
+        if inspector.plausibility or inspector.references or camera.name in inspector.plausibility_by_camera:
             implausible = inspector.finish(inspector.start(checked, area)).reject_reason
     finally:
         checked.release()

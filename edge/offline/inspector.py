@@ -19,6 +19,7 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inspection.inspector import Inspector, PendingFrame
 from heatline.edge.inspection.outcome import Outcome, Unjudged, outcome_of
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.setup import Setup
 from heatline.edge.offline.result import InspectionResult
 from heatline.edge.service.events import verdict_message
@@ -39,10 +40,17 @@ class BundleInspector:
     Args:
         bundle: verified.
         verified: its engine.
+    Raises:
+        BundleError: the graph compares frames with a reference picture, and the bundle has none for all cameras.
     """
 
     def __init__(self, bundle: Bundle, verified: VerifiedEngine) -> None:
-        inspector = Inspector(bundle.manifest, verified.engine, plausibility=bundle.plausibility())
+        inspector = Inspector(
+            bundle.manifest,
+            verified.engine,
+            plausibility=bundle.plausibility(),
+            references=product_references(bundle),
+        )
         self._setup = Setup(bundle, verified, inspector, acting=False)
         self._boot_id, self._count = uuid.uuid4().hex, Count(journal_id=None)
         self._pictures, self._closed = 0, False

@@ -15,8 +15,10 @@ from heatline.edge.drift.camera import DriftSetup, references_of
 from heatline.edge.errors import ConfigError, HeatlineError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.setup import EngineUses, Setup
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.systemd import cache_folder
 from heatline.edge.util.threads import NamedThread, threads_named
 
@@ -61,6 +63,7 @@ def prepare(
     bundle = open_bundle(config.bundle)
     # Before any engine reads a graph: a hostile graph could do much damage.
     signed_by = (signer_of if config.allow_unsigned else require_trusted)(bundle, config.trusted_keys)
+    references = product_references(bundle, [camera.name for camera in config.cameras])
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
@@ -86,6 +89,7 @@ def prepare(
         overlap_px=overlap,
         plausibility=bundle.plausibility() if checked else None,
         plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
+        references=references,
     )
     if config.thresholds.check_plausibility and inspector.plausibility is None:
         checked_cameras = ", ".join(sorted(inspector.plausibility_by_camera))
@@ -111,15 +115,20 @@ def prepare(
         areas=areas,
         acting=config.acting,
         heatmaps=config.events.heatmaps,
-        drift=_drift(config, bundle, areas),
+        drift=_drift(config, bundle, areas, references),
         uses=uses,
     )
     return PreparedSetup(config, setup, engine, requested)
 
 
-def _drift(config: LineConfig, bundle: Bundle, areas: Mapping[str, RegionOfInterest]) -> DriftSetup:
+def _drift(
+    config: LineConfig,
+    bundle: Bundle,
+    areas: Mapping[str, RegionOfInterest],
+    references: Mapping[str, Reference],
+) -> DriftSetup:
     """Return what frames are compared with; log if nothing."""
-    watched = references_of(bundle, areas) if config.drift.watch else {}
+    watched = references_of(bundle, areas, references) if config.drift.watch else {}
     if config.drift.watch and (unwatched := sorted(areas.keys() - watched.keys())):
         logger.info(
             "drift of camera %s is not watched, as %s does not say what to compare with; run heatline calibrate",

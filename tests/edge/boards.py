@@ -1,10 +1,19 @@
 """Drawn boards that are compared with a reference."""
 
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+
 import cv2
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle.manifest import product_picture_of
 from heatline.edge.inspection.verdict import Thresholds
+from heatline.edge.reference.reference import Reference
+from tests.small_bundle import contents_of, manifest
 
 THRESHOLDS = Thresholds(score=13.0, evidence=40.0, strong=None)
 """For the small bundle's graph: the boards' own darkness is below, a black square's is above."""
@@ -27,3 +36,16 @@ def moved(rgb: NDArray[np.uint8], right: float = 0, down: float = 0, degrees: fl
     motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
     motion[:, 2] += right, down
     return np.asarray(cv2.warpAffine(rgb, motion, (width, height), borderValue=(230, 230, 230)), np.uint8)
+
+
+def board_bundle(path: Path, references: Mapping[str, Reference]) -> Bundle:
+    """Write the small bundle with a graph that compares, and `THRESHOLDS`.
+
+    Args:
+        references: by camera, "" for all others.
+    """
+    made = manifest(references)
+    score, evidence, _ = astuple(THRESHOLDS)
+    calibration = replace(made.calibration, score_threshold=score, evidence_threshold=evidence)
+    pictures = {product_picture_of(camera): each.to_png() for camera, each in references.items()}
+    return write_bundle(path, replace(made, calibration=calibration), contents_of(compares=True) | pictures)
