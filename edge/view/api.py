@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,12 +18,13 @@ from heatline.edge.bundle.missed_kinds import describe_missed, describe_passing
 from heatline.edge.bundle.store import read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError
-from heatline.edge.view.held_picture import Cell, Tile
+from heatline.edge.view.held_picture import Cell, HeldPicture, Tile, jpeg_of, png_of
 from heatline.edge.view.marks import Marks
 from heatline.edge.view.memory import HISTORY_SECONDS, NS, ROWS, Memory
 from heatline.edge.view.metrics import Metrics
 from heatline.edge.view.pictures import Found, Pictures
 from heatline.edge.view.queue import MOST_QUEUED, ReviewQueue
+from heatline.edge.view.references import References
 from heatline.edge.view.responses import error, json
 from heatline.edge.view.reviews import ReviewState
 from heatline.edge.view.state import State
@@ -29,6 +32,7 @@ from heatline.edge.wire.events import HeatmapPng, StatusEvent, Verdict, VerdictE
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
+Make = Callable[[HeldPicture], NDArray[np.uint8] | None]
 FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,6 +74,8 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     source: Literal["memory", "evidence"]
     review: ReviewState | None
     """Null: nobody has reviewed it."""
+    has_reference: bool
+    """Whether the reference that the frame was compared with can be shown."""
 
 
 class _Refused(Exception):
@@ -103,6 +109,7 @@ class Api:
         self._queue, self._marks = queue, marks
         self._state, self._workers, self._file = state, workers, file
         self._calibrations: dict[str, Calibration] = {}
+        self._references = References(file)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -120,6 +127,9 @@ class Api:
             "/api/pictures/{id}/frame.png": self.frame_png,
             "/api/pictures/{id}/heatmap.png": self.heatmap_png,
             "/api/pictures/{id}/crop.png": self.crop_png,
+            "/api/pictures/{id}/reference.jpg": self.reference_jpg,
+            "/api/pictures/{id}/reference.png": self.reference_png,
+            "/api/pictures/{id}/difference.png": self.difference_png,
         }
         reading = [Route(path, _answering(handler)) for path, handler in handlers.items()]
         return [*reading, Route("/api/marks", _answering(self._marks.answer), methods=["POST"])]
@@ -180,6 +190,7 @@ class Api:
                 cells=found.picture.highest_cells(),
                 source=found.source,
                 review=self._memory.reviews.of(found.picture.id, stored_review),
+                has_reference=await self._work(self._references.of, event) is not None,
             )
         )
 
@@ -198,12 +209,36 @@ class Api:
         return _picture(data)
 
     async def crop_png(self, request: Request) -> Response:
+        return await self._crop(request, lambda picture: picture.image)
+
+    async def reference_jpg(self, request: Request) -> Response:
+        moved = await self._made_of((await self._find(request)).picture, self._references.moved)
+        return _picture((await self._work(jpeg_of, moved)).data, "image/jpeg")
+
+    async def reference_png(self, request: Request) -> Response:
+        return await self._crop(request, self._references.moved)
+
+    async def difference_png(self, request: Request) -> Response:
+        return await self._crop(request, self._references.difference)
+
+    async def _crop(self, request: Request, make: Make) -> Response:
+        """Answer with what `make` makes of the requested picture, in the requested box."""
         x0, y0, x1, y1 = (_number(request, key, None, -LARGEST_COORDINATE, LARGEST_COORDINATE) for key in _BOX)
-        found = await self._find(request)
+        image = await self._made_of((await self._find(request)).picture, make)
         try:
-            return _picture(await self._work(found.picture.png, (x0, y0, x1, y1)))
+            return _picture(await self._work(png_of, image, (x0, y0, x1, y1)))
         except ValueError as problem:
             raise _Refused(400, str(problem)) from problem
+
+    async def _made_of(self, picture: HeldPicture, make: Make) -> NDArray[np.uint8]:
+        image = await self._work(make, picture)
+        if image is None:
+            raise _Refused(
+                404,
+                f"picture {picture.id} has no reference that can be shown: it was not compared with one, or the line's "
+                "file names another bundle now",
+            )
+        return image
 
     async def _find(self, request: Request) -> Found:
         wanted = request.path_params["id"]

@@ -86,23 +86,9 @@ class HeldPicture:
         """Return the scale of the heatmap's picture."""
         return None if self.evidence is None else self.evidence.png_scale
 
-    def png(self, box_xyxy: tuple[int, int, int, int] | None = None) -> bytes:
-        """Return the frame in full resolution, or the part of it in a box.
-
-        Raises:
-            ValueError: no part of the box lies in the frame.
-        """
-        if box_xyxy is None:
-            return png(self.image)
-        height, width = self.image.shape[:2]
-        x0, y0, x1, y1 = (max(0, each) for each in box_xyxy)
-        part = self.image[y0 : min(y1, height), x0 : min(x1, width)]
-        if not part.size:
-            raise ValueError(
-                f"the box {list(box_xyxy)} has no pixel of the frame; expected x0 < x1 <= {width} and y0 < y1 <= "
-                f"{height}"
-            )
-        return png(part)
+    def png(self) -> bytes:
+        """Return the frame in full resolution."""
+        return png(self.image)
 
     def highest_tiles(self) -> list[Tile]:
         """Return all inspected tiles, highest first."""
@@ -126,21 +112,7 @@ class HeldPicture:
 
     @cached_property
     def _jpeg(self) -> "Jpeg":
-        image = self.image
-        height, width = image.shape[:2]
-        if width > SHOWN_WIDTH_PX:
-            # OpenCV averages areas 20 times as fast if their size is whole; a factor below 2 needs no average.
-            whole = width // SHOWN_WIDTH_PX
-            if whole > 1:
-                small = (width // whole, max(1, height // whole))
-                image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-            height = max(1, round(height * SHOWN_WIDTH_PX / width))
-            width = SHOWN_WIDTH_PX
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-        if image.ndim == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
-        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        return Jpeg(encoded.tobytes(), (height, width))
+        return jpeg_of(self.image)
 
     @cached_property
     def _heatmap_png(self) -> bytes | None:
@@ -154,6 +126,40 @@ class Jpeg:
     data: bytes
     hw: tuple[int, int]
     """Its height and width, px."""
+
+
+def jpeg_of(image: NDArray[np.uint8]) -> Jpeg:
+    """Encode a picture, grey [H, W] or RGB [H, W, 3], as frames are shown."""
+    height, width = image.shape[:2]
+    if width > SHOWN_WIDTH_PX:
+        # OpenCV averages areas 20 times as fast if their size is whole; a factor below 2 needs no average.
+        whole = width // SHOWN_WIDTH_PX
+        if whole > 1:
+            small = (width // whole, max(1, height // whole))
+            image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        height = max(1, round(height * SHOWN_WIDTH_PX / width))
+        width = SHOWN_WIDTH_PX
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return Jpeg(encoded.tobytes(), (height, width))
+
+
+def png_of(image: NDArray[np.uint8], box_xyxy: tuple[int, int, int, int]) -> bytes:
+    """Encode the part of a picture in a box.
+
+    Raises:
+        ValueError: no part of the box lies in the picture.
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (max(0, each) for each in box_xyxy)
+    part = image[y0 : min(y1, height), x0 : min(x1, width)]
+    if not part.size:
+        raise ValueError(
+            f"the box {list(box_xyxy)} has no pixel of the frame; expected x0 < x1 <= {width} and y0 < y1 <= {height}"
+        )
+    return png(part)
 
 
 def picture_id(event: VerdictEvent) -> str:

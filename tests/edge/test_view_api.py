@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import open_bundle
 from heatline.edge.evidence.entry import EvidenceEntry, Files, Tiles, encode_entry
 from heatline.edge.evidence.store import EvidenceStore
+from heatline.edge.reference.reference import Reference
+from heatline.edge.view.held_picture import picture_id
 from heatline.edge.view.memory import Memory
-from heatline.edge.wire.events import HeatmapPng
+from heatline.edge.wire.events import BundleName, HeatmapPng, Pose
+from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import write_line
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import NS, Clock, frame, memory_with, next_message, page, picture, verdict
 from tests.edge.wire_examples import JOURNAL_STATUS
-from tests.small_bundle import bundle_in, edit_manifest
+from tests.small_bundle import bundle_in, dark_square, edit_manifest
 
 
 def decoded(data: bytes) -> NDArray[np.uint8]:
@@ -255,3 +258,40 @@ def test_rows_say_where_their_pictures_are(tmp_path: Path) -> None:
         assert [row["picture"] for row in rows] == ["evidence", None, "memory", None]
         with served.live() as viewer:
             assert next_message(viewer, "verdicts")["rows"] == rows
+
+
+def test_a_frame_is_shown_with_its_reference_where_it_shows_the_part(tmp_path: Path) -> None:
+    rgb = board()
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(rgb)})
+    line = write_line(tmp_path, bundle.path, "tcp://127.0.0.1:1", {"top": 'path = "x"'})
+    seen = dark_square(moved(rgb, 12, -7), 200, 300)
+    pose = Pose(x_px=12.0, y_px=-7.0, degrees=0.0, confidence=1.0, error_px=0.0)
+    named = BundleName(name="darkness", version="1", digest=bundle.digest)
+    events = {
+        "compared": verdict(1, bundle=named, pose=pose, product=None),
+        "misaligned": verdict(2, kind="NO_VERDICT", product=None, bundle=named, pose=pose, reason="failed.misaligned"),
+        "not compared": verdict(3, bundle=named),
+        "of another bundle": verdict(4, pose=pose),
+    }
+    memory = memory_with(Clock())
+    for event in events.values():
+        memory.add_picture(picture(event, seen))
+    with page(memory, file=line) as served:
+        paths = {name: f"/api/pictures/{picture_id(event)}" for name, event in events.items()}
+        assert [served.get(path).json["has_reference"] for path in paths.values()] == [True, True, False, False]
+        box = "x0=20&y0=20&x1=420&y1=400"
+        shown = decoded(served.get(f"{paths['compared']}/reference.png?{box}").body)
+        assert (shown == moved(rgb, 12, -7)[20:400, 20:420]).all()
+        difference = decoded(served.get(f"{paths['compared']}/difference.png?{box}").body)
+        assert difference[180:228, 280:328].mean() > 100, "the square"
+        difference[178:230, 278:330] = 0
+        assert difference.mean() < 1
+        whole = decoded(served.get(f"{paths['compared']}/reference.jpg").body)
+        assert whole.shape == rgb.shape
+        assert abs(whole[440:, :12].astype(int) - seen[440:, :12]).mean() < 3, "what the reference does not show"
+        unmoved = decoded(served.get(f"{paths['misaligned']}/reference.png?{box}").body)
+        assert (unmoved == rgb[20:400, 20:420]).all()
+        for name in ("not compared", "of another bundle"):
+            answer = served.get(f"{paths[name]}/difference.png?{box}")
+            assert (answer.status, "has no reference that can be shown" in answer.json["error"]) == (404, True)
+        assert served.get(f"{paths['compared']}/reference.png?x0=1").status == 400

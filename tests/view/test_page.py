@@ -18,14 +18,17 @@ from heatline.bench.watched_process import WatchedProcess
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal.reader import JournalReader
 from heatline.edge.pictures.picture import Picture
+from heatline.edge.reference.reference import Reference
 from heatline.edge.view.held_picture import HeldPicture
 from heatline.edge.view.memory import Memory
 from heatline.edge.wire.events import EvidenceState, ReviewEvent, StatusEvent, VerdictEvent, event_from
 from heatline.edge.wire.marks import Mark
 from tests.command import process_env
+from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import RunningLine, children, running, small_frames, write_line_with, write_pictures
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import Page, frame, page, verdict
+from tests.small_bundle import dark_square
 from tests.view.browser import END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, started_browser
 
 ON_THE_PAGE_WITHIN_MS = 1000
@@ -489,6 +492,9 @@ def test_names_that_are_markup_are_shown_as_text(browser: Browser, tmp_path: Pat
     (pictures / f"{markup}broken.png").write_text("no picture")
     with viewed(tmp_path, bundle, {"top": camera}) as view:
         browser.open(view.url)
+        browser.until(
+            "document.querySelectorAll('.strip [data-verdict=DEFECT]').length > 2"
+        )  # later ones have a picture
         for verdict, name in (("DEFECT", f"{markup}3.png"), ("NO_VERDICT", f"{markup}broken.png")):
             cell = f"[...document.querySelectorAll('.strip [data-verdict={verdict}]')].at(-1)"
             browser.until(cell)
@@ -665,4 +671,44 @@ def test_a_camera_that_dies_is_shown_dead_and_the_other_goes_on(
         browser.until(f"window.seen.verdicts['{picture_id(event)}']")
         assert not view.run.next_alarm().active
         browser.until(f"['GOOD', 'DEFECT'].includes({word})")
+        browser.leave()
+
+
+CHANGED = dark_square(moved(board(), 14, -9, 0.5), 200, 300)
+
+
+def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Browser, tmp_path: Path) -> None:
+    bundle = board_bundle(tmp_path / "boards.bundle", {"": Reference(board())})
+    write_pictures(tmp_path / "pictures", {"1.png": CHANGED, "2.png": board()[::-1, ::-1]})
+    camera = {"kind": "folder", "path": str(tmp_path / "pictures"), "loop": True, "rate_fps": FRAMES_PER_S}
+    with viewed(tmp_path, bundle, {"top": camera}) as view:
+        browser.open(view.url)
+        browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
+        crops = "[...document.querySelectorAll('#why .crops img')]"
+        browser.until(f"{crops}.length === 3 && {crops}.every((image) => image.naturalWidth > 0)")
+        sizes = browser.js(f"{crops}.map((image) => [image.naturalWidth, image.naturalHeight, image.clientWidth])")
+        assert sizes == [sizes[0]] * 3, "of equal scale"
+        assert "9.0 px down, 0.50° clockwise" in browser.text("#why .facts")
+        picture = "document.querySelector('#why .picture')"
+        middle = f"{picture}.querySelector('canvas.%s').getContext('2d').getImageData(312, 212, 1, 1).data[0]"
+        browser.press("b")
+        browser.until(f"{picture}.querySelector('.reference').width > 0")
+        browser.until(f"getComputedStyle({picture}.querySelector('.reference')).opacity === '1'")
+        assert browser.js(middle % "frame") < 40 < 160 < browser.js(middle % "reference"), "the square, and the board"
+        browser.press("b")
+        browser.until(f"getComputedStyle({picture}.querySelector('.reference')).opacity === '0'")
+        unjudged = "[...document.querySelectorAll('.strip [data-verdict=NO_VERDICT]')].at(-1)"
+        browser.until(unjudged)
+        browser.js(f"{unjudged}.click()")
+        browser.until("document.querySelector('#why-title').textContent.startsWith('NO VERDICT')")
+        browser.until("!document.querySelector('#why .evidence').hidden")
+        assert not browser.js("document.querySelector('#why .blend').hidden")
+        assert browser.js("document.querySelector('#why .of-place').hidden"), "it has no heatmap, so no place of it"
+        assert "confidence" in browser.text("#why .reason")
+        browser.press("v")
+        browser.until(
+            "document.querySelector('#review .stage:not([hidden])') && !document.querySelector('#review .blend').hidden"
+        )
+        browser.press("b")
+        browser.until("document.querySelector('#review .is-blended .reference').width > 0")
         browser.leave()

@@ -1,5 +1,6 @@
 // The review: one frame after the other that nobody has marked yet.
 
+import { Blend } from "./blend.js";
 import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
@@ -19,6 +20,7 @@ export class Review {
   #stage = new Stage(this.#root.querySelector(".stage"));
   #zoom = new Zoom(this.#root.querySelector(".stage"), this.#stage);
   #marking;
+  #blend;
   #marks;
   #rows = [];
   #count = null;
@@ -38,6 +40,7 @@ export class Review {
       marked: (row) => this.#leaveBehind(row),
       takenBack: (row) => this.#show(row),
     });
+    this.#blend = new Blend(this.#find(".blend"), this.#stage, (sentence) => marks.say(sentence));
     marks.onChange((id) => id && this.#changed(id));
     this.#button.onclick = () => (location.hash = HASH);
     this.#find(".close").onclick = () => this.close();
@@ -69,7 +72,7 @@ export class Review {
 
   /** Handle a key; return whether it was for the review. */
   key(event) {
-    if (this.#marking.key(event)) return true;
+    if (this.#marking.key(event) || this.#blend.key(event)) return true;
     const steps = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[event.key];
     if (event.key === "Escape") this.close();
     else if (steps && event.target.type !== "range") this.#step(steps);
@@ -115,6 +118,7 @@ export class Review {
     this.#current = row;
     this.#unzoom();
     this.#marking.show(null);
+    this.#blend.show(null);
     this.#write();
     this.#find(".none").hidden = row !== null;
     this.#find(".stage").hidden = row === null;
@@ -131,6 +135,7 @@ export class Review {
       this.#regions = event.regions;
       this.#find(".zoom").disabled = false;
       this.#marking.show(row);
+      this.#blend.show(why.has_reference ? row.id : null);
       if (review) this.#marks.note(row.id, review);
     } catch (error) {
       if (showing !== this.#showing) return;

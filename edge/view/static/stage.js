@@ -33,6 +33,7 @@ export function drawScale(canvas) {
 export class Stage {
   #picture;
   #frame;
+  #reference;
   #heat;
   #marks;
   #lost;
@@ -42,7 +43,7 @@ export class Stage {
   constructor(place) {
     place.append(document.getElementById("stage-template").content.cloneNode(true));
     this.#picture = place.firstElementChild;
-    [this.#frame, this.#heat, this.#marks, this.#points, this.#lost] = this.#picture.children;
+    [this.#frame, this.#reference, this.#heat, this.#marks, this.#points, this.#lost] = this.#picture.children;
   }
 
   /**
@@ -58,9 +59,10 @@ export class Stage {
     ]);
     const [height, width] = hw;
     this.#hw = hw;
+    this.#reference.width = 0;
     this.#points.replaceChildren();
     this.#picture.style.setProperty("--aspect", width / height);
-    this.#drawFrame(pixels);
+    drawIn(this.#frame, pixels);
     this.#heat.hidden = !evidence;
     if (evidence) this.#drawHeat(evidence, hw, heatmap);
     this.#marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
@@ -81,7 +83,21 @@ export class Stage {
 
   /** Draw the frame again, from a blob of any size. */
   async redraw(frame) {
-    this.#drawFrame(await createImageBitmap(frame));
+    drawIn(this.#frame, await createImageBitmap(frame));
+  }
+
+  /** Draw what takes the frame's place while the picture is blended, from a blob. */
+  async drawReference(reference) {
+    drawIn(this.#reference, await createImageBitmap(reference));
+  }
+
+  get hasReference() {
+    return this.#reference.width > 0;
+  }
+
+  /** Whether the reference is shown in place of the frame. */
+  set blended(isOn) {
+    this.#picture.classList.toggle("is-blended", isOn);
   }
 
   get picture() {
@@ -122,13 +138,6 @@ export class Stage {
     if (this.#lost.textContent !== (sentence ?? "")) this.#lost.textContent = sentence ?? "";
   }
 
-  #drawFrame(pixels) {
-    this.#frame.width = pixels.width;
-    this.#frame.height = pixels.height;
-    this.#frame.getContext("2d").drawImage(pixels, 0, 0);
-    pixels.close();
-  }
-
   #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell }) {
     this.#heat.width = columns;
     this.#heat.height = rows;
@@ -140,6 +149,13 @@ export class Stage {
     this.#heat.style.width = `${(100 * columns * cell) / width}%`;
     this.#heat.style.height = `${(100 * rows * cell) / height}%`;
   }
+}
+
+function drawIn(canvas, pixels) {
+  canvas.width = pixels.width;
+  canvas.height = pixels.height;
+  canvas.getContext("2d").drawImage(pixels, 0, 0);
+  pixels.close();
 }
 
 function shape([tag, attributes, className]) {

@@ -1,5 +1,6 @@
 // The panel that explains one verdict.
 
+import { Blend } from "./blend.js";
 import { getBlob, getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { Stage } from "./stage.js";
@@ -16,6 +17,7 @@ export class Why {
   #navigation;
   #marks;
   #marking;
+  #blend;
   #row = null;
   #others = [];
   /** Counts openings: an answer that belongs to an earlier one is ignored. */
@@ -26,6 +28,7 @@ export class Why {
     this.#navigation = navigation;
     this.#marks = marks;
     this.#marking = new Marking(this.#find(".marking"), this.#stage, marks, { marked() {}, takenBack() {} });
+    this.#blend = new Blend(this.#find(".blend"), this.#stage, (sentence) => marks.say(sentence));
     this.#find(".close").onclick = () => this.close();
     this.#find(".earlier").onclick = () => this.#step(-1);
     this.#find(".later").onclick = () => this.#step(1);
@@ -40,9 +43,9 @@ export class Why {
     return !this.#root.hidden;
   }
 
-  /** Handle a key that marks the verdict; return whether it was one. */
+  /** Handle a key of the panel; return whether it was one. */
   key(event) {
-    return this.#marking.key(event);
+    return this.#marking.key(event) || this.#blend.key(event);
   }
 
   /** Let the reviewer point at missed defects. */
@@ -69,6 +72,7 @@ export class Why {
     this.#navigation.opened(row);
     this.#showHead(row);
     this.#marking.show(null);
+    this.#blend.show(null);
     this.#find(".evidence").hidden = true;
     fillFacts(this.#find(".facts tbody"), rowFacts(row));
     try {
@@ -129,6 +133,8 @@ export class Why {
     if (opening !== this.#opening) return;
     this.#find(".evidence").hidden = false;
     this.#marking.show(row);
+    this.#blend.show(picture.has_reference ? row.id : null);
+    for (const each of this.#root.querySelectorAll(".compared")) each.hidden = !picture.has_reference;
     this.#marks.note(row.id, picture.review);
     this.#say([tile ? tileWords(tile, event) : "", foreignWords(event)].filter(Boolean).join(" "));
     this.#showBar(tile, event, heatmap);
@@ -202,6 +208,9 @@ export class Why {
     const query = new URLSearchParams(Object.entries(around(box, hw)));
     crop.alt = title;
     crop.src = `/api/pictures/${row.id}/crop.png?${query}`;
+    for (const each of this.#root.querySelectorAll(".compared:not([hidden]) img")) {
+      each.src = `/api/pictures/${row.id}/${each.dataset.of}.png?${query}`;
+    }
     places.replaceChildren(...this.#others.map((each) => this.#smallCrop(each, row, query)));
     const current = places.querySelector("[aria-current]") ?? places.lastElementChild;
     places.scrollLeft = (current?.offsetLeft ?? 0) - places.clientWidth / 2;
@@ -249,6 +258,12 @@ function foreignWords({ verdict, foreign_areas: areas }) {
   return verdict === "DEFECT" ? areas.map(({ why }) => `Foreign area: ${why}.`).join(" ") : "";
 }
 
+function poseWords(pose) {
+  if (!pose) return null;
+  return `${number(pose.x_px, 1)} px right, ${number(pose.y_px, 1)} px down, ${number(pose.degrees, 2)}° clockwise of the reference; ` +
+    `confidence ${number(pose.confidence, 2)}, error ${number(pose.error_px, 1)} px`;
+}
+
 const tileWords = ({ logit: value }, { score_threshold: limit }) =>
   `Strongest evidence here: ${logit(value)}; limit ${logit(limit)}.`;
 
@@ -271,6 +286,7 @@ const eventFacts = (row, { event, source }) => [
   ["Bundle", `${event.bundle.name} ${event.bundle.version}`],
   ["Bundle's digest", event.bundle.digest],
   ["Precision", event.precision],
+  ["Pose", poseWords(event.pose)],
   ["Acting", event.acting ? "yes" : "no, this is a trial"],
   ["Picture", `${event.picture ?? row.id}, from ${source === "memory" ? "memory" : "the stored evidence"}`],
 ];
