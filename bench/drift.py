@@ -22,6 +22,7 @@ from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME
 from heatline.edge.images import read_image
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.verdict import Verdict
 
 CAMERA = "bench"
@@ -165,12 +166,14 @@ def measure(bundle: Bundle, files: Sequence[Path], seed: int, report_line: Calla
         BenchError: the bundle has no reference for drift, or too few frames are GOOD.
         InputError, BundleError, EngineError: something cannot be used.
     """
-    reference = references_of(bundle, {CAMERA: WHOLE_FRAME}).get(CAMERA)
+    products = product_references(bundle)
+    reference = references_of(bundle, {CAMERA: WHOLE_FRAME}, products).get(CAMERA)
     if reference is None:
         raise BenchError(f"{bundle.path} does not say what to compare frames with; run heatline calibrate")
     rng = np.random.default_rng(seed)
     with contextlib.closing(open_verified_engine(bundle).engine) as engine:
-        line = _Line(Inspector(bundle.manifest, engine, plausibility=bundle.plausibility()), reference)
+        inspector = Inspector(bundle.manifest, engine, plausibility=bundle.plausibility(), references=products)
+        line = _Line(inspector, reference)
         pictures = Views([to_rgb(*read_image(file)) for file in files], reference.reference.frame_hw)
         unchanged = [line.see(pictures.see(index)) for index in range(len(pictures))]
         good = [index for index, seen in enumerate(unchanged) if seen.verdict == "GOOD"]

@@ -31,6 +31,7 @@ from heatline.edge.errors import BenchError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry.regions import found_cells
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.verdict import Verdict
 from heatline.edge.util.text import format_count
 from heatline.export.map_gate import overlaps
@@ -199,7 +200,9 @@ def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str)
 
 def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str, list[Comparison]]) -> None:
     with contextlib.closing(open_verified_engine(bundle).engine) as engine:
-        inspector = Inspector(bundle.manifest, engine, plausibility=bundle.plausibility())
+        inspector = Inspector(
+            bundle.manifest, engine, plausibility=bundle.plausibility(), references=product_references(bundle)
+        )
         for number, image in enumerate(images):
             rgb = image.pixels()
             mask = image.mask((rgb.shape[0], rgb.shape[1]))

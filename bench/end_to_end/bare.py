@@ -24,6 +24,7 @@ from heatline.edge.geometry import TileGrid
 from heatline.edge.images import list_images, read_image
 from heatline.edge.inference import Engine, Precision, infer
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.util.text import utf8_safe
 
@@ -172,7 +173,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         EngineError: the engine has no usable answer to one.
     """
     manifest = bundle.manifest
-    inspector = Inspector(manifest, engine)
+    inspector = Inspector(manifest, engine, references=product_references(bundle))
     frames = {utf8_safe(path.name): Frame(Stamp("expected", 1), *read_image(path)) for path in list_images(folder)}
     sizes = {(frame.image.shape[0], frame.image.shape[1]) for frame in frames.values()}
     if len(sizes) > 1:

@@ -12,6 +12,7 @@ from heatline.edge.images import read_image
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.references import product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import MarkedFrame
@@ -85,6 +86,7 @@ def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging
             for camera, (area, plausibility) in bundle.plausibility_by_camera().items()
             if judging.check_plausibility and judging.areas.get(camera) == area
         },
+        references=product_references(bundle, sorted({frame.camera for frame in frames})),
     )
     verdicts = []
     try:

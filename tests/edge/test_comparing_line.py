@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatline.edge.bundle import Bundle
+from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import DriftEvent, VerdictEvent
 from tests.command import heatline
@@ -91,7 +91,7 @@ def test_a_bundle_without_a_picture_for_a_camera_is_refused_by_line_and_inspect(
 
 
 def test_calibration_measures_poses_and_refuses_frames_that_a_line_would_not_judge(
-    tmp_path: Path, comparing: Bundle
+    tmp_path: Path, comparing: Bundle, address: str
 ) -> None:
     rng = np.random.default_rng(0)
     good = {f"{number:02d}.png": moved(BOARD, number % 3, float(rng.uniform(-1, 1))) for number in range(12)}
@@ -102,6 +102,12 @@ def test_calibration_measures_poses_and_refuses_frames_that_a_line_would_not_jud
     assert reference["measures"]["shift_x"] == pytest.approx([0, 0, 1, 2, 2], abs=0.3)
     assert reference["measures"]["match"][0] > 0.8
     assert reference["measures"]["turn"][2] == pytest.approx(0, abs=0.05)
+    line = write_line_with(tmp_path, comparing.path, address, {"top": {"kind": "folder", "path": "good"}})
+    made = heatline("cameras", "calibrate", line, "top", tmp_path / "good", "--to", tmp_path / "top.bundle")
+    assert made.returncode == 0, made.stderr
+    of_camera = open_bundle(tmp_path / "top.bundle").manifest.calibration.plausible_by_camera["top"].reference
+    assert of_camera is not None
+    assert of_camera.measures["shift_x"] == reference["measures"]["shift_x"]
     write_pictures(tmp_path / "good", {"99-turned.png": BOARD[::-1, ::-1]})
     refused = heatline("calibrate", comparing.path, tmp_path / "good", "--to", tmp_path / "other.bundle")
     assert refused.returncode != 0
