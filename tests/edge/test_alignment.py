@@ -109,6 +109,18 @@ def test_a_reference_that_fits_itself_in_several_places_or_nowhere_aligns_no_fra
     assert aligner.reject_reason(aligner.find(moved(reference, 8, 5, 0))) is not None
 
 
+def test_lines_are_aligned_across_and_do_not_move_along_without_need() -> None:
+    lines = np.full((500, 623), 60, np.uint8)
+    lines[:, 200:290], lines[:, 420:450] = 200, 150
+    aligner = Aligner(lines)
+    pose = aligner.find(moved(lines, 12, 30, 1))
+    assert aligner.reject_reason(pose) is None
+    assert pose.degrees == pytest.approx(1, abs=0.1)
+    assert pose.x_px == pytest.approx(12 + (30 - pose.y_px) * np.tan(np.radians(1)), abs=0.5)
+    still = aligner.find(lines)
+    assert (still.x_px, still.y_px, still.degrees) == pytest.approx((0, 0, 0), abs=0.1)
+
+
 @given(x=st.floats(-40, 40), y=st.floats(-40, 40), degrees=st.floats(-2, 2), seed=st.integers(0, 100))
 def test_corners_are_where_the_reference_shows_the_tiles(x: float, y: float, degrees: float, seed: int) -> None:
     origins = np.random.default_rng(seed).integers(0, 277, (5, 2))
