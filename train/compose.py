@@ -10,7 +10,7 @@ import msgspec
 
 from heatline.edge.errors import ConfigError
 from heatline.edge.util.validation import describe_misfit
-from heatline.train.config import CnnConfig, Names, Part, RecipeConfig, TrainConfig, VitConfig
+from heatline.train.config import REFERENCE_WORDS, CnnConfig, Names, Part, RecipeConfig, TrainConfig, VitConfig
 from heatline.train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
@@ -41,11 +41,15 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
         return _resumed(values, overrides)
     if values["data"] is None:
         raise ConfigError("data is missing; name the folder of pictures: data=FOLDER")
-    values["data"] = str(Path(str(values["data"])).resolve())
-    if values["reviewed"] is not None:
-        values["reviewed"] = str(Path(str(values["reviewed"])).resolve())
+    _resolve_paths(values)
     _refuse_what_has_no_effect(values)
     return _convert(values, "the command line")
+
+
+def _resolve_paths(values: dict[str, Any]) -> None:
+    for key in ("data", "reviewed", "reference"):
+        if values[key] not in (None, *REFERENCE_WORDS):
+            values[key] = str(Path(str(values[key])).resolve())
 
 
 def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
@@ -199,6 +203,11 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
                 f"reviewed={values['reviewed']} came with recipe={recipe['name']}, which cannot use points of missed "
                 "defects; choose recipe=heatline"
             )
+        if values["reference"] not in ("auto", "off"):
+            raise ConfigError(
+                f"reference={values['reference']} came with recipe={recipe['name']}, which compares frames with none; "
+                "choose recipe=heatline"
+            )
         return
     if (precision := values["trainer"]["precision"]) not in _DENSE_PRECISIONS:
         raise ConfigError(
@@ -340,10 +349,7 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
         raise ConfigError(
             f"{values['out']} holds no run to resume; start it without resume=true, or name its folder: out="
         )
-    if values["data"] is not None:
-        values["data"] = str(Path(str(values["data"])).resolve())
-    if values["reviewed"] is not None:
-        values["reviewed"] = str(Path(str(values["reviewed"])).resolve())
+    _resolve_paths(values)
     saved = msgspec.to_builtins(read_config(file))
     for item in overrides:
         key = _key_of(item)

@@ -225,6 +225,9 @@ class LoggerConfig(Part, frozen=True, kw_only=True):
     """"offline" writes into the run's folder; `wandb sync` uploads that later."""
 
 
+REFERENCE_WORDS = ("auto", "on", "off")
+
+
 class TrainConfig(Part, frozen=True, kw_only=True):
     """The whole configuration, as stored in `config.yaml` of the run's folder."""
 

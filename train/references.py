@@ -4,10 +4,13 @@ A frame is never compared with a reference that was made from itself, nor, where
 frames of its own group: on the line, a frame is new to the reference.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -17,12 +20,12 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
-from heatline.edge.images import SUFFIXES, read_rgb
+from heatline.edge.images import SUFFIXES, digest_picture, read_rgb
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import Grey, to_grey
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
 from heatline.edge.util.evenly import evenly
-from heatline.edge.util.text import format_count
+from heatline.edge.util.text import format_count, list_some
 from heatline.train.readers import LabelledFolder, LabelledImage
 
 TEMPLATES = "templates"
@@ -37,8 +40,8 @@ LEAST_CORRELATION, AT_QUANTILE = 0.9, 0.05
 """Of aligned tiles, smoothed by `SMOOTHED_PX`: measured .94 on DeepPCB, .96 on BSData and 1.0 on HRIPCB; at most .01 on
 products without a fixed pose."""
 SMOOTHED_PX = 2.0
-LEAST_ALIGNED = 0.9
-"""Share of these frames that must be aligned."""
+LEAST_ALIGNED, LEAST_OF_FILE = 0.9, 0.5
+"""Share of these frames that must be aligned; with a reference that a user names."""
 FEWEST_GREY = 6.0
 """Standard deviation of grey below which a tile shows nothing to correlate."""
 
@@ -49,6 +52,18 @@ GAINS = {
     "val_picture_auroc": "AUROC of pictures",
 }
 """Figures of a cross-validation that are named beside each other."""
+
+
+class Alignment(msgspec.Struct, frozen=True, kw_only=True):
+    """How the aligned frames lie to their references."""
+
+    frames: int
+    median_shift_px: float
+    highest_shift_px: float
+    highest_degrees: float
+    highest_error_px: float
+    """See `Pose`."""
+    lowest_confidence: float
 
 
 class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +77,8 @@ class ReferenceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the model compares with it."""
     misaligned: list[str]
     """Names of the pictures that could not be aligned with it."""
+    alignment: Alignment | None = None
+    """Of all other pictures; None: there are none."""
     without: dict[str, float]
     """Metrics of the cross-validation without it; empty: not measured, as it had to be used."""
     compared: dict[str, float]
@@ -79,6 +96,7 @@ class References:
     """The pictures that references are made from."""
     file: Path | None = None
     """Of scope `file`."""
+    _making: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def of(self, image: LabelledImage) -> Reference | None:
         """Return the reference of a picture; None: there is none for its name or its group.
@@ -87,7 +105,7 @@ class References:
             InputError: it cannot be made.
         """
         if self.scope == "file":
-            return _read(self.file or self.folder)
+            return self._of_file
         if self.scope == "templates":
             path = self._templates.get(image.path.stem)
             return None if path is None else Reference(read_rgb(path), 1, f"template {path.name}")
@@ -99,7 +117,8 @@ class References:
             for each in sources
             if each.path != image.path and (self.scope == "group" or each.group is None or each.group != image.group)
         ]
-        return _make(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
+        with self._making:  # once, and not by every thread that waits for it
+            return self._made(tuple(others), self._described(image.group)) if len(others) >= FEWEST_FRAMES - 1 else None
 
     def of_design(self, group: str | None) -> Reference | None:
         """Return the reference of a design, for a line that inspects it; of scope `group`, the design is the group.
@@ -108,9 +127,9 @@ class References:
             InputError: it cannot be made.
         """
         if self.scope == "file":
-            return _read(self.file or self.folder)
+            return self._of_file
         sources = self.sources(group)
-        return _make(tuple(sources), self._described(group)) if sources and self.scope != "templates" else None
+        return self._made(tuple(sources), self._described(group)) if sources and self.scope != "templates" else None
 
     @cached_property
     def designs(self) -> list[str]:
@@ -118,11 +137,13 @@ class References:
         return sorted({str(image.group) for image in self.images}) if self.scope == "group" else []
 
     def sources(self, group: str | None) -> list[LabelledImage]:
-        """Return the pictures that the reference of a design is made from: good ones, evenly of all groups."""
+        """Return the pictures that the reference of a design is made from: good ones if there are enough, evenly of all
+        groups.
+        """
         of = [image for image in self.images if self.scope != "group" or image.group == group]
-        usable = [image for image in of if not image.defective] or [
-            image for image in of if not image.labels_only and not image.points_xy
-        ]
+        usable = [image for image in of if not image.defective]
+        if len(usable) < FEWEST_FRAMES:  # the clean px of marked ones do as well
+            usable = [image for image in of if not image.defective or not image.labels_only]
         by_turn: dict[str | None, int] = {}
         turns = []
         for image in usable:
@@ -137,6 +158,15 @@ class References:
     def _described(self, group: str | None) -> str:
         of = group if self.scope == "group" else self.folder.name
         return f"{format_count(len(self.sources(group)), 'picture')} of {of}"
+
+    @cached_property
+    def _made(self) -> Callable[[tuple[LabelledImage, ...], str], Reference]:
+        return lru_cache(maxsize=2)(_make)  # of the last designs: pictures may be large
+
+    @cached_property
+    def _of_file(self) -> Reference:
+        assert self.file is not None, "its scope is `file`"
+        return Reference.of([read_rgb(self.file)], self.file.name)
 
     @cached_property
     def _templates(self) -> dict[str, Path]:
@@ -167,15 +197,22 @@ def find_references(
     if wanted == "off":
         return None, "reference=off"
     if wanted not in ("auto", "on"):
-        file = Path(wanted)
-        found = References("file", data.folder, tuple(images), file)
-        _read(file)
-        return found, f"reference {file.name}"
-    scopes: list[Scope] = ["product", "group"] if len({image.group for image in images}) > 1 else ["product"]
-    if templates := templates_of(data.folder):
-        lacking = [image.name for image in images if image.path.stem not in templates]
-        scopes = scopes if lacking else ["templates"]
+        found = References("file", data.folder, tuple(images), Path(wanted))
+        if reason := _why_unlike(found, images, sizes) or _why_unfixed(found, images, LEAST_OF_FILE, -1):
+            raise InputError(
+                f"reference={wanted} does not show what {data.folder} shows: {reason}; name another picture"
+            )
+        return found, f"all pictures are compared with {found.file}"
+    scopes: list[Scope] = ["product"]
+    if max(Counter(image.group for image in images).values()) in range(FEWEST_FRAMES, len(images)):
+        scopes.append("group")
     reasons = []
+    if templates := templates_of(data.folder):
+        lacking = [image.name for image in images if _is_own_or_missing(templates.get(image.path.stem), image)]
+        if lacking:
+            reasons.append(f"{TEMPLATES}/ has no picture, or the same file, for {list_some(lacking, 3)}")
+        else:
+            scopes = ["templates"]
     for scope in scopes:
         found = References(scope, data.folder, tuple(images))
         try:
@@ -184,13 +221,17 @@ def find_references(
             reason = str(error)
         if reason is None:
             return found, _describe(found)
-        reasons.append(reason)
+        reasons.append(f"by a reference of each group, {reason}" if scope == "group" else reason)
     if wanted == "on":
         raise InputError(
-            f"reference=on, and {data.folder} has no fixed pose: {'; '.join(dict.fromkeys(reasons))}; leave "
-            "reference=on out, or name a picture of a good part with reference=FILE"
+            f"reference=on, and {data.folder} has no fixed pose: {'; '.join(reasons)}; leave reference=on out, or name "
+            "a picture of a good part with reference=FILE"
         )
-    return None, "; ".join(dict.fromkeys(reasons))
+    return None, "; ".join(reasons)
+
+
+def _is_own_or_missing(template: Path | None, image: LabelledImage) -> bool:
+    return template is None or digest_picture(template) == digest_picture(image.path)
 
 
 def _describe(found: References) -> str:
@@ -215,10 +256,28 @@ def describe_reference(found: ReferenceSummary) -> str:
     return f"the reference {'is kept' if found.kept else 'gains nothing and is not kept'}: {gained or 'no figure'}"
 
 
+def describe_alignment(poses: Sequence[Pose]) -> Alignment | None:
+    if not poses:
+        return None
+    shifts = [math.hypot(pose.x_px, pose.y_px) for pose in poses]
+    return Alignment(
+        frames=len(poses),
+        median_shift_px=float(np.median(shifts)),
+        highest_shift_px=max(shifts),
+        highest_degrees=max(abs(pose.degrees) for pose in poses),
+        highest_error_px=max(pose.error_px for pose in poses),
+        lowest_confidence=min(pose.confidence for pose in poses),
+    )
+
+
 def _why_unlike(found: References, images: Sequence[LabelledImage], sizes: Sequence[tuple[int, int]]) -> str | None:
     """Say why some pictures could not be compared, whatever they show; None: there is nothing against it."""
     if found.scope == "templates":
         return None
+    if (one := found.of_design(None) if found.scope == "file" else None) is not None:
+        hw = one.frame_hw
+        other = [f"{image.name} has {w}x{h} px" for image, (h, w) in zip(images, sizes, strict=True) if (h, w) != hw]
+        return f"it has {hw[1]}x{hw[0]} px, and {other[0]}" if other else None
     by_design: dict[str | None, set[tuple[int, int]]] = {}
     for image, size in zip(images, sizes, strict=True):
         by_design.setdefault(image.group if found.scope == "group" else None, set()).add(size)
@@ -231,33 +290,47 @@ def _why_unlike(found: References, images: Sequence[LabelledImage], sizes: Seque
     return None
 
 
-def _why_unfixed(found: References, images: Sequence[LabelledImage]) -> str | None:
+def _why_unfixed(
+    found: References,
+    images: Sequence[LabelledImage],
+    least_aligned: float = LEAST_ALIGNED,
+    least_correlation: float = LEAST_CORRELATION,
+) -> str | None:
     """Say why the part does not lie in the same place in all frames; None: it does."""
     good = [image for image in images if not image.defective] or list(images)
     tried = [good[at] for at in evenly(len(good), TRIED)]
     aligned, correlations = 0, []
     for image in tried:
-        reference, rgb = found.of(image), image.pixels()
-        pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
-        if reference is not None and pose is not None and misaligned is None:
+        if (reference := found.of(image)) is None:
+            return f"there are fewer than {FEWEST_FRAMES - 1} other pictures to compare {image.name} with"
+        rgb = image.pixels()
+        pose, misaligned = reference.pose_of(rgb)
+        if pose is not None and misaligned is None:
             aligned += 1
-            correlations += tile_correlations(reference, rgb, pose)
-    if aligned < LEAST_ALIGNED * len(tried) or not correlations:
-        return f"{len(tried) - aligned} of {len(tried)} pictures do not show the part where the others show it"
-    if (lowest := float(np.quantile(correlations, AT_QUANTILE))) < LEAST_CORRELATION:
-        return f"good pictures differ too much: aligned tiles correlate by {lowest:.2f}, expected {LEAST_CORRELATION}"
+            correlations += tile_correlations(reference, rgb, pose, _marked(image, reference.frame_hw))
+    if aligned < least_aligned * len(tried) or not correlations:
+        return f"{len(tried) - aligned} of {len(tried)} pictures do not show the part where the reference shows it"
+    if (lowest := float(np.quantile(correlations, AT_QUANTILE))) < least_correlation:
+        return f"good pictures differ too much: aligned tiles correlate by {lowest:.2f}, expected {least_correlation}"
     return None
 
 
-def tile_correlations(reference: Reference, rgb: NDArray[np.uint8], pose: Pose) -> list[float]:
+def tile_correlations(
+    reference: Reference, rgb: NDArray[np.uint8], pose: Pose, marked: NDArray[np.bool_] | None = None
+) -> list[float]:
     """Return the correlation of each tile of an aligned frame with the reference; tiles without contrast are left out.
+
+    What the reference does not show, and marked px, do not count as different.
 
     Args:
         rgb: the frame, uint8 [H, W, 3].
+        marked: its defective px, bool [H, W]; None: it has none.
     """
-    grid = TileGrid(reference.frame_hw)
-    seen, motion, size = to_grey(rgb), pose.matrix(reference.frame_hw), reference.frame_hw[::-1]
-    moved = np.asarray(cv2.warpAffine(reference.grey, motion, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    grid, seen = TileGrid(reference.frame_hw), to_grey(rgb)
+    motion, size = pose.matrix(reference.frame_hw), seen.shape[::-1]
+    moved = cv2.warpAffine(reference.grey, motion, size, dst=seen.copy(), borderMode=cv2.BORDER_TRANSPARENT)
+    if marked is not None:
+        moved[marked] = seen[marked]
     found = []
     for y, x in grid.origins_yx:
         a, b = (_smooth(each[y : y + grid.tile_px, x : x + grid.tile_px]) for each in (moved, seen))
@@ -271,12 +344,6 @@ def _smooth(grey: Grey) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), SMOOTHED_PX), np.float32)
 
 
-@lru_cache(maxsize=1)
-def _read(file: Path) -> Reference:
-    return Reference.of([read_rgb(file)], file.name)
-
-
-@lru_cache(maxsize=2)
 def _make(sources: tuple[LabelledImage, ...], made_of: str) -> Reference:
     """Make a reference of these pictures; their marked defects, and what lies near them, do not count."""
     pictures = [image.pixels() for image in sources]

@@ -44,6 +44,7 @@ from heatline.train.tiles import TileRule, grid_tiles
 from heatline.train.validation_frames import validation_frames
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, sort_tiles, write_labels
+from tests.train.boards import draw_boards, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -437,6 +438,127 @@ def test_a_training_on_few_pictures_or_groups_validates_or_says_why_not_and_what
     assert excerpt.replace("{tiles}", str(tmp_path / "tiles")) in done.stdout
     run = RunFolder(tmp_path / "run")
     assert (run.read_summary().folds is None) == (run.read_summary().not_validated is not None)
+
+
+# With a reference.
+
+
+@pytest.fixture(scope="module")
+def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_boards(tmp_path_factory.mktemp("boards") / "boards", good=2)
+
+
+@pytest.fixture(scope="module")
+def compared(boards: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+    """A finished run on boards in a fixed pose, and its output."""
+    return train(boards, tmp_path_factory.mktemp("compared") / "run", tiny)
+
+
+def weights_of(run: RunFolder) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(run.best, weights_only=True)["state_dict"]
+    return found
+
+
+def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: tuple[RunFolder, str]) -> None:
+    run, output = compared
+    found = run.read_summary().reference
+    assert found is not None
+    assert "reference: all pictures are compared with one reference" in output
+    assert re.search(r"the reference is kept: average precision of tiles 0\.\d+ without, [01]\.\d+ with it, of", output)
+    assert (found.scope, found.kept, found.misaligned) == ("product", True, [])
+    assert found.compared == run.read_summary().val
+    assert found.compared["val_ap"] > found.without["val_ap"]
+    assert found.alignment is not None
+    assert found.alignment.frames == 16
+    assert 1 < found.alignment.median_shift_px < found.alignment.highest_shift_px < 2 * 6 * 2**0.5
+    assert found.alignment.lowest_confidence > 0.6
+    loaded = load_run(run.folder)
+    assert isinstance(loaded.model, DenseClassifier)
+    assert loaded.model.compares
+    assert loaded.references is not None
+    assert all(loaded.references.of(image) is not None for image in loaded.data.images)
+
+
+def test_a_model_is_the_same_whether_another_was_trained_beside_it(
+    compared: tuple[RunFolder, str],
+    boards: Path,
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = compared[0].read_summary().reference
+    assert found is not None
+    on, _ = train(boards, tmp_path / "on", tiny, "reference=on")
+    assert on.read_summary().val == found.compared
+    torch.testing.assert_close(weights_of(on), weights_of(compared[0]), rtol=0, atol=0)
+    off, output = train(boards, tmp_path / "off", tiny, "reference=off")
+    assert "no reference: reference=off" in output
+    assert (off.read_summary().val, off.read_summary().reference) == (found.without, None)
+    monkeypatch.setattr("heatline.train.dense.train.LEAST_GAIN", 2.0)
+    not_kept, output = train(boards, tmp_path / "not_kept", tiny)
+    assert "the reference gains nothing and is not kept" in output
+    torch.testing.assert_close(weights_of(not_kept), weights_of(off), rtol=0, atol=0)
+    assert load_run(not_kept.folder).references is None
+
+
+@pytest.mark.parametrize(
+    ("drawn", "overrides", "told", "kept"),
+    [
+        ({"good": 2}, ("reference={good}", "recipe.finetune_steps=2"), "are compared with {good}", True),
+        pytest.param(
+            {"designs": True, "good": 4},
+            ("reference=on",),
+            "of each of 4 groups are compared",
+            True,
+            marks=pytest.mark.long,
+        ),
+        ({"good": 2, "masks": False}, (), "AUROC of pictures", None),
+        pytest.param({"defective": 0, "masks": False}, (), "no defects", None, marks=pytest.mark.long),
+        ({"defective": 0, "masks": False}, ("reference=on",), "the model compares frames with the reference", True),
+        pytest.param({}, ("recipe.folds=1", "reference=on"), "the model compares", True, marks=pytest.mark.long),
+    ],
+)
+def test_a_reference_works_with_every_kind_of_training(
+    tiny: tuple[str, ...],
+    tmp_path: Path,
+    drawn: dict[str, Any],
+    overrides: tuple[str, ...],
+    told: str,
+    kept: bool | None,
+) -> None:
+    data, good = draw_boards(tmp_path / "boards", **drawn), tmp_path / "good.png"
+    cv2.imwrite(str(good), photograph(0, (0, 0), 1)[..., ::-1])
+    words = (each.format(good=good) for each in overrides)
+    summary, output = summary_of(data, tmp_path, tiny, *words)
+    assert told.format(good=good) in output
+    run = load_run(tmp_path / "run")
+    assert isinstance(run.model, DenseClassifier)
+    if kept is not None:
+        assert (summary.reference is not None and summary.reference.kept) == run.model.compares == kept
+    assert (run.references is not None) == run.model.compares
+
+
+def test_pictures_that_cannot_be_aligned_are_counted_and_named(
+    boards: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = shutil.copytree(boards, tmp_path / "boards")
+    cv2.imwrite(str(data / "images" / "b_1.png"), photograph(7, (0, 0), 1)[..., ::-1])
+    summary, output = summary_of(data, tmp_path, tiny, "reference=on")
+    assert "warning: 1 picture (b_1.png) cannot be aligned with the reference; a line gives" in output
+    assert summary.reference is not None
+    assert summary.reference.misaligned == ["b_1.png"]
+    assert summary.reference.alignment is not None
+    assert summary.reference.alignment.frames == 15
+
+
+def test_a_reference_that_is_wanted_and_cannot_be_is_refused_in_one_sentence(
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    refused = heatline("train", blobs, f"out={tmp_path / 'run'}", *tiny, "reference=on")
+    assert refused.returncode == 9
+    assert "blobs has no fixed pose: " in complaint(refused)
+    study = heatline("train", blobs, f"out={tmp_path / 'run'}", "recipe=study", "reference=on")
+    assert "reference=on came with recipe=study, which compares frames with none" in complaint(study)
 
 
 # What goes wrong.

@@ -1,13 +1,14 @@
 """The differences of all samples of a training to their references, computed once before the training."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
 from heatline.train.dense.copies import Kind, Painter, Sample
 from heatline.train.features.cache import Features
@@ -26,10 +27,10 @@ def compare_samples(
     frame_of: NDArray[np.int64],
     tile_px: int,
     advance: Callable[[], object] = lambda: None,
-) -> tuple[NDArray[np.uint8], list[int]]:
-    """Return the differences of the samples, uint8 [N, cells, cells, CHANNELS], and the frames that are misaligned.
+) -> tuple[NDArray[np.uint8], Mapping[int, Pose]]:
+    """Return the differences of the samples, uint8 [N, cells, cells, CHANNELS], and the poses of the aligned frames.
 
-    A sample of a misaligned frame has no difference; the line gives such a frame no verdict.
+    A sample of another frame has no difference; the line gives such a frame no verdict.
 
     Args:
         frame_of: [N], frame of each sample.
@@ -39,16 +40,16 @@ def compare_samples(
     """
     cells = tile_px // CELL_PX
     found = np.zeros((len(samples), cells, cells, CHANNELS), np.uint8)
-    misaligned: list[int] = []
+    poses: dict[int, Pose] = {}
 
     def compare(frame: int) -> None:
         rgb = store.pixels(frame)
         reference = references.of(store.images[frame])
         pose, reason = (None, "") if reference is None else reference.pose_of(rgb)
         if reference is None or pose is None or reason is not None:
-            misaligned.append(frame)
             advance()
             return
+        poses[frame] = pose
         tile = np.empty((tile_px, tile_px, 3), np.uint8)
         for number in np.flatnonzero(frame_of == frame).tolist():
             sample = samples[number]
@@ -62,13 +63,15 @@ def compare_samples(
         advance()
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "compare") as pool:
-        jobs = [pool.submit(compare, frame) for frame in np.unique(frame_of).tolist()]
+        frames = np.unique(frame_of).tolist()
+        frames.sort(key=lambda frame: str(store.images[frame].group))  # those of one reference after each other
+        jobs = [pool.submit(compare, frame) for frame in frames]
         try:
             for job in jobs:
                 job.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return found, sorted(misaligned)
+    return found, poses
 
 
 class ComparedFeatures(Features):

@@ -32,7 +32,7 @@ from heatline.train.precision import choose_precision
 from heatline.train.progress import is_line_due, tracked
 from heatline.train.provenance import digest_groups
 from heatline.train.readers import LabelledFolder, LabelledImage
-from heatline.train.references import GAINS, ReferenceSummary, describe_reference, find_references
+from heatline.train.references import GAINS, ReferenceSummary, describe_alignment, describe_reference, find_references
 from heatline.train.run import RunFolder, RunSummary, read_data, split_data
 from heatline.train.tiles import TileRule
 
@@ -79,8 +79,14 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     for line in _find_warnings(store, images, tiles, rule):
         report_line(line)
 
-    references, why = find_references(config.reference, data, images, [store.frame_hw(at) for at in range(len(store))])
-    report_line(f"reference: {why}" if references is not None else f"no reference: {why}")
+    folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
+    must_compare = config.reference not in ("auto", "off")
+    if config.reference == "auto" and (folds == 1 or not any(image.defective for image in images)):
+        references, why = None, "no defects of a cross-validation could show what it gains; reference=on uses one"
+    else:
+        sizes = [store.frame_hw(at) for at in range(len(store))]
+        references, why = find_references(config.reference, data, images, sizes)
+    report_line(f"{'no ' if references is None else ''}reference: {why}")
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     digests = digest_pictures(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
@@ -95,21 +101,18 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
         report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {extracted}")
         samples = gather_samples(tiles, planned, painter)
-        folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
         not_validated = None
         if folds == 1:
             not_validated = "recipe.folds=1" if recipe.folds == 1 else describe_unvalidated(data, images)
         report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
-        must_compare = config.reference not in ("auto", "off")
-        if folds == 1 and not must_compare:
-            references = None
-        variants = [model] if references is None or not must_compare else []
-        differences = None
+        variants = [] if must_compare else [model]
+        differences, random_state = None, torch.get_rng_state()
         if references is not None:
-            differences, misaligned = compare_samples(
+            differences, poses = compare_samples(
                 store, references, painter, planned, tiles.table.frame[[sample.row for sample in planned]], tile_px
             )
+            misaligned = [frame for frame in range(len(images)) if frame not in poses]
             if misaligned:
                 report_line(_describe_misaligned(images, misaligned))
             comparing, _ = build_model(config.model, tile_px)  # fine-tuning changes the trunk of each
@@ -130,6 +133,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
 
         trained = []
         for variant in variants:
+            torch.set_rng_state(random_state)  # a model that is kept is the one that would have been trained alone
             features = extracted.features
             if variant.compares and differences is not None:
                 features = ComparedFeatures(features, differences)
@@ -146,6 +150,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
                 kept=model.compares,
                 found=why,
                 misaligned=[images[frame].name for frame in misaligned],
+                alignment=describe_alignment([*poses.values()]),
                 without={} if trained[0][0].compares else trained[0][2],
                 compared=trained[-1][2],
             )
