@@ -25,6 +25,8 @@ IMAGES = frozenset({"images", "image", "imgs", "jpegimages", "obj_train_data"})
 GOOD = frozenset({"good", "ok", "normal", "pass", "gut", "io", "i.o.", "良品", "合格"})
 DEFECTIVE = frozenset({"defective", "defect", "defects", "bad", "ng", "nok", "ko", "anomaly", "abnormal", "fail"})
 DEFECTIVE |= {"schlecht", "ausschuss", "nio", "n.i.o.", "不良品", "不合格"}
+TEMPLATES = "templates"
+"""Folder with a picture of a good part for each picture, of the same name: see `heatline.train.references`."""
 ANNOTATIONS = frozenset({"masks", "mask", "ground_truth", "derived_masks", "labelme", "annotations", "boxes", "labels"})
 
 EXPECTED = (
@@ -217,7 +219,7 @@ def layout_of(folder: Path) -> Layout | None:
         others = [
             Root(child, (*level.at, child.name), "defective", child.name)
             for child in _folders(level.folder)
-            if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | IMAGES | ANNOTATIONS
+            if child.name.casefold() not in GOOD | DEFECTIVE | PARTS | IMAGES | ANNOTATIONS | {TEMPLATES}
             and Root(child, deep=False).pictures()
         ]
         unread += [child for child in level.children(IMAGES) if child.pictures()]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.images import SUFFIXES, digest_picture, read_rgb
+from heatline.edge.picture_folders import TEMPLATES
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import Grey, to_grey
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
@@ -28,8 +29,6 @@ from heatline.edge.util.evenly import evenly
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.readers import LabelledFolder, LabelledImage
 
-TEMPLATES = "templates"
-"""Folder with a picture of a good part for each picture, of the same name."""
 FEWEST_FRAMES = 3
 """A median of fewer frames shows the defects of each."""
 NEAR_DEFECT_PX = 15

@@ -13,10 +13,10 @@ from msgspec import Meta
 
 from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.images import list_images, read_image
+from heatline.edge.picture_folders import TEMPLATES
 from heatline.train.files import write_atomically
 from heatline.train.readers.folder import TRUTHS
 from heatline.train.readers.labelled import LabelledImage
-from heatline.train.references import TEMPLATES
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
 LABELS = "labels.csv"

@@ -315,6 +315,18 @@ def test_folders_with_pictures_beside_sorted_ones_that_are_not_read_are_named_an
     assert read <= set(shown.classes)
 
 
+@pytest.mark.parametrize("layout", [ok_ng, classes_beside_good, mvtec])
+def test_templates_are_neither_pictures_nor_a_class_nor_unread(
+    tmp_path: Path, layout: Callable[[Path, Sequence[Drawn]], None]
+) -> None:
+    layout(tmp_path, SAMPLE)
+    classes = set(summarise_folder(tmp_path, ReadingOptions()).classes)
+    write_picture(tmp_path / "templates" / "1.png", SAMPLE[1])
+    shown = summarise_folder(tmp_path, ReadingOptions())
+    assert (shown.good + shown.defective, set(shown.classes)) == (len(SAMPLE), classes)
+    assert "templates" not in " ".join([*discover(tmp_path).assumptions, *shown.warnings])
+
+
 def test_control_characters_in_names_of_folders_are_escaped_in_sentences(tmp_path: Path) -> None:
     for at, name in (
         ("data", "good"),

@@ -223,6 +223,7 @@ def test_the_worst_product_is_first() -> None:
         (["--products", "FOLDER/empty"], 9, "holds no folder"),
         (["--products", "FOLDER/products", "resume=true"], 3, "the same command, given again, continues"),
         (["--products", "FOLDER/products", "data=x"], 3, "data=x cannot be given with --products"),
+        (["--products", "FOLDER/products", "reference=x.png"], 3, "reference=x.png cannot be given with --products"),
         (["--products", "FOLDER/products", "recipe.stepz=3"], 3, "there is no key 'recipe.stepz'"),
         (["--products", "FOLDER/products", "recipe=finetune"], 3, "recipe=finetune trains the whole network"),
         (["--products", "FOLDER/products", "out=FOLDER/products/runs"], 3, "lies among the products"),

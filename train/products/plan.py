@@ -9,7 +9,7 @@ import msgspec
 from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.picture_folders import layout_of
 from heatline.train.compose import compose, with_folder
-from heatline.train.config import DenseRecipeConfig, TrainConfig
+from heatline.train.config import REFERENCE_WORDS, DenseRecipeConfig, TrainConfig
 from heatline.train.run import RunFolder
 
 _ONE_EACH = {
@@ -47,6 +47,10 @@ class Plan:
         for item in overrides:
             if (key := _key_of(item)) in _ONE_EACH:
                 raise ConfigError(f"{item} cannot be given with --products: {_ONE_EACH[key]}")
+            if key == "reference" and item.partition("=")[2] not in REFERENCE_WORDS:
+                raise ConfigError(
+                    f"{item} cannot be given with --products: a picture shows one product; train that alone"
+                )
         outs = [item.partition("=")[2].strip("'\"") for item in overrides if _key_of(item) == "out"]
         folder = folder.resolve()
         self.out = Path(outs[-1]).resolve() if outs else Path("runs", folder.name).resolve()
